@@ -1,0 +1,81 @@
+//! Why a disk could not do what it was asked: what, where, and the cause.
+
+use std::{fmt, io};
+
+use thiserror::Error;
+
+/// The class of a failure, as far as a client needs to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The disk is read-only or the operation is not allowed on it.
+    Denied,
+    /// The medium failed.
+    Io,
+    /// No space left for the data.
+    NoSpace,
+    /// No memory left for the data.
+    NoMemory,
+    /// The request makes no sense to this disk (alignment, range).
+    Invalid,
+    /// The disk cannot do this, or not quickly.
+    Unsupported,
+}
+
+/// What was asked of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    Open,
+    Read,
+    Write,
+    Flush,
+    Trim,
+    Zero,
+    Cache,
+    Extents,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Flush => "flush",
+            Self::Trim => "trim",
+            Self::Zero => "zero",
+            Self::Cache => "cache",
+            Self::Extents => "list extents of",
+        })
+    }
+}
+
+/// A request that failed. Printed as "cannot VERB LEN bytes at AT"; the cause is the source.
+#[derive(Debug, Error)]
+#[error("cannot {verb} {len} bytes at offset {at}")]
+pub struct DiskError {
+    pub kind: Kind,
+    pub verb: Verb,
+    /// Bytes from the start of the disk.
+    pub at: u64,
+    pub len: u64,
+    pub source: Option<io::Error>,
+}
+
+impl DiskError {
+    /// The kind follows from the system's error number.
+    pub fn from_io(verb: Verb, (at, len): (u64, u64), source: io::Error) -> Self {
+        let kind = match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::EROFS | libc::EBADF) => Kind::Denied,
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Kind::NoSpace,
+            Some(libc::ENOMEM) => Kind::NoMemory,
+            Some(libc::EINVAL) => Kind::Invalid,
+            Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => Kind::Unsupported,
+            _ => Kind::Io,
+        };
+        Self { kind, verb, at, len, source: Some(source) }
+    }
+
+    pub fn new(kind: Kind, verb: Verb, (at, len): (u64, u64)) -> Self {
+        Self { kind, verb, at, len, source: None }
+    }
+}

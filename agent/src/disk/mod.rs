@@ -1,0 +1,210 @@
+//! What a disk is to the engine: facts, an attempt that never blocks, and a performance that may.
+//!
+//! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
+
+mod error;
+mod page;
+
+use std::fmt;
+
+pub use error::{DiskError, Kind, Verb};
+pub use page::{PAGE, Page, Pages, Slice};
+
+/// What stays true of a disk while it is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Facts {
+    /// Bytes; at most 2^63 - 1.
+    pub size: u64,
+    /// Writes, trims and zeroes are refused.
+    pub read_only: bool,
+    /// `Op::Trim` does something.
+    pub can_trim: bool,
+    /// `Op::Zero` can be quicker than a write (`fast` may be asked).
+    pub can_fast_zero: bool,
+    /// `Op::Cache` does something.
+    pub can_cache: bool,
+    /// `Op::Extents` tells holes from data; otherwise all is data.
+    pub can_extents: bool,
+    /// A flush on one connection covers what another connection was answered.
+    pub multi_conn: bool,
+    /// A spinning disk, or one that gains from sequential access.
+    pub rotational: bool,
+    /// Smallest unit of a request in bytes: a power of two, 1 to 65536.
+    pub block_minimum: u32,
+    /// Unit at which requests cost least, bytes: a power of two, at least 512.
+    pub block_preferred: u32,
+    /// One line for people; shown by LIST and INFO.
+    pub description: Option<String>,
+}
+
+impl Facts {
+    /// The facts of a plain writable disk in which everything is supported.
+    pub fn plain(size: u64) -> Self {
+        Self {
+            size,
+            read_only: false,
+            can_trim: true,
+            can_fast_zero: true,
+            can_cache: true,
+            can_extents: true,
+            multi_conn: true,
+            rotational: false,
+            block_minimum: 1,
+            block_preferred: 4096,
+            description: None,
+        }
+    }
+}
+
+/// One request to a disk. Ranges lie within the disk and are never empty: `session/` has checked.
+#[derive(Debug)]
+pub enum Op<'a> {
+    /// `len` bytes from `at`; the pieces pushed to the answer cover them exactly, in order.
+    Read { at: u64, len: u32 },
+    /// `data.len()` bytes to `at`; with `fua` they are durable when it returns.
+    Write { at: u64, data: Data<'a>, fua: bool },
+    /// Everything written and answered before, by any connection, is durable when it returns.
+    Flush,
+    /// The range is no longer needed; it may read as anything the disk likes afterwards.
+    Trim { at: u64, len: u64, fua: bool },
+    /// The range reads as zeroes afterwards. `may_trim`: a hole may be punched.
+    /// `fast`: fail with `Kind::Unsupported`, at once and with nothing changed, if it would be as
+    /// slow as writing zeroes.
+    Zero { at: u64, len: u64, fua: bool, may_trim: bool, fast: bool },
+    /// The range will be read soon.
+    Cache { at: u64, len: u64 },
+    /// The extents of the range from `at` on, at least one, in order, at most `len` bytes together;
+    /// with `one` the first is enough. Fewer bytes than `len` is allowed.
+    Extents { at: u64, len: u64, one: bool },
+}
+
+impl Op<'_> {
+    /// What is being done, for messages.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Read { .. } => Verb::Read,
+            Self::Write { .. } => Verb::Write,
+            Self::Flush => Verb::Flush,
+            Self::Trim { .. } => Verb::Trim,
+            Self::Zero { .. } => Verb::Zero,
+            Self::Cache { .. } => Verb::Cache,
+            Self::Extents { .. } => Verb::Extents,
+        }
+    }
+
+    /// Offset and length in bytes; a flush is (0, 0).
+    pub fn range(&self) -> (u64, u64) {
+        match self {
+            Self::Read { at, len } => (*at, u64::from(*len)),
+            Self::Write { at, data, .. } => (*at, data.len() as u64),
+            Self::Flush => (0, 0),
+            Self::Trim { at, len, .. }
+            | Self::Zero { at, len, .. }
+            | Self::Cache { at, len }
+            | Self::Extents { at, len, .. } => (*at, *len),
+        }
+    }
+}
+
+/// The bytes of a write.
+#[derive(Debug)]
+pub enum Data<'a> {
+    /// In the connection's receive buffer: copy what is to be kept.
+    Bytes(&'a [u8]),
+    /// Received into pages of their own: a disk may take whole ones and keep them.
+    Pages(&'a mut Pages),
+}
+
+impl Data<'_> {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Pages(pages) => pages.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes in order, as the runs they lie in.
+    pub fn slices(&self) -> Vec<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => vec![bytes],
+            Self::Pages(pages) => pages.slices().collect(),
+        }
+    }
+}
+
+/// What a disk has to say; emptied by the engine and used again.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Of a read.
+    pub pieces: Vec<Piece>,
+    /// Of `Op::Extents`.
+    pub extents: Vec<Extent>,
+}
+
+impl Answer {
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.extents.clear();
+    }
+}
+
+/// A run of what was read.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes, lent or owned: they are sent from where they are.
+    Bytes(Slice),
+    /// So many bytes that are a hole and read as zeroes.
+    Hole(u64),
+}
+
+impl Piece {
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(slice) => slice.len() as u64,
+            Self::Hole(len) => *len,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A run of one kind of allocation (`base:allocation` of the NBD specification).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub len: u64,
+    /// Not allocated.
+    pub hole: bool,
+    /// Reads as zeroes.
+    pub zero: bool,
+}
+
+/// What an attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Done; the answer is complete.
+    Done,
+    /// It would block: nothing has been done, nothing has been put into the answer or taken from
+    /// the data. The engine calls `perform` where blocking is allowed.
+    Later,
+}
+
+/// A disk, shared by all connections to it.
+///
+/// Both calls may come from many threads at once. Requests that overlap and are in flight at the
+/// same time may be done in either order, but a byte is never anything but its old or new value.
+pub trait Disk: Send + Sync + fmt::Debug {
+    fn facts(&self) -> Facts;
+
+    /// Does `op` if that takes no waiting. Called on a thread that serves other connections too.
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError>;
+
+    /// Does `op`, waiting as long as it takes.
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError>;
+}

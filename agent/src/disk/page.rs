@@ -1,0 +1,233 @@
+//! Memory that payload lives in: pages that are lent to a send, and runs of pages that a write is
+//! received into. A page that was dropped is used again by the same thread.
+
+use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
+
+/// Bytes in a page.
+pub const PAGE: usize = 32 * 1024;
+
+/// Dropped pages that one thread keeps for the next write: 2 MiB.
+const SPARE: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<Box<[u8; PAGE]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `PAGE` bytes on the heap.
+pub struct Page(Option<Box<[u8; PAGE]>>);
+
+impl Page {
+    /// All zeroes.
+    pub fn zeroed() -> Self {
+        Self(Some(zeroed_box()))
+    }
+
+    /// With whatever an earlier page left in it. Private: only `Pages` may hold one, and gives out
+    /// no byte that it has not received.
+    fn stale() -> Self {
+        let spare = SPARES.with_borrow_mut(Vec::pop);
+        Self(Some(spare.unwrap_or_else(zeroed_box)))
+    }
+
+    /// A page with `data` in it. Costs a copy and, in steady state, no allocation.
+    pub fn copied(data: &[u8; PAGE]) -> Self {
+        let mut page = Self::stale();
+        page.bytes_mut().copy_from_slice(data);
+        page
+    }
+
+    pub fn bytes(&self) -> &[u8; PAGE] {
+        self.0.as_ref().expect("a page has its bytes until it is dropped")
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8; PAGE] {
+        self.0.as_mut().expect("a page has its bytes until it is dropped")
+    }
+}
+
+fn zeroed_box() -> Box<[u8; PAGE]> {
+    vec![0; PAGE].into_boxed_slice().try_into().expect("the length is PAGE")
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let Some(bytes) = self.0.take() else { return };
+        // A thread that is ending has no spares any more: then the memory just goes.
+        SPARES
+            .try_with(|spares| {
+                let mut spares = spares.borrow_mut();
+                if spares.len() < SPARE {
+                    spares.push(bytes);
+                }
+            })
+            .ok();
+    }
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Page")
+    }
+}
+
+/// Bytes that are sent from where they are.
+#[derive(Debug, Clone)]
+pub enum Slice {
+    /// Part of a page that the disk has lent; a write to a lent page replaces it.
+    Lent(Arc<Page>, Range<usize>),
+    /// Bytes that nobody else has, from the given index on.
+    Owned(Arc<Vec<u8>>, Range<usize>),
+    /// Bytes of the program.
+    Static(&'static [u8]),
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Lent(page, range) => &page.bytes()[range.clone()],
+            Self::Owned(bytes, range) => &bytes[range.clone()],
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl Slice {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Lent(_, range) | Self::Owned(_, range) => range.len(),
+            Self::Static(bytes) => bytes.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Vec<u8>> for Slice {
+    fn from(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self::Owned(Arc::new(bytes), range)
+    }
+}
+
+/// The payload of a write, laid out in pages as on the disk: byte `i` stands in page
+/// `(first + i) / PAGE` at `(first + i) % PAGE`, where `first` is the write's offset modulo `PAGE`.
+#[derive(Debug)]
+pub struct Pages {
+    first: usize,
+    len: usize,
+    filled: usize,
+    pages: Vec<Page>,
+}
+
+impl Pages {
+    /// Room for `len` bytes to be written at offset `at`. Nothing is filled yet.
+    pub fn room(at: u64, len: usize) -> Self {
+        let first = usize::try_from(at % PAGE as u64).expect("less than a page");
+        let pages = (first + len).div_ceil(PAGE);
+        Self { first, len, filled: 0, pages: (0..pages).map(|_| Page::stale()).collect() }
+    }
+
+    /// Bytes when complete.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Offset of the first byte within the first page.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    /// Bytes that have still to come.
+    pub fn missing(&self) -> usize {
+        self.len - self.filled
+    }
+
+    /// Where the missing bytes go, in order.
+    pub fn unfilled(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let (from, to) = (self.first + self.filled, self.first + self.len);
+        self.pages.iter_mut().enumerate().filter_map(move |(i, page)| {
+            let range = within(i, from, to)?;
+            Some(&mut page.bytes_mut()[range])
+        })
+    }
+
+    /// Says that the next `n` missing bytes have been received.
+    ///
+    /// # Panics
+    /// If fewer than `n` are missing.
+    pub fn fill(&mut self, n: usize) {
+        assert!(n <= self.missing(), "more bytes received than there is room for");
+        self.filled += n;
+    }
+
+    /// Takes in as much of `bytes` as is missing; says how much that was.
+    pub fn copy_in(&mut self, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        for room in self.unfilled() {
+            let n = room.len().min(bytes.len() - taken);
+            room[..n].copy_from_slice(&bytes[taken..taken + n]);
+            taken += n;
+        }
+        self.fill(taken);
+        taken
+    }
+
+    /// The received bytes in order, a slice a page.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let (from, to) = (self.first, self.first + self.filled);
+        self.pages.iter().enumerate().filter_map(move |(i, page)| {
+            let range = within(i, from, to)?;
+            Some(&page.bytes()[range])
+        })
+    }
+
+    /// Takes page `i` (the first is 0) if every byte of it belongs to the write and has been
+    /// received; a stand-in with no meaning stays in its place.
+    pub fn take_whole(&mut self, i: usize) -> Option<Page> {
+        let range = within(i, self.first, self.first + self.filled)?;
+        (range.len() == PAGE).then(|| std::mem::replace(&mut self.pages[i], Page(None)))
+    }
+}
+
+/// The part of page `i` that lies in `from..to`, both counted from the start of page 0.
+fn within(i: usize, from: usize, to: usize) -> Option<Range<usize>> {
+    let start = from.clamp(i * PAGE, (i + 1) * PAGE) - i * PAGE;
+    let end = to.clamp(i * PAGE, (i + 1) * PAGE) - i * PAGE;
+    (start < end).then_some(start..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_take_bytes_in_cuts_and_give_them_back_in_order() {
+        let data: Vec<u8> = (0..3 * PAGE).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
+        for at in [0, 1, PAGE - 1, PAGE + 5] {
+            let mut pages = Pages::room(at as u64, data.len() - 11);
+            let mut rest = &data[..data.len() - 11];
+            for cut in [1, 100, PAGE, usize::MAX] {
+                let n = pages.copy_in(&rest[..cut.min(rest.len())]);
+                rest = &rest[n..];
+            }
+            assert_eq!(pages.missing(), 0);
+            assert_eq!(pages.slices().collect::<Vec<_>>().concat(), data[..data.len() - 11]);
+        }
+    }
+
+    #[test]
+    fn only_whole_received_pages_can_be_taken() {
+        let mut pages = Pages::room(10, 2 * PAGE);
+        assert!(pages.take_whole(1).is_none(), "nothing has been received");
+        pages.copy_in(&vec![5; 2 * PAGE]);
+        assert!(pages.take_whole(0).is_none());
+        assert_eq!(pages.take_whole(1).expect("the middle page is whole").bytes(), &[5; PAGE]);
+        assert!(pages.take_whole(2).is_none());
+    }
+}

@@ -1,0 +1,9 @@
+//! The agent: the host's side of a disk over NBD.
+//!
+//! The way of a request, in the order of the modules:
+//! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
+
+pub mod disk;
+pub mod exports;
+pub mod peer;
+pub mod session;
