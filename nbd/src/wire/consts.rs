@@ -1,0 +1,66 @@
+//! Magics, sizes of fixed headers, and the limits of the specification.
+
+use std::fmt;
+
+/// The TCP and vsock port that NBD is at home on.
+pub const DEFAULT_PORT: u16 = 10809;
+/// "NBDMAGIC", the first eight bytes of a server.
+pub const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
+/// "IHAVEOPT": the second eight bytes of a newstyle server, and the start of every option.
+pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
+/// Start of every option reply.
+pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+/// Start of a compact request.
+pub const REQUEST_MAGIC: u32 = 0x2560_9513;
+/// Start of an extended request.
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// Start of a simple reply.
+pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
+/// Start of a structured reply chunk.
+pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// Start of an extended reply chunk.
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
+
+/// Longest string of the protocol in bytes ("Values": 4096).
+pub const MAX_STRING: usize = 4096;
+/// Bytes of a compact request header.
+pub const REQUEST_LEN: usize = 28;
+/// Bytes of an extended request header.
+pub const EXTENDED_REQUEST_LEN: usize = 32;
+/// Bytes of a simple reply header.
+pub const SIMPLE_REPLY_LEN: usize = 16;
+/// Bytes of a structured chunk header.
+pub const CHUNK_LEN: usize = 20;
+/// Bytes of an extended chunk header.
+pub const EXTENDED_CHUNK_LEN: usize = 32;
+
+/// The only meta context that this project knows.
+pub const BASE_ALLOCATION: &str = "base:allocation";
+
+/// Which message a magic belongs to, for errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Magic {
+    /// The server's greeting.
+    Greeting,
+    /// A client's option.
+    Option,
+    /// A server's option reply.
+    OptionReply,
+    /// A client's request.
+    Request,
+    /// A server's reply.
+    Reply,
+}
+
+impl fmt::Display for Magic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Greeting => "the server's greeting",
+            Self::Option => "an option",
+            Self::OptionReply => "an option reply",
+            Self::Request => "a request",
+            Self::Reply => "a reply",
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! Flag words of both phases; unknown bits are kept for the rules to judge.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// The server's flags in its greeting ("Handshake flags").
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct HandshakeFlags: u16 {
+        /// Fixed newstyle.
+        const FIXED_NEWSTYLE = 1 << 0;
+        /// The 124 zeroes after EXPORT_NAME can be left out.
+        const NO_ZEROES = 1 << 1;
+        const _ = !0;
+    }
+
+    /// The client's answer to them ("Client flags").
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct ClientFlags: u32 {
+        /// Fixed newstyle.
+        const FIXED_NEWSTYLE = 1 << 0;
+        /// Leave out the 124 zeroes.
+        const NO_ZEROES = 1 << 1;
+        const _ = !0;
+    }
+
+    /// What an export can do ("Transmission flags").
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct TransmissionFlags: u16 {
+        /// Always set.
+        const HAS_FLAGS = 1 << 0;
+        /// Writes are refused.
+        const READ_ONLY = 1 << 1;
+        /// NBD_CMD_FLUSH.
+        const SEND_FLUSH = 1 << 2;
+        /// NBD_CMD_FLAG_FUA.
+        const SEND_FUA = 1 << 3;
+        /// Sequential access gains.
+        const ROTATIONAL = 1 << 4;
+        /// NBD_CMD_TRIM.
+        const SEND_TRIM = 1 << 5;
+        /// NBD_CMD_WRITE_ZEROES.
+        const SEND_WRITE_ZEROES = 1 << 6;
+        /// NBD_CMD_FLAG_DF.
+        const SEND_DF = 1 << 7;
+        /// Flush covers all connections.
+        const CAN_MULTI_CONN = 1 << 8;
+        /// NBD_CMD_RESIZE, an extension.
+        const SEND_RESIZE = 1 << 9;
+        /// NBD_CMD_CACHE.
+        const SEND_CACHE = 1 << 10;
+        /// NBD_CMD_FLAG_FAST_ZERO.
+        const SEND_FAST_ZERO = 1 << 11;
+        /// BLOCK_STATUS takes a payload of context ids (extended headers).
+        const BLOCK_STATUS_PAYLOAD = 1 << 12;
+        const _ = !0;
+    }
+
+    /// Flags of a request ("Command flags").
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct CommandFlags: u16 {
+        /// Durable before the reply.
+        const FUA = 1 << 0;
+        /// Zeroes must be allocated.
+        const NO_HOLE = 1 << 1;
+        /// Do not fragment the reply.
+        const DF = 1 << 2;
+        /// One extent only.
+        const REQ_ONE = 1 << 3;
+        /// Fail rather than write zeroes slowly.
+        const FAST_ZERO = 1 << 4;
+        /// The length is that of a payload (extended headers).
+        const PAYLOAD_LEN = 1 << 5;
+        const _ = !0;
+    }
+
+    /// Flags of a structured or extended chunk ("Structured reply flags").
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct ChunkFlags: u16 {
+        /// The last chunk of this reply.
+        const DONE = 1 << 0;
+        const _ = !0;
+    }
+
+    /// Status of an extent in `base:allocation`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct ExtentFlags: u32 {
+        /// Not allocated.
+        const HOLE = 1 << 0;
+        /// Reads as zeroes.
+        const ZERO = 1 << 1;
+        const _ = !0;
+    }
+}

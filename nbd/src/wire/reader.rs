@@ -1,0 +1,97 @@
+//! The one way in which bytes of a peer are cut up.
+
+use thiserror::Error;
+
+use super::MAX_STRING;
+
+/// A message was shorter than its parts say, longer, or a string in it was unfit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Truncated {
+    /// A field reaches past the end.
+    #[error("{need} bytes needed where {have} are left")]
+    Short {
+        /// Length of the field.
+        need: usize,
+        /// What is left of the message.
+        have: usize,
+    },
+    /// Bytes follow after the last field.
+    #[error("{0} bytes too many")]
+    Long(usize),
+    /// A string over 4096 bytes.
+    #[error("a string of {0} bytes, over the limit of 4096")]
+    StringTooLong(usize),
+    /// A string with a NUL in it or not in UTF-8 ("Values").
+    #[error("a string that is not UTF-8 without NUL")]
+    StringUnfit,
+}
+
+/// Takes fields off the front of a message.
+#[derive(Debug, Clone)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Reads from the start of `bytes`.
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The next `len` bytes.
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], Truncated> {
+        let short = Truncated::Short { need: len, have: self.0.len() };
+        let (head, tail) = self.0.split_at_checked(len).ok_or(short)?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
+        let short = Truncated::Short { need: N, have: self.0.len() };
+        let (head, tail) = self.0.split_first_chunk().ok_or(short)?;
+        self.0 = tail;
+        Ok(*head)
+    }
+
+    /// A big-endian number of 16 bits.
+    pub fn u16(&mut self) -> Result<u16, Truncated> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// A big-endian number of 32 bits.
+    pub fn u32(&mut self) -> Result<u32, Truncated> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// A big-endian number of 64 bits.
+    pub fn u64(&mut self) -> Result<u64, Truncated> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// `len` bytes that are a string of the protocol: at most 4096, UTF-8, no NUL.
+    pub fn string(&mut self, len: usize) -> Result<&'a str, Truncated> {
+        let bytes = self.take(len)?;
+        if len > MAX_STRING {
+            return Err(Truncated::StringTooLong(len));
+        }
+        match str::from_utf8(bytes) {
+            Ok(text) if !text.contains('\0') => Ok(text),
+            _ => Err(Truncated::StringUnfit),
+        }
+    }
+
+    /// A 32-bit length and a string of that length.
+    pub fn counted_string(&mut self) -> Result<&'a str, Truncated> {
+        let len = self.u32()?;
+        self.string(len.try_into().unwrap_or(usize::MAX))
+    }
+
+    /// What is left.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Says that the message ends here.
+    pub fn finish(self) -> Result<(), Truncated> {
+        if self.0.is_empty() { Ok(()) } else { Err(Truncated::Long(self.0.len())) }
+    }
+}
