@@ -11,10 +11,14 @@
 #![deny(missing_docs, clippy::indexing_slicing, clippy::unwrap_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic))]
 
+mod buffer;
 mod error;
+mod gather;
 mod terms;
 pub mod transmit;
 pub mod wire;
 
+pub use buffer::Buffer;
 pub use error::Violation;
+pub use gather::Gather;
 pub use terms::{BlockSizes, Framing, Terms};

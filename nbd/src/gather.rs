@@ -1,0 +1,230 @@
+//! Bytes waiting to be sent: headers in one arena, payloads where they are, in order.
+//!
+//! The owner asks for the runs, sends them with one vectored call, and says how much went.
+
+use std::{collections::VecDeque, io::IoSlice, ops::Range};
+
+/// Zeroes that every hole is sent from where the framing has no word for holes.
+static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Consumed bytes at the front of the arena that are worth moving the rest for.
+const COMPACT: usize = 32 * 1024;
+
+#[derive(Debug)]
+enum Part<P> {
+    /// Bytes of the arena, counted from its logical start.
+    Arena(Range<usize>),
+    Payload(P),
+    Zeroes(u64),
+}
+
+/// A queue of bytes; `P` is whatever payload is held by.
+#[derive(Debug)]
+pub struct Gather<P> {
+    arena: Vec<u8>,
+    /// Logical offset of `arena[0]`.
+    base: usize,
+    parts: VecDeque<Part<P>>,
+    /// Bytes of the first part that are gone already.
+    sent: u64,
+    len: u64,
+}
+
+impl<P> Default for Gather<P> {
+    fn default() -> Self {
+        Self { arena: Vec::new(), base: 0, parts: VecDeque::new(), sent: 0, len: 0 }
+    }
+}
+
+impl<P: AsRef<[u8]>> Gather<P> {
+    /// Bytes that wait.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Nothing waits.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Lets `put` append small bytes to the arena.
+    pub fn small(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.arena.len();
+        put(&mut self.arena);
+        let (from, to) = (self.base + before, self.base + self.arena.len());
+        self.len += (to - from) as u64;
+        if let Some(Part::Arena(last)) = self.parts.back_mut() {
+            last.end = to;
+        } else if to > from {
+            self.parts.push_back(Part::Arena(from..to));
+        }
+    }
+
+    /// Appends bytes that are sent from where they are.
+    pub fn payload(&mut self, payload: P) {
+        let len = payload.as_ref().len() as u64;
+        if len > 0 {
+            self.len += len;
+            self.parts.push_back(Part::Payload(payload));
+        }
+    }
+
+    /// Appends `len` zeroes.
+    pub fn zeroes(&mut self, len: u64) {
+        if len > 0 {
+            self.len += len;
+            self.parts.push_back(Part::Zeroes(len));
+        }
+    }
+
+    /// The waiting bytes from the front, as at most `max` runs.
+    pub fn slices<'a>(&'a self, max: usize, out: &mut Vec<IoSlice<'a>>) {
+        let mut skip = self.sent;
+        for part in &self.parts {
+            if out.len() >= max {
+                return;
+            }
+            match part {
+                Part::Arena(range) => {
+                    let run = self.arena.get(range.start - self.base..range.end - self.base);
+                    push(out, run.unwrap_or_default(), skip);
+                }
+                Part::Payload(payload) => push(out, payload.as_ref(), skip),
+                Part::Zeroes(len) => {
+                    let mut left = len - skip;
+                    while left > 0 && out.len() < max {
+                        let n = left.min(ZEROES.len() as u64);
+                        push(out, &ZEROES, ZEROES.len() as u64 - n);
+                        left -= n;
+                    }
+                }
+            }
+            skip = 0;
+        }
+    }
+
+    /// Says that the first `n` bytes have been sent.
+    pub fn advance(&mut self, n: u64) {
+        debug_assert!(n <= self.len, "more sent than there was");
+        self.len -= n;
+        self.sent += n;
+        while let Some(front) = self.parts.front() {
+            let len = match front {
+                Part::Arena(range) => range.len() as u64,
+                Part::Payload(payload) => payload.as_ref().len() as u64,
+                Part::Zeroes(len) => *len,
+            };
+            if self.sent < len {
+                break;
+            }
+            self.sent -= len;
+            self.parts.pop_front();
+        }
+        if self.parts.is_empty() {
+            self.base = 0;
+            self.arena.clear();
+        } else if let Some(Part::Arena(range)) = self.parts.front()
+            && range.start - self.base >= COMPACT
+        {
+            // A queue that never runs dry must not let the arena grow.
+            self.arena.drain(..range.start - self.base);
+            self.base = range.start;
+        }
+    }
+
+    /// Gives back memory that an idle connection does not need.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+fn push<'a>(out: &mut Vec<IoSlice<'a>>, run: &'a [u8], skip: u64) {
+    let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+    if let Some(rest) = run.get(skip..)
+        && !rest.is_empty()
+    {
+        out.push(IoSlice::new(rest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Small(Vec<u8>),
+        Payload(Vec<u8>),
+        Zeroes(u64),
+        Send(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(Step::Small),
+            prop::collection::vec(any::<u8>(), 0..400).prop_map(Step::Payload),
+            (0..100_000u64).prop_map(Step::Zeroes),
+            (0..100_000u64).prop_map(Step::Send),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_leave_once_and_in_order(
+            steps in prop::collection::vec(step(), 0..60), max in 1usize..20,
+        ) {
+            let mut gather = Gather::default();
+            let (mut expected, mut got) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Small(bytes) => {
+                        gather.small(|out| out.extend_from_slice(&bytes));
+                        expected.extend(bytes);
+                    }
+                    Step::Payload(bytes) => {
+                        expected.extend(&bytes);
+                        gather.payload(bytes);
+                    }
+                    Step::Zeroes(n) => {
+                        gather.zeroes(n);
+                        expected.resize(expected.len() + usize::try_from(n).unwrap(), 0);
+                    }
+                    Step::Send(limit) => {
+                        let mut slices = Vec::new();
+                        gather.slices(max, &mut slices);
+                        prop_assert!(slices.len() <= max);
+                        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                        let n = bytes.len().min(usize::try_from(limit).unwrap());
+                        got.extend(&bytes[..n]);
+                        gather.advance(n as u64);
+                    }
+                }
+                prop_assert_eq!(gather.len(), (expected.len() - got.len()) as u64);
+            }
+            while !gather.is_empty() {
+                let mut slices = Vec::new();
+                gather.slices(1024, &mut slices);
+                let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                gather.advance(bytes.len() as u64);
+                got.extend(bytes);
+            }
+            prop_assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_never_runs_dry_keeps_its_arena_small() {
+        let mut gather = Gather::<Vec<u8>>::default();
+        gather.small(|out| out.extend_from_slice(&[1; 16]));
+        for _ in 0..100_000 {
+            gather.payload(vec![2; 1]);
+            gather.small(|out| out.extend_from_slice(&[1; 16]));
+            gather.advance(17);
+        }
+        assert!(gather.arena.capacity() < 4 * COMPACT);
+    }
+}

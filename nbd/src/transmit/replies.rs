@@ -1,0 +1,206 @@
+//! Answers in the form that was agreed: simple, structured or extended.
+
+use crate::{
+    Framing, Terms,
+    gather::Gather,
+    wire::{ChunkFlags, ChunkHeader, ChunkType, Errno, ExtentFlags, Request, SimpleReply},
+};
+
+/// Most extents in one reply: 64 KiB of compact descriptors.
+const MAX_EXTENTS: usize = 8192;
+
+/// A run of what was read.
+#[derive(Debug)]
+pub enum ReadPiece<P> {
+    /// Bytes.
+    Data(P),
+    /// So many bytes of a hole.
+    Hole(u64),
+}
+
+/// A run of one status in `base:allocation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes.
+    pub len: u64,
+    /// Its status.
+    pub flags: ExtentFlags,
+}
+
+/// Puts replies into a `Gather`, in the form that the terms ask for.
+#[derive(Debug)]
+pub struct Replies<'a, P> {
+    /// Where they go.
+    pub out: &'a mut Gather<P>,
+    /// What was agreed.
+    pub terms: &'a Terms,
+}
+
+impl<P: AsRef<[u8]>> Replies<'_, P> {
+    /// The request was done, and there is nothing to send with that.
+    pub fn done(&mut self, request: &Request) {
+        if self.terms.framing == Framing::Extended {
+            self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
+        } else {
+            // "Simple reply message": allowed for everything but reads in structured mode too.
+            self.simple(request, Errno(0));
+        }
+    }
+
+    /// The request failed. The text is cut to what a reply can carry.
+    pub fn error(&mut self, request: &Request, errno: Errno, text: &str) {
+        if self.terms.framing == Framing::Simple {
+            return self.simple(request, errno);
+        }
+        let text = &text.as_bytes().get(..text.floor_char_boundary(1024)).unwrap_or_default();
+        let text_len = u16::try_from(text.len()).unwrap_or(0);
+        self.chunk(request, ChunkFlags::DONE, ChunkType::ERROR, 6 + u64::from(text_len));
+        self.out.small(|out| {
+            out.extend_from_slice(&errno.0.to_be_bytes());
+            out.extend_from_slice(&text_len.to_be_bytes());
+            out.extend_from_slice(text);
+        });
+    }
+
+    /// What was read: `pieces` cover the request exactly, in order. With `df` they go in one
+    /// chunk, zeroes and all, unless they are one hole.
+    pub fn read(
+        &mut self,
+        request: &Request,
+        df: bool,
+        pieces: impl ExactSizeIterator<Item = ReadPiece<P>>,
+    ) {
+        if self.terms.framing == Framing::Simple {
+            self.simple(request, Errno(0));
+            return self.bytes(pieces);
+        }
+        if request.len == 0 {
+            return self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
+        }
+        if df && pieces.len() > 1 {
+            self.data_chunk(request, ChunkFlags::DONE, request.offset, request.len);
+            return self.bytes(pieces);
+        }
+        let end = request.offset.saturating_add(request.len);
+        let mut at = request.offset;
+        let mut run: Vec<P> = Vec::new();
+        for piece in pieces {
+            match piece {
+                // The common case: one piece that is all.
+                ReadPiece::Data(data) if data.as_ref().len() as u64 == request.len => {
+                    self.data_chunk(request, ChunkFlags::DONE, at, request.len);
+                    self.out.payload(data);
+                    at = end;
+                }
+                ReadPiece::Data(data) => run.push(data),
+                ReadPiece::Hole(len) => {
+                    at = self.data_run(request, &mut run, at, end);
+                    let flags = done_if(at.saturating_add(len) >= end);
+                    self.chunk(request, flags, ChunkType::OFFSET_HOLE, 12);
+                    let short = u32::try_from(len).unwrap_or(u32::MAX);
+                    self.out.small(|out| {
+                        out.extend_from_slice(&at.to_be_bytes());
+                        out.extend_from_slice(&short.to_be_bytes());
+                    });
+                    at = at.saturating_add(len);
+                }
+            }
+        }
+        self.data_run(request, &mut run, at, end);
+    }
+
+    /// Extents of `base:allocation` from the request's offset on: merged where alike, clipped to
+    /// the request, only one if that was asked.
+    pub fn extents(&mut self, request: &Request, one: bool, extents: impl Iterator<Item = Extent>) {
+        let mut merged: Vec<Extent> = Vec::new();
+        let mut left = request.len;
+        for mut extent in extents {
+            extent.len = extent.len.min(left);
+            if extent.len == 0 {
+                continue;
+            }
+            let full = merged.len() == if one { 1 } else { MAX_EXTENTS };
+            match merged.last_mut() {
+                Some(last) if last.flags == extent.flags => last.len += extent.len,
+                Some(_) if full => break,
+                _ => merged.push(extent),
+            }
+            left -= extent.len;
+        }
+        let id = self.terms.allocation.unwrap_or_default();
+        let count = merged.len();
+        if self.terms.framing == Framing::Extended {
+            let len = 8 + 16 * count as u64;
+            self.chunk(request, ChunkFlags::DONE, ChunkType::BLOCK_STATUS_EXT, len);
+            let count = u32::try_from(count).unwrap_or_default();
+            self.out.small(|out| {
+                out.extend_from_slice(&id.to_be_bytes());
+                out.extend_from_slice(&count.to_be_bytes());
+                for Extent { len, flags } in merged {
+                    out.extend_from_slice(&len.to_be_bytes());
+                    out.extend_from_slice(&u64::from(flags.bits()).to_be_bytes());
+                }
+            });
+        } else {
+            let len = 4 + 8 * count as u64;
+            self.chunk(request, ChunkFlags::DONE, ChunkType::BLOCK_STATUS, len);
+            self.out.small(|out| {
+                out.extend_from_slice(&id.to_be_bytes());
+                for Extent { len, flags } in merged {
+                    // Clipped to the request, whose length has 32 bits here.
+                    let len = u32::try_from(len).unwrap_or(u32::MAX);
+                    out.extend_from_slice(&len.to_be_bytes());
+                    out.extend_from_slice(&flags.bits().to_be_bytes());
+                }
+            });
+        }
+    }
+
+    fn simple(&mut self, request: &Request, error: Errno) {
+        let reply = SimpleReply { error, cookie: request.cookie };
+        self.out.small(|out| reply.put(out));
+    }
+
+    fn chunk(&mut self, request: &Request, flags: ChunkFlags, kind: ChunkType, len: u64) {
+        let header =
+            ChunkHeader { flags, kind, cookie: request.cookie, offset: request.offset, len };
+        let extended = self.terms.framing == Framing::Extended;
+        self.out.small(|out| header.put(extended, out));
+    }
+
+    fn data_chunk(&mut self, request: &Request, flags: ChunkFlags, at: u64, len: u64) {
+        self.chunk(request, flags, ChunkType::OFFSET_DATA, 8 + len);
+        self.out.small(|out| out.extend_from_slice(&at.to_be_bytes()));
+    }
+
+    /// Sends a run of data as one chunk; says where the next begins.
+    fn data_run(&mut self, request: &Request, run: &mut Vec<P>, at: u64, end: u64) -> u64 {
+        let len: u64 = run.iter().map(|data| data.as_ref().len() as u64).sum();
+        if len == 0 {
+            return at;
+        }
+        let next = at.saturating_add(len);
+        self.data_chunk(request, done_if(next >= end), at, len);
+        for data in run.drain(..) {
+            self.out.payload(data);
+        }
+        next
+    }
+
+    fn bytes(&mut self, pieces: impl Iterator<Item = ReadPiece<P>>) {
+        for piece in pieces {
+            match piece {
+                ReadPiece::Data(data) => self.out.payload(data),
+                ReadPiece::Hole(len) => self.out.zeroes(len),
+            }
+        }
+    }
+}
+
+const fn done_if(last: bool) -> ChunkFlags {
+    if last { ChunkFlags::DONE } else { ChunkFlags::empty() }
+}
+
+#[cfg(test)]
+#[path = "replies_tests.rs"]
+mod tests;
