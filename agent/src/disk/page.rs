@@ -111,9 +111,13 @@ impl From<Vec<u8>> for Slice {
     }
 }
 
+/// Pages allocated before bytes for them have come: a client that announces a large write and sends
+/// nothing costs this much.
+const AHEAD: usize = 16;
+
 /// The payload of a write, laid out in pages as on the disk: byte `i` stands in page
 /// `(first + i) / PAGE` at `(first + i) % PAGE`, where `first` is the write's offset modulo `PAGE`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pages {
     first: usize,
     len: usize,
@@ -125,8 +129,14 @@ impl Pages {
     /// Room for `len` bytes to be written at offset `at`. Nothing is filled yet.
     pub fn room(at: u64, len: usize) -> Self {
         let first = usize::try_from(at % PAGE as u64).expect("less than a page");
-        let pages = (first + len).div_ceil(PAGE);
-        Self { first, len, filled: 0, pages: (0..pages).map(|_| Page::stale()).collect() }
+        Self { first, len, filled: 0, pages: Vec::new() }
+    }
+
+    /// A copy of `bytes`, to be written at offset `at`.
+    pub fn copied(at: u64, bytes: &[u8]) -> Self {
+        let mut pages = Self::room(at, bytes.len());
+        pages.copy_in(bytes);
+        pages
     }
 
     /// Bytes when complete.
@@ -148,10 +158,14 @@ impl Pages {
         self.len - self.filled
     }
 
-    /// Where the missing bytes go, in order.
+    /// Where the next of the missing bytes go, in order; not all of them if there are many.
     pub fn unfilled(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let (from, to) = (self.first + self.filled, self.first + self.len);
-        self.pages.iter_mut().enumerate().filter_map(move |(i, page)| {
+        let wanted = to.div_ceil(PAGE).min(from / PAGE + AHEAD);
+        while self.pages.len() < wanted {
+            self.pages.push(Page::stale());
+        }
+        self.pages.iter_mut().enumerate().skip(from / PAGE).filter_map(move |(i, page)| {
             let range = within(i, from, to)?;
             Some(&mut page.bytes_mut()[range])
         })
@@ -168,14 +182,18 @@ impl Pages {
 
     /// Takes in as much of `bytes` as is missing; says how much that was.
     pub fn copy_in(&mut self, bytes: &[u8]) -> usize {
+        let all = bytes.len().min(self.missing());
         let mut taken = 0;
-        for room in self.unfilled() {
-            let n = room.len().min(bytes.len() - taken);
-            room[..n].copy_from_slice(&bytes[taken..taken + n]);
-            taken += n;
+        while taken < all {
+            let before = taken;
+            for room in self.unfilled() {
+                let n = room.len().min(all - taken);
+                room[..n].copy_from_slice(&bytes[taken..taken + n]);
+                taken += n;
+            }
+            self.fill(taken - before);
         }
-        self.fill(taken);
-        taken
+        all
     }
 
     /// The received bytes in order, a slice a page.
