@@ -14,6 +14,7 @@
 mod buffer;
 mod error;
 mod gather;
+pub mod negotiate;
 mod terms;
 pub mod transmit;
 pub mod wire;
