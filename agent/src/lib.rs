@@ -7,3 +7,4 @@ pub mod disk;
 pub mod exports;
 pub mod peer;
 pub mod session;
+mod sys;

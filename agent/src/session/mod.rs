@@ -2,11 +2,26 @@
 //!
 //! `serve` calls `run` with what a listener gave.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+mod blocking;
+mod errno;
+mod negotiate;
+mod pool;
+mod spin;
+mod transmit;
 
+use std::{
+    fmt,
+    io::{self, IoSliceMut},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nbd::{Violation, transmit::Checked};
 use tokio::sync::watch;
 
-use crate::{exports::Exports, peer::Peer};
+use self::transmit::Transmission;
+use crate::{exports::Exports, peer::Peer, sys::socket::Socket};
 
 /// What all sessions of an agent share.
 #[derive(Debug)]
@@ -34,20 +49,142 @@ pub enum Life {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// The client said so (NBD_CMD_DISC or NBD_OPT_ABORT).
+    /// The client said so: NBD_CMD_DISC.
     Disconnected,
+    /// The client said so while negotiating: NBD_OPT_ABORT.
+    Aborted,
     /// The client closed without a word.
     Closed,
+    /// The client closed in the middle of a message.
+    ClosedInside,
+    /// The negotiation took longer than it may.
+    TooSlow,
+    /// The client broke the protocol.
+    Violation(Violation),
+    /// The connection failed.
+    Failed(io::ErrorKind),
+    /// The agent went away, after finishing what was in flight.
+    ShutDown,
+    /// The agent went away, and this session took too long to finish.
+    Cut,
 }
 
-/// Runs one session on a connected stream socket. `stream` may be blocking or not: it is made
-/// non-blocking here. Ends soon after `life` says so.
+impl End {
+    fn from_receive(error: &io::Error) -> Self {
+        Self::Failed(error.kind())
+    }
+
+    /// A client that is gone is not an error of the connection.
+    fn from_send(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Closed,
+            kind => Self::Failed(kind),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected => f.write_str("disconnected"),
+            Self::Aborted => f.write_str("aborted the negotiation"),
+            Self::Closed => f.write_str("closed the connection"),
+            Self::ClosedInside => f.write_str("closed in the middle of a message"),
+            Self::TooSlow => f.write_str("did not finish negotiating in time"),
+            Self::Violation(violation) => write!(f, "broke the protocol: {violation}"),
+            Self::Failed(kind) => write!(f, "connection failed: {kind}"),
+            Self::ShutDown => f.write_str("shut down"),
+            Self::Cut => f.write_str("cut off at shutdown"),
+        }
+    }
+}
+
+/// What a session carried; for the audit line.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests, refused ones too.
+    pub requests: u64,
+    /// Bytes read successfully.
+    pub read: u64,
+    /// Bytes written successfully.
+    pub written: u64,
+}
+
+impl Traffic {
+    fn count(&mut self, checked: Checked) {
+        match checked {
+            Checked::Read { len, .. } => self.read += u64::from(len),
+            Checked::Write { len, .. } => self.written += u64::from(len),
+            _ => {}
+        }
+    }
+}
+
+/// Runs one session on a connected stream. `stream` may be blocking or not: it is made non-blocking
+/// here. Ends soon after `life` says so.
 pub async fn run(
     stream: OwnedFd,
     peer: Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
 ) -> End {
-    drop((stream, peer, rules, life));
-    End::Closed
+    let started = Instant::now();
+    let mut export = None;
+    let mut traffic = Traffic::default();
+    let end = match Socket::new(stream) {
+        Err(error) => End::Failed(error.kind()),
+        Ok(socket) => match negotiate::run(socket, &rules, life.clone()).await {
+            Err(end) => end,
+            Ok(opened) => {
+                export = Some(opened.export);
+                let transmission = Transmission::new(
+                    opened.socket,
+                    opened.disk,
+                    opened.terms,
+                    &opened.received,
+                    rules.threads,
+                );
+                drop(opened.received);
+                let (end, carried) = transmission.run(life).await;
+                traffic = carried;
+                end
+            }
+        },
+    };
+    tracing::info!(
+        %peer,
+        export = ?export.as_deref().unwrap_or("-"),
+        requests = traffic.requests,
+        read = traffic.read,
+        written = traffic.written,
+        seconds = started.elapsed().as_secs(),
+        %end,
+        "session"
+    );
+    end
+}
+
+/// How long a client gets to take in the last replies after the agent has said its last.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// Ends a stream so that what was sent arrives: to close a TCP socket with unread bytes in it
+/// resets the connection, and the reset overtakes the last replies.
+async fn linger(socket: &Socket) {
+    let mut bytes = [0; 4096];
+    let mut discard = async || {
+        loop {
+            match socket.try_recv(&mut [IoSliceMut::new(&mut bytes)]) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if socket.readable().await.is_err() {
+                        return;
+                    }
+                }
+                Ok(0) | Err(_) => return,
+            }
+        }
+    };
+    socket.finish_sending();
+    // Over time is over: the client had its chance.
+    tokio::time::timeout(LINGER, discard()).await.ok();
 }

@@ -1,0 +1,17 @@
+//! The one map from what failed here to what a client is told.
+
+use nbd::wire::Errno;
+
+use crate::disk::{DiskError, Kind};
+
+/// The number for the reply ("Error values").
+pub(super) fn errno(error: &DiskError) -> Errno {
+    match error.kind {
+        Kind::Denied => Errno::EPERM,
+        Kind::Io => Errno::EIO,
+        Kind::NoSpace => Errno::ENOSPC,
+        Kind::NoMemory => Errno::ENOMEM,
+        Kind::Invalid => Errno::EINVAL,
+        Kind::Unsupported => Errno::ENOTSUP,
+    }
+}

@@ -1,0 +1,217 @@
+//! From a fresh stream to an opened export, or to the end.
+//!
+//! Feeds the negotiation's machine, answers its questions from the exports, keeps the deadline.
+//! Until it is through, a peer has one small buffer and no disk but the one it asked for last.
+
+use std::{
+    io::{self, IoSliceMut},
+    sync::Arc,
+    time::Duration,
+};
+
+use nbd::{
+    BlockSizes, Buffer, Terms,
+    negotiate::{Ask, Ending, Export, Offers, Refusal, Server, Step},
+    wire::TransmissionFlags,
+};
+use tokio::{sync::watch, time::timeout};
+
+use super::{End, Life, Rules};
+use crate::{
+    disk::{Disk, Facts},
+    exports::{Exports, Listed, OpenError},
+    sys::socket::Socket,
+};
+
+/// Holds the longest option that is taken (8 KiB) and its header.
+const BUFFER: usize = 12 * 1024;
+
+/// Longest read or write that is advertised, bytes; up to `nbd::transmit::MAX_PAYLOAD` is taken.
+const MAXIMUM: u32 = 32 << 20;
+
+/// How long a client that is negotiating when the agent goes away has for its next option.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A negotiation that came to an export.
+pub(super) struct Opened {
+    pub(super) socket: Socket,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) terms: Terms,
+    pub(super) export: String,
+    /// What came behind the negotiation's last byte.
+    pub(super) received: Vec<u8>,
+}
+
+/// Negotiates within the deadline.
+pub(super) async fn run(
+    socket: Socket,
+    rules: &Rules,
+    life: watch::Receiver<Life>,
+) -> Result<Opened, End> {
+    let deadline = rules.handshake_timeout;
+    timeout(deadline, haggle(socket, rules, life)).await.unwrap_or(Err(End::TooSlow))
+}
+
+async fn haggle(
+    socket: Socket,
+    rules: &Rules,
+    mut life: watch::Receiver<Life>,
+) -> Result<Opened, End> {
+    let mut out = Vec::new();
+    let mut server = Server::start(Offers::default(), &mut out);
+    let mut buffer = Buffer::new(vec![0; BUFFER].into());
+    // The export that was asked about last: an INFO and the GO after it open it once.
+    let mut last: Option<(String, Arc<dyn Disk>)> = None;
+    loop {
+        send(&socket, &mut out).await?;
+        receive(&socket, &mut buffer, &mut server, &mut life).await?;
+        let (eaten, mut step) = server.step(buffer.filled(), &mut out);
+        buffer.consume(eaten);
+        server = loop {
+            step = match step {
+                Step::Feed(server) => break server,
+                Step::Ask(Ask::List(ask)) => {
+                    let list = list(&rules.exports).await;
+                    let list = list.iter().map(|one| (&*one.name, one.description.as_deref()));
+                    ask.answer(Ok(list), &mut out)
+                }
+                Step::Ask(Ask::Export(ask)) => {
+                    let name = ask.name().to_owned();
+                    if last.as_ref().is_none_or(|(of, _)| *of != name) {
+                        last = None;
+                    }
+                    let answer = match &last {
+                        Some((_, disk)) => Ok(describe(&disk.facts(), rules.read_only)),
+                        None => open(&rules.exports, &name).await.map(|disk| {
+                            let export = describe(&disk.facts(), rules.read_only);
+                            last = Some((name, disk));
+                            export
+                        }),
+                    };
+                    ask.answer(answer, &mut out)
+                }
+                Step::Done(negotiated) => {
+                    send(&socket, &mut out).await?;
+                    let Some((export, disk)) = last else {
+                        tracing::error!("our bug: a negotiation ended without an export");
+                        return Err(End::Cut);
+                    };
+                    return Ok(Opened {
+                        socket,
+                        disk,
+                        terms: negotiated.terms().clone(),
+                        export,
+                        received: buffer.filled().to_vec(),
+                    });
+                }
+                Step::End(ending) => {
+                    // The session ends one way or the other: a failed send changes nothing.
+                    send(&socket, &mut out).await.ok();
+                    super::linger(&socket).await;
+                    return Err(match ending {
+                        Ending::Aborted => End::Aborted,
+                        Ending::ShutDown => End::ShutDown,
+                        Ending::Violation(violation) => End::Violation(violation),
+                    });
+                }
+            };
+        };
+    }
+}
+
+async fn send(socket: &Socket, out: &mut Vec<u8>) -> Result<(), End> {
+    socket.send_all(out).await.map_err(|error| End::from_send(&error))?;
+    out.clear();
+    Ok(())
+}
+
+/// Waits for bytes. When the agent goes away, a client is told with the answer to its next option;
+/// one that has none does not hold the agent up.
+async fn receive(
+    socket: &Socket,
+    buffer: &mut Buffer,
+    server: &mut Server,
+    life: &mut watch::Receiver<Life>,
+) -> Result<(), End> {
+    let mut patience = Duration::MAX;
+    loop {
+        match *life.borrow_and_update() {
+            Life::Serving => {}
+            Life::Draining => {
+                server.drain();
+                patience = FAREWELL;
+            }
+            Life::Ending => return Err(End::Cut),
+        }
+        match socket.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
+            Ok(0) if buffer.is_empty() => return Err(End::Closed),
+            Ok(0) => return Err(End::ClosedInside),
+            Ok(n) => {
+                buffer.added(n);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(End::from_receive(&error)),
+        }
+        tokio::select! {
+            ready = socket.readable() => ready.map_err(|error| End::from_receive(&error))?,
+            Ok(()) = life.changed() => life.mark_changed(),
+            () = tokio::time::sleep(patience), if patience < Duration::MAX => {
+                return Err(End::ShutDown);
+            }
+        }
+    }
+}
+
+async fn list(exports: &Arc<dyn Exports>) -> Vec<Listed> {
+    if !exports.blocking() {
+        return exports.list();
+    }
+    let exports = Arc::clone(exports);
+    tokio::task::spawn_blocking(move || exports.list()).await.unwrap_or_default()
+}
+
+async fn open(exports: &Arc<dyn Exports>, name: &str) -> Result<Arc<dyn Disk>, Refusal> {
+    let opened = if exports.blocking() {
+        let (exports, name) = (Arc::clone(exports), name.to_owned());
+        match tokio::task::spawn_blocking(move || exports.open(&name)).await {
+            Ok(opened) => opened,
+            Err(_) => return Err(Refusal::platform("the export could not be opened")),
+        }
+    } else {
+        exports.open(name)
+    };
+    opened.map_err(|error| match error {
+        OpenError::Unknown => Refusal::unknown(name),
+        OpenError::Failed(error) => {
+            tracing::error!(export = ?name, %error, source = ?error.source, "export not opened");
+            Refusal::platform("the export could not be opened; the server's log says why")
+        }
+    })
+}
+
+/// What a client is told of a disk.
+fn describe(facts: &Facts, read_only: bool) -> Export {
+    let writable = !(facts.read_only || read_only);
+    let mut flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+    flags.set(TransmissionFlags::READ_ONLY, !writable);
+    flags.set(TransmissionFlags::SEND_FUA, writable);
+    flags.set(TransmissionFlags::ROTATIONAL, facts.rotational);
+    flags.set(TransmissionFlags::SEND_TRIM, writable && facts.can_trim);
+    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable);
+    flags.set(TransmissionFlags::SEND_FAST_ZERO, writable && facts.can_fast_zero);
+    flags.set(TransmissionFlags::SEND_CACHE, facts.can_cache);
+    flags.set(TransmissionFlags::CAN_MULTI_CONN, facts.multi_conn);
+    Export {
+        size: facts.size,
+        flags,
+        blocks: BlockSizes {
+            minimum: facts.block_minimum,
+            preferred: facts.block_preferred,
+            maximum: MAXIMUM,
+        },
+        name: None,
+        description: facts.description.clone(),
+        allocation: facts.can_extents,
+    }
+}

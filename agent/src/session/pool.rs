@@ -1,0 +1,45 @@
+//! Receive buffers, lent to connections that have something to read. An idle connection has none.
+
+use std::cell::RefCell;
+
+use nbd::Buffer;
+
+/// Bytes of a receive buffer: what one receive takes at most.
+pub(super) const LARGE: usize = 256 * 1024;
+/// Bytes of the buffer that a connection keeps which waits for the rest of a request.
+pub(super) const SMALL: usize = 20 * 1024;
+/// Free buffers that one thread keeps.
+const SPARE: usize = 4;
+
+thread_local! {
+    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Makes the buffer large; what is in it stays.
+pub(super) fn grow(buffer: &mut Buffer) {
+    if buffer.capacity() < LARGE {
+        let free = FREE.with_borrow_mut(Vec::pop);
+        buffer.replace(free.unwrap_or_else(|| vec![0; LARGE].into()));
+    }
+}
+
+/// Gives back what is more than the buffer's contents need while nothing comes.
+pub(super) fn shrink(buffer: &mut Buffer) {
+    if buffer.capacity() < LARGE || buffer.len() > SMALL {
+        return;
+    }
+    let large = if buffer.is_empty() {
+        buffer.take()
+    } else {
+        let mut small = Buffer::new(vec![0; SMALL].into());
+        let n = buffer.len();
+        small.spare()[..n].copy_from_slice(buffer.filled());
+        small.added(n);
+        std::mem::replace(buffer, small).take()
+    };
+    FREE.with_borrow_mut(|free| {
+        if free.len() < SPARE {
+            free.push(large);
+        }
+    });
+}

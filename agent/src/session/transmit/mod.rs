@@ -1,0 +1,207 @@
+//! The transmission of one connection, on one task: receive, answer, send, again.
+//!
+//! One receive takes in many requests; a disk that need not wait answers them in place; the
+//! replies leave in one send. What would block goes to the blocking pool and comes back through
+//! `blocking`. Reads and sends wait at the same time, so neither end can hold up the other.
+
+mod intake;
+mod reply;
+
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
+
+use nbd::{Buffer, Gather, Terms};
+use tokio::sync::watch;
+
+use self::intake::{Intake, Want};
+pub(super) use self::reply::op;
+use super::{End, Life, Traffic, blocking::Blocking, pool, spin::Spin};
+use crate::{
+    disk::{Answer, Disk, Slice},
+    sys::socket::{MAX_RUNS, Socket},
+};
+
+/// Answered bytes after which a turn sends, and other connections of the thread get theirs.
+const TURN: u64 = 1 << 20;
+/// Replies that wait for a client that does not read, in bytes; beyond it nothing is taken in.
+/// The most a connection holds is `pool::LARGE` + this + `MAX_BLOCKED` + 2 x `MAX_PAYLOAD`.
+const MAX_WAITING: u64 = 16 << 20;
+/// Payload of requests in the blocking pool, in bytes; beyond it nothing is taken in.
+const MAX_BLOCKED: u64 = 32 << 20;
+
+/// A connection in transmission.
+#[derive(Debug)]
+pub(super) struct Transmission {
+    socket: Socket,
+    disk: Arc<dyn Disk>,
+    terms: Terms,
+    intake: Intake,
+    buffer: Buffer,
+    /// What disks put their answers into; kept for its memory.
+    answer: Answer,
+    out: Gather<Slice>,
+    /// The last send found no room.
+    stuck: bool,
+    blocking: Blocking,
+    spin: Spin,
+    traffic: Traffic,
+    /// Whether the last write was a large one.
+    large_writes: bool,
+    /// Bytes answered since others had their turn.
+    turn: u64,
+}
+
+impl Transmission {
+    /// `received` has come behind the negotiation's last byte.
+    pub(super) fn new(
+        socket: Socket,
+        disk: Arc<dyn Disk>,
+        terms: Terms,
+        received: &[u8],
+        threads: usize,
+    ) -> Self {
+        let mut buffer = Buffer::default();
+        if !received.is_empty() {
+            pool::grow(&mut buffer);
+            buffer.spare()[..received.len()].copy_from_slice(received);
+            buffer.added(received.len());
+        }
+        Self {
+            socket,
+            disk,
+            terms,
+            intake: Intake::Header,
+            buffer,
+            answer: Answer::default(),
+            out: Gather::default(),
+            stuck: false,
+            blocking: Blocking::new(threads),
+            spin: Spin::default(),
+            traffic: Traffic::default(),
+            large_writes: false,
+            turn: 0,
+        }
+    }
+
+    /// Runs to the end.
+    pub(super) async fn run(mut self, mut life: watch::Receiver<Life>) -> (End, Traffic) {
+        let end = self.serve(&mut life).await;
+        (end, self.traffic)
+    }
+
+    async fn serve(&mut self, life: &mut watch::Receiver<Life>) -> End {
+        loop {
+            if life.has_changed().is_ok_and(|changed| changed) {
+                let now = *life.borrow_and_update();
+                match now {
+                    Life::Serving => {}
+                    Life::Draining => return self.drain(life).await,
+                    Life::Ending => return End::Cut,
+                }
+            }
+            self.blocking.reap(|finished| {
+                reply::finish(&self.terms, &mut self.out, &mut self.traffic, finished);
+            });
+            let want = self.take_in().unwrap_or_else(|violation| {
+                self.intake = Intake::Closed(End::Violation(violation));
+                Want::Nothing
+            });
+            if let Err(error) = self.send() {
+                return End::from_send(&error);
+            }
+            if let Intake::Closed(end) = &self.intake
+                && self.out.is_empty()
+                && self.blocking.is_empty()
+            {
+                return end.clone();
+            }
+            if self.turn >= TURN {
+                self.turn = 0;
+                tokio::task::yield_now().await;
+            }
+            match want {
+                Want::Input => match self.receive() {
+                    Ok(()) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => {
+                        self.intake = Intake::Closed(End::from_receive(&error));
+                        continue;
+                    }
+                },
+                Want::Room if self.has_room() => continue,
+                Want::Room | Want::Nothing => {}
+            }
+            self.wait(life, want).await;
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, life: &mut watch::Receiver<Life>, want: Want) {
+        if self.out.is_empty() && self.blocking.is_empty() && self.spin.turn() {
+            tokio::task::yield_now().await;
+            return;
+        }
+        self.spin.stop();
+        pool::shrink(&mut self.buffer);
+        self.out.shrink();
+        // Errors come back from the call that they concern.
+        tokio::select! {
+            _ = self.socket.readable(), if want == Want::Input => {}
+            _ = self.socket.writable(), if !self.out.is_empty() => {}
+            () = self.blocking.some() => {}
+            Ok(()) = life.changed() => life.mark_changed(),
+        }
+    }
+
+    /// May another request be taken in?
+    fn has_room(&self) -> bool {
+        self.out.len() < if self.stuck { MAX_WAITING } else { TURN }
+            && self.blocking.has_room(MAX_BLOCKED)
+    }
+
+    /// Sends as much as goes.
+    fn send(&mut self) -> io::Result<()> {
+        self.stuck = false;
+        while !self.out.is_empty() {
+            let mut runs: Vec<IoSlice<'_>> = Vec::with_capacity(128);
+            self.out.slices(MAX_RUNS, &mut runs);
+            match self.socket.try_send(&runs) {
+                Ok(n) => self.out.advance(n as u64),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stuck = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The agent is going away: nothing new is taken in; what was is finished, made durable and
+    /// answered.
+    async fn drain(&mut self, life: &mut watch::Receiver<Life>) -> End {
+        let finishing = async {
+            while !self.blocking.is_empty() || !self.out.is_empty() {
+                self.blocking.reap(|finished| {
+                    reply::finish(&self.terms, &mut self.out, &mut self.traffic, finished);
+                });
+                if let Err(error) = self.send() {
+                    return End::from_send(&error);
+                }
+                tokio::select! {
+                    _ = self.socket.writable(), if self.stuck => {}
+                    () = self.blocking.some() => {}
+                }
+            }
+            self.blocking.flush(Arc::clone(&self.disk)).await;
+            super::linger(&self.socket).await;
+            End::ShutDown
+        };
+        tokio::select! {
+            end = finishing => end,
+            _ = life.wait_for(|life| *life == Life::Ending) => End::Cut,
+        }
+    }
+}

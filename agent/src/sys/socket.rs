@@ -1,0 +1,120 @@
+//! One non-blocking stream descriptor on the runtime: any socket, or a pipe.
+//!
+//! A receive and a send are one system call each, on many runs of memory. tokio's own streams
+//! cannot be used: vsock's has no vectored calls, and one type for all keeps the engine one.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    task::{Context, Poll, Waker},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::{
+        socket::{Shutdown, shutdown},
+        uio::{readv, writev},
+    },
+};
+use tokio::io::unix::AsyncFd;
+
+/// Most runs in one vectored call (`IOV_MAX` of Linux).
+pub(crate) const MAX_RUNS: usize = 1024;
+
+/// A connected stream, registered with the runtime of the current thread.
+#[derive(Debug)]
+pub(crate) struct Socket(AsyncFd<OwnedFd>);
+
+impl Socket {
+    /// Takes the descriptor over and makes it non-blocking.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        if !flags.contains(OFlag::O_NONBLOCK) {
+            fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        }
+        // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one
+        // every time. It is moved into the `AsyncFd`, which drops it after the registration.
+        let fd = unsafe { AsyncFd::register(fd) }?;
+        Ok(Self(fd))
+    }
+
+    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
+    pub(crate) fn try_recv(&self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let room: usize = runs.iter().map(|run| run.len()).sum();
+        // A waker that does nothing: who has to wait calls `readable`, which registers its own.
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(guard) = self.0.poll_read_ready(&mut context) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let mut guard = guard?;
+        let result = retry(|| readv(self.0.get_ref(), runs));
+        match &result {
+            // Less than there was room for: the socket is empty now, and the next bytes bring a
+            // new event. Saves the call that would only say EAGAIN.
+            Ok(n) if *n > 0 && *n < room => guard.clear_ready(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+            _ => guard.retain_ready(),
+        }
+        result
+    }
+
+    /// Sends as much as goes: `WouldBlock` if nothing does.
+    pub(crate) fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(guard) = self.0.poll_write_ready(&mut context) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let mut guard = guard?;
+        let result = retry(|| writev(self.0.get_ref(), runs));
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            guard.clear_ready();
+        } else {
+            guard.retain_ready();
+        }
+        result
+    }
+
+    /// Waits until `try_recv` is worth a call.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Waits until `try_send` is worth a call.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.0.writable().await?.retain_ready();
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    pub(crate) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_send(&[IoSlice::new(bytes)]) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more will be sent. Harmless on what is not a socket.
+    pub(crate) fn finish_sending(&self) {
+        shutdown(self.0.as_raw_fd(), Shutdown::Write).ok();
+    }
+}
+
+fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

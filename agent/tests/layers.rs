@@ -1,0 +1,103 @@
+//! The layout is kept by a test: no file over the limit, no import against the order of
+//! ARCHITECTURE.md.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Lines of a source file; a longer one is two thoughts.
+const MOST_LINES: usize = 400;
+
+/// Modules of the agent from the bottom up: one may import those of lower rank only.
+const RANKS: [(&str, u8); 13] = [
+    ("sys", 0),
+    ("units", 0),
+    ("peer", 1),
+    ("disk", 2),
+    ("exports", 4),
+    ("plugin", 5),
+    ("session", 5),
+    ("listen", 5),
+    ("serve", 6),
+    ("plan", 7),
+    ("cli", 8),
+    ("lib", 9),
+    ("main", 9),
+];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in a workspace").into()
+}
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a readable directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                sources(&path, found);
+            }
+        } else if name.ends_with(".rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_a_thought() {
+    let mut files = Vec::new();
+    sources(&workspace(), &mut files);
+    assert!(files.len() > 20, "the walk found the sources");
+    let long: Vec<_> = files
+        .iter()
+        .map(|file| (file, fs::read_to_string(file).expect("UTF-8").lines().count()))
+        .filter(|(_, lines)| *lines > MOST_LINES)
+        .collect();
+    assert!(long.is_empty(), "over {MOST_LINES} lines: {long:#?}");
+}
+
+#[test]
+fn modules_import_downwards_only() {
+    let src = workspace().join("agent/src");
+    let rank = |module: &str| RANKS.iter().find(|(name, _)| *name == module).map(|found| found.1);
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let mut wrong = Vec::new();
+    for file in files {
+        let inside = file.strip_prefix(&src).expect("below src").to_string_lossy().into_owned();
+        let module = inside.split(['/', '.']).next().expect("a first part");
+        let Some(own) = rank(module) else {
+            wrong.push(format!("{inside}: module `{module}` has no rank"));
+            continue;
+        };
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        for (used, theirs) in RANKS {
+            let names = text.contains(&format!("crate::{used}::"))
+                || text.contains(&format!("crate::{used};"))
+                || crate_list(&text).any(|name| name == used);
+            if names && used != module && theirs >= own {
+                wrong.push(format!("{inside} (rank {own}) uses crate::{used} (rank {theirs})"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The modules named in `use crate::{a, b::c}`.
+fn crate_list(text: &str) -> impl Iterator<Item = &str> {
+    text.split("use crate::{").skip(1).flat_map(|rest| {
+        let mut depth = 1;
+        let end = rest.find(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth == 0
+        });
+        let list = &rest[..end.unwrap_or(rest.len())];
+        let mut depth = 0;
+        list.split(move |c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth == 0 && c == ','
+        })
+        .map(|item| item.trim().split([':', ' ']).next().unwrap_or_default())
+    })
+}
