@@ -6,5 +6,7 @@
 pub mod disk;
 pub mod exports;
 pub mod peer;
+pub mod plugin;
 pub mod session;
 mod sys;
+pub mod units;

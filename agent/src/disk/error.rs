@@ -49,9 +49,8 @@ impl fmt::Display for Verb {
     }
 }
 
-/// A request that failed. Printed as "cannot VERB LEN bytes at AT"; the cause is the source.
+/// A request that failed. Printed as "cannot VERB LEN bytes at offset AT"; the cause is the source.
 #[derive(Debug, Error)]
-#[error("cannot {verb} {len} bytes at offset {at}")]
 pub struct DiskError {
     pub kind: Kind,
     pub verb: Verb,
@@ -59,6 +58,16 @@ pub struct DiskError {
     pub at: u64,
     pub len: u64,
     pub source: Option<io::Error>,
+}
+
+impl fmt::Display for DiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verb, at, len, .. } = self;
+        match verb {
+            Verb::Open | Verb::Flush => write!(f, "cannot {verb} the disk"),
+            _ => write!(f, "cannot {verb} {len} bytes at offset {at}"),
+        }
+    }
 }
 
 impl DiskError {
@@ -77,5 +86,36 @@ impl DiskError {
 
     pub fn new(kind: Kind, verb: Verb, (at, len): (u64, u64)) -> Self {
         Self { kind, verb, at, len, source: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_error_numbers_become_kinds() {
+        let table = [
+            (libc::EROFS, Kind::Denied),
+            (libc::EIO, Kind::Io),
+            (libc::ENOSPC, Kind::NoSpace),
+            (libc::EDQUOT, Kind::NoSpace),
+            (libc::EFBIG, Kind::NoSpace),
+            (libc::ENOMEM, Kind::NoMemory),
+            (libc::EINVAL, Kind::Invalid),
+            (libc::EOPNOTSUPP, Kind::Unsupported),
+            (libc::ETIMEDOUT, Kind::Io),
+        ];
+        for (number, kind) in table {
+            let source = io::Error::from_raw_os_error(number);
+            assert_eq!(DiskError::from_io(Verb::Write, (0, 1), source).kind, kind);
+        }
+    }
+
+    #[test]
+    fn a_message_says_what_was_tried_and_where() {
+        let error = |verb| DiskError::new(Kind::Io, verb, (512, 4)).to_string();
+        assert_eq!(error(Verb::Read), "cannot read 4 bytes at offset 512");
+        assert_eq!(error(Verb::Flush), "cannot flush the disk");
     }
 }

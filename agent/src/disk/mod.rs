@@ -3,12 +3,26 @@
 //! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
 
 mod error;
+pub mod file;
+mod full;
+mod memory;
+mod null;
 mod page;
+mod pattern;
+mod ranges;
+#[cfg(test)]
+pub(crate) mod testing;
+mod zeroes;
 
 use std::fmt;
 
 pub use error::{DiskError, Kind, Verb};
+pub use file::FileDisk;
+pub use full::FullDisk;
+pub use memory::MemoryDisk;
+pub use null::NullDisk;
 pub use page::{PAGE, Page, Pages, Slice};
+pub use pattern::PatternDisk;
 
 /// What stays true of a disk while it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +151,8 @@ impl Data<'_> {
     }
 }
 
-/// What a disk has to say; emptied by the engine and used again.
+/// What a disk has to say; emptied by the engine before each request, and used again. After an error
+/// it means nothing.
 #[derive(Debug, Default)]
 pub struct Answer {
     /// Of a read.

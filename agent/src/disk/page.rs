@@ -3,37 +3,59 @@
 
 use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
+use crate::sys::blocks::{BLOCK, Block, Content};
+
 /// Bytes in a page.
-pub const PAGE: usize = 32 * 1024;
+pub const PAGE: usize = BLOCK;
 
 /// Dropped pages that one thread keeps for the next write: 2 MiB.
 const SPARE: usize = 64;
 
 thread_local! {
-    static SPARES: RefCell<Vec<Box<[u8; PAGE]>>> = const { RefCell::new(Vec::new()) };
+    static SPARES: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
 }
 
-/// `PAGE` bytes on the heap.
-pub struct Page(Option<Box<[u8; PAGE]>>);
+/// `PAGE` bytes, aligned to `PAGE`.
+pub struct Page(Option<Block>);
 
 impl Page {
-    /// All zeroes.
-    pub fn zeroed() -> Self {
-        Self(Some(zeroed_box()))
+    /// With whatever an earlier page left in it. Private: who makes one fills it, or gives out no
+    /// byte that has not been filled.
+    fn stale() -> Option<Self> {
+        Self::take().map(|(page, _)| page)
     }
 
-    /// With whatever an earlier page left in it. Private: only `Pages` may hold one, and gives out
-    /// no byte that it has not received.
-    fn stale() -> Self {
-        let spare = SPARES.with_borrow_mut(Vec::pop);
-        Self(Some(spare.unwrap_or_else(zeroed_box)))
+    fn take() -> Option<(Self, Content)> {
+        let spare = SPARES.with_borrow_mut(Vec::pop).map(|block| (block, Content::Stale));
+        let (block, content) = spare.or_else(Block::take)?;
+        Some((Self(Some(block)), content))
     }
 
-    /// A page with `data` in it. Costs a copy and, in steady state, no allocation.
-    pub fn copied(data: &[u8; PAGE]) -> Self {
-        let mut page = Self::stale();
-        page.bytes_mut().copy_from_slice(data);
-        page
+    /// All zeroes; `None` if there is no memory.
+    pub fn zeroed() -> Option<Self> {
+        Self::with(0, &[])
+    }
+
+    /// Zeroes, with `data` at `start`; `None` if there is no memory.
+    ///
+    /// # Panics
+    /// If `data` does not fit.
+    pub fn with(start: usize, data: &[u8]) -> Option<Self> {
+        let (mut page, content) = Self::take()?;
+        let bytes = page.bytes_mut();
+        if content == Content::Stale {
+            bytes[..start].fill(0);
+            bytes[start + data.len()..].fill(0);
+        }
+        bytes[start..start + data.len()].copy_from_slice(data);
+        Some(page)
+    }
+
+    /// The same bytes again; `None` if there is no memory.
+    pub fn copy(&self) -> Option<Self> {
+        let mut page = Self::stale()?;
+        page.bytes_mut().copy_from_slice(self.bytes());
+        Some(page)
     }
 
     pub fn bytes(&self) -> &[u8; PAGE] {
@@ -45,19 +67,15 @@ impl Page {
     }
 }
 
-fn zeroed_box() -> Box<[u8; PAGE]> {
-    vec![0; PAGE].into_boxed_slice().try_into().expect("the length is PAGE")
-}
-
 impl Drop for Page {
     fn drop(&mut self) {
-        let Some(bytes) = self.0.take() else { return };
+        let Some(block) = self.0.take() else { return };
         // A thread that is ending has no spares any more: then the memory just goes.
         SPARES
             .try_with(|spares| {
                 let mut spares = spares.borrow_mut();
                 if spares.len() < SPARE {
-                    spares.push(bytes);
+                    spares.push(block);
                 }
             })
             .ok();
@@ -159,11 +177,14 @@ impl Pages {
     }
 
     /// Where the next of the missing bytes go, in order; not all of them if there are many.
+    ///
+    /// # Panics
+    /// If there is no memory: that ends the one session.
     pub fn unfilled(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let (from, to) = (self.first + self.filled, self.first + self.len);
         let wanted = to.div_ceil(PAGE).min(from / PAGE + AHEAD);
         while self.pages.len() < wanted {
-            self.pages.push(Page::stale());
+            self.pages.push(Page::stale().expect("no memory for a page of a write"));
         }
         self.pages.iter_mut().enumerate().skip(from / PAGE).filter_map(move |(i, page)| {
             let range = within(i, from, to)?;
@@ -198,11 +219,13 @@ impl Pages {
 
     /// The received bytes in order, a slice a page.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let (from, to) = (self.first, self.first + self.filled);
-        self.pages.iter().enumerate().filter_map(move |(i, page)| {
-            let range = within(i, from, to)?;
-            Some(&page.bytes()[range])
-        })
+        (0..self.pages.len()).filter_map(|i| self.part(i))
+    }
+
+    /// The received bytes that lie in page `i` (the first is 0).
+    pub fn part(&self, i: usize) -> Option<&[u8]> {
+        let range = within(i, self.first, self.first + self.filled)?;
+        Some(&self.pages[i].bytes()[range])
     }
 
     /// Takes page `i` (the first is 0) if every byte of it belongs to the write and has been

@@ -1,5 +1,9 @@
 //! Where the agent meets the kernel. The only modules of this crate with `unsafe`, and only where
 //! no safe wrapper exists; each block says why it is sound.
 
+#[allow(unsafe_code, reason = "anonymous memory maps, and giving parts of them back")]
+pub(crate) mod blocks;
+#[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
+pub(crate) mod file;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;

@@ -1,6 +1,10 @@
 //! Names to disks: what a client may list and open. Opening happens here and nowhere else.
 
+mod directory;
+
 use std::{fmt, sync::Arc};
+
+pub use directory::Directory;
 
 use crate::disk::{Disk, DiskError};
 

@@ -1,0 +1,154 @@
+//! O_DIRECT (`cache=none`): the kernel takes only whole blocks in memory that is aligned. Here any
+//! range is brought into that form.
+//!
+//! A write of part of a block reads the block, changes it and writes it back, and no other write may
+//! come between. If the file does not end with a whole block, its last part goes through the page
+//! cache: through it alone, so that the two ways never meet in one block.
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use super::{Ability, read_buffered, read_exactly, write_buffered};
+use crate::{
+    disk::{
+        Answer,
+        ranges::{cuts, length, whole},
+    },
+    sys::file::Until,
+};
+
+/// Alignment of memory that every device takes.
+const MEMORY: usize = 4096;
+/// Bytes that are copied for one write.
+const BOUNCE: u64 = 1 << 20;
+
+#[derive(Debug)]
+pub(super) struct Direct {
+    /// Bytes of a block: a power of two, at most `BOUNCE`.
+    pub(super) block: u64,
+    /// Taken alone by who changes part of a block, together by who changes whole ones. Shared by
+    /// all disks on the same file.
+    pub(super) edges: Arc<RwLock<()>>,
+    /// Where the last, shorter block starts, and the file opened without O_DIRECT.
+    pub(super) tail: Option<(u64, File)>,
+}
+
+/// Bytes in order, taken out piece by piece.
+struct Source<'a> {
+    slices: &'a [&'a [u8]],
+    taken: usize,
+}
+
+impl Source<'_> {
+    fn append_to(&mut self, bytes: &mut Vec<u8>, mut len: usize) {
+        while let Some(slice) = self.slices.first().filter(|_| len > 0) {
+            let rest = &slice[self.taken..];
+            let n = rest.len().min(len);
+            bytes.extend_from_slice(&rest[..n]);
+            len -= n;
+            self.taken += n;
+            if self.taken == slice.len() {
+                self.slices = &self.slices[1..];
+                self.taken = 0;
+            }
+        }
+    }
+}
+
+/// Empty room for `len` bytes from an aligned address on: what stands before it is skipped.
+fn aligned(len: usize) -> (Vec<u8>, usize) {
+    let mut bytes: Vec<u8> = Vec::with_capacity(len + MEMORY);
+    let skip = bytes.as_ptr().align_offset(MEMORY);
+    bytes.resize(skip, 0);
+    (bytes, skip)
+}
+
+impl Direct {
+    /// The part of `range` that is read and written directly, and the part that is not.
+    fn split(&self, range: &Range<u64>) -> (Range<u64>, Range<u64>) {
+        let tail = self.tail.as_ref().map_or(u64::MAX, |(start, _)| *start);
+        let middle = tail.clamp(range.start, range.end);
+        (range.start..middle, middle..range.end)
+    }
+
+    /// The whole blocks that a range touches.
+    fn around(&self, range: &Range<u64>) -> Range<u64> {
+        range.start / self.block * self.block..range.end.next_multiple_of(self.block)
+    }
+
+    pub(super) fn read(
+        &self,
+        file: &File,
+        range: Range<u64>,
+        answer: &mut Answer,
+    ) -> io::Result<()> {
+        let (direct, rest) = self.split(&range);
+        if !direct.is_empty() {
+            let blocks = self.around(&direct);
+            let (mut bytes, skip) = aligned(length(&blocks));
+            read_exactly(file, &blocks, &mut bytes)?;
+            bytes.truncate(bytes.len() - length(&(direct.end..blocks.end)));
+            answer.push_scanned(direct.start, bytes, skip + length(&(blocks.start..direct.start)));
+        }
+        match &self.tail {
+            Some((_, tail)) if !rest.is_empty() => read_buffered(tail, rest, answer),
+            _ => Ok(()),
+        }
+    }
+
+    /// As `write_buffered`.
+    pub(super) fn write(
+        &self,
+        file: &File,
+        at: u64,
+        slices: &[&[u8]],
+        until: Until,
+        durable: &Ability,
+    ) -> io::Result<bool> {
+        let len: usize = slices.iter().map(|slice| slice.len()).sum();
+        let (direct, rest) = self.split(&(at..at + len as u64));
+        let mut source = Source { slices, taken: 0 };
+        let mut all_durable = until == Until::Durable;
+        let [before, middle, after] = whole(&direct, self.block);
+        for part in
+            cuts(before, self.block).chain(cuts(middle, BOUNCE)).chain(cuts(after, self.block))
+        {
+            let blocks = self.around(&part);
+            let (mut bytes, skip) = aligned(length(&blocks));
+            all_durable &= self.between_writes(&part, || {
+                if part == blocks {
+                    source.append_to(&mut bytes, length(&part));
+                } else {
+                    read_exactly(file, &blocks, &mut bytes)?;
+                    let mut new = Vec::with_capacity(length(&part));
+                    source.append_to(&mut new, length(&part));
+                    let start = skip + length(&(blocks.start..part.start));
+                    bytes[start..start + new.len()].copy_from_slice(&new);
+                }
+                write_buffered(file, blocks.start, &[&bytes[skip..]], until, durable)
+            })?;
+        }
+        if let (Some((_, tail)), false) = (&self.tail, rest.is_empty()) {
+            let mut bytes = Vec::with_capacity(length(&rest));
+            source.append_to(&mut bytes, length(&rest));
+            all_durable &= write_buffered(tail, rest.start, &[&bytes], until, durable)?;
+        }
+        Ok(all_durable)
+    }
+
+    /// Does `change` while nobody else changes a part of a block, and if `range` is not of whole
+    /// blocks itself, while nobody else changes anything.
+    pub(super) fn between_writes<T>(&self, range: &Range<u64>, change: impl FnOnce() -> T) -> T {
+        if self.around(range) == *range {
+            let _together = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            change()
+        } else {
+            let _alone = self.edges.write().unwrap_or_else(PoisonError::into_inner);
+            change()
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A disk that is a file or a block device of the host.
+//!
+//! `plugin` and `exports` open it. A read that the page cache can answer is one system call, on the
+//! connection's own task; everything else waits on the blocking pool. All reading and writing is
+//! positional, so that nothing depends on the file's own position.
+
+mod direct;
+mod extents;
+mod open;
+mod zero;
+
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    ops::Range,
+    os::unix::fs::MetadataExt,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use direct::Direct;
+pub use open::{Advice, Cache, FileError, Identity, Options};
+
+use super::{
+    Answer, Disk, DiskError, Facts, Kind, Op, Turn,
+    ranges::{cuts, length},
+};
+use crate::sys::file::{self as sys, Until, Wait};
+
+/// Most bytes that are read on the connection's own task, and with one system call.
+const WINDOW: u64 = 1 << 20;
+
+/// An open file or block device.
+#[derive(Debug)]
+pub struct FileDisk {
+    file: File,
+    facts: Facts,
+    identity: Identity,
+    /// A block device: whole sectors, no holes to be seen.
+    sector: Option<u64>,
+    /// O_DIRECT, `cache=none`.
+    direct: Option<Direct>,
+    /// What the file's kind has not refused yet.
+    can: Abilities,
+    /// The file may have holes. Zeroes that were read are known for what they are in any case.
+    sparse: AtomicBool,
+    /// A flush has failed: the kernel has forgotten what it could not write (fsync(2)), so that no
+    /// later flush can truly succeed.
+    lost: AtomicBool,
+}
+
+/// What the kernel and the filesystem may turn out not to have. Each is tried until it is refused.
+#[derive(Debug, Default)]
+struct Abilities {
+    read_nowait: Ability,
+    write_durable: Ability,
+    punch: Ability,
+    zero_range: Ability,
+    allocate: Ability,
+    discard: Ability,
+}
+
+#[derive(Debug, Default)]
+struct Ability {
+    refused: AtomicBool,
+}
+
+impl Ability {
+    /// `call`, unless it is known to be unsupported; then, or when it turns out to be, `None`.
+    fn with<T>(&self, mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
+        if self.refused.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match uninterrupted(&mut call) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::ENODEV) => {
+                    self.refused.store(true, Ordering::Relaxed);
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// `call`, again and again while a signal interrupts it.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+impl FileDisk {
+    /// Which file it is, whatever name it was opened by.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// A range that the page cache has is answered; anything else changes nothing.
+    fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
+        if u64::from(len) > WINDOW || self.direct.is_some() {
+            return Turn::Later;
+        }
+        let len = len as usize;
+        let mut bytes = Vec::with_capacity(len);
+        let read = || sys::read(&self.file, &mut bytes, len, at, Wait::Never);
+        // Failures and short reads: the one who may wait finds out what is the matter.
+        if matches!(self.can.read_nowait.with(read), Ok(Some(n)) if n == len) {
+            answer.push_scanned(at, bytes, 0);
+            return Turn::Done;
+        }
+        Turn::Later
+    }
+
+    /// Holes are not read where the filesystem tells them; a window that starts with data is.
+    fn read(&self, range: Range<u64>, answer: &mut Answer) -> io::Result<()> {
+        for window in cuts(range, WINDOW) {
+            let data = if self.may_have_holes() { self.data_from(&window)? } else { window.start };
+            answer.push_hole(data - window.start);
+            if data < window.end {
+                let rest = data..window.end;
+                match &self.direct {
+                    Some(direct) => direct.read(&self.file, rest, answer)?,
+                    None => read_buffered(&self.file, rest, answer)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn may_have_holes(&self) -> bool {
+        self.sector.is_none() && self.sparse.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, at: u64, slices: &[&[u8]], fua: bool) -> io::Result<()> {
+        let until = if fua { Until::Durable } else { Until::Taken };
+        let durable = match &self.direct {
+            Some(direct) => direct.write(&self.file, at, slices, until, &self.can.write_durable),
+            None => write_buffered(&self.file, at, slices, until, &self.can.write_durable),
+        }?;
+        if fua && !durable { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let lost = || io::Error::other("an earlier flush failed: what it covered may be lost");
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(lost());
+        }
+        if let Err(error) = self.file.sync_data() {
+            // Without the page cache there is nothing that the kernel could forget.
+            self.lost.store(self.direct.is_none(), Ordering::Relaxed);
+            return Err(error);
+        }
+        self.look_for_holes();
+        Ok(())
+    }
+
+    /// Fewer blocks than bytes: there are holes. A filesystem that compresses may count few blocks
+    /// for a file without holes; that costs a question more a read, no more.
+    fn look_for_holes(&self) {
+        let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.facts.size);
+        self.sparse.store(sparse, Ordering::Relaxed);
+    }
+
+    fn do_it(&self, op: &mut Op<'_>, answer: &mut Answer) -> io::Result<()> {
+        let (at, len) = op.range();
+        let range = at..at + len;
+        match op {
+            Op::Read { .. } => self.read(range, answer),
+            Op::Write { data, fua, .. } => self.write(at, &data.slices(), *fua),
+            Op::Flush if self.facts.read_only => Ok(()),
+            Op::Flush => self.flush(),
+            Op::Trim { fua, .. } => {
+                self.trim(&range)?;
+                if *fua { self.flush() } else { Ok(()) }
+            }
+            Op::Zero { fua, may_trim, fast, .. } => {
+                self.zero(&range, *may_trim, *fast)?;
+                if *fua { self.flush() } else { Ok(()) }
+            }
+            Op::Cache { .. } => self.prefetch(&range),
+            Op::Extents { one, .. } => self.extents(&range, *one, answer),
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn facts(&self) -> Facts {
+        self.facts.clone()
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match op {
+            Op::Read { at, len } => Ok(self.read_cached(*at, *len, answer)),
+            _ => Ok(Turn::Later),
+        }
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let (verb, range) = (op.verb(), op.range());
+        if self.facts.read_only
+            && matches!(op, Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. })
+        {
+            return Err(DiskError::new(Kind::Denied, verb, range));
+        }
+        self.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))
+    }
+}
+
+/// Appends all of `range` to `bytes`, which has the room. A file that ends before fails.
+fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let len = length(&(at..range.end));
+        match uninterrupted(|| sys::read(file, bytes, len, at, Wait::Allowed))? {
+            0 => return Err(shrunk()),
+            n => at += n as u64,
+        }
+    }
+    Ok(())
+}
+
+/// Why there is nothing to read where the disk has bytes.
+fn shrunk() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was when opened")
+}
+
+fn read_buffered(file: &File, range: Range<u64>, answer: &mut Answer) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(length(&range));
+    read_exactly(file, &range, &mut bytes)?;
+    answer.push_scanned(range.start, bytes, 0);
+    Ok(())
+}
+
+/// Writes all the slices from `at` on. Says whether they are durable, which they can only be when
+/// asked for.
+fn write_buffered(
+    file: &File,
+    at: u64,
+    slices: &[&[u8]],
+    until: Until,
+    durable: &Ability,
+) -> io::Result<bool> {
+    let mut slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
+    let mut rest = slices.as_mut_slice();
+    // Empty slices would look like a write that came to nothing.
+    IoSlice::advance_slices(&mut rest, 0);
+    let (mut at, mut all_durable) = (at, until == Until::Durable);
+    while !rest.is_empty() {
+        let n = if all_durable {
+            durable.with(|| sys::write(file, rest, at, Until::Durable))?
+        } else {
+            Some(uninterrupted(|| sys::write(file, rest, at, Until::Taken))?)
+        };
+        match n {
+            None => all_durable = false,
+            Some(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Some(n) => {
+                at += n as u64;
+                IoSlice::advance_slices(&mut rest, n);
+            }
+        }
+    }
+    Ok(all_durable)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! Opening a file or block device, and what can be known of it then.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Seek, SeekFrom},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock, atomic::AtomicBool},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise},
+    sys::stat::Mode,
+};
+use thiserror::Error;
+
+use super::{Abilities, Direct, FileDisk};
+use crate::{disk::Facts, sys::file as sys};
+
+/// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
+const BLOCK: u32 = 4096;
+/// The largest block that NBD lets a server prefer without more ado; also the largest sector here.
+const BLOCK_MAX: u32 = 65536;
+
+/// Whether the kernel keeps what was read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cache {
+    #[default]
+    Default,
+    /// O_DIRECT.
+    None,
+}
+
+/// How the file will be read, posix_fadvise(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Advice {
+    #[default]
+    Normal,
+    Random,
+    Sequential,
+}
+
+/// How files are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    pub read_only: bool,
+    pub cache: Cache,
+    pub advice: Advice,
+}
+
+/// What makes two open files the same: the device of a block device, else filesystem and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    device: u64,
+    inode: Option<u64>,
+}
+
+/// Why a file was not opened.
+#[derive(Debug, Error)]
+pub enum FileError {
+    #[error("cannot open {}{}", .path.display(), mend(.source))]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{} is {kind}: only regular files and block devices can be served", .path.display())]
+    Kind { path: PathBuf, kind: &'static str },
+    #[error("cannot find out the size and kind of {}", .path.display())]
+    Look { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot open {} for cache=none: the filesystem that it is on has no O_DIRECT; \
+         leave cache=none out", .path.display()
+    )]
+    NoDirect { path: PathBuf },
+    #[error("{} was replaced by another file while it was being opened; try again", .path.display())]
+    Replaced { path: PathBuf },
+}
+
+impl From<FileError> for io::Error {
+    /// With the system's error number where there is one.
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Open { source, .. } | FileError::Look { source, .. } => source,
+            other => Self::other(other),
+        }
+    }
+}
+
+fn mend(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => " (create it first, for example with truncate -s SIZE)",
+        io::ErrorKind::PermissionDenied => " (the agent's user must be allowed to read it)",
+        _ => "",
+    }
+}
+
+/// How to get at the file: the same one with other flags, as often as is needed.
+type Opener<'a> = dyn Fn(OFlag) -> Result<OwnedFd, Errno> + 'a;
+
+impl FileDisk {
+    /// Opens the file at `path`, for reading alone if it cannot be written.
+    pub fn open(path: &Path, options: Options) -> Result<Self, FileError> {
+        Self::open_by(path, options, &|flags| open(path, flags, Mode::empty()))
+    }
+
+    /// As `open`, with an opener of one's own; `path` is for messages.
+    pub(crate) fn open_by(
+        path: &Path,
+        options: Options,
+        opener: &Opener<'_>,
+    ) -> Result<Self, FileError> {
+        let failed = |errno: Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
+        let unseen = |source| FileError::Look { path: path.to_owned(), source };
+
+        // Opening a device or FIFO of another kind may do something. O_PATH does not.
+        let found: File = opener(OFlag::O_PATH | OFlag::O_CLOEXEC).map_err(failed)?.into();
+        let found = found.metadata().map_err(unseen)?;
+        check_kind(path, &found)?;
+        let open = |flags: OFlag| -> Result<File, FileError> {
+            let file: File = opener(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+                .map_err(|errno| match errno {
+                    Errno::EINVAL if flags.contains(OFlag::O_DIRECT) => {
+                        FileError::NoDirect { path: path.to_owned() }
+                    }
+                    errno => failed(errno),
+                })?
+                .into();
+            let now = file.metadata().map_err(unseen)?;
+            if identify(&now) == identify(&found) {
+                return Ok(file);
+            }
+            Err(FileError::Replaced { path: path.to_owned() })
+        };
+
+        let direct = match options.cache {
+            Cache::Default => OFlag::empty(),
+            Cache::None => OFlag::O_DIRECT,
+        };
+        let (file, access) = if options.read_only {
+            (open(direct | OFlag::O_RDONLY)?, OFlag::O_RDONLY)
+        } else {
+            match open(direct | OFlag::O_RDWR) {
+                Err(FileError::Open { source, .. }) if is_write_protected(&source) => {
+                    tracing::warn!(path = %path.display(), "served read-only: {source}");
+                    (open(direct | OFlag::O_RDONLY)?, OFlag::O_RDONLY)
+                }
+                other => (other?, OFlag::O_RDWR),
+            }
+        };
+        let mut disk = Self::from_file(file, access == OFlag::O_RDONLY).map_err(unseen)?;
+        disk.advise(options.advice).map_err(unseen)?;
+        if options.cache == Cache::None {
+            let block = disk.sector.unwrap_or_else(|| BLOCK.into());
+            let end = disk.facts.size / block * block;
+            let tail = if end < disk.facts.size { Some((end, open(access)?)) } else { None };
+            disk.facts.block_preferred = u32::try_from(block).unwrap_or(BLOCK);
+            disk.facts.can_cache = false;
+            disk.direct = Some(Direct { block, edges: Arc::new(RwLock::new(())), tail });
+        }
+        Ok(disk)
+    }
+
+    /// Serves what is open already, through the page cache.
+    pub(super) fn from_file(mut file: File, mut read_only: bool) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let device = metadata.file_type().is_block_device();
+        let mut facts = Facts::plain(metadata.size());
+        let mut sector = None;
+        if device {
+            read_only |= sys::read_only(&file)?;
+            facts.size = file.seek(SeekFrom::End(0))?;
+            facts.block_preferred = preferred(sys::physical_sector(&file).unwrap_or(BLOCK));
+            facts.rotational = is_rotational(metadata.rdev());
+            sector = Some(u64::from(sys::sector(&file)?.clamp(512, BLOCK_MAX)));
+        } else {
+            let block = u32::try_from(metadata.blksize()).unwrap_or(BLOCK_MAX);
+            facts.block_preferred = preferred(block);
+        }
+        facts.read_only = read_only;
+        facts.can_trim = !read_only;
+        facts.can_fast_zero = !read_only;
+        facts.can_extents = !device;
+        let disk = Self {
+            file,
+            facts,
+            identity: identify(&metadata),
+            sector,
+            direct: None,
+            can: Abilities::default(),
+            sparse: AtomicBool::new(true),
+            lost: AtomicBool::new(false),
+        };
+        disk.look_for_holes();
+        Ok(disk)
+    }
+
+    /// Makes this disk and `other`, which is on the same file, heed each other's writes.
+    pub(crate) fn share_edges(&mut self, other: &Self) {
+        if let (Some(mine), Some(theirs)) = (&mut self.direct, &other.direct) {
+            mine.edges = Arc::clone(&theirs.edges);
+        }
+    }
+
+    fn advise(&self, advice: Advice) -> io::Result<()> {
+        let advice = match advice {
+            Advice::Normal => return Ok(()),
+            Advice::Random => PosixFadviseAdvice::POSIX_FADV_RANDOM,
+            Advice::Sequential => PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL,
+        };
+        posix_fadvise(&self.file, 0, 0, advice)?;
+        Ok(())
+    }
+}
+
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+    let found = metadata.file_type();
+    let kind = if found.is_file() || found.is_block_device() {
+        return Ok(());
+    } else if found.is_dir() {
+        "a directory (dir=PATH serves the files in one)"
+    } else if found.is_fifo() {
+        "a FIFO"
+    } else if found.is_socket() {
+        "a socket"
+    } else if found.is_char_device() {
+        "a character device"
+    } else {
+        "a symbolic link"
+    };
+    Err(FileError::Kind { path: path.to_owned(), kind })
+}
+
+fn identify(metadata: &Metadata) -> Identity {
+    if metadata.file_type().is_block_device() {
+        Identity { device: metadata.rdev(), inode: None }
+    } else {
+        Identity { device: metadata.dev(), inode: Some(metadata.ino()) }
+    }
+}
+
+fn is_write_protected(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY))
+}
+
+/// The page cache works in pages; a disk with larger blocks says so.
+fn preferred(block: u32) -> u32 {
+    let block = block.clamp(BLOCK, BLOCK_MAX);
+    if block.is_power_of_two() { block } else { BLOCK }
+}
+
+/// As the kernel's queue of the device says; a partition's is that of the disk it is on.
+fn is_rotational(device: u64) -> bool {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    ["queue", "../queue"].iter().any(|queue| {
+        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/rotational");
+        std::fs::read(path).is_ok_and(|text| text.starts_with(b"1"))
+    })
+}

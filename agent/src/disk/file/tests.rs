@@ -1,0 +1,387 @@
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::{fs::FileExt, net::UnixListener},
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::disk::{
+    Data, Extent, Pages, Piece,
+    testing::{bytes_of, extents, read, run, trim, try_read, try_write, write, zero},
+};
+
+const MIB: u64 = 1 << 20;
+const DIRECT: Options = Options { read_only: false, cache: Cache::None, advice: Advice::Normal };
+
+/// Beside the test's binary: a filesystem that has holes and O_DIRECT, where /tmp may have neither.
+fn directory() -> TempDir {
+    tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+}
+
+/// A file of `size` bytes, all hole.
+fn sparse(size: u64) -> (TempDir, PathBuf) {
+    let directory = directory();
+    let path = directory.path().join("disk");
+    File::create(&path).unwrap().set_len(size).unwrap();
+    (directory, path)
+}
+
+fn open(path: &Path) -> FileDisk {
+    FileDisk::open(path, Options::default()).unwrap()
+}
+
+fn allocated(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
+fn refusal(path: &Path) -> String {
+    FileDisk::open(path, Options::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_written_is_in_the_file() {
+    let (_directory, path) = sparse(3 * MIB);
+    let disk = open(&path);
+    assert_eq!(disk.facts().size, 3 * MIB);
+    write(&disk, 5, b"hello");
+    try_write(&disk, MIB, b"durable", true).unwrap();
+    let mut pages = Pages::room(70_000, 100_000);
+    pages.copy_in(&[7; 100_000]);
+    let data = Data::Pages(&mut pages);
+    run(&disk, &mut Op::Write { at: 70_000, data, fua: true }).unwrap();
+    run(&disk, &mut Op::Flush).unwrap();
+    run(&disk, &mut Op::Cache { at: 0, len: MIB }).unwrap();
+
+    let file = fs::read(&path).unwrap();
+    assert_eq!(file.len() as u64, 3 * MIB);
+    assert_eq!(&file[..11], b"\0\0\0\0\0hello\0");
+    assert!(file[70_000..170_000].iter().all(|&byte| byte == 7));
+    assert!(bytes_of(&read(&disk, 0, 3 << 20)) == file);
+}
+
+#[test]
+fn a_cached_read_is_answered_at_once_and_a_cold_one_later() {
+    let (_directory, path) = sparse(MIB);
+    let disk = open(&path);
+    write(&disk, 0, &[1; 1 << 20]);
+    let mut answer = Answer::default();
+    let mut op = Op::Read { at: 4096, len: 4096 };
+    let turn = disk.attempt(&mut op, &mut answer).unwrap();
+    // Not every filesystem can say what is cached; the usual ones of Linux can.
+    let refused = disk.can.read_nowait.refused.load(Ordering::Relaxed);
+    assert_eq!(turn, if refused { Turn::Later } else { Turn::Done });
+
+    run(&disk, &mut Op::Flush).unwrap();
+    posix_fadvise(&disk.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    answer.clear();
+    assert_eq!(disk.attempt(&mut op, &mut answer).unwrap(), Turn::Later);
+    assert!(answer.pieces.is_empty());
+    assert_eq!(bytes_of(&read(&disk, 4096, 4096)), [1; 4096]);
+}
+
+#[test]
+fn holes_read_as_holes() {
+    let (_directory, path) = sparse(10 * MIB);
+    let disk = open(&path);
+    assert!(matches!(read(&disk, 0, 10 << 20)[..], [Piece::Hole(len)] if len == 10 * MIB));
+    assert_eq!(allocated(&path), 0);
+    write(&disk, 5 * MIB + 8192, &[1; 8192]);
+    let lens: Vec<u64> = read(&disk, 0, 10 << 20).iter().map(Piece::len).collect();
+    assert_eq!(lens, [5 * MIB + 8192, 8192, 5 * MIB - 16384]);
+    for (at, len) in [(0, 4096), (100, 100), (5 * MIB + 16384, 65536)] {
+        // Once from the medium and once from the page cache.
+        for _ in 0..2 {
+            let pieces = read(&disk, at, len);
+            assert!(matches!(pieces[..], [Piece::Hole(hole)] if hole == u64::from(len)));
+        }
+    }
+}
+
+#[test]
+fn zeroes_that_were_written_are_not_sent_either() {
+    let (_directory, path) = sparse(MIB);
+    let disk = open(&path);
+    write(&disk, 0, &[[0; 4096], [1; 4096], [0; 4096]].concat());
+    let lens: Vec<u64> = read(&disk, 100, 12_000).iter().map(Piece::len).collect();
+    assert_eq!(lens, [3996, 4096, 3908]);
+    assert!(!extents(&disk, 0, 4096, true)[0].hole, "they take space");
+}
+
+#[test]
+fn extents_are_those_of_the_filesystem() {
+    let (_directory, path) = sparse(10 * MIB);
+    let disk = open(&path);
+    let data = |len| Extent { len, hole: false, zero: false };
+    let hole = |len| Extent { len, hole: true, zero: true };
+    assert_eq!(extents(&disk, 0, 10 * MIB, false), [hole(10 * MIB)]);
+    write(&disk, 2 * MIB, &vec![1; 1 << 20]);
+    run(&disk, &mut Op::Flush).unwrap();
+    let all = [hole(2 * MIB), data(MIB), hole(7 * MIB)];
+    assert_eq!(extents(&disk, 0, 10 * MIB, false), all);
+    assert_eq!(extents(&disk, 2 * MIB + 9, MIB, true), [data(MIB - 9)]);
+    assert_eq!(extents(&disk, 10 * MIB - 1, 1, false), [hole(1)]);
+}
+
+#[test]
+fn a_trim_gives_space_back() {
+    let (_directory, path) = sparse(MIB);
+    let disk = open(&path);
+    write(&disk, 0, &vec![1; 1 << 20]);
+    run(&disk, &mut Op::Flush).unwrap();
+    assert_eq!(allocated(&path), MIB);
+    run(&disk, &mut Op::Trim { at: 0, len: MIB / 2, fua: true }).unwrap();
+    assert_eq!(allocated(&path), MIB / 2);
+    trim(&disk, MIB - 100, 100);
+    assert_eq!(fs::metadata(&path).unwrap().len(), MIB);
+}
+
+#[test]
+fn zeroes_give_space_back_only_where_they_may() {
+    let (_directory, path) = sparse(MIB);
+    let disk = open(&path);
+    write(&disk, 0, &vec![1; 1 << 20]);
+    run(&disk, &mut Op::Flush).unwrap();
+    zero(&disk, 1000, MIB / 2, false);
+    assert_eq!(allocated(&path), MIB);
+    zero(&disk, MIB / 2, MIB / 2, true);
+    assert_eq!(allocated(&path), MIB / 2);
+    let mut bytes = vec![1; 1 << 20];
+    bytes[1000..].fill(0);
+    assert!(bytes_of(&read(&disk, 0, 1 << 20)) == bytes);
+}
+
+#[test]
+fn without_help_zeroes_are_written_and_a_fast_zero_changes_nothing() {
+    let (_directory, path) = sparse(4 * MIB);
+    let disk = open(&path);
+    for ability in [&disk.can.punch, &disk.can.zero_range, &disk.can.write_durable] {
+        ability.refused.store(true, Ordering::Relaxed);
+    }
+    write(&disk, 0, &vec![1; 4 << 20]);
+    let (at, len) = (1000, 3 * MIB);
+    let mut op = Op::Zero { at, len, fua: false, may_trim: true, fast: true };
+    assert_eq!(run(&disk, &mut op).unwrap_err().kind, Kind::Unsupported);
+    assert_eq!(bytes_of(&read(&disk, at, 3 << 20)), vec![1; 3 << 20]);
+    run(&disk, &mut Op::Zero { at, len, fua: true, may_trim: true, fast: false }).unwrap();
+    trim(&disk, 0, 4 * MIB);
+    let mut bytes = vec![1; 4 << 20];
+    bytes[1000..1000 + (3 << 20)].fill(0);
+    assert!(bytes_of(&read(&disk, 0, 4 << 20)) == bytes);
+}
+
+#[test]
+fn a_file_that_shrank_fails_where_it_has_no_bytes() {
+    for options in [Options::default(), DIRECT] {
+        for fill in [false, true] {
+            let (_directory, path) = sparse(4 * MIB + 100);
+            let disk = FileDisk::open(&path, options).unwrap();
+            if fill {
+                write(&disk, 0, &vec![1; 4 << 20]);
+            }
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(MIB + 10).unwrap();
+            for (at, len) in [(MIB, 11), (MIB, 4096), (0, 2 << 20), (3 * MIB, 512), (4 * MIB, 100)]
+            {
+                let error = try_read(&disk, at, len).unwrap_err();
+                assert_eq!(error.kind, Kind::Io, "{len} at {at}, {options:?}");
+            }
+            if options == Options::default() {
+                assert_eq!(bytes_of(&read(&disk, MIB, 10)), [u8::from(fill); 10]);
+            }
+            let listed = extents(&disk, 0, 4 * MIB + 100, false);
+            assert!(!listed.last().unwrap().zero, "nothing is promised past the end: {listed:?}");
+        }
+    }
+}
+
+#[test]
+fn errors_of_the_medium_reach_the_client() {
+    let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+    let full = FileDisk::from_file(full, false).unwrap();
+    for fua in [false, true] {
+        assert_eq!(try_write(&full, 0, &[1; 4096], fua).unwrap_err().kind, Kind::NoSpace);
+    }
+    // Nothing is mapped at the start of a process's memory.
+    let broken = FileDisk::from_file(File::open("/proc/self/mem").unwrap(), true).unwrap();
+    let error = try_read(&broken, 0, 4096).unwrap_err();
+    assert_eq!(error.kind, Kind::Io);
+    assert_eq!(error.to_string(), "cannot read 4096 bytes at offset 0");
+    assert!(broken.can.read_nowait.refused.load(Ordering::Relaxed), "it has no NOWAIT");
+}
+
+#[test]
+fn after_a_failed_flush_no_flush_succeeds() {
+    // This device knows no fdatasync.
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let disk = FileDisk::from_file(full, false).unwrap();
+    run(&disk, &mut Op::Flush).unwrap_err();
+    let again = run(&disk, &mut Op::Flush).unwrap_err();
+    assert!(again.source.unwrap().to_string().contains("an earlier flush failed"));
+}
+
+#[test]
+fn a_read_only_disk_is_not_written() {
+    let (_directory, path) = sparse(MIB);
+    let options = Options { read_only: true, ..Options::default() };
+    let disk = FileDisk::open(&path, options).unwrap();
+    assert!(disk.facts().read_only && !disk.facts().can_trim);
+    assert_eq!(try_write(&disk, 0, b"x", false).unwrap_err().kind, Kind::Denied);
+    let mut op = Op::Trim { at: 0, len: MIB, fua: false };
+    assert_eq!(run(&disk, &mut op).unwrap_err().kind, Kind::Denied);
+    run(&disk, &mut Op::Flush).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_served_read_only() {
+    // A program that runs, as this one does.
+    let disk = open(&std::env::current_exe().unwrap());
+    assert!(disk.facts().read_only);
+    assert_eq!(bytes_of(&read(&disk, 1, 3)), b"ELF");
+}
+
+#[test]
+fn what_is_not_a_disk_is_refused_by_its_kind() {
+    let directory = directory();
+    let path = |name| directory.path().join(name);
+    nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _listener = UnixListener::bind(path("socket")).unwrap();
+    for (path, kind) in [
+        (directory.path().to_owned(), "a directory"),
+        (path("fifo"), "a FIFO"),
+        (path("socket"), "a socket"),
+        ("/dev/null".into(), "a character device"),
+    ] {
+        assert!(refusal(&path).contains(kind), "{}", refusal(&path));
+    }
+    assert!(refusal(&path("missing")).contains("create it first"));
+}
+
+#[test]
+fn advice_and_an_empty_file_are_taken() {
+    let (_directory, path) = sparse(0);
+    for advice in [Advice::Normal, Advice::Random, Advice::Sequential] {
+        for cache in [Cache::Default, Cache::None] {
+            let disk = FileDisk::open(&path, Options { read_only: false, cache, advice }).unwrap();
+            assert_eq!(disk.facts().size, 0);
+        }
+    }
+}
+
+#[test]
+fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
+    let (_directory, path) = sparse(8192 + 300);
+    let first = FileDisk::open(&path, DIRECT).unwrap();
+    let mut second = FileDisk::open(&path, DIRECT).unwrap();
+    assert_eq!(first.facts().block_preferred, 4096);
+    second.share_edges(&first);
+    let part = 300;
+    std::thread::scope(|scope| {
+        for (disk, mine) in [(&first, 0), (&second, 1)] {
+            scope.spawn(move || {
+                for i in (0..28_u8).filter(|i| i % 2 == mine) {
+                    try_write(disk, u64::from(i) * part, &[i + 1; 300], false).unwrap();
+                }
+            });
+        }
+    });
+    let file = fs::read(&path).unwrap();
+    assert_eq!(file.len(), 8192 + 300, "the last part of a block did not make the file longer");
+    for i in 0..28_u8 {
+        let start = usize::from(i) * 300;
+        assert_eq!(file[start..start + 300], [i + 1; 300]);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u8, bool),
+    Pages(u8),
+    Trim,
+    Zero(bool, bool),
+    Read,
+    Extents,
+}
+
+/// More than a window, and not a whole number of blocks.
+const SIZE: usize = (5 << 18) + 1234;
+
+fn steps() -> impl Strategy<Value = (usize, usize, Step)> {
+    let at = prop_oneof![0..SIZE, (0..SIZE).prop_map(|at| at / 4096 * 4096)];
+    let len = prop_oneof![1_usize..600, 1_usize..20_000, Just(4096), Just(65536), Just(SIZE)];
+    let step = prop_oneof![
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(byte, fua)| Step::Write(byte, fua)),
+        2 => any::<u8>().prop_map(Step::Pages),
+        1 => Just(Step::Trim),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(trim, fast)| Step::Zero(trim, fast)),
+        4 => Just(Step::Read),
+        1 => Just(Step::Extents),
+    ];
+    (at, len, step).prop_map(|(at, len, step)| (at, len.min(SIZE - at), step))
+}
+
+fn behaves_as_an_array(options: Options, steps: Vec<(usize, usize, Step)>) {
+    let (_directory, path) = sparse(SIZE as u64);
+    let disk = FileDisk::open(&path, options).unwrap();
+    let mut model = vec![0_u8; SIZE];
+    for (start, length, step) in steps {
+        let (at, len, range) = (start as u64, length as u64, start..start + length);
+        match step {
+            Step::Write(byte, fua) => {
+                model[range.clone()].fill(byte);
+                try_write(&disk, at, &model[range], fua).unwrap();
+            }
+            Step::Pages(byte) => {
+                model[range.clone()].fill(byte);
+                let mut pages = Pages::room(at, length);
+                pages.copy_in(&model[range]);
+                let data = Data::Pages(&mut pages);
+                run(&disk, &mut Op::Write { at, data, fua: false }).unwrap();
+            }
+            // On a file, a trimmed range is a hole.
+            Step::Trim => {
+                model[range].fill(0);
+                trim(&disk, at, len);
+            }
+            Step::Zero(may_trim, fast) => {
+                let mut op = Op::Zero { at, len, fua: false, may_trim, fast };
+                match run(&disk, &mut op) {
+                    Ok(_) => model[range].fill(0),
+                    Err(error) => assert!(fast && error.kind == Kind::Unsupported),
+                }
+            }
+            Step::Read => {
+                let pieces = read(&disk, at, u32::try_from(len).unwrap());
+                assert!(bytes_of(&pieces) == model[range]);
+            }
+            Step::Extents => {
+                let mut here = start;
+                for extent in extents(&disk, at, len, false) {
+                    let end = here + usize::try_from(extent.len).unwrap();
+                    assert!(!extent.zero || model[here..end].iter().all(|&byte| byte == 0));
+                    here = end;
+                }
+            }
+        }
+    }
+    run(&disk, &mut Op::Flush).unwrap();
+    let mut bytes = vec![0; SIZE];
+    File::open(&path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == model);
+    assert_eq!(fs::metadata(&path).unwrap().len(), SIZE as u64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn it_behaves_as_an_array_of_bytes(steps in prop::collection::vec(steps(), 1..20)) {
+        behaves_as_an_array(Options::default(), steps);
+    }
+
+    #[test]
+    fn without_the_page_cache_too(steps in prop::collection::vec(steps(), 1..20)) {
+        behaves_as_an_array(DIRECT, steps);
+    }
+}

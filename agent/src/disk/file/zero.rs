@@ -1,0 +1,101 @@
+//! Trimming and zeroing: by punching holes where that can be, else by zeroing in the kernel, else
+//! by writing zeroes.
+
+use std::{io, ops::Range, sync::atomic::Ordering};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use super::{Ability, FileDisk, extents::signed};
+use crate::{
+    disk::ranges::{cuts, length, whole},
+    sys::file as sys,
+};
+
+/// The zeroes that are written again and again where nothing better is to be had.
+const ZEROES: usize = 64 * 1024;
+/// Bytes of zeroes in one write.
+const STRIDE: u64 = 1 << 20;
+
+impl FileDisk {
+    /// Trims what can be trimmed: whole sectors of a device, anything of a file. Succeeds without
+    /// doing anything where trimming is unknown: it is advice.
+    pub(super) fn trim(&self, range: &Range<u64>) -> io::Result<()> {
+        let Some(sector) = self.sector else { return self.punch(range).map(drop) };
+        let [_, middle, _] = whole(range, sector);
+        if !middle.is_empty() {
+            let (at, len) = (middle.start, middle.end - middle.start);
+            self.can.discard.with(|| sys::discard(&self.file, at, len))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the range zero. With `fast`, fails with EOPNOTSUPP before anything has changed if
+    /// zeroes would have to be written.
+    pub(super) fn zero(&self, range: &Range<u64>, may_trim: bool, fast: bool) -> io::Result<()> {
+        let [before, middle, after] = whole(range, self.sector.unwrap_or(1));
+        if middle.is_empty() || self.zero_in_kernel(&middle, may_trim, fast)? {
+            // Less than a sector each: nothing to be quicker at.
+            self.write_zeroes(before)?;
+            return self.write_zeroes(after);
+        }
+        if fast {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        self.write_zeroes(range.clone())
+    }
+
+    /// False if the kernel cannot, in which case the bytes are still what they were or zero.
+    fn zero_in_kernel(&self, range: &Range<u64>, may_trim: bool, fast: bool) -> io::Result<bool> {
+        if may_trim && self.punch(range)? {
+            return Ok(true);
+        }
+        // For a device this may come to writing zeroes, and the kernel does not tell.
+        let device = self.sector.is_some();
+        let zero_range = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if !(device && fast) && self.allocate(&self.can.zero_range, range, zero_range)? {
+            return Ok(true);
+        }
+        if device || self.can.allocate.refused.load(Ordering::Relaxed) || !self.punch(range)? {
+            return Ok(false);
+        }
+        // Zero by now; what may be missing is the space.
+        let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(self.allocate(&self.can.allocate, range, keep_size)? || fast)
+    }
+
+    /// False if the filesystem or the device has no holes.
+    fn punch(&self, range: &Range<u64>) -> io::Result<bool> {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        self.sparse.store(true, Ordering::Relaxed);
+        self.allocate(&self.can.punch, range, mode)
+    }
+
+    fn allocate(
+        &self,
+        ability: &Ability,
+        range: &Range<u64>,
+        mode: FallocateFlags,
+    ) -> io::Result<bool> {
+        let (at, len) = (signed(range.start)?, signed(range.end - range.start)?);
+        let call = || Ok(fallocate(&self.file, mode, at, len)?);
+        let done = match &self.direct {
+            Some(direct) => direct.between_writes(range, || ability.with(call)),
+            None => ability.with(call),
+        };
+        Ok(done?.is_some())
+    }
+
+    fn write_zeroes(&self, range: Range<u64>) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let zeroes = vec![0; ZEROES.min(length(&(0..range.end - range.start)))];
+        for part in cuts(range, STRIDE) {
+            let slices: Vec<_> = cuts(0..part.end - part.start, zeroes.len() as u64)
+                .map(|cut| &zeroes[..length(&cut)])
+                .collect();
+            self.write(part.start, &slices, false)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,344 @@
+//! A disk in memory: sparse, shared by all connections, gone with the agent.
+//!
+//! `plugin` makes it, `session/` calls it. It never waits for anything but a lock that is held for
+//! a page's copy. A page that has been lent to a send is never written to: a write replaces it.
+//!
+//! Memory is taken a page (`PAGE`) at a time, when something is written, and given back when it
+//! is trimmed or zeroed. Where memory runs out the request fails with `Kind::NoMemory`; only the few
+//! bytes that keep count of a page are taken without asking.
+
+mod chunk;
+
+use std::{
+    array, fmt,
+    ops::Range,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use chunk::{CHUNK, Chunk, Chunks, NoMemory, unlent};
+
+use super::{
+    Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, PAGE, Page, Pages, Piece, Slice, Turn,
+    ranges::{cuts, length},
+};
+
+/// Locks. Neighbouring chunks have different ones.
+const SHARDS: usize = 64;
+/// Pages that a trim or zero may walk through on the connection's own task: 64 MiB, some
+/// milliseconds. More of them are left to the blocking pool.
+const WALK: u64 = 2048;
+/// Bytes that `may_trim: false` makes real memory of: as much as the largest write can. Beyond it,
+/// what is there stays there and holes stay holes, so that one request cannot take all memory.
+const KEEP: u64 = 64 << 20;
+/// Extents in an answer.
+const EXTENTS: usize = 8192;
+
+/// A disk whose bytes live in this process.
+pub struct MemoryDisk {
+    size: u64,
+    shards: Box<[Shard; SHARDS]>,
+    /// Pages that hold memory.
+    pages: AtomicU64,
+    /// Chunks that hold pages.
+    chunks: AtomicU64,
+}
+
+/// Kept apart so that two locks never share a cache line.
+#[repr(align(128))]
+struct Shard(RwLock<Chunks>);
+
+impl fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryDisk").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// Where a byte stands: chunk, page of the chunk, byte of the page.
+fn place(at: u64) -> (u64, usize, usize) {
+    let within = usize::try_from(at % CHUNK).expect("a chunk's length fits");
+    (at / CHUNK, within / PAGE, within % PAGE)
+}
+
+impl MemoryDisk {
+    /// An empty disk of `size` bytes, at most 2^63 - 1.
+    pub fn new(size: u64) -> Self {
+        let shards = array::from_fn(|_| Shard(RwLock::default()));
+        Self { size, shards: Box::new(shards), pages: AtomicU64::new(0), chunks: AtomicU64::new(0) }
+    }
+
+    /// Bytes of memory that the disk's data take.
+    pub fn allocated(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed) * PAGE as u64
+    }
+
+    fn shard(&self, chunk: u64) -> &RwLock<Chunks> {
+        &self.shards[usize::try_from(chunk % SHARDS as u64).expect("below SHARDS")].0
+    }
+
+    // A panic under the lock leaves whole pages behind, old or new: nothing to be afraid of.
+    fn look(&self, chunk: u64) -> RwLockReadGuard<'_, Chunks> {
+        self.shard(chunk).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, chunk: u64) -> RwLockWriteGuard<'_, Chunks> {
+        self.shard(chunk).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chunks of `range` that exist, in order.
+    fn existing(&self, range: &Range<u64>) -> Vec<u64> {
+        let wanted = range.start / CHUNK..range.end.div_ceil(CHUNK);
+        if wanted.end - wanted.start <= self.chunks.load(Ordering::Relaxed) {
+            return wanted.filter(|&chunk| self.look(chunk).contains_key(&chunk)).collect();
+        }
+        let mut found = Vec::new();
+        for shard in self.shards.iter() {
+            let shard = shard.0.read().unwrap_or_else(PoisonError::into_inner);
+            found.extend(shard.keys().filter(|chunk| wanted.contains(chunk)));
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn read(&self, range: Range<u64>, answer: &mut Answer) {
+        for part in cuts(range, CHUNK) {
+            let number = part.start / CHUNK;
+            let chunks = self.look(number);
+            let Some(chunk) = chunks.get(&number) else {
+                answer.push_hole(part.end - part.start);
+                continue;
+            };
+            for part in cuts(part, PAGE as u64) {
+                let (_, index, start) = place(part.start);
+                match &chunk.pages[index] {
+                    Some(page) => {
+                        let slice = Slice::Lent(Arc::clone(page), start..start + length(&part));
+                        answer.pieces.push(Piece::Bytes(slice));
+                    }
+                    None => answer.push_hole(part.end - part.start),
+                }
+            }
+        }
+    }
+
+    /// Writes within one page. The lock is held for this page's copy and no longer.
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), NoMemory> {
+        let (number, index, start) = place(at);
+        let mut chunks = self.change(number);
+        if let Some(slot) = chunks.get_mut(&number).and_then(|chunk| chunk.pages[index].as_mut()) {
+            if let Some(page) = Arc::get_mut(slot) {
+                page.bytes_mut()[start..start + data.len()].copy_from_slice(data);
+            } else {
+                let mut page = if data.len() == PAGE { Page::with(0, data) } else { slot.copy() }
+                    .ok_or(NoMemory)?;
+                page.bytes_mut()[start..start + data.len()].copy_from_slice(data);
+                *slot = Arc::new(page);
+            }
+            return Ok(());
+        }
+        let page = Page::with(start, data).ok_or(NoMemory)?;
+        self.put(&mut chunks, number, index, page).map(drop)
+    }
+
+    /// Puts a page in its place; the one that was there is for the caller to drop.
+    fn put(
+        &self,
+        chunks: &mut Chunks,
+        number: u64,
+        index: usize,
+        page: Page,
+    ) -> Result<Option<Arc<Page>>, NoMemory> {
+        chunks.try_reserve(1).map_err(|_| NoMemory)?;
+        let chunk = chunks.entry(number).or_insert_with(|| {
+            self.chunks.fetch_add(1, Ordering::Relaxed);
+            Chunk::empty()
+        });
+        let before = chunk.pages[index].replace(Arc::new(page));
+        if before.is_none() {
+            chunk.used += 1;
+            self.pages.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(before)
+    }
+
+    /// Takes the whole pages of a write that lie as they do on the disk; copies the rest.
+    fn write_pages(&self, at: u64, pages: &mut Pages) -> Result<(), NoMemory> {
+        if pages.first() as u64 != at % PAGE as u64 {
+            let mut at = at;
+            return pages.slices().try_for_each(|slice| {
+                self.write_bytes(at, slice)?;
+                at += slice.len() as u64;
+                Ok(())
+            });
+        }
+        for (i, part) in cuts(at..at + pages.len() as u64, PAGE as u64).enumerate() {
+            if let Some(page) = pages.take_whole(i) {
+                let (number, index, _) = place(part.start);
+                // Bound to a name so that it is dropped when the lock is no longer held.
+                let before = self.put(&mut self.change(number), number, index, page)?;
+                drop(before);
+            } else if let Some(bytes) = pages.part(i) {
+                self.write(part.start, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_bytes(&self, at: u64, mut bytes: &[u8]) -> Result<(), NoMemory> {
+        for part in cuts(at..at + bytes.len() as u64, PAGE as u64) {
+            let (now, rest) = bytes.split_at(length(&part));
+            self.write(part.start, now)?;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Makes `range` zero; memory that is not needed for it goes.
+    fn free(&self, range: &Range<u64>) -> Result<(), NoMemory> {
+        for number in self.existing(range) {
+            let here = number * CHUNK;
+            let part = range.start.max(here)..range.end.min(here.saturating_add(CHUNK));
+            let mut chunks = self.change(number);
+            if part.end - part.start == CHUNK.min(self.size - here) {
+                let gone = chunks.remove(&number);
+                drop(chunks);
+                if let Some(chunk) = gone {
+                    self.chunks.fetch_sub(1, Ordering::Relaxed);
+                    self.pages.fetch_sub(chunk.used as u64, Ordering::Relaxed);
+                }
+                continue;
+            }
+            let Some(chunk) = chunks.get_mut(&number) else { continue };
+            for part in cuts(part, PAGE as u64) {
+                let (_, index, start) = place(part.start);
+                if chunk.free(index, start..start + length(&part))? {
+                    self.pages.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            if chunk.used == 0 {
+                chunks.remove(&number);
+                self.chunks.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `range` zero and keeps its memory; takes memory for its holes, up to `KEEP`.
+    fn clear(&self, range: &Range<u64>) -> Result<(), NoMemory> {
+        let fill = range.end - range.start <= KEEP;
+        let numbers = if fill {
+            (range.start / CHUNK..range.end.div_ceil(CHUNK)).collect()
+        } else {
+            self.existing(range)
+        };
+        for number in numbers {
+            let here = number * CHUNK;
+            let part = range.start.max(here)..range.end.min(here.saturating_add(CHUNK));
+            for part in cuts(part, PAGE as u64) {
+                let (_, index, start) = place(part.start);
+                let mut chunks = self.change(number);
+                let slot = chunks.get_mut(&number).and_then(|chunk| chunk.pages[index].as_mut());
+                if let Some(page) = slot {
+                    unlent(page)?.bytes_mut()[start..start + length(&part)].fill(0);
+                } else if fill {
+                    let page = Page::zeroed().ok_or(NoMemory)?;
+                    self.put(&mut chunks, number, index, page)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn extents(&self, range: &Range<u64>, one: bool, answer: &mut Answer) {
+        let most = if one { 1 } else { EXTENTS };
+        let mut runs = Runs { extents: &mut answer.extents, most };
+        let mut at = range.start;
+        for number in self.existing(range) {
+            let here = number * CHUNK;
+            let part = range.start.max(here)..range.end.min(here.saturating_add(CHUNK));
+            if part.start > at && !runs.push(part.start - at, true) {
+                return;
+            }
+            at = part.end;
+            let chunks = self.look(number);
+            let chunk = chunks.get(&number);
+            for part in cuts(part, PAGE as u64) {
+                let (_, index, _) = place(part.start);
+                let hole = chunk.is_none_or(|chunk| chunk.pages[index].is_none());
+                if !runs.push(part.end - part.start, hole) {
+                    return;
+                }
+            }
+        }
+        if at < range.end {
+            runs.push(range.end - at, true);
+        }
+    }
+
+    /// Whether zeroing `len` bytes would hold the connection's task for long.
+    fn is_long(&self, len: u64) -> bool {
+        (len / PAGE as u64).min(self.pages.load(Ordering::Relaxed)) > WALK
+    }
+}
+
+/// Extents being listed, neighbours of a kind made one.
+struct Runs<'a> {
+    extents: &'a mut Vec<Extent>,
+    most: usize,
+}
+
+impl Runs<'_> {
+    /// False when there is no room for one more.
+    fn push(&mut self, len: u64, hole: bool) -> bool {
+        let full = self.extents.len() == self.most;
+        match self.extents.last_mut() {
+            Some(last) if last.hole == hole => last.len += len,
+            _ if full => return false,
+            _ => self.extents.push(Extent { len, hole, zero: hole }),
+        }
+        true
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn facts(&self) -> Facts {
+        Facts::plain(self.size)
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match op {
+            Op::Trim { len, .. } | Op::Zero { len, .. } if self.is_long(*len) => {
+                return Ok(Turn::Later);
+            }
+            _ => {}
+        }
+        self.perform(op, answer).map(|()| Turn::Done)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let (verb, (at, len)) = (op.verb(), op.range());
+        let range = at..at + len;
+        let done = match op {
+            Op::Read { .. } => {
+                self.read(range, answer);
+                Ok(())
+            }
+            Op::Write { data: Data::Bytes(bytes), .. } => self.write_bytes(at, bytes),
+            Op::Write { data: Data::Pages(pages), .. } => self.write_pages(at, pages),
+            Op::Trim { .. } | Op::Zero { may_trim: true, .. } => self.free(&range),
+            Op::Zero { .. } => self.clear(&range),
+            Op::Extents { one, .. } => {
+                self.extents(&range, *one, answer);
+                Ok(())
+            }
+            // Nothing outlives the agent, and everything is as near as can be.
+            Op::Flush | Op::Cache { .. } => Ok(()),
+        };
+        done.map_err(|NoMemory| DiskError::new(Kind::NoMemory, verb, (at, len)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,58 @@
+//! A disk that reads as zeroes and forgets what is written: for tests and measurements.
+//!
+//! `plugin` makes it. It never waits and holds no memory.
+
+use super::{Answer, Disk, DiskError, Extent, Facts, Op, Turn};
+
+/// nbdkit-null-plugin(1).
+#[derive(Debug)]
+pub struct NullDisk {
+    size: u64,
+}
+
+impl NullDisk {
+    /// `size` bytes, at most 2^63 - 1.
+    pub fn new(size: u64) -> Self {
+        Self { size }
+    }
+}
+
+impl Disk for NullDisk {
+    fn facts(&self) -> Facts {
+        Facts::plain(self.size)
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match *op {
+            Op::Read { len, .. } => answer.push_hole(u64::from(len)),
+            Op::Extents { len, .. } => {
+                answer.extents.push(Extent { len, hole: true, zero: true });
+            }
+            Op::Write { .. } | Op::Flush | Op::Trim { .. } | Op::Zero { .. } | Op::Cache { .. } => {
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.attempt(op, answer).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::testing::{bytes_of, extents, read, run, trim, write, zero};
+
+    #[test]
+    fn whatever_is_written_reads_as_a_hole() {
+        let disk = NullDisk::new(1 << 40);
+        write(&disk, 5, b"gone");
+        trim(&disk, 0, 1 << 40);
+        zero(&disk, 0, 1 << 40, false);
+        run(&disk, &mut Op::Flush).unwrap();
+        assert_eq!(bytes_of(&read(&disk, 0, 10)), [0; 10]);
+        let hole = Extent { len: 1 << 39, hole: true, zero: true };
+        assert_eq!(extents(&disk, 7, 1 << 39, false), [hole]);
+    }
+}

@@ -1,0 +1,94 @@
+//! A read-only disk whose every 8 bytes are their own offset: a client can check what it reads.
+//!
+//! `plugin` makes it. It never waits for anything.
+
+use super::{Answer, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn};
+
+/// Bytes that are made on the connection's own task; more would hold it for too long.
+const AT_ONCE: u32 = 1 << 20;
+
+/// nbdkit-pattern-plugin(1): the offset as a 64-bit big-endian number, every 8 bytes.
+#[derive(Debug)]
+pub struct PatternDisk {
+    size: u64,
+}
+
+impl PatternDisk {
+    /// `size` bytes, at most 2^63 - 1.
+    pub fn new(size: u64) -> Self {
+        Self { size }
+    }
+}
+
+/// The pattern's bytes from `at` on.
+fn pattern(at: u64, len: usize) -> Vec<u8> {
+    let start = at - at % 8;
+    let skip = usize::try_from(at - start).expect("below 8");
+    let mut bytes = Vec::with_capacity(skip + len + 8);
+    for word in (start..).step_by(8).take((skip + len).div_ceil(8)) {
+        bytes.extend_from_slice(&word.to_be_bytes());
+    }
+    bytes.truncate(skip + len);
+    bytes.drain(..skip);
+    bytes
+}
+
+impl Disk for PatternDisk {
+    fn facts(&self) -> Facts {
+        Facts {
+            read_only: true,
+            can_trim: false,
+            can_fast_zero: false,
+            can_extents: false,
+            ..Facts::plain(self.size)
+        }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        if matches!(op, Op::Read { len, .. } if *len > AT_ONCE) {
+            return Ok(Turn::Later);
+        }
+        self.perform(op, answer).map(|()| Turn::Done)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        match *op {
+            Op::Read { at, len } => {
+                let bytes = pattern(at, len as usize);
+                answer.pieces.push(Piece::Bytes(bytes.into()));
+            }
+            Op::Extents { len, .. } => {
+                answer.extents.push(Extent { len, hole: false, zero: false });
+            }
+            Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. } => {
+                return Err(DiskError::new(Kind::Denied, op.verb(), op.range()));
+            }
+            Op::Flush | Op::Cache { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::testing::{bytes_of, read, try_write};
+
+    #[test]
+    fn every_eight_bytes_are_their_offset() {
+        let size = i64::MAX as u64;
+        let disk = PatternDisk::new(size);
+        let byte = |at: u64| (at & !7).to_be_bytes()[usize::try_from(at % 8).unwrap()];
+        for (at, len) in [(0, 64), (0x28, 8), (3, 2), (5, 9), (size - 13, 13), (7, AT_ONCE + 1)] {
+            let wanted: Vec<u8> = (at..at + u64::from(len)).map(byte).collect();
+            assert!(bytes_of(&read(&disk, at, len)) == wanted, "{len} bytes at {at}");
+        }
+    }
+
+    #[test]
+    fn it_cannot_be_written() {
+        let disk = PatternDisk::new(100);
+        assert!(disk.facts().read_only);
+        assert_eq!(try_write(&disk, 0, b"x", false).unwrap_err().kind, Kind::Denied);
+    }
+}

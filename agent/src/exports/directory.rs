@@ -1,0 +1,157 @@
+//! The files of a directory, each an export by its name (`file dir=PATH`).
+//!
+//! Nothing outside the directory is reached: the kernel resolves every name beneath it, symbolic
+//! links included (openat2, RESOLVE_BENEATH). A file that several connections have open is one disk.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use nix::{
+    dir::{Dir, Type},
+    errno::Errno,
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    sys::stat::{Mode, SFlag, fstat},
+};
+
+use super::{Exports, Listed, OpenError};
+use crate::disk::{
+    Disk, DiskError, FileDisk, Verb,
+    file::{FileError, Identity, Options},
+};
+
+/// Most names in a list; more files than that can be opened and are not shown.
+const LISTED: usize = 10_000;
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    directory: OwnedFd,
+    options: Options,
+    disks: Mutex<HashMap<Identity, Weak<FileDisk>>>,
+}
+
+impl Directory {
+    /// Serves the regular files and block devices in `path`.
+    pub fn open(path: &Path, options: Options) -> io::Result<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let directory = open(path, flags, Mode::empty())?;
+        Ok(Self { path: path.to_owned(), directory, options, disks: Mutex::default() })
+    }
+
+    fn open_beneath(&self, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        loop {
+            match openat2(&self.directory, name, OpenHow::new().flags(flags).resolve(resolve)) {
+                // Something was renamed just now, and the kernel will not say beneath or not.
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                // Before Linux 5.6, or in a container that hides the call: no links, then.
+                Err(Errno::ENOSYS) => {
+                    let flags = flags | OFlag::O_NOFOLLOW;
+                    return nix::fcntl::openat(&self.directory, name, flags, Mode::empty());
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn is_disk(&self, name: &str) -> bool {
+        let Ok(found) = self.open_beneath(name, OFlag::O_PATH | OFlag::O_CLOEXEC) else {
+            return false;
+        };
+        fstat(&found).is_ok_and(|found| {
+            let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+            kind == SFlag::S_IFREG || kind == SFlag::S_IFBLK
+        })
+    }
+
+    fn names(&self) -> io::Result<BTreeSet<String>> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let mut directory = Dir::openat(&self.directory, ".", flags, Mode::empty())?;
+        let mut names = BTreeSet::new();
+        for entry in directory.iter() {
+            let entry = entry?;
+            // NBD's names are UTF-8: another name cannot be asked for.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let is_disk = match entry.file_type() {
+                Some(Type::File | Type::BlockDevice) => true,
+                Some(Type::Symlink) | None => self.is_disk(name),
+                Some(_) => false,
+            };
+            if is_disk {
+                names.insert(name.to_owned());
+            }
+            if names.len() > LISTED {
+                names.pop_last();
+            }
+        }
+        Ok(names)
+    }
+
+    /// The disk that others have open on the same file, or this one.
+    fn shared(&self, mut disk: FileDisk) -> Arc<FileDisk> {
+        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.retain(|_, disk| disk.strong_count() > 0);
+        let identity = disk.identity();
+        if let Some(other) = disks.get(&identity).and_then(Weak::upgrade) {
+            if other.facts() == disk.facts() {
+                return other;
+            }
+            // The file has grown since: who comes now sees its new size.
+            disk.share_edges(&other);
+        }
+        let disk = Arc::new(disk);
+        disks.insert(identity, Arc::downgrade(&disk));
+        disk
+    }
+}
+
+impl Exports for Directory {
+    fn list(&self) -> Vec<Listed> {
+        let names = self.names().unwrap_or_else(|error| {
+            tracing::warn!(directory = %self.path.display(), "cannot list the exports: {error}");
+            BTreeSet::new()
+        });
+        names.into_iter().map(|name| Listed { name, description: None }).collect()
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
+        if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
+            return Err(OpenError::Unknown);
+        }
+        let path = self.path.join(name);
+        let disk = FileDisk::open_by(&path, self.options, &|flags| self.open_beneath(name, flags))
+            .map_err(|error| {
+                if is_absence(&error) {
+                    return OpenError::Unknown;
+                }
+                OpenError::Failed(DiskError::from_io(Verb::Open, (0, 0), error.into()))
+            })?;
+        Ok(self.shared(disk))
+    }
+
+    fn blocking(&self) -> bool {
+        true
+    }
+}
+
+/// Whether there is no such export, as opposed to one that cannot be had. A link that leads out of
+/// the directory (EXDEV) is none.
+fn is_absence(error: &FileError) -> bool {
+    match error {
+        FileError::Kind { .. } => true,
+        FileError::Open { source, .. } => matches!(
+            source.raw_os_error(),
+            Some(libc::ENOENT | libc::ELOOP | libc::EXDEV | libc::ENAMETOOLONG | libc::ENOTDIR)
+        ),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+};
+
+use nix::sys::stat::Mode;
+use tempfile::TempDir;
+
+use super::*;
+use crate::disk::{
+    file::Cache,
+    testing::{bytes_of, read, write},
+};
+
+/// `served/` with a few files in it, and something beside it that must not be reached.
+fn directory() -> (TempDir, Directory) {
+    let top = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+    let served = top.path().join("served");
+    fs::create_dir_all(served.join("sub")).unwrap();
+    fs::write(top.path().join("secret"), "secret").unwrap();
+    for name in ["b", "a", ".hidden", "with space"] {
+        fs::write(served.join(name), [b'x'; 4096]).unwrap();
+    }
+    fs::write(served.join("sub/inner"), "inner").unwrap();
+    nix::unistd::mkfifo(&served.join("fifo"), Mode::S_IRWXU).unwrap();
+    symlink("a", served.join("link-to-a")).unwrap();
+    symlink("sub/inner", served.join("link-below")).unwrap();
+    symlink("../secret", served.join("link-out")).unwrap();
+    symlink(top.path().join("secret"), served.join("link-absolute")).unwrap();
+    symlink("/proc/self/exe", served.join("link-magic")).unwrap();
+    symlink("missing", served.join("link-dangling")).unwrap();
+    symlink("link-loop", served.join("link-loop")).unwrap();
+    symlink("fifo", served.join("link-fifo")).unwrap();
+    let exports = Directory::open(&served, Options::default()).unwrap();
+    (top, exports)
+}
+
+#[test]
+fn the_files_in_it_are_listed_in_order() {
+    let (_top, exports) = directory();
+    assert!(exports.blocking());
+    let names: Vec<_> = exports.list().into_iter().map(|listed| listed.name).collect();
+    assert_eq!(names, [".hidden", "a", "b", "link-below", "link-to-a", "with space"]);
+    for name in names {
+        exports.open(&name).unwrap();
+    }
+}
+
+#[test]
+fn nothing_else_is_an_export() {
+    let (_top, exports) = directory();
+    for name in [
+        "",
+        ".",
+        "..",
+        "/",
+        "missing",
+        "sub",
+        "sub/inner",
+        "./a",
+        "../secret",
+        "a/",
+        "a\0",
+        "a/../a",
+        "/etc/passwd",
+        "fifo",
+        "link-out",
+        "link-absolute",
+        "link-magic",
+        "link-dangling",
+        "link-loop",
+        "link-fifo",
+    ] {
+        assert!(matches!(exports.open(name), Err(OpenError::Unknown)), "{name:?}");
+    }
+    assert!(matches!(exports.open(&"x".repeat(4096)), Err(OpenError::Unknown)));
+}
+
+#[test]
+fn two_who_open_a_file_share_its_disk_while_they_have_it() {
+    let (_top, exports) = directory();
+    let first = exports.open("a").unwrap();
+    let second = exports.open("link-to-a").unwrap();
+    assert!(Arc::ptr_eq(&first, &second));
+    assert!(!Arc::ptr_eq(&first, &exports.open("b").unwrap()));
+    write(&*first, 0, b"one");
+    assert_eq!(bytes_of(&read(&*second, 0, 3)), b"one");
+    drop((first, second));
+    drop(exports.open("b").unwrap());
+    assert_eq!(exports.disks.lock().unwrap().len(), 1, "what nobody has open is forgotten");
+}
+
+#[test]
+fn who_comes_after_a_file_grew_sees_its_new_size() {
+    let (top, _) = directory();
+    let served = top.path().join("served");
+    let options = Options { cache: Cache::None, ..Options::default() };
+    let exports = Directory::open(&served, options).unwrap();
+    let before = exports.open("a").unwrap();
+    File::options().write(true).open(served.join("a")).unwrap().set_len(9999).unwrap();
+    let after = exports.open("a").unwrap();
+    assert_eq!((before.facts().size, after.facts().size), (4096, 9999));
+    assert!(Arc::ptr_eq(&after, &exports.open("a").unwrap()));
+}
+
+#[test]
+fn a_new_file_is_an_export_and_a_directory_that_moved_is_still_served() {
+    let (top, exports) = directory();
+    fs::rename(top.path().join("served"), top.path().join("moved")).unwrap();
+    fs::write(top.path().join("moved/new"), "new").unwrap();
+    assert!(exports.list().iter().any(|listed| listed.name == "new"));
+    exports.open("new").unwrap();
+}
+
+#[test]
+fn a_file_is_no_directory() {
+    let (top, _) = directory();
+    let error = Directory::open(&top.path().join("secret"), Options::default()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOTDIR));
+}

@@ -1,0 +1,134 @@
+use std::error::Error;
+
+use super::*;
+
+/// Words as they stand on the command line.
+fn words(words: &[&str]) -> Vec<(Option<String>, String)> {
+    words
+        .iter()
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) => (Some(key.to_owned()), value.to_owned()),
+            None => (None, (*word).to_owned()),
+        })
+        .collect()
+}
+
+/// The size of the disk that the words make.
+fn size(plugin: &str, params: &[&str]) -> u64 {
+    let exports = build(plugin, &words(params), false).unwrap();
+    exports.open("any").unwrap().facts().size
+}
+
+/// The whole error, causes and all, as the command line prints it.
+fn refusal(plugin: &str, params: &[&str]) -> String {
+    let error = build(plugin, &words(params), false).unwrap_err();
+    let mut parts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        parts.push(error.to_string());
+        cause = error.source();
+    }
+    parts.join(": ")
+}
+
+#[test]
+fn words_become_disks() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(12345).unwrap();
+    let path = file.path().to_str().unwrap();
+    assert_eq!(size("memory", &["1G"]), 1 << 30);
+    assert_eq!(size("memory", &["size=9223372036854775807"]), i64::MAX as u64);
+    assert_eq!(size("memory", &["allocator=sparse", "2s"]), 1024);
+    assert_eq!(size("null", &[]), 0);
+    assert_eq!(size("null", &["10M"]), 10 << 20);
+    assert_eq!(size("pattern", &["1k"]), 1024);
+    assert_eq!(size("full", &["1k"]), 1024);
+    assert_eq!(size("file", &[path]), 12345);
+    let more = [&format!("file={path}"), "cache=default", "fadvise=sequential"];
+    assert_eq!(size("file", &more), 12345);
+    assert!(build("file", &words(&[path]), true).unwrap().open("").unwrap().facts().read_only);
+}
+
+#[test]
+fn a_directory_is_many_exports() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("one"), "1").unwrap();
+    let dir = format!("dir={}", directory.path().display());
+    let exports = build("file", &words(&[&dir]), false).unwrap();
+    assert_eq!(exports.list().len(), 1);
+    assert_eq!(exports.open("one").unwrap().facts().size, 1);
+    assert!(exports.open("").is_err());
+}
+
+#[test]
+fn what_is_wrong_is_named_and_so_is_what_is_right() {
+    let table: [(&str, &[&str], &str); 16] = [
+        (
+            "curl",
+            &[],
+            "the plugin 'curl' is not built into agent; built in are: \
+             file, full, memory, null, pattern",
+        ),
+        (
+            "memroy",
+            &["1G"],
+            "there is no plugin 'memroy'; built in are: file, full, memory, null, pattern",
+        ),
+        ("memory", &[], "plugin memory: parameter 'size' is missing; known are: size, allocator"),
+        (
+            "memory",
+            &["1G", "colour=red"],
+            "plugin memory: unknown parameter 'colour'; known are: size, allocator",
+        ),
+        ("memory", &["1G", "size=2G"], "plugin memory: parameter 'size' is given twice"),
+        ("memory", &["1G", "2G"], "plugin memory: parameter 'size' is given twice"),
+        (
+            "memory",
+            &["1G", "allocator=zstd"],
+            "plugin memory: allocator=zstd is not known; known are: sparse",
+        ),
+        (
+            "memory",
+            &["8E"],
+            "plugin memory: '8E' is not a size: it is more than the largest size, \
+             9223372036854775807 bytes (2^63 - 1)",
+        ),
+        (
+            "pattern",
+            &["big"],
+            "plugin pattern: 'big' is not a size: it does not start with a whole number; \
+             write a size such as 512M or 10G",
+        ),
+        ("full", &[], "plugin full: parameter 'size' is missing; known are: size"),
+        (
+            "file",
+            &[],
+            "plugin file: parameter 'file' is missing; known are: file, dir, cache, fadvise",
+        ),
+        ("file", &["a", "dir=b"], "plugin file: give one of 'file' and 'dir', not both"),
+        (
+            "file",
+            &["a", "cache=writeback"],
+            "plugin file: cache=writeback is not known; known are: default, none",
+        ),
+        (
+            "file",
+            &["a", "fadvise=willneed"],
+            "plugin file: fadvise=willneed is not known; known are: normal, random, sequential",
+        ),
+        (
+            "file",
+            &["/no/such"],
+            "cannot open /no/such (create it first, for example with \
+             truncate -s SIZE): No such file or directory (os error 2)",
+        ),
+        (
+            "file",
+            &["dir=/no/such"],
+            "cannot serve the directory /no/such: No such file or directory (os error 2)",
+        ),
+    ];
+    for (plugin, params, text) in table {
+        assert_eq!(refusal(plugin, params), text);
+    }
+}

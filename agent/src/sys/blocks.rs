@@ -1,0 +1,264 @@
+//! Memory for pages: blocks of one size out of slabs that the kernel can back with huge pages.
+//!
+//! `disk::page` takes blocks here and drops them. The general allocator will not do: it aborts when
+//! there is no memory, and what is freed amid other things it never gives back to the kernel. Here
+//! freed blocks go back soon, whatever stands beside them; only addresses are kept.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    ops::{Deref, DerefMut},
+    ptr::{self, NonNull},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Bytes in a block.
+pub(crate) const BLOCK: usize = 32 * 1024;
+/// Blocks in a slab: as many as bits in a word, and together a huge page.
+const BLOCKS: usize = 64;
+const SLAB: usize = BLOCKS * BLOCK;
+/// Freed blocks that keep their memory for the next who takes one: 8 MiB. One more, and all of them
+/// go back to the kernel.
+const KEPT: u32 = 256;
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { slabs: Vec::new(), free: BTreeSet::new(), stale: 0 });
+
+/// What there is and who has it.
+struct Pool {
+    /// Never shrinks: a slab without blocks in use is an address range and costs nothing.
+    slabs: Vec<Slab>,
+    /// Slabs with free blocks; the first are filled first, so that the last become empty.
+    free: BTreeSet<u32>,
+    /// Free blocks that hold memory.
+    stale: u32,
+}
+
+/// A bit for each block. A bit in neither word: the block is somebody's.
+struct Slab {
+    start: NonNull<u8>,
+    /// Free, without memory, zero when touched.
+    clean: u64,
+    /// Free, with memory and what the last owner left in it.
+    stale: u64,
+}
+
+// SAFETY: the pointer is the address of memory that belongs to the pool; it is not bound to a thread.
+unsafe impl Send for Slab {}
+
+/// `BLOCK` bytes, aligned to `BLOCK`. Dropped, it goes back to the pool.
+pub(crate) struct Block {
+    bytes: NonNull<[u8; BLOCK]>,
+    slab: u32,
+}
+
+// SAFETY: a block is the only owner of its bytes, as a Box would be.
+unsafe impl Send for Block {}
+// SAFETY: as for Send; shared, it gives out shared references only.
+unsafe impl Sync for Block {}
+
+/// What a block that was just taken holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Zeroes,
+    /// Whatever an earlier owner left.
+    Stale,
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    // Nothing in the pool's own code panics half way.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Block {
+    /// `None` if the kernel has no memory to give.
+    pub(crate) fn take() -> Option<(Self, Content)> {
+        let mut pool = pool();
+        let number = match pool.free.first() {
+            Some(&number) => number,
+            None => pool.add()?,
+        };
+        let slab = &mut pool.slabs[number as usize];
+        let content = if slab.stale == 0 { Content::Zeroes } else { Content::Stale };
+        let bits = if slab.stale == 0 { &mut slab.clean } else { &mut slab.stale };
+        let index = bits.trailing_zeros() as usize;
+        *bits &= *bits - 1;
+        // SAFETY: index < BLOCKS, so the block lies in the slab; it was free and is now ours alone.
+        let bytes = unsafe { slab.start.add(index * BLOCK) }.cast();
+        let full = slab.clean | slab.stale == 0;
+        pool.stale -= u32::from(content == Content::Stale);
+        if full {
+            pool.free.remove(&number);
+        }
+        Some((Self { bytes, slab: number }, content))
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // Slabs are aligned to their size.
+        let index = self.bytes.addr().get() % SLAB / BLOCK;
+        let mut pool = pool();
+        pool.slabs[self.slab as usize].stale |= 1 << index;
+        pool.free.insert(self.slab);
+        pool.stale += 1;
+        if pool.stale > KEPT {
+            let stale = pool.take_stale();
+            // The lock is not held while the kernel works.
+            drop(pool);
+            give_back(stale);
+        }
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8; BLOCK];
+
+    fn deref(&self) -> &[u8; BLOCK] {
+        // SAFETY: mapped for as long as the pool, which is for ever; initialised, for the kernel
+        // gives zeroes; nobody else has the block, and &self keeps mutable references away.
+        unsafe { self.bytes.as_ref() }
+    }
+}
+
+impl DerefMut for Block {
+    fn deref_mut(&mut self) -> &mut [u8; BLOCK] {
+        // SAFETY: as for `deref`, with &mut self keeping all other references away.
+        unsafe { self.bytes.as_mut() }
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Block")
+    }
+}
+
+impl Pool {
+    /// Maps one slab more.
+    fn add(&mut self) -> Option<u32> {
+        let number = u32::try_from(self.slabs.len()).ok()?;
+        self.slabs.try_reserve(1).ok()?;
+        self.slabs.push(Slab { start: map()?, clean: u64::MAX, stale: 0 });
+        self.free.insert(number);
+        Some(number)
+    }
+
+    /// Takes all free blocks that hold memory: slab, its start, and the blocks' bits.
+    fn take_stale(&mut self) -> Vec<(u32, NonNull<u8>, u64)> {
+        self.stale = 0;
+        let mut taken = Vec::new();
+        let (slabs, free) = (&mut self.slabs, &mut self.free);
+        free.retain(|&number| {
+            let slab = &mut slabs[number as usize];
+            if slab.stale != 0 {
+                taken.push((number, slab.start, std::mem::take(&mut slab.stale)));
+            }
+            slab.clean != 0
+        });
+        taken
+    }
+}
+
+/// Gives the memory of blocks that were taken from the pool to the kernel, and the blocks to the
+/// pool.
+fn give_back(blocks: Vec<(u32, NonNull<u8>, u64)>) {
+    for (number, start, bits) in blocks {
+        let mut clean = 0;
+        let mut rest = bits;
+        while rest != 0 {
+            let first = rest.trailing_zeros();
+            let count = (rest >> first).trailing_ones();
+            let run = (u64::MAX >> (64 - count)) << first;
+            rest &= !run;
+            // SAFETY: the blocks lie in the slab and are nobody's: they are in neither word of it.
+            let (address, len) =
+                unsafe { (start.add(first as usize * BLOCK), count as usize * BLOCK) };
+            // SAFETY: private anonymous memory of ours, to which no reference exists; it reads as
+            // zeroes afterwards.
+            if unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_DONTNEED) } == 0 {
+                clean |= run;
+            }
+        }
+        let mut pool = pool();
+        let slab = &mut pool.slabs[number as usize];
+        slab.clean |= clean;
+        // Memory that is locked (mlockall) does not go.
+        slab.stale |= bits & !clean;
+        pool.stale += (bits & !clean).count_ones();
+        pool.free.insert(number);
+    }
+}
+
+/// Address space of one slab, aligned to its size.
+fn map() -> Option<NonNull<u8>> {
+    // SAFETY: a new mapping, wherever the kernel likes; nothing that exists is touched.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            2 * SLAB,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let before = start.align_offset(SLAB);
+    // SAFETY: both ends lie within the mapping that was just made; before < SLAB, since the start is
+    // aligned to a page of memory, so that one whole slab is left between them.
+    unsafe {
+        let slab = start.cast::<u8>().add(before);
+        if before > 0 {
+            libc::munmap(start, before);
+        }
+        libc::munmap(slab.add(SLAB).cast(), SLAB - before);
+        // A huge page is filled with one fault in place of 512. Without them it works as well.
+        libc::madvise(slab.cast(), SLAB, libc::MADV_HUGEPAGE);
+        NonNull::new(slab)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_apart_aligned_and_keep_their_bytes() {
+        let mut blocks: Vec<_> = (0..3 * BLOCKS).map(|_| Block::take().unwrap().0).collect();
+        for (i, block) in blocks.iter_mut().enumerate() {
+            assert_eq!(block.as_ptr().addr() % BLOCK, 0);
+            block.fill(u8::try_from(i).unwrap());
+        }
+        for (i, block) in blocks.iter().enumerate() {
+            assert!(block.iter().all(|&byte| usize::from(byte) == i));
+        }
+    }
+
+    #[test]
+    fn a_block_that_claims_to_be_zero_is() {
+        for _ in 0..3 {
+            let mut blocks: Vec<_> = (0..2 * KEPT).map(|_| Block::take().unwrap()).collect();
+            for (block, content) in &mut blocks {
+                assert!(*content == Content::Stale || block.iter().all(|&byte| byte == 0));
+                block.fill(0xee);
+            }
+        }
+    }
+
+    #[test]
+    fn freed_memory_goes_back_to_the_kernel() {
+        let mut blocks: Vec<_> = (0..64 * BLOCKS).map(|_| Block::take().unwrap().0).collect();
+        for block in &mut blocks {
+            block.fill(1);
+        }
+        // Every other one, so that no slab is free as a whole.
+        let (kept, freed): (Vec<_>, Vec<_>) =
+            blocks.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
+        drop(freed);
+        let held = pool().stale;
+        assert!(held <= KEPT, "{held} free blocks hold memory");
+        assert!(kept.iter().all(|(_, block)| block.iter().all(|&byte| byte == 1)));
+    }
+}
