@@ -1,8 +1,11 @@
-//! The other end broke the protocol so that the stream cannot go on.
+//! What can be wrong with the other end: a breach that ends the connection, or an option that is
+//! refused while the negotiation goes on.
+
+use std::fmt;
 
 use thiserror::Error;
 
-use crate::wire::{Magic, Truncated};
+use crate::wire::{Magic, OptionCode, ReplyCode, Truncated, fit, put_option_reply};
 
 /// A breach after which the connection must be closed: where the next message starts is unknown,
 /// or the specification asks for it. Each names the section that it breaks.
@@ -28,9 +31,12 @@ pub enum Violation {
         /// Where the connection is closed.
         limit: u32,
     },
-    /// "NBD_OPT_EXPORT_NAME": it has no way to answer an error but to close.
-    #[error("export refused, and NBD_OPT_EXPORT_NAME can only be refused by closing")]
-    ExportNameRefused,
+    /// "Oldstyle negotiation".
+    #[error("the server speaks the oldstyle protocol, which has no options; newstyle is needed")]
+    Oldstyle,
+    /// An NBD_OPT_EXPORT_NAME that cannot be taken, and has no way to be answered but to close.
+    #[error("NBD_OPT_EXPORT_NAME that can only be refused by closing: {0}")]
+    ExportName(&'static str),
     /// "Terminating the transmission phase" or a request whose payload cannot be skipped.
     #[error("request announces a payload of {len} bytes, over the limit of {limit}")]
     PayloadTooLong {
@@ -45,4 +51,84 @@ pub enum Violation {
     /// The peer closed or answered in a state in which it must not.
     #[error("{0}")]
     Unexpected(&'static str),
+}
+
+/// Why an option was not granted; the negotiation goes on. The text reaches the other end's user.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{text} ({code})")]
+pub struct Refusal {
+    code: ReplyCode,
+    text: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: ReplyCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// There is no such export, or the client is to think so.
+    pub fn unknown(name: &str) -> Self {
+        Self::new(ReplyCode::ERR_UNKNOWN, format!("no export is named {}", Quoted(name)))
+    }
+
+    /// A rule of the server forbids it.
+    pub fn policy(text: impl Into<String>) -> Self {
+        Self::new(ReplyCode::ERR_POLICY, text)
+    }
+
+    /// The server's platform cannot do it, or failed to.
+    pub fn platform(text: impl Into<String>) -> Self {
+        Self::new(ReplyCode::ERR_PLATFORM, text)
+    }
+
+    /// The server is going away.
+    pub fn shutdown() -> Self {
+        Self::new(ReplyCode::ERR_SHUTDOWN, "the server is shutting down")
+    }
+
+    /// Not without TLS.
+    pub fn tls_required() -> Self {
+        Self::new(ReplyCode::ERR_TLS_REQD, "TLS is required: send NBD_OPT_STARTTLS first")
+    }
+
+    pub(crate) fn invalid(text: impl Into<String>) -> Self {
+        Self::new(ReplyCode::ERR_INVALID, text)
+    }
+
+    pub(crate) fn unsupported(text: impl Into<String>) -> Self {
+        Self::new(ReplyCode::ERR_UNSUP, text)
+    }
+
+    pub(crate) fn too_big(text: impl Into<String>) -> Self {
+        Self::new(ReplyCode::ERR_TOO_BIG, text)
+    }
+
+    /// The code on the wire.
+    pub const fn code(&self) -> ReplyCode {
+        self.code
+    }
+
+    /// For people.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Appends it as the answer to `option`.
+    pub(crate) fn put(&self, option: OptionCode, out: &mut Vec<u8>) {
+        put_option_reply(option, self.code, out, |out| {
+            out.extend_from_slice(fit(&self.text).as_bytes());
+        });
+    }
+}
+
+/// A name of the other end in a text: escaped, and short.
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 256;
+        let head = self.0.get(..self.0.floor_char_boundary(SHOWN)).unwrap_or_default();
+        let dots = if head.len() < self.0.len() { "..." } else { "" };
+        write!(f, "{head:?}{dots}")
+    }
 }

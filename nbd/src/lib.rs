@@ -20,6 +20,6 @@ pub mod transmit;
 pub mod wire;
 
 pub use buffer::Buffer;
-pub use error::Violation;
+pub use error::{Refusal, Violation};
 pub use gather::Gather;
 pub use terms::{BlockSizes, Framing, Terms};

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd::{Violation, transmit::Checked};
+use nbd::{Refusal, Violation, transmit::Checked};
 use tokio::sync::watch;
 
 use self::transmit::Transmission;
@@ -53,6 +53,8 @@ pub enum End {
     Disconnected,
     /// The client said so while negotiating: NBD_OPT_ABORT.
     Aborted,
+    /// It asked for an export in a way that can only be refused by closing: NBD_OPT_EXPORT_NAME.
+    Refused(Refusal),
     /// The client closed without a word.
     Closed,
     /// The client closed in the middle of a message.
@@ -88,6 +90,7 @@ impl fmt::Display for End {
         match self {
             Self::Disconnected => f.write_str("disconnected"),
             Self::Aborted => f.write_str("aborted the negotiation"),
+            Self::Refused(refusal) => write!(f, "was refused: {refusal}"),
             Self::Closed => f.write_str("closed the connection"),
             Self::ClosedInside => f.write_str("closed in the middle of a message"),
             Self::TooSlow => f.write_str("did not finish negotiating in time"),

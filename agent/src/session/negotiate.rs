@@ -10,8 +10,8 @@ use std::{
 };
 
 use nbd::{
-    BlockSizes, Buffer, Terms,
-    negotiate::{Ask, Ending, Export, Offers, Refusal, Server, Step},
+    BlockSizes, Buffer, Refusal, Terms,
+    negotiate::{Ask, Ending, Export, Offers, Server, Step},
     wire::TransmissionFlags,
 };
 use tokio::{sync::watch, time::timeout};
@@ -111,6 +111,7 @@ async fn haggle(
                     return Err(match ending {
                         Ending::Aborted => End::Aborted,
                         Ending::ShutDown => End::ShutDown,
+                        Ending::Refused(refusal) => End::Refused(refusal),
                         Ending::Violation(violation) => End::Violation(violation),
                     });
                 }

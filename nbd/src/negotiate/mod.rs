@@ -1,33 +1,40 @@
-//! Option haggling ("Fixed newstyle negotiation"): from the first byte to an agreed export.
+//! From the first byte to an agreed export, both ends.
 //!
 //! ```text
-//!          +----------- answered ----------+
-//!          v                               |
-//! start -> Server --step--> Ask(List | Export) --answer--> Done(Negotiated)
-//!          |  ^                                    |
-//!          |  +-- Feed: more bytes                 +--> End
-//!          +--> End(Aborted | ShutDown | Violation)
+//!              start                    flags                       GO, EXPORT_NAME
+//!  Server:  -----------> [Flags] -----------------> [Options] <----------------------+
+//!            greeting                                  |  ^                          |
+//!                                  option over 8 KiB   v  | skipped, answered        |
+//!                                                   [Skip]-+                         |
+//!                                                      |                             |
+//!            a question that only the caller answers:  +--> Ask --refused, told------+
+//!                                                            |
+//!            Done(Negotiated) <------GO, EXPORT_NAME granted-+     End(Ending): any time
 //! ```
 //!
-//! Each step consumes the machine, so a state that is over cannot be used again, and only this
-//! module can make a `Negotiated`.
+//! A machine is consumed by each step and comes back in its result, so a state that is over cannot
+//! be used. `Negotiated` is made only here: it is the proof that a transmission may begin.
+//! `session/negotiate` (agent) drives the server, `session` (guest-tools) the client.
 
-mod contexts;
+mod ask;
+mod meta;
 mod server;
 
-use crate::{
-    BlockSizes, Terms, Violation,
-    wire::{ReplyCode, TransmissionFlags},
-};
+pub use ask::{Ask, AskExport, AskList, Purpose};
+pub use server::{Ending, Server, Step};
 
-pub use server::{Ask, AskExport, AskList, Server, Step};
+use crate::{BlockSizes, Terms, wire::TransmissionFlags};
 
-/// Longest option that is taken in, bytes: a name and a query of 4096 bytes each nearly fit.
-pub const MAX_OPTION: u32 = 8 << 10;
-/// Longest option that is skipped; one that announces more is not worth the waiting.
-pub const MAX_SKIP: u32 = 1 << 20;
+/// Longest option that is taken, in bytes of data. A longer one is refused and skipped.
+pub const OPTION_LIMIT: u32 = 8 << 10;
+/// Longest option that is skipped, in bytes of data. At a longer one the connection is closed.
+pub const SKIP_LIMIT: u32 = 1 << 20;
+/// Most exports in one answer to NBD_OPT_LIST.
+pub const LIST_LIMIT: usize = 10_000;
+/// Most bytes of one answer to NBD_OPT_LIST; the entry that crosses it is still sent.
+pub const LIST_BYTES: usize = 1 << 20;
 
-/// What the server is willing to agree to.
+/// What the server's end is willing to agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offers {
     /// NBD_OPT_STRUCTURED_REPLY.
@@ -36,25 +43,26 @@ pub struct Offers {
     pub extended: bool,
     /// NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT.
     pub contexts: bool,
+    /// Leave out the 124 zeroes of NBD_OPT_EXPORT_NAME for clients that ask for that.
+    pub no_zeroes: bool,
 }
 
 impl Default for Offers {
-    /// Everything.
     fn default() -> Self {
-        Self { structured: true, extended: true, contexts: true }
+        Self { structured: true, extended: true, contexts: true, no_zeroes: true }
     }
 }
 
-/// What a client is told of an export. SEND_DF is added by the machine where it holds.
+/// What the caller says of an export that a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
     /// Bytes.
     pub size: u64,
-    /// What it can do.
+    /// What it can do. HAS_FLAGS and SEND_DF are the machine's business.
     pub flags: TransmissionFlags,
-    /// Its block sizes.
+    /// Constraints that the server holds requests to.
     pub blocks: BlockSizes,
-    /// Its canonical name, if that is not the one asked for.
+    /// The canonical name, if another than the client's.
     pub name: Option<String>,
     /// A text for people.
     pub description: Option<String>,
@@ -62,80 +70,32 @@ pub struct Export {
     pub allocation: bool,
 }
 
-/// Why an option is answered by an error: the code, and a text for people.
+/// The end of a successful negotiation; nothing else makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    code: ReplyCode,
-    text: String,
-}
-
-impl Refusal {
-    pub(crate) fn new(code: ReplyCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
-    }
-
-    /// There is no such export, or the client is not to know.
-    pub fn unknown(name: &str) -> Self {
-        Self::new(ReplyCode::ERR_UNKNOWN, format!("no export named {name:?}"))
-    }
-
-    /// The client may not.
-    pub fn policy(text: impl Into<String>) -> Self {
-        Self::new(ReplyCode::ERR_POLICY, text)
-    }
-
-    /// The server tried and cannot.
-    pub fn platform(text: impl Into<String>) -> Self {
-        Self::new(ReplyCode::ERR_PLATFORM, text)
-    }
-
-    /// The server is going away.
-    pub fn shutdown() -> Self {
-        Self::new(ReplyCode::ERR_SHUTDOWN, "the server is shutting down")
-    }
-}
-
-/// What an export is asked about for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// NBD_OPT_INFO.
-    Info,
-    /// NBD_OPT_GO.
-    Go,
-    /// NBD_OPT_EXPORT_NAME.
-    ExportName,
-    /// NBD_OPT_LIST_META_CONTEXT.
-    ListContexts,
-    /// NBD_OPT_SET_META_CONTEXT.
-    SetContexts,
-}
-
-/// How a negotiation ended that came to no export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The client said NBD_OPT_ABORT.
-    Aborted,
-    /// The server is going away, and has said so.
-    ShutDown,
-    /// The client broke the protocol.
-    Violation(Violation),
-}
-
-/// Proof that a negotiation came to an export. Made only by the machine.
-#[derive(Debug)]
 pub struct Negotiated {
     terms: Terms,
-    export: String,
+    export_name: String,
+    purpose: Purpose,
 }
 
 impl Negotiated {
-    /// What was agreed.
+    /// The rules of the transmission.
     pub const fn terms(&self) -> &Terms {
         &self.terms
     }
 
-    /// The name that the client chose.
-    pub fn export(&self) -> &str {
-        &self.export
+    /// The name as the client said it.
+    pub fn export_name(&self) -> &str {
+        &self.export_name
+    }
+
+    /// How the client entered: `Go` or `ExportName`.
+    pub const fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The rules alone, when the rest is logged.
+    pub fn into_terms(self) -> Terms {
+        self.terms
     }
 }

@@ -1,451 +1,336 @@
-//! The server's side of the haggling.
+//! The server's end of the negotiation. The picture is in `mod.rs`.
 
 use super::{
-    Ending, Export, MAX_OPTION, MAX_SKIP, Negotiated, Offers, Purpose, Refusal,
-    contexts::{self, ALLOCATION_ID, Selected, invalid},
+    OPTION_LIMIT, Offers, SKIP_LIMIT,
+    ask::{Ask, AskExport, AskList, Purpose, Wanted},
+    meta::{Selection, lists_allocation, selects_allocation},
 };
 use crate::{
-    Framing, Terms, Violation,
+    Framing, Refusal, Violation,
     wire::{
-        BASE_ALLOCATION, ClientFlags, HandshakeFlags, InfoType, MAX_STRING, Magic, NBD_MAGIC,
-        OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionCode, Reader, ReplyCode, TransmissionFlags,
+        ClientFlags, ContextQuery, Greeting, HandshakeFlags, InfoQuery, MAX_STRING, OptionCode,
+        OptionHeader, Reader, ReplyCode, Truncated, put_option_reply,
     },
 };
 
-/// Bytes of an option's header.
-const HEADER: usize = 16;
-
-/// Most exports that a LIST names; beyond it nobody reads.
-const MAX_LISTED: usize = 10_000;
-
-/// What the next bytes are.
+/// Where the machine is after a step or an answer.
 #[derive(Debug)]
-enum Due {
-    ClientFlags,
-    Option,
-    /// So much of a refused option's data, then the refusal.
-    Skip {
-        left: u32,
-        option: OptionCode,
-        refusal: Refusal,
-    },
-}
-
-/// The negotiation, waiting for bytes.
-#[derive(Debug)]
-pub struct Server {
-    due: Due,
-    offers: Offers,
-    draining: bool,
-    no_zeroes: bool,
-    framing: Framing,
-    selected: Option<Selected>,
-}
-
-/// What a step came to.
-#[derive(Debug)]
+#[must_use = "the machine is in here"]
 pub enum Step {
-    /// More bytes are needed than there were.
+    /// More bytes are needed than were there.
     Feed(Server),
-    /// A question that the caller has to answer.
+    /// The caller has to answer something.
     Ask(Ask),
-    /// An export was agreed on; the next byte belongs to its transmission.
-    Done(Negotiated),
-    /// It came to nothing. What was put out before has still to be sent.
+    /// Agreed. Input after what was consumed belongs to the transmission.
+    Done(super::Negotiated),
+    /// Over; close once what is in `out` is sent.
     End(Ending),
 }
 
-/// A question to the caller.
-#[derive(Debug)]
-pub enum Ask {
-    /// Which exports are there?
-    List(AskList),
-    /// What is this export?
-    Export(AskExport),
+/// How a negotiation ended without a transmission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The client said NBD_OPT_ABORT, and was acknowledged.
+    Aborted,
+    /// NBD_OPT_EXPORT_NAME arrived while draining: it can only be refused by closing.
+    ShutDown,
+    /// The caller refused an NBD_OPT_EXPORT_NAME, which can only be told by closing.
+    Refused(Refusal),
+    /// The client broke the protocol.
+    Violation(Violation),
 }
 
-/// NBD_OPT_LIST, to be answered.
+/// The server's end, waiting for bytes.
 #[derive(Debug)]
-pub struct AskList(Server);
-
-/// A question about one export, to be answered.
-#[derive(Debug)]
-pub struct AskExport {
-    server: Server,
-    purpose: Purpose,
-    name: String,
-    /// INFO, GO: what the client wants to know.
-    infos: Vec<InfoType>,
-    /// LIST_META_CONTEXT, SET_META_CONTEXT: `base:allocation` is asked for.
-    allocation: bool,
+pub struct Server {
+    phase: Phase,
+    offers: Offers,
+    client: ClientFlags,
+    pub(super) framing: Framing,
+    pub(super) selection: Selection,
+    draining: bool,
 }
 
-/// What to do after an option, short of a question.
-enum Next {
-    Go(Server),
+#[derive(Debug)]
+enum Phase {
+    /// The client's flags are due.
+    Flags,
+    /// An option is due.
+    Options,
+    /// The data of an option goes by unseen; then it is answered.
+    Skip { option: OptionCode, left: u32 },
+}
+
+/// What came of one message.
+enum Turn {
+    Hungry(Server),
+    Again(Server),
     Stop(Step),
 }
 
 impl Server {
-    /// Puts out the greeting.
+    /// Room that the input needs so that every option that is taken fits.
+    pub const INPUT: usize = OptionHeader::LEN + OPTION_LIMIT as usize;
+
+    /// Starts; appends the greeting to `out`.
     pub fn start(offers: Offers, out: &mut Vec<u8>) -> Self {
-        out.extend_from_slice(&NBD_MAGIC.to_be_bytes());
-        out.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
-        let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
-        out.extend_from_slice(&flags.bits().to_be_bytes());
+        let mut flags = HandshakeFlags::FIXED_NEWSTYLE;
+        flags.set(HandshakeFlags::NO_ZEROES, offers.no_zeroes);
+        Greeting { flags }.put(out);
         Self {
-            due: Due::ClientFlags,
+            phase: Phase::Flags,
             offers,
-            draining: false,
-            no_zeroes: false,
+            client: ClientFlags::empty(),
             framing: Framing::Simple,
-            selected: None,
+            selection: Selection::default(),
+            draining: false,
         }
     }
 
-    /// From now on the next option is answered ERR_SHUTDOWN, and that is the end.
-    pub const fn drain(&mut self) {
-        self.draining = true;
-    }
-
-    /// Eats whole messages from the front of `input` (everything that has not been eaten before)
-    /// and says how many bytes that were.
-    pub fn step(mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
+    /// Eats from the front of `input` (all bytes not consumed so far) and says how many it
+    /// consumed. What is in `out` must be sent even when the step ends the session.
+    pub fn step(self, input: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
+        let mut server = self;
         let mut rest = input;
         let step = loop {
-            match self.one(&mut rest, out) {
-                Ok(Next::Go(server)) => self = server,
-                Ok(Next::Stop(step)) => break step,
+            match server.turn(&mut rest, out) {
+                Ok(Turn::Hungry(server)) => break Step::Feed(server),
+                Ok(Turn::Again(again)) => server = again,
+                Ok(Turn::Stop(step)) => break step,
                 Err(violation) => break Step::End(Ending::Violation(violation)),
             }
         };
         (input.len() - rest.len(), step)
     }
 
-    fn one(mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Next, Violation> {
-        match self.due {
-            Due::ClientFlags => {
-                let mut reader = Reader::new(input);
-                let Ok(bits) = reader.u32() else { return Ok(Next::Stop(Step::Feed(self))) };
-                *input = reader.rest();
-                let flags = ClientFlags::from_bits_retain(bits);
-                let known = ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES;
+    /// From now on every option is answered ERR_SHUTDOWN, but ABORT, which is acknowledged. The
+    /// specification wants the client to leave first; whoever drains has a deadline for it.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The client did not ask to leave out the 124 zeroes.
+    pub(super) fn sends_zeroes(&self) -> bool {
+        !self.client.contains(ClientFlags::NO_ZEROES)
+    }
+
+    fn turn(mut self, rest: &mut &[u8], out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        match self.phase {
+            Phase::Flags => {
+                let Some(flags) = ClientFlags::peek(rest) else { return Ok(Turn::Hungry(self)) };
+                consume(rest, ClientFlags::LEN);
+                let mut known = ClientFlags::FIXED_NEWSTYLE;
+                known.set(ClientFlags::NO_ZEROES, self.offers.no_zeroes);
                 if !known.contains(flags) {
-                    return Err(Violation::ClientFlags(bits));
+                    return Err(Violation::ClientFlags(flags.bits()));
                 }
-                self.no_zeroes = flags.contains(ClientFlags::NO_ZEROES);
-                self.due = Due::Option;
-                Ok(Next::Go(self))
+                self.client = flags;
+                self.phase = Phase::Options;
+                Ok(Turn::Again(self))
             }
-            Due::Skip { left, option, refusal } => {
-                let have = u32::try_from(input.len()).unwrap_or(u32::MAX).min(left);
-                *input = input.get(have as usize..).unwrap_or_default();
-                if have < left {
-                    self.due = Due::Skip { left: left - have, option, refusal };
-                    return Ok(Next::Stop(Step::Feed(self)));
+            Phase::Options => {
+                let Some(header) = OptionHeader::peek(rest)? else { return Ok(Turn::Hungry(self)) };
+                let OptionHeader { option, len } = header;
+                if len > SKIP_LIMIT {
+                    return Err(Violation::OptionTooLong { len, limit: SKIP_LIMIT });
                 }
-                self.due = Due::Option;
-                refuse(out, option, &refusal);
-                Ok(Next::Go(self))
+                if len > OPTION_LIMIT {
+                    if option == OptionCode::EXPORT_NAME {
+                        return Err(Violation::ExportName("its name is over the limit"));
+                    }
+                    consume(rest, OptionHeader::LEN);
+                    self.phase = Phase::Skip { option, left: len };
+                    return Ok(Turn::Again(self));
+                }
+                let whole = OptionHeader::LEN + usize::try_from(len).unwrap_or(usize::MAX);
+                let Some(data) = rest.get(OptionHeader::LEN..whole) else {
+                    return Ok(Turn::Hungry(self));
+                };
+                consume(rest, whole);
+                self.option(option, data, out)
             }
-            Due::Option => self.take_option(input, out),
+            Phase::Skip { option, left } => {
+                let there = u32::try_from(rest.len()).unwrap_or(u32::MAX).min(left);
+                consume(rest, usize::try_from(there).unwrap_or(usize::MAX));
+                let left = left - there;
+                if left > 0 {
+                    self.phase = Phase::Skip { option, left };
+                    return Ok(Turn::Hungry(self));
+                }
+                self.phase = Phase::Options;
+                self.skipped(option, out)
+            }
         }
     }
 
-    fn take_option(mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<Next, Violation> {
-        let mut reader = Reader::new(input);
-        let Ok(magic) = reader.u64() else { return Ok(Next::Stop(Step::Feed(self))) };
-        if magic != OPTION_MAGIC {
-            return Err(Violation::Magic { expected: Magic::Option, got: magic });
-        }
-        if input.len() < HEADER {
-            return Ok(Next::Stop(Step::Feed(self)));
-        }
-        let option = OptionCode(reader.u32()?);
-        let len = reader.u32()?;
-        if len > MAX_SKIP {
-            return Err(Violation::OptionTooLong { len, limit: MAX_SKIP });
-        }
-        if len > MAX_OPTION {
-            if option == OptionCode::EXPORT_NAME {
-                return Err(Violation::ExportNameRefused);
-            }
-            *input = reader.rest();
-            let text = format!("an option of {len} bytes, over the limit of {MAX_OPTION}");
-            let refusal = Refusal::new(ReplyCode::ERR_TOO_BIG, text);
-            self.due = Due::Skip { left: len, option, refusal };
-            return Ok(Next::Go(self));
-        }
-        let Ok(data) = reader.take(len as usize) else {
-            return Ok(Next::Stop(Step::Feed(self)));
-        };
-        *input = reader.rest();
-        self.answer_option(option, data, out)
-    }
-
-    fn answer_option(
-        self,
-        option: OptionCode,
-        data: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<Next, Violation> {
-        if option == OptionCode::ABORT {
-            // "the server MUST ... reply with NBD_REP_ACK"; with data or without.
-            reply(out, option, ReplyCode::ACK, &[]);
-            return Ok(Next::Stop(Step::End(Ending::Aborted)));
-        }
-        if self.draining {
-            if option != OptionCode::EXPORT_NAME {
-                refuse(out, option, &Refusal::shutdown());
-            }
-            return Ok(Next::Stop(Step::End(Ending::ShutDown)));
-        }
-        if option == OptionCode::EXPORT_NAME {
-            return match str::from_utf8(data) {
-                Ok(name) if name.len() <= MAX_STRING && !name.contains('\0') => {
-                    let name = name.to_owned();
-                    Ok(self.ask(Purpose::ExportName, name, Vec::new(), false))
-                }
-                _ => Err(Violation::ExportNameRefused),
-            };
-        }
-        Ok(match self.negotiable(option, data, out) {
-            Ok(next) => next,
-            Err((server, refusal)) => {
-                refuse(out, option, &refusal);
-                Next::Go(server)
-            }
-        })
-    }
-
-    /// Options that can be refused by a reply.
-    fn negotiable(
+    /// Answers an option whose data is all in `data`.
+    fn option(
         mut self,
         option: OptionCode,
         data: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<Next, (Self, Refusal)> {
-        let known = match option {
-            OptionCode::STRUCTURED_REPLY => self.offers.structured,
-            OptionCode::EXTENDED_HEADERS => self.offers.structured && self.offers.extended,
-            OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT => self.offers.contexts,
-            OptionCode::LIST | OptionCode::INFO | OptionCode::GO | OptionCode::STARTTLS => true,
-            _ => false,
-        };
-        if !known {
-            let text = format!("option {option} is not known here");
-            return Err((self, Refusal::new(ReplyCode::ERR_UNSUP, text)));
+    ) -> Result<Turn, Violation> {
+        if option == OptionCode::SET_META_CONTEXT {
+            self.selection.clear();
         }
-        match option {
-            OptionCode::INFO | OptionCode::GO => match parse_go(data) {
-                Ok((name, infos)) => {
-                    let go = option == OptionCode::GO;
-                    let purpose = if go { Purpose::Go } else { Purpose::Info };
-                    Ok(self.ask(purpose, name, infos, false))
+        let answer = match option {
+            OptionCode::ABORT => return Ok(Self::abort(out)),
+            OptionCode::EXPORT_NAME => return self.export_name(data),
+            _ if self.draining => Err(Refusal::shutdown()),
+            // "Fixed newstyle negotiation": without it only EXPORT_NAME may come.
+            _ if !self.client.contains(ClientFlags::FIXED_NEWSTYLE) => Err(Refusal::invalid(
+                "only NBD_OPT_EXPORT_NAME is allowed without NBD_FLAG_C_FIXED_NEWSTYLE",
+            )),
+            OptionCode::LIST => match no_data(data) {
+                Ok(()) => {
+                    return Ok(Turn::Stop(Step::Ask(Ask::List(AskList { server: self }))));
                 }
-                Err(refusal) => Err((self, refusal)),
+                Err(refusal) => Err(refusal),
+            },
+            OptionCode::INFO | OptionCode::GO => match info(data) {
+                Ok((name, wanted)) => {
+                    let purpose =
+                        if option == OptionCode::GO { Purpose::Go } else { Purpose::Info };
+                    return Ok(self.ask(purpose, name, wanted));
+                }
+                Err(refusal) => Err(refusal),
             },
             OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT => {
-                let list = option == OptionCode::LIST_META_CONTEXT;
-                if !list {
-                    // "replaces any previously selected contexts", also when it fails.
-                    self.selected = None;
-                }
-                if self.framing == Framing::Simple {
-                    let text = "meta contexts need structured replies, which come first";
-                    return Err((self, Refusal::new(ReplyCode::ERR_INVALID, text)));
-                }
-                match contexts::parse(data, list) {
-                    Ok(queries) => {
-                        let purpose =
-                            if list { Purpose::ListContexts } else { Purpose::SetContexts };
-                        Ok(self.ask(purpose, queries.export, Vec::new(), queries.allocation))
-                    }
-                    Err(refusal) => Err((self, refusal)),
+                let purpose = if option == OptionCode::SET_META_CONTEXT {
+                    Purpose::SetContexts
+                } else {
+                    Purpose::ListContexts
+                };
+                match self.contexts(purpose, data) {
+                    Ok((name, wanted)) => return Ok(self.ask(purpose, name, wanted)),
+                    Err(refusal) => Err(refusal),
                 }
             }
-            _ if !data.is_empty() => {
-                let text = format!("option {option} has no data, {} bytes came", data.len());
-                Err((self, Refusal::new(ReplyCode::ERR_INVALID, text)))
-            }
-            OptionCode::LIST => Ok(Next::Stop(Step::Ask(Ask::List(AskList(self))))),
-            OptionCode::STRUCTURED_REPLY if self.framing == Framing::Extended => {
-                // "NBD_OPT_EXTENDED_HEADERS": it includes structured replies.
-                let text = "extended headers are in use, which are structured";
-                Err((self, Refusal::new(ReplyCode::ERR_EXT_HEADER_REQD, text)))
-            }
-            OptionCode::STRUCTURED_REPLY => {
-                self.framing = Framing::Structured;
-                reply(out, option, ReplyCode::ACK, &[]);
-                Ok(Next::Go(self))
-            }
-            OptionCode::EXTENDED_HEADERS => {
-                self.framing = Framing::Extended;
-                reply(out, option, ReplyCode::ACK, &[]);
-                Ok(Next::Go(self))
-            }
-            // STARTTLS is what is left.
-            _ => Err((self, Refusal::policy("this server has no TLS"))),
-        }
-    }
-
-    fn ask(self, purpose: Purpose, name: String, infos: Vec<InfoType>, allocation: bool) -> Next {
-        let ask = AskExport { server: self, purpose, name, infos, allocation };
-        Next::Stop(Step::Ask(Ask::Export(ask)))
-    }
-}
-
-/// The data of INFO or GO: a name, and what the client wants to know.
-fn parse_go(data: &[u8]) -> Result<(String, Vec<InfoType>), Refusal> {
-    let mut reader = Reader::new(data);
-    let name = contexts::name(&mut reader)?;
-    let count = reader.u16().map_err(invalid)?;
-    let infos: Result<Vec<_>, _> = (0..count).map(|_| reader.u16().map(InfoType)).collect();
-    let infos = infos.map_err(invalid)?;
-    reader.finish().map_err(invalid)?;
-    Ok((name, infos))
-}
-
-impl AskList {
-    /// Names and descriptions, or a refusal.
-    pub fn answer<'a>(
-        self,
-        answer: Result<impl IntoIterator<Item = (&'a str, Option<&'a str>)>, Refusal>,
-        out: &mut Vec<u8>,
-    ) -> Step {
-        match answer {
-            Ok(exports) => {
-                for (name, description) in exports.into_iter().take(MAX_LISTED) {
-                    let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-                    let description = description.unwrap_or_default();
-                    let data = [&len.to_be_bytes(), name.as_bytes(), description.as_bytes()];
-                    reply(out, OptionCode::LIST, ReplyCode::SERVER, &data.concat());
-                }
-                reply(out, OptionCode::LIST, ReplyCode::ACK, &[]);
-            }
-            Err(refusal) => refuse(out, OptionCode::LIST, &refusal),
-        }
-        Step::Feed(self.0)
-    }
-}
-
-impl AskExport {
-    /// Which export.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What for. GO and EXPORT_NAME open it, the others only look.
-    pub const fn purpose(&self) -> Purpose {
-        self.purpose
-    }
-
-    /// The export, or a refusal.
-    pub fn answer(self, answer: Result<Export, Refusal>, out: &mut Vec<u8>) -> Step {
-        let option = match self.purpose {
-            Purpose::Info => OptionCode::INFO,
-            Purpose::Go => OptionCode::GO,
-            Purpose::ExportName => OptionCode::EXPORT_NAME,
-            Purpose::ListContexts => OptionCode::LIST_META_CONTEXT,
-            Purpose::SetContexts => OptionCode::SET_META_CONTEXT,
+            OptionCode::STRUCTURED_REPLY if self.offers.structured => self.structured(data),
+            OptionCode::EXTENDED_HEADERS if self.offers.extended => self.extended(data),
+            OptionCode::STARTTLS => no_data(data).and_then(|()| Err(no_tls())),
+            other => Err(unsupported(other)),
         };
         match answer {
-            Ok(export) => self.accept(option, export, out),
-            Err(_) if self.purpose == Purpose::ExportName => {
-                Step::End(Ending::Violation(Violation::ExportNameRefused))
-            }
-            Err(refusal) => {
-                refuse(out, option, &refusal);
-                Step::Feed(self.server)
-            }
+            Ok(()) => put_option_reply(option, ReplyCode::ACK, out, |_| ()),
+            Err(refusal) => refusal.put(option, out),
         }
+        Ok(Turn::Again(self))
     }
 
-    fn accept(mut self, option: OptionCode, mut export: Export, out: &mut Vec<u8>) -> Step {
-        let structured = self.server.framing > Framing::Simple;
-        export.flags |= TransmissionFlags::HAS_FLAGS;
-        export.flags.set(TransmissionFlags::SEND_DF, structured);
-        match self.purpose {
-            Purpose::ListContexts | Purpose::SetContexts => {
-                let set = self.purpose == Purpose::SetContexts;
-                let allocation = self.allocation && export.allocation;
-                if allocation {
-                    let id = if set { ALLOCATION_ID } else { 0 };
-                    let data = [&id.to_be_bytes(), BASE_ALLOCATION.as_bytes()].concat();
-                    reply(out, option, ReplyCode::META_CONTEXT, &data);
-                }
-                reply(out, option, ReplyCode::ACK, &[]);
-                if set {
-                    self.server.selected = Some(Selected { export: self.name, allocation });
-                }
-                Step::Feed(self.server)
+    /// Answers an option whose data was over `OPTION_LIMIT`.
+    fn skipped(mut self, option: OptionCode, out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        let refusal = match option {
+            OptionCode::LIST
+            | OptionCode::STRUCTURED_REPLY
+            | OptionCode::EXTENDED_HEADERS
+            | OptionCode::STARTTLS
+            | OptionCode::ABORT => {
+                // The answer does not depend on how much data there was, if there was any.
+                return self.option(option, &[0], out);
             }
-            Purpose::Info => {
-                self.infos(option, &export, out);
-                Step::Feed(self.server)
+            OptionCode::INFO | OptionCode::GO => Refusal::too_big(TOO_LONG),
+            OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT
+                if self.offers.contexts =>
+            {
+                Refusal::too_big(TOO_LONG)
             }
-            Purpose::Go => {
-                self.infos(option, &export, out);
-                self.done(&export)
-            }
-            Purpose::ExportName => {
-                out.extend_from_slice(&export.size.to_be_bytes());
-                out.extend_from_slice(&export.flags.bits().to_be_bytes());
-                if !self.server.no_zeroes {
-                    out.extend_from_slice(&[0; 124]);
-                }
-                self.done(&export)
-            }
-        }
-    }
-
-    /// EXPORT and BLOCK_SIZE always; NAME and DESCRIPTION if asked for; then ACK.
-    fn infos(&self, option: OptionCode, export: &Export, out: &mut Vec<u8>) {
-        let mut info = |kind: InfoType, data: &[u8]| {
-            let data = [&kind.0.to_be_bytes(), data].concat();
-            reply(out, option, ReplyCode::INFO, &data);
+            other => unsupported(other),
         };
-        let size = export.size.to_be_bytes();
-        info(InfoType::EXPORT, &[&size[..], &export.flags.bits().to_be_bytes()].concat());
-        let blocks = [export.blocks.minimum, export.blocks.preferred, export.blocks.maximum];
-        info(InfoType::BLOCK_SIZE, &blocks.map(u32::to_be_bytes).concat());
-        if self.infos.contains(&InfoType::NAME) {
-            info(InfoType::NAME, export.name.as_deref().unwrap_or(&self.name).as_bytes());
+        if option == OptionCode::SET_META_CONTEXT {
+            self.selection.clear();
         }
-        if self.infos.contains(&InfoType::DESCRIPTION)
-            && let Some(description) = &export.description
-        {
-            info(InfoType::DESCRIPTION, description.as_bytes());
-        }
-        reply(out, option, ReplyCode::ACK, &[]);
+        if self.draining { Refusal::shutdown() } else { refusal }.put(option, out);
+        Ok(Turn::Again(self))
     }
 
-    fn done(self, export: &Export) -> Step {
-        // A selection counts only for the export that it was made for.
-        let selected = self.server.selected.is_some_and(|s| s.allocation && s.export == self.name);
-        Step::Done(Negotiated {
-            terms: Terms {
-                size: export.size,
-                flags: export.flags,
-                framing: self.server.framing,
-                allocation: selected.then_some(ALLOCATION_ID),
-                blocks: export.blocks,
-            },
-            export: self.name,
-        })
+    /// Data with ABORT is ignored.
+    fn abort(out: &mut Vec<u8>) -> Turn {
+        put_option_reply(OptionCode::ABORT, ReplyCode::ACK, out, |_| ());
+        Turn::Stop(Step::End(Ending::Aborted))
+    }
+
+    fn export_name(self, data: &[u8]) -> Result<Turn, Violation> {
+        if self.draining {
+            return Ok(Turn::Stop(Step::End(Ending::ShutDown)));
+        }
+        if self.framing == Framing::Extended {
+            return Err(Violation::ExportName("extended headers were negotiated"));
+        }
+        let name = Reader::new(data).string(data.len())?.to_owned();
+        Ok(self.ask(Purpose::ExportName, name, Wanted::default()))
+    }
+
+    fn structured(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        no_data(data)?;
+        if self.framing == Framing::Extended {
+            return Err(Refusal::new(
+                ReplyCode::ERR_EXT_HEADER_REQD,
+                "extended headers were negotiated and take precedence",
+            ));
+        }
+        self.framing = Framing::Structured;
+        Ok(())
+    }
+
+    fn extended(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        no_data(data)?;
+        self.framing = Framing::Extended;
+        Ok(())
+    }
+
+    fn contexts(&self, purpose: Purpose, data: &[u8]) -> Result<(String, Wanted), Refusal> {
+        if !self.offers.contexts {
+            return Err(unsupported(OptionCode::SET_META_CONTEXT));
+        }
+        if self.framing < Framing::Structured {
+            return Err(Refusal::invalid(
+                "meta contexts need NBD_OPT_STRUCTURED_REPLY or NBD_OPT_EXTENDED_HEADERS first",
+            ));
+        }
+        let query = ContextQuery::parse(data).map_err(unfit)?;
+        let found = match purpose {
+            Purpose::SetContexts => selects_allocation(&query.queries),
+            _ => lists_allocation(&query.queries),
+        };
+        Ok((query.name.to_owned(), Wanted { allocation: found, ..Wanted::default() }))
+    }
+
+    fn ask(self, purpose: Purpose, name: String, wanted: Wanted) -> Turn {
+        Turn::Stop(Step::Ask(Ask::Export(AskExport { server: self, purpose, name, wanted })))
     }
 }
 
-fn reply(out: &mut Vec<u8>, option: OptionCode, code: ReplyCode, data: &[u8]) {
-    out.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
-    out.extend_from_slice(&option.0.to_be_bytes());
-    out.extend_from_slice(&code.0.to_be_bytes());
-    out.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(data);
+const TOO_LONG: &str = "the option's data is over the limit of 8 KiB";
+
+fn info(data: &[u8]) -> Result<(String, Wanted), Refusal> {
+    let query = InfoQuery::parse(data).map_err(unfit)?;
+    Ok((query.name.to_owned(), Wanted::from_infos(&query.wanted)))
 }
 
-fn refuse(out: &mut Vec<u8>, option: OptionCode, refusal: &Refusal) {
-    // "a client ... SHOULD" show the text: no longer than a string may be.
-    let text = refusal.text.get(..refusal.text.floor_char_boundary(MAX_STRING));
-    reply(out, option, refusal.code, text.unwrap_or_default().as_bytes());
+fn no_data(data: &[u8]) -> Result<(), Refusal> {
+    if data.is_empty() { Ok(()) } else { Err(Refusal::invalid("this option takes no data")) }
+}
+
+fn no_tls() -> Refusal {
+    Refusal::unsupported("this server has no TLS; go on without it")
+}
+
+fn unsupported(option: OptionCode) -> Refusal {
+    Refusal::unsupported(format!("{option} is not supported by this server"))
+}
+
+/// Data that cannot be cut into its parts.
+fn unfit(why: Truncated) -> Refusal {
+    match why {
+        Truncated::StringTooLong(len) => Refusal::too_big(format!(
+            "a string of {len} bytes in the option's data, over the limit of {MAX_STRING}"
+        )),
+        other => Refusal::invalid(format!("the option's data does not add up: {other}")),
+    }
+}
+
+/// Drops the first `len` bytes.
+fn consume(rest: &mut &[u8], len: usize) {
+    *rest = rest.get(len..).unwrap_or_default();
 }

@@ -6,6 +6,8 @@ use std::fmt;
 pub const DEFAULT_PORT: u16 = 10809;
 /// "NBDMAGIC", the first eight bytes of a server.
 pub const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
+/// What an oldstyle server sends instead of `OPTION_MAGIC` ("Oldstyle negotiation").
+pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// "IHAVEOPT": the second eight bytes of a newstyle server, and the start of every option.
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 /// Start of every option reply.

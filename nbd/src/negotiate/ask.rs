@@ -1,0 +1,230 @@
+//! Questions of the server's machine that only its caller can answer: which exports there are,
+//! and what one of them is. An answer gives the machine back.
+
+use super::{
+    Export, LIST_BYTES, LIST_LIMIT, Negotiated,
+    meta::ALLOCATION_ID,
+    server::{Ending, Server, Step},
+};
+use crate::{
+    Framing, Refusal, Terms,
+    wire::{
+        BASE_ALLOCATION, ContextEntry, ExportReply, Info, InfoType, MAX_STRING, OptionCode,
+        ReplyCode, ServerEntry, TransmissionFlags, fit, put_option_reply,
+    },
+};
+
+/// What the machine has to be told before it can go on.
+#[derive(Debug)]
+#[must_use = "the machine comes back with the answer"]
+pub enum Ask {
+    /// Which exports are there?
+    List(AskList),
+    /// What is this export?
+    Export(AskExport),
+}
+
+/// Which exports are there? (NBD_OPT_LIST)
+#[derive(Debug)]
+#[must_use = "the machine comes back with the answer"]
+pub struct AskList {
+    pub(super) server: Server,
+}
+
+impl AskList {
+    /// Names and descriptions. A name that the protocol cannot carry is left out; beyond
+    /// `LIST_LIMIT` or `LIST_BYTES` the list ends in ERR_TOO_BIG.
+    pub fn answer<'a>(
+        self,
+        exports: Result<impl IntoIterator<Item = (&'a str, Option<&'a str>)>, Refusal>,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        let exports = match exports {
+            Ok(exports) => exports,
+            Err(refusal) => return self.refuse(&refusal, out),
+        };
+        let start = out.len();
+        let named = exports.into_iter().filter(|(name, _)| fit(name).len() == name.len());
+        for (index, (name, description)) in named.enumerate() {
+            if index == LIST_LIMIT || out.len() - start > LIST_BYTES {
+                let text = "more exports than one list carries; ask for them by name";
+                return self.refuse(&Refusal::too_big(text), out);
+            }
+            put_option_reply(OptionCode::LIST, ReplyCode::SERVER, out, |out| {
+                ServerEntry { name, description: fit(description.unwrap_or_default()) }.put(out);
+            });
+        }
+        put_option_reply(OptionCode::LIST, ReplyCode::ACK, out, |_| ());
+        Step::Feed(self.server)
+    }
+
+    /// Tells the client no.
+    pub fn refuse(self, refusal: &Refusal, out: &mut Vec<u8>) -> Step {
+        refusal.put(OptionCode::LIST, out);
+        Step::Feed(self.server)
+    }
+}
+
+/// Why a client asks for an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To be told of it (NBD_OPT_INFO).
+    Info,
+    /// To use it (NBD_OPT_GO).
+    Go,
+    /// To use it, and a refusal closes the connection (NBD_OPT_EXPORT_NAME).
+    ExportName,
+    /// To be told of its meta contexts (NBD_OPT_LIST_META_CONTEXT).
+    ListContexts,
+    /// To select meta contexts of it (NBD_OPT_SET_META_CONTEXT).
+    SetContexts,
+}
+
+impl Purpose {
+    const fn option(self) -> OptionCode {
+        match self {
+            Self::Info => OptionCode::INFO,
+            Self::Go => OptionCode::GO,
+            Self::ExportName => OptionCode::EXPORT_NAME,
+            Self::ListContexts => OptionCode::LIST_META_CONTEXT,
+            Self::SetContexts => OptionCode::SET_META_CONTEXT,
+        }
+    }
+}
+
+/// What else the answer to an export question has to say.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    pub(super) name: bool,
+    pub(super) description: bool,
+    /// The queries found `base:allocation`.
+    pub(super) allocation: bool,
+}
+
+/// What is this export?
+#[derive(Debug)]
+#[must_use = "the machine comes back with the answer"]
+pub struct AskExport {
+    pub(super) server: Server,
+    pub(super) purpose: Purpose,
+    pub(super) name: String,
+    pub(super) wanted: Wanted,
+}
+
+impl AskExport {
+    /// The export's name as the client said it; empty for the default export.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the client wants with it.
+    pub const fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// The export, or why not. `Feed` gives the machine back; `Done` only when the purpose was to
+    /// use the export; `End` when the refusal cannot be told.
+    pub fn answer(self, export: Result<Export, Refusal>, out: &mut Vec<u8>) -> Step {
+        match export {
+            Ok(export) => self.grant(&export, out),
+            Err(refusal) => self.refuse(refusal, out),
+        }
+    }
+
+    fn refuse(self, refusal: Refusal, out: &mut Vec<u8>) -> Step {
+        if self.purpose == Purpose::ExportName {
+            return Step::End(Ending::Refused(refusal));
+        }
+        refusal.put(self.purpose.option(), out);
+        Step::Feed(self.server)
+    }
+
+    fn grant(mut self, export: &Export, out: &mut Vec<u8>) -> Step {
+        let option = self.purpose.option();
+        match self.purpose {
+            Purpose::Info => self.put_infos(export, out),
+            Purpose::Go => {
+                self.put_infos(export, out);
+                return Step::Done(self.settle(export));
+            }
+            Purpose::ExportName => {
+                let (size, flags) = (export.size, self.flags(export));
+                ExportReply { size, flags }.put(self.server.sends_zeroes(), out);
+                return Step::Done(self.settle(export));
+            }
+            Purpose::ListContexts | Purpose::SetContexts => {
+                if export.allocation && self.wanted.allocation {
+                    let set = self.purpose == Purpose::SetContexts;
+                    let id = if set { ALLOCATION_ID } else { 0 };
+                    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
+                        ContextEntry { id, name: BASE_ALLOCATION }.put(out);
+                    });
+                    if set {
+                        self.server.selection.set(self.name);
+                    }
+                }
+                put_option_reply(option, ReplyCode::ACK, out, |_| ());
+            }
+        }
+        Step::Feed(self.server)
+    }
+
+    /// EXPORT must be told. BLOCK_SIZE too, since there are constraints that differ from what a
+    /// client assumes; NAME and DESCRIPTION only who asked.
+    fn put_infos(&self, export: &Export, out: &mut Vec<u8>) {
+        let option = self.purpose.option();
+        let mut put = |info: Info<'_>| {
+            put_option_reply(option, ReplyCode::INFO, out, |out| info.put(out));
+        };
+        put(Info::Export { size: export.size, flags: self.flags(export) });
+        put(Info::BlockSize(export.blocks));
+        if self.wanted.name {
+            let name = export.name.as_deref().filter(|name| name.len() <= MAX_STRING);
+            put(Info::Name(name.map_or(&*self.name, fit)));
+        }
+        if let Some(description) = export.description.as_deref().filter(|_| self.wanted.description)
+        {
+            put(Info::Description(fit(description)));
+        }
+        put_option_reply(option, ReplyCode::ACK, out, |_| ());
+    }
+
+    /// HAS_FLAGS always; SEND_DF exactly when replies can be fragmented ("Transmission flags").
+    fn flags(&self, export: &Export) -> TransmissionFlags {
+        let framing = self.server.framing;
+        let mut flags = export.flags | TransmissionFlags::HAS_FLAGS;
+        flags.set(TransmissionFlags::SEND_DF, framing >= Framing::Structured);
+        if framing < Framing::Extended {
+            flags.remove(TransmissionFlags::BLOCK_STATUS_PAYLOAD);
+        }
+        if !flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) {
+            flags.remove(TransmissionFlags::SEND_FAST_ZERO);
+        }
+        flags
+    }
+
+    fn settle(self, export: &Export) -> Negotiated {
+        let flags = self.flags(export);
+        let Self { server, purpose, name, .. } = self;
+        let allocation = server.selection.id_for(&name).filter(|_| export.allocation);
+        let terms = Terms {
+            size: export.size,
+            flags,
+            framing: server.framing,
+            allocation,
+            blocks: export.blocks,
+        };
+        Negotiated { terms, export_name: name, purpose }
+    }
+}
+
+impl Wanted {
+    /// The client may wish a thing twice or for a thing without a name: told once, ignored.
+    pub(super) fn from_infos(infos: &[InfoType]) -> Self {
+        Self {
+            name: infos.contains(&InfoType::NAME),
+            description: infos.contains(&InfoType::DESCRIPTION),
+            allocation: false,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What a server answers while haggling: headers of replies and their data ("Option reply types").
+
+use super::{
+    InfoType, MAX_STRING, Magic, OPTION_REPLY_MAGIC, OptionCode, Reader, ReplyCode,
+    TransmissionFlags, Truncated, put_counted_string,
+};
+use crate::{BlockSizes, Violation};
+
+/// The header of an option reply; `len` bytes of data follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionReplyHeader {
+    /// The option that is answered.
+    pub option: OptionCode,
+    /// The answer.
+    pub code: ReplyCode,
+    /// Bytes of data.
+    pub len: u32,
+}
+
+impl OptionReplyHeader {
+    /// Bytes on the wire.
+    pub const LEN: usize = 20;
+
+    /// Appends the header.
+    pub fn put(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
+        out.extend_from_slice(&self.option.0.to_be_bytes());
+        out.extend_from_slice(&self.code.0.to_be_bytes());
+        out.extend_from_slice(&self.len.to_be_bytes());
+    }
+
+    /// Reads a header off the front; `None` until it is all there.
+    pub fn peek(bytes: &[u8]) -> Result<Option<Self>, Violation> {
+        let mut reader = Reader::new(bytes);
+        let Ok(magic) = reader.u64() else { return Ok(None) };
+        if magic != OPTION_REPLY_MAGIC {
+            return Err(Violation::Magic { expected: Magic::OptionReply, got: magic });
+        }
+        let (Ok(option), Ok(code), Ok(len)) = (reader.u32(), reader.u32(), reader.u32()) else {
+            return Ok(None);
+        };
+        Ok(Some(Self { option: OptionCode(option), code: ReplyCode(code), len }))
+    }
+}
+
+/// Appends a reply whose data `body` writes. Data over 4 GiB cannot come from this crate.
+pub fn put_option_reply(
+    option: OptionCode,
+    code: ReplyCode,
+    out: &mut Vec<u8>,
+    body: impl FnOnce(&mut Vec<u8>),
+) {
+    OptionReplyHeader { option, code, len: 0 }.put(out);
+    let start = out.len();
+    body(out);
+    let len = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(place) = start.checked_sub(4).and_then(|at| out.get_mut(at..start)) {
+        place.copy_from_slice(&len.to_be_bytes());
+    }
+}
+
+/// The longest head of `text` that is a string of the protocol: at most 4096 bytes, no NUL.
+pub fn fit(text: &str) -> &str {
+    let text = text.split('\0').next().unwrap_or_default();
+    text.get(..text.floor_char_boundary(MAX_STRING)).unwrap_or_default()
+}
+
+/// The data of NBD_REP_SERVER.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerEntry<'a> {
+    /// The export's name.
+    pub name: &'a str,
+    /// A text for people; empty when there is none.
+    pub description: &'a str,
+}
+
+impl<'a> ServerEntry<'a> {
+    /// Reads the whole data of a reply.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
+        let mut reader = Reader::new(bytes);
+        let name = reader.counted_string()?;
+        let description = reader.string(reader.rest().len())?;
+        Ok(Self { name, description })
+    }
+
+    /// Appends the data.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_counted_string(self.name, out);
+        out.extend_from_slice(self.description.as_bytes());
+    }
+}
+
+/// The data of NBD_REP_INFO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Info<'a> {
+    /// NBD_INFO_EXPORT.
+    Export {
+        /// Bytes.
+        size: u64,
+        /// What the export can do.
+        flags: TransmissionFlags,
+    },
+    /// NBD_INFO_NAME.
+    Name(&'a str),
+    /// NBD_INFO_DESCRIPTION.
+    Description(&'a str),
+    /// NBD_INFO_BLOCK_SIZE, unjudged.
+    BlockSize(BlockSizes),
+    /// A kind without a name; to be ignored.
+    Other(InfoType),
+}
+
+impl<'a> Info<'a> {
+    /// Reads the whole data of a reply.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
+        let mut reader = Reader::new(bytes);
+        let info = match InfoType(reader.u16()?) {
+            InfoType::EXPORT => {
+                let size = reader.u64()?;
+                let flags = TransmissionFlags::from_bits_retain(reader.u16()?);
+                Self::Export { size, flags }
+            }
+            InfoType::NAME => Self::Name(reader.string(reader.rest().len())?),
+            InfoType::DESCRIPTION => Self::Description(reader.string(reader.rest().len())?),
+            InfoType::BLOCK_SIZE => Self::BlockSize(BlockSizes {
+                minimum: reader.u32()?,
+                preferred: reader.u32()?,
+                maximum: reader.u32()?,
+            }),
+            other => return Ok(Self::Other(other)),
+        };
+        reader.finish()?;
+        Ok(info)
+    }
+
+    /// Appends the data.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let mut kind = |kind: InfoType| out.extend_from_slice(&kind.0.to_be_bytes());
+        match *self {
+            Self::Export { size, flags } => {
+                kind(InfoType::EXPORT);
+                out.extend_from_slice(&size.to_be_bytes());
+                out.extend_from_slice(&flags.bits().to_be_bytes());
+            }
+            Self::Name(name) => {
+                kind(InfoType::NAME);
+                out.extend_from_slice(name.as_bytes());
+            }
+            Self::Description(text) => {
+                kind(InfoType::DESCRIPTION);
+                out.extend_from_slice(text.as_bytes());
+            }
+            Self::BlockSize(blocks) => {
+                kind(InfoType::BLOCK_SIZE);
+                for bytes in [blocks.minimum, blocks.preferred, blocks.maximum] {
+                    out.extend_from_slice(&bytes.to_be_bytes());
+                }
+            }
+            Self::Other(other) => kind(other),
+        }
+    }
+}
+
+/// The data of NBD_REP_META_CONTEXT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextEntry<'a> {
+    /// The id that extents will carry; 0 in a list.
+    pub id: u32,
+    /// `namespace:leaf`.
+    pub name: &'a str,
+}
+
+impl<'a> ContextEntry<'a> {
+    /// Reads the whole data of a reply.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
+        let mut reader = Reader::new(bytes);
+        Ok(Self { id: reader.u32()?, name: reader.string(reader.rest().len())? })
+    }
+
+    /// Appends the data.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.to_be_bytes());
+        out.extend_from_slice(self.name.as_bytes());
+    }
+}
+
+/// What a server answers to NBD_OPT_EXPORT_NAME; 124 zeroes follow unless NO_ZEROES was agreed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportReply {
+    /// Bytes of the export.
+    pub size: u64,
+    /// What it can do.
+    pub flags: TransmissionFlags,
+}
+
+impl ExportReply {
+    /// Bytes without the zeroes.
+    pub const LEN: usize = 10;
+    /// The reserved zeroes.
+    pub const ZEROES: usize = 124;
+
+    /// Bytes on the wire.
+    pub const fn wire_len(zeroes: bool) -> usize {
+        if zeroes { Self::LEN + Self::ZEROES } else { Self::LEN }
+    }
+
+    /// Appends the answer.
+    pub fn put(self, zeroes: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.size.to_be_bytes());
+        out.extend_from_slice(&self.flags.bits().to_be_bytes());
+        if zeroes {
+            out.extend_from_slice(&[0; Self::ZEROES]);
+        }
+    }
+
+    /// Reads an answer off the front; `None` until it is all there.
+    pub fn peek(bytes: &[u8], zeroes: bool) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        if bytes.len() < Self::wire_len(zeroes) {
+            return None;
+        }
+        let size = reader.u64().ok()?;
+        let flags = TransmissionFlags::from_bits_retain(reader.u16().ok()?);
+        Some(Self { size, flags })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_one_end_writes_the_other_reads(
+            option: u32, code: u32, size: u64, flags: u16, id: u32, blocks: (u32, u32, u32),
+            other in 4..=u16::MAX, name in "[^\0]{0,40}", text in "[^\0]{0,40}", zeroes: bool,
+        ) {
+            let flags = TransmissionFlags::from_bits_retain(flags);
+            let mut bytes = Vec::new();
+            let entry = ServerEntry { name: &name, description: &text };
+            put_option_reply(OptionCode(option), ReplyCode(code), &mut bytes, |out| entry.put(out));
+            let (head, data) = bytes.split_at(OptionReplyHeader::LEN);
+            let header = OptionReplyHeader::peek(head).unwrap().unwrap();
+            prop_assert_eq!((header.option.0, header.code.0), (option, code));
+            prop_assert_eq!(header.len as usize, data.len());
+            prop_assert_eq!(OptionReplyHeader::peek(&head[..19]), Ok(None));
+            prop_assert_eq!(ServerEntry::parse(data), Ok(entry));
+
+            let (minimum, preferred, maximum) = blocks;
+            for info in [
+                Info::Export { size, flags },
+                Info::Name(&name),
+                Info::Description(&text),
+                Info::BlockSize(BlockSizes { minimum, preferred, maximum }),
+                Info::Other(InfoType(other)),
+            ] {
+                let mut bytes = Vec::new();
+                info.put(&mut bytes);
+                prop_assert_eq!(Info::parse(&bytes), Ok(info));
+            }
+
+            let context = ContextEntry { id, name: &name };
+            let mut bytes = Vec::new();
+            context.put(&mut bytes);
+            prop_assert_eq!(ContextEntry::parse(&bytes), Ok(context));
+
+            let reply = ExportReply { size, flags };
+            let mut bytes = Vec::new();
+            reply.put(zeroes, &mut bytes);
+            prop_assert_eq!(bytes.len(), ExportReply::wire_len(zeroes));
+            prop_assert_eq!(ExportReply::peek(&bytes[..bytes.len() - 1], zeroes), None);
+            prop_assert_eq!(ExportReply::peek(&bytes, zeroes), Some(reply));
+        }
+
+        #[test]
+        fn any_bytes_fail_or_are_what_would_be_written(bytes in vec(any::<u8>(), 0..64)) {
+            let mut again = Vec::new();
+            if let Ok(entry) = ServerEntry::parse(&bytes) {
+                entry.put(&mut again);
+                prop_assert_eq!(&again, &bytes);
+            }
+            again.clear();
+            match Info::parse(&bytes) {
+                Ok(Info::Other(_)) | Err(_) => {}
+                Ok(info) => {
+                    info.put(&mut again);
+                    prop_assert_eq!(&again, &bytes);
+                }
+            }
+            again.clear();
+            if let Ok(context) = ContextEntry::parse(&bytes) {
+                context.put(&mut again);
+                prop_assert_eq!(&again, &bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_at_a_character_and_before_a_nul() {
+        assert_eq!(fit("a\0b"), "a");
+        let long = "\u{e9}".repeat(3000);
+        assert_eq!(fit(&long).len(), 4096);
+        let odd = format!("x{long}");
+        assert_eq!(fit(&odd).len(), 4095);
+    }
+}
