@@ -189,6 +189,10 @@ impl Talk {
     }
 }
 
+pub(crate) fn codes(replies: &[Reply]) -> Vec<ReplyCode> {
+    replies.iter().map(|reply| reply.code).collect()
+}
+
 pub(crate) fn option_bytes(option: OptionCode, len: u32) -> Vec<u8> {
     let mut bytes = b"IHAVEOPT".to_vec();
     bytes.extend_from_slice(&option.0.to_be_bytes());
