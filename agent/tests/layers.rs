@@ -38,7 +38,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
             if name != "target" && !name.starts_with('.') {
                 sources(&path, found);
             }
-        } else if name.ends_with(".rs") {
+        } else if path.extension().is_some_and(|end| end == "rs") {
             found.push(path);
         }
     }
