@@ -1,0 +1,132 @@
+//! What a disk must read as, so that no figure is ever taken from a server that sends garbage.
+//!
+//! Every byte is known: a pattern that repeats every `UNIT` and does not compress, and in the
+//! first and last eight bytes of every 4 KiB block a stamp of where it stands and how often its
+//! unit has been written. Timed reads check the stamp of each chunk that they get; `verify` checks
+//! all bytes.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{Failure, session::Session};
+
+/// Bytes that are written at once, and the period of the pattern.
+pub(crate) const UNIT: usize = 256 * 1024;
+
+/// Bytes between stamps.
+pub(crate) const BLOCK: usize = 4096;
+
+/// The content of one disk.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// How often each unit has been written since the fill.
+    generations: Vec<AtomicU32>,
+}
+
+/// splitmix64's finisher.
+fn mixed(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+fn stamp(at: u64, generation: u32) -> u64 {
+    mixed(at ^ (u64::from(generation) << 44) ^ 0x9e37_79b9_7f4a_7c15)
+}
+
+impl Content {
+    /// A disk of `size` bytes, a multiple of `UNIT`, as it is after the fill.
+    pub(crate) fn new(size: u64) -> Self {
+        Self { generations: (0..size / UNIT as u64).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        (self.generations.len() * UNIT) as u64
+    }
+
+    fn generation(&self, at: u64) -> &AtomicU32 {
+        &self.generations[usize::try_from(at).expect("a disk in memory") / UNIT]
+    }
+
+    /// The first eight bytes of the block at `at`.
+    pub(crate) fn first_word(&self, at: u64) -> [u8; 8] {
+        stamp(at, self.generation(at).load(Ordering::Relaxed)).to_le_bytes()
+    }
+
+    /// A unit without stamps.
+    pub(crate) fn plain_unit() -> Vec<u8> {
+        (0..UNIT as u64 / 8).flat_map(|i| mixed(i + 1).to_le_bytes()).collect()
+    }
+
+    /// Puts the stamps for the next writing of the unit at `at` into `unit`, which from now on is
+    /// what the disk must read as there.
+    pub(crate) fn stamp_next(&self, at: u64, unit: &mut [u8]) {
+        let generation = self.generation(at).fetch_add(1, Ordering::Relaxed) + 1;
+        Self::put_stamps(at, generation, unit);
+    }
+
+    fn put_stamps(at: u64, generation: u32, unit: &mut [u8]) {
+        for (block, at) in unit.chunks_exact_mut(BLOCK).zip((at..).step_by(BLOCK)) {
+            let word = stamp(at, generation);
+            block[..8].copy_from_slice(&word.to_le_bytes());
+            block[BLOCK - 8..].copy_from_slice(&(!word).to_le_bytes());
+        }
+    }
+
+    /// Offsets of all units with their bytes as they must be, in order.
+    fn each_unit(
+        &self,
+        mut visit: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut unit = Self::plain_unit();
+        for at in (0..self.size()).step_by(UNIT) {
+            Self::put_stamps(at, self.generation(at).load(Ordering::Relaxed), &mut unit);
+            visit(at, &unit)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all of the disk through `session`.
+    pub(crate) fn fill(&self, session: &mut Session) -> Result<(), Failure> {
+        if session.size != self.size() {
+            return Err(format!(
+                "the export has {} bytes where {} were asked for",
+                session.size,
+                self.size()
+            )
+            .into());
+        }
+        self.each_unit(|at, unit| session.write(at, unit))
+    }
+
+    /// Reads all of the disk through `session` and compares every byte.
+    pub(crate) fn verify(&self, session: &mut Session) -> Result<(), Failure> {
+        let mut got = vec![0; UNIT];
+        self.each_unit(|at, unit| {
+            session.read(at, &mut got)?;
+            match got.iter().zip(unit).position(|(got, wanted)| got != wanted) {
+                None => Ok(()),
+                Some(i) => Err(format!(
+                    "byte {} of the disk reads as {:#04x}, not as {:#04x} as it was written",
+                    at + i as u64,
+                    got[i],
+                    unit[i]
+                )
+                .into()),
+            }
+        })
+    }
+
+    /// Writes all of the disk to a file, whose pages are then in the page cache and on the medium.
+    pub(crate) fn write_file(&self, path: &Path) -> Result<(), Failure> {
+        let failed = |error| format!("writing {}: {error}", path.display());
+        let mut file = File::create(path).map_err(failed)?;
+        self.each_unit(|_, unit| Ok(file.write_all(unit).map_err(failed)?))?;
+        // Dirty pages being written back beside the measurement would disturb it.
+        Ok(file.sync_all().map_err(failed)?)
+    }
+}

@@ -1,0 +1,275 @@
+//! The benchmark that the project keeps: nbdkit, qemu-nbd and the agent in one run, with one
+//! client, over Unix sockets, and a table of what the agent is to the others.
+//!
+//! Run by people and by CI: `cargo run --release -p tests --bin bench -- --help`. It connects to
+//! the servers that it started and to nothing else.
+
+#![expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are plenty")]
+
+mod case;
+mod content;
+mod load;
+mod measure;
+mod report;
+mod server;
+mod session;
+mod stats;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use case::{CASES, Case, Media};
+use content::Content;
+use measure::{Bench, Sample};
+use report::Report;
+use server::{Kind, Server};
+
+/// Says what was tried, on what, and why it failed.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes of every disk.
+const DISK: u64 = 1 << 30;
+
+/// Compares NBD servers over Unix sockets: requests a second, CPU per request, latency.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Options {
+    /// The agent's binary; without it, the one beside this program or in target/release
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+
+    /// Servers to measure; nbdkit is what the others are compared with
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = Kind::ALL)]
+    servers: Vec<Kind>,
+
+    /// Only the cases whose name contains this; may be given more than once
+    #[arg(long = "case", value_name = "TEXT")]
+    cases: Vec<String>,
+
+    /// Rounds of each case; servers take turns within a round, and medians are taken over rounds
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+
+    /// Seconds that are measured in a round of one server
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+
+    /// 3 rounds of 0.3 seconds: to see that everything works
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
+
+    /// Put servers on core 0 and the client on core 1, with taskset
+    #[arg(long)]
+    pin: bool,
+
+    /// Do not ask for structured replies
+    #[arg(long)]
+    simple: bool,
+
+    /// Times that the client looks at its socket before it sleeps in recv
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    client_poll: u32,
+
+    /// Read every disk back and compare all of it, after the fill and at the end
+    #[arg(long)]
+    verify: bool,
+
+    /// Print JSON instead of the table
+    #[arg(long)]
+    json: bool,
+
+    /// Exit with 1 if the agent misses a goal
+    #[arg(long)]
+    check: bool,
+
+    /// List the cases and their goals
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    if options.quick {
+        (options.rounds, options.seconds) = (3, 0.3);
+    }
+    match run(&options) {
+        Ok(passed) if passed || !options.check => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("bench: error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every goal that was measured has been met.
+fn run(options: &Options) -> Result<bool, Failure> {
+    let cases: Vec<&Case> = CASES
+        .iter()
+        .filter(|case| {
+            options.cases.is_empty() || options.cases.iter().any(|text| case.name.contains(text))
+        })
+        .collect();
+    if options.list {
+        report::list(&cases);
+        return Ok(true);
+    }
+    if cases.is_empty() {
+        return Err("no case has such a name: --list shows them all".into());
+    }
+    if options.rounds == 0 || !(0.01..=3600.0).contains(&options.seconds) {
+        return Err("--rounds must be at least 1, --seconds 0.01 to 3600".into());
+    }
+    if options.check && !options.servers.contains(&Kind::Agent) {
+        return Err("--check judges the agent: leave it in --servers".into());
+    }
+    raise_open_files()?;
+    if options.pin {
+        pin_self()?;
+    }
+    let bench = Bench {
+        rounds: options.rounds,
+        span: Duration::from_secs_f64(options.seconds),
+        structured: !options.simple,
+        poll: options.client_poll,
+    };
+    let agent = if options.servers.contains(&Kind::Agent) {
+        Some(find_agent(options.agent.as_deref())?)
+    } else {
+        None
+    };
+    let room = tempfile::Builder::new().prefix("bench-").tempdir()?;
+    let mut report = Report::new(options);
+    for media in [Media::Memory, Media::File] {
+        let cases: Vec<&Case> = cases.iter().copied().filter(|case| case.media == media).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let mut rigs = start(options, media, room.path(), agent.as_deref(), &bench)?;
+        for case in cases {
+            report.add(case, measure_case(&bench, case, &mut rigs)?, &rigs);
+        }
+        if options.verify {
+            verify(&rigs, &bench)?;
+        }
+    }
+    if options.json {
+        report.print_json()?;
+    } else {
+        report.print_table();
+    }
+    Ok(report.passed())
+}
+
+/// A server, and what its disk must read as.
+#[derive(Debug)]
+struct Rig {
+    server: Server,
+    content: Content,
+}
+
+/// Starts the servers on `media`, with the disks filled.
+fn start(
+    options: &Options,
+    media: Media,
+    room: &Path,
+    agent: Option<&Path>,
+    bench: &Bench,
+) -> Result<Vec<Rig>, Failure> {
+    let file = room.join("disk.raw");
+    if media == Media::File {
+        eprintln!("bench: writing and caching {}", file.display());
+        Content::new(DISK).write_file(&file)?;
+    }
+    let mut rigs = Vec::new();
+    for &kind in &options.servers {
+        let server = match media {
+            Media::Memory => Server::start_memory(kind, room, DISK, agent, options.pin)?,
+            Media::File => Server::start_file(kind, room, &file, agent, options.pin)?,
+        };
+        let content = Content::new(DISK);
+        if media == Media::Memory {
+            eprintln!("bench: filling {} ({})", kind, server.serves);
+            content.fill(&mut server.connect(bench.structured)?)?;
+        }
+        rigs.push(Rig { server, content });
+    }
+    if options.verify {
+        verify(&rigs, bench)?;
+    }
+    Ok(rigs)
+}
+
+fn verify(rigs: &[Rig], bench: &Bench) -> Result<(), Failure> {
+    for rig in rigs {
+        eprintln!("bench: reading {} back", rig.server.kind);
+        rig.content
+            .verify(&mut rig.server.connect(bench.structured)?)
+            .map_err(|failure| format!("{}: {failure}", rig.server.kind))?;
+    }
+    Ok(())
+}
+
+/// Samples of one case: for each rig, one a round. The order of the servers turns with the rounds,
+/// so that none always runs after the same other one.
+fn measure_case(bench: &Bench, case: &Case, rigs: &mut [Rig]) -> Result<Vec<Vec<Sample>>, Failure> {
+    eprintln!("bench: {}: {} rounds", case.name, bench.rounds);
+    let mut samples = vec![Vec::new(); rigs.len()];
+    for round in 0..bench.rounds {
+        for turn in 0..rigs.len() {
+            let i = (round + turn) % rigs.len();
+            let Rig { server, content } = &mut rigs[i];
+            let sample = if case.idle == 0 {
+                bench.load(server, content, &case.load, case.connections)
+            } else {
+                bench.idle(server, content, &case.load, case.idle)
+            };
+            samples[i].push(
+                sample.map_err(|failure| format!("{}: {}: {failure}", case.name, server.kind))?,
+            );
+        }
+    }
+    Ok(samples)
+}
+
+fn find_agent(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = given {
+        return if path.is_file() {
+            Ok(path.to_owned())
+        } else {
+            Err(format!("agent: {} is no file: build it, or correct --agent", path.display())
+                .into())
+        };
+    }
+    let beside = std::env::current_exe()?.with_file_name("agent");
+    [beside, PathBuf::from("target/release/agent")]
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            "agent: not beside this program nor in target/release: run `cargo build --release \
+             -p agent`, or give --agent PATH, or leave it out with --servers nbdkit,qemu-nbd"
+                .into()
+        })
+}
+
+/// A thousand connections need as many descriptors, here and in the servers, which inherit this.
+fn raise_open_files() -> Result<(), Failure> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+        .map_err(|errno| format!("raising the limit of open files to {hard}: {errno}").into())
+}
+
+fn pin_self() -> Result<(), Failure> {
+    let status = Command::new("taskset")
+        .args(["-cp", "1", &std::process::id().to_string()])
+        .stdout(std::process::Stdio::null())
+        .status()
+        .map_err(|error| format!("--pin: taskset (package util-linux): {error}"))?;
+    if status.success() { Ok(()) } else { Err("--pin: there is no core 1 for the client".into()) }
+}

@@ -1,0 +1,260 @@
+//! The table, for people and as JSON, and whether the goals are met.
+
+use serde_json::{Value, json};
+
+use crate::{
+    Failure, Options, Rig,
+    case::{Bound, Case, Figure, Goal},
+    measure::Sample,
+    server::Kind,
+    stats::Spread,
+};
+
+/// What was measured of one server in one case.
+#[derive(Debug)]
+struct Row {
+    kind: Kind,
+    serves: &'static str,
+    samples: Vec<Sample>,
+}
+
+impl Row {
+    fn spread(&self, figure: impl Fn(&Sample) -> f64) -> Spread {
+        Spread::of(self.samples.iter().map(figure))
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    case: &'static Case,
+    rows: Vec<Row>,
+}
+
+/// How the agent did by one goal.
+#[derive(Debug)]
+struct Verdict {
+    goal: Goal,
+    value: Spread,
+    met: bool,
+}
+
+impl Entry {
+    fn row(&self, kind: Kind) -> Option<&Row> {
+        self.rows.iter().find(|row| row.kind == kind)
+    }
+
+    /// A figure by nbdkit's figure of the same round: what disturbs the machine for longer than a
+    /// round disturbs both.
+    fn ratio(&self, row: &Row, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
+        let nbdkit = self.row(Kind::Nbdkit)?;
+        let pairs = row.samples.iter().zip(&nbdkit.samples);
+        Some(Spread::of(pairs.map(|(own, other)| figure(own) / figure(other))))
+    }
+
+    /// `None` where what it takes was not measured.
+    fn verdict(&self, goal: Goal) -> Option<Verdict> {
+        let agent = self.row(Kind::Agent)?;
+        let value = match goal.figure {
+            Figure::Rate => self.ratio(agent, |sample| sample.rate)?,
+            Figure::Cpu => self.ratio(agent, |sample| sample.server_us)?,
+            Figure::P50 => self.ratio(agent, |sample| sample.p50)?,
+            Figure::IdleKib => agent.spread(|s| s.idle.map_or(f64::NAN, |i| i.bytes / 1024.0)),
+            Figure::IdleLoss => {
+                agent.spread(|s| s.idle.map_or(f64::NAN, |i| (1.0 - i.kept) * 100.0))
+            }
+        };
+        Some(Verdict { goal, value, met: goal.bound.is_met(value.median) })
+    }
+
+    fn verdicts(&self) -> impl Iterator<Item = Verdict> {
+        self.case.goals.iter().filter_map(|&goal| self.verdict(goal))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Report {
+    entries: Vec<Entry>,
+    how: Value,
+}
+
+impl Report {
+    pub(crate) fn new(options: &Options) -> Self {
+        let how = json!({
+            "rounds": options.rounds,
+            "seconds": options.seconds,
+            "pin": options.pin,
+            "structured_replies": !options.simple,
+            "client_poll": options.client_poll,
+        });
+        Self { entries: Vec::new(), how }
+    }
+
+    pub(crate) fn add(&mut self, case: &'static Case, samples: Vec<Vec<Sample>>, rigs: &[Rig]) {
+        let rows = rigs
+            .iter()
+            .zip(samples)
+            .map(|(rig, samples)| Row { kind: rig.server.kind, serves: rig.server.serves, samples })
+            .collect();
+        self.entries.push(Entry { case, rows });
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.entries.iter().flat_map(Entry::verdicts).all(|verdict| verdict.met)
+    }
+
+    pub(crate) fn print_table(&self) {
+        for entry in &self.entries {
+            print_entry(entry);
+        }
+        let verdicts: Vec<Verdict> = self.entries.iter().flat_map(Entry::verdicts).collect();
+        if !verdicts.is_empty() {
+            let met = verdicts.iter().filter(|verdict| verdict.met).count();
+            println!("{met} of {} goals met", verdicts.len());
+        }
+    }
+
+    pub(crate) fn print_json(&self) -> Result<(), Failure> {
+        let cases: Vec<Value> = self.entries.iter().map(entry_json).collect();
+        let all = json!({ "how": self.how, "passed": self.passed(), "cases": cases });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        Ok(())
+    }
+}
+
+fn print_entry(entry: &Entry) {
+    println!("{}", entry.case.name);
+    println!(
+        "  {:<9} {:<14} {:>10} {:>15} {:>8} {:>10} {:>10} {:>8} {:>8}   by nbdkit: rate, CPU, p50",
+        "", "serves", "requests/s", "range", "MB/s", "server us", "client us", "p50 us", "p99 us",
+    );
+    for row in &entry.rows {
+        let rate = row.spread(|sample| sample.rate);
+        let ratios = [
+            entry.ratio(row, |sample| sample.rate),
+            entry.ratio(row, |sample| sample.server_us),
+            entry.ratio(row, |sample| sample.p50),
+        ];
+        let ratios: Vec<String> = ratios
+            .into_iter()
+            .flatten()
+            .map(|Spread { median, least, most }| format!("{median:.2} ({least:.2}-{most:.2})"))
+            .collect();
+        println!(
+            "  {:<9} {:<14} {:>10.0} {:>15} {:>8.0} {:>10.2} {:>10.2} {:>8.1} {:>8.1}   {}",
+            row.kind,
+            row.serves,
+            rate.median,
+            format!("{:.0}-{:.0}", rate.least, rate.most),
+            rate.median * f64::from(entry.case.load.block) / 1e6,
+            row.spread(|sample| sample.server_us).median,
+            row.spread(|sample| sample.client_us).median,
+            row.spread(|sample| sample.p50).median,
+            row.spread(|sample| sample.p99).median,
+            ratios.join("  "),
+        );
+    }
+    for row in entry.rows.iter().filter(|_| entry.case.idle > 0) {
+        let idle = |figure: fn(crate::measure::Idle) -> f64| {
+            row.spread(|sample| sample.idle.map_or(f64::NAN, figure))
+        };
+        let loss = idle(|idle| (1.0 - idle.kept) * 100.0);
+        println!(
+            "  {:<9} an idle connection: {:.1} KiB, {:.1} threads; all idle: {:.2} % of a core; \
+             the busy one loses {:.1} % ({:.1} to {:.1})",
+            row.kind,
+            idle(|idle| idle.bytes / 1024.0).median,
+            idle(|idle| idle.threads).median,
+            idle(|idle| idle.cpu * 100.0).median,
+            loss.median,
+            loss.least,
+            loss.most,
+        );
+    }
+    for verdict in entry.verdicts() {
+        println!(
+            "  {} {}: {:.2}, goal {}",
+            if verdict.met { "met   " } else { "MISSED" },
+            figure_name(verdict.goal.figure),
+            verdict.value.median,
+            bound_text(verdict.goal.bound),
+        );
+    }
+    println!();
+}
+
+fn entry_json(entry: &Entry) -> Value {
+    let spread = |spread: Spread| json!({ "median": spread.median, "least": spread.least, "most": spread.most });
+    let rows: Vec<Value> = entry
+        .rows
+        .iter()
+        .map(|row| {
+            let mut value = json!({
+                "server": row.kind.to_string(),
+                "serves": row.serves,
+                "requests_per_second": spread(row.spread(|sample| sample.rate)),
+                "server_us": spread(row.spread(|sample| sample.server_us)),
+                "client_us": spread(row.spread(|sample| sample.client_us)),
+                "p50_us": spread(row.spread(|sample| sample.p50)),
+                "p99_us": spread(row.spread(|sample| sample.p99)),
+                "by_nbdkit": {
+                    "rate": entry.ratio(row, |sample| sample.rate).map(spread),
+                    "cpu": entry.ratio(row, |sample| sample.server_us).map(spread),
+                    "p50": entry.ratio(row, |sample| sample.p50).map(spread),
+                },
+            });
+            if entry.case.idle > 0 {
+                let idle = |figure: fn(crate::measure::Idle) -> f64| {
+                    spread(row.spread(|sample| sample.idle.map_or(f64::NAN, figure)))
+                };
+                value["idle"] = json!({
+                    "connections": entry.case.idle,
+                    "bytes_each": idle(|idle| idle.bytes),
+                    "threads_each": idle(|idle| idle.threads),
+                    "cpu_all": idle(|idle| idle.cpu),
+                    "rate_kept": idle(|idle| idle.kept),
+                });
+            }
+            value
+        })
+        .collect();
+    let goals: Vec<Value> = entry
+        .verdicts()
+        .map(|verdict| {
+            json!({
+                "figure": figure_name(verdict.goal.figure),
+                "goal": bound_text(verdict.goal.bound),
+                "value": spread(verdict.value),
+                "met": verdict.met,
+            })
+        })
+        .collect();
+    json!({ "case": entry.case.name, "servers": rows, "goals": goals })
+}
+
+/// What there is to measure.
+pub(crate) fn list(cases: &[&Case]) {
+    for case in cases {
+        println!("{}", case.name);
+        for goal in case.goals {
+            println!("    {} {}", figure_name(goal.figure), bound_text(goal.bound));
+        }
+    }
+}
+
+fn figure_name(figure: Figure) -> &'static str {
+    match figure {
+        Figure::Rate => "requests a second by nbdkit's",
+        Figure::Cpu => "server CPU per request by nbdkit's",
+        Figure::P50 => "median latency by nbdkit's",
+        Figure::IdleKib => "memory of an idle connection, KiB",
+        Figure::IdleLoss => "rate lost beside idle connections, %",
+    }
+}
+
+fn bound_text(bound: Bound) -> String {
+    match bound {
+        Bound::AtLeast(bound) => format!(">= {bound}"),
+        Bound::AtMost(bound) => format!("<= {bound}"),
+        Bound::Under(bound) => format!("< {bound}"),
+    }
+}

@@ -1,0 +1,218 @@
+//! The servers: how each is started, and what can be read of its process from outside.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    time::{ClockId, clock_getcpuclockid},
+    unistd::Pid,
+};
+use tempfile::NamedTempFile;
+
+use crate::{Failure, session::Session};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    Nbdkit,
+    QemuNbd,
+    Agent,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Nbdkit, Self::QemuNbd, Self::Agent];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nbdkit => "nbdkit",
+            Self::QemuNbd => "qemu-nbd",
+            Self::Agent => "agent",
+        })
+    }
+}
+
+/// A running server; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) kind: Kind,
+    /// What it serves, for the table.
+    pub(crate) serves: &'static str,
+    child: Child,
+    socket: PathBuf,
+    /// A file that goes when the server does.
+    _backing: Option<NamedTempFile>,
+}
+
+impl Server {
+    /// With a disk of `size` bytes in memory, empty. qemu-nbd has no memory disk: it gets a file
+    /// on tmpfs.
+    pub(crate) fn start_memory(
+        kind: Kind,
+        room: &Path,
+        size: u64,
+        agent: Option<&Path>,
+        pin: bool,
+    ) -> Result<Self, Failure> {
+        let socket = room.join(format!("memory-{kind}.sock"));
+        let size_words = size.to_string();
+        match kind {
+            Kind::Nbdkit => {
+                let mut args = nbdkit(&socket);
+                args.extend(["memory".into(), size_words]);
+                Self::start(kind, "memory plugin", socket, &args, None, pin)
+            }
+            Kind::Agent => {
+                let mut args = agent_words(agent, &socket)?;
+                args.extend(["memory".into(), size_words]);
+                Self::start(kind, "memory disk", socket, &args, None, pin)
+            }
+            Kind::QemuNbd => {
+                let file =
+                    NamedTempFile::with_prefix_in("bench-", "/dev/shm").map_err(|error| {
+                        format!(
+                            "a file in /dev/shm, which is qemu-nbd's memory disk: {error}; \
+                         leave qemu-nbd out with --servers nbdkit,agent"
+                        )
+                    })?;
+                file.as_file().set_len(size)?;
+                let args = qemu_nbd(&socket, file.path());
+                Self::start(kind, "file on tmpfs", socket, &args, Some(file), pin)
+            }
+        }
+    }
+
+    /// With `file`, which exists.
+    pub(crate) fn start_file(
+        kind: Kind,
+        room: &Path,
+        file: &Path,
+        agent: Option<&Path>,
+        pin: bool,
+    ) -> Result<Self, Failure> {
+        let socket = room.join(format!("file-{kind}.sock"));
+        let (serves, args) = match kind {
+            Kind::Nbdkit => ("file plugin", with_file(nbdkit(&socket), file)),
+            Kind::Agent => ("file disk", with_file(agent_words(agent, &socket)?, file)),
+            Kind::QemuNbd => ("file, raw", qemu_nbd(&socket, file)),
+        };
+        Self::start(kind, serves, socket, &args, None, pin)
+    }
+
+    fn start(
+        kind: Kind,
+        serves: &'static str,
+        socket: PathBuf,
+        args: &[String],
+        backing: Option<NamedTempFile>,
+        pin: bool,
+    ) -> Result<Self, Failure> {
+        // taskset executes the server in its own place: the process stays our child.
+        let pinned = ["taskset", "-c", "0"].map(String::from);
+        let words: Vec<&String> = pinned.iter().filter(|_| pin).chain(args).collect();
+        let child =
+            Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).spawn().map_err(
+                |error| format!("starting {}: {error}; {}", words[0], kind.how_to_get()),
+            )?;
+        let mut server = Self { kind, serves, child, socket, _backing: backing };
+        server.wait_until_it_answers()?;
+        Ok(server)
+    }
+
+    /// A server says in ways of its own that it is ready; all of them answer a connection then.
+    fn wait_until_it_answers(&mut self) -> Result<(), Failure> {
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("{} ended before it served: {status}", self.kind).into());
+            }
+            match self.connect(false) {
+                Ok(session) => return session.close(),
+                Err(failure) if Instant::now() > patience => {
+                    return Err(
+                        format!("{} does not serve after 10 s: {failure}", self.kind).into()
+                    );
+                }
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    pub(crate) fn connect(&self, structured: bool) -> Result<Session, Failure> {
+        Session::connect(&self.socket, structured)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().expect("a pid is positive and small"))
+    }
+
+    /// The CPU clock of the whole process: nanoseconds, user and system, all threads, ended ones
+    /// too. A thread that is running at this moment is up to a tick behind.
+    pub(crate) fn cpu_clock(&self) -> Result<ClockId, Failure> {
+        Ok(clock_getcpuclockid(self.pid())?)
+    }
+
+    /// Proportional set size, bytes: what its memory really takes.
+    pub(crate) fn memory(&self) -> Result<u64, Failure> {
+        let path = format!("/proc/{}/smaps_rollup", self.pid());
+        let text = fs::read_to_string(&path).map_err(|error| format!("reading {path}: {error}"))?;
+        let kib: u64 = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss:")?.strip_suffix("kB")?.trim().parse().ok())
+            .ok_or_else(|| format!("{path} has no line `Pss:`"))?;
+        Ok(1024 * kib)
+    }
+
+    pub(crate) fn threads(&self) -> Result<usize, Failure> {
+        Ok(fs::read_dir(format!("/proc/{}/task", self.pid()))?.count())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, and there is nobody to tell.
+        kill(self.pid(), Signal::SIGKILL).ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Kind {
+    fn how_to_get(self) -> &'static str {
+        match self {
+            Self::Nbdkit => "it is in Debian's package nbdkit (taskset in util-linux)",
+            Self::QemuNbd => "it is in Debian's package qemu-utils (taskset in util-linux)",
+            Self::Agent => "cargo build --release -p agent makes it (taskset is in util-linux)",
+        }
+    }
+}
+
+fn words(words: &[&str], socket: &Path) -> Vec<String> {
+    let socket = socket.display().to_string();
+    words.iter().map(|&word| String::from(word)).chain([socket]).collect()
+}
+
+fn with_file(mut words: Vec<String>, file: &Path) -> Vec<String> {
+    words.extend(["file".into(), file.display().to_string()]);
+    words
+}
+
+fn nbdkit(socket: &Path) -> Vec<String> {
+    words(&["nbdkit", "--foreground", "--exit-with-parent", "--unix"], socket)
+}
+
+fn agent_words(agent: Option<&Path>, socket: &Path) -> Result<Vec<String>, Failure> {
+    let agent = agent.ok_or("the agent's path has not been found out")?.display().to_string();
+    Ok(words(&[&agent, "--foreground", "--unix"], socket))
+}
+
+fn qemu_nbd(socket: &Path, file: &Path) -> Vec<String> {
+    let mut words = words(&["qemu-nbd", "--persistent", "--shared=0", "--socket"], socket);
+    words.extend(["--format=raw".into(), file.display().to_string()]);
+    words
+}
