@@ -96,7 +96,7 @@ pub(crate) const CASES: &[Case] = &[
         &[goal(Figure::P50, Bound::AtMost(1.0))],
     ),
     Case {
-        name: "memory 4k randread qd32 c1 beside 1000 idle",
+        name: "1000 idle connections beside memory 4k randread",
         media: Media::Memory,
         load: SMALL,
         connections: 1,

@@ -64,6 +64,11 @@ struct Options {
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
 
+    /// Times that a round is run again if other processes used more than a tenth of a core during
+    /// it; the calmest one counts
+    #[arg(long, default_value_t = 3)]
+    retries: usize,
+
     /// Put servers on core 0 and the client on core 1, with taskset
     #[arg(long)]
     pin: bool,
@@ -138,6 +143,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         span: Duration::from_secs_f64(options.seconds),
         structured: !options.simple,
         poll: options.client_poll,
+        retries: options.retries,
     };
     let agent = if options.servers.contains(&Kind::Agent) {
         Some(find_agent(options.agent.as_deref())?)
@@ -151,9 +157,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
         if cases.is_empty() {
             continue;
         }
-        let mut rigs = start(options, media, room.path(), agent.as_deref(), &bench)?;
+        let rigs = start(options, media, room.path(), agent.as_deref(), &bench)?;
         for case in cases {
-            report.add(case, measure_case(&bench, case, &mut rigs)?, &rigs);
+            report.add(case, measure_case(&bench, case, &rigs)?, &rigs);
         }
         if options.verify {
             verify(&rigs, &bench)?;
@@ -218,18 +224,20 @@ fn verify(rigs: &[Rig], bench: &Bench) -> Result<(), Failure> {
 
 /// Samples of one case: for each rig, one a round. The order of the servers turns with the rounds,
 /// so that none always runs after the same other one.
-fn measure_case(bench: &Bench, case: &Case, rigs: &mut [Rig]) -> Result<Vec<Vec<Sample>>, Failure> {
+fn measure_case(bench: &Bench, case: &Case, rigs: &[Rig]) -> Result<Vec<Vec<Sample>>, Failure> {
     eprintln!("bench: {}: {} rounds", case.name, bench.rounds);
     let mut samples = vec![Vec::new(); rigs.len()];
     for round in 0..bench.rounds {
         for turn in 0..rigs.len() {
             let i = (round + turn) % rigs.len();
-            let Rig { server, content } = &mut rigs[i];
-            let sample = if case.idle == 0 {
-                bench.load(server, content, &case.load, case.connections)
-            } else {
-                bench.idle(server, content, &case.load, case.idle)
-            };
+            let Rig { server, content } = &rigs[i];
+            let sample = bench.calm(|| {
+                if case.idle == 0 {
+                    bench.load(server, content, &case.load, case.connections)
+                } else {
+                    bench.idle(server, content, &case.load, case.idle)
+                }
+            });
             samples[i].push(
                 sample.map_err(|failure| format!("{}: {}: {failure}", case.name, server.kind))?,
             );

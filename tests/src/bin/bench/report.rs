@@ -111,11 +111,27 @@ impl Report {
             let met = verdicts.iter().filter(|verdict| verdict.met).count();
             println!("{met} of {} goals met", verdicts.len());
         }
+        println!(
+            "meanwhile other processes used {:.0} % of a core in the median round, {:.0} % at most",
+            self.others().median * 100.0,
+            self.others().most * 100.0,
+        );
+    }
+
+    /// How much the machine was used by others in the rounds that counted.
+    fn others(&self) -> Spread {
+        let rows = self.entries.iter().flat_map(|entry| &entry.rows);
+        Spread::of(rows.flat_map(|row| &row.samples).map(|sample| sample.others))
     }
 
     pub(crate) fn print_json(&self) -> Result<(), Failure> {
         let cases: Vec<Value> = self.entries.iter().map(entry_json).collect();
-        let all = json!({ "how": self.how, "passed": self.passed(), "cases": cases });
+        let all = json!({
+            "how": self.how,
+            "passed": self.passed(),
+            "others_cpu": spread_json(self.others()),
+            "cases": cases,
+        });
         println!("{}", serde_json::to_string_pretty(&all)?);
         Ok(())
     }
@@ -182,8 +198,11 @@ fn print_entry(entry: &Entry) {
     println!();
 }
 
+fn spread_json(spread: Spread) -> Value {
+    json!({ "median": spread.median, "least": spread.least, "most": spread.most })
+}
+
 fn entry_json(entry: &Entry) -> Value {
-    let spread = |spread: Spread| json!({ "median": spread.median, "least": spread.least, "most": spread.most });
     let rows: Vec<Value> = entry
         .rows
         .iter()
@@ -191,20 +210,20 @@ fn entry_json(entry: &Entry) -> Value {
             let mut value = json!({
                 "server": row.kind.to_string(),
                 "serves": row.serves,
-                "requests_per_second": spread(row.spread(|sample| sample.rate)),
-                "server_us": spread(row.spread(|sample| sample.server_us)),
-                "client_us": spread(row.spread(|sample| sample.client_us)),
-                "p50_us": spread(row.spread(|sample| sample.p50)),
-                "p99_us": spread(row.spread(|sample| sample.p99)),
+                "requests_per_second": spread_json(row.spread(|sample| sample.rate)),
+                "server_us": spread_json(row.spread(|sample| sample.server_us)),
+                "client_us": spread_json(row.spread(|sample| sample.client_us)),
+                "p50_us": spread_json(row.spread(|sample| sample.p50)),
+                "p99_us": spread_json(row.spread(|sample| sample.p99)),
                 "by_nbdkit": {
-                    "rate": entry.ratio(row, |sample| sample.rate).map(spread),
-                    "cpu": entry.ratio(row, |sample| sample.server_us).map(spread),
-                    "p50": entry.ratio(row, |sample| sample.p50).map(spread),
+                    "rate": entry.ratio(row, |sample| sample.rate).map(spread_json),
+                    "cpu": entry.ratio(row, |sample| sample.server_us).map(spread_json),
+                    "p50": entry.ratio(row, |sample| sample.p50).map(spread_json),
                 },
             });
             if entry.case.idle > 0 {
                 let idle = |figure: fn(crate::measure::Idle) -> f64| {
-                    spread(row.spread(|sample| sample.idle.map_or(f64::NAN, figure)))
+                    spread_json(row.spread(|sample| sample.idle.map_or(f64::NAN, figure)))
                 };
                 value["idle"] = json!({
                     "connections": entry.case.idle,
@@ -223,7 +242,7 @@ fn entry_json(entry: &Entry) -> Value {
             json!({
                 "figure": figure_name(verdict.goal.figure),
                 "goal": bound_text(verdict.goal.bound),
-                "value": spread(verdict.value),
+                "value": spread_json(verdict.value),
                 "met": verdict.met,
             })
         })
