@@ -1,0 +1,28 @@
+# Makes the VM host's root filesystem. Run by images/src/ext4.rs as root or under fakeroot, as
+#     sh -e root.sh USERLAND.tar MODULES_ROOT RECIPE_FOLDER IMAGE
+userland=$1 modules=$2 recipe=$3 image=$4
+root=$image.root
+mkdir "$root"
+tar -C "$root" -xf "$userland"
+cp -r "$modules/lib/modules" "$root/usr/lib/"
+depmod -b "$root" "$(ls "$root/usr/lib/modules")"
+
+install -m 755 "$recipe/lab-shell" "$recipe/lab-init" "$root/usr/local/sbin/"
+units=$root/etc/systemd/system
+install -m 644 "$recipe/lab-shell.service" "$units/"
+mkdir -p "$units/multi-user.target.wants"
+ln -s ../lab-shell.service "$units/multi-user.target.wants/"
+# Nobody logs in, and nothing is to start by the clock in the middle of a test.
+for unit in serial-getty@ttyS0.service getty@tty1.service systemd-networkd-wait-online.service \
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
+    systemd-tmpfiles-clean.timer e2scrub_reap.service; do
+    ln -sf /dev/null "$units/$unit"
+done
+# With a machine id it is not a first boot, which would ask questions on the console.
+echo 00000000000000000000000000001ab0 >"$root/etc/machine-id"
+echo vmhost >"$root/etc/hostname"
+: >"$root/etc/fstab"
+
+size=$(du -sm "$root" | cut -f1)
+mke2fs -q -t ext4 -O ^has_journal -m 0 -L lab -d "$root" "$image" "$((size * 11 / 10 + 32))M"
+rm -rf "$root"

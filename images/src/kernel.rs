@@ -1,0 +1,151 @@
+//! Debian's newest cloud kernel, with its modules: fetched by apt from wherever this machine's
+//! packages come from, unpacked, and never installed.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    Error,
+    cpio::Cpio,
+    recipe::{Key, Store, say},
+    run,
+};
+
+/// What the tiny guest loads, in an order that satisfies what each needs.
+pub(crate) const TINY_MODULES: &[&str] = &[
+    "vsock",
+    "vmw_vsock_virtio_transport_common",
+    "vmw_vsock_virtio_transport",
+    "vsock_loopback",
+    "nbd",
+    "virtio_blk",
+];
+
+/// What must be there before the Debian host finds its root filesystem.
+pub(crate) const ROOT_MODULES: &[&str] = &["virtio_blk", "overlay"];
+
+/// An unpacked kernel package.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// As `uname -r` says it.
+    pub release: String,
+    pub(crate) folder: PathBuf,
+}
+
+impl Kernel {
+    pub(crate) fn fetch(store: &Store) -> Result<Self, Error> {
+        if let Some(known) = known(store) {
+            return Ok(known);
+        }
+        let package = newest()?;
+        let folder = store.get("kernel", &Key::new("kernel 1").text(&package), |folder| {
+            say(&format!("fetching {package} (35 MB)"));
+            // As root apt would drop to a user of its own, who may not write here.
+            run::output(
+                Command::new("apt-get")
+                    .args(["-q", "-o", "APT::Sandbox::User=root", "download", &package])
+                    .current_dir(folder),
+            )?;
+            for archive in run::list(folder)? {
+                run::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(folder))?;
+                run::remove_file(&archive)?;
+            }
+            let unpacked = Self { release: release_of(&package), folder: folder.to_path_buf() };
+            unpacked.modules_root()?;
+            run::write(&folder.join("release"), unpacked.release.as_bytes())
+        })?;
+        Ok(Self { release: release_of(&package), folder })
+    }
+
+    /// The kernel itself.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.folder.join(format!("boot/vmlinuz-{}", self.release))
+    }
+
+    /// The folder that holds `lib/modules/RELEASE`.
+    pub(crate) fn modules_root(&self) -> Result<PathBuf, Error> {
+        [self.folder.clone(), self.folder.join("usr")]
+            .into_iter()
+            .find(|root| root.join("lib/modules").join(&self.release).is_dir())
+            .ok_or_else(|| Error::KernelWithout {
+                package: self.release.clone(),
+                what: "lib/modules".to_owned(),
+            })
+    }
+
+    /// Puts modules into `archive` as `modules/NN-NAME.ko`, to be loaded in that order.
+    pub(crate) fn add_modules(&self, archive: &mut Cpio, names: &[&str]) -> Result<(), Error> {
+        let tree = self.modules_root()?.join("lib/modules").join(&self.release).join("kernel");
+        for (index, name) in names.iter().enumerate() {
+            archive.file(
+                &format!("modules/{index:02}-{name}.ko"),
+                0o644,
+                &self.module(&tree, name)?,
+            );
+        }
+        Ok(())
+    }
+
+    /// A module, decompressed: that is slow in an emulated guest.
+    fn module(&self, tree: &Path, name: &str) -> Result<Vec<u8>, Error> {
+        if let Some(path) = run::find(tree, &format!("{name}.ko"))? {
+            return run::read(&path);
+        }
+        let file = format!("{name}.ko.xz");
+        let path = run::find(tree, &file)?
+            .ok_or_else(|| Error::KernelWithout { package: self.release.clone(), what: file })?;
+        run::output(Command::new("xz").args(["--decompress", "--stdout"]).arg(path))
+    }
+}
+
+/// A kernel fetched before. It is kept until `target/images` goes: tests do not ask the network
+/// whether there is a newer one.
+fn known(store: &Store) -> Option<Kernel> {
+    let folder = store.existing("kernel")?;
+    let release = std::fs::read_to_string(folder.join("release")).ok()?;
+    Some(Kernel { release, folder })
+}
+
+const PREFIX: &str = "linux-image-";
+const SUFFIX: &str = "-unsigned";
+
+/// `linux-image-6.12.117+deb12-cloud-amd64-unsigned` to `6.12.117+deb12-cloud-amd64`.
+fn release_of(package: &str) -> String {
+    let name = package.strip_prefix(PREFIX).unwrap_or(package);
+    name.strip_suffix(SUFFIX).unwrap_or(name).to_owned()
+}
+
+/// The name of the newest cloud kernel's package that apt knows.
+fn newest() -> Result<String, Error> {
+    let pattern = "^linux-image-[0-9].*-cloud-amd64-unsigned$";
+    let found = run::text(Command::new("apt-cache").args(["search", "--names-only", pattern]))?;
+    newest_of(found.lines().filter_map(|line| line.split_whitespace().next()))
+        .map(str::to_owned)
+        .ok_or(Error::NoKernel)
+}
+
+/// By the numbers in the name, one after another: 6.12.117 is newer than 6.12.95 and 6.1.0-56.
+fn newest_of<'a>(packages: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    packages.max_by_key(|package| {
+        let numbers = package.split(|c: char| !c.is_ascii_digit());
+        numbers.filter_map(|digits| digits.parse::<u64>().ok()).collect::<Vec<_>>()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{newest_of, release_of};
+
+    #[test]
+    fn the_newest_kernel_is_newest_by_its_numbers() {
+        let packages = [
+            "linux-image-6.1.0-56-cloud-amd64-unsigned",
+            "linux-image-6.12.117+deb12-cloud-amd64-unsigned",
+            "linux-image-6.12.95+deb12-cloud-amd64-unsigned",
+        ];
+        assert_eq!(newest_of(packages.into_iter()), Some(packages[1]));
+        assert_eq!(release_of(packages[1]), "6.12.117+deb12-cloud-amd64");
+    }
+}
