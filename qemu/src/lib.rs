@@ -1,1 +1,3 @@
-//! Skeleton.
+//! What QEMU needs to give a guest a vsock device.
+
+pub mod args;

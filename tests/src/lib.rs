@@ -1,1 +1,18 @@
-//! Skeleton.
+//! The verbs of the end-to-end tests: boot a machine, run a command in it, say what was checked.
+//!
+//! | module | what for |
+//! | --- | --- |
+//! | [`qemu`] | start a machine, read its console, end it |
+//! | [`guest`] | the Debian VM host, and commands in it |
+//! | [`nest`] | a guest inside that VM host |
+//! | [`need`] | the tools that a test needs, and how to get them |
+//!
+//! Nothing here connects to AF_VSOCK from this machine: what speaks vsock runs in a guest.
+
+pub mod failure;
+pub mod guest;
+pub mod need;
+pub mod nest;
+pub mod qemu;
+
+pub use failure::{Failure, Outcome};

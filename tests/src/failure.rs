@@ -1,0 +1,47 @@
+//! Why a test, or the demo, did not go on: a text for people.
+
+use std::{error::Error, fmt};
+
+/// What a verb of this library gives.
+pub type Outcome<T> = Result<T, Failure>;
+
+/// What was tried, why it failed, and what was seen.
+pub struct Failure(String);
+
+impl Failure {
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+
+    /// An error below ours, with what was tried.
+    pub fn of(tried: &str, error: &dyn Error) -> Self {
+        let mut text = format!("{tried}: {error}");
+        let mut below = error.source();
+        while let Some(cause) = below {
+            text.push_str(&format_args!(": {cause}").to_string());
+            below = cause.source();
+        }
+        Self(text)
+    }
+}
+
+impl From<images::Error> for Failure {
+    fn from(error: images::Error) -> Self {
+        Self::of("no image", &error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// As it is: the test harness prints a failed test's error with `{:?}`.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Error for Failure {}

@@ -1,0 +1,159 @@
+//! The Debian VM host, booted, and commands run in it.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use images::{Images, Tool};
+
+use crate::{
+    Failure, Outcome,
+    qemu::{Accel, Machine, Running},
+};
+
+/// For one command, under KVM.
+const COMMAND: Duration = Duration::from_secs(60);
+/// From power-on to systemd's end of booting, under KVM.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// A booted VM host. It ends when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    machine: Running,
+    port: BufReader<UnixStream>,
+    patience: u32,
+}
+
+/// How a command in a guest ended, and what it wrote to both its outputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub status: i32,
+    pub output: String,
+}
+
+impl Guest {
+    /// Boots the VM host with `scripts` of `tests/guest/` (and all else that is on the tools
+    /// disk) under `/tools`.
+    pub fn boot(name: &str) -> Outcome<Self> {
+        let images = Images::of_this_workspace()?;
+        let host = images.host()?;
+        let tools = images.tools(&scripts()?)?;
+        let accel = Accel::of_this_machine(&images)?;
+        let started = Instant::now();
+        println!("{name}: booting the VM host with {}", accel.name());
+        let (machine, port) = Machine::new(name, host.boot)
+            .processors(2)
+            .memory(2048)
+            .append("systemd.show_status=false")
+            .disk("root", &host.root)
+            .disk("tools", &tools)
+            .start_with_port(accel)?;
+        let mut guest = Self { machine, port: BufReader::new(port), patience: accel.patience() };
+        let hello = guest.line(BOOT)?;
+        if hello != "ready" {
+            return Err(guest.machine.failure(&format!("the lab's port said {hello:?}")));
+        }
+        println!("{name}: up after {:.1} s", started.elapsed().as_secs_f32());
+        Ok(guest)
+    }
+
+    /// Runs a shell script and gives how it ended, whatever that was.
+    pub fn run(&mut self, script: &str) -> Outcome<Ended> {
+        self.run_within(script, COMMAND)
+    }
+
+    /// As [`Self::run`], with a deadline (under KVM; emulation is given more).
+    pub fn run_within(&mut self, script: &str, patience: Duration) -> Outcome<Ended> {
+        let request = format!("{}\n{script}", script.len());
+        if let Err(error) = self.port.get_mut().write_all(request.as_bytes()) {
+            return Err(self.machine.failure(&format!("took no command: {error}")));
+        }
+        let header = self.line(patience)?;
+        let numbers: Option<(i32, usize)> = header.strip_prefix("exit ").and_then(|rest| {
+            let (status, length) = rest.split_once(' ')?;
+            Some((status.parse().ok()?, length.parse().ok()?))
+        });
+        let Some((status, length)) = numbers else {
+            return Err(self.machine.failure(&format!("the lab's port said {header:?}")));
+        };
+        let mut output = vec![0; length];
+        if let Err(error) = self.port.read_exact(&mut output) {
+            return Err(self.machine.failure(&format!("output of {length} bytes: {error}")));
+        }
+        Ok(Ended { status, output: String::from_utf8_lossy(&output).trim_end().to_owned() })
+    }
+
+    /// Runs a shell script that has to succeed; what it wrote.
+    pub fn sh(&mut self, script: &str) -> Outcome<String> {
+        self.sh_within(script, COMMAND)
+    }
+
+    /// As [`Self::sh`], with a deadline.
+    pub fn sh_within(&mut self, script: &str, patience: Duration) -> Outcome<String> {
+        let ended = self.run_within(&format!("set -e\n{script}"), patience)?;
+        if ended.status == 0 {
+            return Ok(ended.output);
+        }
+        let what = format!(
+            "a script in it ended with status {}:\n{script}\n--- and said:\n{}",
+            ended.status, ended.output
+        );
+        Err(self.machine.failure(&what))
+    }
+
+    /// A named check: `script` has to succeed. Says the name and what it took.
+    pub fn check(&mut self, name: &str, script: &str) -> Outcome<String> {
+        let started = Instant::now();
+        let output = self.sh(script)?;
+        println!("ok: {name} ({:.1} s)", started.elapsed().as_secs_f32());
+        Ok(output)
+    }
+
+    /// A named check whose last line of output is known.
+    pub fn expect(&mut self, name: &str, script: &str, answer: &str) -> Outcome<()> {
+        let output = self.check(name, script)?;
+        if output.lines().last() == Some(answer) {
+            return Ok(());
+        }
+        Err(self.machine.failure(&format!("{name}: {script}\nexpected {answer:?}, got:\n{output}")))
+    }
+
+    /// A failure of this guest, with its console.
+    pub fn failure(&mut self, what: &str) -> Failure {
+        self.machine.failure(what)
+    }
+
+    fn line(&mut self, patience: Duration) -> Outcome<String> {
+        let patience = patience * self.patience;
+        let mut line = String::new();
+        let read = self
+            .port
+            .get_ref()
+            .set_read_timeout(Some(patience))
+            .and_then(|()| self.port.read_line(&mut line));
+        match read {
+            Ok(count) if count > 0 => Ok(line.trim_end().to_owned()),
+            Ok(_) => Err(self.machine.failure("ended")),
+            Err(error) => {
+                let seconds = patience.as_secs();
+                Err(self.machine.failure(&format!("no answer in {seconds} s ({error})")))
+            }
+        }
+    }
+}
+
+/// The scripts for inner guests: the files of `tests/guest`.
+fn scripts() -> Outcome<Vec<Tool>> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("guest");
+    let cannot = |e: std::io::Error| Failure::of(&format!("cannot list {}", folder.display()), &e);
+    let mut tools = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        let name = format!("scripts/{}", entry.file_name().to_string_lossy());
+        tools.push(Tool { name, source: entry.path() });
+    }
+    tools.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tools)
+}

@@ -1,0 +1,69 @@
+//! What a test needs of this machine. A missing tool is a failure that names its package; only
+//! `LAB=skip` turns the guests off, and says so.
+
+use std::{env, path::Path};
+
+use crate::{Failure, Outcome};
+
+/// Programs and the Debian packages that have them.
+const PACKAGES: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("mke2fs", "e2fsprogs"),
+    ("depmod", "kmod"),
+    ("xz", "xz-utils"),
+    ("setpriv", "util-linux"),
+];
+
+/// Fails unless every one of `programs` is in `PATH` (or where root's programs are).
+pub fn programs(programs: &[&str]) -> Outcome<()> {
+    let missing: Vec<&str> = programs.iter().copied().filter(|name| !is_there(name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|name| package_of(name)).collect();
+    Err(Failure::new(format!(
+        "this machine lacks {}; install: apt-get install --no-install-recommends {}\n\
+         (./tests/run installs all that the tests need)",
+        missing.join(", "),
+        packages.join(" ")
+    )))
+}
+
+/// What building and booting guests takes.
+pub fn guests() -> Outcome<()> {
+    programs(&["qemu-system-x86_64", "mmdebstrap", "mke2fs", "depmod", "xz", "setpriv"])
+}
+
+/// Whether the guests are turned off, by `LAB=skip` and nothing else.
+pub fn guests_are_off(test: &str) -> bool {
+    let off = env::var("LAB").is_ok_and(|value| value == "skip");
+    if off {
+        println!("SKIPPED {test}: LAB=skip is set; nothing was tested");
+    }
+    off
+}
+
+fn is_there(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| Path::new(&folder).join(program).is_file())
+}
+
+fn package_of<'a>(program: &'a str) -> &'a str {
+    PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::programs;
+
+    #[test]
+    fn a_missing_tool_is_a_failure_that_names_its_package() {
+        assert!(programs(&["sh"]).is_ok());
+        let failure = programs(&["sh", "no-such-tool"]).unwrap_err().to_string();
+        assert!(failure.contains("this machine lacks no-such-tool"), "{failure}");
+        assert!(failure.contains("apt-get install"), "{failure}");
+    }
+}
