@@ -15,7 +15,8 @@ ln -s ../lab-shell.service "$units/multi-user.target.wants/"
 # Nobody logs in, and nothing is to start by the clock in the middle of a test.
 for unit in serial-getty@ttyS0.service getty@tty1.service systemd-networkd-wait-online.service \
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
-    systemd-tmpfiles-clean.timer e2scrub_reap.service; do
+    systemd-tmpfiles-clean.timer e2scrub_reap.service getty-static.service \
+    systemd-update-utmp.service systemd-update-utmp-runlevel.service; do
     ln -sf /dev/null "$units/$unit"
 done
 # With a machine id it is not a first boot, which would ask questions on the console.

@@ -15,10 +15,18 @@ pub struct GuestCid(u32);
 #[non_exhaustive]
 pub enum CidError {
     /// An address with a meaning of its own.
-    #[error("CID {cid} is {meaning}: a guest's CID is a number from {} to {}", GuestCid::MIN, GuestCid::MAX)]
+    #[error(
+        "CID {cid} is {meaning}: a guest's CID is a number from {} to {}",
+        GuestCid::MIN,
+        GuestCid::MAX
+    )]
     Reserved { cid: u32, meaning: &'static str },
     /// Not a number of 32 bits.
-    #[error("{text:?} is no CID: a guest's CID is a number from {} to {}", GuestCid::MIN, GuestCid::MAX)]
+    #[error(
+        "{text:?} is no CID: a guest's CID is a number from {} to {}",
+        GuestCid::MIN,
+        GuestCid::MAX
+    )]
     NotANumber { text: String, source: ParseIntError },
 }
 

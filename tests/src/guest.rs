@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// For one command, under KVM.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_mins(1);
 /// From power-on to systemd's end of booting, under KVM.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_mins(1);
 
 /// A booted VM host. It ends when dropped.
 #[derive(Debug)]

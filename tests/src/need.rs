@@ -51,7 +51,7 @@ fn is_there(program: &str) -> bool {
         .any(|folder| Path::new(&folder).join(program).is_file())
 }
 
-fn package_of<'a>(program: &'a str) -> &'a str {
+fn package_of(program: &str) -> &str {
     PACKAGES.iter().find(|(name, _)| *name == program).map_or(program, |(_, package)| package)
 }
 

@@ -1,1 +1,84 @@
-//! x
+//! A guest inside the VM host: a second QEMU, whose vsock device ends in the VM host's kernel.
+//!
+//! This is a guest as a user has one: `vhost-vsock-pci`, no network card, the agent's machine at
+//! CID 2. Only the processor is emulated, twice.
+
+use std::time::Duration;
+
+use qemu::args::{self, GuestCid};
+
+use crate::{Outcome, guest::Guest};
+
+/// From power-on to power-off under KVM; emulation in emulation is given more.
+const LIFE: Duration = Duration::from_secs(100);
+
+/// What an inner guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inner<'a> {
+    /// The tiny guest: each is a command line of guest-tools.
+    Tiny(&'a [&'a str]),
+    /// The VM host's own Debian, without systemd: a script of `tests/guest`.
+    Debian(&'a str),
+}
+
+impl Inner<'_> {
+    fn initramfs(self) -> &'static str {
+        match self {
+            Self::Tiny(_) => "/tools/boot/tiny",
+            Self::Debian(_) => "/tools/boot/debian",
+        }
+    }
+
+    fn append(self) -> String {
+        let common = "console=ttyS0 quiet panic=-1";
+        match self {
+            Self::Tiny(commands) => {
+                let commands: Vec<String> =
+                    commands.iter().map(|command| format!("\"{command}\"")).collect();
+                format!("{common} -- {}", commands.join(" "))
+            }
+            Self::Debian(script) => {
+                format!("{common} lab_init=/usr/local/sbin/lab-init lab_script=scripts/{script}")
+            }
+        }
+    }
+
+    fn memory(self) -> u32 {
+        match self {
+            Self::Tiny(_) => 256,
+            Self::Debian(_) => 640,
+        }
+    }
+
+    /// The VM host's own disks, which it only reads.
+    fn disks(self) -> &'static [&'static str] {
+        match self {
+            Self::Tiny(_) => &[],
+            Self::Debian(_) => &["/dev/vda", "/dev/vdb"],
+        }
+    }
+}
+
+/// The shell command that runs an inner guest to its end; its console is the output.
+pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
+    let mut words: Vec<String> = "qemu-system-x86_64 -accel tcg -M q35 -nodefaults \
+        -no-user-config -display none -no-reboot -serial stdio -kernel /tools/boot/vmlinuz"
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    words.extend(["-m".to_owned(), inner.memory().to_string()]);
+    words.extend(["-initrd".to_owned(), inner.initramfs().to_owned()]);
+    words.extend(["-append".to_owned(), format!("'{}'", inner.append())]);
+    for disk in inner.disks() {
+        let drive = format!("if=virtio,format=raw,readonly=on,file.locking=off,file={disk}");
+        words.extend(["-drive".to_owned(), drive]);
+    }
+    words.extend(args::vsock(cid));
+    words.join(" ")
+}
+
+/// Runs an inner guest until it has powered off; what its console said.
+pub fn run(host: &mut Guest, inner: Inner<'_>, cid: GuestCid) -> Outcome<String> {
+    host.sh("modprobe vhost_vsock")?;
+    host.sh_within(&command(inner, cid), LIFE)
+}

@@ -1,0 +1,24 @@
+# Shell words of the guest tests; a script begins with `. /tools/scripts/lab.sh`.
+
+# serve NAME WORDS...: starts an agent with these words, as a service, and waits until it is ready.
+serve() {
+    name=$1
+    shift
+    systemd-run --quiet --collect --unit "$name" \
+        -- "$(command -v nbdkit)" -f --pidfile "/run/lab/$name.pid" "$@"
+    until [ -s "/run/lab/$name.pid" ]; do
+        systemctl --quiet is-active "$name" || { log "$name"; echo "agent $* ended"; return 1; }
+        sleep 0.05
+    done
+}
+
+# stop NAME: ends that agent as an operator would, and waits for its end.
+stop() {
+    systemctl stop "$1"
+    rm -f "/run/lab/$1.pid"
+}
+
+# log NAME: what that agent has said.
+log() {
+    journalctl --no-pager --output cat --unit "$1"
+}

@@ -1,0 +1,30 @@
+//! lab: a hand in the VM host, for whoever writes a test or looks at a failure.
+//!
+//! Boots it and runs each line of the standard input there, until the input ends.
+
+use std::{
+    io::{BufRead, stdin},
+    process::ExitCode,
+};
+
+use tests::{Outcome, guest::Guest, need};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("lab: error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome<()> {
+    need::guests()?;
+    let mut guest = Guest::boot("lab")?;
+    for line in stdin().lock().lines().map_while(Result::ok) {
+        let ended = guest.run(&line)?;
+        println!("{}\n[exit {}]", ended.output, ended.status);
+    }
+    Ok(())
+}
