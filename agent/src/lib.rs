@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod exports;
+pub mod listen;
 pub mod peer;
 pub mod plugin;
 pub mod session;

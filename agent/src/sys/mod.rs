@@ -5,5 +5,8 @@
 pub(crate) mod blocks;
 #[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
 pub(crate) mod file;
+pub(crate) mod process;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;
+#[allow(unsafe_code, reason = "nix has no options of AF_VSOCK")]
+pub(crate) mod vsock;

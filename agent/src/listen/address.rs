@@ -1,0 +1,204 @@
+//! Where to listen, in words: what `--listen` takes and what log lines and errors print.
+//!
+//! `cli` makes these; nothing here opens a socket or looks a name up.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use thiserror::Error;
+
+/// Most bytes in the path of a Unix socket: `sun_path` less its final zero, unix(7).
+const UNIX_PATH_MAX: usize = 107;
+
+/// Which of a name's addresses count; without a name, which wildcard addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Family {
+    #[default]
+    Any,
+    V4,
+    V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "IP",
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// A place to listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// AF_VSOCK. `None`: every CID of this machine. Port 2^32-1 (`VMADDR_PORT_ANY`): any free one.
+    Vsock { cid: Option<u32>, port: u32 },
+    /// TCP. `None`: every address of this machine. Port 0: any free one.
+    Tcp { host: Option<String>, port: u16, family: Family },
+    /// A Unix socket, made at this path and removed at exit.
+    Unix(PathBuf),
+    /// A Unix socket in a new directory that only this user may enter.
+    Private,
+}
+
+/// Why a text is no address. The text itself is in the message of whoever parsed it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AddressError {
+    #[error("write vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT or unix:PATH")]
+    Form,
+    #[error("'{0}' is not a vsock port (0 to 4294967295)")]
+    VsockPort(String),
+    #[error("'{0}' is not a CID (a number from 0 to 4294967295; leave it out to listen on all)")]
+    Cid(String),
+    #[error("'{0}' is not a TCP port (0 to 65535)")]
+    TcpPort(String),
+    #[error("an IPv6 address stands in brackets: tcp:[ADDRESS]:PORT")]
+    Brackets,
+    #[error("the path of the socket is empty")]
+    NoPath,
+    #[error(
+        "the path has {0} bytes, and the kernel takes at most {UNIX_PATH_MAX}: choose a shorter one"
+    )]
+    LongPath(usize),
+}
+
+impl Address {
+    /// A Unix socket; `-` is a private one.
+    pub fn unix(path: PathBuf) -> Result<Self, AddressError> {
+        match path.as_os_str().len() {
+            0 => Err(AddressError::NoPath),
+            _ if path.as_os_str() == "-" => Ok(Self::Private),
+            len if len > UNIX_PATH_MAX => Err(AddressError::LongPath(len)),
+            _ => Ok(Self::Unix(path)),
+        }
+    }
+
+    /// The given host and port over TCP.
+    pub fn tcp(host: Option<&str>, port: &str, family: Family) -> Result<Self, AddressError> {
+        let number = number(port).ok_or_else(|| AddressError::TcpPort(port.to_owned()))?;
+        Ok(Self::Tcp { host: host.map(str::to_owned), port: number, family })
+    }
+
+    /// The given port on every CID of this machine.
+    pub fn vsock(port: &str) -> Result<Self, AddressError> {
+        let number = number(port).ok_or_else(|| AddressError::VsockPort(port.to_owned()))?;
+        Ok(Self::Vsock { cid: None, port: number })
+    }
+
+    /// The system chooses, so that two of the same are two different places.
+    pub fn is_any_free(&self) -> bool {
+        matches!(
+            self,
+            Self::Vsock { port: u32::MAX, .. } | Self::Tcp { port: 0, .. } | Self::Private
+        )
+    }
+}
+
+/// A whole number, digits only: `str::parse` alone would take "+1".
+fn number<N: FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let (kind, rest) = text.split_once(':').ok_or(AddressError::Form)?;
+        match kind {
+            "unix" => Self::unix(PathBuf::from(rest)),
+            "vsock" => match rest.split_once(':') {
+                None | Some(("", _)) => Self::vsock(rest.trim_start_matches(':')),
+                Some((cid, port)) => {
+                    let cid: u32 = number(cid).ok_or_else(|| AddressError::Cid(cid.to_owned()))?;
+                    let Self::Vsock { port, .. } = Self::vsock(port)? else { unreachable!() };
+                    // VMADDR_CID_ANY has a spelling of its own: none.
+                    Ok(Self::Vsock { cid: Some(cid).filter(|cid| *cid != u32::MAX), port })
+                }
+            },
+            "tcp" => {
+                let Some((host, port)) = rest.rsplit_once(':') else {
+                    return Self::tcp(None, rest, Family::Any);
+                };
+                let bare = match host.strip_prefix('[') {
+                    Some(v6) => v6.strip_suffix(']').ok_or(AddressError::Brackets)?,
+                    None if host.contains([':', ']']) => return Err(AddressError::Brackets),
+                    None => host,
+                };
+                Self::tcp(Some(bare).filter(|bare| !bare.is_empty()), port, Family::Any)
+            }
+            _ => Err(AddressError::Form),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vsock { cid: None, port } => write!(f, "vsock:{port}"),
+            Self::Vsock { cid: Some(cid), port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Tcp { host: None, port, .. } => write!(f, "tcp:{port}"),
+            Self::Tcp { host: Some(host), port, .. } if host.contains(':') => {
+                write!(f, "tcp:[{host}]:{port}")
+            }
+            Self::Tcp { host: Some(host), port, .. } => write!(f, "tcp:{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Private => f.write_str("unix:-"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: Option<&str>, port: u16) -> Address {
+        Address::Tcp { host: host.map(str::to_owned), port, family: Family::Any }
+    }
+
+    #[test]
+    fn addresses_are_read_and_printed() {
+        let vsock = |cid, port| Address::Vsock { cid, port };
+        for (text, address, printed) in [
+            ("vsock:10809", vsock(None, 10809), "vsock:10809"),
+            ("vsock::10809", vsock(None, 10809), "vsock:10809"),
+            ("vsock:2:3000000000", vsock(Some(2), 3_000_000_000), "vsock:2:3000000000"),
+            ("vsock:4294967295:7", vsock(None, 7), "vsock:7"),
+            ("tcp:10809", tcp(None, 10809), "tcp:10809"),
+            ("tcp::10809", tcp(None, 10809), "tcp:10809"),
+            ("tcp:127.0.0.1:0", tcp(Some("127.0.0.1"), 0), "tcp:127.0.0.1:0"),
+            ("tcp:[::1]:65535", tcp(Some("::1"), 65535), "tcp:[::1]:65535"),
+            ("tcp:[fe80::1%eth0]:1", tcp(Some("fe80::1%eth0"), 1), "tcp:[fe80::1%eth0]:1"),
+            ("tcp:db.example:1", tcp(Some("db.example"), 1), "tcp:db.example:1"),
+            ("unix:/run/a:b", Address::Unix("/run/a:b".into()), "unix:/run/a:b"),
+            ("unix:-", Address::Private, "unix:-"),
+        ] {
+            assert_eq!(text.parse(), Ok(address.clone()), "{text}");
+            assert_eq!(address.to_string(), printed);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_the_reason() {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for (text, error) in [
+            ("", AddressError::Form),
+            ("vsock", AddressError::Form),
+            ("udp:1", AddressError::Form),
+            ("vsock:", AddressError::VsockPort(String::new())),
+            ("vsock:4294967296", AddressError::VsockPort("4294967296".into())),
+            ("vsock:-1", AddressError::VsockPort("-1".into())),
+            ("vsock:+1", AddressError::VsockPort("+1".into())),
+            ("vsock:host:1", AddressError::Cid("host".into())),
+            ("vsock:1:2:3", AddressError::VsockPort("2:3".into())),
+            ("tcp:", AddressError::TcpPort(String::new())),
+            ("tcp:localhost:65536", AddressError::TcpPort("65536".into())),
+            ("tcp:localhost", AddressError::TcpPort("localhost".into())),
+            ("tcp:::1:10809", AddressError::Brackets),
+            ("tcp:[::1:10809", AddressError::Brackets),
+            ("unix:", AddressError::NoPath),
+            (long.as_str(), AddressError::LongPath(108)),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+    }
+}

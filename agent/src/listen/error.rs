@@ -1,0 +1,139 @@
+//! Why nothing listens on an address, and what to do about it.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use super::{Address, Family};
+
+/// An address that could not be listened on. The cause is the source.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}")]
+pub struct BindError {
+    pub address: Address,
+    pub source: Cause,
+}
+
+/// What went wrong on the way to a listening socket.
+#[derive(Debug, Error)]
+pub enum Cause {
+    #[error("the name '{host}' was not found")]
+    Lookup { host: String, source: io::Error },
+    #[error("'{host}' has no {family} address")]
+    NoAddress { host: String, family: Family },
+    #[error("the private directory {} cannot be made", .path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("something that is not a socket stands there")]
+    NotASocket,
+    #[error(
+        "a socket stands there and nobody listens on it: left behind by a process that was killed"
+    )]
+    Stale,
+    #[error("another process listens there")]
+    Live,
+    /// A system call; its own words are enough.
+    #[error(transparent)]
+    System(io::Error),
+}
+
+impl BindError {
+    /// What to do about it, where that is known.
+    pub fn mend(&self) -> Option<String> {
+        match (&self.source, &self.address) {
+            (Cause::Lookup { .. }, _) => Some("give an address instead of a name".into()),
+            (Cause::NoAddress { family, .. }, _) => Some(match family {
+                Family::V4 => "leave -4 out, or give an IPv4 address".into(),
+                Family::V6 => "leave -6 out, or give an IPv6 address".into(),
+                Family::Any => "give an address instead of a name".into(),
+            }),
+            (Cause::Directory { .. }, _) => {
+                Some("let TMPDIR name a directory that this user may write to".into())
+            }
+            (Cause::NotASocket, _) => Some("choose another path".into()),
+            (Cause::Stale, Address::Unix(path)) => {
+                Some(format!("remove it ('rm {}') and start again", path.display()))
+            }
+            (Cause::Live, Address::Unix(path)) => Some(format!(
+                "choose another path, or stop that process ('ss -lxp src {}' names it)",
+                path.display()
+            )),
+            (Cause::System(error), address) => errno(error.raw_os_error()?, address),
+            (Cause::Stale | Cause::Live, _) => None,
+        }
+    }
+}
+
+fn errno(errno: i32, address: &Address) -> Option<String> {
+    Some(match (address, errno) {
+        (Address::Tcp { port, .. }, libc::EADDRINUSE) => format!(
+            "another process, or a listener named before this one, has the port ('ss -lntp sport = :{port}' names it): choose another, or stop that"
+        ),
+        (Address::Vsock { port, .. }, libc::EADDRINUSE) => format!(
+            "another process, or a listener named before this one, has the port ('ss -lp --vsock' names it, look for :{port}): choose another, or stop that"
+        ),
+        (Address::Tcp { .. }, libc::EADDRNOTAVAIL) => {
+            "the address is none of this machine's ('ip address' lists them)".into()
+        }
+        (Address::Vsock { cid: Some(cid), .. }, libc::EADDRNOTAVAIL) => format!(
+            "CID {cid} is none of this machine's: leave it out (vsock:PORT) to listen on all; \
+             2 is local only where vhost_vsock is loaded, 1 where vsock_loopback is"
+        ),
+        (Address::Vsock { .. }, libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ENODEV) => {
+            "AF_VSOCK is unknown to this kernel ('modprobe vhost_vsock' on a VM host, 'modprobe vsock' \
+             elsewhere) or kept from this process (systemd's RestrictAddressFamilies=, a container)"
+                .into()
+        }
+        (Address::Tcp { port, .. }, libc::EACCES) if *port < 1024 && *port > 0 => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start".into()
+        }
+        (Address::Vsock { port, .. }, libc::EACCES) if *port < 1024 => {
+            "vsock ports below 1024 need CAP_NET_BIND_SERVICE".into()
+        }
+        (Address::Vsock { .. }, libc::EACCES | libc::EPERM) => {
+            "AF_VSOCK is forbidden to this process: containers forbid it by their seccomp profile, \
+             which must allow socket(AF_VSOCK)"
+                .into()
+        }
+        (Address::Tcp { .. }, libc::EAFNOSUPPORT) => {
+            "this machine has no such protocol: try -4 or -6".into()
+        }
+        (Address::Unix(path), libc::ENOENT) => {
+            let parent = path.parent().unwrap_or(path);
+            format!("the directory is missing: 'mkdir -p {}'", parent.display())
+        }
+        (Address::Unix(_), libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "choose a directory that this user may write to".into()
+        }
+        (_, libc::EMFILE | libc::ENFILE) => "raise the limit of open files ('ulimit -n')".into(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_usual_failure_has_its_mend() {
+        for (address, errno, part) in [
+            ("tcp:10809", libc::EADDRINUSE, "ss -lntp sport = :10809"),
+            ("tcp:192.0.2.1:1", libc::EADDRNOTAVAIL, "ip address"),
+            ("tcp:80", libc::EACCES, "CAP_NET_BIND_SERVICE"),
+            ("tcp:[::1]:8000", libc::EAFNOSUPPORT, "-4"),
+            ("vsock:10809", libc::EADDRINUSE, "ss -lp --vsock"),
+            ("vsock:77:10809", libc::EADDRNOTAVAIL, "CID 77 is none of this machine's"),
+            ("vsock:10809", libc::EAFNOSUPPORT, "modprobe vhost_vsock"),
+            ("vsock:10809", libc::EPERM, "seccomp"),
+            ("vsock:10809", libc::EACCES, "seccomp"),
+            ("vsock:80", libc::EACCES, "CAP_NET_BIND_SERVICE"),
+            ("unix:/none/such", libc::ENOENT, "mkdir -p /none"),
+            ("unix:/proc/x", libc::EACCES, "may write"),
+            ("tcp:1", libc::EMFILE, "ulimit"),
+        ] {
+            let source = Cause::System(io::Error::from_raw_os_error(errno));
+            let error = BindError { address: address.parse().unwrap(), source };
+            let mend = error.mend().expect(address);
+            assert!(mend.contains(part), "{address}: {mend}");
+        }
+    }
+}

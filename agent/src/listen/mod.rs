@@ -1,0 +1,163 @@
+//! Listeners: each kind yields connected streams and who is at their other end.
+//!
+//! `plan` binds them, `serve` accepts from them. A failed accept never ends a listener.
+
+mod address;
+mod error;
+mod tcp;
+mod unix;
+mod uri;
+mod vsock;
+
+use std::{
+    fmt, io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    address::{Address, AddressError, Family},
+    error::{BindError, Cause},
+};
+use crate::peer::Peer;
+
+/// Connections that the kernel keeps until they are accepted; it cuts this to
+/// `net.core.somaxconn`. Over vsock the one too many is reset, so it is worth having room.
+const BACKLOG: u32 = 4096;
+
+/// First and longest wait when the system has no descriptor or memory for another connection.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// An agent at its limit fails and succeeds by turns, as connections come and go: this is how
+/// often the log says so.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    /// How long the next wait for resources will be.
+    pause: Duration,
+    /// When the log last said that nothing can be accepted.
+    said: Option<Instant>,
+    /// It has not said yet that this is over.
+    episode: bool,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Vsock(vsock::Listener),
+    Tcp(tcp::Listener),
+    Unix(unix::Listener),
+}
+
+impl Listener {
+    /// Listens on `address`: more than one socket where a TCP host has more than one address.
+    /// Must be called on the runtime that will accept. May wait for a name to be looked up.
+    pub fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
+        let sockets = match address {
+            Address::Vsock { cid, port } => {
+                vsock::Listener::bind(*cid, *port).map(|it| vec![Socket::Vsock(it)])
+            }
+            Address::Tcp { host, port, family } => tcp::bind(host.as_deref(), *port, *family)
+                .map(|all| all.into_iter().map(Socket::Tcp).collect()),
+            Address::Unix(path) => unix::Listener::bind(path).map(|it| vec![Socket::Unix(it)]),
+            Address::Private => unix::Listener::private().map(|it| vec![Socket::Unix(it)]),
+        };
+        match sockets {
+            Ok(sockets) => Ok(sockets.into_iter().map(Self::new).collect()),
+            Err(source) => Err(BindError { address: address.clone(), source }),
+        }
+    }
+
+    fn new(socket: Socket) -> Self {
+        Self { socket, pause: PAUSE.0, said: None, episode: false }
+    }
+
+    /// The next connection. Waits as long as it takes, through every failure; nothing is lost when
+    /// the future is dropped, and a new one tries again at once.
+    pub async fn accept(&mut self) -> (OwnedFd, Peer) {
+        loop {
+            let accepted = match &self.socket {
+                Socket::Vsock(listener) => listener.accept().await,
+                Socket::Tcp(listener) => listener.accept().await,
+                Socket::Unix(listener) => listener.accept().await,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    self.pause = PAUSE.0;
+                    if std::mem::take(&mut self.episode) {
+                        tracing::info!("{self} accepts again");
+                    }
+                    return accepted;
+                }
+                Err(error) if only_that_connection(&error) => {
+                    tracing::debug!(
+                        "{self}: a connection was gone before it was accepted: {error}"
+                    );
+                }
+                Err(error) => {
+                    if self.said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                        (self.said, self.episode) = (Some(Instant::now()), true);
+                        tracing::warn!(
+                            "{self} cannot accept: {error}; connections wait, those that are open \
+                             go on{}",
+                            mend(&error)
+                        );
+                    }
+                    let pause = self.pause;
+                    self.pause = (pause * 2).min(PAUSE.1);
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    /// What a client connects to, as an NBD URI that asks for `export`.
+    pub fn uri(&self, export: &str) -> String {
+        match &self.socket {
+            Socket::Vsock(listener) => uri::vsock(listener.cid, listener.port, export),
+            Socket::Tcp(listener) => uri::tcp(listener.address, export),
+            Socket::Unix(listener) => uri::unix(listener.path(), export),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.socket {
+            Socket::Vsock(listener) => {
+                Address::Vsock { cid: listener.cid, port: listener.port }.fmt(f)
+            }
+            Socket::Tcp(listener) => write!(f, "tcp:{}", listener.address),
+            Socket::Unix(listener) => write!(f, "unix:{}", listener.path().display()),
+        }
+    }
+}
+
+/// Errors of accept(2) that say something about one connection and nothing about the listener. What
+/// could come back at once, and for ever, is not here: that is waited for.
+fn only_that_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::ECONNRESET
+                | libc::EINTR
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+        )
+    )
+}
+
+fn mend(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the hard limit of open files (LimitNOFILE=, 'ulimit -Hn')",
+        Some(libc::ENFILE) => "; raise fs.file-max",
+        _ => "",
+    }
+}

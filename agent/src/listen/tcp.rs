@@ -1,0 +1,122 @@
+//! TCP listeners, one a local address.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    os::fd::OwnedFd,
+};
+
+use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::{BACKLOG, Cause, Family};
+use crate::peer::Peer;
+
+/// How often a free port is looked for that every address has.
+const TRIES: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: TcpListener,
+    pub(super) address: SocketAddr,
+}
+
+/// Listens on every address of `host` in `family`, all on one port. Without a host these are the
+/// wildcard addresses of both families. An address whose family this machine lacks, or that it
+/// does not have, is passed over if there is another.
+pub(super) fn bind(host: Option<&str>, port: u16, family: Family) -> Result<Vec<Listener>, Cause> {
+    let addresses = addresses(host, port, family)?;
+    for _ in 1..TRIES {
+        match bind_all(&addresses) {
+            // The port that was free on the first address is taken on another: ask for a new one.
+            Err(error) if port == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result.map_err(Cause::System),
+        }
+    }
+    bind_all(&addresses).map_err(Cause::System)
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<Listener>> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    let mut failure = None;
+    for &(mut address) in addresses {
+        if let Some(first) = listeners.first() {
+            address.set_port(first.address.port());
+        }
+        match Listener::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if not_here(&error) => {
+                tracing::debug!("passed over tcp:{address}: {error}");
+                failure = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match failure {
+        Some(error) if listeners.is_empty() => Err(error),
+        _ => Ok(listeners),
+    }
+}
+
+fn not_here(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn addresses(host: Option<&str>, port: u16, family: Family) -> Result<Vec<SocketAddr>, Cause> {
+    let all = match host {
+        None => {
+            vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
+        }
+        Some(host) => (host, port)
+            .to_socket_addrs()
+            .map_err(|source| Cause::Lookup { host: host.to_owned(), source })?
+            .collect(),
+    };
+    let mut wanted: Vec<SocketAddr> = Vec::new();
+    for address in all {
+        let of_family = match family {
+            Family::Any => true,
+            Family::V4 => address.is_ipv4(),
+            Family::V6 => address.is_ipv6(),
+        };
+        // The resolver may say one address twice.
+        if of_family && !wanted.contains(&address) {
+            wanted.push(address);
+        }
+    }
+    if wanted.is_empty() {
+        let host = host.unwrap_or_default().to_owned();
+        return Err(Cause::NoAddress { host, family });
+    }
+    Ok(wanted)
+}
+
+impl Listener {
+    fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            let socket = TcpSocket::new_v6()?;
+            // IPv4 has a listener of its own, so that peers are never IPv4 in IPv6 clothes.
+            setsockopt(&socket, Ipv6V6Only, &true)?;
+            socket
+        };
+        // Connections of an earlier agent that linger do not keep this one from its port.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address })
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
+        let (stream, peer) = self.socket.accept().await?;
+        // Replies are gathered here; the kernel must not hold them back once more. If the peer is
+        // gone already, the session will see it.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("TCP_NODELAY on the connection from {peer}: {error}");
+        }
+        // The session registers the descriptor on a thread of its own.
+        Ok((stream.into_std()?.into(), Peer::Tcp(peer)))
+    }
+}
