@@ -3,11 +3,14 @@
 //! The way of a request, in the order of the modules:
 //! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
 
+pub mod cli;
 pub mod disk;
 pub mod exports;
 pub mod listen;
 pub mod peer;
+pub mod plan;
 pub mod plugin;
+pub mod serve;
 pub mod session;
 mod sys;
 pub mod units;

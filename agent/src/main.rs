@@ -1,1 +1,85 @@
-fn main() {}
+//! The program: words to a plan, the log, the plan's run, and the one line of an error.
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+
+use agent::{
+    cli::{self, Stop},
+    plan::Log,
+};
+
+/// What getopt's programs exit with for a wrong command line.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let plan = match cli::plan(std::env::args_os()) {
+        Ok(plan) => plan,
+        Err(stop) => return without_plan(&stop),
+    };
+    start_log(plan.log);
+    match plan.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, failure.mend());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help and version go to stdout; all else is a wrong command line.
+fn without_plan(stop: &Stop) -> ExitCode {
+    if let Stop::Clap(error) = stop {
+        if !stop.is_answer() {
+            say(format_args!("agent: "));
+        }
+        // Where stderr or stdout is gone there is nobody to tell.
+        error.print().ok();
+    } else {
+        report(stop, None);
+    }
+    if stop.is_answer() { ExitCode::SUCCESS } else { USAGE.into() }
+}
+
+/// One line: what was tried, why it failed down to the first cause, and the mend.
+fn report(error: &dyn Error, mend: Option<String>) {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // An error that is printed as its source's text would otherwise be said twice.
+        let text = error.to_string();
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        cause = error.source();
+    }
+    if let Some(mend) = mend {
+        line = format!("{line}; {mend}");
+    }
+    say(format_args!("agent: error: {line}\n"));
+}
+
+fn say(text: std::fmt::Arguments<'_>) {
+    io::stderr().lock().write_fmt(text).ok();
+}
+
+fn start_log(log: Log) {
+    let Log::Stderr { verbose } = log else {
+        std::panic::set_hook(Box::new(|_| {}));
+        return;
+    };
+    let level = if verbose { tracing::Level::DEBUG } else { tracing::Level::INFO };
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level)
+        .with_target(false)
+        // It would be said with eprintln!, which panics where stderr is gone.
+        .log_internal_errors(false)
+        .init();
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("a bug in agent, please report it: {panic}");
+    }));
+}

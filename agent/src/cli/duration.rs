@@ -1,0 +1,60 @@
+//! Times in nbdkit's words: a number of seconds, or a number and a unit.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// Longest unit first where one is the end of another.
+const UNITS: [(&str, u64); 7] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("", 1_000_000_000),
+];
+
+/// A text that is no time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("write whole seconds, or a whole number and one of ns, us, ms, s, m, h")]
+pub struct DurationError;
+
+/// 10, 10s, 500ms, 2m.
+pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| DurationError)?;
+    let &(_, scale) = UNITS.iter().find(|(name, _)| *name == unit).ok_or(DurationError)?;
+    number.checked_mul(scale).map(Duration::from_nanos).ok_or(DurationError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, expected) in [
+            ("0", Some(Duration::ZERO)),
+            ("10", Some(Duration::from_secs(10))),
+            ("10s", Some(Duration::from_secs(10))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("7us", Some(Duration::from_micros(7))),
+            ("7ns", Some(Duration::from_nanos(7))),
+            ("2m", Some(Duration::from_mins(2))),
+            ("1h", Some(Duration::from_hours(1))),
+            ("", None),
+            ("s", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("1 s", None),
+            ("1d", None),
+            ("99999999999999999999", None),
+            ("18446744073709551615", None),
+        ] {
+            assert_eq!(parse(text).ok(), expected, "{text}");
+        }
+    }
+}

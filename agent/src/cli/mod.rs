@@ -1,0 +1,220 @@
+//! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing.
+
+mod duration;
+mod options;
+mod refused;
+#[cfg(test)]
+mod tests;
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{CommandFactory, FromArgMatches};
+use thiserror::Error;
+
+use self::{duration::DurationError, options::Said};
+use crate::{
+    listen::{Address, AddressError, Family},
+    plan::{Log, Plan},
+};
+
+/// The port of NBD (IANA), for TCP and by custom for vsock.
+const DEFAULT_PORT: &str = "10809";
+/// nbdkit's, for plugins that take requests in parallel.
+const DEFAULT_THREADS: usize = 16;
+/// NBD_MAX_STRING: no export can have a longer name, in bytes.
+const EXPORT_NAME_MAX: usize = 4096;
+
+/// Why there is no plan.
+#[derive(Debug, Error)]
+pub enum Stop {
+    /// clap has the last word: `--help`, `--version`, an unknown option.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    #[error("{option} is known to nbdkit, not built into agent yet; {mend}")]
+    NotBuilt { option: String, mend: &'static str },
+    #[error("{one} and {other} cannot be used together; {mend}")]
+    Together { one: &'static str, other: &'static str, mend: &'static str },
+    #[error("no plugin is given; say what to serve, such as 'agent --vsock memory 1G'")]
+    NoPlugin,
+    #[error("{option} '{value}'")]
+    Address { option: &'static str, value: String, source: AddressError },
+    #[error("{0} is to be listened on twice; name it once")]
+    Twice(Address),
+    #[error("{option} '{value}'")]
+    Time { option: &'static str, value: String, source: DurationError },
+    #[error("--timeout 0 would drop every client; give it some seconds")]
+    NoTime,
+    #[error(
+        "--exportname has {0} bytes, and NBD takes at most {EXPORT_NAME_MAX}; choose a shorter one"
+    )]
+    LongName(usize),
+    #[error("--log '{0}'; it can be 'stderr' or 'null'")]
+    Log(String),
+}
+
+impl Stop {
+    /// The help or the version was asked for, and this is it.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Clap(error) if !error.use_stderr())
+    }
+}
+
+/// Reads a command line, the program's name first.
+pub fn plan<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Plan, Stop> {
+    let matches = refused::add_to(Said::command()).try_get_matches_from(words)?;
+    if let Some((option, mend)) = refused::given(&matches) {
+        return Err(Stop::NotBuilt { option, mend });
+    }
+    Said::from_arg_matches(&matches)?.decide()
+}
+
+impl Said {
+    fn decide(self) -> Result<Plan, Stop> {
+        let listen = self.listen_on()?;
+        let handshake_timeout = time("--timeout", self.timeout)?;
+        if handshake_timeout.is_zero() {
+            return Err(Stop::NoTime);
+        }
+        let log = match self.log.as_str() {
+            "stderr" | "default" => Log::Stderr { verbose: self.verbose },
+            "null" => Log::Null,
+            "syslog" => {
+                let mend = "use stderr: systemd sends it to the journal";
+                return Err(Stop::NotBuilt { option: "--log=syslog".into(), mend });
+            }
+            path if path.starts_with('/') => {
+                let mend = "use stderr and redirect it (2>FILE)";
+                return Err(Stop::NotBuilt { option: "--log=/PATH".into(), mend });
+            }
+            _ => return Err(Stop::Log(self.log)),
+        };
+        if self.exportname.len() > EXPORT_NAME_MAX {
+            return Err(Stop::LongName(self.exportname.len()));
+        }
+        let plugin = self.plugin.ok_or(Stop::NoPlugin)?;
+        if plugin.starts_with('@') || self.params.iter().any(|param| param.starts_with('@')) {
+            let mend = "write the words out; a file of such a name is ./@NAME";
+            return Err(Stop::NotBuilt { option: "@PATH".into(), mend });
+        }
+        Ok(Plan {
+            listen,
+            plugin,
+            params: self.params.iter().map(|param| split(param)).collect(),
+            read_only: self.readonly,
+            export_name: self.exportname,
+            threads: match usize::try_from(self.threads) {
+                Ok(threads) if threads > 0 => threads,
+                _ => DEFAULT_THREADS,
+            },
+            handshake_timeout,
+            shutdown_timeout: time("--shutdown-timeout", self.shutdown_timeout)?,
+            pid_file: self.pidfile,
+            print_uri: self.print_uri,
+            log,
+        })
+    }
+
+    /// The one listener of nbdkit's options, then those of `--listen`. Where nbdkit ignores an
+    /// option that cannot apply (`-i` beside `-U`), it is refused here.
+    fn listen_on(&self) -> Result<Vec<Address>, Stop> {
+        let family = match (self.ipv4_only, self.ipv6_only) {
+            (true, _) => Family::V4,
+            (_, true) => Family::V6,
+            _ => Family::Any,
+        };
+        let own_words = self.vsock || self.unix.is_some();
+        for (both, one, other, mend) in [
+            (
+                self.vsock && self.unix.is_some(),
+                "--vsock",
+                "-U/--unix",
+                "add the second with --listen",
+            ),
+            (
+                self.unix.is_some() && self.port.is_some(),
+                "-U/--unix",
+                "-p/--port",
+                "a Unix socket has no port; add a TCP listener with --listen tcp:HOST:PORT",
+            ),
+            (
+                self.unix.is_some() && self.ipaddr.is_some(),
+                "-U/--unix",
+                "-i/--ipaddr",
+                "add a TCP listener with --listen tcp:HOST:PORT",
+            ),
+            (
+                self.vsock && self.ipaddr.is_some(),
+                "--vsock",
+                "-i/--ipaddr",
+                "add a TCP listener with --listen tcp:HOST:PORT, or bind a CID with --listen vsock:CID:PORT",
+            ),
+        ] {
+            if both {
+                return Err(Stop::Together { one, other, mend });
+            }
+        }
+
+        let mut addresses = Vec::new();
+        let port = self.port.as_deref().unwrap_or(DEFAULT_PORT);
+        let port_is =
+            |source| Stop::Address { option: "-p/--port", value: port.to_owned(), source };
+        if let Some(path) = &self.unix {
+            addresses.push(Address::unix(path.clone()).map_err(|source| Stop::Address {
+                option: "-U/--unix",
+                value: path.display().to_string(),
+                source,
+            })?);
+        } else if self.vsock {
+            addresses.push(Address::vsock(port).map_err(port_is)?);
+        } else if self.port.is_some() || self.ipaddr.is_some() || self.listen.is_empty() {
+            addresses.push(Address::tcp(self.ipaddr.as_deref(), port, family).map_err(port_is)?);
+        }
+        for text in &self.listen {
+            let mut address: Address = text.parse().map_err(|source| Stop::Address {
+                option: "--listen",
+                value: text.clone(),
+                source,
+            })?;
+            if let Address::Tcp { family: of_tcp, .. } = &mut address {
+                *of_tcp = family;
+            }
+            if addresses.contains(&address) && !address.is_any_free() {
+                return Err(Stop::Twice(address));
+            }
+            addresses.push(address);
+        }
+
+        let tcp = addresses.iter().any(|address| matches!(address, Address::Tcp { .. }));
+        if family != Family::Any && !tcp {
+            let one = if family == Family::V4 { "-4/--ipv4-only" } else { "-6/--ipv6-only" };
+            let other = match (own_words, self.vsock) {
+                (true, true) => "--vsock",
+                (true, false) => "-U/--unix",
+                _ => "--listen without TCP",
+            };
+            return Err(Stop::Together {
+                one,
+                other,
+                mend: "leave the first out: it is about TCP",
+            });
+        }
+        Ok(addresses)
+    }
+}
+
+fn time(option: &'static str, value: String) -> Result<Duration, Stop> {
+    duration::parse(&value).map_err(|source| Stop::Time { option, value, source })
+}
+
+/// nbdkit's rule for what is a key: a letter, then letters, digits, `.`, `_` and `-`, up to the
+/// first `=`. All else is a value.
+fn split(param: &str) -> (Option<String>, String) {
+    let key = |key: &str| {
+        key.starts_with(|c: char| c.is_ascii_alphabetic())
+            && key.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+    };
+    match param.split_once('=') {
+        Some((before, after)) if key(before) => (Some(before.to_owned()), after.to_owned()),
+        _ => (None, param.to_owned()),
+    }
+}

@@ -1,0 +1,128 @@
+//! The options, each once: what clap parses, and what `--help` says. nbdkit's words where nbdkit
+//! has one.
+//!
+//! `cli` turns these into a `Plan`; nothing here knows what they mean together.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+const EXAMPLES: &str = "\
+Examples:
+  agent --vsock memory 1G              a sparse memory disk for the guests of this machine
+  agent -r --vsock file disk.img       a file, read-only
+  agent -U /run/nbd.sock file disk.img a Unix socket
+  agent --listen vsock:10809 --listen tcp:127.0.0.1:10809 memory 1G
+                                       two listeners at once
+In a guest: nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'
+
+Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses.";
+
+/// What the words say, before anything is checked.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agent",
+    version,
+    about = "Serves a disk over NBD to the guests of this machine (AF_VSOCK), and over TCP and Unix sockets",
+    override_usage = "agent [OPTIONS] PLUGIN [KEY=VALUE | VALUE]...",
+    after_help = EXAMPLES,
+    // As nbdkit's getopt_long: a unique beginning of a long option is enough, the last one counts.
+    infer_long_args = true,
+    args_override_self = true,
+)]
+pub(super) struct Said {
+    /// Listen on AF_VSOCK instead of TCP: for the guests of this machine
+    #[arg(long, help_heading = "Listening")]
+    pub(super) vsock: bool,
+
+    /// Port: 16 bits with TCP, 32 bits with --vsock; TCP port 0 is any free one [default: 10809]
+    #[arg(short, long, value_name = "PORT", help_heading = "Listening")]
+    pub(super) port: Option<String>,
+
+    /// TCP address or host name to listen on [default: all addresses]
+    #[arg(short, long, alias = "ip-addr", value_name = "IPADDR", help_heading = "Listening")]
+    pub(super) ipaddr: Option<String>,
+
+    /// IPv4 addresses only
+    #[arg(short = '4', long, overrides_with = "ipv6_only", help_heading = "Listening")]
+    pub(super) ipv4_only: bool,
+
+    /// IPv6 addresses only
+    #[arg(short = '6', long, overrides_with = "ipv4_only", help_heading = "Listening")]
+    pub(super) ipv6_only: bool,
+
+    /// Unix socket to listen on; '-' makes a private one. It is removed at exit
+    #[arg(short = 'U', long, value_name = "SOCKET", help_heading = "Listening")]
+    pub(super) unix: Option<PathBuf>,
+
+    /// Another place to listen on, in addition to those above: vsock:PORT, vsock:CID:PORT,
+    /// tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH. May be given again
+    #[arg(long, value_name = "URI", help_heading = "Listening")]
+    pub(super) listen: Vec<String>,
+
+    /// Refuse writes
+    #[arg(short, long, alias = "read-only", help_heading = "Serving")]
+    pub(super) readonly: bool,
+
+    /// Export name that --print-uri puts into the URI; changes nothing else, as with nbdkit
+    #[arg(
+        short,
+        long,
+        aliases = ["export", "export-name"],
+        value_name = "EXPORTNAME",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Serving"
+    )]
+    pub(super) exportname: String,
+
+    /// Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]
+    #[arg(short, long, default_value_t = 0, hide_default_value = true, help_heading = "Serving")]
+    pub(super) threads: u32,
+
+    /// Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m
+    #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Serving")]
+    pub(super) timeout: String,
+
+    /// At TERM and INT, close connections that are not done by then
+    #[arg(long, value_name = "TIME", default_value = "5s", help_heading = "Serving")]
+    pub(super) shutdown_timeout: String,
+
+    /// Stay in the foreground: always so
+    #[arg(short, long, alias = "no-fork", help_heading = "The process")]
+    pub(super) foreground: bool,
+
+    /// Write the process id to PIDFILE when ready. It is removed at exit
+    #[arg(
+        short = 'P',
+        long,
+        alias = "pid-file",
+        value_name = "PIDFILE",
+        help_heading = "The process"
+    )]
+    pub(super) pidfile: Option<PathBuf>,
+
+    /// Print the URI of each listener on stdout when ready; vsock as a guest would name it
+    #[arg(long, help_heading = "The process")]
+    pub(super) print_uri: bool,
+
+    /// Say more on stderr
+    #[arg(short, long, help_heading = "The process")]
+    pub(super) verbose: bool,
+
+    /// Where the log goes: stderr or null
+    #[arg(long, value_name = "WHERE", default_value = "stderr", help_heading = "The process")]
+    pub(super) log: String,
+
+    /// The newstyle protocol: always so
+    #[arg(short, long, alias = "new-style", hide = true)]
+    pub(super) newstyle: bool,
+
+    /// What to serve: memory, file, null, pattern, full
+    #[arg(value_name = "PLUGIN")]
+    pub(super) plugin: Option<String>,
+
+    /// The plugin's parameters; a bare VALUE is its main one, such as the size or the file
+    #[arg(value_name = "KEY=VALUE | VALUE")]
+    pub(super) params: Vec<String>,
+}

@@ -1,0 +1,275 @@
+//! The command line by table: each option, each contradiction, each option that is refused.
+
+use std::{error::Error, path::PathBuf, time::Duration};
+
+use super::*;
+
+fn decided(line: &str) -> Plan {
+    plan(words(line)).unwrap_or_else(|stop| panic!("{line}: {stop}"))
+}
+
+fn stopped(line: &str) -> String {
+    let stop = plan(words(line)).err().unwrap_or_else(|| panic!("{line}: was taken"));
+    assert!(!stop.is_answer(), "{line}");
+    let cause = stop.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{stop}{cause}")
+}
+
+/// Words are parted by spaces; `_` stands for an empty one.
+fn words(line: &str) -> Vec<String> {
+    let words = line.split_whitespace().map(|word| if word == "_" { "" } else { word });
+    ["agent"].into_iter().chain(words).map(str::to_owned).collect()
+}
+
+fn tcp(host: Option<&str>, port: u16, family: Family) -> Address {
+    Address::Tcp { host: host.map(str::to_owned), port, family }
+}
+
+#[test]
+fn the_defaults_are_those_of_nbdkit() {
+    assert_eq!(
+        decided("memory 1G"),
+        Plan {
+            listen: vec![tcp(None, 10809, Family::Any)],
+            plugin: "memory".into(),
+            params: vec![(None, "1G".into())],
+            read_only: false,
+            export_name: String::new(),
+            threads: 16,
+            handshake_timeout: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(5),
+            pid_file: None,
+            print_uri: false,
+            log: Log::Stderr { verbose: false },
+        }
+    );
+}
+
+#[test]
+fn every_option_has_the_spellings_of_nbdkit() {
+    for (lines, has) in [
+        (&["-r", "--readonly", "--read-only"][..], (|plan| plan.read_only) as fn(&Plan) -> bool),
+        (&["-e x", "--exportname=x", "--export x", "--export-name x"], |plan| {
+            plan.export_name == "x"
+        }),
+        (&["-t 3", "-t3", "--threads=3"], |plan| plan.threads == 3),
+        (&["-t 0", "--threads 0"], |plan| plan.threads == 16),
+        (&["-P x", "--pidfile=x", "--pid-file x"], |plan| {
+            plan.pid_file == Some(PathBuf::from("x"))
+        }),
+        (&["--print-uri"], |plan| plan.print_uri),
+        (&["-v", "--verbose", "--verb"], |plan| plan.log == Log::Stderr { verbose: true }),
+        (&["--log=null"], |plan| plan.log == Log::Null),
+        (&["--log=stderr", "--log=default"], |plan| plan.log == Log::Stderr { verbose: false }),
+        (&["--timeout=2", "--timeout 2s"], |plan| plan.handshake_timeout == Duration::from_secs(2)),
+        (&["--shutdown-timeout=0"], |plan| plan.shutdown_timeout.is_zero()),
+        (
+            &[
+                "_",
+                "-f",
+                "--foreground",
+                "--no-fork",
+                "-n",
+                "--newstyle",
+                "--new-style",
+                "--tls=off",
+            ],
+            |plan| !plan.read_only,
+        ),
+        (&["-rfv", "-r -r", "-fre x"], |plan| plan.read_only),
+        (&["-t 1 -t 2"], |plan| plan.threads == 2),
+    ] {
+        for line in lines {
+            let line = line.trim_matches('_');
+            for line in [format!("{line} null"), format!("null {line}"), format!("null 1 {line}")] {
+                assert!(has(&decided(&line)), "{line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn listeners_are_decided() {
+    let (any, v4, v6) = (Family::Any, Family::V4, Family::V6);
+    let unix = |path: &str| Address::Unix(path.into());
+    let vsock = |cid, port| Address::Vsock { cid, port };
+    for (line, listen) in [
+        ("-p 1", vec![tcp(None, 1, any)]),
+        ("--port=0", vec![tcp(None, 0, any)]),
+        ("-p 1 -p 2", vec![tcp(None, 2, any)]),
+        ("-i ::1", vec![tcp(Some("::1"), 10809, any)]),
+        ("--ipaddr=h -p 7", vec![tcp(Some("h"), 7, any)]),
+        ("--ip-addr=h", vec![tcp(Some("h"), 10809, any)]),
+        ("-4", vec![tcp(None, 10809, v4)]),
+        ("-6 -4 --ipv6-only", vec![tcp(None, 10809, v6)]),
+        ("-6 --ipv4-only", vec![tcp(None, 10809, v4)]),
+        ("-U -", vec![Address::Private]),
+        ("--unix=/s", vec![unix("/s")]),
+        ("-U a -U b", vec![unix("b")]),
+        ("--vsock", vec![vsock(None, 10809)]),
+        ("--vsock -p 4294967294", vec![vsock(None, u32::MAX - 1)]),
+        ("--listen vsock:1", vec![vsock(None, 1)]),
+        ("--listen tcp:[::1]:0 --listen unix:/s", vec![tcp(Some("::1"), 0, any), unix("/s")]),
+        ("--listen vsock:2:1 -p 5", vec![tcp(None, 5, any), vsock(Some(2), 1)]),
+        ("--vsock --listen unix:/s", vec![vsock(None, 10809), unix("/s")]),
+        ("-4 --vsock --listen tcp:h:1", vec![vsock(None, 10809), tcp(Some("h"), 1, v4)]),
+        ("-U - --listen unix:-", vec![Address::Private, Address::Private]),
+    ] {
+        assert_eq!(decided(&format!("null {line}")).listen, listen, "{line}");
+    }
+}
+
+#[test]
+fn contradictions_name_both_options() {
+    for (line, parts) in [
+        ("--vsock -U /s", ["--vsock", "-U"]),
+        ("-U /s -p 1", ["-U", "-p"]),
+        ("-U - -p 1", ["-U", "-p"]),
+        ("-U /s -i ::1", ["-U", "-i"]),
+        ("--vsock -i ::1", ["--vsock", "-i"]),
+        ("--vsock -4", ["-4", "--vsock"]),
+        ("-U /s -6", ["-6", "-U"]),
+        ("--listen vsock:1 -6", ["-6", "--listen"]),
+    ] {
+        let error = stopped(&format!("null {line}"));
+        assert!(parts.iter().all(|part| error.contains(part)), "{line}: {error}");
+        assert!(error.contains("cannot be used together"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_the_option_and_the_value() {
+    let long = format!("-e {}", "x".repeat(4097));
+    for (line, parts) in [
+        ("-p 70000", &["-p/--port '70000'", "TCP port"][..]),
+        ("-p http", &["-p/--port 'http'"]),
+        ("--port= -r", &["-p/--port ''"]),
+        ("--vsock -p 4294967296", &["'4294967296'", "vsock port"]),
+        ("--listen udp:1", &["--listen 'udp:1'", "vsock:PORT"]),
+        ("--listen unix:/s --listen unix:/s", &["unix:/s", "twice"]),
+        ("-p 1 --listen tcp:1", &["tcp:1", "twice"]),
+        ("--unix=", &["a value is required", "--unix"]),
+        ("--timeout 1x", &["--timeout '1x'"]),
+        ("--timeout 0", &["--timeout 0"]),
+        ("--shutdown-timeout _", &["--shutdown-timeout ''"]),
+        ("--log=file", &["--log 'file'", "stderr"]),
+        ("-t x", &["'x'", "--threads"]),
+        ("-t -1", &["-1"]),
+        (&long, &["--exportname", "4097"]),
+        ("--nonsense", &["unexpected argument '--nonsense'"]),
+        ("-z", &["unexpected argument '-z'"]),
+    ] {
+        let error = stopped(&format!("null {line}"));
+        assert!(parts.iter().all(|part| error.contains(part)), "{line}: {error}");
+    }
+    assert!(stopped("-r").contains("no plugin"));
+}
+
+#[test]
+fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
+    for line in [
+        "--debug memory.x=1",
+        "-D memory.x=1",
+        "--dump-config",
+        "--dump-plugin",
+        "--exit-with-parent",
+        "--filter=cow",
+        "--group=disk",
+        "-g disk",
+        "--keepalive",
+        "--long-options",
+        "--mask-handshake=0",
+        "--name=x",
+        "--no-mc",
+        "--no-meta-contexts",
+        "--no-sr",
+        "--no-structured-replies",
+        "--oldstyle",
+        "--old-style",
+        "-o",
+        "--run -x",
+        "--selinux-label=x",
+        "--short-options",
+        "--single",
+        "--stdin",
+        "-s",
+        "--swap",
+        "--tls=on",
+        "--tls=require",
+        "--tls",
+        "--tls-certificates=/x",
+        "--tls-priority=x",
+        "--tls-psk=/x",
+        "--tls-verify-peer",
+        "--user=nobody",
+        "-u nobody",
+        "--log=syslog",
+        "--log=/var/log/x",
+    ] {
+        for line in [line.to_owned(), format!("null {line}")] {
+            let line = if line.starts_with("--log") { format!("null {line}") } else { line };
+            let error = stopped(&line);
+            let name = line.trim_start_matches("null ").split([' ', '=']).next().unwrap();
+            assert!(error.contains(name), "{line}: {error}");
+            assert!(error.contains("known to nbdkit, not built into agent yet"), "{line}: {error}");
+        }
+    }
+    assert!(stopped("null @words").contains("@PATH"));
+}
+
+#[test]
+fn parameters_are_split_as_by_nbdkit() {
+    let pair = |key: Option<&str>, value: &str| (key.map(str::to_owned), value.to_owned());
+    for (word, split) in [
+        ("1G", pair(None, "1G")),
+        ("size=1G", pair(Some("size"), "1G")),
+        ("size=", pair(Some("size"), "")),
+        ("a.b-c_d1=x=y", pair(Some("a.b-c_d1"), "x=y")),
+        ("=1", pair(None, "=1")),
+        ("./a=b", pair(None, "./a=b")),
+        ("1a=b", pair(None, "1a=b")),
+        ("a b=c", pair(None, "a b=c")),
+        ("", pair(None, "")),
+        ("-", pair(None, "-")),
+    ] {
+        let plan = plan(["agent", "null", word]).unwrap();
+        assert_eq!(plan.params, [split], "{word}");
+    }
+    assert_eq!(decided("null -- -r --run").params, [pair(None, "-r"), pair(None, "--run")]);
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for line in ["--help", "-h", "--version", "-V", "memory --help"] {
+        assert!(plan(words(line)).unwrap_err().is_answer(), "{line}");
+    }
+}
+
+#[test]
+fn clap_finds_no_fault_in_the_options() {
+    refused::add_to(Said::command()).debug_assert();
+}
+
+/// What the nbdkit of this machine knows is either an option here or refused by name.
+#[test]
+fn no_option_of_the_installed_nbdkit_is_unknown() {
+    let output = std::process::Command::new("nbdkit")
+        .args(["--long-options"])
+        .output()
+        .expect("nbdkit is needed to compare with (Debian: apt-get install nbdkit)");
+    let known = refused::add_to(Said::command());
+    let known: Vec<String> = known
+        .get_arguments()
+        .flat_map(|arg| {
+            arg.get_long_and_visible_aliases()
+                .into_iter()
+                .flatten()
+                .chain(arg.get_all_aliases().into_iter().flatten())
+        })
+        .map(|name| format!("--{name}"))
+        .chain(["--help".into(), "--version".into()])
+        .collect();
+    for option in String::from_utf8(output.stdout).unwrap().lines() {
+        assert!(known.iter().any(|name| name == option), "{option} is unknown");
+    }
+}

@@ -1,0 +1,149 @@
+//! Everything that was decided, and the start of the agent from it: disks, listeners, then ready.
+//!
+//! `cli` makes a `Plan`, `main` runs it. Nothing is opened before `run`.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::{
+    listen::{Address, BindError, Listener},
+    plugin::{self, BuildError},
+    serve::{self, Engine, Signals},
+    session::Rules,
+    sys::process::{self, PidFile},
+};
+
+/// What the agent is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// At least one.
+    pub listen: Vec<Address>,
+    pub plugin: String,
+    /// A value without a key is the plugin's main parameter.
+    pub params: Vec<(Option<String>, String)>,
+    pub read_only: bool,
+    /// For the URIs that are printed.
+    pub export_name: String,
+    /// Most requests of a connection that block at once; at least 1.
+    pub threads: usize,
+    pub handshake_timeout: Duration,
+    pub shutdown_timeout: Duration,
+    pub pid_file: Option<PathBuf>,
+    pub print_uri: bool,
+    pub log: Log,
+}
+
+/// Where the log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    Stderr { verbose: bool },
+    Null,
+}
+
+/// Why the agent did not start. The cause is the source.
+#[derive(Debug, Error)]
+pub enum Failure {
+    #[error(
+        "LISTEN_FDS is set: socket activation is known to nbdkit, not built into agent yet; \
+         start it from a service without a socket unit and name its listeners"
+    )]
+    Activated,
+    #[error("cannot start the engine's threads")]
+    Engine(#[source] io::Error),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot write the pid file {}", .path.display())]
+    PidFile { path: PathBuf, source: io::Error },
+    #[error("cannot print the URI on stdout")]
+    Stdout(#[source] io::Error),
+}
+
+impl Failure {
+    /// What to do about it, where that is known and not said already.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Bind(error) => error.mend(),
+            Self::PidFile { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Some("make its directory first".into()),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a directory that this user may write to".into())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Plan {
+    /// Starts the agent and serves until a signal ends it.
+    pub fn run(self) -> Result<(), Failure> {
+        if process::is_socket_activated() {
+            return Err(Failure::Activated);
+        }
+        if let Err(error) = process::raise_open_files() {
+            tracing::debug!("the limit of open files stays as it is: {error}");
+        }
+        let exports = plugin::build(&self.plugin, &self.params, self.read_only)?;
+        let rules = Arc::new(Rules {
+            exports,
+            handshake_timeout: self.handshake_timeout,
+            read_only: self.read_only,
+            threads: self.threads,
+        });
+        // This thread accepts, the engine's threads serve.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::Engine)?;
+        let engine = Engine::start().map_err(Failure::Engine)?;
+        runtime.block_on(self.serve(rules, engine))
+    }
+
+    async fn serve(self, rules: Arc<Rules>, engine: Engine) -> Result<(), Failure> {
+        // Before the first socket stands in the filesystem, so that no signal leaves it there.
+        let signals = Signals::catch().map_err(Failure::Engine)?;
+        let mut listeners = Vec::new();
+        for address in &self.listen {
+            listeners.extend(Listener::bind(address)?);
+        }
+        for listener in &listeners {
+            tracing::info!("listening on {listener}");
+        }
+        // Held to the end, and removed with it.
+        let _pid_file = match self.pid_file {
+            Some(path) => match PidFile::write(&path) {
+                Ok(file) => Some(file),
+                Err(source) => return Err(Failure::PidFile { path, source }),
+            },
+            None => None,
+        };
+        if self.print_uri {
+            print_uris(&listeners, &self.export_name).map_err(Failure::Stdout)?;
+        }
+        if let Err(error) = process::notify("READY=1") {
+            tracing::warn!("the service manager cannot be told READY=1: {error}");
+        }
+        serve::serve(listeners, rules, engine, signals, self.shutdown_timeout).await;
+        Ok(())
+    }
+}
+
+/// A line a listener; the wildcard addresses of both families have one in common.
+fn print_uris(listeners: &[Listener], export: &str) -> io::Result<()> {
+    let mut uris: Vec<String> = listeners.iter().map(|listener| listener.uri(export)).collect();
+    uris.dedup();
+    let mut stdout = io::stdout().lock();
+    for uri in uris {
+        writeln!(stdout, "{uri}")?;
+    }
+    stdout.flush()
+}

@@ -1,0 +1,260 @@
+//! The running agent: listeners on the main thread, sessions on the engine's threads, and the way
+//! from a signal to the end.
+//!
+//! `plan` calls `serve` once, with everything open.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Handle},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    listen::Listener,
+    peer::Peer,
+    session::{self, Life, Rules},
+    sys::process,
+};
+
+/// Most threads of an engine thread that wait for disks. A connection is limited by `--threads`.
+const BLOCKING_THREADS: usize = 64;
+/// How long sessions have to close once they are told to close now.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// One thread a processor, each with a runtime and an epoll of its own. Not tokio's multi-thread
+/// runtime: there each event may wake a second thread, which costs a request more than its work.
+#[derive(Debug)]
+pub struct Engine {
+    workers: Vec<Worker>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    sessions: Arc<AtomicUsize>,
+    /// Dropped to end the thread.
+    _alive: oneshot::Sender<()>,
+}
+
+/// A session's place on a thread, given back when the session ends in any way.
+struct Seat {
+    sessions: Arc<AtomicUsize>,
+    peer: Peer,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        if thread::panicking() {
+            tracing::error!(peer = %self.peer, "the session ended by a bug in agent; others go on");
+        }
+    }
+}
+
+impl Engine {
+    pub fn start() -> io::Result<Self> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let workers = (0..threads).map(Worker::start).collect::<io::Result<_>>()?;
+        Ok(Self { workers })
+    }
+
+    /// Runs a session on the thread that has the fewest.
+    fn run<S>(&self, sessions: &mut JoinSet<()>, peer: Peer, session: S)
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
+        let count = |worker: &&Worker| worker.sessions.load(Ordering::Relaxed);
+        let worker = self.workers.iter().min_by_key(count).expect("there is always one thread");
+        worker.sessions.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat { sessions: Arc::clone(&worker.sessions), peer };
+        let task = async move {
+            let _seat = seat;
+            session.await;
+        };
+        sessions.spawn_on(task, &worker.handle);
+    }
+}
+
+impl Worker {
+    fn start(index: usize) -> io::Result<Self> {
+        let name = format!("engine-{index}");
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name(format!("disk-{index}"))
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (alive, ended) = oneshot::channel::<()>();
+        thread::Builder::new().name(name).spawn(move || {
+            // An error is what is waited for: the sender is dropped.
+            runtime.block_on(ended).ok();
+            // A disk that hangs does not hold the agent.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { handle, sessions: Arc::default(), _alive: alive })
+    }
+}
+
+/// The signals that mean something here. SIGPIPE is ignored by Rust's runtime.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on the signals are ours. Must be called on a runtime.
+    pub fn catch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that says stop.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "TERM",
+                _ = self.interrupt.recv() => return "INT",
+                _ = self.quit.recv() => return "QUIT",
+                _ = self.hangup.recv() => tracing::info!("HUP: there is nothing to read again"),
+            }
+        }
+    }
+}
+
+/// Serves until a signal, and ends the sessions in order: they finish what is in flight, up to
+/// `shutdown_timeout`, and are cut after it. A second signal cuts them at once.
+pub async fn serve(
+    listeners: Vec<Listener>,
+    rules: Arc<Rules>,
+    engine: Engine,
+    mut signals: Signals,
+    shutdown_timeout: Duration,
+) {
+    let (life, _) = watch::channel(Life::Serving);
+    let engine = Arc::new(engine);
+    let mut attendants = JoinSet::new();
+    for listener in listeners {
+        let (engine, rules) = (Arc::clone(&engine), Arc::clone(&rules));
+        attendants.spawn(attend(listener, engine, rules, life.subscribe()));
+    }
+
+    let name = signals.stop().await;
+    tracing::info!("{name}: no new connections; ending when those that are open are done");
+    if let Err(error) = process::notify("STOPPING=1") {
+        tracing::debug!("the service manager cannot be told STOPPING=1: {error}");
+    }
+    life.send_replace(Life::Draining);
+    tokio::select! {
+        () = all(&mut attendants) => {}
+        name = signals.stop() => tracing::warn!("{name} again: ending now, whatever is in flight"),
+        () = tokio::time::sleep(shutdown_timeout) => {
+            tracing::warn!("not done after {shutdown_timeout:?} (--shutdown-timeout): closing what is left");
+            life.send_replace(Life::Ending);
+            tokio::select! {
+                () = all(&mut attendants) => {}
+                _ = signals.stop() => {}
+                () = tokio::time::sleep(LAST_MOMENT) => {}
+            }
+        }
+    }
+}
+
+async fn all(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Accepts on one listener while the agent serves, then closes it and waits for its sessions.
+async fn attend(
+    mut listener: Listener,
+    engine: Arc<Engine>,
+    rules: Arc<Rules>,
+    life: watch::Receiver<Life>,
+) {
+    let mut serving = life.clone();
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = serving.wait_for(|life| *life != Life::Serving) => break,
+            // How it ended is in the log already; it only makes room here.
+            Some(_) = sessions.join_next() => {}
+            (stream, peer) = listener.accept() => {
+                let (rules, life) = (Arc::clone(&rules), life.clone());
+                let session = {
+                    let peer = peer.clone();
+                    async move {
+                        session::run(stream, peer, rules, life).await;
+                    }
+                };
+                engine.run(&mut sessions, peer, session);
+            }
+        }
+    }
+    let name = listener.to_string();
+    drop(listener);
+    tracing::debug!("closed {name}");
+    all(&mut sessions).await;
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs until `count` sessions have ended.
+    async fn ended(sessions: &mut JoinSet<()>, count: usize) -> usize {
+        let mut panics = 0;
+        for _ in 0..count {
+            let result = sessions.join_next().await.expect("as many as were started");
+            panics += usize::from(result.is_err_and(|error| error.is_panic()));
+        }
+        panics
+    }
+
+    fn taken(engine: &Engine) -> Vec<usize> {
+        engine.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).collect()
+    }
+
+    #[tokio::test]
+    async fn sessions_are_spread_and_a_panic_ends_one_of_them() {
+        let engine = Engine { workers: vec![Worker::start(0).unwrap(), Worker::start(1).unwrap()] };
+        let peer = || Peer::Vsock { cid: 3, port: 1 };
+        let mut sessions = JoinSet::new();
+        let (finish, life) = watch::channel(Life::Serving);
+        for _ in 0..4 {
+            let mut life = life.clone();
+            engine.run(&mut sessions, peer(), async move {
+                life.wait_for(|life| *life == Life::Ending).await.expect("the sender lives");
+            });
+        }
+        assert_eq!(taken(&engine), [2, 2]);
+        engine.run(&mut sessions, peer(), async { panic!("a bug, for the test") });
+        assert_eq!(ended(&mut sessions, 1).await, 1);
+        assert_eq!(taken(&engine), [2, 2], "its place is free again");
+        finish.send_replace(Life::Ending);
+        assert_eq!(ended(&mut sessions, 4).await, 0, "the others went on");
+        assert_eq!(taken(&engine), [0, 0]);
+    }
+}

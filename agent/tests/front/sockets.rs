@@ -1,0 +1,103 @@
+//! What stands at the path of a Unix socket: before, while and after the agent has it. Pid files.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    process::Command,
+};
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::agent::{Agent, BINARY, fails, greeted};
+
+#[test]
+fn socket_and_pid_file_are_there_when_ready_and_gone_at_the_end() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut agent = Agent::start("-U {}/s -P {}/pid --listen unix:- null 1M");
+        let (socket, pid) = (agent.path("s"), agent.path("pid"));
+        assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", agent.id()));
+        drop(greeted(&socket));
+        let private = fs::read_dir(agent.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.is_dir())
+            .expect("the directory of the private socket");
+        assert_eq!(fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(greeted(&private.join("socket")));
+
+        agent.signal(signal);
+        let (status, lines) = agent.wait();
+        for path in [&socket, &pid, &private] {
+            assert!(!path.exists(), "{} is left", path.display());
+        }
+        assert!(status.success(), "{signal}: {status}: {lines:#?}");
+    }
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_socket_is_told_apart() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let live = UnixListener::bind(path("live")).unwrap();
+    drop(UnixListener::bind(path("stale")).unwrap());
+    fs::write(path("file"), "precious").unwrap();
+    for (name, parts) in [
+        ("live", ["another process listens there", "ss -lxp src"]),
+        ("stale", ["nobody listens on it", "rm "]),
+        ("file", ["not a socket", "choose another path"]),
+    ] {
+        let (code, stderr) =
+            fails(Command::new(BINARY).arg("-U").arg(path(name)).args(["null", "1M"]));
+        assert_eq!(code, 1);
+        assert!(parts.iter().all(|part| stderr.contains(part)), "{name}: {stderr}");
+        assert!(path(name).exists(), "{name} was removed");
+    }
+    assert_eq!(fs::read_to_string(path("file")).unwrap(), "precious");
+    drop(live);
+}
+
+#[test]
+fn a_live_socket_whose_queue_is_full_is_not_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("s");
+    let full = UnixListener::bind(&path).unwrap();
+    nix::sys::socket::listen(&full, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let _waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let (code, stderr) = fails(Command::new(BINARY).arg("-U").arg(&path).args(["null", "1M"]));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("another process listens there"), "{stderr}");
+}
+
+#[test]
+fn a_socket_that_another_put_there_since_is_left_alone() {
+    let mut agent = Agent::start("-U {}/s null 1M");
+    let (ours, new) = (agent.path("s"), agent.path("new"));
+    let other = UnixListener::bind(&new).unwrap();
+    fs::rename(&new, &ours).unwrap();
+    agent.end();
+    assert!(ours.exists(), "it was not ours any more");
+    drop(other);
+}
+
+#[test]
+fn a_failed_start_leaves_no_socket() {
+    let dir = TempDir::new().unwrap();
+    let (first, pid) = (dir.path().join("s"), dir.path().join("missing/pid"));
+    for words in [
+        vec!["--listen", "unix:/nonexistent/s"],
+        vec!["-P", pid.to_str().unwrap()],
+        vec!["--listen", "vsock:77777777:1", "--listen", "unix:-"],
+    ] {
+        let (code, stderr) = fails(
+            Command::new(BINARY)
+                .env("TMPDIR", dir.path())
+                .arg("-U")
+                .arg(&first)
+                .args(&words)
+                .args(["null", "1M"]),
+        );
+        assert_eq!(code, 1, "{stderr}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{words:?}: {stderr}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Exit codes, the one line of an error, and what is printed where.
+
+use std::{
+    io::BufRead,
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
+
+use crate::agent::{Agent, BINARY, fails, fails_with, receive_greeting};
+
+#[test]
+fn a_wrong_command_line_exits_with_2_and_a_failure_with_1() {
+    for (words, code) in [
+        ("", 2),
+        ("--nonsense null", 2),
+        ("--filter=cow null", 2),
+        ("-U /s -p 1 null", 2),
+        ("--log=syslog null", 2),
+        ("no-such-plugin", 1),
+        ("-U /nonexistent/socket null", 1),
+    ] {
+        let (got, stderr) = fails_with(words);
+        assert_eq!(got, code, "{words}: {stderr}");
+        assert!(stderr.starts_with("agent: error: "), "{words}: {stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for (word, part) in [("--help", "--shutdown-timeout"), ("--version", "agent ")] {
+        let output = Command::new(BINARY).arg(word).output().unwrap();
+        assert!(output.status.success());
+        assert!(String::from_utf8(output.stdout).unwrap().contains(part));
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_failure_is_one_line_with_the_cause_and_the_mend() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (words, parts) in [
+        (
+            format!("-i 127.0.0.1 -p {port} null"),
+            &["cannot listen on tcp:127.0.0.1:", "Address already in use", "ss -lntp"][..],
+        ),
+        (
+            // TEST-NET-1, RFC 5737: no machine has it.
+            "-i 192.0.2.1 null".to_owned(),
+            &["tcp:192.0.2.1:10809", "Cannot assign requested address", "ip address"],
+        ),
+        (
+            "--listen vsock:77777777:1 null".to_owned(),
+            &["vsock:77777777:1", "CID 77777777 is none of this machine's"],
+        ),
+        ("-U /nonexistent/s null".to_owned(), &["unix:/nonexistent/s", "mkdir -p /nonexistent"]),
+        ("-6 -i 127.0.0.1 null".to_owned(), &["'127.0.0.1' has no IPv6 address", "leave -6 out"]),
+    ] {
+        let (code, stderr) = fails_with(&words);
+        assert_eq!(code, 1, "{words}");
+        assert_eq!(stderr.lines().count(), 1, "{words}: {stderr}");
+        assert!(parts.iter().all(|part| stderr.contains(part)), "{words}: {stderr}");
+    }
+}
+
+#[test]
+fn sockets_of_systemd_are_refused_not_ignored() {
+    let script = r#"LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
+    let (code, stderr) =
+        fails(Command::new("sh").args(["-c", script, "sh", BINARY, "--vsock", "null"]));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("socket activation"), "{stderr}");
+}
+
+#[test]
+fn a_uri_is_printed_for_each_listener_once_it_listens() {
+    // Above 2^31, and another one in each test process.
+    let vsock = 3_000_000_000 + std::process::id();
+    let mut agent = Agent::start(&format!(
+        "--print-uri -e a/b? -U {{}}/s --listen tcp:127.0.0.1:0 --listen tcp:0 \
+         --listen vsock:4294967295 --listen vsock:{vsock} --listen unix:- memory 1M",
+    ));
+    let dir = agent.dir.path().display().to_string();
+    let uris: Vec<String> = agent.stdout().lines().take(6).map(Result::unwrap).collect();
+    assert_eq!(uris[0], format!("nbd+unix:///a/b%3F?socket={dir}/s"));
+    let port = |uri: &str, before: &str| -> u16 {
+        let rest = uri.strip_prefix(before).unwrap_or_else(|| panic!("{uri}"));
+        rest.strip_suffix("/a/b%3F").expect("the export").parse().expect("a port")
+    };
+    let tcp = [port(&uris[1], "nbd://127.0.0.1:"), port(&uris[2], "nbd://localhost:")];
+    assert!(uris[3].starts_with("nbd+vsock://2:"), "{uris:?}");
+    assert_ne!(uris[3], "nbd+vsock://2:4294967295/a/b%3F", "the port that was found");
+    assert_eq!(uris[4], format!("nbd+vsock://2:{vsock}/a/b%3F"));
+    assert!(uris[5].starts_with(&format!("nbd+unix:///a/b%3F?socket={dir}/agent")), "{uris:?}");
+    for port in tcp {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        receive_greeting(&mut stream);
+    }
+    agent.end();
+}
+
+#[test]
+fn without_a_listener_option_it_is_tcp_on_all_addresses() {
+    // The default port may be taken on the machine of the test, so it is another one; what is
+    // decided without any option has its test in `cli`.
+    let mut agent = Agent::start("--print-uri -p 0 null 1M");
+    let mut uris = agent.stdout().lines().map(Result::unwrap);
+    let port: u16 = uris.next().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    let mut v4 = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    receive_greeting(&mut v4);
+    let lines = agent.end().join("\n");
+    assert!(lines.contains(&format!("listening on tcp:0.0.0.0:{port}")), "{lines}");
+    assert_eq!(uris.next(), None, "one URI for both families");
+}
