@@ -118,6 +118,9 @@ pub struct Signals {
 impl Signals {
     /// From here on the signals are ours. Must be called on a runtime.
     pub fn catch() -> io::Result<Self> {
+        // A write past the limit on the size of files would end the agent; caught, it is EFBIG for
+        // the one client. The handler stays when what is returned here is dropped.
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
