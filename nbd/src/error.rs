@@ -5,7 +5,9 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::wire::{Magic, OptionCode, ReplyCode, Truncated, fit, put_option_reply};
+use crate::wire::{
+    MAX_STRING, Magic, OptionCode, ReplyCode, Truncated, fit, printable, put_option_reply,
+};
 
 /// A breach after which the connection must be closed: where the next message starts is unknown,
 /// or the specification asks for it. Each names the section that it breaks.
@@ -45,6 +47,44 @@ pub enum Violation {
         /// Where the connection is closed.
         limit: u64,
     },
+    /// A server answered another option than the one that was asked.
+    #[error("{answered} was answered where {asked} was asked (option haggling)")]
+    WrongOption {
+        /// What this end asked.
+        asked: OptionCode,
+        /// What the server answered.
+        answered: OptionCode,
+    },
+    /// A server answered with a reply that does not belong to the option.
+    #[error("{0} where it has no place (option reply types)")]
+    UnexpectedReply(ReplyCode),
+    /// A server's reply is longer than any that makes sense.
+    #[error("a reply of {len} bytes announced, over the limit of {limit}")]
+    ReplyTooLong {
+        /// Announced.
+        len: u64,
+        /// Where the connection is closed.
+        limit: u64,
+    },
+    /// A server goes on and on.
+    #[error("{option} was answered with more than the limit of {limit}")]
+    TooManyReplies {
+        /// What was asked.
+        option: OptionCode,
+        /// Replies, or bytes of a list.
+        limit: usize,
+    },
+    /// A server's reply does not fit the request.
+    #[error("the reply to request {cookie}: {why} (transmission)")]
+    Reply {
+        /// As the server said it.
+        cookie: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// An export that no client can address.
+    #[error("an export of {0} bytes, over the limit of 2^63-1")]
+    Size(u64),
     /// A fixed part of a message ended too early.
     #[error("{0}")]
     Truncated(#[from] Truncated),
@@ -54,8 +94,7 @@ pub enum Violation {
 }
 
 /// Why an option was not granted; the negotiation goes on. The text reaches the other end's user.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{text} ({code})")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     code: ReplyCode,
     text: String,
@@ -103,6 +142,11 @@ impl Refusal {
         Self::new(ReplyCode::ERR_TOO_BIG, text)
     }
 
+    /// As a server sent it; the text is made fit to be printed.
+    pub(crate) fn received(code: ReplyCode, text: &[u8]) -> Self {
+        Self { code, text: printable(text.get(..MAX_STRING).unwrap_or(text)) }
+    }
+
     /// The code on the wire.
     pub const fn code(&self) -> ReplyCode {
         self.code
@@ -118,6 +162,18 @@ impl Refusal {
         put_option_reply(option, self.code, out, |out| {
             out.extend_from_slice(fit(&self.text).as_bytes());
         });
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text.is_empty() {
+            write!(f, "{}", self.code)
+        } else {
+            write!(f, "{} ({})", self.text, self.code)
+        }
     }
 }
 

@@ -17,11 +17,15 @@
 //! `session/negotiate` (agent) drives the server, `session` (guest-tools) the client.
 
 mod ask;
+mod client;
 mod meta;
 mod server;
+mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
+pub use client::{Client, ClientStep, Listed, REPLY_LIMIT, Ready};
 pub use server::{Ending, Server, Step};
+pub use told::Described;
 
 use crate::{BlockSizes, Terms, wire::TransmissionFlags};
 

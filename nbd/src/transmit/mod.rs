@@ -8,6 +8,7 @@
 //! `check` is a pure function; the payload of a request is there or must be skipped whatever
 //! it says.
 
+pub mod client;
 mod replies;
 mod validate;
 

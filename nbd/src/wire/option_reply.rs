@@ -65,6 +65,14 @@ pub fn fit(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MAX_STRING)).unwrap_or_default()
 }
 
+/// A text of the other end made fit to be printed: what is not UTF-8, or would move a terminal's
+/// cursor, is replaced.
+pub fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c.is_control());
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// The data of NBD_REP_SERVER.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerEntry<'a> {
@@ -295,6 +303,11 @@ mod tests {
                 prop_assert_eq!(&again, &bytes);
             }
         }
+    }
+
+    #[test]
+    fn a_text_of_the_other_end_cannot_move_the_cursor() {
+        assert_eq!(printable(b" a\x1b[2Jb\r\n\xff\0"), "a [2Jb  \u{fffd}");
     }
 
     #[test]

@@ -1,0 +1,387 @@
+//! The client's end of the negotiation.
+//!
+//! ```text
+//!  start -> Client --Ready(Ready)--> list, info, go, abort
+//!             ^                          |
+//!             |                          v
+//!             +------- Feed ---------- Client --> Listed(Ready), Told(Ready), Refused(Ready)
+//!                                        |
+//!                                        +------> Done(Negotiated)         any time: End
+//! ```
+//!
+//! One question at a time, as the specification wants. Everything that a server sends is capped:
+//! the length of a reply, the number of replies to an option, what is kept of them.
+
+use super::{
+    LIST_BYTES, LIST_LIMIT, Negotiated, Purpose,
+    told::{Described, Told, describe},
+};
+use crate::{
+    Framing, Refusal, Violation,
+    wire::{
+        BASE_ALLOCATION, ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting,
+        HandshakeFlags, InfoQuery, InfoType, MAX_STRING, OptionCode, OptionHeader,
+        OptionReplyHeader, ReplyCode, ServerEntry, put_option,
+    },
+};
+
+/// Longest option reply that is taken, in bytes of data. All that are known fit in 8200.
+pub const REPLY_LIMIT: u32 = 16 << 10;
+
+/// Where the machine is after a step.
+#[derive(Debug)]
+#[must_use = "the machine is in here"]
+pub enum ClientStep {
+    /// More bytes are needed than were there.
+    Feed(Client),
+    /// Greeted, framing agreed: what next?
+    Ready(Ready),
+    /// The answer to `Ready::list`.
+    Listed(Ready, Vec<Listed>),
+    /// The answer to `Ready::info`.
+    Told(Ready, Described),
+    /// The server said no; another question may follow (after ERR_SHUTDOWN only `abort`).
+    Refused(Ready, Refusal),
+    /// The answer to `Ready::go`. Input after what was consumed belongs to the transmission.
+    Done(Negotiated, Described),
+    /// The server broke the protocol; close.
+    End(Violation),
+}
+
+/// One export of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// As `Ready::go` takes it.
+    pub name: String,
+    /// For people; may be empty.
+    pub description: String,
+}
+
+/// What was agreed so far.
+#[derive(Debug)]
+struct Agreed {
+    /// The most that the caller wants.
+    wish: Framing,
+    framing: Framing,
+    fixed: bool,
+    zeroes: bool,
+}
+
+/// The client's end, waiting for bytes.
+#[derive(Debug)]
+pub struct Client {
+    agreed: Agreed,
+    phase: Phase,
+    /// Replies to the option under way.
+    replies: usize,
+}
+
+/// The client's end, waiting for a question.
+#[derive(Debug)]
+pub struct Ready(Agreed);
+
+/// Whose answer is due.
+#[derive(Debug)]
+enum Phase {
+    Greeting,
+    Extended,
+    Structured,
+    List {
+        found: Vec<Listed>,
+        bytes: usize,
+    },
+    Info {
+        told: Told,
+    },
+    Contexts {
+        name: String,
+        id: Option<u32>,
+    },
+    Go {
+        name: String,
+        id: Option<u32>,
+        told: Told,
+    },
+    ExportName {
+        name: String,
+        id: Option<u32>,
+    },
+    /// Nobody's: the question cannot be asked of this server.
+    Barred,
+}
+
+enum Turn {
+    Hungry(Client),
+    Again(Client),
+    Stop(ClientStep),
+}
+
+impl Ready {
+    /// How messages will be framed.
+    pub const fn framing(&self) -> Framing {
+        self.0.framing
+    }
+
+    /// Asks for the names of the exports.
+    pub fn list(self, out: &mut Vec<u8>) -> Client {
+        if !self.0.fixed {
+            return Client::new(self.0, Phase::Barred);
+        }
+        put_option(OptionCode::LIST, out, |_| ());
+        Client::new(self.0, Phase::List { found: Vec::new(), bytes: 0 })
+    }
+
+    /// Asks for everything about an export. A name over 4096 bytes is refused by every server.
+    pub fn info(self, name: &str, out: &mut Vec<u8>) -> Client {
+        if !self.0.fixed {
+            return Client::new(self.0, Phase::Barred);
+        }
+        put_info(OptionCode::INFO, name, out);
+        Client::new(self.0, Phase::Info { told: Told::default() })
+    }
+
+    /// Enters the transmission of an export; with `allocation`, `base:allocation` is selected if
+    /// the server has it. Falls back to NBD_OPT_EXPORT_NAME.
+    pub fn go(self, name: &str, allocation: bool, out: &mut Vec<u8>) -> Client {
+        let name = name.to_owned();
+        if !self.0.fixed {
+            return Client::export_name(self.0, name, None, out);
+        }
+        if allocation && self.0.framing >= Framing::Structured {
+            put_option(OptionCode::SET_META_CONTEXT, out, |out| {
+                ContextQuery { name: &name, queries: vec![BASE_ALLOCATION] }.put(out);
+            });
+            return Client::new(self.0, Phase::Contexts { name, id: None });
+        }
+        Client::go(self.0, name, None, out)
+    }
+
+    /// Says goodbye. The server may acknowledge or just close; neither need be waited for.
+    pub fn abort(self, out: &mut Vec<u8>) {
+        if self.0.fixed {
+            put_option(OptionCode::ABORT, out, |_| ());
+        }
+    }
+}
+
+impl Client {
+    /// Room that the input needs so that every reply that is taken fits.
+    pub const INPUT: usize = OptionReplyHeader::LEN + REPLY_LIMIT as usize;
+
+    /// Starts; `wish` is the most that is asked for. The server speaks first.
+    pub const fn start(wish: Framing) -> Self {
+        let agreed = Agreed { wish, framing: Framing::Simple, fixed: false, zeroes: true };
+        Self::new(agreed, Phase::Greeting)
+    }
+
+    const fn new(agreed: Agreed, phase: Phase) -> Self {
+        Self { agreed, phase, replies: 0 }
+    }
+
+    fn go(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
+        put_info(OptionCode::GO, &name, out);
+        Self::new(agreed, Phase::Go { name, id, told: Told::default() })
+    }
+
+    fn export_name(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
+        put_option(OptionCode::EXPORT_NAME, out, |out| out.extend_from_slice(name.as_bytes()));
+        Self::new(agreed, Phase::ExportName { name, id })
+    }
+
+    /// What the server owes, for the error when it closes instead.
+    pub const fn awaited(&self) -> &'static str {
+        match self.phase {
+            Phase::Greeting => "its greeting",
+            Phase::ExportName { .. } => {
+                "its answer to NBD_OPT_EXPORT_NAME, which is how a server refuses an export"
+            }
+            Phase::Extended => "its answer to NBD_OPT_EXTENDED_HEADERS",
+            Phase::Structured => "its answer to NBD_OPT_STRUCTURED_REPLY",
+            Phase::List { .. } => "its list of exports",
+            Phase::Info { .. } => "its answer to NBD_OPT_INFO",
+            Phase::Contexts { .. } => "its answer to NBD_OPT_SET_META_CONTEXT",
+            Phase::Go { .. } => "its answer to NBD_OPT_GO",
+            Phase::Barred => "nothing",
+        }
+    }
+
+    /// Eats from the front of `input` (all bytes not consumed so far) and says how many it
+    /// consumed. What is in `out` must be sent even when the step ends the session.
+    pub fn step(self, input: &[u8], out: &mut Vec<u8>) -> (usize, ClientStep) {
+        let mut client = self;
+        let mut rest = input;
+        let step = loop {
+            match client.turn(&mut rest, out) {
+                Ok(Turn::Hungry(client)) => break ClientStep::Feed(client),
+                Ok(Turn::Again(again)) => client = again,
+                Ok(Turn::Stop(step)) => break step,
+                Err(violation) => break ClientStep::End(violation),
+            }
+        };
+        (input.len() - rest.len(), step)
+    }
+
+    fn turn(mut self, rest: &mut &[u8], out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        let option = match &self.phase {
+            Phase::Greeting => return self.greeting(rest, out),
+            Phase::ExportName { .. } => return self.export_reply(rest),
+            Phase::Barred => {
+                let text = "the server speaks no fixed newstyle: it can neither list nor inform";
+                let refusal = Refusal::unsupported(text);
+                return Ok(Turn::Stop(ClientStep::Refused(Ready(self.agreed), refusal)));
+            }
+            Phase::Extended => OptionCode::EXTENDED_HEADERS,
+            Phase::Structured => OptionCode::STRUCTURED_REPLY,
+            Phase::List { .. } => OptionCode::LIST,
+            Phase::Info { .. } => OptionCode::INFO,
+            Phase::Contexts { .. } => OptionCode::SET_META_CONTEXT,
+            Phase::Go { .. } => OptionCode::GO,
+        };
+        let Some(header) = OptionReplyHeader::peek(rest)? else { return Ok(Turn::Hungry(self)) };
+        let OptionReplyHeader { option: answered, code, len } = header;
+        if answered != option {
+            return Err(Violation::WrongOption { asked: option, answered });
+        }
+        if len > REPLY_LIMIT {
+            return Err(Violation::ReplyTooLong { len: len.into(), limit: REPLY_LIMIT.into() });
+        }
+        let whole = OptionReplyHeader::LEN + usize::try_from(len).unwrap_or(usize::MAX);
+        let Some(data) = rest.get(OptionReplyHeader::LEN..whole) else {
+            return Ok(Turn::Hungry(self));
+        };
+        *rest = rest.get(whole..).unwrap_or_default();
+        self.replies += 1;
+        // The last one says that the list is over.
+        if self.replies > LIST_LIMIT + 1 {
+            return Err(Violation::TooManyReplies { option, limit: LIST_LIMIT });
+        }
+        if code.is_error() {
+            return self.refused(Refusal::received(code, data), out);
+        }
+        self.reply(code, data, out)
+    }
+
+    fn greeting(mut self, rest: &mut &[u8], out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        let Some(Greeting { flags: server }) = Greeting::peek(rest)? else {
+            return Ok(Turn::Hungry(self));
+        };
+        *rest = rest.get(Greeting::LEN..).unwrap_or_default();
+        self.agreed.fixed = server.contains(HandshakeFlags::FIXED_NEWSTYLE);
+        self.agreed.zeroes = !server.contains(HandshakeFlags::NO_ZEROES);
+        let mut flags = ClientFlags::empty();
+        flags.set(ClientFlags::FIXED_NEWSTYLE, self.agreed.fixed);
+        flags.set(ClientFlags::NO_ZEROES, !self.agreed.zeroes);
+        flags.put(out);
+        if !self.agreed.fixed || self.agreed.wish == Framing::Simple {
+            return Ok(Turn::Stop(ClientStep::Ready(Ready(self.agreed))));
+        }
+        if self.agreed.wish == Framing::Extended {
+            put_option(OptionCode::EXTENDED_HEADERS, out, |_| ());
+            return Ok(Turn::Again(Self::new(self.agreed, Phase::Extended)));
+        }
+        put_option(OptionCode::STRUCTURED_REPLY, out, |_| ());
+        Ok(Turn::Again(Self::new(self.agreed, Phase::Structured)))
+    }
+
+    /// A reply that is no error.
+    fn reply(mut self, code: ReplyCode, data: &[u8], out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        match (&mut self.phase, code) {
+            (Phase::List { found, bytes }, ReplyCode::SERVER) => {
+                let ServerEntry { name, description } = ServerEntry::parse(data)?;
+                *bytes += data.len();
+                if *bytes > 2 * LIST_BYTES {
+                    let (option, limit) = (OptionCode::LIST, 2 * LIST_BYTES);
+                    return Err(Violation::TooManyReplies { option, limit });
+                }
+                let (name, description) = (name.to_owned(), description.to_owned());
+                found.push(Listed { name, description });
+                return Ok(Turn::Again(self));
+            }
+            (Phase::Info { told } | Phase::Go { told, .. }, ReplyCode::INFO) => {
+                told.take(data)?;
+                return Ok(Turn::Again(self));
+            }
+            (Phase::Contexts { id, .. }, ReplyCode::META_CONTEXT) => {
+                let entry = ContextEntry::parse(data)?;
+                if entry.name == BASE_ALLOCATION {
+                    *id = Some(entry.id);
+                }
+                return Ok(Turn::Again(self));
+            }
+            (_, ReplyCode::ACK) => {}
+            (_, other) => return Err(Violation::UnexpectedReply(other)),
+        }
+        let mut agreed = self.agreed;
+        Ok(match self.phase {
+            Phase::Extended | Phase::Structured => {
+                let extended = matches!(self.phase, Phase::Extended);
+                agreed.framing = if extended { Framing::Extended } else { Framing::Structured };
+                Turn::Stop(ClientStep::Ready(Ready(agreed)))
+            }
+            Phase::List { found, .. } => Turn::Stop(ClientStep::Listed(Ready(agreed), found)),
+            Phase::Info { told } => {
+                let described = told.finish(agreed.framing)?;
+                Turn::Stop(ClientStep::Told(Ready(agreed), described))
+            }
+            Phase::Contexts { name, id } => Turn::Again(Self::go(agreed, name, id, out)),
+            Phase::Go { name, id, told } => {
+                let described = told.finish(agreed.framing)?;
+                let negotiated = described.negotiated(agreed.framing, id, name, Purpose::Go);
+                Turn::Stop(ClientStep::Done(negotiated, described))
+            }
+            Phase::Greeting | Phase::ExportName { .. } | Phase::Barred => {
+                return Err(Violation::UnexpectedReply(code));
+            }
+        })
+    }
+
+    /// A reply that is an error. What is only wished for is done without.
+    fn refused(self, refusal: Refusal, out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        let agreed = self.agreed;
+        let fatal = matches!(refusal.code(), ReplyCode::ERR_SHUTDOWN | ReplyCode::ERR_TLS_REQD);
+        Ok(match self.phase {
+            Phase::Extended if !fatal => {
+                put_option(OptionCode::STRUCTURED_REPLY, out, |_| ());
+                Turn::Again(Self::new(agreed, Phase::Structured))
+            }
+            Phase::Structured if !fatal => Turn::Stop(ClientStep::Ready(Ready(agreed))),
+            Phase::Contexts { name, .. } if !fatal => {
+                Turn::Again(Self::go(agreed, name, None, out))
+            }
+            Phase::Go { name, id, .. } if refusal.code() == ReplyCode::ERR_UNSUP => {
+                if agreed.framing == Framing::Extended {
+                    let text = "NBD_OPT_GO is unsupported where extended headers are";
+                    return Err(Violation::Unexpected(text));
+                }
+                Turn::Again(Self::export_name(agreed, name, id, out))
+            }
+            _ => Turn::Stop(ClientStep::Refused(Ready(agreed), refusal)),
+        })
+    }
+
+    fn export_reply(self, rest: &mut &[u8]) -> Result<Turn, Violation> {
+        let Some(ExportReply { size, flags }) = ExportReply::peek(rest, self.agreed.zeroes) else {
+            return Ok(Turn::Hungry(self));
+        };
+        let len = ExportReply::wire_len(self.agreed.zeroes);
+        *rest = rest.get(len..).unwrap_or_default();
+        let framing = self.agreed.framing;
+        let described = describe(size, flags, framing)?;
+        Ok(match self.phase {
+            Phase::ExportName { name, id } => {
+                let negotiated = described.negotiated(framing, id, name, Purpose::ExportName);
+                Turn::Stop(ClientStep::Done(negotiated, described))
+            }
+            _ => return Err(Violation::Unexpected("an export where none was asked for")),
+        })
+    }
+}
+
+/// Appends INFO or GO. Asking for block sizes is a promise to keep to them.
+fn put_info(option: OptionCode, name: &str, out: &mut Vec<u8>) {
+    let wanted = vec![InfoType::NAME, InfoType::DESCRIPTION, InfoType::BLOCK_SIZE];
+    put_option(option, out, |out| InfoQuery { name, wanted }.put(out));
+}
+
+// The longest option that this end sends: a name in a context query.
+const _: () = assert!(OptionHeader::LEN + MAX_STRING + 64 < super::OPTION_LIMIT as usize);
