@@ -17,9 +17,11 @@ mod gather;
 pub mod negotiate;
 mod terms;
 pub mod transmit;
+pub mod uri;
 pub mod wire;
 
 pub use buffer::Buffer;
 pub use error::{Refusal, Violation};
 pub use gather::Gather;
 pub use terms::{BlockSizes, Framing, Terms};
+pub use uri::Uri;
