@@ -1,0 +1,24 @@
+//! One command a file: `run` takes what was said and does it.
+
+pub(crate) mod info;
+pub(crate) mod read;
+pub(crate) mod write;
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::session::SessionError;
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error("cannot open {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{what} are beyond the end of the export, {size} bytes")]
+    PastEnd { what: String, size: u64 },
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+}

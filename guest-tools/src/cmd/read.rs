@@ -1,0 +1,28 @@
+//! `read`: bytes of an export to standard output or a file.
+
+use std::{fs::File, io};
+
+use super::CommandError;
+use crate::{cli, session::Session};
+
+pub(crate) fn run(words: &cli::Read) -> Result<(), CommandError> {
+    let (mut session, described) = Session::open(&words.target.uri)?;
+    let (at, size) = (words.offset, described.size);
+    let rest = size.saturating_sub(at);
+    let len = words.length.unwrap_or(rest);
+    if at > size || len > rest {
+        let what = format!("{len} bytes at {at}");
+        return Err(CommandError::PastEnd { what, size });
+    }
+    match &words.output {
+        Some(path) => {
+            let opened = File::create(path);
+            let mut file =
+                opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
+            session.read(at, len, &mut file)?;
+        }
+        None => session.read(at, len, &mut io::stdout().lock())?,
+    }
+    session.close();
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! From a URI to a connected stream. `session` calls it.
+//!
+//! All kinds of socket end up as one descriptor that is read and written like a file. No name is
+//! looked up: the binary is static, and a guest without a network has nobody to ask.
+
+mod tcp;
+mod unix;
+mod vsock;
+
+use std::{fs::File, io, time::Duration};
+
+use nbd::{Uri, uri::Place};
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::TimeVal,
+};
+use thiserror::Error;
+
+/// How long a server may take to say or take in anything before it counts as gone.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Why there is no stream.
+#[derive(Debug, Error)]
+pub(crate) enum DialError {
+    #[error("{0} asks for TLS, which this program does not have; use nbd instead of nbds")]
+    Tls(String),
+    #[error("{0:?} is no address: names are not looked up here, write nbd://127.0.0.1/ or [::1]")]
+    Name(String),
+    #[error("cannot connect to {uri} ({mend})")]
+    Connect {
+        uri: String,
+        /// What it means, and what to do about it.
+        mend: String,
+        source: io::Error,
+    },
+    #[error("cannot set up the socket for {uri}")]
+    SetUp { uri: String, source: io::Error },
+}
+
+/// Connects. Reads and writes of the stream block, and fail after `PATIENCE`.
+pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
+    if uri.tls {
+        return Err(DialError::Tls(uri.to_string()));
+    }
+    let connected = match &uri.place {
+        Place::Tcp { host, port } => tcp::connect(&tcp::addresses(host, *port)?),
+        Place::Unix { socket } => unix::connect(socket),
+        Place::Vsock { cid, port } => vsock::connect(*cid, *port),
+    };
+    let fd = connected.map_err(|source| {
+        let mend = match &uri.place {
+            Place::Tcp { port, .. } => tcp::mend(&source, *port),
+            Place::Unix { .. } => unix::mend(&source),
+            Place::Vsock { cid, port } => vsock::mend(&source, vsock::device(), *cid, *port),
+        };
+        DialError::Connect { uri: uri.to_string(), mend, source }
+    })?;
+    let limit = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(i64::MAX), 0);
+    setsockopt(&fd, sockopt::ReceiveTimeout, &limit)
+        .and_then(|()| setsockopt(&fd, sockopt::SendTimeout, &limit))
+        .map_err(|errno| DialError::SetUp { uri: uri.to_string(), source: errno.into() })?;
+    Ok(File::from(fd))
+}

@@ -1,0 +1,160 @@
+//! The commands against nbdkit: a server that is not ours, over a Unix socket and TCP.
+//!
+//! nbdkit's `--run` starts a shell script once it serves, so nothing has to be waited for.
+
+use std::process::{Command, Output};
+
+/// Runs `script` with `$tool` and `$uri` while nbdkit serves `plugin`.
+fn under_nbdkit(options: &[&str], plugin: &[&str], script: &str) -> Output {
+    let whole = format!(
+        "set -eu\nuri=\"nbd+unix:///?socket=$unixsocket\"\ncd \"$(mktemp -d)\"\n\
+         trap 'rm -rf \"$PWD\"' EXIT\n{script}"
+    );
+    Command::new("nbdkit")
+        .args(["--unix", "-"])
+        .args(options)
+        .args(plugin)
+        .args(["--run", &whole])
+        .env("tool", env!("CARGO_BIN_EXE_guest-tools"))
+        .output()
+        .expect("nbdkit is needed for this test: apt-get install nbdkit")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("UTF-8")
+}
+
+fn succeeds(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    succeeds(&under_nbdkit(
+        &[],
+        &["memory", "16M"],
+        r#"head -c 5000001 /dev/urandom > in
+           "$tool" write "$uri" --offset 12345 --input in
+           "$tool" read "$uri" --offset 12345 --length 5000001 > out
+           cmp in out
+           "$tool" write "$uri" < in
+           "$tool" read "$uri" --length 5000001 --output out
+           cmp in out
+           "$tool" read "$uri" --offset 8M | tr -d '\0' > rest
+           test ! -s rest"#,
+    ));
+}
+
+#[test]
+fn block_sizes_are_kept_to() {
+    succeeds(&under_nbdkit(
+        &["--filter=blocksize-policy"],
+        &[
+            "memory",
+            "1M",
+            "blocksize-minimum=512",
+            "blocksize-maximum=64k",
+            "blocksize-error-policy=error",
+        ],
+        r#"head -c 1M /dev/urandom > in
+           "$tool" write "$uri" --input in
+           "$tool" read "$uri" > out
+           cmp in out
+           ! "$tool" read "$uri" --offset 1 --length 512 2> why
+           grep 'not multiples of the block size, 512 bytes' why"#,
+    ));
+}
+
+#[test]
+fn servers_without_structured_replies_or_contexts_will_do() {
+    succeeds(&under_nbdkit(
+        &["--no-sr"],
+        &["memory", "1M"],
+        r#"head -c 1M /dev/urandom > in
+           "$tool" write "$uri" --input in
+           "$tool" read "$uri" | cmp - in
+           "$tool" info "$uri" | grep 'replies: simple'"#,
+    ));
+}
+
+#[test]
+fn info_tells_people_and_programs() {
+    let output = under_nbdkit(&["--readonly"], &["memory", "1G"], r#""$tool" info "$uri""#);
+    succeeds(&output);
+    let told = text(&output.stdout);
+    assert!(told.contains("size: 1073741824 bytes (1.0 GiB)"), "{told}");
+    assert!(told.contains("access: read-only"), "{told}");
+    let output = under_nbdkit(&[], &["memory", "1G"], r#""$tool" info --json "$uri""#);
+    succeeds(&output);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(told["size"], 1 << 30);
+    assert_eq!(told["read-only"], false);
+    assert_eq!(told["contexts"][0], "base:allocation");
+}
+
+#[test]
+fn a_failing_disk_is_an_error_with_its_name_and_place() {
+    let output = under_nbdkit(
+        &["--filter=error"],
+        &["memory", "1M", "error-pread=EIO", "error-pread-rate=100%"],
+        r#""$tool" read "$uri" --offset 4k --length 4k"#,
+    );
+    assert!(!output.status.success());
+    let why = text(&output.stderr);
+    assert!(why.contains("cannot read 4096 bytes at 4096"), "{why}");
+    assert!(why.contains("EIO"), "{why}");
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_anything_is_done() {
+    succeeds(&under_nbdkit(
+        &[],
+        &["memory", "1M"],
+        r#"head -c 2M /dev/zero > in
+           ! "$tool" write "$uri" --input in 2> why
+           grep 'beyond the end of the export, 1048576 bytes' why
+           ! "$tool" read "$uri" --offset 2M 2> why
+           grep 'beyond the end' why
+           ! "$tool" info "nbds+unix:///?socket=$unixsocket" 2> why
+           grep 'TLS' why
+           ! "$tool" read "$uri" > /dev/full 2> why
+           grep 'cannot write the output: No space left' why"#,
+    ));
+    succeeds(&under_nbdkit(
+        &["--readonly"],
+        &["memory", "1M"],
+        r#"! echo x | "$tool" write "$uri" 2> why
+           grep 'the export is read-only' why"#,
+    ));
+    succeeds(&under_nbdkit(
+        &["--oldstyle"],
+        &["memory", "1M"],
+        r#"! "$tool" info "$uri" 2> why
+           grep 'oldstyle' why"#,
+    ));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_apart() {
+    let run = |uri: &str| {
+        let tool = env!("CARGO_BIN_EXE_guest-tools");
+        Command::new(tool).args(["info", uri]).output().expect("it starts")
+    };
+    for (uri, says) in [
+        ("nbd+unix:///?socket=/nonexistent/socket", "there is no such socket"),
+        ("nbd://127.0.0.1:1/", "nothing listens on TCP port 1"),
+        ("nbd://example.com/", "names are not looked up"),
+        ("nbd:example", "does not begin with"),
+    ] {
+        let output = run(uri);
+        assert!(!output.status.success(), "{uri}");
+        let why = text(&output.stderr);
+        assert!(why.contains(says), "{uri}: {why}");
+    }
+}
