@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use nbd::uri::{Place, Uri};
+
 use crate::agent::{Agent, BINARY, fails, fails_with, receive_greeting};
 
 #[test]
@@ -92,6 +94,14 @@ fn a_uri_is_printed_for_each_listener_once_it_listens() {
     assert_ne!(uris[3], "nbd+vsock://2:4294967295/a/b%3F", "the port that was found");
     assert_eq!(uris[4], format!("nbd+vsock://2:{vsock}/a/b%3F"));
     assert!(uris[5].starts_with(&format!("nbd+unix:///a/b%3F?socket={dir}/agent")), "{uris:?}");
+    // Our own client reads them as they are meant, the export's name included.
+    for uri in &uris {
+        let read: Uri = uri.parse().unwrap_or_else(|error| panic!("{uri}: {error}"));
+        assert_eq!(read.export, "a/b?", "{uri}");
+        if let Place::Vsock { cid, .. } = read.place {
+            assert_eq!(cid, 2, "{uri}");
+        }
+    }
     for port in tcp {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         receive_greeting(&mut stream);
