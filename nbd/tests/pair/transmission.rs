@@ -1,0 +1,260 @@
+//! Requests and replies over a disk in memory: what is written is read, whatever the framing, the
+//! order of the answers and the cuts.
+
+use std::collections::HashMap;
+
+use nbd::{
+    Framing, Gather, Terms,
+    negotiate::Offers,
+    transmit::{
+        Checked, Extent, ReadPiece, Replies, check,
+        client::{self, Event},
+        payload_len,
+    },
+    wire::{CommandFlags, ExtentFlags, Request},
+};
+use proptest::{collection::vec, prelude::*};
+
+use crate::{Pipe, framing, negotiation};
+
+/// Bytes of the disk.
+const SIZE: usize = negotiation::SIZE as usize;
+/// What the server tells holes from data by.
+const BLOCK: usize = 64;
+
+/// A client and a server's end of a transmission over a disk in memory.
+struct Transmission {
+    terms: Terms,
+    disk: Vec<u8>,
+    client: client::Client,
+    up: Pipe,
+    down: Pipe,
+    /// Requests that the server took in and has not answered, with their payload.
+    taken: Vec<(Request, Vec<u8>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Read(usize, usize, bool),
+    Write(usize, Vec<u8>),
+    Zero(usize, usize),
+    Extents(usize, usize, bool),
+    Flush,
+    /// The server answers the request with this index among those that it took.
+    Answer(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let range = || (0..SIZE, 1..SIZE);
+    prop_oneof![
+        (range(), any::<bool>()).prop_map(|((at, len), df)| Op::Read(at, len, df)),
+        (0..SIZE, vec(any::<u8>(), 1..600)).prop_map(|(at, bytes)| Op::Write(at, bytes)),
+        range().prop_map(|(at, len)| Op::Zero(at, len)),
+        (range(), any::<bool>()).prop_map(|((at, len), one)| Op::Extents(at, len, one)),
+        Just(Op::Flush),
+        any::<usize>().prop_map(Op::Answer),
+    ]
+}
+
+impl Transmission {
+    /// Takes in what has arrived, in whole requests.
+    fn take(&mut self) {
+        let extended = self.terms.framing == Framing::Extended;
+        while let Some(request) = Request::peek(&self.up.there, extended).unwrap() {
+            let header = Request::wire_len(extended);
+            let payload = usize::try_from(payload_len(&self.terms, &request).unwrap()).unwrap();
+            if self.up.there.len() < header + payload {
+                break;
+            }
+            let payload = self.up.there[header..header + payload].to_vec();
+            self.up.consume(header + payload.len());
+            self.taken.push((request, payload));
+        }
+    }
+
+    fn answer(&mut self, request: &Request, payload: &[u8]) {
+        let mut out = Gather::default();
+        let mut replies = Replies { out: &mut out, terms: &self.terms };
+        // What the client lets out, the server must take.
+        let checked = check(&self.terms, request).expect("a request that the server takes");
+        match checked {
+            Checked::Read { at, len, df } => {
+                let pieces = pieces(&self.disk, range(at, len.into()));
+                replies.read(request, df, pieces.into_iter());
+            }
+            Checked::Write { at, len, .. } => {
+                self.disk[range(at, len.into())].copy_from_slice(payload);
+                replies.done(request);
+            }
+            Checked::Zero { at, len, .. } => {
+                self.disk[range(at, len)].fill(0);
+                replies.done(request);
+            }
+            Checked::Extents { at, len, one } => {
+                let pieces = pieces(&self.disk, range(at, len));
+                let extents = pieces.iter().map(|piece| match piece {
+                    ReadPiece::Data(bytes) => {
+                        Extent { len: bytes.len() as u64, flags: ExtentFlags::empty() }
+                    }
+                    ReadPiece::Hole(len) => {
+                        Extent { len: *len, flags: ExtentFlags::HOLE | ExtentFlags::ZERO }
+                    }
+                });
+                replies.extents(request, one, extents);
+            }
+            _ => replies.done(request),
+        }
+        let mut slices = Vec::new();
+        out.slices(usize::MAX, &mut slices);
+        self.down.send(&mut slices.iter().flat_map(|slice| slice.to_vec()).collect());
+    }
+
+    /// Lets one piece arrive at each end; events go to `tell`.
+    fn arrive(&mut self, mut tell: impl FnMut(Event<'_>)) -> bool {
+        let moved = self.up.arrive();
+        self.take();
+        let moved = self.down.arrive() || moved;
+        loop {
+            let (eaten, event) = self.client.step(&self.down.there).unwrap();
+            let more = event.is_some();
+            event.into_iter().for_each(&mut tell);
+            self.down.consume(eaten);
+            if !more {
+                return moved;
+            }
+        }
+    }
+}
+
+fn range(at: u64, len: u64) -> std::ops::Range<usize> {
+    let at = usize::try_from(at).unwrap();
+    at..at + usize::try_from(len).unwrap()
+}
+
+/// Data and holes of a range, a piece a block.
+fn pieces(disk: &[u8], range: std::ops::Range<usize>) -> Vec<ReadPiece<Vec<u8>>> {
+    let mut pieces = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min((at / BLOCK + 1) * BLOCK);
+        let bytes = &disk[at..end];
+        let hole = bytes.iter().all(|byte| *byte == 0);
+        pieces.push(if hole {
+            ReadPiece::Hole(bytes.len() as u64)
+        } else {
+            ReadPiece::Data(bytes.to_vec())
+        });
+        at = end;
+    }
+    pieces
+}
+
+/// What an outstanding request is to give, as the events come.
+struct Hope {
+    at: usize,
+    read: Vec<u8>,
+    extents: u64,
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_in_every_framing_order_and_cut(
+        wish in framing(),
+        ops in vec(op(), 0..60),
+        cuts in vec(1_usize..700, 1..8),
+        order in vec(any::<usize>(), 60),
+    ) {
+        let (served, entered, _) = negotiation::negotiate(wish, Offers::default(), &[], &[1 << 20]);
+        let mut both = Transmission {
+            terms: served.into_terms(),
+            disk: vec![0; SIZE],
+            client: client::Client::new(entered.into_terms()),
+            up: Pipe::new(&cuts),
+            down: Pipe::new(&cuts),
+            taken: Vec::new(),
+        };
+        let mut hopes: HashMap<u64, Hope> = HashMap::new();
+        let mut out = Vec::new();
+        let answers = order.into_iter().map(Op::Answer);
+        for op in ops.into_iter().chain(answers) {
+            let clip = |at: usize, len: usize| (at as u64, len.min(SIZE - at) as u64);
+            let sent = match op {
+                Op::Read(at, len, df) => {
+                    let (at, len) = clip(at, len);
+                    let df = df && wish > Framing::Simple;
+                    Some((at, len, both.client.read(at, len, df, &mut out)))
+                }
+                Op::Write(at, bytes) => {
+                    let (at, len) = clip(at, bytes.len());
+                    let sent = both.client.write(at, len, len % 2 == 0, &mut out);
+                    out.extend_from_slice(&bytes[..usize::try_from(len).unwrap()]);
+                    Some((0, 0, sent))
+                }
+                Op::Zero(at, len) => {
+                    let (at, len) = clip(at, len);
+                    Some((0, 0, both.client.zero(at, len, CommandFlags::NO_HOLE, &mut out)))
+                }
+                Op::Extents(at, len, one) if wish > Framing::Simple => {
+                    let (at, len) = clip(at, len);
+                    Some((at, 0, both.client.extents(at, len, one, &mut out)))
+                }
+                Op::Extents(..) | Op::Flush => Some((0, 0, both.client.flush(&mut out))),
+                Op::Answer(index) => {
+                    if !both.taken.is_empty() {
+                        let (request, payload) = both.taken.remove(index % both.taken.len());
+                        // The model: a read gives what the disk holds when it is answered.
+                        if let Some(hope) = hopes.get_mut(&request.cookie) {
+                            let end = hope.at + hope.read.len();
+                            hope.read.copy_from_slice(&both.disk[hope.at..end]);
+                        }
+                        both.answer(&request, &payload);
+                    }
+                    None
+                }
+            };
+            if let Some((at, len, sent)) = sent {
+                let (at, len) = (usize::try_from(at).unwrap(), usize::try_from(len).unwrap());
+                hopes.insert(sent.unwrap(), Hope { at, read: vec![0xaa; len], extents: 0 });
+            }
+            both.up.send(&mut out);
+            both.arrive(|event| judge(&mut hopes, &event));
+        }
+        // Everything else that is on its way or in the server comes to its end.
+        while !both.taken.is_empty() || both.arrive(|event| judge(&mut hopes, &event)) {
+            for (request, payload) in std::mem::take(&mut both.taken) {
+                if let Some(hope) = hopes.get_mut(&request.cookie) {
+                    let end = hope.at + hope.read.len();
+                    hope.read.copy_from_slice(&both.disk[hope.at..end]);
+                }
+                both.answer(&request, &payload);
+            }
+        }
+        prop_assert_eq!(both.client.outstanding(), 0);
+        prop_assert!(hopes.is_empty());
+    }
+}
+
+/// Holds an event against what was hoped for.
+fn judge(hopes: &mut HashMap<u64, Hope>, event: &Event<'_>) {
+    match event {
+        Event::Data { cookie, at, bytes } => {
+            let hope = &hopes[cookie];
+            let start = usize::try_from(*at).unwrap() - hope.at;
+            assert_eq!(&hope.read[start..start + bytes.len()], *bytes);
+        }
+        Event::Hole { cookie, at, len } => {
+            let hope = &hopes[cookie];
+            let hole = range(*at - hope.at as u64, *len);
+            assert!(hope.read[hole].iter().all(|byte| *byte == 0));
+        }
+        Event::Extent { cookie, at, len, .. } => {
+            let hope = hopes.get_mut(cookie).unwrap();
+            assert_eq!(*at, hope.at as u64 + hope.extents, "consecutive");
+            hope.extents += len;
+        }
+        Event::Done { cookie, result } => {
+            assert_eq!(result, &Ok(()));
+            hopes.remove(cookie).unwrap();
+        }
+    }
+}
