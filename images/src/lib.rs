@@ -89,7 +89,7 @@ impl Images {
     pub fn tiny(&self) -> Result<Boot, Error> {
         let kernel = self.kernel()?;
         let init = self.binaries()?.guest_tools;
-        let key = Key::new("tiny 1").text(&kernel.release).file(&init)?;
+        let key = Key::new("tiny 2").text(&kernel.release).file(&init)?;
         let folder = self.store.get("tiny", &key, |folder| {
             let mut archive = Cpio::default();
             archive.file("init", 0o755, &run::read(&init)?);
@@ -115,7 +115,7 @@ impl Images {
         let mut all: Vec<Tool> = [
             ("bin/agent", binaries.agent),
             ("bin/guest-tools", binaries.guest_tools),
-            ("boot/vmlinuz", tiny.kernel),
+            ("boot/vmlinux", tiny.kernel),
             ("boot/tiny", tiny.initramfs),
             ("boot/debian", host.boot.initramfs),
         ]

@@ -40,6 +40,11 @@ pub(crate) fn text(command: &mut Command) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output(command)?).into_owned())
 }
 
+/// What `file`, packed by `program` (xz or zstd), unpacks to.
+pub(crate) fn unpack(program: &str, file: &Path) -> Result<Vec<u8>, Error> {
+    output(Command::new(program).args(["--quiet", "--decompress", "--stdout"]).arg(file))
+}
+
 fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy()];
     words.extend(command.get_args().map(|word| word.to_string_lossy()));

@@ -5,7 +5,7 @@ serve() {
     name=$1
     shift
     systemd-run --quiet --collect --unit "$name" \
-        -- "$(command -v nbdkit)" -f --pidfile "/run/lab/$name.pid" "$@"
+        -- "$(command -v agent)" --pidfile "/run/lab/$name.pid" "$@"
     until [ -s "/run/lab/$name.pid" ]; do
         systemctl --quiet is-active "$name" || { log "$name"; echo "agent $* ended"; return 1; }
         sleep 0.05

@@ -30,13 +30,9 @@ impl Inner<'_> {
     }
 
     fn append(self) -> String {
-        let common = "console=ttyS0 quiet panic=-1";
+        let common = "console=ttyS0 quiet panic=-1 mitigations=off";
         match self {
-            Self::Tiny(commands) => {
-                let commands: Vec<String> =
-                    commands.iter().map(|command| format!("\"{command}\"")).collect();
-                format!("{common} -- {}", commands.join(" "))
-            }
+            Self::Tiny(commands) => format!("{common} {}", words_after_the_dashes(commands)),
             Self::Debian(script) => {
                 format!("{common} lab_init=/usr/local/sbin/lab-init lab_script=scripts/{script}")
             }
@@ -59,10 +55,16 @@ impl Inner<'_> {
     }
 }
 
+/// Command lines of guest-tools, as the tiny guest's kernel hands them to it: no `"` in them.
+pub fn words_after_the_dashes(commands: &[&str]) -> String {
+    let quoted: Vec<String> = commands.iter().map(|command| format!("\"{command}\"")).collect();
+    format!("-- {}", quoted.join(" "))
+}
+
 /// The shell command that runs an inner guest to its end; its console is the output.
 pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
     let mut words: Vec<String> = "qemu-system-x86_64 -accel tcg -M q35 -nodefaults \
-        -no-user-config -display none -no-reboot -serial stdio -kernel /tools/boot/vmlinuz"
+        -no-user-config -display none -no-reboot -serial stdio -kernel /tools/boot/vmlinux"
         .split_whitespace()
         .map(str::to_owned)
         .collect();

@@ -1,0 +1,114 @@
+# What tests/run and images/demo need on a Debian machine, and how it gets there. Sourced by them.
+
+# Building and booting guests.
+GUEST_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs kmod cpio xz-utils zstd gcc libc6-dev)
+# The clients and servers that ours are tested against.
+PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server fio)
+
+step() {
+    printf '\n==> %s (%d min %02d s)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60))
+}
+
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        env DEBIAN_FRONTEND=noninteractive "$@"
+    else
+        command -v sudo >/dev/null || die "needs root for: $* (run it as root, or install sudo)"
+        sudo DEBIAN_FRONTEND=noninteractive "$@"
+    fi
+}
+
+is_installed() {
+    dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
+}
+
+# need_packages NAME...: installs what is missing, and says so before it does.
+need_packages() {
+    command -v apt-get >/dev/null || die "this is for Debian: there is no apt-get here"
+    local missing=() name
+    for name in "$@"; do
+        is_installed "$name" || missing+=("$name")
+    done
+    # Those who build images as somebody else than root pretend to be root.
+    if [ "$(id -u)" != 0 ]; then
+        for name in fakeroot uidmap; do
+            is_installed "$name" || missing+=("$name")
+        done
+    fi
+    # apt's lists: images are built from packages that apt knows.
+    if [ ${#missing[@]} = 0 ] && [ -n "$(apt-get indextargets 'Created-By: Packages')" ] &&
+        [ -n "$(apt-cache search --names-only '^linux-image-.*-cloud-amd64-unsigned$')" ]; then
+        echo "all there: $*"
+        return
+    fi
+    echo "reading the package lists: apt-get update"
+    as_root apt-get -q update >/dev/null || echo "apt-get update had errors; going on with what it got"
+    [ ${#missing[@]} = 0 ] && return
+    local suite=()
+    if needs_backports "${missing[@]}"; then
+        suite=(-t "$(codename)-backports")
+        add_backports
+    fi
+    echo "installing with apt-get: ${missing[*]}"
+    as_root apt-get -q -y --no-install-recommends "${suite[@]}" install "${missing[@]}" >/dev/null ||
+        die "apt-get could not install: ${missing[*]}"
+}
+
+codename() {
+    sed -n 's/^VERSION_CODENAME=//p' /etc/os-release
+}
+
+# Where qemu-utils is from backports, the release's own qemu-system-x86 does not fit it.
+needs_backports() {
+    [[ " $* " == *" qemu-system-x86 "* ]] && is_installed qemu-utils || return 1
+    [[ $(dpkg-query -W -f '${Version}' qemu-utils) == *~bpo* ]]
+}
+
+# Adds the backports of this release from the mirror that apt already uses.
+add_backports() {
+    apt-get indextargets --format '$(RELEASE)' 'Created-By: Packages' |
+        grep -qx "$(codename)-backports" && return
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
+        awk -v release="$(codename)" '$2 == release { print $1; exit }')
+    [ -n "$mirror" ] || die "apt has no source of $(codename); cannot tell where its backports are"
+    echo "adding $(codename)-backports to apt's sources: qemu-utils here is from there"
+    as_root tee /etc/apt/sources.list.d/nbd-lab-backports.list >/dev/null <<EOF
+deb $mirror $(codename)-backports main
+EOF
+    as_root apt-get -q update >/dev/null || true
+}
+
+# need_cargo_tool NAME: a program of crates.io, built here if it is not there.
+need_cargo_tool() {
+    command -v cargo >/dev/null || die "needs Rust: https://rustup.rs, or apt-get install rustup"
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    if command -v "$1" >/dev/null; then
+        echo "there: $1"
+    else
+        echo "building $1 with cargo install (minutes)"
+        cargo install --quiet --locked "$1"
+    fi
+}
+
+# The advisories' database is on the network; without it the rest is still checked.
+deny() {
+    cargo deny --config .deny.toml check licenses bans sources
+}
+
+# Every fuzz target for a few seconds. The compiler is the stable one: libFuzzer needs flags that
+# only a nightly one takes, or one told to.
+fuzz() {
+    local target
+    for target in $(cd nbd && cargo fuzz list); do
+        step "fuzz: $target (${FUZZ_SECONDS:=15} s)"
+        (cd nbd && RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" -- \
+            -max_total_time="$FUZZ_SECONDS" -verbosity=0 -print_final_stats=0 2>&1) |
+            tail -n 20
+    done
+}
