@@ -2,7 +2,7 @@
 //! and nothing else.
 //!
 //! `main` calls it when it finds itself to be process 1. It mounts the kernel's filesystems, loads
-//! the modules, runs what the kernel's command line has after `--` (each word in quotes is one
+//! the modules, performs what the kernel's command line has after `--` (each word in quotes is one
 //! command line of guest-tools), says how each ended, and powers off. It never returns and never
 //! asks anything.
 
@@ -10,8 +10,9 @@ use std::{
     convert::Infallible,
     ffi::{CString, OsString},
     fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    process::{self, Command, ExitStatus},
+    process,
     time::Instant,
 };
 
@@ -25,16 +26,17 @@ use nix::{
 /// Where the image's recipe puts the modules; loaded in the order of their names.
 const MODULES: &str = "/modules";
 
-/// What a shell says of a command that could not be run.
-const NOT_RUN: i32 = 127;
-
 /// Whether this process is the machine's first.
 pub(crate) fn is_first_process() -> bool {
     process::id() == 1
 }
 
-/// Brings the machine up, runs `commands` one after another, and powers it off.
-pub(crate) fn run(commands: impl Iterator<Item = OsString>) -> Infallible {
+/// Brings the machine up, performs `lines` one after another, and powers it off. `perform` takes the
+/// words of a command line, the program's name first, and says whether it succeeded.
+pub(crate) fn run(
+    lines: impl Iterator<Item = OsString>,
+    perform: impl Fn(Vec<String>) -> bool,
+) -> Infallible {
     let started = Instant::now();
     for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
         if let Err(error) = mount_kernel_filesystem(kind, at) {
@@ -50,8 +52,8 @@ pub(crate) fn run(commands: impl Iterator<Item = OsString>) -> Infallible {
         Err(error) => complain(&format!("cannot list {MODULES}: {error}")),
     }
     println!("guest-tools: ready {} ms after process 1 started", started.elapsed().as_millis());
-    for command in commands {
-        run_one(&command.to_string_lossy());
+    for line in lines {
+        perform_one(&line.to_string_lossy(), &perform);
     }
     sync();
     power_off()
@@ -77,26 +79,19 @@ fn load(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs one command line in a process of its own: what it does wrong must not take process 1 down,
-/// because the kernel panics when that one ends.
-fn run_one(line: &str) {
+/// In this process: starting another takes an emulated guest seconds. A panic must not get out,
+/// because the kernel panics when process 1 ends.
+fn perform_one(line: &str, perform: &impl Fn(Vec<String>) -> bool) {
     println!("guest-tools: run: {line}");
+    let words = ["guest-tools"].into_iter().chain(line.split_whitespace());
+    let words = words.map(str::to_owned).collect();
     let started = Instant::now();
-    let status = Command::new("/proc/self/exe").args(line.split_whitespace()).status();
-    let code = match status {
-        Ok(status) => code_of(status),
-        Err(error) => {
-            complain(&format!("cannot start it: {error}"));
-            NOT_RUN
-        }
+    let verdict = match catch_unwind(AssertUnwindSafe(|| perform(words))) {
+        Ok(true) => "done",
+        Ok(false) => "failed",
+        Err(_) => "panicked",
     };
-    println!("guest-tools: exit {code} after {} ms: {line}", started.elapsed().as_millis());
-}
-
-/// An exit code as a shell would give it: 128 and the number for an end by a signal.
-fn code_of(status: ExitStatus) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    println!("guest-tools: {verdict} after {} ms: {line}", started.elapsed().as_millis());
 }
 
 fn complain(what: &str) {

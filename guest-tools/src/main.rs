@@ -3,6 +3,7 @@
 mod cli;
 mod cmd;
 mod dial;
+mod init;
 mod session;
 mod size;
 
@@ -13,16 +14,30 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let done = match &Cli::parse().command {
+    if init::is_first_process() {
+        init::run(std::env::args_os().skip(1), |words| match Cli::try_parse_from(words) {
+            Ok(cli) => perform(&cli),
+            Err(error) => {
+                eprint!("{error}");
+                false
+            }
+        });
+    }
+    if perform(&Cli::parse()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Does what was said; whether it succeeded. What went wrong has been told.
+fn perform(cli: &Cli) -> bool {
+    let done = match &cli.command {
         Command::Info(words) => cmd::info::run(words),
         Command::Read(words) => cmd::read::run(words),
         Command::Write(words) => cmd::write::run(words),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => true,
         Err(error) => {
             eprintln!("guest-tools: error: {}", chain(&error));
-            ExitCode::FAILURE
+            false
         }
     }
 }
