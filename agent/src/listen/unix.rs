@@ -11,7 +11,9 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket},
+    sys::socket::{
+        AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+    },
 };
 use tokio::net::{UnixListener, UnixSocket};
 
@@ -70,10 +72,16 @@ impl Listener {
         let (stream, _) = self.socket.accept().await?;
         let who = stream.peer_cred()?;
         let peer = Peer::Unix { pid: who.pid().unwrap_or(0), uid: who.uid(), gid: who.gid() };
+        // A sender that has filled its buffer is woken when three quarters are gone: with more of it
+        // the client has something to read until then. The kernel caps it (net.core.wmem_max).
+        setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER).ok();
         // The session registers the descriptor on a thread of its own.
         Ok((stream.into_std()?.into(), peer))
     }
 }
+
+/// Wanted of the kernel for replies under way, bytes.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// What is in the way of a socket at `path`: found out by connecting, which must not wait.
 fn occupied(path: &Path) -> Cause {
