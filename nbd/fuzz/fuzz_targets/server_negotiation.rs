@@ -1,0 +1,89 @@
+//! A client that says anything to the server's negotiation.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nbd::{
+    BlockSizes, Refusal,
+    negotiate::{Ask, Export, Offers, Server, Step},
+    wire::{OptionReplyHeader, TransmissionFlags},
+};
+use nbd_fuzz::Setting;
+
+/// Where it came to, what was sent, and what was left.
+fn run(setting: Setting, client: &[u8], piece: usize) -> (String, Vec<u8>, usize) {
+    let offers = Offers {
+        structured: !setting.bit(2),
+        extended: !setting.bit(3),
+        contexts: !setting.bit(4),
+        no_zeroes: !setting.bit(5),
+    };
+    let mut out = Vec::new();
+    let mut server = Server::start(offers, &mut out);
+    if setting.bit(6) {
+        server.drain();
+    }
+    let mut there = Vec::new();
+    let mut rest = client;
+    loop {
+        let (eaten, step) = server.step(&there, &mut out);
+        there.drain(..eaten);
+        let hungry = matches!(step, Step::Feed(_));
+        let step = match step {
+            Step::Ask(Ask::List(ask)) => {
+                ask.answer(Ok([("", None), ("disk", Some("x"))]), &mut out)
+            }
+            Step::Ask(Ask::Export(ask)) if ask.name().starts_with('x') => {
+                let refusal = Refusal::unknown(ask.name());
+                ask.answer(Err(refusal), &mut out)
+            }
+            Step::Ask(Ask::Export(ask)) => ask.answer(Ok(export()), &mut out),
+            other => other,
+        };
+        server = match step {
+            Step::Feed(server) => server,
+            Step::Done(done) => return (format!("{done:?}"), out, there.len() + rest.len()),
+            Step::End(ending) => return (format!("{ending:?}"), out, 0),
+            Step::Ask(_) => unreachable!("an answer asks nothing"),
+        };
+        if hungry {
+            // What waits is less than one option: a peer costs no more than this.
+            assert!(there.len() < Server::INPUT);
+            if rest.is_empty() {
+                return ("waiting".to_owned(), out, there.len());
+            }
+            let (head, tail) = rest.split_at(piece.min(rest.len()));
+            there.extend_from_slice(head);
+            rest = tail;
+        }
+    }
+}
+
+fn export() -> Export {
+    Export {
+        size: 1 << 20,
+        flags: TransmissionFlags::from_bits_retain(0xffff),
+        blocks: BlockSizes::default(),
+        name: Some("canonical".to_owned()),
+        description: Some("a disk".to_owned()),
+        allocation: true,
+    }
+}
+
+/// Whole replies, each error with a text; at the very end EXPORT_NAME's answer may stand.
+fn check_replies(mut out: &[u8]) {
+    out = out.get(18..).expect("the greeting");
+    while let Ok(Some(header)) = OptionReplyHeader::peek(out) {
+        let whole = OptionReplyHeader::LEN + header.len as usize;
+        assert!(!header.code.is_error() || header.len > 0, "an error without a text");
+        out = out.get(whole..).expect("a whole reply");
+    }
+    assert!([0, 10, 134].contains(&out.len()), "{} bytes that are no reply", out.len());
+}
+
+fuzz_target!(|input: &[u8]| {
+    let Some((setting, client)) = Setting::split(input) else { return };
+    let whole = run(setting, client, usize::MAX);
+    check_replies(&whole.1);
+    assert_eq!(whole, run(setting, client, setting.piece));
+});
