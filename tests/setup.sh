@@ -4,6 +4,8 @@
 GUEST_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs kmod cpio xz-utils zstd gcc libc6-dev)
 # The clients and servers that ours are tested against.
 PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server fio)
+# libFuzzer is C++.
+FUZZ_PACKAGES=(g++)
 
 step() {
     printf '\n==> %s (%d min %02d s)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60))

@@ -42,7 +42,7 @@ impl Inner<'_> {
     fn memory(self) -> u32 {
         match self {
             Self::Tiny(_) => 256,
-            Self::Debian(_) => 640,
+            Self::Debian(_) => 512,
         }
     }
 
@@ -79,8 +79,14 @@ pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
     words.join(" ")
 }
 
-/// Runs an inner guest until it has powered off; what its console said.
-pub fn run(host: &mut Guest, inner: Inner<'_>, cid: GuestCid) -> Outcome<String> {
-    host.sh("modprobe vhost_vsock")?;
-    host.sh_within(&command(inner, cid), LIFE)
+/// Runs inner guests at the same time until they have powered off; what their consoles said.
+pub fn run(host: &mut Guest, inners: &[(Inner<'_>, GuestCid)]) -> Outcome<Vec<String>> {
+    let mut script = vec!["modprobe vhost_vsock".to_owned()];
+    script.extend(inners.iter().map(|(inner, cid)| {
+        let command = command(*inner, *cid);
+        format!("{command} >/run/lab/inner.{cid} 2>&1 & guests=\"$guests $!\"")
+    }));
+    script.push("for guest in $guests; do wait $guest; done".to_owned());
+    host.sh_within(&script.join("\n"), LIFE)?;
+    inners.iter().map(|(_, cid)| host.sh(&format!("cat /run/lab/inner.{cid}"))).collect()
 }

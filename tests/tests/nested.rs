@@ -1,4 +1,4 @@
-//! The real thing: the agent on a VM host, and a guest of that host reading and writing its disk
+//! The real thing: the agent on a VM host, and guests of that host reading and writing its disks
 //! over `vhost-vsock-pci`. No stand-in anywhere.
 
 use qemu::args::GuestCid;
@@ -11,40 +11,59 @@ use tests::{
 
 const LAB: &str = ". /tools/scripts/lab.sh";
 
+/// What the guest with our own client does, in the order of its lines.
+const COMMANDS: &[&str] =
+    &["info", "write --offset 1M --input /proc/version", "read --offset 1M --length 72"];
+
 #[test]
-fn a_disk_into_a_guest_of_the_vm_host() -> Outcome<()> {
+fn disks_into_guests_of_the_vm_host() -> Outcome<()> {
     if need::guests_are_off("nested") {
         return Ok(());
     }
     need::guests()?;
     let mut host = Guest::boot("nested")?;
-    let cid = GuestCid::new(3).map_err(|e| Failure::of("CID 3", &e))?;
     host.check(
         "the agents listen on the VM host",
         &format!(
             "{LAB}
              head -c 8388608 /dev/urandom >/run/lab/disk; cp /run/lab/disk /run/lab/before
-             serve memory --vsock memory 1G
+             serve memory --listen vsock:10809 --listen unix:/run/lab/memory.sock memory 1G
              serve file --vsock --port 10810 file /run/lab/disk"
         ),
     )?;
 
-    let console = nest::run(&mut host, Inner::Debian("inner-nbdsh"), cid)?;
-    println!("--- the inner guest's console\n{console}\n---");
-    for line in [
-        "network cards: 0",
-        "1073741824",
-        "disk of 8388608 bytes",
-        "read back: same",
-        "lab: exit 0",
-    ] {
-        if !console.lines().any(|said| said == line) {
-            return Err(host.failure(&format!("the inner guest did not say {line:?}:\n{console}")));
-        }
-        println!("ok: the inner guest says {line:?}");
-    }
+    let (tiny, debian) = (cid(3)?, cid(4)?);
+    println!("nested: two guests in the VM host, at the same time (minutes)");
+    let consoles = nest::run(
+        &mut host,
+        &[(Inner::Tiny(COMMANDS), tiny), (Inner::Debian("inner-nbdsh"), debian)],
+    )?;
+    says(
+        &mut host,
+        "guest-tools",
+        &consoles[0],
+        &[
+            "size: 1073741824 bytes (1.0 GiB)",
+            "guest-tools: done after",
+            "bytes written at 1048576",
+            "Linux version",
+        ],
+    )?;
+    says(
+        &mut host,
+        "nbdsh",
+        &consoles[1],
+        &[
+            "network cards: 0",
+            "1073741824",
+            "disk of 8388608 bytes",
+            "read back: same",
+            "lab: exit 0",
+        ],
+    )?;
+
     host.check(
-        "the host finds every byte that the guest wrote, and no other changed",
+        "the host finds every byte that nbdsh wrote, and no other changed",
         "cat >/run/lab/expect.py <<'EOF'
 before = bytearray(open('/run/lab/before', 'rb').read())
 pattern = bytes(i * 7 % 251 for i in range(251)) * 4200
@@ -56,5 +75,37 @@ EOF
          /usr/bin/python3 /run/lab/expect.py
          cmp /run/lab/disk /run/lab/expected",
     )?;
+    // Both guests have the kernel that the VM host has.
+    host.check(
+        "the host finds every byte that guest-tools wrote",
+        "cat /proc/version >/run/lab/version
+         nbdcopy 'nbd+unix:///?socket=/run/lab/memory.sock' - |
+             tail -c +1048577 | head -c \"$(stat -c %s /run/lab/version)\" >/run/lab/written
+         cmp /run/lab/version /run/lab/written",
+    )?;
+    for agent in ["memory", "file"] {
+        host.check(
+            &format!("the agent of the {agent} disk names the guest in its log"),
+            &format!("{LAB}\nlog {agent} | grep -F vsock:"),
+        )?;
+    }
+    Ok(())
+}
+
+fn cid(number: u32) -> Outcome<GuestCid> {
+    GuestCid::new(number).map_err(|e| Failure::of("a guest's CID", &e))
+}
+
+/// Each text is on a line of that guest's console.
+fn says(host: &mut Guest, guest: &str, console: &str, texts: &[&str]) -> Outcome<()> {
+    println!("--- the console of the guest with {guest}\n{console}\n---");
+    for text in texts {
+        if !console.lines().any(|line| line.contains(text)) {
+            return Err(
+                host.failure(&format!("{guest} in its guest did not say {text:?}:\n{console}"))
+            );
+        }
+        println!("ok: {guest} in a guest: {text:?}");
+    }
     Ok(())
 }
