@@ -12,6 +12,9 @@ use crate::{Outcome, guest::Guest};
 /// From power-on to power-off under KVM; emulation in emulation is given more.
 const LIFE: Duration = Duration::from_secs(100);
 
+/// The VM host's.
+const PROCESSORS: usize = 2;
+
 /// What an inner guest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inner<'a> {
@@ -79,14 +82,37 @@ pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
     words.join(" ")
 }
 
-/// Runs inner guests at the same time until they have powered off; what their consoles said.
+/// Runs inner guests at the same time, each on a processor of its own, until they have powered off;
+/// what their consoles said.
 pub fn run(host: &mut Guest, inners: &[(Inner<'_>, GuestCid)]) -> Outcome<Vec<String>> {
     let mut script = vec!["modprobe vhost_vsock".to_owned()];
-    script.extend(inners.iter().map(|(inner, cid)| {
-        let command = command(*inner, *cid);
-        format!("{command} >/run/lab/inner.{cid} 2>&1 & guests=\"$guests $!\"")
+    script.extend(inners.iter().enumerate().map(|(index, (inner, cid))| {
+        let (processor, command) = (index % PROCESSORS, command(*inner, *cid));
+        format!(
+            "taskset -c {processor} {command} >/run/lab/inner.{cid} 2>&1 & guests=\"$guests $!\""
+        )
     }));
     script.push("for guest in $guests; do wait $guest; done".to_owned());
     host.sh_within(&script.join("\n"), LIFE)?;
-    inners.iter().map(|(_, cid)| host.sh(&format!("cat /run/lab/inner.{cid}"))).collect()
+    let mut consoles = Vec::new();
+    for (inner, cid) in inners {
+        let console = host.sh(&format!("cat /run/lab/inner.{cid}"))?;
+        if !crashed(&console) {
+            consoles.push(console);
+            continue;
+        }
+        // Seen once in some ten runs: emulation in emulation breaks a kernel that does not break
+        // elsewhere, before any of our code has run in it.
+        println!("nest: the kernel of guest {cid} crashed as it started; once more:\n{console}");
+        consoles.push(host.sh_within(&command(*inner, *cid), LIFE)?);
+    }
+    Ok(consoles)
 }
+
+/// Whether the kernel of an emulated guest ended before its first process had a word.
+fn crashed(console: &str) -> bool {
+    console.contains("Kernel panic") && !FIRST_WORDS.iter().any(|word| console.contains(word))
+}
+
+/// What the first processes of the two kinds of guests begin with.
+const FIRST_WORDS: [&str; 2] = ["guest-tools: ready", "network cards: "];
