@@ -3,6 +3,12 @@
 //!
 //! Run by people and by CI: `cargo run --release -p tests --bin bench -- --help`. It connects to
 //! the servers that it started and to nothing else.
+//!
+//! Nothing is pinned unless `--pin` says so: measured on two cores, pinning made no case steadier,
+//! took a core from servers with threads, and made every wake-up cross cores (nbdkit's p50 at depth
+//! 1 went from 21 to 62 us). Nor does the client poll unless `--client-poll` says so: that hides the
+//! client's own wake-up and takes CPU from the server. What does make figures steady is a machine
+//! that does nothing else, so each round looks at who else was busy (`--retries`).
 
 #![expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are plenty")]
 
@@ -238,9 +244,9 @@ fn measure_case(bench: &Bench, case: &Case, rigs: &[Rig]) -> Result<Vec<Vec<Samp
                     bench.idle(server, content, &case.load, case.idle)
                 }
             });
-            samples[i].push(
-                sample.map_err(|failure| format!("{}: {}: {failure}", case.name, server.kind))?,
-            );
+            samples[i].push(sample.map_err(|failure| {
+                format!("{}: {}: {failure}{}", case.name, server.kind, server.last_words())
+            })?);
         }
     }
     Ok(samples)

@@ -27,7 +27,7 @@ pub(crate) struct Bench {
 }
 
 /// Share of one core that others may use during a round.
-const CALM: f64 = 0.1;
+pub(crate) const CALM: f64 = 0.1;
 
 /// The figures of one round of one server.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,7 @@ pub(crate) struct Idle {
     pub(crate) threads: f64,
     /// CPU of the server while all are idle, share of one core.
     pub(crate) cpu: f64,
-    /// Rate of the busy connection beside them, by its rate alone just before.
+    /// Rate of the busy connection beside them, by its rate alone.
     pub(crate) kept: f64,
 }
 
@@ -111,7 +111,8 @@ impl Bench {
         Ok(Sample { others, ..sample(&tallies) })
     }
 
-    /// One busy connection alone, and then again beside `idle` ones.
+    /// One busy connection alone, beside `idle` ones, and alone again: what drifts on the machine
+    /// then falls on both.
     pub(crate) fn idle(
         &self,
         server: &Server,
@@ -142,8 +143,9 @@ impl Bench {
         for session in sessions {
             session.close()?;
         }
-        let kept = beside.rate / alone.rate;
-        let others = alone.others.max(beside.others);
+        let again = self.load(server, content, load, 1)?;
+        let kept = beside.rate / f64::midpoint(alone.rate, again.rate);
+        let others = alone.others.max(beside.others).max(again.others);
         let idle = Some(Idle { bytes, threads, cpu, kept });
         Ok(Sample { others, idle, ..beside })
     }

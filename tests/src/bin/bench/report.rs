@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     Failure, Options, Rig,
     case::{Bound, Case, Figure, Goal},
-    measure::Sample,
+    measure::{CALM, Sample},
     server::Kind,
     stats::Spread,
 };
@@ -35,6 +35,8 @@ struct Entry {
 struct Verdict {
     goal: Goal,
     value: Spread,
+    /// The one that is held against the goal.
+    counts: f64,
     met: bool,
 }
 
@@ -63,7 +65,9 @@ impl Entry {
                 agent.spread(|s| s.idle.map_or(f64::NAN, |i| (1.0 - i.kept) * 100.0))
             }
         };
-        Some(Verdict { goal, value, met: goal.bound.is_met(value.median) })
+        // Later rounds reuse what the first has taken: only the most of all rounds is the cost.
+        let counts = if goal.figure == Figure::IdleKib { value.most } else { value.median };
+        Some(Verdict { goal, value, counts, met: goal.bound.is_met(counts) })
     }
 
     fn verdicts(&self) -> impl Iterator<Item = Verdict> {
@@ -111,10 +115,16 @@ impl Report {
             let met = verdicts.iter().filter(|verdict| verdict.met).count();
             println!("{met} of {} goals met", verdicts.len());
         }
+        let others = self.others();
         println!(
-            "meanwhile other processes used {:.0} % of a core in the median round, {:.0} % at most",
-            self.others().median * 100.0,
-            self.others().most * 100.0,
+            "meanwhile other processes used {:.0} % of a core in the median round, {:.0} % at most{}",
+            others.median * 100.0,
+            others.most * 100.0,
+            if others.median > CALM {
+                ": too busy a machine for these figures to count"
+            } else {
+                ""
+            },
         );
     }
 
@@ -178,7 +188,7 @@ fn print_entry(entry: &Entry) {
             "  {:<9} an idle connection: {:.1} KiB, {:.1} threads; all idle: {:.2} % of a core; \
              the busy one loses {:.1} % ({:.1} to {:.1})",
             row.kind,
-            idle(|idle| idle.bytes / 1024.0).median,
+            idle(|idle| idle.bytes / 1024.0).most,
             idle(|idle| idle.threads).median,
             idle(|idle| idle.cpu * 100.0).median,
             loss.median,
@@ -191,7 +201,7 @@ fn print_entry(entry: &Entry) {
             "  {} {}: {:.2}, goal {}",
             if verdict.met { "met   " } else { "MISSED" },
             figure_name(verdict.goal.figure),
-            verdict.value.median,
+            verdict.counts,
             bound_text(verdict.goal.bound),
         );
     }
@@ -242,7 +252,8 @@ fn entry_json(entry: &Entry) -> Value {
             json!({
                 "figure": figure_name(verdict.goal.figure),
                 "goal": bound_text(verdict.goal.bound),
-                "value": spread_json(verdict.value),
+                "value": verdict.counts,
+                "rounds": spread_json(verdict.value),
                 "met": verdict.met,
             })
         })

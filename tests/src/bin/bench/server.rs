@@ -1,7 +1,8 @@
 //! The servers: how each is started, and what can be read of its process from outside.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -46,6 +47,8 @@ pub(crate) struct Server {
     pub(crate) serves: &'static str,
     child: Child,
     socket: PathBuf,
+    /// What it says: to a file, as a terminal would slow it down.
+    log: PathBuf,
     /// A file that goes when the server does.
     _backing: Option<NamedTempFile>,
 }
@@ -116,13 +119,20 @@ impl Server {
         // taskset executes the server in its own place: the process stays our child.
         let pinned = ["taskset", "-c", "0"].map(String::from);
         let words: Vec<&String> = pinned.iter().filter(|_| pin).chain(args).collect();
-        let child =
-            Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).spawn().map_err(
-                |error| format!("starting {}: {error}; {}", words[0], kind.how_to_get()),
-            )?;
-        let mut server = Self { kind, serves, child, socket, _backing: backing };
-        server.wait_until_it_answers()?;
-        Ok(server)
+        let log = socket.with_extension("log");
+        let said = File::create(&log)?;
+        let child = Command::new(words[0])
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .stdout(said.try_clone()?)
+            .stderr(said)
+            .spawn()
+            .map_err(|error| format!("starting {}: {error}; {}", words[0], kind.how_to_get()))?;
+        let mut server = Self { kind, serves, child, socket, log, _backing: backing };
+        match server.wait_until_it_answers() {
+            Ok(()) => Ok(server),
+            Err(failure) => Err(format!("{failure}{}", server.last_words()).into()),
+        }
     }
 
     /// A server says in ways of its own that it is ready; all of them answer a connection then.
@@ -146,6 +156,14 @@ impl Server {
 
     pub(crate) fn connect(&self, structured: bool) -> Result<Session, Failure> {
         Session::connect(&self.socket, structured)
+    }
+
+    /// The end of what it has said, for a message about its failure.
+    pub(crate) fn last_words(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(5)..];
+        if last.is_empty() { String::new() } else { format!("; it said: {}", last.join(" | ")) }
     }
 
     fn pid(&self) -> Pid {
