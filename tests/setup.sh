@@ -102,15 +102,3 @@ need_cargo_tool() {
 deny() {
     cargo deny --config .deny.toml check licenses bans sources
 }
-
-# Every fuzz target for a few seconds. The compiler is the stable one: libFuzzer needs flags that
-# only a nightly one takes, or one told to.
-fuzz() {
-    local target
-    for target in $(cd nbd && cargo fuzz list); do
-        step "fuzz: $target (${FUZZ_SECONDS:=15} s)"
-        (cd nbd && RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" -- \
-            -max_total_time="$FUZZ_SECONDS" -verbosity=0 -print_final_stats=0 2>&1) |
-            tail -n 20
-    done
-}
