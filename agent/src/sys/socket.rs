@@ -4,6 +4,7 @@
 //! cannot be used: vsock's has no vectored calls, and one type for all keeps the engine one.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     task::{Context, Poll, Waker},
@@ -74,16 +75,18 @@ impl Socket {
         result
     }
 
+    // Both wait by the same poll that the attempts make: it counts against the task's budget, and
+    // where the budget is spent it yields. tokio's `readable` does not count, and would say "ready"
+    // for ever to a task whose attempts are held back for its budget.
+
     /// Waits until `try_recv` is worth a call.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await?.retain_ready();
-        Ok(())
+        poll_fn(|cx| self.0.poll_read_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
     }
 
     /// Waits until `try_send` is worth a call.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.0.writable().await?.retain_ready();
-        Ok(())
+        poll_fn(|cx| self.0.poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
     }
 
     /// Sends all of `bytes`.

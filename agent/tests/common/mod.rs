@@ -82,8 +82,13 @@ impl Agent {
     }
 
     /// TERM, and the exit status and the log.
-    pub fn terminate(mut self) -> (ExitStatus, String) {
+    pub fn terminate(self) -> (ExitStatus, String) {
         kill(self.pid(), Signal::SIGTERM).expect("a running agent");
+        self.terminated()
+    }
+
+    /// The end of an agent that has been told to end: the exit status and the log.
+    pub fn terminated(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().expect("a child");
         (status, self.log.take().expect("read once").join().expect("the log"))
     }

@@ -183,12 +183,15 @@ impl Transmission {
     /// answered.
     async fn drain(&mut self, life: &mut watch::Receiver<Life>) -> End {
         let finishing = async {
-            while !self.blocking.is_empty() || !self.out.is_empty() {
+            loop {
                 self.blocking.reap(|finished| {
                     reply::finish(&self.terms, &mut self.out, &mut self.traffic, finished);
                 });
                 if let Err(error) = self.send() {
                     return End::from_send(&error);
+                }
+                if self.blocking.is_empty() && self.out.is_empty() {
+                    break;
                 }
                 tokio::select! {
                     _ = self.socket.writable(), if self.stuck => {}
