@@ -29,13 +29,15 @@ impl Default for Spin {
 }
 
 impl Spin {
-    /// Something came: if it came while polling, polling pays.
-    pub(super) fn hit(&mut self) {
+    /// Something came: if it came while polling, polling pays. With `more` the rest of a message
+    /// is on its way and always worth a poll: to sleep in the middle of a large write lets the
+    /// client's send buffer run full, and then both ends wait for wake-ups.
+    pub(super) fn hit(&mut self, more: bool) {
         if self.polled {
             self.pause = 1;
         }
         self.polled = false;
-        self.left = if self.skip == 0 { MOST } else { 0 };
+        self.left = if more || self.skip == 0 { MOST } else { 0 };
     }
 
     /// Is another look worth while?
@@ -58,5 +60,57 @@ impl Spin {
         }
         self.polled = false;
         self.left = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Turns until the next sleep.
+    fn poll(spin: &mut Spin) -> u32 {
+        let mut turns = 0;
+        while spin.turn() {
+            turns += 1;
+        }
+        spin.stop();
+        turns
+    }
+
+    #[test]
+    fn polling_that_never_pays_is_tried_ever_more_rarely() {
+        let mut spin = Spin::default();
+        let waits = 10_000;
+        let mut turns = 0;
+        for _ in 0..waits {
+            turns += poll(&mut spin);
+            spin.hit(false);
+        }
+        assert!(turns / waits < 2, "{turns} turns in {waits} waits");
+    }
+
+    #[test]
+    fn polling_that_pays_goes_on() {
+        let mut spin = Spin::default();
+        for _ in 0..1000 {
+            assert!(spin.turn() && spin.turn());
+            spin.hit(false);
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_does_not_poll() {
+        let mut spin = Spin::default();
+        poll(&mut spin);
+        assert_eq!((0..1000).map(|_| poll(&mut spin)).sum::<u32>(), 0);
+    }
+
+    #[test]
+    fn the_middle_of_a_message_is_always_polled_for() {
+        let mut spin = Spin::default();
+        for _ in 0..100 {
+            spin.hit(true);
+            assert_eq!(poll(&mut spin), MOST);
+        }
     }
 }

@@ -212,7 +212,7 @@ impl Transmission {
             let whole = expected == 0 && self.buffer.is_empty();
             self.intake = Intake::Closed(if whole { End::Closed } else { End::ClosedInside });
         } else {
-            self.spin.hit();
+            self.spin.hit(expected > 0);
         }
         Ok(())
     }
