@@ -6,7 +6,11 @@ use std::{
     process::Command,
 };
 
-use crate::{Error, recipe::Store, run};
+use crate::{
+    Error,
+    recipe::{Store, say},
+    run,
+};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// A profile of the workspace's Cargo.toml.
@@ -26,6 +30,11 @@ impl Binaries {
         // `cargo test` that called us holds the lock of the common one.
         let folder = target.join("guest");
         let _lock = store.lock("binaries")?;
+        let built = folder.join(TARGET).join(PROFILE);
+        let binaries = Self { agent: built.join("agent"), guest_tools: built.join("guest-tools") };
+        if !binaries.guest_tools.exists() {
+            say("building the agent and guest-tools for the guests (a minute or two) ...");
+        }
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         run::output(
             Command::new(cargo)
@@ -36,7 +45,6 @@ impl Binaries {
                 .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
                 .env_remove("RUSTFLAGS"),
         )?;
-        let built = folder.join(TARGET).join(PROFILE);
-        Ok(Self { agent: built.join("agent"), guest_tools: built.join("guest-tools") })
+        Ok(binaries)
     }
 }
