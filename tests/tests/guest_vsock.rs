@@ -11,9 +11,33 @@ fn disks_over_vsock_loopback() -> Outcome<()> {
     }
     need::guests()?;
     let mut guest = Guest::boot("guest_vsock")?;
+
+    refused(
+        &mut guest,
+        "a kernel without AF_VSOCK",
+        "mkdir -p /etc/modprobe.d
+         echo 'install vsock /bin/false' >/etc/modprobe.d/lab.conf
+         trap 'rm /etc/modprobe.d/lab.conf' EXIT
+         agent --vsock memory 1M",
+        "modprobe vsock",
+    )?;
     guest.sh("modprobe vsock_loopback")?;
+    refused(
+        &mut guest,
+        "a CID that is not local",
+        "agent --listen vsock:77:10809 memory 1M",
+        "vsock:77:10809",
+    )?;
 
     guest.check("the agent listens on vsock", &format!("{LAB}\nserve memory --vsock memory 1G"))?;
+    refused(&mut guest, "a port in use", "agent --vsock memory 1M", "vsock:10809")?;
+    guest.check(
+        "a service that may not use AF_VSOCK: refused in one line",
+        "systemd-run --quiet --unit forbidden -p 'RestrictAddressFamilies=AF_UNIX AF_INET' \
+             /tools/bin/agent --vsock --port 1 memory 1M
+         while systemctl --quiet is-active forbidden; do sleep 0.05; done
+         journalctl --no-pager --output cat --unit forbidden | grep 'agent: error: .*vsock:1[^0-9]'",
+    )?;
     guest.expect("nbdinfo sees the size", "nbdinfo --size nbd+vsock://1", "1073741824")?;
     guest.expect(
         "nbdsh connect_vsock sees the size",
@@ -43,4 +67,15 @@ fn disks_over_vsock_loopback() -> Outcome<()> {
         guest.sh(&format!("{LAB}\nstop high"))?;
     }
     Ok(())
+}
+
+/// The agent does not start: exit status 1 and one line, which says what it was about.
+fn refused(guest: &mut Guest, name: &str, script: &str, about: &str) -> Outcome<()> {
+    let ended = guest.run(script)?;
+    let one_line = ended.output.lines().count() == 1 && ended.output.starts_with("agent: error: ");
+    if ended.status == 1 && one_line && ended.output.contains(about) {
+        println!("ok: {name}: {}", ended.output);
+        return Ok(());
+    }
+    Err(guest.failure(&format!("{name}: status {}, said:\n{}", ended.status, ended.output)))
 }
