@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Info(Info),
     /// Copy bytes of an export to standard output or a file
     Read(Read),
-    /// Copy standard input or a file to an export, and flush
+    /// Copy standard input, a file or a pattern to an export, and flush
     Write(Write),
 }
 
@@ -49,8 +49,11 @@ pub(crate) struct Read {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) length: Option<u64>,
     /// Where to put them; default: standard output
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, visible_alias = "out", value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Put them nowhere; fail unless each is what `write --pattern` writes there
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) verify_pattern: bool,
 }
 
 #[derive(Debug, Args)]
@@ -61,8 +64,20 @@ pub(crate) struct Write {
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
     pub(crate) offset: u64,
     /// Where the bytes come from; default: standard input
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, visible_alias = "in", value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
+    /// Write a pattern instead: each aligned 8 bytes are their own offset, big-endian
+    #[arg(long, requires = "length", conflicts_with = "input")]
+    pub(crate) pattern: bool,
+    /// How many bytes of the pattern
+    #[arg(long, value_name = "SIZE", requires = "pattern", value_parser = parse_size)]
+    pub(crate) length: Option<u64>,
+    /// Make each piece durable before the server answers it (FUA)
+    #[arg(long)]
+    pub(crate) fua: bool,
+    /// Leave out the flush at the end
+    #[arg(long)]
+    pub(crate) no_flush: bool,
 }
 
 /// Which disk.

@@ -46,6 +46,15 @@ pub(crate) enum SessionError {
     Output(#[source] io::Error),
 }
 
+/// How a write becomes durable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Durability {
+    /// Each piece, before it is answered.
+    pub(crate) fua: bool,
+    /// All of it, at the end.
+    pub(crate) flush: bool,
+}
+
 /// An open export.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -128,6 +137,11 @@ impl Session {
         len: u64,
         sink: &mut dyn Write,
     ) -> Result<(), SessionError> {
+        let done = self.read_pieces(at, len, sink);
+        self.settled(done)
+    }
+
+    fn read_pieces(&mut self, at: u64, len: u64, sink: &mut dyn Write) -> Result<(), SessionError> {
         let piece = self.piece();
         let end = at.saturating_add(len);
         let mut next = at;
@@ -136,8 +150,14 @@ impl Session {
         while next < end || !flying.is_empty() {
             while next < end && flying.len() < DEPTH {
                 let len = piece.min(end - next);
-                let sent = self.client.read(next, len, false, &mut out);
-                let cookie = sent.map_err(|why| self.unfit(&reading(next, len), why))?;
+                let cookie = match self.client.read(next, len, false, &mut out) {
+                    Ok(cookie) => cookie,
+                    Err(why) => {
+                        // Those before it are waited for, so they have to leave.
+                        self.send(&mut out)?;
+                        return Err(self.unfit(&reading(next, len), why));
+                    }
+                };
                 let bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
                 flying.push_back(Piece { cookie, at: next, bytes, done: false });
                 next += len;
@@ -159,17 +179,33 @@ impl Session {
                 piece.done = true;
             }
             while let Some(piece) = flying.pop_front_if(|piece| piece.done) {
-                if let Err(error) = sink.write_all(&piece.bytes) {
-                    self.settle();
-                    return Err(SessionError::Output(error));
-                }
+                sink.write_all(&piece.bytes).map_err(SessionError::Output)?;
             }
         }
         sink.flush().map_err(SessionError::Output)
     }
 
-    /// Copies all of `source` to the export from `at` on, and flushes. Says how many bytes.
-    pub(crate) fn write(&mut self, at: u64, source: &mut dyn Read) -> Result<u64, SessionError> {
+    /// Copies all of `source` to the export from `at` on. Says how many bytes.
+    pub(crate) fn write(
+        &mut self,
+        at: u64,
+        source: &mut dyn Read,
+        durability: Durability,
+    ) -> Result<u64, SessionError> {
+        let done = self.write_pieces(at, source, durability.fua);
+        let written = self.settled(done)?;
+        if durability.flush {
+            self.flush()?;
+        }
+        Ok(written)
+    }
+
+    fn write_pieces(
+        &mut self,
+        at: u64,
+        source: &mut dyn Read,
+        fua: bool,
+    ) -> Result<u64, SessionError> {
         let piece = usize::try_from(self.piece()).unwrap_or(usize::MAX);
         let mut next = at;
         let mut flying: VecDeque<(u64, u64, u64)> = VecDeque::new();
@@ -184,7 +220,7 @@ impl Session {
                 ended = payload.is_empty();
                 if !ended {
                     let len = payload.len() as u64;
-                    let sent = self.client.write(next, len, false, &mut out);
+                    let sent = self.client.write(next, len, fua, &mut out);
                     let cookie = sent.map_err(|why| self.unfit(&writing(next, len), why))?;
                     // In one piece: a header must not travel alone.
                     out.extend_from_slice(&payload);
@@ -201,7 +237,6 @@ impl Session {
                 result.map_err(|why| self.failed(&writing(at, len), why))?;
             }
         }
-        self.flush()?;
         Ok(next - at)
     }
 
@@ -218,10 +253,19 @@ impl Session {
         result.map_err(|why| self.failed("flush", why))
     }
 
-    /// Lets everything that was asked be answered, whatever comes. Some servers take it badly when
-    /// a client leaves before that, nbdkit 1.32 by an assertion.
-    fn settle(&mut self) {
-        while self.client.outstanding() > 0 && self.wait(|_| ()).is_ok() {}
+    /// After a failure that leaves the connection in step, lets everything that was asked be
+    /// answered. Some servers take it badly when a client leaves before that,
+    /// nbdkit 1.32 by an assertion.
+    fn settled<T>(&mut self, done: Result<T, SessionError>) -> Result<T, SessionError> {
+        let in_step = matches!(
+            done,
+            Err(SessionError::Unfit { .. }
+                | SessionError::Failed { .. }
+                | SessionError::Input(_)
+                | SessionError::Output(_))
+        );
+        while in_step && self.client.outstanding() > 0 && self.wait(|_| ()).is_ok() {}
+        done
     }
 
     /// Ends the session. Everything that was asked has been answered.
@@ -272,7 +316,13 @@ impl Session {
     fn send(&mut self, out: &mut Vec<u8>) -> Result<(), SessionError> {
         let sent = self.stream.write_all(out);
         out.clear();
-        sent.map_err(|source| SessionError::lost(&self.uri, "sending a request", source))
+        sent.map_err(|error| {
+            let source = match error.kind() {
+                io::ErrorKind::WouldBlock => silent("nothing was taken in 60 s"),
+                _ => error,
+            };
+            SessionError::lost(&self.uri, "sending a request", source)
+        })
     }
 
     /// The length of one read or write: a multiple of the block size, in the server's limit.
@@ -324,9 +374,14 @@ fn receive(stream: &mut File, room: &mut [u8]) -> io::Result<usize> {
         match stream.read(room) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 60 s"));
+                return Err(silent("no answer in 60 s"));
             }
             other => return other,
         }
     }
+}
+
+/// What the socket's own time limit means.
+fn silent(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
 }

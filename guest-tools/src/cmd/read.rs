@@ -1,8 +1,8 @@
-//! `read`: bytes of an export to standard output or a file.
+//! `read`: bytes of an export to standard output or a file, or held against the pattern.
 
 use std::{fs::File, io};
 
-use super::CommandError;
+use super::{CommandError, pattern::Verifier};
 use crate::{cli, session::Session};
 
 pub(crate) fn run(words: &cli::Read) -> Result<(), CommandError> {
@@ -11,8 +11,19 @@ pub(crate) fn run(words: &cli::Read) -> Result<(), CommandError> {
     let rest = size.saturating_sub(at);
     let len = words.length.unwrap_or(rest);
     if at > size || len > rest {
+        session.close();
         let what = format!("{len} bytes at {at}");
         return Err(CommandError::PastEnd { what, size });
+    }
+    if words.verify_pattern {
+        let mut verifier = Verifier::new(at);
+        session.read(at, len, &mut verifier)?;
+        session.close();
+        if let Some((first, count)) = verifier.verdict() {
+            return Err(CommandError::Pattern { first, count, len });
+        }
+        eprintln!("guest-tools: {len} bytes at {at} are the pattern");
+        return Ok(());
     }
     match &words.output {
         Some(path) => {

@@ -55,6 +55,10 @@ pub(super) fn mend(error: &io::Error, device: Device, cid: u32, port: u32) -> St
         (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, Device::Idle) => {
             "the vsock device has no driver: modprobe vmw_vsock_virtio_transport".to_owned()
         }
+        (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, Device::Driven) => format!(
+            "this machine's vsock device is there, but no way to CID {cid}; from a guest, the \
+             host is CID {HOST_CID}"
+        ),
         (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, _) => {
             "this machine has no vsock device: give the VM one, with QEMU's -device \
              vhost-vsock-pci,guest-cid=N or libvirt's <vsock model='virtio'/>"
@@ -88,6 +92,7 @@ mod tests {
             (Errno::ENODEV, Device::Idle, 2, "modprobe"),
             (Errno::ENODEV, Device::Absent, 2, "vhost-vsock-pci"),
             (Errno::ENODEV, Device::Unknown, 2, "vhost-vsock-pci"),
+            (Errno::ENETUNREACH, Device::Driven, 9, "no way to CID 9"),
             (Errno::ECONNRESET, Device::Driven, 2, "is the agent running"),
             (Errno::ECONNRESET, Device::Driven, 9, "the host is CID 2"),
             (Errno::ETIMEDOUT, Device::Driven, 9, "does not answer"),
