@@ -280,6 +280,7 @@ fn fio_verifies_random_writes_at_depth() {
             "--iodepth=32",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--minimal",
         ],
     );
