@@ -2,7 +2,10 @@
 //!
 //! nbdkit's `--run` starts a shell script once it serves, so nothing has to be waited for.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 /// Runs `script` with `$tool` and `$uri` while nbdkit serves `plugin`.
 fn under_nbdkit(options: &[&str], plugin: &[&str], script: &str) -> Output {
@@ -109,6 +112,47 @@ fn a_failing_disk_is_an_error_with_its_name_and_place() {
     let why = text(&output.stderr);
     assert!(why.contains("cannot read 4096 bytes at 4096"), "{why}");
     assert!(why.contains("EIO"), "{why}");
+}
+
+#[test]
+fn durability_is_what_was_asked_for() {
+    for (words, fua, flush) in
+        [("--fua --no-flush", true, false), ("--no-flush", false, false), ("", false, true)]
+    {
+        let script = format!(r#""$tool" write "$uri" --pattern --length 4k {words}"#);
+        let plugin = ["memory", "1M", "logfile=/dev/stderr"];
+        let output = under_nbdkit(&["--filter=log"], &plugin, &script);
+        succeeds(&output);
+        let log = text(&output.stderr);
+        assert!(log.contains(&format!("fua={}", u8::from(fua))), "{words}: {log}");
+        assert_eq!(log.contains(" Flush id="), flush, "{words}: {log}");
+    }
+}
+
+#[test]
+fn a_failure_does_not_leave_requests_behind() {
+    let output = under_nbdkit(
+        &["--filter=error", "--filter=delay"],
+        &["memory", "16M", "rdelay=50ms", "error-pread=EIO", "error-pread-rate=50%"],
+        r#"! "$tool" read "$uri" > /dev/null"#,
+    );
+    succeeds(&output);
+    let log = text(&output.stderr);
+    assert!(log.contains("the server answered EIO"), "{log}");
+    assert!(!log.contains("Broken pipe") && !log.contains("aborting"), "{log}");
+}
+
+/// Requests that were made but not sent yet must not be waited for.
+#[test]
+fn a_length_that_is_no_multiple_is_told_at_once() {
+    let start = Instant::now();
+    succeeds(&under_nbdkit(
+        &["--filter=blocksize-policy"],
+        &["memory", "4M", "blocksize-minimum=512", "blocksize-error-policy=error"],
+        r#"! "$tool" read "$uri" --length 2097153 > out 2> why
+           grep 'not multiples of the block size, 512 bytes' why"#,
+    ));
+    assert!(start.elapsed() < Duration::from_secs(30), "it took {:?}", start.elapsed());
 }
 
 #[test]
