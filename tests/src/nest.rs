@@ -16,7 +16,7 @@ const LIFE: Duration = Duration::from_secs(100);
 const PROCESSORS: usize = 2;
 
 /// How often a guest is started again whose kernel crashed before its first process.
-const RESTARTS: usize = 3;
+const RESTARTS: usize = 5;
 
 /// What an inner guest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
