@@ -98,7 +98,6 @@ impl Transmission {
         };
         let header = Request::wire_len(extended);
         let payload = payload_len(&self.terms, &request)?;
-        self.traffic.requests += 1;
         match check(&self.terms, &request) {
             Err(refused) => {
                 self.buffer.consume(header);
@@ -116,7 +115,6 @@ impl Transmission {
                     self.answer(&request, checked, Some(Payload::Received(len)));
                     self.buffer.consume(len);
                 } else if len <= IN_PLACE {
-                    self.traffic.requests -= 1;
                     return Ok(false);
                 } else {
                     self.buffer.consume(header);
@@ -129,6 +127,7 @@ impl Transmission {
                 self.answer(&request, checked, None);
             }
         }
+        self.traffic.requests += 1;
         Ok(true)
     }
 
