@@ -3,13 +3,17 @@
 //! The way of a request, in the order of the modules:
 //! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
 
+pub mod access;
 pub mod cli;
 pub mod disk;
 pub mod exports;
+pub mod hooks;
+pub mod layer;
 pub mod listen;
 pub mod peer;
 pub mod plan;
 pub mod plugin;
+pub mod recipe;
 pub mod serve;
 pub mod session;
 mod sys;

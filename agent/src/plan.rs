@@ -5,15 +5,18 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use thiserror::Error;
 
 use crate::{
+    hooks::Hooks,
+    layer,
     listen::{Address, BindError, Listener},
-    plugin::{self, BuildError},
+    plugin,
+    recipe::{BuildError, Context, Stack, Word},
     serve::{self, Engine, Signals},
     session::Rules,
     sys::process::{self, PidFile},
@@ -25,8 +28,10 @@ pub struct Plan {
     /// At least one.
     pub listen: Vec<Address>,
     pub plugin: String,
-    /// A value without a key is the plugin's main parameter.
-    pub params: Vec<(Option<String>, String)>,
+    /// Layers by name, the first nearest to the client.
+    pub filters: Vec<String>,
+    /// For the layers and the plugin; a value without a key is the plugin's main parameter.
+    pub params: Vec<Word>,
     pub read_only: bool,
     /// For the URIs that are printed.
     pub export_name: String,
@@ -92,23 +97,38 @@ impl Plan {
         if let Err(error) = process::raise_open_files() {
             tracing::debug!("the limit of open files stays as it is: {error}");
         }
-        let exports = plugin::build(&self.plugin, &self.params, self.read_only)?;
-        let rules = Arc::new(Rules {
-            exports,
-            handshake_timeout: self.handshake_timeout,
-            read_only: self.read_only,
-            threads: self.threads,
-        });
         // This thread accepts, the engine's threads serve.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::Engine)?;
+        let mut hooks = Hooks::default();
+        let stack = {
+            let _runtime = runtime.enter();
+            self.stack(&mut hooks)?
+        };
+        let rules = Arc::new(Rules {
+            exports: stack.exports,
+            gates: stack.gates,
+            connections: AtomicU64::new(0),
+            handshake_timeout: self.handshake_timeout,
+            read_only: self.read_only,
+            threads: self.threads,
+        });
         let engine = Engine::start().map_err(Failure::Engine)?;
-        runtime.block_on(self.serve(rules, engine))
+        runtime.block_on(self.serve(rules, engine, hooks))
     }
 
-    async fn serve(self, rules: Arc<Rules>, engine: Engine) -> Result<(), Failure> {
+    /// What is served: the plugin, and the layers around it.
+    fn stack(&self, hooks: &mut Hooks) -> Result<Stack, BuildError> {
+        let mut words = self.params.iter().collect();
+        let layers = layer::choose(&self.filters, &mut words)?;
+        let mut context = Context { read_only: self.read_only, hooks };
+        let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
+        layer::wrap(bottom, &layers, &mut context)
+    }
+
+    async fn serve(self, rules: Arc<Rules>, engine: Engine, hooks: Hooks) -> Result<(), Failure> {
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let signals = Signals::catch().map_err(Failure::Engine)?;
         let mut listeners = Vec::new();
@@ -132,7 +152,7 @@ impl Plan {
         if let Err(error) = process::notify("READY=1") {
             tracing::warn!("the service manager cannot be told READY=1: {error}");
         }
-        serve::serve(listeners, rules, engine, signals, self.shutdown_timeout).await;
+        serve::serve(listeners, rules, engine, signals, hooks, self.shutdown_timeout).await;
         Ok(())
     }
 }

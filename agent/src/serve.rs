@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    hooks::Hooks,
     listen::Listener,
     peer::Peer,
     session::{self, Life, Rules},
@@ -113,6 +114,7 @@ pub struct Signals {
     interrupt: Signal,
     quit: Signal,
     hangup: Signal,
+    report: Signal,
 }
 
 impl Signals {
@@ -126,17 +128,22 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
+            report: signal(SignalKind::user_defined1())?,
         })
     }
 
-    /// Waits for one that says stop.
-    async fn stop(&mut self) -> &'static str {
+    /// Waits for one that says stop; does what the others say until then.
+    async fn stop(&mut self, hooks: &Hooks) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "TERM",
                 _ = self.interrupt.recv() => return "INT",
                 _ = self.quit.recv() => return "QUIT",
-                _ = self.hangup.recv() => tracing::info!("HUP: there is nothing to read again"),
+                _ = self.hangup.recv() => {
+                    tracing::info!("HUP: reading again what can be");
+                    hooks.reload();
+                }
+                _ = self.report.recv() => hooks.report(),
             }
         }
     }
@@ -149,6 +156,7 @@ pub async fn serve(
     rules: Arc<Rules>,
     engine: Engine,
     mut signals: Signals,
+    hooks: Hooks,
     shutdown_timeout: Duration,
 ) {
     let (life, _) = watch::channel(Life::Serving);
@@ -159,25 +167,30 @@ pub async fn serve(
         attendants.spawn(attend(listener, engine, rules, life.subscribe()));
     }
 
-    let name = signals.stop().await;
-    tracing::info!("{name}: no new connections; ending when those that are open are done");
+    let stop = hooks.stop();
+    let why = tokio::select! {
+        name = signals.stop(&hooks) => name.to_owned(),
+        why = stop.asked() => why,
+    };
+    tracing::info!("{why}: no new connections; ending when those that are open are done");
     if let Err(error) = process::notify("STOPPING=1") {
         tracing::debug!("the service manager cannot be told STOPPING=1: {error}");
     }
     life.send_replace(Life::Draining);
     tokio::select! {
         () = all(&mut attendants) => {}
-        name = signals.stop() => tracing::warn!("{name} again: ending now, whatever is in flight"),
+        name = signals.stop(&hooks) => tracing::warn!("{name} again: ending now, whatever is in flight"),
         () = tokio::time::sleep(shutdown_timeout) => {
             tracing::warn!("not done after {shutdown_timeout:?} (--shutdown-timeout): closing what is left");
             life.send_replace(Life::Ending);
             tokio::select! {
                 () = all(&mut attendants) => {}
-                _ = signals.stop() => {}
+                _ = signals.stop(&hooks) => {}
                 () = tokio::time::sleep(LAST_MOMENT) => {}
             }
         }
     }
+    hooks.exit();
 }
 
 async fn all(tasks: &mut JoinSet<()>) {

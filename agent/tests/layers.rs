@@ -10,15 +10,19 @@ use std::{
 const MOST_LINES: usize = 400;
 
 /// Modules of the agent from the bottom up: one may import those of lower rank only.
-const RANKS: [(&str, u8); 13] = [
+const RANKS: [(&str, u8); 17] = [
     ("sys", 0),
     ("units", 0),
     ("peer", 1),
+    ("hooks", 1),
+    ("access", 2),
     ("disk", 2),
     ("exports", 4),
-    ("plugin", 5),
     ("session", 5),
     ("listen", 5),
+    ("recipe", 5),
+    ("layer", 6),
+    ("plugin", 6),
     ("serve", 6),
     ("plan", 7),
     ("cli", 8),

@@ -1,6 +1,5 @@
 //! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing.
 
-mod duration;
 mod options;
 mod refused;
 #[cfg(test)]
@@ -11,10 +10,11 @@ use std::{ffi::OsString, time::Duration};
 use clap::{CommandFactory, FromArgMatches};
 use thiserror::Error;
 
-use self::{duration::DurationError, options::Said};
+use self::options::Said;
 use crate::{
     listen::{Address, AddressError, Family},
     plan::{Log, Plan},
+    units::{DurationError, parse_duration},
 };
 
 /// The port of NBD (IANA), for TCP and by custom for vsock.
@@ -99,6 +99,7 @@ impl Said {
         Ok(Plan {
             listen,
             plugin,
+            filters: self.filter,
             params: self.params.iter().map(|param| split(param)).collect(),
             read_only: self.readonly,
             export_name: self.exportname,
@@ -203,7 +204,7 @@ impl Said {
 }
 
 fn time(option: &'static str, value: String) -> Result<Duration, Stop> {
-    duration::parse(&value).map_err(|source| Stop::Time { option, value, source })
+    parse_duration(&value).map_err(|source| Stop::Time { option, value, source })
 }
 
 /// nbdkit's rule for what is a key: a letter, then letters, digits, `.`, `_` and `-`, up to the

@@ -64,6 +64,10 @@ pub(super) struct Said {
     #[arg(short, long, alias = "read-only", help_heading = "Serving")]
     pub(super) readonly: bool,
 
+    /// Put a layer around the disk; the first one given is nearest to the client
+    #[arg(long, value_name = "FILTER", help_heading = "Serving")]
+    pub(super) filter: Vec<String>,
+
     /// Export name that --print-uri puts into the URI; changes nothing else, as with nbdkit
     #[arg(
         short,

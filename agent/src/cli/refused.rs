@@ -26,7 +26,7 @@ const LEAVE_OUT: &str = "leave it out";
 const NO_TLS: &str = "leave it out and keep the agent on vsock, Unix sockets or loopback";
 
 /// All of nbdkit 1.46 that is neither in `options.rs` nor here is a mistake.
-const REFUSED: [Refused; 24] = [
+const REFUSED: [Refused; 23] = [
     option(&["--debug", "-D"], "use -v"),
     flag(&["--dump-config"], LEAVE_OUT),
     flag(&["--dump-plugin"], LEAVE_OUT),
@@ -34,7 +34,6 @@ const REFUSED: [Refused; 24] = [
         &["--exit-with-parent"],
         "stop the agent with a TERM signal, or let a service manager do it",
     ),
-    option(&["--filter"], "leave it and its parameters out"),
     option(&["--group", "-g"], "start the agent as that group (Group= in a systemd unit)"),
     flag(&["--keepalive"], LEAVE_OUT),
     flag(&["--long-options"], "read --help"),

@@ -31,6 +31,7 @@ fn the_defaults_are_those_of_nbdkit() {
         decided("memory 1G"),
         Plan {
             listen: vec![tcp(None, 10809, Family::Any)],
+            filters: Vec::new(),
             plugin: "memory".into(),
             params: vec![(None, "1G".into())],
             read_only: false,
@@ -173,7 +174,6 @@ fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
         "--dump-config",
         "--dump-plugin",
         "--exit-with-parent",
-        "--filter=cow",
         "--group=disk",
         "-g disk",
         "--keepalive",

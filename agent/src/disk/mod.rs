@@ -14,7 +14,7 @@ mod ranges;
 pub(crate) mod testing;
 mod zeroes;
 
-use std::fmt;
+use std::{fmt, pin::Pin};
 
 pub use error::{DiskError, Kind, Verb};
 pub use file::FileDisk;
@@ -222,4 +222,27 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Does `op`, waiting as long as it takes.
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError>;
+
+    /// The disk that this one is a layer around.
+    fn below(&self) -> Option<&dyn Disk> {
+        None
+    }
+
+    /// Whether `hold` may make a request wait. Asked once by each connection: where it is false,
+    /// `hold` is never called and costs nothing.
+    fn holds(&self) -> bool {
+        self.below().is_some_and(<dyn Disk>::holds)
+    }
+
+    /// Waits until a request may be performed (`range` as `Op::range` gives it). No thread waits with
+    /// it: this is for layers that are slow on purpose. A layer that holds awaits the one below too.
+    fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
+        match self.below() {
+            Some(below) => below.hold(verb, range),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
 }
+
+/// A wait, on the runtime of the connection.
+pub type Hold<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

@@ -18,7 +18,7 @@ use nix::{
     sys::stat::{Mode, SFlag, fstat},
 };
 
-use super::{Exports, Listed, OpenError};
+use super::{Exports, Listed, OpenError, Opening};
 use crate::disk::{
     Disk, DiskError, FileDisk, Verb,
     file::{FileError, Identity, Options},
@@ -120,7 +120,7 @@ impl Exports for Directory {
         names.into_iter().map(|name| Listed { name, description: None }).collect()
     }
 
-    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err(OpenError::Unknown);
         }

@@ -6,7 +6,10 @@ use std::{fmt, sync::Arc};
 
 pub use directory::Directory;
 
-use crate::disk::{Disk, DiskError};
+use crate::{
+    disk::{Disk, DiskError},
+    peer::Peer,
+};
 
 /// An export as LIST shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,12 +27,24 @@ pub enum OpenError {
     Failed(DiskError),
 }
 
+/// Who opens an export, and how. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    pub peer: Peer,
+    /// Counts the agent's connections, from 1.
+    pub connection: u64,
+    /// Writes will be refused (`-r`).
+    pub read_only: bool,
+    /// The connection is encrypted.
+    pub tls: bool,
+}
+
 /// The exports of one agent. May block: `session/` calls it on the blocking pool when `blocking`.
 pub trait Exports: Send + Sync + fmt::Debug {
     /// What LIST answers, in order.
     fn list(&self) -> Vec<Listed>;
-    /// The disk behind a name.
-    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError>;
+    /// The disk behind a name, for one connection, which drops it when it is over.
+    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError>;
     /// Whether `list` or `open` may touch a filesystem.
     fn blocking(&self) -> bool {
         false
@@ -45,7 +60,16 @@ impl Exports for Single {
         vec![Listed { name: String::new(), description: self.0.facts().description }]
     }
 
-    fn open(&self, _name: &str) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, _name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
         Ok(Arc::clone(&self.0))
+    }
+}
+
+#[cfg(test)]
+impl Opening {
+    /// Of a connection that a test has no other words for.
+    pub(crate) fn any() -> Self {
+        let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
+        Self { peer, connection: 1, read_only: false, tls: false }
     }
 }

@@ -1,9 +1,21 @@
 use std::error::Error;
 
 use super::*;
+use crate::{
+    exports::{Exports, Opening},
+    hooks::Hooks,
+};
+
+/// What the words make.
+fn build(plugin: &str, words: &[Word], read_only: bool) -> Result<Arc<dyn Exports>, BuildError> {
+    let mut hooks = Hooks::default();
+    let mut context = Context { read_only, hooks: &mut hooks };
+    let words: Vec<&Word> = words.iter().collect();
+    Ok(find(plugin)?.build(&words, &mut context)?.exports)
+}
 
 /// Words as they stand on the command line.
-fn words(words: &[&str]) -> Vec<(Option<String>, String)> {
+fn words(words: &[&str]) -> Vec<Word> {
     words
         .iter()
         .map(|word| match word.split_once('=') {
@@ -16,7 +28,7 @@ fn words(words: &[&str]) -> Vec<(Option<String>, String)> {
 /// The size of the disk that the words make.
 fn size(plugin: &str, params: &[&str]) -> u64 {
     let exports = build(plugin, &words(params), false).unwrap();
-    exports.open("any").unwrap().facts().size
+    exports.open("any", &Opening::any()).unwrap().facts().size
 }
 
 /// The whole error, causes and all, as the command line prints it.
@@ -46,7 +58,14 @@ fn words_become_disks() {
     assert_eq!(size("file", &[path]), 12345);
     let more = [&format!("file={path}"), "cache=default", "fadvise=sequential"];
     assert_eq!(size("file", &more), 12345);
-    assert!(build("file", &words(&[path]), true).unwrap().open("").unwrap().facts().read_only);
+    assert!(
+        build("file", &words(&[path]), true)
+            .unwrap()
+            .open("", &Opening::any())
+            .unwrap()
+            .facts()
+            .read_only
+    );
 }
 
 #[test]
@@ -56,8 +75,8 @@ fn a_directory_is_many_exports() {
     let dir = format!("dir={}", directory.path().display());
     let exports = build("file", &words(&[&dir]), false).unwrap();
     assert_eq!(exports.list().len(), 1);
-    assert_eq!(exports.open("one").unwrap().facts().size, 1);
-    assert!(exports.open("").is_err());
+    assert_eq!(exports.open("one", &Opening::any()).unwrap().facts().size, 1);
+    assert!(exports.open("", &Opening::any()).is_err());
 }
 
 #[test]
@@ -90,13 +109,13 @@ fn what_is_wrong_is_named_and_so_is_what_is_right() {
         (
             "memory",
             &["8E"],
-            "plugin memory: '8E' is not a size: it is more than the largest size, \
+            "plugin memory: size=8E is not a size: it is more than the largest size, \
              9223372036854775807 bytes (2^63 - 1)",
         ),
         (
             "pattern",
             &["big"],
-            "plugin pattern: 'big' is not a size: it does not start with a whole number; \
+            "plugin pattern: size=big is not a size: it does not start with a whole number; \
              write a size such as 512M or 10G",
         ),
         ("full", &[], "plugin full: parameter 'size' is missing; known are: size"),

@@ -9,7 +9,7 @@ use nbd::{transmit::Checked, wire::Request};
 use tokio::task::JoinSet;
 
 use super::transmit::op;
-use crate::disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages};
+use crate::disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb};
 
 /// A request that came back.
 #[derive(Debug)]
@@ -29,11 +29,13 @@ pub(super) struct Blocking {
     threads: usize,
     /// Payload bytes of those that are out.
     bytes: u64,
+    /// The disk holds requests (`Disk::hold`).
+    pub(super) holds: bool,
 }
 
 impl Blocking {
-    pub(super) fn new(threads: usize) -> Self {
-        Self { tasks: JoinSet::new(), caught: None, threads: threads.max(1), bytes: 0 }
+    pub(super) fn new(threads: usize, holds: bool) -> Self {
+        Self { tasks: JoinSet::new(), caught: None, threads: threads.max(1), bytes: 0, holds }
     }
 
     /// Nothing is out.
@@ -46,20 +48,31 @@ impl Blocking {
         self.tasks.len() < self.threads && self.bytes < max_bytes
     }
 
-    /// Performs a request on the blocking pool; `pages` is a write's payload.
+    /// Performs a request on the blocking pool, once the disk holds it no longer; `pages` is a
+    /// write's payload.
     pub(super) fn launch(
         &mut self,
         disk: Arc<dyn Disk>,
         request: Request,
         checked: Checked,
+        (verb, range): (Verb, (u64, u64)),
         pages: Option<Pages>,
     ) {
         self.bytes += payload(checked);
-        self.tasks.spawn_blocking(move || {
+        let finish = move |disk: &dyn Disk| {
             let mut pages = pages.unwrap_or_default();
             let mut op = op(checked, Data::Pages(&mut pages));
-            Finished { request, checked, result: perform(&*disk, &mut op) }
-        });
+            Finished { request, checked, result: perform(disk, &mut op) }
+        };
+        if self.holds {
+            self.tasks.spawn(async move {
+                disk.hold(verb, range).await;
+                let done = tokio::task::spawn_blocking(move || finish(&*disk)).await;
+                done.expect("panics are caught inside, and nothing aborts it")
+            });
+        } else {
+            self.tasks.spawn_blocking(move || finish(&*disk));
+        }
     }
 
     /// Gives every request that has come back to `each`.

@@ -13,7 +13,10 @@ use std::{
     fmt,
     io::{self, IoSliceMut},
     os::fd::OwnedFd,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,12 +24,21 @@ use nbd::{Refusal, Violation, transmit::Checked};
 use tokio::sync::watch;
 
 use self::transmit::Transmission;
-use crate::{exports::Exports, peer::Peer, sys::socket::Socket};
+use crate::{
+    access::{Denied, Gate},
+    exports::{Exports, Opening},
+    peer::Peer,
+    sys::socket::Socket,
+};
 
 /// What all sessions of an agent share.
 #[derive(Debug)]
 pub struct Rules {
     pub exports: Arc<dyn Exports>,
+    /// Asked in this order before a client is sent a byte.
+    pub gates: Vec<Arc<dyn Gate>>,
+    /// Connections so far.
+    pub connections: AtomicU64,
     /// From accept to the end of the negotiation; `--timeout`.
     pub handshake_timeout: Duration,
     /// Refuse every write; `--readonly`.
@@ -49,6 +61,8 @@ pub enum Life {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
+    /// It was not let in, and was sent nothing.
+    Denied(Denied),
     /// The client said so: NBD_CMD_DISC.
     Disconnected,
     /// The client said so while negotiating: NBD_OPT_ABORT.
@@ -88,6 +102,7 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Denied(rule) => write!(f, "was denied: {rule}"),
             Self::Disconnected => f.write_str("disconnected"),
             Self::Aborted => f.write_str("aborted the negotiation"),
             Self::Refused(refusal) => write!(f, "was refused: {refusal}"),
@@ -134,26 +149,7 @@ pub async fn run(
     let started = Instant::now();
     let mut export = None;
     let mut traffic = Traffic::default();
-    let end = match Socket::new(stream) {
-        Err(error) => End::Failed(error.kind()),
-        Ok(socket) => match negotiate::run(socket, &rules, life.clone()).await {
-            Err(end) => end,
-            Ok(opened) => {
-                export = Some(opened.export);
-                let transmission = Transmission::new(
-                    opened.socket,
-                    opened.disk,
-                    opened.terms,
-                    &opened.received,
-                    rules.threads,
-                );
-                drop(opened.received);
-                let (end, carried) = transmission.run(life).await;
-                traffic = carried;
-                end
-            }
-        },
-    };
+    let end = admitted(stream, &peer, rules, life, &mut export, &mut traffic).await;
     tracing::info!(
         %peer,
         export = ?export.as_deref().unwrap_or("-"),
@@ -164,6 +160,49 @@ pub async fn run(
         %end,
         "session"
     );
+    end
+}
+
+/// From the gates to the end.
+async fn admitted(
+    stream: OwnedFd,
+    peer: &Peer,
+    rules: Arc<Rules>,
+    life: watch::Receiver<Life>,
+    export: &mut Option<String>,
+    traffic: &mut Traffic,
+) -> End {
+    let admit = |gate: &Arc<dyn Gate>| gate.admit(peer);
+    // Held to the end: each is a place that this connection takes.
+    let _passes = match rules.gates.iter().map(admit).collect::<Result<Vec<_>, _>>() {
+        Ok(passes) => passes,
+        Err(denied) => return End::Denied(denied),
+    };
+    let opening = Opening {
+        peer: peer.clone(),
+        connection: rules.connections.fetch_add(1, Ordering::Relaxed) + 1,
+        read_only: rules.read_only,
+        tls: false,
+    };
+    let socket = match Socket::new(stream) {
+        Ok(socket) => socket,
+        Err(error) => return End::Failed(error.kind()),
+    };
+    let opened = match negotiate::run(socket, &rules, opening, life.clone()).await {
+        Ok(opened) => opened,
+        Err(end) => return end,
+    };
+    *export = Some(opened.export);
+    let transmission = Transmission::new(
+        opened.socket,
+        opened.disk,
+        opened.terms,
+        &opened.received,
+        rules.threads,
+    );
+    drop(opened.received);
+    let (end, carried) = transmission.run(life).await;
+    *traffic = carried;
     end
 }
 

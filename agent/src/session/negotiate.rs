@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{End, Life, Rules};
 use crate::{
     disk::{Disk, Facts},
-    exports::{Exports, Listed, OpenError},
+    exports::{Exports, Listed, OpenError, Opening},
     sys::socket::Socket,
 };
 
@@ -46,15 +46,17 @@ pub(super) struct Opened {
 pub(super) async fn run(
     socket: Socket,
     rules: &Rules,
+    opening: Opening,
     life: watch::Receiver<Life>,
 ) -> Result<Opened, End> {
     let deadline = rules.handshake_timeout;
-    timeout(deadline, haggle(socket, rules, life)).await.unwrap_or(Err(End::TooSlow))
+    timeout(deadline, haggle(socket, rules, opening, life)).await.unwrap_or(Err(End::TooSlow))
 }
 
 async fn haggle(
     socket: Socket,
     rules: &Rules,
+    opening: Opening,
     mut life: watch::Receiver<Life>,
 ) -> Result<Opened, End> {
     let mut out = Vec::new();
@@ -82,7 +84,7 @@ async fn haggle(
                     }
                     let answer = match &last {
                         Some((_, disk)) => Ok(describe(&disk.facts(), rules.read_only)),
-                        None => open(&rules.exports, &name).await.map(|disk| {
+                        None => open(&rules.exports, &name, &opening).await.map(|disk| {
                             let export = describe(&disk.facts(), rules.read_only);
                             last = Some((name, disk));
                             export
@@ -172,15 +174,19 @@ async fn list(exports: &Arc<dyn Exports>) -> Vec<Listed> {
     tokio::task::spawn_blocking(move || exports.list()).await.unwrap_or_default()
 }
 
-async fn open(exports: &Arc<dyn Exports>, name: &str) -> Result<Arc<dyn Disk>, Refusal> {
+async fn open(
+    exports: &Arc<dyn Exports>,
+    name: &str,
+    opening: &Opening,
+) -> Result<Arc<dyn Disk>, Refusal> {
     let opened = if exports.blocking() {
-        let (exports, name) = (Arc::clone(exports), name.to_owned());
-        match tokio::task::spawn_blocking(move || exports.open(&name)).await {
+        let (exports, name, opening) = (Arc::clone(exports), name.to_owned(), opening.clone());
+        match tokio::task::spawn_blocking(move || exports.open(&name, &opening)).await {
             Ok(opened) => opened,
             Err(_) => return Err(Refusal::platform("the export could not be opened")),
         }
     } else {
-        exports.open(name)
+        exports.open(name, opening)
     };
     opened.map_err(|error| match error {
         OpenError::Unknown => Refusal::unknown(name),

@@ -15,7 +15,7 @@ fn a_wrong_command_line_exits_with_2_and_a_failure_with_1() {
     for (words, code) in [
         ("", 2),
         ("--nonsense null", 2),
-        ("--filter=cow null", 2),
+        ("--filter=luks null", 1),
         ("-U /s -p 1 null", 2),
         ("--log=syslog null", 2),
         ("no-such-plugin", 1),

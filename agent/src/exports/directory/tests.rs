@@ -42,7 +42,7 @@ fn the_files_in_it_are_listed_in_order() {
     let names: Vec<_> = exports.list().into_iter().map(|listed| listed.name).collect();
     assert_eq!(names, [".hidden", "a", "b", "link-below", "link-to-a", "with space"]);
     for name in names {
-        exports.open(&name).unwrap();
+        exports.open(&name, &Opening::any()).unwrap();
     }
 }
 
@@ -71,22 +71,22 @@ fn nothing_else_is_an_export() {
         "link-loop",
         "link-fifo",
     ] {
-        assert!(matches!(exports.open(name), Err(OpenError::Unknown)), "{name:?}");
+        assert!(matches!(exports.open(name, &Opening::any()), Err(OpenError::Unknown)), "{name:?}");
     }
-    assert!(matches!(exports.open(&"x".repeat(4096)), Err(OpenError::Unknown)));
+    assert!(matches!(exports.open(&"x".repeat(4096), &Opening::any()), Err(OpenError::Unknown)));
 }
 
 #[test]
 fn two_who_open_a_file_share_its_disk_while_they_have_it() {
     let (_top, exports) = directory();
-    let first = exports.open("a").unwrap();
-    let second = exports.open("link-to-a").unwrap();
+    let first = exports.open("a", &Opening::any()).unwrap();
+    let second = exports.open("link-to-a", &Opening::any()).unwrap();
     assert!(Arc::ptr_eq(&first, &second));
-    assert!(!Arc::ptr_eq(&first, &exports.open("b").unwrap()));
+    assert!(!Arc::ptr_eq(&first, &exports.open("b", &Opening::any()).unwrap()));
     write(&*first, 0, b"one");
     assert_eq!(bytes_of(&read(&*second, 0, 3)), b"one");
     drop((first, second));
-    drop(exports.open("b").unwrap());
+    drop(exports.open("b", &Opening::any()).unwrap());
     assert_eq!(exports.disks.lock().unwrap().len(), 1, "what nobody has open is forgotten");
 }
 
@@ -96,11 +96,11 @@ fn who_comes_after_a_file_grew_sees_its_new_size() {
     let served = top.path().join("served");
     let options = Options { cache: Cache::None, ..Options::default() };
     let exports = Directory::open(&served, options).unwrap();
-    let before = exports.open("a").unwrap();
+    let before = exports.open("a", &Opening::any()).unwrap();
     File::options().write(true).open(served.join("a")).unwrap().set_len(9999).unwrap();
-    let after = exports.open("a").unwrap();
+    let after = exports.open("a", &Opening::any()).unwrap();
     assert_eq!((before.facts().size, after.facts().size), (4096, 9999));
-    assert!(Arc::ptr_eq(&after, &exports.open("a").unwrap()));
+    assert!(Arc::ptr_eq(&after, &exports.open("a", &Opening::any()).unwrap()));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_new_file_is_an_export_and_a_directory_that_moved_is_still_served() {
     fs::rename(top.path().join("served"), top.path().join("moved")).unwrap();
     fs::write(top.path().join("moved/new"), "new").unwrap();
     assert!(exports.list().iter().any(|listed| listed.name == "new"));
-    exports.open("new").unwrap();
+    exports.open("new", &Opening::any()).unwrap();
 }
 
 #[test]

@@ -144,7 +144,12 @@ impl Transmission {
             Some(Payload::Pages(pages)) => Data::Pages(pages),
         };
         let mut op = reply::op(checked, data);
-        match self.disk.attempt(&mut op, &mut self.answer) {
+        let turn = if self.blocking.holds {
+            Ok(Turn::Later)
+        } else {
+            self.disk.attempt(&mut op, &mut self.answer)
+        };
+        match turn {
             Ok(Turn::Done) => {
                 let mut replies = Replies { out: &mut self.out, terms: &self.terms };
                 let before = replies.out.len();
@@ -153,6 +158,7 @@ impl Transmission {
                 self.traffic.count(checked);
             }
             Ok(Turn::Later) => {
+                let asked = (op.verb(), op.range());
                 let pages = match op {
                     Op::Write { data: Data::Bytes(bytes), at, .. } => {
                         Some(Pages::copied(at, bytes))
@@ -160,7 +166,7 @@ impl Transmission {
                     Op::Write { data: Data::Pages(pages), .. } => Some(std::mem::take(pages)),
                     _ => None,
                 };
-                self.blocking.launch(Arc::clone(&self.disk), *request, checked, pages);
+                self.blocking.launch(Arc::clone(&self.disk), *request, checked, asked, pages);
             }
             Err(error) => reply::refuse(&self.terms, &mut self.out, request, &error),
         }

@@ -68,6 +68,7 @@ impl Transmission {
             buffer.spare()[..received.len()].copy_from_slice(received);
             buffer.added(received.len());
         }
+        let blocking = Blocking::new(threads, disk.holds());
         Self {
             socket,
             disk,
@@ -77,7 +78,7 @@ impl Transmission {
             answer: Answer::default(),
             out: Gather::default(),
             stuck: false,
-            blocking: Blocking::new(threads),
+            blocking,
             spin: Spin::default(),
             traffic: Traffic::default(),
             large_writes: false,

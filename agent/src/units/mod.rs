@@ -1,10 +1,14 @@
-//! Sizes in the words of nbdkit (`nbdkit_parse_size`): a number and one suffix.
+//! Sizes and times in the words of nbdkit (`nbdkit_parse_size`): a number and one suffix.
 //!
 //! The command line and the plugins' parameters are read with this.
+
+mod duration;
 
 use std::num::IntErrorKind;
 
 use thiserror::Error;
+
+pub use self::duration::{DurationError, parse_duration};
 
 /// Most bytes that a disk may have: 2^63 - 1.
 pub const SIZE_MAX: u64 = i64::MAX as u64;

@@ -21,7 +21,7 @@ const UNITS: [(&str, u64); 7] = [
 pub struct DurationError;
 
 /// 10, 10s, 500ms, 2m.
-pub(super) fn parse(text: &str) -> Result<Duration, DurationError> {
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| DurationError)?;
@@ -54,7 +54,7 @@ mod tests {
             ("99999999999999999999", None),
             ("18446744073709551615", None),
         ] {
-            assert_eq!(parse(text).ok(), expected, "{text}");
+            assert_eq!(parse_duration(text).ok(), expected, "{text}");
         }
     }
 }

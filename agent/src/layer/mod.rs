@@ -1,0 +1,150 @@
+//! Layers, which nbdkit calls filters: each makes a stack out of the one below it, by wrapping the
+//! disks, changing the names, or putting up a gate.
+//!
+//! `plan` stacks them as the command line says, the first named nearest to the client. A layer is one
+//! file; it parses its parameters when it is built and holds no more than it needs.
+
+mod delay;
+mod readonly;
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    disk::Disk,
+    exports::{Exports, Listed, OpenError, Opening},
+    recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
+};
+
+/// A layer that is built in.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    pub keys: &'static [Key],
+    build: fn(&Params<'_>, Stack, &mut Context<'_>) -> Result<Stack, BuildError>,
+}
+
+/// In the order of their names.
+pub const BUILT_IN: &[Entry] = &[delay::ENTRY, readonly::ENTRY];
+
+/// nbdkit's other filters, so that who knows them is told plainly.
+const NOT_BUILT_IN: [&str; 35] = [
+    "blocksize",
+    "bzip2",
+    "cache",
+    "cacheextents",
+    "checkwrite",
+    "cow",
+    "ddrescue",
+    "error",
+    "evil",
+    "exitlast",
+    "exitwhen",
+    "exportname",
+    "ext2",
+    "extentlist",
+    "fua",
+    "gzip",
+    "ip",
+    "limit",
+    "log",
+    "luks",
+    "lzip",
+    "multi-conn",
+    "nocache",
+    "noextents",
+    "nofilter",
+    "noparallel",
+    "nozero",
+    "openonce",
+    "qcow2dec",
+    "readahead",
+    "retry",
+    "retry-request",
+    "scan",
+    "swab",
+    "tar",
+];
+
+/// The built-in layer of that name.
+pub fn find(name: &str) -> Result<&'static Entry, BuildError> {
+    BUILT_IN.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let built_in = BUILT_IN.iter().map(|entry| entry.name).collect();
+        let (kind, name) = (Kind::Filter, name.to_owned());
+        if NOT_BUILT_IN.contains(&name.as_str()) {
+            BuildError::NotBuiltIn { kind, name, built_in }
+        } else {
+            BuildError::Unknown { kind, name, built_in }
+        }
+    })
+}
+
+/// A layer with the words that are for it.
+#[derive(Debug)]
+pub struct Chosen<'a> {
+    entry: &'static Entry,
+    params: Params<'a>,
+}
+
+/// Finds the layers by name, the first nearest to the client, and takes the words that each knows
+/// out of `words`.
+pub fn choose<'a>(
+    names: &[String],
+    words: &mut Vec<&'a Word>,
+) -> Result<Vec<Chosen<'a>>, BuildError> {
+    let choose = |name: &String| {
+        let entry = find(name)?;
+        Ok(Chosen { entry, params: Params::of_filter(entry.name, entry.keys, words)? })
+    };
+    names.iter().map(choose).collect()
+}
+
+/// Puts the layers around `stack`.
+pub fn wrap(
+    stack: Stack,
+    layers: &[Chosen<'_>],
+    context: &mut Context<'_>,
+) -> Result<Stack, BuildError> {
+    layers
+        .iter()
+        .rev()
+        .try_fold(stack, |stack, layer| (layer.entry.build)(&layer.params, stack, context))
+}
+
+/// Puts every disk that is opened, each time, into what `around` makes of it.
+fn each<F>(stack: Stack, around: F) -> Stack
+where
+    F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
+{
+    let exports = Arc::new(Each { below: stack.exports, around });
+    Stack { exports, gates: stack.gates }
+}
+
+struct Each<F> {
+    below: Arc<dyn Exports>,
+    around: F,
+}
+
+impl<F> fmt::Debug for Each<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Each").field("below", &self.below).finish_non_exhaustive()
+    }
+}
+
+impl<F> Exports for Each<F>
+where
+    F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync,
+{
+    fn list(&self) -> Vec<Listed> {
+        self.below.list()
+    }
+
+    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+        (self.around)(self.below.open(name, opening)?, opening)
+    }
+
+    fn blocking(&self) -> bool {
+        self.below.blocking()
+    }
+}
