@@ -11,9 +11,6 @@ use agent::{
     plan::Log,
 };
 
-/// What getopt's programs exit with for a wrong command line.
-const USAGE: u8 = 2;
-
 fn main() -> ExitCode {
     let plan = match cli::plan(std::env::args_os()) {
         Ok(plan) => plan,
@@ -29,18 +26,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to stdout; all else is a wrong command line.
+/// Help and version go to stdout; all else is a wrong command line, said in one line.
 fn without_plan(stop: &Stop) -> ExitCode {
-    if let Stop::Clap(error) = stop {
-        if !stop.is_answer() {
-            say(format_args!("agent: "));
+    match stop {
+        // Where stdout is gone there is nobody to tell.
+        Stop::Clap(answer) if stop.is_answer() => {
+            answer.print().ok();
+            return ExitCode::SUCCESS;
         }
-        // Where stderr or stdout is gone there is nobody to tell.
-        error.print().ok();
-    } else {
-        report(stop, None);
+        Stop::Clap(error) => say(format_args!("agent: error: {}\n", one_line(error))),
+        _ => report(stop, None),
     }
-    if stop.is_answer() { ExitCode::SUCCESS } else { USAGE.into() }
+    ExitCode::FAILURE
+}
+
+/// What clap says, without its word before it and the usage behind it.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let said = text.trim_start_matches("error: ").lines().map(str::trim);
+    let said = said.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// One line: what was tried, why it failed down to the first cause, and the mend.
