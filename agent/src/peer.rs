@@ -2,34 +2,116 @@
 
 use std::{fmt, net::SocketAddr};
 
-/// `VMADDR_CID_HYPERVISOR` and the two after it, vsock(7): never a guest.
-const FIRST_GUEST: u32 = 3;
+/// The CIDs with a meaning, vsock(7): all others are guests'.
+const HYPERVISOR: u32 = 0;
+const LOCAL: u32 = 1;
+const HOST: u32 = 2;
+const ANY: u32 = u32::MAX;
 
 /// What is known of the other end when a connection is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
-    /// AF_VSOCK: the peer's CID and port.
-    Vsock { cid: u32, port: u32 },
+    /// AF_VSOCK: the peer's CID and port, and the CID of this machine that it connected to.
+    Vsock { cid: u32, port: u32, to: u32 },
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
     /// A Unix socket: who connected, as the kernel says (SO_PEERCRED, unix(7)).
     Unix { pid: i32, uid: u32, gid: u32 },
+    /// Pipes on stdin and stdout: whoever started the agent so, and nothing else is known.
+    Pipe,
+}
+
+/// What kind of vsock peer it is, as the addresses of both ends tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VsockKind {
+    /// A virtual machine of this host, which connected to the host (CID 2).
+    Guest,
+    /// A process of this machine itself (CID 1).
+    Local,
+    /// What this machine is a guest of (CID 2), or its hypervisor (CID 0).
+    Hypervisor,
+    /// It has a guest's CID, but connected to another CID than the host's: this machine is a guest
+    /// itself, and its host let another of its guests through. That one's CID is of another
+    /// numbering than our guests'.
+    Sibling,
 }
 
 impl Peer {
-    /// A virtual machine of this host, as far as the CID tells.
+    /// A virtual machine of this host, as far as the CIDs tell.
     pub fn is_guest(&self) -> bool {
-        matches!(self, Self::Vsock { cid, .. } if *cid >= FIRST_GUEST && *cid != u32::MAX)
+        self.vsock_kind() == Some(VsockKind::Guest)
+    }
+
+    /// `None`: it did not come over vsock.
+    pub fn vsock_kind(&self) -> Option<VsockKind> {
+        let Self::Vsock { cid, to, .. } = self else { return None };
+        Some(match (*cid, *to) {
+            (LOCAL, _) => VsockKind::Local,
+            (HYPERVISOR | HOST, _) => VsockKind::Hypervisor,
+            (ANY, _) => VsockKind::Sibling,
+            (_, HOST) => VsockKind::Guest,
+            _ => VsockKind::Sibling,
+        })
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Vsock { cid, port, to } => {
+                write!(f, "vsock:{cid}:{port}")?;
+                match self.vsock_kind() {
+                    Some(VsockKind::Local) => f.write_str("(local)"),
+                    Some(VsockKind::Hypervisor) => f.write_str("(hypervisor)"),
+                    Some(VsockKind::Sibling) => write!(f, "(to CID {to})"),
+                    Some(VsockKind::Guest) | None => Ok(()),
+                }
+            }
             Self::Tcp(address) => write!(f, "tcp:{address}"),
             Self::Unix { pid, uid, gid } => write!(f, "unix:pid={pid},uid={uid},gid={gid}"),
+            Self::Pipe => f.write_str("pipe"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_a_cid_of_its_own_and_came_to_the_host() {
+        use VsockKind::{Guest, Hypervisor, Local, Sibling};
+        for (cid, to, kind, printed) in [
+            (3, 2, Guest, "vsock:3:4711"),
+            (u32::MAX - 1, 2, Guest, "vsock:4294967294:4711"),
+            // A process of this machine, to CID 1, to the host's and to its own as a guest.
+            (1, 1, Local, "vsock:1:4711(local)"),
+            (1, 2, Local, "vsock:1:4711(local)"),
+            (1, 5, Local, "vsock:1:4711(local)"),
+            (2, 5, Hypervisor, "vsock:2:4711(hypervisor)"),
+            (0, 5, Hypervisor, "vsock:0:4711(hypervisor)"),
+            (7, 5, Sibling, "vsock:7:4711(to CID 5)"),
+            (7, 1, Sibling, "vsock:7:4711(to CID 1)"),
+            (u32::MAX, 2, Sibling, "vsock:4294967295:4711(to CID 2)"),
+        ] {
+            let peer = Peer::Vsock { cid, port: 4711, to };
+            assert_eq!(peer.vsock_kind(), Some(kind), "{peer:?}");
+            assert_eq!(peer.is_guest(), kind == Guest, "{peer:?}");
+            assert_eq!(peer.to_string(), printed);
+        }
+    }
+
+    #[test]
+    fn who_did_not_come_over_vsock_is_no_guest() {
+        for (peer, printed) in [
+            (Peer::Tcp("[::1]:7".parse().unwrap()), "tcp:[::1]:7"),
+            (Peer::Unix { pid: 1, uid: 2, gid: 3 }, "unix:pid=1,uid=2,gid=3"),
+            (Peer::Pipe, "pipe"),
+        ] {
+            assert_eq!(peer.vsock_kind(), None);
+            assert!(!peer.is_guest());
+            assert_eq!(peer.to_string(), printed);
         }
     }
 }

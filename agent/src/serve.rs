@@ -256,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn sessions_are_spread_and_a_panic_ends_one_of_them() {
         let engine = Engine { workers: vec![Worker::start(0).unwrap(), Worker::start(1).unwrap()] };
-        let peer = || Peer::Vsock { cid: 3, port: 1 };
+        let peer = || Peer::Vsock { cid: 3, port: 1, to: 2 };
         let mut sessions = JoinSet::new();
         let (finish, life) = watch::channel(Life::Serving);
         for _ in 0..4 {

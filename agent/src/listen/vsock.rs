@@ -35,6 +35,8 @@ impl Listener {
     pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
         // The stream is not wanted as tokio's: the session registers the descriptor on its thread.
         let (stream, peer) = poll_fn(|context| self.socket.poll_accept_std(context)).await?;
-        Ok((stream.into(), Peer::Vsock { cid: peer.cid(), port: peer.port() }))
+        // The listener is bound to every CID of this machine, the connection came to one of them.
+        let to = stream.local_addr()?.cid();
+        Ok((stream.into(), Peer::Vsock { cid: peer.cid(), port: peer.port(), to }))
     }
 }
