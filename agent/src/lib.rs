@@ -16,5 +16,6 @@ pub mod plugin;
 pub mod recipe;
 pub mod serve;
 pub mod session;
+pub mod stream;
 mod sys;
 pub mod units;

@@ -8,11 +8,21 @@ use std::{
 
 use agent::{
     cli::{self, Stop},
+    listen::{activation, stdio},
     plan::Log,
 };
 
 fn main() -> ExitCode {
-    let plan = match cli::plan(std::env::args_os()) {
+    // Before anything is said, opened or started.
+    stdio::spare_client();
+    let handed = match activation::take() {
+        Ok(handed) => handed,
+        Err(error) => {
+            report(&error, error.mend().map(str::to_owned));
+            return ExitCode::FAILURE;
+        }
+    };
+    let plan = match cli::plan(std::env::args_os(), handed) {
         Ok(plan) => plan,
         Err(stop) => return without_plan(&stop),
     };

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::{
     hooks::Hooks,
     layer,
-    listen::{Address, BindError, Listener},
+    listen::{Address, Adopted, BindError, Given, GivenError, Listener},
     plugin,
     recipe::{BuildError, Context, Stack, Word},
     serve::{self, Engine, Signals},
@@ -25,7 +25,9 @@ use crate::{
 /// What the agent is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// At least one.
+    /// Connections and listeners that are there already; none are opened then.
+    pub given: Given,
+    /// At least one, unless something is given.
     pub listen: Vec<Address>,
     pub plugin: String,
     /// Layers by name, the first nearest to the client.
@@ -54,11 +56,8 @@ pub enum Log {
 /// Why the agent did not start. The cause is the source.
 #[derive(Debug, Error)]
 pub enum Failure {
-    #[error(
-        "LISTEN_FDS is set: socket activation is known to nbdkit, not built into agent yet; \
-         start it from a service without a socket unit and name its listeners"
-    )]
-    Activated,
+    #[error(transparent)]
+    Given(#[from] GivenError),
     #[error("cannot start the engine's threads")]
     Engine(#[source] io::Error),
     #[error(transparent)]
@@ -76,6 +75,7 @@ impl Failure {
     pub fn mend(&self) -> Option<String> {
         match self {
             Self::Bind(error) => error.mend(),
+            Self::Given(error) => error.mend(),
             Self::PidFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some("make its directory first".into()),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -89,11 +89,8 @@ impl Failure {
 }
 
 impl Plan {
-    /// Starts the agent and serves until a signal ends it.
+    /// Starts the agent and serves until a signal ends it, or the last client that was there already.
     pub fn run(self) -> Result<(), Failure> {
-        if process::is_socket_activated() {
-            return Err(Failure::Activated);
-        }
         if let Err(error) = process::raise_open_files() {
             tracing::debug!("the limit of open files stays as it is: {error}");
         }
@@ -103,9 +100,10 @@ impl Plan {
             .build()
             .map_err(Failure::Engine)?;
         let mut hooks = Hooks::default();
-        let stack = {
+        let (given, stack) = {
             let _runtime = runtime.enter();
-            self.stack(&mut hooks)?
+            // First of all, so that nothing is said to a client on stdout.
+            (self.given.adopt()?, self.stack(&mut hooks)?)
         };
         let rules = Arc::new(Rules {
             exports: stack.exports,
@@ -116,7 +114,7 @@ impl Plan {
             threads: self.threads,
         });
         let engine = Engine::start().map_err(Failure::Engine)?;
-        runtime.block_on(self.serve(rules, engine, hooks))
+        runtime.block_on(self.serve(given, rules, engine, hooks))
     }
 
     /// What is served: the plugin, and the layers around it.
@@ -128,10 +126,16 @@ impl Plan {
         layer::wrap(bottom, &layers, &mut context)
     }
 
-    async fn serve(self, rules: Arc<Rules>, engine: Engine, hooks: Hooks) -> Result<(), Failure> {
+    async fn serve(
+        self,
+        given: Adopted,
+        rules: Arc<Rules>,
+        engine: Engine,
+        hooks: Hooks,
+    ) -> Result<(), Failure> {
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let signals = Signals::catch().map_err(Failure::Engine)?;
-        let mut listeners = Vec::new();
+        let Adopted { mut listeners, connected } = given;
         for address in &self.listen {
             listeners.extend(Listener::bind(address)?);
         }
@@ -152,14 +156,16 @@ impl Plan {
         if let Err(error) = process::notify("READY=1") {
             tracing::warn!("the service manager cannot be told READY=1: {error}");
         }
-        serve::serve(listeners, rules, engine, signals, hooks, self.shutdown_timeout).await;
+        serve::serve(listeners, connected, rules, engine, signals, hooks, self.shutdown_timeout)
+            .await;
         Ok(())
     }
 }
 
 /// A line a listener; the wildcard addresses of both families have one in common.
 fn print_uris(listeners: &[Listener], export: &str) -> io::Result<()> {
-    let mut uris: Vec<String> = listeners.iter().map(|listener| listener.uri(export)).collect();
+    let mut uris: Vec<String> =
+        listeners.iter().filter_map(|listener| listener.uri(export)).collect();
     uris.dedup();
     let mut stdout = io::stdout().lock();
     for uri in uris {

@@ -25,6 +25,7 @@ use crate::{
     listen::Listener,
     peer::Peer,
     session::{self, Life, Rules},
+    stream::Stream,
     sys::process,
 };
 
@@ -68,6 +69,20 @@ impl Engine {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let workers = (0..threads).map(Worker::start).collect::<io::Result<_>>()?;
         Ok(Self { workers })
+    }
+
+    /// Serves a client in a session of its own.
+    fn serve(
+        &self,
+        sessions: &mut JoinSet<()>,
+        stream: Stream,
+        peer: Peer,
+        rules: Arc<Rules>,
+        life: watch::Receiver<Life>,
+    ) {
+        self.run(sessions, peer.clone(), async move {
+            session::run(stream, peer, rules, life).await;
+        });
     }
 
     /// Runs a session on the thread that has the fewest.
@@ -150,9 +165,11 @@ impl Signals {
 }
 
 /// Serves until a signal, and ends the sessions in order: they finish what is in flight, up to
-/// `shutdown_timeout`, and are cut after it. A second signal cuts them at once.
+/// `shutdown_timeout`, and are cut after it. A second signal cuts them at once. Without a listener
+/// it also ends with the last of the `connected`.
 pub async fn serve(
     listeners: Vec<Listener>,
+    connected: Vec<(Stream, Peer)>,
     rules: Arc<Rules>,
     engine: Engine,
     mut signals: Signals,
@@ -167,12 +184,23 @@ pub async fn serve(
         attendants.spawn(attend(listener, engine, rules, life.subscribe()));
     }
 
+    if !connected.is_empty() {
+        let (engine, rules) = (Arc::clone(&engine), Arc::clone(&rules));
+        attendants.spawn(attend_connected(connected, engine, rules, life.subscribe()));
+    }
+
     let stop = hooks.stop();
     let why = tokio::select! {
-        name = signals.stop(&hooks) => name.to_owned(),
-        why = stop.asked() => why,
+        name = signals.stop(&hooks) => Some(name.to_owned()),
+        why = stop.asked() => Some(why),
+        // Never with a listener: it is attended to for as long as the agent serves.
+        () = all(&mut attendants) => None,
     };
-    tracing::info!("{why}: no new connections; ending when those that are open are done");
+    if let Some(why) = why {
+        tracing::info!("{why}: no new connections; ending when those that are open are done");
+    } else {
+        tracing::info!("the last connection has ended");
+    }
     if let Err(error) = process::notify("STOPPING=1") {
         tracing::debug!("the service manager cannot be told STOPPING=1: {error}");
     }
@@ -212,20 +240,27 @@ async fn attend(
             // How it ended is in the log already; it only makes room here.
             Some(_) = sessions.join_next() => {}
             (stream, peer) = listener.accept() => {
-                let (rules, life) = (Arc::clone(&rules), life.clone());
-                let session = {
-                    let peer = peer.clone();
-                    async move {
-                        session::run(stream, peer, rules, life).await;
-                    }
-                };
-                engine.run(&mut sessions, peer, session);
+                engine.serve(&mut sessions, stream.into(), peer, Arc::clone(&rules), life.clone());
             }
         }
     }
     let name = listener.to_string();
     drop(listener);
     tracing::debug!("closed {name}");
+    all(&mut sessions).await;
+}
+
+/// The sessions of connections that were there at start.
+async fn attend_connected(
+    connected: Vec<(Stream, Peer)>,
+    engine: Arc<Engine>,
+    rules: Arc<Rules>,
+    life: watch::Receiver<Life>,
+) {
+    let mut sessions = JoinSet::new();
+    for (stream, peer) in connected {
+        engine.serve(&mut sessions, stream, peer, Arc::clone(&rules), life.clone());
+    }
     all(&mut sessions).await;
 }
 

@@ -10,9 +10,10 @@ use std::{
 const MOST_LINES: usize = 400;
 
 /// Modules of the agent from the bottom up: one may import those of lower rank only.
-const RANKS: [(&str, u8); 17] = [
+const RANKS: [(&str, u8); 18] = [
     ("sys", 0),
     ("units", 0),
+    ("stream", 1),
     ("peer", 1),
     ("hooks", 1),
     ("access", 2),

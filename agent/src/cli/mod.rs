@@ -1,5 +1,6 @@
 //! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing.
 
+mod given;
 mod options;
 mod refused;
 #[cfg(test)]
@@ -7,12 +8,12 @@ mod tests;
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
 use thiserror::Error;
 
 use self::options::Said;
 use crate::{
-    listen::{Address, AddressError, Family},
+    listen::{Address, AddressError, Family, Given, activation::Handed},
     plan::{Log, Plan},
     units::{DurationError, parse_duration},
 };
@@ -59,18 +60,42 @@ impl Stop {
     }
 }
 
-/// Reads a command line, the program's name first.
-pub fn plan<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Plan, Stop> {
+/// Reads a command line, the program's name first; `handed` are the sockets that are there already.
+pub fn plan<W: Into<OsString> + Clone>(
+    words: impl IntoIterator<Item = W>,
+    handed: Option<Handed>,
+) -> Result<Plan, Stop> {
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    match understand(&words, handed) {
+        Err(stop) if stop.is_answer() && says_single(&words) => Err(given::no_answer()),
+        result => result,
+    }
+}
+
+fn understand(words: &[OsString], handed: Option<Handed>) -> Result<Plan, Stop> {
     let matches = refused::add_to(Said::command()).try_get_matches_from(words)?;
     if let Some((option, mend)) = refused::given(&matches) {
         return Err(Stop::NotBuilt { option, mend });
     }
-    Said::from_arg_matches(&matches)?.decide()
+    Said::from_arg_matches(&matches)?.decide(handed)
+}
+
+/// `--single` is among the words, whatever else is.
+fn says_single(words: &[OsString]) -> bool {
+    // As words without a meaning: they end clap's reading otherwise.
+    let flag = |name, short| Arg::new(name).long(name).short(short).action(ArgAction::SetTrue);
+    let command = refused::add_to(Said::command())
+        .ignore_errors(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .args([flag("help", 'h'), flag("version", 'V')]);
+    command.try_get_matches_from(words).is_ok_and(|matches| matches.get_flag("single"))
 }
 
 impl Said {
-    fn decide(self) -> Result<Plan, Stop> {
-        let listen = self.listen_on()?;
+    fn decide(self, handed: Option<Handed>) -> Result<Plan, Stop> {
+        let given = self.given(handed)?;
+        let listen = if given == Given::Nothing { self.listen_on()? } else { Vec::new() };
         let handshake_timeout = time("--timeout", self.timeout)?;
         if handshake_timeout.is_zero() {
             return Err(Stop::NoTime);
@@ -97,6 +122,7 @@ impl Said {
             return Err(Stop::NotBuilt { option: "@PATH".into(), mend });
         }
         Ok(Plan {
+            given,
             listen,
             plugin,
             filters: self.filter,

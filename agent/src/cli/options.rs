@@ -16,7 +16,8 @@ Examples:
                                        two listeners at once
 In a guest: nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'
 
-Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses.";
+Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses.
+Started by a systemd socket unit (LISTEN_FDS) it serves on that unit's sockets.";
 
 /// What the words say, before anything is checked.
 #[derive(Debug, Parser)]
@@ -59,6 +60,10 @@ pub(super) struct Said {
     /// tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH. May be given again
     #[arg(long, value_name = "URI", help_heading = "Listening")]
     pub(super) listen: Vec<String>,
+
+    /// Serve one client on stdin and stdout, for inetd and xinetd, and end with it
+    #[arg(short, long, alias = "stdin", help_heading = "Listening")]
+    pub(super) single: bool,
 
     /// Refuse writes
     #[arg(short, long, alias = "read-only", help_heading = "Serving")]

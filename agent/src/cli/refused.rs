@@ -26,7 +26,7 @@ const LEAVE_OUT: &str = "leave it out";
 const NO_TLS: &str = "leave it out and keep the agent on vsock, Unix sockets or loopback";
 
 /// All of nbdkit 1.46 that is neither in `options.rs` nor here is a mistake.
-const REFUSED: [Refused; 23] = [
+const REFUSED: [Refused; 22] = [
     option(&["--debug", "-D"], "use -v"),
     flag(&["--dump-config"], LEAVE_OUT),
     flag(&["--dump-plugin"], LEAVE_OUT),
@@ -48,7 +48,6 @@ const REFUSED: [Refused; 23] = [
     option(&["--run"], "start the agent with --print-uri and give its URI to the command"),
     option(&["--selinux-label"], "label the socket with chcon(1) after the agent has made it"),
     flag(&["--short-options"], "read --help"),
-    flag(&["--single", "--stdin", "-s"], "listen on a Unix socket (-U PATH)"),
     flag(&["--swap"], "leave it out, and do not swap to this disk on the machine that serves it"),
     Refused { spellings: &["--tls"], value: true, harmless: &["off"], mend: NO_TLS },
     option(&["--tls-certificates"], NO_TLS),

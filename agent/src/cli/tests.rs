@@ -5,11 +5,11 @@ use std::{error::Error, path::PathBuf, time::Duration};
 use super::*;
 
 fn decided(line: &str) -> Plan {
-    plan(words(line)).unwrap_or_else(|stop| panic!("{line}: {stop}"))
+    plan(words(line), None).unwrap_or_else(|stop| panic!("{line}: {stop}"))
 }
 
 fn stopped(line: &str) -> String {
-    let stop = plan(words(line)).err().unwrap_or_else(|| panic!("{line}: was taken"));
+    let stop = plan(words(line), None).err().unwrap_or_else(|| panic!("{line}: was taken"));
     assert!(!stop.is_answer(), "{line}");
     let cause = stop.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     format!("{stop}{cause}")
@@ -30,6 +30,7 @@ fn the_defaults_are_those_of_nbdkit() {
     assert_eq!(
         decided("memory 1G"),
         Plan {
+            given: Given::Nothing,
             listen: vec![tcp(None, 10809, Family::Any)],
             filters: Vec::new(),
             plugin: "memory".into(),
@@ -190,9 +191,6 @@ fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
         "--run -x",
         "--selinux-label=x",
         "--short-options",
-        "--single",
-        "--stdin",
-        "-s",
         "--swap",
         "--tls=on",
         "--tls=require",
@@ -232,7 +230,7 @@ fn parameters_are_split_as_by_nbdkit() {
         ("", pair(None, "")),
         ("-", pair(None, "-")),
     ] {
-        let plan = plan(["agent", "null", word]).unwrap();
+        let plan = plan(["agent", "null", word], None).unwrap();
         assert_eq!(plan.params, [split], "{word}");
     }
     assert_eq!(decided("null -- -r --run").params, [pair(None, "-r"), pair(None, "--run")]);
@@ -241,7 +239,7 @@ fn parameters_are_split_as_by_nbdkit() {
 #[test]
 fn help_and_version_are_answers() {
     for line in ["--help", "-h", "--version", "-V", "memory --help"] {
-        assert!(plan(words(line)).unwrap_err().is_answer(), "{line}");
+        assert!(plan(words(line), None).unwrap_err().is_answer(), "{line}");
     }
 }
 

@@ -1,9 +1,14 @@
 //! Listeners: each kind yields connected streams and who is at their other end.
 //!
-//! `plan` binds them, `serve` accepts from them. A failed accept never ends a listener.
+//! `plan` binds them or takes those that were opened elsewhere, `serve` accepts from them. A failed
+//! accept never ends a listener.
 
+pub mod activation;
 mod address;
+mod descriptor;
 mod error;
+mod given;
+pub mod stdio;
 mod tcp;
 mod unix;
 mod uri;
@@ -15,9 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::descriptor::Kind;
 pub use self::{
     address::{Address, AddressError, Family},
     error::{BindError, Cause},
+    given::{Adopted, Given, GivenError},
 };
 use crate::peer::Peer;
 
@@ -36,6 +43,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    /// For people: who opened it, where that was not this process.
+    origin: Option<String>,
     /// How long the next wait for resources will be.
     pause: Duration,
     /// When the log last said that nothing can be accepted.
@@ -71,7 +80,18 @@ impl Listener {
     }
 
     fn new(socket: Socket) -> Self {
-        Self { socket, pause: PAUSE.0, said: None, episode: false }
+        Self { socket, origin: None, pause: PAUSE.0, said: None, episode: false }
+    }
+
+    /// Takes over a socket that listens already; `origin` says whence. Must be called on the runtime
+    /// that will accept.
+    fn adopt(socket: OwnedFd, kind: Kind, origin: String) -> io::Result<Self> {
+        let socket = match kind {
+            Kind::Vsock => Socket::Vsock(vsock::Listener::adopt(socket)?),
+            Kind::Tcp => Socket::Tcp(tcp::Listener::adopt(socket)?),
+            Kind::Unix => Socket::Unix(unix::Listener::adopt(socket)?),
+        };
+        Ok(Self { origin: Some(origin), ..Self::new(socket) })
     }
 
     /// The next connection. Waits as long as it takes, through every failure; nothing is lost when
@@ -113,13 +133,14 @@ impl Listener {
         }
     }
 
-    /// What a client connects to, as an NBD URI that asks for `export`.
-    pub fn uri(&self, export: &str) -> String {
-        match &self.socket {
+    /// What a client connects to, as an NBD URI that asks for `export`. There is none for a Unix
+    /// socket without a path.
+    pub fn uri(&self, export: &str) -> Option<String> {
+        Some(match &self.socket {
             Socket::Vsock(listener) => uri::vsock(listener.cid, listener.port, export),
             Socket::Tcp(listener) => uri::tcp(listener.address, export),
-            Socket::Unix(listener) => uri::unix(listener.path(), export),
-        }
+            Socket::Unix(listener) => uri::unix(listener.path()?, export),
+        })
     }
 }
 
@@ -127,11 +148,12 @@ impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.socket {
             Socket::Vsock(listener) => {
-                Address::Vsock { cid: listener.cid, port: listener.port }.fmt(f)
+                Address::Vsock { cid: listener.cid, port: listener.port }.fmt(f)?;
             }
-            Socket::Tcp(listener) => write!(f, "tcp:{}", listener.address),
-            Socket::Unix(listener) => write!(f, "unix:{}", listener.path().display()),
+            Socket::Tcp(listener) => write!(f, "tcp:{}", listener.address)?,
+            Socket::Unix(listener) => listener.fmt(f)?,
         }
+        self.origin.as_ref().map_or(Ok(()), |origin| write!(f, " ({origin})"))
     }
 }
 

@@ -3,10 +3,13 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
 };
 
-use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{Ipv6V6Only, TcpNoDelay},
+};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::{BACKLOG, Cause, Family};
@@ -109,14 +112,53 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
+    /// A socket that listens already.
+    pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let socket = std::net::TcpListener::from(socket);
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket: TcpListener::from_std(socket)?, address })
+    }
+
     pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
         let (stream, peer) = self.socket.accept().await?;
-        // Replies are gathered here; the kernel must not hold them back once more. If the peer is
-        // gone already, the session will see it.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("TCP_NODELAY on the connection from {peer}: {error}");
-        }
+        let peer = Peer::Tcp(plain(peer));
+        prepare(&stream, &peer);
         // The session registers the descriptor on a thread of its own.
-        Ok((stream.into_std()?.into(), Peer::Tcp(peer)))
+        Ok((stream.into_std()?.into(), peer))
+    }
+}
+
+/// Takes an IPv4 address out of its IPv6 clothes: in those it comes to the sockets of systemd, which
+/// are of both families.
+pub(super) fn plain(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if let Some(v4) = v6.ip().to_ipv4_mapped() => (v4, v6.port()).into(),
+        _ => address,
+    }
+}
+
+/// For a new connection: replies are gathered here; the kernel must not hold them back once more.
+pub(super) fn prepare(stream: &impl AsFd, peer: &Peer) {
+    // If the peer is gone already, the session will see it.
+    if let Err(error) = setsockopt(stream, TcpNoDelay, &true) {
+        tracing::debug!("TCP_NODELAY on the connection from {peer}: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_is_ipv4_whatever_it_comes_by() {
+        for (address, printed) in [
+            ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
+            ("192.0.2.1:7", "192.0.2.1:7"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+            ("[fe80::1%3]:7", "[fe80::1%3]:7"),
+        ] {
+            assert_eq!(plain(address.parse().unwrap()).to_string(), printed);
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! Unix socket listeners. The socket's file is removed when the listener goes, if it is still ours.
+//! Unix socket listeners. A file that was made here is removed when the listener goes, if it is
+//! still ours.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
@@ -12,7 +13,8 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+        AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockname, setsockopt, socket,
+        sockopt,
     },
 };
 use tokio::net::{UnixListener, UnixSocket};
@@ -23,7 +25,20 @@ use crate::{peer::Peer, sys};
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: UnixListener,
-    file: File,
+    name: Name,
+}
+
+/// Where a client finds the socket.
+#[derive(Debug)]
+enum Name {
+    /// A file that was made here.
+    Ours(File),
+    /// A file that somebody else made and will remove.
+    Theirs(PathBuf),
+    /// In the abstract namespace, unix(7).
+    Abstract(Vec<u8>),
+    /// Nowhere.
+    Unnamed,
 }
 
 /// The name of a bound socket in the filesystem.
@@ -50,7 +65,7 @@ impl Listener {
         })?;
         let file = File::new(path).map_err(Cause::System)?;
         let socket = socket.listen(BACKLOG).map_err(Cause::System)?;
-        Ok(Self { socket, file })
+        Ok(Self { socket, name: Name::Ours(file) })
     }
 
     /// Makes a socket in a directory of its own under TMPDIR.
@@ -60,23 +75,60 @@ impl Listener {
             .map_err(|source| Cause::Directory { path: template, source })?;
         let directory = Directory(directory);
         let mut listener = Self::bind(&directory.0.join("socket"))?;
-        listener.file.directory = Some(directory);
+        if let Name::Ours(file) = &mut listener.name {
+            file.directory = Some(directory);
+        }
         Ok(listener)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.file.path
+    /// A socket that listens already. Its file, if it has one, is not ours to remove.
+    pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let address: UnixAddr = getsockname(socket.as_raw_fd())?;
+        let name = match (address.path(), address.as_abstract()) {
+            (Some(path), _) => Name::Theirs(path.to_owned()),
+            (None, Some(name)) => Name::Abstract(name.to_owned()),
+            (None, None) => Name::Unnamed,
+        };
+        let socket = std::os::unix::net::UnixListener::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: UnixListener::from_std(socket)?, name })
+    }
+
+    /// Where it stands in the filesystem, if it does.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.name {
+            Name::Ours(file) => Some(&file.path),
+            Name::Theirs(path) => Some(path),
+            Name::Abstract(_) | Name::Unnamed => None,
+        }
     }
 
     pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
         let (stream, _) = self.socket.accept().await?;
         let who = stream.peer_cred()?;
         let peer = Peer::Unix { pid: who.pid().unwrap_or(0), uid: who.uid(), gid: who.gid() };
-        // A sender that has filled its buffer is woken when three quarters are gone: with more of it
-        // the client has something to read until then. The kernel caps it (net.core.wmem_max).
-        setsockopt(&stream, sockopt::SndBuf, &SEND_BUFFER).ok();
+        prepare(&stream);
         // The session registers the descriptor on a thread of its own.
         Ok((stream.into_std()?.into(), peer))
+    }
+}
+
+/// For a new connection: a sender that has filled its buffer is woken when three quarters are gone,
+/// and with more of it the client has something to read until then.
+pub(super) fn prepare(stream: &impl AsFd) {
+    // The kernel caps it (net.core.wmem_max).
+    setsockopt(stream, sockopt::SndBuf, &SEND_BUFFER).ok();
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Name::Ours(File { path, .. }) | Name::Theirs(path) => {
+                write!(f, "unix:{}", path.display())
+            }
+            Name::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
+            Name::Unnamed => f.write_str("unix:(unnamed)"),
+        }
     }
 }
 
@@ -93,7 +145,7 @@ fn occupied(path: &Path) -> Cause {
     let attempt = || {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        connect(std::os::fd::AsRawFd::as_raw_fd(&probe), &UnixAddr::new(path)?)
+        connect(probe.as_raw_fd(), &UnixAddr::new(path)?)
     };
     match attempt() {
         Err(Errno::ECONNREFUSED) => Cause::Stale,

@@ -12,7 +12,6 @@ mod transmit;
 use std::{
     fmt,
     io::{self, IoSliceMut},
-    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +27,7 @@ use crate::{
     access::{Denied, Gate},
     exports::{Exports, Opening},
     peer::Peer,
+    stream::Stream,
     sys::socket::Socket,
 };
 
@@ -141,7 +141,7 @@ impl Traffic {
 /// Runs one session on a connected stream. `stream` may be blocking or not: it is made non-blocking
 /// here. Ends soon after `life` says so.
 pub async fn run(
-    stream: OwnedFd,
+    stream: Stream,
     peer: Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
@@ -165,7 +165,7 @@ pub async fn run(
 
 /// From the gates to the end.
 async fn admitted(
-    stream: OwnedFd,
+    stream: Stream,
     peer: &Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
@@ -184,7 +184,7 @@ async fn admitted(
         read_only: rules.read_only,
         tls: false,
     };
-    let socket = match Socket::new(stream) {
+    let socket = match Socket::new(stream.from, stream.to) {
         Ok(socket) => socket,
         Err(error) => return End::Failed(error.kind()),
     };

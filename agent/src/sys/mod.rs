@@ -5,6 +5,8 @@
 pub(crate) mod blocks;
 #[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
 pub(crate) mod file;
+#[allow(unsafe_code, reason = "descriptors by number, and the environment")]
+pub(crate) mod inherited;
 pub(crate) mod process;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;

@@ -34,12 +34,6 @@ pub(crate) fn private_directory(template: &Path) -> io::Result<PathBuf> {
     Ok(mkdtemp(template)?)
 }
 
-/// systemd has sockets for this process (sd_listen_fds(3)).
-pub(crate) fn is_socket_activated() -> bool {
-    let ours = |value: String| value.parse() == Ok(process::id());
-    env::var("LISTEN_PID").is_ok_and(ours) && env::var_os("LISTEN_FDS").is_some()
-}
-
 /// Tells the service manager something, if there is one (sd_notify(3)): "READY=1".
 pub(crate) fn notify(state: &str) -> io::Result<()> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {

@@ -24,19 +24,20 @@ pub(crate) const MAX_RUNS: usize = 1024;
 
 /// A connected stream, registered with the runtime of the current thread.
 #[derive(Debug)]
-pub(crate) struct Socket(AsyncFd<OwnedFd>);
+pub(crate) struct Socket {
+    from: AsyncFd<OwnedFd>,
+    /// `None`: the same.
+    to: Option<AsyncFd<OwnedFd>>,
+}
 
 impl Socket {
-    /// Takes the descriptor over and makes it non-blocking.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        if !flags.contains(OFlag::O_NONBLOCK) {
-            fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        }
-        // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one
-        // every time. It is moved into the `AsyncFd`, which drops it after the registration.
-        let fd = unsafe { AsyncFd::register(fd) }?;
-        Ok(Self(fd))
+    /// Takes the descriptors over and makes them non-blocking; without `to` it is `from` as well.
+    pub(crate) fn new(from: OwnedFd, to: Option<OwnedFd>) -> io::Result<Self> {
+        Ok(Self { from: register(from)?, to: to.map(register).transpose()? })
+    }
+
+    fn to(&self) -> &AsyncFd<OwnedFd> {
+        self.to.as_ref().unwrap_or(&self.from)
     }
 
     /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
@@ -44,11 +45,11 @@ impl Socket {
         let room: usize = runs.iter().map(|run| run.len()).sum();
         // A waker that does nothing: who has to wait calls `readable`, which registers its own.
         let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(guard) = self.0.poll_read_ready(&mut context) else {
+        let Poll::Ready(guard) = self.from.poll_read_ready(&mut context) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         let mut guard = guard?;
-        let result = retry(|| readv(self.0.get_ref(), runs));
+        let result = retry(|| readv(self.from.get_ref(), runs));
         match &result {
             // Less than there was room for: the socket is empty now, and the next bytes bring a
             // new event. Saves the call that would only say EAGAIN.
@@ -62,11 +63,11 @@ impl Socket {
     /// Sends as much as goes: `WouldBlock` if nothing does.
     pub(crate) fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(guard) = self.0.poll_write_ready(&mut context) else {
+        let Poll::Ready(guard) = self.to().poll_write_ready(&mut context) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         let mut guard = guard?;
-        let result = retry(|| writev(self.0.get_ref(), runs));
+        let result = retry(|| writev(self.to().get_ref(), runs));
         if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             guard.clear_ready();
         } else {
@@ -81,12 +82,12 @@ impl Socket {
 
     /// Waits until `try_recv` is worth a call.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        poll_fn(|cx| self.0.poll_read_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
+        poll_fn(|cx| self.from.poll_read_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
     }
 
     /// Waits until `try_send` is worth a call.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        poll_fn(|cx| self.0.poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
+        poll_fn(|cx| self.to().poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
     }
 
     /// Sends all of `bytes`.
@@ -103,8 +104,18 @@ impl Socket {
 
     /// Says that nothing more will be sent. Harmless on what is not a socket.
     pub(crate) fn finish_sending(&self) {
-        shutdown(self.0.as_raw_fd(), Shutdown::Write).ok();
+        shutdown(self.to().as_raw_fd(), Shutdown::Write).ok();
     }
+}
+
+fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one
+    // every time. It is moved into the `AsyncFd`, which drops it after the registration.
+    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
@@ -118,6 +129,6 @@ fn retry(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.from.as_fd()
     }
 }

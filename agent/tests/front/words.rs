@@ -8,7 +8,7 @@ use std::{
 
 use nbd::uri::{Place, Uri};
 
-use crate::agent::{Agent, BINARY, fails, fails_with, receive_greeting};
+use crate::agent::{Agent, BINARY, fails_with, receive_greeting};
 
 #[test]
 fn a_wrong_command_line_is_one_line_and_exit_code_1_as_nbdkit_has_it() {
@@ -65,15 +65,6 @@ fn a_failure_is_one_line_with_the_cause_and_the_mend() {
         assert_eq!(stderr.lines().count(), 1, "{words}: {stderr}");
         assert!(parts.iter().all(|part| stderr.contains(part)), "{words}: {stderr}");
     }
-}
-
-#[test]
-fn sockets_of_systemd_are_refused_not_ignored() {
-    let script = r#"LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
-    let (code, stderr) =
-        fails(Command::new("sh").args(["-c", script, "sh", BINARY, "--vsock", "null"]));
-    assert_eq!(code, 1);
-    assert!(stderr.contains("socket activation"), "{stderr}");
 }
 
 #[test]

@@ -1,0 +1,133 @@
+//! What the agent is started with instead of listeners of its own: the sockets of systemd, or one
+//! client on stdin and stdout. Every option that says otherwise contradicts it.
+
+use super::{Said, Stop};
+use crate::listen::{Given, activation::Handed};
+
+const ACTIVATED: &str = "socket activation (LISTEN_FDS)";
+const SINGLE: &str = "-s/--single";
+
+const OPENED: &str = "leave the option out: whoever opened the sockets has said where to listen";
+const ONE_CLIENT: &str = "leave the second out: the one client is on stdin and stdout, and nothing \
+                          else may be there";
+
+impl Said {
+    /// Decides it; `handed` is what the environment says.
+    pub(super) fn given(&self, handed: Option<Handed>) -> Result<Given, Stop> {
+        let listening = [
+            (self.ipaddr.is_some(), "-i/--ipaddr"),
+            (self.port.is_some(), "-p/--port"),
+            (self.unix.is_some(), "-U/--unix"),
+            (self.vsock, "--vsock"),
+            (!self.listen.is_empty(), "--listen"),
+            (self.ipv4_only, "-4/--ipv4-only"),
+            (self.ipv6_only, "-6/--ipv6-only"),
+        ];
+        let first = |contrary: &[(bool, &'static str)]| {
+            contrary.iter().find(|(given, _)| *given).map(|(_, name)| *name)
+        };
+        let together = |one, other, mend| Err(Stop::Together { one, other, mend });
+        if let Some(handed) = handed {
+            let contrary = first(&listening).or_else(|| first(&[(self.single, SINGLE)]));
+            return match contrary {
+                Some(other) => together(ACTIVATED, other, OPENED),
+                None => Ok(Given::Sockets(handed)),
+            };
+        }
+        if self.single {
+            let contrary = first(&listening).or_else(|| first(&[(self.print_uri, "--print-uri")]));
+            return match contrary {
+                Some(other) => together(SINGLE, other, ONE_CLIENT),
+                None => Ok(Given::Client),
+            };
+        }
+        Ok(Given::Nothing)
+    }
+}
+
+/// An answer on stdout, such as the help, would be sent to the client.
+pub(super) fn no_answer() -> Stop {
+    Stop::Together { one: SINGLE, other: "an option that prints on stdout", mend: ONE_CLIENT }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::plan;
+
+    const LISTENING: [&str; 9] = [
+        "-i ::1",
+        "--ipaddr=::1",
+        "-p 1",
+        "-U /s",
+        "--unix=-",
+        "--vsock",
+        "--listen unix:/s",
+        "-4",
+        "--ipv6-only",
+    ];
+
+    fn words(line: &str) -> impl Iterator<Item = &str> {
+        ["agent"].into_iter().chain(line.split_whitespace())
+    }
+
+    fn decided(line: &str, handed: Option<Handed>) -> (Given, usize) {
+        let plan = plan(words(line), handed).unwrap_or_else(|stop| panic!("{line}: {stop}"));
+        (plan.given, plan.listen.len())
+    }
+
+    fn stopped(line: &str, handed: Option<Handed>) -> String {
+        let stop = plan(words(line), handed).err().unwrap_or_else(|| panic!("{line}: was taken"));
+        assert!(!stop.is_answer(), "{line}");
+        stop.to_string()
+    }
+
+    #[test]
+    fn what_is_given_is_all_there_is() {
+        let handed = Handed::unnamed(2);
+        for (line, given) in [
+            ("null", Some(handed.clone())),
+            ("-f -r --print-uri -e x null", Some(handed.clone())),
+            ("-s null", None),
+            ("--single -f -v null", None),
+            ("--stdin null", None),
+            ("-rs null", None),
+        ] {
+            let expected = given.clone().map_or(Given::Client, Given::Sockets);
+            assert_eq!(decided(line, given), (expected, 0), "{line}");
+        }
+        assert_eq!(decided("null", None), (Given::Nothing, 1));
+    }
+
+    #[test]
+    fn what_says_where_to_listen_contradicts_it_by_name() {
+        for said in LISTENING {
+            let name = said.split([' ', '=']).next().unwrap();
+            let error = stopped(&format!("null {said}"), Some(Handed::unnamed(1)));
+            assert!(error.contains("socket activation (LISTEN_FDS)"), "{said}: {error}");
+            assert!(error.contains(name), "{said}: {error}");
+            let error = stopped(&format!("null -s {said}"), None);
+            assert!(error.contains("-s/--single") && error.contains(name), "{said}: {error}");
+        }
+        let error = stopped("null -s", Some(Handed::unnamed(1)));
+        assert!(error.contains("LISTEN_FDS") && error.contains("-s/--single"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_printed_where_the_client_is() {
+        for line in [
+            "-s --print-uri null",
+            "-s --help",
+            "--help --single",
+            "-fs -V",
+            "-h -vs null",
+            "--version null --stdin",
+        ] {
+            let error = stopped(line, None);
+            assert!(error.starts_with("-s/--single and"), "{line}: {error}");
+        }
+        for line in ["--help", "-V null", "--help -- -s"] {
+            assert!(plan(words(line), None).unwrap_err().is_answer(), "{line}");
+        }
+    }
+}

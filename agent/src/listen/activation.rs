@@ -1,0 +1,182 @@
+//! Socket activation, sd_listen_fds(3): sockets that systemd, or another program such as libnbd, has
+//! opened for this process and left to it from descriptor 3 on.
+//!
+//! `main` reads what there is before anything is opened, `plan` adopts it.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt, io,
+    os::fd::{AsFd, OwnedFd, RawFd},
+    process,
+};
+
+use thiserror::Error;
+
+use super::{
+    Adopted, Listener,
+    descriptor::{Found, find_out, prepare},
+};
+use crate::{peer::Peer, stream::Stream, sys::inherited};
+
+/// The first of them, `SD_LISTEN_FDS_START`.
+const FIRST: RawFd = 3;
+
+/// The variables by which they are announced. LISTEN_PIDFDID says what LISTEN_PID says once more.
+const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+
+/// The sockets that were left to this process: at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handed {
+    count: usize,
+    /// Of LISTEN_FDNAMES; none, or one each.
+    names: Vec<String>,
+}
+
+/// Why the sockets that were announced cannot be used.
+#[derive(Debug, Error)]
+pub enum ActivationError {
+    #[error("socket activation: {variable} is '{value}', which is no number")]
+    Number { variable: &'static str, value: String },
+    #[error("socket activation: {0} cannot be taken over")]
+    Unusable(Which, #[source] io::Error),
+    #[error("socket activation: {0} is {1}")]
+    Wrong(Which, &'static str),
+}
+
+/// One of the descriptors, as it is called in messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Which {
+    fd: RawFd,
+    name: Option<String>,
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "descriptor {}", self.fd)?;
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
+    }
+}
+
+impl ActivationError {
+    /// What to do about it, where that is known.
+    pub fn mend(&self) -> Option<&'static str> {
+        match self {
+            Self::Number { .. } => Some("unset it, or let a service manager set it"),
+            Self::Unusable(_, error) if error.raw_os_error() == Some(libc::EBADF) => {
+                Some("LISTEN_FDS counts descriptors that are open, from 3 on")
+            }
+            Self::Unusable(..) => None,
+            Self::Wrong(..) => Some(
+                "the agent takes stream sockets that listen or are connected: TCP, Unix or vsock \
+                 (ListenStream= in the socket unit)",
+            ),
+        }
+    }
+}
+
+/// What was left to this process, if anything: to be called first of all, before a thread is started
+/// or a file opened. Afterwards no child sees the variables or the sockets.
+pub fn take() -> Result<Option<Handed>, ActivationError> {
+    let [pid, fds, names, _] = inherited::take_variables(VARIABLES);
+    let handed = read(pid, fds, names, process::id())?;
+    if let Some(handed) = &handed {
+        for which in handed.each() {
+            inherited::close_on_exec(which.fd)
+                .map_err(|error| ActivationError::Unusable(which, error))?;
+        }
+    }
+    Ok(handed)
+}
+
+/// What the variables say to the process `own`. Those for another are none of its business.
+fn read(
+    pid: Option<OsString>,
+    fds: Option<OsString>,
+    names: Option<OsString>,
+    own: u32,
+) -> Result<Option<Handed>, ActivationError> {
+    let (Some(pid), Some(fds)) = (pid, fds) else { return Ok(None) };
+    let no_number = |variable, value: &OsStr| ActivationError::Number {
+        variable,
+        value: value.to_string_lossy().escape_debug().to_string(),
+    };
+    let digits = |value: &OsStr| -> Option<u32> {
+        value.to_str().filter(|text| text.bytes().all(|it| it.is_ascii_digit()))?.parse().ok()
+    };
+    if digits(&pid).ok_or_else(|| no_number("LISTEN_PID", &pid))? != own {
+        return Ok(None);
+    }
+    // The last one's number is an int.
+    let most = (RawFd::MAX - FIRST).unsigned_abs();
+    let count = digits(&fds).filter(|count| *count <= most);
+    let count = count.ok_or_else(|| no_number("LISTEN_FDS", &fds))? as usize;
+    if count == 0 {
+        return Ok(None);
+    }
+    let names = names.map(|names| names.to_string_lossy().escape_debug().to_string());
+    let names: Vec<String> =
+        names.iter().flat_map(|names| names.split(':')).map(str::to_owned).collect();
+    // Which of them a name belongs to cannot be said where the numbers differ.
+    let names = if names.len() == count { names } else { Vec::new() };
+    Ok(Some(Handed { count, names }))
+}
+
+impl Handed {
+    /// So many without names.
+    #[cfg(test)]
+    pub(crate) fn unnamed(count: usize) -> Self {
+        Self { count, names: Vec::new() }
+    }
+
+    fn each(&self) -> impl Iterator<Item = Which> {
+        // systemd and libnbd call so what has no name.
+        let name =
+            |i: usize| self.names.get(i).filter(|name| !["", "unknown"].contains(&name.as_str()));
+        (FIRST..).zip(0..self.count).map(move |(fd, i)| Which { fd, name: name(i).cloned() })
+    }
+}
+
+/// Takes them over, each as what it is.
+pub(super) fn adopt(handed: &Handed) -> Result<Adopted, ActivationError> {
+    let mut adopted = Adopted::default();
+    let first = Which { fd: FIRST, name: None };
+    let fds = inherited::claim(FIRST, handed.count)
+        .map_err(|error| ActivationError::Unusable(first, error))?;
+    for (which, fd) in handed.each().zip(fds) {
+        match one(&which, fd)? {
+            One::Listener(listener) => adopted.listeners.push(listener),
+            One::Connection(stream, peer) => {
+                tracing::info!("{which} is the connection of {peer}");
+                adopted.connected.push((stream, peer));
+            }
+        }
+    }
+    Ok(adopted)
+}
+
+enum One {
+    Listener(Listener),
+    Connection(Stream, Peer),
+}
+
+fn one(which: &Which, fd: OwnedFd) -> Result<One, ActivationError> {
+    let unusable = |error| ActivationError::Unusable(which.clone(), error);
+    match find_out(fd.as_fd()).map_err(unusable)? {
+        Found::Listener(kind) => {
+            let origin = match &which.name {
+                Some(name) => format!("systemd: {name}"),
+                None => "socket activation".to_owned(),
+            };
+            Ok(One::Listener(Listener::adopt(fd, kind, origin).map_err(unusable)?))
+        }
+        Found::Connection(peer) => {
+            prepare(&fd, &peer);
+            Ok(One::Connection(fd.into(), peer))
+        }
+        Found::Pipe => Err(ActivationError::Wrong(which.clone(), "a pipe")),
+        Found::Other(found) => Err(ActivationError::Wrong(which.clone(), found)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

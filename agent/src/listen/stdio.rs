@@ -1,0 +1,71 @@
+//! One client on stdin and stdout (`--single`), as inetd, xinetd and libnbd's connect_command leave
+//! it there. Nothing else is ever written to it.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use thiserror::Error;
+
+use super::descriptor::{Found, find_out, prepare};
+use crate::{peer::Peer, stream::Stream, sys::inherited};
+
+/// Why there is no client on stdin and stdout.
+#[derive(Debug, Error)]
+pub enum StdioError {
+    #[error("-s/--single: {name} is {found}, not a client's connection")]
+    NoClient { name: &'static str, found: &'static str },
+    #[error("-s/--single: stdin is a listening socket, not a client's connection")]
+    Listening,
+    #[error("-s/--single: cannot take stdin and stdout over")]
+    System(#[from] io::Error),
+}
+
+impl StdioError {
+    /// What to do about it.
+    pub(super) fn mend(&self) -> &'static str {
+        match self {
+            Self::NoClient { .. } => {
+                "start it from inetd, xinetd or a client, or with pipes: \
+                 'client | agent -s ... | client'"
+            }
+            Self::Listening => "write 'nowait' in inetd.conf, 'wait = no' in xinetd's file",
+            Self::System(_) => "let both be a socket, or pipes",
+        }
+    }
+}
+
+/// To be called before anything is said: where stderr is the client's socket, as inetd and xinetd
+/// have it, not even an error may go there.
+pub fn spare_client() {
+    // Where it fails, stdin or stderr is not open, and no client's either.
+    inherited::part_stderr_from_client(false).ok();
+}
+
+/// Takes the client away from stdin and stdout; /dev/null is there from then on.
+pub(super) fn take_client() -> Result<(Stream, Peer), StdioError> {
+    inherited::part_stderr_from_client(true)?;
+    let (stdin, stdout) = inherited::take_stdin_and_stdout()?;
+    let input = judge("stdin", &stdin)?;
+    let is_one = inherited::is_one_socket(stdin.as_fd(), stdout.as_fd())?;
+    let output = if is_one { None } else { Some(judge("stdout", &stdout)?) };
+    // Who is known at either end is the client.
+    let peer = [input, output.unwrap_or(Peer::Pipe)].into_iter().find(|peer| *peer != Peer::Pipe);
+    let peer = peer.unwrap_or(Peer::Pipe);
+    for end in [&stdin, &stdout] {
+        prepare(end, &peer);
+    }
+    let to = (!is_one).then_some(stdout);
+    Ok((Stream { from: stdin, to }, peer))
+}
+
+/// Who is at the other end.
+fn judge(name: &'static str, fd: &OwnedFd) -> Result<Peer, StdioError> {
+    match find_out(fd.as_fd())? {
+        Found::Connection(peer) => Ok(peer),
+        Found::Pipe => Ok(Peer::Pipe),
+        Found::Listener(_) => Err(StdioError::Listening),
+        Found::Other(found) => Err(StdioError::NoClient { name, found }),
+    }
+}
