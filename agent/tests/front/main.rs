@@ -5,5 +5,6 @@ mod agent;
 mod endings;
 mod exhaustion;
 mod handed;
+mod single;
 mod sockets;
 mod words;
