@@ -4,6 +4,7 @@
 //! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
 
 pub mod access;
+pub mod admission;
 pub mod cli;
 pub mod disk;
 pub mod exports;

@@ -22,6 +22,14 @@ pub enum Peer {
     Pipe,
 }
 
+/// The names in a certificate that a client has shown, and that was verified: RFC 4514's strings,
+/// `CN=client.example.com,O=BigCo,C=US`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub subject: String,
+    pub issuer: String,
+}
+
 /// What kind of vsock peer it is, as the addresses of both ends tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VsockKind {
@@ -38,6 +46,9 @@ pub enum VsockKind {
 }
 
 impl Peer {
+    /// The first CID that a guest can have.
+    pub const FIRST_GUEST: u32 = 3;
+
     /// A virtual machine of this host, as far as the CIDs tell.
     pub fn is_guest(&self) -> bool {
         self.vsock_kind() == Some(VsockKind::Guest)

@@ -12,6 +12,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    admission::Admission,
     hooks::Hooks,
     layer,
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
@@ -35,6 +36,7 @@ pub struct Plan {
     /// For the layers and the plugin; a value without a key is the plugin's main parameter.
     pub params: Vec<Word>,
     pub read_only: bool,
+    pub admission: Admission,
     /// For the URIs that are printed.
     pub export_name: String,
     /// Most requests of a connection that block at once; at least 1.
@@ -108,6 +110,7 @@ impl Plan {
         let rules = Arc::new(Rules {
             exports: stack.exports,
             gates: stack.gates,
+            refusals: Arc::default(),
             connections: AtomicU64::new(0),
             handshake_timeout: self.handshake_timeout,
             read_only: self.read_only,
@@ -123,7 +126,8 @@ impl Plan {
         let layers = layer::choose(&self.filters, &mut words)?;
         let mut context = Context { read_only: self.read_only, hooks };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
-        layer::wrap(bottom, &layers, &mut context)
+        let stack = layer::wrap(bottom, &layers, &mut context)?;
+        self.admission.guard(stack, hooks).map_err(|error| BuildError::Own(Box::new(error)))
     }
 
     async fn serve(

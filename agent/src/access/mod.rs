@@ -1,18 +1,75 @@
-//! Who may connect: decided for each connection before it is sent a byte.
+//! Who may connect: decided for each connection before it is sent a byte, by rules and limits.
 //!
-//! `session` asks the gates that the command line and the layers have put up. Nothing here knows
-//! NBD, and nothing waits.
+//! `session` asks the gates that the command line (`admission`) and the layers have put up. Nothing
+//! here knows NBD, and nothing waits or reads a file.
 
-use std::{any::Any, fmt};
+mod file;
+mod glob;
+mod limit;
+mod list;
+mod number;
+mod policy;
+mod rule;
+
+use std::{any::Any, cell::OnceCell, fmt};
 
 use thiserror::Error;
 
-use crate::peer::Peer;
+pub use self::{
+    file::{Line, LineError, parse_file},
+    limit::Limit,
+    list::{ListError, parse_cids, parse_list},
+    number::{Numbers, parse_number},
+    policy::{Action, NeedsCertificate, Policy, Verdict},
+    rule::{Match, Rule, RuleError},
+};
+use crate::peer::{Certificate, Peer};
 
 /// Says who may come in.
 pub trait Gate: Send + Sync + fmt::Debug {
-    /// Lets the peer in, or says which rule forbids it.
-    fn admit(&self, peer: &Peer) -> Result<Pass, Denied>;
+    /// Lets the caller in, or says which rule forbids it.
+    fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied>;
+}
+
+/// Who stands before a gate: the peer, and what more a rule may ask about it.
+pub struct Caller<'a> {
+    pub peer: &'a Peer,
+    ask: &'a dyn Fn() -> Option<String>,
+    label: OnceCell<Option<String>>,
+    shown: Shown<'a>,
+}
+
+/// What a caller has shown of itself.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    NotYet,
+    Nothing,
+    Certificate(&'a Certificate),
+}
+
+impl<'a> Caller<'a> {
+    /// `ask` finds out the label that a security module gave the peer, if there is one. It is
+    /// called when the first rule wants to know, and not again.
+    pub fn new(peer: &'a Peer, ask: &'a dyn Fn() -> Option<String>) -> Self {
+        Self { peer, ask, label: OnceCell::new(), shown: Shown::NotYet }
+    }
+
+    /// The same when it is known what certificate it has shown, if any.
+    #[must_use]
+    pub fn with_certificate(self, certificate: Option<&'a Certificate>) -> Self {
+        Self { shown: certificate.map_or(Shown::Nothing, Shown::Certificate), ..self }
+    }
+
+    /// What SO_PEERSEC says of the peer.
+    pub fn label(&self) -> Option<&str> {
+        self.label.get_or_init(self.ask).as_deref()
+    }
+}
+
+impl fmt::Debug for Caller<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("peer", self.peer).finish_non_exhaustive()
+    }
 }
 
 /// A place behind a gate, given back when it is dropped: when the connection is over.
@@ -37,4 +94,10 @@ impl fmt::Debug for Pass {
 #[error("{rule}")]
 pub struct Denied {
     pub rule: String,
+}
+
+impl Denied {
+    pub fn new(rule: impl Into<String>) -> Self {
+        Self { rule: rule.into() }
+    }
 }

@@ -1,5 +1,6 @@
 //! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing.
 
+mod access;
 mod given;
 mod options;
 mod refused;
@@ -31,6 +32,8 @@ pub enum Stop {
     /// clap has the last word: `--help`, `--version`, an unknown option.
     #[error(transparent)]
     Clap(#[from] clap::Error),
+    #[error(transparent)]
+    Access(#[from] access::WordsError),
     #[error("{option} is known to nbdkit, not built into agent yet; {mend}")]
     NotBuilt { option: String, mend: &'static str },
     #[error("{one} and {other} cannot be used together; {mend}")]
@@ -128,6 +131,7 @@ impl Said {
             filters: self.filter,
             params: self.params.iter().map(|param| split(param)).collect(),
             read_only: self.readonly,
+            admission: self.access.decide()?,
             export_name: self.exportname,
             threads: match usize::try_from(self.threads) {
                 Ok(threads) if threads > 0 => threads,

@@ -69,6 +69,9 @@ pub(super) struct Said {
     #[arg(short, long, alias = "read-only", help_heading = "Serving")]
     pub(super) readonly: bool,
 
+    #[command(flatten)]
+    pub(super) access: super::access::Words,
+
     /// Put a layer around the disk; the first one given is nearest to the client
     #[arg(long, value_name = "FILTER", help_heading = "Serving")]
     pub(super) filter: Vec<String>,

@@ -3,6 +3,7 @@
 use std::{error::Error, path::PathBuf, time::Duration};
 
 use super::*;
+use crate::admission::Admission;
 
 fn decided(line: &str) -> Plan {
     plan(words(line), None).unwrap_or_else(|stop| panic!("{line}: {stop}"))
@@ -35,6 +36,7 @@ fn the_defaults_are_those_of_nbdkit() {
             filters: Vec::new(),
             plugin: "memory".into(),
             params: vec![(None, "1G".into())],
+            admission: Admission::default(),
             read_only: false,
             export_name: String::new(),
             threads: 16,

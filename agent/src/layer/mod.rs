@@ -5,6 +5,8 @@
 //! file; it parses its parameters when it is built and holds no more than it needs.
 
 mod delay;
+mod ip;
+mod limit;
 mod readonly;
 
 use std::{fmt, sync::Arc};
@@ -26,10 +28,10 @@ pub struct Entry {
 }
 
 /// In the order of their names.
-pub const BUILT_IN: &[Entry] = &[delay::ENTRY, readonly::ENTRY];
+pub const BUILT_IN: &[Entry] = &[delay::ENTRY, ip::ENTRY, limit::ENTRY, readonly::ENTRY];
 
 /// nbdkit's other filters, so that who knows them is told plainly.
-const NOT_BUILT_IN: [&str; 35] = [
+const NOT_BUILT_IN: [&str; 33] = [
     "blocksize",
     "bzip2",
     "cache",
@@ -46,8 +48,6 @@ const NOT_BUILT_IN: [&str; 35] = [
     "extentlist",
     "fua",
     "gzip",
-    "ip",
-    "limit",
     "log",
     "luks",
     "lzip",

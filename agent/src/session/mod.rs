@@ -2,6 +2,7 @@
 //!
 //! `serve` calls `run` with what a listener gave.
 
+mod admit;
 mod blocking;
 mod errno;
 mod negotiate;
@@ -22,6 +23,7 @@ use std::{
 use nbd::{Refusal, Violation, transmit::Checked};
 use tokio::sync::watch;
 
+pub use self::admit::Refusals;
 use self::transmit::Transmission;
 use crate::{
     access::{Denied, Gate},
@@ -37,6 +39,8 @@ pub struct Rules {
     pub exports: Arc<dyn Exports>,
     /// Asked in this order before a client is sent a byte.
     pub gates: Vec<Arc<dyn Gate>>,
+    /// Who was not let in, in the log.
+    pub refusals: Arc<Refusals>,
     /// Connections so far.
     pub connections: AtomicU64,
     /// From accept to the end of the negotiation; `--timeout`.
@@ -149,7 +153,12 @@ pub async fn run(
     let started = Instant::now();
     let mut export = None;
     let mut traffic = Traffic::default();
+    let refusals = Arc::clone(&rules.refusals);
     let end = admitted(stream, &peer, rules, life, &mut export, &mut traffic).await;
+    if let End::Denied(denied) = &end {
+        refusals.say(&peer, export.as_deref(), denied);
+        return end;
+    }
     tracing::info!(
         %peer,
         export = ?export.as_deref().unwrap_or("-"),
@@ -172,9 +181,8 @@ async fn admitted(
     export: &mut Option<String>,
     traffic: &mut Traffic,
 ) -> End {
-    let admit = |gate: &Arc<dyn Gate>| gate.admit(peer);
     // Held to the end: each is a place that this connection takes.
-    let _passes = match rules.gates.iter().map(admit).collect::<Result<Vec<_>, _>>() {
+    let _passes = match admit::admit(&rules, peer, &stream.from) {
         Ok(passes) => passes,
         Err(denied) => return End::Denied(denied),
     };

@@ -7,6 +7,8 @@ pub(crate) mod blocks;
 pub(crate) mod file;
 #[allow(unsafe_code, reason = "descriptors by number, and the environment")]
 pub(crate) mod inherited;
+#[allow(unsafe_code, reason = "nix has no SO_PEERSEC")]
+pub(crate) mod label;
 pub(crate) mod process;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;

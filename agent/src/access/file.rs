@@ -1,0 +1,93 @@
+//! The text of an access file: a rule or a list of them a line, `allow` or `deny` in front.
+
+use thiserror::Error;
+
+use super::{Action, Rule, RuleError, parse_list};
+
+/// What one line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Counted from 1.
+    pub number: usize,
+    pub action: Action,
+    pub rules: Vec<Rule>,
+}
+
+/// A line that says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("line {number}")]
+pub struct LineError {
+    pub number: usize,
+    pub source: RuleError,
+}
+
+/// Reads all lines. A line without a word in front allows; what follows a `#` at the beginning of
+/// a line or behind a space is for people.
+pub fn parse_file(text: &str) -> Result<Vec<Line>, LineError> {
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = without_comment(line).trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (action, list) = match line.split_once(char::is_whitespace) {
+            Some((word, list)) if word.eq_ignore_ascii_case("allow") => (Action::Allow, list),
+            Some((word, list)) if word.eq_ignore_ascii_case("deny") => (Action::Deny, list),
+            _ => (Action::Allow, line),
+        };
+        let rules = parse_list(list.trim()).map_err(|source| LineError { number, source })?;
+        lines.push(Line { number, action, rules });
+    }
+    Ok(lines)
+}
+
+fn without_comment(line: &str) -> &str {
+    let mut before = ' ';
+    let comment = line.char_indices().find(|&(_, letter)| {
+        let starts = letter == '#' && before.is_whitespace();
+        before = letter;
+        starts
+    });
+    &line[..comment.map_or(line.len(), |(at, _)| at)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_allow_and_deny() {
+        let text = "# who may have a disk\n\
+                    \n\
+                    deny vsock-cid:7\t# on holiday\n\
+                    allow vsock-guest, uid:0\r\n\
+                    \tALLOW   dn:CN=a #1,O=b\n\
+                    any#not, 10.0.0.1";
+        let error = parse_file(text).unwrap_err();
+        assert_eq!((error.number, error.source), (6, RuleError::Unknown("any#not".into())));
+        let lines = parse_file(text.rsplit_once('\n').unwrap().0).unwrap();
+        let said: Vec<_> = lines
+            .iter()
+            .map(|line| {
+                let rules: Vec<_> = line.rules.iter().map(ToString::to_string).collect();
+                (line.number, line.action, rules.join(" "))
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (3, Action::Deny, "vsock-cid:7".into()),
+                (4, Action::Allow, "vsock-guest uid:0".into()),
+                (5, Action::Allow, "dn:CN=a".into()),
+            ]
+        );
+        assert_eq!(parse_file(" # nobody\n"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_word_alone_is_no_rule() {
+        for text in ["allow", "deny", "permit any", "allow,any", "deny any any"] {
+            assert_eq!(parse_file(text).map_err(|error| error.number), Err(1), "{text}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! How many connections may be open at once: in all, and from one CID.
+//!
+//! A connection counts from when it is let in until it is over, its handshake included.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Caller, Denied, Gate, Pass};
+use crate::peer::Peer;
+
+/// A limit that all connections behind it share.
+#[derive(Debug)]
+pub struct Limit {
+    all: Option<Most>,
+    each: Option<Most>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug)]
+struct Most {
+    connections: usize,
+    /// As the log shows it.
+    words: String,
+}
+
+/// Places that are taken.
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    /// Only those that have any.
+    each: HashMap<Machine, usize>,
+}
+
+/// A CID, and whether it is in this host's numbering: a guest's, or another host's.
+type Machine = (u32, bool);
+
+/// One place, given back when dropped.
+struct Place {
+    of: Option<Machine>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+impl Limit {
+    /// At most `all` connections, and `each` from one CID; 0 is no limit. `words` are what the
+    /// limits are called where they were given.
+    pub fn new(all: usize, each: usize, words: (&str, &str)) -> Self {
+        let most = |connections, word: &str| {
+            (connections > 0).then(|| Most { connections, words: format!("{word}{connections}") })
+        };
+        Self { all: most(all, words.0), each: most(each, words.1), taken: Arc::default() }
+    }
+}
+
+impl Gate for Limit {
+    fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
+        let full = |most: &Option<Most>, open: usize| {
+            let most = most.as_ref().filter(|most| open >= most.connections)?;
+            Some(Denied::new(format!("{}, and {open} open", most.words)))
+        };
+        let of = match *caller.peer {
+            Peer::Vsock { cid, .. } if self.each.is_some() => Some((cid, caller.peer.is_guest())),
+            _ => None,
+        };
+        let mut taken = lock(&self.taken);
+        let from_it = of.and_then(|of| taken.each.get(&of)).copied().unwrap_or(0);
+        if let Some(denied) = full(&self.each, from_it).or_else(|| full(&self.all, taken.all)) {
+            return Err(denied);
+        }
+        taken.all += 1;
+        if let Some(of) = of {
+            taken.each.insert(of, from_it + 1);
+        }
+        Ok(Pass::holding(Place { of, taken: Arc::clone(&self.taken) }))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        taken.all -= 1;
+        if let Some(of) = self.of
+            && let Some(count) = taken.each.get_mut(&of)
+        {
+            *count -= 1;
+            if *count == 0 {
+                taken.each.remove(&of);
+            }
+        }
+    }
+}
+
+/// Nothing in here panics half-way through a change.
+fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admit(limit: &Limit, peer: &Peer) -> Result<Pass, String> {
+        limit.admit(&Caller::new(peer, &|| None)).map_err(|denied| denied.rule)
+    }
+
+    fn guest(cid: u32) -> Peer {
+        Peer::Vsock { cid, port: 1, to: 2 }
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_pass_is_dropped() {
+        let limit = Limit::new(2, 0, ("limit=", "limit-per-cid="));
+        let first = admit(&limit, &guest(3)).unwrap();
+        let _second = admit(&limit, &Peer::Pipe).unwrap();
+        assert_eq!(admit(&limit, &guest(3)).unwrap_err(), "limit=2, and 2 open");
+        drop(first);
+        let _third = admit(&limit, &guest(4)).unwrap();
+        assert!(admit(&limit, &guest(3)).is_err());
+    }
+
+    #[test]
+    fn each_cid_has_a_limit_of_its_own_and_others_have_none() {
+        let limit = Limit::new(0, 1, ("--limit ", "--limit-per-cid "));
+        let first = admit(&limit, &guest(3)).unwrap();
+        assert_eq!(admit(&limit, &guest(3)).unwrap_err(), "--limit-per-cid 1, and 1 open");
+        let second = admit(&limit, &guest(4)).unwrap();
+        // Another machine's guest with the same number.
+        let third = admit(&limit, &Peer::Vsock { cid: 3, port: 1, to: 5 }).unwrap();
+        let unix = Peer::Unix { pid: 1, uid: 0, gid: 0 };
+        let others = [admit(&limit, &unix).unwrap(), admit(&limit, &unix).unwrap()];
+        drop((first, second, third, others));
+        let _again = admit(&limit, &guest(3)).unwrap();
+        assert_eq!(lock(&limit.taken).each.len(), 1, "who is gone is forgotten");
+        assert_eq!(lock(&limit.taken).all, 1);
+    }
+
+    #[test]
+    fn who_is_denied_by_one_limit_takes_no_place_of_the_other() {
+        let limit = Limit::new(2, 1, ("", ""));
+        let _first = admit(&limit, &guest(3)).unwrap();
+        admit(&limit, &guest(3)).unwrap_err();
+        let _second = admit(&limit, &guest(4)).unwrap();
+        admit(&limit, &guest(5)).unwrap_err();
+        assert!(!lock(&limit.taken).each.contains_key(&(5, true)));
+    }
+}

@@ -1,0 +1,95 @@
+//! Says who may connect: nbdkit-ip-filter(1), with lists that may be lists, and ranges.
+
+use std::sync::Arc;
+
+use super::Entry;
+use crate::{
+    access::{Action, Caller, Denied, Gate, NeedsCertificate, Pass, Policy, Verdict, parse_list},
+    recipe::{BuildError, Key, ParamError, Params},
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "ip",
+    about: "Say who may connect; whom neither list names may",
+    keys: &[
+        Key::many("allow", "RULE[,RULE...]", "Who may connect, whatever deny says"),
+        Key::many("deny", "RULE[,RULE...]", "Who may not"),
+    ],
+    build: |params, stack, _| {
+        let policy = policy(params)?;
+        if let Some(error) = NeedsCertificate::of(&policy, "filter ip") {
+            return Err(BuildError::Own(Box::new(error)));
+        }
+        Ok(stack.behind(Arc::new(Ip(policy))))
+    },
+};
+
+/// Every rule of `allow`, then every one of `deny`, wherever they stood.
+fn policy(params: &Params<'_>) -> Result<Policy, ParamError> {
+    let mut policy = Policy::open();
+    for (key, action) in [("allow", Action::Allow), ("deny", Action::Deny)] {
+        for list in params.values(key) {
+            let rules = parse_list(list)
+                .map_err(|error| params.wrong(key, list, "a list of rules", error))?;
+            for rule in rules {
+                let words = format!("{key}={rule}");
+                policy.add(action, rule, words);
+            }
+        }
+    }
+    Ok(policy)
+}
+
+#[derive(Debug)]
+struct Ip(Policy);
+
+impl Gate for Ip {
+    fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
+        match self.0.decide(caller) {
+            Verdict::Allowed | Verdict::NotYet => Ok(Pass::default()),
+            Verdict::Denied(denied) => Err(denied),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::Peer;
+
+    /// As the words say, in this order.
+    fn ip(words: &[(&str, &str)]) -> Result<Ip, String> {
+        let words: Vec<_> =
+            words.iter().map(|(key, value)| (Some((*key).into()), (*value).into())).collect();
+        let params = Params::of_filter("ip", ENTRY.keys, &mut words.iter().collect()).unwrap();
+        policy(&params).map(Ip).map_err(|error| error.to_string())
+    }
+
+    fn denied(gate: &Ip, cid: u32) -> Option<String> {
+        let peer = Peer::Vsock { cid, port: 1, to: 2 };
+        gate.admit(&Caller::new(&peer, &|| None)).err().map(|denied| denied.rule)
+    }
+
+    #[test]
+    fn allow_comes_before_deny_wherever_they_stand() {
+        let gate =
+            ip(&[("deny", "all"), ("allow", "vsock-cid:3,vsock-cid:5-9"), ("allow", "uid:0")])
+                .unwrap();
+        let allowed: Vec<u32> = (0..12).filter(|cid| denied(&gate, *cid).is_none()).collect();
+        assert_eq!(allowed, [3, 5, 6, 7, 8, 9]);
+        assert_eq!(denied(&gate, 4).as_deref(), Some("deny=any"));
+    }
+
+    #[test]
+    fn whom_nothing_names_is_let_in() {
+        for words in [&[][..], &[("allow", "uid:0")], &[("deny", "vsock-cid:4"), ("deny", "")]] {
+            assert_eq!(denied(&ip(words).unwrap(), 3), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_rule_is_named_with_its_key() {
+        let error = ip(&[("allow", "any"), ("deny", "vsock-cid:3,vsock-cid:x")]).unwrap_err();
+        assert_eq!(error, "filter ip: deny=vsock-cid:3,vsock-cid:x is not a list of rules");
+    }
+}
