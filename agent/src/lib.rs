@@ -14,6 +14,7 @@ pub mod listen;
 pub mod peer;
 pub mod plan;
 pub mod plugin;
+pub mod process;
 pub mod recipe;
 pub mod serve;
 pub mod session;

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     };
     start_log(plan.log);
     match plan.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status.into(),
         Err(failure) => {
             report(&failure, failure.mend());
             ExitCode::FAILURE

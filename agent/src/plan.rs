@@ -1,4 +1,4 @@
-//! Everything that was decided, and the start of the agent from it: disks, listeners, then ready.
+//! Everything that was decided, and the start of the agent from it: disks, listeners, then the user, then ready.
 //!
 //! `cli` makes a `Plan`, `main` runs it. Nothing is opened before `run`.
 
@@ -17,10 +17,14 @@ use crate::{
     layer,
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
     plugin,
+    process::{Background, Captive, Parted, Process, ProcessError, Variables},
     recipe::{BuildError, Context, Stack, Word},
     serve::{self, Engine, Signals},
     session::Rules,
-    sys::process::{self, PidFile},
+    sys::{
+        self,
+        process::{PidFile, notify},
+    },
 };
 
 /// What the agent is to do.
@@ -45,6 +49,11 @@ pub struct Plan {
     pub shutdown_timeout: Duration,
     pub pid_file: Option<PathBuf>,
     pub print_uri: bool,
+    /// SO_KEEPALIVE on TCP connections.
+    pub keep_alive: bool,
+    /// What clients may negotiate.
+    pub offers: nbd::negotiate::Offers,
+    pub process: Process,
     pub log: Log,
 }
 
@@ -66,6 +75,8 @@ pub enum Failure {
     Build(#[from] BuildError),
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
     #[error("cannot write the pid file {}", .path.display())]
     PidFile { path: PathBuf, source: io::Error },
     #[error("cannot print the URI on stdout")]
@@ -91,9 +102,15 @@ impl Failure {
 }
 
 impl Plan {
-    /// Starts the agent and serves until a signal ends it, or the last client that was there already.
-    pub fn run(self) -> Result<(), Failure> {
-        if let Err(error) = process::raise_open_files() {
+    /// Starts the agent and serves until it is to end, or to the end of the last client that
+    /// was there already. Gives the exit status: 0, or that of the
+    /// command of `--run`, or of the process that went into the background and did not get ready.
+    pub fn run(self) -> Result<u8, Failure> {
+        let background = match self.process.part()? {
+            Parted::Working(background) => background,
+            Parted::Over(status) => return Ok(status),
+        };
+        if let Err(error) = sys::process::raise_open_files() {
             tracing::debug!("the limit of open files stays as it is: {error}");
         }
         // This thread accepts, the engine's threads serve.
@@ -101,23 +118,20 @@ impl Plan {
             .enable_all()
             .build()
             .map_err(Failure::Engine)?;
-        let mut hooks = Hooks::default();
-        let (given, stack) = {
-            let _runtime = runtime.enter();
-            // First of all, so that nothing is said to a client on stdout.
-            (self.given.adopt()?, self.stack(&mut hooks)?)
-        };
-        let rules = Arc::new(Rules {
+        runtime.block_on(self.serve(background))
+    }
+
+    fn rules(&self, stack: Stack) -> Rules {
+        Rules {
             exports: stack.exports,
             gates: stack.gates,
             refusals: Arc::default(),
             connections: AtomicU64::new(0),
             handshake_timeout: self.handshake_timeout,
+            offers: self.offers,
             read_only: self.read_only,
             threads: self.threads,
-        });
-        let engine = Engine::start().map_err(Failure::Engine)?;
-        runtime.block_on(self.serve(given, rules, engine, hooks))
+        }
     }
 
     /// What is served: the plugin, and the layers around it.
@@ -130,39 +144,97 @@ impl Plan {
         self.admission.guard(stack, hooks).map_err(|error| BuildError::Own(Box::new(error)))
     }
 
-    async fn serve(
-        self,
-        given: Adopted,
-        rules: Arc<Rules>,
-        engine: Engine,
-        hooks: Hooks,
-    ) -> Result<(), Failure> {
+    async fn serve(self, background: Option<Background>) -> Result<u8, Failure> {
+        // First of all, so that nothing is said to a client on stdout.
+        let Adopted { mut listeners, connected } = self.given.adopt()?;
+        let change = self.process.check()?;
+        let mut hooks = Hooks::default();
+        let rules = Arc::new(self.rules(self.stack(&mut hooks)?));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
-        let signals = Signals::catch().map_err(Failure::Engine)?;
-        let Adopted { mut listeners, connected } = given;
-        for address in &self.listen {
-            listeners.extend(Listener::bind(address)?);
+        let mut signals = Signals::catch().map_err(Failure::Engine)?;
+        listeners.extend(self.process.labelled(|| self.bind())??);
+        self.announce(&listeners);
+        self.process.lock()?;
+        // The command is whose the agent was when it started, as with nbdkit.
+        let mut captive = None;
+        if let Some(change) = change {
+            captive = self.captive(&listeners, &hooks)?;
+            change.make(&listeners)?;
+            self.process.follow_parent()?;
         }
-        for listener in &listeners {
-            tracing::info!("listening on {listener}");
-        }
+        // No thread before this: a user is changed for all of them or for none.
+        let engine = Engine::start().map_err(Failure::Engine)?;
         // Held to the end, and removed with it.
-        let _pid_file = match self.pid_file {
-            Some(path) => match PidFile::write(&path) {
+        let _pid_file = match &self.pid_file {
+            Some(path) => match PidFile::write(path) {
                 Ok(file) => Some(file),
-                Err(source) => return Err(Failure::PidFile { path, source }),
+                Err(source) => return Err(Failure::PidFile { path: path.clone(), source }),
             },
             None => None,
         };
         if self.print_uri {
             print_uris(&listeners, &self.export_name).map_err(Failure::Stdout)?;
         }
-        if let Err(error) = process::notify("READY=1") {
+        let mut ready = "READY=1".to_owned();
+        if let Some(background) = background {
+            background.detach(self.log.stays_on_stderr())?;
+            ready = format!("{ready}\nMAINPID={}", std::process::id());
+        }
+        if captive.is_none() {
+            captive = self.captive(&listeners, &hooks)?;
+        }
+        if let Err(error) = notify(&ready) {
             tracing::warn!("the service manager cannot be told READY=1: {error}");
         }
-        serve::serve(listeners, connected, rules, engine, signals, hooks, self.shutdown_timeout)
-            .await;
-        Ok(())
+        let timeout = self.shutdown_timeout;
+        let ended =
+            serve::serve(listeners, connected, rules, engine, &mut signals, &hooks, timeout).await;
+        match captive {
+            Some(captive) => Ok(captive.outlast(ended, &mut signals, &hooks).await),
+            None => Ok(0),
+        }
+    }
+
+    fn bind(&self) -> Result<Vec<Listener>, BindError> {
+        let mut listeners = Vec::new();
+        for address in &self.listen {
+            listeners.extend(Listener::bind(address)?);
+        }
+        Ok(listeners)
+    }
+
+    fn announce(&self, listeners: &[Listener]) {
+        for listener in listeners {
+            tracing::info!("listening on {listener}");
+            if self.keep_alive
+                && let Err(error) = listener.keep_alive()
+            {
+                tracing::warn!("--keepalive has no effect on {listener}: {error}");
+            }
+        }
+    }
+
+    /// Starts the command of `--run`, if there is one, and tells it of the first listener.
+    fn captive(&self, listeners: &[Listener], hooks: &Hooks) -> Result<Option<Captive>, Failure> {
+        let Some(command) = &self.process.command else { return Ok(None) };
+        let first = listeners.first();
+        let variables = Variables {
+            uri: first.and_then(|first| first.local_uri(&self.export_name)).unwrap_or_default(),
+            export_name: self.export_name.clone(),
+            port: first.and_then(Listener::port),
+            unix_socket: first.and_then(Listener::unix_path).map(Into::into),
+            ..Variables::default()
+        };
+        let captive = Captive::start(command, &variables, hooks.stop());
+        captive.map(Some).map_err(|error| ProcessError::Command(error).into())
+    }
+}
+
+impl Log {
+    /// In the background there is no terminal to write to. What the user wants to see (`-v`), or
+    /// sends to a file of his own, stays.
+    fn stays_on_stderr(self) -> bool {
+        matches!(self, Self::Stderr { verbose: true }) || sys::process::stderr_is_a_file()
     }
 }
 

@@ -148,7 +148,7 @@ impl Signals {
     }
 
     /// Waits for one that says stop; does what the others say until then.
-    async fn stop(&mut self, hooks: &Hooks) -> &'static str {
+    pub async fn stop(&mut self, hooks: &Hooks) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "TERM",
@@ -164,6 +164,14 @@ impl Signals {
     }
 }
 
+/// How it came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    InOrder,
+    /// A second signal did not let it.
+    AtOnce,
+}
+
 /// Serves until a signal, and ends the sessions in order: they finish what is in flight, up to
 /// `shutdown_timeout`, and are cut after it. A second signal cuts them at once. Without a listener
 /// it also ends with the last of the `connected`.
@@ -172,10 +180,10 @@ pub async fn serve(
     connected: Vec<(Stream, Peer)>,
     rules: Arc<Rules>,
     engine: Engine,
-    mut signals: Signals,
-    hooks: Hooks,
+    signals: &mut Signals,
+    hooks: &Hooks,
     shutdown_timeout: Duration,
-) {
+) -> Ended {
     let (life, _) = watch::channel(Life::Serving);
     let engine = Arc::new(engine);
     let mut attendants = JoinSet::new();
@@ -191,7 +199,7 @@ pub async fn serve(
 
     let stop = hooks.stop();
     let why = tokio::select! {
-        name = signals.stop(&hooks) => Some(name.to_owned()),
+        name = signals.stop(hooks) => Some(name.to_owned()),
         why = stop.asked() => Some(why),
         // Never with a listener: it is attended to for as long as the agent serves.
         () = all(&mut attendants) => None,
@@ -205,20 +213,25 @@ pub async fn serve(
         tracing::debug!("the service manager cannot be told STOPPING=1: {error}");
     }
     life.send_replace(Life::Draining);
+    let mut ended = Ended::InOrder;
     tokio::select! {
         () = all(&mut attendants) => {}
-        name = signals.stop(&hooks) => tracing::warn!("{name} again: ending now, whatever is in flight"),
+        name = signals.stop(hooks) => {
+            tracing::warn!("{name} again: ending now, whatever is in flight");
+            ended = Ended::AtOnce;
+        }
         () = tokio::time::sleep(shutdown_timeout) => {
             tracing::warn!("not done after {shutdown_timeout:?} (--shutdown-timeout): closing what is left");
             life.send_replace(Life::Ending);
             tokio::select! {
                 () = all(&mut attendants) => {}
-                _ = signals.stop(&hooks) => {}
+                _ = signals.stop(hooks) => ended = Ended::AtOnce,
                 () = tokio::time::sleep(LAST_MOMENT) => {}
             }
         }
     }
     hooks.exit();
+    ended
 }
 
 async fn all(tasks: &mut JoinSet<()>) {

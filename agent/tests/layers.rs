@@ -26,10 +26,11 @@ const RANKS: &[(&str, u8)] = &[
     ("plugin", 6),
     ("serve", 6),
     ("admission", 6),
-    ("plan", 7),
-    ("cli", 8),
-    ("lib", 9),
-    ("main", 9),
+    ("process", 7),
+    ("plan", 8),
+    ("cli", 9),
+    ("lib", 10),
+    ("main", 10),
 ];
 
 fn workspace() -> PathBuf {

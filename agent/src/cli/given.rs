@@ -6,6 +6,7 @@ use crate::listen::{Given, activation::Handed};
 
 const ACTIVATED: &str = "socket activation (LISTEN_FDS)";
 const SINGLE: &str = "-s/--single";
+const RUN: &str = "--run";
 
 const OPENED: &str = "leave the option out: whoever opened the sockets has said where to listen";
 const ONE_CLIENT: &str = "leave the second out: the one client is on stdin and stdout, and nothing \
@@ -28,14 +29,16 @@ impl Said {
         };
         let together = |one, other, mend| Err(Stop::Together { one, other, mend });
         if let Some(handed) = handed {
-            let contrary = first(&listening).or_else(|| first(&[(self.single, SINGLE)]));
+            let others = [(self.single, SINGLE), (self.run.is_some(), RUN)];
+            let contrary = first(&listening).or_else(|| first(&others));
             return match contrary {
                 Some(other) => together(ACTIVATED, other, OPENED),
                 None => Ok(Given::Sockets(handed)),
             };
         }
         if self.single {
-            let contrary = first(&listening).or_else(|| first(&[(self.print_uri, "--print-uri")]));
+            let others = [(self.print_uri, "--print-uri"), (self.run.is_some(), RUN)];
+            let contrary = first(&listening).or_else(|| first(&others));
             return match contrary {
                 Some(other) => together(SINGLE, other, ONE_CLIENT),
                 None => Ok(Given::Client),

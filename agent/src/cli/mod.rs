@@ -3,11 +3,15 @@
 mod access;
 mod given;
 mod options;
+mod process;
 mod refused;
 #[cfg(test)]
 mod tests;
 
-use std::{ffi::OsString, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    time::Duration,
+};
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
 use thiserror::Error;
@@ -52,6 +56,10 @@ pub enum Stop {
         "--exportname has {0} bytes, and NBD takes at most {EXPORT_NAME_MAX}; choose a shorter one"
     )]
     LongName(usize),
+    #[error(
+        "--mask-handshake '{0}' is not a number of 32 bits; 3 offers all, 2 no fixed newstyle, 1 the zeroes"
+    )]
+    Mask(String),
     #[error("--log '{0}'; it can be 'stderr' or 'null'")]
     Log(String),
 }
@@ -76,11 +84,12 @@ pub fn plan<W: Into<OsString> + Clone>(
 }
 
 fn understand(words: &[OsString], handed: Option<Handed>) -> Result<Plan, Stop> {
+    let name = words.first().cloned().unwrap_or_default();
     let matches = refused::add_to(Said::command()).try_get_matches_from(words)?;
     if let Some((option, mend)) = refused::given(&matches) {
         return Err(Stop::NotBuilt { option, mend });
     }
-    Said::from_arg_matches(&matches)?.decide(handed)
+    Said::from_arg_matches(&matches)?.decide(&name, handed)
 }
 
 /// `--single` is among the words, whatever else is.
@@ -96,7 +105,9 @@ fn says_single(words: &[OsString]) -> bool {
 }
 
 impl Said {
-    fn decide(self, handed: Option<Handed>) -> Result<Plan, Stop> {
+    fn decide(self, name: &OsStr, handed: Option<Handed>) -> Result<Plan, Stop> {
+        let process = self.process(name, handed.is_some())?;
+        let offers = self.offers()?;
         let given = self.given(handed)?;
         let listen = if given == Given::Nothing { self.listen_on()? } else { Vec::new() };
         let handshake_timeout = time("--timeout", self.timeout)?;
@@ -141,6 +152,9 @@ impl Said {
             shutdown_timeout: time("--shutdown-timeout", self.shutdown_timeout)?,
             pid_file: self.pidfile,
             print_uri: self.print_uri,
+            keep_alive: self.keepalive,
+            offers,
+            process,
             log,
         })
     }
@@ -197,8 +211,15 @@ impl Said {
             })?);
         } else if self.vsock {
             addresses.push(Address::vsock(port).map_err(port_is)?);
-        } else if self.port.is_some() || self.ipaddr.is_some() || self.listen.is_empty() {
+        } else if self.port.is_some()
+            || self.ipaddr.is_some()
+            || (self.run.is_some() && family != Family::Any)
+            || (self.run.is_none() && self.listen.is_empty())
+        {
             addresses.push(Address::tcp(self.ipaddr.as_deref(), port, family).map_err(port_is)?);
+        } else if self.listen.is_empty() {
+            // For the command of --run and nobody else.
+            addresses.push(Address::Private);
         }
         for text in &self.listen {
             let mut address: Address = text.parse().map_err(|source| Stop::Address {

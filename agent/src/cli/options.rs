@@ -16,8 +16,9 @@ Examples:
                                        two listeners at once
 In a guest: nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'
 
-Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses.
-Started by a systemd socket unit (LISTEN_FDS) it serves on that unit's sockets.";
+Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses, with
+--run on a private Unix socket. Started by a systemd socket unit (LISTEN_FDS) it serves on that
+unit's sockets.";
 
 /// What the words say, before anything is checked.
 #[derive(Debug, Parser)]
@@ -64,6 +65,9 @@ pub(super) struct Said {
     /// Serve one client on stdin and stdout, for inetd and xinetd, and end with it
     #[arg(short, long, alias = "stdin", help_heading = "Listening")]
     pub(super) single: bool,
+    /// Find out when a TCP peer is gone (SO_KEEPALIVE)
+    #[arg(long, help_heading = "Listening")]
+    pub(super) keepalive: bool,
 
     /// Refuse writes
     #[arg(short, long, alias = "read-only", help_heading = "Serving")]
@@ -100,9 +104,38 @@ pub(super) struct Said {
     #[arg(long, value_name = "TIME", default_value = "5s", help_heading = "Serving")]
     pub(super) shutdown_timeout: String,
 
-    /// Stay in the foreground: always so
+    /// Stay in the foreground: so unless --background is given, or the program is called as nbdkit
     #[arg(short, long, alias = "no-fork", help_heading = "The process")]
     pub(super) foreground: bool,
+
+    /// Go into the background once ready; exits with 0 only then
+    #[arg(long, help_heading = "The process")]
+    pub(super) background: bool,
+
+    /// Run a command with the shell, which finds $uri, $port, $unixsocket and $exportname; end with it
+    /// and with its exit status. Listens on a private Unix socket unless told otherwise
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true, help_heading = "The process")]
+    pub(super) run: Option<String>,
+
+    /// End when the process that started this one ends
+    #[arg(long, help_heading = "The process")]
+    pub(super) exit_with_parent: bool,
+
+    /// Go on as this user once everything is open: a name or a number
+    #[arg(short, long, value_name = "USER", help_heading = "The process")]
+    pub(super) user: Option<String>,
+
+    /// Go on as this group once everything is open [default: that of --user]
+    #[arg(short, long, value_name = "GROUP", help_heading = "The process")]
+    pub(super) group: Option<String>,
+
+    /// Stay in memory: for a disk that this machine swaps to
+    #[arg(long, help_heading = "The process")]
+    pub(super) swap: bool,
+
+    /// SELinux label of the listening sockets
+    #[arg(long, value_name = "LABEL", help_heading = "The process")]
+    pub(super) selinux_label: Option<String>,
 
     /// Write the process id to PIDFILE when ready. It is removed at exit
     #[arg(
@@ -125,6 +158,18 @@ pub(super) struct Said {
     /// Where the log goes: stderr or null
     #[arg(long, value_name = "WHERE", default_value = "stderr", help_heading = "The process")]
     pub(super) log: String,
+
+    /// Offer no structured replies, and what needs them
+    #[arg(long, alias = "no-structured-replies", help_heading = "For testing clients")]
+    pub(super) no_sr: bool,
+
+    /// Offer no metadata contexts, and so no block status
+    #[arg(long, alias = "no-meta-contexts", help_heading = "For testing clients")]
+    pub(super) no_mc: bool,
+
+    /// Offer these handshake flags only: 1 is fixed newstyle, 2 no zeroes
+    #[arg(long, value_name = "MASK", help_heading = "For testing clients")]
+    pub(super) mask_handshake: Option<String>,
 
     /// The newstyle protocol: always so
     #[arg(short, long, alias = "new-style", hide = true)]

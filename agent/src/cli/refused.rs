@@ -26,35 +26,22 @@ const LEAVE_OUT: &str = "leave it out";
 const NO_TLS: &str = "leave it out and keep the agent on vsock, Unix sockets or loopback";
 
 /// All of nbdkit 1.46 that is neither in `options.rs` nor here is a mistake.
-const REFUSED: [Refused; 22] = [
+const REFUSED: [Refused; 12] = [
     option(&["--debug", "-D"], "use -v"),
     flag(&["--dump-config"], LEAVE_OUT),
     flag(&["--dump-plugin"], LEAVE_OUT),
-    flag(
-        &["--exit-with-parent"],
-        "stop the agent with a TERM signal, or let a service manager do it",
-    ),
-    option(&["--group", "-g"], "start the agent as that group (Group= in a systemd unit)"),
-    flag(&["--keepalive"], LEAVE_OUT),
     flag(&["--long-options"], "read --help"),
-    option(&["--mask-handshake"], LEAVE_OUT),
     option(&["--name"], LEAVE_OUT),
-    flag(&["--no-mc", "--no-meta-contexts"], LEAVE_OUT),
-    flag(&["--no-sr", "--no-structured-replies"], LEAVE_OUT),
     flag(
         &["--oldstyle", "--old-style", "-o"],
         "leave it out: every client of today speaks newstyle",
     ),
-    option(&["--run"], "start the agent with --print-uri and give its URI to the command"),
-    option(&["--selinux-label"], "label the socket with chcon(1) after the agent has made it"),
     flag(&["--short-options"], "read --help"),
-    flag(&["--swap"], "leave it out, and do not swap to this disk on the machine that serves it"),
     Refused { spellings: &["--tls"], value: true, harmless: &["off"], mend: NO_TLS },
     option(&["--tls-certificates"], NO_TLS),
     option(&["--tls-priority"], NO_TLS),
     option(&["--tls-psk"], NO_TLS),
     flag(&["--tls-verify-peer"], NO_TLS),
-    option(&["--user", "-u"], "start the agent as that user (User= in a systemd unit)"),
 ];
 
 /// Adds the options to `command`, hidden.

@@ -2,8 +2,10 @@
 
 use std::{error::Error, path::PathBuf, time::Duration};
 
+use nbd::negotiate::Offers;
+
 use super::*;
-use crate::admission::Admission;
+use crate::{admission::Admission, process::Process};
 
 fn decided(line: &str) -> Plan {
     plan(words(line), None).unwrap_or_else(|stop| panic!("{line}: {stop}"))
@@ -44,6 +46,9 @@ fn the_defaults_are_those_of_nbdkit() {
             shutdown_timeout: Duration::from_secs(5),
             pid_file: None,
             print_uri: false,
+            keep_alive: false,
+            offers: Offers::default(),
+            process: Process::default(),
             log: Log::Stderr { verbose: false },
         }
     );
@@ -82,6 +87,23 @@ fn every_option_has_the_spellings_of_nbdkit() {
         ),
         (&["-rfv", "-r -r", "-fre x"], |plan| plan.read_only),
         (&["-t 1 -t 2"], |plan| plan.threads == 2),
+        (&["--keepalive", "--keep"], |plan| plan.keep_alive),
+        (&["--no-sr", "--no-structured-replies"], |plan| {
+            !plan.offers.structured && !plan.offers.extended
+        }),
+        (&["--no-mc", "--no-meta-contexts"], |plan| !plan.offers.contexts),
+        (&["--mask-handshake=1", "--mask-handshake 0xfffffffd"], |plan| {
+            plan.offers.fixed && !plan.offers.no_zeroes
+        }),
+        (&["--mask-handshake=3", "-r"], |plan| plan.offers == Offers::default()),
+        (&["--mask-handshake=0"], |plan| !plan.offers.fixed && !plan.offers.no_zeroes),
+        (&["-u x", "--user=x"], |plan| plan.process.user.as_deref() == Some("x")),
+        (&["-g x", "--group x"], |plan| plan.process.group.as_deref() == Some("x")),
+        (&["--swap"], |plan| plan.process.swap),
+        (&["--selinux-label=x"], |plan| plan.process.selinux_label.as_deref() == Some("x")),
+        (&["--run -x", "--run=-x"], |plan| plan.process.command.as_deref() == Some("-x")),
+        (&["--exit-with-parent"], |plan| plan.process.with_parent),
+        (&["--background"], |plan| plan.process.background),
     ] {
         for line in lines {
             let line = line.trim_matches('_');
@@ -118,6 +140,12 @@ fn listeners_are_decided() {
         ("--vsock --listen unix:/s", vec![vsock(None, 10809), unix("/s")]),
         ("-4 --vsock --listen tcp:h:1", vec![vsock(None, 10809), tcp(Some("h"), 1, v4)]),
         ("-U - --listen unix:-", vec![Address::Private, Address::Private]),
+        ("--run x", vec![Address::Private]),
+        ("--run x -p 5", vec![tcp(None, 5, any)]),
+        ("--run x -4", vec![tcp(None, 10809, v4)]),
+        ("--run x -i ::1", vec![tcp(Some("::1"), 10809, any)]),
+        ("--run x --vsock", vec![vsock(None, 10809)]),
+        ("--run x --listen vsock:7", vec![vsock(None, 7)]),
     ] {
         assert_eq!(decided(&format!("null {line}")).listen, listen, "{line}");
     }
@@ -134,6 +162,9 @@ fn contradictions_name_both_options() {
         ("--vsock -4", ["-4", "--vsock"]),
         ("-U /s -6", ["-6", "-U"]),
         ("--listen vsock:1 -6", ["-6", "--listen"]),
+        ("--background -f", ["-f", "--background"]),
+        ("--background --run x", ["--run", "--background"]),
+        ("--background --exit-with-parent", ["--exit-with-parent", "--background"]),
     ] {
         let error = stopped(&format!("null {line}"));
         assert!(parts.iter().all(|part| error.contains(part)), "{line}: {error}");
@@ -158,6 +189,7 @@ fn wrong_values_are_refused_with_the_option_and_the_value() {
         ("--shutdown-timeout _", &["--shutdown-timeout ''"]),
         ("--log=file", &["--log 'file'", "stderr"]),
         ("-t x", &["'x'", "--threads"]),
+        ("--mask-handshake x", &["--mask-handshake 'x'"]),
         ("-t -1", &["-1"]),
         (&long, &["--exportname", "4097"]),
         ("--nonsense", &["unexpected argument '--nonsense'"]),
@@ -176,24 +208,12 @@ fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
         "-D memory.x=1",
         "--dump-config",
         "--dump-plugin",
-        "--exit-with-parent",
-        "--group=disk",
-        "-g disk",
-        "--keepalive",
         "--long-options",
-        "--mask-handshake=0",
         "--name=x",
-        "--no-mc",
-        "--no-meta-contexts",
-        "--no-sr",
-        "--no-structured-replies",
         "--oldstyle",
         "--old-style",
         "-o",
-        "--run -x",
-        "--selinux-label=x",
         "--short-options",
-        "--swap",
         "--tls=on",
         "--tls=require",
         "--tls",
@@ -201,8 +221,6 @@ fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
         "--tls-priority=x",
         "--tls-psk=/x",
         "--tls-verify-peer",
-        "--user=nobody",
-        "-u nobody",
         "--log=syslog",
         "--log=/var/log/x",
     ] {
@@ -236,6 +254,23 @@ fn parameters_are_split_as_by_nbdkit() {
         assert_eq!(plan.params, [split], "{word}");
     }
     assert_eq!(decided("null -- -r --run").params, [pair(None, "-r"), pair(None, "--run")]);
+}
+
+#[test]
+fn by_the_name_of_nbdkit_it_goes_into_the_background() {
+    for (line, background) in [
+        ("/usr/sbin/nbdkit null", true),
+        ("nbdkit -v null", true),
+        ("nbdkit -f null", false),
+        ("nbdkit --run x null", false),
+        ("nbdkit --exit-with-parent null", false),
+        ("nbdkit-agent null", false),
+        ("./agent null", false),
+        ("agent --background null", true),
+    ] {
+        let plan = plan(line.split(' '), None).unwrap();
+        assert_eq!(plan.process.background, background, "{line}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod address;
 mod descriptor;
 mod error;
 mod given;
+mod local;
 pub mod stdio;
 mod tcp;
 mod unix;

@@ -8,7 +8,7 @@ use std::{
 
 use nix::sys::socket::{
     setsockopt,
-    sockopt::{Ipv6V6Only, TcpNoDelay},
+    sockopt::{Ipv6V6Only, KeepAlive, TcpNoDelay},
 };
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -118,6 +118,11 @@ impl Listener {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         Ok(Self { socket: TcpListener::from_std(socket)?, address })
+    }
+
+    /// Connections that are accepted from now on have it from their listener.
+    pub(super) fn keep_alive(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, KeepAlive, &true)?)
     }
 
     pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {

@@ -5,17 +5,19 @@ use std::{
     fmt, fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt},
+        unix::fs::{FileTypeExt, MetadataExt, lchown},
     },
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags},
     sys::socket::{
         AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockname, setsockopt, socket,
         sockopt,
     },
+    unistd::{AccessFlags, faccessat, geteuid},
 };
 use tokio::net::{UnixListener, UnixSocket};
 
@@ -103,6 +105,24 @@ impl Listener {
         }
     }
 
+    /// Gives the socket and the directory that was made for it to another user; a socket at a path
+    /// that was asked for stays whose it is.
+    pub(super) fn hand_over(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        let Name::Ours(File { path, directory: Some(Directory(directory)), .. }) = &self.name
+        else {
+            return Ok(());
+        };
+        lchown(path, uid, gid)?;
+        lchown(directory, uid, gid)
+    }
+
+    /// This process may take away what the listener has made; what others made is not taken away.
+    pub(super) fn is_removable(&self) -> bool {
+        let Name::Ours(file) = &self.name else { return true };
+        may_remove(&file.path)
+            && file.directory.as_ref().is_none_or(|Directory(path)| may_remove(path))
+    }
+
     pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
         let (stream, _) = self.socket.accept().await?;
         let who = stream.peer_cred()?;
@@ -111,6 +131,19 @@ impl Listener {
         // The session registers the descriptor on a thread of its own.
         Ok((stream.into_std()?.into(), peer))
     }
+}
+
+/// This process may write to the directory that `path` is in, and where that is sticky, one of the
+/// two is its own.
+fn may_remove(path: &Path) -> bool {
+    let Some(parent) = path.parent() else { return false };
+    let own = |path: &Path| {
+        fs::symlink_metadata(path).is_ok_and(|found| found.uid() == geteuid().as_raw())
+    };
+    let sticky = fs::metadata(parent).is_ok_and(|found| found.mode() & libc::S_ISVTX != 0);
+    let access = AccessFlags::W_OK | AccessFlags::X_OK;
+    faccessat(AT_FDCWD, parent, access, AtFlags::AT_EACCESS).is_ok()
+        && (!sticky || geteuid().is_root() || own(path) || own(parent))
 }
 
 /// For a new connection: a sender that has filled its buffer is woken when three quarters are gone,

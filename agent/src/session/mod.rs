@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd::{Refusal, Violation, transmit::Checked};
+use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
 pub use self::admit::Refusals;
@@ -45,6 +45,8 @@ pub struct Rules {
     pub connections: AtomicU64,
     /// From accept to the end of the negotiation; `--timeout`.
     pub handshake_timeout: Duration,
+    /// What clients may negotiate.
+    pub offers: Offers,
     /// Refuse every write; `--readonly`.
     pub read_only: bool,
     /// Most requests of a connection that block at once (`--threads`); at least 1.

@@ -11,7 +11,7 @@ use std::{
 
 use nbd::{
     BlockSizes, Buffer, Refusal, Terms,
-    negotiate::{Ask, Ending, Export, Offers, Server, Step},
+    negotiate::{Ask, Ending, Export, Server, Step},
     wire::TransmissionFlags,
 };
 use tokio::{sync::watch, time::timeout};
@@ -60,7 +60,7 @@ async fn haggle(
     mut life: watch::Receiver<Life>,
 ) -> Result<Opened, End> {
     let mut out = Vec::new();
-    let mut server = Server::start(Offers::default(), &mut out);
+    let mut server = Server::start(rules.offers, &mut out);
     let mut buffer = Buffer::new(vec![0; BUFFER].into());
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;

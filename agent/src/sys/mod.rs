@@ -5,12 +5,19 @@
 pub(crate) mod blocks;
 #[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
 pub(crate) mod file;
+#[allow(unsafe_code, reason = "fork")]
+pub(crate) mod fork;
 #[allow(unsafe_code, reason = "descriptors by number, and the environment")]
 pub(crate) mod inherited;
 #[allow(unsafe_code, reason = "nix has no SO_PEERSEC")]
 pub(crate) mod label;
+#[allow(unsafe_code, reason = "mlockall")]
+pub(crate) mod memory;
+pub(crate) mod parent;
 pub(crate) mod process;
+pub(crate) mod selinux;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;
+pub(crate) mod user;
 #[allow(unsafe_code, reason = "nix has no options of AF_VSOCK")]
 pub(crate) mod vsock;

@@ -6,6 +6,7 @@ use std::{
     env, fs,
     io::{self, Write},
     os::{
+        fd::AsFd,
         linux::net::SocketAddrExt,
         unix::{
             ffi::OsStrExt,
@@ -32,6 +33,12 @@ pub(crate) fn raise_open_files() -> io::Result<()> {
 /// A new directory, mode 0700, named as `template` says, which ends in six X.
 pub(crate) fn private_directory(template: &Path) -> io::Result<PathBuf> {
     Ok(mkdtemp(template)?)
+}
+
+/// stderr goes to a regular file: nobody waits for its end, as for a pipe's.
+pub(crate) fn stderr_is_a_file() -> bool {
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map(fs::File::from);
+    stderr.and_then(|stderr| stderr.metadata()).is_ok_and(|found| found.is_file())
 }
 
 /// Tells the service manager something, if there is one (sd_notify(3)): "READY=1".

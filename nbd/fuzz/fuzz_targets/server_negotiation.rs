@@ -17,6 +17,7 @@ fn run(setting: Setting, client: &[u8], piece: usize) -> (String, Vec<u8>, usize
         extended: !setting.bit(3),
         contexts: !setting.bit(4),
         no_zeroes: !setting.bit(5),
+        ..Offers::default()
     };
     let mut out = Vec::new();
     let mut server = Server::start(offers, &mut out);

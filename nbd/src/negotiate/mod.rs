@@ -41,6 +41,9 @@ pub const LIST_BYTES: usize = 1 << 20;
 /// What the server's end is willing to agree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offers {
+    /// NBD_FLAG_FIXED_NEWSTYLE: options other than NBD_OPT_EXPORT_NAME. Only tests of clients go
+    /// without.
+    pub fixed: bool,
     /// NBD_OPT_STRUCTURED_REPLY.
     pub structured: bool,
     /// NBD_OPT_EXTENDED_HEADERS.
@@ -53,7 +56,7 @@ pub struct Offers {
 
 impl Default for Offers {
     fn default() -> Self {
-        Self { structured: true, extended: true, contexts: true, no_zeroes: true }
+        Self { fixed: true, structured: true, extended: true, contexts: true, no_zeroes: true }
     }
 }
 

@@ -74,7 +74,8 @@ impl Server {
 
     /// Starts; appends the greeting to `out`.
     pub fn start(offers: Offers, out: &mut Vec<u8>) -> Self {
-        let mut flags = HandshakeFlags::FIXED_NEWSTYLE;
+        let mut flags = HandshakeFlags::empty();
+        flags.set(HandshakeFlags::FIXED_NEWSTYLE, offers.fixed);
         flags.set(HandshakeFlags::NO_ZEROES, offers.no_zeroes);
         Greeting { flags }.put(out);
         Self {
@@ -119,7 +120,8 @@ impl Server {
             Phase::Flags => {
                 let Some(flags) = ClientFlags::peek(rest) else { return Ok(Turn::Hungry(self)) };
                 consume(rest, ClientFlags::LEN);
-                let mut known = ClientFlags::FIXED_NEWSTYLE;
+                let mut known = ClientFlags::empty();
+                known.set(ClientFlags::FIXED_NEWSTYLE, self.offers.fixed);
                 known.set(ClientFlags::NO_ZEROES, self.offers.no_zeroes);
                 if !known.contains(flags) {
                     return Err(Violation::ClientFlags(flags.bits()));

@@ -127,7 +127,7 @@ proptest! {
         cuts in vec(1_usize..200, 1..8),
     ) {
         let [structured, extended, contexts, no_zeroes] = offers;
-        let offers = Offers { structured, extended, contexts, no_zeroes };
+        let offers = Offers { structured, extended, contexts, no_zeroes, ..Offers::default() };
         let (served, entered, described) = negotiate(wish, offers, &wishes, &cuts);
         prop_assert_eq!(&served, &entered);
         prop_assert_eq!(described.description.as_deref(), Some("a disk"));

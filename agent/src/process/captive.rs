@@ -1,0 +1,224 @@
+//! The command of `--run`: told where the agent listens, run by the shell beside it. When it ends,
+//! the agent does.
+//!
+//! nbdkit-captive(1) says what the command finds and what its end means.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        process::ExitStatusExt,
+    },
+    path::PathBuf,
+    process::{Command, ExitStatus},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+
+use crate::{
+    hooks::{Hooks, Stop},
+    serve::{Ended, Signals},
+};
+
+/// The exit status of what a TERM has ended.
+const TERMINATED: u8 = 128 + 15;
+
+/// What the shell knows of the agent. What is `None` is set and empty, but for TLS, which is unset.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Variables {
+    /// `$uri` and `$nbd`.
+    pub uri: String,
+    pub export_name: String,
+    /// Of TCP or vsock.
+    pub port: Option<u32>,
+    pub unix_socket: Option<PathBuf>,
+    /// 1: on, 2: required.
+    pub tls: Option<u8>,
+    pub tls_certificates: Option<PathBuf>,
+    pub tls_psk: Option<PathBuf>,
+}
+
+impl Variables {
+    /// The lines that set them, and `command` behind them.
+    fn script(&self, command: &str) -> OsString {
+        let number = |number: u32| OsString::from(number.to_string());
+        let path = |path: &Option<PathBuf>| path.clone().map(OsString::from);
+        let uri = OsString::from(&self.uri);
+        let set = OsString::default;
+        let mut script = Vec::new();
+        for (name, value) in [
+            ("uri", Some(uri.clone())),
+            ("nbd", Some(uri)),
+            ("exportname", Some((&self.export_name).into())),
+            ("port", Some(self.port.map_or_else(set, number))),
+            ("unixsocket", Some(path(&self.unix_socket).unwrap_or_default())),
+            ("tls", self.tls.map(|tls| number(tls.into()))),
+            ("tls_certificates", path(&self.tls_certificates)),
+            ("tls_psk", path(&self.tls_psk)),
+        ] {
+            if let Some(value) = value {
+                script.extend(name.as_bytes());
+                script.push(b'=');
+                quote(value.as_bytes(), &mut script);
+            } else {
+                // The environment may have one of its own.
+                script.extend(b"unset ");
+                script.extend(name.as_bytes());
+            }
+            script.push(b'\n');
+        }
+        script.extend(command.as_bytes());
+        OsString::from_vec(script)
+    }
+}
+
+/// One word for the shell, whatever is in it.
+fn quote(value: &[u8], into: &mut Vec<u8>) {
+    into.push(b'\'');
+    for &byte in value {
+        match byte {
+            b'\'' => into.extend(br"'\''"),
+            byte => into.push(byte),
+        }
+    }
+    into.push(b'\'');
+}
+
+/// The command while it runs.
+#[derive(Debug)]
+pub struct Captive {
+    id: Pid,
+    end: JoinHandle<io::Result<ExitStatus>>,
+}
+
+impl Captive {
+    /// Starts it with this process's stdin, stdout, stderr and user. `stop` is called when it ends.
+    /// Must be called on a runtime that lives as long.
+    pub fn start(command: &str, variables: &Variables, stop: Stop) -> io::Result<Self> {
+        // Before there is a child, so that its end is not missed.
+        let mut ends = signal(SignalKind::child())?;
+        let mut child = Command::new("/bin/sh")
+            .arg("-c")
+            .arg(variables.script(command))
+            // These are about the agent, and not about what it starts.
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
+            .spawn()?;
+        let id = Pid::from_raw(child.id().cast_signed());
+        let end = tokio::spawn(async move {
+            let status = loop {
+                match child.try_wait() {
+                    Ok(Some(status)) => break Ok(status),
+                    Ok(None) => ends.recv().await,
+                    Err(error) => break Err(error),
+                };
+            };
+            stop.now("the command of --run has ended");
+            status
+        });
+        Ok(Self { id, end })
+    }
+
+    /// After the agent has served: lets the command end as it will, which nbdkit does even when it is
+    /// killed, and gives the exit status. A second signal to the agent is passed on as TERM, and not
+    /// waited for.
+    pub async fn outlast(mut self, served: Ended, signals: &mut Signals, hooks: &Hooks) -> u8 {
+        if served == Ended::InOrder {
+            if !self.end.is_finished() {
+                tracing::info!("waiting for the command of --run to end");
+            }
+            tokio::select! {
+                status = self.ended() => return status,
+                name = signals.stop(hooks) => tracing::warn!("{name}: the command of --run is ended"),
+            }
+        }
+        TERMINATED
+    }
+
+    /// Waits for its end, and gives what the agent is to end with: the command's status, or 128 and
+    /// the number of the signal that ended it. Nothing is lost when the future is dropped.
+    async fn ended(&mut self) -> u8 {
+        match (&mut self.end).await {
+            Ok(Ok(status)) => code(status),
+            Ok(Err(error)) => {
+                tracing::error!("--run: the command cannot be waited for: {error}");
+                1
+            }
+            Err(_) => 1,
+        }
+    }
+}
+
+impl Drop for Captive {
+    /// What was not waited for is ended.
+    fn drop(&mut self) {
+        if !self.end.is_finished()
+            && let Err(error) = kill(self.id, Signal::SIGTERM)
+        {
+            tracing::warn!("--run: the command goes on, it cannot be sent TERM: {error}");
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| {
+        let signal = status.signal().unwrap_or_default();
+        tracing::warn!("the command of --run was killed by signal {signal}");
+        128 + signal
+    });
+    u8::try_from(code).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    /// What a real shell makes of it.
+    fn said(variables: &Variables, command: &str) -> Vec<u8> {
+        let script = variables.script(command);
+        Command::new("/bin/sh").arg("-c").arg(script).env("tls", "7").output().unwrap().stdout
+    }
+
+    #[test]
+    fn the_shell_gets_every_byte_and_nothing_runs() {
+        let strange = "a'b\"c$HOME`touch x`\\ *?\n;exit 3 & \u{fc}";
+        let path = PathBuf::from(OsStr::from_bytes(b"/s \xff'"));
+        let variables = Variables {
+            uri: strange.into(),
+            export_name: strange.into(),
+            port: Some(u32::MAX),
+            unix_socket: Some(path.clone()),
+            tls: Some(2),
+            tls_certificates: Some(path),
+            tls_psk: None,
+        };
+        let text = said(
+            &variables,
+            r#"printf '%s|' "$uri" "$nbd" "$exportname" "$port" "$unixsocket" "$tls" "$tls_certificates" "${tls_psk-unset}""#,
+        );
+        let parts: Vec<&[u8]> = text.split(|byte| *byte == b'|').collect();
+        let strange = strange.as_bytes();
+        let path: &[u8] = b"/s \xff'";
+        assert_eq!(
+            parts,
+            [strange, strange, strange, b"4294967295", path, b"2", path, b"unset", b""]
+        );
+    }
+
+    #[test]
+    fn without_tls_its_variables_are_unset_whatever_the_environment_has() {
+        let text = said(&Variables::default(), "echo \"${tls-unset} [$port] [$unixsocket]\"");
+        assert_eq!(text, b"unset [] []\n");
+    }
+}

@@ -1,0 +1,212 @@
+//! The agent as a process among others: in the background or with its parent, as which user, with
+//! which memory, and with which command at its side.
+//!
+//! `cli` decides it, `plan` calls these steps in their order. Nothing here serves.
+
+mod captive;
+
+use std::io;
+
+use thiserror::Error;
+
+pub use self::captive::{Captive, Variables};
+use crate::{
+    listen::Listener,
+    sys::{
+        self,
+        fork::{self, Forked},
+        user::{Account, NotFound},
+    },
+};
+
+/// What was asked of the process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Process {
+    pub background: bool,
+    /// `--exit-with-parent`
+    pub with_parent: bool,
+    pub user: Option<String>,
+    pub group: Option<String>,
+    /// `--swap`: stay in memory.
+    pub swap: bool,
+    /// For the listening sockets.
+    pub selinux_label: Option<String>,
+    /// `--run`, for the shell.
+    pub command: Option<String>,
+}
+
+/// Where the process is after `Process::part`.
+#[derive(Debug)]
+pub enum Parted {
+    /// The one that does the work, with whom to tell when it is ready.
+    Working(Option<Background>),
+    /// The one that was started, and ends with this status: the other is ready, or has failed.
+    Over(u8),
+}
+
+/// Tells the process that waits.
+#[derive(Debug)]
+pub struct Background(fork::Background);
+
+/// Why the process cannot be what was asked of it.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    #[error("--background: cannot make a second process")]
+    Fork(#[source] io::Error),
+    #[error("--background: cannot leave the terminal")]
+    Detach(#[source] io::Error),
+    #[error("--exit-with-parent: the kernel does not tell of the parent's end")]
+    Parent(#[source] io::Error),
+    #[error("--exit-with-parent: the process that started agent has ended already")]
+    Orphan,
+    #[error(
+        "{option} '{name}': there is no such {kind}; give a name or a number ('getent {database}' lists them)"
+    )]
+    NoAccount { option: &'static str, name: String, kind: &'static str, database: &'static str },
+    #[error(
+        "-u/--user {name}: the number belongs to no user, so that its group is not known; add -g GROUP"
+    )]
+    GroupOfUser { name: String },
+    #[error("{options}: the user database cannot be read")]
+    Accounts { options: String, source: io::Error },
+    #[error("{options}: cannot change to it; only root may: start agent as root, or leave it out")]
+    Change { options: String, source: io::Error },
+    #[error(
+        "--selinux-label: SELinux is not enabled on this machine, so that no socket can have a label; \
+         leave it out"
+    )]
+    NoSelinux,
+    #[error(
+        "--selinux-label '{label}': the kernel refuses it; is it a label of the loaded policy?"
+    )]
+    Label { label: String, source: io::Error },
+    #[error(
+        "--swap: cannot lock the process into memory; start agent as root, or raise RLIMIT_MEMLOCK \
+         (LimitMEMLOCK=infinity, 'ulimit -l unlimited')"
+    )]
+    Lock(#[source] io::Error),
+    #[error("--run: cannot start /bin/sh")]
+    Command(#[source] io::Error),
+}
+
+impl Process {
+    /// Goes into the background, if that was asked. To be called before any thread runs.
+    pub fn part(&self) -> Result<Parted, ProcessError> {
+        if !self.background {
+            return Ok(Parted::Working(None));
+        }
+        Ok(match fork::fork_once().map_err(ProcessError::Fork)? {
+            Forked::Parent(waiting) => Parted::Over(waiting.wait().map_err(ProcessError::Fork)?),
+            Forked::Child(background) => Parted::Working(Some(Background(background))),
+        })
+    }
+
+    /// What can be found out before anything is opened: whom to become.
+    pub fn check(&self) -> Result<Option<Change>, ProcessError> {
+        self.follow_parent()?;
+        if self.selinux_label.is_some() && !sys::selinux::is_enabled() {
+            return Err(ProcessError::NoSelinux);
+        }
+        let (user, group) = (self.user.as_deref(), self.group.as_deref());
+        let found = sys::user::find(user, group)
+            .map_err(|source| ProcessError::Accounts { options: self.account(), source })?;
+        let name = |name: Option<&str>| name.unwrap_or_default().to_owned();
+        match found {
+            Ok(account) => Ok(account.map(|account| Change { account, options: self.account() })),
+            Err(NotFound::User) => Err(ProcessError::NoAccount {
+                option: "-u/--user",
+                name: name(user),
+                kind: "user",
+                database: "passwd",
+            }),
+            Err(NotFound::Group) => Err(ProcessError::NoAccount {
+                option: "-g/--group",
+                name: name(group),
+                kind: "group",
+                database: "group",
+            }),
+            Err(NotFound::GroupOfUser) => Err(ProcessError::GroupOfUser { name: name(user) }),
+        }
+    }
+
+    /// Ends with the parent from now on, if that was asked. A change of the user undoes it.
+    pub fn follow_parent(&self) -> Result<(), ProcessError> {
+        if !self.with_parent {
+            return Ok(());
+        }
+        match sys::parent::end_with_parent() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ProcessError::Orphan),
+            Err(error) => Err(ProcessError::Parent(error)),
+        }
+    }
+
+    /// Runs `bind` so that the sockets it makes have the label.
+    pub fn labelled<T>(&self, bind: impl FnOnce() -> T) -> Result<T, ProcessError> {
+        let Some(label) = &self.selinux_label else { return Ok(bind()) };
+        let refused = |source| ProcessError::Label { label: label.clone(), source };
+        sys::selinux::label_sockets(Some(label)).map_err(refused)?;
+        let bound = bind();
+        sys::selinux::label_sockets(None).map_err(refused)?;
+        Ok(bound)
+    }
+
+    /// Stays in memory, if that was asked.
+    pub fn lock(&self) -> Result<(), ProcessError> {
+        if !self.swap {
+            return Ok(());
+        }
+        sys::memory::lock_all().map_err(ProcessError::Lock)?;
+        if let Err(error) = sys::memory::spare_from_oom() {
+            tracing::warn!(
+                "--swap: when memory runs out, the kernel may choose to kill agent ({error})"
+            );
+        }
+        Ok(())
+    }
+
+    /// The options that name the account, as they were given.
+    fn account(&self) -> String {
+        let user = self.user.iter().map(|name| format!("-u/--user {name}"));
+        user.chain(self.group.iter().map(|name| format!("-g/--group {name}")))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+/// Another user or group to go on as.
+#[derive(Debug)]
+pub struct Change {
+    account: Account,
+    options: String,
+}
+
+impl Change {
+    /// Goes on as it, for good. What the listeners have to remove at the end is given away as far as
+    /// it is their own; what they will not be able to remove is said.
+    pub fn make(self, listeners: &[Listener]) -> Result<(), ProcessError> {
+        let Self { account, options } = self;
+        for listener in listeners {
+            if let Err(error) = listener.hand_over(account.uid(), account.gid()) {
+                tracing::debug!("{listener} is not given away: {error}");
+            }
+        }
+        account.assume().map_err(|source| ProcessError::Change { options, source })?;
+        for listener in listeners {
+            if let Some(path) = listener.left_behind() {
+                tracing::warn!(
+                    "the socket {} will stay behind at the end: the new user may not remove it there",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Background {
+    /// Leaves the terminal and lets the process that waits end with 0.
+    pub fn detach(self, keep_stderr: bool) -> Result<(), ProcessError> {
+        self.0.detach(keep_stderr).map_err(ProcessError::Detach)
+    }
+}

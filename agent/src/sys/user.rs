@@ -1,0 +1,136 @@
+//! Users and groups by name, and becoming one for good. No `unsafe` in here.
+//!
+//! `process` looks them up at start and changes once the listeners are open.
+
+use std::{ffi::CString, io};
+
+use nix::unistd::{
+    Gid, Group, Uid, User, getegid, geteuid, getgid, getuid, initgroups, setgroups, setresgid,
+    setresuid,
+};
+
+/// Whom to become. What is not named stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Account {
+    uid: Option<Uid>,
+    gid: Option<Gid>,
+    /// The user's supplementary groups are wanted as well: its name.
+    groups_of: Option<CString>,
+}
+
+/// Why there is no account.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NotFound {
+    User,
+    Group,
+    /// The user is a number without an entry, and no group is given.
+    GroupOfUser,
+}
+
+/// Looks up names, then numbers. `Ok(None)` where nothing is asked.
+pub(crate) fn find(
+    user: Option<&str>,
+    group: Option<&str>,
+) -> io::Result<Result<Option<Account>, NotFound>> {
+    if user.is_none() && group.is_none() {
+        return Ok(Ok(None));
+    }
+    let gid = match group {
+        None => None,
+        Some(name) => match (Group::from_name(name)?, name.parse()) {
+            (Some(group), _) => Some(group.gid),
+            (None, Ok(number)) if number != u32::MAX => Some(Gid::from_raw(number)),
+            _ => return Ok(Err(NotFound::Group)),
+        },
+    };
+    let Some(name) = user else { return Ok(Ok(Some(Account { uid: None, gid, groups_of: None }))) };
+    let entry = match (User::from_name(name)?, name.parse()) {
+        (Some(entry), _) => Some(entry),
+        (None, Ok(u32::MAX) | Err(_)) => return Ok(Err(NotFound::User)),
+        (None, Ok(number)) => match (User::from_uid(Uid::from_raw(number))?, gid) {
+            (Some(entry), _) => Some(entry),
+            (None, None) => return Ok(Err(NotFound::GroupOfUser)),
+            (None, Some(_)) => {
+                let uid = Some(Uid::from_raw(number));
+                return Ok(Ok(Some(Account { uid, gid, groups_of: None })));
+            }
+        },
+    };
+    Ok(Ok(entry.map(|entry| Account {
+        uid: Some(entry.uid),
+        gid: Some(gid.unwrap_or(entry.gid)),
+        // A group that is named is the only one, as with nbdkit.
+        groups_of: if gid.is_none() { CString::new(entry.name).ok() } else { None },
+    })))
+}
+
+impl Account {
+    pub(crate) fn uid(&self) -> Option<u32> {
+        self.uid.map(Uid::as_raw)
+    }
+
+    pub(crate) fn gid(&self) -> Option<u32> {
+        self.gid.map(Gid::as_raw)
+    }
+
+    /// Becomes it, with no way back. To be called while no other thread runs.
+    pub(crate) fn assume(&self) -> io::Result<()> {
+        if self.is_current() && !geteuid().is_root() {
+            return Ok(());
+        }
+        if let Some(gid) = self.gid {
+            match &self.groups_of {
+                Some(name) => initgroups(name, gid)?,
+                None => setgroups(&[gid])?,
+            }
+            setresgid(gid, gid, gid)?;
+        }
+        if let Some(uid) = self.uid {
+            setresuid(uid, uid, uid)?;
+        }
+        Ok(())
+    }
+
+    fn is_current(&self) -> bool {
+        self.uid.is_none_or(|uid| uid == getuid() && uid == geteuid())
+            && self.gid.is_none_or(|gid| gid == getgid() && gid == getegid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(user: Option<&str>, group: Option<&str>) -> Result<Option<Account>, NotFound> {
+        find(user, group).unwrap()
+    }
+
+    #[test]
+    fn names_and_numbers_are_found() {
+        assert_eq!(found(None, None), Ok(None));
+        let root = found(Some("root"), None).unwrap().unwrap();
+        assert_eq!((root.uid(), root.gid()), (Some(0), Some(0)));
+        assert_eq!(root.groups_of.as_deref(), Some(c"root"));
+        assert_eq!(found(Some("0"), None).unwrap().unwrap(), root, "a number with an entry");
+        let strange = found(Some("4000000000"), Some("4000000001")).unwrap().unwrap();
+        assert_eq!((strange.uid(), strange.gid()), (Some(4_000_000_000), Some(4_000_000_001)));
+        let group = found(None, Some("root")).unwrap().unwrap();
+        assert_eq!((group.uid(), group.gid(), group.groups_of), (None, Some(0), None));
+        assert_eq!(found(Some("root"), Some("7")).unwrap().unwrap().groups_of, None);
+    }
+
+    #[test]
+    fn what_is_nobody_is_told_apart() {
+        for (user, group, why) in [
+            (Some("no-such-user"), None, NotFound::User),
+            (Some(""), None, NotFound::User),
+            // (uid_t) -1 means "leave it" to the kernel.
+            (Some("4294967295"), Some("0"), NotFound::User),
+            (None, Some("no-such-group"), NotFound::Group),
+            (Some("root"), Some("4294967295"), NotFound::Group),
+            (Some("4000000000"), None, NotFound::GroupOfUser),
+        ] {
+            assert_eq!(found(user, group), Err(why), "{user:?} {group:?}");
+        }
+    }
+}
