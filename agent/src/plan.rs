@@ -157,6 +157,7 @@ impl Plan {
         self.process.lock()?;
         // The command is whose the agent was when it started, as with nbdkit.
         let mut captive = None;
+        let changes = change.is_some();
         if let Some(change) = change {
             captive = self.captive(&listeners, &hooks)?;
             change.make(&listeners)?;
@@ -180,7 +181,7 @@ impl Plan {
             background.detach(self.log.stays_on_stderr())?;
             ready = format!("{ready}\nMAINPID={}", std::process::id());
         }
-        if captive.is_none() {
+        if !changes {
             captive = self.captive(&listeners, &hooks)?;
         }
         if let Err(error) = notify(&ready) {
@@ -214,9 +215,13 @@ impl Plan {
         }
     }
 
-    /// Starts the command of `--run`, if there is one, and tells it of the first listener.
+    /// Starts the command of `--run`, if there is one, and tells it of the first listener. From then
+    /// on the agent is what its children are not.
     fn captive(&self, listeners: &[Listener], hooks: &Hooks) -> Result<Option<Captive>, Failure> {
-        let Some(command) = &self.process.command else { return Ok(None) };
+        let Some(command) = &self.process.command else {
+            self.process.spare();
+            return Ok(None);
+        };
         let first = listeners.first();
         let variables = Variables {
             uri: first.and_then(|first| first.local_uri(&self.export_name)).unwrap_or_default(),
@@ -226,7 +231,9 @@ impl Plan {
             ..Variables::default()
         };
         let captive = Captive::start(command, &variables, hooks.stop());
-        captive.map(Some).map_err(|error| ProcessError::Command(error).into())
+        let captive = captive.map_err(ProcessError::Command)?;
+        self.process.spare();
+        Ok(Some(captive))
     }
 }
 

@@ -156,13 +156,17 @@ impl Process {
         if !self.swap {
             return Ok(());
         }
-        sys::memory::lock_all().map_err(ProcessError::Lock)?;
-        if let Err(error) = sys::memory::spare_from_oom() {
-            tracing::warn!(
-                "--swap: when memory runs out, the kernel may choose to kill agent ({error})"
-            );
+        sys::memory::lock_all().map_err(ProcessError::Lock)
+    }
+
+    /// Keeps the kernel from killing this process when memory runs out, as far as it may, where it
+    /// is to stay in memory. What is started later inherits it.
+    pub fn spare(&self) {
+        if self.swap
+            && let Err(error) = sys::memory::spare_from_oom()
+        {
+            tracing::warn!("--swap: when memory runs out, the kernel may kill agent: {error}");
         }
-        Ok(())
     }
 
     /// The options that name the account, as they were given.

@@ -1,8 +1,12 @@
 //! A running agent under test: started, waited for by READY=1, its log read line by line.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -19,6 +23,8 @@ use tempfile::TempDir;
 /// Longer than anything here takes on a busy machine: whoever waits so long has hung.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Debian: apt-get install nbdkit.
+pub(crate) const NBDKIT: &str = "nbdkit";
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
 /// An agent that has said READY=1. Killed when dropped, if it is still there.
@@ -40,6 +46,9 @@ impl Agent {
         let dir = TempDir::new().unwrap();
         let notify = dir.path().join("notify");
         let ready = UnixDatagram::bind(&notify).unwrap();
+        // As systemd's: whoever the service has become may write.
+        fs::set_permissions(&notify, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut child =
             command

@@ -2,9 +2,13 @@
 
 mod activation;
 mod agent;
+mod background;
+mod captive;
 mod endings;
 mod exhaustion;
 mod handed;
+mod handshake;
 mod single;
 mod sockets;
+mod user;
 mod words;

@@ -1,0 +1,87 @@
+//! The options for testing clients: what libnbd negotiates with them is what it negotiates with
+//! nbdkit.
+
+use std::{
+    io::{Read, Write},
+    os::fd::AsFd,
+    process::Command,
+};
+
+use nix::sys::socket::{getsockopt, sockopt::KeepAlive};
+
+use crate::agent::{Agent, BINARY, NBDKIT, greeted};
+
+const CLIENT: &str = r#"/usr/bin/python3 -c '
+import nbd, sys
+h = nbd.NBD()
+h.add_meta_context("base:allocation")
+h.connect_uri(sys.argv[1])
+print(h.get_size(), h.get_protocol(), h.get_structured_replies_negotiated(),
+      h.can_meta_context("base:allocation"), h.pread(4, 0))
+' "$uri""#;
+
+fn negotiated(server: &str, words: &str) -> String {
+    let output = Command::new(server)
+        .args(words.split_whitespace())
+        .args(["-U", "-", "memory", "1M", "--run", CLIENT])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{server} {words}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn clients_negotiate_what_they_do_with_nbdkit() {
+    for words in [
+        "",
+        "--no-sr",
+        "--mask-handshake=0",
+        "--mask-handshake=1",
+        "--mask-handshake=0x2",
+        "--mask-handshake=3 --no-sr",
+        "--newstyle",
+    ] {
+        assert_eq!(negotiated(BINARY, words), negotiated(NBDKIT, words), "{words}");
+    }
+    // nbdkit 1.32 has no such option.
+    let text = negotiated(BINARY, "--no-mc");
+    assert!(text.starts_with("1048576 newstyle-fixed True False"), "{text}");
+    assert_eq!(negotiated(BINARY, "--no-meta-contexts"), text);
+    assert_eq!(negotiated(BINARY, "--no-structured-replies"), negotiated(BINARY, "--no-sr"));
+}
+
+#[test]
+fn a_client_that_insists_on_what_is_masked_is_closed_on() {
+    let mut agent = Agent::start("--mask-handshake=2 -U {}/s memory 1M");
+    let mut stream = std::os::unix::net::UnixStream::connect(agent.path("s")).unwrap();
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(greeting[16..], [0, 2]);
+    stream.write_all(&[0, 0, 0, 1]).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    drop(greeted(&agent.path("s")));
+    agent.end();
+}
+
+#[test]
+fn the_kernel_asks_after_silent_tcp_peers() {
+    for (words, kept) in [("--keepalive", true), ("", false)] {
+        let mut agent = Agent::start(&format!("{words} -v --print-uri -i 127.0.0.1 -p 0 null"));
+        let mut uri = String::new();
+        std::io::BufRead::read_line(&mut agent.stdout(), &mut uri).unwrap();
+        let (_, port) = uri.trim_end().rsplit_once(':').unwrap();
+        let port: u16 = port.parse().unwrap();
+        let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        crate::agent::receive_greeting(&mut &stream);
+        assert!(!getsockopt(&stream.as_fd(), KeepAlive).unwrap(), "ours is not theirs");
+        let ours = stream.local_addr().unwrap().port();
+        let output = Command::new("ss")
+            .args(["-Htno", &format!("sport = {port} and dport = {ours}")])
+            .output();
+        let output = output.expect("ss is needed (Debian: apt-get install iproute2)");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.contains("timer:(keepalive"), kept, "{text}");
+        agent.end();
+    }
+}
