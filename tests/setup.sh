@@ -4,6 +4,9 @@
 GUEST_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs kmod cpio xz-utils zstd gcc libc6-dev)
 # The clients and servers that ours are tested against.
 PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server fio)
+# Superservers: the two exclude each other, and installing one starts it for the whole machine.
+# Unpacked they are programs that a test starts with a configuration of its own.
+UNPACKED_PACKAGES=(xinetd openbsd-inetd)
 # libFuzzer is C++.
 FUZZ_PACKAGES=(g++)
 
@@ -59,6 +62,28 @@ need_packages() {
     echo "installing with apt-get: ${missing[*]}"
     as_root apt-get -q -y --no-install-recommends "${suite[@]}" install "${missing[@]}" >/dev/null ||
         die "apt-get could not install: ${missing[*]}"
+}
+
+# unpack_packages NAME...: into target/peers/NAME; what they depend on is installed.
+unpack_packages() {
+    local peers=target/peers name depends=()
+    mkdir -p "$peers"
+    for name in "$@"; do
+        [ -d "$peers/$name" ] && continue
+        echo "downloading and unpacking $name"
+        rm -f "$peers/$name"_*.deb
+        # As root, apt complains that its own user cannot write here, and goes on.
+        (cd "$peers" && apt-get -q download "$name" >/dev/null 2>&1) ||
+            die "apt-get could not download: $name"
+        depends+=("$(dpkg-deb -f "$peers/$name"_*.deb Depends)")
+    done
+    if [ ${#depends[@]} != 0 ]; then
+        as_root apt-get -q -y --no-install-recommends satisfy "${depends[@]}" >/dev/null ||
+            die "apt-get could not install what they depend on: $*"
+    fi
+    for name in "$@"; do
+        [ -d "$peers/$name" ] || dpkg-deb -x "$peers/$name"_*.deb "$peers/$name"
+    done
 }
 
 codename() {

@@ -8,6 +8,7 @@ mod endings;
 mod exhaustion;
 mod handed;
 mod handshake;
+mod inetd;
 mod single;
 mod sockets;
 mod user;
