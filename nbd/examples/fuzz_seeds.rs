@@ -81,7 +81,12 @@ fn negotiations() -> Vec<(u8, Vec<u8>)> {
     let mut leaves = asks(Framing::Simple, false);
     leaves.truncate(4);
     put_option(OptionCode::ABORT, &mut leaves, |_| ());
-    seeds.push((0, leaves));
+    seeds.push((0, leaves.clone()));
+    // The server has TLS, or insists on it: a client that starts it.
+    leaves.truncate(4);
+    put_option(OptionCode::LIST, &mut leaves, |_| ());
+    put_option(OptionCode::STARTTLS, &mut leaves, |_| ());
+    seeds.extend([(0x80, leaves.clone()), (0x81, leaves)]);
     seeds
 }
 

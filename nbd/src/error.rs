@@ -36,6 +36,10 @@ pub enum Violation {
     /// "Oldstyle negotiation".
     #[error("the server speaks the oldstyle protocol, which has no options; newstyle is needed")]
     Oldstyle,
+    /// "FORCEDTLS mode": nothing may come between NBD_OPT_STARTTLS and its acknowledgement. These
+    /// bytes are in plain text, and whoever put them there wants them taken for the client's.
+    #[error("{0} bytes in plain text behind NBD_OPT_STARTTLS, before it was acknowledged (TLS)")]
+    BehindStartTls(usize),
     /// An NBD_OPT_EXPORT_NAME that cannot be taken, and has no way to be answered but to close.
     #[error("NBD_OPT_EXPORT_NAME that can only be refused by closing: {0}")]
     ExportName(&'static str),

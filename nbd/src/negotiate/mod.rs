@@ -10,6 +10,8 @@
 //!            a question that only the caller answers:  +--> Ask --refused, told------+
 //!                                                            |
 //!            Done(Negotiated) <------GO, EXPORT_NAME granted-+     End(Ending): any time
+//!
+//!  [Options] --STARTTLS--> StartTls, the handshake, --secured--> [Options] of a fresh machine
 //! ```
 //!
 //! A machine is consumed by each step and comes back in its result, so a state that is over cannot
@@ -24,7 +26,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT, Ready};
-pub use server::{Ending, Server, Step};
+pub use server::{Ending, Server, StartTls, Step};
 pub use told::Described;
 
 use crate::{BlockSizes, Terms, wire::TransmissionFlags};
@@ -52,11 +54,31 @@ pub struct Offers {
     pub contexts: bool,
     /// Leave out the 124 zeroes of NBD_OPT_EXPORT_NAME for clients that ask for that.
     pub no_zeroes: bool,
+    /// NBD_OPT_STARTTLS.
+    pub tls: Tls,
+}
+
+/// Whether a session may or must go on inside TLS ("TLS support", "Server-side requirements").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// There is none: NOTLS.
+    Off,
+    /// The client chooses: SELECTIVETLS with no export that insists.
+    On,
+    /// Nothing without it: FORCEDTLS.
+    Require,
 }
 
 impl Default for Offers {
     fn default() -> Self {
-        Self { fixed: true, structured: true, extended: true, contexts: true, no_zeroes: true }
+        Self {
+            fixed: true,
+            structured: true,
+            extended: true,
+            contexts: true,
+            no_zeroes: true,
+            tls: Tls::Off,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The server's end of the negotiation. The picture is in `mod.rs`.
 
 use super::{
-    OPTION_LIMIT, Offers, SKIP_LIMIT,
+    OPTION_LIMIT, Offers, SKIP_LIMIT, Tls,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
     meta::{Selection, lists_allocation, selects_allocation},
 };
@@ -21,6 +21,9 @@ pub enum Step {
     Feed(Server),
     /// The caller has to answer something.
     Ask(Ask),
+    /// Once what is in `out` is sent, the TLS handshake is due; what comes after it is for the
+    /// machine that `StartTls` gives.
+    StartTls(StartTls),
     /// Agreed. Input after what was consumed belongs to the transmission.
     Done(super::Negotiated),
     /// Over; close once what is in `out` is sent.
@@ -40,10 +43,45 @@ pub enum Ending {
     Violation(Violation),
 }
 
+/// NBD_OPT_STARTTLS was acknowledged. All that was negotiated before is gone with the machine that
+/// gave this: a man in the middle may have said it.
+#[derive(Debug)]
+#[must_use = "the negotiation goes on behind the handshake"]
+pub struct StartTls {
+    offers: Offers,
+    client: ClientFlags,
+    draining: bool,
+}
+
+impl StartTls {
+    /// The machine for what comes inside TLS, once the handshake has succeeded. Options are due at
+    /// once: greeting and flags are not said again.
+    pub fn secured(self) -> Server {
+        let Self { offers, client, draining } = self;
+        Server {
+            phase: Phase::Options,
+            channel: Channel::Secure,
+            offers,
+            client,
+            framing: Framing::Simple,
+            selection: Selection::default(),
+            draining,
+        }
+    }
+}
+
+/// What the options come over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Channel {
+    Plain,
+    Secure,
+}
+
 /// The server's end, waiting for bytes.
 #[derive(Debug)]
 pub struct Server {
     phase: Phase,
+    channel: Channel,
     offers: Offers,
     client: ClientFlags,
     pub(super) framing: Framing,
@@ -80,6 +118,7 @@ impl Server {
         Greeting { flags }.put(out);
         Self {
             phase: Phase::Flags,
+            channel: Channel::Plain,
             offers,
             client: ClientFlags::empty(),
             framing: Framing::Simple,
@@ -149,7 +188,15 @@ impl Server {
                     return Ok(Turn::Hungry(self));
                 };
                 consume(rest, whole);
-                self.option(option, data, out)
+                let before = out.len();
+                let turn = self.option(option, data, out);
+                // Sent before the acknowledgement, so not by a client that keeps to the protocol:
+                // plain text that would stand in front of what comes inside TLS.
+                if matches!(turn, Ok(Turn::Stop(Step::StartTls(_)))) && !rest.is_empty() {
+                    out.truncate(before);
+                    return Err(Violation::BehindStartTls(rest.len()));
+                }
+                turn
             }
             Phase::Skip { option, left } => {
                 let there = u32::try_from(rest.len()).unwrap_or(u32::MAX).min(left);
@@ -183,6 +230,11 @@ impl Server {
             _ if !self.client.contains(ClientFlags::FIXED_NEWSTYLE) => Err(Refusal::invalid(
                 "only NBD_OPT_EXPORT_NAME is allowed without NBD_FLAG_C_FIXED_NEWSTYLE",
             )),
+            OptionCode::STARTTLS => match self.may_start_tls(data) {
+                Ok(()) => return Ok(self.start_tls(out)),
+                Err(refusal) => Err(refusal),
+            },
+            _ if self.needs_tls() => Err(Refusal::tls_required()),
             OptionCode::LIST => match no_data(data) {
                 Ok(()) => {
                     return Ok(Turn::Stop(Step::Ask(Ask::List(AskList { server: self }))));
@@ -210,7 +262,6 @@ impl Server {
             }
             OptionCode::STRUCTURED_REPLY if self.offers.structured => self.structured(data),
             OptionCode::EXTENDED_HEADERS if self.offers.extended => self.extended(data),
-            OptionCode::STARTTLS => no_data(data).and_then(|()| Err(no_tls())),
             other => Err(unsupported(other)),
         };
         match answer {
@@ -242,7 +293,12 @@ impl Server {
         if option == OptionCode::SET_META_CONTEXT {
             self.selection.clear();
         }
-        if self.draining { Refusal::shutdown() } else { refusal }.put(option, out);
+        let refusal = match () {
+            () if self.draining => Refusal::shutdown(),
+            () if self.needs_tls() => Refusal::tls_required(),
+            () => refusal,
+        };
+        refusal.put(option, out);
         Ok(Turn::Again(self))
     }
 
@@ -252,9 +308,34 @@ impl Server {
         Turn::Stop(Step::End(Ending::Aborted))
     }
 
+    /// "FORCEDTLS mode": nothing but STARTTLS and ABORT before TLS.
+    fn needs_tls(&self) -> bool {
+        self.channel == Channel::Plain && self.offers.tls == Tls::Require
+    }
+
+    fn may_start_tls(&self, data: &[u8]) -> Result<(), Refusal> {
+        no_data(data)?;
+        match (self.channel, self.offers.tls) {
+            (Channel::Secure, _) => Err(Refusal::invalid("TLS is on already")),
+            (Channel::Plain, Tls::Off) => {
+                Err(Refusal::unsupported("this server has no TLS; go on without it"))
+            }
+            (Channel::Plain, Tls::On | Tls::Require) => Ok(()),
+        }
+    }
+
+    fn start_tls(self, out: &mut Vec<u8>) -> Turn {
+        put_option_reply(OptionCode::STARTTLS, ReplyCode::ACK, out, |_| ());
+        let Self { offers, client, draining, .. } = self;
+        Turn::Stop(Step::StartTls(StartTls { offers, client, draining }))
+    }
+
     fn export_name(self, data: &[u8]) -> Result<Turn, Violation> {
         if self.draining {
             return Ok(Turn::Stop(Step::End(Ending::ShutDown)));
+        }
+        if self.needs_tls() {
+            return Ok(Turn::Stop(Step::End(Ending::Refused(Refusal::tls_required()))));
         }
         if self.framing == Framing::Extended {
             return Err(Violation::ExportName("extended headers were negotiated"));
@@ -312,10 +393,6 @@ fn info(data: &[u8]) -> Result<(String, Wanted), Refusal> {
 
 fn no_data(data: &[u8]) -> Result<(), Refusal> {
     if data.is_empty() { Ok(()) } else { Err(Refusal::invalid("this option takes no data")) }
-}
-
-fn no_tls() -> Refusal {
-    Refusal::unsupported("this server has no TLS; go on without it")
 }
 
 fn unsupported(option: OptionCode) -> Refusal {

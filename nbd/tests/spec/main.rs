@@ -5,4 +5,5 @@ mod client;
 mod contexts;
 mod options;
 mod talk;
+mod tls;
 mod transcripts;

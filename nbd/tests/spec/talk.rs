@@ -2,7 +2,7 @@
 
 use nbd::{
     BlockSizes, Refusal,
-    negotiate::{Ask, Ending, Export, Negotiated, Offers, Purpose, Server, Step},
+    negotiate::{Ask, Ending, Export, Negotiated, Offers, Purpose, Server, StartTls, Step, Tls},
     wire::{OptionCode, ReplyCode, TransmissionFlags},
 };
 
@@ -22,6 +22,8 @@ pub(crate) struct Reply {
 #[derive(Debug)]
 pub(crate) enum Left {
     Open(Server),
+    /// The TLS handshake is due.
+    StartTls(StartTls),
     Done(Negotiated),
     Over(Ending),
 }
@@ -52,14 +54,23 @@ pub(crate) fn export() -> Export {
 impl Talk {
     /// Greeted, and nothing said yet.
     pub(crate) fn greeted() -> Self {
+        Self::greeted_by(Offers::default())
+    }
+
+    fn greeted_by(offers: Offers) -> Self {
         let mut sent = Vec::new();
-        let server = Server::start(Offers::default(), &mut sent);
+        let server = Server::start(offers, &mut sent);
         Self { left: Some(Left::Open(server)), pending: vec![], sent, asked: vec![] }
     }
 
     /// Greeted and flags sent; the greeting is taken.
     pub(crate) fn with_flags(flags: u32) -> Self {
-        let mut talk = Self::greeted();
+        Self::with_tls(flags, Tls::Off)
+    }
+
+    /// The same, of a server that has TLS or not.
+    pub(crate) fn with_tls(flags: u32, tls: Tls) -> Self {
+        let mut talk = Self::greeted_by(Offers { tls, ..Offers::default() });
         assert_eq!(talk.sent.len(), 18);
         talk.sent.clear();
         talk.say(&flags.to_be_bytes());
@@ -94,6 +105,7 @@ impl Talk {
             };
             self.left = Some(match step {
                 Step::Feed(server) => Left::Open(server),
+                Step::StartTls(start) => Left::StartTls(start),
                 Step::Done(negotiated) => Left::Done(negotiated),
                 Step::End(ending) => Left::Over(ending),
                 Step::Ask(_) => unreachable!("an answer asks nothing"),
@@ -101,6 +113,15 @@ impl Talk {
             if !asked {
                 break;
             }
+        }
+    }
+
+    /// The TLS handshake has succeeded.
+    pub(crate) fn secure(&mut self) {
+        assert!(self.pending.is_empty() && self.sent.is_empty());
+        match self.left.take() {
+            Some(Left::StartTls(start)) => self.left = Some(Left::Open(start.secured())),
+            other => panic!("no handshake is due: {other:?}"),
         }
     }
 
