@@ -20,4 +20,5 @@ pub mod serve;
 pub mod session;
 pub mod stream;
 mod sys;
+pub mod tls;
 pub mod units;

@@ -25,6 +25,7 @@ use crate::{
         self,
         process::{PidFile, notify},
     },
+    tls::{self, TlsError},
 };
 
 /// What the agent is to do.
@@ -54,6 +55,7 @@ pub struct Plan {
     /// What clients may negotiate.
     pub offers: nbd::negotiate::Offers,
     pub process: Process,
+    pub tls: tls::Wanted,
     pub log: Log,
 }
 
@@ -74,6 +76,8 @@ pub enum Failure {
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -89,6 +93,7 @@ impl Failure {
         match self {
             Self::Bind(error) => error.mend(),
             Self::Given(error) => error.mend(),
+            Self::Tls(error) => error.mend(),
             Self::PidFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some("make its directory first".into()),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -113,15 +118,16 @@ impl Plan {
         if let Err(error) = sys::process::raise_open_files() {
             tracing::debug!("the limit of open files stays as it is: {error}");
         }
+        let tls = self.tls.prepare()?;
         // This thread accepts, the engine's threads serve.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::Engine)?;
-        runtime.block_on(self.serve(background))
+        runtime.block_on(self.serve(background, tls))
     }
 
-    fn rules(&self, stack: Stack) -> Rules {
+    fn rules(&self, stack: Stack, tls: tls::Policy) -> Rules {
         Rules {
             exports: stack.exports,
             gates: stack.gates,
@@ -131,6 +137,7 @@ impl Plan {
             offers: self.offers,
             read_only: self.read_only,
             threads: self.threads,
+            tls,
         }
     }
 
@@ -144,12 +151,12 @@ impl Plan {
         self.admission.guard(stack, hooks).map_err(|error| BuildError::Own(Box::new(error)))
     }
 
-    async fn serve(self, background: Option<Background>) -> Result<u8, Failure> {
+    async fn serve(self, background: Option<Background>, tls: tls::Policy) -> Result<u8, Failure> {
         // First of all, so that nothing is said to a client on stdout.
         let Adopted { mut listeners, connected } = self.given.adopt()?;
         let change = self.process.check()?;
         let mut hooks = Hooks::default();
-        let rules = Arc::new(self.rules(self.stack(&mut hooks)?));
+        let rules = Arc::new(self.rules(self.stack(&mut hooks)?, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         listeners.extend(self.process.labelled(|| self.bind())??);
@@ -174,7 +181,7 @@ impl Plan {
             None => None,
         };
         if self.print_uri {
-            print_uris(&listeners, &self.export_name).map_err(Failure::Stdout)?;
+            print_uris(&listeners, &self.export_name, &rules.tls).map_err(Failure::Stdout)?;
         }
         let mut ready = "READY=1".to_owned();
         if let Some(background) = background {
@@ -246,9 +253,9 @@ impl Log {
 }
 
 /// A line a listener; the wildcard addresses of both families have one in common.
-fn print_uris(listeners: &[Listener], export: &str) -> io::Result<()> {
-    let mut uris: Vec<String> =
-        listeners.iter().filter_map(|listener| listener.uri(export)).collect();
+fn print_uris(listeners: &[Listener], export: &str, tls: &tls::Policy) -> io::Result<()> {
+    let uris = listeners.iter().filter_map(|listener| listener.uri(export));
+    let mut uris: Vec<String> = uris.map(|uri| tls.uri(uri)).collect();
     uris.dedup();
     let mut stdout = io::stdout().lock();
     for uri in uris {

@@ -12,6 +12,7 @@ use crate::{
 
 /// What the words say.
 #[derive(Debug, Args)]
+#[group(skip)]
 #[command(next_help_heading = "Who may connect")]
 pub(super) struct Words {
     /// Let these in and refuse all whom neither this, --allow-cid nor --access-file names:

@@ -7,6 +7,7 @@ mod process;
 mod refused;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -60,6 +61,8 @@ pub enum Stop {
         "--mask-handshake '{0}' is not a number of 32 bits; 3 offers all, 2 no fixed newstyle, 1 the zeroes"
     )]
     Mask(String),
+    #[error("--tls '{0}'; it can be 'off', 'on' or 'require'")]
+    TlsMode(String),
     #[error("--log '{0}'; it can be 'stderr' or 'null'")]
     Log(String),
 }
@@ -114,6 +117,7 @@ impl Said {
         if handshake_timeout.is_zero() {
             return Err(Stop::NoTime);
         }
+        let tls = self.tls.decide()?;
         let log = match self.log.as_str() {
             "stderr" | "default" => Log::Stderr { verbose: self.verbose },
             "null" => Log::Null,
@@ -155,6 +159,7 @@ impl Said {
             keep_alive: self.keepalive,
             offers,
             process,
+            tls,
             log,
         })
     }

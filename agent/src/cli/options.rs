@@ -104,6 +104,9 @@ pub(super) struct Said {
     #[arg(long, value_name = "TIME", default_value = "5s", help_heading = "Serving")]
     pub(super) shutdown_timeout: String,
 
+    #[command(flatten)]
+    pub(super) tls: super::tls::Words,
+
     /// Stay in the foreground: so unless --background is given, or the program is called as nbdkit
     #[arg(short, long, alias = "no-fork", help_heading = "The process")]
     pub(super) foreground: bool,

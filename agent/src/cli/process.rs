@@ -55,6 +55,8 @@ impl Said {
             // Extended headers imply structured replies.
             extended: !self.no_sr,
             contexts: !self.no_mc,
+            // As certificates allow: the session knows.
+            ..Offers::default()
         })
     }
 }

@@ -23,10 +23,9 @@ const fn option(spellings: &'static [&'static str], mend: &'static str) -> Refus
 }
 
 const LEAVE_OUT: &str = "leave it out";
-const NO_TLS: &str = "leave it out and keep the agent on vsock, Unix sockets or loopback";
 
 /// All of nbdkit 1.46 that is neither in `options.rs` nor here is a mistake.
-const REFUSED: [Refused; 12] = [
+const REFUSED: &[Refused] = &[
     option(&["--debug", "-D"], "use -v"),
     flag(&["--dump-config"], LEAVE_OUT),
     flag(&["--dump-plugin"], LEAVE_OUT),
@@ -37,11 +36,8 @@ const REFUSED: [Refused; 12] = [
         "leave it out: every client of today speaks newstyle",
     ),
     flag(&["--short-options"], "read --help"),
-    Refused { spellings: &["--tls"], value: true, harmless: &["off"], mend: NO_TLS },
-    option(&["--tls-certificates"], NO_TLS),
-    option(&["--tls-priority"], NO_TLS),
-    option(&["--tls-psk"], NO_TLS),
-    flag(&["--tls-verify-peer"], NO_TLS),
+    option(&["--tls-priority"], "leave it out: TLS 1.2 and 1.3 with AEAD suites only"),
+    option(&["--tls-psk"], "use certificates (--tls-certificates)"),
 ];
 
 /// Adds the options to `command`, hidden.

@@ -49,6 +49,7 @@ fn the_defaults_are_those_of_nbdkit() {
             keep_alive: false,
             offers: Offers::default(),
             process: Process::default(),
+            tls: crate::tls::Wanted::default(),
             log: Log::Stderr { verbose: false },
         }
     );
@@ -214,13 +215,8 @@ fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
         "--old-style",
         "-o",
         "--short-options",
-        "--tls=on",
-        "--tls=require",
-        "--tls",
-        "--tls-certificates=/x",
         "--tls-priority=x",
         "--tls-psk=/x",
-        "--tls-verify-peer",
         "--log=syslog",
         "--log=/var/log/x",
     ] {

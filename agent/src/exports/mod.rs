@@ -9,6 +9,7 @@ pub use directory::Directory;
 use crate::{
     disk::{Disk, DiskError},
     peer::Peer,
+    tls::Certificate,
 };
 
 /// An export as LIST shows it.
@@ -37,6 +38,8 @@ pub struct Opening {
     pub read_only: bool,
     /// The connection is encrypted.
     pub tls: bool,
+    /// The client's, verified; `None` unless `--tls-verify-peer`.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// The exports of one agent. May block: `session/` calls it on the blocking pool when `blocking`.
@@ -70,6 +73,6 @@ impl Opening {
     /// Of a connection that a test has no other words for.
     pub(crate) fn any() -> Self {
         let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
-        Self { peer, connection: 1, read_only: false, tls: false }
+        Self { peer, connection: 1, read_only: false, tls: false, certificate: None }
     }
 }

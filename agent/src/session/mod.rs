@@ -8,6 +8,7 @@ mod errno;
 mod negotiate;
 mod pool;
 mod spin;
+mod stream;
 mod transmit;
 
 use std::{
@@ -24,13 +25,14 @@ use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
 pub use self::admit::Refusals;
-use self::transmit::Transmission;
+use self::{stream::Stream, transmit::Transmission};
 use crate::{
     access::{Denied, Gate},
     exports::{Exports, Opening},
     peer::Peer,
-    stream::Stream,
+    stream::Stream as Connection,
     sys::socket::Socket,
+    tls,
 };
 
 /// What all sessions of an agent share.
@@ -51,6 +53,8 @@ pub struct Rules {
     pub read_only: bool,
     /// Most requests of a connection that block at once (`--threads`); at least 1.
     pub threads: usize,
+    /// What STARTTLS comes to; `--tls`.
+    pub tls: tls::Policy,
 }
 
 /// Where the agent is in its life, as its sessions need to know it.
@@ -83,6 +87,8 @@ pub enum End {
     TooSlow,
     /// The client broke the protocol.
     Violation(Violation),
+    /// The handshake of TLS failed, or what came inside it was not the client's.
+    Tls(tls::Failure),
     /// The connection failed.
     Failed(io::ErrorKind),
     /// The agent went away, after finishing what was in flight.
@@ -93,7 +99,10 @@ pub enum End {
 
 impl End {
     fn from_receive(error: &io::Error) -> Self {
-        Self::Failed(error.kind())
+        match stream::failure(error) {
+            Some(failure) => Self::Tls(failure),
+            None => Self::Failed(error.kind()),
+        }
     }
 
     /// A client that is gone is not an error of the connection.
@@ -116,6 +125,7 @@ impl fmt::Display for End {
             Self::ClosedInside => f.write_str("closed in the middle of a message"),
             Self::TooSlow => f.write_str("did not finish negotiating in time"),
             Self::Violation(violation) => write!(f, "broke the protocol: {violation}"),
+            Self::Tls(failure) => write!(f, "TLS failed: {failure}"),
             Self::Failed(kind) => write!(f, "connection failed: {kind}"),
             Self::ShutDown => f.write_str("shut down"),
             Self::Cut => f.write_str("cut off at shutdown"),
@@ -147,7 +157,7 @@ impl Traffic {
 /// Runs one session on a connected stream. `stream` may be blocking or not: it is made non-blocking
 /// here. Ends soon after `life` says so.
 pub async fn run(
-    stream: Stream,
+    stream: Connection,
     peer: Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
@@ -176,7 +186,7 @@ pub async fn run(
 
 /// From the gates to the end.
 async fn admitted(
-    stream: Stream,
+    stream: Connection,
     peer: &Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
@@ -193,9 +203,10 @@ async fn admitted(
         connection: rules.connections.fetch_add(1, Ordering::Relaxed) + 1,
         read_only: rules.read_only,
         tls: false,
+        certificate: None,
     };
     let socket = match Socket::new(stream.from, stream.to) {
-        Ok(socket) => socket,
+        Ok(socket) => Stream::Plain(socket),
         Err(error) => return End::Failed(error.kind()),
     };
     let opened = match negotiate::run(socket, &rules, opening, life.clone()).await {
@@ -204,7 +215,7 @@ async fn admitted(
     };
     *export = Some(opened.export);
     let transmission = Transmission::new(
-        opened.socket,
+        opened.stream,
         opened.disk,
         opened.terms,
         &opened.received,
@@ -219,8 +230,8 @@ async fn admitted(
 /// How long a client gets to take in the last replies after the agent has said its last.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Ends a stream so that what was sent arrives: to close a TCP socket with unread bytes in it
-/// resets the connection, and the reset overtakes the last replies.
+/// Waits, when nothing more will be sent, so that what was sent arrives: to close a TCP socket with
+/// unread bytes in it resets the connection, and the reset overtakes the last replies.
 async fn linger(socket: &Socket) {
     let mut bytes = [0; 4096];
     let mut discard = async || {
@@ -236,7 +247,6 @@ async fn linger(socket: &Socket) {
             }
         }
     };
-    socket.finish_sending();
     // Over time is over: the client had its chance.
     tokio::time::timeout(LINGER, discard()).await.ok();
 }

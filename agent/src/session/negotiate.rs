@@ -11,16 +11,19 @@ use std::{
 
 use nbd::{
     BlockSizes, Buffer, Refusal, Terms,
-    negotiate::{Ask, Ending, Export, Server, Step},
+    negotiate::{Ask, Ending, Export, Offers, Server, Step, Tls},
     wire::TransmissionFlags,
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{End, Life, Rules};
+use super::{
+    End, Life, Rules,
+    stream::{Secure, Stream},
+};
 use crate::{
     disk::{Disk, Facts},
     exports::{Exports, Listed, OpenError, Opening},
-    sys::socket::Socket,
+    tls::Policy,
 };
 
 /// Holds the longest option that is taken (8 KiB) and its header.
@@ -34,7 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A negotiation that came to an export.
 pub(super) struct Opened {
-    pub(super) socket: Socket,
+    pub(super) stream: Stream,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) terms: Terms,
     pub(super) export: String,
@@ -44,29 +47,30 @@ pub(super) struct Opened {
 
 /// Negotiates within the deadline.
 pub(super) async fn run(
-    socket: Socket,
+    stream: Stream,
     rules: &Rules,
     opening: Opening,
     life: watch::Receiver<Life>,
 ) -> Result<Opened, End> {
     let deadline = rules.handshake_timeout;
-    timeout(deadline, haggle(socket, rules, opening, life)).await.unwrap_or(Err(End::TooSlow))
+    timeout(deadline, haggle(stream, rules, opening, life)).await.unwrap_or(Err(End::TooSlow))
 }
 
 async fn haggle(
-    socket: Socket,
+    mut stream: Stream,
     rules: &Rules,
-    opening: Opening,
+    mut opening: Opening,
     mut life: watch::Receiver<Life>,
 ) -> Result<Opened, End> {
     let mut out = Vec::new();
-    let mut server = Server::start(rules.offers, &mut out);
+    let offers = Offers { tls: offer(&rules.tls), ..rules.offers };
+    let mut server = Server::start(offers, &mut out);
     let mut buffer = Buffer::new(vec![0; BUFFER].into());
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
     loop {
-        send(&socket, &mut out).await?;
-        receive(&socket, &mut buffer, &mut server, &mut life).await?;
+        send(&mut stream, &mut out).await?;
+        receive(&mut stream, &mut buffer, &mut server, &mut life).await?;
         let (eaten, mut step) = server.step(buffer.filled(), &mut out);
         buffer.consume(eaten);
         server = loop {
@@ -92,14 +96,23 @@ async fn haggle(
                     };
                     ask.answer(answer, &mut out)
                 }
+                Step::StartTls(start) => {
+                    send(&mut stream, &mut out).await?;
+                    stream = secure(stream, rules, &life).await?;
+                    opening.tls = true;
+                    opening.certificate = stream.certificate();
+                    // It was opened for whoever asked in plain text.
+                    last = None;
+                    break start.secured();
+                }
                 Step::Done(negotiated) => {
-                    send(&socket, &mut out).await?;
+                    send(&mut stream, &mut out).await?;
                     let Some((export, disk)) = last else {
                         tracing::error!("our bug: a negotiation ended without an export");
                         return Err(End::Cut);
                     };
                     return Ok(Opened {
-                        socket,
+                        stream,
                         disk,
                         terms: negotiated.terms().clone(),
                         export,
@@ -108,8 +121,9 @@ async fn haggle(
                 }
                 Step::End(ending) => {
                     // The session ends one way or the other: a failed send changes nothing.
-                    send(&socket, &mut out).await.ok();
-                    super::linger(&socket).await;
+                    send(&mut stream, &mut out).await.ok();
+                    stream.finish_sending();
+                    super::linger(stream.socket()).await;
                     return Err(match ending {
                         Ending::Aborted => End::Aborted,
                         Ending::ShutDown => End::ShutDown,
@@ -122,8 +136,49 @@ async fn haggle(
     }
 }
 
-async fn send(socket: &Socket, out: &mut Vec<u8>) -> Result<(), End> {
-    socket.send_all(out).await.map_err(|error| End::from_send(&error))?;
+fn offer(policy: &Policy) -> Tls {
+    match policy {
+        Policy::Off => Tls::Off,
+        Policy::On(_) => Tls::On,
+        Policy::Require(_) => Tls::Require,
+    }
+}
+
+/// Takes the handshake. When the agent goes away there is no way to tell the client before it is
+/// through.
+async fn secure(
+    stream: Stream,
+    rules: &Rules,
+    life: &watch::Receiver<Life>,
+) -> Result<Stream, End> {
+    let (Stream::Plain(socket), Some(acceptor)) = (stream, rules.tls.acceptor()) else {
+        tracing::error!("our bug: TLS was started twice, or without certificates");
+        return Err(End::Cut);
+    };
+    let mut life = life.clone();
+    let leaving = async {
+        // An error: the agent is gone.
+        let draining = life.wait_for(|life| *life != Life::Serving).await;
+        if draining.is_ok_and(|life| *life == Life::Draining) {
+            let ending = life.wait_for(|life| *life == Life::Ending);
+            return match timeout(FAREWELL, ending).await {
+                Ok(_) => End::Cut,
+                Err(_) => End::ShutDown,
+            };
+        }
+        End::Cut
+    };
+    tokio::select! {
+        secure = Secure::accept(socket, acceptor) => match secure {
+            Ok(secure) => Ok(Stream::Secure(Box::new(secure))),
+            Err(failure) => Err(End::Tls(failure)),
+        },
+        end = leaving => Err(end),
+    }
+}
+
+async fn send(stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), End> {
+    stream.send_all(out).await.map_err(|error| End::from_send(&error))?;
     out.clear();
     Ok(())
 }
@@ -131,7 +186,7 @@ async fn send(socket: &Socket, out: &mut Vec<u8>) -> Result<(), End> {
 /// Waits for bytes. When the agent goes away, a client is told with the answer to its next option;
 /// one that has none does not hold the agent up.
 async fn receive(
-    socket: &Socket,
+    stream: &mut Stream,
     buffer: &mut Buffer,
     server: &mut Server,
     life: &mut watch::Receiver<Life>,
@@ -146,7 +201,7 @@ async fn receive(
             }
             Life::Ending => return Err(End::Cut),
         }
-        match socket.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
+        match stream.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
             Ok(0) if buffer.is_empty() => return Err(End::Closed),
             Ok(0) => return Err(End::ClosedInside),
             Ok(n) => {
@@ -157,7 +212,7 @@ async fn receive(
             Err(error) => return Err(End::from_receive(&error)),
         }
         tokio::select! {
-            ready = socket.readable() => ready.map_err(|error| End::from_receive(&error))?,
+            ready = stream.readable() => ready.map_err(|error| End::from_receive(&error))?,
             Ok(()) = life.changed() => life.mark_changed(),
             () = tokio::time::sleep(patience), if patience < Duration::MAX => {
                 return Err(End::ShutDown);

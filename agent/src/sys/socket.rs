@@ -90,18 +90,6 @@ impl Socket {
         poll_fn(|cx| self.to().poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
     }
 
-    /// Sends all of `bytes`.
-    pub(crate) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.try_send(&[IoSlice::new(bytes)]) {
-                Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     /// Says that nothing more will be sent. Harmless on what is not a socket.
     pub(crate) fn finish_sending(&self) {
         shutdown(self.to().as_raw_fd(), Shutdown::Write).ok();

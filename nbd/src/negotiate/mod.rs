@@ -22,11 +22,13 @@ mod ask;
 mod client;
 mod meta;
 mod server;
+mod starttls;
 mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT, Ready};
-pub use server::{Ending, Server, StartTls, Step};
+pub use server::{Ending, Server, Step};
+pub use starttls::StartTls;
 pub use told::Described;
 
 use crate::{BlockSizes, Terms, wire::TransmissionFlags};

@@ -1,9 +1,10 @@
 //! The server's end of the negotiation. The picture is in `mod.rs`.
 
 use super::{
-    OPTION_LIMIT, Offers, SKIP_LIMIT, Tls,
+    OPTION_LIMIT, Offers, SKIP_LIMIT,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
     meta::{Selection, lists_allocation, selects_allocation},
+    starttls::{Channel, StartTls},
 };
 use crate::{
     Framing, Refusal, Violation,
@@ -43,54 +44,20 @@ pub enum Ending {
     Violation(Violation),
 }
 
-/// NBD_OPT_STARTTLS was acknowledged. All that was negotiated before is gone with the machine that
-/// gave this: a man in the middle may have said it.
-#[derive(Debug)]
-#[must_use = "the negotiation goes on behind the handshake"]
-pub struct StartTls {
-    offers: Offers,
-    client: ClientFlags,
-    draining: bool,
-}
-
-impl StartTls {
-    /// The machine for what comes inside TLS, once the handshake has succeeded. Options are due at
-    /// once: greeting and flags are not said again.
-    pub fn secured(self) -> Server {
-        let Self { offers, client, draining } = self;
-        Server {
-            phase: Phase::Options,
-            channel: Channel::Secure,
-            offers,
-            client,
-            framing: Framing::Simple,
-            selection: Selection::default(),
-            draining,
-        }
-    }
-}
-
-/// What the options come over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Channel {
-    Plain,
-    Secure,
-}
-
 /// The server's end, waiting for bytes.
 #[derive(Debug)]
 pub struct Server {
-    phase: Phase,
-    channel: Channel,
-    offers: Offers,
-    client: ClientFlags,
+    pub(super) phase: Phase,
+    pub(super) channel: Channel,
+    pub(super) offers: Offers,
+    pub(super) client: ClientFlags,
     pub(super) framing: Framing,
     pub(super) selection: Selection,
-    draining: bool,
+    pub(super) draining: bool,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// The client's flags are due.
     Flags,
     /// An option is due.
@@ -100,7 +67,7 @@ enum Phase {
 }
 
 /// What came of one message.
-enum Turn {
+pub(super) enum Turn {
     Hungry(Server),
     Again(Server),
     Stop(Step),
@@ -308,28 +275,6 @@ impl Server {
         Turn::Stop(Step::End(Ending::Aborted))
     }
 
-    /// "FORCEDTLS mode": nothing but STARTTLS and ABORT before TLS.
-    fn needs_tls(&self) -> bool {
-        self.channel == Channel::Plain && self.offers.tls == Tls::Require
-    }
-
-    fn may_start_tls(&self, data: &[u8]) -> Result<(), Refusal> {
-        no_data(data)?;
-        match (self.channel, self.offers.tls) {
-            (Channel::Secure, _) => Err(Refusal::invalid("TLS is on already")),
-            (Channel::Plain, Tls::Off) => {
-                Err(Refusal::unsupported("this server has no TLS; go on without it"))
-            }
-            (Channel::Plain, Tls::On | Tls::Require) => Ok(()),
-        }
-    }
-
-    fn start_tls(self, out: &mut Vec<u8>) -> Turn {
-        put_option_reply(OptionCode::STARTTLS, ReplyCode::ACK, out, |_| ());
-        let Self { offers, client, draining, .. } = self;
-        Turn::Stop(Step::StartTls(StartTls { offers, client, draining }))
-    }
-
     fn export_name(self, data: &[u8]) -> Result<Turn, Violation> {
         if self.draining {
             return Ok(Turn::Stop(Step::End(Ending::ShutDown)));
@@ -391,7 +336,7 @@ fn info(data: &[u8]) -> Result<(String, Wanted), Refusal> {
     Ok((query.name.to_owned(), Wanted::from_infos(&query.wanted)))
 }
 
-fn no_data(data: &[u8]) -> Result<(), Refusal> {
+pub(super) fn no_data(data: &[u8]) -> Result<(), Refusal> {
     if data.is_empty() { Ok(()) } else { Err(Refusal::invalid("this option takes no data")) }
 }
 

@@ -200,7 +200,7 @@ impl Transmission {
                 let len = spare.len().min(behind);
                 runs.push(IoSliceMut::new(&mut spare[..len]));
             }
-            let n = self.socket.try_recv(&mut runs)?;
+            let n = self.stream.try_recv(&mut runs)?;
             drop(runs);
             let direct = n.min(expected);
             pages.fill(direct);
@@ -209,7 +209,7 @@ impl Transmission {
         } else {
             let spare = self.buffer.spare();
             let len = spare.len().min(behind);
-            let n = self.socket.try_recv(&mut [IoSliceMut::new(&mut spare[..len])])?;
+            let n = self.stream.try_recv(&mut [IoSliceMut::new(&mut spare[..len])])?;
             self.buffer.added(n);
             n
         };

@@ -17,10 +17,10 @@ use tokio::sync::watch;
 
 use self::intake::{Intake, Want};
 pub(super) use self::reply::op;
-use super::{End, Life, Traffic, blocking::Blocking, pool, spin::Spin};
+use super::{End, Life, Traffic, blocking::Blocking, pool, spin::Spin, stream::Stream};
 use crate::{
     disk::{Answer, Disk, Slice},
-    sys::socket::{MAX_RUNS, Socket},
+    sys::socket::MAX_RUNS,
 };
 
 /// Answered bytes after which a turn sends, and other connections of the thread get theirs.
@@ -34,7 +34,7 @@ const MAX_BLOCKED: u64 = 32 << 20;
 /// A connection in transmission.
 #[derive(Debug)]
 pub(super) struct Transmission {
-    socket: Socket,
+    stream: Stream,
     disk: Arc<dyn Disk>,
     terms: Terms,
     intake: Intake,
@@ -56,7 +56,7 @@ pub(super) struct Transmission {
 impl Transmission {
     /// `received` has come behind the negotiation's last byte.
     pub(super) fn new(
-        socket: Socket,
+        stream: Stream,
         disk: Arc<dyn Disk>,
         terms: Terms,
         received: &[u8],
@@ -70,7 +70,7 @@ impl Transmission {
         }
         let blocking = Blocking::new(threads, disk.holds());
         Self {
-            socket,
+            stream,
             disk,
             terms,
             intake: Intake::Header,
@@ -89,6 +89,7 @@ impl Transmission {
     /// Runs to the end.
     pub(super) async fn run(mut self, mut life: watch::Receiver<Life>) -> (End, Traffic) {
         let end = self.serve(&mut life).await;
+        self.stream.say_goodbye();
         (end, self.traffic)
     }
 
@@ -113,7 +114,7 @@ impl Transmission {
                 return End::from_send(&error);
             }
             if let Intake::Closed(end) = &self.intake
-                && self.out.is_empty()
+                && self.is_all_sent()
                 && self.blocking.is_empty()
             {
                 return end.clone();
@@ -140,20 +141,26 @@ impl Transmission {
 
     /// Waits until there is something to do.
     async fn wait(&mut self, life: &mut watch::Receiver<Life>, want: Want) {
-        if self.out.is_empty() && self.blocking.is_empty() && self.spin.turn() {
+        if self.is_all_sent() && self.blocking.is_empty() && self.spin.turn() {
             tokio::task::yield_now().await;
             return;
         }
         self.spin.stop();
         pool::shrink(&mut self.buffer);
+        self.stream.rest();
         self.out.shrink();
         // Errors come back from the call that they concern.
         tokio::select! {
-            _ = self.socket.readable(), if want == Want::Input => {}
-            _ = self.socket.writable(), if !self.out.is_empty() => {}
+            _ = self.stream.readable(), if want == Want::Input => {}
+            _ = self.stream.writable(), if !self.is_all_sent() => {}
             () = self.blocking.some() => {}
             Ok(()) = life.changed() => life.mark_changed(),
         }
+    }
+
+    /// No reply waits to be sent, here or in TLS.
+    fn is_all_sent(&self) -> bool {
+        self.out.is_empty() && self.stream.is_flushed()
     }
 
     /// May another request be taken in?
@@ -165,11 +172,16 @@ impl Transmission {
     /// Sends as much as goes.
     fn send(&mut self) -> io::Result<()> {
         self.stuck = false;
-        while !self.out.is_empty() {
-            let mut runs: Vec<IoSlice<'_>> = Vec::with_capacity(128);
-            self.out.slices(MAX_RUNS, &mut runs);
-            match self.socket.try_send(&runs) {
-                Ok(n) => self.out.advance(n as u64),
+        while !self.is_all_sent() {
+            let sent = if self.out.is_empty() {
+                self.stream.try_flush()
+            } else {
+                let mut runs: Vec<IoSlice<'_>> = Vec::with_capacity(128);
+                self.out.slices(MAX_RUNS, &mut runs);
+                self.stream.try_send(&runs).map(|n| self.out.advance(n as u64))
+            };
+            match sent {
+                Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.stuck = true;
                     return Ok(());
@@ -191,16 +203,17 @@ impl Transmission {
                 if let Err(error) = self.send() {
                     return End::from_send(&error);
                 }
-                if self.blocking.is_empty() && self.out.is_empty() {
+                if self.blocking.is_empty() && self.is_all_sent() {
                     break;
                 }
                 tokio::select! {
-                    _ = self.socket.writable(), if self.stuck => {}
+                    _ = self.stream.writable(), if self.stuck => {}
                     () = self.blocking.some() => {}
                 }
             }
             self.blocking.flush(Arc::clone(&self.disk)).await;
-            super::linger(&self.socket).await;
+            self.stream.finish_sending();
+            super::linger(self.stream.socket()).await;
             End::ShutDown
         };
         tokio::select! {

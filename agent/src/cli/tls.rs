@@ -1,0 +1,52 @@
+//! The options of nbdkit-tls(1), and what they mean together.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Stop;
+use crate::tls::{Mode, Wanted};
+
+/// What the words say of TLS.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct Words {
+    /// TLS: off, on (the client chooses) or require (nothing without it) [default: on where there
+    /// are certificates, off elsewhere]
+    #[arg(long, value_name = "off|on|require", help_heading = "TLS")]
+    tls: Option<String>,
+
+    /// Where ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem are [default:
+    /// /etc/pki/nbdkit for root, else ~/.pki/nbdkit or ~/.config/pki/nbdkit]
+    #[arg(long, value_name = "DIRECTORY", help_heading = "TLS")]
+    tls_certificates: Option<PathBuf>,
+
+    /// Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke
+    #[arg(long, help_heading = "TLS")]
+    tls_verify_peer: bool,
+}
+
+impl Words {
+    pub(super) fn decide(self) -> Result<Wanted, Stop> {
+        let mode = self.tls.map(mode).transpose()?;
+        if mode == Some(Mode::Off) && self.tls_verify_peer {
+            // nbdkit serves everybody then.
+            return Err(Stop::Together {
+                one: "--tls=off",
+                other: "--tls-verify-peer",
+                mend: "without TLS nobody can be verified: leave one of them out",
+            });
+        }
+        Ok(Wanted { mode, certificates: self.tls_certificates, verify_peer: self.tls_verify_peer })
+    }
+}
+
+/// nbdkit takes a boolean in all its spellings, and "require".
+fn mode(word: String) -> Result<Mode, Stop> {
+    match &*word.to_ascii_lowercase() {
+        "require" | "required" | "force" => Ok(Mode::Require),
+        "on" | "1" | "true" | "t" | "yes" | "y" => Ok(Mode::On),
+        "off" | "0" | "false" | "f" | "no" | "n" => Ok(Mode::Off),
+        _ => Err(Stop::TlsMode(word)),
+    }
+}

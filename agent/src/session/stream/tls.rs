@@ -1,0 +1,238 @@
+//! A stream inside TLS: rustls between the engine and the socket.
+//!
+//! Bounds of one connection: what was received and not yet decrypted stands in a lent buffer
+//! (`pool`), what was decrypted is at most two records of 16 KiB, what was encrypted and not yet
+//! sent is at most `UNSENT` and what the records add to it.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    sync::Arc,
+};
+
+use nbd::Buffer;
+
+use super::super::pool;
+use crate::{
+    sys::socket::Socket,
+    tls::{self, Acceptor, Certificate, Failure, IoState, ServerConnection},
+};
+
+/// Plaintext that is encrypted before it is sent, in bytes: whole records.
+const UNSENT: usize = 16 * 16 * 1024;
+/// Runs that one call takes: rustls walks all of them for each record.
+const RUNS: usize = 128;
+
+/// A stream whose handshake is through.
+#[derive(Debug)]
+pub(in crate::session) struct Secure {
+    socket: Socket,
+    session: ServerConnection,
+    /// Received, and not yet given to the session.
+    received: Buffer,
+    /// The last receive stopped for want of room, not of bytes.
+    more: bool,
+}
+
+impl Secure {
+    /// Takes the handshake. Nothing may have been received behind STARTTLS.
+    pub(in crate::session) async fn accept(
+        socket: Socket,
+        acceptor: &Acceptor,
+    ) -> Result<Self, Failure> {
+        let mut session = acceptor.begin()?;
+        session.set_buffer_limit(Some(UNSENT));
+        let mut secure = Self { socket, session, received: Buffer::default(), more: false };
+        match secure.handshake().await {
+            Ok(()) => Ok(secure),
+            Err(error) => {
+                // The alert tells the client why.
+                secure.finish_sending();
+                super::super::linger(&secure.socket).await;
+                Err(failure(&error).unwrap_or_else(|| Failure::from(&*error.to_string())))
+            }
+        }
+    }
+
+    async fn handshake(&mut self) -> io::Result<()> {
+        loop {
+            match self.try_flush() {
+                Ok(()) if !self.session.is_handshaking() => break,
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.writable().await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            if self.received.is_empty() {
+                match self.receive(0) {
+                    Ok(0) => return Err(closed()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.socket.readable().await?;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.decrypt()?.peer_has_closed() {
+                return Err(closed());
+            }
+        }
+        // What came with the client's last word is not announced by the socket again.
+        self.more = true;
+        tracing::debug!(
+            version = ?self.session.protocol_version(),
+            suite = ?self.session.negotiated_cipher_suite().map(|suite| suite.suite()),
+            certificate = self.certificate().map(tracing::field::display),
+            "inside TLS"
+        );
+        Ok(())
+    }
+
+    pub(super) fn try_recv(&mut self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let room: usize = runs.iter().map(|run| run.len()).sum();
+        self.more = false;
+        let mut taken = 0;
+        let mut runs = runs.iter_mut();
+        let mut run: &mut [u8] = &mut [];
+        loop {
+            while run.is_empty() {
+                let Some(next) = runs.next() else {
+                    self.more = true;
+                    return Ok(taken);
+                };
+                run = next;
+            }
+            match self.session.reader().read(run) {
+                Ok(0) => return Ok(taken),
+                Ok(n) => {
+                    taken += n;
+                    run = &mut run[n..];
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Nothing can be made of a message that was cut: each says how long it is.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    tracing::debug!("the client closed without TLS's close_notify");
+                    return Ok(taken);
+                }
+                Err(error) => return Err(error),
+            }
+            if self.received.is_empty() {
+                match self.receive(room) {
+                    Ok(0) => {
+                        self.session.read_tls(&mut io::empty())?;
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => {
+                        return Ok(taken);
+                    }
+                    received => received?,
+                };
+            }
+            self.decrypt()?;
+        }
+    }
+
+    /// One receive from the socket. `room` is how much plaintext the caller could take.
+    fn receive(&mut self, room: usize) -> io::Result<usize> {
+        if room > pool::SMALL {
+            pool::grow(&mut self.received);
+        } else if self.received.capacity() == 0 {
+            self.received = Buffer::new(vec![0; pool::SMALL].into());
+        }
+        let n = self.socket.try_recv(&mut [IoSliceMut::new(self.received.spare())])?;
+        self.received.added(n);
+        Ok(n)
+    }
+
+    /// Gives some of what was received to the session. One call takes less than a record, and
+    /// makes at most one record's plaintext of it.
+    fn decrypt(&mut self) -> io::Result<IoState> {
+        let mut bytes = self.received.filled();
+        let n = self.session.read_tls(&mut bytes)?;
+        self.received.consume(n);
+        let processed = self.session.process_new_packets();
+        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    pub(super) fn try_send(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_flush()?;
+        let n = self.session.writer().write_vectored(&runs[..runs.len().min(RUNS)])?;
+        match self.try_flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(n),
+        }
+    }
+
+    pub(super) fn try_flush(&mut self) -> io::Result<()> {
+        while self.session.wants_write() {
+            self.session.write_tls(&mut Sink(&self.socket))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        !self.session.wants_write()
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        if self.more { Ok(()) } else { self.socket.readable().await }
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.socket.writable().await
+    }
+
+    /// Tells the client that the end is meant, and not a cut.
+    pub(super) fn say_goodbye(&mut self) {
+        self.session.send_close_notify();
+        // Where there is no room for it, the client does not listen.
+        self.try_flush().ok();
+    }
+
+    pub(super) fn finish_sending(&mut self) {
+        self.say_goodbye();
+        self.socket.finish_sending();
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub(super) fn rest(&mut self) {
+        pool::shrink(&mut self.received);
+    }
+
+    pub(super) fn certificate(&self) -> Option<Arc<Certificate>> {
+        tls::certificate(&self.session).map(Arc::new)
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the client closed in the middle of the handshake")
+}
+
+/// TLS's own reason in an error of the stream.
+pub(in crate::session) fn failure(error: &io::Error) -> Option<Failure> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(Failure::from(error.clone()))
+}
+
+/// The socket as rustls writes to it.
+struct Sink<'a>(&'a Socket);
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_send(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_send(runs)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

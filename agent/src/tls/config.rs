@@ -1,0 +1,62 @@
+//! What rustls is told: one configuration for all connections.
+
+use std::sync::Arc;
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+
+use super::files::{Certificates, Part, TlsError};
+
+/// All that a handshake needs.
+pub(super) fn server(
+    mut certificates: Certificates,
+    verify_peer: bool,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = if verify_peer {
+        verifier(&mut certificates, &provider)?
+    } else {
+        WebPkiClientVerifier::no_client_auth()
+    };
+    let key = certificates.path(Part::Key);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for both versions")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(certificates.chain, certificates.key)
+        .map_err(|source| TlsError::Key { path: key, source })?;
+    // No resumption: it would let a certificate in that was revoked since, and a client of a disk
+    // connects once and stays.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// Takes certificates of the CA that no list revokes. A client without one is refused.
+fn verifier(
+    certificates: &mut Certificates,
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in std::mem::take(&mut certificates.ca) {
+        roots.add(certificate).map_err(|source| TlsError::Useless {
+            path: certificates.path(Part::Ca),
+            source: source.into(),
+        })?;
+    }
+    let lists = std::mem::take(&mut certificates.revoked);
+    let part = if lists.is_empty() { Part::Ca } else { Part::Revoked };
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .with_crls(lists)
+        // As GnuTLS: who is not on a list is not revoked, but an outdated list proves nothing.
+        .allow_unknown_revocation_status()
+        .enforce_revocation_expiration()
+        .build()
+        .map_err(|source| TlsError::Useless {
+            path: certificates.path(part),
+            source: source.into(),
+        })
+}

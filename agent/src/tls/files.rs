@@ -1,0 +1,168 @@
+//! The files of nbdkit-tls(1): where they are looked for, and what is read out of them.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+    pem::{self, PemObject},
+};
+use thiserror::Error;
+
+const CA: &str = "ca-cert.pem";
+const CERTIFICATE: &str = "server-cert.pem";
+const KEY: &str = "server-key.pem";
+const REVOKED: &str = "ca-crl.pem";
+
+/// Where nbdkit's root looks when no directory is given.
+const ROOTS_PLACE: &str = "/etc/pki/nbdkit";
+/// Where anybody else looks, in this order, below `$HOME`.
+const HOME_PLACES: [&str; 2] = [".pki/nbdkit", ".config/pki/nbdkit"];
+
+/// What is in a directory of certificates.
+#[derive(Debug)]
+pub struct Certificates {
+    pub(super) directory: PathBuf,
+    /// Who may sign clients' certificates.
+    pub(super) ca: Vec<CertificateDer<'static>>,
+    /// The server's, and those between it and its CA.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub(super) key: PrivateKeyDer<'static>,
+    /// Certificates that are not to be taken any more.
+    pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+/// Why there is no TLS where it was asked for.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    #[error("{option} needs certificates, and there are none in {}", list(.places))]
+    Nowhere { option: &'static str, places: Vec<PathBuf> },
+    #[error("--tls-certificates: cannot read {}", .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("--tls-certificates: there is no {what} in {}", .path.display())]
+    Empty { what: &'static str, path: PathBuf },
+    #[error("--tls-certificates: {} is not PEM: {why}", .path.display())]
+    NotPem { path: PathBuf, why: String },
+    #[error("--tls-certificates: {} does not fit {CERTIFICATE}", .path.display())]
+    Key { path: PathBuf, source: rustls::Error },
+    #[error("--tls-certificates: {} is of no use", .path.display())]
+    Useless { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl TlsError {
+    pub(super) fn nowhere(option: &'static str) -> Self {
+        Self::Nowhere { option, places: places() }
+    }
+
+    /// What to do about it, where that is known and not said already.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Nowhere { .. } => {
+                Some("say where they are with --tls-certificates DIRECTORY".into())
+            }
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some(format!("the directory must hold {CA}, {CERTIFICATE} and {KEY}"))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn list(places: &[PathBuf]) -> String {
+    let places: Vec<_> = places.iter().map(|place| place.display().to_string()).collect();
+    if places.is_empty() { "$HOME, which is not set".into() } else { places.join(" or ") }
+}
+
+/// The directories to look in when none is given.
+pub(super) fn places() -> Vec<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return vec![ROOTS_PLACE.into()];
+    }
+    match env::var_os("HOME") {
+        Some(home) => HOME_PLACES.iter().map(|place| Path::new(&home).join(place)).collect(),
+        None => Vec::new(),
+    }
+}
+
+/// nbdkit's sign of a directory of certificates: all three are there and may be read.
+pub(super) fn are_in(place: &Path) -> bool {
+    [CA, CERTIFICATE, KEY].iter().all(|file| fs::File::open(place.join(file)).is_ok())
+}
+
+impl Certificates {
+    pub(super) fn read(directory: &Path) -> Result<Self, TlsError> {
+        let path = |file| directory.join(file);
+        let certificates = |path: PathBuf| {
+            let bytes = read(&path)?;
+            let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+            match found {
+                Ok(found) if found.is_empty() => Err(TlsError::Empty { what: "certificate", path }),
+                found => found.map_err(|why| not_pem(path, &why)),
+            }
+        };
+        let ca = certificates(path(CA))?;
+        let chain = certificates(path(CERTIFICATE))?;
+        let key = private_key(path(KEY))?;
+        let revoked = match fs::read(path(REVOKED)) {
+            Ok(bytes) => revocations(path(REVOKED), &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(TlsError::Read { path: path(REVOKED), source }),
+        };
+        Ok(Self { directory: directory.to_owned(), ca, chain, key, revoked })
+    }
+
+    /// To say which file an error is about.
+    pub(super) fn path(&self, part: Part) -> PathBuf {
+        self.directory.join(match part {
+            Part::Ca => CA,
+            Part::Key => KEY,
+            Part::Revoked => REVOKED,
+        })
+    }
+}
+
+/// A file that rustls may refuse.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    Ca,
+    Key,
+    Revoked,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+fn private_key(path: PathBuf) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let bytes = read(&path)?;
+    match PrivateKeyDer::from_pem_slice(&bytes) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) => {
+            let locked = bytes.windows(9).any(|part| part == b"ENCRYPTED");
+            let what = if locked { "private key without a passphrase" } else { "private key" };
+            Err(TlsError::Empty { what, path })
+        }
+        Err(why) => Err(not_pem(path, &why)),
+    }
+}
+
+/// An empty list is a list: with nothing revoked.
+fn revocations(
+    path: PathBuf,
+    bytes: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let found = CertificateRevocationListDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
+    match found {
+        // A file that was meant to revoke something and does not is not passed over.
+        Ok(found) if found.is_empty() => {
+            Err(TlsError::Empty { what: "certificate revocation list", path })
+        }
+        found => found.map_err(|why| not_pem(path, &why)),
+    }
+}
+
+fn not_pem(path: PathBuf, why: &pem::Error) -> TlsError {
+    TlsError::NotPem { path, why: why.to_string() }
+}

@@ -1,0 +1,199 @@
+//! What a client's certificate says of its owner: distinguished names out of DER, as RFC 4514
+//! writes them and as nbdkit prints them.
+//!
+//! The certificate was verified before; here it is only read. What cannot be read is no name.
+
+use std::fmt::{self, Write};
+
+use rustls::pki_types::CertificateDer;
+
+/// The owner of a verified client certificate, for access rules and the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The owner: `CN=client,O=Example,C=US`. Printable, whatever the certificate says.
+    pub dn: String,
+    /// Who vouches for it.
+    pub issuer_dn: String,
+}
+
+impl Certificate {
+    /// Reads the names in a certificate (RFC 5280, section 4.1).
+    pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let mut outer = Der(certificate);
+        let mut whole = Der(outer.expect(SEQUENCE)?);
+        let mut fields = Der(whole.expect(SEQUENCE)?);
+        if fields.0.first() == Some(&EXPLICIT_VERSION) {
+            fields.next()?;
+        }
+        fields.expect(INTEGER)?; // The serial number,
+        fields.expect(SEQUENCE)?; // the signature's algorithm.
+        let issuer = fields.expect(SEQUENCE)?;
+        fields.expect(SEQUENCE)?; // From when to when.
+        let subject = fields.expect(SEQUENCE)?;
+        Some(Self { dn: name(subject)?, issuer_dn: name(issuer)? })
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} issued by {:?}", self.dn, self.issuer_dn)
+    }
+}
+
+const INTEGER: u8 = 0x02;
+const OBJECT_ID: u8 = 0x06;
+const UTF8: u8 = 0x0c;
+const PRINTABLE: u8 = 0x13;
+const T61: u8 = 0x14;
+const IA5: u8 = 0x16;
+const UNIVERSAL: u8 = 0x1c;
+const BMP: u8 = 0x1e;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
+const EXPLICIT_VERSION: u8 = 0xa0;
+
+/// DER that is read from the front.
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    /// The next value: its tag, its contents, and all of its bytes.
+    fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
+        let (&[tag, short], rest) = self.0.split_first_chunk()?;
+        let (len, rest) = match short {
+            0..=0x7f => (usize::from(short), rest),
+            // Of two bytes at most: a name is never longer.
+            0x81..=0x83 => {
+                let (len, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
+                (len.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)
+            }
+            _ => return None,
+        };
+        let (contents, rest) = rest.split_at_checked(len)?;
+        let all = &self.0[..self.0.len() - rest.len()];
+        self.0 = rest;
+        Some((tag, contents, all))
+    }
+
+    fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.next().filter(|found| found.0 == tag).map(|found| found.1)
+    }
+}
+
+/// An `RDNSequence`, the last part first (RFC 4514, section 2.1).
+fn name(sequence: &[u8]) -> Option<String> {
+    let mut parts = Vec::new();
+    let mut sets = Der(sequence);
+    while !sets.0.is_empty() {
+        let mut attributes = Der(sets.expect(SET)?);
+        let mut part = String::new();
+        while !attributes.0.is_empty() {
+            let mut pair = Der(attributes.expect(SEQUENCE)?);
+            let id = pair.expect(OBJECT_ID)?;
+            let (tag, value, all) = pair.next()?;
+            if !part.is_empty() {
+                part.push('+');
+            }
+            put_attribute(&mut part, id, tag, value, all)?;
+        }
+        parts.push(part);
+    }
+    parts.reverse();
+    Some(parts.join(","))
+}
+
+fn put_attribute(out: &mut String, id: &[u8], tag: u8, value: &[u8], all: &[u8]) -> Option<()> {
+    let known = keyword(id);
+    match known {
+        Some(keyword) => out.push_str(keyword),
+        None => put_dotted(out, id)?,
+    }
+    out.push('=');
+    if let Some(text) = text(tag, value).filter(|_| known.is_some()) {
+        put_escaped(out, &text);
+    } else {
+        out.push('#');
+        all.iter().try_for_each(|byte| write!(out, "{byte:02x}")).ok()?;
+    }
+    Some(())
+}
+
+/// Section 3 of RFC 4514, and what else certificates carry, in GnuTLS's words.
+fn keyword(id: &[u8]) -> Option<&'static str> {
+    const X520: [u8; 2] = [0x55, 0x04];
+    const UCL: [u8; 9] = [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01];
+    const EMAIL: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01];
+    if id == EMAIL {
+        return Some("EMAIL");
+    }
+    let (last, arc) = id.split_last()?;
+    Some(match (arc, last) {
+        (arc, 3) if arc == X520 => "CN",
+        (arc, 4) if arc == X520 => "surName",
+        (arc, 5) if arc == X520 => "serialNumber",
+        (arc, 6) if arc == X520 => "C",
+        (arc, 7) if arc == X520 => "L",
+        (arc, 8) if arc == X520 => "ST",
+        (arc, 9) if arc == X520 => "STREET",
+        (arc, 10) if arc == X520 => "O",
+        (arc, 11) if arc == X520 => "OU",
+        (arc, 12) if arc == X520 => "title",
+        (arc, 1) if arc == UCL => "UID",
+        (arc, 25) if arc == UCL => "DC",
+        _ => return None,
+    })
+}
+
+fn put_dotted(out: &mut String, id: &[u8]) -> Option<()> {
+    let mut arc: u64 = 0;
+    let mut first = true;
+    for &byte in id {
+        arc = arc.checked_mul(128)? | u64::from(byte & 0x7f);
+        if byte & 0x80 != 0 {
+            continue;
+        }
+        if std::mem::take(&mut first) {
+            let top = (arc / 40).min(2);
+            write!(out, "{top}.{}", arc - top * 40).ok()?;
+        } else {
+            write!(out, ".{arc}").ok()?;
+        }
+        arc = 0;
+    }
+    Some(())
+}
+
+fn text(tag: u8, value: &[u8]) -> Option<String> {
+    match tag {
+        UTF8 | PRINTABLE | IA5 => str::from_utf8(value).ok().map(str::to_owned),
+        // In practice it is Latin 1.
+        T61 => Some(value.iter().copied().map(char::from).collect()),
+        BMP => {
+            let (units, []) = value.as_chunks::<2>() else { return None };
+            let units = units.iter().map(|unit| u16::from_be_bytes(*unit));
+            char::decode_utf16(units).collect::<Result<_, _>>().ok()
+        }
+        UNIVERSAL => {
+            let (units, []) = value.as_chunks::<4>() else { return None };
+            units.iter().map(|unit| char::from_u32(u32::from_be_bytes(*unit))).collect()
+        }
+        _ => None,
+    }
+}
+
+/// Section 2.4; control characters too, since names are printed.
+fn put_escaped(out: &mut String, text: &str) {
+    let last = text.chars().count().saturating_sub(1);
+    for (index, c) in text.chars().enumerate() {
+        let edge = (c == ' ' && (index == 0 || index == last)) || (c == '#' && index == 0);
+        if c.is_control() {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                write!(out, "\\{byte:02x}").expect("a String takes all");
+            }
+        } else {
+            if edge || "\"+,;<>\\".contains(c) {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! From plain text into TLS ("TLS support"): who may, who must, and what is left of before.
+
+use super::{
+    Offers, Tls,
+    meta::Selection,
+    server::{Phase, Server, Step, Turn, no_data},
+};
+use crate::{
+    Framing, Refusal,
+    wire::{ClientFlags, OptionCode, ReplyCode, put_option_reply},
+};
+
+/// NBD_OPT_STARTTLS was acknowledged. All that was negotiated before is gone with the machine that
+/// gave this: a man in the middle may have said it.
+#[derive(Debug)]
+#[must_use = "the negotiation goes on behind the handshake"]
+pub struct StartTls {
+    offers: Offers,
+    client: ClientFlags,
+    draining: bool,
+}
+
+impl StartTls {
+    /// The machine for what comes inside TLS, once the handshake has succeeded. Options are due at
+    /// once: greeting and flags are not said again.
+    pub fn secured(self) -> Server {
+        let Self { offers, client, draining } = self;
+        Server {
+            phase: Phase::Options,
+            channel: Channel::Secure,
+            offers,
+            client,
+            framing: Framing::Simple,
+            selection: Selection::default(),
+            draining,
+        }
+    }
+}
+
+/// What the options come over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    Plain,
+    Secure,
+}
+
+impl Server {
+    /// "FORCEDTLS mode": nothing but STARTTLS and ABORT before TLS.
+    pub(super) fn needs_tls(&self) -> bool {
+        self.channel == Channel::Plain && self.offers.tls == Tls::Require
+    }
+
+    pub(super) fn may_start_tls(&self, data: &[u8]) -> Result<(), Refusal> {
+        no_data(data)?;
+        match (self.channel, self.offers.tls) {
+            (Channel::Secure, _) => Err(Refusal::invalid("TLS is on already")),
+            (Channel::Plain, Tls::Off) => {
+                Err(Refusal::unsupported("this server has no TLS; go on without it"))
+            }
+            (Channel::Plain, Tls::On | Tls::Require) => Ok(()),
+        }
+    }
+
+    pub(super) fn start_tls(self, out: &mut Vec<u8>) -> Turn {
+        put_option_reply(OptionCode::STARTTLS, ReplyCode::ACK, out, |_| ());
+        let Self { offers, client, draining, .. } = self;
+        Turn::Stop(Step::StartTls(StartTls { offers, client, draining }))
+    }
+}
