@@ -21,7 +21,7 @@ use nix::{
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine: whoever waits so long has hung.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Debian: apt-get install nbdkit.
 pub(crate) const NBDKIT: &str = "nbdkit";

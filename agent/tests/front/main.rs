@@ -1,5 +1,6 @@
 //! The agent as a process: what it says, where it listens, what it leaves behind.
 
+mod access;
 mod activation;
 mod agent;
 mod background;
@@ -9,6 +10,7 @@ mod exhaustion;
 mod handed;
 mod handshake;
 mod inetd;
+mod limit;
 mod single;
 mod sockets;
 mod user;

@@ -1,0 +1,96 @@
+//! How many may connect at once: `--limit`, `--limit-per-cid` and `--filter=limit`, from outside.
+
+use std::{io::Read, process::Command};
+
+use crate::{
+    access::knock,
+    agent::{Agent, greeted, opened},
+};
+
+#[test]
+fn a_handshake_that_never_ends_counts_and_is_dropped() {
+    let agent = Agent::start("-U {}/s --limit 2 --timeout 500ms null 1M");
+    let mut silent = greeted(&agent.path("s"));
+    let mut client = greeted(&agent.path("s"));
+    assert_eq!(opened(&mut client), 1 << 20);
+    assert!(!knock(&agent), "two are in");
+    let lines = agent.wait_for_line("refused");
+    assert!(lines.last().unwrap().contains("rule=--limit 2, and 2 open"), "{lines:#?}");
+    // Not before the deadline, and then it makes room.
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    agent.wait_for_line("did not finish negotiating in time");
+    let again = greeted(&agent.path("s"));
+    assert!(!knock(&agent), "two are in again");
+    drop((client, again));
+}
+
+#[test]
+fn a_place_is_given_back_whatever_way_a_session_ends() {
+    let agent = Agent::start("-U {}/s --filter=limit null 1M");
+    type End = fn(&mut std::os::unix::net::UnixStream);
+    let ends: [(&str, End); 5] = [
+        ("closed the connection", |_| {}),
+        ("closed in the middle", |stream| send(stream, b"\0\0\0\x03IHAVE")),
+        ("broke the protocol", |stream| send(stream, &[0xff; 64])),
+        ("aborted", |stream| send(stream, b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0")),
+        ("disconnected", |stream| {
+            opened(stream);
+            send(stream, &crate::agent::request(2, 0, 0));
+        }),
+    ];
+    for (said, end) in ends {
+        let mut stream = greeted(&agent.path("s"));
+        assert!(!knock(&agent), "the default of the filter is one");
+        end(&mut stream);
+        drop(stream);
+        agent.wait_for_line(said);
+    }
+    drop(greeted(&agent.path("s")));
+}
+
+fn send(mut stream: &std::os::unix::net::UnixStream, bytes: &[u8]) {
+    std::io::Write::write_all(&mut stream, bytes).unwrap();
+}
+
+#[test]
+fn other_ways_than_vsock_have_no_limit_per_cid() {
+    let agent = Agent::start("-U {}/s --limit-per-cid 1 --filter=limit null 1M limit-per-cid=1");
+    let first = greeted(&agent.path("s"));
+    let second = greeted(&agent.path("s"));
+    drop((first, second));
+}
+
+#[test]
+fn the_filter_says_what_nbdkits_says() {
+    // One client that has opened the disk, and another that comes then.
+    let script = r"
+import nbd, sys
+one, two = nbd.NBD(), nbd.NBD()
+one.connect_unix(sys.argv[1])
+try:
+    two.connect_unix(sys.argv[1])
+    print(2)
+except nbd.Error:
+    print(1)
+";
+    let python = |socket: &str| {
+        let output = Command::new("/usr/bin/python3")
+            .args(["-c", script, socket])
+            .output()
+            .expect("python3-libnbd is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for (words, count) in [("", "1"), ("limit=1", "1"), ("limit=2", "2"), ("limit=0", "2")] {
+        let agent = Agent::start(&format!("-U {{}}/s --filter=limit null 1M {words}"));
+        assert_eq!(python(agent.path("s").to_str().unwrap()), count, "agent {words}");
+        let run = format!("/usr/bin/python3 -c '{script}' $unixsocket");
+        let output = Command::new("nbdkit")
+            .args(["-U", "-", "--filter=limit", "null", "1M"])
+            .args(words.split_whitespace())
+            .args(["--run", &run])
+            .output()
+            .expect("nbdkit is installed");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), count, "nbdkit {words}");
+    }
+}
