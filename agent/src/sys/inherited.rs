@@ -79,13 +79,14 @@ pub(crate) fn take_stdin_and_stdout() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(taken)
 }
 
-/// Where stderr is the socket that stdin or stdout is as well, as inetd and xinetd have it, nothing
-/// said there may reach the client: stderr becomes /dev/null. With `any`, also where they are one
-/// pipe.
+/// Where stderr is the socket that stdin is as well, as inetd and xinetd have it, nothing said there
+/// may reach the client: stderr becomes /dev/null. With `any`, also where it is stdout's, and where
+/// they are one pipe. (Without: under systemd stdout and stderr are one socket, the journal's.)
 pub(crate) fn part_stderr_from_client(any: bool) -> io::Result<()> {
     let stderr = identity(io::stderr().as_fd())?;
-    let client = [identity(io::stdin().as_fd())?, identity(io::stdout().as_fd())?];
-    if (any && stderr.is_pipe || stderr.is_socket) && client.contains(&stderr) {
+    let is_client = identity(io::stdin().as_fd())? == stderr
+        || any && identity(io::stdout().as_fd())? == stderr;
+    if (any && stderr.is_pipe || stderr.is_socket) && is_client {
         dup2_stderr(null()?)?;
     }
     Ok(())

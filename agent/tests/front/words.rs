@@ -1,9 +1,10 @@
 //! Exit codes, the one line of an error, and what is printed where.
 
 use std::{
-    io::BufRead,
+    io::{BufRead, Read},
     net::{TcpListener, TcpStream},
-    process::Command,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::{Command, Stdio},
 };
 
 use nbd::uri::{Place, Uri};
@@ -114,4 +115,23 @@ fn without_a_listener_option_it_is_tcp_on_all_addresses() {
     let lines = agent.end().join("\n");
     assert!(lines.contains(&format!("listening on tcp:0.0.0.0:{port}")), "{lines}");
     assert_eq!(uris.next(), None, "one URI for both families");
+}
+
+#[test]
+fn an_error_is_said_where_stdout_and_stderr_are_one_socket() {
+    // As a service of systemd has them: the journal's.
+    let (mut journal, ours) = UnixStream::pair().unwrap();
+    let end = || Stdio::from(OwnedFd::from(ours.try_clone().unwrap()));
+    let mut child = Command::new(BINARY)
+        .args(["-U", "/nonexistent/s", "null"])
+        .stdin(Stdio::null())
+        .stdout(end())
+        .stderr(end())
+        .spawn()
+        .unwrap();
+    drop(ours);
+    let mut said = String::new();
+    journal.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(said.contains("agent: error: cannot listen on unix:/nonexistent/s"), "{said}");
 }
