@@ -153,7 +153,11 @@ impl Plan {
 
     async fn serve(self, background: Option<Background>, tls: tls::Policy) -> Result<u8, Failure> {
         // First of all, so that nothing is said to a client on stdout.
-        let Adopted { mut listeners, connected } = self.given.adopt()?;
+        let adopted = self.given.adopt()?;
+        if self.keep_alive {
+            adopted.keep_alive();
+        }
+        let Adopted { mut listeners, connected } = adopted;
         let change = self.process.check()?;
         let mut hooks = Hooks::default();
         let rules = Arc::new(self.rules(self.stack(&mut hooks)?, tls));

@@ -8,6 +8,7 @@ use super::{
     Listener,
     activation::{self, ActivationError, Handed},
     stdio::{self, StdioError},
+    tcp,
 };
 use crate::{peer::Peer, stream::Stream};
 
@@ -49,6 +50,19 @@ impl Given {
                 Adopted { listeners: Vec::new(), connected: vec![stdio::take_client()?] }
             }
         })
+    }
+}
+
+impl Adopted {
+    /// As `Listener::keep_alive`, for the connections over TCP.
+    pub fn keep_alive(&self) {
+        for (stream, peer) in &self.connected {
+            if matches!(peer, Peer::Tcp(_))
+                && let Err(error) = tcp::keep_alive(&stream.from)
+            {
+                tracing::warn!("--keepalive has no effect on {peer}: {error}");
+            }
+        }
     }
 }
 

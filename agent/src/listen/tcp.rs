@@ -122,7 +122,7 @@ impl Listener {
 
     /// Connections that are accepted from now on have it from their listener.
     pub(super) fn keep_alive(&self) -> io::Result<()> {
-        Ok(setsockopt(&self.socket, KeepAlive, &true)?)
+        keep_alive(&self.socket)
     }
 
     pub(super) async fn accept(&self) -> io::Result<(OwnedFd, Peer)> {
@@ -141,6 +141,11 @@ pub(super) fn plain(address: SocketAddr) -> SocketAddr {
         SocketAddr::V6(v6) if let Some(v4) = v6.ip().to_ipv4_mapped() => (v4, v6.port()).into(),
         _ => address,
     }
+}
+
+/// SO_KEEPALIVE, tcp(7).
+pub(super) fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, KeepAlive, &true)?)
 }
 
 /// For a new connection: replies are gathered here; the kernel must not hold them back once more.

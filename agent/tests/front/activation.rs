@@ -129,7 +129,7 @@ fn with_a_listener_too_it_stays() {
     let mut agent = Agent::start_by(handed.launcher(), "memory 1M");
     drop(handed);
     drop(first);
-    agent.wait_for_line("closed the connection");
+    agent.wait_for_line("session peer=");
     drop(greeted(&path));
     agent.end();
 }
@@ -151,8 +151,8 @@ fn a_signal_drains_connections_that_were_handed_over() {
 fn descriptors_are_closed_to_children() {
     const CLOEXEC: i32 = 0o2_000_000;
     let dir = TempDir::new().unwrap();
-    let handed = Handed::one(UnixListener::bind(dir.path().join("s")).unwrap())
-        .and(UnixStream::pair().unwrap().0);
+    let (client, theirs) = UnixStream::pair().unwrap();
+    let handed = Handed::one(UnixListener::bind(dir.path().join("s")).unwrap()).and(theirs);
     let mut agent = Agent::start_by(handed.launcher(), "memory 1M");
     for fd in [3, 4] {
         let info = fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", agent.id())).unwrap();
@@ -161,6 +161,7 @@ fn descriptors_are_closed_to_children() {
         assert_eq!(flags & CLOEXEC, CLOEXEC, "descriptor {fd}: {info}");
     }
     agent.end();
+    drop(client);
 }
 
 #[test]
@@ -199,7 +200,9 @@ fn what_cannot_be_served_is_one_line_that_names_the_descriptor() {
 #[test]
 fn options_that_say_where_to_listen_contradict_it() {
     let handed = Handed::one(UnixStream::pair().unwrap().0);
-    for words in ["-p 1", "-i ::1", "-U /nonexistent/s", "--vsock", "--listen tcp:1", "-s"] {
+    for words in
+        ["-p 1", "-i ::1", "-U /nonexistent/s", "--vsock", "--listen tcp:1", "-s", "--run :"]
+    {
         let (code, stderr) = fails(handed.launcher().args(words.split(' ')).args(["memory", "1"]));
         assert_eq!(code, 1);
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
@@ -219,6 +222,26 @@ fn sockets_of_another_process_are_not_touched() {
     let mut agent = Agent::start_by(inherits, "-U {}/s memory 1M");
     drop(greeted(&agent.path("s")));
     agent.end();
+}
+
+/// What is for another process is not for a child of ours either.
+#[test]
+fn children_do_not_see_the_variables() {
+    let dir = TempDir::new().unwrap();
+    let seen = dir.path().join("env");
+    let script = r#"
+LISTEN_PID=$PPID LISTEN_FDS=1 LISTEN_FDNAMES=x LISTEN_PIDFDID=1 KEPT=1 exec "$@""#;
+    let status = Command::new("sh")
+        .args(["-c", script, "sh", BINARY, "--run"])
+        .arg(format!("env >{}", seen.display()))
+        .args(["null", "1M"])
+        .stderr(process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let seen = fs::read_to_string(seen).unwrap();
+    assert!(seen.contains("KEPT=1"), "{seen}");
+    assert!(!seen.contains("LISTEN_"), "{seen}");
 }
 
 #[test]

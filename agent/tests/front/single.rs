@@ -9,7 +9,13 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{
+            getsockopt,
+            sockopt::{KeepAlive, TcpNoDelay},
+        },
+    },
     unistd::Pid,
 };
 
@@ -55,8 +61,12 @@ fn a_client_on_a_socket_is_served_and_ends_it() {
 fn a_client_over_tcp_is_known_by_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let child = spawn("--single memory 1M", listener.accept().unwrap().0, Stdio::piped());
+    let (theirs, _) = listener.accept().unwrap();
+    let same = theirs.try_clone().unwrap();
+    let child = spawn("--single --keepalive memory 1M", theirs, Stdio::piped());
     receive_greeting(&mut client);
+    assert!(getsockopt(&same, KeepAlive).unwrap() && getsockopt(&same, TcpNoDelay).unwrap());
+    drop(same);
     let peer = format!("peer=tcp:{} ", client.local_addr().unwrap());
     drop(client);
     let (code, stderr) = end(child);
