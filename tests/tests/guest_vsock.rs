@@ -66,7 +66,71 @@ fn disks_over_vsock_loopback() -> Outcome<()> {
         )?;
         guest.sh(&format!("{LAB}\nstop high"))?;
     }
-    Ok(())
+    who_may_connect(&mut guest)
+}
+
+/// A process of the machine itself has CID 1: it is no guest, by any rule and in the log.
+fn who_may_connect(guest: &mut Guest) -> Outcome<()> {
+    guest.check(
+        "a local process is no guest: refused, and named so in the log",
+        &format!(
+            "{LAB}
+             serve guests --vsock --port 10820 --allow vsock-guest --allow-cid 3,5-9 memory 1M
+             nbdinfo --size nbd+vsock://1:10820 && exit 1
+             stop guests
+             log guests | grep -E 'refused peer=vsock:1:[0-9]+\\(local\\) export=\"-\" rule=not named by --allow'"
+        ),
+    )?;
+    for (words, size) in [
+        ("--allow vsock-local", "1048576"),
+        ("--allow vsock-guest,vsock-cid:0-1", "1048576"),
+        ("--filter=ip allow=vsock-cid:3,vsock-cid:1 deny=all", "1048576"),
+        ("--filter=ip allow=vsock-port:0-4294967295 deny=anyvsock", "1048576"),
+        ("--filter=ip deny=anyunix,vsock-guest,vsock-hypervisor,vsock-sibling", "1048576"),
+        ("--filter=ip deny=vsock-local", "refused"),
+        ("--filter=ip deny=vsock-cid:1", "refused"),
+        ("--filter=ip allow=vsock-guest deny=any", "refused"),
+    ] {
+        guest.expect(
+            &format!("a local process: {size} by {words}"),
+            &format!(
+                "{LAB}
+                 serve rules --vsock --port 10821 memory 1M {words}
+                 nbdinfo --size nbd+vsock://1:10821 || echo refused
+                 stop rules"
+            ),
+            size,
+        )?;
+    }
+    guest.expect(
+        "an access file that HUP reads again",
+        &format!(
+            "{LAB}
+             echo vsock-guest >/run/lab/rules
+             serve rules --vsock --port 10822 --access-file /run/lab/rules memory 1M
+             nbdinfo --size nbd+vsock://1:10822 && exit 1
+             echo vsock-local >>/run/lab/rules
+             systemctl kill --signal HUP rules
+             until log rules | grep -q 'read again: 2 in /run/lab/rules'; do sleep 0.05; done
+             nbdinfo --size nbd+vsock://1:10822"
+        ),
+        "1048576",
+    )?;
+    guest.expect(
+        "one connection at once from each CID",
+        &format!(
+            "{LAB}
+             serve limit --vsock --port 10823 --limit-per-cid 1 memory 1M
+             nbdsh -c 'h.connect_vsock(1, 10823)' -c '
+other = nbd.NBD()
+try:
+    other.connect_vsock(1, 10823)
+    print(\"let in\")
+except nbd.Error:
+    print(\"refused\")'"
+        ),
+        "refused",
+    )
 }
 
 /// The agent does not start: exit status 1 and one line, which says what it was about.
