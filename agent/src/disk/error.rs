@@ -19,6 +19,10 @@ pub enum Kind {
     Invalid,
     /// The disk cannot do this, or not quickly.
     Unsupported,
+    /// A value is larger than the disk can take or give.
+    TooLarge,
+    /// The disk is going away.
+    ShutDown,
 }
 
 /// What was asked of the disk.
@@ -79,6 +83,8 @@ impl DiskError {
             Some(libc::ENOMEM) => Kind::NoMemory,
             Some(libc::EINVAL) => Kind::Invalid,
             Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => Kind::Unsupported,
+            Some(libc::EOVERFLOW) => Kind::TooLarge,
+            Some(libc::ESHUTDOWN) => Kind::ShutDown,
             _ => Kind::Io,
         };
         Self { kind, verb, at, len, source: Some(source) }
@@ -104,6 +110,8 @@ mod tests {
             (libc::ENOMEM, Kind::NoMemory),
             (libc::EINVAL, Kind::Invalid),
             (libc::EOPNOTSUPP, Kind::Unsupported),
+            (libc::EOVERFLOW, Kind::TooLarge),
+            (libc::ESHUTDOWN, Kind::ShutDown),
             (libc::ETIMEDOUT, Kind::Io),
         ];
         for (number, kind) in table {

@@ -242,6 +242,15 @@ pub trait Disk: Send + Sync + fmt::Debug {
             None => Box::pin(std::future::ready(())),
         }
     }
+
+    /// Waits before the connection of a client that has said its last is closed. Called once, and
+    /// only where `holds`; a layer that waits here awaits the one below too.
+    fn part(&self) -> Hold<'_> {
+        match self.below() {
+            Some(below) => below.part(),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
 }
 
 /// A wait, on the runtime of the connection.

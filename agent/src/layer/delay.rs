@@ -1,11 +1,11 @@
-//! Makes requests wait: nbdkit-delay-filter(1).
+//! Makes requests wait, and opening and closing: nbdkit-delay-filter(1).
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
-use super::{Entry, each};
+use super::{Entry, each, each_slowly};
 use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb},
-    recipe::{Key, ParamError, Params},
+    disk::{Answer, Disk, DiskError, Facts, Hold, Kind, Op, Turn, Verb},
+    recipe::{BuildError, Key, ParamError, Params},
 };
 
 pub(super) const ENTRY: Entry = Entry {
@@ -14,23 +14,93 @@ pub(super) const ENTRY: Entry = Entry {
     keys: &[
         Key::once("rdelay", "TIME", "Delay of reads"),
         Key::once("wdelay", "TIME", "Delay of writes, and of zeroes and trims"),
+        Key::once("delay-read", "TIME", "Delay of reads"),
+        Key::once("delay-write", "TIME", "Delay of writes alone"),
+        Key::once("delay-zero", "TIME", "Delay of zeroes"),
+        Key::once("delay-trim", "TIME", "Delay of trims"),
+        Key::once("delay-extents", "TIME", "Delay of requests for extents"),
+        Key::once("delay-cache", "TIME", "Delay of requests to cache"),
+        Key::once("delay-flush", "TIME", "Delay of flushes"),
+        Key::once("delay-fast-zero", "on|off", "off: refuse fast zeroes at once [default: on]"),
+        Key::once("delay-open", "TIME", "Delay of opening an export"),
+        Key::once("delay-close", "TIME", "Delay of closing, when a client says that it goes"),
     ],
     build: |params, stack, _| {
         let times = Times::parse(params)?;
-        Ok(each(stack, move |below, _| Ok(Arc::new(Delay { below, times }))))
+        if times.is_zero() {
+            // Nothing to do: it costs nothing.
+            return Ok(stack);
+        }
+        let around = move |below| -> Arc<dyn Disk> { Arc::new(Delay { below, times }) };
+        Ok::<_, BuildError>(if times.open.is_zero() {
+            each(stack, move |below, _| Ok(around(below)))
+        } else {
+            each_slowly(stack, move |below, _| {
+                thread::sleep(times.open);
+                Ok(around(below))
+            })
+        })
     },
 };
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Times {
     read: Duration,
     write: Duration,
+    zero: Duration,
+    trim: Duration,
+    extents: Duration,
+    cache: Duration,
+    flush: Duration,
+    open: Duration,
+    close: Duration,
+    /// Fast zeroes are refused at once.
+    no_fast_zero: bool,
 }
 
 impl Times {
     fn parse(params: &Params<'_>) -> Result<Self, ParamError> {
-        let time = |key| Ok(params.duration(key)?.unwrap_or_default());
-        Ok(Self { read: time("rdelay")?, write: time("wdelay")? })
+        let all_reads = params.duration("rdelay")?;
+        let all_writes = params.duration("wdelay")?;
+        let time =
+            |key, wider: Option<Duration>| Ok(params.duration(key)?.or(wider).unwrap_or_default());
+        let zero = time("delay-zero", all_writes)?;
+        let fast = params.switch("delay-fast-zero")?.unwrap_or(true);
+        Ok(Self {
+            read: time("delay-read", all_reads)?,
+            write: time("delay-write", all_writes)?,
+            zero,
+            trim: time("delay-trim", all_writes)?,
+            extents: time("delay-extents", None)?,
+            cache: time("delay-cache", None)?,
+            flush: time("delay-flush", None)?,
+            open: time("delay-open", None)?,
+            close: time("delay-close", None)?,
+            // As nbdkit has it: where zeroes do not wait, there is nothing to be quicker than.
+            no_fast_zero: !fast && !zero.is_zero(),
+        })
+    }
+
+    fn of(&self, verb: Verb) -> Duration {
+        match verb {
+            Verb::Read => self.read,
+            Verb::Write => self.write,
+            Verb::Zero => self.zero,
+            Verb::Trim => self.trim,
+            Verb::Extents => self.extents,
+            Verb::Cache => self.cache,
+            Verb::Flush => self.flush,
+            Verb::Open => self.open,
+        }
+    }
+
+    fn is_zero(&self) -> bool {
+        !self.holds() && self.open.is_zero()
+    }
+
+    fn holds(&self) -> bool {
+        let Self { read, write, zero, trim, extents, cache, flush, close, .. } = self;
+        [read, write, zero, trim, extents, cache, flush, close].iter().any(|time| !time.is_zero())
     }
 }
 
@@ -40,16 +110,32 @@ struct Delay {
     times: Times,
 }
 
+impl Delay {
+    fn check(&self, op: &Op<'_>) -> Result<(), DiskError> {
+        if self.times.no_fast_zero && matches!(op, Op::Zero { fast: true, .. }) {
+            return Err(DiskError::new(Kind::Unsupported, Verb::Zero, op.range()));
+        }
+        Ok(())
+    }
+}
+
 impl Disk for Delay {
     fn facts(&self) -> Facts {
-        self.below.facts()
+        let below = self.below.facts();
+        Facts { can_fast_zero: below.can_fast_zero || self.times.no_fast_zero, ..below }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.check(op)?;
         self.below.attempt(op, answer)
     }
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.check(op)?;
+        if self.times.no_fast_zero && op.verb() == Verb::Zero {
+            // What `hold` could not know: this one is not fast.
+            thread::sleep(self.times.zero);
+        }
         self.below.perform(op, answer)
     }
 
@@ -58,18 +144,102 @@ impl Disk for Delay {
     }
 
     fn holds(&self) -> bool {
-        true
+        self.times.holds() || self.below.holds()
     }
 
     fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
         let time = match verb {
-            Verb::Read => self.times.read,
-            Verb::Write | Verb::Trim | Verb::Zero => self.times.write,
-            _ => Duration::ZERO,
+            Verb::Zero if self.times.no_fast_zero => Duration::ZERO,
+            _ => self.times.of(verb),
         };
         Box::pin(async move {
-            tokio::time::sleep(time).await;
+            if !time.is_zero() {
+                tokio::time::sleep(time).await;
+            }
             self.below.hold(verb, range).await;
         })
+    }
+
+    fn part(&self) -> Hold<'_> {
+        Box::pin(async move {
+            if !self.times.close.is_zero() {
+                tokio::time::sleep(self.times.close).await;
+            }
+            self.below.part().await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{MemoryDisk, testing::run};
+
+    fn times(words: &[(&str, &str)]) -> Result<Times, String> {
+        let words: Vec<_> =
+            words.iter().map(|(key, value)| (Some((*key).into()), (*value).into())).collect();
+        let params = Params::of_filter("delay", ENTRY.keys, &mut words.iter().collect()).unwrap();
+        Times::parse(&params).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_kind_of_request_has_its_time_and_the_narrower_key_wins() {
+        const S: Duration = Duration::from_secs(1);
+        let all = times(&[("rdelay", "1"), ("wdelay", "2"), ("delay-trim", "500ms")]).unwrap();
+        let of = |verbs: &[Verb]| verbs.iter().map(|verb| all.of(*verb)).collect::<Vec<_>>();
+        assert_eq!(of(&[Verb::Read, Verb::Write, Verb::Zero]), [S, 2 * S, 2 * S]);
+        assert_eq!(
+            of(&[Verb::Trim, Verb::Flush, Verb::Cache]),
+            [S / 2, Duration::ZERO, Duration::ZERO]
+        );
+        assert!(all.holds());
+        for (key, holds) in [
+            ("delay-read", true),
+            ("delay-write", true),
+            ("delay-zero", true),
+            ("delay-extents", true),
+            ("delay-cache", true),
+            ("delay-flush", true),
+            ("delay-close", true),
+            ("delay-open", false),
+        ] {
+            let times = times(&[(key, "1.5")]).unwrap();
+            assert_eq!((times.holds(), times.is_zero()), (holds, false), "{key}");
+        }
+        assert!(times(&[("delay-read", "0"), ("delay-fast-zero", "0")]).unwrap().is_zero());
+        for (key, value) in [("rdelay", "x"), ("delay-open", "-1"), ("delay-fast-zero", "2")] {
+            assert!(times(&[(key, value)]).unwrap_err().contains(&format!("{key}={value}")));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_held_for_its_time_and_for_what_is_below() {
+        let first = times(&[("delay-read", "2")]).unwrap();
+        let second = times(&[("delay-read", "3"), ("delay-close", "7")]).unwrap();
+        let memory = Arc::new(MemoryDisk::new(1 << 20));
+        let below = Arc::new(Delay { below: memory, times: first });
+        let disk = Delay { below, times: second };
+        let start = tokio::time::Instant::now();
+        disk.hold(Verb::Read, (0, 1)).await;
+        assert_eq!(start.elapsed().as_secs(), 5);
+        disk.hold(Verb::Write, (0, 1)).await;
+        assert_eq!(start.elapsed().as_secs(), 5);
+        disk.part().await;
+        assert_eq!(start.elapsed().as_secs(), 12);
+    }
+
+    #[test]
+    fn a_fast_zero_is_refused_at_once_if_it_is_not_to_wait() {
+        let zero = |fast| Op::Zero { at: 0, len: 512, fua: false, may_trim: true, fast };
+        let disk = |words: &[(&str, &str)]| Delay {
+            below: Arc::new(MemoryDisk::new(1 << 20)),
+            times: times(words).unwrap(),
+        };
+        let refusing = disk(&[("delay-zero", "1ns"), ("delay-fast-zero", "no")]);
+        assert_eq!(run(&refusing, &mut zero(true)).unwrap_err().kind, Kind::Unsupported);
+        run(&refusing, &mut zero(false)).unwrap();
+        for words in [&[("delay-zero", "1ns")], &[("delay-fast-zero", "off")]] {
+            run(&disk(words), &mut zero(true)).unwrap();
+        }
     }
 }

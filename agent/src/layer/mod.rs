@@ -5,9 +5,12 @@
 //! file; it parses its parameters when it is built and holds no more than it needs.
 
 mod delay;
+mod error;
+mod exitlast;
 mod ip;
 mod limit;
 mod readonly;
+mod stats;
 
 use std::{fmt, sync::Arc};
 
@@ -28,10 +31,18 @@ pub struct Entry {
 }
 
 /// In the order of their names.
-pub const BUILT_IN: &[Entry] = &[delay::ENTRY, ip::ENTRY, limit::ENTRY, readonly::ENTRY];
+pub const BUILT_IN: &[Entry] = &[
+    delay::ENTRY,
+    error::ENTRY,
+    exitlast::ENTRY,
+    ip::ENTRY,
+    limit::ENTRY,
+    readonly::ENTRY,
+    stats::ENTRY,
+];
 
 /// nbdkit's other filters, so that who knows them is told plainly.
-const NOT_BUILT_IN: [&str; 33] = [
+const NOT_BUILT_IN: [&str; 31] = [
     "blocksize",
     "bzip2",
     "cache",
@@ -39,9 +50,7 @@ const NOT_BUILT_IN: [&str; 33] = [
     "checkwrite",
     "cow",
     "ddrescue",
-    "error",
     "evil",
-    "exitlast",
     "exitwhen",
     "exportname",
     "ext2",
@@ -117,12 +126,22 @@ fn each<F>(stack: Stack, around: F) -> Stack
 where
     F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
 {
-    let exports = Arc::new(Each { below: stack.exports, around });
+    let exports = Arc::new(Each { below: stack.exports, slow: false, around });
+    Stack { exports, gates: stack.gates }
+}
+
+/// As `each`, where `around` may take its time.
+fn each_slowly<F>(stack: Stack, around: F) -> Stack
+where
+    F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
+{
+    let exports = Arc::new(Each { below: stack.exports, slow: true, around });
     Stack { exports, gates: stack.gates }
 }
 
 struct Each<F> {
     below: Arc<dyn Exports>,
+    slow: bool,
     around: F,
 }
 
@@ -145,6 +164,6 @@ where
     }
 
     fn blocking(&self) -> bool {
-        self.below.blocking()
+        self.slow || self.below.blocking()
     }
 }

@@ -13,5 +13,7 @@ pub(super) fn errno(error: &DiskError) -> Errno {
         Kind::NoMemory => Errno::ENOMEM,
         Kind::Invalid => Errno::EINVAL,
         Kind::Unsupported => Errno::ENOTSUP,
+        Kind::TooLarge => Errno::EOVERFLOW,
+        Kind::ShutDown => Errno::ESHUTDOWN,
     }
 }

@@ -5,9 +5,12 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// Longest unit first where one is the end of another.
-const UNITS: [(&str, u64); 7] = [
+const UNITS: [(&str, u64); 9] = [
     ("ns", 1),
     ("us", 1_000),
+    // The micro sign, and the Greek letter.
+    ("\u{b5}s", 1_000),
+    ("\u{3bc}s", 1_000),
     ("ms", 1_000_000),
     ("s", 1_000_000_000),
     ("m", 60_000_000_000),
@@ -17,16 +20,28 @@ const UNITS: [(&str, u64); 7] = [
 
 /// A text that is no time.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("write whole seconds, or a whole number and one of ns, us, ms, s, m, h")]
+#[error("write a number of seconds (10, 1.5), or a number and one of ns, us, ms, s, m, h")]
 pub struct DurationError;
 
-/// 10, 10s, 500ms, 2m.
+/// 10, 10s, 500ms, 1.5, 2m. Less than a nanosecond is cut off.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| DurationError)?;
+    let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (whole, rest) = text.split_at(digits(text));
+    let (fraction, unit) = match rest.strip_prefix('.') {
+        Some(rest) => rest.split_at(digits(rest)),
+        None => ("", rest),
+    };
+    if whole.is_empty() || (fraction.is_empty() && rest.starts_with('.')) {
+        return Err(DurationError);
+    }
     let &(_, scale) = UNITS.iter().find(|(name, _)| *name == unit).ok_or(DurationError)?;
-    number.checked_mul(scale).map(Duration::from_nanos).ok_or(DurationError)
+    let whole: u64 = whole.parse().map_err(|_| DurationError)?;
+    let whole = whole.checked_mul(scale).ok_or(DurationError)?;
+    // Each digit is worth a tenth of the one before it.
+    let (part, _) = fraction.bytes().fold((0, scale), |(sum, worth), digit| {
+        (sum + u64::from(digit - b'0') * worth / 10, worth / 10)
+    });
+    whole.checked_add(part).map(Duration::from_nanos).ok_or(DurationError)
 }
 
 #[cfg(test)]
@@ -48,7 +63,15 @@ mod tests {
             ("s", None),
             ("-1", None),
             ("+1", None),
-            ("1.5", None),
+            ("1.5", Some(Duration::from_millis(1500))),
+            ("0.25s", Some(Duration::from_millis(250))),
+            ("1.2\u{3bc}s", Some(Duration::from_nanos(1200))),
+            ("1.2\u{b5}s", Some(Duration::from_nanos(1200))),
+            ("1.5ns", Some(Duration::from_nanos(1))),
+            ("1.", None),
+            (".5", None),
+            ("1.5.5", None),
+            ("1.-5", None),
             ("1 s", None),
             ("1d", None),
             ("99999999999999999999", None),

@@ -89,6 +89,12 @@ impl Transmission {
     /// Runs to the end.
     pub(super) async fn run(mut self, mut life: watch::Receiver<Life>) -> (End, Traffic) {
         let end = self.serve(&mut life).await;
+        if end == End::Disconnected && self.blocking.holds {
+            tokio::select! {
+                () = self.disk.part() => {}
+                _ = life.wait_for(|life| *life == Life::Ending) => {}
+            }
+        }
         self.stream.say_goodbye();
         (end, self.traffic)
     }

@@ -1,0 +1,107 @@
+//! Ends the agent with its last client: nbdkit-exitlast-filter(1).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use super::{Entry, each};
+use crate::{
+    access::{Caller, Denied, Gate, Pass},
+    hooks::Stop,
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "exitlast",
+    about: "End with the last client",
+    keys: &[],
+    build: |_, stack, context| {
+        let clients = Arc::new(Clients {
+            connected: AtomicUsize::new(0),
+            opened: AtomicBool::new(false),
+            stop: context.hooks.stop(),
+        });
+        let opened = Arc::clone(&clients);
+        let mut stack = each(stack, move |below, _| {
+            opened.opened.store(true, Ordering::Release);
+            Ok(below)
+        });
+        // Asked last: who is denied by another gate is no client.
+        stack.gates.push(Arc::new(Counting(clients)));
+        Ok(stack)
+    },
+};
+
+/// Connections are counted, not openings: one that opens an export after another is one client. But
+/// who opens none, such as a probe of the port, does not end the agent.
+#[derive(Debug)]
+struct Clients {
+    connected: AtomicUsize,
+    /// Some client has opened an export.
+    opened: AtomicBool,
+    stop: Stop,
+}
+
+#[derive(Debug)]
+struct Counting(Arc<Clients>);
+
+impl Gate for Counting {
+    fn admit(&self, _: &Caller<'_>) -> Result<Pass, Denied> {
+        self.0.connected.fetch_add(1, Ordering::AcqRel);
+        Ok(Pass::holding(Client(Arc::clone(&self.0))))
+    }
+}
+
+struct Client(Arc<Clients>);
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let last = self.0.connected.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && self.0.opened.load(Ordering::Acquire) {
+            self.0.stop.now("the last client has left (filter exitlast)");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        disk::MemoryDisk,
+        exports::Opening,
+        exports::Single,
+        hooks::Hooks,
+        peer::Peer,
+        recipe::{Context, Params, Stack},
+    };
+
+    #[tokio::test]
+    async fn the_last_of_those_that_overlap_ends_it_and_a_probe_does_not() {
+        let mut hooks = Hooks::default();
+        let stop = hooks.stop();
+        let params = Params::of_filter("exitlast", ENTRY.keys, &mut Vec::new()).unwrap();
+        let stack = Stack::new(Single(Arc::new(MemoryDisk::new(512))));
+        let context = &mut Context { read_only: false, hooks: &mut hooks };
+        let stack = (ENTRY.build)(&params, stack, context).unwrap();
+        let connect = || {
+            let peer = Peer::Pipe;
+            stack.gates[0].admit(&Caller::new(&peer, &|| None)).unwrap()
+        };
+        let asked = || {
+            let asked = std::pin::pin!(stop.asked());
+            let waker = std::task::Waker::noop();
+            asked.poll(&mut std::task::Context::from_waker(waker)).is_ready()
+        };
+        drop(connect());
+        assert!(!asked(), "it opened nothing");
+        let first = connect();
+        drop(stack.exports.open("", &Opening::any()).unwrap());
+        drop(stack.exports.open("", &Opening::any()).unwrap());
+        assert!(!asked(), "it may open another");
+        let second = connect();
+        drop(first);
+        assert!(!asked());
+        drop(second);
+        assert!(asked());
+    }
+}

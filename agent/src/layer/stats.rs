@@ -1,0 +1,196 @@
+//! Counts requests and tells their number, speed and sizes: nbdkit-stats-filter(1), at the end as
+//! nbdkit does, and at USR1.
+
+mod count;
+mod report;
+
+use std::{
+    fs::File,
+    io::{self, Seek, Write},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use thiserror::Error;
+
+use self::{count::Counts, report::report};
+use super::{Entry, each};
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
+    recipe::{BuildError, Key, Params},
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "stats",
+    about: "Count requests; told at the end and at USR1",
+    keys: &[
+        Key::once("statsfile", "PATH", "Where the statistics are written"),
+        Key::once("statsappend", "BOOL", "Append to the file [default: no, replace it]"),
+        Key::once("statsthreshold", "N", "Tell the sizes of N % of the requests [default: 95]"),
+    ],
+    build: |params, stack, context| {
+        let stats = Arc::new(Stats::parse(params)?);
+        let (at_report, at_exit) = (Arc::clone(&stats), Arc::clone(&stats));
+        context.hooks.at_report(move || at_report.write());
+        context.hooks.at_exit(move || at_exit.write());
+        Ok(each(stack, move |below, _| Ok(Arc::new(Counted { below, stats: Arc::clone(&stats) }))))
+    },
+};
+
+#[derive(Debug, Error)]
+#[error("filter stats: cannot open statsfile={}", .path.display())]
+struct OpenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+#[derive(Debug)]
+struct Stats {
+    counts: Counts,
+    started: Instant,
+    /// Percent; 0: sizes are not told.
+    threshold: u8,
+    file: Mutex<File>,
+    path: PathBuf,
+    append: bool,
+}
+
+impl Stats {
+    fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
+        let path = PathBuf::from(params.needed("statsfile")?);
+        let append = params.switch("statsappend")?.unwrap_or(false);
+        let threshold = params.parsed("statsthreshold", "a percentage", |text| {
+            text.parse().ok().filter(|&number: &u8| number <= 100).ok_or("write 0 to 100")
+        })?;
+        let file = File::options()
+            .create(true)
+            .write(true)
+            .append(append)
+            .truncate(!append)
+            .open(&path)
+            .map_err(|source| {
+                BuildError::Own(Box::new(OpenError { path: path.clone(), source }))
+            })?;
+        let threshold = threshold.unwrap_or(95);
+        Ok(Self {
+            counts: Counts::new(threshold > 0),
+            started: Instant::now(),
+            threshold,
+            file: Mutex::new(file),
+            path,
+            append,
+        })
+    }
+
+    fn write(&self) {
+        let text = report(&self.counts, self.started.elapsed(), self.threshold);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.write_to(&mut file, &text) {
+            tracing::error!("filter stats: cannot write to {}: {error}", self.path.display());
+        }
+    }
+
+    fn write_to(&self, file: &mut File, text: &str) -> io::Result<()> {
+        if !self.append && file.metadata()?.is_file() {
+            // The last report is replaced by this one.
+            file.set_len(0)?;
+            file.rewind()?;
+        }
+        file.write_all(text.as_bytes())
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    below: Arc<dyn Disk>,
+    stats: Arc<Stats>,
+}
+
+impl Disk for Counted {
+    fn facts(&self) -> Facts {
+        self.below.facts()
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        // A large write's payload is taken from the request: it is asked before.
+        let (verb, range, started) = (op.verb(), op.range(), Instant::now());
+        let turn = self.below.attempt(op, answer)?;
+        if turn == Turn::Done {
+            self.stats.counts.add(verb, range, started.elapsed());
+        }
+        Ok(turn)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let (verb, range, started) = (op.verb(), op.range(), Instant::now());
+        self.below.perform(op, answer)?;
+        self.stats.counts.add(verb, range, started.elapsed());
+        Ok(())
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::disk::{FullDisk, MemoryDisk, testing};
+
+    fn stats(words: &[(&str, &str)]) -> Result<Stats, String> {
+        let words: Vec<_> =
+            words.iter().map(|(key, value)| (Some((*key).into()), (*value).into())).collect();
+        let params = Params::of_filter("stats", ENTRY.keys, &mut words.iter().collect()).unwrap();
+        Stats::parse(&params).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_succeeds_is_counted_and_each_report_replaces_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        fs::write(&path, "old").unwrap();
+        let stats = Arc::new(stats(&[("statsfile", path.to_str().unwrap())]).unwrap());
+        let disk = Counted { below: Arc::new(MemoryDisk::new(1 << 20)), stats: Arc::clone(&stats) };
+        testing::write(&disk, 4096, &[1; 4096]);
+        testing::read(&disk, 0, 512);
+        stats.write();
+        let full = Counted { below: Arc::new(FullDisk::new(1 << 20)), stats: Arc::clone(&stats) };
+        testing::try_write(&full, 0, b"x", false).unwrap_err();
+        testing::read(&full, 0, 512);
+        stats.write();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("total: 3 ops, "), "{text}");
+        assert!(text.contains("\nread: 2 ops, ") && text.contains("\nwrite: 1 ops, "), "{text}");
+    }
+
+    #[test]
+    fn appended_reports_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        fs::write(&path, "old\n").unwrap();
+        let words = [("statsfile", path.to_str().unwrap()), ("statsappend", "true")];
+        let stats = stats(&words).unwrap();
+        stats.write();
+        stats.write();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("old\ntotal: 0 ops, "), "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (words, part) in [
+            (&[][..], "'statsfile' is missing"),
+            (&[("statsfile", "/nonexistent/s")], "statsfile=/nonexistent/s"),
+            (&[("statsfile", "s"), ("statsthreshold", "101")], "statsthreshold=101"),
+            (&[("statsfile", "s"), ("statsappend", "2")], "statsappend=2"),
+        ] {
+            let error = stats(words).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
