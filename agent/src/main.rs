@@ -36,14 +36,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help and version go to stdout; all else is a wrong command line, said in one line.
+/// An answer goes to stdout; all else is a wrong command line, said in one line.
 fn without_plan(stop: &Stop) -> ExitCode {
-    match stop {
+    if let Some(answer) = stop.answer() {
         // Where stdout is gone there is nobody to tell.
-        Stop::Clap(answer) if stop.is_answer() => {
-            answer.print().ok();
-            return ExitCode::SUCCESS;
-        }
+        io::stdout().lock().write_all(answer.as_bytes()).ok();
+        return ExitCode::SUCCESS;
+    }
+    match stop {
         Stop::Clap(error) => say(format_args!("agent: error: {}\n", one_line(error))),
         _ => report(stop, None),
     }

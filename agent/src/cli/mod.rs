@@ -1,8 +1,11 @@
-//! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing.
+//! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing
+//! but the files of parameters that it names (`@PATH`).
 
 mod access;
+mod answers;
 mod given;
 mod options;
+mod params;
 mod process;
 mod refused;
 #[cfg(test)]
@@ -11,16 +14,19 @@ mod tls;
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt, io,
+    path::PathBuf,
     time::Duration,
 };
 
-use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches};
 use thiserror::Error;
 
 use self::options::Said;
 use crate::{
     listen::{Address, AddressError, Family, Given, activation::Handed},
     plan::{Log, Plan},
+    recipe::{BuildError, Word},
     units::{DurationError, parse_duration},
 };
 
@@ -34,13 +40,25 @@ const EXPORT_NAME_MAX: usize = 4096;
 /// Why there is no plan.
 #[derive(Debug, Error)]
 pub enum Stop {
-    /// clap has the last word: `--help`, `--version`, an unknown option.
+    /// Something else than to serve was asked for, and this is it.
+    #[error("{0}")]
+    Answer(String),
+    /// clap has the last word: an unknown option.
     #[error(transparent)]
     Clap(#[from] clap::Error),
+    /// An answer is about a plugin or a filter that there is not.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("--dump-plugin: no plugin is given; say which, such as 'agent memory --dump-plugin'")]
+    DumpWhat,
+    #[error("cannot read the parameters in the file '{}'", .path.display())]
+    Params { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Access(#[from] access::WordsError),
     #[error("{option} is known to nbdkit, not built into agent yet; {mend}")]
     NotBuilt { option: String, mend: &'static str },
+    #[error("{option} is refused: {why}")]
+    Refused { option: String, why: &'static str },
     #[error("{one} and {other} cannot be used together; {mend}")]
     Together { one: &'static str, other: &'static str, mend: &'static str },
     #[error("no plugin is given; say what to serve, such as 'agent --vsock memory 1G'")]
@@ -68,9 +86,15 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The help or the version was asked for, and this is it.
-    pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Clap(error) if !error.use_stderr())
+    /// Not a mistake: what was asked for.
+    pub fn answer(&self) -> Option<&str> {
+        if let Self::Answer(answer) = self { Some(answer) } else { None }
+    }
+}
+
+impl From<fmt::Error> for Stop {
+    fn from(_: fmt::Error) -> Self {
+        unreachable!("a String takes all")
     }
 }
 
@@ -80,35 +104,22 @@ pub fn plan<W: Into<OsString> + Clone>(
     handed: Option<Handed>,
 ) -> Result<Plan, Stop> {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    match understand(&words, handed) {
-        Err(stop) if stop.is_answer() && says_single(&words) => Err(given::no_answer()),
-        result => result,
-    }
-}
-
-fn understand(words: &[OsString], handed: Option<Handed>) -> Result<Plan, Stop> {
     let name = words.first().cloned().unwrap_or_default();
     let matches = refused::add_to(Said::command()).try_get_matches_from(words)?;
-    if let Some((option, mend)) = refused::given(&matches) {
-        return Err(Stop::NotBuilt { option, mend });
+    if let Some(stop) = refused::given(&matches) {
+        return Err(stop);
     }
-    Said::from_arg_matches(&matches)?.decide(&name, handed)
-}
-
-/// `--single` is among the words, whatever else is.
-fn says_single(words: &[OsString]) -> bool {
-    // As words without a meaning: they end clap's reading otherwise.
-    let flag = |name, short| Arg::new(name).long(name).short(short).action(ArgAction::SetTrue);
-    let command = refused::add_to(Said::command())
-        .ignore_errors(true)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args([flag("help", 'h'), flag("version", 'V')]);
-    command.try_get_matches_from(words).is_ok_and(|matches| matches.get_flag("single"))
+    let said = Said::from_arg_matches(&matches)?;
+    let params = params::words(&said.params)?;
+    match said.answer(&params)? {
+        Some(_) if said.single => Err(given::no_answer()),
+        Some(answer) => Err(Stop::Answer(answer)),
+        None => said.decide(&name, params, handed),
+    }
 }
 
 impl Said {
-    fn decide(self, name: &OsStr, handed: Option<Handed>) -> Result<Plan, Stop> {
+    fn decide(self, name: &OsStr, params: Vec<Word>, handed: Option<Handed>) -> Result<Plan, Stop> {
         let process = self.process(name, handed.is_some())?;
         let offers = self.offers()?;
         let given = self.given(handed)?;
@@ -135,16 +146,12 @@ impl Said {
             return Err(Stop::LongName(self.exportname.len()));
         }
         let plugin = self.plugin.ok_or(Stop::NoPlugin)?;
-        if plugin.starts_with('@') || self.params.iter().any(|param| param.starts_with('@')) {
-            let mend = "write the words out; a file of such a name is ./@NAME";
-            return Err(Stop::NotBuilt { option: "@PATH".into(), mend });
-        }
         Ok(Plan {
             given,
             listen,
             plugin,
             filters: self.filter,
-            params: self.params.iter().map(|param| split(param)).collect(),
+            params,
             read_only: self.readonly,
             admission: self.access.decide()?,
             export_name: self.exportname,
@@ -261,17 +268,4 @@ impl Said {
 
 fn time(option: &'static str, value: String) -> Result<Duration, Stop> {
     parse_duration(&value).map_err(|source| Stop::Time { option, value, source })
-}
-
-/// nbdkit's rule for what is a key: a letter, then letters, digits, `.`, `_` and `-`, up to the
-/// first `=`. All else is a value.
-fn split(param: &str) -> (Option<String>, String) {
-    let key = |key: &str| {
-        key.starts_with(|c: char| c.is_ascii_alphabetic())
-            && key.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
-    };
-    match param.split_once('=') {
-        Some((before, after)) if key(before) => (Some(before.to_owned()), after.to_owned()),
-        _ => (None, param.to_owned()),
-    }
 }

@@ -24,7 +24,7 @@ unit's sockets.";
 #[derive(Debug, Parser)]
 #[command(
     name = "agent",
-    version,
+    disable_help_flag = true,
     about = "Serves a disk over NBD to the guests of this machine (AF_VSOCK), and over TCP and Unix sockets",
     override_usage = "agent [OPTIONS] PLUGIN [KEY=VALUE | VALUE]...",
     after_help = EXAMPLES,
@@ -80,7 +80,7 @@ pub(super) struct Said {
     #[arg(long, value_name = "FILTER", help_heading = "Serving")]
     pub(super) filter: Vec<String>,
 
-    /// Export name that --print-uri puts into the URI; changes nothing else, as with nbdkit
+    /// Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit
     #[arg(
         short,
         long,
@@ -177,6 +177,30 @@ pub(super) struct Said {
     /// The newstyle protocol: always so
     #[arg(short, long, alias = "new-style", hide = true)]
     pub(super) newstyle: bool,
+
+    /// Help; behind a plugin and filters, also about these and their parameters
+    #[arg(short, long, help_heading = "Instead of serving")]
+    pub(super) help: bool,
+
+    /// The version; behind a plugin and filters, also theirs
+    #[arg(short = 'V', long, help_heading = "Instead of serving")]
+    pub(super) version: bool,
+
+    /// What was decided when this program was built, as KEY=VALUE
+    #[arg(long, help_heading = "Instead of serving")]
+    pub(super) dump_config: bool,
+
+    /// What the plugin is, as KEY=VALUE
+    #[arg(long, help_heading = "Instead of serving")]
+    pub(super) dump_plugin: bool,
+
+    /// The options of one letter, one a line
+    #[arg(long, help_heading = "Instead of serving")]
+    pub(super) short_options: bool,
+
+    /// The long options, one a line
+    #[arg(long, help_heading = "Instead of serving")]
+    pub(super) long_options: bool,
 
     /// What to serve: memory, file, null, pattern, full
     #[arg(value_name = "PLUGIN")]

@@ -1,6 +1,7 @@
 //! Options of nbdkit that are not built: known, so that they are refused by name and with what to
 //! do instead, and never ignored.
 
+use super::Stop;
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 
 /// An option as nbdkit(1) has it.
@@ -11,31 +12,40 @@ struct Refused {
     value: bool,
     /// Values that ask for what agent does anyway.
     harmless: &'static [&'static str],
-    mend: &'static str,
+    why: Why,
 }
 
-const fn flag(spellings: &'static [&'static str], mend: &'static str) -> Refused {
-    Refused { spellings, value: false, harmless: &[], mend }
+enum Why {
+    /// What to do until it is built.
+    NotYet(&'static str),
+    /// What keeps it from being built, and what to do.
+    Never(&'static str),
 }
 
 const fn option(spellings: &'static [&'static str], mend: &'static str) -> Refused {
-    Refused { spellings, value: true, harmless: &[], mend }
+    Refused { spellings, value: true, harmless: &[], why: Why::NotYet(mend) }
+}
+
+const fn never(spellings: &'static [&'static str], value: bool, why: &'static str) -> Refused {
+    Refused { spellings, value, harmless: &[], why: Why::Never(why) }
 }
 
 const LEAVE_OUT: &str = "leave it out";
 
 /// All of nbdkit 1.46 that is neither in `options.rs` nor here is a mistake.
 const REFUSED: &[Refused] = &[
-    option(&["--debug", "-D"], "use -v"),
-    flag(&["--dump-config"], LEAVE_OUT),
-    flag(&["--dump-plugin"], LEAVE_OUT),
-    flag(&["--long-options"], "read --help"),
-    option(&["--name"], LEAVE_OUT),
-    flag(
-        &["--oldstyle", "--old-style", "-o"],
-        "leave it out: every client of today speaks newstyle",
+    never(
+        &["--debug", "-D"],
+        true,
+        "these flags are about nbdkit's own parts and libraries; -v logs what the agent does",
     ),
-    flag(&["--short-options"], "read --help"),
+    option(&["--name"], LEAVE_OUT),
+    never(
+        &["--oldstyle", "--old-style", "-o"],
+        false,
+        "the oldstyle protocol has no names, no TLS and no way to say no; leave it out: every client \
+         since 2012 speaks newstyle",
+    ),
     option(&["--tls-priority"], "leave it out: TLS 1.2 and 1.3 with AEAD suites only"),
     option(&["--tls-psk"], "use certificates (--tls-certificates)"),
 ];
@@ -60,8 +70,8 @@ pub(super) fn add_to(command: Command) -> Command {
     })
 }
 
-/// The first of them that was given: all its spellings, and what to do instead.
-pub(super) fn given(matches: &ArgMatches) -> Option<(String, &'static str)> {
+/// The first of them that was given, by all its spellings.
+pub(super) fn given(matches: &ArgMatches) -> Option<Stop> {
     let refused = REFUSED.iter().find(|refused| {
         if matches.value_source(refused.id()) != Some(ValueSource::CommandLine) {
             return false;
@@ -71,7 +81,11 @@ pub(super) fn given(matches: &ArgMatches) -> Option<(String, &'static str)> {
             values.len() == 0 || values.any(|value| !refused.harmless.contains(&value.as_str()))
         })
     })?;
-    Some((refused.spellings.join("/"), refused.mend))
+    let option = refused.spellings.join("/");
+    Some(match refused.why {
+        Why::NotYet(mend) => Stop::NotBuilt { option, mend },
+        Why::Never(why) => Stop::Refused { option, why },
+    })
 }
 
 impl Refused {

@@ -5,6 +5,7 @@ mod activation;
 mod agent;
 mod background;
 mod captive;
+mod dump;
 mod endings;
 mod exhaustion;
 mod handed;
