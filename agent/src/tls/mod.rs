@@ -151,3 +151,25 @@ impl fmt::Display for Failure {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_tls_a_uri_stays_as_it_is() {
+        for uri in ["nbd://localhost:10809", "nbd+unix:///?socket=/nbd", "nbd+vsock://2:10809/a"] {
+            assert_eq!(Policy::Off.uri(uri.to_owned()), uri);
+        }
+    }
+
+    #[test]
+    fn off_reads_no_certificates() {
+        let wanted = Wanted {
+            mode: Some(Mode::Off),
+            certificates: Some("/nowhere".into()),
+            verify_peer: false,
+        };
+        assert!(matches!(wanted.prepare(), Ok(Policy::Off)));
+    }
+}

@@ -197,3 +197,6 @@ fn put_escaped(out: &mut String, text: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,16 @@ impl Agent {
     }
 
     /// By another program that executes the agent with the words it is given.
-    pub(crate) fn start_by(mut command: Command, words: &str) -> Self {
+    pub(crate) fn start_by(command: Command, words: &str) -> Self {
+        Self::start_by_in(command, |_| (), words)
+    }
+
+    /// The same, in a directory that something is put into first.
+    pub(crate) fn start_by_in(
+        mut command: Command,
+        prepare: impl FnOnce(&Path),
+        words: &str,
+    ) -> Self {
         let dir = TempDir::new().unwrap();
         let notify = dir.path().join("notify");
         let ready = UnixDatagram::bind(&notify).unwrap();
@@ -50,6 +59,7 @@ impl Agent {
         fs::set_permissions(&notify, fs::Permissions::from_mode(0o777)).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        prepare(dir.path());
         let mut child =
             command
                 .args(words.split_whitespace().map(|word| {

@@ -1,0 +1,98 @@
+//! A CA and what it signs, in directories as nbdkit, libnbd and QEMU want them.
+
+use std::{fs, path::Path};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber, date_time_ymd,
+};
+
+/// Signs certificates.
+pub(crate) struct Ca {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = named(name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// A directory for `--tls-certificates`.
+    pub(crate) fn server_in(&self, directory: &Path) {
+        let mut params = named("localhost");
+        params.subject_alt_names = ["localhost", "127.0.0.1"]
+            .map(|name| match name.parse() {
+                Ok(address) => rcgen::SanType::IpAddress(address),
+                Err(_) => rcgen::SanType::DnsName(name.try_into().unwrap()),
+            })
+            .into();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.sign_into(directory, "server", params);
+    }
+
+    /// A directory for a client.
+    pub(crate) fn client_in(&self, directory: &Path, client: CertificateParams) {
+        self.sign_into(directory, "client", client);
+    }
+
+    fn sign_into(&self, directory: &Path, role: &str, mut params: CertificateParams) {
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        self.trusted_in(directory);
+        fs::write(directory.join(format!("{role}-cert.pem")), certificate.pem()).unwrap();
+        fs::write(directory.join(format!("{role}-key.pem")), key.serialize_pem()).unwrap();
+    }
+
+    /// The CA's own certificate alone: enough for a client that shows none.
+    pub(crate) fn trusted_in(&self, directory: &Path) {
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join("ca-cert.pem"), &self.certificate).unwrap();
+    }
+
+    /// A list that revokes one serial number and holds until `until`.
+    pub(crate) fn revoke_in(&self, directory: &Path, serial: u64, until: i32) {
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2001, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![RevokedCertParams {
+                serial_number: SerialNumber::from(serial),
+                revocation_time: date_time_ymd(2001, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).unwrap();
+        fs::write(directory.join("ca-crl.pem"), list.pem().unwrap()).unwrap();
+    }
+}
+
+/// Good from 2001 to 2099.
+pub(crate) fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.remove(DnType::CommonName);
+    params.distinguished_name.push(DnType::OrganizationName, "Test, Inc.");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = date_time_ymd(2001, 1, 1);
+    params.not_after = date_time_ymd(2099, 1, 1);
+    params
+}
+
+/// A client's, by its serial number.
+pub(crate) fn client(serial: u64) -> CertificateParams {
+    let mut params = named("guest 7");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.serial_number = Some(SerialNumber::from(serial));
+    params
+}

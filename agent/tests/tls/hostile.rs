@@ -1,0 +1,192 @@
+//! Clients that do not keep to TLS, or leave in the middle of it. Others are never disturbed.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+};
+
+use crate::{
+    agent::{Agent, request},
+    client::{
+        ACK, GO, STARTTLS, agent, ask, go, handshake, option_bytes, plain, secured, size, uri,
+    },
+};
+
+/// How the agent says that a session ended.
+fn ending(agent: &Agent) -> String {
+    agent.wait_for_line("session").pop().unwrap()
+}
+
+fn assert_alive(agent: &Agent) {
+    assert_eq!(size(&uri(agent, "nbds", "trust")), Ok(256 << 20));
+}
+
+/// Reads to the end; a reset is one.
+fn end(stream: &mut UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
+        _ => bytes,
+    }
+}
+
+#[test]
+fn plain_text_behind_starttls_closes_the_connection() {
+    for words in ["--tls=on memory 256M", "--tls=require memory 256M"] {
+        let (agent, _ca) = agent(words);
+        let mut stream = plain(&agent);
+        let injected = [option_bytes(STARTTLS, b""), option_bytes(GO, &[0; 6])].concat();
+        stream.write_all(&injected).unwrap();
+        assert!(end(&mut stream).is_empty(), "nothing is answered");
+        let line = ending(&agent);
+        assert!(line.contains("in plain text behind NBD_OPT_STARTTLS"), "{line}");
+        assert_alive(&agent);
+    }
+}
+
+#[test]
+fn plain_text_instead_of_the_handshake_ends_the_session() {
+    let (agent, _ca) = agent("--tls=on memory 256M");
+    for bytes in [&option_bytes(GO, &[0; 6])[..], &[0; 70_000], b"GET / HTTP/1.0\r\n\r\n"] {
+        let mut stream = plain(&agent);
+        assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+        // The agent may have closed before it has all.
+        stream.write_all(bytes).ok();
+        let said = end(&mut stream);
+        assert!(said.is_empty() || said[0] == 21, "an alert, or nothing: {said:?}");
+        let line = ending(&agent);
+        assert!(line.contains("TLS failed"), "{line}");
+    }
+    assert_alive(&agent);
+}
+
+#[test]
+fn a_client_that_leaves_in_the_handshake_is_named_so() {
+    let (agent, _ca) = agent("--tls=on memory 256M");
+    let mut stream = plain(&agent);
+    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    stream.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
+    drop(stream);
+    let line = ending(&agent);
+    assert!(line.contains("closed in the middle of the handshake"), "{line}");
+}
+
+#[test]
+fn the_handshake_counts_in_the_timeout() {
+    let (agent, _ca) = agent("--tls=on --timeout 500ms memory 256M");
+    let mut stream = plain(&agent);
+    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    assert!(end(&mut stream).is_empty());
+    let line = ending(&agent);
+    assert!(line.contains("did not finish negotiating in time"), "{line}");
+}
+
+#[test]
+fn a_client_in_the_handshake_does_not_hold_the_agent_up() {
+    let (mut agent, _ca) = agent("--tls=on --timeout 60 --shutdown-timeout 60 memory 256M");
+    let mut stream = plain(&agent);
+    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    let lines = agent.end();
+    assert!(lines.iter().any(|line| line.contains("shut down")), "{lines:?}");
+}
+
+#[test]
+fn bytes_that_are_no_record_end_the_session_with_a_reason() {
+    let (agent, _ca) = agent("--tls=require memory 256M");
+    let mut secure = secured(&agent);
+    go(&mut secure);
+    let mut stream = secure.sock;
+    // A record of 32 bytes that nobody encrypted.
+    stream.write_all(&[&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat()).unwrap();
+    end(&mut stream);
+    let line = ending(&agent);
+    assert!(line.contains("TLS failed: cannot decrypt peer's message"), "{line}");
+    assert_alive(&agent);
+}
+
+#[test]
+fn plain_requests_after_the_handshake_end_the_session() {
+    let (agent, _ca) = agent("--tls=require memory 256M");
+    let mut secure = secured(&agent);
+    go(&mut secure);
+    let mut stream = secure.sock;
+    stream.write_all(&request(0, 0, 4096)).unwrap();
+    end(&mut stream);
+    let line = ending(&agent);
+    assert!(line.contains("TLS failed") && line.contains("requests=0"), "{line}");
+}
+
+#[test]
+fn a_goodbye_and_a_cut_both_end_the_session() {
+    let (agent, _ca) = agent("--tls=require memory 256M");
+    let mut secure = secured(&agent);
+    go(&mut secure);
+    secure.conn.send_close_notify();
+    secure.flush().unwrap();
+    // The agent says goodbye as well: an end without it is an error to rustls.
+    assert_eq!(secure.read(&mut [0]).unwrap(), 0);
+    assert!(ending(&agent).contains("closed the connection"));
+
+    let mut secure = secured(&agent);
+    go(&mut secure);
+    drop(secure);
+    agent.wait_for_line("without TLS's close_notify");
+    assert!(ending(&agent).contains("closed the connection"));
+
+    let mut secure = secured(&agent);
+    go(&mut secure);
+    secure.write_all(&request(2, 0, 0)).unwrap();
+    assert_eq!(secure.read(&mut [0]).unwrap(), 0, "a goodbye after NBD_CMD_DISC");
+    assert!(ending(&agent).contains("disconnected"));
+}
+
+#[test]
+fn requests_that_come_with_the_last_of_the_handshake_are_answered() {
+    let (agent, _ca) = agent("--tls=require memory 256M");
+    let mut stream = plain(&agent);
+    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    let mut secure = handshake(&agent, stream);
+    // rustls sends what was written with its Finished, in one go.
+    let all = [option_bytes(GO, &[0; 6]), request(0, 0, 100_000), request(2, 0, 0)].concat();
+    secure.write_all(&all).unwrap();
+    let mut answers = Vec::new();
+    secure.read_to_end(&mut answers).unwrap();
+    assert!(answers.len() > 100_000, "{}", answers.len());
+    assert!(ending(&agent).contains("disconnected"));
+}
+
+#[test]
+fn a_client_that_never_reads_holds_a_bounded_amount() {
+    let (agent, _ca) = agent("--tls=require memory 256M");
+    let mut secure = secured(&agent);
+    go(&mut secure);
+    // Data, not holes: a reply has something to hold.
+    let len = 32 << 20;
+    secure.write_all(&request(1, 0, len)).unwrap();
+    secure.write_all(&vec![7; len as usize]).unwrap();
+    secure.read_exact(&mut [0; 16]).unwrap();
+    let memory = |key: &str| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let before = memory("VmRSS");
+    // The agent stops taking requests in, so the socket fills and a send finds no room.
+    secure.sock.set_nonblocking(true).unwrap();
+    let requests = request(0, 0, 1 << 20).repeat(100);
+    let mut sent = 0;
+    while sent < 50_000 {
+        match secure.write(&requests).and_then(|_| secure.flush()) {
+            Ok(()) => sent += 100,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                break;
+            }
+        }
+    }
+    let grown = memory("VmHWM").saturating_sub(before) / 1024;
+    assert!(grown < 100, "{grown} MiB after {sent} requests of 1 MiB");
+    drop(secure);
+    ending(&agent);
+    assert_alive(&agent);
+}

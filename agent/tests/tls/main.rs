@@ -1,0 +1,13 @@
+//! TLS from the outside: libnbd's and QEMU's clients, a client that says exactly what it is told
+//! to, and nbdkit where it says the same thing.
+
+#[path = "../front/agent.rs"]
+#[allow(dead_code, reason = "shared with the front tests")]
+mod agent;
+mod certificates;
+mod client;
+mod hostile;
+mod interop;
+mod modes;
+mod peers;
+mod start;
