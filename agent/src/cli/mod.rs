@@ -81,6 +81,11 @@ pub enum Stop {
     Mask(String),
     #[error("--tls '{0}'; it can be 'off', 'on' or 'require'")]
     TlsMode(String),
+    #[error(
+        "--tls-psk is not in this build of agent; use certificates (--tls-certificates), or build \
+         it with '--features psk', which needs OpenSSL 3"
+    )]
+    NoSharedKeys,
     #[error("--log '{0}'; it can be 'stderr' or 'null'")]
     Log(String),
 }

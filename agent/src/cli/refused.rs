@@ -47,7 +47,6 @@ const REFUSED: &[Refused] = &[
          since 2012 speaks newstyle",
     ),
     option(&["--tls-priority"], "leave it out: TLS 1.2 and 1.3 with AEAD suites only"),
-    option(&["--tls-psk"], "use certificates (--tls-certificates)"),
 ];
 
 /// Adds the options to `command`, hidden.

@@ -204,8 +204,7 @@ fn wrong_values_are_refused_with_the_option_and_the_value() {
 
 #[test]
 fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
-    for line in ["--name=x", "--tls-priority=x", "--tls-psk=/x", "--log=syslog", "--log=/var/log/x"]
-    {
+    for line in ["--name=x", "--tls-priority=x", "--log=syslog", "--log=/var/log/x"] {
         for line in [line.to_owned(), format!("null {line}")] {
             let line = if line.starts_with("--log") { format!("null {line}") } else { line };
             let error = stopped(&line);

@@ -24,6 +24,11 @@ pub(super) struct Words {
     /// Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke
     #[arg(long, help_heading = "TLS")]
     tls_verify_peer: bool,
+
+    /// Keys shared with clients, a USER:HEX a line as psktool(1) writes them, in place of
+    /// certificates. Needs an agent that was built with the feature 'psk'
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    tls_psk: Option<PathBuf>,
 }
 
 impl Words {
@@ -37,7 +42,16 @@ impl Words {
                 mend: "without TLS nobody can be verified: leave one of them out",
             });
         }
-        Ok(Wanted { mode, certificates: self.tls_certificates, verify_peer: self.tls_verify_peer })
+        if cfg!(not(feature = "psk")) && self.tls_psk.is_some() && mode != Some(Mode::Off) {
+            return Err(Stop::NoSharedKeys);
+        }
+        Ok(Wanted {
+            mode,
+            certificates: self.tls_certificates,
+            verify_peer: self.tls_verify_peer,
+            #[cfg(feature = "psk")]
+            shared_keys: self.tls_psk,
+        })
     }
 }
 

@@ -16,10 +16,7 @@ use nbd::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{
-    End, Life, Rules,
-    stream::{Secure, Stream},
-};
+use super::{End, Life, Rules, stream::Stream};
 use crate::{
     disk::{Disk, Facts},
     exports::{Exports, Listed, OpenError, Opening},
@@ -169,10 +166,7 @@ async fn secure(
         End::Cut
     };
     tokio::select! {
-        secure = Secure::accept(socket, acceptor) => match secure {
-            Ok(secure) => Ok(Stream::Secure(Box::new(secure))),
-            Err(failure) => Err(End::Tls(failure)),
-        },
+        secure = Stream::secure(socket, acceptor) => secure.map_err(End::Tls),
         end = leaving => Err(end),
     }
 }

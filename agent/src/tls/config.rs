@@ -43,6 +43,7 @@ fn verifier(
     let mut roots = RootCertStore::empty();
     for certificate in std::mem::take(&mut certificates.ca) {
         roots.add(certificate).map_err(|source| TlsError::Useless {
+            option: "--tls-certificates",
             path: certificates.path(Part::Ca),
             source: source.into(),
         })?;
@@ -56,6 +57,7 @@ fn verifier(
         .enforce_revocation_expiration()
         .build()
         .map_err(|source| TlsError::Useless {
+            option: "--tls-certificates",
             path: certificates.path(part),
             source: source.into(),
         })

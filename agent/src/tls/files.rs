@@ -47,8 +47,21 @@ pub enum TlsError {
     NotPem { path: PathBuf, why: String },
     #[error("--tls-certificates: {} does not fit {CERTIFICATE}", .path.display())]
     Key { path: PathBuf, source: rustls::Error },
-    #[error("--tls-certificates: {} is of no use", .path.display())]
-    Useless { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    #[cfg(feature = "psk")]
+    #[error("--tls-psk: cannot read {}", .path.display())]
+    ReadKeys { path: PathBuf, source: io::Error },
+    #[cfg(feature = "psk")]
+    #[error("--tls-psk: line {line} of {} is no key: {why}", .path.display())]
+    KeyLine { path: PathBuf, line: usize, why: &'static str },
+    #[cfg(feature = "psk")]
+    #[error("--tls-psk: there is no key in {}", .path.display())]
+    NoKeys { path: PathBuf },
+    #[error("{option}: {} is of no use", .path.display())]
+    Useless {
+        option: &'static str,
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl TlsError {
@@ -61,6 +74,10 @@ impl TlsError {
         match self {
             Self::Nowhere { .. } => {
                 Some("say where they are with --tls-certificates DIRECTORY".into())
+            }
+            #[cfg(feature = "psk")]
+            Self::KeyLine { .. } | Self::NoKeys { .. } => {
+                Some("make it with psktool(1): psktool -u USER -p FILE".into())
             }
             Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Some(format!("the directory must hold {CA}, {CERTIFICATE} and {KEY}"))

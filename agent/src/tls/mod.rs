@@ -6,12 +6,15 @@
 mod config;
 mod files;
 mod name;
+#[cfg(feature = "psk")]
+mod psk;
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use rustls::ServerConfig;
-pub use rustls::{IoState, ServerConnection};
+pub use rustls::{IoState, ServerConfig, ServerConnection};
 
+#[cfg(feature = "psk")]
+pub use self::psk::{SharedKeys, user};
 pub use self::{
     files::{Certificates, TlsError},
     name::Certificate,
@@ -34,6 +37,9 @@ pub struct Wanted {
     pub certificates: Option<PathBuf>,
     /// `--tls-verify-peer`.
     pub verify_peer: bool,
+    /// `--tls-psk`.
+    #[cfg(feature = "psk")]
+    pub shared_keys: Option<PathBuf>,
 }
 
 /// What every session does about TLS.
@@ -50,33 +56,51 @@ pub enum Policy {
 
 /// All that a handshake needs; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Acceptor(Arc<ServerConfig>);
+pub enum Acceptor {
+    /// By rustls.
+    Certificates(Arc<ServerConfig>),
+    /// By OpenSSL.
+    #[cfg(feature = "psk")]
+    SharedKeys(SharedKeys),
+}
 
 impl Wanted {
-    /// Reads the certificates and decides. Without `--tls` there is TLS where there are
-    /// certificates; what was asked for and cannot be had is an error, never plain text.
+    /// Reads the files and decides. Without `--tls` there is TLS where there are certificates or
+    /// keys; what was asked for and cannot be had is an error, never plain text.
     pub fn prepare(&self) -> Result<Policy, TlsError> {
-        let certificates = match (self.mode, &self.certificates) {
-            (Some(Mode::Off), _) => None,
-            (_, Some(directory)) => Some(Certificates::read(directory)?),
-            (None, None) => match files::places().iter().find(|place| files::are_in(place)) {
-                Some(place) => Some(Certificates::read(place)?),
-                None if self.verify_peer => return Err(TlsError::nowhere("--tls-verify-peer")),
-                None => None,
-            },
-            (Some(mode), None) => match files::places().iter().find(|place| files::are_in(place)) {
-                Some(place) => Some(Certificates::read(place)?),
-                None if mode == Mode::Require => return Err(TlsError::nowhere("--tls=require")),
-                None => return Err(TlsError::nowhere("--tls=on")),
-            },
-        };
-        let Some(certificates) = certificates else { return Ok(Policy::Off) };
-        let acceptor = Acceptor(config::server(certificates, self.verify_peer)?);
-        Ok(if self.mode == Some(Mode::Require) {
-            Policy::Require(acceptor)
-        } else {
-            Policy::On(acceptor)
+        if self.mode == Some(Mode::Off) {
+            return Ok(Policy::Off);
+        }
+        let Some(acceptor) = self.acceptor()? else { return Ok(Policy::Off) };
+        Ok(match self.mode {
+            Some(Mode::Require) => Policy::Require(acceptor),
+            _ => Policy::On(acceptor),
         })
+    }
+
+    /// As nbdkit: shared keys go before certificates, and a directory that is named before the
+    /// places where one might be.
+    fn acceptor(&self) -> Result<Option<Acceptor>, TlsError> {
+        #[cfg(feature = "psk")]
+        if let Some(path) = &self.shared_keys {
+            return Ok(Some(Acceptor::SharedKeys(SharedKeys::read(path)?)));
+        }
+        let found = files::places().into_iter().find(|place| files::are_in(place));
+        let directory = match (&self.certificates, found) {
+            (Some(named), _) => named.clone(),
+            (None, Some(found)) => found,
+            (None, None) => {
+                let option = match self.mode {
+                    Some(Mode::Require) => "--tls=require",
+                    Some(_) => "--tls=on",
+                    None if self.verify_peer => "--tls-verify-peer",
+                    None => return Ok(None),
+                };
+                return Err(TlsError::nowhere(option));
+            }
+        };
+        let config = config::server(Certificates::read(&directory)?, self.verify_peer)?;
+        Ok(Some(Acceptor::Certificates(config)))
     }
 }
 
@@ -96,13 +120,6 @@ impl Policy {
             Self::Off => None,
             Self::On(acceptor) | Self::Require(acceptor) => Some(acceptor),
         }
-    }
-}
-
-impl Acceptor {
-    /// A session before its first byte.
-    pub fn begin(&self) -> Result<ServerConnection, Failure> {
-        ServerConnection::new(Arc::clone(&self.0)).map_err(Failure::from)
     }
 }
 
@@ -140,6 +157,14 @@ impl From<rustls::Error> for Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl From<&str> for Failure {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
@@ -168,7 +193,7 @@ mod tests {
         let wanted = Wanted {
             mode: Some(Mode::Off),
             certificates: Some("/nowhere".into()),
-            verify_peer: false,
+            ..Wanted::default()
         };
         assert!(matches!(wanted.prepare(), Ok(Policy::Off)));
     }

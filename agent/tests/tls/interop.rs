@@ -9,14 +9,14 @@ use crate::{
 };
 
 /// Runs Python with libnbd's handle `h`, connected.
-fn nbdsh(uri: &str, before: &str, script: &str) -> String {
+pub(crate) fn nbdsh(uri: &str, before: &str, script: &str) -> String {
     let before = format!("import nbd\nh = nbd.NBD()\nh.set_uri_allow_local_file(True)\n{before}");
     let script = format!("{before}\nh.connect_uri({uri:?})\n{script}\n");
     // Debian's own Python has the package; another may stand first in PATH.
     succeeds("/usr/bin/python3", "python3-libnbd", &["-c", &script])
 }
 
-const WRITE_AND_READ: &str = "
+pub(crate) const WRITE_AND_READ: &str = "
 import random
 data = random.Random(1).randbytes(3_000_001)
 h.pwrite(data, 511)

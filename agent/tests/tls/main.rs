@@ -10,4 +10,6 @@ mod hostile;
 mod interop;
 mod modes;
 mod peers;
+#[cfg(feature = "psk")]
+mod psk;
 mod start;

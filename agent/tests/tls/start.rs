@@ -150,3 +150,32 @@ fn the_home_of_a_user_is_where_certificates_are_looked_for() {
         assert_eq!(size(&uri(&agent, "nbds", "trust")), Ok(1 << 20), "{place}");
     }
 }
+
+#[cfg(not(feature = "psk"))]
+#[test]
+fn shared_keys_that_are_not_built_in_are_refused_by_name() {
+    let home = TempDir::new().unwrap();
+    let text = refused(home.path(), "--tls=require --tls-psk {}/keys memory 1M");
+    assert!(text.contains("--tls-psk") && text.contains("--features psk"), "{text}");
+}
+
+#[cfg(feature = "psk")]
+#[test]
+fn a_file_of_keys_that_is_no_good_is_named() {
+    let home = TempDir::new().unwrap();
+    let keys = home.path().join("keys");
+    for (contents, expected) in [
+        (None, "cannot read"),
+        (Some(""), "there is no key in"),
+        (Some("a:00\nb\n"), "line 2 of"),
+        (Some("a:xy\n"), "its key is not hexadecimal"),
+    ] {
+        if let Some(contents) = contents {
+            fs::write(&keys, contents).unwrap();
+        }
+        let text = refused(home.path(), "--tls-psk {}/keys memory 1M");
+        for part in ["--tls-psk", expected, keys.to_str().unwrap()] {
+            assert!(text.contains(part), "{contents:?}: {text}");
+        }
+    }
+}

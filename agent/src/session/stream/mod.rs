@@ -1,6 +1,8 @@
 //! The stream under a session: plain, or inside TLS. The engine sees one type; a plain stream pays
 //! a branch for it.
 
+#[cfg(feature = "psk")]
+mod psk;
 mod tls;
 
 use std::{
@@ -8,22 +10,42 @@ use std::{
     sync::Arc,
 };
 
-pub(super) use self::tls::{Secure, failure};
-use crate::{sys::socket::Socket, tls::Certificate};
+use self::tls::Secure;
+use crate::{
+    sys::socket::Socket,
+    tls::{Acceptor, Certificate, Failure},
+};
 
 /// A connected stream.
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(Socket),
     Secure(Box<Secure>),
+    #[cfg(feature = "psk")]
+    Shared(Box<psk::Shared>),
 }
 
 impl Stream {
+    /// Takes the handshake. Nothing may have been received behind STARTTLS.
+    pub(super) async fn secure(socket: Socket, acceptor: &Acceptor) -> Result<Self, Failure> {
+        match acceptor {
+            Acceptor::Certificates(config) => {
+                Ok(Self::Secure(Box::new(Secure::accept(socket, config).await?)))
+            }
+            #[cfg(feature = "psk")]
+            Acceptor::SharedKeys(keys) => {
+                Ok(Self::Shared(Box::new(psk::Shared::accept(socket, keys).await?)))
+            }
+        }
+    }
+
     /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
     pub(super) fn try_recv(&mut self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_recv(runs),
             Self::Secure(secure) => secure.try_recv(runs),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.try_recv(runs),
         }
     }
 
@@ -32,6 +54,8 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.try_send(runs),
             Self::Secure(secure) => secure.try_send(runs),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.try_send(runs),
         }
     }
 
@@ -40,6 +64,8 @@ impl Stream {
         match self {
             Self::Plain(_) => Ok(()),
             Self::Secure(secure) => secure.try_flush(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.try_flush(),
         }
     }
 
@@ -48,6 +74,8 @@ impl Stream {
         match self {
             Self::Plain(_) => true,
             Self::Secure(secure) => secure.is_flushed(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.is_flushed(),
         }
     }
 
@@ -56,6 +84,8 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.readable().await,
             Self::Secure(secure) => secure.readable().await,
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.readable().await,
         }
     }
 
@@ -64,6 +94,8 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.writable().await,
             Self::Secure(secure) => secure.writable().await,
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.writable().await,
         }
     }
 
@@ -89,13 +121,18 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.finish_sending(),
             Self::Secure(secure) => secure.finish_sending(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.finish_sending(),
         }
     }
 
     /// The session is over: the client is told so where TLS has a word for it.
     pub(super) fn say_goodbye(&mut self) {
-        if let Self::Secure(secure) = self {
-            secure.say_goodbye();
+        match self {
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.say_goodbye(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.say_goodbye(),
         }
     }
 
@@ -104,13 +141,18 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket,
             Self::Secure(secure) => secure.socket(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.socket(),
         }
     }
 
     /// Going to sleep: memory that nothing is in goes back.
     pub(super) fn rest(&mut self) {
-        if let Self::Secure(secure) = self {
-            secure.rest();
+        match self {
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.rest(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.rest(),
         }
     }
 
@@ -119,6 +161,13 @@ impl Stream {
         match self {
             Self::Plain(_) => None,
             Self::Secure(secure) => secure.certificate(),
+            #[cfg(feature = "psk")]
+            Self::Shared(_) => None,
         }
     }
+}
+
+/// TLS's own reason in an error of the stream.
+pub(super) fn failure(error: &io::Error) -> Option<Failure> {
+    error.get_ref()?.downcast_ref::<Failure>().cloned()
 }

@@ -14,7 +14,7 @@ use nbd::Buffer;
 use super::super::pool;
 use crate::{
     sys::socket::Socket,
-    tls::{self, Acceptor, Certificate, Failure, IoState, ServerConnection},
+    tls::{self, Certificate, Failure, IoState, ServerConfig, ServerConnection},
 };
 
 /// Plaintext that is encrypted before it is sent, in bytes: whole records.
@@ -37,9 +37,9 @@ impl Secure {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
     pub(in crate::session) async fn accept(
         socket: Socket,
-        acceptor: &Acceptor,
+        config: &Arc<ServerConfig>,
     ) -> Result<Self, Failure> {
-        let mut session = acceptor.begin()?;
+        let mut session = ServerConnection::new(Arc::clone(config)).map_err(Failure::from)?;
         session.set_buffer_limit(Some(UNSENT));
         let mut secure = Self { socket, session, received: Buffer::default(), more: false };
         match secure.handshake().await {
@@ -48,7 +48,7 @@ impl Secure {
                 // The alert tells the client why.
                 secure.finish_sending();
                 super::super::linger(&secure.socket).await;
-                Err(failure(&error).unwrap_or_else(|| Failure::from(&*error.to_string())))
+                Err(super::failure(&error).unwrap_or_else(|| error.to_string().into()))
             }
         }
     }
@@ -154,7 +154,7 @@ impl Secure {
         let n = self.session.read_tls(&mut bytes)?;
         self.received.consume(n);
         let processed = self.session.process_new_packets();
-        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, Failure::from(error)))
     }
 
     pub(super) fn try_send(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -212,12 +212,6 @@ impl Secure {
 
 fn closed() -> io::Error {
     io::Error::other("the client closed in the middle of the handshake")
-}
-
-/// TLS's own reason in an error of the stream.
-pub(in crate::session) fn failure(error: &io::Error) -> Option<Failure> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    Some(Failure::from(error.clone()))
 }
 
 /// The socket as rustls writes to it.

@@ -1,0 +1,270 @@
+//! A stream inside TLS with keys that both ends share: OpenSSL between the engine and the socket.
+//!
+//! The same bounds as with certificates (`tls.rs`): a lent buffer of what was received, and at most
+//! `UNSENT` of what was encrypted and not yet sent.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+
+use nbd::Buffer;
+use openssl::ssl::{Error, ErrorCode, SslCipherRef, SslStream};
+
+use super::super::pool;
+use crate::{
+    sys::socket::Socket,
+    tls::{self, Failure, SharedKeys},
+};
+
+/// Plaintext that is encrypted before it is sent, in bytes.
+const UNSENT: usize = 16 * RECORD;
+/// Plaintext of the longest record.
+const RECORD: usize = 16 * 1024;
+
+/// A stream whose handshake is through.
+#[derive(Debug)]
+pub(in crate::session) struct Shared {
+    stream: SslStream<Wire>,
+    /// The last receive stopped for want of room, not of bytes.
+    more: bool,
+}
+
+/// The socket as OpenSSL sees it: a receive takes all that is there, and records are collected
+/// until they are sent in one go.
+#[derive(Debug)]
+struct Wire {
+    socket: Socket,
+    received: Buffer,
+    /// Plaintext that the caller of a receive could take.
+    room: usize,
+    unsent: Vec<u8>,
+    /// Bytes at the front of `unsent` that are sent.
+    sent: usize,
+}
+
+impl Shared {
+    /// Takes the handshake. Nothing may have been received behind STARTTLS.
+    pub(in crate::session) async fn accept(
+        socket: Socket,
+        keys: &SharedKeys,
+    ) -> Result<Self, Failure> {
+        let wire =
+            Wire { socket, received: Buffer::default(), room: 0, unsent: Vec::new(), sent: 0 };
+        let stream = SslStream::new(keys.begin()?, wire);
+        let mut shared = Self { stream: stream.map_err(|error| error.to_string())?, more: false };
+        match shared.handshake().await {
+            Ok(()) => Ok(shared),
+            Err(failure) => {
+                // The alert tells the client why.
+                shared.finish_sending();
+                super::super::linger(shared.socket()).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn handshake(&mut self) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::from(error.to_string());
+        loop {
+            let accepted = self.stream.accept();
+            while let Err(error) = self.try_flush() {
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => self.writable().await.map_err(failed)?,
+                    _ => return Err(failed(error)),
+                }
+            }
+            match accepted {
+                Ok(()) => break,
+                Err(error) if error.code() == ErrorCode::WANT_READ => {
+                    self.socket().readable().await.map_err(failed)?;
+                }
+                Err(error) if error.ssl_error().is_none() => {
+                    return Err("the client closed in the middle of the handshake".into());
+                }
+                Err(error) => {
+                    let user = tls::user(self.stream.ssl()).map(|user| format!(", as {user:?}"));
+                    let user = user.unwrap_or_default();
+                    return Err(format!("no user and key of --tls-psk{user}: {}", said(&error)))?;
+                }
+            }
+        }
+        // What came with the client's last word is not announced by the socket again.
+        self.more = true;
+        tracing::debug!(
+            version = self.stream.ssl().version_str(),
+            suite = self.stream.ssl().current_cipher().map(SslCipherRef::name),
+            user = tls::user(self.stream.ssl()).map(tracing::field::debug),
+            "inside TLS"
+        );
+        Ok(())
+    }
+
+    pub(super) fn try_recv(&mut self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.stream.get_mut().room = runs.iter().map(|run| run.len()).sum();
+        self.more = false;
+        let mut taken = 0;
+        for run in runs {
+            let mut run: &mut [u8] = run;
+            while !run.is_empty() {
+                match self.stream.ssl_read(run) {
+                    Ok(0) => return Ok(taken),
+                    Ok(n) => {
+                        taken += n;
+                        run = &mut run[n..];
+                    }
+                    Err(error) => match error.code() {
+                        ErrorCode::ZERO_RETURN => return Ok(taken),
+                        ErrorCode::WANT_READ if taken > 0 => return Ok(taken),
+                        ErrorCode::WANT_READ => return Err(io::ErrorKind::WouldBlock.into()),
+                        _ => match cut(error) {
+                            None => {
+                                // Nothing can be made of a message that was cut.
+                                tracing::debug!("the client closed without TLS's close_notify");
+                                return Ok(taken);
+                            }
+                            Some(error) => return Err(error),
+                        },
+                    },
+                }
+            }
+        }
+        self.more = true;
+        Ok(taken)
+    }
+
+    pub(super) fn try_send(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_flush()?;
+        let mut record = [0; RECORD];
+        let (mut len, mut taken) = (0, 0);
+        'runs: for run in runs {
+            let mut run: &[u8] = run;
+            while !run.is_empty() {
+                let n = run.len().min(RECORD - len);
+                record[len..len + n].copy_from_slice(&run[..n]);
+                (len, taken, run) = (len + n, taken + n, &run[n..]);
+                if len == RECORD {
+                    self.encrypt(&record)?;
+                    len = 0;
+                    if taken >= UNSENT {
+                        break 'runs;
+                    }
+                }
+            }
+        }
+        self.encrypt(&record[..len])?;
+        match self.try_flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    /// One record, which `Wire` always takes.
+    fn encrypt(&mut self, mut record: &[u8]) -> io::Result<()> {
+        while !record.is_empty() {
+            let n = self
+                .stream
+                .ssl_write(record)
+                .map_err(|error| cut(error).unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))?;
+            record = &record[n..];
+        }
+        Ok(())
+    }
+
+    pub(super) fn try_flush(&mut self) -> io::Result<()> {
+        self.stream.get_mut().send()
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.stream.get_ref().unsent.is_empty()
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        if self.more { Ok(()) } else { self.socket().readable().await }
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.socket().writable().await
+    }
+
+    /// Tells the client that the end is meant, and not a cut.
+    pub(super) fn say_goodbye(&mut self) {
+        self.stream.shutdown().ok();
+        // Where there is no room for it, the client does not listen.
+        self.try_flush().ok();
+    }
+
+    pub(super) fn finish_sending(&mut self) {
+        self.say_goodbye();
+        self.socket().finish_sending();
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.stream.get_ref().socket
+    }
+
+    pub(super) fn rest(&mut self) {
+        let wire = self.stream.get_mut();
+        pool::shrink(&mut wire.received);
+        if wire.unsent.is_empty() {
+            wire.unsent = Vec::new();
+        }
+    }
+}
+
+impl Wire {
+    fn send(&mut self) -> io::Result<()> {
+        while self.sent < self.unsent.len() {
+            self.sent += self.socket.try_send(&[IoSlice::new(&self.unsent[self.sent..])])?;
+        }
+        self.unsent.clear();
+        self.sent = 0;
+        Ok(())
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        if self.received.is_empty() {
+            if self.room > pool::SMALL {
+                pool::grow(&mut self.received);
+            } else if self.received.capacity() == 0 {
+                self.received = Buffer::new(vec![0; pool::SMALL].into());
+            }
+            let n = self.socket.try_recv(&mut [IoSliceMut::new(self.received.spare())])?;
+            self.received.added(n);
+        }
+        let n = self.received.len().min(room.len());
+        room[..n].copy_from_slice(&self.received.filled()[..n]);
+        self.received.consume(n);
+        Ok(n)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Answers to the client's own records are few; more than they could ever be is no client.
+        if self.unsent.len() > 2 * UNSENT {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.unsent.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What OpenSSL says last of an error.
+fn said(error: &Error) -> String {
+    let last = error.ssl_error().and_then(|all| all.errors().last());
+    last.and_then(openssl::error::Error::reason).map_or_else(|| error.to_string(), str::to_owned)
+}
+
+/// The socket's own error, or TLS's; `None` where the client closed without a word.
+fn cut(error: Error) -> Option<io::Error> {
+    let unexpected = |error: &Error| said(error).contains("unexpected eof");
+    if error.ssl_error().is_some() && !unexpected(&error) {
+        let failure = Failure::from(said(&error));
+        return Some(io::Error::new(io::ErrorKind::InvalidData, failure));
+    }
+    error.into_io_error().ok()
+}
