@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::{
     access::{
         Action, Caller, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy, Rule,
-        Verdict, parse_file,
+        parse_file,
     },
     hooks::Hooks,
     recipe::Stack,
@@ -57,8 +57,17 @@ pub enum AdmissionError {
 
 impl Admission {
     /// Puts the gates before and behind those that `stack` has. The limits are asked last: who is
-    /// denied anyway takes no place.
-    pub fn guard(&self, mut stack: Stack, hooks: &mut Hooks) -> Result<Stack, AdmissionError> {
+    /// denied anyway takes no place. Without `certificates` no client can show one.
+    pub fn guard(
+        &self,
+        mut stack: Stack,
+        hooks: &mut Hooks,
+        certificates: bool,
+    ) -> Result<Stack, AdmissionError> {
+        let needy = stack.gates.iter().find_map(|gate| gate.needs_certificate());
+        if let Some(error) = needy.filter(|_| !certificates) {
+            return Err(error.into());
+        }
         if self.limit > 0 || self.limit_per_cid > 0 {
             let words = ("--limit ", "--limit-per-cid ");
             stack.gates.push(Arc::new(Limit::new(self.limit, self.limit_per_cid, words)));
@@ -66,7 +75,7 @@ impl Admission {
         if self.allow.is_none() && self.file.is_none() {
             return Ok(stack);
         }
-        let list = Arc::new(List::new(self)?);
+        let list = Arc::new(List::new(self, certificates)?);
         if list.file.is_some() {
             let list = Arc::clone(&list);
             hooks.at_reload(move || list.reload());
@@ -83,11 +92,13 @@ struct List {
     file: Option<PathBuf>,
     /// What is said to whom nothing names.
     last: String,
+    /// Clients can show some.
+    certificates: bool,
     policy: RwLock<Policy>,
 }
 
 impl List {
-    fn new(words: &Admission) -> Result<Self, AdmissionError> {
+    fn new(words: &Admission, certificates: bool) -> Result<Self, AdmissionError> {
         let file = words.file.as_deref().map(|path| {
             std::path::absolute(path).map_err(|error| AdmissionError::Read(path.into(), error))
         });
@@ -100,6 +111,7 @@ impl List {
                 _ => "not named by --allow or --allow-cid",
             }
             .into(),
+            certificates,
             policy: RwLock::new(Policy::open()),
         };
         let (policy, _) = list.read()?;
@@ -113,7 +125,7 @@ impl List {
         for rule in &self.allow {
             policy.add(Action::Allow, rule.clone(), rule.to_string());
         }
-        check(&policy, "--allow")?;
+        self.check(&policy, "--allow")?;
         let mut count = 0;
         if let Some(path) = &self.file {
             let lines = parse_file(&read(path)?)
@@ -125,9 +137,14 @@ impl List {
                     count += 1;
                 }
             }
-            check(&policy, "--access-file")?;
+            self.check(&policy, "--access-file")?;
         }
         Ok((policy, count))
+    }
+
+    fn check(&self, policy: &Policy, option: &'static str) -> Result<(), NeedsCertificate> {
+        let error = NeedsCertificate::of(policy, option).filter(|_| !self.certificates);
+        error.map_or(Ok(()), Err)
     }
 
     /// At HUP. A file that has become wrong changes nothing, nor does a new one for who is in.
@@ -146,10 +163,6 @@ impl List {
             }
         }
     }
-}
-
-fn check(policy: &Policy, option: &'static str) -> Result<(), AdmissionError> {
-    NeedsCertificate::of(policy, option).map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn read(path: &Path) -> Result<String, AdmissionError> {
@@ -179,11 +192,11 @@ fn chain(error: &dyn Error) -> String {
 
 impl Gate for List {
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
-        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
-        match policy.decide(caller) {
-            Verdict::Allowed | Verdict::NotYet => Ok(Pass::default()),
-            Verdict::Denied(denied) => Err(denied),
-        }
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).admit(caller)
+    }
+
+    fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).confirm(caller)
     }
 }
 
@@ -201,7 +214,7 @@ mod tests {
 
     fn guarded(words: &Admission, hooks: &mut Hooks) -> Result<Vec<Arc<dyn Gate>>, String> {
         let stack = Stack::new(Single(Arc::new(NullDisk::new(0))));
-        words.guard(stack, hooks).map(|stack| stack.gates).map_err(|error| chain(&error))
+        words.guard(stack, hooks, false).map(|stack| stack.gates).map_err(|error| chain(&error))
     }
 
     /// The CIDs up to 9 that are let in.

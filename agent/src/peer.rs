@@ -22,14 +22,6 @@ pub enum Peer {
     Pipe,
 }
 
-/// The names in a certificate that a client has shown, and that was verified: RFC 4514's strings,
-/// `CN=client.example.com,O=BigCo,C=US`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    pub subject: String,
-    pub issuer: String,
-}
-
 /// What kind of vsock peer it is, as the addresses of both ends tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VsockKind {

@@ -142,13 +142,16 @@ impl Plan {
     }
 
     /// What is served: the plugin, and the layers around it.
-    fn stack(&self, hooks: &mut Hooks) -> Result<Stack, BuildError> {
+    fn stack(&self, hooks: &mut Hooks, tls: &tls::Policy) -> Result<Stack, BuildError> {
         let mut words = self.params.iter().collect();
         let layers = layer::choose(&self.filters, &mut words)?;
         let mut context = Context { read_only: self.read_only, hooks };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
         let stack = layer::wrap(bottom, &layers, &mut context)?;
-        self.admission.guard(stack, hooks).map_err(|error| BuildError::Own(Box::new(error)))
+        let certificates = self.tls.verify_peer && tls.acceptor().is_some();
+        self.admission
+            .guard(stack, hooks, certificates)
+            .map_err(|error| BuildError::Own(Box::new(error)))
     }
 
     async fn serve(self, background: Option<Background>, tls: tls::Policy) -> Result<u8, Failure> {
@@ -160,7 +163,7 @@ impl Plan {
         let Adopted { mut listeners, connected } = adopted;
         let change = self.process.check()?;
         let mut hooks = Hooks::default();
-        let rules = Arc::new(self.rules(self.stack(&mut hooks)?, tls));
+        let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls)?, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         listeners.extend(self.process.labelled(|| self.bind())??);

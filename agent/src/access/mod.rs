@@ -23,12 +23,23 @@ pub use self::{
     policy::{Action, NeedsCertificate, Policy, Verdict},
     rule::{Match, Rule, RuleError},
 };
-use crate::peer::{Certificate, Peer};
+use crate::{peer::Peer, tls::Certificate};
 
 /// Says who may come in.
 pub trait Gate: Send + Sync + fmt::Debug {
     /// Lets the caller in, or says which rule forbids it.
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied>;
+
+    /// Asked again whenever a caller wants to know or to have an export, if the first answer has to
+    /// wait for its certificate. By then it has shown one, or it has none.
+    fn confirm(&self, _: &Caller<'_>) -> Result<(), Denied> {
+        Ok(())
+    }
+
+    /// A rule that makes no sense where no client can show a certificate.
+    fn needs_certificate(&self) -> Option<NeedsCertificate> {
+        None
+    }
 }
 
 /// Who stands before a gate: the peer, and what more a rule may ask about it.

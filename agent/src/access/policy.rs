@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Caller, Denied, Match, Rule};
+use super::{Caller, Denied, Match, Pass, Rule};
 
 /// What becomes of a caller that a rule names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,26 @@ impl Policy {
         self.steps.iter().map(|step| &step.rule).find(|rule| rule.needs_certificate())
     }
 
+    /// What a gate says before the first byte: who may turn out to be allowed is let in.
+    pub fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
+        match self.decide(caller) {
+            Verdict::Denied(denied) => Err(denied),
+            Verdict::Allowed | Verdict::NotYet => Ok(Pass::default()),
+        }
+    }
+
+    /// What it says once the caller has shown a certificate, or none.
+    pub fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
+        if self.needs_certificate().is_none() {
+            return Ok(());
+        }
+        match self.decide(caller) {
+            Verdict::Allowed => Ok(()),
+            Verdict::Denied(denied) => Err(denied),
+            Verdict::NotYet => Err(Denied::new("asked before the certificate was there")),
+        }
+    }
+
     /// Decides; `NotYet` only where the certificate makes a difference.
     pub fn decide(&self, caller: &Caller<'_>) -> Verdict {
         let (mut may_allow, mut may_deny) = (false, false);
@@ -88,10 +108,12 @@ impl Policy {
     }
 }
 
-/// A rule about certificates where no client can show one: it would name nobody, and let in whom
-/// it was to deny.
+/// A rule about certificates, of use only where clients show them: elsewhere it names nobody, and
+/// lets in whom it was to deny.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{given}: the rule {rule} needs TLS with certificates of clients; leave it out")]
+#[error(
+    "{given}: the rule {rule} is about the certificates of clients; add --tls-verify-peer (and TLS), or leave it out"
+)]
 pub struct NeedsCertificate {
     /// The option or layer that the rule was given to.
     given: &'static str,
@@ -109,10 +131,7 @@ impl NeedsCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        access::parse_list,
-        peer::{Certificate, Peer},
-    };
+    use crate::{access::parse_list, peer::Peer, tls::Certificate};
 
     /// `+rules` allows, `-rules` denies.
     fn policy(mut policy: Policy, lists: &[&str]) -> Policy {
@@ -156,7 +175,7 @@ mod tests {
     #[test]
     fn a_certificate_is_waited_for_where_it_makes_a_difference() {
         let peer = Peer::Tcp("127.0.0.1:1".parse().unwrap());
-        let shown = Certificate { subject: "CN=me,O=BigCo".into(), issuer: "CN=BigCo".into() };
+        let shown = Certificate { dn: "CN=me,O=BigCo".into(), issuer_dn: "CN=BigCo".into() };
         let open = Policy::open;
         let (yes, wait) = (|| Verdict::Allowed, || Verdict::NotYet);
         let no = |by: &str| Verdict::Denied(Denied::new(by));

@@ -198,8 +198,8 @@ impl Rule {
         let yes = match (self, caller.shown) {
             (Self::Dn(..), Shown::NotYet) => return Match::NotYet,
             (Self::Dn(..), Shown::Nothing) => false,
-            (Self::Dn(Named::Subject, name), Shown::Certificate(it)) => name.matches(&it.subject),
-            (Self::Dn(Named::Issuer, name), Shown::Certificate(it)) => name.matches(&it.issuer),
+            (Self::Dn(Named::Subject, name), Shown::Certificate(it)) => name.matches(&it.dn),
+            (Self::Dn(Named::Issuer, name), Shown::Certificate(it)) => name.matches(&it.issuer_dn),
             _ => self.names(caller),
         };
         if yes { Match::Yes } else { Match::No }

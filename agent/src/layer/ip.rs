@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Entry;
 use crate::{
-    access::{Action, Caller, Denied, Gate, NeedsCertificate, Pass, Policy, Verdict, parse_list},
-    recipe::{BuildError, Key, ParamError, Params},
+    access::{Action, Caller, Denied, Gate, NeedsCertificate, Pass, Policy, parse_list},
+    recipe::{Key, ParamError, Params},
 };
 
 pub(super) const ENTRY: Entry = Entry {
@@ -15,13 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
         Key::many("allow", "RULE[,RULE...]", "Who may connect, whatever deny says"),
         Key::many("deny", "RULE[,RULE...]", "Who may not"),
     ],
-    build: |params, stack, _| {
-        let policy = policy(params)?;
-        if let Some(error) = NeedsCertificate::of(&policy, "filter ip") {
-            return Err(BuildError::Own(Box::new(error)));
-        }
-        Ok(stack.behind(Arc::new(Ip(policy))))
-    },
+    build: |params, stack, _| Ok(stack.behind(Arc::new(Ip(policy(params)?)))),
 };
 
 /// Every rule of `allow`, then every one of `deny`, wherever they stood.
@@ -45,10 +39,15 @@ struct Ip(Policy);
 
 impl Gate for Ip {
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
-        match self.0.decide(caller) {
-            Verdict::Allowed | Verdict::NotYet => Ok(Pass::default()),
-            Verdict::Denied(denied) => Err(denied),
-        }
+        self.0.admit(caller)
+    }
+
+    fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
+        self.0.confirm(caller)
+    }
+
+    fn needs_certificate(&self) -> Option<NeedsCertificate> {
+        NeedsCertificate::of(&self.0, "filter ip")
     }
 }
 

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Rules;
+use nbd::Refusal;
+
+use super::{End, Rules, stream::Stream};
 use crate::{
     access::{Caller, Denied, Pass},
+    exports::Opening,
     peer::Peer,
     sys,
 };
@@ -23,6 +26,48 @@ pub(super) fn admit(rules: &Rules, peer: &Peer, stream: &impl AsFd) -> Result<Ve
     let label = || sys::label::of_peer(stream);
     let caller = Caller::new(peer, &label);
     rules.gates.iter().map(|gate| gate.admit(&caller)).collect()
+}
+
+/// The gates during a negotiation, where rules about certificates are decided.
+#[derive(Debug)]
+pub(super) struct Gates<'a> {
+    rules: &'a Rules,
+    /// The last answer, if it was no.
+    denied: Option<End>,
+}
+
+impl<'a> Gates<'a> {
+    pub(super) fn new(rules: &'a Rules) -> Self {
+        Self { rules, denied: None }
+    }
+
+    /// Asks whether the client may have `export`, or see the list of them. Whether there is such an
+    /// export does not matter here, and does not show.
+    pub(super) fn confirm(
+        &mut self,
+        stream: &Stream,
+        opening: &Opening,
+        export: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let label = || sys::label::of_peer(stream.socket());
+        let caller = Caller::new(&opening.peer, &label);
+        let caller = caller.with_certificate(opening.certificate.as_deref());
+        let answer = self.rules.gates.iter().try_for_each(|gate| gate.confirm(&caller));
+        self.denied = None;
+        answer.map_err(|denied| {
+            self.denied = Some(End::Denied { denied, export: export.map(str::to_owned) });
+            if !opening.tls && self.rules.tls.acceptor().is_some() {
+                // Who shows a certificate may be let in.
+                return Refusal::tls_required();
+            }
+            Refusal::policy("the rules of this server do not let you in")
+        })
+    }
+
+    /// How a session ended that came to no export: denied, if that was the last thing it heard.
+    pub(super) fn end(self, end: End) -> End {
+        self.denied.unwrap_or(end)
+    }
 }
 
 /// Writes one line for each connection that is refused, and where there are too many of them, how

@@ -71,8 +71,8 @@ pub enum Life {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// It was not let in, and was sent nothing.
-    Denied(Denied),
+    /// It was not let in: it was sent nothing, or not `export`, nor anything else.
+    Denied { denied: Denied, export: Option<String> },
     /// The client said so: NBD_CMD_DISC.
     Disconnected,
     /// The client said so while negotiating: NBD_OPT_ABORT.
@@ -117,7 +117,7 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Denied(rule) => write!(f, "was denied: {rule}"),
+            Self::Denied { denied, .. } => write!(f, "was denied: {denied}"),
             Self::Disconnected => f.write_str("disconnected"),
             Self::Aborted => f.write_str("aborted the negotiation"),
             Self::Refused(refusal) => write!(f, "was refused: {refusal}"),
@@ -167,7 +167,7 @@ pub async fn run(
     let mut traffic = Traffic::default();
     let refusals = Arc::clone(&rules.refusals);
     let end = admitted(stream, &peer, rules, life, &mut export, &mut traffic).await;
-    if let End::Denied(denied) = &end {
+    if let End::Denied { denied, export } = &end {
         refusals.say(&peer, export.as_deref(), denied);
         return end;
     }
@@ -196,7 +196,7 @@ async fn admitted(
     // Held to the end: each is a place that this connection takes.
     let _passes = match admit::admit(&rules, peer, &stream.from) {
         Ok(passes) => passes,
-        Err(denied) => return End::Denied(denied),
+        Err(denied) => return End::Denied { denied, export: None },
     };
     let opening = Opening {
         peer: peer.clone(),

@@ -16,7 +16,7 @@ use nbd::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{End, Life, Rules, stream::Stream};
+use super::{End, Life, Rules, admit::Gates, stream::Stream};
 use crate::{
     disk::{Disk, Facts},
     exports::{Exports, Listed, OpenError, Opening},
@@ -50,7 +50,10 @@ pub(super) async fn run(
     life: watch::Receiver<Life>,
 ) -> Result<Opened, End> {
     let deadline = rules.handshake_timeout;
-    timeout(deadline, haggle(stream, rules, opening, life)).await.unwrap_or(Err(End::TooSlow))
+    let mut gates = Gates::new(rules);
+    let haggling = haggle(stream, rules, opening, life, &mut gates);
+    let end = timeout(deadline, haggling).await.unwrap_or(Err(End::TooSlow));
+    end.map_err(|end| gates.end(end))
 }
 
 async fn haggle(
@@ -58,6 +61,7 @@ async fn haggle(
     rules: &Rules,
     mut opening: Opening,
     mut life: watch::Receiver<Life>,
+    gates: &mut Gates<'_>,
 ) -> Result<Opened, End> {
     let mut out = Vec::new();
     let offers = Offers { tls: offer(&rules.tls), ..rules.offers };
@@ -74,12 +78,20 @@ async fn haggle(
             step = match step {
                 Step::Feed(server) => break server,
                 Step::Ask(Ask::List(ask)) => {
+                    if let Err(refusal) = gates.confirm(&stream, &opening, None) {
+                        step = ask.refuse(&refusal, &mut out);
+                        continue;
+                    }
                     let list = list(&rules.exports).await;
                     let list = list.iter().map(|one| (&*one.name, one.description.as_deref()));
                     ask.answer(Ok(list), &mut out)
                 }
                 Step::Ask(Ask::Export(ask)) => {
                     let name = ask.name().to_owned();
+                    if let Err(refusal) = gates.confirm(&stream, &opening, Some(&name)) {
+                        step = ask.answer(Err(refusal), &mut out);
+                        continue;
+                    }
                     if last.as_ref().is_none_or(|(of, _)| *of != name) {
                         last = None;
                     }

@@ -1,7 +1,7 @@
 use std::cell::Cell;
 
 use super::*;
-use crate::peer::Certificate;
+use crate::tls::Certificate;
 
 fn rule(text: &str) -> Rule {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -194,7 +194,7 @@ fn the_label_is_asked_for_once_and_only_by_a_rule_about_it() {
 
 #[test]
 fn names_in_certificates_are_decided_when_there_is_one_or_none() {
-    let shown = Certificate { subject: "CN=me,O=BigCo".into(), issuer: "CN=BigCo".into() };
+    let shown = Certificate { dn: "CN=me,O=BigCo".into(), issuer_dn: "CN=BigCo".into() };
     let caller = || Caller::new(&Peer::Pipe, &|| None);
     for (text, matches) in [
         ("dn:CN=me,O=BigCo", Match::Yes),
