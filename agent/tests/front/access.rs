@@ -214,12 +214,18 @@ fn wrong_rules_are_one_line_and_nothing_is_started() {
         ("null 1M --allow any,,any", "empty entry"),
         ("null 1M --allow=", "names nobody"),
         ("null 1M --allow-cid 2", "no guest's CID"),
-        ("null 1M --allow dn:CN=me", "--allow: the rule dn:CN=me needs TLS"),
+        (
+            "null 1M --allow dn:CN=me",
+            "--allow: the rule dn:CN=me is about the certificates of clients",
+        ),
         ("null 1M --access-file /nonexistent/rules", "--access-file /nonexistent/rules"),
         ("null 1M --access-file /dev/null", "not a regular file"),
         (&format!("null 1M {wrong}"), "line 2: 'uid:x' needs a number"),
         ("null 1M --filter=ip allow=10.0.0.0/33", "filter ip: allow=10.0.0.0/33"),
-        ("null 1M --filter=ip deny=issuer-dn:*", "filter ip: the rule issuer-dn:* needs TLS"),
+        (
+            "null 1M --filter=ip deny=issuer-dn:*",
+            "filter ip: the rule issuer-dn:* is about the certificates of clients",
+        ),
         ("null 1M --limit many", "--limit"),
         ("null 1M --filter=limit limit=many", "filter limit: limit=many is not a number"),
     ] {

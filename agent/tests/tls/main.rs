@@ -1,6 +1,7 @@
 //! TLS from the outside: libnbd's and QEMU's clients, a client that says exactly what it is told
 //! to, and nbdkit where it says the same thing.
 
+mod access;
 #[path = "../front/agent.rs"]
 #[allow(dead_code, reason = "shared with the front tests")]
 mod agent;
