@@ -28,7 +28,7 @@ fn disks_into_guests_of_the_vm_host() -> Outcome<()> {
             "{LAB}
              head -c 8388608 /dev/urandom >/run/lab/disk; cp /run/lab/disk /run/lab/before
              serve memory --listen vsock:10809 --listen unix:/run/lab/memory.sock \\
-                 --allow-cid 3 --allow anyunix memory 1G
+                 --allow-cid 3-4 --allow anyunix memory 1G
              serve file --vsock --port 10810 --allow vsock-guest:4-9 file /run/lab/disk"
         ),
     )?;
