@@ -148,7 +148,8 @@ impl Plan {
         let mut context = Context { read_only: self.read_only, hooks };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
         let stack = layer::wrap(bottom, &layers, &mut context)?;
-        let certificates = self.tls.verify_peer && tls.acceptor().is_some();
+        let certificates =
+            self.tls.verify_peer && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
         self.admission
             .guard(stack, hooks, certificates)
             .map_err(|error| BuildError::Own(Box::new(error)))

@@ -21,7 +21,7 @@ use crate::{
 const LINES: u32 = 1000;
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Asks every gate; all passes must be held until the connection is over.
+/// Asks every gate; all passes must be held as long as the stream is open.
 pub(super) fn admit(rules: &Rules, peer: &Peer, stream: &impl AsFd) -> Result<Vec<Pass>, Denied> {
     let label = || sys::label::of_peer(stream);
     let caller = Caller::new(peer, &label);

@@ -193,8 +193,7 @@ async fn admitted(
     export: &mut Option<String>,
     traffic: &mut Traffic,
 ) -> End {
-    // Held to the end: each is a place that this connection takes.
-    let _passes = match admit::admit(&rules, peer, &stream.from) {
+    let passes = match admit::admit(&rules, peer, &stream.from) {
         Ok(passes) => passes,
         Err(denied) => return End::Denied { denied, export: None },
     };
@@ -206,7 +205,9 @@ async fn admitted(
         certificate: None,
     };
     let socket = match Socket::new(stream.from, stream.to) {
-        Ok(socket) => Stream::Plain(socket),
+        // Each pass is a place that this connection takes. Who comes again when it sees the end of
+        // this one finds the place free.
+        Ok(socket) => Stream::Plain(socket.holding(passes)),
         Err(error) => return End::Failed(error.kind()),
     };
     let opened = match negotiate::run(socket, &rules, opening, life.clone()).await {

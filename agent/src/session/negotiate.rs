@@ -131,6 +131,7 @@ async fn haggle(
                 Step::End(ending) => {
                     // The session ends one way or the other: a failed send changes nothing.
                     send(&mut stream, &mut out).await.ok();
+                    stream.socket().release();
                     stream.finish_sending();
                     super::linger(stream.socket()).await;
                     return Err(match ending {

@@ -4,7 +4,7 @@ use std::{io::Read, process::Command};
 
 use crate::{
     access::knock,
-    agent::{Agent, greeted, opened},
+    agent::{Agent, greeted, opened, request},
 };
 
 #[test]
@@ -35,7 +35,7 @@ fn a_place_is_given_back_whatever_way_a_session_ends() {
         ("aborted", |stream| send(stream, b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0")),
         ("disconnected", |stream| {
             opened(stream);
-            send(stream, &crate::agent::request(2, 0, 0));
+            send(stream, &request(2, 0, 0));
         }),
     ];
     for (said, end) in ends {
@@ -50,6 +50,22 @@ fn a_place_is_given_back_whatever_way_a_session_ends() {
 
 fn send(mut stream: &std::os::unix::net::UnixStream, bytes: &[u8]) {
     std::io::Write::write_all(&mut stream, bytes).unwrap();
+}
+
+#[test]
+fn who_leaves_in_order_finds_the_place_free() {
+    let agent = Agent::start("-U {}/s --limit 1 null 1M");
+    let abort = b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0";
+    for _ in 0..200 {
+        let mut stream = greeted(&agent.path("s"));
+        opened(&mut stream);
+        send(&stream, &request(2, 0, 0));
+        // The agent closes; from here on there is room.
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        let mut stream = greeted(&agent.path("s"));
+        send(&stream, abort);
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
 }
 
 #[test]

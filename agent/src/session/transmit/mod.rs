@@ -95,6 +95,7 @@ impl Transmission {
                 _ = life.wait_for(|life| *life == Life::Ending) => {}
             }
         }
+        self.stream.socket().release();
         self.stream.say_goodbye();
         (end, self.traffic)
     }
