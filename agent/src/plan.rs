@@ -174,7 +174,7 @@ impl Plan {
         let mut captive = None;
         let changes = change.is_some();
         if let Some(change) = change {
-            captive = self.captive(&listeners, &hooks)?;
+            captive = self.captive(&listeners, &hooks, &rules.tls)?;
             change.make(&listeners)?;
             self.process.follow_parent()?;
         }
@@ -197,7 +197,7 @@ impl Plan {
             ready = format!("{ready}\nMAINPID={}", std::process::id());
         }
         if !changes {
-            captive = self.captive(&listeners, &hooks)?;
+            captive = self.captive(&listeners, &hooks, &rules.tls)?;
         }
         if let Err(error) = notify(&ready) {
             tracing::warn!("the service manager cannot be told READY=1: {error}");
@@ -232,18 +232,32 @@ impl Plan {
 
     /// Starts the command of `--run`, if there is one, and tells it of the first listener. From then
     /// on the agent is what its children are not.
-    fn captive(&self, listeners: &[Listener], hooks: &Hooks) -> Result<Option<Captive>, Failure> {
+    fn captive(
+        &self,
+        listeners: &[Listener],
+        hooks: &Hooks,
+        tls: &tls::Policy,
+    ) -> Result<Option<Captive>, Failure> {
         let Some(command) = &self.process.command else {
             self.process.spare();
             return Ok(None);
         };
         let first = listeners.first();
+        let certificates = tls.acceptor().and_then(|_| self.tls.certificates.clone());
+        let (tls_variable, needed) = match tls {
+            tls::Policy::Off => (None, None),
+            tls::Policy::On(_) => (Some(1), None),
+            tls::Policy::Require(_) => (Some(2), certificates.as_deref()),
+        };
+        let uri = first.and_then(|first| first.local_uri(&self.export_name, needed));
         let variables = Variables {
-            uri: first.and_then(|first| first.local_uri(&self.export_name)).unwrap_or_default(),
+            uri: uri.map(|uri| tls.uri(uri)).unwrap_or_default(),
+            tls: tls_variable,
+            tls_certificates: certificates,
+            tls_psk: None,
             export_name: self.export_name.clone(),
             port: first.and_then(Listener::port),
             unix_socket: first.and_then(Listener::unix_path).map(Into::into),
-            ..Variables::default()
         };
         let captive = Captive::start(command, &variables, hooks.stop());
         let captive = captive.map_err(ProcessError::Command)?;

@@ -9,6 +9,7 @@ use super::{Said, Stop};
 use crate::{
     layer, plugin,
     recipe::{Key, Params, Word},
+    tls,
 };
 
 const NAME: &str = env!("CARGO_PKG_NAME");
@@ -136,8 +137,9 @@ fn config() -> String {
         ("host_os", Some(HOST_OS.to_owned())),
         ("name", Some(NAME.to_owned())),
         ("plugins", Some(names(&mut plugin::BUILT_IN.iter().map(|plugin| plugin.name)))),
+        ("root_tls_certificates_dir", Some(tls::ROOTS_PLACE.to_owned())),
         ("selinux", Some(is(true))),
-        ("tls", Some(is(false))),
+        ("tls", Some(is(true))),
         ("version", Some(VERSION.to_owned())),
         ("version_major", Some(part(0))),
         ("version_minor", Some(part(1))),

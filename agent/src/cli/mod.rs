@@ -27,6 +27,7 @@ use crate::{
     listen::{Address, AddressError, Family, Given, activation::Handed},
     plan::{Log, Plan},
     recipe::{BuildError, Word},
+    tls::Mode,
     units::{DurationError, parse_duration},
 };
 
@@ -134,6 +135,11 @@ impl Said {
             return Err(Stop::NoTime);
         }
         let tls = self.tls.decide()?;
+        if !offers.fixed && tls.mode == Some(Mode::Require) {
+            let mend = "STARTTLS needs the fixed newstyle: add 1 to the mask";
+            let (one, other) = ("--mask-handshake", "--tls=require");
+            return Err(Stop::Together { one, other, mend });
+        }
         let log = match self.log.as_str() {
             "stderr" | "default" => Log::Stderr { verbose: self.verbose },
             "null" => Log::Null,

@@ -164,6 +164,7 @@ fn contradictions_name_both_options() {
         ("-U /s -6", ["-6", "-U"]),
         ("--listen vsock:1 -6", ["-6", "--listen"]),
         ("--background -f", ["-f", "--background"]),
+        ("--mask-handshake=2 --tls=require", ["--mask-handshake", "--tls=require"]),
         ("--background --run x", ["--run", "--background"]),
         ("--background --exit-with-parent", ["--exit-with-parent", "--background"]),
     ] {

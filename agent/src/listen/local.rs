@@ -3,7 +3,7 @@
 //!
 //! `plan` asks for the first of `--run`'s command, `process` about the second when the user changes.
 
-use std::{io, path::Path};
+use std::{io, os::unix::ffi::OsStrExt, path::Path};
 
 use super::{Listener, Socket, uri};
 
@@ -11,14 +11,21 @@ use super::{Listener, Socket, uri};
 const LOCAL: u32 = 1;
 
 impl Listener {
-    /// As `uri`, for a client on this machine.
-    pub fn local_uri(&self, export: &str) -> Option<String> {
-        match &self.socket {
+    /// As `uri`, for a client on this machine, which is told where the server's certificates are if
+    /// it needs them (libnbd's `tls-certificates`).
+    pub fn local_uri(&self, export: &str, certificates: Option<&Path>) -> Option<String> {
+        let mut uri = match &self.socket {
             Socket::Vsock(listener) => {
-                Some(uri::vsock(Some(listener.cid.unwrap_or(LOCAL)), listener.port, export))
+                uri::vsock(Some(listener.cid.unwrap_or(LOCAL)), listener.port, export)
             }
-            _ => self.uri(export),
+            _ => self.uri(export)?,
+        };
+        if let Some(certificates) = certificates {
+            uri.push(if uri.contains('?') { '&' } else { '?' });
+            uri.push_str("tls-certificates=");
+            uri.push_str(&uri::escape(certificates.as_os_str().as_bytes()));
         }
+        Some(uri)
     }
 
     /// Of TCP or vsock.

@@ -41,7 +41,7 @@ fn path(export: &str) -> String {
 }
 
 /// Percent-encodes all but RFC 3986's unreserved characters and the slash.
-fn escape(bytes: &[u8]) -> String {
+pub(super) fn escape(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, &byte| {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {

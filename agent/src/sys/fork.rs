@@ -84,10 +84,11 @@ impl Background {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         dup2_stdin(&null)?;
         dup2_stdout(&null)?;
+        self.ready.write_all(&[1])?;
         if !keep_stderr {
             // The last to go: until here what is wrong is still told.
             dup2_stderr(&null)?;
         }
-        self.ready.write_all(&[1])
+        Ok(())
     }
 }

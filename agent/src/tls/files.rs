@@ -17,7 +17,7 @@ const KEY: &str = "server-key.pem";
 const REVOKED: &str = "ca-crl.pem";
 
 /// Where nbdkit's root looks when no directory is given.
-const ROOTS_PLACE: &str = "/etc/pki/nbdkit";
+pub const ROOTS_PLACE: &str = "/etc/pki/nbdkit";
 /// Where anybody else looks, in this order, below `$HOME`.
 const HOME_PLACES: [&str; 2] = [".pki/nbdkit", ".config/pki/nbdkit"];
 

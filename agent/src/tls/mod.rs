@@ -16,7 +16,7 @@ pub use rustls::{IoState, ServerConfig, ServerConnection};
 #[cfg(feature = "psk")]
 pub use self::psk::{SharedKeys, user};
 pub use self::{
-    files::{Certificates, TlsError},
+    files::{Certificates, ROOTS_PLACE, TlsError},
     name::Certificate,
 };
 

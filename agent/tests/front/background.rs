@@ -3,13 +3,14 @@
 
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, BufRead, Read, Write},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{Signal, kill},
     unistd::{Pid, getsid},
 };
@@ -168,6 +169,34 @@ fn the_service_manager_is_told_of_the_process_that_stays() {
     let n = ready.recv(&mut state).unwrap();
     assert_eq!(state[..n], *format!("READY=1\nMAINPID={}", server.pid).as_bytes());
     server.terminate();
+}
+
+#[test]
+fn nobody_who_waited_for_it_is_outlived() {
+    let dir = TempDir::new().unwrap();
+    // A full pipe holds it before it is ready: it prints the URI first.
+    let (read, write) = io::pipe().unwrap();
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while (&write).write(&[0; 4096]).is_ok() {}
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut child = Command::new(BINARY)
+        .current_dir(dir.path())
+        .args("--background --print-uri -U socket null".split(' '))
+        .stdout(write)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("listening on"), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    io::copy(&mut &read, &mut io::sink()).unwrap();
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(rest.starts_with("agent: error: --background: cannot leave the terminal"), "{rest}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{rest}");
 }
 
 /// A shell that starts the agent, says nothing of its end, and ends when its stdin does.

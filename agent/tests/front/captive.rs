@@ -168,13 +168,7 @@ fn an_agent_that_does_not_start_runs_nothing() {
 #[test]
 fn what_swaps_to_the_disk_finds_the_agent_in_memory() {
     if !nix::unistd::geteuid().is_root() {
-        let (code, stderr) = crate::agent::fails(
-            Command::new("sh")
-                .args(["-c", r#"ulimit -l 64; exec "$@""#, "sh", BINARY])
-                .args(["--swap", "--run", "true", "null"]),
-        );
-        assert_eq!(code, 1);
-        assert!(stderr.contains("--swap") && stderr.contains("RLIMIT_MEMLOCK"), "{stderr}");
+        // What others are told has its test in `user`, which root may run.
         return;
     }
     let dir = TempDir::new().unwrap();

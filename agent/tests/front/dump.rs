@@ -32,11 +32,11 @@ fn the_configuration_has_nbdkits_keys() {
     // Plugins and filters are built in, and nothing is installed by a prefix.
     let left_out = ["filterdir", "libdir", "mandir", "plugindir", "sbindir", "sysconfdir"];
     for key in theirs.keys().filter(|key| !left_out.contains(&key.as_str())) {
-        // Said where there is TLS.
-        let tls = key == "root_tls_certificates_dir" && ours["tls"] == "no";
-        assert!(tls || ours.contains_key(key), "{key} is missing in {ours:#?}");
+        assert!(ours.contains_key(key), "{key} is missing in {ours:#?}");
     }
-    for key in ["exit_with_parent", "host_cpu", "host_os", "selinux"] {
+    for key in
+        ["exit_with_parent", "host_cpu", "host_os", "root_tls_certificates_dir", "selinux", "tls"]
+    {
         assert_eq!(ours[key], theirs[key], "{key}");
     }
     assert_eq!(ours["name"], "agent");

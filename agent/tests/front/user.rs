@@ -134,6 +134,17 @@ fn only_root_becomes_another() {
         assert!(errors[0].contains(words.split(' ').next().unwrap()), "{stderr}");
         assert!(errors[0].contains("only root may"), "{stderr}");
     }
+    // More than that is locked before the first page of a disk.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", r#"ulimit -l 64; exec "$@""#, "sh"]).arg(&binary);
+    limited.uid(54321).gid(54321).current_dir("/").env("TMPDIR", dir.path());
+    let (code, stderr) = fails(limited.args(["--swap", "--run", "true", "null"]));
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.contains("agent: error: --swap: ") && stderr.contains("RLIMIT_MEMLOCK"),
+        "{stderr}"
+    );
+
     let status = agent("-u 54321 -g 54321").args(["--run", "true"]).status().unwrap();
     assert!(status.success(), "who asks for what it is gets it");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "the copy of the binary alone");

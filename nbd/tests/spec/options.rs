@@ -2,7 +2,7 @@
 
 use nbd::{
     Framing, Violation,
-    negotiate::{Ending, Purpose},
+    negotiate::{Ending, Offers, Purpose},
     wire::{InfoType, OptionCode, ReplyCode, TransmissionFlags},
 };
 
@@ -284,6 +284,30 @@ fn without_fixed_newstyle_only_export_name_is_taken() {
     }
     talk.option(OptionCode::EXPORT_NAME, b"");
     assert_eq!(talk.done().export_name(), "");
+}
+
+/// "If the server did not set it, the client must not": what is masked is not taken either.
+#[test]
+fn handshake_flags_that_are_not_offered_close_the_connection() {
+    for (fixed, no_zeroes) in [(false, false), (false, true), (true, false)] {
+        let talk = || Talk::greeted_by(Offers { fixed, no_zeroes, ..Offers::default() });
+        let offered = u32::from(fixed) * FIXED + u32::from(no_zeroes) * NO_ZEROES;
+        let flags = u8::try_from(offered).unwrap();
+        assert_eq!(talk().sent[16..], [0, flags]);
+        for flags in 0..4_u32 {
+            let mut talk = talk();
+            talk.sent.clear();
+            talk.say(&flags.to_be_bytes());
+            if flags & !offered != 0 {
+                let violation = Violation::ClientFlags(flags);
+                assert_eq!(talk.ending(), &Ending::Violation(violation), "{flags} of {offered}");
+                continue;
+            }
+            talk.option(OptionCode::EXPORT_NAME, b"");
+            assert_eq!(talk.done().export_name(), "", "{flags} of {offered}");
+            assert_eq!(talk.sent.len(), if flags & NO_ZEROES == 0 { 134 } else { 10 });
+        }
+    }
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Talk {
         Self::greeted_by(Offers::default())
     }
 
-    fn greeted_by(offers: Offers) -> Self {
+    pub(crate) fn greeted_by(offers: Offers) -> Self {
         let mut sent = Vec::new();
         let server = Server::start(offers, &mut sent);
         Self { left: Some(Left::Open(server)), pending: vec![], sent, asked: vec![] }
