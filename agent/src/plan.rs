@@ -243,21 +243,21 @@ impl Plan {
             return Ok(None);
         };
         let first = listeners.first();
-        let certificates = tls.acceptor().and_then(|_| self.tls.certificates.clone());
-        let (tls_variable, needed) = match tls {
-            tls::Policy::Off => (None, None),
-            tls::Policy::On(_) => (Some(1), None),
-            tls::Policy::Require(_) => (Some(2), certificates.as_deref()),
+        let (certificates, shared_keys) = self.tls.named(tls);
+        let needed = match (tls, shared_keys, certificates) {
+            (tls::Policy::Require(_), Some(keys), _) => Some(("tls-psk-file", keys)),
+            (tls::Policy::Require(_), _, Some(directory)) => Some(("tls-certificates", directory)),
+            _ => None,
         };
         let uri = first.and_then(|first| first.local_uri(&self.export_name, needed));
         let variables = Variables {
             uri: uri.map(|uri| tls.uri(uri)).unwrap_or_default(),
-            tls: tls_variable,
-            tls_certificates: certificates,
-            tls_psk: None,
             export_name: self.export_name.clone(),
             port: first.and_then(Listener::port),
             unix_socket: first.and_then(Listener::unix_path).map(Into::into),
+            tls: tls.level(),
+            tls_certificates: certificates.map(Into::into),
+            tls_psk: shared_keys.map(Into::into),
         };
         let captive = Captive::start(command, &variables, hooks.stop());
         let captive = captive.map_err(ProcessError::Command)?;

@@ -11,19 +11,20 @@ use super::{Listener, Socket, uri};
 const LOCAL: u32 = 1;
 
 impl Listener {
-    /// As `uri`, for a client on this machine, which is told where the server's certificates are if
-    /// it needs them (libnbd's `tls-certificates`).
-    pub fn local_uri(&self, export: &str, certificates: Option<&Path>) -> Option<String> {
+    /// As `uri`, for a client on this machine, which is told the file that it needs for TLS: a
+    /// parameter of libnbd's URIs and its value.
+    pub fn local_uri(&self, export: &str, file: Option<(&str, &Path)>) -> Option<String> {
         let mut uri = match &self.socket {
             Socket::Vsock(listener) => {
                 uri::vsock(Some(listener.cid.unwrap_or(LOCAL)), listener.port, export)
             }
             _ => self.uri(export)?,
         };
-        if let Some(certificates) = certificates {
+        if let Some((name, path)) = file {
             uri.push(if uri.contains('?') { '&' } else { '?' });
-            uri.push_str("tls-certificates=");
-            uri.push_str(&uri::escape(certificates.as_os_str().as_bytes()));
+            uri.push_str(name);
+            uri.push('=');
+            uri.push_str(&uri::escape(path.as_os_str().as_bytes()));
         }
         Some(uri)
     }

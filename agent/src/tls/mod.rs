@@ -9,7 +9,11 @@ mod name;
 #[cfg(feature = "psk")]
 mod psk;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use rustls::{IoState, ServerConfig, ServerConnection};
 
@@ -78,6 +82,16 @@ impl Wanted {
         })
     }
 
+    /// The directory of certificates and the file of shared keys that were named and are used.
+    pub fn named(&self, policy: &Policy) -> (Option<&Path>, Option<&Path>) {
+        match policy.acceptor() {
+            None => (None, None),
+            Some(Acceptor::Certificates(_)) => (self.certificates.as_deref(), None),
+            #[cfg(feature = "psk")]
+            Some(Acceptor::SharedKeys(_)) => (None, self.shared_keys.as_deref()),
+        }
+    }
+
     /// As nbdkit: shared keys go before certificates, and a directory that is named before the
     /// places where one might be.
     fn acceptor(&self) -> Result<Option<Acceptor>, TlsError> {
@@ -111,6 +125,15 @@ impl Policy {
         match (self, plain.strip_prefix("nbd")) {
             (Self::Require(_), Some(rest)) => format!("nbds{rest}"),
             _ => plain,
+        }
+    }
+
+    /// nbdkit's number for it: 1 is on, 2 is required.
+    pub const fn level(&self) -> Option<u8> {
+        match self {
+            Self::Off => None,
+            Self::On(_) => Some(1),
+            Self::Require(_) => Some(2),
         }
     }
 

@@ -5,6 +5,7 @@ mod access;
 #[path = "../front/agent.rs"]
 #[allow(dead_code, reason = "shared with the front tests")]
 mod agent;
+mod captive;
 mod certificates;
 mod client;
 mod hostile;
