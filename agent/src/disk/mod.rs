@@ -32,6 +32,10 @@ pub struct Facts {
     pub size: u64,
     /// Writes, trims and zeroes are refused.
     pub read_only: bool,
+    /// Writes may ask to be durable before they are answered.
+    pub can_fua: bool,
+    /// `Op::Zero` is taken.
+    pub can_zero: bool,
     /// `Op::Trim` does something.
     pub can_trim: bool,
     /// `Op::Zero` can be quicker than a write (`fast` may be asked).
@@ -58,6 +62,8 @@ impl Facts {
         Self {
             size,
             read_only: false,
+            can_fua: true,
+            can_zero: true,
             can_trim: true,
             can_fast_zero: true,
             can_cache: true,

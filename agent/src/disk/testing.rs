@@ -1,6 +1,8 @@
 //! What the tests of every disk do with it.
 
-use super::{Answer, Data, Disk, DiskError, Extent, Op, Piece, Turn};
+use std::sync::Mutex;
+
+use super::{Answer, Data, Disk, DiskError, Extent, Facts, Op, Piece, Turn, Verb};
 
 /// As the engine does it: attempt, and perform if that came to nothing.
 pub(crate) fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
@@ -58,4 +60,54 @@ pub(crate) fn extents(disk: &dyn Disk, at: u64, len: u64, one: bool) -> Vec<Exte
     assert!(extents.iter().map(|extent| extent.len).sum::<u64>() <= len);
     assert!(!one || extents.len() == 1);
     extents
+}
+
+/// A disk of 1 MiB that does nothing and remembers what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder(Mutex<Vec<String>>);
+
+impl Recorder {
+    /// What it was asked since the last time, in order.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Disk for Recorder {
+    fn facts(&self) -> Facts {
+        Facts::plain(1 << 20)
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        let (at, len) = op.range();
+        let flags = match *op {
+            Op::Write { fua, .. } | Op::Trim { fua, .. } => {
+                [("fua", fua), ("", false), ("", false)]
+            }
+            Op::Zero { fua, may_trim, fast, .. } => {
+                [("fua", fua), ("trim", may_trim), ("fast", fast)]
+            }
+            _ => [("", false); 3],
+        };
+        let mut line = match op.verb() {
+            Verb::Flush => "flush".to_owned(),
+            verb => format!("{verb} {at}+{len}"),
+        };
+        for (name, _) in flags.iter().filter(|(_, set)| *set) {
+            line = format!("{line} {name}");
+        }
+        self.0.lock().unwrap().push(line);
+        match *op {
+            Op::Read { len, .. } => answer.pieces.push(Piece::Hole(len.into())),
+            Op::Extents { len, .. } => {
+                answer.extents.push(Extent { len, hole: false, zero: false });
+            }
+            _ => {}
+        }
+        Ok(Turn::Done)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.attempt(op, answer).map(drop)
+    }
 }

@@ -32,6 +32,8 @@ pub enum OpenError {
 #[derive(Debug, Clone)]
 pub struct Opening {
     pub peer: Peer,
+    /// The name that the client asks for: layers that change names do not change it.
+    pub export: String,
     /// Counts the agent's connections, from 1.
     pub connection: u64,
     /// Writes will be refused (`-r`).
@@ -73,6 +75,13 @@ impl Opening {
     /// Of a connection that a test has no other words for.
     pub(crate) fn any() -> Self {
         let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
-        Self { peer, connection: 1, read_only: false, tls: false, certificate: None }
+        Self {
+            peer,
+            export: String::new(),
+            connection: 1,
+            read_only: false,
+            tls: false,
+            certificate: None,
+        }
     }
 }

@@ -7,8 +7,13 @@
 mod delay;
 mod error;
 mod exitlast;
+mod fua;
 mod ip;
 mod limit;
+mod multi_conn;
+mod nocache;
+mod noextents;
+mod nozero;
 mod readonly;
 mod stats;
 
@@ -35,14 +40,19 @@ pub const BUILT_IN: &[Entry] = &[
     delay::ENTRY,
     error::ENTRY,
     exitlast::ENTRY,
+    fua::ENTRY,
     ip::ENTRY,
     limit::ENTRY,
+    multi_conn::ENTRY,
+    nocache::ENTRY,
+    noextents::ENTRY,
+    nozero::ENTRY,
     readonly::ENTRY,
     stats::ENTRY,
 ];
 
 /// nbdkit's other filters, so that who knows them is told plainly.
-const NOT_BUILT_IN: [&str; 31] = [
+const NOT_BUILT_IN: &[&str] = &[
     "blocksize",
     "bzip2",
     "cache",
@@ -55,17 +65,12 @@ const NOT_BUILT_IN: [&str; 31] = [
     "exportname",
     "ext2",
     "extentlist",
-    "fua",
     "gzip",
     "log",
     "luks",
     "lzip",
-    "multi-conn",
-    "nocache",
-    "noextents",
     "nofilter",
     "noparallel",
-    "nozero",
     "openonce",
     "qcow2dec",
     "readahead",

@@ -199,6 +199,7 @@ async fn admitted(
     };
     let opening = Opening {
         peer: peer.clone(),
+        export: String::new(),
         connection: rules.connections.fetch_add(1, Ordering::Relaxed) + 1,
         read_only: rules.read_only,
         tls: false,

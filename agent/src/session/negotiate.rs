@@ -95,6 +95,7 @@ async fn haggle(
                     if last.as_ref().is_none_or(|(of, _)| *of != name) {
                         last = None;
                     }
+                    opening.export.clone_from(&name);
                     let answer = match &last {
                         Some((_, disk)) => Ok(describe(&disk.facts(), rules.read_only)),
                         None => open(&rules.exports, &name, &opening).await.map(|disk| {
@@ -264,11 +265,12 @@ fn describe(facts: &Facts, read_only: bool) -> Export {
     let writable = !(facts.read_only || read_only);
     let mut flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
     flags.set(TransmissionFlags::READ_ONLY, !writable);
-    flags.set(TransmissionFlags::SEND_FUA, writable);
+    flags.set(TransmissionFlags::SEND_FUA, writable && facts.can_fua);
     flags.set(TransmissionFlags::ROTATIONAL, facts.rotational);
     flags.set(TransmissionFlags::SEND_TRIM, writable && facts.can_trim);
-    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable);
-    flags.set(TransmissionFlags::SEND_FAST_ZERO, writable && facts.can_fast_zero);
+    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable && facts.can_zero);
+    let fast_zero = writable && facts.can_zero && facts.can_fast_zero;
+    flags.set(TransmissionFlags::SEND_FAST_ZERO, fast_zero);
     flags.set(TransmissionFlags::SEND_CACHE, facts.can_cache);
     flags.set(TransmissionFlags::CAN_MULTI_CONN, facts.multi_conn);
     Export {

@@ -1,0 +1,141 @@
+//! How writes are made durable: nbdkit-fua-filter(1).
+
+use std::sync::Arc;
+
+use super::{Entry, each};
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
+    recipe::Key,
+};
+
+const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "fua",
+    about: "Change how writes are made durable",
+    keys: &[Key::once(
+        "fuamode",
+        "none|emulate|native|force|pass|discard",
+        "What becomes of FUA and flush; discard loses data in a crash [default: none]",
+    )],
+    build: |params, stack, _| {
+        let modes =
+            &[Mode::None, Mode::Emulate, Mode::Pass, Mode::Force, Mode::Pass, Mode::Discard];
+        let mode = params.choice("fuamode", MODES, modes)?.unwrap_or(Mode::None);
+        Ok(each(stack, move |below, _| Ok(Arc::new(Fua { below, mode }))))
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// FUA is not offered.
+    None,
+    /// By a flush behind the write.
+    Emulate,
+    /// As it comes. nbdkit's `native` is this too: every disk here has FUA of its own.
+    Pass,
+    /// On every write; a flush then has nothing to do.
+    Force,
+    /// Neither FUA nor flush does anything.
+    Discard,
+}
+
+#[derive(Debug)]
+struct Fua {
+    below: Arc<dyn Disk>,
+    mode: Mode,
+}
+
+/// The flag of a request that can have it.
+fn flag<'a>(op: &'a mut Op<'_>) -> Option<&'a mut bool> {
+    match op {
+        Op::Write { fua, .. } | Op::Trim { fua, .. } | Op::Zero { fua, .. } => Some(fua),
+        _ => None,
+    }
+}
+
+impl Fua {
+    /// Does `act` with the flag as the disk below is to see it, and puts it back.
+    fn with_flag<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&mut Op<'_>) -> T) -> T {
+        let Some(fua) = flag(op) else { return act(op) };
+        let before = *fua;
+        *fua = match self.mode {
+            Mode::None | Mode::Pass => before,
+            Mode::Force => true,
+            Mode::Emulate | Mode::Discard => false,
+        };
+        let done = act(op);
+        if let Some(fua) = flag(op) {
+            *fua = before;
+        }
+        done
+    }
+}
+
+impl Disk for Fua {
+    fn facts(&self) -> Facts {
+        let below = self.below.facts();
+        let can_fua = match self.mode {
+            Mode::None => false,
+            Mode::Pass => below.can_fua,
+            Mode::Emulate | Mode::Force | Mode::Discard => true,
+        };
+        Facts { can_fua, ..below }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match self.mode {
+            Mode::Force | Mode::Discard if matches!(op, Op::Flush) => Ok(Turn::Done),
+            // Two requests below: the second must not be left over when the first is done.
+            Mode::Emulate if flag(op).is_some_and(|fua| *fua) => Ok(Turn::Later),
+            _ => self.with_flag(op, |op| self.below.attempt(op, answer)),
+        }
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        match self.mode {
+            Mode::Force | Mode::Discard if matches!(op, Op::Flush) => Ok(()),
+            Mode::Emulate if flag(op).is_some_and(|fua| *fua) => {
+                self.with_flag(op, |op| self.below.perform(op, answer))?;
+                self.below.perform(&mut Op::Flush, answer)
+            }
+            _ => self.with_flag(op, |op| self.below.perform(op, answer)),
+        }
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::testing::{Recorder, run, try_write};
+
+    /// What the disk below is asked when a client writes with and without FUA, and flushes.
+    fn asked(mode: Mode) -> Vec<String> {
+        let below = Arc::new(Recorder::default());
+        let disk = Fua { below: Arc::<Recorder>::clone(&below), mode };
+        try_write(&disk, 0, b"x", true).unwrap();
+        try_write(&disk, 0, b"x", false).unwrap();
+        run(&disk, &mut Op::Flush).unwrap();
+        below.take()
+    }
+
+    #[test]
+    fn each_mode_asks_the_disk_for_what_it_says() {
+        assert_eq!(asked(Mode::Pass), ["write 0+1 fua", "write 0+1", "flush"]);
+        assert_eq!(asked(Mode::Emulate), ["write 0+1", "flush", "write 0+1", "flush"]);
+        assert_eq!(asked(Mode::Force), ["write 0+1 fua", "write 0+1 fua"]);
+        assert_eq!(asked(Mode::Discard), ["write 0+1", "write 0+1"]);
+    }
+
+    #[test]
+    fn only_none_does_not_offer_it() {
+        for (mode, offered) in [(Mode::None, false), (Mode::Pass, true), (Mode::Discard, true)] {
+            let disk = Fua { below: Arc::new(Recorder::default()), mode };
+            assert_eq!(disk.facts().can_fua, offered);
+        }
+    }
+}

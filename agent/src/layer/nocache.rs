@@ -1,0 +1,100 @@
+//! What becomes of requests to cache: nbdkit-nocache-filter(1).
+
+use std::sync::Arc;
+
+use super::{Entry, each};
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
+    recipe::Key,
+};
+
+/// Read at once where caching is emulated, bytes.
+const CHUNK: u32 = 1 << 20;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "nocache",
+    about: "Refuse requests to cache, ignore them, or read instead",
+    keys: &[Key::once("cachemode", "none|emulate|nop", "What becomes of them [default: none]")],
+    build: |params, stack, _| {
+        let modes = &[Mode::None, Mode::Emulate, Mode::Nop];
+        let mode = params.choice("cachemode", &["none", "emulate", "nop"], modes)?;
+        let mode = mode.unwrap_or(Mode::None);
+        Ok(each(stack, move |below, _| Ok(Arc::new(NoCache { below, mode }))))
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Not offered.
+    None,
+    /// By reading.
+    Emulate,
+    /// Offered, and nothing is done.
+    Nop,
+}
+
+#[derive(Debug)]
+struct NoCache {
+    below: Arc<dyn Disk>,
+    mode: Mode,
+}
+
+impl Disk for NoCache {
+    fn facts(&self) -> Facts {
+        Facts { can_cache: self.mode != Mode::None, ..self.below.facts() }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match (&*op, self.mode) {
+            (Op::Cache { .. }, Mode::None) => {
+                Err(DiskError::new(Kind::Invalid, Verb::Cache, op.range()))
+            }
+            (Op::Cache { .. }, Mode::Emulate) => Ok(Turn::Later),
+            (Op::Cache { .. }, Mode::Nop) => Ok(Turn::Done),
+            _ => self.below.attempt(op, answer),
+        }
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        match (&*op, self.mode) {
+            (Op::Cache { at, len }, Mode::Emulate) => {
+                let end = at + len;
+                let mut at = *at;
+                while at < end {
+                    let len = u32::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+                    answer.clear();
+                    self.below.perform(&mut Op::Read { at, len }, answer)?;
+                    at += u64::from(len);
+                }
+                answer.clear();
+                Ok(())
+            }
+            (Op::Cache { .. }, _) => self.attempt(op, answer).map(drop),
+            _ => self.below.perform(op, answer),
+        }
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{MemoryDisk, testing::run};
+
+    #[test]
+    fn requests_to_cache_are_refused_ignored_or_read() {
+        let disk = |mode| NoCache { below: Arc::new(MemoryDisk::new(5 << 20)), mode };
+        let cache = |mode| {
+            let answer = run(&disk(mode), &mut Op::Cache { at: 1, len: (5 << 20) - 1 });
+            answer.map(|answer| answer.pieces.len())
+        };
+        assert_eq!(cache(Mode::None).unwrap_err().kind, Kind::Invalid);
+        assert_eq!(cache(Mode::Emulate).unwrap(), 0);
+        assert_eq!(cache(Mode::Nop).unwrap(), 0);
+        assert!(!disk(Mode::None).facts().can_cache);
+        assert!(disk(Mode::Emulate).facts().can_cache && disk(Mode::Nop).facts().can_cache);
+    }
+}

@@ -1,0 +1,57 @@
+//! Shows a disk as all data: nbdkit-noextents-filter(1).
+
+use std::sync::Arc;
+
+use super::{Entry, each};
+use crate::disk::{Answer, Disk, DiskError, Extent, Facts, Op, Turn};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "noextents",
+    about: "Show the disk as all data, without holes",
+    keys: &[],
+    build: |_, stack, _| Ok(each(stack, |below, _| Ok(Arc::new(NoExtents { below })))),
+};
+
+#[derive(Debug)]
+struct NoExtents {
+    below: Arc<dyn Disk>,
+}
+
+impl Disk for NoExtents {
+    fn facts(&self) -> Facts {
+        Facts { can_extents: false, ..self.below.facts() }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        if let Op::Extents { len, .. } = *op {
+            answer.extents.push(Extent { len, hole: false, zero: false });
+            return Ok(Turn::Done);
+        }
+        self.below.attempt(op, answer)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        if let Op::Extents { .. } = op {
+            return self.attempt(op, answer).map(drop);
+        }
+        self.below.perform(op, answer)
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{MemoryDisk, testing::extents};
+
+    #[test]
+    fn all_is_data() {
+        let disk = NoExtents { below: Arc::new(MemoryDisk::new(1 << 30)) };
+        assert!(!disk.facts().can_extents);
+        let data = Extent { len: 1 << 20, hole: false, zero: false };
+        assert_eq!(extents(&disk, 4096, 1 << 20, false), [data]);
+    }
+}

@@ -1,0 +1,197 @@
+//! What becomes of requests to write zeroes: nbdkit-nozero-filter(1).
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::{Entry, each};
+use crate::{
+    disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
+    exports::OpenError,
+    recipe::{BuildError, Key, Params},
+};
+
+/// Written at once where zeroes are emulated.
+static ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "nozero",
+    about: "Do not offer to write zeroes, or write them as data",
+    keys: &[
+        Key::once(
+            "zeromode",
+            "none|emulate|notrim|plugin",
+            "Not offered; written as data; never as holes; as it comes [default: none]",
+        ),
+        Key::once(
+            "fastzeromode",
+            "none|slow|ignore|default",
+            "Not offered; always refused; done slowly all the same (unsafe); as it comes",
+        ),
+    ],
+    build: |params, stack, _| {
+        let modes = Modes::parse(params)?;
+        Ok(each(stack, move |below, _| {
+            if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.facts().can_zero {
+                tracing::error!("filter nozero: this zeromode needs a disk that takes zeroes");
+                let kind = Kind::Unsupported;
+                return Err(OpenError::Failed(DiskError::new(kind, Verb::Open, (0, 0))));
+            }
+            Ok(Arc::new(NoZero { below, modes }))
+        }))
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zero {
+    None,
+    Emulate,
+    NoTrim,
+    Pass,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fast {
+    None,
+    /// Offered and always refused.
+    Slow,
+    /// Offered, and done at any speed.
+    Ignore,
+    Default,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Modes {
+    zero: Zero,
+    fast: Fast,
+}
+
+#[derive(Debug, Error)]
+#[error(
+    "filter nozero: fastzeromode={0} needs zeroes to be offered; give zeromode=emulate, notrim or plugin"
+)]
+struct NothingToBeFast(String);
+
+impl Modes {
+    fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
+        let zeroes = &[Zero::None, Zero::Emulate, Zero::NoTrim, Zero::Pass];
+        let zero = params.choice("zeromode", &["none", "emulate", "notrim", "plugin"], zeroes)?;
+        let fasts = &[Fast::None, Fast::Slow, Fast::Ignore, Fast::Default];
+        let fast = params.choice("fastzeromode", &["none", "slow", "ignore", "default"], fasts)?;
+        let zero = zero.unwrap_or(Zero::None);
+        let fast = fast.unwrap_or(Fast::Default);
+        if zero == Zero::None && matches!(fast, Fast::Slow | Fast::Ignore) {
+            let word = params.value("fastzeromode").unwrap_or_default().to_owned();
+            return Err(BuildError::Own(Box::new(NothingToBeFast(word))));
+        }
+        Ok(Self { zero, fast })
+    }
+}
+
+#[derive(Debug)]
+struct NoZero {
+    below: Arc<dyn Disk>,
+    modes: Modes,
+}
+
+impl NoZero {
+    /// Refuses what is refused; else the request as the disk below is to see it.
+    fn judge<'a>(&self, op: &Op<'a>) -> Result<Option<Op<'a>>, DiskError> {
+        let &Op::Zero { at, len, fua, may_trim, fast } = op else { return Ok(None) };
+        let refuse = |kind| Err(DiskError::new(kind, Verb::Zero, (at, len)));
+        let fast = match self.modes {
+            Modes { zero: Zero::None, .. } => return refuse(Kind::Invalid),
+            Modes { fast: Fast::None, .. } if fast => return refuse(Kind::Invalid),
+            Modes { fast: Fast::Slow, .. } if fast => return refuse(Kind::Unsupported),
+            Modes { fast: Fast::Default, zero: Zero::Emulate } if fast => {
+                return refuse(Kind::Unsupported);
+            }
+            Modes { fast: Fast::Ignore, .. } => false,
+            _ => fast,
+        };
+        let may_trim = may_trim && self.modes.zero == Zero::Pass;
+        Ok(Some(Op::Zero { at, len, fua, may_trim, fast }))
+    }
+
+    /// Writes the zeroes.
+    fn emulate(&self, op: &Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let &Op::Zero { at, len, fua, .. } = op else { return Ok(()) };
+        let end = at + len;
+        let mut at = at;
+        while at < end {
+            let len = usize::try_from(end - at).unwrap_or(ZEROES.len()).min(ZEROES.len());
+            let data = Data::Bytes(&ZEROES[..len]);
+            self.below.perform(&mut Op::Write { at, data, fua }, answer)?;
+            at += len as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Disk for NoZero {
+    fn facts(&self) -> Facts {
+        let below = self.below.facts();
+        let can_zero = self.modes.zero != Zero::None;
+        let can_fast_zero = match self.modes {
+            Modes { fast: Fast::None, .. } | Modes { zero: Zero::None, .. } => false,
+            Modes { fast: Fast::Slow | Fast::Ignore, .. } | Modes { zero: Zero::Emulate, .. } => {
+                true
+            }
+            _ => below.can_fast_zero,
+        };
+        Facts { can_zero, can_fast_zero, ..below }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match self.judge(op)? {
+            None => self.below.attempt(op, answer),
+            Some(_) if self.modes.zero == Zero::Emulate => Ok(Turn::Later),
+            Some(mut zero) => self.below.attempt(&mut zero, answer),
+        }
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        match self.judge(op)? {
+            None => self.below.perform(op, answer),
+            Some(zero) if self.modes.zero == Zero::Emulate => self.emulate(&zero, answer),
+            Some(mut zero) => self.below.perform(&mut zero, answer),
+        }
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::testing::{Recorder, run};
+
+    /// What the disk below is asked for a zero of 300 KiB that may trim.
+    fn asked(zero: Zero, fast_mode: Fast, fast: bool) -> Result<Vec<String>, Kind> {
+        let below = Arc::new(Recorder::default());
+        let modes = Modes { zero, fast: fast_mode };
+        let disk = NoZero { below: Arc::<Recorder>::clone(&below), modes };
+        let mut op = Op::Zero { at: 5, len: 300 << 10, fua: true, may_trim: true, fast };
+        run(&disk, &mut op).map_err(|error| error.kind)?;
+        Ok(below.take())
+    }
+
+    #[test]
+    fn each_mode_asks_the_disk_for_what_it_says() {
+        use Fast::{Default, Ignore, Slow};
+        use Zero::{Emulate, NoTrim, Pass};
+        let ok = |asked: &[&str]| Ok(asked.iter().map(ToString::to_string).collect());
+        assert_eq!(asked(Zero::None, Default, false), Err(Kind::Invalid));
+        let written = ["write 5+262144 fua", "write 262149+45056 fua"];
+        assert_eq!(asked(Emulate, Default, false), ok(&written));
+        assert_eq!(asked(Emulate, Default, true), Err(Kind::Unsupported));
+        assert_eq!(asked(Emulate, Ignore, true), ok(&written));
+        assert_eq!(asked(NoTrim, Default, false), ok(&["zero 5+307200 fua"]));
+        assert_eq!(asked(Pass, Default, true), ok(&["zero 5+307200 fua trim fast"]));
+        assert_eq!(asked(Pass, Slow, true), Err(Kind::Unsupported));
+        assert_eq!(asked(Pass, Ignore, true), ok(&["zero 5+307200 fua trim"]));
+        assert_eq!(asked(Pass, Fast::None, true), Err(Kind::Invalid));
+    }
+}
