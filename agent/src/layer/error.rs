@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{Entry, each};
+use super::{Entry, absolute, each};
 use crate::{
     disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
     recipe::{Key, ParamError, Params},
@@ -104,7 +104,7 @@ impl Errors {
     fn parse(params: &Params<'_>) -> Result<Self, ParamError> {
         let rate_of = |key| params.parsed(key, "a rate of errors", parse_rate);
         let kind_of = |key| params.choice(key, &NAMES, &KINDS);
-        let file_of = |key| params.value(key).map(PathBuf::from);
+        let file_of = |key| params.value(key).map(absolute);
         let (kind, rate, file) = (kind_of("error")?, rate_of("error-rate")?, file_of("error-file"));
         let failing = KEYS.iter().map(|&(verb, [kind_key, rate_key, file_key])| {
             // A flush that fails is never forgotten: only who asks for it by name gets it.

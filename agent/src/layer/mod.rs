@@ -7,6 +7,7 @@
 mod delay;
 mod error;
 mod exitlast;
+mod exitwhen;
 mod fua;
 mod ip;
 mod limit;
@@ -17,7 +18,11 @@ mod nozero;
 mod readonly;
 mod stats;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    path::{self, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     disk::Disk,
@@ -41,6 +46,7 @@ pub const BUILT_IN: &[Entry] = &[
     error::ENTRY,
     exitlast::ENTRY,
     fua::ENTRY,
+    exitwhen::ENTRY,
     ip::ENTRY,
     limit::ENTRY,
     multi_conn::ENTRY,
@@ -61,7 +67,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "cow",
     "ddrescue",
     "evil",
-    "exitwhen",
     "exportname",
     "ext2",
     "extentlist",
@@ -124,6 +129,12 @@ pub fn wrap(
         .iter()
         .rev()
         .try_fold(stack, |stack, layer| (layer.entry.build)(&layer.params, stack, context))
+}
+
+/// A path that stays the same when the agent goes into the background, and to `/` with it.
+fn absolute(path: &str) -> PathBuf {
+    // It fails for an empty path, which then is told by whoever opens it.
+    path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
 /// Puts every disk that is opened, each time, into what `around` makes of it.

@@ -15,7 +15,7 @@ use std::{
 use thiserror::Error;
 
 use self::{count::Counts, report::report};
-use super::{Entry, each};
+use super::{Entry, absolute, each};
 use crate::{
     disk::{Answer, Disk, DiskError, Facts, Op, Turn},
     recipe::{BuildError, Key, Params},
@@ -58,7 +58,7 @@ struct Stats {
 
 impl Stats {
     fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
-        let path = PathBuf::from(params.needed("statsfile")?);
+        let path = absolute(params.needed("statsfile")?);
         let append = params.switch("statsappend")?.unwrap_or(false);
         let threshold = params.parsed("statsthreshold", "a percentage", |text| {
             text.parse().ok().filter(|&number: &u8| number <= 100).ok_or("write 0 to 100")

@@ -14,6 +14,8 @@ pub(crate) mod label;
 #[allow(unsafe_code, reason = "mlockall")]
 pub(crate) mod memory;
 pub(crate) mod parent;
+#[allow(unsafe_code, reason = "nix has no pidfd_open, and descriptors by number")]
+pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod selinux;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]

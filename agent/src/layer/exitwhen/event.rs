@@ -1,0 +1,106 @@
+//! What may happen, and how it is found out.
+
+use std::{
+    fmt, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::sys::poll;
+
+/// What a script exits with when its event has happened.
+const HAPPENED: i32 = 88;
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Created(PathBuf),
+    Deleted(PathBuf),
+    /// `end` is ours of a pipe that was left to us as `fd`.
+    Closed {
+        fd: i32,
+        end: OwnedFd,
+    },
+    /// `end` is readable when the process is over.
+    Exits {
+        pid: u32,
+        end: OwnedFd,
+    },
+    Script(String),
+}
+
+impl Event {
+    /// Asked of all but scripts: takes a system call.
+    pub(super) fn has_happened(&self) -> bool {
+        match self {
+            Self::Created(path) => self.exists(path).unwrap_or(false),
+            Self::Deleted(path) => !self.exists(path).unwrap_or(true),
+            Self::Closed { end, .. } => poll::is_hung_up(end),
+            Self::Exits { end, .. } => poll::is_readable(end),
+            Self::Script(_) => false,
+        }
+    }
+
+    /// `None`: that cannot be told, which is told.
+    fn exists(&self, path: &Path) -> Option<bool> {
+        match path.try_exists() {
+            Ok(exists) => Some(exists),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Some(false),
+            Err(error) => {
+                tracing::error!("filter exitwhen: {self}: cannot be found out: {error}");
+                None
+            }
+        }
+    }
+
+    pub(super) fn is_script(&self) -> bool {
+        matches!(self, Self::Script(_))
+    }
+
+    /// Runs it, if it is one. What goes wrong is logged, and nothing has happened.
+    pub(super) fn is_script_that_says_so(&self) -> bool {
+        let Self::Script(command) = self else { return false };
+        let mut shell = Command::new("sh");
+        let status = shell.arg("-c").arg(command).stdin(Stdio::null()).status();
+        match status.map(|status| (status.code(), status)) {
+            Ok((Some(0), _)) => false,
+            Ok((Some(HAPPENED), _)) => true,
+            Ok((_, status)) => {
+                tracing::error!("filter exitwhen: {self}: {status}; 0 is no and {HAPPENED} is yes");
+                false
+            }
+            Err(error) => {
+                tracing::error!("filter exitwhen: {self}: sh cannot be started: {error}");
+                false
+            }
+        }
+    }
+
+    /// To be waited for until it can be read from.
+    pub(super) fn input(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Exits { end, .. } => Some(end),
+            _ => None,
+        }
+    }
+
+    /// To be waited for until it is closed.
+    pub(super) fn end(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Closed { end, .. } => Some(end),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Created(path) => write!(f, "exit-when-file-created={}", path.display()),
+            Self::Deleted(path) => write!(f, "exit-when-file-deleted={}", path.display()),
+            Self::Closed { fd, .. } => write!(f, "exit-when-pipe-closed={fd}"),
+            Self::Exits { pid, .. } => write!(f, "exit-when-process-exits={pid}"),
+            Self::Script(command) => write!(f, "exit-when-script={command:?}"),
+        }
+    }
+}

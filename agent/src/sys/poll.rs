@@ -1,0 +1,108 @@
+//! To wait for the ends of processes and of pipes.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+/// Readable once the process has ended (pidfd_open(2)), whoever gets its number after it.
+pub(crate) fn process(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(Errno::ESRCH))?;
+    // SAFETY: the call takes two numbers and no memory.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = RawFd::try_from(Errno::result(returned)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just given it to this process, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A duplicate of a descriptor that was open when this process started.
+pub(crate) fn left(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: the descriptor is used for these calls only, which fail if it is not open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD)?);
+    if flags.contains(FdFlag::FD_CLOEXEC) {
+        // What this process opens itself is closed to children; what it was left with cannot be, or
+        // it would not be here.
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it is one of agent's own"));
+    }
+    fd.try_clone_to_owned()
+}
+
+/// Waits until something can be read from one of `inputs`, or one of `ends` has lost its other end;
+/// `timeout` as poll(2) has it.
+pub(crate) fn wait<F: AsFd>(inputs: &[F], ends: &[F], timeout: PollTimeout) -> nix::Result<()> {
+    let mut fds: Vec<_> = inputs
+        .iter()
+        .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+        .chain(ends.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::empty())))
+        .collect();
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether `fd` can be read from now.
+pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
+    flags(fd, PollFlags::POLLIN).contains(PollFlags::POLLIN)
+}
+
+/// Whether the other end of `fd` is closed.
+pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
+    flags(fd, PollFlags::empty()).contains(PollFlags::POLLHUP)
+}
+
+fn flags(fd: &OwnedFd, wanted: PollFlags) -> PollFlags {
+    let mut fds = [PollFd::new(fd.as_fd(), wanted)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(_) => fds[0].revents().unwrap_or(PollFlags::empty()),
+        Err(_) => PollFlags::empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::AsRawFd, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_process_is_readable() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let fd = process(child.id()).unwrap();
+        assert!(!is_readable(&fd));
+        child.kill().unwrap();
+        wait(&[&fd], &[], PollTimeout::NONE).unwrap();
+        assert!(is_readable(&fd));
+        child.wait().unwrap();
+        assert_eq!(process(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn the_end_of_a_pipe_is_told_from_bytes_in_it() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&writer, b"x").unwrap();
+        assert!(!is_hung_up(&reader));
+        drop(writer);
+        wait(&[], &[&reader], PollTimeout::NONE).unwrap();
+        assert!(is_hung_up(&reader));
+    }
+
+    #[test]
+    fn only_what_was_left_to_this_process_is_taken() {
+        assert!(left(-1).is_err());
+        assert_eq!(left(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        let ours = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(left(ours.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::NotFound);
+        left(0).unwrap();
+    }
+}
