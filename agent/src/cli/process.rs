@@ -5,7 +5,7 @@ use std::{ffi::OsStr, path::Path};
 use nbd::negotiate::Offers;
 
 use super::{Said, Stop};
-use crate::process::Process;
+use crate::{process::Process, units::parse_number};
 
 /// By this name the agent goes into the background by itself, as its namesake does.
 const NBDKIT: &str = "nbdkit";
@@ -46,7 +46,7 @@ impl Said {
     pub(super) fn offers(&self) -> Result<Offers, Stop> {
         let mask = match &self.mask_handshake {
             None => u32::MAX,
-            Some(text) => unsigned(text).ok_or_else(|| Stop::Mask(text.clone()))?,
+            Some(text) => parse_number(text).map_err(|_| Stop::Mask(text.clone()))?,
         };
         Ok(Offers {
             fixed: mask & 1 != 0,
@@ -58,42 +58,5 @@ impl Said {
             // As certificates allow: the session knows.
             ..Offers::default()
         })
-    }
-}
-
-/// As nbdkit reads numbers: decimal, or hexadecimal with `0x`, or octal with `0`.
-fn unsigned(text: &str) -> Option<u32> {
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hexadecimal) => (hexadecimal, 16),
-        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
-        None => (text, 10),
-    };
-    // `from_str_radix` takes a sign.
-    let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    plain.then(|| u32::from_str_radix(digits, radix).ok()).flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_those_of_strtoul() {
-        for (text, number) in [
-            ("0", Some(0)),
-            ("3", Some(3)),
-            ("0x1", Some(1)),
-            ("0XfFfFfFfF", Some(u32::MAX)),
-            ("012", Some(10)),
-            ("4294967296", None),
-            ("09", None),
-            ("", None),
-            ("0x", None),
-            ("-1", None),
-            ("+1", None),
-            ("1 ", None),
-        ] {
-            assert_eq!(unsigned(text), number, "{text}");
-        }
     }
 }

@@ -7,9 +7,12 @@ pub mod file;
 mod full;
 mod memory;
 mod null;
+mod ones;
 mod page;
 mod pattern;
+mod random;
 mod ranges;
+mod split;
 #[cfg(test)]
 pub(crate) mod testing;
 mod zeroes;
@@ -21,8 +24,11 @@ pub use file::FileDisk;
 pub use full::FullDisk;
 pub use memory::MemoryDisk;
 pub use null::NullDisk;
+pub use ones::OnesDisk;
 pub use page::{PAGE, Page, Pages, Slice};
 pub use pattern::PatternDisk;
+pub use random::RandomDisk;
+pub use split::SplitDisk;
 
 /// What stays true of a disk while it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]

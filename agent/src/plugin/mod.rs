@@ -3,15 +3,21 @@
 //! `plan` calls `build` once, at start. Files are opened here, so that what is wrong with them shows
 //! before a client comes.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    path::Path,
+    sync::Arc,
+};
 
 use crate::{
     disk::{
-        Disk, FileDisk, FullDisk, MemoryDisk, NullDisk, PatternDisk,
+        Disk, FileDisk, FullDisk, MemoryDisk, NullDisk, OnesDisk, PatternDisk, RandomDisk,
+        SplitDisk,
         file::{Advice, Cache, Options},
     },
     exports::{Directory, Single},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
+    units::parse_number,
 };
 
 /// A plugin that is built in.
@@ -67,11 +73,44 @@ pub const BUILT_IN: &[Entry] = &[
         build: |params, _| Ok(single(NullDisk::new(params.size("size")?.unwrap_or(0)))),
     },
     Entry {
+        name: "ones",
+        about: "Reads as one byte over and over, and forgets what is written",
+        keys: &[SIZE, Key::once("byte", "N", "The byte [default: 0xff]")],
+        main: Some("size"),
+        build: ones,
+    },
+    Entry {
         name: "pattern",
         about: "Each 8 bytes are their own offset, big-endian",
         keys: &[SIZE],
         main: Some("size"),
         build: |params, _| Ok(single(PatternDisk::new(params.needed_size("size")?))),
+    },
+    Entry {
+        name: "random",
+        about: "Bytes that follow from a seed; what is written must be the same bytes",
+        keys: &[SIZE, Key::once("seed", "N", "Of 32 bits; the same seed, the same bytes")],
+        main: Some("size"),
+        build: |params, _| {
+            let seed = params.parsed("seed", "a number of 32 bits", parse_number)?;
+            let seed = seed.unwrap_or_else(by_chance);
+            Ok(single(RandomDisk::new(params.needed_size("size")?, seed)))
+        },
+    },
+    Entry {
+        name: "split",
+        about: "Files one behind the other, as one disk",
+        keys: &[Key::many("file", "PATH", "The next file")],
+        main: Some("file"),
+        build: split,
+    },
+    Entry {
+        name: "zero",
+        about: "A disk of no bytes",
+        keys: &[],
+        main: None,
+        // Of any read-only disk nothing is left.
+        build: |_, _| Ok(single(PatternDisk::new(0))),
     },
 ];
 
@@ -101,17 +140,14 @@ const NOT_BUILT_IN: &[&str] = &[
     "nbd",
     "ocaml",
     "ondemand",
-    "ones",
     "partitioning",
     "perl",
     "python",
-    "random",
     "ruby",
     "rust",
     "S3",
     "sh",
     "sparse-random",
-    "split",
     "ssh",
     "streaming",
     "tar",
@@ -120,7 +156,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "torrent",
     "vddk",
     "xz",
-    "zero",
 ];
 
 /// One disk under every name.
@@ -147,6 +182,31 @@ impl Entry {
         let params = Params::of_plugin(self.name, self.keys, self.main, words)?;
         (self.build)(&params, context)
     }
+}
+
+/// Another one each time.
+fn by_chance() -> u32 {
+    let bytes = RandomState::new().build_hasher().finish().to_le_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn ones(params: &Params<'_>, _: &mut Context<'_>) -> Result<Stack, BuildError> {
+    let byte = params.parsed("byte", "a byte (0 to 255)", parse_number)?.unwrap_or(0xff);
+    let disk = OnesDisk::new(params.size("size")?.unwrap_or(0), byte);
+    disk.map(single).ok_or_else(|| BuildError::Own("plugin ones: there is no memory".into()))
+}
+
+fn split(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
+    let options = Options { read_only: context.read_only, ..Options::default() };
+    let open = |path| FileDisk::open(Path::new(path), options);
+    let files = params.values("file").map(open).collect::<Result<Vec<_>, _>>()?;
+    if files.is_empty() {
+        return Err(params.missing("file").into());
+    }
+    let disk = SplitDisk::new(files);
+    disk.map(single).ok_or_else(|| {
+        BuildError::Own("plugin split: the files are more than 2^63 - 1 bytes together".into())
+    })
 }
 
 fn file(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {

@@ -86,12 +86,12 @@ fn what_is_wrong_is_named_and_so_is_what_is_right() {
             "curl",
             &[],
             "the plugin 'curl' is not built into agent; built in are: \
-             file, full, memory, null, pattern",
+             file, full, memory, null, ones, pattern, random, split, zero",
         ),
         (
             "memroy",
             &["1G"],
-            "there is no plugin 'memroy'; built in are: file, full, memory, null, pattern",
+            "there is no plugin 'memroy'; built in are: file, full, memory, null, ones, pattern, random, split, zero",
         ),
         ("memory", &[], "plugin memory: parameter 'size' is missing; known are: size, allocator"),
         (

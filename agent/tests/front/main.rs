@@ -13,6 +13,7 @@ mod handed;
 mod handshake;
 mod inetd;
 mod limit;
+mod plugins;
 mod single;
 mod sockets;
 mod user;

@@ -1,0 +1,66 @@
+//! A disk that is one byte over and over, and forgets what is written: for tests.
+//!
+//! `plugin` makes it. It never waits.
+
+use std::sync::Arc;
+
+use super::{Answer, Disk, DiskError, Extent, Facts, Op, PAGE, Page, Piece, Slice, Turn};
+
+/// nbdkit-ones-plugin(1).
+#[derive(Debug)]
+pub struct OnesDisk {
+    size: u64,
+    /// Lent for every page of every read.
+    page: Arc<Page>,
+}
+
+impl OnesDisk {
+    /// `size` bytes, at most 2^63 - 1, each of them `byte`. `None` if there is no memory.
+    pub fn new(size: u64, byte: u8) -> Option<Self> {
+        Some(Self { size, page: Arc::new(Page::with(0, &[byte; PAGE])?) })
+    }
+}
+
+impl Disk for OnesDisk {
+    fn facts(&self) -> Facts {
+        Facts { can_extents: false, can_fast_zero: false, ..Facts::plain(self.size) }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match *op {
+            Op::Read { len, .. } => {
+                let mut left = len as usize;
+                while left > 0 {
+                    let part = left.min(PAGE);
+                    let slice = Slice::Lent(Arc::clone(&self.page), 0..part);
+                    answer.pieces.push(Piece::Bytes(slice));
+                    left -= part;
+                }
+            }
+            Op::Extents { len, .. } => {
+                answer.extents.push(Extent { len, hole: false, zero: false });
+            }
+            Op::Write { .. } | Op::Flush | Op::Trim { .. } | Op::Zero { .. } | Op::Cache { .. } => {
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.attempt(op, answer).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::testing::{bytes_of, read, write};
+
+    #[test]
+    fn whatever_is_written_reads_as_the_byte() {
+        let disk = OnesDisk::new(1 << 40, 0xa5).unwrap();
+        write(&disk, 1, b"gone");
+        assert_eq!(bytes_of(&read(&disk, 0, 100_000)), [0xa5; 100_000]);
+        assert_eq!(bytes_of(&read(&disk, (1 << 40) - 1, 1)), [0xa5]);
+    }
+}

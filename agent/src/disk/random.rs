@@ -1,0 +1,135 @@
+//! A disk of bytes that look random and follow from a seed: what is copied onto it is compared.
+//!
+//! `plugin` makes it. It never waits for anything but the processor.
+
+use std::io;
+
+use super::{Answer, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn, Verb};
+
+/// Bytes that are made on the connection's own task; more would hold it for too long.
+const AT_ONCE: u64 = 64 << 10;
+
+static ZEROES: [u8; 512] = [0; 512];
+
+/// nbdkit-random-plugin(1): byte by byte what nbdkit serves for the same seed.
+#[derive(Debug)]
+pub struct RandomDisk {
+    size: u64,
+    seed: u32,
+}
+
+impl RandomDisk {
+    /// `size` bytes, at most 2^63 - 1.
+    pub fn new(size: u64, seed: u32) -> Self {
+        Self { size, seed }
+    }
+
+    fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+        let first = u64::from(self.seed).wrapping_add(at);
+        (0..len as u64).map(|i| byte(first.wrapping_add(i))).collect()
+    }
+
+    /// What is written must be what is there.
+    fn compare(&self, at: u64, data: &[&[u8]]) -> Result<(), DiskError> {
+        let mut from = at;
+        for run in data {
+            let wrong = self.bytes(from, run.len()).iter().zip(*run).position(|(a, b)| a != b);
+            if let Some(wrong) = wrong {
+                let at = from + wrong as u64;
+                let source = io::Error::other("it differs from what this disk reads as");
+                return Err(DiskError { source: Some(source), ..denied(at, 1) });
+            }
+            from += run.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn denied(at: u64, len: u64) -> DiskError {
+    DiskError::new(Kind::Io, Verb::Write, (at, len))
+}
+
+/// The third number of xoshiro256** from a state that splitmix64 makes of `seed`, cut to a byte.
+fn byte(seed: u64) -> u8 {
+    let mut mix = seed;
+    let mut state = [0; 4].map(|_: u64| {
+        mix = mix.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (mix ^ (mix >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    });
+    let mut number = 0;
+    for _ in 0..3 {
+        number = state[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
+        let shifted = state[1] << 17;
+        state[2] ^= state[0];
+        state[3] ^= state[1];
+        state[1] ^= state[2];
+        state[0] ^= state[3];
+        state[2] ^= shifted;
+        state[3] = state[3].rotate_left(45);
+    }
+    number.to_le_bytes()[0]
+}
+
+impl Disk for RandomDisk {
+    fn facts(&self) -> Facts {
+        Facts { can_fast_zero: false, can_extents: false, ..Facts::plain(self.size) }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        if matches!(op.verb(), Verb::Read | Verb::Write) && op.range().1 > AT_ONCE {
+            return Ok(Turn::Later);
+        }
+        self.perform(op, answer).map(|()| Turn::Done)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        match op {
+            Op::Read { at, len } => {
+                let bytes = self.bytes(*at, *len as usize);
+                answer.pieces.push(Piece::Bytes(bytes.into()));
+            }
+            Op::Write { at, data, .. } => self.compare(*at, &data.slices())?,
+            Op::Extents { len, .. } => {
+                answer.extents.push(Extent { len: *len, hole: false, zero: false });
+            }
+            // Zeroes are a write like any other. The first that differs is rarely far away.
+            Op::Zero { at, len, .. } => {
+                let end = *at + *len;
+                for at in (*at..end).step_by(ZEROES.len()) {
+                    let len = usize::try_from(end - at).unwrap_or(ZEROES.len()).min(ZEROES.len());
+                    self.compare(at, &[&ZEROES[..len]])?;
+                }
+            }
+            // It takes nothing away.
+            Op::Trim { .. } | Op::Flush | Op::Cache { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::testing::{bytes_of, read, try_write};
+
+    #[test]
+    fn the_bytes_are_nbdkits() {
+        // nbdkit 1.32: `random 16 seed=1`.
+        let first = [0x14, 0x05, 0x51, 0x7e, 0xae, 0x48, 0x96, 0x06];
+        let disk = RandomDisk::new(1 << 20, 1);
+        assert_eq!(bytes_of(&read(&disk, 0, 8)), first);
+        assert_eq!(bytes_of(&read(&disk, 3, 5)), first[3..]);
+        assert_eq!(bytes_of(&read(&disk, 0, 200_000))[..8], first);
+    }
+
+    #[test]
+    fn what_is_written_must_be_what_is_there() {
+        let disk = RandomDisk::new(1 << 20, 7);
+        let bytes = bytes_of(&read(&disk, 1000, 5000));
+        try_write(&disk, 1000, &bytes, true).unwrap();
+        let error = try_write(&disk, 1001, &bytes, false).unwrap_err();
+        assert_eq!((error.kind, error.at, error.len), (Kind::Io, 1001, 1));
+    }
+}

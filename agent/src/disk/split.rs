@@ -1,0 +1,183 @@
+//! Several disks one behind the other, as one: a request that crosses a border is cut there.
+//!
+//! `plugin` makes it of files.
+
+use std::ops::Range;
+
+use super::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn};
+
+/// nbdkit-split-plugin(1).
+#[derive(Debug)]
+pub struct SplitDisk<D> {
+    parts: Vec<Part<D>>,
+}
+
+#[derive(Debug)]
+struct Part<D> {
+    range: Range<u64>,
+    disk: D,
+}
+
+impl<D: Disk> SplitDisk<D> {
+    /// `None` if they are more than 2^63 - 1 bytes together.
+    pub fn new(disks: Vec<D>) -> Option<Self> {
+        let mut end = 0_u64;
+        let mut parts = Vec::with_capacity(disks.len());
+        for disk in disks {
+            let start = end;
+            end = start.checked_add(disk.facts().size).filter(|end| i64::try_from(*end).is_ok())?;
+            // A part of no bytes would never be asked for any.
+            if start < end {
+                parts.push(Part { range: start..end, disk });
+            }
+        }
+        Some(Self { parts })
+    }
+
+    /// The parts that hold some of `range`, each with its share as offsets of its own.
+    fn shares(&self, at: u64, len: u64) -> impl Iterator<Item = (&D, Range<u64>)> {
+        let end = at + len;
+        let first = self.parts.partition_point(|part| part.range.end <= at);
+        self.parts[first..].iter().take_while(move |part| part.range.start < end).map(move |part| {
+            let Range { start, end: part_end } = part.range;
+            (&part.disk, at.max(start) - start..end.min(part_end) - start)
+        })
+    }
+}
+
+/// `op` on `share` of a part; of a write's bytes, those from `done` on.
+fn on_part<'a>(op: &Op<'_>, bytes: &'a [u8], done: u64, share: &Range<u64>) -> Op<'a> {
+    let at = share.start;
+    let len = share.end - share.start;
+    match *op {
+        // A share of what has 32 bits has no more.
+        Op::Read { .. } => Op::Read { at, len: u32::try_from(len).unwrap_or(u32::MAX) },
+        Op::Write { fua, .. } => {
+            let from = usize::try_from(done).unwrap_or(usize::MAX);
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            Op::Write { at, data: Data::Bytes(&bytes[from..from + len]), fua }
+        }
+        Op::Flush => Op::Flush,
+        Op::Trim { fua, .. } => Op::Trim { at, len, fua },
+        Op::Zero { fua, may_trim, fast, .. } => Op::Zero { at, len, fua, may_trim, fast },
+        Op::Cache { .. } => Op::Cache { at, len },
+        Op::Extents { one, .. } => Op::Extents { at, len, one },
+    }
+}
+
+impl<D: Disk> Disk for SplitDisk<D> {
+    fn facts(&self) -> Facts {
+        let mut all = Facts::plain(0);
+        // What no part can do, or not every part, is not offered.
+        for facts in self.parts.iter().map(|part| part.disk.facts()) {
+            all.size += facts.size;
+            all.read_only |= facts.read_only;
+            all.can_fua &= facts.can_fua;
+            all.can_zero &= facts.can_zero;
+            all.can_trim &= facts.can_trim;
+            all.can_fast_zero &= facts.can_fast_zero;
+            all.can_cache &= facts.can_cache;
+            all.can_extents &= facts.can_extents;
+            all.multi_conn &= facts.multi_conn;
+            all.rotational |= facts.rotational;
+            all.block_preferred = all.block_preferred.max(facts.block_preferred);
+        }
+        all
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        let (at, len) = op.range();
+        let mut shares = self.shares(at, len);
+        match (&*op, shares.next(), shares.next()) {
+            (Op::Read { .. } | Op::Cache { .. }, Some((disk, share)), None)
+            | (Op::Extents { .. }, Some((disk, share)), _) => {
+                disk.attempt(&mut on_part(op, &[], 0, &share), answer)
+            }
+            // Writes to files wait anyway.
+            _ => Ok(Turn::Later),
+        }
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let (at, len) = op.range();
+        if matches!(op, Op::Flush) {
+            return self.parts.iter().try_for_each(|part| part.disk.perform(op, answer));
+        }
+        // Refused with nothing changed, or not at all.
+        if matches!(op, Op::Zero { fast: true, .. }) && self.shares(at, len).nth(1).is_some() {
+            return Err(DiskError::new(Kind::Unsupported, op.verb(), (at, len)));
+        }
+        let bytes = match op {
+            Op::Write { data, .. } => data.slices().concat(),
+            _ => Vec::new(),
+        };
+        let mut done = 0;
+        for (disk, share) in self.shares(at, len) {
+            disk.perform(&mut on_part(op, &bytes, done, &share), answer)
+                .map_err(|error| DiskError { at: error.at - share.start + at + done, ..error })?;
+            done += share.end - share.start;
+            // Fewer extents than were asked for are an answer too.
+            if matches!(op, Op::Extents { .. }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{
+        MemoryDisk,
+        testing::{bytes_of, extents, read, run, trim, write, zero},
+    };
+
+    /// 10, 0, 5000 and 100000 bytes.
+    fn disk() -> SplitDisk<MemoryDisk> {
+        SplitDisk::new([10, 0, 5000, 100_000].map(MemoryDisk::new).into()).unwrap()
+    }
+
+    #[test]
+    fn requests_are_cut_at_the_borders() {
+        let disk = disk();
+        assert_eq!(disk.facts().size, 105_010);
+        let bytes: Vec<u8> = (0..105_010_u32).map(|i| i.to_le_bytes()[0] | 1).collect();
+        write(&disk, 0, &bytes);
+        assert_eq!(bytes_of(&read(&disk, 0, 105_010)), bytes);
+        for at in [0, 9, 10, 5005, 5009, 5010] {
+            let from = usize::try_from(at).unwrap();
+            assert_eq!(bytes_of(&read(&disk, at, 50)), bytes[from..from + 50], "{at}");
+        }
+        zero(&disk, 5, 5010, true);
+        trim(&disk, 5005, 10);
+        run(&disk, &mut Op::Flush).unwrap();
+        let read_back = bytes_of(&read(&disk, 0, 6000));
+        assert_eq!(read_back[..5], bytes[..5]);
+        assert!(read_back[5..5015].iter().all(|byte| *byte == 0));
+        assert_eq!(read_back[5015..], bytes[5015..6000]);
+    }
+
+    #[test]
+    fn extents_end_at_a_border_and_go_on_behind_it() {
+        let disk = disk();
+        write(&disk, 0, &[1; 10]);
+        let (mut at, mut seen) = (0, Vec::new());
+        while at < 105_010 {
+            for extent in extents(&disk, at, 105_010 - at, false) {
+                at += extent.len;
+                seen.push((at, extent.hole));
+            }
+        }
+        assert_eq!(seen, [(10, false), (5010, true), (105_010, true)]);
+    }
+
+    #[test]
+    fn a_quick_zero_over_a_border_is_refused_with_nothing_changed() {
+        let disk = disk();
+        write(&disk, 0, &[1; 100]);
+        let mut op = Op::Zero { at: 0, len: 100, fua: false, may_trim: true, fast: true };
+        assert_eq!(run(&disk, &mut op).unwrap_err().kind, Kind::Unsupported);
+        assert_eq!(bytes_of(&read(&disk, 0, 100)), [1; 100]);
+    }
+}
