@@ -27,7 +27,10 @@ pub(super) fn server(
         .expect("the provider has suites for both versions")
         .with_client_cert_verifier(verifier)
         .with_single_cert(certificates.chain, certificates.key)
-        .map_err(|source| TlsError::Key { path: key, source })?;
+        .map_err(|source| match source {
+            rustls::Error::General(_) => TlsError::KeyKind { path: key },
+            source => TlsError::Key { path: key, source },
+        })?;
     // No resumption: it would let a certificate in that was revoked since, and a client of a disk
     // connects once and stays.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -47,6 +47,11 @@ pub enum TlsError {
     NotPem { path: PathBuf, why: String },
     #[error("--tls-certificates: {} does not fit {CERTIFICATE}", .path.display())]
     Key { path: PathBuf, source: rustls::Error },
+    #[error(
+        "--tls-certificates: {} is no key for TLS: it has to be RSA of 2048 to 8192 bits, ECDSA on \
+         P-256, P-384 or P-521, or Ed25519", .path.display()
+    )]
+    KeyKind { path: PathBuf },
     #[cfg(feature = "psk")]
     #[error("--tls-psk: cannot read {}", .path.display())]
     ReadKeys { path: PathBuf, source: io::Error },

@@ -173,6 +173,13 @@ impl From<rustls::Error> for Failure {
                 | CertificateError::ExpiredRevocationListContext { .. },
             ) => "ca-crl.pem is past its next update, so no certificate is taken; renew it"
                 .to_owned(),
+            Error::InvalidCertificate(CertificateError::Other(other))
+                if other.to_string().contains("UnsupportedCertVersion") =>
+            {
+                "the client's certificate is of X.509 version 1, which says not what it is for; \
+                 version 3 is needed"
+                    .to_owned()
+            }
             Error::InvalidCertificate(other) => format!("the client's certificate: {other}"),
             Error::AlertReceived(alert) => format!("the client ended it: {alert:?}"),
             other => other.to_string(),

@@ -101,6 +101,11 @@ fn each_file_that_is_missing_or_no_good_is_named() {
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
             "no private key without a passphrase in",
         ),
+        (
+            "server-key.pem",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+            "server-key.pem is no key for TLS",
+        ),
         ("server-cert.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n", "is not PEM"),
         (
             "server-cert.pem",
