@@ -15,6 +15,8 @@ mod multi_conn;
 mod nocache;
 mod noextents;
 mod nozero;
+mod pause;
+mod rate;
 mod readonly;
 mod stats;
 
@@ -53,6 +55,8 @@ pub const BUILT_IN: &[Entry] = &[
     nocache::ENTRY,
     noextents::ENTRY,
     nozero::ENTRY,
+    pause::ENTRY,
+    rate::ENTRY,
     readonly::ENTRY,
     stats::ENTRY,
 ];

@@ -1,0 +1,157 @@
+//! Limits the bits per second of reads and of writes: nbdkit-rate-filter(1).
+//!
+//! A connection's requests go one after another, and connections that share a rate take turns of a
+//! few KiB: who has many large requests in flight gets no more than who has one small one.
+
+mod bucket;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::Mutex;
+
+use self::bucket::{Bucket, Source};
+use super::{Entry, absolute, each};
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb},
+    recipe::{Key, ParamError, Params},
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "rate",
+    about: "Limit the bits per second",
+    keys: &[
+        Key::once("rate", "BITS", "Of all connections together, each second"),
+        Key::once("connection-rate", "BITS", "Of each connection, each second"),
+        Key::once("rate-file", "PATH", "Has the rate of all, and is read again"),
+        Key::once("connection-rate-file", "PATH", "Has the rate of each, and is read again"),
+        Key::once("burstiness", "SECONDS", "What may be saved up while idle [default: 2]"),
+    ],
+    build: |params, stack, _| {
+        let limits = Limits::parse(params)?;
+        if !limits.all.limits() && !limits.each.limits() {
+            return Ok(stack);
+        }
+        let all = Arc::new(Both::new(&limits.all, limits.burst));
+        Ok(each(stack, move |below, _| {
+            let own = [(); 2].map(|()| Mutex::new(Bucket::new(&limits.each, limits.burst)));
+            Ok(Arc::new(Rate { below, all: Arc::clone(&all), own }))
+        }))
+    },
+};
+
+/// What comes in within this time may be saved up while idle.
+const BURST: Duration = Duration::from_secs(2);
+/// What a connection takes of a shared rate before it is another's turn, bits: 4 KiB, so that who
+/// sends small requests one by one loses nothing to who sends large ones.
+const QUANTUM: u64 = 4096 * 8;
+/// So many turns each second are enough: at high rates they are longer.
+const TURNS: u64 = 10_000;
+
+#[derive(Debug)]
+struct Limits {
+    all: Source,
+    each: Source,
+    burst: Duration,
+}
+
+impl Limits {
+    fn parse(params: &Params<'_>) -> Result<Self, ParamError> {
+        let source = |rate: &'static str, file| {
+            let bits = params.size(rate)?;
+            if bits == Some(0) {
+                return Err(params.wrong(rate, "0", "a rate", "nothing would ever go through"));
+            }
+            Ok(Source {
+                rate: bits.unwrap_or(0),
+                file: params.value(file).map(|path| -> PathBuf { absolute(path) }),
+            })
+        };
+        let burst = params.parsed("burstiness", "a number of seconds", |text| {
+            text.parse()
+                .ok()
+                .filter(|seconds: &f64| *seconds >= 0.0)
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+                .ok_or("write seconds, such as 2 or 0.5")
+        })?;
+        Ok(Self {
+            all: source("rate", "rate-file")?,
+            each: source("connection-rate", "connection-rate-file")?,
+            burst: burst.unwrap_or(BURST),
+        })
+    }
+}
+
+/// Reads and writes have a bucket each.
+#[derive(Debug)]
+struct Both([Mutex<Bucket>; 2]);
+
+impl Both {
+    fn new(source: &Source, burst: Duration) -> Self {
+        Self([(); 2].map(|()| Mutex::new(Bucket::new(source, burst))))
+    }
+}
+
+/// One connection's.
+#[derive(Debug)]
+struct Rate {
+    below: Arc<dyn Disk>,
+    all: Arc<Both>,
+    /// Its own rate; a request holds the lock until it may go, so that one follows another.
+    own: [Mutex<Bucket>; 2],
+}
+
+impl Rate {
+    /// Waits until a request of so many bits may go. tokio's mutexes are fair: who came first has
+    /// it first.
+    async fn take(&self, direction: usize, bits: u64) {
+        let mut own = self.own[direction].lock().await;
+        own.refresh().await;
+        own.take(bits).await;
+        let mut left = bits;
+        while left > 0 {
+            let mut all = self.all.0[direction].lock().await;
+            all.refresh().await;
+            let turn = left.min(QUANTUM.max(all.rate() / TURNS));
+            all.take(turn).await;
+            left -= turn;
+        }
+    }
+}
+
+impl Disk for Rate {
+    fn facts(&self) -> Facts {
+        self.below.facts()
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below.attempt(op, answer)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.below.perform(op, answer)
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+
+    fn holds(&self) -> bool {
+        true
+    }
+
+    fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
+        let direction = match verb {
+            Verb::Read => 0,
+            Verb::Write => 1,
+            // These send no more than a header.
+            _ => return self.below.hold(verb, range),
+        };
+        Box::pin(async move {
+            self.take(direction, range.1.saturating_mul(8)).await;
+            self.below.hold(verb, range).await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
