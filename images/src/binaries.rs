@@ -12,15 +12,17 @@ use crate::{
     run,
 };
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// A profile of the workspace's Cargo.toml.
-const PROFILE: &str = "guest";
+pub(crate) const PROFILE: &str = "guest";
 
 /// Where the binaries are.
 #[derive(Debug, Clone)]
 pub struct Binaries {
     pub agent: PathBuf,
     pub guest_tools: PathBuf,
+    /// cargo's target folder of these.
+    pub(crate) folder: PathBuf,
 }
 
 impl Binaries {
@@ -31,7 +33,11 @@ impl Binaries {
         let folder = target.join("guest");
         let _lock = store.lock("binaries")?;
         let built = folder.join(TARGET).join(PROFILE);
-        let binaries = Self { agent: built.join("agent"), guest_tools: built.join("guest-tools") };
+        let binaries = Self {
+            agent: built.join("agent"),
+            guest_tools: built.join("guest-tools"),
+            folder: folder.clone(),
+        };
         if !binaries.guest_tools.exists() {
             say("building the agent and guest-tools for the guests (a minute or two) ...");
         }

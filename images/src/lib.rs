@@ -5,6 +5,7 @@
 //! | [`Images::tiny`] | the kernel, a few modules, and `guest-tools` as process 1: boots in seconds |
 //! | [`Images::host`] | a Debian with systemd, QEMU and libnbd's tools: the VM host of the tests |
 //! | [`Images::tools`] | a small disk with what changes often: the agent, guest-tools, scripts |
+//! | [`Images::package`] | the agent's Debian package |
 //!
 //! Everything lands under `target/images`, in one folder an image, named by a hash of what went
 //! into it: an image is built once, and again when an input changes. `tests` and the binary
@@ -16,6 +17,7 @@ mod debian;
 mod error;
 mod ext4;
 mod kernel;
+mod package;
 mod recipe;
 mod run;
 
@@ -78,6 +80,12 @@ impl Images {
     /// The agent and guest-tools, linked statically and stripped.
     pub fn binaries(&self) -> Result<Binaries, Error> {
         Binaries::build(&self.workspace, &self.target, &self.store)
+    }
+
+    /// The agent as a Debian package, with the binary that guests get. Needs `cargo deb`.
+    pub fn package(&self) -> Result<PathBuf, Error> {
+        let binaries = self.binaries()?;
+        package::build(&self.workspace, &binaries, self.store.folder())
     }
 
     /// Debian's newest cloud kernel.

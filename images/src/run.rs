@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("apt-cache", "apt"),
     ("dpkg-deb", "dpkg"),
+    ("cargo-deb", "cargo-deb (cargo install --locked cargo-deb)"),
 ];
 
 /// Runs `command` and gives what it wrote to its standard output.

@@ -37,9 +37,14 @@ impl Guest {
     /// Boots the VM host with `scripts` of `tests/guest/` (and all else that is on the tools
     /// disk) under `/tools`.
     pub fn boot(name: &str) -> Outcome<Self> {
+        Self::boot_with(name, &[])
+    }
+
+    /// The same with `more` on the tools disk.
+    pub fn boot_with(name: &str, more: &[Tool]) -> Outcome<Self> {
         let images = Images::of_this_workspace()?;
         let host = images.host()?;
-        let tools = images.tools(&scripts()?)?;
+        let tools = images.tools(&[scripts()?.as_slice(), more].concat())?;
         let accel = Accel::of_this_machine(&images)?;
         let started = Instant::now();
         println!("{name}: booting the VM host with {}", accel.name());

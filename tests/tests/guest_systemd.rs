@@ -1,0 +1,129 @@
+//! The agent as a Debian package under the systemd of a booted guest: its sockets, its service, and
+//! what systemd thinks of them.
+
+use images::{Images, Tool};
+use tests::{Outcome, guest::Guest, need};
+
+/// Ends the service and waits until the next connection has to start it again.
+const STOPPED: &str = "systemctl stop agent.service
+    systemctl --quiet is-active agent.socket
+    ! systemctl --quiet is-active agent.service";
+
+#[test]
+fn the_package_serves_from_its_socket_units() -> Outcome<()> {
+    if need::guests_are_off("guest_systemd") {
+        return Ok(());
+    }
+    need::guests()?;
+    let package = Images::of_this_workspace()?.package()?;
+    let deb = Tool { name: "nbd-agent.deb".to_owned(), source: package };
+    let mut guest = Guest::boot_with("guest_systemd", &[deb])?;
+
+    guest.check(
+        "the package installs, and starts nothing",
+        "modprobe vsock_loopback
+         dpkg -i /tools/nbd-agent.deb
+         /usr/bin/agent --version
+         systemd-analyze --man=no verify agent.socket agent.service agent@one.socket agent@one.service
+         ! systemctl --quiet is-active agent.socket",
+    )?;
+    guest.check(
+        "systemd-analyze security says 2.0 or better",
+        "for unit in agent.service agent@one.service; do
+             systemd-analyze --no-pager security --threshold=20 $unit | tail -1
+         done",
+    )?;
+    sockets(&mut guest)?;
+    service(&mut guest)?;
+    instance(&mut guest)
+}
+
+/// Each kind of socket starts the service by its first connection.
+fn sockets(guest: &mut Guest) -> Outcome<()> {
+    guest.check(
+        "the socket unit listens on vsock, a Unix path and TCP",
+        "mkdir -p /etc/systemd/system/agent.socket.d /var/lib/private/agent
+         ln -s private/agent /var/lib/agent
+         head -c 3000000 /dev/urandom >/var/lib/agent/disk
+         printf '[Socket]\\nListenStream=/run/agent.sock\\nListenStream=10809\\n' \
+             >/etc/systemd/system/agent.socket.d/more.conf
+         systemctl daemon-reload
+         systemctl start agent.socket",
+    )?;
+    for (what, uri) in [
+        ("vsock", "nbd+vsock://1/disk"),
+        ("a Unix path", "nbd+unix:///disk?socket=/run/agent.sock"),
+        ("TCP", "nbd://127.0.0.1/disk"),
+    ] {
+        guest.expect(
+            &format!("a connection over {what} starts the service"),
+            &format!(
+                "{STOPPED}
+                 nbdinfo --size '{uri}'
+                 systemctl --quiet is-active agent.service
+                 nbdcopy '{uri}' - | cmp - /var/lib/agent/disk
+                 nbdinfo --size '{uri}'"
+            ),
+            "3000000",
+        )?;
+    }
+    Ok(())
+}
+
+/// What systemd is told, and what it does with the process.
+fn service(guest: &mut Guest) -> Outcome<()> {
+    guest.check(
+        "it runs as a user of its own, without capabilities, and the log names the sockets",
+        "pid=$(systemctl show --value -p MainPID agent.service)
+         stat -c 'runs as %U' /proc/$pid
+         test \"$(stat -c %U /proc/$pid)\" != root
+         grep -q '^CapEff:.0000000000000000$' /proc/$pid/status
+         journalctl --no-pager --output cat --unit agent.service | grep 'listening on vsock:10809'",
+    )?;
+    guest.check(
+        "a client that is connected outlives a reload",
+        "pid=$(systemctl show --value -p MainPID agent.service)
+         cat >/run/lab/reload.py <<'END'
+import nbd, subprocess
+h = nbd.NBD()
+h.connect_uri('nbd+vsock://1/disk')
+before = h.pread(512, 0)
+subprocess.run(['systemctl', 'reload', 'agent.service'], check=True)
+assert h.pread(512, 0) == before
+h.shutdown()
+END
+         /usr/bin/python3 /run/lab/reload.py
+         test $pid = $(systemctl show --value -p MainPID agent.service)",
+    )?;
+    guest.check(
+        "a write that was flushed is there after the service was killed",
+        "pid=$(systemctl show --value -p MainPID agent.service)
+         cat >/run/lab/kill.py <<'END'
+import nbd, os, signal, sys
+h = nbd.NBD()
+h.connect_uri('nbd+vsock://1/disk')
+h.pwrite(b'durable' * 100, 4096)
+h.flush()
+os.kill(int(sys.argv[1]), signal.SIGKILL)
+END
+         /usr/bin/python3 /run/lab/kill.py $pid
+         nbdsh -c \"h.connect_uri('nbd+vsock://1/disk')\" \
+             -c \"assert h.pread(700, 4096) == b'durable' * 100\"",
+    )?;
+    guest.check(
+        "systemctl stop ends it in order, and the socket stays",
+        &format!("{STOPPED}\ntest \"$(systemctl show --value -p Result agent.service)\" = success"),
+    )?;
+    Ok(())
+}
+
+/// One disk an instance.
+fn instance(guest: &mut Guest) -> Outcome<()> {
+    guest.expect(
+        "agent@one serves one disk on a socket of its own",
+        "truncate -s 5M /var/lib/agent/one
+         systemctl start agent@one.socket
+         nbdinfo --size 'nbd+unix:///?socket=/run/agent/one.sock'",
+        "5242880",
+    )
+}
