@@ -15,19 +15,24 @@ mod multi_conn;
 mod nocache;
 mod noextents;
 mod nozero;
+mod offset;
+mod partition;
 mod pause;
+mod protect;
 mod rate;
 mod readonly;
 mod stats;
+mod truncate;
+mod window;
 
 use std::{
-    fmt,
+    fmt, io,
     path::{self, PathBuf},
     sync::Arc,
 };
 
 use crate::{
-    disk::Disk,
+    disk::{Disk, DiskError, Kind as DiskKind, Verb},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
 };
@@ -55,10 +60,14 @@ pub const BUILT_IN: &[Entry] = &[
     nocache::ENTRY,
     noextents::ENTRY,
     nozero::ENTRY,
+    offset::ENTRY,
+    partition::ENTRY,
     pause::ENTRY,
+    protect::ENTRY,
     rate::ENTRY,
     readonly::ENTRY,
     stats::ENTRY,
+    truncate::ENTRY,
 ];
 
 /// nbdkit's other filters, so that who knows them is told plainly.
@@ -139,6 +148,12 @@ pub fn wrap(
 fn absolute(path: &str) -> PathBuf {
     // It fails for an empty path, which then is told by whoever opens it.
     path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
+/// An export that the layer cannot make anything of; `why` stands in the log.
+fn refuse(why: String) -> OpenError {
+    let source = Some(io::Error::other(why));
+    OpenError::Failed(DiskError { source, ..DiskError::new(DiskKind::Invalid, Verb::Open, (0, 0)) })
 }
 
 /// Puts every disk that is opened, each time, into what `around` makes of it.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{Entry, each};
+use super::{Entry, each, refuse};
 use crate::{
     disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
-    exports::OpenError,
     recipe::{BuildError, Key, Params},
 };
 
@@ -33,9 +32,8 @@ pub(super) const ENTRY: Entry = Entry {
         let modes = Modes::parse(params)?;
         Ok(each(stack, move |below, _| {
             if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.facts().can_zero {
-                tracing::error!("filter nozero: this zeromode needs a disk that takes zeroes");
-                let kind = Kind::Unsupported;
-                return Err(OpenError::Failed(DiskError::new(kind, Verb::Open, (0, 0))));
+                let why = "filter nozero: this zeromode needs a disk that takes zeroes";
+                return Err(refuse(why.to_owned()));
             }
             Ok(Arc::new(NoZero { below, modes }))
         }))

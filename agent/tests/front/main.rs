@@ -14,6 +14,7 @@ mod handshake;
 mod inetd;
 mod limit;
 mod plugins;
+mod shape;
 mod single;
 mod sockets;
 mod user;

@@ -1,0 +1,146 @@
+//! Part of a disk as a disk of its own, and reading from the disk below: what several layers need.
+
+use std::sync::Arc;
+
+use crate::disk::{Answer, Disk, DiskError, Facts, Op, Piece, Turn};
+
+/// `len` bytes of `below` from `start` on.
+#[derive(Debug)]
+pub(super) struct Window {
+    below: Arc<dyn Disk>,
+    start: u64,
+    len: u64,
+}
+
+impl Window {
+    /// `None` if it reaches over the end of the disk.
+    pub(super) fn new(below: Arc<dyn Disk>, start: u64, len: u64) -> Option<Self> {
+        let end = start.checked_add(len)?;
+        (end <= below.facts().size).then_some(Self { below, start, len })
+    }
+
+    /// Does `act` with the request where it lies below, and puts it back.
+    fn below<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&dyn Disk, &mut Op<'_>) -> T) -> T {
+        if let Some(at) = offset(op) {
+            *at += self.start;
+        }
+        let done = act(&*self.below, op);
+        if let Some(at) = offset(op) {
+            *at -= self.start;
+        }
+        done
+    }
+
+    /// An error in the client's offsets.
+    fn told(&self, error: DiskError) -> DiskError {
+        DiskError { at: error.at.saturating_sub(self.start), ..error }
+    }
+}
+
+fn offset<'a>(op: &'a mut Op<'_>) -> Option<&'a mut u64> {
+    match op {
+        Op::Read { at, .. }
+        | Op::Write { at, .. }
+        | Op::Trim { at, .. }
+        | Op::Zero { at, .. }
+        | Op::Cache { at, .. }
+        | Op::Extents { at, .. } => Some(at),
+        Op::Flush => None,
+    }
+}
+
+impl Disk for Window {
+    fn facts(&self) -> Facts {
+        let below = self.below.facts();
+        // A disk that takes whole blocks only does so at its own borders.
+        Facts { size: self.len, ..below }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below(op, |below, op| below.attempt(op, answer)).map_err(|error| self.told(error))
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.below(op, |below, op| below.perform(op, answer)).map_err(|error| self.told(error))
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+/// The bytes of a range of `disk`; waits for them.
+pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskError> {
+    let mut answer = Answer::default();
+    disk.perform(&mut Op::Read { at, len }, &mut answer)?;
+    let mut bytes = Vec::with_capacity(len as usize);
+    for piece in answer.pieces {
+        match piece {
+            Piece::Bytes(slice) => bytes.extend_from_slice(slice.as_ref()),
+            Piece::Hole(len) => {
+                // It lies in a range of 32 bits.
+                bytes.resize(bytes.len() + usize::try_from(len).unwrap_or(0), 0);
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{
+        Data, Extent, MemoryDisk, Pages,
+        testing::{bytes_of, extents, read, run, trim, write, zero},
+    };
+
+    #[test]
+    fn requests_land_where_the_window_stands() {
+        let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
+        let window = Window::new(Arc::clone(&below), 1001, 500_000).unwrap();
+        assert_eq!(window.facts().size, 500_000);
+        write(&window, 0, b"first");
+        write(&window, 499_996, b"last");
+        assert_eq!(bytes_of(&read(&*below, 1001, 5)), b"first");
+        assert_eq!(bytes_of(&read(&*below, 500_997, 4)), b"last");
+        assert_eq!(bytes_of(&read(&window, 499_996, 4)), b"last");
+        zero(&window, 0, 2, false);
+        trim(&window, 2, 2);
+        assert_eq!(bytes_of(&read(&window, 0, 5)), b"\0\0\0\0t");
+        run(&window, &mut Op::Flush).unwrap();
+    }
+
+    #[test]
+    fn large_writes_in_pages_land_byte_for_byte_whatever_the_offset() {
+        for start in [0, 1, 511, 4096, 32768, 40_000] {
+            let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
+            let window = Window::new(Arc::clone(&below), start, 500_000).unwrap();
+            for at in [0, 5, 32768] {
+                let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
+                let mut pages = Pages::copied(at, &bytes);
+                let data = Data::Pages(&mut pages);
+                run(&window, &mut Op::Write { at, data, fua: false }).unwrap();
+                let len = u32::try_from(bytes.len()).unwrap();
+                assert_eq!(bytes_of(&read(&*below, start + at, len)), bytes, "{start} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn extents_are_those_of_the_window() {
+        let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
+        write(&*below, 65536, &[1; 32768]);
+        let window = Window::new(below, 32768, 1 << 19).unwrap();
+        let [hole, data] = [true, false].map(|hole| Extent { len: 32768, hole, zero: hole });
+        assert_eq!(extents(&window, 0, 65536, false), [hole, data]);
+    }
+
+    #[test]
+    fn a_window_does_not_reach_over_the_end() {
+        let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1000));
+        assert!(Window::new(Arc::clone(&below), 0, 1000).is_some());
+        assert!(Window::new(Arc::clone(&below), 1, 1000).is_none());
+        assert!(Window::new(Arc::clone(&below), 1001, 0).is_none());
+        assert!(Window::new(below, u64::MAX, 2).is_none());
+    }
+}
