@@ -10,33 +10,34 @@ use crate::{
     admission::Admission,
 };
 
+const HEADING: &str = "Who may connect";
+
 /// What the words say.
 #[derive(Debug, Args)]
 #[group(skip)]
-#[command(next_help_heading = "Who may connect")]
 pub(super) struct Words {
     /// Let these in and refuse all whom neither this, --allow-cid nor --access-file names:
     /// vsock-guest[:CIDS], vsock-local, vsock-cid:N, uid:N, gid:N, pid:N, 10.0.0.0/8, ::1, anyunix
     /// and all else that --filter=ip knows; numbers may be ranges (3-9). May be given again
-    #[arg(long, value_name = "RULE[,RULE...]")]
+    #[arg(long, value_name = "RULE[,RULE...]", help_heading = HEADING)]
     allow: Vec<String>,
 
     /// Let the guests with these CIDs in, such as 3,5-9; in addition to --allow. May be given again
-    #[arg(long, value_name = "CIDS")]
+    #[arg(long, value_name = "CIDS", help_heading = HEADING)]
     allow_cid: Vec<String>,
 
     /// Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of
     /// rules with 'allow' or 'deny' in front (allow, if neither); the first rule that names a peer
     /// decides. # starts a comment. HUP reads it again; open connections go on
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = HEADING)]
     access_file: Option<PathBuf>,
 
     /// Most connections at once, handshakes included; 0 is no limit
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = HEADING)]
     limit: u32,
 
     /// Most connections at once from one CID; 0 is no limit
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = HEADING)]
     limit_per_cid: u32,
 }
 

@@ -12,8 +12,12 @@ pub(super) const ENTRY: Entry = Entry {
     name: "ip",
     about: "Say who may connect; whom neither list names may",
     keys: &[
-        Key::many("allow", "RULE[,RULE...]", "Who may connect, whatever deny says"),
-        Key::many("deny", "RULE[,RULE...]", "Who may not"),
+        Key::many(
+            "allow",
+            "RULE[,RULE...]",
+            "Who may connect, whatever deny says; the rules are those of --allow",
+        ),
+        Key::many("deny", "RULE[,RULE...]", "Who may not connect"),
     ],
     build: |params, stack, _| Ok(stack.behind(Arc::new(Ip(policy(params)?)))),
 };
