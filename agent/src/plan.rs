@@ -145,7 +145,8 @@ impl Plan {
     fn stack(&self, hooks: &mut Hooks, tls: &tls::Policy) -> Result<Stack, BuildError> {
         let mut words = self.params.iter().collect();
         let layers = layer::choose(&self.filters, &mut words)?;
-        let mut context = Context { read_only: self.read_only, hooks };
+        let read_only = self.read_only || layer::spare_below(&layers);
+        let mut context = Context { read_only, hooks };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
         let stack = layer::wrap(bottom, &layers, &mut context)?;
         let certificates =

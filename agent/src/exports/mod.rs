@@ -50,6 +50,10 @@ pub trait Exports: Send + Sync + fmt::Debug {
     fn list(&self) -> Vec<Listed>;
     /// The disk behind a name, for one connection, which drops it when it is over.
     fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError>;
+    /// The one name that stands for all names of the same disk.
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        name
+    }
     /// Whether `list` or `open` may touch a filesystem.
     fn blocking(&self) -> bool {
         false
@@ -67,6 +71,10 @@ impl Exports for Single {
 
     fn open(&self, _name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
         Ok(Arc::clone(&self.0))
+    }
+
+    fn canonical<'a>(&'a self, _: &'a str) -> &'a str {
+        ""
     }
 }
 

@@ -4,6 +4,7 @@
 //! `plan` stacks them as the command line says, the first named nearest to the client. A layer is one
 //! file; it parses its parameters when it is built and holds no more than it needs.
 
+mod cow;
 mod delay;
 mod error;
 mod exitlast;
@@ -49,6 +50,7 @@ pub struct Entry {
 
 /// In the order of their names.
 pub const BUILT_IN: &[Entry] = &[
+    cow::ENTRY,
     delay::ENTRY,
     error::ENTRY,
     exitlast::ENTRY,
@@ -77,7 +79,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "cache",
     "cacheextents",
     "checkwrite",
-    "cow",
     "ddrescue",
     "evil",
     "exportname",
@@ -130,6 +131,11 @@ pub fn choose<'a>(
         Ok(Chosen { entry, params: Params::of_filter(entry.name, entry.keys, words)? })
     };
     names.iter().map(choose).collect()
+}
+
+/// What is below the layers is only read: nothing that is written passes `cow`.
+pub fn spare_below(layers: &[Chosen<'_>]) -> bool {
+    layers.iter().any(|layer| layer.entry.name == cow::NAME)
 }
 
 /// Puts the layers around `stack`.
@@ -196,6 +202,10 @@ where
 
     fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
         (self.around)(self.below.open(name, opening)?, opening)
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.below.canonical(name)
     }
 
     fn blocking(&self) -> bool {

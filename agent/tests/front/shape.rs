@@ -82,8 +82,11 @@ fn clients_see_what_they_see_with_nbdkit() {
     let path = dir.path().join("disk");
     let disk = disk();
     let same = |filter: &str, words: &[&str]| {
-        let filter = format!("--filter={filter}");
-        let words = [&[filter.as_str(), "file", path.to_str().unwrap()], words].concat();
+        let filters: Vec<String> =
+            filter.split(' ').map(|filter| format!("--filter={filter}")).collect();
+        let mut all: Vec<&str> = filters.iter().map(String::as_str).collect();
+        all.extend(["file", path.to_str().unwrap()]);
+        let words = [&all, words].concat();
         let [ours, theirs] = [BINARY, NBDKIT].map(|server| {
             fs::write(&path, &disk).unwrap();
             (seen(server, &words), fs::read(&path).unwrap())
@@ -99,6 +102,10 @@ fn clients_see_what_they_see_with_nbdkit() {
     same("truncate", &["truncate=12M"]);
     same("truncate", &["round-up=8M"]);
     same("truncate", &["truncate=10485000", "round-down=4096"]);
+    // nbdkit's offers no zeroes over a plugin that is only read.
+    same("nozero cow", &[]);
+    same("nozero cow", &["cow-block-size=4096"]);
+    same("nozero cow", &["cow-on-read=true", "cow-block-size=1M"]);
     for number in ["1", "5", "6"] {
         same("partition", &[&format!("partition={number}")]);
     }
@@ -114,10 +121,38 @@ fn what_cannot_be_shaped_is_refused() {
         ("--filter=partition null", "filter partition: parameter 'partition' is missing"),
         ("--filter=partition null partition=0", "partition=0 is not a partition's number"),
         ("--filter=truncate null round-up=0", "round-up=0 is not a multiple"),
+        ("--filter=cow null cow-block-size=5000", "cow-block-size=5000 is not a block's size"),
         ("--filter=offset null offset=x", "filter offset: offset=x is not a size"),
     ] {
         let (code, stderr) = fails_with(words);
         assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
         assert!(stderr.contains(part), "{words}: {stderr}");
     }
+}
+
+#[test]
+fn an_overlay_is_one_for_all_connections_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    fs::write(&path, disk()).unwrap();
+    let script = r#"/usr/bin/python3 -c '
+import nbd, sys
+def connect():
+    h = nbd.NBD()
+    h.connect_uri(sys.argv[1])
+    return h
+a, b = connect(), connect()
+a.pwrite(b"overlay" * 1000, 70000)
+assert b.pread(7000, 70000) == b"overlay" * 1000
+b.shutdown(), a.shutdown()
+assert connect().pread(7, 70000) == b"overlay"
+' "$uri""#;
+    let status = Command::new(BINARY)
+        .args(["--filter=cow", "file", path.to_str().unwrap(), "-U", "-", "--run", script])
+        .env("TMPDIR", dir.path())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert!(fs::read(&path).unwrap() == disk(), "the file is as it was");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is there");
 }

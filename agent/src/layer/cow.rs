@@ -1,0 +1,279 @@
+//! Keeps what is written beside a disk that is only read: nbdkit-cow-filter(1).
+//!
+//! All connections to an export share one overlay, for as long as the agent runs. Nothing of it
+//! outlives the agent, so a flush has nothing to make durable.
+
+mod overlay;
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use self::overlay::{Content, Overlay, State};
+use super::{Entry, absolute, refuse, window};
+use crate::{
+    disk::{Answer, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Turn, Verb},
+    exports::{Exports, Listed, OpenError, Opening},
+    recipe::{BuildError, Key, Params, Stack},
+};
+
+pub(super) const NAME: &str = "cow";
+
+pub(super) const ENTRY: Entry = Entry {
+    name: NAME,
+    about: "Keep writes in a temporary overlay, and only read the disk",
+    keys: &[
+        Key::once("cow-block-size", "SIZE", "What is copied at once, 4K or more [default: 64K]"),
+        Key::once("cow-on-cache", "BOOL", "Requests to cache fill the overlay [default: false]"),
+        Key::once("cow-on-read", "BOOL|/PATH", "Reads fill the overlay; while PATH exists"),
+    ],
+    build: |params, stack, _| {
+        let settings = Settings::parse(params)?;
+        let exports = Cow { below: stack.exports, settings, overlays: Mutex::default() };
+        Ok(Stack { exports: Arc::new(exports), gates: stack.gates })
+    },
+};
+
+#[derive(Debug, Clone)]
+struct Settings {
+    block: u64,
+    on_cache: bool,
+    on_read: OnRead,
+}
+
+#[derive(Debug, Clone)]
+enum OnRead {
+    Never,
+    Always,
+    While(PathBuf),
+}
+
+impl OnRead {
+    fn is_on(&self) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => true,
+            Self::While(path) => path.exists(),
+        }
+    }
+}
+
+/// Largest block, bytes: each partial write copies one.
+const LARGEST: u64 = 64 << 20;
+
+impl Settings {
+    fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
+        let block = params.size("cow-block-size")?.unwrap_or(64 << 10);
+        if !block.is_power_of_two() || !(4096..=LARGEST).contains(&block) {
+            let (key, what) = ("cow-block-size", "a block's size");
+            let why = "write a power of two from 4K to 64M";
+            return Err(params.wrong(key, &block.to_string(), what, why).into());
+        }
+        let on_read = match params.value("cow-on-read") {
+            Some(path) if path.starts_with('/') => OnRead::While(absolute(path)),
+            _ if params.switch("cow-on-read")?.unwrap_or(false) => OnRead::Always,
+            _ => OnRead::Never,
+        };
+        Ok(Self { block, on_cache: params.switch("cow-on-cache")?.unwrap_or(false), on_read })
+    }
+}
+
+#[derive(Debug)]
+struct Cow {
+    below: Arc<dyn Exports>,
+    settings: Settings,
+    /// By the name that stands for all names of a disk.
+    overlays: Mutex<HashMap<String, Arc<Overlay>>>,
+}
+
+impl Exports for Cow {
+    fn list(&self) -> Vec<Listed> {
+        self.below.list()
+    }
+
+    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+        let below = self.below.open(name, opening)?;
+        let size = below.facts().size;
+        let mut overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = self.below.canonical(name);
+        let overlay = if let Some(overlay) = overlays.get(name) {
+            if overlay.size() != size {
+                return Err(refuse(format!(
+                    "filter cow: the disk has {size} bytes now, and the overlay was made for {}; \
+                     start the agent again",
+                    overlay.size()
+                )));
+            }
+            Arc::clone(overlay)
+        } else {
+            let folder = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+            let overlay = Overlay::new(Path::new(&folder), size, self.settings.block);
+            let overlay = overlay.map_err(|error| {
+                let folder = Path::new(&folder).display();
+                refuse(format!("filter cow: no overlay can be made in {folder} (TMPDIR): {error}"))
+            })?;
+            let overlay = Arc::new(overlay);
+            overlays.insert(name.to_owned(), Arc::clone(&overlay));
+            overlay
+        };
+        Ok(Arc::new(CowDisk { below, overlay, settings: self.settings.clone() }))
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.below.canonical(name)
+    }
+
+    /// The overlay's file is made.
+    fn blocking(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Debug)]
+struct CowDisk {
+    below: Arc<dyn Disk>,
+    overlay: Arc<Overlay>,
+    settings: Settings,
+}
+
+impl CowDisk {
+    /// The bytes of a block as the disk below has them.
+    fn original(&self, number: u64) -> Result<Vec<u8>, DiskError> {
+        let range = self.overlay.block(number);
+        // Blocks are 64 MiB at most.
+        let len = u32::try_from(range.end - range.start).unwrap_or(u32::MAX);
+        window::read(&*self.below, range.start, len)
+    }
+
+    fn read(&self, range: &Range<u64>, answer: &mut Answer) -> Result<(), DiskError> {
+        let copy = self.settings.on_read.is_on();
+        for (number, part) in self.overlay.blocks(range) {
+            if copy {
+                self.overlay.fill(number, || self.original(number))?;
+            }
+            let len = part.end - part.start;
+            match self.overlay.read(number, &part)? {
+                Content::Bytes(bytes) => answer.pieces.push(Piece::Bytes(bytes.into())),
+                Content::Zeroes => answer.pieces.push(Piece::Hole(len)),
+                Content::Below => {
+                    // What lies in one block has 32 bits.
+                    let len = u32::try_from(len).unwrap_or(u32::MAX);
+                    self.below.perform(&mut Op::Read { at: part.start, len }, answer)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, range: &Range<u64>, bytes: &[u8]) -> Result<(), DiskError> {
+        for (number, part) in self.overlay.blocks(range) {
+            let index = |at: u64| usize::try_from(at - range.start).unwrap_or(usize::MAX);
+            let bytes = &bytes[index(part.start)..index(part.end)];
+            self.overlay.write(number, &part, bytes, || self.original(number))?;
+        }
+        Ok(())
+    }
+
+    /// Whole blocks become holes of the overlay; with `exact` the rest is written as zeroes.
+    fn clear(&self, range: &Range<u64>, may_trim: bool, exact: bool) -> Result<(), DiskError> {
+        if exact && self.overlay.blocks(range).nth(MOST_BLOCKS).is_some() {
+            return Err(DiskError::new(DiskKind::NoMemory, Verb::Zero, (range.start, 0)));
+        }
+        for (number, part) in self.overlay.blocks(range).take(MOST_BLOCKS) {
+            if may_trim && part == self.overlay.block(number) {
+                self.overlay.trim(number);
+            } else if exact {
+                let zeroes = vec![0; usize::try_from(part.end - part.start).unwrap_or(0)];
+                self.overlay.write(number, &part, &zeroes, || self.original(number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn extents(&self, range: &Range<u64>, one: bool, answer: &mut Answer) -> Result<(), DiskError> {
+        let mut blocks = self.overlay.blocks(range).take(MOST_BLOCKS);
+        let Some((first, part)) = blocks.next() else { return Ok(()) };
+        let state = self.overlay.state(first);
+        let same = blocks.take_while(|(number, _)| self.overlay.state(*number) == state);
+        let end = same.last().map_or(part.end, |(_, part)| part.end);
+        let len = end - part.start;
+        match state {
+            State::Below if self.below.facts().can_extents => {
+                // An answer that ends before is an answer too.
+                self.below.perform(&mut Op::Extents { at: part.start, len, one }, answer)?;
+            }
+            State::Below | State::Here => {
+                answer.extents.push(Extent { len, hole: false, zero: false });
+            }
+            State::Trimmed => answer.extents.push(Extent { len, hole: true, zero: true }),
+        }
+        Ok(())
+    }
+}
+
+/// Blocks that one request looks at or changes: 64 GiB of them by default. Beyond it a trim does
+/// nothing, extents are cut, and zeroes are refused: the map of the blocks is in memory.
+const MOST_BLOCKS: usize = 1 << 20;
+
+impl Disk for CowDisk {
+    fn facts(&self) -> Facts {
+        let below = self.below.facts();
+        Facts {
+            can_cache: below.can_cache || self.settings.on_cache,
+            rotational: below.rotational,
+            block_preferred: below.block_preferred,
+            description: below.description.clone(),
+            can_fast_zero: false,
+            ..Facts::plain(below.size)
+        }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        match *op {
+            Op::Flush => Ok(Turn::Done),
+            Op::Read { at, len } if matches!(self.settings.on_read, OnRead::Never) => {
+                let range = at..at + u64::from(len);
+                let below = |(number, _)| self.overlay.state(number) == State::Below;
+                if self.overlay.blocks(&range).all(below) {
+                    self.below.attempt(op, answer)
+                } else {
+                    Ok(Turn::Later)
+                }
+            }
+            _ => Ok(Turn::Later),
+        }
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let (at, len) = op.range();
+        let range = at..at + len;
+        match op {
+            Op::Read { .. } => self.read(&range, answer),
+            Op::Write { data, .. } => self.write(&range, &data.slices().concat()),
+            Op::Trim { .. } => self.clear(&range, true, false),
+            Op::Zero { may_trim, .. } => self.clear(&range, *may_trim, true),
+            Op::Cache { .. } if self.settings.on_cache => {
+                let fill = |(number, _)| self.overlay.fill(number, || self.original(number));
+                self.overlay.blocks(&range).try_for_each(fill)
+            }
+            Op::Cache { .. } if self.below.facts().can_cache => self.below.perform(op, answer),
+            Op::Flush | Op::Cache { .. } => Ok(()),
+            Op::Extents { one, .. } => self.extents(&range, *one, answer),
+        }
+        .map_err(|error| match error.verb {
+            // Of the overlay's file: what was asked for is what failed.
+            Verb::Open => DiskError { verb: op.verb(), at, len, ..error },
+            _ => error,
+        })
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! The blocks that are not what they are below: a map in memory, and their bytes in a file without
+//! a name, one behind the other in the order in which they came.
+//!
+//! A block is read and changed under a lock that it shares with a few others; no two are held at
+//! once.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use nix::{
+    fcntl::{FallocateFlags, fallocate},
+    unistd::mkstemp,
+};
+
+use crate::disk::{DiskError, Verb};
+
+/// Locks of blocks. Neighbours have different ones.
+const LOCKS: usize = 64;
+/// Blocks that the map takes memory for at once.
+const GROUP: usize = 4096;
+
+/// What stands in the map for a block: where its bytes are in the file comes after these.
+const BELOW: u32 = 0;
+const TRIMMED: u32 = 1;
+const FIRST_SLOT: u32 = 2;
+
+/// Where the bytes of a block are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// In the disk below.
+    Below,
+    /// In the overlay.
+    Here,
+    /// Nowhere: zeroes.
+    Trimmed,
+}
+
+/// What a block reads as.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// What the disk below has, which never changes.
+    Below,
+    Bytes(Vec<u8>),
+    Zeroes,
+}
+
+#[derive(Debug)]
+pub(super) struct Overlay {
+    file: File,
+    /// Bytes of the disk.
+    size: u64,
+    block: u64,
+    map: RwLock<HashMap<u64, Box<[u32; GROUP]>>>,
+    slots: Mutex<Slots>,
+    locks: [RwLock<()>; LOCKS],
+}
+
+/// Places for blocks in the file.
+#[derive(Debug)]
+struct Slots {
+    next: u32,
+    free: Vec<u32>,
+}
+
+impl Overlay {
+    /// For a disk of `size` bytes, in blocks of `block`; the file is in `folder`, unseen.
+    pub(super) fn new(folder: &Path, size: u64, block: u64) -> io::Result<Self> {
+        let (fd, path) = mkstemp(&folder.join("agent-cow-XXXXXX"))?;
+        std::fs::remove_file(path)?;
+        Ok(Self {
+            file: File::from(fd),
+            size,
+            block,
+            map: RwLock::default(),
+            slots: Mutex::new(Slots { next: FIRST_SLOT, free: Vec::new() }),
+            locks: [const { RwLock::new(()) }; LOCKS],
+        })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where a block lies on the disk; the last may be shorter.
+    pub(super) fn block(&self, number: u64) -> Range<u64> {
+        let start = number * self.block;
+        start..(start + self.block).min(self.size)
+    }
+
+    /// The blocks of a range, each with its part of it.
+    pub(super) fn blocks(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+        let range = range.clone();
+        (range.start / self.block..range.end.div_ceil(self.block)).map(move |number| {
+            let start = number * self.block;
+            (number, range.start.max(start)..range.end.min(start + self.block))
+        })
+    }
+
+    pub(super) fn state(&self, number: u64) -> State {
+        match self.entry(number) {
+            BELOW => State::Below,
+            TRIMMED => State::Trimmed,
+            _ => State::Here,
+        }
+    }
+
+    fn entry(&self, number: u64) -> u32 {
+        let (group, index) = place(number);
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.get(&group).map_or(BELOW, |group| group[index])
+    }
+
+    fn set(&self, number: u64, entry: u32) {
+        let (group, index) = place(number);
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        map.entry(group).or_insert_with(|| Box::new([BELOW; GROUP]))[index] = entry;
+    }
+
+    fn reading(&self, number: u64) -> RwLockReadGuard<'_, ()> {
+        self.lock(number).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self, number: u64) -> RwLockWriteGuard<'_, ()> {
+        self.lock(number).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self, number: u64) -> &RwLock<()> {
+        &self.locks[usize::try_from(number % LOCKS as u64).unwrap_or(0)]
+    }
+
+    /// Bytes of the file, holes too.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> u64 {
+        self.file.metadata().unwrap().len()
+    }
+
+    /// Where byte `at` of a block is in the file.
+    fn offset(&self, slot: u32, number: u64, at: u64) -> u64 {
+        u64::from(slot - FIRST_SLOT) * self.block + (at - number * self.block)
+    }
+
+    /// `part` of a block.
+    pub(super) fn read(&self, number: u64, part: &Range<u64>) -> Result<Content, DiskError> {
+        let _lock = self.reading(number);
+        let slot = match self.entry(number) {
+            BELOW => return Ok(Content::Below),
+            TRIMMED => return Ok(Content::Zeroes),
+            slot => slot,
+        };
+        let mut bytes = vec![0; usize::try_from(part.end - part.start).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut bytes, self.offset(slot, number, part.start))
+            .map_err(failed)?;
+        Ok(Content::Bytes(bytes))
+    }
+
+    /// Puts `bytes` into `part` of a block; the rest of it is what it was: `original` below.
+    pub(super) fn write(
+        &self,
+        number: u64,
+        part: &Range<u64>,
+        bytes: &[u8],
+        original: impl FnOnce() -> Result<Vec<u8>, DiskError>,
+    ) -> Result<(), DiskError> {
+        let whole = self.block(number);
+        let _lock = self.writing(number);
+        match self.entry(number) {
+            _ if *part == whole => self.put(number, bytes),
+            state @ (BELOW | TRIMMED) => {
+                let mut block = if state == BELOW {
+                    original()?
+                } else {
+                    vec![0; usize::try_from(whole.end - whole.start).unwrap_or(0)]
+                };
+                let start = usize::try_from(part.start - whole.start).unwrap_or(usize::MAX);
+                block[start..start + bytes.len()].copy_from_slice(bytes);
+                self.put(number, &block)
+            }
+            slot => {
+                let at = self.offset(slot, number, part.start);
+                self.file.write_all_at(bytes, at).map_err(failed)
+            }
+        }
+    }
+
+    /// Copies a block into the overlay, if it is still what it is below.
+    pub(super) fn fill(
+        &self,
+        number: u64,
+        original: impl FnOnce() -> Result<Vec<u8>, DiskError>,
+    ) -> Result<(), DiskError> {
+        let _lock = self.writing(number);
+        if self.entry(number) == BELOW { self.put(number, &original()?) } else { Ok(()) }
+    }
+
+    /// Makes a whole block zeroes, which take no room.
+    pub(super) fn trim(&self, number: u64) {
+        let _lock = self.writing(number);
+        let before = self.entry(number);
+        self.set(number, TRIMMED);
+        if before >= FIRST_SLOT {
+            self.give_back(before);
+        }
+    }
+
+    /// All bytes of a block, under its lock.
+    fn put(&self, number: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        let before = self.entry(number);
+        let slot = if before >= FIRST_SLOT { before } else { self.slot()? };
+        let written = self.file.write_all_at(bytes, u64::from(slot - FIRST_SLOT) * self.block);
+        match written {
+            Ok(()) if before >= FIRST_SLOT => Ok(()),
+            Ok(()) => {
+                self.set(number, slot);
+                Ok(())
+            }
+            Err(error) => {
+                if before < FIRST_SLOT {
+                    self.give_back(slot);
+                }
+                Err(failed(error))
+            }
+        }
+    }
+
+    fn slot(&self) -> Result<u32, DiskError> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.free.pop() {
+            return Ok(slot);
+        }
+        let slot = slots.next;
+        let full = || failed(io::Error::from_raw_os_error(libc::ENOSPC));
+        slots.next = slot.checked_add(1).ok_or_else(full)?;
+        Ok(slot)
+    }
+
+    fn give_back(&self, slot: u32) {
+        let start = i64::try_from(u64::from(slot - FIRST_SLOT) * self.block);
+        let len = i64::try_from(self.block);
+        if let (Ok(start), Ok(len)) = (start, len) {
+            let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            // A filesystem without holes keeps the room: the next block gets it.
+            fallocate(&self.file, mode, start, len).ok();
+        }
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
+    }
+}
+
+fn place(number: u64) -> (u64, usize) {
+    let group = GROUP as u64;
+    (number / group, usize::try_from(number % group).unwrap_or(0))
+}
+
+/// `Open` stands for what was asked, which the caller knows.
+fn failed(error: io::Error) -> DiskError {
+    DiskError::from_io(Verb::Open, (0, 0), error)
+}

@@ -1,0 +1,197 @@
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::disk::{
+    Data, MemoryDisk,
+    testing::{bytes_of, extents, read, run, trim, write, zero},
+};
+
+const SIZE: u64 = 300_001;
+
+/// A disk of bytes that are not zero, and what lies over it.
+fn cow(block: u64, on_read: OnRead) -> (Arc<MemoryDisk>, CowDisk) {
+    let below = Arc::new(MemoryDisk::new(SIZE));
+    write(&*below, 0, &original());
+    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), SIZE, block).unwrap());
+    let settings = Settings { block, on_cache: false, on_read };
+    (Arc::clone(&below), CowDisk { below, overlay, settings })
+}
+
+fn original() -> Vec<u8> {
+    (0..SIZE).map(|i| (i % 251) as u8 + 1).collect()
+}
+
+fn all(disk: &dyn Disk) -> Vec<u8> {
+    bytes_of(&read(disk, 0, u32::try_from(SIZE).unwrap()))
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Write(u64, u64, u8),
+    Zero(u64, u64, bool),
+    Trim(u64, u64),
+    Cache(u64, u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    // Often on a block's border.
+    let at = prop_oneof![0..SIZE, (0..SIZE / 4096).prop_map(|block| block * 4096)];
+    let len = prop_oneof![1..5000_u64, (1..30_u64).prop_map(|blocks| blocks * 4096)];
+    (at, len, any::<u8>(), 0..6_u8).prop_map(|(at, len, byte, kind)| {
+        let len = len.min(SIZE - at);
+        match kind {
+            0..3 => Act::Write(at, len, byte),
+            3 => Act::Zero(at, len, byte % 2 == 0),
+            4 => Act::Trim(at, len),
+            _ => Act::Cache(at, len),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is done, the disk reads as a copy in memory would, and nothing goes below.
+    #[test]
+    fn it_reads_as_a_copy_would(
+        acts in proptest::collection::vec(act(), 1..40),
+        large: bool,
+        on_read: bool,
+        on_cache: bool,
+    ) {
+        let on_read = if on_read { OnRead::Always } else { OnRead::Never };
+        let (below, mut disk) = cow(if large { 65536 } else { 4096 }, on_read);
+        disk.settings.on_cache = on_cache;
+        let mut model = original();
+        for act in acts {
+            let range = |at: u64, len: u64| usize::try_from(at).unwrap()..usize::try_from(at + len).unwrap();
+            match act {
+                Act::Write(at, len, byte) => {
+                    let bytes = vec![byte; usize::try_from(len).unwrap()];
+                    write(&disk, at, &bytes);
+                    model[range(at, len)].copy_from_slice(&bytes);
+                }
+                Act::Zero(at, len, may_trim) => {
+                    zero(&disk, at, len, may_trim);
+                    model[range(at, len)].fill(0);
+                }
+                Act::Trim(at, len) => {
+                    trim(&disk, at, len);
+                    // What was trimmed may be anything: zeroes or what it was.
+                    let now = bytes_of(&read(&disk, at, u32::try_from(len).unwrap()));
+                    let before = &mut model[range(at, len)];
+                    for (now, before) in now.iter().zip(before) {
+                        prop_assert!(*now == 0 || now == before);
+                        *before = *now;
+                    }
+                }
+                Act::Cache(at, len) => {
+                    run(&disk, &mut Op::Cache { at, len }).unwrap();
+                }
+            }
+        }
+        prop_assert!(all(&disk) == model);
+        prop_assert!(all(&*below) == original(), "nothing is written below");
+        // A hole reads as zeroes.
+        let mut at = 0;
+        while at < SIZE {
+            for extent in extents(&disk, at, SIZE - at, false) {
+                let range = usize::try_from(at).unwrap()..usize::try_from(at + extent.len).unwrap();
+                prop_assert!(!extent.zero || model[range].iter().all(|byte| *byte == 0));
+                at += extent.len;
+            }
+        }
+    }
+}
+
+#[test]
+fn connections_that_write_parts_of_one_block_do_not_undo_each_other() {
+    let (_, disk) = cow(65536, OnRead::Never);
+    // Each thread has every eighth run of 100 bytes.
+    thread::scope(|scope| {
+        for thread in 0..8_u64 {
+            let disk = &disk;
+            scope.spawn(move || {
+                for run in (thread..SIZE / 100).step_by(8) {
+                    write(disk, run * 100, &[u8::try_from(thread).unwrap() + 100; 100]);
+                    if run % 64 == thread {
+                        let bytes = bytes_of(&read(disk, run * 100, 100));
+                        assert_eq!(bytes, [u8::try_from(thread).unwrap() + 100; 100]);
+                    }
+                }
+            });
+        }
+    });
+    let end = usize::try_from(SIZE / 100 * 100).unwrap();
+    let expected: Vec<u8> = (0..end).map(|i| (i / 100 % 8).to_le_bytes()[0] + 100).collect();
+    assert!(all(&disk)[..end] == expected);
+}
+
+#[test]
+fn extents_say_what_is_here_what_is_below_and_what_is_gone() {
+    let below = Arc::new(MemoryDisk::new(1 << 20));
+    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), 1 << 20, 65536).unwrap());
+    let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
+    write(&*below, 0, &[1; 131_072]);
+    let disk = CowDisk { below, overlay, settings };
+    let map = || {
+        let (mut at, mut map) = (0, Vec::<(u64, bool)>::new());
+        while at < 1 << 20 {
+            for extent in extents(&disk, at, (1 << 20) - at, false) {
+                at += extent.len;
+                match map.last_mut() {
+                    Some((end, hole)) if *hole == extent.hole => *end = at,
+                    _ => map.push((at, extent.hole)),
+                }
+            }
+        }
+        map
+    };
+    assert_eq!(map(), [(131_072, false), (1 << 20, true)]);
+    trim(&disk, 0, 65536);
+    write(&disk, 300_000, &[1; 10]);
+    assert_eq!(
+        map(),
+        [(65536, true), (131_072, false), (262_144, true), (327_680, false), (1 << 20, true)]
+    );
+}
+
+#[test]
+fn the_last_block_may_be_short_and_a_disk_may_be_huge() {
+    let (_, disk) = cow(65536, OnRead::Never);
+    write(&disk, SIZE - 1, &[9]);
+    assert_eq!(bytes_of(&read(&disk, SIZE - 2, 2)), [original()[original().len() - 2], 9]);
+    let size = i64::MAX as u64;
+    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536).unwrap());
+    let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
+    let disk = CowDisk { below: Arc::new(MemoryDisk::new(size)), overlay, settings };
+    write(&disk, size - 3, b"end");
+    assert_eq!(bytes_of(&read(&disk, size - 4, 4)), b"\0end");
+    let mut op = Op::Write { at: 5, data: Data::Bytes(b"x"), fua: true };
+    run(&disk, &mut op).unwrap();
+}
+
+#[test]
+fn room_that_was_trimmed_is_used_again() {
+    let (_, disk) = cow(4096, OnRead::Never);
+    for _ in 0..100 {
+        write(&disk, 0, &[1; 8192]);
+        trim(&disk, 0, 8192);
+    }
+    write(&disk, 0, &[2; 8192]);
+    assert!(disk.overlay.room() <= 2 * 4096, "{}", disk.overlay.room());
+}
+
+#[test]
+fn one_request_takes_no_more_than_its_share_of_memory() {
+    let size = i64::MAX as u64;
+    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536).unwrap());
+    let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
+    let disk = CowDisk { below: Arc::new(MemoryDisk::new(size)), overlay, settings };
+    trim(&disk, 0, size);
+    let mut op = Op::Zero { at: 0, len: size, fua: false, may_trim: true, fast: false };
+    assert_eq!(run(&disk, &mut op).unwrap_err().kind, DiskKind::NoMemory);
+    assert_eq!(extents(&disk, size - 1, 1, true).len(), 1);
+}
