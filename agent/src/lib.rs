@@ -11,6 +11,7 @@ pub mod exports;
 pub mod hooks;
 pub mod layer;
 pub mod listen;
+pub mod log;
 pub mod peer;
 pub mod plan;
 pub mod plugin;

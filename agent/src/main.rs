@@ -2,14 +2,13 @@
 
 use std::{
     error::Error,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     process::ExitCode,
 };
 
 use agent::{
     cli::{self, Stop},
     listen::{activation, stdio},
-    plan::Log,
 };
 
 fn main() -> ExitCode {
@@ -26,8 +25,14 @@ fn main() -> ExitCode {
         Ok(plan) => plan,
         Err(stop) => return without_plan(&stop),
     };
-    start_log(plan.log);
-    match plan.run() {
+    let log = match plan.log.start() {
+        Ok(log) => log,
+        Err(error) => {
+            report(&error, None);
+            return ExitCode::FAILURE;
+        }
+    };
+    match plan.run(log) {
         Ok(status) => status.into(),
         Err(failure) => {
             report(&failure, failure.mend());
@@ -78,23 +83,4 @@ fn report(error: &dyn Error, mend: Option<String>) {
 
 fn say(text: std::fmt::Arguments<'_>) {
     io::stderr().lock().write_fmt(text).ok();
-}
-
-fn start_log(log: Log) {
-    let Log::Stderr { verbose } = log else {
-        std::panic::set_hook(Box::new(|_| {}));
-        return;
-    };
-    let level = if verbose { tracing::Level::DEBUG } else { tracing::Level::INFO };
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        // It would be said with eprintln!, which panics where stderr is gone.
-        .log_internal_errors(false)
-        .init();
-    std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("a bug in agent, please report it: {panic}");
-    }));
 }

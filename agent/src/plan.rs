@@ -16,6 +16,7 @@ use crate::{
     hooks::Hooks,
     layer,
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
+    log::{self, Log},
     plugin,
     process::{Background, Captive, Parted, Process, ProcessError, Variables},
     recipe::{BuildError, Context, Stack, Word},
@@ -57,13 +58,6 @@ pub struct Plan {
     pub process: Process,
     pub tls: tls::Wanted,
     pub log: Log,
-}
-
-/// Where the log goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Log {
-    Stderr { verbose: bool },
-    Null,
 }
 
 /// Why the agent did not start. The cause is the source.
@@ -110,7 +104,7 @@ impl Plan {
     /// Starts the agent and serves until it is to end, or to the end of the last client that
     /// was there already. Gives the exit status: 0, or that of the
     /// command of `--run`, or of the process that went into the background and did not get ready.
-    pub fn run(self) -> Result<u8, Failure> {
+    pub fn run(self, log: log::Started) -> Result<u8, Failure> {
         let background = match self.process.part()? {
             Parted::Working(background) => background,
             Parted::Over(status) => return Ok(status),
@@ -124,7 +118,7 @@ impl Plan {
             .enable_all()
             .build()
             .map_err(Failure::Engine)?;
-        runtime.block_on(self.serve(background, tls))
+        runtime.block_on(self.serve(background, tls, log))
     }
 
     fn rules(&self, stack: Stack, tls: tls::Policy) -> Rules {
@@ -156,7 +150,12 @@ impl Plan {
             .map_err(|error| BuildError::Own(Box::new(error)))
     }
 
-    async fn serve(self, background: Option<Background>, tls: tls::Policy) -> Result<u8, Failure> {
+    async fn serve(
+        self,
+        background: Option<Background>,
+        tls: tls::Policy,
+        log: log::Started,
+    ) -> Result<u8, Failure> {
         // First of all, so that nothing is said to a client on stdout.
         let adopted = self.given.adopt()?;
         if self.keep_alive {
@@ -165,6 +164,7 @@ impl Plan {
         let Adopted { mut listeners, connected } = adopted;
         let change = self.process.check()?;
         let mut hooks = Hooks::default();
+        log.hook(&mut hooks);
         let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls)?, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
@@ -194,7 +194,9 @@ impl Plan {
         }
         let mut ready = "READY=1".to_owned();
         if let Some(background) = background {
-            background.detach(self.log.stays_on_stderr())?;
+            // A terminal or a pipe is not held; a file of the user's own goes on.
+            let stays = self.log.verbose || sys::process::stderr_is_a_file();
+            background.detach(self.log.needs_stderr() && stays)?;
             ready = format!("{ready}\nMAINPID={}", std::process::id());
         }
         if !changes {
@@ -264,14 +266,6 @@ impl Plan {
         let captive = captive.map_err(ProcessError::Command)?;
         self.process.spare();
         Ok(Some(captive))
-    }
-}
-
-impl Log {
-    /// In the background there is no terminal to write to. What the user wants to see (`-v`), or
-    /// sends to a file of his own, stays.
-    fn stays_on_stderr(self) -> bool {
-        matches!(self, Self::Stderr { verbose: true }) || sys::process::stderr_is_a_file()
     }
 }
 

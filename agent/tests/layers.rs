@@ -16,6 +16,7 @@ const RANKS: &[(&str, u8)] = &[
     ("stream", 1),
     ("peer", 1),
     ("hooks", 1),
+    ("log", 2),
     ("tls", 1),
     ("access", 2),
     ("disk", 2),

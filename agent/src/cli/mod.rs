@@ -25,7 +25,8 @@ use thiserror::Error;
 use self::options::Said;
 use crate::{
     listen::{Address, AddressError, Family, Given, activation::Handed},
-    plan::{Log, Plan},
+    log::{Log, Target},
+    plan::Plan,
     recipe::{BuildError, Word},
     tls::Mode,
     units::{DurationError, parse_duration},
@@ -87,7 +88,7 @@ pub enum Stop {
          it with '--features psk', which needs OpenSSL 3"
     )]
     NoSharedKeys,
-    #[error("--log '{0}'; it can be 'stderr' or 'null'")]
+    #[error("--log '{0}'; it can be stderr, json, syslog, journald, null, or /PATH of a file")]
     Log(String),
 }
 
@@ -140,19 +141,18 @@ impl Said {
             let (one, other) = ("--mask-handshake", "--tls=require");
             return Err(Stop::Together { one, other, mend });
         }
-        let log = match self.log.as_str() {
-            "stderr" | "default" => Log::Stderr { verbose: self.verbose },
-            "null" => Log::Null,
-            "syslog" => {
-                let mend = "use stderr: systemd sends it to the journal";
-                return Err(Stop::NotBuilt { option: "--log=syslog".into(), mend });
-            }
-            path if path.starts_with('/') => {
-                let mend = "use stderr and redirect it (2>FILE)";
-                return Err(Stop::NotBuilt { option: "--log=/PATH".into(), mend });
-            }
+        let target = match self.log.as_str() {
+            // nbdkit-service(1), LOGGING.
+            "default" if process.background => Target::Syslog,
+            "default" | "stderr" => Target::Stderr,
+            "json" => Target::Json,
+            "syslog" => Target::Syslog,
+            "journald" => Target::Journald,
+            "null" => Target::Null,
+            path if path.starts_with('/') => Target::File(path.into()),
             _ => return Err(Stop::Log(self.log)),
         };
+        let log = Log { target, verbose: self.verbose };
         if self.exportname.len() > EXPORT_NAME_MAX {
             return Err(Stop::LongName(self.exportname.len()));
         }

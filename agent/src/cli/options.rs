@@ -158,8 +158,15 @@ pub(super) struct Said {
     #[arg(short, long, help_heading = "The process")]
     pub(super) verbose: bool,
 
-    /// Where the log goes: stderr or null
-    #[arg(long, value_name = "WHERE", default_value = "stderr", help_heading = "The process")]
+    /// Where the log goes: stderr, json (on stderr), syslog, journald, /PATH (opened again at HUP) or
+    /// null; stderr by default, and syslog in the background
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "default",
+        hide_default_value = true,
+        help_heading = "The process"
+    )]
     pub(super) log: String,
 
     /// Offer no structured replies, and what needs them

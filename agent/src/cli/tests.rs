@@ -50,7 +50,7 @@ fn the_defaults_are_those_of_nbdkit() {
             offers: Offers::default(),
             process: Process::default(),
             tls: crate::tls::Wanted::default(),
-            log: Log::Stderr { verbose: false },
+            log: Log { target: Target::Stderr, verbose: false },
         }
     );
 }
@@ -68,9 +68,13 @@ fn every_option_has_the_spellings_of_nbdkit() {
             plan.pid_file == Some(PathBuf::from("x"))
         }),
         (&["--print-uri"], |plan| plan.print_uri),
-        (&["-v", "--verbose", "--verb"], |plan| plan.log == Log::Stderr { verbose: true }),
-        (&["--log=null"], |plan| plan.log == Log::Null),
-        (&["--log=stderr", "--log=default"], |plan| plan.log == Log::Stderr { verbose: false }),
+        (&["-v", "--verbose", "--verb"], |plan| plan.log.verbose),
+        (&["--log=null"], |plan| plan.log.target == Target::Null),
+        (&["--log=syslog", "--background"], |plan| plan.log.target == Target::Syslog),
+        (&["--log=journald"], |plan| plan.log.target == Target::Journald),
+        (&["--log=json"], |plan| plan.log.target == Target::Json),
+        (&["--log=/x"], |plan| plan.log.target == Target::File("/x".into())),
+        (&["--log=stderr", "--log=default"], |plan| plan.log.target == Target::Stderr),
         (&["--timeout=2", "--timeout 2s"], |plan| plan.handshake_timeout == Duration::from_secs(2)),
         (&["--shutdown-timeout=0"], |plan| plan.shutdown_timeout.is_zero()),
         (
@@ -205,9 +209,8 @@ fn wrong_values_are_refused_with_the_option_and_the_value() {
 
 #[test]
 fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
-    for line in ["--name=x", "--tls-priority=x", "--log=syslog", "--log=/var/log/x"] {
+    for line in ["--name=x", "--tls-priority=x"] {
         for line in [line.to_owned(), format!("null {line}")] {
-            let line = if line.starts_with("--log") { format!("null {line}") } else { line };
             let error = stopped(&line);
             let name = line.trim_start_matches("null ").split([' ', '=']).next().unwrap();
             assert!(error.contains(name), "{line}: {error}");

@@ -188,7 +188,7 @@ fn nobody_who_waited_for_it_is_outlived() {
     fcntl(&write, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     let mut child = Command::new(BINARY)
         .current_dir(dir.path())
-        .args("--background --print-uri -U socket null".split(' '))
+        .args("--background --log=stderr --print-uri -U socket null".split(' '))
         .stdout(write)
         .stderr(Stdio::piped())
         .spawn()

@@ -13,6 +13,7 @@ mod handed;
 mod handshake;
 mod inetd;
 mod limit;
+mod log;
 mod plugins;
 mod shape;
 mod single;
