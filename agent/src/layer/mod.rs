@@ -12,6 +12,7 @@ mod exitwhen;
 mod fua;
 mod ip;
 mod limit;
+mod log;
 mod multi_conn;
 mod nocache;
 mod noextents;
@@ -58,6 +59,7 @@ pub const BUILT_IN: &[Entry] = &[
     exitwhen::ENTRY,
     ip::ENTRY,
     limit::ENTRY,
+    log::ENTRY,
     multi_conn::ENTRY,
     nocache::ENTRY,
     noextents::ENTRY,
@@ -85,7 +87,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "ext2",
     "extentlist",
     "gzip",
-    "log",
     "luks",
     "lzip",
     "nofilter",

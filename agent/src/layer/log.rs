@@ -1,0 +1,189 @@
+//! Logs every request, as nbdkit-log-filter(1) does, to a file and to a script.
+//!
+//! A line costs the engine a place in a queue; a thread writes. When it falls behind, requests wait
+//! for it, on the blocking pool: no line is lost and no other connection stands still.
+
+mod disk;
+mod line;
+mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use self::{
+    disk::Logged,
+    line::{Line, Type, Value},
+    writer::{Format, Writer},
+};
+use super::{Entry, absolute};
+use crate::{
+    access::{Caller, Denied, Gate, NeedsCertificate, Pass},
+    disk::{Disk, Facts},
+    exports::{Exports, Listed, OpenError, Opening},
+    recipe::{BuildError, Key, Stack},
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "log",
+    about: "Log every request to a file or a script",
+    keys: &[
+        Key::once("logfile", "PATH", "Where lines are written; opened again at HUP"),
+        Key::once("logappend", "BOOL", "Append to the file [default: no, replace it]"),
+        Key::once("logscript", "COMMAND", "Run for each line, which is in its variables"),
+        Key::once("logformat", "text|json", "Lines as nbdkit's, or objects [default: text]"),
+    ],
+    build: |params, mut stack, context| {
+        let format =
+            params.choice("logformat", &["text", "json"], &[Format::Text, Format::Json])?;
+        let append = params.switch("logappend")?.unwrap_or(false);
+        let file: Option<PathBuf> = params.value("logfile").map(absolute);
+        let script = params.value("logscript").map(str::to_owned);
+        if file.is_none() && script.is_none() {
+            return Ok(stack);
+        }
+        let writer = Writer::start(file, append, script, format.unwrap_or(Format::Text))
+            .map_err(|error| BuildError::Own(Box::new(error)))?;
+        let (at_reload, at_exit) = (Arc::clone(&writer), Arc::clone(&writer));
+        context.hooks.at_reload(move || at_reload.reopen());
+        context.hooks.at_exit(move || at_exit.finish());
+        let log = Arc::new(Log::new(writer, context.read_only));
+        log.print("Ready", vec![("thread_model", Value::Number(3))]);
+        log.print("Fork", Vec::new());
+        let door = Door { log: Arc::clone(&log), below: stack.gates };
+        stack = Stack { gates: vec![Arc::new(door)], ..stack };
+        let exports = LoggedExports { log, below: stack.exports };
+        Ok(Stack { exports: Arc::new(exports), gates: stack.gates })
+    },
+};
+
+/// One log, of all connections.
+#[derive(Debug)]
+struct Log {
+    writer: Arc<Writer>,
+    read_only: bool,
+    knocks: AtomicU64,
+    lists: AtomicU64,
+    opened: AtomicU64,
+}
+
+type Fields = Vec<(&'static str, Value)>;
+
+impl Log {
+    fn new(writer: Arc<Writer>, read_only: bool) -> Self {
+        let [knocks, lists, opened] = [0; 3].map(AtomicU64::new);
+        Self { writer, read_only, knocks, lists, opened }
+    }
+
+    fn print(&self, act: &'static str, fields: Fields) {
+        self.writer.push(Line::new(None, Type::Print, act, None, fields));
+    }
+
+    fn enter(&self, act: &'static str, id: u64, fields: Fields) {
+        self.writer.push(Line::new(None, Type::Enter, act, Some(id), fields));
+    }
+
+    fn leave(&self, act: &'static str, id: u64, fields: Fields) {
+        self.writer.push(Line::new(None, Type::Leave, act, Some(id), fields));
+    }
+
+    fn flag(&self) -> (&'static str, Value) {
+        ("readonly", Value::Number(self.read_only.into()))
+    }
+}
+
+fn next(counter: &AtomicU64) -> u64 {
+    counter.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// All gates below, so that what they say together is one line.
+#[derive(Debug)]
+struct Door {
+    log: Arc<Log>,
+    below: Vec<Arc<dyn Gate>>,
+}
+
+impl Gate for Door {
+    fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
+        let id = next(&self.log.knocks);
+        self.log.enter("Preconnect", id, vec![self.log.flag()]);
+        let passes: Result<Vec<Pass>, Denied> =
+            self.below.iter().map(|gate| gate.admit(caller)).collect();
+        let mut fields = vec![("return", Value::Number(if passes.is_ok() { 0 } else { -1 }))];
+        if passes.is_err() {
+            fields.push(("error", Value::Name("EPERM")));
+        }
+        self.log.leave("Preconnect", id, fields);
+        passes.map(Pass::holding)
+    }
+
+    fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
+        self.below.iter().try_for_each(|gate| gate.confirm(caller))
+    }
+
+    fn needs_certificate(&self) -> Option<NeedsCertificate> {
+        self.below.iter().find_map(|gate| gate.needs_certificate())
+    }
+}
+
+#[derive(Debug)]
+struct LoggedExports {
+    log: Arc<Log>,
+    below: Arc<dyn Exports>,
+}
+
+impl Exports for LoggedExports {
+    fn list(&self) -> Vec<Listed> {
+        let id = next(&self.log.lists);
+        self.log.enter("ListExports", id, vec![self.log.flag()]);
+        let list = self.below.list();
+        let names = list.iter().map(|listed| listed.name.clone()).collect();
+        let fields = vec![("exports", Value::Texts(names)), ("return", Value::Number(0))];
+        self.log.leave("ListExports", id, fields);
+        list
+    }
+
+    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+        let below = self.below.open(name, opening)?;
+        let connection = next(&self.log.opened);
+        let fields = connect(name, opening, &below.facts());
+        self.log.writer.push(Line::new(Some(connection), Type::Print, "Connect", None, fields));
+        Ok(Arc::new(Logged::new(below, Arc::clone(&self.log.writer), connection)))
+    }
+
+    fn blocking(&self) -> bool {
+        self.below.blocking()
+    }
+}
+
+/// What a client finds.
+fn connect(name: &str, opening: &Opening, facts: &Facts) -> Fields {
+    let writable = !(facts.read_only || opening.read_only);
+    let flag = |yes: bool| Value::Number(yes.into());
+    // nbdkit's numbers: 1 would be what the server does with other requests.
+    let native = |yes: bool| Value::Number(if yes { 2 } else { 0 });
+    vec![
+        ("export", Value::Text(name.to_owned())),
+        ("tls", flag(opening.tls)),
+        ("size", Value::Hex(facts.size)),
+        ("minsize", Value::Hex(facts.block_minimum.into())),
+        ("prefsize", Value::Hex(facts.block_preferred.into())),
+        ("maxsize", Value::Hex(0xffff_ffff)),
+        ("write", flag(writable)),
+        ("flush", flag(true)),
+        ("rotational", flag(facts.rotational)),
+        ("trim", flag(writable && facts.can_trim)),
+        ("zero", native(writable && facts.can_zero)),
+        ("fua", native(writable && facts.can_fua)),
+        ("extents", flag(facts.can_extents)),
+        ("cache", native(facts.can_cache)),
+        ("fast_zero", flag(writable && facts.can_fast_zero)),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! A disk whose requests are logged: one line when a request comes, one when it is done.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{
+    Fields,
+    line::{Line, Type, Value},
+    writer::Writer,
+};
+use crate::disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+
+/// What is known of a request without its parameters.
+type Asked = (Verb, (u64, u64));
+
+#[derive(Debug)]
+pub(super) struct Logged {
+    below: Arc<dyn Disk>,
+    writer: Arc<Writer>,
+    connection: u64,
+    /// Requests so far.
+    count: AtomicU64,
+    /// Those that were logged by `attempt` and wait for `perform`. Of two that are asked the same,
+    /// either may stand for the other.
+    waiting: Mutex<Vec<(Asked, u64)>>,
+}
+
+impl Logged {
+    pub(super) fn new(below: Arc<dyn Disk>, writer: Arc<Writer>, connection: u64) -> Self {
+        let (count, waiting) = (AtomicU64::new(0), Mutex::default());
+        Self { below, writer, connection, count, waiting }
+    }
+
+    fn push(&self, kind: Type, act: &'static str, id: Option<u64>, fields: Fields) {
+        self.writer.push(Line::new(Some(self.connection), kind, act, id, fields));
+    }
+
+    fn enter(&self, op: &Op<'_>) -> u64 {
+        let id = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.push(Type::Enter, act(op.verb()), Some(id), parameters(op));
+        id
+    }
+
+    fn leave(&self, (verb, (at, _)): Asked, id: u64, result: Result<&Answer, &DiskError>) {
+        let fields = match result {
+            Ok(answer) if verb == Verb::Extents => vec![
+                ("extents", Value::Extents(at, answer.extents.clone())),
+                ("return", Value::Number(0)),
+            ],
+            Ok(_) => vec![("return", Value::Number(0))],
+            Err(error) => {
+                vec![("return", Value::Number(-1)), ("error", Value::Name(name(error)))]
+            }
+        };
+        self.push(Type::Leave, act(verb), Some(id), fields);
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Vec<(Asked, u64)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let count = i64::try_from(self.count.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+        self.push(Type::Print, "Disconnect", None, vec![("transactions", Value::Number(count))]);
+    }
+}
+
+impl Disk for Logged {
+    fn facts(&self) -> Facts {
+        self.below.facts()
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        if !self.writer.has_room() {
+            return Ok(Turn::Later);
+        }
+        let asked = (op.verb(), op.range());
+        let id = self.enter(op);
+        let turn = self.below.attempt(op, answer);
+        match &turn {
+            Ok(Turn::Done) => self.leave(asked, id, Ok(answer)),
+            Ok(Turn::Later) => self.waiting().push((asked, id)),
+            Err(error) => self.leave(asked, id, Err(error)),
+        }
+        turn
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.writer.wait_for_room();
+        let asked = (op.verb(), op.range());
+        let logged = {
+            let mut waiting = self.waiting();
+            let place = waiting.iter().position(|(waiting, _)| *waiting == asked);
+            place.map(|place| waiting.remove(place).1)
+        };
+        let id = logged.unwrap_or_else(|| self.enter(op));
+        let done = self.below.perform(op, answer);
+        self.leave(asked, id, done.as_ref().map(|()| &*answer));
+        done
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}
+
+fn act(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Open => "Open",
+        Verb::Read => "Read",
+        Verb::Write => "Write",
+        Verb::Flush => "Flush",
+        Verb::Trim => "Trim",
+        Verb::Zero => "Zero",
+        Verb::Cache => "Cache",
+        Verb::Extents => "Extents",
+    }
+}
+
+fn parameters(op: &Op<'_>) -> Fields {
+    if matches!(op, Op::Flush) {
+        return Vec::new();
+    }
+    let (at, len) = op.range();
+    let mut fields = vec![("offset", Value::Hex(at)), ("count", Value::Hex(len))];
+    let flag = |yes: &bool| Value::Number((*yes).into());
+    match op {
+        Op::Write { fua, .. } | Op::Trim { fua, .. } => fields.push(("fua", flag(fua))),
+        Op::Zero { fua, may_trim, fast, .. } => {
+            fields.extend([("trim", flag(may_trim)), ("fua", flag(fua)), ("fast", flag(fast))]);
+        }
+        Op::Extents { one, .. } => fields.push(("req_one", flag(one))),
+        _ => {}
+    }
+    fields
+}
+
+/// What a client is told, by its name.
+fn name(error: &DiskError) -> &'static str {
+    match error.kind {
+        Kind::Denied => "EPERM",
+        Kind::Io => "EIO",
+        Kind::NoSpace => "ENOSPC",
+        Kind::NoMemory => "ENOMEM",
+        Kind::Invalid => "EINVAL",
+        Kind::Unsupported => "ENOTSUP",
+        Kind::TooLarge => "EOVERFLOW",
+        Kind::ShutDown => "ESHUTDOWN",
+    }
+}
