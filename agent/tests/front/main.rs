@@ -8,6 +8,7 @@ mod captive;
 mod dump;
 mod endings;
 mod exhaustion;
+mod filters;
 mod flags;
 mod handed;
 mod handshake;
