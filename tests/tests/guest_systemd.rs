@@ -35,6 +35,7 @@ fn the_package_serves_from_its_socket_units() -> Outcome<()> {
     )?;
     sockets(&mut guest)?;
     service(&mut guest)?;
+    logs(&mut guest)?;
     instance(&mut guest)
 }
 
@@ -114,6 +115,21 @@ END
         "systemctl stop ends it in order, and the socket stays",
         &format!("{STOPPED}\ntest \"$(systemctl show --value -p Result agent.service)\" = success"),
     )?;
+    Ok(())
+}
+
+/// The log by syslog's socket and by the journal's own.
+fn logs(guest: &mut Guest) -> Outcome<()> {
+    for target in ["syslog", "journald"] {
+        guest.check(
+            &format!("--log={target} is in the journal"),
+            &format!(
+                "/usr/bin/agent --log={target} -U /run/lab/{target}.sock --run 'nbdinfo --size \"$uri\"' memory 1M
+                 journalctl --no-pager --output cat -t agent >/run/lab/log
+                 grep 'listening on unix:/run/lab/{target}.sock' /run/lab/log"
+            ),
+        )?;
+    }
     Ok(())
 }
 
