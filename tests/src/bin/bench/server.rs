@@ -23,10 +23,18 @@ pub(crate) enum Kind {
     Nbdkit,
     QemuNbd,
     Agent,
+    /// The agent with one layer that passes everything on: what a layer costs.
+    Layered,
 }
 
 impl Kind {
+    /// What is compared unless others are asked for.
     pub(crate) const ALL: [Self; 3] = [Self::Nbdkit, Self::QemuNbd, Self::Agent];
+
+    fn layers(self) -> Option<String> {
+        // It changes what a client is told, and no read or write.
+        (self == Self::Layered).then(|| "--filter=nocache".into())
+    }
 }
 
 impl fmt::Display for Kind {
@@ -35,6 +43,7 @@ impl fmt::Display for Kind {
             Self::Nbdkit => "nbdkit",
             Self::QemuNbd => "qemu-nbd",
             Self::Agent => "agent",
+            Self::Layered => "layered",
         })
     }
 }
@@ -71,8 +80,9 @@ impl Server {
                 args.extend(["memory".into(), size_words]);
                 Self::start(kind, "memory plugin", socket, &args, None, pin)
             }
-            Kind::Agent => {
+            Kind::Agent | Kind::Layered => {
                 let mut args = agent_words(agent, &socket)?;
+                args.extend(kind.layers());
                 args.extend(["memory".into(), size_words]);
                 Self::start(kind, "memory disk", socket, &args, None, pin)
             }
@@ -102,7 +112,11 @@ impl Server {
         let socket = room.join(format!("file-{kind}.sock"));
         let (serves, args) = match kind {
             Kind::Nbdkit => ("file plugin", with_file(nbdkit(&socket), file)),
-            Kind::Agent => ("file disk", with_file(agent_words(agent, &socket)?, file)),
+            Kind::Agent | Kind::Layered => {
+                let mut args = agent_words(agent, &socket)?;
+                args.extend(kind.layers());
+                ("file disk", with_file(args, file))
+            }
             Kind::QemuNbd => ("file, raw", qemu_nbd(&socket, file)),
         };
         Self::start(kind, serves, socket, &args, None, pin)
@@ -205,7 +219,9 @@ impl Kind {
         match self {
             Self::Nbdkit => "it is in Debian's package nbdkit (taskset in util-linux)",
             Self::QemuNbd => "it is in Debian's package qemu-utils (taskset in util-linux)",
-            Self::Agent => "cargo build --release -p agent makes it (taskset is in util-linux)",
+            Self::Agent | Self::Layered => {
+                "cargo build --release -p agent makes it (taskset is in util-linux)"
+            }
         }
     }
 }
