@@ -3,6 +3,8 @@
 //!
 //! `plan` calls `serve` once, with everything open.
 
+mod watchdog;
+
 use std::{
     fmt, io,
     sync::{
@@ -83,6 +85,14 @@ impl Engine {
         self.run(sessions, peer.clone(), async move {
             session::run(stream, peer, rules, life).await;
         });
+    }
+
+    /// Waits until every thread has done something: one that hangs never does.
+    async fn answers(&self) {
+        for worker in &self.workers {
+            // It cannot panic, and nothing aborts it.
+            worker.handle.spawn(async {}).await.ok();
+        }
     }
 
     /// Runs a session on the thread that has the fewest.
@@ -197,8 +207,11 @@ pub async fn serve(
         attendants.spawn(attend_connected(connected, engine, rules, life.subscribe()));
     }
 
+    let pings = watchdog::pings(&engine);
     let stop = hooks.stop();
     let why = tokio::select! {
+        // Never: it is there for what it does.
+        () = pings => None,
         name = signals.stop(hooks) => Some(name.to_owned()),
         why = stop.asked() => Some(why),
         // Never with a listener: it is attended to for as long as the agent serves.

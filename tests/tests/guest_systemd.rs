@@ -112,6 +112,23 @@ END
              -c \"assert h.pread(700, 4096) == b'durable' * 100\"",
     )?;
     guest.check(
+        "the watchdog hears from an agent that is well, and ends one that hangs",
+        "mkdir -p /etc/systemd/system/agent.service.d
+         printf '[Service]\\nWatchdogSec=2\\n' >/etc/systemd/system/agent.service.d/watchdog.conf
+         systemctl daemon-reload
+         systemctl restart agent.service
+         pid=$(systemctl show --value -p MainPID agent.service)
+         # Twice what the watchdog waits: time has to pass, there is no event.
+         sleep 4
+         test $pid = $(systemctl show --value -p MainPID agent.service)
+         kill -STOP $pid
+         until journalctl --no-pager --output cat --unit agent.service | grep -q 'Watchdog timeout'; do
+             sleep 0.1
+         done
+         nbdinfo --size nbd+vsock://1/disk
+         test $pid != $(systemctl show --value -p MainPID agent.service)",
+    )?;
+    guest.check(
         "systemctl stop ends it in order, and the socket stays",
         &format!("{STOPPED}\ntest \"$(systemctl show --value -p Result agent.service)\" = success"),
     )?;

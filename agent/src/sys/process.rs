@@ -16,6 +16,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process,
+    time::Duration,
 };
 
 use nix::{
@@ -39,6 +40,14 @@ pub(crate) fn private_directory(template: &Path) -> io::Result<PathBuf> {
 pub(crate) fn stderr_is_a_file() -> bool {
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(fs::File::from);
     stderr.and_then(|stderr| stderr.metadata()).is_ok_and(|found| found.is_file())
+}
+
+/// How often the service manager wants to hear that this process is well (sd_watchdog_enabled(3)).
+pub(crate) fn watchdog() -> Option<Duration> {
+    let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+    let ours = env::var_os("WATCHDOG_PID").is_none()
+        || number("WATCHDOG_PID") == Some(process::id().into());
+    number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(Duration::from_micros)
 }
 
 /// Tells the service manager something, if there is one (sd_notify(3)): "READY=1".

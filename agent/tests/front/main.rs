@@ -20,4 +20,5 @@ mod shape;
 mod single;
 mod sockets;
 mod user;
+mod watchdog;
 mod words;
