@@ -7,6 +7,8 @@ PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server
 # Superservers: the two exclude each other, and installing one starts it for the whole machine.
 # Unpacked they are programs that a test starts with a configuration of its own.
 UNPACKED_PACKAGES=(xinetd openbsd-inetd)
+# The agent's feature psk links OpenSSL.
+PSK_PACKAGES=(libssl-dev pkg-config)
 # libFuzzer is C++.
 FUZZ_PACKAGES=(g++)
 
