@@ -111,7 +111,7 @@ fn clients_see_what_they_see_with_nbdkit() {
     }
     same("protect", &["protect=0-511"]);
     same("protect", &["protect=~0x100000-"]);
-    // Only one range inside the disk: with another nbdkit 1.32 dies of such writes.
+    // Only one range inside the disk: with another nbdkit 1.32 dies of a request for zeroes.
 }
 
 #[test]
