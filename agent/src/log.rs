@@ -1,22 +1,31 @@
-//! Where the log goes: stderr, as lines or as JSON, a file, syslog, systemd's journal, or nowhere.
+//! The log: what becomes a line, in which form, and where it goes. Nothing that a peer sent reaches
+//! it unescaped (`line`).
 //!
-//! `cli` decides it, `main` starts it before anything else, `plan` tells it of HUP.
+//! `cli` decides it, `main` starts it before anything else, `plan` tells it of HUP; all others use
+//! the macros of `tracing`. There are no spans.
 
-mod syslog;
+mod clock;
+mod line;
+mod outlet;
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use thiserror::Error;
-use tracing_subscriber::{
-    Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+use tracing::{
+    Event, Metadata, Subscriber,
+    level_filters::LevelFilter,
+    span::{Attributes, Id, Record},
+    subscriber::Interest,
 };
 
+use self::{
+    line::Line,
+    outlet::{Datagrams, JOURNAL, LogFile, Outlet, SYSLOG},
+};
 use crate::hooks::Hooks;
 
 /// Where the log goes, and how much of it.
@@ -30,6 +39,8 @@ pub struct Log {
 /// nbdkit's words for where, and more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
+    /// stderr, and syslog where stderr would be the client's.
+    Default,
     Stderr,
     /// stderr, an object a line.
     Json,
@@ -46,68 +57,103 @@ pub enum Target {
 pub enum LogError {
     #[error("--log={}: cannot open the file", .0.display())]
     File(PathBuf, #[source] io::Error),
-    #[error("--log=journald: the journal of systemd is not there")]
+    #[error("--log=journald: cannot reach {JOURNAL}")]
     Journald(#[source] io::Error),
+    #[error("--log={0}: cannot make a socket")]
+    Socket(&'static str, #[source] io::Error),
+}
+
+impl LogError {
+    /// What to do about it, where that is known.
+    pub fn mend(&self) -> Option<String> {
+        let mend = match self {
+            Self::File(_, error) => match error.kind() {
+                io::ErrorKind::NotFound => "make its directory first",
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "choose a file that this user may write to"
+                }
+                _ => return None,
+            },
+            Self::Journald(_) => "is systemd-journald running? Without it use --log=stderr",
+            Self::Socket(..) => return None,
+        };
+        Some(mend.into())
+    }
 }
 
 /// The log that was started.
 #[derive(Debug)]
-pub struct Started(Option<Arc<Reopened>>);
+pub struct Started(Arc<Logger>);
+
+#[derive(Debug)]
+struct Logger {
+    /// What is said at all; the rest costs the comparison of a number.
+    most: LevelFilter,
+    outlets: Mutex<Vec<Branch>>,
+}
+
+/// An outlet, and what of all that is said goes there.
+#[derive(Debug)]
+struct Branch {
+    outlet: Outlet,
+    most: LevelFilter,
+}
 
 impl Log {
-    /// From here on what is said goes there. Works once in a process.
-    pub fn start(&self) -> Result<Started, LogError> {
-        let level = if self.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-        let mut file = None;
-        let layer: Option<Box<dyn Layer<Registry> + Send + Sync>> = match &self.target {
-            Target::Null => None,
-            Target::Stderr => Some(lines().with_filter(level).boxed()),
-            Target::Json => {
-                let json = fmt::layer().json().flatten_event(true).with_target(false);
-                let json = json.with_writer(io::stderr).log_internal_errors(false);
-                Some(json.with_filter(level).boxed())
-            }
-            Target::File(path) => {
-                let opened = Arc::new(Reopened::open(path)?);
-                file = Some(Arc::clone(&opened));
-                let layer = fmt::layer().with_ansi(false).with_target(false);
-                let layer = layer.with_writer(move || Appending(Arc::clone(&opened)));
-                Some(layer.log_internal_errors(false).with_filter(level).boxed())
-            }
-            Target::Syslog => {
-                let layer = fmt::layer().with_ansi(false).with_target(false).without_time();
-                let layer = layer.with_level(false).with_writer(syslog::Syslog::default());
-                let quiet = layer.log_internal_errors(false).with_filter(LevelFilter::INFO);
-                Some(if self.verbose {
-                    quiet.and_then(lines().with_filter(level)).boxed()
-                } else {
-                    quiet.boxed()
-                })
-            }
-            Target::Journald => {
-                let layer = tracing_journald::layer().map_err(LogError::Journald)?;
-                let layer = layer.with_field_prefix(None).with_syslog_identifier("agent".into());
-                Some(layer.with_filter(level).boxed())
-            }
-        };
-        if let Some(layer) = layer {
-            tracing_subscriber::registry().with(layer).init();
+    /// From here on what is said goes there, a panic too. Works once in a process. `spared`: stderr
+    /// was the client's, and is nobody's now.
+    pub fn start(&self, spared: bool) -> Result<Started, LogError> {
+        let logger = Arc::new(self.open(spared)?);
+        if self.target == Target::Null {
+            std::panic::set_hook(Box::new(|_| {}));
+        } else {
             std::panic::set_hook(Box::new(|panic| {
                 tracing::error!("a bug in agent, please report it: {panic}");
             }));
-        } else {
-            std::panic::set_hook(Box::new(|_| {}));
+            // Only who called this before could be in the way.
+            tracing::subscriber::set_global_default(Shared(Arc::clone(&logger))).ok();
         }
-        Ok(Started(file))
+        Ok(Started(logger))
+    }
+
+    fn open(&self, spared: bool) -> Result<Logger, LogError> {
+        let most = if self.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
+        let branch = |outlet| vec![Branch { outlet, most }];
+        let socket =
+            |path, word| Datagrams::to(path).map_err(|error| LogError::Socket(word, error));
+        let outlets = match &self.target {
+            Target::Null => Vec::new(),
+            Target::Default if !spared => branch(Outlet::stderr()),
+            Target::Stderr => branch(Outlet::stderr()),
+            Target::Json => branch(Outlet::Json),
+            Target::File(path) => match LogFile::open(path) {
+                Ok(file) => branch(Outlet::File(file)),
+                Err(error) => return Err(LogError::File(path.clone(), error)),
+            },
+            Target::Default | Target::Syslog => {
+                let outlet = Outlet::Syslog(socket(SYSLOG, "syslog")?);
+                // What -v adds is for who watches: nbdkit-service(1), LOGGING.
+                let mut outlets = vec![Branch { outlet, most: LevelFilter::INFO }];
+                if self.verbose {
+                    outlets.push(Branch { outlet: Outlet::stderr(), most });
+                }
+                outlets
+            }
+            Target::Journald => {
+                let journal = socket(JOURNAL, "journald")?;
+                journal.reach().map_err(LogError::Journald)?;
+                branch(Outlet::Journal(journal))
+            }
+        };
+        Ok(Logger { most, outlets: Mutex::new(outlets) })
     }
 
     /// Something of it goes to stderr, and somebody may be there to read it.
     pub fn needs_stderr(&self) -> bool {
         match self.target {
-            Target::Null => false,
-            _ if self.verbose => true,
             Target::Stderr | Target::Json => true,
-            Target::File(_) | Target::Syslog | Target::Journald => false,
+            Target::Default | Target::Syslog => self.verbose,
+            Target::Null | Target::File(_) | Target::Journald => false,
         }
     }
 }
@@ -115,66 +161,67 @@ impl Log {
 impl Started {
     /// Lets HUP open the file again.
     pub fn hook(self, hooks: &mut Hooks) {
-        if let Some(file) = self.0 {
-            hooks.at_reload(move || file.reopen());
-        }
+        hooks.at_reload(move || self.0.reopen());
     }
 }
 
-fn lines()
--> fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, fn() -> io::Stderr> {
-    let stderr: fn() -> io::Stderr = io::stderr;
-    fmt::layer()
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        // It would be said with eprintln!, which panics where stderr is gone.
-        .log_internal_errors(false)
-        .with_writer(stderr)
-}
-
-/// A file that another may have moved away, as logrotate does.
-#[derive(Debug)]
-struct Reopened {
-    path: PathBuf,
-    file: RwLock<File>,
-}
-
-impl Reopened {
-    fn open(path: &Path) -> Result<Self, LogError> {
-        // It is opened again from `/` when the agent is in the background.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        match append(&path) {
-            Ok(file) => Ok(Self { path, file: RwLock::new(file) }),
-            Err(error) => Err(LogError::File(path, error)),
-        }
+impl Logger {
+    fn lock(&self) -> MutexGuard<'_, Vec<Branch>> {
+        self.outlets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reopen(&self) {
-        match append(&self.path) {
-            Ok(file) => *self.file.write().unwrap_or_else(PoisonError::into_inner) = file,
-            Err(error) => {
-                let path = self.path.display();
-                tracing::error!(
-                    "{path} cannot be opened again, the log stays where it is: {error}"
-                );
+        let mut failed = Vec::new();
+        for branch in self.lock().iter_mut() {
+            if let Outlet::File(file) = &mut branch.outlet
+                && let Err(error) = file.reopen()
+            {
+                failed.push((file.path().to_owned(), error));
             }
+        }
+        // Not under the lock, which a line needs.
+        for (path, error) in failed {
+            let path = path.display();
+            tracing::error!("{path} cannot be opened again, the log stays where it is: {error}");
         }
     }
 }
 
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
+/// What `tracing` calls.
+struct Shared(Arc<Logger>);
 
-struct Appending(Arc<Reopened>);
-
-/// One write a line: lines of several threads do not mix (O_APPEND).
-impl Write for Appending {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0.file.read().unwrap_or_else(PoisonError::into_inner)).write(bytes)
+impl Subscriber for Shared {
+    fn register_callsite(&self, about: &'static Metadata<'static>) -> Interest {
+        if self.enabled(about) { Interest::always() } else { Interest::never() }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.0.most)
     }
+
+    fn enabled(&self, about: &Metadata<'_>) -> bool {
+        !about.is_span() && *about.level() <= self.0.most
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let line = Line::of(event);
+        for branch in self.0.lock().iter_mut().filter(|branch| line.level <= branch.most) {
+            branch.outlet.put(&line);
+        }
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
+
+#[cfg(test)]
+mod tests;

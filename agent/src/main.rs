@@ -8,12 +8,12 @@ use std::{
 
 use agent::{
     cli::{self, Stop},
-    listen::{activation, stdio},
+    listen::{Given, activation, stdio},
 };
 
 fn main() -> ExitCode {
     // Before anything is said, opened or started.
-    stdio::spare_client();
+    let spared = stdio::spare_client(false);
     let handed = match activation::take() {
         Ok(handed) => handed,
         Err(error) => {
@@ -25,10 +25,11 @@ fn main() -> ExitCode {
         Ok(plan) => plan,
         Err(stop) => return without_plan(&stop),
     };
-    let log = match plan.log.start() {
+    let spared = plan.given == Given::Client && stdio::spare_client(true) || spared;
+    let log = match plan.log.start(spared) {
         Ok(log) => log,
         Err(error) => {
-            report(&error, None);
+            report(&error, error.mend());
             return ExitCode::FAILURE;
         }
     };

@@ -144,7 +144,8 @@ impl Said {
         let target = match self.log.as_str() {
             // nbdkit-service(1), LOGGING.
             "default" if process.background => Target::Syslog,
-            "default" | "stderr" => Target::Stderr,
+            "default" => Target::Default,
+            "stderr" => Target::Stderr,
             "json" => Target::Json,
             "syslog" => Target::Syslog,
             "journald" => Target::Journald,

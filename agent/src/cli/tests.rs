@@ -50,7 +50,7 @@ fn the_defaults_are_those_of_nbdkit() {
             offers: Offers::default(),
             process: Process::default(),
             tls: crate::tls::Wanted::default(),
-            log: Log { target: Target::Stderr, verbose: false },
+            log: Log { target: Target::Default, verbose: false },
         }
     );
 }
@@ -74,7 +74,8 @@ fn every_option_has_the_spellings_of_nbdkit() {
         (&["--log=journald"], |plan| plan.log.target == Target::Journald),
         (&["--log=json"], |plan| plan.log.target == Target::Json),
         (&["--log=/x"], |plan| plan.log.target == Target::File("/x".into())),
-        (&["--log=stderr", "--log=default"], |plan| plan.log.target == Target::Stderr),
+        (&["--log=stderr"], |plan| plan.log.target == Target::Stderr),
+        (&["--log=default"], |plan| plan.log.target == Target::Default),
         (&["--timeout=2", "--timeout 2s"], |plan| plan.handshake_timeout == Duration::from_secs(2)),
         (&["--shutdown-timeout=0"], |plan| plan.shutdown_timeout.is_zero()),
         (

@@ -37,10 +37,11 @@ impl StdioError {
 }
 
 /// To be called before anything is said: where stderr is the client's socket, as inetd and xinetd
-/// have it, not even an error may go there.
-pub fn spare_client() {
+/// have it, not even an error may go there. With `single`, when it is known that a client is there,
+/// also where it is a pipe to the client. Says whether it was so; it is /dev/null from then on.
+pub fn spare_client(single: bool) -> bool {
     // Where it fails, stdin or stderr is not open, and no client's either.
-    inherited::part_stderr_from_client(false).ok();
+    inherited::part_stderr_from_client(single).unwrap_or(false)
 }
 
 /// Takes the client away from stdin and stdout; /dev/null is there from then on.

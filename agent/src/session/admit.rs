@@ -97,7 +97,7 @@ impl Refusals {
         match self.count(Instant::now()) {
             Say::Line => {
                 let export = export.unwrap_or("-");
-                tracing::warn!(%peer, ?export, rule = %denied, "refused");
+                tracing::warn!(%peer, export, rule = %denied, "refused");
             }
             Say::Later(rest) => {
                 tracing::warn!("{LINES} refusals in {PERIOD:?}: more are counted, not logged");

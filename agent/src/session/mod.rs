@@ -173,7 +173,7 @@ pub async fn run(
     }
     tracing::info!(
         %peer,
-        export = ?export.as_deref().unwrap_or("-"),
+        export = export.as_deref().unwrap_or("-"),
         requests = traffic.requests,
         read = traffic.read,
         written = traffic.written,

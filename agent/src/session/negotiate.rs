@@ -254,7 +254,7 @@ async fn open(
     opened.map_err(|error| match error {
         OpenError::Unknown => Refusal::unknown(name),
         OpenError::Failed(error) => {
-            tracing::error!(export = ?name, %error, source = ?error.source, "export not opened");
+            tracing::error!(export = name, %error, source = ?error.source, "export not opened");
             Refusal::platform("the export could not be opened; the server's log says why")
         }
     })

@@ -82,14 +82,15 @@ pub(crate) fn take_stdin_and_stdout() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Where stderr is the socket that stdin is as well, as inetd and xinetd have it, nothing said there
 /// may reach the client: stderr becomes /dev/null. With `any`, also where it is stdout's, and where
 /// they are one pipe. (Without: under systemd stdout and stderr are one socket, the journal's.)
-pub(crate) fn part_stderr_from_client(any: bool) -> io::Result<()> {
+pub(crate) fn part_stderr_from_client(any: bool) -> io::Result<bool> {
     let stderr = identity(io::stderr().as_fd())?;
     let is_client = identity(io::stdin().as_fd())? == stderr
         || any && identity(io::stdout().as_fd())? == stderr;
-    if (any && stderr.is_pipe || stderr.is_socket) && is_client {
+    let parted = (any && stderr.is_pipe || stderr.is_socket) && is_client;
+    if parted {
         dup2_stderr(null()?)?;
     }
-    Ok(())
+    Ok(parted)
 }
 
 /// What tells a descriptor's other end from all others: sockets and pipes have inodes of their own.

@@ -1,0 +1,205 @@
+//! One line: what an event says, and its forms. Whatever would end a line or move a terminal's cursor
+//! is escaped in each of them, wherever it came from.
+
+use std::fmt::{self, Debug, Write};
+
+use tracing::{
+    Event, Level,
+    field::{Field, Visit},
+};
+
+use super::clock::Stamp;
+
+/// What lines are found by.
+pub(super) const IDENTIFIER: &str = "agent";
+/// LOG_DAEMON of syslog(3), in its place.
+const DAEMON: u8 = 3 << 3;
+
+/// What is said.
+#[derive(Debug)]
+pub(super) struct Line {
+    at: Stamp,
+    pub(super) level: Level,
+    message: String,
+    fields: Vec<(&'static str, Value)>,
+}
+
+/// As it was said, nothing escaped yet.
+#[derive(Debug)]
+enum Value {
+    /// A text that is data, such as an export's name: in quotes where it stands among words.
+    Text(String),
+    /// What says itself where it begins and ends.
+    Plain(String),
+    Number(String),
+    Bool(bool),
+}
+
+impl Line {
+    pub(super) fn of(event: &Event<'_>) -> Self {
+        let level = *event.metadata().level();
+        let mut line = Self { at: Stamp::now(), level, message: String::new(), fields: Vec::new() };
+        event.record(&mut line);
+        line
+    }
+
+    /// `MESSAGE KEY=VALUE...`
+    fn text(&self) -> String {
+        let mut out = escaped(&self.message);
+        for (name, value) in &self.fields {
+            let space = if out.is_empty() { "" } else { " " };
+            // A String takes all.
+            write!(out, "{space}{name}={value}").ok();
+        }
+        out
+    }
+
+    /// For people: with time and level, in colours where there are any.
+    pub(super) fn human(&self, colours: bool) -> String {
+        let (level, text) = (self.level, self.text());
+        if !colours {
+            return format!("{} {level:>5} {text}\n", self.at);
+        }
+        let colour = match level {
+            Level::ERROR => 31,
+            Level::WARN => 33,
+            Level::INFO => 32,
+            Level::DEBUG => 34,
+            Level::TRACE => 35,
+        };
+        format!("\x1b[2m{}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {text}\n", self.at)
+    }
+
+    /// An object of JSON: `timestamp`, `level`, `message`, and the fields beside them.
+    pub(super) fn json(&self) -> String {
+        let (at, level, message) = (self.at, self.level, Json(&self.message));
+        let mut out = format!(r#"{{"timestamp":"{at}","level":"{level}","message":{message}"#);
+        for (name, value) in &self.fields {
+            write!(out, ",{}:", Json(name)).ok();
+            match value {
+                Value::Text(text) | Value::Plain(text) => write!(out, "{}", Json(text)),
+                Value::Number(number) => out.write_str(number),
+                Value::Bool(is) => write!(out, "{is}"),
+            }
+            .ok();
+        }
+        out.push_str("}\n");
+        out
+    }
+
+    /// A datagram of syslog(3). Without a time: syslogd knows it, and takes no other from its socket.
+    pub(super) fn syslog(&self) -> String {
+        let (priority, id) = (DAEMON | self.priority(), std::process::id());
+        format!("<{priority}>{IDENTIFIER}[{id}]: {}", self.text())
+    }
+
+    /// A datagram of the journal's own protocol (systemd.journal-fields(7)): the line that people
+    /// see, and each field by itself. None has a line end in it, so that the form with lengths is not
+    /// needed.
+    pub(super) fn journal(&self) -> String {
+        let (priority, text) = (self.priority(), self.text());
+        let mut out =
+            format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={IDENTIFIER}\nMESSAGE={text}\n");
+        for (name, value) in &self.fields {
+            let name = name.to_ascii_uppercase().replace('.', "_");
+            match value {
+                Value::Text(text) => writeln!(out, "{name}={}", escaped(text)),
+                other => writeln!(out, "{name}={other}"),
+            }
+            .ok();
+        }
+        out
+    }
+
+    /// As syslog(3) counts.
+    fn priority(&self) -> u8 {
+        match self.level {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        }
+    }
+
+    fn add(&mut self, field: &Field, value: Value) {
+        if field.name() == "message" {
+            self.message = match value {
+                Value::Text(text) | Value::Plain(text) | Value::Number(text) => text,
+                Value::Bool(is) => is.to_string(),
+            };
+        } else {
+            self.fields.push((field.name(), value));
+        }
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.add(field, Value::Plain(format!("{value:?}")));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, Value::Text(value.to_owned()));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, Value::Number(value.to_string()));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, Value::Number(value.to_string()));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, Value::Bool(value));
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Plain(text) => f.write_str(&escaped(text)),
+            Self::Number(number) => f.write_str(number),
+            Self::Bool(is) => write!(f, "{is}"),
+        }
+    }
+}
+
+/// `text` without what is not to be printed: line ends, escape sequences, marks that turn the
+/// direction of writing. Quotes and backslashes stay: what is escaped already is not again.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '"' | '\'' | '\\') {
+            out.push(c);
+        } else {
+            out.extend(c.escape_debug());
+        }
+    }
+    out
+}
+
+/// A string of JSON (RFC 8259, section 7), in which only what is printed stands for itself.
+struct Json<'a>(&'a str);
+
+impl fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("\\\"")?,
+                '\\' => f.write_str("\\\\")?,
+                '\n' => f.write_str("\\n")?,
+                // What stands for itself in a literal of Rust is printed.
+                c if c == '\'' || c.escape_debug().len() == 1 => f.write_char(c)?,
+                c => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(f, "\\u{unit:04x}")?;
+                    }
+                }
+            }
+        }
+        f.write_char('"')
+    }
+}
