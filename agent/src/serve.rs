@@ -3,6 +3,7 @@
 //!
 //! `plan` calls `serve` once, with everything open.
 
+mod status;
 mod watchdog;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 use tokio::{
     runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     task::JoinSet,
 };
 
@@ -28,7 +29,6 @@ use crate::{
     peer::Peer,
     session::{self, Life, Rules},
     stream::Stream,
-    sys::process,
 };
 
 /// Most threads of an engine thread that wait for disks. A connection is limited by `--threads`.
@@ -41,6 +41,8 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Engine {
     workers: Vec<Worker>,
+    /// A session has come or gone.
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -54,12 +56,14 @@ struct Worker {
 /// A session's place on a thread, given back when the session ends in any way.
 struct Seat {
     sessions: Arc<AtomicUsize>,
+    changed: Arc<Notify>,
     peer: Peer,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.changed.notify_one();
         if thread::panicking() {
             tracing::error!(peer = %self.peer, "the session ended by a bug in agent; others go on");
         }
@@ -70,7 +74,7 @@ impl Engine {
     pub fn start() -> io::Result<Self> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let workers = (0..threads).map(Worker::start).collect::<io::Result<_>>()?;
-        Ok(Self { workers })
+        Ok(Self { workers, changed: Arc::default() })
     }
 
     /// Serves a client in a session of its own.
@@ -85,6 +89,11 @@ impl Engine {
         self.run(sessions, peer.clone(), async move {
             session::run(stream, peer, rules, life).await;
         });
+    }
+
+    /// How many there are.
+    fn sessions(&self) -> usize {
+        self.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
     }
 
     /// Waits until every thread has done something: one that hangs never does.
@@ -103,7 +112,9 @@ impl Engine {
         let count = |worker: &&Worker| worker.sessions.load(Ordering::Relaxed);
         let worker = self.workers.iter().min_by_key(count).expect("there is always one thread");
         worker.sessions.fetch_add(1, Ordering::Relaxed);
-        let seat = Seat { sessions: Arc::clone(&worker.sessions), peer };
+        self.changed.notify_one();
+        let (sessions_here, changed) = (Arc::clone(&worker.sessions), Arc::clone(&self.changed));
+        let seat = Seat { sessions: sessions_here, changed, peer };
         let task = async move {
             let _seat = seat;
             session.await;
@@ -166,7 +177,7 @@ impl Signals {
                 _ = self.quit.recv() => return "QUIT",
                 _ = self.hangup.recv() => {
                     tracing::info!("HUP: reading again what can be");
-                    hooks.reload();
+                    status::reloading(|| hooks.reload());
                 }
                 _ = self.report.recv() => hooks.report(),
             }
@@ -208,10 +219,12 @@ pub async fn serve(
     }
 
     let pings = watchdog::pings(&engine);
+    let status = status::tell(&engine);
     let stop = hooks.stop();
     let why = tokio::select! {
         // Never: it is there for what it does.
         () = pings => None,
+        () = status => None,
         name = signals.stop(hooks) => Some(name.to_owned()),
         why = stop.asked() => Some(why),
         // Never with a listener: it is attended to for as long as the agent serves.
@@ -222,9 +235,7 @@ pub async fn serve(
     } else {
         tracing::info!("the last connection has ended");
     }
-    if let Err(error) = process::notify("STOPPING=1") {
-        tracing::debug!("the service manager cannot be told STOPPING=1: {error}");
-    }
+    status::stopping();
     life.send_replace(Life::Draining);
     let mut ended = Ended::InOrder;
     tokio::select! {
@@ -316,7 +327,8 @@ mod tests {
 
     #[tokio::test]
     async fn sessions_are_spread_and_a_panic_ends_one_of_them() {
-        let engine = Engine { workers: vec![Worker::start(0).unwrap(), Worker::start(1).unwrap()] };
+        let workers = vec![Worker::start(0).unwrap(), Worker::start(1).unwrap()];
+        let engine = Engine { workers, changed: Arc::default() };
         let peer = || Peer::Vsock { cid: 3, port: 1, to: 2 };
         let mut sessions = JoinSet::new();
         let (finish, life) = watch::channel(Life::Serving);

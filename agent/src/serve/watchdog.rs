@@ -2,7 +2,7 @@
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Engine;
+use super::{Engine, status::notify};
 use crate::sys::process;
 
 /// Says so at half the time that systemd waits, for ever; at once for ever where nobody wants to
@@ -14,8 +14,6 @@ pub(super) async fn pings(engine: &Engine) {
     loop {
         ticks.tick().await;
         engine.answers().await;
-        if let Err(error) = process::notify("WATCHDOG=1") {
-            tracing::debug!("the service manager cannot be told WATCHDOG=1: {error}");
-        }
+        notify("WATCHDOG=1");
     }
 }

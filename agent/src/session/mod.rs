@@ -7,6 +7,7 @@ mod blocking;
 mod errno;
 mod negotiate;
 mod pool;
+mod protocol;
 mod spin;
 mod stream;
 mod transmit;
@@ -215,8 +216,11 @@ async fn admitted(
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    *export = Some(opened.export);
+    let Opening { connection, tls, .. } = opened.opening;
+    tracing::info!(connection, %peer, export = opened.opening.export, tls, "opened");
+    *export = Some(opened.opening.export);
     let transmission = Transmission::new(
+        connection,
         opened.stream,
         opened.disk,
         opened.terms,

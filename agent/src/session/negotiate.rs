@@ -16,7 +16,7 @@ use nbd::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{End, Life, Rules, admit::Gates, stream::Stream};
+use super::{End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream};
 use crate::{
     disk::{Disk, Facts},
     exports::{Exports, Listed, OpenError, Opening},
@@ -37,7 +37,7 @@ pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) terms: Terms,
-    pub(super) export: String,
+    pub(super) opening: Opening,
     /// What came behind the negotiation's last byte.
     pub(super) received: Vec<u8>,
 }
@@ -66,13 +66,16 @@ async fn haggle(
     let mut out = Vec::new();
     let offers = Offers { tls: offer(&rules.tls), ..rules.offers };
     let mut server = Server::start(offers, &mut out);
+    let mut shown = Negotiation::new(opening.connection);
     let mut buffer = Buffer::new(vec![0; BUFFER].into());
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
     loop {
+        shown.server(&out);
         send(&mut stream, &mut out).await?;
         receive(&mut stream, &mut buffer, &mut server, &mut life).await?;
         let (eaten, mut step) = server.step(buffer.filled(), &mut out);
+        shown.client(&buffer.filled()[..eaten]);
         buffer.consume(eaten);
         server = loop {
             step = match step {
@@ -107,6 +110,7 @@ async fn haggle(
                     ask.answer(answer, &mut out)
                 }
                 Step::StartTls(start) => {
+                    shown.server(&out);
                     send(&mut stream, &mut out).await?;
                     stream = secure(stream, rules, &life).await?;
                     opening.tls = true;
@@ -116,6 +120,7 @@ async fn haggle(
                     break start.secured();
                 }
                 Step::Done(negotiated) => {
+                    shown.server(&out);
                     send(&mut stream, &mut out).await?;
                     let Some((export, disk)) = last else {
                         tracing::error!("our bug: a negotiation ended without an export");
@@ -125,11 +130,12 @@ async fn haggle(
                         stream,
                         disk,
                         terms: negotiated.terms().clone(),
-                        export,
+                        opening: Opening { export, ..opening },
                         received: buffer.filled().to_vec(),
                     });
                 }
                 Step::End(ending) => {
+                    shown.server(&out);
                     // The session ends one way or the other: a failed send changes nothing.
                     send(&mut stream, &mut out).await.ok();
                     stream.socket().release();

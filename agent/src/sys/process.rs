@@ -21,6 +21,7 @@ use std::{
 
 use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
     unistd::mkdtemp,
 };
 
@@ -48,6 +49,17 @@ pub(crate) fn watchdog() -> Option<Duration> {
     let ours = env::var_os("WATCHDOG_PID").is_none()
         || number("WATCHDOG_PID") == Some(process::id().into());
     number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(Duration::from_micros)
+}
+
+/// Is there a service manager that wants to be told?
+pub(crate) fn has_manager() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
+}
+
+/// CLOCK_MONOTONIC in microseconds, as sd_notify(3) wants it for MONOTONIC_USEC.
+pub(crate) fn monotonic_usec() -> io::Result<i64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000)
 }
 
 /// Tells the service manager something, if there is one (sd_notify(3)): "READY=1".

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{Agent, PATIENCE, fails_with, greeted};
+use crate::agent::{Agent, PATIENCE, fails_with, greeted, opened, request};
 
 /// Looks until it is so.
 fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -83,4 +83,49 @@ fn what_cannot_be_logged_to_is_named() {
         assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
         assert!(stderr.contains(part), "{stderr}");
     }
+}
+
+#[test]
+fn verbose_shows_the_protocol_escaped() {
+    let mut agent = Agent::start("-v -U {}/s null 1M");
+    ask_for_a_wild_name(&agent);
+    let lines = agent.wait_for_line(" session ");
+    for part in [
+        "server: newstyle greeting, HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) connection=1",
+        "client: ClientFlags(FIXED_NEWSTYLE | NO_ZEROES) connection=1",
+        r#"client: NBD_OPT_EXPORT_NAME "a\nb\u{1b}[31m\"c" connection=1"#,
+        "server: size 1048576, TransmissionFlags(HAS_FLAGS | ",
+        " INFO opened connection=1 peer=unix:pid=",
+    ] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
+    }
+    let mut stream = greeted(&agent.path("s"));
+    assert_eq!(opened(&mut stream), 1 << 20);
+    stream.write_all(&request(0, 1 << 20, 512)).unwrap();
+    stream.write_all(&request(2, 0, 0)).unwrap();
+    let lines = agent.wait_for_line(" session ");
+    for part in [
+        "client: NBD_CMD_READ connection=2 cookie=7 offset=1048576 length=512",
+        "request refused: a range past the end of the export cookie=7 errno=EINVAL",
+        "client: NBD_CMD_DISC connection=2",
+    ] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
+    }
+    agent.end();
+}
+
+#[test]
+fn what_is_longer_than_an_option_may_be_is_shown_by_its_length() {
+    let mut agent = Agent::start("-v -U {}/s null 1M");
+    let mut stream = greeted(&agent.path("s"));
+    stream.write_all(&3_u32.to_be_bytes()).unwrap();
+    stream.write_all(b"IHAVEOPT\x00\x00\x00\x07\x00\x00\xc0\x00").unwrap();
+    stream.write_all(&[b'x'; 0xc000]).unwrap();
+    // NBD_OPT_ABORT.
+    stream.write_all(b"IHAVEOPT\x00\x00\x00\x02\x00\x00\x00\x00").unwrap();
+    let lines = agent.wait_for_line(" session ");
+    for part in ["client: NBD_OPT_GO, 49152 bytes", "NBD_OPT_GO: NBD_REP_ERR_", "NBD_OPT_ABORT"] {
+        assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");
+    }
+    agent.end();
 }

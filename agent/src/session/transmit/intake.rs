@@ -15,7 +15,7 @@ use nbd::{
 };
 
 use super::{
-    super::{End, pool},
+    super::{End, pool, protocol},
     Transmission, reply,
 };
 use crate::disk::{Data, Op, Pages, Slice, Turn};
@@ -65,6 +65,8 @@ impl Transmission {
                     }
                     let (request, refused) = (*request, *refused);
                     self.intake = Intake::Header;
+                    let (cookie, errno) = (request.cookie, refused.errno);
+                    tracing::debug!(cookie, %errno, "request refused: {}", refused.text);
                     self.replies().error(&request, refused.errno, refused.text);
                 }
                 Intake::Payload { pages, .. } => {
@@ -100,10 +102,12 @@ impl Transmission {
         let payload = payload_len(&self.terms, &request)?;
         match check(&self.terms, &request) {
             Err(refused) => {
+                protocol::request(self.connection, &request);
                 self.buffer.consume(header);
                 self.intake = Intake::Skip { left: payload, request, refused };
             }
             Ok(Checked::Disconnect) => {
+                protocol::request(self.connection, &request);
                 self.buffer.consume(header);
                 self.intake = Intake::Closed(End::Disconnected);
             }
@@ -133,6 +137,7 @@ impl Transmission {
 
     /// Does a request now, or hands it to the blocking pool.
     fn answer(&mut self, request: &Request, checked: Checked, payload: Option<Payload<'_>>) {
+        protocol::request(self.connection, request);
         self.turn += 4096;
         if request.len == 0 && !matches!(checked, Checked::Flush) {
             return self.empty(request, checked);

@@ -34,6 +34,8 @@ const MAX_BLOCKED: u64 = 32 << 20;
 /// A connection in transmission.
 #[derive(Debug)]
 pub(super) struct Transmission {
+    /// Its number, for the log.
+    connection: u64,
     stream: Stream,
     disk: Arc<dyn Disk>,
     terms: Terms,
@@ -56,6 +58,7 @@ pub(super) struct Transmission {
 impl Transmission {
     /// `received` has come behind the negotiation's last byte.
     pub(super) fn new(
+        connection: u64,
         stream: Stream,
         disk: Arc<dyn Disk>,
         terms: Terms,
@@ -70,6 +73,7 @@ impl Transmission {
         }
         let blocking = Blocking::new(threads, disk.holds());
         Self {
+            connection,
             stream,
             disk,
             terms,

@@ -59,7 +59,7 @@ pub(super) fn answer(
 }
 
 pub(super) fn refuse(terms: &Terms, out: &mut Gather<Slice>, request: &Request, error: &DiskError) {
-    tracing::debug!(%error, source = ?error.source, "request failed");
+    tracing::debug!(cookie = request.cookie, %error, source = ?error.source, "request failed");
     let text = match &error.source {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -1,0 +1,153 @@
+//! What `-v` shows of the protocol: each message of the negotiation, in the specification's words,
+//! and each request. Reads what went by once more and changes nothing; silent without `-v`.
+
+use std::fmt::Write;
+
+use nbd::wire::{
+    ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery, OptionCode,
+    OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
+};
+
+/// A negotiation that is looked at, if it is.
+#[derive(Debug)]
+pub(super) struct Negotiation {
+    connection: u64,
+    watched: bool,
+    /// The client's flags have gone by.
+    begun: bool,
+    /// Bytes of an option's data that go by unread: it is longer than one that is taken.
+    skip: usize,
+    /// The option that is answered without a header.
+    bare: bool,
+}
+
+impl Negotiation {
+    pub(super) fn new(connection: u64) -> Self {
+        let watched = tracing::enabled!(tracing::Level::DEBUG);
+        Self { connection, watched, begun: false, skip: 0, bare: false }
+    }
+
+    /// What the machine has eaten.
+    pub(super) fn client(&mut self, mut eaten: &[u8]) {
+        if !self.watched {
+            return;
+        }
+        if !self.begun
+            && let Some(flags) = ClientFlags::peek(eaten)
+        {
+            self.begun = true;
+            eaten = &eaten[ClientFlags::LEN..];
+            self.say(format_args!("client: {flags:?}"));
+        }
+        while !eaten.is_empty() {
+            let unread = self.skip.min(eaten.len());
+            self.skip -= unread;
+            eaten = &eaten[unread..];
+            let Ok(Some(header)) = OptionHeader::peek(eaten) else { return };
+            let data = &eaten[OptionHeader::LEN..];
+            let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+            let here = data.len().min(len);
+            self.skip = len - here;
+            self.bare = header.option == OptionCode::EXPORT_NAME;
+            self.say(format_args!("client: {}", option(header, &data[..here])));
+            eaten = &data[here..];
+        }
+    }
+
+    /// What is sent next: whole messages.
+    pub(super) fn server(&self, mut sent: &[u8]) {
+        if !self.watched {
+            return;
+        }
+        if let Ok(Some(greeting)) = Greeting::peek(sent) {
+            self.say(format_args!("server: newstyle greeting, {:?}", greeting.flags));
+            sent = &sent[Greeting::LEN..];
+        }
+        while let Ok(Some(header)) = OptionReplyHeader::peek(sent) {
+            let data = &sent[OptionReplyHeader::LEN..];
+            let here = data.len().min(usize::try_from(header.len).unwrap_or(usize::MAX));
+            self.say(format_args!("server: {}", reply(header, &data[..here])));
+            sent = &data[here..];
+        }
+        if self.bare
+            && let Some(ExportReply { size, flags }) = ExportReply::peek(sent, false)
+        {
+            self.say(format_args!("server: size {size}, {flags:?}"));
+        }
+    }
+
+    fn say(&self, what: std::fmt::Arguments<'_>) {
+        tracing::debug!(connection = self.connection, "{what}");
+    }
+}
+
+/// A request that came.
+#[inline]
+pub(super) fn request(connection: u64, request: &Request) {
+    tracing::debug!(
+        connection,
+        cookie = request.cookie,
+        offset = request.offset,
+        length = request.len,
+        flags = ?request.flags,
+        "client: {}", request.command
+    );
+}
+
+fn option(header: OptionHeader, data: &[u8]) -> String {
+    let OptionHeader { option, len } = header;
+    let mut text = option.to_string();
+    let whole = match option {
+        _ if data.len() < len as usize => Err(()),
+        OptionCode::EXPORT_NAME => {
+            write!(text, " {:?}", String::from_utf8_lossy(data)).map_err(drop)
+        }
+        OptionCode::INFO | OptionCode::GO => {
+            InfoQuery::parse(data).map_err(drop).and_then(|query| {
+                let wanted: Vec<_> = query.wanted.iter().map(ToString::to_string).collect();
+                write!(text, " {:?} [{}]", query.name, wanted.join(", ")).map_err(drop)
+            })
+        }
+        OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT => ContextQuery::parse(data)
+            .map_err(drop)
+            .and_then(|query| write!(text, " {:?} {:?}", query.name, query.queries).map_err(drop)),
+        _ if len == 0 => Ok(()),
+        _ => Err(()),
+    };
+    if whole.is_err() {
+        write!(text, ", {len} bytes").ok();
+    }
+    text
+}
+
+fn reply(header: OptionReplyHeader, data: &[u8]) -> String {
+    let OptionReplyHeader { option, code, len } = header;
+    let mut text = format!("{option}: {code}");
+    let parsed = match code {
+        ReplyCode::SERVER => ServerEntry::parse(data)
+            .map(|entry| write!(text, " {:?} {:?}", entry.name, entry.description)),
+        ReplyCode::INFO => Info::parse(data).map(|info| match info {
+            Info::Export { size, flags } => {
+                write!(text, " NBD_INFO_EXPORT size {size}, {flags:?}")
+            }
+            Info::Name(name) => write!(text, " NBD_INFO_NAME {name:?}"),
+            Info::Description(about) => write!(text, " NBD_INFO_DESCRIPTION {about:?}"),
+            Info::BlockSize(nbd::BlockSizes { minimum, preferred, maximum }) => write!(
+                text,
+                " NBD_INFO_BLOCK_SIZE minimum {minimum}, preferred {preferred}, maximum {maximum}"
+            ),
+            Info::Other(other) => write!(text, " {other}"),
+        }),
+        ReplyCode::META_CONTEXT => {
+            ContextEntry::parse(data).map(|entry| write!(text, " {} {:?}", entry.id, entry.name))
+        }
+        code if code.is_error() && !data.is_empty() => {
+            Ok(write!(text, " {:?}", String::from_utf8_lossy(data)))
+        }
+        _ => Ok(Ok(())),
+    };
+    if !matches!(parsed, Ok(Ok(()))) {
+        write!(text, ", {len} bytes").ok();
+    }
+    text
+}
