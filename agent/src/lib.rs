@@ -6,6 +6,7 @@
 pub mod access;
 pub mod admission;
 pub mod cli;
+pub mod command;
 pub mod disk;
 pub mod exports;
 pub mod hooks;

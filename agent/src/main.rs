@@ -8,12 +8,17 @@ use std::{
 
 use agent::{
     cli::{self, Stop},
+    command,
     listen::{Given, activation, stdio},
 };
 
 fn main() -> ExitCode {
     // Before anything is said, opened or started.
     let spared = stdio::spare_client(false);
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(command) = command::find(&words) {
+        return command.run(words).map_or_else(|error| failed(&*error), ExitCode::from);
+    }
     let handed = match activation::take() {
         Ok(handed) => handed,
         Err(error) => {
@@ -21,7 +26,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let plan = match cli::plan(std::env::args_os(), handed) {
+    let plan = match cli::plan(words, handed) {
         Ok(plan) => plan,
         Err(stop) => return without_plan(&stop),
     };
@@ -50,8 +55,15 @@ fn without_plan(stop: &Stop) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match stop {
-        Stop::Clap(error) => say(format_args!("agent: error: {}\n", one_line(error))),
-        _ => report(stop, None),
+        Stop::Clap(error) => failed(error),
+        _ => failed(stop),
+    }
+}
+
+fn failed(error: &(dyn Error + 'static)) -> ExitCode {
+    match error.downcast_ref() {
+        Some(error) => say(format_args!("agent: error: {}\n", one_line(error))),
+        None => report(error, None),
     }
     ExitCode::FAILURE
 }
@@ -61,7 +73,8 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let said = text.trim_start_matches("error: ").lines().map(str::trim);
     let said = said.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    let lines: Vec<_> = said.filter(|line| !line.is_empty()).collect();
+    lines.join("; ").replace(":; ", ": ")
 }
 
 /// One line: what was tried, why it failed down to the first cause, and the mend.

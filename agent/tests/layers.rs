@@ -31,8 +31,9 @@ const RANKS: &[(&str, u8)] = &[
     ("process", 7),
     ("plan", 8),
     ("cli", 9),
-    ("lib", 10),
-    ("main", 10),
+    ("command", 10),
+    ("lib", 11),
+    ("main", 11),
 ];
 
 fn workspace() -> PathBuf {

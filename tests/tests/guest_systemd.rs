@@ -24,6 +24,9 @@ fn the_package_serves_from_its_socket_units() -> Outcome<()> {
         "modprobe vsock_loopback
          dpkg -i /tools/nbd-agent.deb
          /usr/bin/agent --version
+         # An image may leave documentation out; the package has it.
+         dpkg -L nbd-agent | grep -q /usr/share/man/man1/agent.1
+         dpkg -L nbd-agent | grep -q /usr/share/bash-completion/completions/agent
          systemd-analyze --man=no verify agent.socket agent.service agent@one.socket agent@one.service
          ! systemctl --quiet is-active agent.socket",
     )?;

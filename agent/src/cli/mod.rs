@@ -105,6 +105,11 @@ impl From<fmt::Error> for Stop {
     }
 }
 
+/// The definitions of the command line that serves, for its manual and its completions.
+pub fn command() -> clap::Command {
+    Said::command()
+}
+
 /// Reads a command line, the program's name first; `handed` are the sockets that are there already.
 pub fn plan<W: Into<OsString> + Clone>(
     words: impl IntoIterator<Item = W>,

@@ -16,6 +16,10 @@ Examples:
                                        two listeners at once
 In a guest: nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'
 
+Instead of serving, as the first word:
+  agent completions SHELL              what a shell needs to complete all this
+  agent man                            the manual's pages
+
 Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses, with
 --run on a private Unix socket. Started by a systemd socket unit (LISTEN_FDS) it serves on that
 unit's sockets.";
@@ -209,7 +213,7 @@ pub(super) struct Said {
     #[arg(long, help_heading = "Instead of serving")]
     pub(super) long_options: bool,
 
-    /// What to serve: memory, file, null, pattern, full
+    /// What to serve, such as memory or file; --dump-config names all
     #[arg(value_name = "PLUGIN")]
     pub(super) plugin: Option<String>,
 

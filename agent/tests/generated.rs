@@ -1,0 +1,80 @@
+//! The manual's pages and the shells' completions that packages ship are what the program prints.
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");
+
+fn files(dir: &Path) -> BTreeMap<String, String> {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    files.map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
+}
+
+#[test]
+fn what_is_shipped_is_what_is_printed() {
+    for (command, place) in [("man", "man"), ("completions", "completions")] {
+        let dir = tempfile::tempdir().unwrap();
+        let status = Command::new(BINARY).args([command, "--dir"]).arg(dir.path()).status();
+        assert!(status.unwrap().success());
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(place);
+        assert!(
+            files(dir.path()) == files(&shipped),
+            "the command line has changed: empty agent/{place}, and run \
+             'cargo run -p agent -- {command} --dir agent/{place}'"
+        );
+    }
+}
+
+#[test]
+fn the_pages_are_whole_manual_pages() {
+    for word in ["", "man", "completions"] {
+        let page = Command::new(BINARY).arg("man").args(word.split_whitespace()).output().unwrap();
+        let page = String::from_utf8(page.stdout).unwrap();
+        for part in [".TH agent", ".SH NAME", ".SH SYNOPSIS", ".SH OPTIONS", ".SH \"SEE ALSO\""] {
+            assert!(page.contains(part), "{part} in {word}: {page}");
+        }
+    }
+    let page = Command::new(BINARY).arg("man").output().unwrap();
+    let page = String::from_utf8(page.stdout).unwrap();
+    for part in ["cow\\-block\\-size", ".SS memory", "LISTEN_FDS", "\\-\\-allow\\-cid"] {
+        assert!(page.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn bash_completes_options_filters_plugins_and_commands() {
+    let completions = Command::new(BINARY).args(["completions", "bash"]).output().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("agent.bash");
+    fs::write(&script, completions.stdout).unwrap();
+    for (words, expected) in [
+        ("agent --vs", "--vsock"),
+        ("agent --filter exitl", "exitlast"),
+        ("agent --vsock mem", "memory"),
+        ("agent compl", "completions"),
+        ("agent completions f", "fish"),
+    ] {
+        let complete = r#"source "$0"; COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            _agent agent "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+            echo "${COMPREPLY[@]}""#;
+        let mut bash = Command::new("bash");
+        let said = bash.args(["-c", complete]).arg(&script).arg(words).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), expected, "{words}: {said:?}");
+    }
+}
+
+#[test]
+fn a_wrong_word_is_one_line() {
+    for (words, part) in [
+        (&["man", "nothing"][..], "there is no page agent-nothing; there are agent, "),
+        (&["completions"], "<SHELL>"),
+        (&["completions", "--dir", "/nonexistent"], "--dir: cannot write /nonexistent/"),
+        (&["man", "--wrong"], "'--wrong'"),
+    ] {
+        let said = Command::new(BINARY).args(words).output().unwrap();
+        let stderr = String::from_utf8(said.stderr).unwrap();
+        assert_eq!((said.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+        assert!(stderr.starts_with("agent: error: ") && stderr.contains(part), "{stderr}");
+        assert!(said.stdout.is_empty());
+    }
+}
