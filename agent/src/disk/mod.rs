@@ -56,6 +56,11 @@ pub struct Facts {
     pub rotational: bool,
     /// Smallest unit of a request in bytes: a power of two, 1 to 65536.
     pub block_minimum: u32,
+    /// Smallest unit that clients are told to keep to, where it is larger than `block_minimum`,
+    /// which they have to.
+    pub block_told: u32,
+    /// Longest read or write that clients are told of, in bytes.
+    pub block_maximum: u32,
     /// Unit at which requests cost least, bytes: a power of two, at least 512.
     pub block_preferred: u32,
     /// One line for people; shown by LIST and INFO.
@@ -77,6 +82,8 @@ impl Facts {
             multi_conn: true,
             rotational: false,
             block_minimum: 1,
+            block_told: 1,
+            block_maximum: 32 << 20,
             block_preferred: 4096,
             description: None,
         }

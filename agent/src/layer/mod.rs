@@ -4,6 +4,7 @@
 //! `plan` stacks them as the command line says, the first named nearest to the client. A layer is one
 //! file; it parses its parameters when it is built and holds no more than it needs.
 
+mod blocksize_policy;
 mod cow;
 mod delay;
 mod error;
@@ -51,12 +52,13 @@ pub struct Entry {
 
 /// In the order of their names.
 pub const BUILT_IN: &[Entry] = &[
+    blocksize_policy::ENTRY,
     cow::ENTRY,
     delay::ENTRY,
     error::ENTRY,
     exitlast::ENTRY,
-    fua::ENTRY,
     exitwhen::ENTRY,
+    fua::ENTRY,
     ip::ENTRY,
     limit::ENTRY,
     log::ENTRY,

@@ -1,45 +1,58 @@
-//! Refuses writes: nbdkit-readonly-filter(1).
+//! Refuses writes, always or while a file exists: nbdkit-readonly-filter(1).
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use super::{Entry, each};
-use crate::disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use super::{Entry, absolute, each};
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
+    recipe::Key,
+};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "readonly",
     about: "Refuse writes",
-    keys: &[],
-    build: |_, stack, _| Ok(each(stack, |below, _| Ok(Arc::new(Readonly { below })))),
+    keys: &[Key::once("readonly-file", "PATH", "Only while this file exists")],
+    build: |params, stack, _| {
+        let file: Option<Arc<PathBuf>> = params.value("readonly-file").map(absolute).map(Arc::new);
+        Ok(each(stack, move |below, _| Ok(Arc::new(Readonly { below, file: file.clone() }))))
+    },
 };
 
 #[derive(Debug)]
 struct Readonly {
     below: Arc<dyn Disk>,
+    /// Writes are refused while it is there; without it always.
+    file: Option<Arc<PathBuf>>,
 }
 
-impl Readonly {
-    fn check(op: &Op<'_>) -> Result<(), DiskError> {
-        match op.verb() {
-            verb @ (Verb::Write | Verb::Trim | Verb::Zero) => {
-                Err(DiskError::new(Kind::Denied, verb, op.range()))
-            }
-            _ => Ok(()),
-        }
-    }
+fn writes(op: &Op<'_>) -> bool {
+    matches!(op.verb(), Verb::Write | Verb::Trim | Verb::Zero)
+}
+
+fn denied(op: &Op<'_>) -> DiskError {
+    DiskError::new(Kind::Denied, op.verb(), op.range())
 }
 
 impl Disk for Readonly {
     fn facts(&self) -> Facts {
-        Facts { read_only: true, ..self.below.facts() }
+        let facts = self.below.facts();
+        // The file comes and goes, and a client is told once.
+        Facts { read_only: facts.read_only || self.file.is_none(), ..facts }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        Self::check(op)?;
-        self.below.attempt(op, answer)
+        match &self.file {
+            _ if !writes(op) => self.below.attempt(op, answer),
+            None => Err(denied(op)),
+            // To look for a file may take its time.
+            Some(_) => Ok(Turn::Later),
+        }
     }
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
-        Self::check(op)?;
+        if writes(op) && self.file.as_ref().is_none_or(|file| file.exists()) {
+            return Err(denied(op));
+        }
         self.below.perform(op, answer)
     }
 
@@ -55,7 +68,7 @@ mod tests {
 
     #[test]
     fn writes_trims_and_zeroes_are_denied() {
-        let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)) };
+        let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file: None };
         assert!(disk.facts().read_only);
         for mut op in [
             Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false },
@@ -66,5 +79,21 @@ mod tests {
         }
         run(&disk, &mut Op::Read { at: 0, len: 1 }).unwrap();
         run(&disk, &mut Op::Flush).unwrap();
+    }
+
+    #[test]
+    fn with_a_file_they_are_denied_while_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ro");
+        let file = Some(Arc::new(path.clone()));
+        let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file };
+        assert!(!disk.facts().read_only);
+        let write = || run(&disk, &mut Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false });
+        write().unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(write().unwrap_err().kind, Kind::Denied);
+        run(&disk, &mut Op::Read { at: 0, len: 1 }).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        write().unwrap();
     }
 }

@@ -26,9 +26,6 @@ use crate::{
 /// Holds the longest option that is taken (8 KiB) and its header.
 const BUFFER: usize = 12 * 1024;
 
-/// Longest read or write that is advertised, bytes; up to `nbd::transmit::MAX_PAYLOAD` is taken.
-const MAXIMUM: u32 = 32 << 20;
-
 /// How long a client that is negotiating when the agent goes away has for its next option.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -126,10 +123,13 @@ async fn haggle(
                         tracing::error!("our bug: a negotiation ended without an export");
                         return Err(End::Cut);
                     };
+                    let mut terms = negotiated.terms().clone();
+                    // What is said is one thing (`block_told`), what is refused another.
+                    terms.blocks.minimum = disk.facts().block_minimum;
                     return Ok(Opened {
                         stream,
                         disk,
-                        terms: negotiated.terms().clone(),
+                        terms,
                         opening: Opening { export, ..opening },
                         received: buffer.filled().to_vec(),
                     });
@@ -283,9 +283,9 @@ fn describe(facts: &Facts, read_only: bool) -> Export {
         size: facts.size,
         flags,
         blocks: BlockSizes {
-            minimum: facts.block_minimum,
+            minimum: facts.block_minimum.max(facts.block_told),
             preferred: facts.block_preferred,
-            maximum: MAXIMUM,
+            maximum: facts.block_maximum.min(nbd::transmit::MAX_PAYLOAD),
         },
         name: None,
         description: facts.description.clone(),
