@@ -160,7 +160,7 @@ _agent() {
                     return 0
                     ;;
                 --filter)
-                    COMPREPLY=($(compgen -W "cow delay error exitlast fua exitwhen ip limit log multi-conn nocache noextents nozero offset partition pause protect rate readonly stats truncate" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "blocksize-policy cow delay error exitlast exitwhen exportname fua ip limit log multi-conn nocache noextents nozero offset partition pause protect rate readonly stats truncate" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -47,12 +47,14 @@ complete -c agent -n "__fish_agent_needs_command" -l selinux-label -d 'SELinux l
 complete -c agent -n "__fish_agent_needs_command" -s P -l pidfile -d 'Write the process id to PIDFILE when ready. It is removed at exit' -r -F
 complete -c agent -n "__fish_agent_needs_command" -l log -d 'Where the log goes: stderr, json (on stderr), syslog, journald, /PATH (opened again at HUP) or null; stderr by default, and syslog in the background' -r
 complete -c agent -n "__fish_agent_needs_command" -l mask-handshake -d 'Offer these handshake flags only: 1 is fixed newstyle, 2 no zeroes' -r
-complete -c agent -n "__fish_agent_needs_command" -l filter -d 'Put a layer around the disk; the first one given is nearest to the client' -r -f -a "cow\t''
+complete -c agent -n "__fish_agent_needs_command" -l filter -d 'Put a layer around the disk; the first one given is nearest to the client' -r -f -a "blocksize-policy\t''
+cow\t''
 delay\t''
 error\t''
 exitlast\t''
-fua\t''
 exitwhen\t''
+exportname\t''
+fua\t''
 ip\t''
 limit\t''
 log\t''

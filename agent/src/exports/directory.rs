@@ -112,12 +112,15 @@ impl Directory {
 }
 
 impl Exports for Directory {
-    fn list(&self) -> Vec<Listed> {
-        let names = self.names().unwrap_or_else(|error| {
-            tracing::warn!(directory = %self.path.display(), "cannot list the exports: {error}");
-            BTreeSet::new()
-        });
-        names.into_iter().map(|name| Listed { name, description: None }).collect()
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        let names = self.names().map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+        })?;
+        Ok(names.into_iter().map(|name| Listed { name, description: None }).collect())
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        name
     }
 
     fn open(&self, name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {

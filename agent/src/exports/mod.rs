@@ -2,7 +2,7 @@
 
 mod directory;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 pub use directory::Directory;
 
@@ -47,13 +47,11 @@ pub struct Opening {
 /// The exports of one agent. May block: `session/` calls it on the blocking pool when `blocking`.
 pub trait Exports: Send + Sync + fmt::Debug {
     /// What LIST answers, in order.
-    fn list(&self) -> Vec<Listed>;
+    fn list(&self) -> io::Result<Vec<Listed>>;
     /// The disk behind a name, for one connection, which drops it when it is over.
     fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError>;
     /// The one name that stands for all names of the same disk.
-    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
-        name
-    }
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str;
     /// Whether `list` or `open` may touch a filesystem.
     fn blocking(&self) -> bool {
         false
@@ -65,8 +63,8 @@ pub trait Exports: Send + Sync + fmt::Debug {
 pub struct Single(pub Arc<dyn Disk>);
 
 impl Exports for Single {
-    fn list(&self) -> Vec<Listed> {
-        vec![Listed { name: String::new(), description: self.0.facts().description }]
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        Ok(vec![Listed { name: String::new(), description: self.0.facts().description }])
     }
 
     fn open(&self, _name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {

@@ -16,7 +16,11 @@ pub(super) const ENTRY: Entry = Entry {
         Key::once("blocksize-minimum", "SIZE", "Smallest unit, a power of two up to 64K"),
         Key::once("blocksize-preferred", "SIZE", "Best unit, a power of two from 512 to 32M"),
         Key::once("blocksize-maximum", "SIZE", "Longest read or write; more than 32M is as 32M"),
-        Key::once("blocksize-error-policy", "allow|error", "Refuse others (EINVAL) [default: allow]"),
+        Key::once(
+            "blocksize-error-policy",
+            "allow|error",
+            "Refuse others (EINVAL) [default: allow]",
+        ),
     ],
     build: |params, stack, _| {
         let policy = Policy::parse(params)?;
@@ -69,7 +73,8 @@ impl Policy {
             let mend = "it is a multiple of blocksize-minimum, and at least blocksize-preferred";
             return wrong("blocksize-maximum", maximum, mend);
         }
-        let strict = params.choice("blocksize-error-policy", &["allow", "error"], &[false, true])?;
+        let strict =
+            params.choice("blocksize-error-policy", &["allow", "error"], &[false, true])?;
         Ok(Self { minimum, preferred, maximum, strict: strict.unwrap_or(false) })
     }
 
@@ -167,7 +172,8 @@ mod tests {
             assert!(run(&lax, &mut read).is_ok());
             let mut read = Op::Read { at, len };
             assert_eq!(run(&strict, &mut read).is_ok(), fits, "{at} {len}");
-            let mut zero = Op::Zero { at, len: len.into(), fua: false, may_trim: true, fast: false };
+            let mut zero =
+                Op::Zero { at, len: len.into(), fua: false, may_trim: true, fast: false };
             // No data is carried: it may be as long as it likes.
             assert_eq!(run(&strict, &mut zero).is_ok(), fits || len == 4608, "{at} {len}");
         }

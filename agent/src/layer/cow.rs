@@ -7,6 +7,7 @@ mod overlay;
 
 use std::{
     collections::HashMap,
+    io,
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -90,7 +91,7 @@ struct Cow {
 }
 
 impl Exports for Cow {
-    fn list(&self) -> Vec<Listed> {
+    fn list(&self) -> io::Result<Vec<Listed>> {
         self.below.list()
     }
 

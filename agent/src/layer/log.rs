@@ -8,6 +8,7 @@ mod line;
 mod writer;
 
 use std::{
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -137,12 +138,17 @@ struct LoggedExports {
 }
 
 impl Exports for LoggedExports {
-    fn list(&self) -> Vec<Listed> {
+    fn list(&self) -> io::Result<Vec<Listed>> {
         let id = next(&self.log.lists);
         self.log.enter("ListExports", id, vec![self.log.flag()]);
         let list = self.below.list();
-        let names = list.iter().map(|listed| listed.name.clone()).collect();
-        let fields = vec![("exports", Value::Texts(names)), ("return", Value::Number(0))];
+        let fields = match &list {
+            Ok(list) => {
+                let names = list.iter().map(|listed| listed.name.clone()).collect();
+                vec![("exports", Value::Texts(names)), ("return", Value::Number(0))]
+            }
+            Err(_) => vec![("return", Value::Number(-1))],
+        };
         self.log.leave("ListExports", id, fields);
         list
     }
@@ -153,6 +159,10 @@ impl Exports for LoggedExports {
         let fields = connect(name, opening, &below.facts());
         self.log.writer.push(Line::new(Some(connection), Type::Print, "Connect", None, fields));
         Ok(Arc::new(Logged::new(below, Arc::clone(&self.log.writer), connection)))
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.below.canonical(name)
     }
 
     fn blocking(&self) -> bool {

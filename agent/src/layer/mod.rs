@@ -10,6 +10,7 @@ mod delay;
 mod error;
 mod exitlast;
 mod exitwhen;
+mod exportname;
 mod fua;
 mod ip;
 mod limit;
@@ -58,6 +59,7 @@ pub const BUILT_IN: &[Entry] = &[
     error::ENTRY,
     exitlast::ENTRY,
     exitwhen::ENTRY,
+    exportname::ENTRY,
     fua::ENTRY,
     ip::ENTRY,
     limit::ENTRY,
@@ -85,7 +87,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "checkwrite",
     "ddrescue",
     "evil",
-    "exportname",
     "ext2",
     "extentlist",
     "gzip",
@@ -199,7 +200,7 @@ impl<F> Exports for Each<F>
 where
     F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync,
 {
-    fn list(&self) -> Vec<Listed> {
+    fn list(&self) -> io::Result<Vec<Listed>> {
         self.below.list()
     }
 

@@ -74,7 +74,7 @@ fn a_directory_is_many_exports() {
     std::fs::write(directory.path().join("one"), "1").unwrap();
     let dir = format!("dir={}", directory.path().display());
     let exports = build("file", &words(&[&dir]), false).unwrap();
-    assert_eq!(exports.list().len(), 1);
+    assert_eq!(exports.list().unwrap().len(), 1);
     assert_eq!(exports.open("one", &Opening::any()).unwrap().facts().size, 1);
     assert!(exports.open("", &Opening::any()).is_err());
 }

@@ -82,9 +82,14 @@ async fn haggle(
                         step = ask.refuse(&refusal, &mut out);
                         continue;
                     }
-                    let list = list(&rules.exports).await;
-                    let list = list.iter().map(|one| (&*one.name, one.description.as_deref()));
-                    ask.answer(Ok(list), &mut out)
+                    match list(&rules.exports).await {
+                        Ok(list) => {
+                            let list = list.iter();
+                            let list = list.map(|one| (&*one.name, one.description.as_deref()));
+                            ask.answer(Ok(list), &mut out)
+                        }
+                        Err(refusal) => ask.refuse(&refusal, &mut out),
+                    }
                 }
                 Step::Ask(Ask::Export(ask)) => {
                     let name = ask.name().to_owned();
@@ -235,12 +240,18 @@ async fn receive(
     }
 }
 
-async fn list(exports: &Arc<dyn Exports>) -> Vec<Listed> {
-    if !exports.blocking() {
-        return exports.list();
-    }
-    let exports = Arc::clone(exports);
-    tokio::task::spawn_blocking(move || exports.list()).await.unwrap_or_default()
+async fn list(exports: &Arc<dyn Exports>) -> Result<Vec<Listed>, Refusal> {
+    let listed = if exports.blocking() {
+        let exports = Arc::clone(exports);
+        let listed = tokio::task::spawn_blocking(move || exports.list()).await;
+        listed.map_err(|_| Refusal::platform("the exports could not be listed"))?
+    } else {
+        exports.list()
+    };
+    listed.map_err(|error| {
+        tracing::error!(%error, "exports not listed");
+        Refusal::platform("the exports could not be listed; the server's log says why")
+    })
 }
 
 async fn open(

@@ -2,6 +2,7 @@
 
 mod access;
 mod activation;
+mod advice;
 mod agent;
 mod background;
 mod captive;

@@ -1,0 +1,211 @@
+//! Changes which names clients see and may use, and what is said of them:
+//! nbdkit-exportname-filter(1).
+
+use std::{
+    io,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use super::Entry;
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
+    exports::{Exports, Listed, OpenError, Opening},
+    recipe::{Key, ParamError, Params, Stack},
+};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "exportname",
+    about: "Change which exports are listed and may be had, and their descriptions",
+    keys: &[
+        Key::once("default-export", "NAME", "The export that a client gets that names none"),
+        Key::once(
+            "exportname-list",
+            "keep|error|empty|defaultonly|explicit",
+            "What is listed; explicit: what exportname says [default: keep]",
+        ),
+        Key::many("exportname", "NAME", "One of the names that may be listed or had"),
+        Key::once("exportname-strict", "BOOL", "Only those can be had [default: false]"),
+        Key::once(
+            "exportdesc",
+            "keep|none|fixed:TEXT|script:COMMAND",
+            "Descriptions; a command is run by the shell with $name [default: keep]",
+        ),
+    ],
+    build: |params, stack, _| {
+        let named = Named { below: stack.exports, words: Words::parse(params)? };
+        Ok(Stack { exports: Arc::new(named), gates: stack.gates })
+    },
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Keep,
+    Error,
+    Empty,
+    DefaultOnly,
+    Explicit,
+}
+
+const LIST_WORDS: [&str; 5] = ["keep", "error", "empty", "defaultonly", "explicit"];
+const LISTS: [List; 5] = [List::Keep, List::Error, List::Empty, List::DefaultOnly, List::Explicit];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Description {
+    Keep,
+    None,
+    Fixed(String),
+    Script(String),
+}
+
+#[derive(Debug)]
+struct Words {
+    /// Empty: what is below decides.
+    default: String,
+    list: List,
+    names: Vec<String>,
+    strict: bool,
+    description: Description,
+}
+
+impl Words {
+    fn parse(params: &Params<'_>) -> Result<Self, ParamError> {
+        let text = params.value("exportdesc").unwrap_or("keep");
+        let description = match text.split_once(':') {
+            None if text == "keep" => Description::Keep,
+            None if text == "none" => Description::None,
+            Some(("fixed", text)) => Description::Fixed(text.to_owned()),
+            Some(("script", command)) => Description::Script(command.to_owned()),
+            _ => {
+                let mend = "write keep, none, fixed:TEXT or script:COMMAND";
+                return Err(params.wrong("exportdesc", text, "a kind of description", mend));
+            }
+        };
+        Ok(Self {
+            default: params.value("default-export").unwrap_or_default().to_owned(),
+            list: params.choice("exportname-list", &LIST_WORDS, &LISTS)?.unwrap_or(List::Keep),
+            names: params.values("exportname").map(str::to_owned).collect(),
+            strict: params.switch("exportname-strict")?.unwrap_or(false),
+            description,
+        })
+    }
+
+    /// The description of an export that has another below.
+    fn describe(&self, name: &str, below: Option<String>) -> Option<String> {
+        match &self.description {
+            Description::Keep => below,
+            Description::None => None,
+            Description::Fixed(text) => Some(text.clone()),
+            Description::Script(command) => says(command, name),
+        }
+    }
+}
+
+/// What a command prints, less the end of its last line. One that fails has described nothing.
+fn says(command: &str, name: &str) -> Option<String> {
+    let mut shell = Command::new("sh");
+    // The name comes from a client: it is data, and never part of the command.
+    let shell = shell.arg("-c").arg(command).env("name", name).stdin(Stdio::null());
+    match shell.stderr(Stdio::inherit()).output() {
+        Ok(output) if output.status.success() => {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+        }
+        Ok(output) => {
+            tracing::warn!(export = name, "filter exportname: exportdesc: {}", output.status);
+            None
+        }
+        Err(error) => {
+            tracing::warn!(
+                export = name,
+                "filter exportname: exportdesc: cannot start sh: {error}"
+            );
+            None
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Named {
+    below: Arc<dyn Exports>,
+    words: Words,
+}
+
+impl Named {
+    /// The name of the export that is meant by none.
+    fn default(&self) -> &str {
+        let default = self.words.default.as_str();
+        if default.is_empty() { self.below.canonical("") } else { default }
+    }
+
+    /// The name that an export has below.
+    fn meant<'a>(&'a self, name: &'a str) -> &'a str {
+        if name.is_empty() { &self.words.default } else { name }
+    }
+}
+
+impl Exports for Named {
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        let bare = |name: &str| Listed { name: name.to_owned(), description: None };
+        let mut list = match self.words.list {
+            List::Keep => self.below.list()?,
+            List::Error => {
+                return Err(io::Error::other("filter exportname: exportname-list=error"));
+            }
+            List::Empty => Vec::new(),
+            List::DefaultOnly => vec![bare(self.default())],
+            List::Explicit => self.words.names.iter().map(|name| bare(name)).collect(),
+        };
+        for listed in &mut list {
+            listed.description = self.words.describe(&listed.name, listed.description.take());
+        }
+        Ok(list)
+    }
+
+    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+        // By the client's own word for it, as with nbdkit.
+        if self.words.strict && !self.words.names.iter().any(|known| known == name) {
+            return Err(OpenError::Unknown);
+        }
+        let name = self.meant(name);
+        let disk = self.below.open(name, opening)?;
+        if self.words.description == Description::Keep {
+            return Ok(disk);
+        }
+        let description = self.words.describe(name, None);
+        Ok(Arc::new(Described { below: disk, description }))
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.below.canonical(self.meant(name))
+    }
+
+    fn blocking(&self) -> bool {
+        matches!(self.words.description, Description::Script(_)) || self.below.blocking()
+    }
+}
+
+/// A disk of which something else is said.
+#[derive(Debug)]
+struct Described {
+    below: Arc<dyn Disk>,
+    description: Option<String>,
+}
+
+impl Disk for Described {
+    fn facts(&self) -> Facts {
+        Facts { description: self.description.clone(), ..self.below.facts() }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below.attempt(op, answer)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.below.perform(op, answer)
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&*self.below)
+    }
+}

@@ -1,0 +1,174 @@
+//! What clients are told of names, descriptions and block sizes, as nbdkit tells them.
+
+use std::{fs, path::Path, process::Command};
+
+use crate::agent::{BINARY, NBDKIT, fails_with};
+
+/// What a client finds: the list, and for some names whether they can be had, their description and
+/// their block sizes.
+const LOOK: &str = r#"
+import nbd, sys
+h = nbd.NBD()
+h.set_opt_mode(True)
+h.connect_uri(sys.argv[1])
+def one(name, desc):
+    print("listed", repr(name), repr(desc))
+try:
+    print(h.opt_list(one))
+except nbd.Error as e:
+    print("list refused")
+for name in ["", "one", "two", "three", "no"]:
+    h.set_export_name(name)
+    try:
+        h.opt_info()
+        try:
+            desc = h.get_export_description()
+        except nbd.Error:
+            desc = None
+        sizes = [h.get_block_size(n) for n in (0, 1)]
+        # Where nobody says anything of them, nbdkit does not either.
+        print("had", repr(name), h.get_size(), desc, sizes if "sizes" in sys.argv else "")
+    except nbd.Error:
+        print("not had", repr(name))
+h.opt_abort()
+"#;
+
+fn found(program: &str, words: &[&str], dir: &Path, what: &str) -> String {
+    let script = dir.join("look.py");
+    fs::write(&script, LOOK).unwrap();
+    let look = format!("/usr/bin/python3 {} \"$uri\" {what}", script.display());
+    let output = Command::new(program)
+        .args(["-U", "-", "--run", &look])
+        .args(words)
+        .env("DIR", dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{program} {words:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn names_and_descriptions_are_as_from_nbdkit() {
+    let dir = tempfile::tempdir().unwrap();
+    let disks = dir.path().join("disks");
+    fs::create_dir(&disks).unwrap();
+    for (i, name) in ["one", "two", "three"].into_iter().enumerate() {
+        fs::write(disks.join(name), vec![0; 512 << i]).unwrap();
+    }
+    let whole = format!("dir={}", disks.display());
+    let directory = ["--filter=exportname", "file", &whole];
+    let memory = ["--filter=exportname", "memory", "1M"];
+    let three = ["exportname=one", "exportname=three", "exportname="];
+    for more in [
+        &["default-export=two"][..],
+        &["exportname-list=error"],
+        &["exportname-list=empty"],
+        &["exportname-list=defaultonly"],
+        &["exportname-list=defaultonly", "default-export=two"],
+        &["exportname-list=explicit", three[0], three[1], three[2]],
+        &["exportname-strict=true", three[0], three[1]],
+        &["exportname-strict=true", three[0], "default-export=one"],
+        &["exportname-strict=true", three[0], "default-export=two"],
+        &["exportdesc=none"],
+        &["exportdesc=fixed:a disk; $name"],
+        &["exportdesc=script:echo about \"$name\"; echo more"],
+    ] {
+        for base in [directory, memory] {
+            let words = [&base[..], more].concat();
+            let (ours, theirs) = (
+                found(BINARY, &words, dir.path(), "names"),
+                found(NBDKIT, &words, dir.path(), "names"),
+            );
+            let sorted = |text: &str| {
+                let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            // A directory's order is nobody's promise.
+            assert_eq!(sorted(&ours), sorted(&theirs), "{words:?}");
+        }
+    }
+}
+
+#[test]
+fn a_name_never_becomes_a_part_of_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = dir.path().join("made");
+    let look = format!(
+        "/usr/bin/python3 -c 'import nbd, sys; h = nbd.NBD(); h.set_export_name(sys.argv[2]); \
+         h.set_full_info(True); h.connect_uri(sys.argv[1]); print(h.get_export_description())' \
+         \"$uri\" '$(touch {0}); touch {0}'",
+        made.display()
+    );
+    let output = Command::new(BINARY)
+        .args(["-U", "-", "--run", &look, "--filter=exportname", "memory", "1M"])
+        .arg("exportdesc=script:echo \"<$name>\"")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("<$(touch ") || said.contains("<>"), "{output:?}");
+    assert!(!made.exists());
+}
+
+#[test]
+fn block_sizes_are_advised_as_by_nbdkit_and_others_refused_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    for more in [
+        &["blocksize-minimum=512"][..],
+        &["blocksize-preferred=32K"],
+        &["blocksize-minimum=4K", "blocksize-preferred=64K", "blocksize-maximum=1M"],
+    ] {
+        let words = [&["--filter=blocksize-policy", "memory", "1M"][..], more].concat();
+        let said = |program| found(program, &words, dir.path(), "sizes");
+        assert_eq!(said(BINARY), said(NBDKIT), "{words:?}");
+    }
+    let reads = r#"/usr/bin/python3 -c '
+import nbd, sys
+h = nbd.NBD()
+h.set_strict_mode(0)
+h.connect_uri(sys.argv[1])
+for (count, offset) in [(512, 0), (511, 0), (512, 1), (4096, 512), (8192, 0)]:
+    try:
+        h.pread(count, offset); print(count, offset, "read")
+        h.pwrite(bytes(count), offset); print(count, offset, "written")
+    except nbd.Error as e:
+        print(count, offset, e.errno)
+' "$uri""#;
+    for policy in ["allow", "error"] {
+        let policy = format!("blocksize-error-policy={policy}");
+        let ask = |program: &str| {
+            let mut command = Command::new(program);
+            command.args(["-U", "-", "--run", reads, "--filter=blocksize-policy", "memory", "1M"]);
+            let command = command.args(["blocksize-minimum=512", "blocksize-maximum=4K", &policy]);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        let ours = ask(BINARY);
+        assert_eq!(ours, ask(NBDKIT), "{policy}");
+        assert!(ours.lines().count() >= 5, "{ours}");
+    }
+}
+
+#[test]
+fn wrong_words_are_one_line() {
+    for (words, part) in [
+        (
+            "--filter=blocksize-policy null 1M blocksize-minimum=3",
+            "blocksize-minimum=3 is not a block size",
+        ),
+        ("--filter=blocksize-policy null 1M blocksize-minimum=128K", "up to 64K"),
+        ("--filter=blocksize-policy null 1M blocksize-preferred=256", "from 512 to 32M"),
+        (
+            "--filter=blocksize-policy null 1M blocksize-minimum=4K blocksize-maximum=5000",
+            "multiple of blocksize-minimum",
+        ),
+        ("--filter=blocksize-policy null 1M blocksize-error-policy=maybe", "allow"),
+        ("--filter=exportname null 1M exportname-list=all", "exportname-list"),
+        ("--filter=exportname null 1M exportdesc=long", "fixed:TEXT or script:COMMAND"),
+        ("--filter=exportname null 1M exportname-strict=perhaps", "exportname-strict"),
+        ("--filter=readonly null 1M readonly=yes", "readonly"),
+    ] {
+        let (code, stderr) = fails_with(words);
+        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
+        assert!(stderr.contains(part), "{words}: {stderr}");
+    }
+}
