@@ -3,6 +3,10 @@
 //! `plan` calls `build` once, at start. Files are opened here, so that what is wrong with them shows
 //! before a client comes.
 
+mod made;
+mod ondemand;
+mod tmpdisk;
+
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     path::Path,
@@ -72,6 +76,7 @@ pub const BUILT_IN: &[Entry] = &[
         main: Some("size"),
         build: |params, _| Ok(single(NullDisk::new(params.size("size")?.unwrap_or(0)))),
     },
+    ondemand::ENTRY,
     Entry {
         name: "ones",
         about: "Reads as one byte over and over, and forgets what is written",
@@ -104,6 +109,7 @@ pub const BUILT_IN: &[Entry] = &[
         main: Some("file"),
         build: split,
     },
+    tmpdisk::ENTRY,
     Entry {
         name: "zero",
         about: "A disk of no bytes",
@@ -139,7 +145,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "lua",
     "nbd",
     "ocaml",
-    "ondemand",
     "partitioning",
     "perl",
     "python",
@@ -152,7 +157,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "streaming",
     "tar",
     "tcl",
-    "tmpdisk",
     "torrent",
     "vddk",
     "xz",

@@ -82,17 +82,8 @@ fn a_directory_is_many_exports() {
 #[test]
 fn what_is_wrong_is_named_and_so_is_what_is_right() {
     let table: [(&str, &[&str], &str); 16] = [
-        (
-            "curl",
-            &[],
-            "the plugin 'curl' is not built into agent; built in are: \
-             file, full, memory, null, ones, pattern, random, split, zero",
-        ),
-        (
-            "memroy",
-            &["1G"],
-            "there is no plugin 'memroy'; built in are: file, full, memory, null, ones, pattern, random, split, zero",
-        ),
+        ("curl", &[], "the plugin 'curl' is not built into agent; built in are: ALL"),
+        ("memroy", &["1G"], "there is no plugin 'memroy'; built in are: ALL"),
         ("memory", &[], "plugin memory: parameter 'size' is missing; known are: size, allocator"),
         (
             "memory",
@@ -147,7 +138,8 @@ fn what_is_wrong_is_named_and_so_is_what_is_right() {
             "cannot serve the directory /no/such: No such file or directory (os error 2)",
         ),
     ];
+    let all: Vec<_> = BUILT_IN.iter().map(|entry| entry.name).collect();
     for (plugin, params, text) in table {
-        assert_eq!(refusal(plugin, params), text);
+        assert_eq!(refusal(plugin, params), text.replace("ALL", &all.join(", ")));
     }
 }

@@ -20,15 +20,22 @@ pub struct Key {
     pub about: &'static str,
     /// May be given more than once.
     pub many: bool,
+    /// Stands for every name that no other key has.
+    pub free: bool,
 }
 
 impl Key {
     pub const fn once(name: &'static str, value: &'static str, about: &'static str) -> Self {
-        Self { name, value, about, many: false }
+        Self { name, value, about, many: false, free: false }
     }
 
     pub const fn many(name: &'static str, value: &'static str, about: &'static str) -> Self {
-        Self { name, value, about, many: true }
+        Self { name, value, about, many: true, free: false }
+    }
+
+    /// Every other name; `name` is a placeholder for help.
+    pub const fn free(name: &'static str, value: &'static str, about: &'static str) -> Self {
+        Self { name, value, about, many: true, free: true }
     }
 }
 
@@ -69,6 +76,7 @@ pub struct Params<'a> {
     name: &'static str,
     keys: &'static [Key],
     values: Vec<(&'static str, &'a str)>,
+    free: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Params<'a> {
@@ -78,7 +86,8 @@ impl<'a> Params<'a> {
         keys: &'static [Key],
         words: &mut Vec<&'a Word>,
     ) -> Result<Self, ParamError> {
-        let mut params = Self { kind: Kind::Filter, name, keys, values: Vec::new() };
+        let mut params =
+            Self { kind: Kind::Filter, name, keys, values: Vec::new(), free: Vec::new() };
         let mut result = Ok(());
         words.retain(|(key, value)| {
             let known = key.as_deref().and_then(|key| keys.iter().find(|known| known.name == key));
@@ -98,12 +107,19 @@ impl<'a> Params<'a> {
         words: &[&'a Word],
     ) -> Result<Self, ParamError> {
         let kind = Kind::Plugin;
-        let mut params = Self { kind, name, keys, values: Vec::new() };
+        let mut params = Self { kind, name, keys, values: Vec::new(), free: Vec::new() };
         for (key, value) in words {
             let Some(wanted) = key.as_deref().or(main) else {
                 return Err(ParamError::Bare { kind, name, value: value.clone() });
             };
-            let Some(key) = keys.iter().find(|key| key.name == wanted) else {
+            let known = keys.iter().find(|key| !key.free && key.name == wanted);
+            if let (None, Some(name)) = (known, key)
+                && keys.iter().any(|key| key.free)
+            {
+                params.free.push((name, value));
+                continue;
+            }
+            let Some(key) = known else {
                 let known = params.known();
                 return Err(ParamError::Unknown { kind, name, key: wanted.to_owned(), known });
             };
@@ -132,6 +148,11 @@ impl<'a> Params<'a> {
     /// Every value of a key, in order.
     pub fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
         self.values.iter().filter(move |(known, _)| *known == key).map(|(_, value)| *value)
+    }
+
+    /// Names that no key has, and their values, in order.
+    pub fn free(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.free.iter().copied()
     }
 
     /// The value of a key that must be there.

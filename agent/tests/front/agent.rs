@@ -46,11 +46,21 @@ impl Agent {
         Self::start_by_in(command, |_| (), words)
     }
 
+    /// The same, with `more` words that may have spaces in them.
+    pub(crate) fn start_with(command: Command, words: &str, more: &[&str]) -> Self {
+        Self::start_all(command, |_| (), words, more)
+    }
+
     /// The same, in a directory that something is put into first.
-    pub(crate) fn start_by_in(
+    pub(crate) fn start_by_in(command: Command, prepare: impl FnOnce(&Path), words: &str) -> Self {
+        Self::start_all(command, prepare, words, &[])
+    }
+
+    fn start_all(
         mut command: Command,
         prepare: impl FnOnce(&Path),
         words: &str,
+        more: &[&str],
     ) -> Self {
         let dir = TempDir::new().unwrap();
         let notify = dir.path().join("notify");
@@ -65,6 +75,7 @@ impl Agent {
                 .args(words.split_whitespace().map(|word| {
                     word.replace("{}", dir.path().to_str().expect("a directory in UTF-8"))
                 }))
+                .args(more)
                 .env("NOTIFY_SOCKET", &notify)
                 .env("TMPDIR", dir.path())
                 .stdout(Stdio::piped())

@@ -16,6 +16,7 @@ mod handshake;
 mod inetd;
 mod limit;
 mod log;
+mod made;
 mod manager;
 mod plugins;
 mod shape;

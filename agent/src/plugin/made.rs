@@ -1,0 +1,210 @@
+//! Disks that a command makes for a client, and how much room they may take together: what `tmpdisk`
+//! and `ondemand` have in common.
+
+use std::{
+    io,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, FileDisk, Kind, Op, Turn, Verb},
+    exports::OpenError,
+    recipe::{BuildError, Key, Params},
+};
+
+pub(super) const TYPE: Key =
+    Key::once("type", "FS", "The filesystem, as mkfs(8) -t [default: ext4]");
+pub(super) const LABEL: Key = Key::once("label", "LABEL", "The filesystem's label");
+pub(super) const COMMAND: Key = Key::once(
+    "command",
+    "COMMAND",
+    "Run by the shell in place of mkfs; it makes \"$disk\" of $size bytes",
+);
+pub(super) const MAX_TOTAL: Key =
+    Key::once("max-total", "SIZE", "Most bytes of all disks together; one more is refused");
+pub(super) const VARIABLE: Key = Key::free("VAR", "VALUE", "Any other: a variable of the command");
+
+/// Where no command is given. The label is an option of each mkfs by another letter.
+const MKFS: &str = r#"
+set -e
+option=-L force=
+case "$type" in
+    ext?)       force=-F ;;
+    *fat|msdos) force=-I option=-n ;;
+    ntfs)       force='-Q -F' ;;
+    xfs|btrfs)  force=-f ;;
+esac
+truncate -s "$size" "$disk"
+PATH="$PATH:/usr/sbin:/sbin"
+mkfs -t "$type" $force ${label:+"$option" "$label"} "$disk"
+"#;
+
+/// Makes disks.
+#[derive(Debug)]
+pub(super) struct Maker {
+    size: u64,
+    command: String,
+    /// `$type`, `$label`, and what else was given.
+    variables: Vec<(String, String)>,
+    room: Room,
+}
+
+impl Maker {
+    pub(super) fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
+        let size = params.needed_size("size")?;
+        if i64::try_from(size).is_err() {
+            let text = params.needed("size")?;
+            return Err(params.wrong("size", text, "a size", "it is more than 2^63 - 1").into());
+        }
+        let word = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut variables = vec![
+            word("type", params.value("type").unwrap_or("ext4")),
+            word("label", params.value("label").unwrap_or_default()),
+        ];
+        variables.extend(params.free().map(|(name, value)| word(name, value)));
+        let room = Room { most: params.size("max-total")?, taken: Arc::default() };
+        if room.most.is_some_and(|most| most < size) {
+            let text = params.needed("max-total")?;
+            let mend = "not one disk of size= fits; make it larger";
+            return Err(params.wrong("max-total", text, "enough", mend).into());
+        }
+        let command = params.value("command").unwrap_or(MKFS).to_owned();
+        Ok(Self { size, command, variables, room })
+    }
+
+    /// Takes room for one disk more, beside `others` that are not counted here.
+    pub(super) fn reserve(&self, others: u64) -> Result<Place, OpenError> {
+        self.room.reserve(self.size, others)
+    }
+
+    /// Runs the command, which makes `disk`. Takes as long as it takes.
+    pub(super) fn make(&self, disk: &Path) -> io::Result<()> {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(&self.command).stdin(Stdio::null()).stdout(Stdio::null());
+        // Data in the environment, and never part of the command: a client may have named the disk.
+        shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let output = shell.env("size", self.size.to_string()).env("disk", disk).output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or_default().trim();
+        Err(io::Error::other(format!("the command that makes the disk: {}: {last}", output.status)))
+    }
+}
+
+/// Bytes that disks take together.
+#[derive(Debug)]
+struct Room {
+    most: Option<u64>,
+    taken: Arc<Mutex<u128>>,
+}
+
+impl Room {
+    fn reserve(&self, size: u64, others: u64) -> Result<Place, OpenError> {
+        let mut place = Place { most: self.most, size: 0, taken: Arc::clone(&self.taken) };
+        place.resize(size, others)?;
+        Ok(place)
+    }
+}
+
+/// The room of one disk; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    most: Option<u64>,
+    size: u64,
+    taken: Arc<Mutex<u128>>,
+}
+
+impl Place {
+    /// The disk has another size than was thought: a command's may.
+    pub(super) fn resize(&mut self, size: u64, others: u64) -> Result<(), OpenError> {
+        let mut taken = lock(&self.taken);
+        let all = *taken - u128::from(self.size) + u128::from(size);
+        if let Some(most) = self.most
+            && all + u128::from(others) > u128::from(most)
+        {
+            let why = format!("max-total={most}: there is no room for {size} bytes more");
+            return Err(refused(Kind::NoSpace, why));
+        }
+        *taken = all;
+        self.size = size;
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *lock(&self.taken) -= u128::from(self.size);
+    }
+}
+
+fn lock(taken: &Mutex<u128>) -> MutexGuard<'_, u128> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// No disk for this client; `why` stands in the log.
+pub(super) fn refused(kind: Kind, why: impl Into<String>) -> OpenError {
+    let source = Some(io::Error::other(why.into()));
+    OpenError::Failed(DiskError { source, ..DiskError::new(kind, Verb::Open, (0, 0)) })
+}
+
+pub(super) fn failed(error: io::Error) -> OpenError {
+    OpenError::Failed(DiskError::from_io(Verb::Open, (0, 0), error))
+}
+
+/// A disk of one connection, and what is held for it.
+#[derive(Debug)]
+pub(super) struct Made<H> {
+    disk: FileDisk,
+    /// Dropped after the disk: the room that it takes, the lock on it.
+    _held: H,
+}
+
+impl<H> Made<H> {
+    pub(super) fn new(disk: FileDisk, held: H) -> Self {
+        Self { disk, _held: held }
+    }
+}
+
+impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
+    fn facts(&self) -> Facts {
+        // No second connection sees the same disk.
+        Facts { multi_conn: false, ..self.disk.facts() }
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.disk.attempt(op, answer)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        self.disk.perform(op, answer)
+    }
+
+    fn below(&self) -> Option<&dyn Disk> {
+        Some(&self.disk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_taken_given_back_and_never_more_than_there_is() {
+        let room = Room { most: Some(100), taken: Arc::default() };
+        let mut first = room.reserve(60, 0).unwrap();
+        assert!(room.reserve(41, 0).is_err());
+        assert!(room.reserve(30, 11).is_err(), "others count");
+        first.resize(70, 0).unwrap();
+        assert!(first.resize(101, 0).is_err());
+        let second = room.reserve(30, 0).unwrap();
+        drop((first, second));
+        assert_eq!(*lock(&room.taken), 0);
+        let boundless = Room { most: None, taken: Arc::default() };
+        let _all = boundless.reserve(u64::MAX, 7).unwrap();
+        let _more = boundless.reserve(u64::MAX, 7).unwrap();
+    }
+}
