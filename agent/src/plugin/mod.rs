@@ -3,6 +3,7 @@
 //! `plan` calls `build` once, at start. Files are opened here, so that what is wrong with them shows
 //! before a client comes.
 
+mod data;
 mod made;
 mod ondemand;
 mod tmpdisk;
@@ -40,6 +41,7 @@ const SIZE: Key = Key::once("size", "SIZE", "Size of the disk");
 
 /// In the order of their names.
 pub const BUILT_IN: &[Entry] = &[
+    data::ENTRY,
     Entry {
         name: "file",
         about: "A file, a block device, or a directory of them",
@@ -126,7 +128,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "cc",
     "cdi",
     "curl",
-    "data",
     "eval",
     "example1",
     "example2",

@@ -6,6 +6,7 @@ mod advice;
 mod agent;
 mod background;
 mod captive;
+mod data;
 mod dump;
 mod endings;
 mod exhaustion;
