@@ -3,4 +3,6 @@
 //! `qmp` talks to a running QEMU. Nothing that QEMU sends can panic, hang or grow what is here.
 
 pub mod args;
+pub mod cid;
 pub mod qmp;
+pub mod vhost;
