@@ -6,3 +6,4 @@ pub mod args;
 pub mod cid;
 pub mod qmp;
 pub mod vhost;
+pub mod vsock;

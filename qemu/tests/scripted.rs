@@ -6,13 +6,18 @@ mod peer;
 
 use std::{
     error::Error as _,
+    fs::File,
     io::{Read, Write},
     os::fd::AsFd,
     time::{Duration, Instant},
 };
 
 use qapi::qmp::{query_name, query_status};
-use qemu::qmp::{Client, Error, Heard, Limits, Step, Why};
+use qemu::{
+    cid::{Claim, GuestCid},
+    qmp::{Client, Error, Heard, Limits, Step, Why},
+    vsock::{Bus, Machine, Place, PlugError, plug_claimed},
+};
 
 use self::peer::{
     Act::{Close, Event, Expect, Fill, Flood, Idle, Reply, Say, TakeFd},
@@ -267,4 +272,56 @@ async fn a_descriptor_arrives_with_its_command() {
     let mut text = [0; 7];
     here.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"through");
+}
+
+fn wanted() -> (Place, Claim) {
+    let machine = Machine { name: "pc-q35-10.0".into(), bus: Bus::Pcie };
+    let device = File::open("/dev/null").unwrap();
+    (
+        Place { machine, port: Some("port-a".into()) },
+        Claim { cid: GuestCid::new(7).unwrap(), device },
+    )
+}
+
+#[tokio::test]
+async fn a_plugged_device_is_believed_only_with_its_cid() {
+    for (cid, right) in [("7", true), ("8", false), ("\"7\"", false), ("null", false)] {
+        let (passed, _fds) = tokio::sync::oneshot::channel();
+        let plugging = [TakeFd("getfd", passed), Reply("{}"), Expect("device_add"), Reply("{}")];
+        let script = plugging.into_iter().chain([Expect("qom-get"), Reply(cid), Idle]);
+        let peer = Peer::play(greeted(script.collect()));
+        let mut client = Client::connect(peer.path(), patient()).await.unwrap();
+        let (place, claim) = wanted();
+        match plug_claimed(&mut client, &place, &claim, "vsock0").await {
+            Ok(device) => {
+                assert!(right, "{cid}");
+                assert_eq!(device.to_string(), "vhost-vsock-pci 'vsock0' with CID 7");
+            }
+            Err(PlugError::Wrong { asked, .. }) => assert!(!right && asked == claim.cid, "{cid}"),
+            // `null` is no answer of a command.
+            Err(PlugError::Qmp(error)) => assert_eq!(cid, "null", "{error}"),
+            Err(error) => panic!("{cid}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_qemu_did_not_use_is_taken_back_from_it() {
+    let (passed, _fds) = tokio::sync::oneshot::channel();
+    let no = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no bus\"}, \"id\": 3}\n";
+    let script = vec![
+        TakeFd("getfd", passed),
+        Reply("{}"),
+        Expect("device_add"),
+        Say(no.into()),
+        Expect("closefd"),
+        Reply("{}"),
+        Idle,
+    ];
+    let peer = Peer::play(greeted(script));
+    let mut client = Client::connect(peer.path(), patient()).await.unwrap();
+    let (place, claim) = wanted();
+    let error = plug_claimed(&mut client, &place, &claim, "vsock0").await.unwrap_err();
+    let PlugError::Qmp(error) = error else { panic!("{error}") };
+    assert_eq!(error.refusal().unwrap().desc, "no bus");
 }

@@ -1,0 +1,246 @@
+//! What kind of machine it is, and where a vsock device can go while it runs.
+
+use std::fmt;
+
+use qapi::{Command, qmp::QmpCommand};
+use serde::{Serialize, de::IgnoredAny};
+use thiserror::Error;
+
+use super::{Peripheral, child, children, get, peripherals};
+use crate::qmp::{Client, Error};
+
+/// How a virtio device is connected to its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// PCI Express: a device that comes later needs a port of its own.
+    Pcie,
+    /// PCI, whose bus itself takes devices.
+    Pci,
+    /// Channel I/O of s390x.
+    Ccw,
+    /// Fixed places in memory, which take a device before the start only.
+    Mmio,
+}
+
+impl Bus {
+    /// The model of the kernel's vsock device for this bus.
+    pub fn vhost_vsock(self) -> &'static str {
+        match self {
+            Self::Pcie | Self::Pci => "vhost-vsock-pci",
+            Self::Ccw => "vhost-vsock-ccw",
+            Self::Mmio => "vhost-vsock-device",
+        }
+    }
+
+    /// The model of the vhost-user vsock device for this bus.
+    pub fn vhost_user_vsock(self) -> &'static str {
+        match self {
+            Self::Pcie | Self::Pci => "vhost-user-vsock-pci",
+            Self::Ccw => "vhost-user-vsock-ccw",
+            Self::Mmio => "vhost-user-vsock-device",
+        }
+    }
+
+    /// The bus of a machine of this name (`-machine help`), if nothing is taken away from it or put
+    /// into it.
+    pub fn of(machine: &str) -> Self {
+        let is = |names: &[&str]| {
+            // `pc-q35-10.0`, `virt-10.0`: the version comes last.
+            names.iter().any(|name| {
+                let rest = machine.strip_prefix(name);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+            })
+        };
+        if is(&["s390-ccw-virtio"]) {
+            Self::Ccw
+        } else if is(&["microvm"]) {
+            Self::Mmio
+        } else if is(&["q35", "pc-q35", "virt", "sbsa-ref"]) {
+            Self::Pcie
+        } else {
+            Self::Pci
+        }
+    }
+}
+
+/// The machine that a QEMU plays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// As in `-machine`, with its version: `pc-q35-10.0`.
+    pub name: String,
+    pub bus: Bus,
+}
+
+/// Asks for the buses and looks at none of them: their addresses overflow the types of `qapi`.
+#[derive(Debug, Serialize)]
+struct PciBuses {}
+
+impl QmpCommand for PciBuses {}
+impl Command for PciBuses {
+    type Ok = Vec<IgnoredAny>;
+
+    const NAME: &'static str = "query-pci";
+    const ALLOW_OOB: bool = false;
+}
+
+impl Machine {
+    /// Asks QEMU.
+    pub async fn ask(client: &mut Client) -> Result<Self, Error> {
+        let name = get(client, "/machine", "type").await?;
+        let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("unknown");
+        let name = name.strip_suffix("-machine").unwrap_or(name).to_owned();
+        let usual = Bus::of(&name);
+        let bus = if usual == Bus::Ccw {
+            usual
+        } else {
+            // A microvm may have PCI, and other machines may be without.
+            let buses = match client.execute(&PciBuses {}).await {
+                Err(error) if error.refusal().is_some() => 0,
+                result => result?.len(),
+            };
+            match (buses, usual) {
+                (0, _) => Bus::Mmio,
+                (_, Bus::Mmio) => Bus::Pcie,
+                (_, usual) => usual,
+            }
+        };
+        Ok(Self { name, bus })
+    }
+}
+
+/// Where a device goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub machine: Machine,
+    /// The port. `None`: QEMU finds the bus.
+    pub port: Option<String>,
+}
+
+/// Why there is no place.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    #[error(transparent)]
+    Qmp(#[from] Error),
+    #[error("{machine} takes no virtio device while it runs")]
+    NoHotplug { machine: String },
+    #[error("{machine} has no free PCI Express port: {ports}")]
+    NoPort { machine: String, ports: Ports },
+}
+
+impl PlaceError {
+    /// What to do about it, where that is known.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Qmp(error) => error.mend(),
+            Self::NoHotplug { machine } => Some(format!(
+                "end it, and start it with what 'agent qemu args --machine {machine}' prints"
+            )),
+            Self::NoPort { .. } => Some(
+                "start it with a port more, such as '-device pcie-root-port,id=vsock-port,\
+                 chassis=99', which later takes the device"
+                    .into(),
+            ),
+        }
+    }
+}
+
+/// Ports, none of which can be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ports {
+    pub occupied: Vec<String>,
+    /// With `hotplug=off`.
+    pub fixed: Vec<String>,
+    /// Without an id, by which QEMU could be told which is meant.
+    pub unnamed: usize,
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        for (names, word) in [(&self.occupied, "occupied"), (&self.fixed, "hotplug=off")] {
+            if !names.is_empty() {
+                parts.push(format!("{} ({word})", names.join(", ")));
+            }
+        }
+        if self.unnamed > 0 {
+            parts.push(format!("{} without an id", self.unnamed));
+        }
+        if parts.is_empty() {
+            return f.write_str("it has none at all");
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// Finds out where a vsock device can go while the machine runs.
+pub async fn place(client: &mut Client) -> Result<Place, PlaceError> {
+    let machine = Machine::ask(client).await?;
+    let port = match machine.bus {
+        Bus::Mmio => return Err(PlaceError::NoHotplug { machine: machine.name }),
+        Bus::Ccw | Bus::Pci => None,
+        Bus::Pcie => match free_port(client).await? {
+            Ok(port) => Some(port),
+            Err(ports) => return Err(PlaceError::NoPort { machine: machine.name, ports }),
+        },
+    };
+    Ok(Place { machine, port })
+}
+
+async fn free_port(client: &mut Client) -> Result<Result<String, Ports>, Error> {
+    let mut ports = Ports::default();
+    for Peripheral { id, path, driver } in peripherals(client).await? {
+        if !["pcie-root-port", "ioh3420", "xio3130-downstream"].contains(&&*driver) {
+            continue;
+        }
+        let Some(id) = id else {
+            ports.unnamed += 1;
+            continue;
+        };
+        // The bus has the name of its port, and what is on it as `child[0]`.
+        let bus = children(client, &format!("{path}/{id}")).await?;
+        let occupied =
+            bus.iter().any(|entry| entry.name.starts_with("child[") && child(entry).is_none());
+        let hotplug = get(client, &path, "hotplug").await?;
+        if occupied {
+            ports.occupied.push(id);
+        } else if hotplug.is_some_and(|on| on == false) {
+            ports.fixed.push(id);
+        } else {
+            return Ok(Ok(id));
+        }
+    }
+    Ok(Err(ports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machines_name_tells_its_bus() {
+        for (name, bus) in [
+            ("q35", Bus::Pcie),
+            ("pc-q35-10.0", Bus::Pcie),
+            ("virt-9.2", Bus::Pcie),
+            ("pc", Bus::Pci),
+            ("pc-i440fx-10.0", Bus::Pci),
+            ("pseries-10.0", Bus::Pci),
+            ("virtual", Bus::Pci),
+            ("microvm", Bus::Mmio),
+            ("s390-ccw-virtio-9.1", Bus::Ccw),
+        ] {
+            assert_eq!(Bus::of(name), bus, "{name}");
+        }
+    }
+
+    #[test]
+    fn ports_say_why_none_of_them_will_do() {
+        let mut ports = Ports::default();
+        assert_eq!(ports.to_string(), "it has none at all");
+        ports.occupied = vec!["a".into(), "b".into()];
+        ports.fixed = vec!["c".into()];
+        ports.unnamed = 2;
+        assert_eq!(ports.to_string(), "a, b (occupied), c (hotplug=off), 2 without an id");
+    }
+}

@@ -1,0 +1,206 @@
+//! The vsock devices of a machine that runs: which there are, a new one in, one out.
+//!
+//! The agent's subcommand `qemu` and its `--qmp` call this. It believes nothing that it did not ask.
+
+mod machine;
+mod plug;
+
+use std::fmt;
+
+use qapi::qmp::{ObjectPropertyInfo, qom_get, qom_list};
+use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+
+pub use self::{
+    machine::{Bus, Machine, Place, PlaceError, place},
+    plug::{PlugError, UnplugError, plug, plug_claimed, unplug},
+};
+use crate::qmp::{Client, Error};
+
+/// Where QEMU keeps what `-device` and `device_add` made: with an id, and without.
+const NAMED: &str = "/machine/peripheral";
+const UNNAMED: &str = "/machine/peripheral-anon";
+
+/// What carries a device's packets on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The kernel, /dev/vhost-vsock: the guest appears as AF_VSOCK with its CID.
+    Kernel,
+    /// A process at a Unix socket. It alone knows the guest's CID.
+    VhostUser,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::VhostUser => "vhost-user",
+        })
+    }
+}
+
+/// A vsock device of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// `None`: it was given none, and QEMU numbers it.
+    pub id: Option<String>,
+    /// In QEMU's tree of objects; names it to every command.
+    pub path: String,
+    /// QEMU's name of the model, such as `vhost-vsock-pci`.
+    pub driver: String,
+    pub backend: Backend,
+    /// As QEMU says. `None`: it does not know.
+    pub cid: Option<u64>,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} '{}'", self.driver, self.id.as_ref().unwrap_or(&self.path))?;
+        match (self.cid, self.backend) {
+            (Some(cid), _) => write!(f, " with CID {cid}"),
+            (None, Backend::VhostUser) => f.write_str(", whose CID its vhost-user process knows"),
+            (None, Backend::Kernel) => Ok(()),
+        }
+    }
+}
+
+/// Every vsock device of the machine, by id.
+pub async fn list(client: &mut Client) -> Result<Vec<Device>, Error> {
+    let mut devices = Vec::new();
+    for device in peripherals(client).await? {
+        let Some(backend) = backend(client, &device).await? else { continue };
+        let cid = match backend {
+            Backend::Kernel => get(client, &device.path, "guest-cid").await?,
+            Backend::VhostUser => None,
+        };
+        let cid = cid.and_then(|cid| cid.as_u64());
+        let Peripheral { id, path, driver } = device;
+        devices.push(Device { id, path, driver, backend, cid });
+    }
+    Ok(devices)
+}
+
+/// Something that `-device` or `device_add` made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Peripheral {
+    id: Option<String>,
+    path: String,
+    driver: String,
+}
+
+async fn peripherals(client: &mut Client) -> Result<Vec<Peripheral>, Error> {
+    let mut all = Vec::new();
+    for (container, named) in [(NAMED, true), (UNNAMED, false)] {
+        for entry in children(client, container).await? {
+            let Some(driver) = child(&entry) else { continue };
+            all.push(Peripheral {
+                id: named.then(|| entry.name.clone()),
+                path: format!("{container}/{}", entry.name),
+                driver: driver.into(),
+            });
+        }
+    }
+    // QEMU's own order is that of a hash table.
+    all.sort();
+    Ok(all)
+}
+
+/// What an object has. Empty: there is none of this path.
+async fn children(client: &mut Client, path: &str) -> Result<Vec<ObjectPropertyInfo>, Error> {
+    match client.execute(&qom_list { path: path.into() }).await {
+        Err(error) if error.refusal().is_some() => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+/// A property's value, if the object and the property are there and can be read.
+async fn get(client: &mut Client, path: &str, property: &str) -> Result<Option<qapi::Any>, Error> {
+    let command = qom_get { path: path.into(), property: property.into() };
+    match client.execute(&command).await {
+        Err(error) if error.refusal().is_some() => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// The type, if the property is an object of its own.
+fn child(entry: &ObjectPropertyInfo) -> Option<&str> {
+    entry.type_.strip_prefix("child<")?.strip_suffix('>')
+}
+
+async fn backend(client: &mut Client, device: &Peripheral) -> Result<Option<Backend>, Error> {
+    Ok(match kind(&device.driver) {
+        Kind::Vsock(backend) => Some(backend),
+        Kind::Generic => {
+            let id = get(client, &device.path, "virtio-id").await?.and_then(|id| id.as_u64());
+            (id == Some(VIRTIO_ID_VSOCK.into())).then_some(Backend::VhostUser)
+        }
+        Kind::Other => None,
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Vsock(Backend),
+    /// A vhost-user device that is what its property `virtio-id` says.
+    Generic,
+    Other,
+}
+
+fn kind(driver: &str) -> Kind {
+    let models = [
+        ("vhost-vsock", Kind::Vsock(Backend::Kernel)),
+        ("vhost-user-vsock", Kind::Vsock(Backend::VhostUser)),
+        ("vhost-user-device", Kind::Generic),
+        // Its name from QEMU 10.2 on.
+        ("vhost-user-test-device", Kind::Generic),
+    ];
+    let ends = ["", "-pci", "-pci-transitional", "-pci-non-transitional", "-ccw", "-device"];
+    for (model, kind) in models {
+        if driver.strip_prefix(model).is_some_and(|end| ends.contains(&end)) {
+            return kind;
+        }
+    }
+    Kind::Other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vsock_devices_are_known_by_their_models_names() {
+        use Backend::{Kernel, VhostUser};
+        for (driver, is) in [
+            ("vhost-vsock-pci", Kind::Vsock(Kernel)),
+            ("vhost-vsock-pci-transitional", Kind::Vsock(Kernel)),
+            ("vhost-vsock-pci-non-transitional", Kind::Vsock(Kernel)),
+            ("vhost-vsock-ccw", Kind::Vsock(Kernel)),
+            ("vhost-vsock-device", Kind::Vsock(Kernel)),
+            ("vhost-user-vsock-pci", Kind::Vsock(VhostUser)),
+            ("vhost-user-vsock-pci-non-transitional", Kind::Vsock(VhostUser)),
+            ("vhost-user-vsock-device", Kind::Vsock(VhostUser)),
+            ("vhost-user-vsock-ccw", Kind::Vsock(VhostUser)),
+            ("vhost-user-device-pci", Kind::Generic),
+            ("vhost-user-device", Kind::Generic),
+            ("vhost-user-test-device-pci", Kind::Generic),
+            ("vhost-scsi-pci", Kind::Other),
+            ("vhost-vsockets", Kind::Other),
+            ("virtio-net-pci", Kind::Other),
+        ] {
+            assert_eq!(kind(driver), is, "{driver}");
+        }
+    }
+
+    #[test]
+    fn a_device_is_printed_with_what_is_known_of_it() {
+        let mut device = Device {
+            id: Some("vsock0".into()),
+            path: "/machine/peripheral/vsock0".into(),
+            driver: "vhost-vsock-pci".into(),
+            backend: Backend::Kernel,
+            cid: Some(7),
+        };
+        assert_eq!(device.to_string(), "vhost-vsock-pci 'vsock0' with CID 7");
+        device = Device { id: None, cid: None, backend: Backend::VhostUser, ..device };
+        assert!(device.to_string().contains("'/machine/peripheral/vsock0', whose CID"), "{device}");
+    }
+}

@@ -1,0 +1,168 @@
+//! Against the real QEMU, whose machines have no guest: what is found in them, and what a new vsock
+//! device comes to.
+
+#[path = "machines/machine.rs"]
+mod machine;
+#[path = "machines/vhost_user.rs"]
+mod vhost_user;
+
+use std::{error::Error as _, fs::File, path::Path, time::Duration};
+
+use qapi::qmp::device_add;
+use qemu::{
+    cid::{Claim, ClaimError, GuestCid, Range, VHOST_VSOCK},
+    qmp::Client,
+    vsock::{self, Backend, Bus, PlaceError, PlugError, UnplugError},
+};
+
+use self::{machine::Machine, vhost_user::VhostUser};
+
+const PORT: &str = "pcie-root-port,id=port-a,chassis=1";
+const SECOND_PORT: &str = "pcie-root-port,id=port-b,chassis=2";
+
+#[tokio::test]
+async fn each_machine_says_what_it_is() {
+    for (machine, name, bus) in [
+        ("q35", "pc-q35-", Bus::Pcie),
+        ("pc", "pc-i440fx-", Bus::Pci),
+        ("microvm", "microvm", Bus::Mmio),
+        ("microvm,pcie=on", "microvm", Bus::Pcie),
+        ("none", "none", Bus::Mmio),
+    ] {
+        let (_machine, mut client) = Machine::start(machine, &[]).await;
+        let found = vsock::Machine::ask(&mut client).await.unwrap();
+        assert!(found.name.starts_with(name), "{found:?}");
+        assert_eq!(found.bus, bus, "{machine}");
+        assert_eq!(vsock::list(&mut client).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn q35_wants_a_free_port_with_an_id() {
+    for (devices, found) in [
+        (&[][..], Err("it has none at all")),
+        (&["pcie-root-port,chassis=1"], Err("1 without an id")),
+        (&[PORT, "virtio-rng-pci,bus=port-a"], Err("port-a (occupied)")),
+        (&["pcie-root-port,id=port-a,hotplug=off"], Err("port-a (hotplug=off)")),
+        (&[PORT], Ok("port-a")),
+        (&[PORT, SECOND_PORT, "virtio-rng-pci,bus=port-a"], Ok("port-b")),
+    ] {
+        let (_machine, mut client) = Machine::start("q35", devices).await;
+        match (vsock::place(&mut client).await, found) {
+            (Ok(place), Ok(port)) => assert_eq!(place.port.as_deref(), Some(port)),
+            (Err(error @ PlaceError::NoPort { .. }), Err(said)) => {
+                assert!(error.to_string().ends_with(said), "{error}");
+                assert!(error.mend().unwrap().contains("-device pcie-root-port"));
+            }
+            other => panic!("{devices:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_machines_have_a_place_at_once_or_never() {
+    let (_machine, mut client) = Machine::start("pc", &[]).await;
+    assert_eq!(vsock::place(&mut client).await.unwrap().port, None);
+    let (_machine, mut client) = Machine::start("microvm", &[]).await;
+    let error = vsock::place(&mut client).await.unwrap_err();
+    assert_eq!(error.to_string(), "microvm takes no virtio device while it runs");
+    assert!(error.mend().unwrap().contains("agent qemu args --machine microvm"));
+}
+
+/// Up to the kernel's device, and with it where the kernel has one.
+#[tokio::test]
+async fn a_new_device_is_claimed_from_the_kernel() {
+    for (machine, devices) in [("pc", &[][..]), ("q35", &[PORT])] {
+        let (_machine, mut client) = Machine::start(machine, devices).await;
+        let plugged = vsock::plug(&mut client, Range::default(), "vsock0").await;
+        if Path::new(VHOST_VSOCK).exists() {
+            let (device, claim) = plugged.unwrap();
+            assert_eq!(device.cid, Some(claim.cid.get().into()));
+            assert_eq!(vsock::list(&mut client).await.unwrap(), [device]);
+            let again = vsock::plug(&mut client, Range::default(), "vsock1").await.unwrap_err();
+            assert!(matches!(again, PlugError::Present(_)), "{again}");
+        } else {
+            let error = plugged.unwrap_err();
+            assert!(matches!(error, PlugError::Claim(ClaimError::Open(..))), "{error}");
+            assert_eq!(error.to_string(), "cannot open /dev/vhost-vsock");
+            assert!(error.mend().unwrap().contains("modprobe vhost_vsock"));
+            assert_eq!(vsock::list(&mut client).await.unwrap(), []);
+        }
+    }
+}
+
+/// A descriptor that reaches QEMU's device, which finds that it is none of vhost's.
+#[tokio::test]
+async fn a_descriptor_reaches_the_device_and_does_not_stay_when_it_fails() {
+    let (_machine, mut client) = Machine::start("q35", &[PORT]).await;
+    let place = vsock::place(&mut client).await.unwrap();
+    let claim = Claim { cid: GuestCid::new(7).unwrap(), device: File::open("/dev/null").unwrap() };
+    for _ in 0..2 {
+        let error = vsock::plug_claimed(&mut client, &place, &claim, "vsock0").await.unwrap_err();
+        let PlugError::Qmp(error) = error else { panic!("{error}") };
+        let said = error.refusal().unwrap().to_string();
+        assert!(!said.contains("No such file"), "it opened a device of its own: {said}");
+        assert!(error.source().unwrap().to_string().contains("QEMU refuses"), "{said}");
+    }
+    assert_eq!(vsock::list(&mut client).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_vhost_user_device_is_listed_and_is_in_the_way() {
+    let backend = VhostUser::serve();
+    let arguments = backend.arguments();
+    let devices = [PORT, "vhost-user-vsock-pci,id=other,bus=port-a,chardev=vsock", SECOND_PORT];
+    let (_machine, mut client) = Machine::start_with("q35", &devices, &arguments).await;
+    let listed = vsock::list(&mut client).await.unwrap();
+    let [device] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!(device.id.as_deref(), Some("other"));
+    assert_eq!(device.driver, "vhost-user-vsock-pci");
+    assert_eq!((device.backend, device.cid), (Backend::VhostUser, None));
+    let error = vsock::plug(&mut client, Range::default(), "vsock0").await.unwrap_err();
+    assert!(matches!(&error, PlugError::Present(present) if present == device), "{error}");
+    assert!(error.to_string().contains("'other', whose CID"), "{error}");
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_answer_keeps_its_device() {
+    let backend = VhostUser::serve();
+    let arguments = backend.arguments();
+    // No id, and on the bus of i440fx, which asks the guest by ACPI.
+    let devices = ["vhost-user-vsock-pci-non-transitional,chardev=vsock"];
+    let (_machine, mut client) = Machine::start_with("pc", &devices, &arguments).await;
+    let listed = vsock::list(&mut client).await.unwrap();
+    let [device] = &listed[..] else { panic!("{listed:?}") };
+    assert_eq!(device.id, None);
+    let deadline = Duration::from_millis(200);
+    let error = vsock::unplug(&mut client, device, deadline).await.unwrap_err();
+    assert!(matches!(error, UnplugError::Deadline { .. }), "{error}");
+    assert!(error.to_string().ends_with("the machine is 'prelaunch'"), "{error}");
+    assert_eq!(vsock::list(&mut client).await.unwrap(), listed);
+}
+
+/// A port without power, which no guest has turned on yet, gives its device back without asking;
+/// by ACPI the guest would be asked.
+#[tokio::test]
+async fn unplug_waits_until_the_device_is_gone() {
+    let backend = VhostUser::serve();
+    let mut arguments = backend.arguments();
+    let native = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"];
+    arguments.extend(native.map(str::to_owned));
+    let (_machine, mut client) = Machine::start_with("q35", &[PORT], &arguments).await;
+    add_vhost_user(&mut client).await;
+    let listed = vsock::list(&mut client).await.unwrap();
+    vsock::unplug(&mut client, &listed[0], Duration::from_secs(20)).await.unwrap();
+    assert_eq!(vsock::list(&mut client).await.unwrap(), []);
+    assert!(vsock::place(&mut client).await.is_ok(), "the port is free again");
+}
+
+async fn add_vhost_user(client: &mut Client) {
+    let chardev = [("chardev".to_owned(), "vsock".into())].into_iter().collect();
+    let add = device_add {
+        driver: "vhost-user-vsock-pci".into(),
+        id: Some("late".into()),
+        bus: Some("port-a".into()),
+        arguments: chardev,
+    };
+    client.execute(&add).await.unwrap();
+}
