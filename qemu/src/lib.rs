@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod cid;
+pub mod life;
 pub mod qmp;
 pub mod vhost;
 pub mod vsock;

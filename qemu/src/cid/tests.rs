@@ -1,0 +1,101 @@
+//! Ranges, draws, and what the kernel may say to a claim.
+
+use super::*;
+
+#[test]
+fn a_guests_cid_is_between_the_reserved_ones() {
+    for cid in [3, 4, 1 << 31, u32::MAX - 1] {
+        assert_eq!(GuestCid::new(cid).map(GuestCid::get), Ok(cid));
+    }
+    for cid in [0, 1, 2, u32::MAX] {
+        assert!(matches!(GuestCid::new(cid), Err(CidError::Reserved { .. })), "{cid}");
+    }
+}
+
+#[test]
+fn a_text_that_is_no_cid_is_told_what_one_is() {
+    for text in ["", "-3", "3x", "4294967296", "guest"] {
+        let error = text.parse::<GuestCid>().unwrap_err().to_string();
+        assert!(error.contains("from 3 to 4294967294"), "{error}");
+    }
+    let error = "2".parse::<GuestCid>().unwrap_err().to_string();
+    assert_eq!(error, "CID 2 is the host's: a guest's CID is a number from 3 to 4294967294");
+}
+
+#[test]
+fn a_range_is_one_number_or_two() {
+    assert_eq!("7".parse::<Range>().unwrap().to_string(), "7");
+    assert_eq!("3-4294967294".parse::<Range>().unwrap().to_string(), "3-4294967294");
+    for (text, part) in [
+        ("", "is no CID"),
+        ("7-", "is no CID"),
+        ("2-9", "CID 2 is the host's"),
+        ("9-4294967295", "the word for any address"),
+        ("9-8", "the range 9-8 is empty"),
+    ] {
+        let error = text.parse::<Range>().unwrap_err().to_string();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+fn taken() -> io::Error {
+    io::Error::from_raw_os_error(libc::EADDRINUSE)
+}
+
+#[test]
+fn the_only_free_number_of_a_small_range_is_found_from_everywhere() {
+    let range: Range = "3-12".parse().unwrap();
+    for start in (0..20).chain([u64::MAX]) {
+        let claim = |cid: GuestCid| if cid.get() == 9 { Ok(()) } else { Err(taken()) };
+        let cid = choose(range, Some(5), || Ok(start), claim).unwrap();
+        assert_eq!(cid.get(), 9, "from {start}");
+    }
+}
+
+#[test]
+fn this_machines_own_number_is_never_claimed() {
+    let range: Range = "5-6".parse().unwrap();
+    for start in 0..4 {
+        let cid = choose(range, Some(5), || Ok(start), |_| Ok(())).unwrap();
+        assert_eq!(cid.get(), 6);
+    }
+    let own = choose("5".parse().unwrap(), Some(5), || Ok(0), |_| Ok(())).unwrap_err();
+    assert!(matches!(own, ClaimError::Own(_)), "{own}");
+}
+
+#[test]
+fn a_full_range_a_taken_number_and_a_no_are_told_apart() {
+    let mut claims = 0;
+    let full = choose(Range::default(), None, random, |_| {
+        claims += 1;
+        Err(taken())
+    });
+    assert!(matches!(full, Err(ClaimError::NoneFree(_))), "{full:?}");
+    assert_eq!(claims, DRAWS);
+    let one = choose("9".parse().unwrap(), None, random, |_| Err(taken())).unwrap_err();
+    assert_eq!(one.to_string(), "CID 9 is another machine's");
+    let no = || io::Error::from_raw_os_error(libc::ENOTTY);
+    let refused = choose(Range::default(), None, random, |_| Err(no())).unwrap_err();
+    assert!(matches!(refused, ClaimError::Refused(..)), "{refused}");
+}
+
+#[test]
+fn draws_are_in_the_range_and_differ() {
+    let range: Range = "100000-200000".parse().unwrap();
+    let mut drawn = std::collections::BTreeSet::new();
+    for _ in 0..50 {
+        let cid = choose(range, None, random, |_| Ok(())).unwrap();
+        assert!((100_000..=200_000).contains(&cid.get()), "{cid}");
+        drawn.insert(cid);
+    }
+    assert!(drawn.len() > 40, "{drawn:?}");
+}
+
+#[test]
+fn a_device_that_is_missing_or_another_has_a_mend() {
+    let missing = claim_on(Path::new("/nonexistent/vhost-vsock"), Range::default()).unwrap_err();
+    assert_eq!(missing.to_string(), "cannot open /nonexistent/vhost-vsock");
+    assert!(missing.mend().unwrap().contains("modprobe vhost_vsock"));
+    let other = claim_on(Path::new("/dev/null"), Range::default()).unwrap_err();
+    assert!(matches!(other, ClaimError::Refused(..)), "{other}");
+}
