@@ -8,9 +8,11 @@ mod vhost_user;
 
 use std::{error::Error as _, fs::File, path::Path, time::Duration};
 
-use qapi::qmp::device_add;
+use qapi::qmp::{cont, device_add, quit, stop, system_powerdown, system_reset};
 use qemu::{
+    args::{self, Sharing},
     cid::{Claim, ClaimError, GuestCid, Range, VHOST_VSOCK},
+    life::{Happening, Life},
     qmp::Client,
     vsock::{self, Backend, Bus, PlaceError, PlugError, UnplugError},
 };
@@ -165,4 +167,53 @@ async fn add_vhost_user(client: &mut Client) {
         arguments: chardev,
     };
     client.execute(&add).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_life_of_a_machine_is_followed_to_its_end() {
+    let (mut machine, mut client) = Machine::start("q35", &[PORT]).await;
+    client.execute(&cont {}).await.unwrap();
+    client.execute(&stop {}).await.unwrap();
+    client.execute(&system_reset {}).await.unwrap();
+    client.execute(&system_powerdown {}).await.unwrap();
+    client.execute(&quit {}).await.unwrap();
+    let mut life = Life::new(client);
+    let mut told = Vec::new();
+    let end = loop {
+        match life.next().await {
+            Ok(Happening::Shutdown(cause)) => told.push(format!("shutdown {}", cause.reason)),
+            Ok(Happening::Reset(cause)) => told.push(format!("reset {}", cause.reason)),
+            Ok(Happening::Powerdown) => told.push("powerdown".into()),
+            Ok(Happening::Stopped) => told.push("stop".into()),
+            Ok(Happening::Resumed) => told.push("resume".into()),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let all =
+        ["resume", "stop", "reset host-qmp-system-reset", "powerdown", "shutdown host-qmp-quit"];
+    assert_eq!(told, all);
+    assert!(end.is_end(), "{end}");
+    machine.ended();
+}
+
+#[tokio::test]
+async fn qemu_takes_the_arguments_that_are_printed() {
+    let backend = VhostUser::serve();
+    for (machine, bus) in [("q35", Bus::Pcie), ("pc", Bus::Pci), ("microvm", Bus::Mmio)] {
+        for sharing in [Sharing::Machine, Sharing::Numa] {
+            let id = "v".to_owned();
+            let memory = "128M".parse().unwrap();
+            let socket = backend.path().into();
+            let device = args::VhostUser { bus, id, socket, memory, sharing };
+            // A microvm has no NUMA.
+            if (machine, sharing) == ("microvm", Sharing::Numa) {
+                continue;
+            }
+            let (_machine, mut client) =
+                Machine::start_with(machine, &[], &device.arguments()).await;
+            let listed = vsock::list(&mut client).await.unwrap();
+            assert_eq!(listed[0].driver, bus.vhost_user_vsock(), "{machine}");
+        }
+    }
 }

@@ -44,6 +44,13 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Waits until QEMU has ended in order.
+    pub(crate) fn ended(&mut self) {
+        assert!(self.qemu.wait().expect("QEMU").success());
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.qemu.kill().ok();

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -35,6 +35,10 @@ impl VhostUser {
             }
         });
         Self { path, _dir: dir }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The chardev `vsock`, and memory that the back-end could have.
