@@ -11,6 +11,7 @@ pub mod disk;
 pub mod exports;
 pub mod hooks;
 pub mod layer;
+pub mod lease;
 pub mod listen;
 pub mod log;
 pub mod peer;

@@ -19,6 +19,7 @@ const RANKS: &[(&str, u8)] = &[
     ("log", 2),
     ("tls", 1),
     ("access", 2),
+    ("lease", 3),
     ("disk", 2),
     ("exports", 4),
     ("session", 5),

@@ -9,6 +9,7 @@ mod limit;
 mod list;
 mod number;
 mod policy;
+mod revocation;
 mod rule;
 
 use std::{any::Any, cell::OnceCell, fmt};
@@ -21,6 +22,7 @@ pub use self::{
     list::{ListError, parse_cids, parse_list},
     number::{Numbers, parse_number},
     policy::{Action, NeedsCertificate, Policy, Verdict},
+    revocation::{Revocation, Revoker},
     rule::{Match, Rule, RuleError},
 };
 use crate::{peer::Peer, tls::Certificate};
@@ -85,12 +87,27 @@ impl fmt::Debug for Caller<'_> {
 
 /// A place behind a gate, given back when it is dropped: when the connection is over.
 #[derive(Default)]
-pub struct Pass(#[allow(dead_code, reason = "held for its drop")] Option<Box<dyn Any + Send>>);
+pub struct Pass {
+    #[allow(dead_code, reason = "held for its drop")]
+    guard: Option<Box<dyn Any + Send>>,
+    revocation: Option<Revocation>,
+}
 
 impl Pass {
     /// Holds `guard` for as long as the connection lives.
     pub fn holding(guard: impl Any + Send) -> Self {
-        Self(Some(Box::new(guard)))
+        Self { guard: Some(Box::new(guard)), revocation: None }
+    }
+
+    /// Good until it is revoked.
+    #[must_use]
+    pub fn until(self, revocation: Revocation) -> Self {
+        Self { revocation: Some(revocation), ..self }
+    }
+
+    /// Its end before the connection's, if it can have one.
+    pub fn revocation(&self) -> Option<&Revocation> {
+        self.revocation.as_ref()
     }
 }
 

@@ -8,6 +8,7 @@ mod errno;
 mod negotiate;
 mod pool;
 mod protocol;
+mod revocable;
 mod spin;
 mod stream;
 mod transmit;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 pub use self::admit::Refusals;
 use self::{stream::Stream, transmit::Transmission};
 use crate::{
-    access::{Denied, Gate},
+    access::{Denied, Gate, Pass},
     exports::{Exports, Opening},
     peer::Peer,
     stream::Stream as Connection,
@@ -96,6 +97,8 @@ pub enum End {
     ShutDown,
     /// The agent went away, and this session took too long to finish.
     Cut,
+    /// What let the client in came to its end, for this reason.
+    Revoked(Arc<str>),
 }
 
 impl End {
@@ -130,6 +133,7 @@ impl fmt::Display for End {
             Self::Failed(kind) => write!(f, "connection failed: {kind}"),
             Self::ShutDown => f.write_str("shut down"),
             Self::Cut => f.write_str("cut off at shutdown"),
+            Self::Revoked(why) => write!(f, "cut off: {why}"),
         }
     }
 }
@@ -198,6 +202,7 @@ async fn admitted(
         Ok(passes) => passes,
         Err(denied) => return End::Denied { denied, export: None },
     };
+    let revocation = passes.iter().find_map(Pass::revocation).cloned();
     let opening = Opening {
         peer: peer.clone(),
         export: String::new(),
@@ -212,7 +217,24 @@ async fn admitted(
         Ok(socket) => Stream::Plain(socket.holding(passes)),
         Err(error) => return End::Failed(error.kind()),
     };
-    let opened = match negotiate::run(socket, &rules, opening, life.clone()).await {
+    let serving = async |life| serve(socket, peer, &rules, opening, life, export, traffic).await;
+    match revocation {
+        Some(revocation) => revocable::run(serving, life, revocation).await,
+        None => serving(life).await,
+    }
+}
+
+/// From the first byte to the end.
+async fn serve(
+    socket: Stream,
+    peer: &Peer,
+    rules: &Rules,
+    opening: Opening,
+    life: watch::Receiver<Life>,
+    export: &mut Option<String>,
+    traffic: &mut Traffic,
+) -> End {
+    let opened = match negotiate::run(socket, rules, opening, life.clone()).await {
         Ok(opened) => opened,
         Err(end) => return end,
     };

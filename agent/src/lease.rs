@@ -1,0 +1,203 @@
+//! What a virtual machine is granted, for as long as it lives.
+//!
+//! A CID is an address, which the next machine may have. So the right to connect belongs to a lease,
+//! and whoever follows a machine's life holds it: `machines`. A gate lets in whom a lease names.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use thiserror::Error;
+
+use crate::{
+    access::{Caller, Denied, Gate, Pass, Revoker},
+    peer::{Peer, VsockKind},
+};
+
+/// Every lease of an agent. As a gate: over vsock come guests with a lease in, and nobody else;
+/// over other sockets everybody.
+#[derive(Debug, Default)]
+pub struct Leases(Mutex<HashMap<u32, Grant>>);
+
+struct Grant {
+    machine: Arc<str>,
+    /// Ends the connections there are.
+    revoker: Revoker,
+    /// What keeps the CID this machine's; also held by each connection.
+    claim: Arc<dyn Any + Send + Sync>,
+}
+
+/// A CID that has a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("CID {cid} is granted to {machine} already")]
+pub struct Taken {
+    pub cid: u32,
+    pub machine: Arc<str>,
+}
+
+impl Leases {
+    /// Lets the guest with this CID in, until the lease is dropped. `claim` is kept until then, and
+    /// until the last connection is closed.
+    pub fn grant(
+        self: &Arc<Self>,
+        cid: u32,
+        machine: &str,
+        claim: impl Any + Send + Sync,
+    ) -> Result<Lease, Taken> {
+        let mut grants = self.grants();
+        if let Some(grant) = grants.get(&cid) {
+            return Err(Taken { cid, machine: Arc::clone(&grant.machine) });
+        }
+        let (machine, claim) = (machine.into(), Arc::new(claim));
+        grants.insert(cid, Grant { machine, revoker: Revoker::default(), claim });
+        Ok(Lease { leases: Arc::clone(self), cid })
+    }
+
+    fn grants(&self) -> MutexGuard<'_, HashMap<u32, Grant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate for Leases {
+    fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
+        let denied = || Denied::new("no lease: over vsock --qmp lets its machines in, nobody else");
+        let Peer::Vsock { cid, .. } = caller.peer else { return Ok(Pass::default()) };
+        if caller.peer.vsock_kind() != Some(VsockKind::Guest) {
+            return Err(denied());
+        }
+        // Under the lock: a revocation comes before this, or the connection hears it.
+        let grants = self.grants();
+        let grant = grants.get(cid).ok_or_else(denied)?;
+        let revocation = grant.revoker.revocation();
+        Ok(Pass::holding(Arc::clone(&grant.claim)).until(revocation))
+    }
+}
+
+/// The right of one machine, withdrawn when this is dropped.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped is withdrawn"]
+pub struct Lease {
+    leases: Arc<Leases>,
+    cid: u32,
+}
+
+impl Lease {
+    pub fn cid(&self) -> u32 {
+        self.cid
+    }
+
+    /// Closes the connections there are; new ones come in as before.
+    pub fn reset(&self, why: &str) {
+        if let Some(grant) = self.leases.grants().get_mut(&self.cid) {
+            std::mem::take(&mut grant.revoker).revoke(why);
+        }
+    }
+
+    /// Closes the connections there are, and lets no new ones in.
+    pub fn withdraw(self, why: &str) {
+        self.end(why);
+    }
+
+    fn end(&self, why: &str) {
+        if let Some(grant) = self.leases.grants().remove(&self.cid) {
+            grant.revoker.revoke(why);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end("its lease has ended");
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(cid: u32) -> Peer {
+        Peer::Vsock { cid, port: 1, to: 2 }
+    }
+
+    fn admit(leases: &Leases, peer: &Peer) -> Result<Pass, Denied> {
+        leases.admit(&Caller::new(peer, &|| None))
+    }
+
+    #[test]
+    fn over_vsock_only_guests_with_a_lease_come_in() {
+        let leases = Arc::new(Leases::default());
+        let _lease = leases.grant(7, "vm", ()).unwrap();
+        for (peer, comes_in) in [
+            (guest(7), true),
+            (guest(8), false),
+            (Peer::Vsock { cid: 1, port: 1, to: 1 }, false),
+            (Peer::Vsock { cid: 2, port: 1, to: 7 }, false),
+            // The same number, in our host's own numbering.
+            (Peer::Vsock { cid: 7, port: 1, to: 5 }, false),
+            (Peer::Unix { pid: 1, uid: 0, gid: 0 }, true),
+            (Peer::Pipe, true),
+        ] {
+            assert_eq!(admit(&leases, &peer).is_ok(), comes_in, "{peer}");
+        }
+        let denied = admit(&leases, &guest(8)).unwrap_err();
+        assert!(denied.rule.contains("--qmp"), "{denied}");
+    }
+
+    #[test]
+    fn a_cid_is_granted_once_at_a_time() {
+        let leases = Arc::new(Leases::default());
+        let lease = leases.grant(7, "vm-a", ()).unwrap();
+        let taken = leases.grant(7, "vm-b", ()).unwrap_err();
+        assert_eq!(taken.to_string(), "CID 7 is granted to vm-a already");
+        lease.withdraw("over");
+        assert!(leases.grant(7, "vm-b", ()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_reset_ends_those_who_are_in_and_the_end_of_the_lease_all() {
+        let leases = Arc::new(Leases::default());
+        let lease = leases.grant(7, "vm", ()).unwrap();
+        let before = admit(&leases, &guest(7)).unwrap();
+        lease.reset("again");
+        let after = admit(&leases, &guest(7)).unwrap();
+        assert_eq!(&*before.revocation().unwrap().clone().revoked().await, "again");
+        lease.withdraw("over");
+        assert_eq!(&*after.revocation().unwrap().clone().revoked().await, "over");
+        assert!(admit(&leases, &guest(7)).is_err());
+        // The next machine with this CID does not end with the last one.
+        let _next = leases.grant(7, "next", ()).unwrap();
+        assert!(admit(&leases, &guest(7)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_is_lost_is_withdrawn() {
+        let leases = Arc::new(Leases::default());
+        let pass = {
+            let _lease = leases.grant(7, "vm", ()).unwrap();
+            admit(&leases, &guest(7)).unwrap()
+        };
+        assert!(admit(&leases, &guest(7)).is_err());
+        pass.revocation().unwrap().clone().revoked().await;
+    }
+
+    #[test]
+    fn the_claim_is_held_until_the_last_connection_is_closed() {
+        let leases = Arc::new(Leases::default());
+        let claim = Arc::new(());
+        let lease = leases.grant(7, "vm", Arc::clone(&claim)).unwrap();
+        let pass = admit(&leases, &guest(7)).unwrap();
+        lease.withdraw("over");
+        assert_eq!(Arc::strong_count(&claim), 2);
+        drop(pass);
+        assert_eq!(Arc::strong_count(&claim), 1);
+    }
+}

@@ -1,0 +1,125 @@
+//! Sessions of a guest with a lease, from the first byte to the lease's end. The peer is said to be
+//! a guest; its connection is a pair of sockets.
+
+use std::{
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, atomic::AtomicU64},
+    thread,
+    time::Duration,
+};
+
+use nbd::negotiate::{Offers, Tls};
+use tokio::sync::watch;
+
+use crate::{
+    disk::NullDisk,
+    exports::Single,
+    lease::Leases,
+    peer::Peer,
+    session::{self, End, Life, Rules},
+    tls,
+};
+
+fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
+    Arc::new(Rules {
+        exports: Arc::new(Single(Arc::new(NullDisk::new(4096)))),
+        gates: vec![Arc::clone(leases) as _],
+        refusals: Arc::default(),
+        connections: AtomicU64::new(0),
+        handshake_timeout: Duration::from_mins(1),
+        offers: Offers {
+            fixed: true,
+            structured: true,
+            extended: true,
+            contexts: true,
+            no_zeroes: true,
+            tls: Tls::Off,
+        },
+        read_only: false,
+        threads: 1,
+        tls: tls::Policy::Off,
+    })
+}
+
+/// What the client reads, to the end of the connection, after it has sent `words`.
+fn client(words: Vec<u8>, first: usize) -> (OwnedFd, thread::JoinHandle<Vec<u8>>, Ready) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (ready, heard) = tokio::sync::oneshot::channel();
+    let reading = thread::spawn(move || {
+        theirs.write_all(&words).unwrap();
+        let mut bytes = vec![0; first];
+        theirs.read_exact(&mut bytes).unwrap();
+        ready.send(()).unwrap();
+        theirs.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    (ours.into(), reading, heard)
+}
+
+type Ready = tokio::sync::oneshot::Receiver<()>;
+
+const GREETING: usize = 18;
+
+/// NBD_OPT_EXPORT_NAME of the default export, behind flags that spare the zeroes.
+fn chosen() -> Vec<u8> {
+    [&3_u32.to_be_bytes()[..], b"IHAVEOPT", &1_u32.to_be_bytes(), &0_u32.to_be_bytes()].concat()
+}
+
+#[tokio::test]
+async fn a_lease_ends_sessions_while_they_negotiate_and_while_they_transmit() {
+    for (words, first) in [(Vec::new(), GREETING), (chosen(), GREETING + 10)] {
+        for reset in [true, false] {
+            let leases = Arc::new(Leases::default());
+            let lease = leases.grant(7, "vm", ()).unwrap();
+            let (_alive, life) = watch::channel(Life::Serving);
+            let peer = Peer::Vsock { cid: 7, port: 1, to: 2 };
+            let (stream, reading, ready) = client(words.clone(), first);
+            let session = session::run(stream.into(), peer, rules(&leases), life);
+            let ending = async {
+                ready.await.unwrap();
+                if reset {
+                    lease.reset("it starts again");
+                    return Some(lease);
+                }
+                lease.withdraw("it has ended");
+                None
+            };
+            let (end, kept) = tokio::join!(session, ending);
+            let why = if reset { "it starts again" } else { "it has ended" };
+            assert_eq!(end, End::Revoked(why.into()));
+            assert_eq!(end.to_string(), format!("cut off: {why}"));
+            assert_eq!(reading.join().unwrap().len(), first);
+            assert_eq!(kept.is_some(), reset);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_agents_own_end_comes_as_to_everybody() {
+    let leases = Arc::new(Leases::default());
+    let _lease = leases.grant(7, "vm", ()).unwrap();
+    let (agent, life) = watch::channel(Life::Serving);
+    let peer = Peer::Vsock { cid: 7, port: 1, to: 2 };
+    let (stream, reading, ready) = client(chosen(), GREETING + 10);
+    let session = session::run(stream.into(), peer, rules(&leases), life);
+    let ending = async {
+        ready.await.unwrap();
+        agent.send_replace(Life::Draining);
+    };
+    // The client hears the end and closes.
+    let (end, ()) = tokio::join!(session, ending);
+    assert_eq!(end, End::ShutDown);
+    reading.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_without_a_lease_is_sent_nothing() {
+    let leases = Arc::new(Leases::default());
+    let (_alive, life) = watch::channel(Life::Serving);
+    let peer = Peer::Vsock { cid: 7, port: 1, to: 2 };
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let end = session::run(OwnedFd::from(ours).into(), peer, rules(&leases), life).await;
+    assert!(matches!(end, End::Denied { .. }), "{end}");
+    assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0);
+}
