@@ -94,5 +94,33 @@ complete -c agent -n "__fish_agent_needs_command" -l short-options -d 'The optio
 complete -c agent -n "__fish_agent_needs_command" -l long-options -d 'The long options, one a line'
 complete -c agent -n "__fish_agent_needs_command" -a "completions" -d 'Prints a shell\'s completions of this command line'
 complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages of the manual'
+complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
 complete -c agent -n "__fish_agent_using_subcommand completions" -l dir -d 'Write those of bash, fish and zsh into this directory' -r -F
 complete -c agent -n "__fish_agent_using_subcommand man" -l dir -d 'Write every page into this directory' -r -F
+complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "attach" -d 'Puts a vsock device into a machine that runs'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "detach" -d 'Takes a vsock device out of a machine, and waits until it is out'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "list" -d 'Shows every vsock device of a machine'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "args" -d 'Prints the part of QEMU\'s command line for a machine\'s vsock device'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "watch" -d 'Prints the events of a machine as lines of JSON, to its end'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l cid -d 'The guest\'s CID, or a range from which one is chosen at random' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l id -d 'QEMU\'s name of the device' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l port -d 'The agent\'s port, for the guest\'s command' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from detach" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from detach" -l id -d 'QEMU\'s name of the device, or its path [default: the only one there is]' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from detach" -l timeout -d 'How long the guest may take' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from detach" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from list" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from list" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l cid -d 'The guest\'s CID, or a range from which one is chosen at random' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l machine -d 'The machine\'s type, QEMU\'s -machine' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l bus -d 'Where the device goes [default: what that machine has]' -r -f -a "pci\t''
+ccw\t''
+mmio\t''"
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l id -d 'QEMU\'s name of the device' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l vhost-user -d 'The socket of the process that carries the packets, instead of the kernel' -r -F
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l memory -d 'The guest\'s memory, which that process shares' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l numa -d 'Give the memory to a NUMA node, for QEMU before 5.0'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from watch" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F

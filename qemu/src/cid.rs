@@ -210,7 +210,7 @@ impl ClaimError {
                 _ => return None,
             },
             Self::Own(_) | Self::Taken(_) => "choose another, or 'auto'",
-            Self::NoneFree(_) => "give a wider range with --cid-range",
+            Self::NoneFree(_) => "give a wider range",
             Self::Refused(..) | Self::Random(_) => return None,
         })
     }

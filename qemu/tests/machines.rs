@@ -14,7 +14,7 @@ use qemu::{
     cid::{Claim, ClaimError, GuestCid, Range, VHOST_VSOCK},
     life::{Happening, Life},
     qmp::Client,
-    vsock::{self, Backend, Bus, PlaceError, PlugError, UnplugError},
+    vsock::{self, Backend, Bus, PlaceError, PlugError, Plugged, UnplugError},
 };
 
 use self::{machine::Machine, vhost_user::VhostUser};
@@ -78,7 +78,7 @@ async fn a_new_device_is_claimed_from_the_kernel() {
         let (_machine, mut client) = Machine::start(machine, devices).await;
         let plugged = vsock::plug(&mut client, Range::default(), "vsock0").await;
         if Path::new(VHOST_VSOCK).exists() {
-            let (device, claim) = plugged.unwrap();
+            let Plugged { device, claim, .. } = plugged.unwrap();
             assert_eq!(device.cid, Some(claim.cid.get().into()));
             assert_eq!(vsock::list(&mut client).await.unwrap(), [device]);
             let again = vsock::plug(&mut client, Range::default(), "vsock1").await.unwrap_err();

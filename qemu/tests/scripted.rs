@@ -275,7 +275,7 @@ async fn a_descriptor_arrives_with_its_command() {
 }
 
 fn wanted() -> (Place, Claim) {
-    let machine = Machine { name: "pc-q35-10.0".into(), bus: Bus::Pcie };
+    let machine = Machine { name: "pc-q35-10.0".into(), given: None, bus: Bus::Pcie };
     let device = File::open("/dev/null").unwrap();
     (
         Place { machine, port: Some("port-a".into()) },

@@ -19,6 +19,7 @@ In a guest: nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'
 Instead of serving, as the first word:
   agent completions SHELL              what a shell needs to complete all this
   agent man                            the manual's pages
+  agent qemu                           vsock devices of QEMU's machines, by QMP
 
 Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses, with
 --run on a private Unix socket. Started by a systemd socket unit (LISTEN_FDS) it serves on that

@@ -5,6 +5,7 @@
 
 mod completions;
 mod man;
+mod qemu;
 
 use std::{
     error::Error,
@@ -28,7 +29,7 @@ pub struct Entry {
 }
 
 /// In the order of their words.
-pub const ALL: &[Entry] = &[completions::ENTRY, man::ENTRY];
+pub const ALL: &[Entry] = &[completions::ENTRY, man::ENTRY, qemu::ENTRY];
 
 /// The one that the command line (the program's name first) asks for.
 pub fn find(words: &[OsString]) -> Option<&'static Entry> {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use qapi::{Command, qmp::QmpCommand};
+use qapi::{
+    Command,
+    qmp::{QmpCommand, query_name},
+};
 use serde::{Serialize, de::IgnoredAny};
 use thiserror::Error;
 
@@ -68,6 +71,8 @@ impl Bus {
 pub struct Machine {
     /// As in `-machine`, with its version: `pc-q35-10.0`.
     pub name: String,
+    /// What `-name` says.
+    pub given: Option<String>,
     pub bus: Bus,
 }
 
@@ -104,7 +109,8 @@ impl Machine {
                 (_, usual) => usual,
             }
         };
-        Ok(Self { name, bus })
+        let given = client.execute(&query_name {}).await?.name;
+        Ok(Self { name, given, bus })
     }
 }
 

@@ -12,7 +12,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
 pub use self::{
     machine::{Bus, Machine, Place, PlaceError, place},
-    plug::{PlugError, UnplugError, plug, plug_claimed, unplug},
+    plug::{PlugError, Plugged, UnplugError, plug, plug_claimed, unplug},
 };
 use crate::qmp::{Client, Error};
 

@@ -8,7 +8,7 @@ use qapi::qmp::{
 use thiserror::Error;
 use tokio::time;
 
-use super::{Backend, Device, Place, PlaceError, children, get, list, place};
+use super::{Backend, Device, Machine, Place, PlaceError, children, get, list, place};
 use crate::{
     cid::{self, Claim, ClaimError, GuestCid, Range},
     qmp::{Client, Error, Heard},
@@ -48,20 +48,24 @@ impl PlugError {
     }
 }
 
-/// Puts a vsock device with a CID of the range into a machine that has none. The claim may be kept:
-/// as long as it lives, no other machine can have the CID.
-pub async fn plug(
-    client: &mut Client,
-    range: Range,
-    id: &str,
-) -> Result<(Device, Claim), PlugError> {
+/// A new vsock device.
+#[derive(Debug)]
+pub struct Plugged {
+    pub machine: Machine,
+    pub device: Device,
+    /// As long as it lives, no other machine can have the CID, even when this one has ended.
+    pub claim: Claim,
+}
+
+/// Puts a vsock device with a CID of the range into a machine that has none.
+pub async fn plug(client: &mut Client, range: Range, id: &str) -> Result<Plugged, PlugError> {
     if let Some(present) = list(client).await?.into_iter().next() {
         return Err(PlugError::Present(present));
     }
     let place = place(client).await?;
     let claim = cid::claim(range)?;
     let device = plug_claimed(client, &place, &claim, id).await?;
-    Ok((device, claim))
+    Ok(Plugged { machine: place.machine, device, claim })
 }
 
 /// The same with a place and a claim that are there already.

@@ -1,0 +1,70 @@
+//! `agent qemu watch`: what happens to a machine, a line of JSON for each event.
+
+use std::{
+    error::Error as _,
+    io::{self, Write},
+};
+
+use clap::{ArgMatches, Command};
+use qemu::qmp::{Event, Heard};
+use serde_json::{Value, json};
+
+use super::{Outcome, Part, connect, qmp_option, wait_for};
+
+pub(super) const PART: Part = Part { word: "watch", command, run };
+
+const EXAMPLES: &str = "\
+Examples:
+  agent qemu watch --qmp vm.qmp
+  agent qemu watch --qmp vm.qmp | jq -c 'select(.event == \"SHUTDOWN\")'
+
+Ends with the machine. Each line is an object, of one of these kinds:
+  watching       the first: the socket; from here on no event is missed
+  event          QEMU's name of it, with
+    seconds, microseconds   when, by the host's clock, or null
+    data                    what QEMU says of it, an object, or null
+  lost           so many events came faster than this could print them
+  end            the last: why no more come";
+
+fn command(command: Command) -> Command {
+    command
+        .about("Prints the events of a machine as lines of JSON, to its end")
+        .after_help(EXAMPLES)
+        .arg(qmp_option())
+}
+
+fn run(matches: &ArgMatches) -> Outcome {
+    wait_for(async {
+        let mut client = connect(matches).await?;
+        let mut said = line(&json!({ "watching": client.socket().to_string_lossy() }));
+        while said.is_ok() {
+            said = match client.event().await {
+                Ok(Heard::Event(event)) => line(&event_json(&event)),
+                Ok(Heard::Lost(count)) => line(&json!({ "lost": count })),
+                Err(error) => {
+                    let why = error.source().map(ToString::to_string);
+                    line(&json!({ "end": why })).ok();
+                    // The machine's own end is what was waited for.
+                    return if error.is_end() { Ok(0) } else { Err(super::of_qmp(&error)) };
+                }
+            };
+        }
+        // Nobody reads any more.
+        Ok(0)
+    })
+}
+
+fn event_json(event: &Event) -> Value {
+    json!({
+        "event": event.name,
+        "seconds": event.timestamp.map(|at| at.seconds),
+        "microseconds": event.timestamp.map(|at| at.microseconds),
+        "data": event.parse::<Value>().filter(|_| event.data.is_some()),
+    })
+}
+
+fn line(object: &Value) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{object}")?;
+    stdout.flush()
+}
