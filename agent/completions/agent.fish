@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_agent_global_optspecs
-    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose log= no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter=
+    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= qmp= qmp-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose log= no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter=
 end
 
 function __fish_agent_needs_command
@@ -33,6 +33,8 @@ complete -c agent -n "__fish_agent_needs_command" -l allow-cid -d 'Let the guest
 complete -c agent -n "__fish_agent_needs_command" -l access-file -d 'Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of rules with \'allow\' or \'deny\' in front (allow, if neither); the first rule that names a peer decides. # starts a comment. HUP reads it again; open connections go on' -r -F
 complete -c agent -n "__fish_agent_needs_command" -l limit -d 'Most connections at once, handshakes included; 0 is no limit' -r
 complete -c agent -n "__fish_agent_needs_command" -l limit-per-cid -d 'Most connections at once from one CID; 0 is no limit' -r
+complete -c agent -n "__fish_agent_needs_command" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is its -qmp. A machine without a vsock device gets one. May be given again' -r -F
+complete -c agent -n "__fish_agent_needs_command" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
 complete -c agent -n "__fish_agent_needs_command" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r
 complete -c agent -n "__fish_agent_needs_command" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]' -r
 complete -c agent -n "__fish_agent_needs_command" -l timeout -d 'Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m' -r

@@ -14,6 +14,7 @@ pub mod layer;
 pub mod lease;
 pub mod listen;
 pub mod log;
+pub mod machines;
 pub mod peer;
 pub mod plan;
 pub mod plugin;

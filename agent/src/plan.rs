@@ -15,8 +15,10 @@ use crate::{
     admission::Admission,
     hooks::Hooks,
     layer,
+    lease::Leases,
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
     log::{self, Log},
+    machines::{MachineError, Machines},
     plugin,
     process::{Background, Captive, Parted, Process, ProcessError, Variables},
     recipe::{BuildError, Context, Stack, Word},
@@ -43,6 +45,8 @@ pub struct Plan {
     pub params: Vec<Word>,
     pub read_only: bool,
     pub admission: Admission,
+    /// Virtual machines whose guests come in, as long as they live.
+    pub machines: Machines,
     /// For the URIs that are printed.
     pub export_name: String,
     /// Most requests of a connection that block at once; at least 1.
@@ -74,6 +78,8 @@ pub enum Failure {
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
+    Machine(#[from] Box<MachineError>),
+    #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("cannot write the pid file {}", .path.display())]
     PidFile { path: PathBuf, source: io::Error },
@@ -88,6 +94,7 @@ impl Failure {
             Self::Bind(error) => error.mend(),
             Self::Given(error) => error.mend(),
             Self::Tls(error) => error.mend(),
+            Self::Machine(error) => error.mend(),
             Self::PidFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some("make its directory first".into()),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -136,7 +143,12 @@ impl Plan {
     }
 
     /// What is served: the plugin, and the layers around it.
-    fn stack(&self, hooks: &mut Hooks, tls: &tls::Policy) -> Result<Stack, BuildError> {
+    fn stack(
+        &self,
+        hooks: &mut Hooks,
+        tls: &tls::Policy,
+        leases: &Arc<Leases>,
+    ) -> Result<Stack, BuildError> {
         let mut words = self.params.iter().collect();
         let layers = layer::choose(&self.filters, &mut words)?;
         let read_only = self.read_only || layer::spare_below(&layers);
@@ -145,9 +157,14 @@ impl Plan {
         let stack = layer::wrap(bottom, &layers, &mut context)?;
         let certificates =
             self.tls.verify_peer && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
-        self.admission
+        let stack = self
+            .admission
             .guard(stack, hooks, certificates)
-            .map_err(|error| BuildError::Own(Box::new(error)))
+            .map_err(|error| BuildError::Own(Box::new(error)))?;
+        if self.machines.is_empty() {
+            return Ok(stack);
+        }
+        Ok(stack.behind(Arc::clone(leases) as _))
     }
 
     async fn serve(
@@ -165,11 +182,16 @@ impl Plan {
         let change = self.process.check()?;
         let mut hooks = Hooks::default();
         log.hook(&mut hooks);
-        let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls)?, tls));
+        let leases = Arc::default();
+        let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls, &leases)?, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         listeners.extend(self.process.labelled(|| self.bind())??);
         self.announce(&listeners);
+        // Last of what other programs see, and while the user may open what only root can.
+        for machine in self.machines.wire(&leases).await.map_err(Box::new)? {
+            tokio::spawn(machine.follow());
+        }
         self.process.lock()?;
         // The command is whose the agent was when it started, as with nbdkit.
         let mut captive = None;

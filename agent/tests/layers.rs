@@ -29,6 +29,7 @@ const RANKS: &[(&str, u8)] = &[
     ("plugin", 6),
     ("serve", 6),
     ("admission", 6),
+    ("machines", 6),
     ("process", 7),
     ("plan", 8),
     ("cli", 9),

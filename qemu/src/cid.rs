@@ -156,8 +156,11 @@ impl fmt::Display for Range {
 impl FromStr for Range {
     type Err = RangeError;
 
-    /// `N` or `N-M`.
+    /// `auto`, `N` or `N-M`.
     fn from_str(text: &str) -> Result<Self, RangeError> {
+        if text == "auto" {
+            return Ok(Self::default());
+        }
         match text.split_once('-') {
             Some((first, last)) => Self::new(first.trim().parse()?, last.trim().parse()?),
             None => Ok(Self::from(text.trim().parse::<GuestCid>()?)),

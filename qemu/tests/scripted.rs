@@ -2,6 +2,7 @@
 //! bounded time and memory.
 
 #[path = "scripted/peer.rs"]
+#[allow(dead_code, reason = "shared with the tests of the agent")]
 mod peer;
 
 use std::{

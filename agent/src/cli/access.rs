@@ -51,6 +51,11 @@ pub struct WordsError {
 }
 
 impl Words {
+    /// `--allow-cid` was given.
+    pub(super) fn names_cids(&self) -> bool {
+        !self.allow_cid.is_empty()
+    }
+
     pub(super) fn decide(&self) -> Result<Admission, WordsError> {
         let mut allow = Vec::new();
         for (option, lists) in [("--allow", &self.allow), ("--allow-cid", &self.allow_cid)] {

@@ -4,6 +4,7 @@
 mod access;
 mod answers;
 mod given;
+mod machines;
 mod options;
 mod params;
 mod process;
@@ -57,6 +58,12 @@ pub enum Stop {
     Params { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Access(#[from] access::WordsError),
+    #[error("--qmp {} is given twice; name each machine once", .0.display())]
+    SameMachine(PathBuf),
+    #[error("--qmp needs a listener that guests reach; add --vsock")]
+    NoVsock,
+    #[error("--qmp-cid is about the devices of --qmp; name a machine with --qmp SOCKET")]
+    NoMachine,
     #[error("{option} is known to nbdkit, not built into agent yet; {mend}")]
     NotBuilt { option: String, mend: &'static str },
     #[error("{option} is refused: {why}")]
@@ -136,6 +143,7 @@ impl Said {
         let offers = self.offers()?;
         let given = self.given(handed)?;
         let listen = if given == Given::Nothing { self.listen_on()? } else { Vec::new() };
+        let machines = self.machines.decide(&listen, &given, self.access.names_cids())?;
         let handshake_timeout = time("--timeout", self.timeout)?;
         if handshake_timeout.is_zero() {
             return Err(Stop::NoTime);
@@ -171,6 +179,7 @@ impl Said {
             params,
             read_only: self.readonly,
             admission: self.access.decide()?,
+            machines,
             export_name: self.exportname,
             threads: match usize::try_from(self.threads) {
                 Ok(threads) if threads > 0 => threads,

@@ -81,6 +81,9 @@ pub(super) struct Said {
     #[command(flatten)]
     pub(super) access: super::access::Words,
 
+    #[command(flatten)]
+    pub(super) machines: super::machines::Words,
+
     /// Put a layer around the disk; the first one given is nearest to the client
     #[arg(long, value_name = "FILTER", help_heading = "Serving")]
     pub(super) filter: Vec<String>,

@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Duration};
 use nbd::negotiate::Offers;
 
 use super::*;
-use crate::{admission::Admission, process::Process};
+use crate::{admission::Admission, machines::Machines, process::Process};
 
 fn decided(line: &str) -> Plan {
     plan(words(line), None).unwrap_or_else(|stop| panic!("{line}: {stop}"))
@@ -39,6 +39,7 @@ fn the_defaults_are_those_of_nbdkit() {
             plugin: "memory".into(),
             params: vec![(None, "1G".into())],
             admission: Admission::default(),
+            machines: Machines::default(),
             read_only: false,
             export_name: String::new(),
             threads: 16,
@@ -53,6 +54,29 @@ fn the_defaults_are_those_of_nbdkit() {
             log: Log { target: Target::Default, verbose: false },
         }
     );
+}
+
+#[test]
+fn machines_are_named_once_and_reached_over_vsock() {
+    let machines = decided("--vsock --qmp a --qmp=b --qmp-cid 100-199 memory 1").machines;
+    assert_eq!(machines.sockets, [PathBuf::from("a"), PathBuf::from("b")]);
+    assert_eq!(machines.cids.to_string(), "100-199");
+    assert!(!decided("--listen vsock:1 --listen tcp:[::1]:0 --qmp a memory 1").machines.is_empty());
+    assert_eq!(
+        decided("--vsock --qmp a --qmp-cid auto memory 1").machines.cids,
+        qemu::cid::Range::default()
+    );
+    for (line, part) in [
+        ("--qmp a memory 1", "--qmp needs a listener that guests reach; add --vsock"),
+        ("--vsock --qmp a --qmp a memory 1", "--qmp a is given twice"),
+        ("--vsock --qmp-cid 5 memory 1", "name a machine with --qmp SOCKET"),
+        ("--vsock --qmp a --qmp-cid 2 memory 1", "CID 2 is the host's"),
+        ("--vsock --qmp a --allow-cid 5 memory 1", "--qmp and --allow-cid cannot be used together"),
+        ("-s --qmp a memory 1", "--qmp and -s/--single cannot be used together"),
+    ] {
+        let stop = stopped(line);
+        assert!(stop.contains(part), "{line}: {stop}");
+    }
 }
 
 #[test]

@@ -11,6 +11,10 @@ mod peer;
 #[allow(dead_code, reason = "shared with the tests of the crate qemu")]
 mod vhost_user;
 
+#[path = "../front/agent.rs"]
+#[allow(dead_code, reason = "shared with the tests of the front")]
+mod front;
+mod serve;
 mod words;
 
 use std::{

@@ -24,6 +24,7 @@ fn a_text_that_is_no_cid_is_told_what_one_is() {
 
 #[test]
 fn a_range_is_one_number_or_two() {
+    assert_eq!("auto".parse::<Range>().unwrap(), Range::default());
     assert_eq!("7".parse::<Range>().unwrap().to_string(), "7");
     assert_eq!("3-4294967294".parse::<Range>().unwrap().to_string(), "3-4294967294");
     for (text, part) in [

@@ -11,6 +11,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread,
 };
@@ -40,6 +41,8 @@ pub(crate) enum Act {
     Fill(u64),
     /// So many events, or as many as it is let.
     Flood(u64),
+    /// Waits until the test sends this, or drops its end.
+    Cue(mpsc::Receiver<()>),
     /// Says and reads nothing until the client is gone.
     Idle,
     /// Ends the connection.
@@ -130,6 +133,10 @@ impl Stage {
                 self.say(reply.as_bytes())
             }
             Act::Event(name) => self.say(event(name).as_bytes()),
+            Act::Cue(cue) => {
+                cue.recv().ok();
+                Ok(())
+            }
             Act::Fill(bytes) => {
                 let chunk = [b'x'; 16 << 10];
                 (0..bytes / chunk.len() as u64).try_for_each(|_| self.say(&chunk))

@@ -120,16 +120,12 @@ fn cid_option() -> Arg {
         .long("cid")
         .value_name("auto|CID|CID-CID")
         .default_value("auto")
-        .value_parser(parse_cids)
+        .value_parser(|text: &str| text.parse::<Range>())
         .help("The guest's CID, or a range from which one is chosen at random")
 }
 
 fn id_option() -> Arg {
     Arg::new("id").long("id").value_name("ID").default_value(ID).help("QEMU's name of the device")
-}
-
-fn parse_cids(text: &str) -> Result<Range, qemu::cid::RangeError> {
-    if text == "auto" { Ok(Range::default()) } else { text.parse() }
 }
 
 fn cids(matches: &ArgMatches) -> Range {

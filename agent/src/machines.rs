@@ -1,0 +1,182 @@
+//! Virtual machines whose guests are served: wired by QMP at start, and followed to their end.
+//!
+//! `plan` wires those of `--qmp`. Each has a lease from then on, and this is who holds it: when the
+//! machine ends, or can no longer be followed, the lease is withdrawn.
+
+#[cfg(test)]
+mod tests;
+
+use std::{error::Error, fmt, path::PathBuf, sync::Arc};
+
+use qemu::{
+    cid::{Claim, Range},
+    life::{Happening, Life},
+    qmp::{self, Client, Limits},
+    vsock::{self, Device, Machine, PlugError, Plugged},
+};
+use thiserror::Error;
+
+use crate::lease::{Lease, Leases, Taken};
+
+/// The id of a device that is plugged in here.
+const ID: &str = "vsock0";
+
+/// Which machines, by their QMP sockets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machines {
+    pub sockets: Vec<PathBuf>,
+    /// For those that have no vsock device yet.
+    pub cids: Range,
+}
+
+/// Why a machine cannot be served.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    #[error(transparent)]
+    Qmp(#[from] qmp::Error),
+    #[error("{machine} cannot be given a vsock device")]
+    Plug { machine: Name, source: PlugError },
+    #[error("the CID of {machine} cannot be known: it has {}", .devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    NoCid { machine: Name, devices: Vec<Device> },
+    #[error("{machine} cannot be served")]
+    Taken { machine: Name, source: Taken },
+}
+
+impl MachineError {
+    /// What to do about it, where that is known and not said already.
+    pub fn mend(&self) -> Option<String> {
+        match self {
+            Self::Qmp(error) => error.mend(),
+            Self::Plug { source, .. } => source.mend(),
+            Self::NoCid { .. } => Some(
+                "--qmp needs one device of the kernel's (vhost-vsock); 'agent qemu detach' takes \
+                 others out"
+                    .into(),
+            ),
+            Self::Taken { .. } => Some("two sockets of one machine? Name each machine once".into()),
+        }
+    }
+}
+
+/// A machine in messages. Its own words for itself are escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    given: Option<String>,
+    socket: PathBuf,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("machine ")?;
+        if let Some(given) = &self.given {
+            write!(f, "'{}' ", given.escape_debug())?;
+        }
+        write!(f, "({})", self.socket.display())
+    }
+}
+
+impl Machines {
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    /// Connects to each, sees to it that it has a vsock device, and grants its guest a lease.
+    pub async fn wire(&self, leases: &Arc<Leases>) -> Result<Vec<Wired>, MachineError> {
+        let mut wired = Vec::new();
+        for socket in &self.sockets {
+            let client = Client::connect(socket, Limits::default()).await?;
+            wired.push(wire(client, self.cids, leases).await?);
+        }
+        Ok(wired)
+    }
+}
+
+async fn wire(
+    mut client: Client,
+    cids: Range,
+    leases: &Arc<Leases>,
+) -> Result<Wired, MachineError> {
+    let machine = Machine::ask(&mut client).await?;
+    let name = Name { given: machine.given, socket: client.socket().into() };
+    let devices = vsock::list(&mut client).await?;
+    let (device, claim) = match &devices[..] {
+        [] => match vsock::plug(&mut client, cids, ID).await {
+            Ok(Plugged { device, claim, .. }) => {
+                tracing::info!("{name} has a new vsock device: {device}");
+                (device, Some(claim))
+            }
+            Err(source) => return Err(MachineError::Plug { machine: name, source }),
+        },
+        [device] => (device.clone(), None),
+        _ => return Err(MachineError::NoCid { machine: name, devices }),
+    };
+    let Some(cid) = device.cid.and_then(|cid| u32::try_from(cid).ok()) else {
+        return Err(MachineError::NoCid { machine: name, devices: vec![device] });
+    };
+    // The claim keeps the CID from the next machine until the last session is closed.
+    let claim: Option<Claim> = claim;
+    let lease = leases.grant(cid, &name.to_string(), claim);
+    let lease = lease.map_err(|source| MachineError::Taken { machine: name.clone(), source })?;
+    tracing::info!("CID {cid} is granted to {name} as long as it lives");
+    Ok(Wired { life: Life::new(client), device, name, lease })
+}
+
+/// A machine with a lease.
+#[derive(Debug)]
+#[must_use = "a machine that nobody follows has no lease"]
+pub struct Wired {
+    life: Life,
+    device: Device,
+    name: Name,
+    lease: Lease,
+}
+
+impl Wired {
+    /// Follows the machine to its end, and withdraws its lease then.
+    pub async fn follow(mut self) {
+        let why = self.end().await;
+        tracing::info!("{why}: CID {} is granted to nobody", self.lease.cid());
+        self.lease.withdraw(&why);
+    }
+
+    async fn end(&mut self) -> String {
+        let name = self.name.clone();
+        loop {
+            match self.life.next().await {
+                Ok(Happening::Shutdown(cause)) => {
+                    return format!("{name} has ended ({})", cause.reason.escape_debug());
+                }
+                Ok(Happening::Reset(cause)) => {
+                    // Its kernel knows the sessions no more, and ours would never hear of it.
+                    let why = format!("{name} starts again ({})", cause.reason.escape_debug());
+                    tracing::info!("{why}: its sessions are closed");
+                    self.lease.reset(&why);
+                }
+                Ok(Happening::DeviceDeleted { path, .. }) if path == self.device.path => {
+                    return format!("the vsock device was taken out of {name}");
+                }
+                Ok(Happening::Lost(count)) => {
+                    // Any of them may have been a reset, or the device's end.
+                    self.lease.reset(&format!("{count} events of {name} were lost"));
+                    match vsock::list(self.life.client()).await {
+                        Ok(devices) if devices.contains(&self.device) => {}
+                        Ok(_) => return format!("the vsock device was taken out of {name}"),
+                        Err(error) => return lost(&name, &error),
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return lost(&name, &error),
+            }
+        }
+    }
+}
+
+fn lost(name: &Name, error: &qmp::Error) -> String {
+    let mut line = format!("{name} is not followed any more");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}

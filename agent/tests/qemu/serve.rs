@@ -1,0 +1,71 @@
+//! `--qmp` from the outside: what the agent says when it starts, and as its machines live and end.
+//! No guest connects here: vsock from guests is in the package `tests`.
+
+use std::sync::mpsc;
+
+use super::{
+    PORT,
+    front::{Agent, fails_with},
+    machine::Machine,
+    peer::{
+        Act::{Cue, Expect, Idle, Reply, Say},
+        Peer, greeted,
+    },
+    second_socket,
+};
+
+#[test]
+fn a_fake_machine_is_granted_and_withdrawn_in_the_log() {
+    let (reset, cued) = mpsc::channel();
+    let (end, ended) = mpsc::channel();
+    let fake = Peer::play(greeted(vec![
+        Expect("qom-get"),
+        Reply("\"pc-q35-10.0-machine\""),
+        Expect("query-pci"),
+        Reply("[{}]"),
+        Expect("query-name"),
+        Reply("{\"name\": \"vm\\u001b[2J\"}"),
+        Expect("qom-list"),
+        Reply("[{\"name\": \"v\", \"type\": \"child<vhost-vsock-pci>\"}]"),
+        Expect("qom-list"),
+        Reply("[]"),
+        Expect("qom-get"),
+        Reply("4711"),
+        Cue(cued),
+        Say("{\"event\": \"RESET\"}\n".into()),
+        Cue(ended),
+        Say("{\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"guest-shutdown\"}}\n".into()),
+        Idle,
+    ]));
+    let words = format!("--vsock --port 4294967295 --qmp {} memory 1M", fake.path().display());
+    let agent = Agent::start(&words);
+    let granted =
+        agent.wait_for_line("CID 4711 is granted to machine 'vm\\u{1b}[2J'").pop().unwrap();
+    assert!(granted.contains(fake.path().to_str().unwrap()), "{granted}");
+    reset.send(()).unwrap();
+    agent.wait_for_line("starts again (unknown): its sessions are closed");
+    end.send(()).unwrap();
+    agent.wait_for_line("has ended (guest-shutdown): CID 4711 is granted to nobody");
+}
+
+/// The first machine has its lease when the second one fails; nothing of the agent stays.
+#[tokio::test]
+async fn a_machine_that_cannot_be_wired_ends_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("nbd.sock").display().to_string();
+    let listen = format!("--vsock --port 4294967295 --listen unix:{socket}");
+    let (code, line) = fails_with(&format!("{listen} --qmp /nonexistent memory 1M"));
+    assert_eq!(code, 1);
+    assert!(line.contains("the QMP socket /nonexistent: No such file"), "{line}");
+    assert!(!std::path::Path::new(&socket).exists(), "its socket is gone");
+
+    let (qmp, arguments) = second_socket(dir.path());
+    let (_machine, _client) = Machine::start_with("q35", &[PORT], &arguments).await;
+    if !std::path::Path::new("/dev/vhost-vsock").exists() {
+        let (code, line) = fails_with(&format!("{listen} --qmp {qmp} memory 1M"));
+        assert_eq!(code, 1);
+        let last = line.lines().last().unwrap();
+        assert!(last.contains("cannot be given a vsock device: cannot open /dev/vhost"), "{line}");
+        assert!(last.contains("modprobe vhost_vsock"), "{line}");
+    }
+}
