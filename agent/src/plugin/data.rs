@@ -2,6 +2,7 @@
 
 mod content;
 mod parse;
+mod source;
 
 use base64::{
     Engine,

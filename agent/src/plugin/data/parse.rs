@@ -1,22 +1,19 @@
 //! The language of `data=`, nbdkit-data-plugin(1), DATA FORMAT: read once from left to right, each
 //! expression becoming its content.
 
-use std::{
-    collections::HashMap,
-    fmt, fs,
-    io::{self, Read},
-    process::{Command, Stdio},
-};
+mod lex;
+
+use std::{collections::HashMap, fmt};
 
 use thiserror::Error;
 
-use super::content::{Content, LONGEST, Wrong};
+use super::{
+    content::{Content, LONGEST, Wrong},
+    source::{Source, SourceError},
+};
 
 /// Parentheses and variables in one another, at most.
 const DEEPEST: usize = 100;
-/// Bytes that a file or a command may give, at most: it may be one that never ends.
-const MOST: u64 = 1 << 30;
-
 /// Why a text is not data: where, and what is wrong there.
 #[derive(Debug, Error)]
 #[error("at {place}: {why}")]
@@ -74,12 +71,8 @@ enum Why {
     Variable(String),
     #[error("a '<' is followed by the name of a file or by (COMMAND)")]
     NoFile,
-    #[error("the file {0} cannot be read")]
-    File(String, #[source] io::Error),
-    #[error("the command ({0}) failed: {1}")]
-    Command(String, String),
-    #[error("it gives more than {MOST} bytes; take a part of it: [:LENGTH]")]
-    Endless,
+    #[error(transparent)]
+    Source(SourceError),
     #[error("the disk would be longer than 2^63 - 1 bytes")]
     TooLong,
     #[error("too much in one another")]
@@ -114,11 +107,6 @@ enum Last {
     Lazy(Source),
 }
 
-enum Source {
-    File(String),
-    Command(String),
-}
-
 impl Parser<'_> {
     fn error(&self, at: usize, why: Why) -> DataError {
         let before = self.text.get(..at).unwrap_or(self.text);
@@ -134,56 +122,6 @@ impl Parser<'_> {
             Wrong::Deep => Why::Deep,
         };
         self.error(at, why)
-    }
-
-    fn rest(&self) -> &str {
-        self.text.get(self.at..).unwrap_or_default()
-    }
-
-    fn peek(&self) -> Option<char> {
-        self.rest().chars().next()
-    }
-
-    fn eat(&mut self, wanted: &str) -> bool {
-        let there = self.rest().starts_with(wanted);
-        if there {
-            self.at += wanted.len();
-        }
-        there
-    }
-
-    fn take(&mut self, wanted: impl Fn(char) -> bool) -> String {
-        let rest = self.rest();
-        let end = rest.find(|c| !wanted(c)).unwrap_or(rest.len());
-        let word = rest.get(..end).unwrap_or_default().to_owned();
-        self.at += end;
-        word
-    }
-
-    fn blanks(&mut self) {
-        loop {
-            self.take(char::is_whitespace);
-            if !self.eat("#") {
-                return;
-            }
-            self.take(|c| c != '\n');
-        }
-    }
-
-    /// Decimal, 0 octal or 0x hexadecimal.
-    fn number(&mut self, most: u64, what: &'static str) -> Result<u64, DataError> {
-        let begin = self.at;
-        let word = self.take(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '+'));
-        let number = match word.strip_prefix("0x").or_else(|| word.strip_prefix("0X")) {
-            Some(hex) => u64::from_str_radix(hex, 16),
-            None if word.len() > 1 && word.starts_with('0') => u64::from_str_radix(&word, 8),
-            None => word.parse(),
-        };
-        let plain = !word.contains(['-', '+']);
-        number
-            .ok()
-            .filter(|number| plain && *number <= most)
-            .ok_or_else(|| self.error(begin, Why::Number(word, what)))
     }
 
     /// Up to the end of the text, or of the parentheses that are `open`.
@@ -339,60 +277,6 @@ impl Parser<'_> {
         if self.depth > DEEPEST { Err(self.error(at, Why::Deep)) } else { Ok(()) }
     }
 
-    /// `\NAME`.
-    fn name(&mut self) -> Result<String, DataError> {
-        let at = self.at;
-        let backslash = self.eat("\\");
-        let name = self.take(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-        if backslash && !name.is_empty() { Ok(name) } else { Err(self.error(at, Why::NoName)) }
-    }
-
-    /// `"..."`, with C's escapes.
-    fn string(&mut self) -> Result<Vec<u8>, DataError> {
-        let begin = self.at;
-        let mut bytes = Vec::new();
-        let mut rest = self.rest().char_indices().skip(1);
-        while let Some((at, c)) = rest.next() {
-            let (at, escaped) = match c {
-                '"' => {
-                    self.at += at + 1;
-                    return Ok(bytes);
-                }
-                '\\' => match rest.next() {
-                    Some((at, escaped)) => (at, escaped),
-                    None => break,
-                },
-                c => {
-                    bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-                    continue;
-                }
-            };
-            let simple = ['a', 'b', 't', 'n', 'v', 'f', 'r'].iter().position(|c| *c == escaped);
-            let (radix, most, skip) = match escaped {
-                'x' => (16, 2, 1),
-                '0'..='7' => (8, 3, 0),
-                '\\' | '"' | '\'' | '?' => {
-                    bytes.push(escaped as u8);
-                    continue;
-                }
-                _ if let Some(position) = simple => {
-                    bytes.push(7 + u8::try_from(position).unwrap_or(0));
-                    continue;
-                }
-                _ => return Err(self.error(begin + at, Why::Escape(escaped))),
-            };
-            let digits = self.text.get(begin + at + skip..).unwrap_or_default();
-            let digits: String =
-                digits.chars().take(most).take_while(|c| c.is_digit(radix)).collect();
-            let byte = u8::from_str_radix(&digits, radix);
-            bytes.push(byte.map_err(|_| self.error(begin + at, Why::Escape(escaped)))?);
-            for _ in 0..digits.len() + skip - 1 {
-                rest.next();
-            }
-        }
-        Err(self.error(begin, Why::OpenString))
-    }
-
     /// Behind `<`: a file, or a command in parentheses.
     fn source(&mut self, at: usize) -> Result<Source, DataError> {
         if !self.eat("(") {
@@ -436,7 +320,7 @@ impl Parser<'_> {
             Last::None => Ok(None),
             Last::Content(content) => Ok(Some(content)),
             Last::Lazy(source) => {
-                let read = source.read(most).map_err(|why| self.error(at, why))?;
+                let read = source.read(most).map_err(|error| self.error(at, Why::Source(error)))?;
                 Ok(Some(Content::bytes(read)))
             }
         }
@@ -465,52 +349,6 @@ impl Parser<'_> {
             wrong => self.wrong(at, wrong),
         })
     }
-}
-
-impl Source {
-    fn read(self, most: Option<u64>) -> Result<Vec<u8>, Why> {
-        match self {
-            Self::File(name) => {
-                let file = fs::File::open(&name).map_err(|error| Why::File(name.clone(), error))?;
-                limited(file, most, |error| Why::File(name.clone(), error))
-            }
-            Self::Command(command) => {
-                let failed = |why: String| Why::Command(command.clone(), why);
-                let mut shell = Command::new("/bin/sh");
-                let shell = shell.arg("-c").arg(&command).stdin(Stdio::null());
-                let mut child = shell
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .map_err(|error| failed(error.to_string()))?;
-                let read = child.stdout.take().map_or(Ok(Vec::new()), |stdout| {
-                    limited(stdout, most, |error| failed(error.to_string()))
-                });
-                if most.is_some() || read.is_err() {
-                    // It may go on for ever; no more of it is wanted.
-                    child.kill().ok();
-                    child.wait().ok();
-                    return read;
-                }
-                match child.wait() {
-                    Ok(status) if status.success() => read,
-                    Ok(status) => Err(failed(status.to_string())),
-                    Err(error) => Err(failed(error.to_string())),
-                }
-            }
-        }
-    }
-}
-
-/// All that comes, or the first `most` bytes.
-fn limited(
-    from: impl Read,
-    most: Option<u64>,
-    failed: impl Fn(io::Error) -> Why,
-) -> Result<Vec<u8>, Why> {
-    let mut bytes = Vec::new();
-    let limit = most.unwrap_or(MOST + 1).min(MOST + 1);
-    from.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MOST { Err(Why::Endless) } else { Ok(bytes) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,76 @@
+//! What `data=` reads from elsewhere: a file, or what a command prints.
+
+use std::{
+    fs,
+    io::{self, Read},
+    process::{Command, Stdio},
+};
+
+use thiserror::Error;
+
+/// Bytes that a file or a command may give, at most: it may be one that never ends.
+const MOST: u64 = 1 << 30;
+
+pub(super) enum Source {
+    File(String),
+    Command(String),
+}
+
+/// Why it gives nothing.
+#[derive(Debug, Error)]
+pub(super) enum SourceError {
+    #[error("the file {0} cannot be read")]
+    File(String, #[source] io::Error),
+    #[error("the command ({0}) failed: {1}")]
+    Command(String, String),
+    #[error("it gives more than {MOST} bytes; take a part of it: [:LENGTH]")]
+    Endless,
+}
+
+impl Source {
+    /// All of it, or the first `most` bytes.
+    pub(super) fn read(self, most: Option<u64>) -> Result<Vec<u8>, SourceError> {
+        match self {
+            Self::File(name) => {
+                let file = fs::File::open(&name)
+                    .map_err(|error| SourceError::File(name.clone(), error))?;
+                limited(file, most, |error| SourceError::File(name.clone(), error))
+            }
+            Self::Command(command) => {
+                let failed = |why: String| SourceError::Command(command.clone(), why);
+                let mut shell = Command::new("/bin/sh");
+                let shell = shell.arg("-c").arg(&command).stdin(Stdio::null());
+                let mut child = shell
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .map_err(|error| failed(error.to_string()))?;
+                let read = child.stdout.take().map_or(Ok(Vec::new()), |stdout| {
+                    limited(stdout, most, |error| failed(error.to_string()))
+                });
+                if most.is_some() || read.is_err() {
+                    // It may go on for ever; no more of it is wanted.
+                    child.kill().ok();
+                    child.wait().ok();
+                    return read;
+                }
+                match child.wait() {
+                    Ok(status) if status.success() => read,
+                    Ok(status) => Err(failed(status.to_string())),
+                    Err(error) => Err(failed(error.to_string())),
+                }
+            }
+        }
+    }
+}
+
+/// All that comes, or the first `most` bytes.
+fn limited(
+    from: impl Read,
+    most: Option<u64>,
+    failed: impl Fn(io::Error) -> SourceError,
+) -> Result<Vec<u8>, SourceError> {
+    let mut bytes = Vec::new();
+    let limit = most.unwrap_or(MOST + 1).min(MOST + 1);
+    from.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MOST { Err(SourceError::Endless) } else { Ok(bytes) }
+}
