@@ -19,6 +19,7 @@ pub mod peer;
 pub mod plan;
 pub mod plugin;
 pub mod process;
+pub mod proxy;
 pub mod recipe;
 pub mod serve;
 pub mod session;

@@ -22,6 +22,7 @@ const RANKS: &[(&str, u8)] = &[
     ("lease", 3),
     ("disk", 2),
     ("exports", 4),
+    ("proxy", 5),
     ("session", 5),
     ("listen", 5),
     ("recipe", 5),

@@ -38,6 +38,8 @@ pub struct Facts {
     pub size: u64,
     /// Writes, trims and zeroes are refused.
     pub read_only: bool,
+    /// `Op::Flush` is taken: without it there is no way to make writes durable.
+    pub can_flush: bool,
     /// Writes may ask to be durable before they are answered.
     pub can_fua: bool,
     /// `Op::Zero` is taken.
@@ -73,6 +75,7 @@ impl Facts {
         Self {
             size,
             read_only: false,
+            can_flush: true,
             can_fua: true,
             can_zero: true,
             can_trim: true,

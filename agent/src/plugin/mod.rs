@@ -5,6 +5,7 @@
 
 mod data;
 mod made;
+mod nbd;
 mod ondemand;
 mod tmpdisk;
 
@@ -71,6 +72,7 @@ pub const BUILT_IN: &[Entry] = &[
             Ok(single(MemoryDisk::new(params.needed_size("size")?)))
         },
     },
+    nbd::ENTRY,
     Entry {
         name: "null",
         about: "Reads as zeroes and forgets what is written",
@@ -144,7 +146,6 @@ const NOT_BUILT_IN: &[&str] = &[
     "libvirt",
     "linuxdisk",
     "lua",
-    "nbd",
     "ocaml",
     "partitioning",
     "perl",

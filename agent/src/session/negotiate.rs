@@ -280,7 +280,8 @@ async fn open(
 /// What a client is told of a disk.
 fn describe(facts: &Facts, read_only: bool) -> Export {
     let writable = !(facts.read_only || read_only);
-    let mut flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+    let mut flags = TransmissionFlags::HAS_FLAGS;
+    flags.set(TransmissionFlags::SEND_FLUSH, facts.can_flush);
     flags.set(TransmissionFlags::READ_ONLY, !writable);
     flags.set(TransmissionFlags::SEND_FUA, writable && facts.can_fua);
     flags.set(TransmissionFlags::ROTATIONAL, facts.rotational);

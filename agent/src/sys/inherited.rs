@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     io,
     os::{
-        fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
     sync::atomic::{AtomicBool, Ordering},
@@ -17,6 +17,7 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::socket::{SockaddrStorage, getpeername},
     unistd::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 
@@ -66,6 +67,18 @@ pub(crate) fn claim(first: RawFd, count: usize) -> io::Result<Vec<OwnedFd>> {
         unsafe { OwnedFd::from_raw_fd(fd) }
     };
     Ok((first..).take(count).map(own).collect())
+}
+
+/// A duplicate of the connected socket that has this number.
+pub(crate) fn connected_socket(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the descriptor is used for these two calls only, which fail if it is not open; whoever
+    // it belongs to, to duplicate it takes nothing away.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    getpeername::<SockaddrStorage>(fd.as_raw_fd())?;
+    fd.try_clone_to_owned()
 }
 
 /// Duplicates of stdin and stdout, with /dev/null in their places: whatever is printed from now on

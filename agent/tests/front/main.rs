@@ -20,6 +20,7 @@ mod log;
 mod made;
 mod manager;
 mod plugins;
+mod proxy;
 mod shape;
 mod single;
 mod sockets;

@@ -1,0 +1,153 @@
+//! The disk of another NBD server: nbdkit-nbd-plugin(1). The substance is in `proxy`.
+
+use std::{
+    os::fd::RawFd,
+    sync::{Arc, Mutex},
+};
+
+use nbd::{Uri, uri::Place};
+use thiserror::Error;
+
+use super::Entry;
+use crate::{
+    proxy::{Far, Proxy},
+    recipe::{BuildError, Context, Key, Params, Stack},
+    sys,
+};
+
+/// IANA's, which vsock uses by custom.
+const PORT: u16 = 10809;
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "nbd",
+    about: "The disk of another NBD server",
+    keys: &[
+        Key::once(
+            "uri",
+            "URI",
+            "Where it is: nbd://HOST, nbd+unix:///?socket=PATH, nbd+vsock://CID",
+        ),
+        Key::once("socket", "PATH", "Its Unix socket"),
+        Key::once("hostname", "HOST", "Its host, over TCP"),
+        Key::once("port", "PORT", "Its port, with hostname or vsock [default: 10809]"),
+        Key::once("vsock", "CID", "The machine that it is in, over AF_VSOCK"),
+        Key::once("socket-fd", "FD", "A connected socket that this process has inherited"),
+        Key::once(
+            "command",
+            "PROGRAM",
+            "A server to start, with a listening socket as from systemd",
+        ),
+        Key::many("arg", "ARGUMENT", "For the command"),
+        Key::once("export", "NAME", "Its export [default: the one without a name]"),
+        Key::once("dynamic-export", "BOOL", "The one that the client names [default: false]"),
+        Key::once("retry", "N", "Tries to connect after the first, a second between [default: 0]"),
+        Key::once(
+            "shared",
+            "BOOL",
+            "One connection for all clients [default: false; true with command and socket-fd]",
+        ),
+        Key::once("tls", "off", "TLS to the server is not built"),
+    ],
+    main: Some("uri"),
+    build,
+};
+
+#[derive(Debug, Error)]
+enum NbdError {
+    #[error("plugin nbd: give exactly one of uri, socket, hostname, vsock, socket-fd and command")]
+    NotOne,
+    #[error("plugin nbd: {0} and {1} cannot be used together; leave one out")]
+    Together(&'static str, &'static str),
+    #[error(
+        "plugin nbd: TLS to the other server is not built into agent; let a tunnel end it, or \
+         nbdkit's plugin of this name"
+    )]
+    Tls,
+    #[error("plugin nbd: socket-fd={0} is not a connected socket that this process has inherited")]
+    NoSocket(RawFd),
+    #[error("plugin nbd: {0}")]
+    Far(#[source] std::io::Error),
+}
+
+fn own(error: NbdError) -> BuildError {
+    BuildError::Own(Box::new(error))
+}
+
+fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
+    let places = ["uri", "socket", "hostname", "vsock", "socket-fd", "command"];
+    let given: Vec<_> = places.into_iter().filter(|key| params.value(key).is_some()).collect();
+    let [place] = given[..] else { return Err(own(NbdError::NotOne)) };
+    if params.value("tls").is_some_and(|mode| mode != "off") {
+        return Err(own(NbdError::Tls));
+    }
+    if params.value("port").is_some() && !matches!(place, "hostname" | "vsock") {
+        return Err(own(NbdError::Together("port", place)));
+    }
+    if params.values("arg").next().is_some() && place != "command" {
+        return Err(own(NbdError::Together("arg", place)));
+    }
+    let dynamic = params.switch("dynamic-export")?.unwrap_or(false);
+    let mut export = params.value("export").map(str::to_owned);
+    if dynamic && export.is_some() {
+        return Err(own(NbdError::Together("export", "dynamic-export=true")));
+    }
+    let single = matches!(place, "socket-fd" | "command");
+    let shared = params.switch("shared")?.unwrap_or(single);
+    if dynamic && shared {
+        return Err(own(NbdError::Together(
+            "shared=true, command or socket-fd",
+            "dynamic-export=true",
+        )));
+    }
+    if single && !shared {
+        return Err(own(NbdError::Together("shared=false", place)));
+    }
+    let far = match place {
+        "uri" => {
+            let uri: Uri = params
+                .parsed("uri", "an NBD URI", str::parse)?
+                .ok_or_else(|| params.missing("uri"))?;
+            if uri.tls {
+                return Err(own(NbdError::Tls));
+            }
+            if !uri.export.is_empty() && export.is_some() {
+                return Err(own(NbdError::Together("export", "a URI that names one")));
+            }
+            export = export.or(Some(uri.export));
+            Far::At(uri.place)
+        }
+        "socket" => {
+            let path = params.needed("socket")?;
+            // Where the agent goes into the background, it goes to `/`.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            Far::At(Place::Unix { socket: path.into_os_string().into_encoded_bytes() })
+        }
+        "hostname" => {
+            let host = params.needed("hostname")?.to_owned();
+            Far::At(Place::Tcp { host, port: params.number("port")?.unwrap_or(PORT) })
+        }
+        "vsock" => {
+            let cid = params.number("vsock")?.unwrap_or(2);
+            let port = params.number("port")?.unwrap_or(10809);
+            Far::At(Place::Vsock { cid, port })
+        }
+        "socket-fd" => {
+            let fd: RawFd = params.number("socket-fd")?.unwrap_or(-1);
+            let socket = sys::inherited::connected_socket(fd);
+            let socket = socket.map_err(|_| own(NbdError::NoSocket(fd)))?;
+            Far::Connected(Mutex::new(Some(socket)))
+        }
+        _ => {
+            let arguments: Vec<_> = params.values("arg").collect();
+            let far = Far::start(params.needed("command")?, &arguments);
+            far.map_err(|error| BuildError::Own(Box::new(error)))?
+        }
+    };
+    let export = if dynamic { None } else { Some(export.unwrap_or_default()) };
+    let retry = params.number("retry")?.unwrap_or(0);
+    let far = Arc::new(far);
+    let ends = Arc::clone(&far);
+    context.hooks.at_exit(move || ends.end());
+    let proxy = Proxy::new(far, export, retry, shared);
+    Ok(Stack::new(proxy.map_err(|error| own(NbdError::Far(error)))?))
+}

@@ -1,0 +1,110 @@
+//! Who gets which link.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    far::{Far, FarError},
+    greet::{self, Greeted},
+    link::Link,
+};
+use crate::{
+    disk::{Disk, DiskError, Kind, Verb},
+    exports::{Exports, Listed, OpenError, Opening},
+};
+
+/// The exports of a far server.
+#[derive(Debug)]
+pub struct Proxy {
+    far: Arc<Far>,
+    /// The one that is served under every name; `None`: the one that the client names.
+    export: Option<String>,
+    /// Tries to connect after the first.
+    retry: u32,
+    /// One link for all clients.
+    shared: Option<Mutex<Option<Arc<Link>>>>,
+}
+
+impl Proxy {
+    /// With `shared` it connects now, and else when a client comes.
+    pub fn new(
+        far: Arc<Far>,
+        export: Option<String>,
+        retry: u32,
+        shared: bool,
+    ) -> Result<Self, io::Error> {
+        let proxy = Self { far, export, retry, shared: shared.then(Mutex::default) };
+        if let Some(shared) = &proxy.shared {
+            let name = proxy.export.clone().unwrap_or_default();
+            let link = Arc::new(proxy.link(&name)?);
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        }
+        Ok(proxy)
+    }
+
+    fn link(&self, export: &str) -> io::Result<Link> {
+        let socket = self.far.connect(self.retry).map_err(of_far)?;
+        let greeted: Greeted = greet::enter(socket, export).map_err(|error| self.told(error))?;
+        Link::new(greeted, self.far.to_string(), self.shared.is_some())
+    }
+
+    fn told(&self, error: greet::GreetError) -> io::Error {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("{}: {error}", self.far))
+    }
+}
+
+fn of_far(error: FarError) -> io::Error {
+    match error {
+        FarError::Connect { source, far } => {
+            io::Error::new(source.kind(), format!("cannot connect to {far}: {source}"))
+        }
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+impl Exports for Proxy {
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        if self.export.is_some() {
+            return Ok(vec![Listed { name: String::new(), description: None }]);
+        }
+        let socket = self.far.connect(self.retry).map_err(of_far)?;
+        let listed = greet::list(socket).map_err(|error| self.told(error))?;
+        let description = |text: String| Some(text).filter(|text| !text.is_empty());
+        Ok(listed
+            .into_iter()
+            .map(|one| Listed { name: one.name, description: description(one.description) })
+            .collect())
+    }
+
+    fn open(&self, name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+        let failed = |error| {
+            let source = Some(error);
+            OpenError::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })
+        };
+        let name = self.export.as_deref().unwrap_or(name);
+        let Some(shared) = &self.shared else {
+            return Ok(Arc::new(self.link(name).map_err(failed)?));
+        };
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*shared {
+            Some(link) if !link.is_broken() => Ok(Arc::clone(link) as _),
+            // Those who have the old one keep it, and its errors.
+            _ => {
+                let link = Arc::new(self.link(name).map_err(failed)?);
+                *shared = Some(Arc::clone(&link));
+                Ok(link)
+            }
+        }
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.export.as_deref().unwrap_or(name)
+    }
+
+    fn blocking(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,24 @@
+//! A disk that another NBD server has: its exports, through connections of this agent.
+//!
+//! ```text
+//!  blocking pool: perform --request--> link --socket--> the far server
+//!                    ^                                        |
+//!                    +--answer-- one thread a link <----------+
+//! ```
+//! `plugin::nbd` says where the server is (`far`), `link` is one connection with many requests under
+//! way, `exports` gives each client a link of its own or one to all.
+//!
+//! **When a link breaks, it is not mended.** Every request on it fails from then on, flushes too: what
+//! the far server had acknowledged and not yet made durable may be lost with it, and a flush on a new
+//! connection would say that it is not. The client sees errors and knows; who connects anew gets a new
+//! link. nbdkit does the same.
+
+mod exports;
+mod far;
+mod greet;
+mod link;
+
+pub use self::{
+    exports::Proxy,
+    far::{Far, FarError},
+};
