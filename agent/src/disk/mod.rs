@@ -63,6 +63,8 @@ pub struct Facts {
     pub block_told: u32,
     /// Longest read or write that clients are told of, in bytes.
     pub block_maximum: u32,
+    /// Longest write that is answered, in bytes: a longer one ends the connection.
+    pub write_endured: u32,
     /// Unit at which requests cost least, bytes: a power of two, at least 512.
     pub block_preferred: u32,
     /// One line for people; shown by LIST and INFO.
@@ -87,6 +89,7 @@ impl Facts {
             block_minimum: 1,
             block_told: 1,
             block_maximum: 32 << 20,
+            write_endured: u32::MAX,
             block_preferred: 4096,
             description: None,
         }

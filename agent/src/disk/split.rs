@@ -81,6 +81,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
             all.multi_conn &= facts.multi_conn;
             all.rotational |= facts.rotational;
             all.block_preferred = all.block_preferred.max(facts.block_preferred);
+            all.write_endured = all.write_endured.min(facts.write_endured);
         }
         all
     }

@@ -18,8 +18,13 @@ pub(super) const ENTRY: Entry = Entry {
         Key::once("blocksize-maximum", "SIZE", "Longest read or write; more than 32M is as 32M"),
         Key::once(
             "blocksize-error-policy",
-            "allow|error",
-            "Refuse others (EINVAL) [default: allow]",
+            "allow|error|strict-error",
+            "Refuse others (EINVAL); error: but for a short last block [default: allow]",
+        ),
+        Key::once(
+            "blocksize-write-disconnect",
+            "SIZE",
+            "Drop who sends a longer write, unanswered [default: 0, nobody]",
         ),
     ],
     build: |params, stack, _| {
@@ -34,8 +39,18 @@ struct Policy {
     minimum: Option<u32>,
     preferred: Option<u32>,
     maximum: Option<u32>,
-    /// Refuse what does not keep to it.
-    strict: bool,
+    refuse: Refuse,
+    /// Longest write that does not end the connection.
+    endured: Option<u32>,
+}
+
+/// Which requests that do not keep to the sizes are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refuse {
+    None,
+    /// But for what ends where the disk does: its last block may be a short one.
+    ButTail,
+    All,
 }
 
 impl Policy {
@@ -73,9 +88,20 @@ impl Policy {
             let mend = "it is a multiple of blocksize-minimum, and at least blocksize-preferred";
             return wrong("blocksize-maximum", maximum, mend);
         }
-        let strict =
-            params.choice("blocksize-error-policy", &["allow", "error"], &[false, true])?;
-        Ok(Self { minimum, preferred, maximum, strict: strict.unwrap_or(false) })
+        let endured = size("blocksize-write-disconnect", |_| true, "")?.filter(|it| *it > 0);
+        if let (Some(endured), Some(minimum)) = (endured, minimum)
+            && endured <= minimum
+        {
+            let mend = "it is more than blocksize-minimum";
+            return wrong("blocksize-write-disconnect", endured, mend);
+        }
+        let refuse = params.choice(
+            "blocksize-error-policy",
+            &["allow", "error", "strict-error"],
+            &[Refuse::None, Refuse::ButTail, Refuse::All],
+        )?;
+        let refuse = refuse.unwrap_or(Refuse::None);
+        Ok(Self { minimum, preferred, maximum, refuse, endured })
     }
 
     /// The sizes over a disk that has its own: minimum, preferred, maximum, which fit together.
@@ -83,7 +109,10 @@ impl Policy {
         let told = facts.block_minimum.max(facts.block_told);
         let minimum = self.minimum.unwrap_or(told).max(facts.block_minimum);
         let preferred = self.preferred.unwrap_or(facts.block_preferred).max(minimum);
-        let maximum = self.maximum.unwrap_or(facts.block_maximum).min(facts.block_maximum);
+        // Who keeps to the sizes is not dropped.
+        let endured = self.endured.map_or(u32::MAX, |endured| endured / minimum * minimum);
+        let maximum = self.maximum.unwrap_or_else(|| facts.block_maximum.min(endured));
+        let maximum = maximum.min(facts.block_maximum);
         (minimum, preferred, maximum.max(minimum))
     }
 }
@@ -93,18 +122,30 @@ struct Policed {
     below: Arc<dyn Disk>,
     /// Minimum, preferred and maximum.
     sizes: (u32, u32, u32),
-    strict: bool,
+    refuse: Refuse,
+    endured: u32,
+    /// Of the disk, bytes.
+    size: u64,
 }
 
 impl Policed {
     fn new(below: Arc<dyn Disk>, policy: Policy) -> Self {
-        let sizes = policy.over(&below.facts());
-        Self { below, sizes, strict: policy.strict }
+        let facts = below.facts();
+        let endured = policy.endured.unwrap_or(u32::MAX).min(facts.write_endured);
+        Self { below, sizes: policy.over(&facts), refuse: policy.refuse, endured, size: facts.size }
+    }
+
+    /// The length of a request, with what is missing of the disk's last block where it may be.
+    fn whole(&self, at: u64, len: u64) -> u64 {
+        if self.refuse == Refuse::ButTail && at + len == self.size {
+            return len.next_multiple_of(self.sizes.0.into());
+        }
+        len
     }
 
     fn check(&self, op: &Op<'_>) -> Result<(), DiskError> {
         let verb = op.verb();
-        if !self.strict || verb == Verb::Flush {
+        if self.refuse == Refuse::None || verb == Verb::Flush {
             return Ok(());
         }
         let (minimum, _, maximum) = self.sizes;
@@ -112,7 +153,7 @@ impl Policed {
         let carries_data = matches!(verb, Verb::Read | Verb::Write);
         let why = if carries_data && len > maximum.into() {
             format!("longer than blocksize-maximum={maximum}")
-        } else if (at | len) % u64::from(minimum) != 0 {
+        } else if !(at | self.whole(at, len)).is_multiple_of(minimum.into()) {
             format!("not in units of blocksize-minimum={minimum}")
         } else {
             return Ok(());
@@ -125,7 +166,8 @@ impl Policed {
 impl Disk for Policed {
     fn facts(&self) -> Facts {
         let (block_told, block_preferred, block_maximum) = self.sizes;
-        Facts { block_told, block_maximum, block_preferred, ..self.below.facts() }
+        let write_endured = self.endured;
+        Facts { block_told, block_maximum, write_endured, block_preferred, ..self.below.facts() }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
@@ -148,15 +190,42 @@ mod tests {
     use super::*;
     use crate::disk::{Data, MemoryDisk, testing::run};
 
-    fn policed(minimum: u32, maximum: u32, strict: bool) -> Policed {
-        let policy =
-            Policy { minimum: Some(minimum), preferred: None, maximum: Some(maximum), strict };
+    const NONE: Policy = Policy {
+        minimum: None,
+        preferred: None,
+        maximum: None,
+        refuse: Refuse::None,
+        endured: None,
+    };
+
+    fn policed(minimum: u32, maximum: u32, refuse: Refuse) -> Policed {
+        let policy = Policy { minimum: Some(minimum), maximum: Some(maximum), refuse, ..NONE };
         Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy)
     }
 
     #[test]
+    fn the_last_block_may_be_short_unless_strictly() {
+        for (refuse, fits) in [(Refuse::ButTail, true), (Refuse::All, false)] {
+            let policy = Policy { minimum: Some(512), refuse, ..NONE };
+            let disk = Policed::new(Arc::new(MemoryDisk::new(1000)), policy);
+            for (at, len) in [(512, 488), (0, 1000)] {
+                assert_eq!(run(&disk, &mut Op::Read { at, len }).is_ok(), fits, "{at} {len}");
+            }
+            assert!(run(&disk, &mut Op::Read { at: 512, len: 487 }).is_err());
+            assert!(run(&disk, &mut Op::Read { at: 999, len: 1 }).is_err());
+        }
+    }
+
+    #[test]
+    fn what_ends_a_connection_is_longer_than_what_is_told() {
+        let policy = Policy { minimum: Some(512), endured: Some(10_000), ..NONE };
+        let facts = Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy).facts();
+        assert_eq!((facts.block_maximum, facts.write_endured), (9728, 10_000));
+    }
+
+    #[test]
     fn clients_are_told_sizes_that_fit_together() {
-        let facts = policed(65536, u32::MAX, false).facts();
+        let facts = policed(65536, u32::MAX, Refuse::None).facts();
         let told = (facts.block_minimum, facts.block_told, facts.block_preferred);
         assert_eq!(told, (1, 65536, 65536));
         assert_eq!(facts.block_maximum, 32 << 20);
@@ -164,7 +233,7 @@ mod tests {
 
     #[test]
     fn others_pass_or_are_refused_as_the_policy_says() {
-        let (lax, strict) = (policed(512, 4096, false), policed(512, 4096, true));
+        let (lax, strict) = (policed(512, 4096, Refuse::None), policed(512, 4096, Refuse::All));
         for (at, len, fits) in
             [(0, 512, true), (512, 4096, true), (1, 512, false), (0, 511, false), (0, 4608, false)]
         {

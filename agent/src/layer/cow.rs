@@ -226,6 +226,7 @@ impl Disk for CowDisk {
             can_cache: below.can_cache || self.settings.on_cache,
             rotational: below.rotational,
             block_preferred: below.block_preferred,
+            write_endured: below.write_endured,
             description: below.description.clone(),
             can_fast_zero: false,
             ..Facts::plain(below.size)

@@ -91,6 +91,8 @@ pub enum End {
     Violation(Violation),
     /// The handshake of TLS failed, or what came inside it was not the client's.
     Tls(tls::Failure),
+    /// The client sent a write of so many bytes, and the disk endures none so long.
+    TooLong(u64),
     /// The connection failed.
     Failed(io::ErrorKind),
     /// The agent went away, after finishing what was in flight.
@@ -130,6 +132,7 @@ impl fmt::Display for End {
             Self::TooSlow => f.write_str("did not finish negotiating in time"),
             Self::Violation(violation) => write!(f, "broke the protocol: {violation}"),
             Self::Tls(failure) => write!(f, "TLS failed: {failure}"),
+            Self::TooLong(len) => write!(f, "cut off: a write of {len} bytes is too long here"),
             Self::Failed(kind) => write!(f, "connection failed: {kind}"),
             Self::ShutDown => f.write_str("shut down"),
             Self::Cut => f.write_str("cut off at shutdown"),

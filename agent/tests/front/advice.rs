@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::agent::{BINARY, NBDKIT, fails_with};
+use crate::agent::{Agent, BINARY, NBDKIT, fails_with};
 
 /// What a client finds: the list, and for some names whether they can be had, their description and
 /// their block sizes.
@@ -148,6 +148,47 @@ for (count, offset) in [(512, 0), (511, 0), (512, 1), (4096, 512), (8192, 0)]:
     }
 }
 
+/// nbdkit has these from 1.34 on; the manual's words are tried.
+#[test]
+fn a_write_that_is_too_long_ends_the_connection_unanswered() {
+    let mut agent = Agent::start(
+        "-U {}/s --filter=blocksize-policy memory 1M \
+         blocksize-error-policy=error blocksize-minimum=512 blocksize-write-disconnect=64K",
+    );
+    let client = "import nbd, sys\nh = nbd.NBD()\nh.set_strict_mode(0)\nh.connect_unix(sys.argv[1])\n\
+         print(h.get_block_size(2))\n\
+         h.pwrite(bytes(65536), 0)\n\
+         try: h.pwrite(b'x' * 66048, 0)\nexcept nbd.Error as e: print('dropped', h.aio_is_dead() or h.aio_is_closed())\n\
+         h = nbd.NBD()\nh.connect_unix(sys.argv[1])\nprint(h.pread(65536, 0) == bytes(65536))\nh.shutdown()";
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", client])
+        .arg(agent.path("s"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "65536\ndropped True\nTrue\n", "{output:?}");
+    let lines = agent.end().join("\n");
+    assert!(lines.contains("a write of 66048 bytes is too long"), "{lines}");
+}
+
+#[test]
+fn the_file_of_readonly_comes_and_goes_while_a_client_stays() {
+    let mut agent = Agent::start("-U {}/s --filter=readonly memory 1M readonly-file={}/ro");
+    let client = "import nbd, os, sys\nh = nbd.NBD()\nh.connect_unix(sys.argv[1])\n\
+         def tried():\n try: h.pwrite(b'x', 0); h.zero(512, 0); h.trim(512, 0); return 'done'\n \
+         except nbd.Error as e: return e.errno\n\
+         print(h.is_read_only(), tried())\nopen(sys.argv[2], 'w')\nprint(tried())\nh.pread(1, 0)\n\
+         os.remove(sys.argv[2])\nprint(tried())\nh.shutdown()";
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", client])
+        .args([agent.path("s"), agent.path("ro")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "False done\nEPERM\ndone\n", "{output:?}");
+    agent.end();
+}
+
 #[test]
 fn wrong_words_are_one_line() {
     for (words, part) in [
@@ -162,6 +203,14 @@ fn wrong_words_are_one_line() {
             "multiple of blocksize-minimum",
         ),
         ("--filter=blocksize-policy null 1M blocksize-error-policy=maybe", "allow"),
+        (
+            "--filter=blocksize-policy null 1M blocksize-minimum=4K blocksize-write-disconnect=4K",
+            "blocksize-write-disconnect=4096 is not a block size",
+        ),
+        (
+            "--filter=blocksize-policy null 1M blocksize-write-disconnect=many",
+            "blocksize-write-disconnect=many",
+        ),
         ("--filter=exportname null 1M exportname-list=all", "exportname-list"),
         ("--filter=exportname null 1M exportdesc=long", "fixed:TEXT or script:COMMAND"),
         ("--filter=exportname null 1M exportname-strict=perhaps", "exportname-strict"),

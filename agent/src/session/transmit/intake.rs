@@ -11,7 +11,7 @@ use std::{
 use nbd::{
     Framing, Violation,
     transmit::{self, Checked, Refused, Replies, check, payload_len},
-    wire::Request,
+    wire::{Command, Request},
 };
 
 use super::{
@@ -99,6 +99,14 @@ impl Transmission {
             return Ok(false);
         };
         let header = Request::wire_len(extended);
+        if request.command == Command::WRITE && request.len > self.write_endured {
+            protocol::request(self.connection, &request);
+            self.buffer.consume(header);
+            self.traffic.requests += 1;
+            // Not answered, and the payload not taken in; what came before it is.
+            self.intake = Intake::Closed(End::TooLong(request.len));
+            return Ok(true);
+        }
         let payload = payload_len(&self.terms, &request)?;
         match check(&self.terms, &request) {
             Err(refused) => {

@@ -39,6 +39,8 @@ pub(super) struct Transmission {
     stream: Stream,
     disk: Arc<dyn Disk>,
     terms: Terms,
+    /// Longest write that does not end the connection, bytes.
+    write_endured: u64,
     intake: Intake,
     buffer: Buffer,
     /// What disks put their answers into; kept for its memory.
@@ -72,11 +74,13 @@ impl Transmission {
             buffer.added(received.len());
         }
         let blocking = Blocking::new(threads, disk.holds());
+        let write_endured = disk.facts().write_endured.into();
         Self {
             connection,
             stream,
             disk,
             terms,
+            write_endured,
             intake: Intake::Header,
             buffer,
             answer: Answer::default(),
