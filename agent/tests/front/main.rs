@@ -25,4 +25,5 @@ mod shape;
 mod single;
 mod sockets;
 mod user;
+mod watched;
 mod words;
