@@ -151,7 +151,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         poll: options.client_poll,
         retries: options.retries,
     };
-    let agent = if options.servers.iter().any(|kind| matches!(kind, Kind::Agent | Kind::Layered)) {
+    let agent = if options.servers.iter().any(|kind| kind.is_agent()) {
         Some(find_agent(options.agent.as_deref())?)
     } else {
         None

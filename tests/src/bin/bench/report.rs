@@ -22,6 +22,13 @@ impl Row {
     fn spread(&self, figure: impl Fn(&Sample) -> f64) -> Spread {
         Spread::of(self.samples.iter().map(figure))
     }
+
+    /// A figure by another server's of the same round: what disturbs the machine for longer than a
+    /// round disturbs both.
+    fn by(&self, other: &Self, figure: impl Fn(&Sample) -> f64) -> Spread {
+        let pairs = self.samples.iter().zip(&other.samples);
+        Spread::of(pairs.map(|(own, other)| figure(own) / figure(other)))
+    }
 }
 
 #[derive(Debug)]
@@ -45,12 +52,14 @@ impl Entry {
         self.rows.iter().find(|row| row.kind == kind)
     }
 
-    /// A figure by nbdkit's figure of the same round: what disturbs the machine for longer than a
-    /// round disturbs both.
+    /// What others are compared with: nbdkit, or the agent where it is measured beside itself.
+    fn yardstick(&self) -> Option<&Row> {
+        self.row(Kind::Nbdkit).or_else(|| self.row(Kind::Agent))
+    }
+
+    /// By nbdkit, of which the goals speak.
     fn ratio(&self, row: &Row, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
-        let nbdkit = self.row(Kind::Nbdkit)?;
-        let pairs = row.samples.iter().zip(&nbdkit.samples);
-        Some(Spread::of(pairs.map(|(own, other)| figure(own) / figure(other))))
+        Some(row.by(self.row(Kind::Nbdkit)?, figure))
     }
 
     /// `None` where what it takes was not measured.
@@ -150,20 +159,31 @@ impl Report {
 fn print_entry(entry: &Entry) {
     println!("{}", entry.case.name);
     println!(
-        "  {:<9} {:<14} {:>10} {:>15} {:>8} {:>10} {:>10} {:>8} {:>8}   by nbdkit: rate, CPU, p50",
-        "", "serves", "requests/s", "range", "MB/s", "server us", "client us", "p50 us", "p99 us",
+        "  {:<9} {:<14} {:>10} {:>15} {:>8} {:>10} {:>10} {:>8} {:>8}   by {}: rate, CPU, p50",
+        "",
+        "serves",
+        "requests/s",
+        "range",
+        "MB/s",
+        "server us",
+        "client us",
+        "p50 us",
+        "p99 us",
+        entry.yardstick().map_or_else(|| "nothing".to_owned(), |row| row.kind.to_string()),
     );
     for row in &entry.rows {
         let rate = row.spread(|sample| sample.rate);
-        let ratios = [
-            entry.ratio(row, |sample| sample.rate),
-            entry.ratio(row, |sample| sample.server_us),
-            entry.ratio(row, |sample| sample.p50),
-        ];
+        let ratios = entry.yardstick().map(|other| {
+            [
+                row.by(other, |sample| sample.rate),
+                row.by(other, |sample| sample.server_us),
+                row.by(other, |sample| sample.p50),
+            ]
+        });
         let ratios: Vec<String> = ratios
             .into_iter()
             .flatten()
-            .map(|Spread { median, least, most }| format!("{median:.2} ({least:.2}-{most:.2})"))
+            .map(|Spread { median, least, most }| format!("{median:.3} ({least:.3}-{most:.3})"))
             .collect();
         println!(
             "  {:<9} {:<14} {:>10.0} {:>15} {:>8.0} {:>10.2} {:>10.2} {:>8.1} {:>8.1}   {}",

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Nbdkit,
     QemuNbd,
     Agent,
+    /// The agent once more: what two of the same differ by is noise.
+    Control,
     /// The agent with one layer that passes everything on: what a layer costs.
     Layered,
 }
@@ -30,6 +32,10 @@ pub(crate) enum Kind {
 impl Kind {
     /// What is compared unless others are asked for.
     pub(crate) const ALL: [Self; 3] = [Self::Nbdkit, Self::QemuNbd, Self::Agent];
+
+    pub(crate) const fn is_agent(self) -> bool {
+        matches!(self, Self::Agent | Self::Control | Self::Layered)
+    }
 
     fn layers(self) -> Option<String> {
         // It changes what a client is told, and no read or write.
@@ -43,6 +49,7 @@ impl fmt::Display for Kind {
             Self::Nbdkit => "nbdkit",
             Self::QemuNbd => "qemu-nbd",
             Self::Agent => "agent",
+            Self::Control => "control",
             Self::Layered => "layered",
         })
     }
@@ -80,7 +87,7 @@ impl Server {
                 args.extend(["memory".into(), size_words]);
                 Self::start(kind, "memory plugin", socket, &args, None, pin)
             }
-            Kind::Agent | Kind::Layered => {
+            Kind::Agent | Kind::Control | Kind::Layered => {
                 let mut args = agent_words(agent, &socket)?;
                 args.extend(kind.layers());
                 args.extend(["memory".into(), size_words]);
@@ -112,7 +119,7 @@ impl Server {
         let socket = room.join(format!("file-{kind}.sock"));
         let (serves, args) = match kind {
             Kind::Nbdkit => ("file plugin", with_file(nbdkit(&socket), file)),
-            Kind::Agent | Kind::Layered => {
+            Kind::Agent | Kind::Control | Kind::Layered => {
                 let mut args = agent_words(agent, &socket)?;
                 args.extend(kind.layers());
                 ("file disk", with_file(args, file))
@@ -219,7 +226,7 @@ impl Kind {
         match self {
             Self::Nbdkit => "it is in Debian's package nbdkit (taskset in util-linux)",
             Self::QemuNbd => "it is in Debian's package qemu-utils (taskset in util-linux)",
-            Self::Agent | Self::Layered => {
+            Self::Agent | Self::Control | Self::Layered => {
                 "cargo build --release -p agent makes it (taskset is in util-linux)"
             }
         }
