@@ -36,6 +36,10 @@ fn the_pages_are_whole_manual_pages() {
     }
     let page = Command::new(BINARY).arg("man").output().unwrap();
     let page = String::from_utf8(page.stdout).unwrap();
+    assert_eq!(
+        page.lines().next().unwrap(),
+        concat!(".TH agent 1 \"\" \"agent ", env!("CARGO_PKG_VERSION"), "\" \"\"")
+    );
     for part in ["cow\\-block\\-size", ".SS memory", "LISTEN_FDS", "\\-\\-allow\\-cid"] {
         assert!(page.contains(part), "{part}");
     }
@@ -76,5 +80,21 @@ fn a_wrong_word_is_one_line() {
         assert_eq!((said.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
         assert!(stderr.starts_with("agent: error: ") && stderr.contains(part), "{stderr}");
         assert!(said.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_a_reader_that_leaves_is_not() {
+    for words in [&["man"][..], &["completions", "bash"], &["man", "--help"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let said = Command::new(BINARY).args(words).stdout(full).output().unwrap();
+        let stderr = String::from_utf8(said.stderr).unwrap();
+        assert_eq!((said.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+        assert!(stderr.contains("cannot write to stdout: No space left"), "{stderr}");
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let said = Command::new(BINARY).args(words).stdout(writer).output().unwrap();
+        assert!(said.status.success() && said.stderr.is_empty(), "{words:?}: {said:?}");
     }
 }

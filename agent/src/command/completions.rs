@@ -42,7 +42,7 @@ fn command() -> clap::Command {
 
 fn run(matches: &ArgMatches) -> Outcome {
     if let Some(shell) = matches.get_one::<Shell>("shell") {
-        print(&text(*shell));
+        print(&text(*shell))?;
     } else if let Some(dir) = matches.get_one::<PathBuf>("dir") {
         for shell in SHIPPED {
             let path = dir.join(shell.file_name("agent"));

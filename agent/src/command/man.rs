@@ -22,6 +22,11 @@ Examples:
 fn command() -> clap::Command {
     clap::Command::new(ENTRY.word)
         .about("Prints the pages of the manual")
+        .long_about(
+            "Prints a page of the manual as roff, for man(1): that of the program, or that of the \
+             command that is named. The pages are made from the definitions by which the command \
+             line is read, so they are those of this very program.",
+        )
         .after_help(EXAMPLES)
         .arg(
             Arg::new("word")
@@ -55,7 +60,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let known: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
         return Err(format!("there is no page {wanted}; there are {}", known.join(", ")).into());
     };
-    print(text);
+    print(text)?;
     Ok(0)
 }
 
@@ -72,13 +77,19 @@ fn pages() -> io::Result<Vec<(String, String)>> {
 
 fn add(above: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) -> io::Result<()> {
     let name = format!("{above}-{}", command.get_name());
-    let mut page = Vec::new();
+    let mut page = title(&name);
     // What stands behind `agent WORD --help` is examples, in lines of their own.
-    let plain = command.clone().display_name(&name).after_help("").after_long_help("");
-    let man = Man::new(plain).manual("agent").date("");
-    man.render_title(&mut page)?;
+    let plain = command.clone().after_help("").after_long_help("");
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    // It is the page's name that has hyphens, not the program's words.
+    let man = Man::new(plain.clone().display_name(&name).about(lower(&about)));
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    let mut roff = Roff::new();
+    roff.control("SH", ["SYNOPSIS"]);
+    let usage = plain.clone().render_usage().to_string();
+    roff.text([roman(usage.trim_start_matches("Usage: "))]);
+    roff.to_writer(&mut page)?;
+    let man = Man::new(plain);
     man.render_description_section(&mut page)?;
     if command.get_arguments().next().is_some() {
         man.render_options_section(&mut page)?;
@@ -96,12 +107,16 @@ fn add(above: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) 
     command.get_subcommands().try_for_each(|below| add(&name, below, pages))
 }
 
+/// Without a date: the pages in the tree change with the command line, and with nothing else.
+fn title(name: &str) -> Vec<u8> {
+    format!(".TH {name} 1 \"\" \"agent {}\" \"\"\n", env!("CARGO_PKG_VERSION")).into_bytes()
+}
+
 fn main_page(whole: &clap::Command) -> io::Result<String> {
     let serving = crate::cli::command().after_help("");
     let about = serving.get_about().map(ToString::to_string).unwrap_or_default();
-    let man = Man::new(serving.clone().about(lower(&about))).manual("agent").date("");
-    let mut page = Vec::new();
-    man.render_title(&mut page)?;
+    let man = Man::new(serving.clone().about(lower(&about)));
+    let mut page = title("agent");
     man.render_name_section(&mut page)?;
     let mut roff = Roff::new();
     roff.control("SH", ["SYNOPSIS"]);
@@ -120,8 +135,10 @@ fn main_page(whole: &clap::Command) -> io::Result<String> {
     roff.control("br", []);
     roff.text([bold("agent"), roman(" "), italic("COMMAND"), roman(" ...")]);
     roff.control("SH", ["DESCRIPTION"]);
-    for paragraph in DESCRIPTION {
-        roff.control("PP", []);
+    for (i, paragraph) in DESCRIPTION.iter().enumerate() {
+        if i > 0 {
+            roff.control("PP", []);
+        }
         roff.text([roman(*paragraph)]);
     }
     roff.to_writer(&mut page)?;
@@ -152,8 +169,16 @@ fn main_page(whole: &clap::Command) -> io::Result<String> {
             tagged(&mut roff, [bold(*tag)], what);
         }
     }
-    if let Some(examples) = crate::cli::command().get_after_help() {
-        verbatim(&mut roff, "EXAMPLES", &examples.to_string());
+    roff.control("SH", ["EXAMPLES"]);
+    for (what, line) in LINES {
+        roff.text([roman(format!("{what}:"))]);
+        roff.control("PP", []);
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        roff.text([roman(*line)]);
+        roff.control("fi", []);
+        roff.control("RE", []);
+        roff.control("PP", []);
     }
     let mut others: Vec<_> =
         whole.get_subcommands().map(|command| format!("agent-{}", command.get_name())).collect();
@@ -220,8 +245,38 @@ const DESCRIPTION: &[&str] = &[
     "Its options, plugins and filters are those of nbdkit(1), with the same meaning, so that it \
      takes the place of nbdkit in a unit file, an inetd line or a script. Called by the name nbdkit \
      it goes into the background as nbdkit does.",
+    "Without -p, -i, -U, --vsock and --listen it listens on TCP port 10809 of all addresses, with \
+     --run on a private Unix socket. Started by a systemd socket unit (LISTEN_FDS) it serves on \
+     that unit's sockets.",
     "What was acknowledged and flushed is never lost, and nothing is served to anybody whom the \
      rules (--allow, --allow-cid, the filter ip) do not name, where there are any.",
+];
+
+/// What for, and the command line.
+const LINES: &[(&str, &str)] = &[
+    ("A sparse memory disk for every guest of this machine", "agent --vsock memory 1G"),
+    (
+        "The same disk in such a guest, by libnbd",
+        "nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'",
+    ),
+    (
+        "A block device for the guest with CID 7, and for nobody else",
+        "agent --vsock --allow-cid 7 file /dev/vg/guest7",
+    ),
+    (
+        "Two listeners at once, and a directory whose files are the exports",
+        "agent --listen vsock:10809 --listen unix:/run/images.sock -r file dir=/srv/images",
+    ),
+    (
+        "Writes that are gone when the agent ends",
+        "agent -U /run/scratch.sock --filter=cow file disk.img",
+    ),
+    ("One command with a disk", "agent memory 1G --run 'nbdinfo \"$uri\"'"),
+    (
+        "TCP, for those who have a certificate",
+        "agent --tls=require --tls-verify-peer --tls-certificates=/etc/pki/nbdkit file disk.img",
+    ),
+    ("What a filter and a plugin take", "agent --filter=rate file --help"),
 ];
 
 type Section = (&'static str, &'static [(&'static str, &'static str)]);
@@ -252,7 +307,7 @@ const SECTIONS: &[Section] = &[
                 "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
                 "Where the service manager is told READY, RELOADING, STATUS, STOPPING and WATCHDOG: sd_notify(3).",
             ),
-            ("TMPDIR", "Where overlays and private sockets are made."),
+            ("TMPDIR", "Where overlays (/var/tmp without it) and private sockets (/tmp) are made."),
         ],
     ),
     (
@@ -269,8 +324,36 @@ const SECTIONS: &[Section] = &[
     (
         "FILES",
         &[
-            ("/etc/default/agent", "AGENT_ARGS of the systemd units."),
+            (
+                "/etc/default/agent, /etc/default/agent-NAME",
+                "AGENT_ARGS of agent.service and of agent@NAME.service.",
+            ),
             ("/var/lib/agent", "What agent.service serves unless it is told otherwise."),
+            (
+                "/etc/pki/nbdkit, ~/.pki/nbdkit, ~/.config/pki/nbdkit",
+                "Certificates, for root and for others, unless --tls-certificates says where.",
+            ),
         ],
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn the_examples_are_command_lines() {
+        let lines = LINES.iter().filter_map(|(_, line)| line.strip_prefix("agent "));
+        for line in lines {
+            let printf = format!("printf '%s\\n' agent {line}");
+            let words = Command::new("bash").args(["-c", &printf]).output().unwrap();
+            let words = String::from_utf8(words.stdout).unwrap();
+            match crate::cli::plan(words.lines(), None) {
+                Ok(_) => {}
+                Err(stop) => assert!(stop.answer().is_some(), "{line}: {stop}"),
+            }
+        }
+    }
+}

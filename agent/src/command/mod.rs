@@ -46,7 +46,7 @@ impl Entry {
         match self.command().try_get_matches_from(words.into_iter().skip(1)) {
             Ok(matches) => (self.run)(&matches),
             Err(answer) if !answer.use_stderr() => {
-                print(&answer.to_string());
+                print(&answer.to_string())?;
                 Ok(0)
             }
             Err(error) => Err(error.into()),
@@ -58,9 +58,15 @@ impl Entry {
     }
 }
 
-/// Writes to stdout; where it is gone there is nobody to tell.
-fn print(text: &str) {
-    io::stdout().lock().write_all(text.as_bytes()).ok();
+/// Writes to stdout. A reader that has read enough is no mistake; a full disk is.
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to stdout: {error}").into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Every command line that there is: the one that serves, and under it each word's.

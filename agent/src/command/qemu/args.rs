@@ -76,7 +76,7 @@ fn command(command: Command) -> Command {
 fn run(matches: &ArgMatches) -> Outcome {
     let (arguments, cid) = arguments(matches)?;
     let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
-    say(matches, &json!({ "arguments": arguments, "cid": cid }), &words.join(" "));
+    say(matches, &json!({ "arguments": arguments, "cid": cid }), &words.join(" "))?;
     Ok(0)
 }
 

@@ -59,7 +59,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         object["machine"] = json!(machine.name);
         object["uri"] = json!(uri);
         object["guest"] = json!(guest);
-        say(matches, &object, &words);
+        say(matches, &object, &words)?;
         Ok(0)
     })
 }

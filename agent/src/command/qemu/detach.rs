@@ -54,7 +54,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let unplugged = vsock::unplug(&mut client, device, duration(matches, "timeout")).await;
         unplugged.map_err(|error| failed(&error, error.mend()))?;
         let words = format!("detached {}", device_words(device));
-        say(matches, &device_json(device), &words);
+        say(matches, &device_json(device), &words)?;
         Ok(0)
     })
 }

@@ -43,12 +43,12 @@ fn run(matches: &ArgMatches) -> Outcome {
             let devices: Vec<_> = devices.iter().map(device_json).collect();
             let Machine { name, given, .. } = machine;
             let object = json!({ "machine": name, "name": given, "devices": devices });
-            print(&format!("{object}\n"));
+            print(&format!("{object}\n"))?;
         } else if devices.is_empty() {
-            print(&format!("no vsock device in {}\n", machine.name));
+            print(&format!("no vsock device in {}\n", machine.name))?;
         } else {
             for device in devices {
-                print(&format!("{}\n", device_words(&device)));
+                print(&format!("{}\n", device_words(&device)))?;
             }
         }
         Ok(0)

@@ -145,11 +145,11 @@ fn parse_timeout(text: &str) -> Result<Duration, crate::units::DurationError> {
 }
 
 /// In JSON with `--json`, else in words.
-fn say(matches: &ArgMatches, object: &Value, words: &str) {
+fn say(matches: &ArgMatches, object: &Value, words: &str) -> Result<(), Box<dyn Error>> {
     if matches.get_flag("json") {
-        print(&format!("{object}\n"));
+        print(&format!("{object}\n"))
     } else {
-        print(&format!("{words}\n"));
+        print(&format!("{words}\n"))
     }
 }
 
