@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_agent_global_optspecs
-    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= qmp= qmp-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose log= no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter=
+    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= qmp= qmp-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter= tls= log=
 end
 
 function __fish_agent_needs_command
@@ -24,32 +24,30 @@ function __fish_agent_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c agent -n "__fish_agent_needs_command" -s p -l port -d 'Port: 16 bits with TCP, 32 bits with --vsock; TCP port 0 is any free one [default: 10809]' -r
-complete -c agent -n "__fish_agent_needs_command" -s i -l ipaddr -d 'TCP address or host name to listen on [default: all addresses]' -r
-complete -c agent -n "__fish_agent_needs_command" -s U -l unix -d 'Unix socket to listen on; \'-\' makes a private one. It is removed at exit' -r -F
-complete -c agent -n "__fish_agent_needs_command" -l listen -d 'Another place to listen on, in addition to those above: vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH. May be given again' -r
-complete -c agent -n "__fish_agent_needs_command" -l allow -d 'Let these in and refuse all whom neither this, --allow-cid nor --access-file names: vsock-guest[:CIDS], vsock-local, vsock-cid:N, uid:N, gid:N, pid:N, 10.0.0.0/8, ::1, anyunix and all else that --filter=ip knows; numbers may be ranges (3-9). May be given again' -r
-complete -c agent -n "__fish_agent_needs_command" -l allow-cid -d 'Let the guests with these CIDs in, such as 3,5-9; in addition to --allow. May be given again' -r
-complete -c agent -n "__fish_agent_needs_command" -l access-file -d 'Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of rules with \'allow\' or \'deny\' in front (allow, if neither); the first rule that names a peer decides. # starts a comment. HUP reads it again; open connections go on' -r -F
-complete -c agent -n "__fish_agent_needs_command" -l limit -d 'Most connections at once, handshakes included; 0 is no limit' -r
-complete -c agent -n "__fish_agent_needs_command" -l limit-per-cid -d 'Most connections at once from one CID; 0 is no limit' -r
-complete -c agent -n "__fish_agent_needs_command" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is its -qmp. A machine without a vsock device gets one. May be given again' -r -F
-complete -c agent -n "__fish_agent_needs_command" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
-complete -c agent -n "__fish_agent_needs_command" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r
-complete -c agent -n "__fish_agent_needs_command" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]' -r
-complete -c agent -n "__fish_agent_needs_command" -l timeout -d 'Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m' -r
-complete -c agent -n "__fish_agent_needs_command" -l shutdown-timeout -d 'At TERM and INT, close connections that are not done by then' -r
-complete -c agent -n "__fish_agent_needs_command" -l tls -d 'TLS: off, on (the client chooses) or require (nothing without it) [default: on where there are certificates, off elsewhere]' -r
-complete -c agent -n "__fish_agent_needs_command" -l tls-certificates -d 'Where ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem are [default: /etc/pki/nbdkit for root, else ~/.pki/nbdkit or ~/.config/pki/nbdkit]' -r -F
-complete -c agent -n "__fish_agent_needs_command" -l tls-psk -d 'Keys shared with clients, a USER:HEX a line as psktool(1) writes them, in place of certificates. Needs an agent that was built with the feature \'psk\'' -r -F
-complete -c agent -n "__fish_agent_needs_command" -l run -d 'Run a command with the shell, which finds $uri, $port, $unixsocket and $exportname; end with it and with its exit status. Listens on a private Unix socket unless told otherwise' -r
-complete -c agent -n "__fish_agent_needs_command" -s u -l user -d 'Go on as this user once everything is open: a name or a number' -r
-complete -c agent -n "__fish_agent_needs_command" -s g -l group -d 'Go on as this group once everything is open [default: that of --user]' -r
-complete -c agent -n "__fish_agent_needs_command" -l selinux-label -d 'SELinux label of the listening sockets' -r
-complete -c agent -n "__fish_agent_needs_command" -s P -l pidfile -d 'Write the process id to PIDFILE when ready. It is removed at exit' -r -F
-complete -c agent -n "__fish_agent_needs_command" -l log -d 'Where the log goes: stderr, json (on stderr), syslog, journald, /PATH (opened again at HUP) or null; stderr by default, and syslog in the background' -r
-complete -c agent -n "__fish_agent_needs_command" -l mask-handshake -d 'Offer these handshake flags only: 1 is fixed newstyle, 2 no zeroes' -r
-complete -c agent -n "__fish_agent_needs_command" -l filter -d 'Put a layer around the disk; the first one given is nearest to the client' -r -f -a "blocksize-policy\t''
+complete -c agent -n "__fish_agent_serves" -s p -l port -d 'Port: 16 bits with TCP, 32 bits with --vsock; TCP port 0 is any free one [default: 10809]' -r
+complete -c agent -n "__fish_agent_serves" -s i -l ipaddr -d 'TCP address or host name to listen on [default: all addresses]' -r
+complete -c agent -n "__fish_agent_serves" -s U -l unix -d 'Unix socket to listen on; \'-\' makes a private one. It is removed at exit' -r -F
+complete -c agent -n "__fish_agent_serves" -l listen -d 'Another place to listen on, in addition to those above: vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH. May be given again' -r
+complete -c agent -n "__fish_agent_serves" -l allow -d 'Let these in and refuse all whom neither this, --allow-cid nor --access-file names: vsock-guest[:CIDS], vsock-local, vsock-cid:N, uid:N, gid:N, pid:N, 10.0.0.0/8, ::1, anyunix and all else that --filter=ip knows; numbers may be ranges (3-9). May be given again' -r
+complete -c agent -n "__fish_agent_serves" -l allow-cid -d 'Let the guests with these CIDs in, such as 3,5-9; in addition to --allow. May be given again' -r
+complete -c agent -n "__fish_agent_serves" -l access-file -d 'Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of rules with \'allow\' or \'deny\' in front (allow, if neither); the first rule that names a peer decides. # starts a comment. HUP reads it again; open connections go on' -r -F
+complete -c agent -n "__fish_agent_serves" -l limit -d 'Most connections at once, handshakes included; 0 is no limit' -r
+complete -c agent -n "__fish_agent_serves" -l limit-per-cid -d 'Most connections at once from one CID; 0 is no limit' -r
+complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is its -qmp. A machine without a vsock device gets one. May be given again' -r -F
+complete -c agent -n "__fish_agent_serves" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
+complete -c agent -n "__fish_agent_serves" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r
+complete -c agent -n "__fish_agent_serves" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]' -r
+complete -c agent -n "__fish_agent_serves" -l timeout -d 'Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m' -r
+complete -c agent -n "__fish_agent_serves" -l shutdown-timeout -d 'At TERM and INT, close connections that are not done by then' -r
+complete -c agent -n "__fish_agent_serves" -l tls-certificates -d 'Where ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem are [default: /etc/pki/nbdkit for root, else ~/.pki/nbdkit or ~/.config/pki/nbdkit]' -r -F
+complete -c agent -n "__fish_agent_serves" -l tls-psk -d 'Keys shared with clients, a USER:HEX a line as psktool(1) writes them, in place of certificates. Needs an agent that was built with the feature \'psk\'' -r -F
+complete -c agent -n "__fish_agent_serves" -l run -d 'Run a command with the shell, which finds $uri, $port, $unixsocket and $exportname; end with it and with its exit status. Listens on a private Unix socket unless told otherwise' -r
+complete -c agent -n "__fish_agent_serves" -s u -l user -d 'Go on as this user once everything is open: a name or a number' -r
+complete -c agent -n "__fish_agent_serves" -s g -l group -d 'Go on as this group once everything is open [default: that of --user]' -r
+complete -c agent -n "__fish_agent_serves" -l selinux-label -d 'SELinux label of the listening sockets' -r
+complete -c agent -n "__fish_agent_serves" -s P -l pidfile -d 'Write the process id to PIDFILE when ready. It is removed at exit' -r -F
+complete -c agent -n "__fish_agent_serves" -l mask-handshake -d 'Offer these handshake flags only: 1 is fixed newstyle, 2 no zeroes' -r
+complete -c agent -n "__fish_agent_serves" -l filter -d 'Put a layer around the disk; the first one given is nearest to the client' -r -f -a "blocksize-policy\t''
 cow\t''
 delay\t''
 error\t''
@@ -72,28 +70,36 @@ rate\t''
 readonly\t''
 stats\t''
 truncate\t''"
-complete -c agent -n "__fish_agent_needs_command" -l vsock -d 'Listen on AF_VSOCK instead of TCP: for the guests of this machine'
-complete -c agent -n "__fish_agent_needs_command" -s 4 -l ipv4-only -d 'IPv4 addresses only'
-complete -c agent -n "__fish_agent_needs_command" -s 6 -l ipv6-only -d 'IPv6 addresses only'
-complete -c agent -n "__fish_agent_needs_command" -s s -l single -d 'Serve one client on stdin and stdout, for inetd and xinetd, and end with it'
-complete -c agent -n "__fish_agent_needs_command" -l keepalive -d 'Find out when a TCP peer is gone (SO_KEEPALIVE)'
-complete -c agent -n "__fish_agent_needs_command" -s r -l readonly -d 'Refuse writes'
-complete -c agent -n "__fish_agent_needs_command" -l tls-verify-peer -d 'Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke'
-complete -c agent -n "__fish_agent_needs_command" -s f -l foreground -d 'Stay in the foreground: so unless --background is given, or the program is called as nbdkit'
-complete -c agent -n "__fish_agent_needs_command" -l background -d 'Go into the background once ready; exits with 0 only then'
-complete -c agent -n "__fish_agent_needs_command" -l exit-with-parent -d 'End when the process that started this one ends'
-complete -c agent -n "__fish_agent_needs_command" -l swap -d 'Stay in memory: for a disk that this machine swaps to'
-complete -c agent -n "__fish_agent_needs_command" -l print-uri -d 'Print the URI of each listener on stdout when ready; vsock as a guest would name it'
-complete -c agent -n "__fish_agent_needs_command" -s v -l verbose -d 'Say more on stderr'
-complete -c agent -n "__fish_agent_needs_command" -l no-sr -d 'Offer no structured replies, and what needs them'
-complete -c agent -n "__fish_agent_needs_command" -l no-mc -d 'Offer no metadata contexts, and so no block status'
-complete -c agent -n "__fish_agent_needs_command" -s n -l newstyle -d 'The newstyle protocol: always so'
-complete -c agent -n "__fish_agent_needs_command" -s h -l help -d 'Help; behind a plugin and filters, also about these and their parameters'
-complete -c agent -n "__fish_agent_needs_command" -s V -l version -d 'The version; behind a plugin and filters, also theirs'
-complete -c agent -n "__fish_agent_needs_command" -l dump-config -d 'What was decided when this program was built, as KEY=VALUE'
-complete -c agent -n "__fish_agent_needs_command" -l dump-plugin -d 'What the plugin is, as KEY=VALUE'
-complete -c agent -n "__fish_agent_needs_command" -l short-options -d 'The options of one letter, one a line'
-complete -c agent -n "__fish_agent_needs_command" -l long-options -d 'The long options, one a line'
+complete -c agent -n "__fish_agent_serves" -l tls -d 'TLS: off, on (the client chooses) or require (nothing without it) [default: on where there are certificates, off elsewhere]' -r -f -a "off\t''
+on\t''
+require\t''"
+complete -c agent -n "__fish_agent_serves" -l log -d 'Where the log goes: stderr, json (on stderr), syslog, journald, /PATH (opened again at HUP) or null; stderr by default, and syslog in the background' -r -f -a "stderr\t''
+json\t''
+syslog\t''
+journald\t''
+null\t''"
+complete -c agent -n "__fish_agent_serves" -l vsock -d 'Listen on AF_VSOCK instead of TCP: for the guests of this machine'
+complete -c agent -n "__fish_agent_serves" -s 4 -l ipv4-only -d 'IPv4 addresses only'
+complete -c agent -n "__fish_agent_serves" -s 6 -l ipv6-only -d 'IPv6 addresses only'
+complete -c agent -n "__fish_agent_serves" -s s -l single -d 'Serve one client on stdin and stdout, for inetd and xinetd, and end with it'
+complete -c agent -n "__fish_agent_serves" -l keepalive -d 'Find out when a TCP peer is gone (SO_KEEPALIVE)'
+complete -c agent -n "__fish_agent_serves" -s r -l readonly -d 'Refuse writes'
+complete -c agent -n "__fish_agent_serves" -l tls-verify-peer -d 'Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke'
+complete -c agent -n "__fish_agent_serves" -s f -l foreground -d 'Stay in the foreground: so unless --background is given, or the program is called as nbdkit'
+complete -c agent -n "__fish_agent_serves" -l background -d 'Go into the background once ready; exits with 0 only then'
+complete -c agent -n "__fish_agent_serves" -l exit-with-parent -d 'End when the process that started this one ends'
+complete -c agent -n "__fish_agent_serves" -l swap -d 'Stay in memory: for a disk that this machine swaps to'
+complete -c agent -n "__fish_agent_serves" -l print-uri -d 'Print the URI of each listener on stdout when ready; vsock as a guest would name it'
+complete -c agent -n "__fish_agent_serves" -s v -l verbose -d 'Say more on stderr'
+complete -c agent -n "__fish_agent_serves" -l no-sr -d 'Offer no structured replies, and what needs them'
+complete -c agent -n "__fish_agent_serves" -l no-mc -d 'Offer no metadata contexts, and so no block status'
+complete -c agent -n "__fish_agent_serves" -s n -l newstyle -d 'The newstyle protocol: always so'
+complete -c agent -n "__fish_agent_serves" -s h -l help -d 'Help; behind a plugin and filters, also about these and their parameters'
+complete -c agent -n "__fish_agent_serves" -s V -l version -d 'The version; behind a plugin and filters, also theirs'
+complete -c agent -n "__fish_agent_serves" -l dump-config -d 'What was decided when this program was built, as KEY=VALUE'
+complete -c agent -n "__fish_agent_serves" -l dump-plugin -d 'What the plugin is, as KEY=VALUE'
+complete -c agent -n "__fish_agent_serves" -l short-options -d 'The options of one letter, one a line'
+complete -c agent -n "__fish_agent_serves" -l long-options -d 'The long options, one a line'
 complete -c agent -n "__fish_agent_needs_command" -a "completions" -d 'Prints a shell\'s completions of this command line'
 complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages of the manual'
 complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
@@ -126,3 +132,183 @@ complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcom
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l numa -d 'Give the memory to a NUMA node, for QEMU before 5.0'
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from args" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from watch" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
+
+function __fish_agent_serves
+    not __fish_agent_using_subcommand completions man qemu
+end
+
+function __fish_agent_has_filter
+    set -l cmd (commandline -opc)
+    contains -- $argv[1] $cmd; or contains -- --filter=$argv[1] $cmd
+end
+
+complete -c agent -n "__fish_agent_needs_command" -a "data" -d 'A memory disk with bytes in it that the command line says'
+complete -c agent -n "__fish_agent_using_subcommand data" -a "data=" -d 'Bytes, words, strings, files, offsets: nbdkit-data-plugin(1)'
+complete -c agent -n "__fish_agent_using_subcommand data" -a "base64=" -d 'The bytes in base64'
+complete -c agent -n "__fish_agent_using_subcommand data" -a "raw=" -d 'The bytes as they are'
+complete -c agent -n "__fish_agent_using_subcommand data" -a "size=" -d 'Size of the disk [default: that of the data]'
+complete -c agent -n "__fish_agent_using_subcommand data" -a "allocator=sparse" -d 'How memory is taken: as it is written'
+complete -c agent -n "__fish_agent_using_subcommand data" -a "VAR=" -d 'Any other: a variable, $VAR in data'
+complete -c agent -n "__fish_agent_needs_command" -a "file" -d 'A file, a block device, or a directory of them'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "file=" -d 'The file or block device to serve'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "dir=" -d 'Serve every file in this directory, each as an export'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "cache=default" -d 'none: past the page cache (O_DIRECT)'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "cache=none" -d 'none: past the page cache (O_DIRECT)'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "fadvise=normal" -d 'How the file will be read'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "fadvise=random" -d 'How the file will be read'
+complete -c agent -n "__fish_agent_using_subcommand file" -a "fadvise=sequential" -d 'How the file will be read'
+complete -c agent -n "__fish_agent_needs_command" -a "full" -d 'A disk of zeroes that has no space for anything else'
+complete -c agent -n "__fish_agent_using_subcommand full" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_needs_command" -a "memory" -d 'Memory; costs what is written, trim gives it back'
+complete -c agent -n "__fish_agent_using_subcommand memory" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_using_subcommand memory" -a "allocator=sparse" -d 'How memory is taken: as it is written'
+complete -c agent -n "__fish_agent_needs_command" -a "null" -d 'Reads as zeroes and forgets what is written'
+complete -c agent -n "__fish_agent_using_subcommand null" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_needs_command" -a "ondemand" -d 'A filesystem for each export name, made when it is first asked for, and kept'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "dir=" -d 'The directory that the filesystems are in'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "wait=" -d 'Wait for the client that has it, instead of none [default: false]'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "type=" -d 'The filesystem, as mkfs(8) -t [default: ext4]'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "label=" -d 'The filesystem\'s label'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "command=" -d 'Run by the shell in place of mkfs; it makes "$disk" of $size bytes'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "max-total=" -d 'Most bytes of all disks together; one more is refused'
+complete -c agent -n "__fish_agent_using_subcommand ondemand" -a "VAR=" -d 'Any other: a variable of the command'
+complete -c agent -n "__fish_agent_needs_command" -a "ones" -d 'Reads as one byte over and over, and forgets what is written'
+complete -c agent -n "__fish_agent_using_subcommand ones" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_using_subcommand ones" -a "byte=" -d 'The byte [default: 0xff]'
+complete -c agent -n "__fish_agent_needs_command" -a "pattern" -d 'Each 8 bytes are their own offset, big-endian'
+complete -c agent -n "__fish_agent_using_subcommand pattern" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_needs_command" -a "random" -d 'Bytes that follow from a seed; what is written must be the same bytes'
+complete -c agent -n "__fish_agent_using_subcommand random" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_using_subcommand random" -a "seed=" -d 'Of 32 bits; the same seed, the same bytes'
+complete -c agent -n "__fish_agent_needs_command" -a "split" -d 'Files one behind the other, as one disk'
+complete -c agent -n "__fish_agent_using_subcommand split" -a "file=" -d 'The next file'
+complete -c agent -n "__fish_agent_needs_command" -a "tmpdisk" -d 'A fresh filesystem for each client, gone with it; in TMPDIR or /var/tmp'
+complete -c agent -n "__fish_agent_using_subcommand tmpdisk" -a "size=" -d 'Size of the disk'
+complete -c agent -n "__fish_agent_using_subcommand tmpdisk" -a "type=" -d 'The filesystem, as mkfs(8) -t [default: ext4]'
+complete -c agent -n "__fish_agent_using_subcommand tmpdisk" -a "label=" -d 'The filesystem\'s label'
+complete -c agent -n "__fish_agent_using_subcommand tmpdisk" -a "command=" -d 'Run by the shell in place of mkfs; it makes "$disk" of $size bytes'
+complete -c agent -n "__fish_agent_using_subcommand tmpdisk" -a "max-total=" -d 'Most bytes of all disks together; one more is refused'
+complete -c agent -n "__fish_agent_using_subcommand tmpdisk" -a "VAR=" -d 'Any other: a variable of the command'
+complete -c agent -n "__fish_agent_needs_command" -a "zero" -d 'A disk of no bytes'
+complete -c agent -n "__fish_agent_using_subcommand completions" -a "bash" -d ''
+complete -c agent -n "__fish_agent_using_subcommand completions" -a "elvish" -d ''
+complete -c agent -n "__fish_agent_using_subcommand completions" -a "fish" -d ''
+complete -c agent -n "__fish_agent_using_subcommand completions" -a "powershell" -d ''
+complete -c agent -n "__fish_agent_using_subcommand completions" -a "zsh" -d ''
+complete -c agent -n "__fish_agent_using_subcommand man" -a "completions" -d ''
+complete -c agent -n "__fish_agent_using_subcommand man" -a "man" -d ''
+complete -c agent -n "__fish_agent_using_subcommand man" -a "qemu" -d ''
+complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-minimum=" -d 'Smallest unit, a power of two up to 64K'
+complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-preferred=" -d 'Best unit, a power of two from 512 to 32M'
+complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-maximum=" -d 'Longest read or write; more than 32M is as 32M'
+complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-error-policy=allow" -d 'Refuse others (EINVAL) [default: allow]'
+complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-error-policy=error" -d 'Refuse others (EINVAL) [default: allow]'
+complete -c agent -n "__fish_agent_has_filter cow" -a "cow-block-size=" -d 'What is copied at once, 4K or more [default: 64K]'
+complete -c agent -n "__fish_agent_has_filter cow" -a "cow-on-cache=" -d 'Requests to cache fill the overlay [default: false]'
+complete -c agent -n "__fish_agent_has_filter cow" -a "cow-on-read=" -d 'Reads fill the overlay; while PATH exists'
+complete -c agent -n "__fish_agent_has_filter delay" -a "rdelay=" -d 'Delay of reads'
+complete -c agent -n "__fish_agent_has_filter delay" -a "wdelay=" -d 'Delay of writes, and of zeroes and trims'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-read=" -d 'Delay of reads'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-write=" -d 'Delay of writes alone'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-zero=" -d 'Delay of zeroes'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-trim=" -d 'Delay of trims'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-extents=" -d 'Delay of requests for extents'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-cache=" -d 'Delay of requests to cache'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-flush=" -d 'Delay of flushes'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-fast-zero=on" -d 'off: refuse fast zeroes at once [default: on]'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-fast-zero=off" -d 'off: refuse fast zeroes at once [default: on]'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-open=" -d 'Delay of opening an export'
+complete -c agent -n "__fish_agent_has_filter delay" -a "delay-close=" -d 'Delay of closing, when a client says that it goes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error=" -d 'Which error [default: EIO]'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-rate=" -d 'How many of all but flushes fail [default: 0]'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-file=" -d 'Only while this file exists'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-pread=" -d 'Of reads'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-pread-rate=" -d 'Of reads'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-pread-file=" -d 'Of reads'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-pwrite=" -d 'Of writes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-pwrite-rate=" -d 'Of writes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-pwrite-file=" -d 'Of writes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-trim=" -d 'Of trims'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-trim-rate=" -d 'Of trims'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-trim-file=" -d 'Of trims'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-zero=" -d 'Of zeroes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-zero-rate=" -d 'Of zeroes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-zero-file=" -d 'Of zeroes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-extents=" -d 'Of requests for extents'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-extents-rate=" -d 'Of requests for extents'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-extents-file=" -d 'Of requests for extents'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-cache=" -d 'Of requests to cache'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-cache-rate=" -d 'Of requests to cache'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-cache-file=" -d 'Of requests to cache'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-flush=" -d 'Of flushes'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-flush-rate=" -d 'Of flushes, which error-rate does not count'
+complete -c agent -n "__fish_agent_has_filter error" -a "error-flush-file=" -d 'Of flushes'
+complete -c agent -n "__fish_agent_has_filter exitwhen" -a "exit-when-file-created=" -d 'The file is there'
+complete -c agent -n "__fish_agent_has_filter exitwhen" -a "exit-when-file-deleted=" -d 'The file is not there'
+complete -c agent -n "__fish_agent_has_filter exitwhen" -a "exit-when-pipe-closed=" -d 'This pipe\'s other end is closed'
+complete -c agent -n "__fish_agent_has_filter exitwhen" -a "exit-when-process-exits=" -d 'This process has ended'
+complete -c agent -n "__fish_agent_has_filter exitwhen" -a "exit-when-script=" -d 'It exits with 88'
+complete -c agent -n "__fish_agent_has_filter exitwhen" -a "exit-when-poll=" -d 'How often files and scripts are asked [default: 60]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "default-export=" -d 'The export that a client gets that names none'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname-list=keep" -d 'What is listed; explicit: what exportname says [default: keep]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname-list=error" -d 'What is listed; explicit: what exportname says [default: keep]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname-list=empty" -d 'What is listed; explicit: what exportname says [default: keep]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname-list=defaultonly" -d 'What is listed; explicit: what exportname says [default: keep]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname-list=explicit" -d 'What is listed; explicit: what exportname says [default: keep]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname=" -d 'One of the names that may be listed or had'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportname-strict=" -d 'Only those can be had [default: false]'
+complete -c agent -n "__fish_agent_has_filter exportname" -a "exportdesc=" -d 'Descriptions; a command is run by the shell with $name [default: keep]'
+complete -c agent -n "__fish_agent_has_filter fua" -a "fuamode=none" -d 'What becomes of FUA and flush; discard loses data in a crash [default: none]'
+complete -c agent -n "__fish_agent_has_filter fua" -a "fuamode=emulate" -d 'What becomes of FUA and flush; discard loses data in a crash [default: none]'
+complete -c agent -n "__fish_agent_has_filter fua" -a "fuamode=native" -d 'What becomes of FUA and flush; discard loses data in a crash [default: none]'
+complete -c agent -n "__fish_agent_has_filter fua" -a "fuamode=force" -d 'What becomes of FUA and flush; discard loses data in a crash [default: none]'
+complete -c agent -n "__fish_agent_has_filter fua" -a "fuamode=pass" -d 'What becomes of FUA and flush; discard loses data in a crash [default: none]'
+complete -c agent -n "__fish_agent_has_filter fua" -a "fuamode=discard" -d 'What becomes of FUA and flush; discard loses data in a crash [default: none]'
+complete -c agent -n "__fish_agent_has_filter ip" -a "allow=" -d 'Who may connect, whatever deny says; the rules are those of --allow'
+complete -c agent -n "__fish_agent_has_filter ip" -a "deny=" -d 'Who may not connect'
+complete -c agent -n "__fish_agent_has_filter limit" -a "limit=" -d 'In all; 0 is no limit [default: 1, or 0 beside limit-per-cid]'
+complete -c agent -n "__fish_agent_has_filter limit" -a "limit-per-cid=" -d 'From one CID, over vsock; 0 is no limit [default: 0]'
+complete -c agent -n "__fish_agent_has_filter log" -a "logfile=" -d 'Where lines are written; opened again at HUP'
+complete -c agent -n "__fish_agent_has_filter log" -a "logappend=" -d 'Append to the file [default: no, replace it]'
+complete -c agent -n "__fish_agent_has_filter log" -a "logscript=" -d 'Run for each line, which is in its variables'
+complete -c agent -n "__fish_agent_has_filter log" -a "logformat=text" -d 'Lines as nbdkit\'s, or objects [default: text]'
+complete -c agent -n "__fish_agent_has_filter log" -a "logformat=json" -d 'Lines as nbdkit\'s, or objects [default: text]'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-mode=auto" -d 'Flush all connections; leave it to the disk; do not offer it; offer it untrue'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-mode=emulate" -d 'Flush all connections; leave it to the disk; do not offer it; offer it untrue'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-mode=plugin" -d 'Flush all connections; leave it to the disk; do not offer it; offer it untrue'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-mode=disable" -d 'Flush all connections; leave it to the disk; do not offer it; offer it untrue'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-mode=unsafe" -d 'Flush all connections; leave it to the disk; do not offer it; offer it untrue'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-track-dirty=fast" -d 'Which flushes have nothing to do [default: connection]'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-track-dirty=connection" -d 'Which flushes have nothing to do [default: connection]'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-track-dirty=off" -d 'Which flushes have nothing to do [default: connection]'
+complete -c agent -n "__fish_agent_has_filter multi-conn" -a "multi-conn-exportname=" -d 'Other exports\' connections need no flush [default: false]'
+complete -c agent -n "__fish_agent_has_filter nocache" -a "cachemode=none" -d 'What becomes of them [default: none]'
+complete -c agent -n "__fish_agent_has_filter nocache" -a "cachemode=emulate" -d 'What becomes of them [default: none]'
+complete -c agent -n "__fish_agent_has_filter nocache" -a "cachemode=nop" -d 'What becomes of them [default: none]'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "zeromode=none" -d 'Not offered; written as data; never as holes; as it comes [default: none]'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "zeromode=emulate" -d 'Not offered; written as data; never as holes; as it comes [default: none]'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "zeromode=notrim" -d 'Not offered; written as data; never as holes; as it comes [default: none]'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "zeromode=plugin" -d 'Not offered; written as data; never as holes; as it comes [default: none]'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "fastzeromode=none" -d 'Not offered; always refused; done slowly all the same (unsafe); as it comes'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "fastzeromode=slow" -d 'Not offered; always refused; done slowly all the same (unsafe); as it comes'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "fastzeromode=ignore" -d 'Not offered; always refused; done slowly all the same (unsafe); as it comes'
+complete -c agent -n "__fish_agent_has_filter nozero" -a "fastzeromode=default" -d 'Not offered; always refused; done slowly all the same (unsafe); as it comes'
+complete -c agent -n "__fish_agent_has_filter offset" -a "offset=" -d 'Where it begins [default: 0]'
+complete -c agent -n "__fish_agent_has_filter offset" -a "range=" -d 'How long it is [default: to the end]'
+complete -c agent -n "__fish_agent_has_filter partition" -a "partition=" -d 'Which, counted from 1; from 5 on logical ones of an MBR'
+complete -c agent -n "__fish_agent_has_filter partition" -a "partition-sectorsize=" -d 'Bytes in a sector [default: 512]'
+complete -c agent -n "__fish_agent_has_filter pause" -a "pause-control=" -d 'Where it is told: p to stop, r to go on'
+complete -c agent -n "__fish_agent_has_filter protect" -a "protect=" -d 'Bytes from START to END; ~: all but these'
+complete -c agent -n "__fish_agent_has_filter rate" -a "rate=" -d 'Of all connections together, each second'
+complete -c agent -n "__fish_agent_has_filter rate" -a "connection-rate=" -d 'Of each connection, each second'
+complete -c agent -n "__fish_agent_has_filter rate" -a "rate-file=" -d 'Has the rate of all, and is read again'
+complete -c agent -n "__fish_agent_has_filter rate" -a "connection-rate-file=" -d 'Has the rate of each, and is read again'
+complete -c agent -n "__fish_agent_has_filter rate" -a "burstiness=" -d 'What may be saved up while idle [default: 2]'
+complete -c agent -n "__fish_agent_has_filter readonly" -a "readonly-file=" -d 'Only while this file exists'
+complete -c agent -n "__fish_agent_has_filter stats" -a "statsfile=" -d 'Where the statistics are written'
+complete -c agent -n "__fish_agent_has_filter stats" -a "statsappend=" -d 'Append to the file [default: no, replace it]'
+complete -c agent -n "__fish_agent_has_filter stats" -a "statsthreshold=" -d 'Tell the sizes of N % of the requests [default: 95]'
+complete -c agent -n "__fish_agent_has_filter truncate" -a "truncate=" -d 'The size that it shall have'
+complete -c agent -n "__fish_agent_has_filter truncate" -a "round-up=" -d 'Make it longer, to a multiple of this'
+complete -c agent -n "__fish_agent_has_filter truncate" -a "round-down=" -d 'Make it shorter, to a multiple of this'

@@ -46,24 +46,47 @@ fn the_pages_are_whole_manual_pages() {
 }
 
 #[test]
-fn bash_completes_options_filters_plugins_and_commands() {
+fn bash_completes_options_filters_plugins_parameters_and_commands() {
     let completions = Command::new(BINARY).args(["completions", "bash"]).output().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("agent.bash");
     fs::write(&script, completions.stdout).unwrap();
+    fs::write(dir.path().join("dinner"), "").unwrap();
+    // As readline splits them: '=' is a word. A '.' at the end is an empty one.
     for (words, expected) in [
-        ("agent --vs", "--vsock"),
-        ("agent --filter exitl", "exitlast"),
-        ("agent --vsock mem", "memory"),
-        ("agent compl", "completions"),
-        ("agent completions f", "fish"),
+        ("--vs", "--vsock"),
+        ("--filter exitl", "exitlast"),
+        ("--filter = exitl", "exitlast"),
+        ("--tls = r", "require"),
+        ("--log = sys", "syslog"),
+        ("--vsock mem", "memory"),
+        ("-e memory mem", "memory"),
+        ("memory .", "size= allocator=sparse"),
+        ("memory 1G --ru", "--run"),
+        ("memory allocator = .", "sparse"),
+        ("--filter = cow memory cow-bl", "cow-block-size="),
+        ("memory 1G --filter cow cow-bl", "cow-block-size="),
+        ("memory cow-bl", ""),
+        ("file di", "dir= dinner"),
+        ("file file = di", ""),
+        ("file cache = n", "none"),
+        ("compl", "completions"),
+        ("completions f", "fish"),
+        ("man compl", "completions"),
+        ("man memory", ""),
     ] {
-        let complete = r#"source "$0"; COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-            _agent agent "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+        let complete = r#"source "$0"
+            COMP_WORDS=(agent ${1%.}); [[ $1 == *. ]] && COMP_WORDS+=("")
+            COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            compopt() { :; }
+            [[ $(complete -p agent) =~ -F\ ([a-z_]+) ]]
+            "${BASH_REMATCH[1]}" agent "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
             echo "${COMPREPLY[@]}""#;
         let mut bash = Command::new("bash");
-        let said = bash.args(["-c", complete]).arg(&script).arg(words).output().unwrap();
+        bash.args(["-uc", complete]).arg(&script).arg(words).current_dir(dir.path());
+        let said = bash.output().unwrap();
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), expected, "{words}: {said:?}");
+        assert!(said.stderr.is_empty(), "{words}: {said:?}");
     }
 }
 

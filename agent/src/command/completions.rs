@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf};
 use clap::{Arg, ArgMatches, builder::PossibleValuesParser, value_parser};
 use clap_complete::{Generator, Shell};
 
-use super::{Entry, Outcome, print, whole};
-use crate::{layer, plugin};
+use super::{ALL, Entry, Outcome, print, whole};
+use crate::{layer, plugin, recipe::Key};
 
 pub(super) const ENTRY: Entry = Entry { word: "completions", command, run };
 
@@ -54,15 +54,196 @@ fn run(matches: &ArgMatches) -> Outcome {
 }
 
 fn text(shell: Shell) -> String {
-    let plugins = PossibleValuesParser::new(plugin::BUILT_IN.iter().map(|plugin| plugin.name));
-    let filters = PossibleValuesParser::new(layer::BUILT_IN.iter().map(|filter| filter.name));
-    let mut command = whole()
-        // `mut_arg` puts it behind all others.
-        .mut_arg("plugin", |arg| arg.index(1).value_parser(plugins))
-        .mut_arg("params", |arg| arg.index(2))
-        .mut_arg("filter", |arg| arg.value_parser(filters));
+    match shell {
+        Shell::Bash => bash(),
+        Shell::Fish => fish(),
+        Shell::Zsh => zsh(),
+        _ => generated(shell, with_values(whole()), "agent"),
+    }
+}
+
+fn generated(shell: Shell, mut command: clap::Command, name: &str) -> String {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut command, "agent", &mut text);
+    clap_complete::generate(shell, &mut command, name, &mut text);
     // clap's help has texts of ours and nothing else.
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// With what the options and the plugin can be, where `cli` looks at that itself.
+fn with_values(command: clap::Command) -> clap::Command {
+    let plugins = plugin::BUILT_IN.iter().map(|plugin| plugin.name);
+    let filters: Vec<_> = layer::BUILT_IN.iter().map(|filter| filter.name).collect();
+    // Without the words' own definitions they are values like the plugins.
+    let own = command.get_subcommands().next().is_none();
+    let plugins: Vec<_> = plugins.chain(commands().filter(|_| own)).collect();
+    command
+        .mut_subcommands(with_pages)
+        // `mut_arg` puts it behind all others.
+        .mut_arg("plugin", |arg| arg.index(1).value_parser(PossibleValuesParser::new(plugins)))
+        .mut_arg("params", |arg| arg.index(2))
+        .mut_arg("filter", |arg| arg.value_parser(PossibleValuesParser::new(filters)))
+        .mut_arg("tls", |arg| arg.value_parser(["off", "on", "require"]))
+        .mut_arg("log", |arg| arg.value_parser(["stderr", "json", "syslog", "journald", "null"]))
+}
+
+/// With the names that the command `man` looks at itself: a page may have several words.
+fn with_pages(command: clap::Command) -> clap::Command {
+    let pages = || PossibleValuesParser::new(commands());
+    command.mut_args(|arg| if arg.get_id() == "page" { arg.value_parser(pages()) } else { arg })
+}
+
+fn commands() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|entry| entry.word)
+}
+
+/// clap's script, and behind it what completes the words that clap does not know.
+fn bash() -> String {
+    let serving = crate::cli::command();
+    let options = serving.get_arguments().filter(|arg| arg.get_action().takes_values());
+    let options = options.flat_map(|arg| {
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        [arg.get_short().map(|short| format!("-{short}")), long].into_iter().flatten()
+    });
+    let options: Vec<_> = options.collect();
+    let plugins: Vec<_> = plugin::BUILT_IN.iter().map(|plugin| plugin.name).collect();
+    // Their parameter without a key is a path.
+    let of_files = plugin::BUILT_IN.iter().filter(|plugin| {
+        plugin.keys.iter().any(|key| plugin.main == Some(key.name) && key.value == "PATH")
+    });
+    let of_files: Vec<_> = of_files.map(|plugin| plugin.name).collect();
+    let words = include_str!("completions/words.bash")
+        .replace("@OPTIONS@", &options.join(" "))
+        .replace("@COMMANDS@", &commands().collect::<Vec<_>>().join(" "))
+        .replace("@PLUGINS@", &plugins.join(" "))
+        .replace("@OF_FILES@", &of_files.join(" "));
+    let clap = generated(Shell::Bash, with_values(whole()), "agent");
+    clap.replace("complete -F _agent ", "complete -F _agent_words ") + &words + &parameters()
+}
+
+/// clap's script of what serves, in front of it one of each word, to which it leaves the rest of a
+/// line that begins with the word: in one script clap would look for the word behind the plugin.
+fn zsh() -> String {
+    let serving = generated(Shell::Zsh, with_values(crate::cli::command()), "agent");
+    let (head, body) = serving.split_once("_agent() {\n").unwrap_or_default();
+    let mut text = head.to_owned();
+    for entry in ALL {
+        let script =
+            generated(Shell::Zsh, with_pages(entry.command()), &format!("agent-{}", entry.word));
+        // Neither its `#compdef` nor what calls it.
+        let script = script.split_once("autoload -U is-at-least\n").unwrap_or_default().1;
+        text += script.split("if [ \"$funcstack[1]\"").next().unwrap_or_default().trim_start();
+    }
+    text += &parameters();
+    text += include_str!("completions/words.zsh");
+    text += "_agent() {\n    if ((CURRENT > 2 && $+functions[_agent-$words[2]])); then\n        \
+             shift words\n        ((CURRENT--))\n        _agent-$words[1]\n        return\n    fi\n";
+    for line in body.lines() {
+        text += if line.starts_with("'*::params") { "'*:parameter:_agent_words' \\" } else { line };
+        text.push('\n');
+    }
+    text
+}
+
+/// clap's script, with the options of what serves behind a plugin too, and the plugins and the
+/// parameters, which clap leaves out.
+fn fish() -> String {
+    let commands: Vec<_> = commands().collect();
+    let mut text = String::new();
+    for line in generated(Shell::Fish, with_values(whole()), "agent").lines() {
+        let of_serving = line.contains("\"__fish_agent_needs_command\" -s ")
+            || line.contains("\"__fish_agent_needs_command\" -l ");
+        text += &if of_serving { line.replace("needs_command", "serves") } else { line.to_owned() };
+        text.push('\n');
+    }
+    text += &include_str!("completions/words.fish").replace("@COMMANDS@", &commands.join(" "));
+    let mut complete = |when: String, what: &str, about: &str| {
+        let about = about.replace('\'', "\\'");
+        let parts = ["complete -c agent -n \"", &when, "\" -a \"", what, "\" -d '", &about, "'\n"];
+        text.extend(parts);
+    };
+    for plugin in plugin::BUILT_IN {
+        complete("__fish_agent_needs_command".to_owned(), plugin.name, plugin.about);
+        for (key, word) in plugin.keys.iter().flat_map(key_words) {
+            complete(format!("__fish_agent_using_subcommand {}", plugin.name), &word, key.about);
+        }
+    }
+    for entry in ALL {
+        let command = with_pages(entry.command());
+        for value in command.get_positionals().flat_map(Arg::get_possible_values) {
+            let about = value.get_help().map(ToString::to_string).unwrap_or_default();
+            complete(
+                format!("__fish_agent_using_subcommand {}", entry.word),
+                value.get_name(),
+                &about,
+            );
+        }
+    }
+    for filter in layer::BUILT_IN {
+        for (key, word) in filter.keys.iter().flat_map(key_words) {
+            complete(format!("__fish_agent_has_filter {}", filter.name), &word, key.about);
+        }
+    }
+    text
+}
+
+/// A function of bash and zsh that says the parameters of a plugin or a filter.
+fn parameters() -> String {
+    let plugins = plugin::BUILT_IN.iter().map(|plugin| ("plugin", plugin.name, plugin.keys));
+    let filters = layer::BUILT_IN.iter().map(|filter| ("filter", filter.name, filter.keys));
+    let mut cases = String::new();
+    for (kind, name, keys) in plugins.chain(filters) {
+        let words: Vec<_> = keys.iter().flat_map(key_words).map(|(_, word)| word).collect();
+        if !words.is_empty() {
+            let words = words.join(" ");
+            cases.extend(["        \"", kind, " ", name, "\") echo \"", &words, "\" ;;\n"]);
+        }
+    }
+    include_str!("completions/parameters.sh").replace("@PARAMETERS@", &cases)
+}
+
+/// `KEY=`, or `KEY=VALUE` for each value where it is a choice of words.
+fn key_words(key: &Key) -> impl Iterator<Item = (&Key, String)> {
+    let values = key.value.split('|');
+    let is_word = |value: &str| value.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let values: Vec<_> = if values.clone().all(is_word) { values.collect() } else { vec![""] };
+    values.into_iter().map(move |value| (key, format!("{}={value}", key.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where clap writes its scripts in another way, ours must not lose a part of them silently.
+    #[test]
+    fn the_parts_of_scripts_are_put_together() {
+        let zsh = zsh();
+        assert!(zsh.starts_with("#compdef agent\n"), "{zsh}");
+        for part in ["_agent() {", "_agent-man() {", "'*:parameter:_agent_words' \\", "--vsock["] {
+            assert_eq!(zsh.matches(part).count(), 1, "{part} in {zsh}");
+        }
+        assert_eq!(zsh.matches("compdef _agent").count(), 1, "{zsh}");
+        assert!(bash().contains("\n    complete -F _agent_words -o"));
+        let fish = fish();
+        for part in [
+            "__fish_agent_serves\" -s p -l port",
+            "__fish_agent_needs_command\" -a \"memory\"",
+            "__fish_agent_using_subcommand memory\" -a \"size=\"",
+            "__fish_agent_has_filter cow\" -a \"cow-block-size=\"",
+            "__fish_agent_using_subcommand completions\" -a \"fish\"",
+        ] {
+            assert_eq!(fish.matches(part).count(), 1, "{part} in {fish}");
+        }
+    }
+
+    #[test]
+    fn a_choice_of_words_is_completed_and_a_placeholder_is_not() {
+        let words = |value| {
+            let key = Key::once("k", value, "");
+            key_words(&key).map(|(_, word)| word).collect::<Vec<_>>()
+        };
+        assert_eq!(words("on|off"), ["k=on", "k=off"]);
+        for value in ["SIZE", "BOOL|/PATH", "N%|0..1|N:M"] {
+            assert_eq!(words(value), ["k="], "{value}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ fn command() -> clap::Command {
         )
         .after_help(EXAMPLES)
         .arg(
-            Arg::new("word")
+            Arg::new("page")
                 .value_name("COMMAND")
                 .num_args(0..)
                 .help("The command whose page it is, such as 'man'"),
@@ -39,7 +39,7 @@ fn command() -> clap::Command {
                 .long("dir")
                 .value_name("DIR")
                 .value_parser(value_parser!(PathBuf))
-                .conflicts_with("word")
+                .conflicts_with("page")
                 .help("Write every page into this directory"),
         )
 }
@@ -54,7 +54,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         }
         return Ok(0);
     }
-    let words = matches.get_many::<String>("word").into_iter().flatten();
+    let words = matches.get_many::<String>("page").into_iter().flatten();
     let wanted = words.fold("agent".to_owned(), |name, word| format!("{name}-{word}"));
     let Some((_, text)) = pages.iter().find(|(name, _)| *name == wanted) else {
         let known: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
@@ -107,9 +107,10 @@ fn add(above: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) 
     command.get_subcommands().try_for_each(|below| add(&name, below, pages))
 }
 
-/// Without a date: the pages in the tree change with the command line, and with nothing else.
+/// Without a date: the pages in the tree change with the command line, and with nothing else. Some
+/// values are longer than a line that could be filled to its end.
 fn title(name: &str) -> Vec<u8> {
-    format!(".TH {name} 1 \"\" \"agent {}\" \"\"\n", env!("CARGO_PKG_VERSION")).into_bytes()
+    format!(".TH {name} 1 \"\" \"agent {}\" \"\"\n.ad l\n", env!("CARGO_PKG_VERSION")).into_bytes()
 }
 
 fn main_page(whole: &clap::Command) -> io::Result<String> {
@@ -170,7 +171,10 @@ fn main_page(whole: &clap::Command) -> io::Result<String> {
         }
     }
     roff.control("SH", ["EXAMPLES"]);
-    for (what, line) in LINES {
+    for (i, (what, line)) in LINES.iter().enumerate() {
+        if i > 0 {
+            roff.control("PP", []);
+        }
         roff.text([roman(format!("{what}:"))]);
         roff.control("PP", []);
         roff.control("RS", ["4"]);
@@ -178,7 +182,6 @@ fn main_page(whole: &clap::Command) -> io::Result<String> {
         roff.text([roman(*line)]);
         roff.control("fi", []);
         roff.control("RE", []);
-        roff.control("PP", []);
     }
     let mut others: Vec<_> =
         whole.get_subcommands().map(|command| format!("agent-{}", command.get_name())).collect();
