@@ -47,7 +47,7 @@ _agent() {
 
     case "${cmd}" in
         agent)
-            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory null ondemand ones pattern random split tmpdisk zero completions man qemu"
+            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions man qemu"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -410,7 +410,7 @@ _agent_words() {
         [[ $word == "=" ]] && continue
         if [[ $before == --filter ]]; then
             known+=" $(_agent_parameters "filter $word")"
-        elif [[ -z $plugin && " ${options[*]} " != *" $before "* && " data file full memory null ondemand ones pattern random split tmpdisk zero " == *" $word "* ]]
+        elif [[ -z $plugin && " ${options[*]} " != *" $before "* && " data file full memory nbd null ondemand ones pattern random split tmpdisk zero " == *" $word "* ]]
         then
             plugin="$word"
             known+=" $(_agent_parameters "plugin $word")"
@@ -442,6 +442,7 @@ _agent_parameters() {
         "plugin file") echo "file= dir= cache=default cache=none fadvise=normal fadvise=random fadvise=sequential" ;;
         "plugin full") echo "size=" ;;
         "plugin memory") echo "size= allocator=sparse" ;;
+        "plugin nbd") echo "uri= socket= hostname= port= vsock= socket-fd= command= arg= export= dynamic-export= retry= shared= tls=off" ;;
         "plugin null") echo "size=" ;;
         "plugin ondemand") echo "size= dir= wait= type= label= command= max-total= VAR=" ;;
         "plugin ones") echo "size= byte=" ;;
@@ -449,7 +450,7 @@ _agent_parameters() {
         "plugin random") echo "size= seed=" ;;
         "plugin split") echo "file=" ;;
         "plugin tmpdisk") echo "size= type= label= command= max-total= VAR=" ;;
-        "filter blocksize-policy") echo "blocksize-minimum= blocksize-preferred= blocksize-maximum= blocksize-error-policy=allow blocksize-error-policy=error" ;;
+        "filter blocksize-policy") echo "blocksize-minimum= blocksize-preferred= blocksize-maximum= blocksize-error-policy=allow blocksize-error-policy=error blocksize-error-policy=strict-error blocksize-write-disconnect=" ;;
         "filter cow") echo "cow-block-size= cow-on-cache= cow-on-read=" ;;
         "filter delay") echo "rdelay= wdelay= delay-read= delay-write= delay-zero= delay-trim= delay-extents= delay-cache= delay-flush= delay-fast-zero=on delay-fast-zero=off delay-open= delay-close=" ;;
         "filter error") echo "error= error-rate= error-file= error-pread= error-pread-rate= error-pread-file= error-pwrite= error-pwrite-rate= error-pwrite-file= error-trim= error-trim-rate= error-trim-file= error-zero= error-zero-rate= error-zero-file= error-extents= error-extents-rate= error-extents-file= error-cache= error-cache-rate= error-cache-file= error-flush= error-flush-rate= error-flush-file=" ;;

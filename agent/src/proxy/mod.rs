@@ -16,6 +16,7 @@
 mod exports;
 mod far;
 mod greet;
+mod hear;
 mod link;
 
 pub use self::{
