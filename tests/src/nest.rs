@@ -69,11 +69,16 @@ pub fn words_after_the_dashes(commands: &[&str]) -> String {
 
 /// The shell command that runs an inner guest to its end; its console is the output.
 pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
+    format!("{} -no-reboot {}", machine(inner), args::vsock(cid).join(" "))
+}
+
+/// The same without a vsock device, and with nothing that keeps it from starting again.
+pub fn machine(inner: Inner<'_>) -> String {
     // Without cmpxchg16b the kernel takes another way in its allocator: emulated twice, that
     // instruction has come back with garbage in the flags register and broken the boot.
     let mut words: Vec<String> =
         "qemu-system-x86_64 -accel tcg -cpu qemu64,-cx16 -M q35 -nodefaults \
-        -no-user-config -display none -no-reboot -serial stdio -kernel /tools/boot/vmlinux"
+        -no-user-config -display none -serial stdio -kernel /tools/boot/vmlinux"
             .split_whitespace()
             .map(str::to_owned)
             .collect();
@@ -84,7 +89,6 @@ pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
         let drive = format!("if=virtio,format=raw,readonly=on,file.locking=off,file={disk}");
         words.extend(["-drive".to_owned(), drive]);
     }
-    words.extend(args::vsock(cid));
     words.join(" ")
 }
 

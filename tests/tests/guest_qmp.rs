@@ -1,0 +1,184 @@
+//! The agent and machines whose life it follows: on a VM host, with the kernel's vhost-vsock, real
+//! QEMUs, and guests in them.
+
+use tests::{
+    Outcome,
+    guest::Guest,
+    need,
+    nest::{self, Inner},
+};
+
+/// `vm NAME <FILE`: starts the machine of that command line with two QMP sockets, NAME.qmp and
+/// NAME.ctl; its processors stand still. `qmp NAME COMMAND`: has it do that. `said TEXT`: waits until
+/// the agent has said it. `refuses TEXT COMMAND...`: it fails, and says that.
+const LAB: &str = r#". /tools/scripts/lab.sh
+cd /run/lab
+vm() {
+    sed 's/^/exec /; s/$/ "$@"/' >$1.sh
+    systemd-run --quiet --collect --unit $1 --working-directory /run/lab \
+        -p StandardOutput=append:/run/lab/$1.console \
+        -- sh $1.sh -S -device pcie-root-port,id=rp0,chassis=1 \
+        -qmp unix:$1.qmp,server=on,wait=off -qmp unix:$1.ctl,server=on,wait=off
+    # A socket stands there before it is listened on.
+    until qmp $1 query-name 2>/dev/null; do
+        systemctl --quiet is-active $1 || { log $1; cat $1.console; return 1; }
+        sleep 0.1
+    done
+}
+qmp() { /usr/bin/python3 /tools/scripts/qmp.py $1.ctl $2; }
+said() { until log disks | grep -F -- "$1"; do sleep 0.2; done; }
+refuses() {
+    text=$1
+    shift
+    if "$@" >refused 2>&1; then cat refused; return 1; fi
+    cat refused
+    grep -qF -- "$text" refused
+}
+cid() {
+    agent qemu list --qmp $1.ctl --json |
+        /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)["devices"][0]["cid"])'
+}
+"#;
+
+/// A VM host that knows the words of `LAB`, and runs named checks.
+struct Host(Guest);
+
+impl Host {
+    fn boot(name: &str) -> Outcome<Self> {
+        need::guests()?;
+        Guest::boot(name).map(Self)
+    }
+
+    fn check(&mut self, name: &str, script: &str) -> Outcome<String> {
+        self.0.check(name, &format!("{LAB}{script}"))
+    }
+}
+
+/// Words of `LAB` that start a machine.
+fn vm(name: &str, commands: &[&str]) -> String {
+    format!("vm {name} <<'END'\n{}\nEND\n", nest::machine(Inner::Tiny(commands)))
+}
+
+#[test]
+fn machines_get_devices_and_grants_before_their_guests_run() -> Outcome<()> {
+    if need::guests_are_off("guest_qmp") {
+        return Ok(());
+    }
+    let mut host = Host::boot("guest_qmp_still")?;
+    host.check(
+        "a kernel without vhost_vsock: refused, and the machine is as it was",
+        &format!(
+            "mkdir -p /etc/modprobe.d
+             echo 'install vhost_vsock /bin/false' >/etc/modprobe.d/lab.conf
+             {}
+             refuses 'cannot open /dev/vhost-vsock' agent qemu attach --qmp one.ctl
+             rm /etc/modprobe.d/lab.conf
+             modprobe vhost_vsock
+             agent qemu list --qmp one.ctl | grep 'no vsock device in pc-q35-'",
+            vm("one", &["info"])
+        ),
+    )?;
+    host.check(
+        "two machines get a vsock device each, and their guests a grant",
+        &format!(
+            "{}
+             serve disks --vsock --qmp /run/lab/one.qmp --qmp /run/lab/two.qmp null 1G
+             for name in one two; do
+                 said \"is granted to machine (/run/lab/$name.qmp) as long as it lives\"
+                 cid $name >$name.cid
+                 [ $(cat $name.cid) -ge 65536 ]
+             done
+             ! cmp -s one.cid two.cid",
+            vm("two", &["info"])
+        ),
+    )?;
+    host.check(
+        "a CID that a machine has is nobody else's",
+        &format!(
+            "{}
+             refuses \"CID $(cat one.cid) is another machine's\" \
+                 agent qemu attach --qmp next.ctl --cid $(cat one.cid)
+             refuses 'has a vsock device already: vhost-vsock-pci' agent qemu attach --qmp one.ctl
+             refuses 'Address already in use' timeout 60 qemu-system-x86_64 -M q35 -nodefaults \
+                 -display none -S $(agent qemu args --cid $(cat one.cid))",
+            vm("next", &["info"])
+        ),
+    )?;
+    host.check(
+        "a machine that ends takes its grant with it, and the CID is free again",
+        "qmp two quit
+         said 'machine (/run/lab/two.qmp) has ended (host-qmp-quit)'
+         agent qemu attach --qmp next.ctl --cid $(cat two.cid)",
+    )?;
+    host.check(
+        "a machine that is killed takes its grant with it",
+        "systemctl kill --signal KILL one
+         said 'machine (/run/lab/one.qmp) is not followed any more: QEMU closed the connection'
+         stop disks",
+    )?;
+    Ok(())
+}
+
+#[test]
+fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
+    if need::guests_are_off("guest_qmp") {
+        return Ok(());
+    }
+    let mut host = Host::boot("guest_qmp")?;
+    host.check(
+        "an agent serves two machines, and their guests begin",
+        &format!(
+            "modprobe vhost_vsock
+             {}{}
+             serve disks --vsock --qmp /run/lab/long.qmp --qmp /run/lab/short.qmp null 1000G
+             cid long >long.cid
+             cid short >short.cid
+             qmp short cont
+             qmp long cont",
+            // One that never comes to an end, and one that looks and goes.
+            vm("long", &["write --pattern --length 1000G"]),
+            vm("short", &["info"])
+        ),
+    )?;
+    println!("guest_qmp: two guests in the VM host, at the same time (minutes)");
+    host.check(
+        "a guest that ends itself ends its grant",
+        "said 'machine (/run/lab/short.qmp) has ended (guest-shutdown)'
+         grep -F 'size: 1073741824000 bytes' short.console
+         log disks | grep \"session peer=vsock:$(cat short.cid):.*end=disconnected\"",
+    )?;
+    host.check(
+        "a reset closes the session of a guest",
+        "said \"peer=vsock:$(cat long.cid):\"
+         qmp long system_reset
+         said 'cut off: machine (/run/lab/long.qmp) starts again (host-qmp-system-reset)'",
+    )?;
+    host.check(
+        "the next machine with a CID that was granted gets nothing",
+        &format!(
+            "{}
+             agent qemu attach --qmp next.ctl --cid $(cat short.cid) --json
+             qmp next cont
+             said 'no lease: over vsock --qmp lets its machines in, nobody else'
+             log disks | grep \"refused peer=vsock:$(cat short.cid):\"
+             while systemctl --quiet is-active next; do sleep 0.2; done
+             ! grep -F 'size: ' next.console",
+            vm("next", &["info"])
+        ),
+    )?;
+    host.check(
+        "the guest that was reset comes in again",
+        "until [ $(log disks | grep opened | grep -c vsock:$(cat long.cid):) -ge 2 ]; do
+             sleep 0.2
+         done",
+    )?;
+    host.check(
+        "a device that its guest gives back takes the grant with it, and the CID is free again",
+        "agent qemu detach --qmp long.ctl --timeout 300s
+         said 'cut off: the vsock device was taken out of machine (/run/lab/long.qmp)'
+         agent qemu list --qmp long.ctl | grep 'no vsock device'
+         agent qemu attach --qmp long.ctl --cid $(cat long.cid)
+         stop disks",
+    )?;
+    Ok(())
+}
