@@ -33,7 +33,7 @@ complete -c agent -n "__fish_agent_serves" -l allow-cid -d 'Let the guests with 
 complete -c agent -n "__fish_agent_serves" -l access-file -d 'Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of rules with \'allow\' or \'deny\' in front (allow, if neither); the first rule that names a peer decides. # starts a comment. HUP reads it again; open connections go on' -r -F
 complete -c agent -n "__fish_agent_serves" -l limit -d 'Most connections at once, handshakes included; 0 is no limit' -r
 complete -c agent -n "__fish_agent_serves" -l limit-per-cid -d 'Most connections at once from one CID; 0 is no limit' -r
-complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is its -qmp. A machine without a vsock device gets one. May be given again' -r -F
+complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device gets one. May be given again' -r -F
 complete -c agent -n "__fish_agent_serves" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
 complete -c agent -n "__fish_agent_serves" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r
 complete -c agent -n "__fish_agent_serves" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]' -r

@@ -139,6 +139,9 @@ async fn a_guest_that_does_not_answer_keeps_its_device() {
     let error = vsock::unplug(&mut client, device, deadline).await.unwrap_err();
     assert!(matches!(error, UnplugError::Deadline { .. }), "{error}");
     assert!(error.to_string().ends_with("the machine is 'prelaunch'"), "{error}");
+    // It has been asked, and is waited for again.
+    let error = vsock::unplug(&mut client, device, deadline).await.unwrap_err();
+    assert!(matches!(error, UnplugError::Deadline { .. }), "{error}");
     assert_eq!(vsock::list(&mut client).await.unwrap(), listed);
 }
 

@@ -18,7 +18,8 @@ const HEADING: &str = "Who may connect";
 #[group(skip)]
 pub(super) struct Words {
     /// Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else:
-    /// SOCKET is its -qmp. A machine without a vsock device gets one. May be given again
+    /// SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device
+    /// gets one. May be given again
     #[arg(long, value_name = "SOCKET", help_heading = HEADING)]
     qmp: Vec<PathBuf>,
 
