@@ -143,11 +143,6 @@ impl Client {
         &self.socket
     }
 
-    /// The process that made the socket: QEMU's, or its manager's that handed it down.
-    pub fn pid(&self) -> Option<i32> {
-        self.stream.peer_cred().ok()?.pid()
-    }
-
     /// Runs a command. After a deadline the connection is as good as before, if QEMU took all of the
     /// command; an answer that comes later is passed over.
     pub async fn execute<C: QmpCommand>(&mut self, command: &C) -> Result<C::Ok, Error> {

@@ -1,8 +1,8 @@
 //! `agent qemu attach`: a vsock device for a machine that runs.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use qemu::vsock::{self, Plugged};
-use serde_json::json;
+use qemu::vsock::{self, Device, Plugged};
+use serde_json::{Value, json};
 
 use super::{
     DEVICE_KEYS, Outcome, Part, cid_option, cids, connect, device_json, device_words, failed, id,
@@ -51,15 +51,61 @@ fn run(matches: &ArgMatches) -> Outcome {
         let plugged = vsock::plug(&mut client, cids(matches), id(matches)).await;
         let Plugged { machine, device, .. } =
             plugged.map_err(|error| failed(&error, error.mend()))?;
-        let port = matches.get_one("port").copied().unwrap_or(10809_u32);
-        let uri = format!("nbd+vsock://2:{port}/");
-        let guest = format!("guest-tools info {uri}");
-        let words = format!("{} in {}\nin the guest: {guest}", device_words(&device), machine.name);
-        let mut object = device_json(&device);
-        object["machine"] = json!(machine.name);
-        object["uri"] = json!(uri);
-        object["guest"] = json!(guest);
+        let port = matches.get_one("port").copied().unwrap_or(10809);
+        let (object, words) = told(&machine.name, &device, port);
         say(matches, &object, &words)?;
         Ok(0)
     })
+}
+
+/// The answer as an object and in words.
+fn told(machine: &str, device: &Device, port: u32) -> (Value, String) {
+    let uri = format!("nbd+vsock://2:{port}/");
+    let guest = format!("guest-tools info {uri}");
+    let words = format!("{} in {machine}\nin the guest: {guest}", device_words(device));
+    let mut object = device_json(device);
+    object["machine"] = json!(machine);
+    object["uri"] = json!(uri);
+    object["guest"] = json!(guest);
+    (object, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use qemu::vsock::Backend;
+
+    use super::*;
+
+    /// The keys are what others build on.
+    #[test]
+    fn the_answer_has_all_that_the_help_names() {
+        let device = Device {
+            id: Some("vsock0".into()),
+            path: "/machine/peripheral/vsock0".into(),
+            driver: "vhost-vsock-pci".into(),
+            backend: Backend::Kernel,
+            cid: Some(42),
+        };
+        let (object, words) = told("pc-q35-10.0", &device, 10810);
+        let expected = json!({
+            "id": "vsock0",
+            "path": "/machine/peripheral/vsock0",
+            "driver": "vhost-vsock-pci",
+            "backend": "kernel",
+            "cid": 42,
+            "machine": "pc-q35-10.0",
+            "uri": "nbd+vsock://2:10810/",
+            "guest": "guest-tools info nbd+vsock://2:10810/",
+        });
+        assert_eq!(object, expected);
+        assert_eq!(
+            words,
+            "vsock0: vhost-vsock-pci, CID 42 in pc-q35-10.0\n\
+             in the guest: guest-tools info nbd+vsock://2:10810/"
+        );
+        let help = command(Command::new("attach")).render_help().to_string();
+        for key in object.as_object().expect("an object").keys() {
+            assert!(help.contains(&format!("\n  {key} ")), "{key}");
+        }
+    }
 }
