@@ -1,6 +1,8 @@
 //! The agent and machines whose life it follows: on a VM host, with the kernel's vhost-vsock, real
 //! QEMUs, and guests in them.
 
+use std::time::Duration;
+
 use tests::{
     Outcome,
     guest::Guest,
@@ -40,6 +42,9 @@ cid() {
 }
 "#;
 
+/// For the boot of two guests at once under KVM; emulation in emulation is given more.
+const BOOT: Duration = Duration::from_secs(150);
+
 /// A VM host that knows the words of `LAB`, and runs named checks.
 struct Host(Guest);
 
@@ -51,6 +56,13 @@ impl Host {
 
     fn check(&mut self, name: &str, script: &str) -> Outcome<String> {
         self.0.check(name, &format!("{LAB}{script}"))
+    }
+
+    /// A check that waits for guests to boot.
+    fn check_guests(&mut self, name: &str, script: &str) -> Outcome<()> {
+        self.0.sh_within(&format!("{LAB}{script}"), BOOT)?;
+        println!("ok: {name}");
+        Ok(())
     }
 }
 
@@ -141,19 +153,19 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
         ),
     )?;
     println!("guest_qmp: two guests in the VM host, at the same time (minutes)");
-    host.check(
+    host.check_guests(
         "a guest that ends itself ends its grant",
         "said 'machine (/run/lab/short.qmp) has ended (guest-shutdown)'
          grep -F 'size: 1073741824000 bytes' short.console
          log disks | grep \"session peer=vsock:$(cat short.cid):.*end=disconnected\"",
     )?;
-    host.check(
+    host.check_guests(
         "a reset closes the session of a guest",
         "said \"peer=vsock:$(cat long.cid):\"
          qmp long system_reset
          said 'cut off: machine (/run/lab/long.qmp) starts again (host-qmp-system-reset)'",
     )?;
-    host.check(
+    host.check_guests(
         "the next machine with a CID that was granted gets nothing",
         &format!(
             "{}
@@ -166,7 +178,7 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
             vm("next", &["info"])
         ),
     )?;
-    host.check(
+    host.check_guests(
         "the guest that was reset comes in again",
         "until [ $(log disks | grep opened | grep -c vsock:$(cat long.cid):) -ge 2 ]; do
              sleep 0.2
