@@ -1,6 +1,7 @@
 //! Who gets which link.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -8,7 +9,9 @@ use std::{
 use super::{
     far::{Far, FarError},
     greet::{self, Greeted},
+    ledger::Ledger,
     link::Link,
+    seat::Seat,
 };
 use crate::{
     disk::{Disk, DiskError, Kind, Verb},
@@ -25,6 +28,8 @@ pub struct Proxy {
     retry: u32,
     /// One link for all clients.
     shared: Option<Mutex<Option<Arc<Link>>>>,
+    /// By the export's name; those that have links.
+    ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
 }
 
 impl Proxy {
@@ -35,19 +40,33 @@ impl Proxy {
         retry: u32,
         shared: bool,
     ) -> Result<Self, io::Error> {
-        let proxy = Self { far, export, retry, shared: shared.then(Mutex::default) };
+        let proxy = Self {
+            far,
+            export,
+            retry,
+            shared: shared.then(Mutex::default),
+            ledgers: Mutex::default(),
+        };
         if let Some(shared) = &proxy.shared {
             let name = proxy.export.clone().unwrap_or_default();
-            let link = Arc::new(proxy.link(&name)?);
+            let link = proxy.link(&name)?;
             *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
         }
         Ok(proxy)
     }
 
-    fn link(&self, export: &str) -> io::Result<Link> {
+    fn link(&self, export: &str) -> io::Result<Arc<Link>> {
         let socket = self.far.connect(self.retry).map_err(of_far)?;
         let greeted: Greeted = greet::enter(socket, export).map_err(|error| self.told(error))?;
-        Link::new(greeted, self.far.to_string(), self.shared.is_some())
+        let (far, shared) = (self.far.to_string(), self.shared.is_some());
+        self.ledger(export).enter(|account| Link::new(greeted, far, shared, account))
+    }
+
+    fn ledger(&self, export: &str) -> Arc<Ledger> {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Links hold theirs.
+        ledgers.retain(|name, ledger| name == export || Arc::strong_count(ledger) > 1);
+        Arc::clone(ledgers.entry(export.to_owned()).or_default())
     }
 
     fn told(&self, error: greet::GreetError) -> io::Error {
@@ -86,16 +105,16 @@ impl Exports for Proxy {
         };
         let name = self.export.as_deref().unwrap_or(name);
         let Some(shared) = &self.shared else {
-            return Ok(Arc::new(self.link(name).map_err(failed)?));
+            return Ok(Arc::new(Seat::on(self.link(name).map_err(failed)?)));
         };
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         match &*shared {
-            Some(link) if !link.is_broken() => Ok(Arc::clone(link) as _),
+            Some(link) if !link.is_broken() => Ok(Arc::new(Seat::on(Arc::clone(link)))),
             // Those who have the old one keep it, and its errors.
             _ => {
-                let link = Arc::new(self.link(name).map_err(failed)?);
+                let link = self.link(name).map_err(failed)?;
                 *shared = Some(Arc::clone(&link));
-                Ok(link)
+                Ok(Arc::new(Seat::on(link)))
             }
         }
     }

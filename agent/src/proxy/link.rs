@@ -19,8 +19,10 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::{
     greet::Greeted,
     hear::{Got, Shared, State, Waiting},
+    ledger::Account,
+    pieces::{cut, pieces, put_pieces, take_front},
 };
-use crate::disk::{Answer, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Slice, Turn, Verb};
+use crate::disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 /// A connection in transmission, as a disk. Ends when it is dropped.
 #[derive(Debug)]
@@ -31,11 +33,17 @@ pub(super) struct Link {
     /// Requests leave in one piece, one after the other.
     socket: Mutex<File>,
     shared: Arc<Shared>,
+    account: Account,
 }
 
 impl Link {
     /// `shared`: several clients have it, and a flush of one covers them all.
-    pub(super) fn new(greeted: Greeted, far: String, shared: bool) -> io::Result<Self> {
+    pub(super) fn new(
+        greeted: Greeted,
+        far: String,
+        shared: bool,
+        account: Account,
+    ) -> io::Result<Self> {
         let Greeted { socket, received, client, described } = greeted;
         let flag = |flag| described.flags.contains(flag);
         let (blocks, terms) = (described.blocks, client.terms());
@@ -64,12 +72,26 @@ impl Link {
         thread::Builder::new()
             .name("proxy".into())
             .spawn(move || hears.hear(incoming, &received))?;
-        Ok(Self { facts, longest, socket: Mutex::new(socket), shared })
+        Ok(Self { facts, longest, socket: Mutex::new(socket), shared, account })
     }
 
     /// It has failed, and will not be better.
     pub(super) fn is_broken(&self) -> bool {
         self.shared.lock().broken.is_some()
+    }
+
+    pub(super) const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// For messages.
+    pub(super) fn far(&self) -> &str {
+        &self.shared.far
+    }
+
+    /// Clients were told that a flush covers what other connections were answered.
+    pub(super) const fn covers_others(&self) -> bool {
+        self.facts.multi_conn && self.facts.can_flush
     }
 
     /// Sends one request and waits for its answer.
@@ -136,6 +158,14 @@ impl Link {
         }
         Ok(())
     }
+
+    /// Makes durable what clients of this link were answered.
+    pub(super) fn flush(&self) -> Result<(), DiskError> {
+        let mark = self.account.mark();
+        self.ask((Verb::Flush, 0, 0), &[], Client::flush)?;
+        self.account.flushed(mark);
+        Ok(())
+    }
 }
 
 impl Disk for Link {
@@ -148,6 +178,23 @@ impl Disk for Link {
     }
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+        let done = self.request(op, answer);
+        if done.is_ok()
+            && matches!(
+                op,
+                Op::Write { fua: false, .. }
+                    | Op::Trim { fua: false, .. }
+                    | Op::Zero { fua: false, .. }
+            )
+        {
+            self.account.wrote();
+        }
+        done
+    }
+}
+
+impl Link {
+    fn request(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
         let verb = op.verb();
         let ranges = |at, len| pieces(at, len, self.longest.1);
         match op {
@@ -157,7 +204,7 @@ impl Disk for Link {
                 // A client was told that there is none; one that asks all the same hears the truth.
                 Err(DiskError::new(Kind::Unsupported, verb, (0, 0)))
             }
-            Op::Flush => self.ask((verb, 0, 0), &[], Client::flush).map(drop),
+            Op::Flush => self.flush(),
             &mut Op::Trim { at, len, fua } => ranges(at, len).try_for_each(|(at, len)| {
                 let sent = |client: &mut Client, out: &mut _| client.trim(at, len, fua, out);
                 self.ask((verb, at, len), &[], sent).map(drop)
@@ -190,6 +237,7 @@ impl Disk for Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.account.close(self.is_broken());
         let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut out = Vec::new();
         {
@@ -203,68 +251,6 @@ impl Drop for Link {
         socket.write_all(&out).ok();
         shutdown(socket.as_raw_fd(), Shutdown::Both).ok();
     }
-}
-
-/// A range in pieces of `most` bytes.
-fn pieces(at: u64, len: u64, most: u64) -> impl Iterator<Item = (u64, u64)> {
-    let most = most.max(1);
-    (0..len.div_ceil(most)).map(move |i| (at + i * most, most.min(len - i * most)))
-}
-
-/// Takes `len` bytes off the front of runs.
-fn take_front<'a>(runs: &mut Vec<&'a [u8]>, mut len: usize) -> Vec<&'a [u8]> {
-    let mut front = Vec::new();
-    let mut used = 0;
-    for run in runs.iter_mut() {
-        let n = run.len().min(len);
-        let (head, tail) = run.split_at(n);
-        if n > 0 {
-            front.push(head);
-        }
-        *run = tail;
-        len -= n;
-        if !tail.is_empty() {
-            break;
-        }
-        used += 1;
-    }
-    runs.drain(..used);
-    front
-}
-
-/// What was read, holes as holes.
-fn put_pieces(got: Got, at: u64, answer: &mut Answer) {
-    let Got { bytes, mut holes, .. } = got;
-    if holes.is_empty() {
-        answer.pieces.push(Piece::Bytes(bytes.into()));
-        return;
-    }
-    holes.sort_unstable();
-    let len = bytes.len() as u64;
-    let mut next = 0;
-    let data = |from: u64, to: u64, answer: &mut Answer| {
-        let within = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
-        if let Some(some) = bytes.get(within(from)..within(to)).filter(|some| !some.is_empty()) {
-            answer.pieces.push(Piece::Bytes(Slice::from(some.to_vec())));
-        }
-    };
-    for (begin, hole) in holes {
-        let begin = begin - at;
-        data(next, begin, answer);
-        answer.pieces.push(Piece::Hole(hole));
-        next = begin + hole;
-    }
-    data(next, len, answer);
-}
-
-/// The last extent may reach further than was asked.
-fn cut(extents: &mut Vec<Extent>, len: u64) {
-    let mut left = len;
-    extents.retain_mut(|extent| {
-        extent.len = extent.len.min(left);
-        left -= extent.len;
-        extent.len > 0
-    });
 }
 
 fn write_all(socket: &mut File, runs: &mut [IoSlice<'_>]) -> io::Result<()> {
@@ -297,38 +283,5 @@ fn kind_of(errno: Errno) -> Kind {
         Errno::ENOTSUP => Kind::Unsupported,
         Errno::ESHUTDOWN => Kind::ShutDown,
         _ => Kind::Io,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_cut_into_pieces_that_cover_them() {
-        let cut: Vec<_> = pieces(10, 25, 10).collect();
-        assert_eq!(cut, [(10, 10), (20, 10), (30, 5)]);
-        assert_eq!(pieces(0, 0, 10).count(), 0);
-        let mut runs: Vec<&[u8]> = vec![b"abc", b"", b"defg"];
-        assert_eq!(take_front(&mut runs, 4).concat(), b"abcd");
-        assert_eq!(take_front(&mut runs, 9).concat(), b"efg");
-        assert!(runs.is_empty());
-    }
-
-    #[test]
-    fn holes_stay_holes() {
-        let got = Got {
-            bytes: b"ab\0\0cd\0\0".to_vec(),
-            holes: vec![(106, 2), (102, 2)],
-            extents: Vec::new(),
-        };
-        let mut answer = Answer::default();
-        put_pieces(got, 100, &mut answer);
-        let lens: Vec<_> = answer
-            .pieces
-            .iter()
-            .map(|piece| (piece.len(), matches!(piece, Piece::Hole(_))))
-            .collect();
-        assert_eq!(lens, [(2, false), (2, true), (2, false), (2, true)]);
     }
 }

@@ -12,12 +12,18 @@
 //! the far server had acknowledged and not yet made durable may be lost with it, and a flush on a new
 //! connection would say that it is not. The client sees errors and knows; who connects anew gets a new
 //! link. nbdkit does the same.
+//!
+//! Where the export says that a flush on one connection covers the others, that holds across links
+//! too (`seat`): a flush on a new link fails while what was answered on an older one may be lost.
 
 mod exports;
 mod far;
 mod greet;
 mod hear;
+mod ledger;
 mod link;
+mod pieces;
+mod seat;
 
 pub use self::{
     exports::Proxy,

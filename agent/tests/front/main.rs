@@ -21,6 +21,7 @@ mod made;
 mod manager;
 mod plugins;
 mod proxy;
+mod proxy_loss;
 mod shape;
 mod single;
 mod sockets;

@@ -22,11 +22,11 @@ fn prints(program: &str, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn uri(agent: &Agent) -> String {
+pub(crate) fn uri(agent: &Agent) -> String {
     format!("nbd+unix:///?socket={}", agent.path("s").display())
 }
 
-fn proxy(words: &[&str]) -> Agent {
+pub(crate) fn proxy(words: &[&str]) -> Agent {
     Agent::start_with(Command::new(BINARY), "-U {}/s nbd", words)
 }
 
@@ -41,7 +41,7 @@ fn facts(uri: &str) -> Vec<String> {
     all.lines().filter(about).map(str::to_owned).collect()
 }
 
-fn python(script: &str, words: &[&str]) {
+pub(crate) fn python(script: &str, words: &[&str]) {
     let output =
         Command::new("/usr/bin/python3").arg("-c").arg(script).args(words).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -99,19 +99,19 @@ fn a_disk_is_the_same_through_the_proxy() {
 }
 
 /// A server on a Unix socket, ended when dropped.
-struct Far {
-    child: std::process::Child,
-    socket: std::path::PathBuf,
+pub(crate) struct Far {
+    pub(crate) child: std::process::Child,
+    pub(crate) socket: std::path::PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Far {
-    fn start(program: &str, words: &[&str]) -> Self {
+    pub(crate) fn start(program: &str, words: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::start_at(program, words, dir)
     }
 
-    fn start_at(program: &str, words: &[&str], dir: tempfile::TempDir) -> Self {
+    pub(crate) fn start_at(program: &str, words: &[&str], dir: tempfile::TempDir) -> Self {
         let socket = dir.path().join("far");
         let mut command = Command::new(program);
         let child = command.arg("-U").arg(&socket).args(words).spawn().unwrap();
@@ -121,6 +121,19 @@ impl Far {
             thread::yield_now();
         }
         Self { child, socket, _dir: dir }
+    }
+
+    /// Kills it, and starts it again at the same place.
+    pub(crate) fn die_and_come_again(&mut self, program: &str, words: &[&str]) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        fs::remove_file(&self.socket).unwrap();
+        self.child = Command::new(program).arg("-U").arg(&self.socket).args(words).spawn().unwrap();
+        let begun = std::time::Instant::now();
+        while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
+            assert!(begun.elapsed() < PATIENCE);
+            thread::yield_now();
+        }
     }
 
     fn uri(&self) -> String {
@@ -216,7 +229,6 @@ fn a_flush_never_lies_about_a_server_that_has_died() {
     let dir = tempfile::tempdir().unwrap();
     let mut far = Far::start_at(BINARY, &["memory", "1M"], dir);
     let proxied = proxy(&[&format!("socket={}", far.socket.display())]);
-    let socket = far.socket.clone();
     // The client writes and is answered, then the server dies and comes again, empty.
     let script = "import nbd, sys\nh = nbd.NBD(); h.connect_uri(sys.argv[1])\n\
         h.pwrite(b'precious', 0)\nprint('written', flush=True); sys.stdin.readline()\n\
@@ -232,16 +244,7 @@ fn a_flush_never_lies_about_a_server_that_has_died() {
     let mut said = [0; 8];
     client.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"written\n");
-    far.child.kill().unwrap();
-    far.child.wait().unwrap();
-    fs::remove_file(&socket).unwrap();
-    let mut command = Command::new(BINARY);
-    far.child = command.arg("-U").arg(&socket).args(["memory", "1M"]).spawn().unwrap();
-    let begun = std::time::Instant::now();
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        assert!(begun.elapsed() < PATIENCE);
-        thread::yield_now();
-    }
+    far.die_and_come_again(BINARY, &["memory", "1M"]);
     client.stdin.take().unwrap().write_all(b"\n").unwrap();
     assert!(client.wait().unwrap().success());
 }
