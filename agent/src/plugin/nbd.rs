@@ -29,7 +29,11 @@ pub(super) const ENTRY: Entry = Entry {
         ),
         Key::once("socket", "PATH", "Its Unix socket"),
         Key::once("hostname", "HOST", "Its host, over TCP"),
-        Key::once("port", "PORT", "Its port, with hostname or vsock [default: 10809]"),
+        Key::once(
+            "port",
+            "PORT",
+            "Its port, a number or (with hostname) a service [default: 10809]",
+        ),
         Key::once("vsock", "CID", "The machine that it is in, over AF_VSOCK"),
         Key::once("socket-fd", "FD", "A connected socket that this process has inherited"),
         Key::once(
@@ -47,6 +51,10 @@ pub(super) const ENTRY: Entry = Entry {
             "One connection for all clients [default: false; true with command and socket-fd]",
         ),
         Key::once("tls", "off", "TLS to the server is not built"),
+        Key::once("tls-certificates", "DIR", "Not built"),
+        Key::once("tls-verify", "BOOL", "Not built"),
+        Key::once("tls-username", "NAME", "Not built"),
+        Key::once("tls-psk", "FILE", "Not built"),
     ],
     main: Some("uri"),
     build,
@@ -59,10 +67,10 @@ enum NbdError {
     #[error("plugin nbd: {0} and {1} cannot be used together; leave one out")]
     Together(&'static str, &'static str),
     #[error(
-        "plugin nbd: TLS to the other server is not built into agent; let a tunnel end it, or \
-         nbdkit's plugin of this name"
+        "plugin nbd: {0}: TLS to the other server is not built into agent: its TLS serves and does not \
+         connect; let a tunnel end it, or nbdkit's plugin of this name"
     )]
-    Tls,
+    Tls(String),
     #[error("plugin nbd: socket-fd={0} is not a connected socket that this process has inherited")]
     NoSocket(RawFd),
     #[error("plugin nbd: {0}")]
@@ -73,12 +81,37 @@ fn own(error: NbdError) -> BuildError {
     BuildError::Own(Box::new(error))
 }
 
+/// A number, or a name that services(5) has.
+fn port(text: &str) -> Result<u16, Box<dyn std::error::Error + Send + Sync>> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(text.parse()?);
+    }
+    let services = std::fs::read_to_string("/etc/services")
+        .map_err(|error| format!("/etc/services, where names stand, cannot be read: {error}"))?;
+    named(text, &services).ok_or_else(|| "/etc/services has no such service over TCP".into())
+}
+
+/// The port of a service in the text of services(5): `name port/tcp alias...`.
+fn named(service: &str, services: &str) -> Option<u16> {
+    services.lines().find_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let (name, port) = (words.next()?, words.next()?.strip_suffix("/tcp")?);
+        let is_it = name == service || words.any(|alias| alias == service);
+        is_it.then(|| port.parse().ok()).flatten()
+    })
+}
+
 fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
     let places = ["uri", "socket", "hostname", "vsock", "socket-fd", "command"];
     let given: Vec<_> = places.into_iter().filter(|key| params.value(key).is_some()).collect();
     let [place] = given[..] else { return Err(own(NbdError::NotOne)) };
-    if params.value("tls").is_some_and(|mode| mode != "off") {
-        return Err(own(NbdError::Tls));
+    if let Some(mode) = params.value("tls").filter(|mode| *mode != "off") {
+        return Err(own(NbdError::Tls(format!("tls={mode}"))));
+    }
+    for key in ["tls-certificates", "tls-verify", "tls-username", "tls-psk"] {
+        if params.value(key).is_some() {
+            return Err(own(NbdError::Tls(key.to_owned())));
+        }
     }
     if params.value("port").is_some() && !matches!(place, "hostname" | "vsock") {
         return Err(own(NbdError::Together("port", place)));
@@ -108,7 +141,7 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
                 .parsed("uri", "an NBD URI", str::parse)?
                 .ok_or_else(|| params.missing("uri"))?;
             if uri.tls {
-                return Err(own(NbdError::Tls));
+                return Err(own(NbdError::Tls(params.needed("uri")?.to_owned())));
             }
             if !uri.export.is_empty() && export.is_some() {
                 return Err(own(NbdError::Together("export", "a URI that names one")));
@@ -124,7 +157,8 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
         }
         "hostname" => {
             let host = params.needed("hostname")?.to_owned();
-            Far::At(Place::Tcp { host, port: params.number("port")?.unwrap_or(PORT) })
+            let port = params.parsed("port", "a port or the name of a service", port)?;
+            Far::At(Place::Tcp { host, port: port.unwrap_or(PORT) })
         }
         "vsock" => {
             let cid = params.number("vsock")?.unwrap_or(2);
@@ -150,4 +184,27 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     context.hooks.at_exit(move || ends.end());
     let proxy = Proxy::new(far, export, retry, shared);
     Ok(Stack::new(proxy.map_err(|error| own(NbdError::Far(error)))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_have_names_and_aliases() {
+        let text =
+            "# ssh 1/tcp\nssh\t22/tcp # ssh2\nnbd 10809/udp\nnbd 10809/tcp disk block\nbad x/tcp\n";
+        for (name, port) in [
+            ("ssh", Some(22)),
+            ("nbd", Some(10809)),
+            ("block", Some(10809)),
+            ("ssh2", None),
+            ("bad", None),
+            ("#", None),
+        ] {
+            assert_eq!(named(name, text), port, "{name}");
+        }
+        assert_eq!(port("10810").unwrap(), 10810);
+        assert!(port("70000").is_err());
+    }
 }

@@ -56,10 +56,17 @@ impl Proxy {
     }
 
     fn link(&self, export: &str) -> io::Result<Arc<Link>> {
-        let socket = self.far.connect(self.retry).map_err(of_far)?;
-        let greeted: Greeted = greet::enter(socket, export).map_err(|error| self.told(error))?;
+        let greeted: Greeted = self.enter(export).map_err(|error| match self.far.ended() {
+            Some(why) => io::Error::new(error.kind(), format!("cannot use {}: {why}", self.far)),
+            None => error,
+        })?;
         let (far, shared) = (self.far.to_string(), self.shared.is_some());
         self.ledger(export).enter(|account| Link::new(greeted, far, shared, account))
+    }
+
+    fn enter(&self, export: &str) -> io::Result<Greeted> {
+        let socket = self.far.connect(self.retry).map_err(of_far)?;
+        greet::enter(socket, export).map_err(|error| self.told(error))
     }
 
     fn ledger(&self, export: &str) -> Arc<Ledger> {

@@ -88,7 +88,7 @@ impl Far {
         let path = directory.0.join("socket");
         let listener = UnixListener::bind(&path).map_err(failed)?;
         // The id is the server's own: the shell becomes it.
-        let take = "LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; \
+        let take = "command -v \"$1\" >/dev/null || exit 127; LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; \
                     exec \"$@\" 3<&0 0</dev/null";
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", take, "sh", program]).args(arguments);
@@ -127,6 +127,23 @@ impl Far {
             Self::Started(server) => &server.place,
         };
         to(place).map_err(|source| FarError::Connect { far: self.to_string(), source })
+    }
+
+    /// Why a server that was started here gives no answer: it is over.
+    pub(super) fn ended(&self) -> Option<String> {
+        let Self::Started(server) = self else { return None };
+        let mut child = server.child.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its socket closes a moment before it can be waited for.
+        for _ in 0..20 {
+            match child.try_wait().ok()? {
+                Some(status) if status.code() == Some(127) => {
+                    return Some("there is no such program".into());
+                }
+                Some(status) => return Some(format!("it ended ({status}); run it by hand")),
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        None
     }
 
     /// Ends a server that was started here.

@@ -16,6 +16,9 @@ use crate::disk::Extent;
 
 /// Received at once, bytes.
 const RECEIVE: usize = 256 * 1024;
+/// Shortest hole that stays one, bytes: a shorter one is cheaper as zeroes, and a server that sends many
+/// of one byte would have the agent keep a piece for each.
+const HOLE: u64 = 4096;
 /// Extents of one answer; more are not kept, and not needed.
 const EXTENTS: usize = 64 * 1024;
 
@@ -64,6 +67,8 @@ impl Shared {
     pub(super) fn fail(&self, why: &str) {
         let mut state = self.lock();
         if state.broken.is_none() {
+            let unanswered = state.waiting.len();
+            tracing::warn!(far = self.far, why, unanswered, "the far server's connection broke");
             state.broken = Some(why.to_owned());
         }
         // Whoever waits sees its sender gone.
@@ -114,7 +119,8 @@ impl Shared {
                     }
                 }
                 Some(Event::Hole { cookie, at, len }) => {
-                    if let Some(one) = waiting.get_mut(&cookie) {
+                    // The bytes are zeroes from the start.
+                    if let Some(one) = waiting.get_mut(&cookie).filter(|_| len >= HOLE) {
                         one.holes.push((at, len));
                     }
                 }

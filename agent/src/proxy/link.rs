@@ -245,6 +245,8 @@ impl Drop for Link {
             if state.broken.is_none() {
                 let terms = state.client.terms().clone();
                 std::mem::replace(&mut state.client, Client::new(terms)).disconnect(&mut out);
+                // Not to be taken for a failure when the stream ends.
+                state.broken = Some("it was closed here".into());
             }
         }
         // Nothing depends on it: the server sees the end of the stream too.

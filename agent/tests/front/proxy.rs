@@ -245,6 +245,7 @@ fn a_flush_never_lies_about_a_server_that_has_died() {
     client.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"written\n");
     far.die_and_come_again(BINARY, &["memory", "1M"]);
+    proxied.wait_for_line("the far server's connection broke");
     client.stdin.take().unwrap().write_all(b"\n").unwrap();
     assert!(client.wait().unwrap().success());
 }
@@ -330,7 +331,20 @@ fn wrong_words_are_one_line() {
         ("nbd", "exactly one of uri, socket, hostname, vsock, socket-fd and command"),
         ("nbd socket=/a hostname=b", "exactly one of"),
         ("nbd http://x", "uri=http://x is not an NBD URI"),
-        ("nbd nbds://x", "TLS to the other server is not built"),
+        ("nbd nbds://x", "nbds://x: TLS to the other server is not built"),
+        ("nbd socket=/a tls-certificates=/x", "tls-certificates: TLS to the other server"),
+        ("nbd socket=/a tls-verify=false", "tls-verify: TLS to the other server"),
+        ("nbd socket=/a tls-username=x", "tls-username: TLS to the other server"),
+        ("nbd socket=/a tls-psk=/x", "tls-psk: TLS to the other server"),
+        (
+            "nbd hostname=127.0.0.1 port=no-such",
+            "port=no-such is not a port or the name of a service",
+        ),
+        (
+            "nbd command=/nonexistent/server",
+            "cannot use /nonexistent/server: there is no such program",
+        ),
+        ("nbd command=/bin/false", "cannot use /bin/false: it ended (exit status: 1)"),
         ("nbd socket=/a tls=require", "TLS to the other server is not built"),
         ("nbd socket=/a port=1", "port and socket cannot be used together"),
         ("nbd socket=/a arg=x", "arg and socket cannot be used together"),
