@@ -27,3 +27,4 @@ pub mod stream;
 mod sys;
 pub mod tls;
 pub mod units;
+pub mod virtio;

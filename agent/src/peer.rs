@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection: one type, printed one way in every log line.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::Path, sync::Arc};
 
 /// The CIDs with a meaning, vsock(7): all others are guests'.
 const HYPERVISOR: u32 = 0;
@@ -18,6 +18,9 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A Unix socket: who connected, as the kernel says (SO_PEERCRED, unix(7)).
     Unix { pid: i32, uid: u32, gid: u32 },
+    /// A guest whose vsock device ends in this agent: the VM behind that path, and no other, and the
+    /// guest's port, where the VMM tells.
+    Vm { path: Arc<Path>, port: Option<u32> },
     /// Pipes on stdin and stdout: whoever started the agent so, and nothing else is known.
     Pipe,
 }
@@ -43,7 +46,7 @@ impl Peer {
 
     /// A virtual machine of this host, as far as the CIDs tell.
     pub fn is_guest(&self) -> bool {
-        self.vsock_kind() == Some(VsockKind::Guest)
+        matches!(self, Self::Vm { .. }) || self.vsock_kind() == Some(VsockKind::Guest)
     }
 
     /// `None`: it did not come over vsock.
@@ -73,6 +76,8 @@ impl fmt::Display for Peer {
             }
             Self::Tcp(address) => write!(f, "tcp:{address}"),
             Self::Unix { pid, uid, gid } => write!(f, "unix:pid={pid},uid={uid},gid={gid}"),
+            Self::Vm { path, port: None } => write!(f, "vm:{}", path.display()),
+            Self::Vm { path, port: Some(port) } => write!(f, "vm:{}:{port}", path.display()),
             Self::Pipe => f.write_str("pipe"),
         }
     }

@@ -277,7 +277,7 @@ async fn attend(
             // How it ended is in the log already; it only makes room here.
             Some(_) = sessions.join_next() => {}
             (stream, peer) = listener.accept() => {
-                engine.serve(&mut sessions, stream.into(), peer, Arc::clone(&rules), life.clone());
+                engine.serve(&mut sessions, stream, peer, Arc::clone(&rules), life.clone());
             }
         }
     }

@@ -1,19 +1,35 @@
-//! A connection as the kernel has it, before the runtime knows it: `listen` yields these, `session`
-//! takes them.
+//! A connection before the runtime knows it: `listen` yields these, `session` takes them.
 
 use std::os::fd::OwnedFd;
 
-/// Connected descriptors, blocking or not.
+use crate::{sys, virtio};
+
+/// A connected stream.
 #[derive(Debug)]
-pub struct Stream {
-    /// A socket, or what comes from the client.
-    pub from: OwnedFd,
-    /// What goes to the client, where it is another one: a pipe, mostly.
-    pub to: Option<OwnedFd>,
+pub enum Stream {
+    /// Of the kernel: connected descriptors, blocking or not.
+    Kernel {
+        /// A socket, or what comes from the client.
+        from: OwnedFd,
+        /// What goes to the client, where it is another one: a pipe, mostly.
+        to: Option<OwnedFd>,
+    },
+    /// Of a guest whose vsock device ends in this agent.
+    Guest(virtio::Connection),
+}
+
+impl Stream {
+    /// What a security module calls the other end, where it calls it something.
+    pub fn label(&self) -> Option<String> {
+        match self {
+            Self::Kernel { from, .. } => sys::label::of_peer(from),
+            Self::Guest(_) => None,
+        }
+    }
 }
 
 impl From<OwnedFd> for Stream {
     fn from(socket: OwnedFd) -> Self {
-        Self { from: socket, to: None }
+        Self::Kernel { from: socket, to: None }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -33,8 +34,14 @@ struct Taken {
     each: HashMap<Machine, usize>,
 }
 
-/// A CID, and whether it is in this host's numbering: a guest's, or another host's.
-type Machine = (u32, bool);
+/// What a limit for each counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Machine {
+    /// A CID, and whether it is in this host's numbering: a guest's, or another host's.
+    Cid(u32, bool),
+    /// The one behind a path.
+    Vm(Arc<Path>),
+}
 
 /// One place, given back when dropped.
 struct Place {
@@ -59,18 +66,20 @@ impl Gate for Limit {
             let most = most.as_ref().filter(|most| open >= most.connections)?;
             Some(Denied::new(format!("{}, and {open} open", most.words)))
         };
-        let of = match *caller.peer {
-            Peer::Vsock { cid, .. } if self.each.is_some() => Some((cid, caller.peer.is_guest())),
+        let of = match caller.peer {
+            _ if self.each.is_none() => None,
+            Peer::Vsock { cid, .. } => Some(Machine::Cid(*cid, caller.peer.is_guest())),
+            Peer::Vm { path, .. } => Some(Machine::Vm(Arc::clone(path))),
             _ => None,
         };
         let mut taken = lock(&self.taken);
-        let from_it = of.and_then(|of| taken.each.get(&of)).copied().unwrap_or(0);
+        let from_it = of.as_ref().and_then(|of| taken.each.get(of)).copied().unwrap_or(0);
         if let Some(denied) = full(&self.each, from_it).or_else(|| full(&self.all, taken.all)) {
             return Err(denied);
         }
         taken.all += 1;
-        if let Some(of) = of {
-            taken.each.insert(of, from_it + 1);
+        if let Some(of) = &of {
+            taken.each.insert(of.clone(), from_it + 1);
         }
         Ok(Pass::holding(Place { of, taken: Arc::clone(&self.taken) }))
     }
@@ -80,12 +89,12 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         taken.all -= 1;
-        if let Some(of) = self.of
-            && let Some(count) = taken.each.get_mut(&of)
+        if let Some(of) = &self.of
+            && let Some(count) = taken.each.get_mut(of)
         {
             *count -= 1;
             if *count == 0 {
-                taken.each.remove(&of);
+                taken.each.remove(of);
             }
         }
     }
@@ -142,6 +151,6 @@ mod tests {
         admit(&limit, &guest(3)).unwrap_err();
         let _second = admit(&limit, &guest(4)).unwrap();
         admit(&limit, &guest(5)).unwrap_err();
-        assert!(!lock(&limit.taken).each.contains_key(&(5, true)));
+        assert!(!lock(&limit.taken).each.contains_key(&Machine::Cid(5, true)));
     }
 }

@@ -261,7 +261,7 @@ fn way_of(peer: &Peer) -> Option<Way> {
             IpAddr::V6(_) => Way::Ipv6,
         }),
         Peer::Unix { .. } => Some(Way::Unix),
-        Peer::Vsock { .. } => Some(Way::Vsock),
+        Peer::Vsock { .. } | Peer::Vm { .. } => Some(Way::Vsock),
         Peer::Pipe => None,
     }
 }
@@ -274,6 +274,7 @@ impl Field {
             (Self::Gid, Peer::Unix { gid, .. }) => Some(*gid),
             (Self::Cid, Peer::Vsock { cid, .. }) => Some(*cid),
             (Self::Port, Peer::Vsock { port, .. }) => Some(*port),
+            (Self::Port, Peer::Vm { port, .. }) => *port,
             _ => None,
         }
     }

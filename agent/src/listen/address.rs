@@ -6,6 +6,10 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use thiserror::Error;
 
+use crate::virtio;
+
+/// NBD's, and by custom that of a vsock.
+const DEFAULT_PORT: u32 = 10809;
 /// Most bytes in the path of a Unix socket: `sun_path` less its final zero, unix(7).
 const UNIX_PATH_MAX: usize = 107;
 
@@ -35,6 +39,12 @@ pub enum Address {
     Vsock { cid: Option<u32>, port: u32 },
     /// TCP. `None`: every address of this machine. Port 0: any free one.
     Tcp { host: Option<String>, port: u16, family: Family },
+    /// A VM whose VMM connects at this path (vhost-user): the guest's vsock device ends here. `cid` is
+    /// the guest's, inside this VM; `port` is the one it connects to.
+    VhostUser { path: PathBuf, cid: u32, port: u32 },
+    /// A VM whose VMM (Firecracker, Cloud Hypervisor) has its vsock device at this path, and connects to
+    /// `PATH_PORT`.
+    Hybrid { path: PathBuf, port: u32 },
     /// A Unix socket, made at this path and removed at exit.
     Unix(PathBuf),
     /// A Unix socket in a new directory that only this user may enter.
@@ -44,7 +54,10 @@ pub enum Address {
 /// Why a text is no address. The text itself is in the message of whoever parsed it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddressError {
-    #[error("write vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT or unix:PATH")]
+    #[error(
+        "write vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT, unix:PATH, vhost-user:PATH[,cid=N][,port=P] \
+         or hybrid:PATH[,port=P]"
+    )]
     Form,
     #[error("'{0}' is not a vsock port (0 to 4294967295)")]
     VsockPort(String),
@@ -54,6 +67,10 @@ pub enum AddressError {
     TcpPort(String),
     #[error("an IPv6 address stands in brackets: tcp:[ADDRESS]:PORT")]
     Brackets,
+    #[error("'{0}' is not known here; {1}")]
+    Setting(String, &'static str),
+    #[error("'{0}' is not a guest's CID (3 to 4294967294)")]
+    GuestCid(String),
     #[error("the path of the socket is empty")]
     NoPath,
     #[error(
@@ -85,6 +102,39 @@ impl Address {
         Ok(Self::Vsock { cid: None, port: number })
     }
 
+    fn vhost_user(text: &str) -> Result<Self, AddressError> {
+        let (path, settings) = path_and(text)?;
+        let (mut cid, mut port) = (virtio::DEFAULT_CID, DEFAULT_PORT);
+        for (key, value) in settings {
+            match key {
+                "cid" => {
+                    let fits = |cid: &u32| (virtio::DEFAULT_CID..u32::MAX).contains(cid);
+                    let wrong = || AddressError::GuestCid(value.to_owned());
+                    cid = number(value).filter(fits).ok_or_else(wrong)?;
+                }
+                "port" => port = vm_port(value)?,
+                _ => return Err(AddressError::Setting(key.into(), "cid=N and port=P are")),
+            }
+        }
+        Ok(Self::VhostUser { path, cid, port })
+    }
+
+    fn hybrid(text: &str) -> Result<Self, AddressError> {
+        let (path, settings) = path_and(text)?;
+        let mut port = DEFAULT_PORT;
+        for (key, value) in settings {
+            match key {
+                "port" => port = vm_port(value)?,
+                _ => return Err(AddressError::Setting(key.into(), "port=P is")),
+            }
+        }
+        // Its socket has a longer name.
+        match super::vm::hybrid_path(&path, port).as_os_str().len() {
+            len if len > UNIX_PATH_MAX => Err(AddressError::LongPath(len)),
+            _ => Ok(Self::Hybrid { path, port }),
+        }
+    }
+
     /// The system chooses, so that two of the same are two different places.
     pub fn is_any_free(&self) -> bool {
         matches!(
@@ -92,6 +142,27 @@ impl Address {
             Self::Vsock { port: u32::MAX, .. } | Self::Tcp { port: 0, .. } | Self::Private
         )
     }
+}
+
+/// Keys and values.
+type Settings<'a> = Vec<(&'a str, &'a str)>;
+
+/// `PATH[,KEY=VALUE]...`: a path with a comma in it cannot be written.
+fn path_and(text: &str) -> Result<(PathBuf, Settings<'_>), AddressError> {
+    let mut parts = text.split(',');
+    let path = parts.next().unwrap_or_default();
+    let settings = parts.map(|part| part.split_once('=').unwrap_or((part, ""))).collect();
+    match path.len() {
+        0 => Err(AddressError::NoPath),
+        len if len > UNIX_PATH_MAX => Err(AddressError::LongPath(len)),
+        _ => Ok((path.into(), settings)),
+    }
+}
+
+/// Any but VMADDR_PORT_ANY, which is none.
+fn vm_port(text: &str) -> Result<u32, AddressError> {
+    let port = number(text).filter(|port| *port != u32::MAX);
+    port.ok_or_else(|| AddressError::VsockPort(text.to_owned()))
 }
 
 /// A whole number, digits only: `str::parse` alone would take "+1".
@@ -106,6 +177,8 @@ impl FromStr for Address {
         let (kind, rest) = text.split_once(':').ok_or(AddressError::Form)?;
         match kind {
             "unix" => Self::unix(PathBuf::from(rest)),
+            "vhost-user" => Self::vhost_user(rest),
+            "hybrid" => Self::hybrid(rest),
             "vsock" => match rest.split_once(':') {
                 None | Some(("", _)) => Self::vsock(rest.trim_start_matches(':')),
                 Some((cid, port)) => {
@@ -142,6 +215,10 @@ impl fmt::Display for Address {
             }
             Self::Tcp { host: Some(host), port, .. } => write!(f, "tcp:{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::VhostUser { path, cid, port } => {
+                write!(f, "vhost-user:{},cid={cid},port={port}", path.display())
+            }
+            Self::Hybrid { path, port } => write!(f, "hybrid:{},port={port}", path.display()),
             Self::Private => f.write_str("unix:-"),
         }
     }

@@ -113,6 +113,6 @@ pub(super) fn prepare(stream: &impl AsFd, peer: &Peer) {
         Peer::Tcp(_) => tcp::prepare(stream, peer),
         Peer::Unix { .. } => unix::prepare(stream),
         Peer::Vsock { .. } => super::vsock::prepare(stream),
-        Peer::Pipe => {}
+        Peer::Vm { .. } | Peer::Pipe => {}
     }
 }

@@ -53,7 +53,12 @@ impl BindError {
             (Cause::Stale, Address::Unix(path)) => {
                 Some(format!("remove it ('rm {}') and start again", path.display()))
             }
-            (Cause::Live, Address::Unix(path)) => Some(format!(
+            (
+                Cause::Live,
+                Address::Unix(path)
+                | Address::VhostUser { path, .. }
+                | Address::Hybrid { path, .. },
+            ) => Some(format!(
                 "choose another path, or stop that process ('ss -lxp src {}' names it)",
                 path.display()
             )),
@@ -97,11 +102,11 @@ fn errno(errno: i32, address: &Address) -> Option<String> {
         (Address::Tcp { .. }, libc::EAFNOSUPPORT) => {
             "this machine has no such protocol: try -4 or -6".into()
         }
-        (Address::Unix(path), libc::ENOENT) => {
+        (Address::Unix(path) | Address::VhostUser { path, .. } | Address::Hybrid { path, .. }, libc::ENOENT) => {
             let parent = path.parent().unwrap_or(path);
             format!("the directory is missing: 'mkdir -p {}'", parent.display())
         }
-        (Address::Unix(_), libc::EACCES | libc::EPERM | libc::EROFS) => {
+        (Address::Unix(_) | Address::VhostUser { .. } | Address::Hybrid { .. }, libc::EACCES | libc::EPERM | libc::EROFS) => {
             "choose a directory that this user may write to".into()
         }
         (_, libc::EMFILE | libc::ENFILE) => "raise the limit of open files ('ulimit -n')".into(),

@@ -58,7 +58,8 @@ impl Adopted {
     pub fn keep_alive(&self) {
         for (stream, peer) in &self.connected {
             if matches!(peer, Peer::Tcp(_))
-                && let Err(error) = tcp::keep_alive(&stream.from)
+                && let Stream::Kernel { from, .. } = stream
+                && let Err(error) = tcp::keep_alive(from)
             {
                 tracing::warn!("--keepalive has no effect on {peer}: {error}");
             }

@@ -5,7 +5,7 @@
 
 use std::{io, os::unix::ffi::OsStrExt, path::Path};
 
-use super::{Listener, Socket, uri};
+use super::{Listener, Socket, uri, vm};
 
 /// `VMADDR_CID_LOCAL`: how a process names its own machine.
 const LOCAL: u32 = 1;
@@ -18,6 +18,8 @@ impl Listener {
             Socket::Vsock(listener) => {
                 uri::vsock(Some(listener.cid.unwrap_or(LOCAL)), listener.port, export)
             }
+            Socket::Vm(vm::Listener::VhostUser { .. }) => return None,
+            Socket::Vm(listener) => uri::unix(listener.socket().path()?, export),
             _ => self.uri(export)?,
         };
         if let Some((name, path)) = file {
@@ -34,6 +36,7 @@ impl Listener {
         match &self.socket {
             Socket::Vsock(listener) => Some(listener.port),
             Socket::Tcp(listener) => Some(listener.address.port().into()),
+            Socket::Vm(listener) => Some(listener.port()),
             Socket::Unix(_) => None,
         }
     }
@@ -58,6 +61,7 @@ impl Listener {
     pub fn left_behind(&self) -> Option<&Path> {
         match &self.socket {
             Socket::Unix(listener) if !listener.is_removable() => listener.path(),
+            Socket::Vm(listener) if !listener.socket().is_removable() => listener.socket().path(),
             _ => None,
         }
     }

@@ -13,6 +13,7 @@ pub mod stdio;
 mod tcp;
 mod unix;
 mod uri;
+mod vm;
 mod vsock;
 
 use std::{
@@ -27,7 +28,7 @@ pub use self::{
     error::{BindError, Cause},
     given::{Adopted, Given, GivenError},
 };
-use crate::peer::Peer;
+use crate::{peer::Peer, stream::Stream, virtio::Place};
 
 /// Connections that the kernel keeps until they are accepted; it cuts this to
 /// `net.core.somaxconn`. Over vsock the one too many is reset, so it is worth having room.
@@ -59,6 +60,7 @@ enum Socket {
     Vsock(vsock::Listener),
     Tcp(tcp::Listener),
     Unix(unix::Listener),
+    Vm(vm::Listener),
 }
 
 impl Listener {
@@ -72,6 +74,12 @@ impl Listener {
             Address::Tcp { host, port, family } => tcp::bind(host.as_deref(), *port, *family)
                 .map(|all| all.into_iter().map(Socket::Tcp).collect()),
             Address::Unix(path) => unix::Listener::bind(path).map(|it| vec![Socket::Unix(it)]),
+            Address::VhostUser { path, cid, port } => {
+                vm::Listener::vhost_user(path, *cid, *port).map(|it| vec![Socket::Vm(it)])
+            }
+            Address::Hybrid { path, port } => {
+                vm::Listener::hybrid(path, *port).map(|it| vec![Socket::Vm(it)])
+            }
             Address::Private => unix::Listener::private().map(|it| vec![Socket::Unix(it)]),
         };
         match sockets {
@@ -97,12 +105,14 @@ impl Listener {
 
     /// The next connection. Waits as long as it takes, through every failure; nothing is lost when
     /// the future is dropped, and a new one tries again at once.
-    pub async fn accept(&mut self) -> (OwnedFd, Peer) {
+    pub async fn accept(&mut self) -> (Stream, Peer) {
         loop {
-            let accepted = match &self.socket {
-                Socket::Vsock(listener) => listener.accept().await,
-                Socket::Tcp(listener) => listener.accept().await,
-                Socket::Unix(listener) => listener.accept().await,
+            let plain = |(socket, peer): (OwnedFd, Peer)| (socket.into(), peer);
+            let accepted = match &mut self.socket {
+                Socket::Vsock(listener) => listener.accept().await.map(plain),
+                Socket::Tcp(listener) => listener.accept().await.map(plain),
+                Socket::Unix(listener) => listener.accept().await.map(plain),
+                Socket::Vm(listener) => listener.accept().await,
             };
             match accepted {
                 Ok(accepted) => {
@@ -141,6 +151,8 @@ impl Listener {
             Socket::Vsock(listener) => uri::vsock(listener.cid, listener.port, export),
             Socket::Tcp(listener) => uri::tcp(listener.address, export),
             Socket::Unix(listener) => uri::unix(listener.path()?, export),
+            // As the guest names it.
+            Socket::Vm(listener) => uri::vsock(None, listener.port(), export),
         })
     }
 }
@@ -153,6 +165,13 @@ impl fmt::Display for Listener {
             }
             Socket::Tcp(listener) => write!(f, "tcp:{}", listener.address)?,
             Socket::Unix(listener) => listener.fmt(f)?,
+            Socket::Vm(vm::Listener::VhostUser { host, .. }) => {
+                let Place { path, cid, port } = host.place();
+                Address::VhostUser { path: path.to_path_buf(), cid: *cid, port: *port }.fmt(f)?;
+            }
+            Socket::Vm(vm::Listener::Hybrid { path, port, .. }) => {
+                Address::Hybrid { path: path.to_path_buf(), port: *port }.fmt(f)?;
+            }
         }
         self.origin.as_ref().map_or(Ok(()), |origin| write!(f, " ({origin})"))
     }

@@ -58,7 +58,7 @@ pub(super) fn take_client() -> Result<(Stream, Peer), StdioError> {
         prepare(end, &peer);
     }
     let to = (!is_one).then_some(stdout);
-    Ok((Stream { from: stdin, to }, peer))
+    Ok((Stream::Kernel { from: stdin, to }, peer))
 }
 
 /// Who is at the other end.

@@ -70,6 +70,30 @@ impl Listener {
         Ok(Self { socket, name: Name::Ours(file) })
     }
 
+    /// As `bind`, but a socket that nobody listens on any more is replaced; one that is alive never.
+    /// Two agents that try at once do so one after the other.
+    pub(super) fn take_over(path: &Path) -> Result<Self, Cause> {
+        let absolute = std::path::absolute(path).map_err(Cause::System)?;
+        let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
+        let directory = fs::File::open(directory).map_err(Cause::System)?;
+        directory.lock().map_err(Cause::System)?;
+        match Self::bind(path) {
+            Err(Cause::Stale) => {
+                fs::remove_file(path).map_err(Cause::System)?;
+                Self::bind(path)
+            }
+            bound => bound,
+        }
+    }
+
+    /// The same socket, for a thread that waits in accept(2). Not to be accepted from here any more.
+    pub(super) fn for_a_thread(&self) -> io::Result<std::os::unix::net::UnixListener> {
+        let socket: std::os::unix::net::UnixListener =
+            self.socket.as_fd().try_clone_to_owned()?.into();
+        socket.set_nonblocking(false)?;
+        Ok(socket)
+    }
+
     /// Makes a socket in a directory of its own under TMPDIR.
     pub(super) fn private() -> Result<Self, Cause> {
         let template = std::env::temp_dir().join("agentXXXXXX");

@@ -1,7 +1,6 @@
 //! At the gates: who is let in, and what the log says of those who are not.
 
 use std::{
-    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,7 +12,6 @@ use crate::{
     access::{Caller, Denied, Pass},
     exports::Opening,
     peer::Peer,
-    sys,
 };
 
 /// Most lines about refusals in one period: a peer that may not come in can still come again and
@@ -22,9 +20,12 @@ const LINES: u32 = 1000;
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Asks every gate; all passes must be held as long as the stream is open.
-pub(super) fn admit(rules: &Rules, peer: &Peer, stream: &impl AsFd) -> Result<Vec<Pass>, Denied> {
-    let label = || sys::label::of_peer(stream);
-    let caller = Caller::new(peer, &label);
+pub(super) fn admit(
+    rules: &Rules,
+    peer: &Peer,
+    label: &dyn Fn() -> Option<String>,
+) -> Result<Vec<Pass>, Denied> {
+    let caller = Caller::new(peer, label);
     rules.gates.iter().map(|gate| gate.admit(&caller)).collect()
 }
 
@@ -49,7 +50,7 @@ impl<'a> Gates<'a> {
         opening: &Opening,
         export: Option<&str>,
     ) -> Result<(), Refusal> {
-        let label = || sys::label::of_peer(stream.socket());
+        let label = || stream.wire().label();
         let caller = Caller::new(&opening.peer, &label);
         let caller = caller.with_certificate(opening.certificate.as_deref());
         let answer = self.rules.gates.iter().try_for_each(|gate| gate.confirm(&caller));

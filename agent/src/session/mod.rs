@@ -12,6 +12,7 @@ mod revocable;
 mod spin;
 mod stream;
 mod transmit;
+mod wire;
 
 use std::{
     fmt,
@@ -27,13 +28,12 @@ use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
 pub use self::admit::Refusals;
-use self::{stream::Stream, transmit::Transmission};
+use self::{stream::Stream, transmit::Transmission, wire::Wire};
 use crate::{
     access::{Denied, Gate, Pass},
     exports::{Exports, Opening},
     peer::Peer,
     stream::Stream as Connection,
-    sys::socket::Socket,
     tls,
 };
 
@@ -201,7 +201,7 @@ async fn admitted(
     export: &mut Option<String>,
     traffic: &mut Traffic,
 ) -> End {
-    let passes = match admit::admit(&rules, peer, &stream.from) {
+    let passes = match admit::admit(&rules, peer, &|| stream.label()) {
         Ok(passes) => passes,
         Err(denied) => return End::Denied { denied, export: None },
     };
@@ -214,10 +214,10 @@ async fn admitted(
         tls: false,
         certificate: None,
     };
-    let socket = match Socket::new(stream.from, stream.to) {
-        // Each pass is a place that this connection takes. Who comes again when it sees the end of
-        // this one finds the place free.
-        Ok(socket) => Stream::Plain(socket.holding(passes)),
+    // Each pass is a place that this connection takes. Who comes again when it sees the end of this
+    // one finds the place free.
+    let socket = match Wire::new(stream, passes) {
+        Ok(wire) => Stream::Plain(wire),
         Err(error) => return End::Failed(error.kind()),
     };
     let serving = async |life| serve(socket, peer, &rules, opening, life, export, traffic).await;
@@ -263,7 +263,7 @@ const LINGER: Duration = Duration::from_millis(250);
 
 /// Waits, when nothing more will be sent, so that what was sent arrives: to close a TCP socket with
 /// unread bytes in it resets the connection, and the reset overtakes the last replies.
-async fn linger(socket: &Socket) {
+async fn linger(socket: &Wire) {
     let mut bytes = [0; 4096];
     let mut discard = async || {
         loop {

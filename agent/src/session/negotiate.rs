@@ -143,9 +143,9 @@ async fn haggle(
                     shown.server(&out);
                     // The session ends one way or the other: a failed send changes nothing.
                     send(&mut stream, &mut out).await.ok();
-                    stream.socket().release();
+                    stream.wire().release();
                     stream.finish_sending();
-                    super::linger(stream.socket()).await;
+                    super::linger(stream.wire()).await;
                     return Err(match ending {
                         Ending::Aborted => End::Aborted,
                         Ending::ShutDown => End::ShutDown,

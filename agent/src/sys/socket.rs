@@ -4,11 +4,9 @@
 //! cannot be used: vsock's has no vectored calls, and one type for all keeps the engine one.
 
 use std::{
-    any::Any,
     future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{Mutex, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -27,8 +25,6 @@ pub(crate) const MAX_RUNS: usize = 1024;
 /// A connected stream, registered with the runtime of the current thread.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    /// Stands first: it is dropped before the descriptors are closed.
-    held: Mutex<Option<Box<dyn Any + Send>>>,
     from: AsyncFd<OwnedFd>,
     /// `None`: the same.
     to: Option<AsyncFd<OwnedFd>>,
@@ -37,21 +33,7 @@ pub(crate) struct Socket {
 impl Socket {
     /// Takes the descriptors over and makes them non-blocking; without `to` it is `from` as well.
     pub(crate) fn new(from: OwnedFd, to: Option<OwnedFd>) -> io::Result<Self> {
-        Ok(Self {
-            held: Mutex::default(),
-            from: register(from)?,
-            to: to.map(register).transpose()?,
-        })
-    }
-
-    /// Drops `guard` when the stream is about to be closed: before the other end can know of it.
-    pub(crate) fn holding(self, guard: impl Any + Send) -> Self {
-        Self { held: Mutex::new(Some(Box::new(guard))), ..self }
-    }
-
-    /// Drops what is held now: nothing more than a farewell is sent.
-    pub(crate) fn release(&self) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Self { from: register(from)?, to: to.map(register).transpose()? })
     }
 
     fn to(&self) -> &AsyncFd<OwnedFd> {

@@ -26,5 +26,6 @@ mod shape;
 mod single;
 mod sockets;
 mod user;
+mod vm;
 mod watched;
 mod words;

@@ -11,15 +11,13 @@ use std::{
 };
 
 use self::tls::Secure;
-use crate::{
-    sys::socket::Socket,
-    tls::{Acceptor, Certificate, Failure},
-};
+use super::wire::Wire;
+use crate::tls::{Acceptor, Certificate, Failure};
 
 /// A connected stream.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Plain(Socket),
+    Plain(Wire),
     Secure(Box<Secure>),
     #[cfg(feature = "psk")]
     Shared(Box<psk::Shared>),
@@ -27,7 +25,7 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
-    pub(super) async fn secure(socket: Socket, acceptor: &Acceptor) -> Result<Self, Failure> {
+    pub(super) async fn secure(socket: Wire, acceptor: &Acceptor) -> Result<Self, Failure> {
         match acceptor {
             Acceptor::Certificates(config) => {
                 Ok(Self::Secure(Box::new(Secure::accept(socket, config).await?)))
@@ -137,12 +135,12 @@ impl Stream {
     }
 
     /// What is below all this.
-    pub(super) fn socket(&self) -> &Socket {
+    pub(super) fn wire(&self) -> &Wire {
         match self {
             Self::Plain(socket) => socket,
-            Self::Secure(secure) => secure.socket(),
+            Self::Secure(secure) => secure.wire(),
             #[cfg(feature = "psk")]
-            Self::Shared(shared) => shared.socket(),
+            Self::Shared(shared) => shared.wire(),
         }
     }
 

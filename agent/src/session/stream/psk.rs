@@ -9,10 +9,8 @@ use nbd::Buffer;
 use openssl::ssl::{Error, ErrorCode, SslCipherRef, SslStream};
 
 use super::super::pool;
-use crate::{
-    sys::socket::Socket,
-    tls::{self, Failure, SharedKeys},
-};
+use super::super::wire::Wire;
+use crate::tls::{self, Failure, SharedKeys};
 
 /// Plaintext that is encrypted before it is sent, in bytes.
 const UNSENT: usize = 16 * RECORD;
@@ -31,7 +29,7 @@ pub(in crate::session) struct Shared {
 /// until they are sent in one go.
 #[derive(Debug)]
 struct Wire {
-    socket: Socket,
+    socket: Wire,
     received: Buffer,
     /// Plaintext that the caller of a receive could take.
     room: usize,
@@ -43,7 +41,7 @@ struct Wire {
 impl Shared {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
     pub(in crate::session) async fn accept(
-        socket: Socket,
+        socket: Wire,
         keys: &SharedKeys,
     ) -> Result<Self, Failure> {
         let wire =
@@ -55,7 +53,7 @@ impl Shared {
             Err(failure) => {
                 // The alert tells the client why.
                 shared.finish_sending();
-                super::super::linger(shared.socket()).await;
+                super::super::linger(shared.wire()).await;
                 Err(failure)
             }
         }
@@ -74,7 +72,7 @@ impl Shared {
             match accepted {
                 Ok(()) => break,
                 Err(error) if error.code() == ErrorCode::WANT_READ => {
-                    self.socket().readable().await.map_err(failed)?;
+                    self.wire().readable().await.map_err(failed)?;
                 }
                 Err(error) if error.ssl_error().is_none() => {
                     return Err("the client closed in the middle of the handshake".into());
@@ -177,11 +175,11 @@ impl Shared {
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
-        if self.more { Ok(()) } else { self.socket().readable().await }
+        if self.more { Ok(()) } else { self.wire().readable().await }
     }
 
     pub(super) async fn writable(&self) -> io::Result<()> {
-        self.socket().writable().await
+        self.wire().writable().await
     }
 
     /// Tells the client that the end is meant, and not a cut.
@@ -193,10 +191,10 @@ impl Shared {
 
     pub(super) fn finish_sending(&mut self) {
         self.say_goodbye();
-        self.socket().finish_sending();
+        self.wire().finish_sending();
     }
 
-    pub(super) fn socket(&self) -> &Socket {
+    pub(super) fn wire(&self) -> &Wire {
         &self.stream.get_ref().socket
     }
 

@@ -12,10 +12,8 @@ use std::{
 use nbd::Buffer;
 
 use super::super::pool;
-use crate::{
-    sys::socket::Socket,
-    tls::{self, Certificate, Failure, IoState, ServerConfig, ServerConnection},
-};
+use super::super::wire::Wire;
+use crate::tls::{self, Certificate, Failure, IoState, ServerConfig, ServerConnection};
 
 /// Plaintext that is encrypted before it is sent, in bytes: whole records.
 const UNSENT: usize = 16 * 16 * 1024;
@@ -25,7 +23,7 @@ const RUNS: usize = 128;
 /// A stream whose handshake is through.
 #[derive(Debug)]
 pub(in crate::session) struct Secure {
-    socket: Socket,
+    socket: Wire,
     session: ServerConnection,
     /// Received, and not yet given to the session.
     received: Buffer,
@@ -36,7 +34,7 @@ pub(in crate::session) struct Secure {
 impl Secure {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
     pub(in crate::session) async fn accept(
-        socket: Socket,
+        socket: Wire,
         config: &Arc<ServerConfig>,
     ) -> Result<Self, Failure> {
         let mut session = ServerConnection::new(Arc::clone(config)).map_err(Failure::from)?;
@@ -197,7 +195,7 @@ impl Secure {
         self.socket.finish_sending();
     }
 
-    pub(super) fn socket(&self) -> &Socket {
+    pub(super) fn wire(&self) -> &Wire {
         &self.socket
     }
 
@@ -215,7 +213,7 @@ fn closed() -> io::Error {
 }
 
 /// The socket as rustls writes to it.
-struct Sink<'a>(&'a Socket);
+struct Sink<'a>(&'a Wire);
 
 impl Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

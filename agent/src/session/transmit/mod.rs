@@ -103,7 +103,7 @@ impl Transmission {
                 _ = life.wait_for(|life| *life == Life::Ending) => {}
             }
         }
-        self.stream.socket().release();
+        self.stream.wire().release();
         self.stream.say_goodbye();
         (end, self.traffic)
     }
@@ -228,7 +228,7 @@ impl Transmission {
             }
             self.blocking.flush(Arc::clone(&self.disk)).await;
             self.stream.finish_sending();
-            super::linger(self.stream.socket()).await;
+            super::linger(self.stream.wire()).await;
             End::ShutDown
         };
         tokio::select! {

@@ -1,0 +1,83 @@
+//! Listeners for virtual machines whose vsock device is not the kernel's: one path is one VM.
+//!
+//! `vhost-user`: the VMM connects, and the guest's device ends here (`virtio`). `hybrid`: the VMM
+//! (Firecracker, Cloud Hypervisor) has the device, and makes a guest's connection to CID 2 and a port
+//! one to the Unix socket `PATH_PORT`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Cause, unix};
+use crate::{
+    peer::Peer,
+    stream::Stream,
+    virtio::{Host, Place},
+};
+
+#[derive(Debug)]
+pub(super) enum Listener {
+    VhostUser {
+        host: Host,
+        /// Its name in the filesystem; the thread of `host` accepts.
+        socket: unix::Listener,
+    },
+    Hybrid {
+        socket: unix::Listener,
+        /// As the VMM was given it.
+        path: Arc<Path>,
+        port: u32,
+    },
+}
+
+impl Listener {
+    pub(super) fn vhost_user(path: &Path, cid: u32, port: u32) -> Result<Self, Cause> {
+        let socket = unix::Listener::take_over(path)?;
+        let place = Place { path: path.into(), cid, port };
+        let host = socket.for_a_thread().and_then(|listener| Host::start(listener, place));
+        Ok(Self::VhostUser { host: host.map_err(Cause::System)?, socket })
+    }
+
+    pub(super) fn hybrid(path: &Path, port: u32) -> Result<Self, Cause> {
+        let socket = unix::Listener::take_over(&hybrid_path(path, port))?;
+        Ok(Self::Hybrid { socket, path: path.into(), port })
+    }
+
+    /// The port that guests connect to.
+    pub(super) fn port(&self) -> u32 {
+        match self {
+            Self::VhostUser { host, .. } => host.place().port,
+            Self::Hybrid { port, .. } => *port,
+        }
+    }
+
+    /// The Unix socket that was made for it.
+    pub(super) fn socket(&self) -> &unix::Listener {
+        match self {
+            Self::VhostUser { socket, .. } | Self::Hybrid { socket, .. } => socket,
+        }
+    }
+
+    pub(super) async fn accept(&mut self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::VhostUser { host, .. } => {
+                let connection = host.accept().await?;
+                let (path, port) = (Arc::clone(&host.place().path), Some(connection.port()));
+                Ok((Stream::Guest(connection), Peer::Vm { path, port }))
+            }
+            Self::Hybrid { socket, path, .. } => {
+                let (stream, _vmm) = socket.accept().await?;
+                Ok((stream.into(), Peer::Vm { path: Arc::clone(path), port: None }))
+            }
+        }
+    }
+}
+
+/// Where the VMM connects for a guest's connection to `port`.
+pub(super) fn hybrid_path(path: &Path, port: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("_{port}"));
+    name.into()
+}

@@ -1,0 +1,73 @@
+//! A guest's connection, for the session: as `sys::socket::Socket` is for one of the kernel's.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, IoSlice, IoSliceMut},
+    sync::Arc,
+};
+
+use super::{device::Device, peers::Key};
+
+/// A connection that a guest has made. It ends when this is dropped.
+pub struct Connection {
+    device: Arc<Device>,
+    which: (Key, u64),
+    /// Nothing is to be told of its end.
+    forgotten: bool,
+}
+
+impl Connection {
+    pub(super) fn new(device: Arc<Device>, key: Key, id: u64) -> Self {
+        Self { device, which: (key, id), forgotten: false }
+    }
+
+    /// Drops it without a word.
+    pub(super) fn forget(mut self) {
+        self.forgotten = true;
+    }
+
+    /// The port that the guest's end has.
+    pub fn port(&self) -> u32 {
+        self.which.0.theirs
+    }
+
+    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
+    pub fn try_recv(&self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.device.receive(self.which, runs)
+    }
+
+    /// Sends as much as goes: `WouldBlock` if nothing does.
+    pub fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.device.send(self.which, runs)
+    }
+
+    /// Waits until `try_recv` is worth a call.
+    pub async fn readable(&self) {
+        poll_fn(|cx| self.device.poll_readable(self.which, cx)).await;
+    }
+
+    /// Waits until `try_send` is worth a call.
+    pub async fn writable(&self) {
+        poll_fn(|cx| self.device.poll_writable(self.which, cx)).await;
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish_sending(&self) {
+        self.device.finish(self.which);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.forgotten {
+            self.device.close(self.which);
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("device", &self.device).finish_non_exhaustive()
+    }
+}

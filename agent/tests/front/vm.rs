@@ -1,0 +1,89 @@
+//! Virtual machines whose vsock device is their VMM's: `hybrid` plays Firecracker's host side here; real
+//! guests on `vhost-user` are in the tests of guests.
+
+use std::{
+    fs,
+    os::unix::{fs::FileTypeExt, net::UnixListener},
+    process::Command,
+};
+
+use crate::agent::{Agent, BINARY, fails, fails_with, greeted, opened};
+
+#[test]
+fn a_hybrid_vm_is_known_by_its_path() {
+    let mut agent = Agent::start(
+        "--listen hybrid:{}/one --listen hybrid:{}/two,port=5 --allow vsock-guest \
+         --limit-per-cid 1 memory 1M",
+    );
+    // What Firecracker does when its guest connects to CID 2, port 10809.
+    let mut guest = greeted(&agent.path("one_10809"));
+    assert_eq!(opened(&mut guest), 1 << 20);
+    let lines = agent.wait_for_line(" opened ");
+    let peer = format!("peer=vm:{} ", agent.path("one").display());
+    assert!(lines.last().unwrap().contains(&peer), "{lines:#?}");
+    // One path is one machine: its limit is its own.
+    let mut other = greeted(&agent.path("two_5"));
+    assert_eq!(opened(&mut other), 1 << 20);
+    let _third = std::os::unix::net::UnixStream::connect(agent.path("one_10809")).unwrap();
+    let lines = agent.wait_for_line(" refused ");
+    assert!(lines.last().unwrap().contains("limit-per-cid"), "{lines:#?}");
+    drop((guest, other));
+    agent.end();
+    assert!(!agent.path("one_10809").exists() && !agent.path("two_5").exists());
+}
+
+#[test]
+fn rules_name_such_guests_as_guests() {
+    for (rules, lets_in) in [
+        ("--allow vsock-guest", true),
+        ("--allow anyvsock", true),
+        ("--allow anyunix", false),
+        ("--allow-cid 3-99", false),
+    ] {
+        let mut agent = Agent::start(&format!("--listen hybrid:{{}}/vm {rules} memory 1M"));
+        let mut stream = std::os::unix::net::UnixStream::connect(agent.path("vm_10809")).unwrap();
+        let mut greeting = [0; 18];
+        let greeted = std::io::Read::read_exact(&mut stream, &mut greeting).is_ok();
+        assert_eq!(greeted, lets_in, "{rules}");
+        drop(stream);
+        agent.end();
+    }
+}
+
+#[test]
+fn a_dead_agents_socket_is_taken_over_and_a_live_ones_never() {
+    for kind in ["hybrid", "vhost-user"] {
+        let dir = tempfile::tempdir().unwrap();
+        let name = if kind == "hybrid" { "vm_10809" } else { "vm" };
+        let path = dir.path().join(name);
+        drop(UnixListener::bind(&path).unwrap());
+        let place = format!("{kind}:{}", dir.path().join("vm").display());
+        let mut agent = Agent::start_with(Command::new(BINARY), "memory 1M", &["--listen", &place]);
+        assert!(fs::symlink_metadata(&path).unwrap().file_type().is_socket());
+        let (code, stderr) = fails(Command::new(BINARY).args(["--listen", &place, "memory", "1M"]));
+        assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
+        assert!(stderr.contains("another process listens there"), "{stderr}");
+        agent.end();
+        assert!(!path.exists(), "{kind} leaves nothing behind");
+        fs::write(&path, "kept").unwrap();
+        let (code, stderr) = fails(Command::new(BINARY).args(["--listen", &place, "memory", "1M"]));
+        assert_eq!(code, 1, "{stderr}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    }
+}
+
+#[test]
+fn wrong_words_are_one_line() {
+    for (words, part) in [
+        ("--listen hybrid: memory 1", "path of the socket is empty"),
+        ("--listen hybrid:/a,cid=3 memory 1", "'cid' is not known here; port=P is"),
+        ("--listen hybrid:/a,port=x memory 1", "'x' is not a vsock port"),
+        ("--listen vhost-user:/a,cid=2 memory 1", "'2' is not a guest's CID"),
+        ("--listen vhost-user:/a,mode=1 memory 1", "'mode' is not known here"),
+        ("--listen vhost-user:/nonexistent/vm memory 1", "/nonexistent"),
+    ] {
+        let (code, stderr) = fails_with(words);
+        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
+        assert!(stderr.contains(part), "{words}: {stderr}");
+    }
+}
