@@ -19,6 +19,9 @@ _agent() {
             agent,completions)
                 cmd="agent__subcmd__completions"
                 ;;
+            agent,doctor)
+                cmd="agent__subcmd__doctor"
+                ;;
             agent,man)
                 cmd="agent__subcmd__man"
                 ;;
@@ -47,7 +50,7 @@ _agent() {
 
     case "${cmd}" in
         agent)
-            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions man qemu"
+            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor man qemu"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -214,8 +217,30 @@ _agent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        agent__subcmd__doctor)
+            opts="-p --json --port --fix --yes"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --port)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -p)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         agent__subcmd__man)
-            opts="--dir completions man qemu"
+            opts="--dir completions doctor man qemu"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -391,7 +416,7 @@ _agent_words() {
     local cur="$2" prev="$3" key="" before="" word plugin="" known=""
     local -a files options=(-p --port -i --ipaddr -U --unix --listen --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --filter -e --exportname -t --threads --timeout --shutdown-timeout --tls --tls-certificates --tls-psk --run -u --user -g --group --selinux-label -P --pidfile --log --mask-handshake)
 
-    if [[ " completions man qemu " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
+    if [[ " completions doctor man qemu " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
         _agent "$@"
         return
     fi

@@ -101,9 +101,14 @@ complete -c agent -n "__fish_agent_serves" -l dump-plugin -d 'What the plugin is
 complete -c agent -n "__fish_agent_serves" -l short-options -d 'The options of one letter, one a line'
 complete -c agent -n "__fish_agent_serves" -l long-options -d 'The long options, one a line'
 complete -c agent -n "__fish_agent_needs_command" -a "completions" -d 'Prints a shell\'s completions of this command line'
+complete -c agent -n "__fish_agent_needs_command" -a "doctor" -d 'Says why vsock does not work here, and what mends it'
 complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages of the manual'
 complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
 complete -c agent -n "__fish_agent_using_subcommand completions" -l dir -d 'Write those of bash, fish and zsh into this directory' -r -F
+complete -c agent -n "__fish_agent_using_subcommand doctor" -s p -l port -d 'The vsock port of the agent' -r
+complete -c agent -n "__fish_agent_using_subcommand doctor" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand doctor" -l fix -d 'Do the safe mends, each after a yes, and look again'
+complete -c agent -n "__fish_agent_using_subcommand doctor" -l yes -d 'Take every answer for yes'
 complete -c agent -n "__fish_agent_using_subcommand man" -l dir -d 'Write every page into this directory' -r -F
 complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "attach" -d 'Puts a vsock device into a machine that runs'
 complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "detach" -d 'Takes a vsock device out of a machine, and waits until it is out'
@@ -134,7 +139,7 @@ complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcom
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from watch" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
 
 function __fish_agent_serves
-    not __fish_agent_using_subcommand completions man qemu
+    not __fish_agent_using_subcommand completions doctor man qemu
 end
 
 function __fish_agent_has_filter
@@ -215,6 +220,7 @@ complete -c agent -n "__fish_agent_using_subcommand completions" -a "fish" -d ''
 complete -c agent -n "__fish_agent_using_subcommand completions" -a "powershell" -d ''
 complete -c agent -n "__fish_agent_using_subcommand completions" -a "zsh" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "completions" -d ''
+complete -c agent -n "__fish_agent_using_subcommand man" -a "doctor" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "man" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "qemu" -d ''
 complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-minimum=" -d 'Smallest unit, a power of two up to 64K'

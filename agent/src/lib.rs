@@ -8,6 +8,7 @@ pub mod admission;
 pub mod cli;
 pub mod command;
 pub mod disk;
+mod doctor;
 pub mod exports;
 pub mod hooks;
 pub mod layer;

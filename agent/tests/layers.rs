@@ -22,6 +22,7 @@ const RANKS: &[(&str, u8)] = &[
     ("access", 2),
     ("lease", 3),
     ("disk", 2),
+    ("doctor", 3),
     ("exports", 4),
     ("proxy", 5),
     ("session", 5),

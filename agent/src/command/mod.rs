@@ -4,6 +4,7 @@
 //! served as `./WORD`; called as `nbdkit`, the program has none of these.
 
 mod completions;
+mod doctor;
 mod man;
 mod qemu;
 
@@ -29,7 +30,7 @@ pub struct Entry {
 }
 
 /// In the order of their words.
-pub const ALL: &[Entry] = &[completions::ENTRY, man::ENTRY, qemu::ENTRY];
+pub const ALL: &[Entry] = &[completions::ENTRY, doctor::ENTRY, man::ENTRY, qemu::ENTRY];
 
 /// The one that the command line (the program's name first) asks for.
 pub fn find(words: &[OsString]) -> Option<&'static Entry> {

@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use super::{Address, Family};
+use crate::doctor;
 
 /// An address that could not be listened on. The cause is the source.
 #[derive(Debug, Error)]
@@ -69,35 +70,20 @@ impl BindError {
 }
 
 fn errno(errno: i32, address: &Address) -> Option<String> {
+    if let Address::Vsock { cid, port } = address
+        && let Some(mend) = doctor::mend_of_bind(errno, *cid, *port)
+    {
+        return Some(mend);
+    }
     Some(match (address, errno) {
         (Address::Tcp { port, .. }, libc::EADDRINUSE) => format!(
             "another process, or a listener named before this one, has the port ('ss -lntp sport = :{port}' names it): choose another, or stop that"
         ),
-        (Address::Vsock { port, .. }, libc::EADDRINUSE) => format!(
-            "another process, or a listener named before this one, has the port ('ss -lp --vsock' names it, look for :{port}): choose another, or stop that"
-        ),
         (Address::Tcp { .. }, libc::EADDRNOTAVAIL) => {
             "the address is none of this machine's ('ip address' lists them)".into()
         }
-        (Address::Vsock { cid: Some(cid), .. }, libc::EADDRNOTAVAIL) => format!(
-            "CID {cid} is none of this machine's: leave it out (vsock:PORT) to listen on all; \
-             2 is local only where vhost_vsock is loaded, 1 where vsock_loopback is"
-        ),
-        (Address::Vsock { .. }, libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ENODEV) => {
-            "AF_VSOCK is unknown to this kernel ('modprobe vhost_vsock' on a VM host, 'modprobe vsock' \
-             elsewhere) or kept from this process (systemd's RestrictAddressFamilies=, a container)"
-                .into()
-        }
         (Address::Tcp { port, .. }, libc::EACCES) if *port < 1024 && *port > 0 => {
             "ports below 1024 need CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start".into()
-        }
-        (Address::Vsock { port, .. }, libc::EACCES) if *port < 1024 => {
-            "vsock ports below 1024 need CAP_NET_BIND_SERVICE".into()
-        }
-        (Address::Vsock { .. }, libc::EACCES | libc::EPERM) => {
-            "AF_VSOCK is forbidden to this process: containers forbid it by their seccomp profile, \
-             which must allow socket(AF_VSOCK)"
-                .into()
         }
         (Address::Tcp { .. }, libc::EAFNOSUPPORT) => {
             "this machine has no such protocol: try -4 or -6".into()
@@ -127,9 +113,8 @@ mod tests {
             ("tcp:[::1]:8000", libc::EAFNOSUPPORT, "-4"),
             ("vsock:10809", libc::EADDRINUSE, "ss -lp --vsock"),
             ("vsock:77:10809", libc::EADDRNOTAVAIL, "CID 77 is none of this machine's"),
-            ("vsock:10809", libc::EAFNOSUPPORT, "modprobe vhost_vsock"),
-            ("vsock:10809", libc::EPERM, "seccomp"),
-            ("vsock:10809", libc::EACCES, "seccomp"),
+            ("vsock:10809", libc::EAFNOSUPPORT, "agent doctor"),
+            ("vsock:10809", libc::EPERM, "agent doctor"),
             ("vsock:80", libc::EACCES, "CAP_NET_BIND_SERVICE"),
             ("unix:/none/such", libc::ENOENT, "mkdir -p /none"),
             ("unix:/proc/x", libc::EACCES, "may write"),

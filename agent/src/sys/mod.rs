@@ -22,5 +22,5 @@ pub(crate) mod selinux;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;
 pub(crate) mod user;
-#[allow(unsafe_code, reason = "nix has no options of AF_VSOCK")]
+#[allow(unsafe_code, reason = "nix has no options of AF_VSOCK and not its ioctl")]
 pub(crate) mod vsock;

@@ -1,0 +1,199 @@
+//! `agent doctor`: why a guest cannot be served over AF_VSOCK here, and what mends it.
+
+use std::{
+    fmt::Write as _,
+    io::{self, BufRead, Write as _},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use serde_json::{Value, json};
+
+use super::{Entry, Outcome, print};
+use crate::doctor::{self, Finding, Machine, Mend, Verdict};
+
+pub(super) const ENTRY: Entry = Entry { word: "doctor", command, run };
+
+const EXAMPLES: &str = "\
+Examples:
+  agent doctor
+  agent doctor --port 10810 --json | jq -r '.findings[] | select(.verdict != \"ok\") | .mend'
+  agent doctor --fix
+
+The exit status is 0 when a guest could be served now, else 1.
+
+With --json, one object:
+  served    whether a guest could be served now: there is no fault
+  findings  what was checked, each an object:
+    id        a word that stays, such as \"vhost-vsock\"
+    verdict   \"ok\", \"warning\" or \"fault\"
+    checked   what was looked at
+    evidence  what was seen
+    meaning   what follows from it
+    mend      what to do, or null
+    steps     the commands of the mend, for a root shell, in their order
+    safe      whether --fix runs them
+  fixed     with --fix, the commands that were run, each an object:
+    step      the command
+    error     why it failed, or null";
+
+fn command() -> Command {
+    Command::new(ENTRY.word)
+        .about("Says why vsock does not work here, and what mends it")
+        .long_about(
+            "Looks at all that lies between a guest and the agent: the kernel, its vsock transports, \
+             /dev/vhost-vsock, what forbids sockets, the port, limits, QEMU and libvirt. Says what \
+             it found, what it means and the exact mend. It changes nothing without --fix. Where it \
+             runs matters: as the user, and in the container or unit, that the agent and QEMU have.",
+        )
+        .after_help(EXAMPLES)
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object"))
+        .arg(
+            Arg::new("port")
+                .short('p')
+                .long("port")
+                .value_name("PORT")
+                .value_parser(value_parser!(u32))
+                .default_value("10809")
+                .help("The vsock port of the agent"),
+        )
+        .arg(
+            Arg::new("fix")
+                .long("fix")
+                .action(ArgAction::SetTrue)
+                .help("Do the safe mends, each after a yes, and look again"),
+        )
+        .arg(
+            Arg::new("yes")
+                .long("yes")
+                .action(ArgAction::SetTrue)
+                .requires("fix")
+                .help("Take every answer for yes"),
+        )
+}
+
+fn run(matches: &ArgMatches) -> Outcome {
+    let port = matches.get_one("port").copied().unwrap_or(10809);
+    let (json, fix) = (matches.get_flag("json"), matches.get_flag("fix"));
+    let mut findings = doctor::examine(&Machine::here(port));
+    let mut fixed = None;
+    if fix {
+        if !json {
+            print(&in_words(&findings))?;
+        }
+        let done = mend(&findings, matches.get_flag("yes"), &mut io::stdin().lock());
+        if !done.is_empty() {
+            findings = doctor::examine(&Machine::here(port));
+            if !json {
+                print("\nAfter that:\n")?;
+                print(&in_words(&findings))?;
+            }
+        }
+        fixed = Some(done);
+    }
+    if json {
+        print(&format!("{}\n", in_json(&findings, fixed.as_deref())))?;
+    } else if !fix {
+        print(&in_words(&findings))?;
+    }
+    Ok(u8::from(!doctor::served(&findings)))
+}
+
+/// A step that was run, and why it failed.
+type Done = (String, Result<(), String>);
+
+/// Runs the safe mends. All that is asked and told goes to stderr, for stdout may be JSON.
+fn mend(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done> {
+    let mut done = Vec::new();
+    let mut seen: Vec<&Mend> = Vec::new();
+    let wrong = findings.iter().filter(|finding| finding.verdict != Verdict::Ok);
+    for mend in wrong.filter_map(|finding| finding.mend.as_ref()) {
+        // Two findings may have one mend.
+        if !mend.safe || mend.steps.is_empty() || seen.contains(&mend) {
+            continue;
+        }
+        seen.push(mend);
+        for step in &mend.steps {
+            let question = if yes { "\n" } else { " - do it? [y/N] " };
+            tell(&format!("{step}{question}"));
+            if !yes && !is_yes(answers) {
+                // The steps behind it build on it.
+                break;
+            }
+            let result = step.take();
+            if let Err(error) = &result {
+                tell(&format!("failed: {error}\n"));
+            }
+            let failed = result.is_err();
+            done.push((step.to_string(), result));
+            if failed {
+                break;
+            }
+        }
+    }
+    if seen.is_empty() {
+        tell("there is no mend that is safe to run\n");
+    }
+    done
+}
+
+fn is_yes(answers: &mut impl BufRead) -> bool {
+    let mut line = String::new();
+    let read = answers.read_line(&mut line);
+    read.is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+fn tell(text: &str) {
+    let mut stderr = io::stderr().lock();
+    // Where stderr is gone there is nobody to tell.
+    stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).ok();
+}
+
+fn in_words(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for Finding { id, verdict, checked, evidence, meaning, mend } in findings {
+        // Writing to a string does not fail.
+        writeln!(text, "{:<8} {id}: {checked}: {evidence}", verdict.word()).ok();
+        writeln!(text, "         {meaning}").ok();
+        if let Some(mend) = mend {
+            writeln!(text, "         mend: {mend}").ok();
+        }
+    }
+    let (faults, warnings) = (count(findings, Verdict::Fault), count(findings, Verdict::Warning));
+    let verdict =
+        if faults == 0 { "a guest can be served" } else { "no guest can be served like this" };
+    writeln!(text, "{verdict}: {faults} faults, {warnings} warnings").ok();
+    text
+}
+
+fn count(findings: &[Finding], verdict: Verdict) -> usize {
+    findings.iter().filter(|finding| finding.verdict == verdict).count()
+}
+
+fn in_json(findings: &[Finding], fixed: Option<&[Done]>) -> Value {
+    let list: Vec<_> = findings
+        .iter()
+        .map(|Finding { id, verdict, checked, evidence, meaning, mend }| {
+            let steps = mend.iter().flat_map(|mend| &mend.steps);
+            let steps: Vec<_> = steps.map(ToString::to_string).collect();
+            json!({
+                "id": id,
+                "verdict": verdict.word(),
+                "checked": checked,
+                "evidence": evidence,
+                "meaning": meaning,
+                "mend": mend.as_ref().map(ToString::to_string),
+                "steps": steps,
+                "safe": mend.as_ref().is_some_and(|mend| mend.safe),
+            })
+        })
+        .collect();
+    let mut object = json!({ "served": doctor::served(findings), "findings": list });
+    if let Some(fixed) = fixed {
+        let step = |(step, result): &Done| json!({ "step": step, "error": result.as_ref().err() });
+        object["fixed"] = fixed.iter().map(step).collect();
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! What is printed, and what is run on which answer.
+
+use super::*;
+use crate::doctor::Step;
+
+fn finding(verdict: Verdict, mend: Option<Mend>) -> Finding {
+    Finding {
+        id: "thing",
+        verdict,
+        checked: "the thing".into(),
+        evidence: "it is so".into(),
+        meaning: "so it goes".into(),
+        mend,
+    }
+}
+
+fn mend_of(steps: &[Step], safe: bool) -> Mend {
+    Mend { advice: String::new(), steps: steps.to_vec(), safe }
+}
+
+const TRUE: Step = Step::Run(&["true"]);
+const FALSE: Step = Step::Run(&["false"]);
+
+#[test]
+fn only_safe_mends_are_run_and_only_on_a_yes() {
+    let safe = [finding(Verdict::Fault, Some(mend_of(&[TRUE, TRUE], true)))];
+    for (answers, runs) in [("", 0), ("n\n", 0), ("maybe\n", 0), ("y\n", 1), ("y\nYES\n", 2)] {
+        assert_eq!(mend(&safe, false, &mut answers.as_bytes()).len(), runs, "{answers:?}");
+    }
+    assert_eq!(mend(&safe, true, &mut &b""[..]).len(), 2);
+    for not in [
+        finding(Verdict::Fault, Some(mend_of(&[TRUE], false))),
+        finding(Verdict::Fault, Some(mend_of(&[], true))),
+        finding(Verdict::Ok, Some(mend_of(&[TRUE], true))),
+        finding(Verdict::Fault, None),
+    ] {
+        assert!(mend(&[not], true, &mut &b""[..]).is_empty());
+    }
+    let twice = [safe[0].clone(), safe[0].clone()];
+    assert_eq!(mend(&twice, true, &mut &b""[..]).len(), 2, "one mend of two findings");
+    let fails = [finding(Verdict::Fault, Some(mend_of(&[FALSE, TRUE], true)))];
+    let done = mend(&fails, true, &mut &b""[..]);
+    assert!(matches!(done.as_slice(), [(_, Err(_))]), "{done:?}");
+}
+
+#[test]
+fn words_and_json_say_the_same() {
+    let findings =
+        [finding(Verdict::Fault, Some(mend_of(&[TRUE], true))), finding(Verdict::Warning, None)];
+    let words = in_words(&findings);
+    assert!(
+        words.contains("fault    thing: the thing: it is so\n         so it goes\n"),
+        "{words}"
+    );
+    assert!(words.contains("         mend: \"true\"\n"), "{words}");
+    assert!(words.ends_with("no guest can be served like this: 1 faults, 1 warnings\n"), "{words}");
+    let object = in_json(&findings, None);
+    assert_eq!(object["served"], false);
+    assert_eq!(object["findings"][0]["steps"][0], "true");
+    assert_eq!(object["findings"][1]["mend"], Value::Null);
+    assert!(object.get("fixed").is_none());
+    for finding in object["findings"].as_array().unwrap() {
+        for key in finding.as_object().unwrap().keys() {
+            assert!(EXAMPLES.contains(&format!("\n    {key}  ")), "{key} is documented");
+        }
+    }
+    let object = in_json(&findings[1..], Some(&[("true".into(), Ok(()))]));
+    assert_eq!((&object["served"], &object["fixed"][0]["error"]), (&true.into(), &Value::Null));
+}

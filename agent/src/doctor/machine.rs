@@ -1,0 +1,207 @@
+//! The view of a machine: its files below a root, and what a few probes said.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use super::probes::Probes;
+
+/// Of a file more than this is not read; of a log, its end.
+const MOST_BYTES: u64 = 1024 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    root: PathBuf,
+    pub(super) probes: Probes,
+}
+
+/// A module that the kernel has, from /proc/modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Module {
+    pub(super) name: String,
+    /// Users: modules above it, open devices, connected sockets. `None`: it cannot be unloaded.
+    pub(super) users: Option<u32>,
+    /// The modules among them.
+    pub(super) by: Vec<String>,
+}
+
+impl Machine {
+    /// This machine, asked with what changes nothing. `port`: what an agent would listen on.
+    pub(crate) fn here(port: u32) -> Self {
+        Self { root: "/".into(), probes: Probes::ask(port) }
+    }
+
+    pub(super) fn new(root: impl Into<PathBuf>, probes: Probes) -> Self {
+        Self { root: root.into(), probes }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    pub(super) fn read(&self, path: &str) -> Option<String> {
+        read(&self.path(path)).ok()
+    }
+
+    /// A file of one value, without the blanks at its ends.
+    pub(super) fn value(&self, path: &str) -> Option<String> {
+        self.read(path).map(|text| text.trim().to_owned())
+    }
+
+    /// Names in a directory, sorted.
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    pub(super) fn link(&self, path: &str) -> Option<String> {
+        Some(fs::read_link(self.path(path)).ok()?.to_string_lossy().into_owned())
+    }
+
+    /// `uname -r`.
+    pub(super) fn release(&self) -> String {
+        self.value("/proc/sys/kernel/osrelease").unwrap_or_default()
+    }
+
+    /// The kernel's version, as far as it compares.
+    pub(super) fn version(&self) -> Option<(u32, u32)> {
+        let release = self.release();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    }
+
+    pub(super) fn modules(&self) -> Vec<Module> {
+        self.read("/proc/modules").unwrap_or_default().lines().filter_map(module).collect()
+    }
+
+    pub(super) fn module(&self, name: &str) -> Option<Module> {
+        self.modules().into_iter().find(|module| module.name == name)
+    }
+
+    /// Whether the running kernel has it in its image or, else, as a file to load.
+    pub(super) fn source(&self, module: &str) -> Source {
+        let release = self.release();
+        let lists = |file: &str| -> Option<bool> {
+            let text = self.read(&format!("/lib/modules/{release}/{file}"))?;
+            let file = format!("/{module}.ko");
+            Some(text.lines().any(|line| {
+                let path = line.split(':').next().unwrap_or_default();
+                path.split_once(&file)
+                    .is_some_and(|(_, end)| end.is_empty() || end.starts_with('.'))
+            }))
+        };
+        match (lists("modules.builtin"), lists("modules.dep")) {
+            (Some(true), _) => Source::BuiltIn,
+            (_, Some(true)) => Source::File,
+            (_, Some(false)) => Source::Missing,
+            (_, None) => Source::Unknown,
+        }
+    }
+
+    /// The file below modprobe.d that keeps a module from being loaded when it is needed.
+    pub(super) fn kept_out(&self, module: &str) -> Option<String> {
+        let directories =
+            ["/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"];
+        let files = directories.iter().flat_map(|directory| {
+            self.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
+        });
+        let said = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            match words.as_slice() {
+                ["blacklist", name] => same(name, module),
+                ["install", name, command, ..] => {
+                    same(name, module)
+                        && (command.ends_with("/false") || command.ends_with("/true"))
+                }
+                _ => false,
+            }
+        };
+        files
+            .filter(|path| Path::new(path).extension().is_some_and(|end| end == "conf"))
+            .find(|path| self.read(path).is_some_and(|text| text.lines().any(said)))
+    }
+
+    /// Whether this is inside a container, and of which kind.
+    pub(super) fn container(&self) -> Option<String> {
+        if let Some(kind) = self.value("/run/systemd/container").filter(|kind| !kind.is_empty()) {
+            return Some(kind);
+        }
+        let marks = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
+        marks.iter().find(|(file, _)| self.has(file)).map(|(_, kind)| (*kind).to_owned())
+    }
+}
+
+/// Where a module would come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    BuiltIn,
+    File,
+    Missing,
+    /// There are no lists of modules for this kernel.
+    Unknown,
+}
+
+fn module(line: &str) -> Option<Module> {
+    let mut words = line.split_whitespace();
+    let (name, _size, users) = (words.next()?.to_owned(), words.next()?, words.next()?);
+    let by = words.next().unwrap_or("-").split(',');
+    let by = by.filter(|name| !matches!(*name, "" | "-" | "[permanent]")).map(str::to_owned);
+    Some(Module { name, users: users.parse().ok(), by: by.collect() })
+}
+
+/// modprobe takes '-' for '_'.
+fn same(name: &str, module: &str) -> bool {
+    name.replace('-', "_") == module
+}
+
+/// The whole of a short file, the end of a long one.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let meta = file.metadata()?;
+    if meta.is_file() && meta.len() > MOST_BYTES {
+        file.seek(SeekFrom::End(-MOST_BYTES.cast_signed()))?;
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::testing::Tree;
+
+    #[test]
+    fn modules_their_files_and_their_bans_are_read() {
+        let tree = Tree::new("6.1.0-18-amd64")
+            .file("/proc/modules", "vsock 1 2 a,b, Live 0x0\nvhost 1 - - Live 0x0\n")
+            .file("/lib/modules/6.1.0-18-amd64/modules.dep", "kernel/net/vsock.ko.xz: a.ko\n")
+            .file("/lib/modules/6.1.0-18-amd64/modules.builtin", "kernel/d/loop.ko\n")
+            .file("/etc/modprobe.d/a.conf", "# blacklist vsock\nblacklist vhost-vsock\n")
+            .file("/etc/modprobe.d/b.conf", "install loop /bin/false\n");
+        let machine = tree.machine();
+        assert_eq!(machine.version(), Some((6, 1)));
+        let vsock =
+            Module { name: "vsock".into(), users: Some(2), by: vec!["a".into(), "b".into()] };
+        assert_eq!(machine.module("vsock"), Some(vsock));
+        assert_eq!(machine.module("vhost").unwrap().users, None);
+        assert_eq!(machine.module("vhost_vsock"), None);
+        assert_eq!(machine.source("vsock"), Source::File);
+        assert_eq!(machine.source("sock"), Source::Missing);
+        assert_eq!(machine.source("loop"), Source::BuiltIn);
+        assert_eq!(machine.kept_out("vhost_vsock").as_deref(), Some("/etc/modprobe.d/a.conf"));
+        assert_eq!(machine.kept_out("loop").as_deref(), Some("/etc/modprobe.d/b.conf"));
+        assert_eq!(machine.kept_out("vsock"), None);
+        assert_eq!(Tree::new("weird").machine().version(), None);
+        assert_eq!(Tree::new("6.1").machine().source("vsock"), Source::Unknown);
+    }
+}

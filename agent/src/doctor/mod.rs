@@ -1,0 +1,99 @@
+//! Why a guest cannot be served over AF_VSOCK here, and what mends it: checks over a view of the
+//! machine, one topic a file, none of which changes anything.
+//!
+//! `agent doctor` prints what they find; an error of a `--vsock` listener takes its mend from here.
+//! A check knows only its `Machine`, which is this one or a recorded one.
+
+mod denial;
+mod device;
+mod kernel;
+mod limits;
+mod machine;
+mod mend;
+mod namespace;
+mod probes;
+mod programs;
+mod socket;
+mod transport;
+
+#[cfg(test)]
+mod testing;
+
+pub(crate) use machine::Machine;
+pub(crate) use mend::Mend;
+#[cfg(test)]
+pub(crate) use mend::Step;
+pub(crate) use socket::mend_of_bind;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As it should be, or of no matter.
+    Ok,
+    /// A guest can be served, but something should be known or mended.
+    Warning,
+    /// No guest can be served like this.
+    Fault,
+}
+
+impl Verdict {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// A word that stays, for programs.
+    pub(crate) id: &'static str,
+    pub(crate) verdict: Verdict,
+    pub(crate) checked: String,
+    pub(crate) evidence: String,
+    pub(crate) meaning: String,
+    pub(crate) mend: Option<Mend>,
+}
+
+impl Finding {
+    fn new(id: &'static str, verdict: Verdict, checked: &str, evidence: impl Into<String>) -> Self {
+        let (checked, evidence) = (checked.to_owned(), evidence.into());
+        Self { id, verdict, checked, evidence, meaning: String::new(), mend: None }
+    }
+
+    fn meaning(mut self, meaning: impl Into<String>) -> Self {
+        self.meaning = meaning.into();
+        self
+    }
+
+    fn mend(mut self, mend: Mend) -> Self {
+        self.mend = Some(mend);
+        self
+    }
+}
+
+type Check = fn(&Machine) -> Vec<Finding>;
+
+/// In the order in which they are read: what stands before may explain what comes behind.
+const CHECKS: &[Check] = &[
+    kernel::check,
+    device::check,
+    transport::check,
+    socket::check,
+    limits::check,
+    programs::check,
+    denial::check,
+    namespace::check,
+];
+
+pub(crate) fn examine(machine: &Machine) -> Vec<Finding> {
+    CHECKS.iter().flat_map(|check| check(machine)).collect()
+}
+
+/// Whether a guest could be served now.
+pub(crate) fn served(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.verdict != Verdict::Fault)
+}

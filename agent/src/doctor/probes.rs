@@ -1,0 +1,219 @@
+//! What only the living machine says: a device that opens, a port that is free, what QEMU has.
+//!
+//! None of it changes anything, except that the kernel may load a module that it would load anyway
+//! when a guest starts. Programs get a deadline.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+
+use crate::sys;
+
+/// How long QEMU and virsh may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An answer, or the number of the error.
+pub(super) type Answer = Result<(), i32>;
+
+/// The device node, as stat(2) has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) mode: u32,
+    pub(super) owner: String,
+    pub(super) group: String,
+}
+
+/// A program that was asked, and what it said or why it said nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) program: String,
+    pub(super) answer: Result<String, String>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Probes {
+    /// Who asks.
+    pub(super) user: String,
+    pub(super) node: Option<Node>,
+    /// Opening /dev/vhost-vsock as QEMU does.
+    pub(super) vhost: Answer,
+    /// socket(AF_VSOCK).
+    pub(super) socket: Answer,
+    pub(super) port: u32,
+    /// Binding that port.
+    pub(super) bind: Answer,
+    /// `ss` about the vsock sockets that listen.
+    pub(super) listening: Option<String>,
+    /// This machine's CID.
+    pub(super) cid: Option<u32>,
+    /// `-device help` of each QEMU.
+    pub(super) qemu: Vec<Asked>,
+    /// `virsh version` of the system's libvirt, where virsh is there.
+    pub(super) libvirt: Option<Asked>,
+    /// The kernel's log, where it may be read.
+    pub(super) log: String,
+}
+
+/// Nothing but success; what a test or an error's mend does not ask.
+impl Default for Probes {
+    fn default() -> Self {
+        Self {
+            user: "root".into(),
+            node: None,
+            vhost: Ok(()),
+            socket: Ok(()),
+            port: 10809,
+            bind: Ok(()),
+            listening: None,
+            cid: Some(2),
+            qemu: Vec::new(),
+            libvirt: None,
+            log: String::new(),
+        }
+    }
+}
+
+impl Probes {
+    pub(super) fn ask(port: u32) -> Self {
+        let (socket, bind) = match sys::vsock::try_port(port) {
+            Ok(bound) => (Ok(()), number(bound)),
+            Err(error) => (number(Err(error)), Ok(())),
+        };
+        let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
+        let cid = File::open("/dev/vsock").and_then(|device| sys::vsock::local_cid(&device));
+        Self {
+            user: user(geteuid()),
+            node: node("/dev/vhost-vsock"),
+            vhost: number(vhost.map(drop)),
+            socket,
+            port,
+            bind,
+            listening: asked("ss", &["-lpnH", "--vsock"]).and_then(|asked| asked.answer.ok()),
+            cid: cid.ok(),
+            qemu: qemus().iter().filter_map(|name| asked(name, &["-device", "help"])).collect(),
+            libvirt: asked("virsh", &["-c", "qemu:///system", "--readonly", "version"]),
+            log: kernel_log().unwrap_or_default(),
+        }
+    }
+}
+
+fn number(result: io::Result<()>) -> Answer {
+    result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+fn node(path: &str) -> Option<Node> {
+    let meta = fs::metadata(path).ok()?;
+    let group = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten();
+    let group = group.map_or_else(|| meta.gid().to_string(), |group| group.name);
+    Some(Node { mode: meta.mode() & 0o7777, owner: user(Uid::from_raw(meta.uid())), group })
+}
+
+fn user(uid: Uid) -> String {
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+/// The QEMU of this architecture, by the names that distributions have for it.
+fn qemus() -> [&'static str; 3] {
+    let own = match std::env::consts::ARCH {
+        "x86_64" => "qemu-system-x86_64",
+        "aarch64" => "qemu-system-aarch64",
+        "s390x" => "qemu-system-s390x",
+        "powerpc64" => "qemu-system-ppc64",
+        "riscv64" => "qemu-system-riscv64",
+        _ => "qemu-system-native",
+    };
+    [own, "qemu-kvm", "/usr/libexec/qemu-kvm"]
+}
+
+/// `None` where there is no such program.
+fn asked(program: &str, words: &[&str]) -> Option<Asked> {
+    let mut command = Command::new(program);
+    command.args(words).env("LC_ALL", "C");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            return Some(Asked { program: program.into(), answer: Err(error.to_string()) });
+        }
+    };
+    let (said, hear) = mpsc::channel();
+    for (pipe, name) in [
+        (child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>), "out"),
+        (child.stderr.take().map(|pipe| Box::new(pipe) as _), "err"),
+    ] {
+        let said = said.clone();
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(pipe) = pipe {
+                // What came before an error is all there is to read.
+                pipe.take(1 << 20).read_to_end(&mut bytes).ok();
+            }
+            said.send((name, String::from_utf8_lossy(&bytes).into_owned())).ok();
+        });
+    }
+    let (mut out, mut err) = (String::new(), String::new());
+    for _ in 0..2 {
+        match hear.recv_timeout(PATIENCE) {
+            Ok(("out", text)) => out = text,
+            Ok((_, text)) => err = text,
+            Err(_) => {
+                child.kill().ok();
+                child.wait().ok();
+                let answer = Err(format!("no answer in {} s", PATIENCE.as_secs()));
+                return Some(Asked { program: program.into(), answer });
+            }
+        }
+    }
+    let answer = match child.wait() {
+        Ok(status) if status.success() => Ok(out),
+        Ok(status) => {
+            let why = err.lines().find(|line| !line.trim().is_empty());
+            Err(why.map_or_else(|| status.to_string(), str::to_owned))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    Some(Asked { program: program.into(), answer })
+}
+
+/// All of it that is there, without waiting for more.
+fn kernel_log() -> io::Result<String> {
+    let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
+    let mut file = options?;
+    let (mut text, mut record) = (String::new(), [0; 8192]);
+    loop {
+        match file.read(&mut record) {
+            Ok(0) => return Ok(text),
+            Ok(n) => text.push_str(&String::from_utf8_lossy(&record[..n])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(text),
+            // A record was overwritten while we read; the next one is there.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_heard_or_told_from_one_that_is_not_there() {
+        assert_eq!(asked("/none/such", &[]), None);
+        let answer = asked("sh", &["-c", "echo yes"]).unwrap().answer;
+        assert_eq!(answer.unwrap(), "yes\n");
+        let answer = asked("sh", &["-c", "echo; echo why >&2; exit 1"]).unwrap().answer;
+        assert_eq!(answer.unwrap_err(), "why");
+        // More than a pipe holds, on both.
+        let flood = "yes | head -c 300000; yes | head -c 300000 >&2";
+        assert_eq!(asked("sh", &["-c", flood]).unwrap().answer.unwrap().len(), 300_000);
+    }
+}

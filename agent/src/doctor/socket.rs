@@ -1,0 +1,241 @@
+//! Whether this process may have a vsock socket, and whether its port is free.
+
+use super::{Finding, Machine, Verdict, kernel, mend::Mend, probes::Probes};
+
+pub(super) fn check(machine: &Machine) -> Vec<Finding> {
+    let mut findings = vec![family(machine)];
+    if machine.probes.socket.is_ok() {
+        findings.push(port(machine));
+    }
+    findings
+}
+
+fn name(errno: i32) -> String {
+    match errno {
+        libc::EAFNOSUPPORT => "EAFNOSUPPORT".into(),
+        libc::EPERM => "EPERM".into(),
+        libc::EACCES => "EACCES".into(),
+        _ => std::io::Error::from_raw_os_error(errno).to_string(),
+    }
+}
+
+fn family(machine: &Machine) -> Finding {
+    let checked = "socket(AF_VSOCK) in this process";
+    let finding = |verdict, evidence| Finding::new("socket", verdict, checked, evidence);
+    let Err(errno) = machine.probes.socket else {
+        return finding(Verdict::Ok, "it succeeds".into()).meaning("nothing forbids vsock here");
+    };
+    let mut evidence = format!("it fails with {}", name(errno));
+    let status = machine.read("/proc/self/status").unwrap_or_default();
+    let filter = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+    let filtered = filter.is_some_and(|mode| mode.trim() == "2");
+    if filtered {
+        evidence += "; this process is under a seccomp filter";
+    }
+    let refused = matches!(errno, libc::EPERM | libc::EACCES);
+    if !refused && !kernel::knows_vsock(machine) {
+        return finding(Verdict::Fault, evidence)
+            .meaning("AF_VSOCK is unknown to this kernel, or its module is not loaded")
+            .mend(kernel::load().and("on a guest's side, 'modprobe vsock'"));
+    }
+    if kernel::knows_vsock(machine) {
+        evidence += "; the kernel knows AF_VSOCK";
+    }
+    let finding = finding(Verdict::Fault, evidence);
+    if let Some(kind) = machine.container() {
+        return finding
+            .meaning(format!("the seccomp profile of the container ({kind}) forbids AF_VSOCK"))
+            .mend(Mend::advice(
+                "start it with a profile that allows socket(AF_VSOCK) (docker and podman: \
+                 '--security-opt seccomp=PROFILE.json'), or run the agent on the host",
+            ));
+    }
+    if let Some(unit) = unit(machine) {
+        return finding
+            .meaning(format!(
+                "AF_VSOCK is kept from {unit}, as RestrictAddressFamilies= or SystemCallFilter= do"
+            ))
+            .mend(Mend::advice(format!(
+                "'systemctl edit {unit}' with the lines [Service] and \
+                 RestrictAddressFamilies=AF_VSOCK (it adds to the list), then 'systemctl restart \
+                 {unit}'"
+            )));
+    }
+    if filtered {
+        return finding
+            .meaning("a seccomp filter of this process forbids AF_VSOCK")
+            .mend(Mend::advice("let whoever starts it allow socket(AF_VSOCK) in the filter"));
+    }
+    finding.meaning("a security module or a filter forbids AF_VSOCK to this process").mend(
+        Mend::advice("see the denials of SELinux and AppArmor ('agent doctor' as root lists them)"),
+    )
+}
+
+/// The systemd service that this process is in.
+fn unit(machine: &Machine) -> Option<String> {
+    let groups = machine.read("/proc/self/cgroup")?;
+    let path = groups
+        .lines()
+        .find(|line| line.starts_with("0::") || line.contains(":name=systemd:"))?
+        .rsplit(':')
+        .next()?;
+    // A login is user@1000.service or a scope, which filter nothing.
+    let unit = path.split('/').rfind(|part| part.ends_with(".service"))?;
+    (!unit.starts_with("user@")).then(|| unit.to_owned())
+}
+
+fn port(machine: &Machine) -> Finding {
+    let port = machine.probes.port;
+    let checked = format!("binding vsock port {port}");
+    let finding = |verdict, evidence| Finding::new("port", verdict, &checked, evidence);
+    match machine.probes.bind {
+        Ok(()) => finding(Verdict::Ok, "it succeeds".into()).meaning("an agent can listen there"),
+        Err(libc::EADDRINUSE) => {
+            let holder = holder(machine.probes.listening.as_deref().unwrap_or_default(), port);
+            if holder.as_deref().is_some_and(|line| line.contains("((\"agent\",")) {
+                return finding(Verdict::Ok, holder.unwrap_or_default())
+                    .meaning("an agent listens there already");
+            }
+            let evidence = holder.map_or_else(
+                || "it is taken".to_owned(),
+                |line| format!("it is taken, says ss: {line}"),
+            );
+            finding(Verdict::Fault, evidence)
+                .meaning("another process, or a listener named before this one, has the port")
+                .mend(Mend::advice(format!(
+                    "stop that ('ss -lp --vsock' names it, look for :{port}), or choose another \
+                     port (--port)"
+                )))
+        }
+        Err(libc::EACCES) if port < 1024 => finding(Verdict::Fault, "it fails with EACCES".into())
+            .meaning("vsock ports below 1024 need CAP_NET_BIND_SERVICE")
+            .mend(Mend::advice("choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE")),
+        Err(errno) => finding(Verdict::Fault, format!("it fails with {}", name(errno)))
+            .meaning("AF_VSOCK is there and does not let this process listen")
+            .mend(Mend::advice("see the denials of SELinux and AppArmor")),
+    }
+}
+
+/// The line of `ss -lpnH --vsock` about the port.
+fn holder(listening: &str, port: u32) -> Option<String> {
+    let end = format!(":{port}");
+    let line = listening.lines().find(|line| {
+        line.split_whitespace().nth(4).is_some_and(|address| address.ends_with(&end))
+    })?;
+    Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// What mends a listener that could not be had, from the error that it met: the same finding that
+/// `agent doctor` would print. `None` where the error has nothing to do with vsock.
+pub(crate) fn mend_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+    mend_on("/", errno, cid, port)
+}
+
+fn mend_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+    let mut probes = Probes { port, ..Probes::default() };
+    let found = match errno {
+        libc::EADDRNOTAVAIL => {
+            let cid = cid?;
+            return Some(format!(
+                "CID {cid} is none of this machine's: leave it out (vsock:PORT) to listen on all; \
+                 2 is local only where vhost_vsock is loaded, 1 where vsock_loopback is; 'agent \
+                 doctor' says more"
+            ));
+        }
+        libc::EADDRINUSE => {
+            probes.bind = Err(errno);
+            self::port(&Machine::new(root, probes))
+        }
+        libc::EACCES if port < 1024 => {
+            probes.bind = Err(errno);
+            self::port(&Machine::new(root, probes))
+        }
+        libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ENODEV | libc::EPERM | libc::EACCES => {
+            probes.socket = Err(errno);
+            family(&Machine::new(root, probes))
+        }
+        _ => return None,
+    };
+    let Finding { meaning, mend, .. } = found;
+    Some(format!("{meaning}: {}; 'agent doctor' says more", mend?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::testing::Tree;
+
+    const KNOWN: (&str, &str) = ("/proc/net/protocols", "AF_VSOCK 1240 0\n");
+
+    #[test]
+    fn who_forbids_the_family_is_told_from_the_kernel_that_has_it_not() {
+        let tree = |errno| Tree::new("6.1.0").probe(|probes| probes.socket = Err(errno));
+        let known = |errno| tree(errno).file(KNOWN.0, KNOWN.1);
+        let filtered = |tree: Tree| tree.file("/proc/self/status", "Name:\tagent\nSeccomp:\t2\n");
+        for (tree, meaning, mend) in [
+            (tree(libc::EAFNOSUPPORT), "unknown to this kernel", "modprobe vhost_vsock"),
+            (
+                filtered(known(libc::EAFNOSUPPORT))
+                    .file("/proc/self/cgroup", "0::/system.slice/nbd@1.service\n"),
+                "kept from nbd@1.service",
+                "RestrictAddressFamilies=AF_VSOCK",
+            ),
+            (
+                filtered(known(libc::EAFNOSUPPORT))
+                    .file("/proc/self/cgroup", "0::/user.slice/user@1000.service/x.scope\n"),
+                "a seccomp filter of this process",
+                "allow socket(AF_VSOCK)",
+            ),
+            (known(libc::EPERM).file("/.dockerenv", ""), "container (docker)", "seccomp=PROFILE"),
+            (known(libc::EACCES), "a security module or a filter", "SELinux and AppArmor"),
+        ] {
+            let found = tree.finding(check, "socket");
+            assert_eq!(found.verdict, Verdict::Fault);
+            assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
+            assert!(found.mend.unwrap().to_string().contains(mend), "{mend}");
+            assert_eq!(check(&tree.machine()).len(), 1, "no port without a socket");
+        }
+        assert_eq!(Tree::new("6.1.0").finding(check, "socket").verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_names_who_has_it() {
+        let taken = |listening: &str| {
+            let listening = Some(listening.to_owned());
+            let tree = Tree::new("6.1.0").probe(|probes| {
+                (probes.bind, probes.listening) = (Err(libc::EADDRINUSE), listening);
+            });
+            tree.finding(check, "port")
+        };
+        let found = taken("v_str LISTEN 0 0  *:10809   *:*  users:((\"nbdkit\",pid=7,fd=4))\n");
+        assert_eq!(found.verdict, Verdict::Fault);
+        assert!(found.evidence.contains("nbdkit"), "{found:?}");
+        let found = taken("v_str LISTEN 0 0  *:10809   *:*  users:((\"agent\",pid=7,fd=4))\n");
+        assert_eq!(found.verdict, Verdict::Ok);
+        let found = taken("v_str LISTEN 0 0  *:1080   *:*  users:((\"agent\",pid=7,fd=4))\n");
+        assert_eq!((found.verdict, found.evidence.as_str()), (Verdict::Fault, "it is taken"));
+        let low =
+            Tree::new("6.1.0").probe(|probes| (probes.bind, probes.port) = (Err(libc::EACCES), 80));
+        assert!(low.finding(check, "port").meaning.contains("CAP_NET_BIND_SERVICE"));
+    }
+
+    #[test]
+    fn an_error_of_a_listener_has_its_mend() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().to_str().unwrap();
+        for (errno, cid, port, part) in [
+            (libc::EADDRINUSE, None, 10809, "ss -lp --vsock"),
+            (libc::EADDRNOTAVAIL, Some(77), 10809, "CID 77 is none of this machine's"),
+            (libc::EAFNOSUPPORT, None, 10809, "modprobe vhost_vsock"),
+            (libc::ENODEV, None, 10809, "modprobe vhost_vsock"),
+            (libc::EPERM, None, 10809, "forbids AF_VSOCK"),
+            (libc::EACCES, None, 10809, "forbids AF_VSOCK"),
+            (libc::EACCES, None, 80, "CAP_NET_BIND_SERVICE"),
+        ] {
+            let mend = mend_on(root, errno, cid, port).unwrap();
+            assert!(mend.contains(part) && mend.ends_with("'agent doctor' says more"), "{mend}");
+            assert!(!mend.contains('\n'), "{mend}");
+        }
+        assert_eq!(mend_on(root, libc::EMFILE, None, 10809), None);
+    }
+}

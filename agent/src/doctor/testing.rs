@@ -1,0 +1,74 @@
+//! Machines for tests: a tree of files, and probes.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use super::{
+    Finding, Machine,
+    probes::{Node, Probes},
+};
+
+pub(super) struct Tree {
+    root: TempDir,
+    pub(super) probes: Probes,
+}
+
+impl Tree {
+    pub(super) fn new(release: &str) -> Self {
+        let tree = Self { root: tempfile::tempdir().unwrap(), probes: Probes::default() };
+        tree.file("/proc/sys/kernel/osrelease", release)
+    }
+
+    pub(super) fn file(self, path: &str, text: &str) -> Self {
+        let path = self.root.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    pub(super) fn link(self, path: &str, to: &str) -> Self {
+        let path = self.root.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(Path::new(to), path).unwrap();
+        self
+    }
+
+    /// /proc/modules by their names and use counts.
+    pub(super) fn modules(self, modules: &[(&str, u32)]) -> Self {
+        let lines = modules.iter().map(|(name, users)| format!("{name} 1 {users} - Live 0x0\n"));
+        self.file("/proc/modules", &lines.collect::<String>())
+    }
+
+    /// The modules that could be loaded.
+    pub(super) fn loadable(self, modules: &[&str]) -> Self {
+        let release = self.machine().release();
+        let lines = modules.iter().map(|name| format!("kernel/x/{name}.ko.xz:\n"));
+        self.file(&format!("/lib/modules/{release}/modules.dep"), &lines.collect::<String>())
+    }
+
+    pub(super) fn node(self, mode: u32, group: &str) -> Self {
+        let node = Node { mode, owner: "root".into(), group: group.into() };
+        self.probe(|probes| probes.node = Some(node))
+    }
+
+    pub(super) fn probe(mut self, set: impl FnOnce(&mut Probes)) -> Self {
+        set(&mut self.probes);
+        self
+    }
+
+    pub(super) fn machine(&self) -> Machine {
+        Machine::new(self.root.path(), self.probes.clone())
+    }
+
+    /// What a check says of it, by id.
+    pub(super) fn finding(&self, check: super::Check, id: &str) -> Finding {
+        let findings = check(&self.machine());
+        let ids: Vec<_> = findings.iter().map(|finding| finding.id).collect();
+        findings
+            .iter()
+            .find(|finding| finding.id == id)
+            .unwrap_or_else(|| panic!("{ids:?}"))
+            .clone()
+    }
+}

@@ -1,0 +1,100 @@
+//! Which transport is blamed, on which kernel.
+
+use super::*;
+use crate::doctor::testing::Tree;
+
+/// A machine on which vhost_vsock could be loaded and is not.
+fn refused(release: &str) -> Tree {
+    Tree::new(release)
+        .loadable(&["vhost_vsock"])
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), None))
+}
+
+#[test]
+fn before_5_5_any_other_transport_is_in_the_way() {
+    for name in [VMCI, "vmw_vsock_virtio_transport", "hv_sock"] {
+        let found = refused("5.4.0").modules(&[(name, 0)]).finding(check, "transport");
+        assert_eq!(found.verdict, Verdict::Fault, "{name}");
+        assert!(found.meaning.ends_with(&format!("and {name} is it")), "{found:?}");
+        let mend = found.mend.unwrap();
+        assert!(mend.to_string().starts_with(&format!("\"modprobe -r {name}\"")), "{mend}");
+        assert_eq!(mend.safe, name == VMCI, "a guest's way to its host is not cut");
+    }
+}
+
+#[test]
+fn from_5_5_on_only_vmci_in_the_hosts_place_is_to_blame() {
+    for (name, blamed) in [
+        (VMCI, true),
+        ("vmw_vsock_virtio_transport", false),
+        ("hv_sock", false),
+        ("vsock_loopback", false),
+    ] {
+        let found = refused("5.5.0").modules(&[(name, 0)]).finding(check, "transport");
+        assert_eq!(found.verdict == Verdict::Fault, blamed, "{name}: {found:?}");
+    }
+    // Loaded, and vhost_vsock beside it: VMCI is the guest's.
+    let tree = Tree::new("6.1.0").modules(&[(VMCI, 3), ("vhost_vsock", 1)]);
+    let found = tree.finding(check, "transport");
+    assert_eq!(found.verdict, Verdict::Ok);
+    assert!(found.meaning.contains("not in the host's place"), "{found:?}");
+    // Not loaded for another reason.
+    let tree = refused("6.1.0").modules(&[(VMCI, 0)]);
+    let tree = tree.file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
+    assert_eq!(tree.finding(check, "transport").verdict, Verdict::Ok);
+    // The host's place is taken, whatever the device says.
+    let tree = Tree::new("6.1.0").modules(&[(VMCI, 0)]);
+    let tree = tree.probe(|probes| probes.vhost = Err(libc::ENOENT));
+    let found = tree.finding(check, "transport");
+    assert_eq!(found.verdict, Verdict::Fault);
+    assert!(found.evidence.contains("CID 2 already"), "{found:?}");
+}
+
+#[test]
+fn a_transport_in_use_is_kept_out_for_good_and_its_holders_are_named() {
+    let tree = refused("6.1.0")
+        .modules(&[(VMCI, 2)])
+        .file("/proc/812/comm", "vmtoolsd\n")
+        .file("/proc/9/comm", "bash\n")
+        .link("/proc/9/fd/0", "/dev/null")
+        .file("/proc/4000/comm", "vmx-thing\n")
+        .link("/proc/4000/fd/7", "/dev/vmci");
+    let found = tree.finding(check, "transport");
+    assert!(found.evidence.contains("with 2 users"), "{found:?}");
+    assert!(found.evidence.contains("vmtoolsd of open-vm-tools (process 812)"), "{found:?}");
+    assert!(found.evidence.contains("vmx-thing (process 4000)"), "{found:?}");
+    assert!(!found.evidence.contains("bash"), "{found:?}");
+    let mend = found.mend.unwrap();
+    assert!(!mend.safe);
+    let mend = mend.to_string();
+    let ban = "\"echo 'blacklist vmw_vsock_vmci_transport' > /etc/modprobe.d/no-vsock-vmci.conf\"";
+    assert!(mend.starts_with(ban) && mend.contains("reboot"), "{mend}");
+    assert!(mend.contains("systemctl stop open-vm-tools"), "{mend}");
+    // As the kernel writes it: the users that are modules are named.
+    let line = format!("{VMCI} 40960 1 other, Live 0xffff\n");
+    let found = refused("6.1.0").file("/proc/modules", &line).finding(check, "transport");
+    assert!(found.evidence.ends_with("with 1 users: the module other"), "{found:?}");
+}
+
+#[test]
+fn the_own_cid_says_what_this_machine_is() {
+    for (cid, part) in [
+        (None, "no transport is loaded"),
+        (Some(u32::MAX), "no transport is loaded"),
+        (Some(1), "only vsock_loopback"),
+        (Some(2), "a host"),
+        (Some(77), "knows it as CID 77"),
+    ] {
+        let found = Tree::new("6.1.0").probe(|probes| probes.cid = cid).finding(check, "cid");
+        assert_eq!(found.verdict, Verdict::Ok);
+        assert!(found.meaning.contains(part), "{cid:?}: {found:?}");
+    }
+}
+
+#[test]
+fn loopback_is_told_and_never_needed() {
+    let tree = Tree::new("6.1.0").modules(&[("vsock_loopback", 0)]);
+    assert!(tree.finding(check, "loopback").meaning.contains("CID 1"));
+    assert_eq!(Tree::new("6.1.0").finding(check, "loopback").verdict, Verdict::Ok);
+    assert_eq!(check(&Tree::new("5.4.0").machine()).len(), 2);
+}
