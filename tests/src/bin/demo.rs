@@ -1,24 +1,26 @@
 //! demo: what `./images/demo` shows once everything is built. A guest with no network card uses a
 //! disk that the agent serves over vsock, and the host finds in the disk what the guest wrote.
 //!
-//! With KVM and `/dev/vhost-vsock` the guest is this machine's. Without, it is the guest of an
-//! emulated VM host. It connects to no vsock address from this machine.
+//! With `/dev/vhost-vsock` the guest's device is the kernel's. Without, it ends inside the agent
+//! (vhost-user), which needs no kernel module and no root. It connects to no vsock address from this
+//! machine.
 
 use std::{
     fs::{self, File},
     io::Read,
     os::unix::fs::FileExt,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use images::Images;
-use qemu::args::{self, GuestCid};
+use qemu::{
+    args::{self, GuestCid, Sharing, VhostUser},
+    vsock::Bus,
+};
 use tests::{
-    Failure, Outcome,
-    guest::Guest,
-    need,
-    nest::{self, Inner},
+    Failure, Outcome, need, nest,
     qemu::{Accel, Machine},
 };
 
@@ -47,7 +49,6 @@ fn main() -> ExitCode {
 fn show() -> Outcome<()> {
     need::guests()?;
     let images = Images::of_this_workspace()?;
-    let cid = GuestCid::new(3).map_err(|e| Failure::of("CID 3", &e))?;
     let accel = Accel::of_this_machine(&images)?;
     let has_vhost = File::options().read(true).write(true).open("/dev/vhost-vsock").is_ok();
     println!(
@@ -58,27 +59,49 @@ fn show() -> Outcome<()> {
             "none that works here: the processor is emulated"
         }
     );
-    if has_vhost {
-        println!("/dev/vhost-vsock: is there, so the guest is this machine's own.");
-        on_this_machine(&images, accel, cid)
+    let folder = tempfile::tempdir().map_err(|e| Failure::of("cannot make a folder", &e))?;
+    let way = if has_vhost {
+        println!("/dev/vhost-vsock: is there, so the kernel carries the guest's vsock.");
+        Way::Kernel(GuestCid::new(3).map_err(|e| Failure::of("CID 3", &e))?)
     } else {
-        println!(
-            "/dev/vhost-vsock: not here, so a whole VM host is emulated, with the agent on it, and \
-             the guest runs inside that. It is slow, and nothing in it is a stand-in."
-        );
-        inside_a_vm_host(cid)
+        println!("/dev/vhost-vsock: not here, so the guest's vsock ends inside the agent.");
+        Way::Agent(folder.path().join("vm"))
+    };
+    run(&images, accel, folder.path(), &way)
+}
+
+/// What carries the guest's vsock.
+enum Way {
+    Kernel(GuestCid),
+    /// The agent, at this path.
+    Agent(PathBuf),
+}
+
+impl Way {
+    /// The agent's words, the same for people, and QEMU's.
+    fn words(&self) -> Outcome<(String, &'static str, Vec<String>)> {
+        Ok(match self {
+            Self::Kernel(cid) => ("--vsock".into(), "--vsock", args::vsock(*cid).into()),
+            Self::Agent(socket) => {
+                let memory = "256M".parse().map_err(|e| Failure::of("256M", &e))?;
+                let (bus, id, sharing) = (Bus::Pci, "vsock0".into(), Sharing::Machine);
+                let device = VhostUser { bus, id, socket: socket.clone(), memory, sharing };
+                let listen = format!("--listen=vhost-user:{}", socket.display());
+                (listen, "--listen vhost-user:VM", device.arguments())
+            }
+        })
     }
 }
 
 /// The agent runs here, and the guest is this machine's.
-fn on_this_machine(images: &Images, accel: Accel, cid: GuestCid) -> Outcome<()> {
-    let folder = tempfile::tempdir().map_err(|e| Failure::of("cannot make a folder", &e))?;
-    let (disk, pidfile) = (folder.path().join("disk"), folder.path().join("agent.pid"));
+fn run(images: &Images, accel: Accel, folder: &Path, way: &Way) -> Outcome<()> {
+    let (disk, pidfile) = (folder.join("disk"), folder.join("agent.pid"));
+    let (listen, shown, device) = way.words()?;
     let file = File::create_new(&disk).map_err(|e| Failure::of("cannot make a disk", &e))?;
     file.set_len(1 << 30).map_err(|e| Failure::of("cannot make a disk", &e))?;
-    println!("\nOn the host:  agent --vsock file DISK     (DISK is an empty file of 1 GiB)");
+    println!("\nOn the host:  agent {shown} file DISK     (DISK is an empty file of 1 GiB)");
     let agent = Command::new(images.binaries()?.agent)
-        .args(["--vsock", "--pidfile"])
+        .args([&listen, "--pidfile"])
         .arg(&pidfile)
         .args(["--print-uri", "--log", "null", "file"])
         .arg(&disk)
@@ -92,7 +115,7 @@ fn on_this_machine(images: &Images, accel: Accel, cid: GuestCid) -> Outcome<()> 
     let mut guest = Machine::new("demo", images.tiny()?)
         .memory(256)
         .append(&nest::words_after_the_dashes(&COMMANDS))
-        .arguments(args::vsock(cid))
+        .arguments(device)
         .start(accel)?;
     let console = guest.wait_for_end(Duration::from_secs(20) * accel.patience())?;
     tell_the_guests_story(&console.join("\n"), started.elapsed())?;
@@ -104,27 +127,9 @@ fn on_this_machine(images: &Images, accel: Accel, cid: GuestCid) -> Outcome<()> 
     fs::remove_file(&disk).map_err(|e| Failure::of("cannot remove the disk", &e))
 }
 
-/// The agent runs on an emulated VM host, and the guest inside that.
-fn inside_a_vm_host(cid: GuestCid) -> Outcome<()> {
-    println!();
-    let mut host = Guest::boot("demo")?;
-    println!("\nOn the host:  agent --vsock file DISK     (DISK is an empty file of 1 GiB)");
-    host.sh(". /tools/scripts/lab.sh
-         truncate -s 1G /run/lab/disk
-         serve demo --vsock file /run/lab/disk")?;
-    introduce_the_guest();
-    let started = Instant::now();
-    let consoles = nest::run(&mut host, &[(Inner::Tiny(&COMMANDS), cid)])?;
-    tell_the_guests_story(&consoles.concat(), started.elapsed())?;
-    let found =
-        host.sh(&format!("dd if=/run/lab/disk bs=1 skip={AT} count={SHOWN} status=none"))?;
-    tell_what_the_host_found(&found);
-    Ok(())
-}
-
 fn introduce_the_guest() {
     println!(
-        "Starting the guest: no network card, one vsock device (vhost-vsock-pci, guest-cid=3).\n\
+        "Starting the guest: no network card, one vsock device.\n\
          Its only program is guest-tools, which finds the host at vsock CID 2."
     );
 }
