@@ -8,8 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use nbd::Buffer;
 use openssl::ssl::{Error, ErrorCode, SslCipherRef, SslStream};
 
-use super::super::pool;
-use super::super::wire::Wire;
+use super::super::{pool, wire::Wire};
 use crate::tls::{self, Failure, SharedKeys};
 
 /// Plaintext that is encrypted before it is sent, in bytes.
@@ -20,7 +19,7 @@ const RECORD: usize = 16 * 1024;
 /// A stream whose handshake is through.
 #[derive(Debug)]
 pub(in crate::session) struct Shared {
-    stream: SslStream<Wire>,
+    stream: SslStream<Ends>,
     /// The last receive stopped for want of room, not of bytes.
     more: bool,
 }
@@ -28,7 +27,7 @@ pub(in crate::session) struct Shared {
 /// The socket as OpenSSL sees it: a receive takes all that is there, and records are collected
 /// until they are sent in one go.
 #[derive(Debug)]
-struct Wire {
+struct Ends {
     socket: Wire,
     received: Buffer,
     /// Plaintext that the caller of a receive could take.
@@ -45,7 +44,7 @@ impl Shared {
         keys: &SharedKeys,
     ) -> Result<Self, Failure> {
         let wire =
-            Wire { socket, received: Buffer::default(), room: 0, unsent: Vec::new(), sent: 0 };
+            Ends { socket, received: Buffer::default(), room: 0, unsent: Vec::new(), sent: 0 };
         let stream = SslStream::new(keys.begin()?, wire);
         let mut shared = Self { stream: stream.map_err(|error| error.to_string())?, more: false };
         match shared.handshake().await {
@@ -154,7 +153,7 @@ impl Shared {
         }
     }
 
-    /// One record, which `Wire` always takes.
+    /// One record, which `Ends` always takes.
     fn encrypt(&mut self, mut record: &[u8]) -> io::Result<()> {
         while !record.is_empty() {
             let n = self
@@ -207,7 +206,7 @@ impl Shared {
     }
 }
 
-impl Wire {
+impl Ends {
     fn send(&mut self) -> io::Result<()> {
         while self.sent < self.unsent.len() {
             self.sent += self.socket.try_send(&[IoSlice::new(&self.unsent[self.sent..])])?;
@@ -218,7 +217,7 @@ impl Wire {
     }
 }
 
-impl Read for Wire {
+impl Read for Ends {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         if self.received.is_empty() {
             if self.room > pool::SMALL {
@@ -236,7 +235,7 @@ impl Read for Wire {
     }
 }
 
-impl Write for Wire {
+impl Write for Ends {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Answers to the client's own records are few; more than they could ever be is no client.
         if self.unsent.len() > 2 * UNSENT {
