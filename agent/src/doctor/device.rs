@@ -42,12 +42,15 @@ fn missing(machine: &Machine) -> Finding {
     }
     let finding = |evidence: &str| Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
     if let Some(kind) = machine.container() {
-        return finding("there is no /dev/vhost-vsock")
-            .meaning(format!("this is a container ({kind}) that was not given the device"))
-            .mend(Mend::advice(
-                "start it with the device (docker and podman: '--device /dev/vhost-vsock'), or run \
-                 QEMU on the host",
-            ));
+        let meaning = if machine.has("/sys/class/misc/vhost-vsock") {
+            format!("this is a container ({kind}) that was not given the device")
+        } else {
+            format!("this is a container ({kind}), and its host has not loaded vhost_vsock either")
+        };
+        return finding("there is no /dev/vhost-vsock").meaning(meaning).mend(Mend::advice(
+            "run 'agent doctor' on its host, then start it with the device (docker and podman: \
+             '--device /dev/vhost-vsock'); or run QEMU on the host",
+        ));
     }
     finding("the module vhost_vsock is loaded, and there is no /dev/vhost-vsock")
         .meaning("the node was removed, or udev and devtmpfs do not run here")
@@ -125,7 +128,8 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
     finding.meaning("only root may give guests CIDs").mend(Mend {
         advice: format!("then 'usermod -aG kvm {user}' and a new login"),
         steps: vec![RULE, Step::Run(&["chgrp", "kvm", "/dev/vhost-vsock"]), MODE],
-        safe: true,
+        // It widens who may, which is for an administrator to want.
+        safe: false,
     })
 }
 

@@ -7,6 +7,7 @@ mod agent;
 mod background;
 mod captive;
 mod data;
+mod doctor;
 mod dump;
 mod endings;
 mod exhaustion;

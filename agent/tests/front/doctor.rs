@@ -1,0 +1,75 @@
+//! `agent doctor` on this machine, whatever it is: its answers agree with one another, and a port
+//! that is taken is found.
+
+use std::{
+    collections::BTreeSet,
+    process::{Command, Output},
+};
+
+use crate::agent::BINARY;
+
+fn doctor(words: &[&str]) -> Output {
+    Command::new(BINARY).arg("doctor").args(words).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn the_status_the_words_and_the_json_agree() {
+    let json = doctor(&["--json"]);
+    let object: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let findings = object["findings"].as_array().unwrap();
+    let of = |key| findings.iter().map(move |finding| finding[key].as_str().unwrap());
+    let verdicts: Vec<_> = of("verdict").collect();
+    assert_eq!(object["served"], !verdicts.contains(&"fault"));
+    assert_eq!(json.status.code(), Some(i32::from(object["served"] == false)));
+    let ids: BTreeSet<_> = of("id").collect();
+    for id in ["kernel", "vsock", "vhost-vsock", "transport", "cid", "socket", "limits", "qemu"] {
+        assert!(ids.contains(id), "{id} in {ids:?}");
+    }
+    for finding in findings.iter().filter(|finding| finding["verdict"] == "fault") {
+        assert!(finding["mend"].is_string(), "every fault has its mend: {finding}");
+    }
+    let words = doctor(&[]);
+    assert_eq!(words.status.code(), json.status.code());
+    for id in ids {
+        assert!(text(&words.stdout).contains(&format!(" {id}: ")), "{id}");
+    }
+    assert_eq!(text(&words.stderr), "");
+}
+
+#[test]
+fn a_wrong_command_line_is_one_line() {
+    for words in [&["--yes"][..], &["--port", "x"], &["--port", "4294967296"], &["there"]] {
+        let output = doctor(words);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("agent: error: ") && said.lines().count() == 1, "{said}");
+    }
+}
+
+/// The listener is python's, so that it is not an agent that listens there already.
+#[test]
+fn a_port_that_is_taken_is_a_fault_and_the_agents_error_has_the_same_mend() {
+    const TAKE: &str = r#"
+import socket, subprocess, sys
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+s.bind((socket.VMADDR_CID_ANY, 0xffffffff))
+s.listen()
+port = str(s.getsockname()[1])
+doctor = subprocess.run([sys.argv[1], "doctor", "--port", port], capture_output=True, text=True)
+agent = subprocess.run([sys.argv[1], "--vsock", "-p", port, "null"], capture_output=True, text=True)
+print(port, doctor.returncode, agent.returncode)
+print(doctor.stdout, agent.stderr)
+"#;
+    let output = Command::new("/usr/bin/python3").args(["-c", TAKE, BINARY]).output().unwrap();
+    let said = text(&output.stdout);
+    let port: Vec<_> = said.lines().next().expect("python has vsock").split(' ').collect();
+    assert_eq!(port[1..], ["1", "1"], "{said}");
+    assert!(said.contains(&format!("fault    port: binding vsock port {}", port[0])), "{said}");
+    let mend = format!("stop that ('ss -lp --vsock' names it, look for :{})", port[0]);
+    assert_eq!(said.matches(&mend).count(), 2, "{said}");
+    assert!(said.contains("'agent doctor' says more"), "{said}");
+}
