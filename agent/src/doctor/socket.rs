@@ -42,7 +42,11 @@ fn family(machine: &Machine) -> Finding {
         evidence += "; the kernel knows AF_VSOCK";
     }
     let finding = finding(Verdict::Fault, evidence);
-    if let Some(kind) = machine.container() {
+    // systemd's filter gives EAFNOSUPPORT, those of containers EPERM.
+    let unit = unit(machine);
+    if let Some(kind) = machine.container()
+        && (refused || unit.is_none())
+    {
         return finding
             .meaning(format!("the seccomp profile of the container ({kind}) forbids AF_VSOCK"))
             .mend(Mend::advice(
@@ -50,7 +54,7 @@ fn family(machine: &Machine) -> Finding {
                  '--security-opt seccomp=PROFILE.json'), or run the agent on the host",
             ));
     }
-    if let Some(unit) = unit(machine) {
+    if let Some(unit) = unit {
         return finding
             .meaning(format!(
                 "AF_VSOCK is kept from {unit}, as RestrictAddressFamilies= or SystemCallFilter= do"
@@ -176,7 +180,8 @@ mod tests {
             (tree(libc::EAFNOSUPPORT), "unknown to this kernel", "modprobe vhost_vsock"),
             (
                 filtered(known(libc::EAFNOSUPPORT))
-                    .file("/proc/self/cgroup", "0::/system.slice/nbd@1.service\n"),
+                    .file("/proc/self/cgroup", "0::/system.slice/nbd@1.service\n")
+                    .file("/run/systemd/container", "lxc\n"),
                 "kept from nbd@1.service",
                 "RestrictAddressFamilies=AF_VSOCK",
             ),
