@@ -3,7 +3,8 @@
 # Building and booting guests.
 GUEST_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs kmod cpio xz-utils zstd gcc libc6-dev)
 # The clients and servers that ours are tested against.
-PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server fio)
+PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server fio
+    libvirt-clients libxml2-utils)
 # Superservers: the two exclude each other, and installing one starts it for the whole machine.
 # Unpacked they are programs that a test starts with a configuration of its own.
 UNPACKED_PACKAGES=(xinetd openbsd-inetd)

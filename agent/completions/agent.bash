@@ -22,11 +22,26 @@ _agent() {
             agent,doctor)
                 cmd="agent__subcmd__doctor"
                 ;;
+            agent,libvirt)
+                cmd="agent__subcmd__libvirt"
+                ;;
             agent,man)
                 cmd="agent__subcmd__man"
                 ;;
             agent,qemu)
                 cmd="agent__subcmd__qemu"
+                ;;
+            agent__subcmd__libvirt,attach)
+                cmd="agent__subcmd__libvirt__subcmd__attach"
+                ;;
+            agent__subcmd__libvirt,cid)
+                cmd="agent__subcmd__libvirt__subcmd__cid"
+                ;;
+            agent__subcmd__libvirt,edit)
+                cmd="agent__subcmd__libvirt__subcmd__edit"
+                ;;
+            agent__subcmd__libvirt,xml)
+                cmd="agent__subcmd__libvirt__subcmd__xml"
                 ;;
             agent__subcmd__qemu,args)
                 cmd="agent__subcmd__qemu__subcmd__args"
@@ -50,7 +65,7 @@ _agent() {
 
     case "${cmd}" in
         agent)
-            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor man qemu"
+            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor libvirt man qemu"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -239,8 +254,110 @@ _agent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        agent__subcmd__libvirt)
+            opts="xml edit attach cid"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        agent__subcmd__libvirt__subcmd__attach)
+            opts="-c --cid --live --config --connect --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --cid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        agent__subcmd__libvirt__subcmd__cid)
+            opts="-c --connect --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --connect)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        agent__subcmd__libvirt__subcmd__edit)
+            opts="--cid --replace"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --cid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        agent__subcmd__libvirt__subcmd__xml)
+            opts="--cid --model --json"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --cid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -W "virtio" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         agent__subcmd__man)
-            opts="--dir completions doctor man qemu"
+            opts="--dir completions doctor libvirt man qemu"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -416,7 +533,7 @@ _agent_words() {
     local cur="$2" prev="$3" key="" before="" word plugin="" known=""
     local -a files options=(-p --port -i --ipaddr -U --unix --listen --allow --allow-cid --access-file --limit --limit-per-cid --qmp --qmp-cid --filter -e --exportname -t --threads --timeout --shutdown-timeout --tls --tls-certificates --tls-psk --run -u --user -g --group --selinux-label -P --pidfile --log --mask-handshake)
 
-    if [[ " completions doctor man qemu " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
+    if [[ " completions doctor libvirt man qemu " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
         _agent "$@"
         return
     fi

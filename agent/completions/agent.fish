@@ -102,6 +102,7 @@ complete -c agent -n "__fish_agent_serves" -l short-options -d 'The options of o
 complete -c agent -n "__fish_agent_serves" -l long-options -d 'The long options, one a line'
 complete -c agent -n "__fish_agent_needs_command" -a "completions" -d 'Prints a shell\'s completions of this command line'
 complete -c agent -n "__fish_agent_needs_command" -a "doctor" -d 'Says why vsock does not work here, and what mends it'
+complete -c agent -n "__fish_agent_needs_command" -a "libvirt" -d 'Gives domains of libvirt their vsock devices'
 complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages of the manual'
 complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
 complete -c agent -n "__fish_agent_using_subcommand completions" -l dir -d 'Write those of bash, fish and zsh into this directory' -r -F
@@ -109,6 +110,22 @@ complete -c agent -n "__fish_agent_using_subcommand doctor" -s p -l port -d 'The
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l fix -d 'Do the safe mends, each after a yes, and look again'
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l yes -d 'Take every answer for yes'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "xml" -d 'Prints the <vsock> element of a domain'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "edit" -d 'Puts a vsock device into a domain\'s XML, and prints all of it'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "attach" -d 'Attaches a vsock device to a domain, by virsh'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "cid" -d 'Prints the CID that a domain really has'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l cid -d 'The guest\'s CID, 3 to 4294967294; auto: libvirt chooses at each start' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l model -d 'The device\'s model' -r -f -a "virtio\t''"
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l cid -d 'The guest\'s CID, 3 to 4294967294; auto: libvirt chooses at each start' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l replace -d 'Give a device that is there this model and CID'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l cid -d 'The guest\'s CID, 3 to 4294967294; auto: libvirt chooses at each start' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -s c -l connect -d 'libvirt\'s connection, such as qemu:///system [default: virsh\'s]' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l live -d 'The domain that runs'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l config -d 'The domain as it is kept, for its next start'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l json -d 'Print one JSON object'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -s c -l connect -d 'libvirt\'s connection, such as qemu:///system [default: virsh\'s]' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand man" -l dir -d 'Write every page into this directory' -r -F
 complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "attach" -d 'Puts a vsock device into a machine that runs'
 complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "detach" -d 'Takes a vsock device out of a machine, and waits until it is out'
@@ -139,7 +156,7 @@ complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcom
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from watch" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
 
 function __fish_agent_serves
-    not __fish_agent_using_subcommand completions doctor man qemu
+    not __fish_agent_using_subcommand completions doctor libvirt man qemu
 end
 
 function __fish_agent_has_filter
@@ -221,6 +238,7 @@ complete -c agent -n "__fish_agent_using_subcommand completions" -a "powershell"
 complete -c agent -n "__fish_agent_using_subcommand completions" -a "zsh" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "completions" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "doctor" -d ''
+complete -c agent -n "__fish_agent_using_subcommand man" -a "libvirt" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "man" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "qemu" -d ''
 complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-minimum=" -d 'Smallest unit, a power of two up to 64K'

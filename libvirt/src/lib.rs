@@ -1,5 +1,8 @@
-//! What libvirt needs to give a domain a vsock device. Text in, text out; it talks to nobody.
+//! What libvirt needs to give a domain a vsock device: the element, put into a domain's XML, and read out
+//! of it. Text in, text out; it talks to nobody.
 
+mod domain;
 mod vsock;
 
+pub use domain::{EditError, Existing, cid, edit};
 pub use vsock::{Cid, NotAGuest, Vsock};

@@ -5,6 +5,7 @@
 
 mod completions;
 mod doctor;
+mod libvirt;
 mod man;
 mod qemu;
 
@@ -30,7 +31,8 @@ pub struct Entry {
 }
 
 /// In the order of their words.
-pub const ALL: &[Entry] = &[completions::ENTRY, doctor::ENTRY, man::ENTRY, qemu::ENTRY];
+pub const ALL: &[Entry] =
+    &[completions::ENTRY, doctor::ENTRY, libvirt::ENTRY, man::ENTRY, qemu::ENTRY];
 
 /// The one that the command line (the program's name first) asks for.
 pub fn find(words: &[OsString]) -> Option<&'static Entry> {

@@ -248,6 +248,21 @@ mod tests {
             ("tcp:db.example:1", tcp(Some("db.example"), 1), "tcp:db.example:1"),
             ("unix:/run/a:b", Address::Unix("/run/a:b".into()), "unix:/run/a:b"),
             ("unix:-", Address::Private, "unix:-"),
+            (
+                "vhost-user:/run/vm",
+                Address::VhostUser { path: "/run/vm".into(), cid: 3, port: 10809 },
+                "vhost-user:/run/vm,cid=3,port=10809",
+            ),
+            (
+                "vhost-user:/vm,port=7,cid=4294967294",
+                Address::VhostUser { path: "/vm".into(), cid: u32::MAX - 1, port: 7 },
+                "vhost-user:/vm,cid=4294967294,port=7",
+            ),
+            (
+                "hybrid:/vm,port=52",
+                Address::Hybrid { path: "/vm".into(), port: 52 },
+                "hybrid:/vm,port=52",
+            ),
         ] {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");
             assert_eq!(address.to_string(), printed);
@@ -273,6 +288,10 @@ mod tests {
             ("tcp:::1:10809", AddressError::Brackets),
             ("tcp:[::1:10809", AddressError::Brackets),
             ("unix:", AddressError::NoPath),
+            ("vhost-user:,cid=3", AddressError::NoPath),
+            ("vhost-user:/vm,cid=4294967295", AddressError::GuestCid("4294967295".into())),
+            ("hybrid:/vm,port=4294967295", AddressError::VsockPort("4294967295".into())),
+            ("hybrid:/vm,port", AddressError::VsockPort(String::new())),
             (long.as_str(), AddressError::LongPath(108)),
         ] {
             assert_eq!(text.parse::<Address>(), Err(error), "{text}");

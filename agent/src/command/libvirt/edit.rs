@@ -1,0 +1,69 @@
+//! `agent libvirt edit`: the element into a whole domain.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use libvirt::{EditError, Existing};
+
+use super::{Outcome, Part, cid_option, print, vsock};
+
+pub(super) const PART: Part = Part { word: "edit", command, run };
+
+/// Read at most; the crate has a lower limit of its own, and says so.
+const MOST: u64 = 64 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  agent libvirt edit guest7.xml --cid 7 > edited.xml
+  virsh dumpxml guest7 --inactive | agent libvirt edit - --cid 7 | virsh define /dev/stdin
+
+Everything else stays byte for byte as it was, and to do it again changes nothing.";
+
+fn command(command: Command) -> Command {
+    command
+        .about("Puts a vsock device into a domain's XML, and prints all of it")
+        .after_help(EXAMPLES)
+        .arg(
+            Arg::new("domain")
+                .value_name("DOMAIN.xml")
+                .required(true)
+                .help("The domain's XML; '-' is standard input"),
+        )
+        .arg(cid_option())
+        .arg(
+            Arg::new("replace")
+                .long("replace")
+                .action(ArgAction::SetTrue)
+                .help("Give a device that is there this model and CID"),
+        )
+}
+
+fn run(matches: &ArgMatches) -> Outcome {
+    let name = matches.get_one::<String>("domain").map_or("-", String::as_str);
+    let read = |from: &mut dyn Read| {
+        let mut text = String::new();
+        from.take(MOST).read_to_string(&mut text).map(|_| text)
+    };
+    let text = if name == "-" {
+        read(&mut io::stdin().lock())
+    } else {
+        File::open(name).and_then(|mut file| read(&mut file))
+    };
+    let shown = if name == "-" { "standard input" } else { name };
+    let text = text.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let existing = if matches.get_flag("replace") { Existing::Change } else { Existing::Keep };
+    let edited = libvirt::edit(&text, vsock(matches), existing);
+    print(&edited.map_err(|error| failed(shown, &error))?)?;
+    Ok(0)
+}
+
+/// What is wrong with a domain, and where.
+pub(super) fn failed(what: &str, error: &EditError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{what}: {error}: {cause}"),
+        None => format!("{what}: {error}"),
+    }
+}

@@ -1,0 +1,99 @@
+//! `agent libvirt ...`: what a domain of libvirt needs for a disk over vsock, one file a command.
+//!
+//! XML is read and written here, by crate `libvirt`; what is done to domains is done by virsh(1).
+
+mod attach;
+mod cid;
+mod edit;
+mod virsh;
+mod xml;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use libvirt::{Cid, Vsock};
+use serde_json::Value;
+
+use super::{Entry, Outcome, print};
+
+pub(super) const ENTRY: Entry = Entry { word: "libvirt", command, run };
+
+/// One of them.
+struct Part {
+    word: &'static str,
+    command: fn(Command) -> Command,
+    run: fn(&ArgMatches) -> Outcome,
+}
+
+const PARTS: &[Part] = &[xml::PART, edit::PART, attach::PART, cid::PART];
+
+fn command() -> Command {
+    let parts = PARTS.iter().map(|part| (part.command)(Command::new(part.word)));
+    Command::new(ENTRY.word)
+        .about("Gives domains of libvirt their vsock devices")
+        .after_help(
+            "\
+Examples:
+  virsh dumpxml guest7 | agent libvirt edit - --cid 7 > guest7.xml && virsh define guest7.xml
+  agent libvirt attach guest7 --cid 7 --live --config
+  agent libvirt edit --help            more, and what --json prints",
+        )
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .subcommands(parts)
+}
+
+fn run(matches: &ArgMatches) -> Outcome {
+    let Some((word, matches)) = matches.subcommand() else { return Ok(0) };
+    let part = PARTS.iter().find(|part| part.word == word);
+    part.map_or(Ok(0), |part| (part.run)(matches))
+}
+
+fn cid_option() -> Arg {
+    Arg::new("cid")
+        .long("cid")
+        .value_name("auto|CID")
+        .default_value("auto")
+        .value_parser(parse_cid)
+        .help("The guest's CID, 3 to 4294967294; auto: libvirt chooses at each start")
+}
+
+fn parse_cid(text: &str) -> Result<Cid, String> {
+    if text == "auto" {
+        return Ok(Cid::Auto);
+    }
+    let number = text.parse().map_err(|_| "write auto, or a number from 3 to 4294967294")?;
+    Cid::fixed(number).map_err(|error| error.to_string())
+}
+
+fn json_option() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object")
+}
+
+/// The device that is wanted. Who lets libvirt choose is told what that comes to.
+fn vsock(matches: &ArgMatches) -> Vsock {
+    let cid = matches.get_one("cid").copied().unwrap_or(Cid::Auto);
+    if cid == Cid::Auto {
+        eprintln!(
+            "agent: warning: with auto libvirt gives the guest the lowest CID that is free at its start: \
+             the next guest may get the same one, so it is no identity to let a guest in by; --cid N is"
+        );
+    }
+    Vsock { cid }
+}
+
+/// In JSON with `--json`, else in words.
+fn say(matches: &ArgMatches, object: &Value, words: &str) -> Outcome {
+    if matches.get_flag("json") {
+        print(&format!("{object}\n"))?;
+    } else {
+        print(&format!("{words}\n"))?;
+    }
+    Ok(0)
+}
+
+/// Its number, or null where libvirt chooses.
+fn cid_json(cid: Cid) -> Option<u32> {
+    match cid {
+        Cid::Auto => None,
+        Cid::Fixed(number) => Some(number.get()),
+    }
+}
