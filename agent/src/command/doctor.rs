@@ -52,7 +52,7 @@ fn command() -> Command {
                 .short('p')
                 .long("port")
                 .value_name("PORT")
-                .value_parser(value_parser!(u32))
+                .value_parser(value_parser!(u32).range(..i64::from(u32::MAX)))
                 .default_value("10809")
                 .help("The vsock port of the agent"),
         )

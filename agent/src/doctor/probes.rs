@@ -83,11 +83,13 @@ impl Default for Probes {
 
 impl Probes {
     pub(super) fn ask(port: u32) -> Self {
+        // First, so that its module is the one that the kernel loads: a socket has the kernel load any
+        // transport that there is, and before 5.5 that one would keep this one out.
+        let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
         let (socket, bind) = match sys::vsock::try_port(port) {
             Ok(bound) => (Ok(()), number(bound)),
             Err(error) => (number(Err(error)), Ok(())),
         };
-        let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
         let cid = File::open("/dev/vsock").and_then(|device| sys::vsock::local_cid(&device));
         Self {
             user: user(geteuid()),

@@ -36,7 +36,12 @@ fn family(machine: &Machine) -> Finding {
     if !refused && !kernel::knows_vsock(machine) {
         return finding(Verdict::Fault, evidence)
             .meaning("AF_VSOCK is unknown to this kernel, or its module is not loaded")
-            .mend(kernel::load().and("on a guest's side, 'modprobe vsock'"));
+            // Whether the module may be loaded, the finding about the device has looked at: it alone
+            // has the steps.
+            .mend(Mend::advice(
+                "'modprobe vhost_vsock' on a VM host ('agent doctor' says what keeps it out), \
+                 'modprobe vsock' on a guest's side",
+            ));
     }
     if kernel::knows_vsock(machine) {
         evidence += "; the kernel knows AF_VSOCK";
