@@ -3,17 +3,13 @@
 
 use std::ops::Range;
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::{Document, Node};
 use thiserror::Error;
 
-use crate::{Cid, Vsock};
-
-/// Longest domain, in bytes. libvirt's own are some thousand.
-const LONGEST: usize = 4 << 20;
-/// Most elements, attributes and texts in it.
-const NODES: u32 = 200_000;
-/// What a UTF-8 text may begin with.
-const BOM: &str = "\u{feff}";
+use crate::{
+    Cid, Vsock,
+    xml::{BLANKS, Place, XmlError, named, parse, place, split_bom},
+};
 
 /// What becomes of a vsock device that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,27 +24,21 @@ pub enum Existing {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EditError {
-    /// Too long to be a domain.
-    #[error("{0} bytes of XML, and a domain has at most {LONGEST}")]
-    TooLong(usize),
-    /// Another encoding than the one that is read here.
-    #[error("it declares the encoding {0}; write it in UTF-8")]
-    Encoding(String),
-    /// Not well-formed, a document type, or too much of it. Says where.
-    #[error("it is not XML that is taken here")]
-    Xml(#[from] roxmltree::Error),
+    /// Not XML that is read here.
+    #[error(transparent)]
+    Xml(#[from] XmlError),
     /// Something else than a domain.
-    #[error("its element is <{0}>, and a domain's is <domain>")]
-    NotADomain(String),
+    #[error("{0}: its element is <{1}>, and a domain's is <domain>, in no namespace")]
+    NotADomain(Place, String),
     /// More than libvirt takes of what there is one of.
-    #[error("it has more than one <{0}>")]
-    Many(&'static str),
+    #[error("{0}: it has more than one <{1}>")]
+    Many(Place, &'static str),
     /// There is one, and it is another.
-    #[error("it has a vsock device of its own, {0}; --replace changes it")]
-    Other(String),
+    #[error("{0}: it has a vsock device of its own, {1}")]
+    Other(Place, String),
     /// Not a domain's vsock device.
-    #[error("its vsock device has the CID '{0}', which is none")]
-    Cid(String),
+    #[error("{0}: its vsock device has the CID {1:?}, which is no guest's")]
+    Cid(Place, String),
 }
 
 /// Puts `vsock` into `domain`. To do it again changes nothing.
@@ -64,10 +54,16 @@ pub fn edit(domain: &str, vsock: Vsock, existing: Existing) -> Result<String, Ed
         }),
         Some(devices) => match one(devices, "vsock")? {
             None => insert_last(text, devices, |indent, newline| element(vsock, indent, newline)),
-            Some(there) => match existing {
-                _ if is(there, vsock)? => text.to_owned(),
-                Existing::Keep => return Err(EditError::Other(describe(there)?)),
-                Existing::Change => change(text, there, vsock),
+            Some(there) => match (is(there, vsock), existing) {
+                (Ok(true), _) => text.to_owned(),
+                // A CID that libvirt would refuse is one to be changed.
+                (Ok(false) | Err(EditError::Cid(..)), Existing::Change) => {
+                    change(text, there, vsock)
+                }
+                (Ok(false), Existing::Keep) => {
+                    return Err(EditError::Other(place(there), describe(there)?));
+                }
+                (Err(error), _) => return Err(error),
             },
         },
     };
@@ -83,32 +79,9 @@ pub fn cid(domain: &str) -> Result<Option<Cid>, EditError> {
     read_cid(vsock)
 }
 
-fn split_bom(text: &str) -> (&str, &str) {
-    text.strip_prefix(BOM).map_or(("", text), |rest| (BOM, rest))
-}
-
-fn parse(text: &str) -> Result<Document<'_>, EditError> {
-    if text.len() > LONGEST {
-        return Err(EditError::TooLong(text.len()));
-    }
-    if let Some(declared) = declared_encoding(text)
-        && !declared.eq_ignore_ascii_case("utf-8")
-        && !declared.eq_ignore_ascii_case("us-ascii")
-    {
-        return Err(EditError::Encoding(declared.to_owned()));
-    }
-    // Entities come from document types only: without these there are none.
-    let options =
-        ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..ParsingOptions::default() };
-    Ok(Document::parse_with_options(text, options)?)
-}
-
-/// What stands in `<?xml ... encoding="..."?>`.
-fn declared_encoding(text: &str) -> Option<&str> {
-    let declaration = text.strip_prefix("<?xml")?.split_once("?>")?.0;
-    let value = declaration.split_once("encoding")?.1.trim_start().strip_prefix('=')?.trim_start();
-    let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
-    value.get(1..)?.split_once(quote).map(|(value, _)| value)
+/// Whether the XML is a running domain's: libvirt numbers these.
+pub fn runs(domain: &str) -> Result<bool, EditError> {
+    Ok(root(&parse(split_bom(domain).1)?)?.has_attribute("id"))
 }
 
 fn root<'a, 'b>(document: &'a Document<'b>) -> Result<Node<'a, 'b>, EditError> {
@@ -116,13 +89,7 @@ fn root<'a, 'b>(document: &'a Document<'b>) -> Result<Node<'a, 'b>, EditError> {
     if named(root, "domain") {
         return Ok(root);
     }
-    Err(EditError::NotADomain(root.tag_name().name().to_owned()))
-}
-
-/// An element of libvirt's own, which are in no namespace.
-fn named(node: Node<'_, '_>, name: &str) -> bool {
-    let tag = node.tag_name();
-    node.is_element() && tag.namespace().is_none() && tag.name() == name
+    Err(EditError::NotADomain(place(root), root.tag_name().name().to_owned()))
 }
 
 /// The one child of that name.
@@ -133,7 +100,7 @@ fn one<'a, 'b>(
     let mut found = parent.children().filter(|child| named(*child, name));
     match (found.next(), found.next()) {
         (first, None) => Ok(first),
-        _ => Err(EditError::Many(name)),
+        (_, Some(second)) => Err(EditError::Many(place(second), name)),
     }
 }
 
@@ -142,7 +109,7 @@ fn read_cid(vsock: Node<'_, '_>) -> Result<Option<Cid>, EditError> {
     match (cid.attribute("address"), cid.attribute("auto")) {
         (Some(address), _) => {
             let number = address.parse().ok().and_then(|number| Cid::fixed(number).ok());
-            number.map(Some).ok_or_else(|| EditError::Cid(address.to_owned()))
+            number.map(Some).ok_or_else(|| EditError::Cid(place(cid), address.to_owned()))
         }
         (None, Some("yes")) => Ok(Some(Cid::Auto)),
         (None, _) => Ok(None),
@@ -196,39 +163,38 @@ fn newline(text: &str) -> &'static str {
 
 /// The blanks before `at` in its line, if there is nothing else.
 fn indentation(text: &str, at: usize) -> Option<&str> {
-    let line = text[..at].rsplit('\n').next()?;
-    line.chars().all(|c| matches!(c, ' ' | '\t')).then_some(line)
+    let before = text[..at].trim_end_matches([' ', '\t']);
+    (before.is_empty() || before.ends_with('\n')).then(|| &text[before.len()..at])
 }
 
-/// Puts what `make` makes (of an indentation and a line end) behind the last element in `parent`.
+/// Puts what `make` makes (of an indentation and a line end) behind all that is in `parent`. All that is
+/// there stays, also the blanks.
 fn insert_last(text: &str, parent: Node<'_, '_>, make: impl Fn(&str, &str) -> String) -> String {
-    let newline = newline(text);
     let Range { start, end } = parent.range();
-    let outer = indentation(text, start).unwrap_or_default();
-    if let Some(last) = parent.children().rfind(Node::is_element) {
-        let range = last.range();
-        let Some(indent) = indentation(text, range.start) else {
-            return put(text, range.end..range.end, &make("", ""));
-        };
-        let new = format!("{newline}{indent}{}", make(indent, newline));
-        return put(text, range.end..range.end, &new);
-    }
-    let indent = format!("{outer}  ");
-    let inside = format!("{newline}{indent}{}{newline}{outer}", make(&indent, newline));
     let whole = &text[start..end];
-    // An element has a closing tag, or ends in a slash: nothing else of it can end in these.
-    match whole.strip_suffix("/>") {
-        Some(open) if parent.children().next().is_none() => {
-            let name = parent.tag_name().name();
-            put(text, start..end, &format!("{}>{inside}</{name}>", open.trim_end()))
-        }
-        _ => {
-            let close = start + whole.rfind("</").unwrap_or(whole.len());
-            // The blanks before the closing tag are the ones that a device would end with.
-            let at = text[..close].trim_end_matches([' ', '\t', '\r', '\n']).len();
-            put(text, at..close, &inside)
-        }
+    let outer = indentation(text, start).unwrap_or_default();
+    let mut others = parent.children().filter(Node::is_element).peekable();
+    let alone = others.peek().is_none();
+    let (newline, indent) =
+        match others.filter_map(|other| indentation(text, other.range().start)).next_back() {
+            Some(indent) => (newline(text), indent.to_owned()),
+            None if alone => (newline(text), format!("{outer}  ")),
+            // All in one line.
+            None => ("", String::new()),
+        };
+    let new = format!("{newline}{indent}{}", make(&indent, newline));
+    // No tag but a closed one ends so, and its parts have no '<' in them.
+    if let Some(open) = whole.strip_suffix("/>") {
+        let open = open.trim_end_matches(BLANKS);
+        let name = parent.tag_name().name();
+        return put(text, start..end, &format!("{open}>{new}{newline}{outer}</{name}>"));
     }
+    let close = whole.rfind("</").unwrap_or(whole.len());
+    let at = start + whole[..close].trim_end_matches(BLANKS).len();
+    // The closing tag has a line of its own, or gets one.
+    let own_line = newline.is_empty() || text[at..start + close].contains('\n');
+    let end = if own_line { String::new() } else { format!("{newline}{outer}") };
+    put(text, at..at, &format!("{new}{end}"))
 }
 
 /// Gives the device its model and its CID.

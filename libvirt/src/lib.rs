@@ -3,6 +3,8 @@
 
 mod domain;
 mod vsock;
+mod xml;
 
-pub use domain::{EditError, Existing, cid, edit};
+pub use domain::{EditError, Existing, cid, edit, runs};
 pub use vsock::{Cid, NotAGuest, Vsock};
+pub use xml::{Place, XmlError, text};

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -121,6 +122,57 @@ fn domains_are_asked_and_given_by_virsh() {
     assert!(said.contains("failed to connect"), "{said}");
 }
 
+/// The test driver attaches no vsock device. So a script is virsh here: it says what it was asked, and
+/// what it read.
+#[test]
+fn a_device_is_attached_to_what_has_none() {
+    const SCRIPT: &str = r#"#!/bin/sh
+cd "${0%/*}"
+echo "$*" >> asked
+case "$*" in
+*--inactive*) cat kept ;;
+*dumpxml*) cat live ;;
+*) cat /dev/stdin >> given ;;
+esac
+"#;
+    let given = "<vsock model='virtio'><cid auto='no' address='7'/></vsock>\n";
+    let with = format!("<domain id='1'><devices>{}</devices></domain>", given.trim_end());
+    let (without, stopped) = ("<domain id='1'><devices/></domain>", with.replace(" id='1'", ""));
+    let attach = "--quiet attach-device --domain -x --file /dev/stdin";
+    for (words, live, kept, asked) in [
+        (&["--live", "--config"][..], without, without, &["--live", "--config"][..]),
+        (&["--live", "--config"], with.as_str(), without, &["--config"]),
+        (&["--live", "--config"], &with, &with, &[]),
+        (&[], without, "", &["--current"]),
+        (&[], &stopped, "", &[]),
+        // Kept is not running: virsh says so.
+        (&["--live"], &stopped, "", &["--live"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let virsh = dir.path().join("virsh");
+        for (name, text) in [("virsh", SCRIPT), ("live", live), ("kept", kept), ("given", "")] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        fs::set_permissions(&virsh, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let mut agent = Command::new(BINARY);
+        let agent = agent.env("PATH", path).args(["libvirt", "attach", "--json", "--cid", "7"]);
+        let output = agent.args(words).args(["--", "-x"]).output().unwrap();
+        let attached = !asked.is_empty();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("{{\"attached\":{attached},\"cid\":7,\"domain\":\"-x\"}}\n"),
+            "{words:?}: {output:?}"
+        );
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        let log = read("asked");
+        let done: Vec<_> = log.lines().filter(|line| line.contains("attach-device")).collect();
+        let expected: Vec<_> = asked.iter().map(|flag| format!("{attach} {flag}")).collect();
+        assert_eq!(done, expected, "{words:?}");
+        assert_eq!(read("given"), given.repeat(asked.len()));
+    }
+}
+
 #[test]
 fn wrong_words_and_hostile_domains_are_one_line() {
     for (words, input, part) in [
@@ -128,11 +180,11 @@ fn wrong_words_and_hostile_domains_are_one_line() {
         (&["libvirt", "edit", "-", "--cid", "2"], "", "CID 2 cannot be a guest's"),
         (&["libvirt", "edit", "-", "--cid", "x"], "", "write auto, or a number"),
         (&["libvirt", "xml", "--model", "vmware"], "", "'vmware'"),
-        (&["libvirt", "edit", "-"], "<domain>", "standard input: it is not XML"),
+        (&["libvirt", "edit"], "<domain>", "standard input: line 1, column 9: the XML ends"),
         (
             &["libvirt", "edit", "-"],
             "<!DOCTYPE a [<!ENTITY x SYSTEM '/etc/passwd'>]><domain>&x;</domain>",
-            "not XML",
+            "line 1, column 1: a document type",
         ),
         (&["libvirt", "edit", "-"], "<pool/>", "<pool>, and a domain's is <domain>"),
         (

@@ -1,7 +1,7 @@
 //! `agent libvirt attach`: a vsock device into a domain that libvirt has.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use libvirt::Existing;
+use libvirt::{EditError, Existing};
 use serde_json::json;
 
 use super::{
@@ -17,7 +17,7 @@ Examples:
   agent libvirt attach guest7 --cid 7 --live --config
   agent libvirt attach guest7 --connect qemu:///session --cid 7 --config
 
-Without --live and --config it is done as virsh does it: to what runs, or else to what is kept. A domain
+Without --live and --config it is done to what runs, or else to what is kept (virsh's --current). A domain
 that has the device already stays as it is.
 
 With --json, one object:
@@ -47,8 +47,9 @@ fn run(matches: &ArgMatches) -> Outcome {
     // What is there already is asked of each that is to have it.
     let mut needed = Vec::new();
     for (wanted, flag, more) in [
-        (live || !config, if live { Some("--live") } else { None }, None),
-        (config, Some("--config"), Some("--inactive")),
+        // Without a word virsh has the driver decide, and QEMU's refuses a domain that does not run.
+        (live || !config, if live { "--live" } else { "--current" }, None),
+        (config, "--config", Some("--inactive")),
     ] {
         if !wanted {
             continue;
@@ -57,13 +58,22 @@ fn run(matches: &ArgMatches) -> Outcome {
         let words: Vec<&str> = words.into_iter().chain(more).collect();
         let xml = virsh::run(matches, &words, "")?;
         let edited = libvirt::edit(&xml, vsock, Existing::Keep);
-        if edited.map_err(|error| edit::failed(domain, &error))? != xml {
+        let edited = edited.map_err(|error| match error {
+            EditError::Other(..) => format!(
+                "{}; 'agent libvirt edit --replace' and 'virsh define' change it",
+                edit::failed(domain, &error)
+            ),
+            _ => edit::failed(domain, &error),
+        });
+        // What is to run and does not is virsh's to refuse.
+        let stopped = flag == "--live" && !libvirt::runs(&xml).unwrap_or_default();
+        if edited? != xml || stopped {
             needed.push(flag);
         }
     }
     for flag in &needed {
         let words = ["attach-device", "--domain", domain, "--file", "/dev/stdin"];
-        let words: Vec<&str> = words.into_iter().chain(*flag).collect();
+        let words: Vec<&str> = words.into_iter().chain([*flag]).collect();
         virsh::run(matches, &words, &format!("{vsock}\n"))?;
     }
     let attached = !needed.is_empty();

@@ -29,7 +29,7 @@ fn command(command: Command) -> Command {
         .arg(
             Arg::new("domain")
                 .value_name("DOMAIN.xml")
-                .required(true)
+                .default_value("-")
                 .help("The domain's XML; '-' is standard input"),
         )
         .arg(cid_option())
@@ -44,19 +44,25 @@ fn command(command: Command) -> Command {
 fn run(matches: &ArgMatches) -> Outcome {
     let name = matches.get_one::<String>("domain").map_or("-", String::as_str);
     let read = |from: &mut dyn Read| {
-        let mut text = String::new();
-        from.take(MOST).read_to_string(&mut text).map(|_| text)
+        let mut bytes = Vec::new();
+        from.take(MOST).read_to_end(&mut bytes).map(|_| bytes)
     };
-    let text = if name == "-" {
+    let bytes = if name == "-" {
         read(&mut io::stdin().lock())
     } else {
         File::open(name).and_then(|mut file| read(&mut file))
     };
     let shown = if name == "-" { "standard input" } else { name };
-    let text = text.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let bytes = bytes.map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let text = libvirt::text(bytes).map_err(|error| failed(shown, &error.into()))?;
     let existing = if matches.get_flag("replace") { Existing::Change } else { Existing::Keep };
     let edited = libvirt::edit(&text, vsock(matches), existing);
-    print(&edited.map_err(|error| failed(shown, &error))?)?;
+    print(&edited.map_err(|error| match error {
+        EditError::Other(..) | EditError::Cid(..) => {
+            format!("{}; --replace changes it", failed(shown, &error))
+        }
+        _ => failed(shown, &error),
+    })?)?;
     Ok(0)
 }
 

@@ -34,8 +34,8 @@ pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<S
     if let Some(uri) = matches.get_one::<String>("connect") {
         virsh.args(["--connect", uri]);
     }
-    // What libvirt calls it is in its messages, which are matched nowhere but shown to people.
-    virsh.arg("--quiet").args(words);
+    // Mends are found by its messages.
+    virsh.arg("--quiet").args(words).env("LC_ALL", "C").env_remove("LANGUAGE");
     virsh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = virsh.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {

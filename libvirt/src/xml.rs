@@ -1,0 +1,168 @@
+//! XML in a text, and its limits: what comes in is a stranger's. The text is read for where things are;
+//! `domain` asks.
+
+use std::fmt;
+
+use roxmltree::{Document, Node, ParsingOptions};
+use thiserror::Error;
+
+/// Longest text, in bytes. libvirt's own domains are some thousand.
+pub(crate) const LONGEST: usize = 4 << 20;
+/// Most elements and texts.
+const NODES: u32 = 200_000;
+/// Most attributes of one element, and most namespaces of a text: each is compared with each.
+const ATTRIBUTES: usize = 256;
+/// What a UTF-8 text may begin with.
+const BOM: &str = "\u{feff}";
+/// XML's blanks.
+pub(crate) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// A place in a text, as people count: from 1, and columns in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    /// That of a byte, which begins a character or is the end.
+    pub(crate) fn of(text: &str, at: usize) -> Self {
+        let before = text.get(..at).unwrap_or(text);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Self { line: before.matches('\n').count() + 1, column: line.chars().count() + 1 }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
+/// Why a text is not read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum XmlError {
+    /// Too long to be a domain.
+    #[error("{0} bytes of XML, and a domain has at most {LONGEST}")]
+    TooLong(usize),
+    /// Other bytes than UTF-8's.
+    #[error("{0}: not UTF-8, in which a domain is read here; convert it with iconv(1)")]
+    NotUtf8(Place),
+    /// It says itself that it is in another encoding.
+    #[error("line 1: it declares the encoding {0}; write it in UTF-8")]
+    Encoding(String),
+    /// `<!DOCTYPE`.
+    #[error("{0}: a document type, which is not read here, nor are entities; take it out")]
+    DocumentType(Place),
+    /// Only something huge or hostile has so many.
+    #[error("{0}: more than {ATTRIBUTES} attributes in one element")]
+    Attributes(Place),
+    /// As above.
+    #[error("{0}: more than {ATTRIBUTES} namespaces")]
+    Namespaces(Place),
+    /// As above.
+    #[error("more than {NODES} elements and texts")]
+    Nodes,
+    /// The text is over, and its element is not.
+    #[error("{0}: the XML ends before its element does")]
+    Ends(Place),
+    /// Not well-formed. The cause says where.
+    #[error("it is not well-formed XML")]
+    Malformed(#[source] roxmltree::Error),
+}
+
+/// The text of what was read.
+pub fn text(bytes: Vec<u8>) -> Result<String, XmlError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(&error.as_bytes()[..valid]);
+        XmlError::NotUtf8(Place::of(&before, valid))
+    })
+}
+
+/// The mark that a text begins with, and the text.
+pub(crate) fn split_bom(text: &str) -> (&str, &str) {
+    text.strip_prefix(BOM).map_or(("", text), |rest| (BOM, rest))
+}
+
+pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
+    if text.len() > LONGEST {
+        return Err(XmlError::TooLong(text.len()));
+    }
+    if let Some(declared) = declared_encoding(text)
+        && !declared.eq_ignore_ascii_case("utf-8")
+        && !declared.eq_ignore_ascii_case("us-ascii")
+    {
+        return Err(XmlError::Encoding(declared.to_owned()));
+    }
+    not_crowded(text)?;
+    // Entities come from document types only: without these there are none.
+    let options =
+        ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..ParsingOptions::default() };
+    Document::parse_with_options(text, options).map_err(|error| match error {
+        roxmltree::Error::DtdDetected => XmlError::DocumentType(Place::of(text, prolog_end(text))),
+        roxmltree::Error::NodesLimitReached => XmlError::Nodes,
+        roxmltree::Error::NoRootNode
+        | roxmltree::Error::UnclosedRootNode
+        | roxmltree::Error::UnexpectedEndOfStream => XmlError::Ends(Place::of(text, text.len())),
+        error => XmlError::Malformed(error),
+    })
+}
+
+/// The parser takes any number of attributes and namespaces, in a time that grows with its square. So
+/// they are counted before it sees them, by what looks like one, also in a comment: no `<` stands in an
+/// attribute, and each has a quotation mark behind its `=`.
+fn not_crowded(text: &str) -> Result<(), XmlError> {
+    if let Some((at, _)) = text.match_indices("xmlns").nth(ATTRIBUTES) {
+        return Err(XmlError::Namespaces(Place::of(text, at)));
+    }
+    // Behind the `<`.
+    let mut at: usize = 0;
+    for tag in text.split_inclusive('<') {
+        let values = tag
+            .match_indices('=')
+            .filter(|(at, _)| tag[at + 1..].trim_start_matches(BLANKS).starts_with(['"', '\'']));
+        if values.count() > ATTRIBUTES {
+            return Err(XmlError::Attributes(Place::of(text, at.saturating_sub(1))));
+        }
+        at += tag.len();
+    }
+    Ok(())
+}
+
+/// What stands in `<?xml ... encoding="..."?>`.
+fn declared_encoding(text: &str) -> Option<&str> {
+    let declaration = text.strip_prefix("<?xml")?.split_once("?>")?.0;
+    let value = declaration.split_once("encoding")?.1.trim_start().strip_prefix('=')?.trim_start();
+    let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+    value.get(1..)?.split_once(quote).map(|(value, _)| value)
+}
+
+/// Where something else begins than declarations, instructions and comments.
+fn prolog_end(text: &str) -> usize {
+    let mut rest = text;
+    loop {
+        rest = rest.trim_start_matches(BLANKS);
+        let end = match rest {
+            _ if rest.starts_with("<?") => "?>",
+            _ if rest.starts_with("<!--") => "-->",
+            _ => return text.len() - rest.len(),
+        };
+        rest = rest.split_once(end).map_or("", |(_, rest)| rest);
+    }
+}
+
+/// An element of libvirt's own, which are in no namespace.
+pub(crate) fn named(node: Node<'_, '_>, name: &str) -> bool {
+    let tag = node.tag_name();
+    node.is_element() && tag.namespace().is_none() && tag.name() == name
+}
+
+/// Where a node begins.
+pub(crate) fn place(node: Node<'_, '_>) -> Place {
+    Place::of(node.document().input_text(), node.range().start)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+use std::error::Error;
+
+use super::*;
+
+fn refused(text: &str) -> String {
+    let error = parse(text).unwrap_err();
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+#[test]
+fn what_is_not_read_is_refused_with_its_place() {
+    for (text, expected) in [
+        ("", "line 1, column 1: the XML ends before its element does"),
+        ("<a>\n <b>\n", "line 3, column 1: the XML ends before its element does"),
+        ("<a>\n<b>\n</a>", "it is not well-formed XML: expected 'b' tag, not 'a' at 3:1"),
+        ("<a>\n&x;</a>", "it is not well-formed XML: unknown entity reference 'x' at 2:1"),
+        (
+            "<?xml version='1.0'?>\n<!-- <!DOCTYPE -->\n <!DOCTYPE a [<!ENTITY x 'y'>]><a>&x;</a>",
+            "line 3, column 2: a document type, which is not read here, nor are entities; take it out",
+        ),
+        (
+            "<?xml version='1.0' encoding = \"UTF-16\"?><a/>",
+            "line 1: it declares the encoding UTF-16; write it in UTF-8",
+        ),
+    ] {
+        assert_eq!(refused(text), expected, "{text}");
+    }
+    assert!(parse("<?xml version='1.0' encoding='utf-8'?><a/>").is_ok());
+    assert!(parse("<?xml version='1.0'?><!-- encoding='UTF-16' --><a/>").is_ok());
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_are_told_by_their_place() {
+    let error = text(b"<a>\n\xc3\xa9\xe9</a>".to_vec()).unwrap_err();
+    assert!(error.to_string().starts_with("line 2, column 2: not UTF-8"), "{error}");
+    assert_eq!(text(b"<a/>".to_vec()).unwrap(), "<a/>");
+}
+
+/// Each took the parser minutes without the limits.
+#[test]
+fn hostile_texts_are_refused_before_they_cost_time() {
+    let numbered =
+        |count: usize, part: &dyn Fn(usize) -> String| (0..count).map(part).collect::<String>();
+    for (text, part) in [
+        (" ".repeat(LONGEST + 1), "at most"),
+        ("<a>".repeat(190_000), "ends before"),
+        (format!("<a>{}</a>", "<a/>".repeat(300_000)), "more than 200000 elements"),
+        (
+            format!("<a>\n<b {}/></a>", numbered(300_000, &|n| format!(" a{n}=''"))),
+            "line 2, column 1: more than 256 attributes",
+        ),
+        (
+            format!("<a {}/>", numbered(300_000, &|n| format!(" a{n}\n=\t\"\""))),
+            "line 1, column 1: more than 256 attributes",
+        ),
+        (
+            format!("<a>{}", numbered(60_000, &|n| format!("<a xmlns:b{n}='u{n}'>"))),
+            "more than 256 namespaces",
+        ),
+        // Just what is allowed, as often as it goes in.
+        (
+            format!(
+                "<a>{}",
+                format!("<b {}/>", numbered(256, &|n| format!(" a{n}=''"))).repeat(1500)
+            ),
+            "ends before",
+        ),
+        (
+            format!(
+                "<a {}>{}",
+                numbered(256, &|n| format!(" xmlns:b{n}='u{n}'")),
+                "<b255:a/>".repeat(190_000)
+            ),
+            "ends before",
+        ),
+    ] {
+        let said = refused(&text);
+        assert!(said.contains(part), "{}: {said}", &text[..60]);
+    }
+}
