@@ -3,7 +3,10 @@
 mod cli;
 mod cmd;
 mod dial;
+mod error;
+mod greet;
 mod init;
+mod link;
 mod session;
 mod size;
 

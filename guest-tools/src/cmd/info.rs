@@ -6,7 +6,7 @@ use nbd::{Framing, negotiate::Described, wire::TransmissionFlags};
 use serde_json::json;
 
 use super::CommandError;
-use crate::{cli, session::Session, size::print_size};
+use crate::{cli, link::Link, size::print_size};
 
 /// The flags that people ask for, by name.
 const ABILITIES: [(TransmissionFlags, &str); 8] = [
@@ -22,8 +22,8 @@ const ABILITIES: [(TransmissionFlags, &str); 8] = [
 
 pub(crate) fn run(words: &cli::Info) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let (session, described) = Session::open(uri)?;
-    let terms = session.terms();
+    let link = Link::open(uri)?;
+    let terms = link.terms();
     let framing = match terms.framing {
         Framing::Simple => "simple",
         Framing::Structured => "structured",
@@ -31,7 +31,7 @@ pub(crate) fn run(words: &cli::Info) -> Result<(), CommandError> {
     };
     let contexts: &[&str] =
         if terms.allocation.is_some() { &[nbd::wire::BASE_ALLOCATION] } else { &[] };
-    let Described { size, flags, blocks, blocks_told, name, description } = &described;
+    let Described { size, flags, blocks, blocks_told, name, description } = link.described();
     let can: Vec<&str> =
         ABILITIES.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name).collect();
     let read_only = flags.contains(TransmissionFlags::READ_ONLY);
@@ -79,7 +79,7 @@ pub(crate) fn run(words: &cli::Info) -> Result<(), CommandError> {
         ]);
         lines.join("\n") + "\n"
     };
-    session.close();
+    link.close();
     io::stdout().write_all(text.as_bytes()).map_err(CommandError::Print)
 }
 

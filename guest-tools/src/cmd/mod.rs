@@ -10,7 +10,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use self::pattern::Wrong;
-use crate::session::SessionError;
+use crate::error::SessionError;
 
 /// Why a command failed.
 #[derive(Debug, Error)]

@@ -3,22 +3,22 @@
 use std::{fs::File, io};
 
 use super::{CommandError, pattern::Verifier};
-use crate::{cli, session::Session};
+use crate::{cli, link::Link, session};
 
 pub(crate) fn run(words: &cli::Read) -> Result<(), CommandError> {
-    let (mut session, described) = Session::open(&words.target.uri)?;
-    let (at, size) = (words.offset, described.size);
+    let mut link = Link::open(&words.target.uri)?;
+    let (at, size) = (words.offset, link.described().size);
     let rest = size.saturating_sub(at);
     let len = words.length.unwrap_or(rest);
     if at > size || len > rest {
-        session.close();
+        link.close();
         let what = format!("{len} bytes at {at}");
         return Err(CommandError::PastEnd { what, size });
     }
     if words.verify_pattern {
         let mut verifier = Verifier::new(at);
-        session.read(at, len, &mut verifier)?;
-        session.close();
+        session::read(&mut link, at, len, &mut verifier)?;
+        link.close();
         if let Some((first, count)) = verifier.verdict() {
             return Err(CommandError::Pattern { first, count, len });
         }
@@ -30,10 +30,10 @@ pub(crate) fn run(words: &cli::Read) -> Result<(), CommandError> {
             let opened = File::create(path);
             let mut file =
                 opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
-            session.read(at, len, &mut file)?;
+            session::read(&mut link, at, len, &mut file)?;
         }
-        None => session.read(at, len, &mut io::stdout().lock())?,
+        None => session::read(&mut link, at, len, &mut io::stdout().lock())?,
     }
-    session.close();
+    link.close();
     Ok(())
 }

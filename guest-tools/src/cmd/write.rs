@@ -8,12 +8,13 @@ use std::{
 use super::{CommandError, pattern::Source};
 use crate::{
     cli,
-    session::{Durability, Session},
+    link::Link,
+    session::{self, Durability},
 };
 
 pub(crate) fn run(words: &cli::Write) -> Result<(), CommandError> {
-    let (mut session, described) = Session::open(&words.target.uri)?;
-    let (at, size) = (words.offset, described.size);
+    let mut link = Link::open(&words.target.uri)?;
+    let (at, size) = (words.offset, link.described().size);
     // What is known not to fit is not begun. A pipe tells its length at its end.
     let fits = |len: u64| {
         if size.checked_sub(at).is_some_and(|room| len <= room) {
@@ -23,7 +24,7 @@ pub(crate) fn run(words: &cli::Write) -> Result<(), CommandError> {
         Err(CommandError::PastEnd { what, size })
     };
     let durability = Durability { fua: words.fua, flush: !words.no_flush };
-    let mut copy = |source: &mut dyn Read| session.write(at, source, durability);
+    let mut copy = |source: &mut dyn Read| session::write(&mut link, at, source, durability);
     let written = match (&words.input, words.pattern.then_some(words.length).flatten()) {
         (Some(path), _) => {
             let wrong = |source| CommandError::Open { path: path.clone(), source };
@@ -41,7 +42,7 @@ pub(crate) fn run(words: &cli::Write) -> Result<(), CommandError> {
             copy(&mut io::stdin().lock())?
         }
     };
-    session.close();
+    link.close();
     let settled = if words.no_flush { ", not flushed" } else { "" };
     eprintln!("guest-tools: {written} bytes written at {at}{settled}");
     Ok(())

@@ -268,6 +268,28 @@ impl Client {
         self.send(Command::DISC, CommandFlags::empty(), 0, 0, out);
     }
 
+    /// The bytes of a read that come next: its cookie, where they belong, how many. A caller that
+    /// has no input left over may receive them, or the first of them, in place, and say so by
+    /// `placed`: it saves a copy.
+    pub const fn expects(&self) -> Option<(u64, u64, u64)> {
+        match self.now {
+            Now::Data { cookie, at, left, .. } => Some((cookie, at, left)),
+            _ => None,
+        }
+    }
+
+    /// The first `len` of the bytes that `expects` names were received in place. More than it
+    /// names count for no more than that.
+    pub const fn placed(&mut self, len: u64) {
+        if let Now::Data { cookie, at, left, done } = self.now {
+            self.now = if len < left {
+                Now::Data { cookie, at: at + len, left: left - len, done }
+            } else {
+                replies::after_chunk(cookie, done)
+            };
+        }
+    }
+
     fn extended(&self) -> bool {
         self.terms.framing == Framing::Extended
     }

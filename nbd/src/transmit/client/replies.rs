@@ -60,18 +60,14 @@ impl Client {
     fn turn<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Turn<'a>, Violation> {
         match self.now {
             Now::Header => self.header(rest),
-            Now::Data { cookie, at, left, done } => {
+            Now::Data { cookie, at, left, .. } => {
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
                 if len == 0 {
                     return Ok(Turn::Hungry);
                 }
                 let (bytes, after) = rest.split_at(len);
                 *rest = after;
-                let (next, left) = (at + len as u64, left - len as u64);
-                self.now = match left {
-                    0 => after_chunk(cookie, done),
-                    _ => Now::Data { cookie, at: next, left, done },
-                };
+                self.placed(len as u64);
                 Ok(Turn::Tell(Event::Data { cookie, at, bytes }))
             }
             Now::Extents { cookie, at, left, wide, done } => {
@@ -254,7 +250,7 @@ enum Turn<'a> {
     Tell(Event<'a>),
 }
 
-const fn after_chunk(cookie: u64, done: bool) -> Now {
+pub(super) const fn after_chunk(cookie: u64, done: bool) -> Now {
     if done { Now::Finish { cookie } } else { Now::Header }
 }
 

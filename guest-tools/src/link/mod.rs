@@ -1,0 +1,351 @@
+//! One connection in transmission, with many requests under way, on the caller's own thread.
+//!
+//! ```text
+//!  submit(Order) -> outgoing -> turn() <-> socket
+//!                                 |
+//!           pop() <- done <-------+          next() = turn() and poll(2) until pop() has one
+//! ```
+//!
+//! It sends and receives at once: while the server does not take requests in, its replies are
+//! still read, so neither end waits for the other for ever. Large reads are received in place.
+//! How many requests are under way is the caller's choice. Nothing is retried here; what a broken
+//! connection leaves unanswered is given back by `unanswered`.
+
+#![allow(dead_code, reason = "the commands that use all of it are on their way")]
+
+mod order;
+mod outgoing;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    io::{self, IoSliceMut, Read, Write},
+    os::fd::{AsFd, BorrowedFd},
+    time::Duration,
+};
+
+use nbd::{
+    Terms, Uri,
+    negotiate::Described,
+    transmit::client::{Client, Event},
+};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+pub(crate) use self::order::{Done, Extent, Order, Verb};
+use self::outgoing::Outgoing;
+use crate::{
+    error::SessionError,
+    greet::{Entered, enter},
+};
+
+/// Received at once, bytes.
+const RECEIVE: usize = 256 << 10;
+/// Received behind a large read that is received in place: the headers that follow.
+const BEHIND: usize = 4 << 10;
+/// From this length on a read is received in place, bytes.
+const LARGE: u64 = 32 << 10;
+/// How long a server may take to say or take in anything before it counts as gone.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// An open export.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// For errors.
+    uri: String,
+    socket: File,
+    client: Client,
+    described: Described,
+    /// Received and not consumed: `input[start..end]`.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// By cookie.
+    flying: HashMap<u64, Done>,
+    /// Of those, the reads that are received in place.
+    large: usize,
+    outgoing: Outgoing,
+    /// Writes that were answered before all of their payload had left: some servers fail a write
+    /// by its header. They stay in `flying` until then.
+    early: Vec<u64>,
+    done: VecDeque<Done>,
+}
+
+impl Link {
+    /// Connects, negotiates as much as the server has, and enters the export of `uri`.
+    pub(crate) fn open(uri: &Uri) -> Result<Self, SessionError> {
+        let Entered { socket, received, client, described } = enter(uri)?;
+        let uri = uri.to_string();
+        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(|errno| SessionError::lost(&uri, "setting up the socket", errno.into()))?;
+        let (start, end, mut input) = (0, received.len(), received);
+        input.resize(RECEIVE.max(end), 0);
+        let (flying, large) = (HashMap::new(), 0);
+        let (outgoing, early, done) = (Outgoing::default(), Vec::new(), VecDeque::new());
+        Ok(Self {
+            uri,
+            socket,
+            client,
+            described,
+            input,
+            start,
+            end,
+            flying,
+            large,
+            outgoing,
+            early,
+            done,
+        })
+    }
+
+    /// What was agreed.
+    pub(crate) fn terms(&self) -> &Terms {
+        self.client.terms()
+    }
+
+    /// How the server described the export.
+    pub(crate) const fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// The longest read or write, in bytes.
+    pub(crate) fn longest_payload(&self) -> u64 {
+        self.client.longest_payload()
+    }
+
+    /// The longest range of the other commands, in bytes.
+    pub(crate) fn longest_range(&self) -> u64 {
+        self.client.longest_range()
+    }
+
+    /// Requests that were submitted and not popped.
+    pub(crate) fn under_way(&self) -> usize {
+        self.flying.len() + self.done.len()
+    }
+
+    /// Queues a request; `turn` sends it. An error here says that it does not fit the export: the
+    /// link goes on without it.
+    pub(crate) fn submit(&mut self, mut order: Order) -> Result<(), SessionError> {
+        if order.verb == Verb::Read {
+            order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
+        }
+        let put = order.put(&mut self.client, self.outgoing.heads());
+        let cookie = put.map_err(|source| {
+            let (uri, doing) = (self.uri.clone(), order.name());
+            SessionError::Unfit { uri, doing, source }
+        })?;
+        let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
+        self.outgoing.push(cookie, payload);
+        self.large += usize::from(is_large(&order));
+        self.flying.insert(cookie, Done::new(order));
+        Ok(())
+    }
+
+    /// The next request that was answered.
+    pub(crate) fn pop(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    /// Sends and receives what it can without waiting.
+    pub(crate) fn turn(&mut self) -> Result<(), SessionError> {
+        self.send()?;
+        self.receive()
+    }
+
+    /// What to wait for before the next `turn`.
+    pub(crate) fn interest(&self) -> PollFlags {
+        if self.outgoing.is_empty() {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::POLLIN | PollFlags::POLLOUT
+        }
+    }
+
+    /// Waits for the end of any request. Only while there are some.
+    pub(crate) fn next(&mut self) -> Result<Done, SessionError> {
+        loop {
+            if let Some(done) = self.pop() {
+                return Ok(done);
+            }
+            self.turn()?;
+            if self.done.is_empty() {
+                wait(&[self])?;
+            }
+        }
+    }
+
+    /// As `next`; a request that the server failed is an error.
+    pub(crate) fn next_good(&mut self) -> Result<Done, SessionError> {
+        let done = self.next()?;
+        self.good(done)
+    }
+
+    /// A request that the server failed is an error.
+    pub(crate) fn good(&self, done: Done) -> Result<Done, SessionError> {
+        match done.result {
+            Ok(()) => Ok(done),
+            Err(source) => {
+                let (uri, doing) = (self.uri.clone(), done.order.name());
+                Err(SessionError::Failed { uri, doing, source })
+            }
+        }
+    }
+
+    /// Lets everything that was asked be answered. Some servers take it badly when a client leaves
+    /// before that, nbdkit 1.32 by an assertion.
+    pub(crate) fn settle(&mut self) {
+        while self.under_way() > 0 && self.next().is_ok() {}
+    }
+
+    /// Ends the session. Everything that was asked has been answered.
+    pub(crate) fn close(self) {
+        let Self { client, mut socket, .. } = self;
+        let mut out = Vec::new();
+        client.disconnect(&mut out);
+        // Nothing depends on it: the server sees the end of the stream too.
+        socket.write_all(&out).ok();
+    }
+
+    /// What was asked and not answered, in the order in which it was asked. Answers that were not
+    /// popped are popped first.
+    pub(crate) fn unanswered(self) -> Vec<Order> {
+        let mut left: Vec<_> = self.flying.into_iter().collect();
+        left.sort_unstable_by_key(|(cookie, _)| *cookie);
+        left.into_iter().map(|(_, done)| done.order).collect()
+    }
+
+    fn send(&mut self) -> Result<(), SessionError> {
+        self.outgoing
+            .send(&mut self.socket, &self.flying)
+            .map_err(|source| SessionError::lost(&self.uri, "sending a request", source))?;
+        let outgoing = &self.outgoing;
+        let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
+        for cookie in left.collect::<Vec<_>>() {
+            self.finish(cookie);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<(), SessionError> {
+        loop {
+            self.consume()?;
+            // One answered request is enough to go on with; the rest waits in the socket.
+            if !self.done.is_empty() {
+                return Ok(());
+            }
+            match self.fill() {
+                Ok(0) => {
+                    let awaited = format!("the replies to {} requests", self.flying.len());
+                    return Err(SessionError::Closed { uri: self.uri.clone(), awaited });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    return Err(SessionError::lost(&self.uri, "waiting for a reply", error));
+                }
+            }
+        }
+    }
+
+    /// Makes events of all that has come.
+    fn consume(&mut self) -> Result<(), SessionError> {
+        loop {
+            let there = self.input.get(self.start..self.end).unwrap_or_default();
+            let (eaten, event) = self
+                .client
+                .step(there)
+                .map_err(|source| SessionError::Violation { uri: self.uri.clone(), source })?;
+            self.start += eaten;
+            let Some(event) = event else { return Ok(()) };
+            let (Event::Data { cookie, .. }
+            | Event::Hole { cookie, .. }
+            | Event::Extent { cookie, .. }
+            | Event::Done { cookie, .. }) = event;
+            if let Event::Done { result, .. } = event {
+                if let Some(done) = self.flying.get_mut(&cookie) {
+                    done.result = result;
+                }
+                if self.outgoing.has_unsent(cookie) {
+                    self.early.push(cookie);
+                } else {
+                    self.finish(cookie);
+                }
+                continue;
+            }
+            let Some(done) = self.flying.get_mut(&cookie) else { continue };
+            match event {
+                Event::Data { at, bytes, .. } => done.put(at, bytes),
+                Event::Hole { at, len, .. } => done.put_hole(at, len),
+                Event::Extent { at, len, flags, .. } => {
+                    done.extents.push(Extent { at, len, flags });
+                }
+                Event::Done { .. } => {}
+            }
+        }
+    }
+
+    fn finish(&mut self, cookie: u64) {
+        if let Some(done) = self.flying.remove(&cookie) {
+            self.large -= usize::from(is_large(&done.order));
+            self.done.push_back(done);
+        }
+    }
+
+    /// Receives more, behind what is left.
+    fn fill(&mut self) -> io::Result<usize> {
+        self.input.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let behind = if self.large > 0 { BEHIND.max(Client::INPUT) } else { self.input.len() };
+        let room = self.input.get_mut(self.end..behind).unwrap_or_default();
+        // What is expected comes behind what has been consumed, and all of that has been.
+        let place = match self.client.expects() {
+            Some((cookie, at, len)) if self.end == 0 => {
+                self.flying.get_mut(&cookie).and_then(|done| done.place(at, len))
+            }
+            _ => None,
+        };
+        let place = place.unwrap_or_default();
+        let placed = place.len();
+        let n = loop {
+            let mut both = [IoSliceMut::new(place), IoSliceMut::new(room)];
+            match self.socket.read_vectored(&mut both) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if n > 0 && placed > 0 {
+            self.client.placed(n.min(placed) as u64);
+        }
+        self.end += n.saturating_sub(placed);
+        Ok(n)
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+const fn is_large(order: &Order) -> bool {
+    matches!(order.verb, Verb::Read) && order.len >= LARGE
+}
+
+/// Waits until one of them can go on. A minute of silence is an error.
+pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
+    let mut fds: Vec<_> =
+        links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
+    let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    let source = match poll(&mut fds, patience) {
+        Ok(0) => io::Error::new(io::ErrorKind::TimedOut, "no answer in 60 s"),
+        Ok(_) | Err(Errno::EINTR) => return Ok(()),
+        Err(errno) => errno.into(),
+    };
+    let uri = links.iter().find(|link| link.under_way() > 0).or_else(|| links.first());
+    let uri = uri.map_or("", |link| &link.uri);
+    Err(SessionError::lost(uri, "waiting for a reply", source))
+}
