@@ -349,3 +349,6 @@ pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
     let uri = uri.map_or("", |link| &link.uri);
     Err(SessionError::lost(uri, "waiting for a reply", source))
 }
+
+#[cfg(test)]
+mod tests;
