@@ -269,7 +269,7 @@ _agent() {
             return 0
             ;;
         agent__subcmd__libvirt__subcmd__attach)
-            opts="-c --cid --live --config --connect --json"
+            opts="-c --cid --model --live --config --connect --json"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -277,6 +277,10 @@ _agent() {
             case "${prev}" in
                 --cid)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -W "virtio virtio-transitional virtio-non-transitional" -- "${cur}"))
                     return 0
                     ;;
                 --connect)
@@ -295,7 +299,7 @@ _agent() {
             return 0
             ;;
         agent__subcmd__libvirt__subcmd__cid)
-            opts="-c --connect --json"
+            opts="-c --config --connect --json"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -317,7 +321,7 @@ _agent() {
             return 0
             ;;
         agent__subcmd__libvirt__subcmd__edit)
-            opts="--cid --replace"
+            opts="--cid --replace --model --json"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -325,6 +329,10 @@ _agent() {
             case "${prev}" in
                 --cid)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --model)
+                    COMPREPLY=($(compgen -W "virtio virtio-transitional virtio-non-transitional" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -346,7 +354,7 @@ _agent() {
                     return 0
                     ;;
                 --model)
-                    COMPREPLY=($(compgen -W "virtio" -- "${cur}"))
+                    COMPREPLY=($(compgen -W "virtio virtio-transitional virtio-non-transitional" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -113,18 +113,28 @@ complete -c agent -n "__fish_agent_using_subcommand doctor" -l yes -d 'Take ever
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "xml" -d 'Prints the <vsock> element of a domain'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "edit" -d 'Puts a vsock device into a domain\'s XML, and prints all of it'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "attach" -d 'Attaches a vsock device to a domain, by virsh'
-complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "cid" -d 'Prints the CID that a domain really has'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "cid" -d 'Prints the CID that a running domain really has'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l cid -d 'The guest\'s CID, 3 to 4294967294; auto: libvirt chooses at each start' -r
-complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l model -d 'The device\'s model' -r -f -a "virtio\t''"
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l model -d 'The device\'s model [default: virtio]' -r -f -a "virtio\t''
+virtio-transitional\t''
+virtio-non-transitional\t''"
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from xml" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l cid -d 'The guest\'s CID, 3 to 4294967294; auto: libvirt chooses at each start' -r
-complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l replace -d 'Give a device that is there this model and CID'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l model -d 'The device\'s model [default: virtio; that of a device that is there stays]' -r -f -a "virtio\t''
+virtio-transitional\t''
+virtio-non-transitional\t''"
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l replace -d 'Give a device that is there this CID, and this model'
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from edit" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l cid -d 'The guest\'s CID, 3 to 4294967294; auto: libvirt chooses at each start' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l model -d 'The device\'s model [default: virtio; a device that is there may have any]' -r -f -a "virtio\t''
+virtio-transitional\t''
+virtio-non-transitional\t''"
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -s c -l connect -d 'libvirt\'s connection, such as qemu:///system [default: virsh\'s]' -r
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l live -d 'The domain that runs'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l config -d 'The domain as it is kept, for its next start'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -s c -l connect -d 'libvirt\'s connection, such as qemu:///system [default: virsh\'s]' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -l config -d 'The domain as it is kept, for its next start'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand man" -l dir -d 'Write every page into this directory' -r -F
 complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_subcommand_from attach detach list args watch" -f -a "attach" -d 'Puts a vsock device into a machine that runs'

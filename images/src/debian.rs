@@ -18,6 +18,7 @@ use crate::{
 };
 
 const PACKAGES: &str = include_str!("../debian-host/packages");
+const PREFERENCES: &str = include_str!("../debian-host/preferences");
 const INIT: &str = include_str!("../debian-host/init");
 
 /// What a guest never reads.
@@ -27,14 +28,19 @@ const WITHOUT: &[&str] = &["/usr/share/man/*", "/usr/share/locale/*", "/usr/shar
 pub(crate) fn userland(store: &Store) -> Result<PathBuf, Error> {
     let release = Release::of_this_machine()?;
     let packages = packages().collect::<Vec<_>>().join(",");
-    let key = Key::new("userland 1").text(&release.codename).text(&packages);
+    let key = Key::new("userland 2").text(&release.codename).text(&packages).text(PREFERENCES);
     let folder = store.get("userland", &key, |folder| {
         let sources = folder.join("sources.list");
         run::write(&sources, release.sources()?.as_bytes())?;
+        let preferences = folder.join("preferences");
+        run::write(&preferences, release.preferences().as_bytes())?;
         let mut command = Command::new("mmdebstrap");
         command.args(["--quiet", "--variant=minbase"]).arg(format!("--include={packages}"));
         command.args(WITHOUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
         command.args(proxies()?.iter().map(|line| format!("--aptopt={line}")));
+        command.arg(r#"--setup-hook=mkdir -p "$1/etc/apt/preferences.d""#);
+        let upload = format!("upload '{}' /etc/apt/preferences.d/lab", preferences.display());
+        command.arg(format!("--setup-hook={upload}"));
         // mmdebstrap takes `unshare` by itself when it is not run by root.
         command.arg(&release.codename).arg(folder.join("userland.tar")).arg(&sources);
         run::output(&mut command)?;
@@ -88,8 +94,13 @@ impl Release {
         }
     }
 
-    /// This machine's own sources of this release, in one-line style. Backports are left out: the
-    /// guest is the release as its users have it.
+    /// What comes from backports, where this machine has these.
+    fn preferences(&self) -> String {
+        PREFERENCES.replace("RELEASE", &self.codename)
+    }
+
+    /// This machine's own sources of this release, in one-line style. From backports apt takes only
+    /// what it is told to: else the guest is the release as its users have it.
     fn sources(&self) -> Result<String, Error> {
         let format = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)";
         let targets = run::text(Command::new("apt-get").args([
@@ -110,8 +121,8 @@ fn sources_of(targets: &str, codename: &str) -> Option<String> {
             let mut words = line.split_whitespace();
             let (uri, suite, component) = (words.next()?, words.next()?, words.next()?);
             let kind = suite.strip_prefix(codename)?;
-            let ours =
-                words.next() == Some("Debian") && matches!(kind, "" | "-updates" | "-security");
+            let ours = words.next() == Some("Debian")
+                && matches!(kind, "" | "-updates" | "-security" | "-backports");
             ours.then(|| format!("deb {uri} {suite} {component}\n"))
         })
         .collect();
@@ -144,6 +155,7 @@ mod tests {
             sources_of(targets, "bookworm").unwrap(),
             "deb http://a/debian/ bookworm main\n\
              deb http://a/debian/ bookworm-updates main\n\
+             deb http://a/debian/ bookworm-backports main\n\
              deb http://a/security/ bookworm-security main\n"
         );
         assert_eq!(sources_of(targets, "trixie"), None);

@@ -1,13 +1,13 @@
 //! A whole domain ("Domain XML format"), with a vsock device put into it. Every byte that is not the
 //! device stays as it was: the text is read for where things are, and never printed again.
 
-use std::ops::Range;
+use std::{num::NonZeroU32, ops::Range};
 
 use roxmltree::{Document, Node};
 use thiserror::Error;
 
 use crate::{
-    Cid, Vsock,
+    Cid, Model, Vsock,
     xml::{BLANKS, Place, XmlError, named, parse, place, split_bom},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub enum Existing {
     /// It stays as it is, and another one is an error.
     Keep,
-    /// Its model and its CID become the ones that are wanted; all else in it stays.
+    /// Its CID and its model become what is wanted of them; all else in it stays.
     Change,
 }
 
@@ -54,14 +54,15 @@ pub fn edit(domain: &str, vsock: Vsock, existing: Existing) -> Result<String, Ed
         }),
         Some(devices) => match one(devices, "vsock")? {
             None => insert_last(text, devices, |indent, newline| element(vsock, indent, newline)),
-            Some(there) => match (is(there, vsock), existing) {
-                (Ok(true), _) => text.to_owned(),
-                // A CID that libvirt would refuse is one to be changed.
-                (Ok(false) | Err(EditError::Cid(..)), Existing::Change) => {
+            Some(there) => match (read(there), existing) {
+                (Ok(device), _) if is(&device, vsock) => text.to_owned(),
+                // A CID that libvirt would refuse is one to be changed, if there is one to change it to.
+                (Err(EditError::Cid(..)), Existing::Change) if vsock.cid.is_some() => {
                     change(text, there, vsock)
                 }
-                (Ok(false), Existing::Keep) => {
-                    return Err(EditError::Other(place(there), describe(there)?));
+                (Ok(_), Existing::Change) => change(text, there, vsock),
+                (Ok(device), Existing::Keep) => {
+                    return Err(EditError::Other(place(there), describe(&device)));
                 }
                 (Err(error), _) => return Err(error),
             },
@@ -70,13 +71,22 @@ pub fn edit(domain: &str, vsock: Vsock, existing: Existing) -> Result<String, Ed
     Ok(format!("{bom}{edited}"))
 }
 
-/// The CID of a domain's vsock device, as its XML has it: that of a running domain has the number that
-/// it really got.
-pub fn cid(domain: &str) -> Result<Option<Cid>, EditError> {
+/// A domain's vsock device, as its XML has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// libvirt's word, or another that stands there.
+    pub model: String,
+    /// libvirt chooses the CID at each start.
+    pub auto: bool,
+    /// Its CID. That of a running domain is what it really got, also if libvirt chose it.
+    pub cid: Option<NonZeroU32>,
+}
+
+/// The vsock device of a domain, if it has one.
+pub fn device(domain: &str) -> Result<Option<Device>, EditError> {
     let document = parse(split_bom(domain).1)?;
     let Some(devices) = one(root(&document)?, "devices")? else { return Ok(None) };
-    let Some(vsock) = one(devices, "vsock")? else { return Ok(None) };
-    read_cid(vsock)
+    one(devices, "vsock")?.map(read).transpose()
 }
 
 /// Whether the XML is a running domain's: libvirt numbers these.
@@ -104,57 +114,56 @@ fn one<'a, 'b>(
     }
 }
 
-fn read_cid(vsock: Node<'_, '_>) -> Result<Option<Cid>, EditError> {
-    let Some(cid) = one(vsock, "cid")? else { return Ok(None) };
-    match (cid.attribute("address"), cid.attribute("auto")) {
-        (Some(address), _) => {
-            let number = address.parse().ok().and_then(|number| Cid::fixed(number).ok());
-            number.map(Some).ok_or_else(|| EditError::Cid(place(cid), address.to_owned()))
-        }
-        (None, Some("yes")) => Ok(Some(Cid::Auto)),
-        (None, _) => Ok(None),
+fn read(vsock: Node<'_, '_>) -> Result<Device, EditError> {
+    let (mut auto, mut number) = (false, None);
+    if let Some(cid) = one(vsock, "cid")? {
+        auto = cid.attribute("auto") == Some("yes");
+        number = cid.attribute("address").map(|address| address_of(cid, address)).transpose()?;
+    }
+    Ok(Device { model: model(vsock).to_owned(), auto, cid: number })
+}
+
+fn address_of(cid: Node<'_, '_>, address: &str) -> Result<NonZeroU32, EditError> {
+    match address.parse().ok().and_then(|number| Cid::fixed(number).ok()) {
+        Some(Cid::Fixed(number)) => Ok(number),
+        _ => Err(EditError::Cid(place(cid), address.to_owned())),
     }
 }
 
-/// libvirt adds to what it is given (an address, an alias, the CID that `auto` came to).
-fn is(there: Node<'_, '_>, wanted: Vsock) -> Result<bool, EditError> {
-    let model = there.attribute("model").unwrap_or("virtio") == "virtio";
-    let auto = match one(there, "cid")? {
-        Some(cid) => cid.attribute("auto") == Some("yes"),
-        None => false,
-    };
-    Ok(model
-        && match wanted.cid {
-            Cid::Auto => auto,
-            fixed @ Cid::Fixed(_) => !auto && read_cid(there)? == Some(fixed),
+fn model<'a>(vsock: Node<'a, '_>) -> &'a str {
+    vsock.attribute("model").unwrap_or(Model::Virtio.name())
+}
+
+/// Whether it is what is wanted, or nothing is. libvirt adds to what it is given (an address, an alias,
+/// the CID that `auto` came to).
+fn is(there: &Device, wanted: Vsock) -> bool {
+    wanted.model.is_none_or(|model| model.name() == there.model)
+        && wanted.cid.is_none_or(|cid| match cid {
+            Cid::Auto => there.auto,
+            Cid::Fixed(number) => !there.auto && there.cid == Some(number),
         })
 }
 
-fn describe(there: Node<'_, '_>) -> Result<String, EditError> {
-    let model = there.attribute("model").unwrap_or("virtio");
-    Ok(match read_cid(there)? {
-        Some(Cid::Fixed(cid)) => format!("{model}, CID {cid}"),
-        Some(Cid::Auto) => format!("{model}, any CID"),
-        None => format!("{model}, without a CID"),
-    })
+fn describe(there: &Device) -> String {
+    let model = &there.model;
+    match (there.auto, there.cid) {
+        (false, None) => format!("{model}, without a CID"),
+        (false, Some(cid)) => format!("{model}, CID {cid}"),
+        (true, None) => format!("{model}, any CID"),
+        (true, Some(cid)) => format!("{model}, any CID (now {cid})"),
+    }
 }
 
 /// The device in lines of its own.
 fn element(vsock: Vsock, indent: &str, newline: &str) -> String {
-    let (inner, deeper) = (cid_element(vsock.cid), deeper(indent, newline));
-    format!("<vsock model='virtio'>{newline}{deeper}{inner}{newline}{indent}</vsock>")
+    let model = vsock.model.unwrap_or(Model::Virtio).name();
+    let (cid, deeper) = (vsock.cid.unwrap_or(Cid::Auto), deeper(indent, newline));
+    format!("<vsock model='{model}'>{newline}{deeper}{cid}{newline}{indent}</vsock>")
 }
 
 /// One step further in; where all stands in one line there is none.
 fn deeper(indent: &str, newline: &str) -> String {
     if newline.is_empty() { String::new() } else { format!("{indent}  ") }
-}
-
-fn cid_element(cid: Cid) -> String {
-    match cid {
-        Cid::Auto => "<cid auto='yes'/>".to_owned(),
-        Cid::Fixed(cid) => format!("<cid auto='no' address='{cid}'/>"),
-    }
 }
 
 fn newline(text: &str) -> &'static str {
@@ -197,17 +206,22 @@ fn insert_last(text: &str, parent: Node<'_, '_>, make: impl Fn(&str, &str) -> St
     put(text, at..at, &format!("{new}{end}"))
 }
 
-/// Gives the device its model and its CID.
+/// Gives the device the CID and the model that are wanted; libvirt refuses one without a CID.
 fn change(text: &str, there: Node<'_, '_>, vsock: Vsock) -> String {
     let cid = there.children().find(|child| named(*child, "cid"));
-    let text = match cid {
-        Some(cid) => put(text, cid.range(), &cid_element(vsock.cid)),
-        None => insert_last(text, there, |_, _| cid_element(vsock.cid)),
+    let text = match (cid, vsock.cid) {
+        (Some(cid), Some(wanted)) => put(text, cid.range(), &wanted.to_string()),
+        (Some(_), None) => text.to_owned(),
+        (None, wanted) => insert_last(text, there, |_, _| wanted.unwrap_or(Cid::Auto).to_string()),
     };
     // The model stands before the CID: where that was has not changed.
+    let Some(wanted) = vsock.model else { return text };
     match there.attribute_node("model") {
-        Some(model) => put(&text, model.range_value(), "virtio"),
-        None => text,
+        Some(model) => put(&text, model.range_value(), wanted.name()),
+        None => {
+            let at = there.range().start + "<vsock".len();
+            put(&text, at..at, &format!(" model='{}'", wanted.name()))
+        }
     }
 }
 

@@ -5,6 +5,6 @@ mod domain;
 mod vsock;
 mod xml;
 
-pub use domain::{EditError, Existing, cid, edit, runs};
-pub use vsock::{Cid, NotAGuest, Vsock};
+pub use domain::{Device, EditError, Existing, device, edit, runs};
+pub use vsock::{Cid, Model, NotAGuest, Vsock};
 pub use xml::{Place, XmlError, text};

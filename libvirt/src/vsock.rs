@@ -29,20 +29,60 @@ impl Cid {
     }
 }
 
-/// The element, printed as libvirt prints it.
+/// The element `<cid/>`.
+impl fmt::Display for Cid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("<cid auto='yes'/>"),
+            Self::Fixed(cid) => write!(f, "<cid auto='no' address='{cid}'/>"),
+        }
+    }
+}
+
+/// The device's virtio, as libvirt names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// Of a machine's own kind.
+    Virtio,
+    /// For guests with a driver of virtio 0.9 too.
+    Transitional,
+    /// For guests with a driver of virtio 1.0 alone.
+    NonTransitional,
+}
+
+impl Model {
+    /// Each that libvirt has.
+    pub const ALL: [Self; 3] = [Self::Virtio, Self::Transitional, Self::NonTransitional];
+
+    /// libvirt's word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio",
+            Self::Transitional => "virtio-transitional",
+            Self::NonTransitional => "virtio-non-transitional",
+        }
+    }
+
+    /// That of this word.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|model| model.name() == name)
+    }
+}
+
+/// The element that is wanted; printed as libvirt prints it. What is `None` is nobody's wish: a new
+/// device gets the first model and [`Cid::Auto`], one that is there keeps what it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vsock {
     /// How the domain gets its CID.
-    pub cid: Cid,
+    pub cid: Option<Cid>,
+    /// What the device is.
+    pub model: Option<Model>,
 }
 
 impl fmt::Display for Vsock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let model = "<vsock model='virtio'>";
-        match self.cid {
-            Cid::Auto => write!(f, "{model}<cid auto='yes'/></vsock>"),
-            Cid::Fixed(cid) => write!(f, "{model}<cid auto='no' address='{cid}'/></vsock>"),
-        }
+        let model = self.model.unwrap_or(Model::Virtio).name();
+        write!(f, "<vsock model='{model}'>{}</vsock>", self.cid.unwrap_or(Cid::Auto))
     }
 }
 
@@ -52,11 +92,21 @@ mod tests {
 
     #[test]
     fn the_element_is_as_libvirt_documents_it() {
-        let fixed = Vsock { cid: Cid::fixed(3).expect("a guest's") };
+        let fixed = Vsock { cid: Some(Cid::fixed(3).expect("a guest's")), model: None };
         let xml = "<vsock model='virtio'><cid auto='no' address='3'/></vsock>";
         assert_eq!(fixed.to_string(), xml);
-        let auto = Vsock { cid: Cid::Auto };
-        assert_eq!(auto.to_string(), "<vsock model='virtio'><cid auto='yes'/></vsock>");
+        let any = Vsock { cid: None, model: None };
+        assert_eq!(any.to_string(), "<vsock model='virtio'><cid auto='yes'/></vsock>");
+        for model in Model::ALL {
+            assert_eq!(Model::of(model.name()), Some(model));
+            let wanted = Vsock { cid: Some(Cid::Auto), model: Some(model) };
+            let name = model.name();
+            assert_eq!(
+                wanted.to_string(),
+                format!("<vsock model='{name}'><cid auto='yes'/></vsock>")
+            );
+        }
+        assert_eq!(Model::of("vmware"), None);
     }
 
     #[test]

@@ -126,7 +126,114 @@ fn domains_are_asked_and_given_by_virsh() {
 /// what it read.
 #[test]
 fn a_device_is_attached_to_what_has_none() {
-    const SCRIPT: &str = r#"#!/bin/sh
+    let given = "<vsock model='virtio'><cid auto='no' address='7'/></vsock>\n";
+    let with = format!("<domain id='1'><devices>{}</devices></domain>", given.trim_end());
+    let (without, stopped) = ("<domain id='1'><devices/></domain>", with.replace(" id='1'", ""));
+    let transitional = with.replace("'virtio'", "'virtio-transitional'");
+    let attach = "--quiet attach-device --domain -x --file /dev/stdin";
+    for (words, live, kept, asked) in [
+        (&["--live", "--config"][..], without, without, "--live --config"),
+        (&["--live", "--config"], with.as_str(), without, "--config"),
+        (&["--live", "--config"], &with, &with, ""),
+        (&["--live"], &transitional, "", ""),
+        (&[], without, "", "--current"),
+        (&[], &stopped, "", ""),
+        // Kept is not running: virsh says so.
+        (&["--live"], &stopped, "", "--live"),
+    ] {
+        let virsh = Virsh::with(live, kept);
+        let attached = !asked.is_empty();
+        let words = [&["attach", "--json", "--cid", "7"], words, &["--", "-x"]].concat();
+        assert_eq!(
+            virsh.agent(&words),
+            Ok(format!("{{\"attached\":{attached},\"cid\":7,\"domain\":\"-x\"}}\n")),
+            "{words:?}"
+        );
+        let log = virsh.read("asked");
+        let done: Vec<_> = log.lines().filter(|line| line.contains("attach-device")).collect();
+        let expected: Vec<_> = [asked]
+            .into_iter()
+            .filter(|asked| !asked.is_empty())
+            .map(|asked| format!("{attach} {asked}"))
+            .collect();
+        assert_eq!(done, expected, "{words:?}");
+        assert_eq!(virsh.read("given"), given.repeat(expected.len()));
+    }
+}
+
+/// libvirt chooses with auto, and what it chose is what is said.
+#[test]
+fn the_cid_that_libvirt_chose_is_read_back() {
+    let chosen = "<domain id='1'><devices><vsock model='virtio'><cid auto='yes' address='5'/></vsock>\
+                  </devices></domain>";
+    let kept = chosen.replace(" address='5'", "").replace(" id='1'", "");
+    for (live, words, cid) in [
+        (chosen, &["--live"][..], "5"),
+        (chosen, &["--live", "--config"], "5"),
+        (chosen, &[], "5"),
+        (chosen, &["--config"], "null"),
+        (&kept, &[], "null"),
+    ] {
+        let virsh = Virsh::with(live, &kept);
+        let words = [&["attach", "guest", "--json"], words].concat();
+        assert_eq!(
+            virsh.agent(&words),
+            Ok(format!("{{\"attached\":false,\"cid\":{cid},\"domain\":\"guest\"}}\n")),
+            "{words:?}"
+        );
+    }
+    let virsh = Virsh::with(chosen, &kept);
+    let said = virsh.agent(&["attach", "guest", "--live"]);
+    assert_eq!(said, Ok("guest: the device is there already, CID 5\n".to_owned()));
+}
+
+#[test]
+fn a_cid_is_a_running_domains_or_the_kept_one_is_asked_for() {
+    let domain = |id: &str, cid: &str| format!("<domain{id}><devices>{cid}</devices></domain>");
+    let vsock = |cid: &str| format!("<vsock model='virtio'>{cid}</vsock>");
+    let auto = vsock("<cid auto='yes'/>");
+    let live = domain(" id='1'", &vsock("<cid auto='yes' address='3'/>"));
+    let fixed = domain("", &vsock("<cid auto='no' address='7'/>"));
+    for (live, kept, words, answer) in [
+        (live.as_str(), "", &[][..], Ok("3\n")),
+        (&live, "", &["--json"], Ok("{\"cid\":3,\"domain\":\"guest\",\"of\":\"live\"}\n")),
+        (
+            &live,
+            &fixed,
+            &["--config", "--json"],
+            Ok("{\"cid\":7,\"domain\":\"guest\",\"of\":\"config\"}\n"),
+        ),
+        (
+            &fixed,
+            "",
+            &["--json"],
+            Err("does not run, so it has no CID now; it starts with CID 7, which --config prints"),
+        ),
+        (&domain("", &auto), "", &[], Err("has no CID now; at its start libvirt chooses one")),
+        (&live, &domain("", &auto), &["--config"], Err("libvirt chooses its CID at each start")),
+        (&domain("", ""), "", &[], Err("'agent libvirt attach' gives it one")),
+        (&domain(" id='1'", &auto), "", &[], Err("libvirt says no CID")),
+    ] {
+        let virsh = Virsh::with(live, kept);
+        let said = virsh.agent(&[&["cid", "guest"], words].concat());
+        match (&said, answer) {
+            (Ok(said), Ok(answer)) => assert_eq!(said, answer),
+            (Err(said), Err(part)) => {
+                assert!(said.starts_with("agent: error: guest "), "{said}");
+                assert!(said.contains(part), "{said}");
+            }
+            _ => panic!("{live} {words:?}: {said:?}"),
+        }
+    }
+}
+
+/// virsh in a folder of its own, which the agent finds before the real one.
+struct Virsh(tempfile::TempDir);
+
+impl Virsh {
+    /// Of a domain, as it runs and as it is kept.
+    fn with(live: &str, kept: &str) -> Self {
+        const SCRIPT: &str = r#"#!/bin/sh
 cd "${0%/*}"
 echo "$*" >> asked
 case "$*" in
@@ -135,41 +242,58 @@ case "$*" in
 *) cat /dev/stdin >> given ;;
 esac
 "#;
-    let given = "<vsock model='virtio'><cid auto='no' address='7'/></vsock>\n";
-    let with = format!("<domain id='1'><devices>{}</devices></domain>", given.trim_end());
-    let (without, stopped) = ("<domain id='1'><devices/></domain>", with.replace(" id='1'", ""));
-    let attach = "--quiet attach-device --domain -x --file /dev/stdin";
-    for (words, live, kept, asked) in [
-        (&["--live", "--config"][..], without, without, &["--live", "--config"][..]),
-        (&["--live", "--config"], with.as_str(), without, &["--config"]),
-        (&["--live", "--config"], &with, &with, &[]),
-        (&[], without, "", &["--current"]),
-        (&[], &stopped, "", &[]),
-        // Kept is not running: virsh says so.
-        (&["--live"], &stopped, "", &["--live"]),
-    ] {
         let dir = tempfile::tempdir().unwrap();
-        let virsh = dir.path().join("virsh");
         for (name, text) in [("virsh", SCRIPT), ("live", live), ("kept", kept), ("given", "")] {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        fs::set_permissions(&virsh, fs::Permissions::from_mode(0o755)).unwrap();
-        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let all = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path().join("virsh"), all).unwrap();
+        Self(dir)
+    }
+
+    /// What `agent libvirt` prints, or says when it fails.
+    fn agent(&self, words: &[&str]) -> Result<String, String> {
+        let path = format!("{}:/usr/bin:/bin", self.0.path().display());
         let mut agent = Command::new(BINARY);
-        let agent = agent.env("PATH", path).args(["libvirt", "attach", "--json", "--cid", "7"]);
-        let output = agent.args(words).args(["--", "-x"]).output().unwrap();
-        let attached = !asked.is_empty();
+        let output = agent.env("PATH", path).arg("libvirt").args(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.0.path().join(name)).unwrap()
+    }
+}
+
+#[test]
+fn what_is_edited_is_one_object_with_json() {
+    let transitional = "<domain><devices><vsock model='virtio-transitional'><cid auto='no' address='7'/></vsock>\
+         </devices></domain>";
+    for (before, words, changed, model, cid) in [
+        ("<domain/>", &["--cid", "9"][..], true, "virtio", "9"),
+        (
+            "<domain/>",
+            &["--model", "virtio-non-transitional"],
+            true,
+            "virtio-non-transitional",
+            "null",
+        ),
+        (transitional, &["--cid", "7"], false, "virtio-transitional", "7"),
+        (transitional, &["--cid", "9", "--replace"], true, "virtio-transitional", "9"),
+        (transitional, &["--model", "virtio", "--replace"], true, "virtio", "7"),
+        (transitional, &["--replace"], true, "virtio-transitional", "null"),
+    ] {
+        let words = [&["libvirt", "edit", "-"], words].concat();
+        let xml = prints(BINARY, &words, before);
+        let said = prints(BINARY, &[&words[..], &["--json"]].concat(), before);
+        let escaped = xml.replace('"', "\\\"").replace('\n', "\\n");
         assert_eq!(
-            String::from_utf8_lossy(&output.stdout),
-            format!("{{\"attached\":{attached},\"cid\":7,\"domain\":\"-x\"}}\n"),
-            "{words:?}: {output:?}"
+            said,
+            format!(
+                "{{\"changed\":{changed},\"cid\":{cid},\"model\":\"{model}\",\"xml\":\"{escaped}\"}}\n"
+            )
         );
-        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        let log = read("asked");
-        let done: Vec<_> = log.lines().filter(|line| line.contains("attach-device")).collect();
-        let expected: Vec<_> = asked.iter().map(|flag| format!("{attach} {flag}")).collect();
-        assert_eq!(done, expected, "{words:?}");
-        assert_eq!(read("given"), given.repeat(asked.len()));
+        assert_eq!(xml != before, changed);
     }
 }
 

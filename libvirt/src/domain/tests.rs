@@ -3,10 +3,15 @@ use proptest::prelude::*;
 use super::*;
 
 fn fixed(cid: u32) -> Vsock {
-    Vsock { cid: Cid::fixed(cid).unwrap() }
+    Vsock { cid: Some(Cid::fixed(cid).unwrap()), model: None }
 }
 
-const AUTO: Vsock = Vsock { cid: Cid::Auto };
+const AUTO: Vsock = Vsock { cid: Some(Cid::Auto), model: None };
+
+/// The number in a domain's device.
+fn cid(domain: &str) -> Option<u32> {
+    device(domain).unwrap()?.cid.map(NonZeroU32::get)
+}
 
 fn added(domain: &str, vsock: Vsock) -> String {
     edit(domain, vsock, Existing::Keep).unwrap_or_else(|error| panic!("{domain}: {error}"))
@@ -57,7 +62,7 @@ fn the_device_goes_behind_the_others_and_all_else_stays() {
         let edited = added(domain, fixed(7));
         assert_eq!(edited, expected);
         assert_eq!(added(&edited, fixed(7)), edited, "once is enough");
-        assert_eq!(cid(&edited).unwrap(), Some(Cid::fixed(7).unwrap()));
+        assert_eq!(cid(&edited), Some(7));
     }
 }
 
@@ -73,25 +78,41 @@ fn another_device_is_changed_only_when_that_is_asked() {
         "{error}"
     );
     let changed = edit(domain, fixed(9), Existing::Change).unwrap();
-    let expected =
-        domain.replace("virtio-transitional", "virtio").replace("address='3'", "address='9'");
-    assert_eq!(changed, expected);
+    let expected = domain.replace("address='3'", "address='9'");
+    assert_eq!(changed, expected, "nobody asked for another model");
+    let model = Some(Model::NonTransitional);
+    let changed = edit(domain, Vsock { model, ..fixed(9) }, Existing::Change).unwrap();
+    assert_eq!(changed, expected.replace("virtio-transitional", "virtio-non-transitional"));
+    let changed = edit(domain, Vsock { model, cid: None }, Existing::Change).unwrap();
+    assert_eq!(changed, domain.replace("virtio-transitional", "virtio-non-transitional"));
+    assert!(edit(domain, Vsock { model, ..fixed(3) }, Existing::Keep).is_err());
+    assert_eq!(added(domain, fixed(3)), domain, "no model is said, so it is any");
     let changed = edit(domain, AUTO, Existing::Change).unwrap();
     assert!(changed.contains("<cid auto='yes'/>\n<alias"), "{changed}");
     // What libvirt has added to `auto` is not another device.
     let live = "<domain><devices><vsock model='virtio'><cid auto='yes' address='5'/><alias name='vsock0'/>\
                 </vsock></devices></domain>";
     assert_eq!(added(live, AUTO), live);
-    assert_eq!(cid(live).unwrap(), Some(Cid::fixed(5).unwrap()));
-    assert!(edit(live, fixed(5), Existing::Keep).is_err(), "it may be another at the next start");
+    assert_eq!(cid(live), Some(5));
+    let error = edit(live, fixed(5), Existing::Keep).expect_err("another at the next start");
+    assert!(error.to_string().contains("virtio, any CID (now 5)"), "{error}");
     let bare = "<domain><devices><vsock/></devices></domain>";
     let given = edit(bare, fixed(5), Existing::Change).unwrap();
-    assert_eq!(cid(&given).unwrap(), Some(Cid::fixed(5).unwrap()), "{given}");
-    assert_eq!(cid("<domain/>").unwrap(), None);
+    assert_eq!(cid(&given), Some(5), "{given}");
+    let model = Vsock { cid: None, model: Some(Model::Transitional) };
+    let given = edit(bare, model, Existing::Change).unwrap();
+    assert_eq!(
+        given,
+        "<domain><devices><vsock model='virtio-transitional'>\n  <cid auto='yes'/>\n</vsock></devices>\
+         </domain>"
+    );
+    assert_eq!(device("<domain/>").unwrap(), None);
     assert!(runs("<domain id='3'/>").unwrap() && !runs("<domain><a id='3'/></domain>").unwrap());
     let refused = "<domain><devices><vsock><cid auto='no' address='2'/></vsock></devices></domain>";
     let given = edit(refused, fixed(5), Existing::Change).unwrap();
     assert_eq!(given, refused.replace("'2'", "'5'"));
+    let error = edit(refused, model, Existing::Change).unwrap_err().to_string();
+    assert!(error.ends_with("the CID \"2\", which is no guest's"), "{error}");
     let two = refused.replace("</vsock>", "<cid auto='yes'/></vsock>");
     let error = edit(&two, fixed(5), Existing::Change).unwrap_err().to_string();
     assert_eq!(error, "line 1, column 53: it has more than one <cid>");
@@ -156,7 +177,7 @@ proptest! {
         let end = begin + edited.len() - domain.len();
         prop_assert_eq!(format!("{}{}", &edited[..begin], &edited[end..]), domain.clone());
         prop_assert_eq!(edited[begin..end].matches("<cid auto='yes'/>").count(), 1);
-        prop_assert_eq!(cid(&edited).unwrap(), Some(Cid::Auto));
+        prop_assert!(device(&edited).unwrap().is_some_and(|device| device.auto));
         prop_assert_eq!(added(&edited, AUTO), edited);
     }
 }

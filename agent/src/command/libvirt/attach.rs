@@ -1,13 +1,15 @@
 //! `agent libvirt attach`: a vsock device into a domain that libvirt has.
 
+use std::num::NonZeroU32;
+
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use libvirt::{EditError, Existing};
+use libvirt::{Cid, EditError, Existing};
 use serde_json::json;
 
 use super::{
-    Outcome, Part, cid_json, cid_option, edit, json_option, say,
+    Outcome, Part, cid, cid_json, cid_option, edit, json_option, model_option, say,
     virsh::{self, connect_option, domain_argument},
-    vsock,
+    vsock, warn_of_auto,
 };
 
 pub(super) const PART: Part = Part { word: "attach", command, run };
@@ -23,7 +25,7 @@ that has the device already stays as it is.
 With --json, one object:
   domain     its name, as it was given
   attached   false if the device was there already
-  cid        the guest's CID, or null with auto";
+  cid        the guest's CID; with auto the one that a running domain got, else null";
 
 fn command(command: Command) -> Command {
     let flag = |name: &'static str, help: &'static str| {
@@ -34,6 +36,7 @@ fn command(command: Command) -> Command {
         .after_help(EXAMPLES)
         .arg(domain_argument())
         .arg(cid_option())
+        .arg(model_option("virtio; a device that is there may have any"))
         .arg(flag("live", "The domain that runs"))
         .arg(flag("config", "The domain as it is kept, for its next start"))
         .arg(connect_option())
@@ -42,21 +45,20 @@ fn command(command: Command) -> Command {
 
 fn run(matches: &ArgMatches) -> Outcome {
     let domain = virsh::domain(matches);
-    let vsock = vsock(matches);
+    let (cid, vsock) = (cid(matches), vsock(matches));
+    warn_of_auto(cid == Cid::Auto);
     let (live, config) = (matches.get_flag("live"), matches.get_flag("config"));
     // What is there already is asked of each that is to have it.
-    let mut needed = Vec::new();
-    for (wanted, flag, more) in [
+    let (mut needed, mut running) = (Vec::new(), None);
+    for (wanted, flag) in [
         // Without a word virsh has the driver decide, and QEMU's refuses a domain that does not run.
-        (live || !config, if live { "--live" } else { "--current" }, None),
-        (config, "--config", Some("--inactive")),
+        (live || !config, if live { "--live" } else { "--current" }),
+        (config, "--config"),
     ] {
         if !wanted {
             continue;
         }
-        let words = ["dumpxml", "--domain", domain];
-        let words: Vec<&str> = words.into_iter().chain(more).collect();
-        let xml = virsh::run(matches, &words, "")?;
+        let xml = dump(matches, flag)?;
         let edited = libvirt::edit(&xml, vsock, Existing::Keep);
         let edited = edited.map_err(|error| match error {
             EditError::Other(..) => format!(
@@ -64,20 +66,42 @@ fn run(matches: &ArgMatches) -> Outcome {
                 edit::failed(domain, &error)
             ),
             _ => edit::failed(domain, &error),
-        });
+        })?;
+        let runs = flag != "--config" && libvirt::runs(&xml).unwrap_or_default();
         // What is to run and does not is virsh's to refuse.
-        let stopped = flag == "--live" && !libvirt::runs(&xml).unwrap_or_default();
-        if edited? != xml || stopped {
+        if edited != xml || (flag == "--live" && !runs) {
             needed.push(flag);
         }
+        if runs {
+            running = Some(flag);
+        }
     }
-    for flag in &needed {
+    if !needed.is_empty() {
+        // In one, so that libvirt does both or neither.
         let words = ["attach-device", "--domain", domain, "--file", "/dev/stdin"];
-        let words: Vec<&str> = words.into_iter().chain([*flag]).collect();
+        let words: Vec<&str> = words.into_iter().chain(needed.iter().copied()).collect();
         virsh::run(matches, &words, &format!("{vsock}\n"))?;
     }
+    let given = match (cid, running) {
+        (Cid::Auto, Some(flag)) => chosen(matches, flag)?,
+        _ => cid_json(cid),
+    };
     let attached = !needed.is_empty();
     let words = if attached { "attached" } else { "the device is there already" };
-    let object = json!({ "domain": domain, "attached": attached, "cid": cid_json(vsock.cid) });
-    say(matches, &object, &format!("{domain}: {words}"))
+    let object = json!({ "domain": domain, "attached": attached, "cid": given });
+    let given = given.map_or_else(String::new, |cid| format!(", CID {cid}"));
+    say(matches, &object, &format!("{domain}: {words}{given}"))
+}
+
+/// The domain's XML, of what the flag of virsh means.
+fn dump(matches: &ArgMatches, flag: &str) -> Result<String, String> {
+    let words = ["dumpxml", "--domain", virsh::domain(matches), "--inactive"];
+    virsh::run(matches, if flag == "--config" { &words } else { &words[..3] }, "")
+}
+
+/// The CID that libvirt chose for what runs, as it says it afterwards.
+fn chosen(matches: &ArgMatches, flag: &str) -> Result<Option<u32>, String> {
+    let device = libvirt::device(&dump(matches, flag)?);
+    let device = device.map_err(|error| edit::failed(virsh::domain(matches), &error))?;
+    Ok(device.and_then(|device| device.cid).map(NonZeroU32::get))
 }

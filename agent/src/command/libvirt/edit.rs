@@ -5,10 +5,11 @@ use std::{
     io::{self, Read},
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use libvirt::{EditError, Existing};
+use serde_json::json;
 
-use super::{Outcome, Part, cid_option, print, vsock};
+use super::{Outcome, Part, cid_option, json_option, model_option, print, vsock, warn_of_auto};
 
 pub(super) const PART: Part = Part { word: "edit", command, run };
 
@@ -20,7 +21,14 @@ Examples:
   agent libvirt edit guest7.xml --cid 7 > edited.xml
   virsh dumpxml guest7 --inactive | agent libvirt edit - --cid 7 | virsh define /dev/stdin
 
-Everything else stays byte for byte as it was, and to do it again changes nothing.";
+Everything else stays byte for byte as it was, and to do it again changes nothing. --replace with --model
+and without --cid leaves a device its CID.
+
+With --json, one object:
+  xml       the domain's XML, a string
+  changed   false if it is as it was
+  model     the model of its vsock device
+  cid       the CID that the domain says, or null with auto";
 
 fn command(command: Command) -> Command {
     command
@@ -37,8 +45,10 @@ fn command(command: Command) -> Command {
             Arg::new("replace")
                 .long("replace")
                 .action(ArgAction::SetTrue)
-                .help("Give a device that is there this model and CID"),
+                .help("Give a device that is there this CID, and this model"),
         )
+        .arg(model_option("virtio; that of a device that is there stays"))
+        .arg(json_option())
 }
 
 fn run(matches: &ArgMatches) -> Outcome {
@@ -55,14 +65,34 @@ fn run(matches: &ArgMatches) -> Outcome {
     let shown = if name == "-" { "standard input" } else { name };
     let bytes = bytes.map_err(|error| format!("cannot read {shown}: {error}"))?;
     let text = libvirt::text(bytes).map_err(|error| failed(shown, &error.into()))?;
-    let existing = if matches.get_flag("replace") { Existing::Change } else { Existing::Keep };
-    let edited = libvirt::edit(&text, vsock(matches), existing);
-    print(&edited.map_err(|error| match error {
+    let replace = matches.get_flag("replace");
+    let existing = if replace { Existing::Change } else { Existing::Keep };
+    let mut wanted = vsock(matches);
+    let said = matches.value_source("cid") == Some(ValueSource::CommandLine);
+    if replace && wanted.model.is_some() && !said {
+        wanted.cid = None;
+    }
+    let edited = libvirt::edit(&text, wanted, existing).map_err(|error| match error {
         EditError::Other(..) | EditError::Cid(..) => {
             format!("{}; --replace changes it", failed(shown, &error))
         }
         _ => failed(shown, &error),
-    })?)?;
+    })?;
+    let device = libvirt::device(&edited).map_err(|error| failed(shown, &error))?;
+    let device =
+        device.ok_or_else(|| format!("{shown}: its vsock device cannot be found again"))?;
+    warn_of_auto(device.auto);
+    if !matches.get_flag("json") {
+        print(&edited)?;
+        return Ok(0);
+    }
+    let object = json!({
+        "changed": edited != text,
+        "cid": device.cid.filter(|_| !device.auto),
+        "model": device.model,
+        "xml": edited,
+    });
+    print(&format!("{object}\n"))?;
     Ok(0)
 }
 

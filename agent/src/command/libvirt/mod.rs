@@ -9,7 +9,7 @@ mod virsh;
 mod xml;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use libvirt::{Cid, Vsock};
+use libvirt::{Cid, Model, Vsock};
 use serde_json::Value;
 
 use super::{Entry, Outcome, print};
@@ -68,16 +68,32 @@ fn json_option() -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print one JSON object")
 }
 
-/// The device that is wanted. Who lets libvirt choose is told what that comes to.
+fn model_option(default: &'static str) -> Arg {
+    Arg::new("model")
+        .long("model")
+        .value_name("MODEL")
+        .value_parser(Model::ALL.map(Model::name))
+        .help(format!("The device's model [default: {default}]"))
+}
+
+/// The device that is wanted, by `--cid` and `--model`.
 fn vsock(matches: &ArgMatches) -> Vsock {
-    let cid = matches.get_one("cid").copied().unwrap_or(Cid::Auto);
-    if cid == Cid::Auto {
+    let model = matches.get_one::<String>("model").and_then(|name| Model::of(name));
+    Vsock { cid: Some(cid(matches)), model }
+}
+
+fn cid(matches: &ArgMatches) -> Cid {
+    matches.get_one("cid").copied().unwrap_or(Cid::Auto)
+}
+
+/// Who lets libvirt choose is told what that comes to.
+fn warn_of_auto(auto: bool) {
+    if auto {
         eprintln!(
             "agent: warning: with auto libvirt gives the guest the lowest CID that is free at its start: \
              the next guest may get the same one, so it is no identity to let a guest in by; --cid N is"
         );
     }
-    Vsock { cid }
 }
 
 /// In JSON with `--json`, else in words.

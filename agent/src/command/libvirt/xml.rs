@@ -1,9 +1,12 @@
 //! `agent libvirt xml`: the element.
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
+use libvirt::{Cid, Model};
 use serde_json::json;
 
-use super::{Outcome, Part, cid_json, cid_option, json_option, say, vsock};
+use super::{
+    Outcome, Part, cid, cid_json, cid_option, json_option, model_option, say, vsock, warn_of_auto,
+};
 
 pub(super) const PART: Part = Part { word: "xml", command, run };
 
@@ -21,19 +24,13 @@ fn command(command: Command) -> Command {
         .about("Prints the <vsock> element of a domain")
         .after_help(EXAMPLES)
         .arg(cid_option())
-        .arg(
-            Arg::new("model")
-                .long("model")
-                .value_name("MODEL")
-                .default_value("virtio")
-                .value_parser(["virtio"])
-                .help("The device's model"),
-        )
+        .arg(model_option(Model::Virtio.name()))
         .arg(json_option())
 }
 
 fn run(matches: &ArgMatches) -> Outcome {
-    let vsock = vsock(matches);
-    let element = vsock.to_string();
-    say(matches, &json!({ "xml": element, "cid": cid_json(vsock.cid) }), &element)
+    let cid = cid(matches);
+    warn_of_auto(cid == Cid::Auto);
+    let element = vsock(matches).to_string();
+    say(matches, &json!({ "xml": element, "cid": cid_json(cid) }), &element)
 }
