@@ -1,7 +1,9 @@
 //! /dev/vhost-vsock: what QEMU opens to give its guest a CID.
 
 use super::{
-    Finding, Machine, Verdict, kernel,
+    Finding, Machine, Verdict,
+    container::Container,
+    kernel::{self, Set, VHOST_VSOCK},
     machine::Source,
     mend::{Mend, Step},
     probes::Node,
@@ -41,16 +43,18 @@ fn missing(machine: &Machine) -> Finding {
         return not_loaded(machine, "there is no /dev/vhost-vsock");
     }
     let finding = |evidence: &str| Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
-    if let Some(kind) = machine.container() {
+    if let Some(Container { kind, evidence: proof }) = machine.container() {
         let meaning = if machine.has("/sys/class/misc/vhost-vsock") {
             format!("this is a container ({kind}) that was not given the device")
         } else {
             format!("this is a container ({kind}), and its host has not loaded vhost_vsock either")
         };
-        return finding("there is no /dev/vhost-vsock").meaning(meaning).mend(Mend::advice(
-            "run 'agent doctor' on its host, then start it with the device (docker and podman: \
+        return finding(&format!("there is no /dev/vhost-vsock; {proof}")).meaning(meaning).mend(
+            Mend::advice(
+                "run 'agent doctor' on its host, then start it with the device (docker and podman: \
              '--device /dev/vhost-vsock'); or run QEMU on the host",
-        ));
+            ),
+        );
     }
     finding("the module vhost_vsock is loaded, and there is no /dev/vhost-vsock")
         .meaning("the node was removed, or udev and devtmpfs do not run here")
@@ -70,14 +74,18 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
                 "take its line out of {file}, then 'modprobe vhost_vsock'"
             )));
     }
-    let source = machine.source("vhost_vsock");
-    if source == Source::Missing {
-        return finding(format!(
-            "{seen}; this kernel has no module vhost_vsock{}",
-            kernel::config(machine, "CONFIG_VHOST_VSOCK")
-        ))
-        .meaning("this kernel was built or packaged without the host's half of vsock")
-        .mend(Mend::advice(kernel::missing(machine)));
+    let source = kernel::source(machine, "vhost_vsock", VHOST_VSOCK);
+    let configured = kernel::configured(machine, VHOST_VSOCK);
+    if source == Source::Missing || (source == Source::Unknown && configured.set == Some(Set::No)) {
+        let meaning = match configured.set {
+            Some(Set::No) => "this kernel was built without the host's half of vsock",
+            Some(_) => "this kernel's module for the host's half of vsock is not installed",
+            None => "this kernel was built or packaged without the host's half of vsock",
+        };
+        let words = configured.said;
+        return finding(format!("{seen}; this kernel has no module vhost_vsock{words}"))
+            .meaning(meaning)
+            .mend(Mend::advice(kernel::missing(machine, VHOST_VSOCK)));
     }
     if let Some(blocker) = transport::blocker(machine) {
         return finding(format!("{seen}; the module {} is loaded", blocker.name))
@@ -87,10 +95,10 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
     match source {
         Source::Unknown => finding(format!(
             "{seen}; there is no list of modules for this kernel{}",
-            kernel::config(machine, "CONFIG_VHOST_VSOCK")
+            configured.said
         ))
         .meaning("this kernel was built without vhost_vsock, or its modules are not installed")
-        .mend(Mend::advice(kernel::missing(machine))),
+        .mend(Mend::advice(kernel::missing(machine, VHOST_VSOCK))),
         Source::BuiltIn => finding(format!("{seen}; vhost_vsock is built into this kernel"))
             .meaning("it could not start when the kernel did")
             .mend(Mend::advice("look for vhost_vsock and vsock in the kernel's log ('dmesg')")),
@@ -181,7 +189,30 @@ mod tests {
                 "linux-modules-extra-6.1.0",
             ),
             (tree(libc::ENOENT), "built without vhost_vsock", "CONFIG_VHOST_VSOCK=m"),
-            (tree(libc::ENOENT).file("/.dockerenv", ""), "container (docker)", "--device"),
+            (
+                tree(libc::ENOENT).packed("/proc/config.gz", "CONFIG_VSOCKETS=y\n"),
+                "was built without the host's half",
+                "no package adds it",
+            ),
+            (
+                tree(libc::ENOENT)
+                    .packed("/proc/config.gz", "CONFIG_VHOST_VSOCK=m\n")
+                    .loadable(&["vsock"]),
+                "is not installed",
+                "linux-modules-extra-6.1.0",
+            ),
+            (
+                tree(libc::ENOENT).packed("/proc/config.gz", "CONFIG_VHOST_VSOCK=y\n"),
+                "could not start",
+                "dmesg",
+            ),
+            // An image of a container has left this behind.
+            (
+                tree(libc::ENOENT).file("/.dockerenv", "").loadable(&["vhost_vsock"]),
+                "nothing has loaded it",
+                "\"modprobe vhost_vsock\"",
+            ),
+            (tree(libc::ENOENT).docker(), "container (docker)", "--device"),
             (tree(libc::ENOENT).modules(&[("vhost_vsock", 0)]), "node was removed", "mknod"),
             (
                 tree(libc::ENODEV)

@@ -6,6 +6,10 @@ use super::{
     mend::{Mend, Step},
 };
 
+/// AF_VSOCK itself, and the host's half of it, in the kernel's configuration.
+pub(super) const VSOCKETS: &str = "CONFIG_VSOCKETS";
+pub(super) const VHOST_VSOCK: &str = "CONFIG_VHOST_VSOCK";
+
 /// The first kernel with vhost_vsock.
 const VHOST: (u32, u32) = (4, 8);
 /// From this one on the host's and the guest's transport live side by side.
@@ -54,21 +58,22 @@ fn family(machine: &Machine) -> Finding {
                 "take its line out of {file}, then 'modprobe vhost_vsock'"
             )));
     }
-    match machine.source("vsock") {
+    match source(machine, "vsock", VSOCKETS) {
         Source::File => {
             finding(Verdict::Fault, format!("{unknown}; the module vsock is not loaded"))
                 .meaning("the module is there and nothing has loaded it")
                 .mend(load())
         }
         Source::Missing => {
-            finding(Verdict::Fault, format!("{unknown}; this kernel has no module vsock"))
+            let said = configured(machine, VSOCKETS).said;
+            finding(Verdict::Fault, format!("{unknown}; this kernel has no module vsock{said}"))
                 .meaning("this kernel was built or packaged without vsock")
-                .mend(Mend::advice(missing(machine)))
+                .mend(Mend::advice(missing(machine, VSOCKETS)))
         }
         Source::BuiltIn | Source::Unknown => {
-            finding(Verdict::Fault, format!("{unknown}{}", config(machine, "CONFIG_VSOCKETS")))
+            finding(Verdict::Fault, format!("{unknown}{}", configured(machine, VSOCKETS).said))
                 .meaning("this kernel has no vsock, or no list of its modules is here")
-                .mend(Mend::advice(missing(machine)))
+                .mend(Mend::advice(missing(machine, VSOCKETS)))
         }
     }
 }
@@ -88,10 +93,18 @@ pub(super) fn load() -> Mend {
 }
 
 /// Where a module comes from that is not there.
-pub(super) fn missing(machine: &Machine) -> String {
+pub(super) fn missing(machine: &Machine, option: &str) -> String {
     let release = machine.release();
-    if let Some(kind) = machine.container() {
+    if let Some(container) = machine.container() {
+        let kind = container.kind;
         return format!("this is a container ({kind}): ask its host, run 'agent doctor' there");
+    }
+    let configured = configured(machine, option);
+    if configured.set == Some(Set::No) {
+        return format!(
+            "boot a kernel that has it (those of distributions do, some for clouds and microVMs \
+             do not), or build one with {option}=m: no package adds it to this one"
+        );
     }
     let others = machine.list("/lib/modules");
     if !others.is_empty() && !others.contains(&release) {
@@ -100,24 +113,69 @@ pub(super) fn missing(machine: &Machine) -> String {
             others.join(", ")
         );
     }
+    if configured.set == Some(Set::Module) {
+        return format!(
+            "install the rest of this kernel's modules (Ubuntu: linux-modules-extra-{release}; \
+             Fedora: kernel-modules), then 'modprobe vhost_vsock'"
+        );
+    }
     format!(
         "install the whole kernel (Ubuntu: linux-modules-extra-{release}; Debian: linux-image-ARCH \
-         instead of its cloud variant; Fedora: kernel-modules), or build one with \
-         CONFIG_VHOST_VSOCK=m"
+         instead of its cloud variant; Fedora: kernel-modules), or build one with {option}=m"
     )
 }
 
-/// What the kernel's configuration says, as more evidence.
-pub(super) fn config(machine: &Machine, option: &str) -> String {
+/// How an option of the kernel's is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    BuiltIn,
+    Module,
+    No,
+}
+
+/// What the kernel's configuration says of an option.
+pub(super) struct Configured {
+    /// `None`: there is no configuration to be read here.
+    pub(super) set: Option<Set>,
+    /// As more evidence, behind other.
+    pub(super) said: String,
+}
+
+pub(super) fn configured(machine: &Machine, option: &str) -> Configured {
     let release = machine.release();
-    let text = machine
-        .read(&format!("/boot/config-{release}"))
-        .or_else(|| machine.read(&format!("/lib/modules/{release}/config")));
-    let unset = format!("# {option} is not set");
-    let line = text.as_deref().and_then(|text| {
-        text.lines().find(|line| **line == unset || line.starts_with(&format!("{option}=")))
+    // The running kernel's own word first.
+    let packed = "/proc/config.gz".to_owned();
+    let others =
+        [format!("/boot/config-{release}"), format!("/lib/modules/{release}/config")].into_iter();
+    let found = machine.unpacked(&packed).map(|text| (packed, text)).or_else(|| {
+        others.map(|file| (machine.read(&file), file)).find_map(|(text, file)| Some((file, text?)))
     });
-    line.map(|line| format!("; the kernel's configuration says '{line}'")).unwrap_or_default()
+    let Some((file, text)) = found else { return Configured { set: None, said: String::new() } };
+    let given = format!("{option}=");
+    let line = text.lines().find(|line| line.starts_with(&given));
+    let set = match line.map(|line| &line[given.len()..]) {
+        Some("y") => Set::BuiltIn,
+        Some("m") => Set::Module,
+        _ => Set::No,
+    };
+    let said = match line {
+        Some(line) => format!("; {file} says {line}"),
+        None => format!("; {option} is not set in {file}"),
+    };
+    Configured { set: Some(set), said }
+}
+
+/// Where a module would come from, by the lists of modules and, where they do not say, by the
+/// configuration.
+pub(super) fn source(machine: &Machine, module: &str, option: &str) -> Source {
+    match machine.source(module) {
+        Source::Missing | Source::Unknown
+            if configured(machine, option).set == Some(Set::BuiltIn) =>
+        {
+            Source::BuiltIn
+        }
+        source => source,
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +209,7 @@ mod tests {
                 without().file("/lib/modules/6.2.0/modules.dep", ""),
                 "those of 6.2.0 are there: reboot",
             ),
-            (without().file("/.dockerenv", ""), "container (docker)"),
+            (without().docker(), "container (docker)"),
             (
                 without().loadable(&["vsock"]).file("/etc/modprobe.d/x.conf", "blacklist vsock"),
                 "out of /etc/modprobe.d/x.conf",
@@ -162,8 +220,29 @@ mod tests {
             assert!(found.mend.unwrap().to_string().contains(part), "{part}");
         }
         let configured = without().file("/boot/config-6.1.0", "# CONFIG_VSOCKETS is not set\n");
-        assert!(configured.finding(check, "vsock").evidence.ends_with("VSOCKETS is not set'"));
+        let found = configured.finding(check, "vsock");
+        let said = "CONFIG_VSOCKETS is not set in /boot/config-6.1.0";
+        assert!(found.evidence.ends_with(said), "{found:?}");
+        assert!(found.mend.unwrap().to_string().contains("no package adds it"));
         let known = without().file("/proc/net/protocols", "protocol size\nAF_VSOCK 1240 0\n");
         assert_eq!(known.finding(check, "vsock").verdict, Verdict::Ok);
+    }
+    #[test]
+    fn the_running_kernels_own_configuration_is_believed_first() {
+        let tree = Tree::new("6.1.0")
+            .packed("/proc/config.gz", "CONFIG_VSOCKETS=y\n# CONFIG_VHOST_VSOCK is not set\n")
+            .file("/boot/config-6.1.0", "CONFIG_VHOST_VSOCK=m\n");
+        let machine = tree.machine();
+        let vhost = configured(&machine, VHOST_VSOCK);
+        assert_eq!(vhost.set, Some(Set::No));
+        assert_eq!(vhost.said, "; CONFIG_VHOST_VSOCK is not set in /proc/config.gz");
+        assert_eq!(configured(&machine, VSOCKETS).said, "; /proc/config.gz says CONFIG_VSOCKETS=y");
+        assert_eq!(source(&machine, "vsock", VSOCKETS), Source::BuiltIn);
+        assert_eq!(source(&machine, "vhost_vsock", VHOST_VSOCK), Source::Unknown);
+        let none = Tree::new("6.1.0");
+        assert_eq!(configured(&none.machine(), VHOST_VSOCK).set, None);
+        // What is no gzip says nothing.
+        let broken = Tree::new("6.1.0").file("/proc/config.gz", "CONFIG_VHOST_VSOCK=y\n");
+        assert_eq!(configured(&broken.machine(), VHOST_VSOCK).set, None);
     }
 }

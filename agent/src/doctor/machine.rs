@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::probes::Probes;
+use super::{
+    container::{self, Container},
+    probes::{Probes, asked},
+};
 
 /// Of a file more than this is not read; of a log, its end.
 const MOST_BYTES: u64 = 1024 * 1024;
@@ -47,6 +50,14 @@ impl Machine {
 
     pub(super) fn read(&self, path: &str) -> Option<String> {
         read(&self.path(path)).ok()
+    }
+
+    /// A file that gzip has packed. By that program, which every distribution's base has: one file
+    /// of the kernel's is not worth a crate.
+    pub(super) fn unpacked(&self, path: &str) -> Option<String> {
+        let path = self.path(path);
+        let path = path.to_str().filter(|_| path.exists())?;
+        asked("gzip", &["-dc", path])?.answer.ok()
     }
 
     /// A file of one value, without the blanks at its ends.
@@ -130,13 +141,9 @@ impl Machine {
             .find(|path| self.read(path).is_some_and(|text| text.lines().any(said)))
     }
 
-    /// Whether this is inside a container, and of which kind.
-    pub(super) fn container(&self) -> Option<String> {
-        if let Some(kind) = self.value("/run/systemd/container").filter(|kind| !kind.is_empty()) {
-            return Some(kind);
-        }
-        let marks = [("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
-        marks.iter().find(|(file, _)| self.has(file)).map(|(_, kind)| (*kind).to_owned())
+    /// The container that this process is in.
+    pub(super) fn container(&self) -> Option<Container> {
+        container::container(self)
     }
 }
 

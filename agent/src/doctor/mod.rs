@@ -4,6 +4,7 @@
 //! `agent doctor` prints what they find; an error of a `--vsock` listener takes its mend from here.
 //! A check knows only its `Machine`, which is this one or a recorded one.
 
+mod container;
 mod denial;
 mod device;
 mod kernel;

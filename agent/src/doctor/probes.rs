@@ -136,7 +136,7 @@ fn qemus() -> [&'static str; 3] {
 }
 
 /// `None` where there is no such program.
-fn asked(program: &str, words: &[&str]) -> Option<Asked> {
+pub(super) fn asked(program: &str, words: &[&str]) -> Option<Asked> {
     let mut command = Command::new(program);
     command.args(words).env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,6 +1,6 @@
 //! Whether this process may have a vsock socket, and whether its port is free.
 
-use super::{Finding, Machine, Verdict, kernel, mend::Mend, probes::Probes};
+use super::{Finding, Machine, Verdict, container::Container, kernel, mend::Mend, probes::Probes};
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings = vec![family(machine)];
@@ -49,7 +49,7 @@ fn family(machine: &Machine) -> Finding {
     let finding = finding(Verdict::Fault, evidence);
     // systemd's filter gives EAFNOSUPPORT, those of containers EPERM.
     let unit = unit(machine);
-    if let Some(kind) = machine.container()
+    if let Some(Container { kind, .. }) = machine.container()
         && (refused || unit.is_none())
     {
         return finding
@@ -196,7 +196,7 @@ mod tests {
                 "a seccomp filter of this process",
                 "allow socket(AF_VSOCK)",
             ),
-            (known(libc::EPERM).file("/.dockerenv", ""), "container (docker)", "seccomp=PROFILE"),
+            (known(libc::EPERM).docker(), "container (docker)", "seccomp=PROFILE"),
             (known(libc::EACCES), "a security module or a filter", "SELinux and AppArmor"),
         ] {
             let found = tree.finding(check, "socket");

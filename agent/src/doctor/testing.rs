@@ -1,6 +1,6 @@
 //! Machines for tests: a tree of files, and probes.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use tempfile::TempDir;
 
@@ -32,6 +32,20 @@ impl Tree {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(Path::new(to), path).unwrap();
         self
+    }
+
+    /// A file that gzip has packed; `path` ends in .gz.
+    pub(super) fn packed(self, path: &str, text: &str) -> Self {
+        let plain = path.trim_end_matches(".gz");
+        let tree = self.file(plain, text);
+        let plain = tree.root.path().join(plain.trim_start_matches('/'));
+        assert!(Command::new("gzip").arg(plain).status().unwrap().success());
+        tree
+    }
+
+    /// Inside a container of docker's.
+    pub(super) fn docker(self) -> Self {
+        self.file("/.dockerenv", "").link("/proc/self/ns/pid", "pid:[4026532190]")
     }
 
     /// /proc/modules by their names and use counts.
