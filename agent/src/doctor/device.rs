@@ -4,10 +4,11 @@ use super::{
     Finding, Machine, Verdict,
     container::Container,
     kernel::{self, Set, VHOST_VSOCK},
+    loading::{self, Obstacle},
     machine::Source,
     mend::{Mend, Step},
     probes::Node,
-    transport,
+    transport::{self, Place},
 };
 
 const CHECKED: &str = "opening /dev/vhost-vsock, as QEMU does";
@@ -87,10 +88,20 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
             .meaning(meaning)
             .mend(Mend::advice(kernel::missing(machine, VHOST_VSOCK)));
     }
-    if let Some(blocker) = transport::blocker(machine) {
-        return finding(format!("{seen}; the module {} is loaded", blocker.name))
-            .meaning("another vsock transport has the place that vhost_vsock needs")
-            .mend(transport::unload(machine, &blocker));
+    let place = transport::place(machine);
+    let mut evidence = vec![seen.to_owned()];
+    let obstacles = if source == Source::File { loading::obstacles(machine) } else { Vec::new() };
+    evidence.extend(obstacles.iter().map(|obstacle| obstacle.evidence.clone()));
+    if let Some(Obstacle { meaning, mend, .. }) = obstacles.into_iter().next() {
+        if let Place::Taken(module, _) = &place {
+            evidence.push(format!("and {} has its place", module.name));
+        }
+        return finding(evidence.join("; ")).meaning(meaning).mend(mend);
+    }
+    if let Place::Taken(module, why) = &place {
+        return finding(format!("{seen}; {why}"))
+            .meaning(transport::meaning(machine, module))
+            .mend(transport::unload(machine, module));
     }
     match source {
         Source::Unknown => finding(format!(
@@ -102,9 +113,28 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
         Source::BuiltIn => finding(format!("{seen}; vhost_vsock is built into this kernel"))
             .meaning("it could not start when the kernel did")
             .mend(Mend::advice("look for vhost_vsock and vsock in the kernel's log ('dmesg')")),
-        Source::File | Source::Missing => finding(format!("{seen}; vhost_vsock is not loaded"))
-            .meaning("the module is there and nothing has loaded it")
-            .mend(kernel::load()),
+        Source::File | Source::Missing => {
+            evidence.push("vhost_vsock is not loaded".into());
+            let perhaps = match place {
+                Place::Unsettled(_, why) => Some(why),
+                _ => None,
+            };
+            let suspects: Vec<_> = loading::suspects(machine).into_iter().chain(perhaps).collect();
+            let suspected = !suspects.is_empty();
+            evidence.extend(suspects);
+            let (meaning, mend) = if machine.probes.vhost != Err(libc::ENOENT) {
+                let tried = "the kernel has tried to load the module and failed; what is to be seen \
+                             from here does not settle why";
+                (tried, loading::unsettled())
+            } else if suspected {
+                let untried = "nothing has loaded the module, and this does not settle whether it \
+                               would load";
+                (untried, loading::unsettled())
+            } else {
+                ("the module is there and nothing has loaded it", kernel::load())
+            };
+            finding(evidence.join("; ")).meaning(meaning).mend(mend)
+        }
     }
 }
 
@@ -169,102 +199,4 @@ fn open_to_all(node: &Node) -> Option<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::doctor::testing::Tree;
-
-    #[test]
-    fn every_way_the_device_can_fail_has_its_own_mend() {
-        let tree = |errno| Tree::new("6.1.0").probe(|probes| probes.vhost = Err(errno));
-        let user = |tree: Tree| tree.probe(|probes| probes.user = "ann".into());
-        for (tree, meaning, mend) in [
-            (
-                tree(libc::ENOENT).loadable(&["vhost_vsock"]),
-                "nothing has loaded it",
-                "\"modprobe vhost_vsock\", then \"echo 'vhost_vsock' > /etc/modules-load.d/",
-            ),
-            (
-                tree(libc::ENOENT).loadable(&["vsock"]),
-                "built or packaged without",
-                "linux-modules-extra-6.1.0",
-            ),
-            (tree(libc::ENOENT), "built without vhost_vsock", "CONFIG_VHOST_VSOCK=m"),
-            (
-                tree(libc::ENOENT).packed("/proc/config.gz", "CONFIG_VSOCKETS=y\n"),
-                "was built without the host's half",
-                "no package adds it",
-            ),
-            (
-                tree(libc::ENOENT)
-                    .packed("/proc/config.gz", "CONFIG_VHOST_VSOCK=m\n")
-                    .loadable(&["vsock"]),
-                "is not installed",
-                "linux-modules-extra-6.1.0",
-            ),
-            (
-                tree(libc::ENOENT).packed("/proc/config.gz", "CONFIG_VHOST_VSOCK=y\n"),
-                "could not start",
-                "dmesg",
-            ),
-            // An image of a container has left this behind.
-            (
-                tree(libc::ENOENT).file("/.dockerenv", "").loadable(&["vhost_vsock"]),
-                "nothing has loaded it",
-                "\"modprobe vhost_vsock\"",
-            ),
-            (tree(libc::ENOENT).docker(), "container (docker)", "--device"),
-            (tree(libc::ENOENT).modules(&[("vhost_vsock", 0)]), "node was removed", "mknod"),
-            (
-                tree(libc::ENODEV)
-                    .loadable(&["vhost_vsock"])
-                    .file("/usr/lib/modprobe.d/hard.conf", "install vhost_vsock /bin/false"),
-                "forbidden the module",
-                "take its line out of /usr/lib/modprobe.d/hard.conf",
-            ),
-            (
-                tree(libc::ENODEV)
-                    .loadable(&["vhost_vsock"])
-                    .modules(&[("vmw_vsock_vmci_transport", 0)]),
-                "another vsock transport",
-                "\"modprobe -r vmw_vsock_vmci_transport\", then \"modprobe vhost_vsock\"",
-            ),
-            // Loaded, and not the reason: the module that should be there is not.
-            (
-                tree(libc::ENODEV).loadable(&["loop"]).modules(&[("vmw_vsock_vmci_transport", 0)]),
-                "built or packaged without",
-                "linux-modules-extra",
-            ),
-            (
-                tree(libc::ENODEV).file("/lib/modules/6.1.0/modules.builtin", "k/vhost_vsock.ko\n"),
-                "could not start",
-                "dmesg",
-            ),
-            (
-                user(tree(libc::EACCES).node(0o660, "kvm")),
-                "those in the group kvm do",
-                "usermod -aG kvm ann",
-            ),
-            (user(tree(libc::EACCES).node(0o600, "root")), "only root", "udev/rules.d"),
-            (tree(libc::EPERM).node(0o660, "kvm"), "device rules", "DeviceAllow"),
-            (tree(libc::EACCES), "forbids it", "on the host"),
-            (tree(libc::EIO), "not a usual one", "dmesg"),
-        ] {
-            let found = tree.finding(check, "vhost-vsock");
-            assert_eq!(found.verdict, Verdict::Fault, "{found:?}");
-            assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
-            let said = found.mend.unwrap().to_string();
-            assert!(said.contains(mend), "{mend}: {said}");
-        }
-    }
-
-    #[test]
-    fn a_device_that_opens_is_well_and_a_warning_where_it_opens_for_all() {
-        let tree = Tree::new("6.1.0").node(0o660, "kvm");
-        assert_eq!(check(&tree.machine()).len(), 1);
-        assert_eq!(tree.finding(check, "vhost-vsock").verdict, Verdict::Ok);
-        let tree = Tree::new("6.1.0").node(0o666, "kvm");
-        let found = tree.finding(check, "vhost-vsock-mode");
-        assert_eq!((found.verdict, found.evidence.as_str()), (Verdict::Warning, "0666, root:kvm"));
-        assert!(found.mend.unwrap().to_string().contains("chmod 0660 /dev/vhost-vsock"));
-    }
-}
+mod tests;

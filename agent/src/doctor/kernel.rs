@@ -86,11 +86,11 @@ pub(super) fn knows_vsock(machine: &Machine) -> bool {
 
 /// Loads the host's half now and at each start.
 pub(super) fn load() -> Mend {
-    Mend::safe(vec![
-        Step::Run(&["modprobe", "vhost_vsock"]),
-        Step::Write { path: "/etc/modules-load.d/vhost_vsock.conf", line: "vhost_vsock" },
-    ])
+    Mend::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), AT_START])
 }
+
+pub(super) const AT_START: Step =
+    Step::Write { path: "/etc/modules-load.d/vhost_vsock.conf", line: "vhost_vsock" };
 
 /// Where a module comes from that is not there.
 pub(super) fn missing(machine: &Machine, option: &str) -> String {

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     container::{self, Container},
+    loading::ModuleFile,
     probes::{Probes, asked},
 };
 
@@ -65,6 +66,11 @@ impl Machine {
         self.read(path).map(|text| text.trim().to_owned())
     }
 
+    /// The kernel's log, where it may be read.
+    pub(super) fn kernel_log(&self) -> &str {
+        &self.probes.log
+    }
+
     /// Names in a directory, sorted.
     pub(super) fn list(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
@@ -118,24 +124,42 @@ impl Machine {
         }
     }
 
+    /// A module's file and those of the modules that it needs.
+    pub(super) fn files(&self, module: &str) -> Vec<ModuleFile> {
+        let directory = format!("/lib/modules/{}", self.release());
+        let text = self.read(&format!("{directory}/modules.dep")).unwrap_or_default();
+        let line = text.lines().map(|line| line.replacen(':', " ", 1)).find(|line| {
+            let path = line.split(' ').next().unwrap_or_default();
+            path.contains(&format!("/{module}.ko"))
+        });
+        let from_root = |path: &str| ModuleFile {
+            path: if path.starts_with('/') { path.into() } else { format!("{directory}/{path}") },
+        };
+        line.iter().flat_map(|line| line.split_whitespace()).map(from_root).collect()
+    }
+
     /// The file below modprobe.d that keeps a module from being loaded when it is needed.
     pub(super) fn kept_out(&self, module: &str) -> Option<String> {
+        self.configured(|words| match words {
+            ["blacklist", name] => same(name, module),
+            words => replaces(words, module),
+        })
+    }
+
+    /// The file below modprobe.d that has modprobe do nothing instead of loading it, even for
+    /// another module's sake.
+    pub(super) fn replaced(&self, module: &str) -> Option<String> {
+        self.configured(|words| replaces(words, module))
+    }
+
+    /// The file below modprobe.d with such a line.
+    fn configured(&self, said: impl Fn(&[&str]) -> bool) -> Option<String> {
         let directories =
             ["/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"];
         let files = directories.iter().flat_map(|directory| {
             self.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
         });
-        let said = |line: &str| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            match words.as_slice() {
-                ["blacklist", name] => same(name, module),
-                ["install", name, command, ..] => {
-                    same(name, module)
-                        && (command.ends_with("/false") || command.ends_with("/true"))
-                }
-                _ => false,
-            }
-        };
+        let said = |line: &str| said(&line.split_whitespace().collect::<Vec<_>>());
         files
             .filter(|path| Path::new(path).extension().is_some_and(|end| end == "conf"))
             .find(|path| self.read(path).is_some_and(|text| text.lines().any(said)))
@@ -163,6 +187,12 @@ fn module(line: &str) -> Option<Module> {
     let by = words.next().unwrap_or("-").split(',');
     let by = by.filter(|name| !matches!(*name, "" | "-" | "[permanent]")).map(str::to_owned);
     Some(Module { name, users: users.parse().ok(), by: by.collect() })
+}
+
+/// Whether modprobe does nothing instead of loading the module.
+fn replaces(words: &[&str], module: &str) -> bool {
+    matches!(words, ["install", name, command, ..]
+        if same(name, module) && (command.ends_with("/false") || command.ends_with("/true")))
 }
 
 /// modprobe takes '-' for '_'.

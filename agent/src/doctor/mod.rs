@@ -9,6 +9,7 @@ mod denial;
 mod device;
 mod kernel;
 mod limits;
+mod loading;
 mod machine;
 mod mend;
 mod namespace;

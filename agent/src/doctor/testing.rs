@@ -55,8 +55,11 @@ impl Tree {
     }
 
     /// The modules that could be loaded.
-    pub(super) fn loadable(self, modules: &[&str]) -> Self {
+    pub(super) fn loadable(mut self, modules: &[&str]) -> Self {
         let release = self.machine().release();
+        for name in modules {
+            self = self.file(&format!("/lib/modules/{release}/kernel/x/{name}.ko.xz"), "");
+        }
         let lines = modules.iter().map(|name| format!("kernel/x/{name}.ko.xz:\n"));
         self.file(&format!("/lib/modules/{release}/modules.dep"), &lines.collect::<String>())
     }

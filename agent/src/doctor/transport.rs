@@ -1,21 +1,40 @@
 //! Which vsock transports the kernel has, and whether one of them keeps vhost_vsock out.
 //!
 //! Before Linux 5.5 there is one transport at a time. From 5.5 on there is a place for the host's,
-//! one for the guest's and (5.6) one for loopback; the host's is vhost_vsock's, and VMCI's when a
-//! VMware hypervisor runs here. hv_sock is for guests and loopback for neither: neither is to blame
-//! from then on.
+//! one for the guest's and (5.6) one for loopback; the host's is vhost_vsock's, and VMCI's once a
+//! VMware hypervisor has run here. hv_sock is for guests and loopback for neither: neither is to
+//! blame. Where hv_sock is in the one place of an older kernel, that kernel is what has to change:
+//! it is this guest's only way to its own host.
 
 use super::{
     Finding, Machine, Verdict,
-    kernel::SIDE_BY_SIDE,
+    kernel::{self, SIDE_BY_SIDE},
+    loading,
     machine::{Module, Source},
     mend::{Mend, Step},
 };
 
 const VMCI: &str = "vmw_vsock_vmci_transport";
 
+const VIRTIO: &str = "vmw_vsock_virtio_transport";
+const HYPERV: &str = "hv_sock";
+
 /// The transports that are alone, where there is one at a time.
-const ALONE: &[&str] = &[VMCI, "vmw_vsock_virtio_transport", "hv_sock"];
+const ALONE: &[&str] = &[VMCI, VIRTIO, HYPERV];
+
+/// A guest of VMware has this PCI device.
+const VMCI_DEVICE: (&str, &str) = ("0x15ad", "0x0740");
+
+/// Whose the host's place is, when vhost_vsock could not take it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nobody's, or vhost_vsock's.
+    Free,
+    /// This one's, and how that is known.
+    Taken(Module, String),
+    /// This one's perhaps, and why that is not known.
+    Unsettled(Module, String),
+}
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings = vec![conflict(machine), own_cid(machine)];
@@ -35,22 +54,72 @@ fn kept_from_loading(machine: &Machine) -> bool {
         && machine.module("vhost_vsock").is_none()
 }
 
-/// The transport that has vhost_vsock's place.
-pub(super) fn blocker(machine: &Machine) -> Option<Module> {
+pub(super) fn place(machine: &Machine) -> Place {
     if !kept_from_loading(machine) {
-        return None;
+        return Place::Free;
     }
     if alone(machine) {
-        return ALONE.iter().find_map(|name| machine.module(name));
+        let module = ALONE.iter().find_map(|name| machine.module(name));
+        return module.map_or(Place::Free, |module| {
+            let why = told(machine, &module);
+            Place::Taken(module, why)
+        });
     }
-    let vmci = machine.module(VMCI)?;
+    let Some(vmci) = machine.module(VMCI) else { return Place::Free };
+    let seen = told(machine, &vmci);
     // This machine is CID 2 without vhost_vsock: then it is the host by VMCI.
-    let host = machine.probes.cid == Some(libc::VMADDR_CID_HOST);
-    // Or the node is there, its module too, and the module does not load: nothing else does that.
-    let refused = machine.probes.vhost == Err(libc::ENODEV)
-        && machine.source("vhost_vsock") == Source::File
-        && machine.kept_out("vhost_vsock").is_none();
-    (host || refused).then_some(vmci)
+    if machine.probes.cid == Some(libc::VMADDR_CID_HOST) {
+        return Place::Taken(vmci, format!("{seen}; this machine is CID 2 already"));
+    }
+    if let Some(process) = hypervisor(machine) {
+        return Place::Taken(vmci, format!("{seen}; {process} is its hypervisor"));
+    }
+    // VMCI in the host's place would make this machine CID 2, unless a guest's CID goes before it.
+    let guest = guest_by(machine);
+    match (machine.probes.cid, guest) {
+        (Some(_), None) => Place::Free,
+        (None, None) => {
+            let why = "/dev/vsock does not tell this machine's CID";
+            Place::Unsettled(vmci, format!("{VMCI} may have the host's place: {seen}, and {why}"))
+        }
+        (_, Some(guest)) => Place::Unsettled(
+            vmci,
+            format!(
+                "{VMCI} may have the host's place: {seen}, and {guest}, whose CID hides the host's"
+            ),
+        ),
+    }
+}
+
+/// What makes this machine a guest with a CID of its own.
+fn guest_by(machine: &Machine) -> Option<String> {
+    if vmware_guest(machine) {
+        return Some("this machine is a guest of VMware".into());
+    }
+    if let Some(module) = [VIRTIO, HYPERV].iter().find_map(|name| machine.module(name)) {
+        return Some(format!("{} is loaded", module.name));
+    }
+    let built = kernel::source(machine, VIRTIO, "CONFIG_VIRTIO_VSOCKETS") == Source::BuiltIn;
+    built.then(|| format!("{VIRTIO} is built into this kernel"))
+}
+
+fn vmware_guest(machine: &Machine) -> bool {
+    let devices = "/sys/bus/pci/devices";
+    machine.list(devices).iter().any(|device| {
+        let value = |what| machine.value(&format!("{devices}/{device}/{what}"));
+        value("vendor").as_deref() == Some(VMCI_DEVICE.0)
+            && value("device").as_deref() == Some(VMCI_DEVICE.1)
+    })
+}
+
+/// A transport with its users, as evidence.
+fn told(machine: &Machine, module: &Module) -> String {
+    let users = match module.users {
+        Some(users) => format!("{} is loaded, with {users} users", module.name),
+        None => format!("{} is loaded for good", module.name),
+    };
+    let holders = holders(machine, module);
+    if holders.is_empty() { users } else { format!("{users}: {}", holders.join(", ")) }
 }
 
 fn conflict(machine: &Machine) -> Finding {
@@ -63,40 +132,58 @@ fn conflict(machine: &Machine) -> Finding {
         .collect();
     let loaded = if names.is_empty() { "none is loaded".into() } else { names.join(", ") };
     let finding = |verdict, evidence| Finding::new("transport", verdict, checked, evidence);
-    let Some(blocker) = blocker(machine) else {
-        let meaning = match (names.iter().any(|name| name == VMCI), alone(machine)) {
-            (true, false) => {
-                "VMCI is loaded, but not in the host's place: vhost_vsock is not kept out by it"
-            }
-            (_, true) => "none of them keeps vhost_vsock out now",
-            (false, false) => "nothing keeps vhost_vsock out",
-        };
-        return finding(Verdict::Ok, loaded).meaning(meaning);
-    };
-    let users = match blocker.users {
-        Some(users) => format!("{} is loaded, with {users} users", blocker.name),
-        None => format!("{} is loaded for good", blocker.name),
-    };
-    let holders = holders(machine, &blocker);
-    let held = if holders.is_empty() { String::new() } else { format!(": {}", holders.join(", ")) };
-    let cid = match machine.probes.cid {
-        Some(libc::VMADDR_CID_HOST) => "; this machine is CID 2 already",
-        _ => "",
-    };
-    let meaning = if alone(machine) {
-        format!("before Linux 5.5 there is one transport at a time, and {} is it", blocker.name)
+    match place(machine) {
+        Place::Free => {
+            let meaning = match (names.iter().any(|name| name == VMCI), alone(machine)) {
+                (true, false) => {
+                    "VMCI is loaded, but not in the host's place: vhost_vsock is not kept out by it"
+                }
+                (_, true) => "none of them keeps vhost_vsock out now",
+                (false, false) => "nothing keeps vhost_vsock out",
+            };
+            finding(Verdict::Ok, loaded).meaning(meaning)
+        }
+        Place::Taken(module, why) => finding(Verdict::Fault, why)
+            .meaning(meaning(machine, &module))
+            .mend(unload(machine, &module)),
+        // The one reason that is known comes first; to load it by name would pass over a ban.
+        Place::Unsettled(_, why) if known(machine) => finding(Verdict::Ok, why)
+            .meaning("that shows once nothing else keeps vhost_vsock out: see the finding above"),
+        Place::Unsettled(_, why) => finding(Verdict::Warning, why)
+            .meaning(
+                "where a VM of VMware was started here, VMCI is the host's transport and keeps \
+                 vhost_vsock out; else it does not",
+            )
+            .mend(loading::unsettled()),
+    }
+}
+
+/// Whether vhost_vsock is kept out by something else, for sure.
+fn known(machine: &Machine) -> bool {
+    machine.kept_out("vhost_vsock").is_some() || !loading::obstacles(machine).is_empty()
+}
+
+/// What it means that this one has vhost_vsock's place.
+pub(super) fn meaning(machine: &Machine, module: &Module) -> String {
+    if module.name == HYPERV {
+        format!(
+            "this kernel is older than Linux 5.5 and has room for one transport: this guest's own \
+             ({HYPERV}, its way to Hyper-V) is in it, as it should be"
+        )
+    } else if alone(machine) {
+        format!("before Linux 5.5 there is one transport at a time, and {} is it", module.name)
     } else {
         "VMCI is this host's vsock transport, for guests of VMware; vhost_vsock, for those of QEMU, \
          cannot be loaded beside it"
             .into()
-    };
-    let mend = unload(machine, &blocker);
-    finding(Verdict::Fault, format!("{users}{held}{cid}")).meaning(meaning).mend(mend)
+    }
 }
 
 /// How that transport makes place.
 pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
+    const NEWER: &str = "boot Linux 5.5 or later, where a host's and a guest's have a place each";
     let (remove, ban) = match blocker.name.as_str() {
+        HYPERV => return Mend::advice(NEWER),
         VMCI => (
             Step::Run(&["modprobe", "-r", VMCI]),
             Step::Write {
@@ -104,12 +191,8 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
                 line: "blacklist vmw_vsock_vmci_transport",
             },
         ),
-        "hv_sock" => (
-            Step::Run(&["modprobe", "-r", "hv_sock"]),
-            Step::Write { path: "/etc/modprobe.d/no-hv-sock.conf", line: "blacklist hv_sock" },
-        ),
         _ => (
-            Step::Run(&["modprobe", "-r", "vmw_vsock_virtio_transport"]),
+            Step::Run(&["modprobe", "-r", VIRTIO]),
             Step::Write {
                 path: "/etc/modprobe.d/no-vsock-virtio.conf",
                 line: "blacklist vmw_vsock_virtio_transport",
@@ -117,17 +200,35 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
         ),
     };
     let load = Step::Run(&["modprobe", "vhost_vsock"]);
-    if blocker.users == Some(0) {
+    if let Some(file) = machine.kept_out("vhost_vsock") {
+        return Mend::unsafe_steps(
+            format!(
+                "and, once the line that keeps vhost_vsock out is gone from {file}, \"{load}\""
+            ),
+            vec![remove],
+        );
+    }
+    let locked = loading::modules_disabled(machine);
+    if blocker.users == Some(0) && !locked {
         let again = format!("should it come back at the next start, \"{ban}\" keeps it out");
         // A guest's transport is its way to its own host, though nothing may use it just now.
-        return if blocker.name == VMCI {
-            Mend::safe(vec![remove, load]).and(again)
-        } else {
+        return if blocker.name == VIRTIO || vmware_guest(machine) {
+            let newer = if alone(machine) { format!("; or {NEWER}") } else { String::new() };
             Mend::unsafe_steps(
-                format!("this machine is a guest itself, and loses its way to its host; {again}"),
+                format!(
+                    "this machine is a guest itself, and loses its way to its host; {again}{newer}"
+                ),
                 vec![remove, load],
             )
+        } else {
+            Mend::safe(vec![remove, load]).and(again)
         };
+    }
+    if locked {
+        return Mend::unsafe_steps(
+            "and reboot: this machine unloads no module any more (kernel.modules_disabled)",
+            vec![ban, kernel::AT_START],
+        );
     }
     let holders = holders(machine, blocker);
     let stop = if holders.is_empty() {
@@ -148,27 +249,39 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
 /// The modules above it, and the processes that are known to use it.
 fn holders(machine: &Machine, module: &Module) -> Vec<String> {
     let mut holders: Vec<_> = module.by.iter().map(|name| format!("the module {name}")).collect();
-    if module.name != VMCI || module.users == Some(0) {
-        return holders;
+    if module.name == VMCI && module.users != Some(0) {
+        holders.extend(processes(machine).into_iter().map(|(name, _)| name));
     }
+    holders
+}
+
+/// The process that made VMCI the host's: one of VMware's hypervisor.
+fn hypervisor(machine: &Machine) -> Option<String> {
+    let found = processes(machine).into_iter().find(|(_, runs)| *runs);
+    found.map(|(name, _)| name)
+}
+
+/// Processes that use VMCI, and whether each runs a VM by it.
+fn processes(machine: &Machine) -> Vec<(String, bool)> {
+    let mut found = Vec::new();
     for process in machine.list("/proc") {
         if !process.bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
         let name = machine.value(&format!("/proc/{process}/comm")).unwrap_or_default();
-        let tools = matches!(name.as_str(), "vmtoolsd" | "VGAuthService" | "vmware-vmblock-");
         let fds = format!("/proc/{process}/fd");
-        let open = machine
-            .list(&fds)
-            .iter()
-            .any(|fd| machine.link(&format!("{fds}/{fd}")).is_some_and(|to| to == "/dev/vmci"));
-        if tools {
-            holders.push(format!("{name} of open-vm-tools (process {process})"));
-        } else if open || name == "vmware-vmx" {
-            holders.push(format!("{name} (process {process})"));
+        let open = || {
+            let fds = machine.list(&fds).into_iter();
+            let mut links = fds.filter_map(|fd| machine.link(&format!("/proc/{process}/fd/{fd}")));
+            links.any(|to| to == "/dev/vmci")
+        };
+        if matches!(name.as_str(), "vmtoolsd" | "VGAuthService" | "vmware-vmblock-") {
+            found.push((format!("{name} of open-vm-tools (process {process})"), false));
+        } else if name == "vmware-vmx" || open() {
+            found.push((format!("{name} (process {process})"), true));
         }
     }
-    holders
+    found
 }
 
 fn own_cid(machine: &Machine) -> Finding {

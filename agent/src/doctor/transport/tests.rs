@@ -7,12 +7,12 @@ use crate::doctor::testing::Tree;
 fn refused(release: &str) -> Tree {
     Tree::new(release)
         .loadable(&["vhost_vsock"])
-        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), None))
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Some(2)))
 }
 
 #[test]
 fn before_5_5_any_other_transport_is_in_the_way() {
-    for name in [VMCI, "vmw_vsock_virtio_transport", "hv_sock"] {
+    for name in [VMCI, VIRTIO] {
         let found = refused("5.4.0").modules(&[(name, 0)]).finding(check, "transport");
         assert_eq!(found.verdict, Verdict::Fault, "{name}");
         assert!(found.meaning.ends_with(&format!("and {name} is it")), "{found:?}");
@@ -20,6 +20,67 @@ fn before_5_5_any_other_transport_is_in_the_way() {
         assert!(mend.to_string().starts_with(&format!("\"modprobe -r {name}\"")), "{mend}");
         assert_eq!(mend.safe, name == VMCI, "a guest's way to its host is not cut");
     }
+    // The kernel is too old for both; hv_sock is where it belongs, and stays.
+    let found = refused("5.4.0").modules(&[(HYPERV, 0)]).finding(check, "transport");
+    assert_eq!(found.verdict, Verdict::Fault);
+    assert!(found.meaning.contains("older than Linux 5.5"), "{found:?}");
+    let mend = found.mend.unwrap();
+    assert!(mend.steps.is_empty() && mend.to_string().starts_with("boot Linux 5.5"), "{mend}");
+}
+
+#[test]
+fn vmci_is_blamed_on_proof_only() {
+    const DEVICE: &str = "/sys/bus/pci/devices/0000:00:07.7";
+    let tree = |cid| refused("6.1.0").modules(&[(VMCI, 1)]).probe(|probes| probes.cid = cid);
+    let nested = |cid| tree(cid).modules(&[(VMCI, 1), (VIRTIO, 0)]);
+    let node = |tree: Tree| tree.probe(|probes| probes.vhost = Err(libc::ENOENT));
+    let vmx = |tree: Tree| tree.file("/proc/70/comm", "vmware-vmx\n");
+    let tools = |tree: Tree| tree.file("/proc/70/comm", "vmtoolsd\n");
+    let guest = |tree: Tree| {
+        let tree = tree.file(&format!("{DEVICE}/vendor"), "0x15ad\n");
+        tree.file(&format!("{DEVICE}/device"), "0x0740\n")
+    };
+    for (tree, verdict, part) in [
+        // It would be CID 2, were VMCI the host's.
+        (tree(Some(u32::MAX)), Verdict::Ok, "vmw_vsock_vmci_transport"),
+        (tree(Some(1)), Verdict::Ok, "vmw_vsock_vmci_transport"),
+        (tree(Some(2)), Verdict::Fault, "CID 2 already"),
+        (tree(None), Verdict::Warning, "does not tell this machine's CID"),
+        // A guest's CID hides it, with the node and without.
+        (nested(Some(77)), Verdict::Warning, "vmw_vsock_virtio_transport is loaded"),
+        (node(nested(Some(77))), Verdict::Warning, "vmw_vsock_virtio_transport is loaded"),
+        (guest(tree(Some(77))), Verdict::Warning, "a guest of VMware"),
+        (
+            tree(Some(77)).packed("/proc/config.gz", "CONFIG_VIRTIO_VSOCKETS=y\n"),
+            Verdict::Warning,
+            "built into this kernel",
+        ),
+        (tools(nested(Some(77))), Verdict::Warning, "vmtoolsd of open-vm-tools"),
+        // A hypervisor that runs proves it.
+        (vmx(nested(Some(77))), Verdict::Fault, "vmware-vmx (process 70) is its hypervisor"),
+        (node(vmx(nested(Some(77)))), Verdict::Fault, "is its hypervisor"),
+        (node(guest(vmx(tree(Some(77))))), Verdict::Fault, "is its hypervisor"),
+    ] {
+        let found = tree.finding(check, "transport");
+        assert_eq!(found.verdict, verdict, "{found:?}");
+        assert!(found.evidence.contains(part), "{part}: {found:?}");
+        assert_eq!(found.mend.is_some(), verdict != Verdict::Ok);
+    }
+}
+
+#[test]
+fn what_cannot_be_unloaded_is_not_said_to_be() {
+    let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Some(2));
+    let mend = tree().finding(check, "transport").mend.unwrap();
+    assert!(mend.safe, "{mend}");
+    let locked = tree().file("/proc/sys/kernel/modules_disabled", "1\n");
+    let mend = locked.finding(check, "transport").mend.unwrap();
+    assert!(!mend.safe && mend.to_string().contains("and reboot"), "{mend}");
+    assert!(!mend.to_string().contains("modprobe -r"), "{mend}");
+    // Nor is loaded what was kept out on purpose.
+    let banned = tree().file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
+    let mend = banned.finding(check, "transport").mend.unwrap();
+    assert!(!mend.safe && mend.steps.len() == 1, "{mend}");
 }
 
 #[test]
@@ -39,7 +100,7 @@ fn from_5_5_on_only_vmci_in_the_hosts_place_is_to_blame() {
     assert_eq!(found.verdict, Verdict::Ok);
     assert!(found.meaning.contains("not in the host's place"), "{found:?}");
     // Not loaded for another reason.
-    let tree = refused("6.1.0").modules(&[(VMCI, 0)]);
+    let tree = refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = None);
     let tree = tree.file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
     assert_eq!(tree.finding(check, "transport").verdict, Verdict::Ok);
     // The host's place is taken, whatever the device says.
@@ -73,7 +134,7 @@ fn a_transport_in_use_is_kept_out_for_good_and_its_holders_are_named() {
     // As the kernel writes it: the users that are modules are named.
     let line = format!("{VMCI} 40960 1 other, Live 0xffff\n");
     let found = refused("6.1.0").file("/proc/modules", &line).finding(check, "transport");
-    assert!(found.evidence.ends_with("with 1 users: the module other"), "{found:?}");
+    assert!(found.evidence.contains("with 1 users: the module other;"), "{found:?}");
 }
 
 #[test]

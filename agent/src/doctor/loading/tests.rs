@@ -1,0 +1,147 @@
+//! ENODEV by anything but a transport: each is told by its evidence.
+
+use super::{
+    super::{Verdict, device, testing::Tree, transport},
+    *,
+};
+
+const VMCI: &str = "vmw_vsock_vmci_transport";
+
+/// Where vhost_vsock should load and does not, with a VMCI that may have to do with it or not: this
+/// machine is a guest of KVM too.
+fn refused() -> Tree {
+    Tree::new("6.1.0")
+        .loadable(&["vhost_vsock"])
+        .modules(&[(VMCI, 0), ("vmw_vsock_virtio_transport", 0)])
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Some(77)))
+}
+
+#[test]
+fn what_keeps_a_module_out_is_told_by_its_evidence() {
+    const SIGNED: &str = "/sys/module/module/parameters/sig_enforce";
+    const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+    let needs = |what: &str| {
+        let line = format!("kernel/x/vhost_vsock.ko.xz: kernel/x/{what}.ko.xz\n");
+        refused().file("/lib/modules/6.1.0/modules.dep", &line)
+    };
+    let logged = |tree: Tree, line: &str| {
+        let line = format!("5,1,2,-;{line}\n");
+        tree.probe(|probes| probes.log = line)
+    };
+    let rejected = "Loading of unsigned module is rejected";
+    for (tree, evidence, meaning, mend) in [
+        (
+            refused().file("/proc/sys/kernel/modules_disabled", "1\n"),
+            "modules_disabled is 1",
+            "no module any more until its next start",
+            "and reboot",
+        ),
+        (
+            refused()
+                .file("/proc/sys/kernel/modules_disabled", "1\n")
+                .file("/etc/sysctl.d/50-hard.conf", "# x\nkernel.modules_disabled = 1\n"),
+            "is 1, by /etc/sysctl.d/50-hard.conf",
+            "on purpose",
+            "modules-load.d/vhost_vsock.conf",
+        ),
+        (
+            needs("vhost_iotlb"),
+            "kernel/x/vhost_iotlb.ko.xz is not there",
+            "file of vhost_iotlb is missing, a module that vhost_vsock needs",
+            "depmod -a",
+        ),
+        (
+            needs("vhost")
+                .file("/lib/modules/6.1.0/kernel/x/vhost.ko.xz", "")
+                .file("/etc/modprobe.d/h.conf", "install vhost /bin/true\n"),
+            "/etc/modprobe.d/h.conf keeps the module vhost out",
+            "forbidden vhost",
+            "take its line out",
+        ),
+        (
+            logged(refused().file(SIGNED, "Y\n"), rejected),
+            "(module.sig_enforce); its log: 5,1,2,-;Loading of unsigned",
+            "refused for its signature",
+            "mokutil --import",
+        ),
+        (
+            logged(
+                refused().file(LOCKDOWN, "none [integrity] confidentiality\n"),
+                "Lockdown: modprobe: unsigned module loading is restricted; see man kernel_lockdown.7",
+            ),
+            "in lockdown (integrity)",
+            "refused for its signature",
+            "kmodsign",
+        ),
+        (
+            logged(refused(), "vhost_vsock: version magic '6.1.1 SMP' should be '6.1.0 SMP'"),
+            "version magic '6.1.1",
+            "of another build",
+            "modules of the running kernel (6.1.0)",
+        ),
+        (
+            refused().file("/proc/sys/kernel/modprobe", "/sbin/none\n"),
+            "/proc/sys/kernel/modprobe is /sbin/none, which is not there",
+            "loads no module by itself",
+            "\"modprobe vhost_vsock\"",
+        ),
+    ] {
+        let found = tree.finding(device::check, "vhost-vsock");
+        assert_eq!(found.verdict, Verdict::Fault);
+        assert!(found.evidence.contains(evidence), "{evidence}: {found:?}");
+        assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
+        let said = found.mend.unwrap().to_string();
+        assert!(said.contains(mend), "{mend}: {said}");
+        let transport = tree.finding(transport::check, "transport");
+        assert_ne!(transport.verdict, Verdict::Fault, "VMCI is not blamed: {transport:?}");
+    }
+}
+
+#[test]
+fn what_only_looks_like_an_obstacle_is_none() {
+    let whole = refused().file("/proc/sys/kernel/modules_disabled", "0\n");
+    let quiet = |tree: Tree| assert!(obstacles(&tree.machine()).is_empty());
+    quiet(whole);
+    // In use already: its file has no part in it.
+    let line = "kernel/x/vhost_vsock.ko.xz: kernel/x/vhost.ko.xz\n";
+    let tree = refused().file("/lib/modules/6.1.0/modules.dep", line);
+    quiet(tree.modules(&[("vhost", 1), (VMCI, 0)]));
+    // A blacklist keeps out what is loaded by alias, not what another module needs.
+    let tree = refused().file("/lib/modules/6.1.0/modules.dep", line);
+    let tree = tree.file("/lib/modules/6.1.0/kernel/x/vhost.ko.xz", "");
+    quiet(tree.file("/etc/modprobe.d/h.conf", "blacklist vhost\n"));
+    // Another module's trouble, and a signature that nobody insists on.
+    let log = "5,1,2,-;nvidia: Unknown symbol x (err -2)\n5,1,3,-;Loading of module with unavailable \
+               key is rejected\n";
+    quiet(refused().probe(|probes| probes.log = log.into()));
+    let none = "[none] integrity confidentiality\n";
+    let tree = refused().file("/sys/kernel/security/lockdown", none);
+    quiet(tree.probe(|probes| probes.log = log.into()));
+}
+
+#[test]
+fn what_the_evidence_does_not_settle_is_said_to_be_so() {
+    for (tree, evidence) in [
+        // The guest's CID hides what is in the host's place.
+        (refused(), "vmw_vsock_vmci_transport may have the host's place"),
+        (
+            refused().modules(&[]).file("/sys/module/module/parameters/sig_enforce", "Y\n"),
+            "no log that may be read here says",
+        ),
+        (refused().modules(&[]), "opening it fails with ENODEV"),
+    ] {
+        let found = tree.finding(device::check, "vhost-vsock");
+        assert!(found.evidence.contains(evidence), "{evidence}: {found:?}");
+        assert!(found.meaning.contains("does not settle"), "{found:?}");
+        let mend = found.mend.unwrap();
+        assert!(mend.safe, "loading it by name harms nothing");
+        let said = mend.to_string();
+        for words in ["\"modprobe vhost_vsock\"", "Device or resource busy", "Key was rejected"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+    // Without the node nothing was tried.
+    let tree = refused().modules(&[]).probe(|probes| probes.vhost = Err(libc::ENOENT));
+    let found = tree.finding(device::check, "vhost-vsock");
+    assert!(found.meaning.contains("nothing has loaded it"), "{found:?}");
+}
