@@ -9,6 +9,7 @@ use super::{
     mend::{Mend, Step},
     probes::Node,
     transport::{self, Place},
+    unit::{self, Own},
 };
 
 const CHECKED: &str = "opening /dev/vhost-vsock, as QEMU does";
@@ -40,6 +41,22 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 }
 
 fn missing(machine: &Machine) -> Finding {
+    if let Some((own, why)) = unit(machine)
+        && why == "PrivateDevices=yes"
+    {
+        let name = &own.name;
+        return Finding::new(
+            "vhost-vsock",
+            Verdict::Fault,
+            CHECKED,
+            "there is no /dev/vhost-vsock",
+        )
+        .meaning(format!(
+            "{name} has a /dev of its own ({why}): that says nothing about the machine's, which \
+                 QEMU sees"
+        ))
+        .mend(unit::edit(own.systemctl(), name, unit::DEVICE));
+    }
     if machine.module("vhost_vsock").is_none() && machine.container().is_none() {
         return not_loaded(machine, "there is no /dev/vhost-vsock");
     }
@@ -63,6 +80,12 @@ fn missing(machine: &Machine) -> Finding {
             "make it: 'mknod -m 660 /dev/vhost-vsock c $(tr : \" \" < \
              /sys/class/misc/vhost-vsock/dev) && chgrp kvm /dev/vhost-vsock'",
         ))
+}
+
+/// The service that this process is in, where it is kept from the device, and by what.
+fn unit(machine: &Machine) -> Option<(Own, String)> {
+    let (own, unit) = unit::own_shown(machine)?;
+    Some((own, unit.forbids_device()?))
 }
 
 /// The module is not there, and the reason decides about the mend.
@@ -140,6 +163,14 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
 
 fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
     let user = &machine.probes.user;
+    if machine.probes.vhost == Err(libc::EPERM)
+        && let Some((own, why)) = unit(machine)
+    {
+        // A mode that forbids is EACCES; a group of devices is EPERM.
+        return Finding::new("vhost-vsock", Verdict::Fault, CHECKED, "it fails with EPERM")
+            .meaning(format!("{why} of {} keeps the device from it", own.name))
+            .mend(unit::edit(own.systemctl(), &own.name, unit::DEVICE));
+    }
     let Some(Node { mode, owner, group }) = node else {
         return Finding::new("vhost-vsock", Verdict::Fault, CHECKED, "it is forbidden")
             .meaning("a directory above it, a container or a security module forbids it")

@@ -17,6 +17,7 @@ mod probes;
 mod programs;
 mod socket;
 mod transport;
+mod unit;
 
 #[cfg(test)]
 mod testing;
@@ -85,6 +86,7 @@ const CHECKS: &[Check] = &[
     device::check,
     transport::check,
     socket::check,
+    unit::check,
     limits::check,
     programs::check,
     denial::check,

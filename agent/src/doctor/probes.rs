@@ -15,6 +15,7 @@ use std::{
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
+use super::unit::{self, Own};
 use crate::sys;
 
 /// How long QEMU and virsh may take.
@@ -58,6 +59,8 @@ pub(super) struct Probes {
     pub(super) qemu: Vec<Asked>,
     /// `virsh version` of the system's libvirt, where virsh is there.
     pub(super) libvirt: Option<Asked>,
+    /// `systemctl show` of the service that this process is in and of the agent's.
+    pub(super) units: Option<Asked>,
     /// The kernel's log, where it may be read.
     pub(super) log: String,
 }
@@ -76,6 +79,7 @@ impl Default for Probes {
             cid: Some(2),
             qemu: Vec::new(),
             libvirt: None,
+            units: None,
             log: String::new(),
         }
     }
@@ -102,6 +106,7 @@ impl Probes {
             cid: cid.ok(),
             qemu: qemus().iter().filter_map(|name| asked(name, &["-device", "help"])).collect(),
             libvirt: asked("virsh", &["-c", "qemu:///system", "--readonly", "version"]),
+            units: units(),
             log: kernel_log().unwrap_or_default(),
         }
     }
@@ -133,6 +138,27 @@ fn qemus() -> [&'static str; 3] {
         _ => "qemu-system-native",
     };
     [own, "qemu-kvm", "/usr/libexec/qemu-kvm"]
+}
+
+/// A user's services are known to that user's systemd only.
+fn units() -> Option<Asked> {
+    let own = Own::of(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
+    let (users, own): (Vec<_>, Vec<_>) = own.iter().partition(|own| own.is_users());
+    let ask = |how: &[&str], names: Vec<&str>| {
+        asked("systemctl", &[how, &["show", unit::PROPERTIES, "--"], &names].concat())
+    };
+    let names = own.iter().map(|own| own.name.as_str()).chain(unit::SHIPPED.iter().copied());
+    let mut of_system = ask(&[], names.collect())?;
+    if !users.is_empty() {
+        let names = users.iter().map(|own| own.name.as_str()).collect();
+        let of_user = ask(&["--user"], names)?.answer;
+        of_system.answer = match (of_system.answer, of_user) {
+            (Ok(system), Ok(user)) => Ok(format!("{system}\n{user}")),
+            (Err(_), user) => user,
+            (system, Err(_)) => system,
+        };
+    }
+    Some(of_system)
 }
 
 /// `None` where there is no such program.

@@ -1,6 +1,8 @@
 //! Whether this process may have a vsock socket, and whether its port is free.
 
-use super::{Finding, Machine, Verdict, container::Container, kernel, mend::Mend, probes::Probes};
+use super::{
+    Finding, Machine, Verdict, container::Container, kernel, mend::Mend, probes::Probes, unit,
+};
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings = vec![family(machine)];
@@ -47,10 +49,12 @@ fn family(machine: &Machine) -> Finding {
         evidence += "; the kernel knows AF_VSOCK";
     }
     let finding = finding(Verdict::Fault, evidence);
-    // systemd's filter gives EAFNOSUPPORT, those of containers EPERM.
-    let unit = unit(machine);
+    let own = unit::own(machine);
+    let shown = unit::own_shown(machine).map(|(_, unit)| unit);
+    // systemd's filter of families gives EAFNOSUPPORT, those of calls and of containers EPERM.
     if let Some(Container { kind, .. }) = machine.container()
-        && (refused || unit.is_none())
+        && (refused || own.is_none())
+        && shown.as_ref().is_none_or(|unit| unit.forbidden_call().is_none())
     {
         return finding
             .meaning(format!("the seccomp profile of the container ({kind}) forbids AF_VSOCK"))
@@ -59,16 +63,23 @@ fn family(machine: &Machine) -> Finding {
                  '--security-opt seccomp=PROFILE.json'), or run the agent on the host",
             ));
     }
-    if let Some(unit) = unit {
-        return finding
-            .meaning(format!(
-                "AF_VSOCK is kept from {unit}, as RestrictAddressFamilies= or SystemCallFilter= do"
-            ))
-            .mend(Mend::advice(format!(
-                "'systemctl edit {unit}' with the lines [Service] and \
-                 RestrictAddressFamilies=AF_VSOCK (it adds to the list), then 'systemctl restart \
-                 {unit}'"
-            )));
+    if let Some(own) = own {
+        let (families, calls) = match &shown {
+            Some(unit) => (unit.forbids_family(), unit.forbidden_call().is_some()),
+            // Unasked, the error tells them apart.
+            None => (errno == libc::EAFNOSUPPORT, refused && filtered),
+        };
+        let (name, systemctl) = (&own.name, own.systemctl());
+        if families && !(refused && calls) {
+            return finding
+                .meaning(format!("RestrictAddressFamilies= of {name} keeps AF_VSOCK from it"))
+                .mend(unit::edit(systemctl, name, unit::FAMILY));
+        }
+        if calls {
+            return finding
+                .meaning(format!("SystemCallFilter= of {name} keeps socket() from it"))
+                .mend(unit::edit(systemctl, name, unit::CALL));
+        }
     }
     if filtered {
         return finding
@@ -78,19 +89,6 @@ fn family(machine: &Machine) -> Finding {
     finding.meaning("a security module or a filter forbids AF_VSOCK to this process").mend(
         Mend::advice("see the denials of SELinux and AppArmor ('agent doctor' as root lists them)"),
     )
-}
-
-/// The systemd service that this process is in.
-fn unit(machine: &Machine) -> Option<String> {
-    let groups = machine.read("/proc/self/cgroup")?;
-    let path = groups
-        .lines()
-        .find(|line| line.starts_with("0::") || line.contains(":name=systemd:"))?
-        .rsplit(':')
-        .next()?;
-    // A login is user@1000.service or a scope, which filter nothing.
-    let unit = path.split('/').rfind(|part| part.ends_with(".service"))?;
-    (!unit.starts_with("user@")).then(|| unit.to_owned())
 }
 
 fn port(machine: &Machine) -> Finding {
@@ -187,7 +185,7 @@ mod tests {
                 filtered(known(libc::EAFNOSUPPORT))
                     .file("/proc/self/cgroup", "0::/system.slice/nbd@1.service\n")
                     .file("/run/systemd/container", "lxc\n"),
-                "kept from nbd@1.service",
+                "RestrictAddressFamilies= of nbd@1.service",
                 "RestrictAddressFamilies=AF_VSOCK",
             ),
             (
@@ -195,6 +193,12 @@ mod tests {
                     .file("/proc/self/cgroup", "0::/user.slice/user@1000.service/x.scope\n"),
                 "a seccomp filter of this process",
                 "allow socket(AF_VSOCK)",
+            ),
+            (
+                filtered(known(libc::EPERM))
+                    .file("/proc/self/cgroup", "0::/system.slice/nbd@1.service\n"),
+                "SystemCallFilter= of nbd@1.service",
+                "SystemCallFilter=@network-io",
             ),
             (known(libc::EPERM).docker(), "container (docker)", "seccomp=PROFILE"),
             (known(libc::EACCES), "a security module or a filter", "SELinux and AppArmor"),

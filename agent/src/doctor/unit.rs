@@ -1,0 +1,254 @@
+//! What systemd keeps from a service: the one that this process is in, and the agent's own where it
+//! is installed. `systemctl show` says it, drop-ins and all.
+
+use super::{Finding, Machine, Verdict, mend::Mend, probes::Asked};
+
+/// What is asked of `systemctl show`.
+pub(super) const PROPERTIES: &str = "--property=Id,LoadState,RestrictAddressFamilies,\
+                                     SystemCallFilter,SystemCallErrorNumber,PrivateDevices,\
+                                     DevicePolicy,DeviceAllow";
+
+/// The units that come with the agent.
+pub(super) const SHIPPED: &[&str] = &["agent.service", "agent@*.service"];
+
+/// What a server of vsock asks the kernel for.
+const CALLS: &[&str] = &["socket", "bind", "listen", "accept4"];
+
+/// The service that a process is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) name: String,
+    /// Of a user's systemd.
+    user: bool,
+}
+
+impl Own {
+    /// From /proc/PID/cgroup.
+    pub(super) fn of(groups: &str) -> Option<Self> {
+        let named = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
+        let path = groups.lines().filter(named).find_map(|line| {
+            let path = line.rsplit(':').next()?;
+            path.contains(".service").then_some(path)
+        })?;
+        // A login is user@1000.service or a scope, which filter nothing.
+        let name = path.split('/').rfind(|part| part.ends_with(".service"))?;
+        let user = path.contains("/user@");
+        (!name.starts_with("user@")).then(|| Self { name: name.into(), user })
+    }
+
+    pub(super) fn systemctl(&self) -> &'static str {
+        if self.user { "systemctl --user" } else { "systemctl" }
+    }
+
+    pub(super) fn is_users(&self) -> bool {
+        self.user
+    }
+}
+
+pub(super) fn own(machine: &Machine) -> Option<Own> {
+    Own::of(&machine.read("/proc/self/cgroup")?)
+}
+
+/// Names that are allowed or, else, those that are not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct List {
+    allowed: bool,
+    names: Vec<String>,
+}
+
+impl List {
+    /// `systemctl show` puts '~' before what is forbidden; an empty list without it allows nothing.
+    fn parse(value: &str) -> Self {
+        let allowed = !value.starts_with('~');
+        let names = value.trim_start_matches('~').split_whitespace();
+        // A call may have an error of its own behind it.
+        let names = names.map(|name| name.split(':').next().unwrap_or(name).to_owned());
+        Self { allowed, names: names.collect() }
+    }
+
+    fn forbids(&self, name: &str) -> bool {
+        self.names.iter().any(|listed| listed == name) != self.allowed
+    }
+}
+
+/// A unit as `systemctl show` describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unit {
+    pub(super) id: String,
+    families: Option<List>,
+    calls: Option<List>,
+    /// What a forbidden call gets; else its process is killed.
+    errno: Option<i32>,
+    private_devices: bool,
+    policy: String,
+    devices: Vec<String>,
+}
+
+impl Unit {
+    /// `None` where there is no such unit.
+    fn parse(block: &str) -> Option<Self> {
+        let all = |key: &str| -> Vec<&str> {
+            let lines = block.lines().filter_map(|line| line.split_once('='));
+            lines.filter(|(name, _)| *name == key).map(|(_, value)| value.trim()).collect()
+        };
+        let one = |key| all(key).first().copied();
+        if one("LoadState") != Some("loaded") {
+            return None;
+        }
+        Some(Self {
+            id: one("Id")?.to_owned(),
+            families: one("RestrictAddressFamilies").map(List::parse),
+            calls: one("SystemCallFilter").map(List::parse),
+            // systemd's number for "kill" is no error of Linux.
+            errno: one("SystemCallErrorNumber")
+                .and_then(|number| number.parse().ok())
+                .filter(|number| (1..4096).contains(number)),
+            private_devices: one("PrivateDevices") == Some("yes"),
+            policy: one("DevicePolicy").unwrap_or("auto").to_owned(),
+            devices: all("DeviceAllow")
+                .iter()
+                .filter_map(|device| device.split_whitespace().next())
+                .map(str::to_owned)
+                .collect(),
+        })
+    }
+
+    /// RestrictAddressFamilies= keeps AF_VSOCK from it.
+    pub(super) fn forbids_family(&self) -> bool {
+        self.families.as_ref().is_some_and(|families| families.forbids("AF_VSOCK"))
+    }
+
+    /// The first call that SystemCallFilter= keeps from it.
+    pub(super) fn forbidden_call(&self) -> Option<&'static str> {
+        let calls = self.calls.as_ref()?;
+        CALLS.iter().copied().find(|name| calls.forbids(name))
+    }
+
+    /// What keeps /dev/vhost-vsock from it.
+    pub(super) fn forbids_device(&self) -> Option<String> {
+        let listed = |device: &String| {
+            matches!(device.as_str(), "/dev/vhost-vsock" | "char-misc" | "char-*")
+        };
+        if self.private_devices {
+            // Its /dev has no such node, whatever DeviceAllow= says.
+            return Some("PrivateDevices=yes".into());
+        }
+        if self.devices.iter().any(listed) {
+            return None;
+        }
+        match (self.policy.as_str(), self.devices.is_empty()) {
+            ("auto", true) => None,
+            ("auto", false) => Some("DeviceAllow= without /dev/vhost-vsock".into()),
+            (policy, _) => Some(format!("DevicePolicy={policy}")),
+        }
+    }
+
+    fn gets(&self) -> String {
+        match self.errno {
+            Some(libc::EPERM) => "fails with EPERM".into(),
+            Some(errno) => format!("fails: {}", std::io::Error::from_raw_os_error(errno)),
+            None => "has the process killed (SIGSYS)".into(),
+        }
+    }
+}
+
+/// What was shown of the units that there are.
+pub(super) fn shown(machine: &Machine) -> Vec<Unit> {
+    let Some(Asked { answer: Ok(text), .. }) = &machine.probes.units else { return Vec::new() };
+    let mut units: Vec<Unit> = Vec::new();
+    for unit in text.split("\n\n").filter_map(Unit::parse) {
+        // The own one may be one of those that come with the agent.
+        if units.iter().all(|known| known.id != unit.id) {
+            units.push(unit);
+        }
+    }
+    units
+}
+
+/// What is known of the service that this process is in.
+pub(super) fn own_shown(machine: &Machine) -> Option<(Own, Unit)> {
+    let own = own(machine)?;
+    let unit = shown(machine).into_iter().find(|unit| unit.id == own.name)?;
+    Some((own, unit))
+}
+
+/// The mend of a unit: lines for its drop-in.
+pub(super) fn edit(systemctl: &str, unit: &str, lines: &str) -> Mend {
+    Mend::advice(format!(
+        "'{systemctl} edit {unit}' with the lines [Service] and {lines}, then '{systemctl} restart \
+         {unit}'"
+    ))
+}
+
+/// It adds to a list of what is allowed, and takes from one of what is not.
+pub(super) const FAMILY: &str = "RestrictAddressFamilies=AF_VSOCK";
+pub(super) const CALL: &str = "SystemCallFilter=@network-io";
+pub(super) const DEVICE: &str =
+    "PrivateDevices=no and DeviceAllow=/dev/vhost-vsock rw and SupplementaryGroups=kvm";
+
+pub(super) fn check(machine: &Machine) -> Vec<Finding> {
+    let finding =
+        |verdict, checked: &str, evidence: String| Finding::new("unit", verdict, checked, evidence);
+    let own = own(machine);
+    let units = shown(machine);
+    let systemctl = |unit: &Unit| match &own {
+        Some(own) if own.name == unit.id => own.systemctl(),
+        _ => "systemctl",
+    };
+    let mut findings: Vec<_> =
+        units.iter().map(|unit| told(unit, own.as_ref(), systemctl(unit))).collect();
+    if let Some(own) = own.as_ref().filter(|own| units.iter().all(|unit| unit.id != own.name)) {
+        let why = match machine.probes.units.as_ref().map(|asked| &asked.answer) {
+            Some(Err(error)) => format!("systemctl does not tell: {error}"),
+            Some(Ok(_)) => "systemctl does not know it".into(),
+            None => "there is no systemctl here".into(),
+        };
+        findings.push(
+            finding(Verdict::Ok, &format!("what {} may do", own.name), why)
+                .meaning("only what it could do just now is known: see the findings above"),
+        );
+    }
+    if findings.is_empty() {
+        findings.push(
+            finding(Verdict::Ok, "what systemd keeps from the agent", "nothing".into())
+                .meaning("this process is in no service, and none of the agent's is loaded here"),
+        );
+    }
+    findings
+}
+
+fn told(unit: &Unit, own: Option<&Own>, systemctl: &str) -> Finding {
+    let Unit { id, .. } = unit;
+    let here = if own.is_some_and(|own| own.name == *id) { ", which this is" } else { "" };
+    let (mut evidence, mut meanings, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    if unit.forbids_family() {
+        evidence.push("RestrictAddressFamilies= keeps AF_VSOCK from it".to_owned());
+        meanings.push("--vsock fails there with EAFNOSUPPORT".to_owned());
+        lines.push(FAMILY);
+    }
+    if let Some(call) = unit.forbidden_call() {
+        evidence.push(format!("SystemCallFilter= keeps {call}() from it"));
+        meanings.push(format!("{call}() there {}", unit.gets()));
+        lines.push(CALL);
+    }
+    let verdict = if lines.is_empty() { Verdict::Ok } else { Verdict::Warning };
+    if lines.is_empty() {
+        evidence.push("AF_VSOCK and the calls of a server are allowed".into());
+        meanings.push("an agent can serve there".into());
+    } else {
+        meanings.push("what systemd hands it over (its socket unit) is not touched by that".into());
+    }
+    if let Some(why) = unit.forbids_device() {
+        evidence.push(format!("{why} keeps /dev/vhost-vsock from it"));
+        meanings.push(format!(
+            "it cannot give guests CIDs itself, which only --qmp does (that needs {DEVICE})"
+        ));
+    }
+    let finding =
+        Finding::new("unit", verdict, &format!("what {id}{here} may do"), evidence.join("; "));
+    let finding = finding.meaning(meanings.join("; "));
+    if lines.is_empty() { finding } else { finding.mend(edit(systemctl, id, &lines.join(" and "))) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! What `systemctl show` prints, and what follows from it.
+
+use super::*;
+use crate::doctor::{device, socket, testing::Tree};
+
+/// The unit as it is shipped, its list of calls cut short.
+const HARDENED: &str = "\
+Id=agent.service
+LoadState=loaded
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_VSOCK
+SystemCallFilter=accept accept4 bind close listen read socket write
+SystemCallErrorNumber=1
+PrivateDevices=yes
+DevicePolicy=closed
+";
+
+fn shown(text: &str) -> Tree {
+    let units = Asked { program: "systemctl".into(), answer: Ok(text.into()) };
+    Tree::new("6.1.0").probe(|probes| probes.units = Some(units))
+}
+
+fn of_nbd(lines: &str) -> Tree {
+    shown(&format!("Id=nbd.service\nLoadState=loaded\n{lines}"))
+        .file("/proc/self/cgroup", "0::/system.slice/nbd.service\n")
+        .file("/proc/net/protocols", "AF_VSOCK 1240 0\n")
+}
+
+#[test]
+fn the_service_of_a_process_is_found_in_its_group() {
+    for (groups, name, user) in [
+        ("0::/system.slice/nbd@1.service\n", Some("nbd@1.service"), false),
+        ("1:name=systemd:/system.slice/nbd.service\n0::/\n", Some("nbd.service"), false),
+        ("9:name=systemd:/\n0::/system.slice/nbd.service\n", Some("nbd.service"), false),
+        ("0::/system.slice/nbd.service/sub\n", Some("nbd.service"), false),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/nbd.service\n",
+            Some("nbd.service"),
+            true,
+        ),
+        ("0::/user.slice/user-1000.slice/user@1000.service/x.scope\n", None, false),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", None, false),
+        ("0::/\n", None, false),
+        ("", None, false),
+    ] {
+        let own = Own::of(groups);
+        assert_eq!(own.as_ref().map(|own| own.name.as_str()), name, "{groups}");
+        assert_eq!(own.is_some_and(|own| own.is_users()), user, "{groups}");
+    }
+}
+
+#[test]
+fn the_unit_that_is_shipped_lets_the_agent_serve() {
+    let text = format!("Id=other.service\nLoadState=not-found\n\n{HARDENED}\n{HARDENED}");
+    let findings = check(&shown(&text).machine());
+    let [found] = findings.as_slice() else { panic!("{findings:?}") };
+    assert_eq!((found.verdict, found.checked.as_str()), (Verdict::Ok, "what agent.service may do"));
+    assert!(found.evidence.contains("PrivateDevices=yes keeps /dev/vhost-vsock"), "{found:?}");
+    assert!(found.meaning.contains("which only --qmp does"), "{found:?}");
+}
+
+#[test]
+fn families_are_told_from_calls() {
+    const FAMILIES: &str = "RestrictAddressFamilies= keeps AF_VSOCK";
+    const CALLS: &str = "SystemCallFilter= keeps";
+    let unit = |lines: &str| {
+        shown(&format!("Id=agent@7.service\nLoadState=loaded\n{lines}")).finding(check, "unit")
+    };
+    for (lines, said, not, mend) in [
+        ("RestrictAddressFamilies=AF_UNIX\n", FAMILIES, CALLS, FAMILY),
+        ("RestrictAddressFamilies=~AF_VSOCK AF_PACKET\n", FAMILIES, CALLS, FAMILY),
+        // As "none" is shown.
+        ("RestrictAddressFamilies=\n", FAMILIES, CALLS, FAMILY),
+        ("SystemCallFilter=read write\n", "keeps socket() from it", FAMILIES, CALL),
+        ("SystemCallFilter=~bind:13 mount\n", "keeps bind() from it", FAMILIES, CALL),
+        ("SystemCallFilter=accept bind listen socket\n", "keeps accept4()", FAMILIES, CALL),
+    ] {
+        let found = unit(lines);
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(found.evidence.contains(said), "{said}: {found:?}");
+        assert!(!found.evidence.contains(not), "{not}: {found:?}");
+        let edit = found.mend.unwrap().to_string();
+        assert!(edit.contains("'systemctl edit agent@7.service'") && edit.contains(mend), "{edit}");
+    }
+    for lines in [
+        "",
+        "RestrictAddressFamilies=~\nSystemCallFilter=~\n",
+        "RestrictAddressFamilies=~AF_PACKET\nSystemCallFilter=~@mount\n",
+    ] {
+        assert_eq!(unit(lines).verdict, Verdict::Ok, "{lines}");
+    }
+    let both = unit("RestrictAddressFamilies=AF_UNIX\nSystemCallFilter=read\n");
+    assert!(both.meaning.contains("EAFNOSUPPORT") && both.meaning.contains("SIGSYS"), "{both:?}");
+    let eperm = unit("SystemCallFilter=read\nSystemCallErrorNumber=1\n");
+    assert!(eperm.meaning.contains("EPERM"), "{eperm:?}");
+    let kill = unit("SystemCallFilter=read\nSystemCallErrorNumber=2147483646\n");
+    assert!(kill.meaning.contains("SIGSYS"), "{kill:?}");
+}
+
+#[test]
+fn devices_are_kept_out_in_three_ways() {
+    for (lines, why) in [
+        ("DevicePolicy=auto\n", None),
+        ("PrivateDevices=yes\nDeviceAllow=/dev/vhost-vsock rw\n", Some("PrivateDevices=yes")),
+        ("DevicePolicy=closed\n", Some("DevicePolicy=closed")),
+        ("DevicePolicy=strict\nDeviceAllow=/dev/null rw\n", Some("DevicePolicy=strict")),
+        ("DevicePolicy=auto\nDeviceAllow=/dev/sda rw\n", Some("DeviceAllow= without")),
+        ("DevicePolicy=closed\nDeviceAllow=/dev/sda r\nDeviceAllow=/dev/vhost-vsock rw\n", None),
+        ("DevicePolicy=closed\nDeviceAllow=char-misc rw\n", None),
+    ] {
+        let unit = Unit::parse(&format!("Id=x.service\nLoadState=loaded\n{lines}")).unwrap();
+        let kept = unit.forbids_device();
+        assert_eq!(kept.is_some(), why.is_some(), "{lines}");
+        assert!(kept.unwrap_or_default().contains(why.unwrap_or_default()), "{lines}");
+    }
+}
+
+#[test]
+fn what_fails_in_the_own_service_names_the_property_that_did_it() {
+    let refused = |errno, lines: &str| {
+        of_nbd(lines).probe(|probes| probes.socket = Err(errno)).finding(socket::check, "socket")
+    };
+    for (errno, lines, meaning) in [
+        (
+            libc::EAFNOSUPPORT,
+            "RestrictAddressFamilies=AF_UNIX\n",
+            "RestrictAddressFamilies= of nbd",
+        ),
+        (libc::EPERM, "SystemCallFilter=read\n", "SystemCallFilter= of nbd.service"),
+        (libc::EACCES, "SystemCallFilter=~socket:13\n", "SystemCallFilter= of nbd.service"),
+        // The unit allows it: something else forbids it.
+        (libc::EPERM, "RestrictAddressFamilies=AF_VSOCK\n", "a security module or a filter"),
+    ] {
+        let found = refused(errno, lines);
+        assert_eq!(found.verdict, Verdict::Fault);
+        assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
+    }
+    for (errno, lines, meaning) in [
+        (libc::ENOENT, "PrivateDevices=yes\n", "nbd.service has a /dev of its own"),
+        (libc::EPERM, "DevicePolicy=closed\n", "DevicePolicy=closed of nbd.service"),
+    ] {
+        let tree = of_nbd(lines).probe(|probes| probes.vhost = Err(errno)).node(0o660, "kvm");
+        let found = tree.finding(device::check, "vhost-vsock");
+        assert!(found.meaning.contains(meaning), "{found:?}");
+        let mend = found.mend.unwrap().to_string();
+        assert!(mend.contains("DeviceAllow=/dev/vhost-vsock rw"), "{mend}");
+    }
+}
+
+#[test]
+fn a_systemctl_that_does_not_answer_is_said() {
+    let tree = Tree::new("6.1.0").file("/proc/self/cgroup", "0::/system.slice/nbd.service\n");
+    assert_eq!(tree.finding(check, "unit").evidence, "there is no systemctl here");
+    let failed = Asked { program: "systemctl".into(), answer: Err("no bus".into()) };
+    let tree = tree.probe(|probes| probes.units = Some(failed));
+    let found = tree.finding(check, "unit");
+    assert_eq!(found.verdict, Verdict::Ok);
+    assert!(found.evidence.ends_with("does not tell: no bus"), "{found:?}");
+    let found = Tree::new("6.1.0").finding(check, "unit");
+    assert!(found.meaning.contains("in no service"), "{found:?}");
+}
