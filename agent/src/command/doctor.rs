@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print};
-use crate::doctor::{self, Finding, Machine, Mend, Verdict};
+use crate::doctor::{self, Finding, Machine, Mend, Report, Verdict, Way};
 
 pub(super) const ENTRY: Entry = Entry { word: "doctor", command, run };
 
@@ -19,18 +19,27 @@ Examples:
   agent doctor --port 10810 --json | jq -r '.findings[] | select(.verdict != \"ok\") | .mend'
   agent doctor --fix
 
-The exit status is 0 when a guest could be served now, else 1.
+The exit status is 0 when a guest could be served over the kernel's vsock (--vsock) now, else 1.
+Where it could not, another way may be open, which needs neither a module nor root: see the ways.
 
-With --json, one object:
-  served    whether a guest could be served now: there is no fault
+With --json, one object, whose keys and ids stay:
+  served    whether a guest could be served over the kernel's vsock now: there is no fault
+  ways      in which a guest reaches the agent, each an object:
+    way       \"vsock\", \"vhost-user\" (QEMU without the kernel's vsock) or \"hybrid\"
+              (Firecracker, Cloud Hypervisor)
+    option    the agent's option for it
+    works     whether a guest could be served by it now; that of \"vsock\" is served
+    why       what it works by, or what it lacks
   findings  what was checked, each an object:
-    id        a word that stays, such as \"vhost-vsock\"
+    id        what was checked: kernel, vsock, vhost-vsock, vhost-vsock-mode, transport, cid,
+              loopback, socket, port, unit, limits, qemu, libvirt, selinux, apparmor or
+              namespace; some of them more than once, or not at all
     verdict   \"ok\", \"warning\" or \"fault\"
     checked   what was looked at
     evidence  what was seen
     meaning   what follows from it
     mend      what to do, or null
-    steps     the commands of the mend, for a root shell, in their order
+    steps     the commands of the mend, for a root shell, in their order; may be empty
     safe      whether --fix runs them
   fixed     with --fix, the commands that were run, each an object:
     step      the command
@@ -74,28 +83,28 @@ fn command() -> Command {
 fn run(matches: &ArgMatches) -> Outcome {
     let port = matches.get_one("port").copied().unwrap_or(10809);
     let (json, fix) = (matches.get_flag("json"), matches.get_flag("fix"));
-    let mut findings = doctor::examine(&Machine::here(port));
+    let mut report = doctor::examine(&Machine::here(port));
     let mut fixed = None;
     if fix {
         if !json {
-            print(&in_words(&findings))?;
+            print(&in_words(&report))?;
         }
-        let done = mend(&findings, matches.get_flag("yes"), &mut io::stdin().lock());
+        let done = mend(&report.findings, matches.get_flag("yes"), &mut io::stdin().lock());
         if !done.is_empty() {
-            findings = doctor::examine(&Machine::here(port));
+            report = doctor::examine(&Machine::here(port));
             if !json {
                 print("\nAfter that:\n")?;
-                print(&in_words(&findings))?;
+                print(&in_words(&report))?;
             }
         }
         fixed = Some(done);
     }
     if json {
-        print(&format!("{}\n", in_json(&findings, fixed.as_deref())))?;
+        print(&format!("{}\n", in_json(&report, fixed.as_deref())))?;
     } else if !fix {
-        print(&in_words(&findings))?;
+        print(&in_words(&report))?;
     }
-    Ok(u8::from(!doctor::served(&findings)))
+    Ok(u8::from(!report.served()))
 }
 
 /// A step that was run, and why it failed.
@@ -106,12 +115,17 @@ fn mend(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done
     let mut done = Vec::new();
     let mut seen: Vec<&Mend> = Vec::new();
     let wrong = findings.iter().filter(|finding| finding.verdict != Verdict::Ok);
-    for mend in wrong.filter_map(|finding| finding.mend.as_ref()) {
+    for (finding, mend) in wrong.filter_map(|finding| Some((finding, finding.mend.as_ref()?))) {
         // Two findings may have one mend.
-        if !mend.safe || mend.steps.is_empty() || seen.contains(&mend) {
+        let again = seen.iter().any(|other| other.steps == mend.steps);
+        if !mend.safe || mend.steps.is_empty() || again {
             continue;
         }
         seen.push(mend);
+        tell(&format!("{}: {}\n", finding.id, finding.meaning));
+        if !mend.advice.is_empty() {
+            tell(&format!("{}\n", mend.advice));
+        }
         for step in &mend.steps {
             let question = if yes { "\n" } else { " - do it? [y/N] " };
             tell(&format!("{step}{question}"));
@@ -148,7 +162,7 @@ fn tell(text: &str) {
     stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).ok();
 }
 
-fn in_words(findings: &[Finding]) -> String {
+fn in_words(Report { findings, ways }: &Report) -> String {
     let mut text = String::new();
     for Finding { id, verdict, checked, evidence, meaning, mend } in findings {
         // Writing to a string does not fail.
@@ -158,9 +172,12 @@ fn in_words(findings: &[Finding]) -> String {
             writeln!(text, "         mend: {mend}").ok();
         }
     }
+    for Way { option, works, why, .. } in ways {
+        writeln!(text, "way      {option}: {}: {why}", if *works { "yes" } else { "no" }).ok();
+    }
     let (faults, warnings) = (count(findings, Verdict::Fault), count(findings, Verdict::Warning));
     let verdict =
-        if faults == 0 { "a guest can be served" } else { "no guest can be served like this" };
+        if faults == 0 { "a guest can be served" } else { "no guest can be served by --vsock" };
     writeln!(text, "{verdict}: {faults} faults, {warnings} warnings").ok();
     text
 }
@@ -169,8 +186,13 @@ fn count(findings: &[Finding], verdict: Verdict) -> usize {
     findings.iter().filter(|finding| finding.verdict == verdict).count()
 }
 
-fn in_json(findings: &[Finding], fixed: Option<&[Done]>) -> Value {
-    let list: Vec<_> = findings
+fn in_json(report: &Report, fixed: Option<&[Done]>) -> Value {
+    let ways = report.ways.iter().map(|Way { id, option, works, why }| {
+        json!({ "way": id, "option": option, "works": works, "why": why })
+    });
+    let ways: Vec<_> = ways.collect();
+    let list: Vec<_> = report
+        .findings
         .iter()
         .map(|Finding { id, verdict, checked, evidence, meaning, mend }| {
             let steps = mend.iter().flat_map(|mend| &mend.steps);
@@ -187,7 +209,7 @@ fn in_json(findings: &[Finding], fixed: Option<&[Done]>) -> Value {
             })
         })
         .collect();
-    let mut object = json!({ "served": doctor::served(findings), "findings": list });
+    let mut object = json!({ "served": report.served(), "ways": ways, "findings": list });
     if let Some(fixed) = fixed {
         let step = |(step, result): &Done| json!({ "step": step, "error": result.as_ref().err() });
         object["fixed"] = fixed.iter().map(step).collect();

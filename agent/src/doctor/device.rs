@@ -14,10 +14,24 @@ use super::{
 
 const CHECKED: &str = "opening /dev/vhost-vsock, as QEMU does";
 
+/// No fault of the device is the end: this needs none.
+const WITHOUT: &str = "do without the device: 'agent --listen vhost-user:PATH' is the vsock device \
+                       of a QEMU guest itself (no module, no root), and hybrid:PATH is for \
+                       Firecracker and Cloud Hypervisor";
+
 const RULE: Step = Step::Write {
     path: "/etc/udev/rules.d/99-vhost-vsock.rules",
     line: r#"KERNEL=="vhost-vsock", GROUP="kvm", MODE="0660", OPTIONS+="static_node=vhost-vsock""#,
 };
+
+/// Where there is no group kvm.
+const RULE_OF_ROOT: Step = Step::Write {
+    path: "/etc/udev/rules.d/99-vhost-vsock.rules",
+    line: r#"KERNEL=="vhost-vsock", MODE="0660", OPTIONS+="static_node=vhost-vsock""#,
+};
+
+const GROUP: Step = Step::Run(&["chgrp", "kvm", "/dev/vhost-vsock"]);
+const MODE: Step = Step::Run(&["chmod", "0660", "/dev/vhost-vsock"]);
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let node = machine.probes.node.as_ref();
@@ -36,7 +50,10 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
                 .mend(Mend::advice("the kernel's log ('dmesg') may say more"))
         }
     }];
-    findings.extend(node.and_then(open_to_all));
+    for fault in findings.iter_mut().filter(|finding| finding.verdict == Verdict::Fault) {
+        fault.mend = fault.mend.take().map(|mend| mend.or(WITHOUT));
+    }
+    findings.extend(node.and_then(|node| open_to_all(machine, node)));
     findings
 }
 
@@ -194,39 +211,62 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
                  guest, which opens the device itself"
             )));
     }
-    finding.meaning("only root may give guests CIDs").mend(Mend {
-        advice: format!("then 'usermod -aG kvm {user}' and a new login"),
-        steps: vec![RULE, Step::Run(&["chgrp", "kvm", "/dev/vhost-vsock"]), MODE],
-        // It widens who may, which is for an administrator to want.
-        safe: false,
-    })
+    // It widens who may, which is for an administrator to want.
+    finding.meaning("only root may give guests CIDs").mend(Mend::unsafe_steps(
+        format!("then 'usermod -aG kvm {user}' and a new login"),
+        vec![RULE, GROUP, MODE],
+    ))
 }
 
-const MODE: Step = Step::Run(&["chmod", "0660", "/dev/vhost-vsock"]);
-
-fn open_to_all(node: &Node) -> Option<Finding> {
+/// The mode for everyone, which the rules of some distributions give it.
+fn open_to_all(machine: &Machine, node: &Node) -> Option<Finding> {
     let Node { mode, owner, group } = node;
-    (mode & 0o006 != 0).then(|| {
-        let evidence = format!("{mode:04o}, {owner}:{group}");
-        let finding = Finding::new(
-            "vhost-vsock-mode",
-            Verdict::Warning,
-            "the mode of /dev/vhost-vsock",
-            evidence,
-        );
+    if mode & 0o006 == 0 {
+        return None;
+    }
+    let by = rule(machine).map_or_else(String::new, |file| format!(", by {file}"));
+    let evidence = format!("{mode:04o}, {owner}:{group}{by}");
+    let kvm = machine
+        .read("/etc/group")
+        .is_some_and(|text| text.lines().any(|line| line.starts_with("kvm:")));
+    let (steps, from_then_on) = match (kvm, group.as_str()) {
+        (true, "kvm") => (vec![MODE, RULE], IN_KVM),
+        (true, _) => (vec![GROUP, MODE, RULE], IN_KVM),
+        (false, _) => (vec![MODE, RULE_OF_ROOT], "only root starts guests from then on"),
+    };
+    let finding = Finding::new(
+        "vhost-vsock-mode",
+        Verdict::Warning,
+        "the mode of /dev/vhost-vsock",
+        evidence,
+    );
+    Some(
         finding
             .meaning(
                 "every user of this machine can start a guest with any free CID, so a CID says \
                  nothing about who asks (--allow-cid)",
             )
-            .mend(
-                Mend::unsafe_steps(
-                    "",
-                    vec![RULE, Step::Run(&["chgrp", "kvm", "/dev/vhost-vsock"]), MODE],
-                )
-                .and("users who start guests must be in the group kvm from then on"),
-            )
-    })
+            .mend(Mend::safe(steps).and(from_then_on)),
+    )
+}
+
+const IN_KVM: &str = "users who start guests must be in the group kvm from then on ('usermod -aG kvm \
+                      USER'); the rule keeps it so at the next start";
+
+/// The rule of udev that opens it to all.
+fn rule(machine: &Machine) -> Option<String> {
+    let directories =
+        ["/etc/udev/rules.d", "/run/udev/rules.d", "/usr/lib/udev/rules.d", "/lib/udev/rules.d"];
+    let files = directories.iter().flat_map(|directory| {
+        machine.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
+    });
+    let opens = |line: &str| {
+        let line = line.replace(' ', "");
+        !line.starts_with('#')
+            && line.contains("\"vhost-vsock\"")
+            && (line.contains("MODE=\"0666\"") || line.contains("MODE:=\"0666\""))
+    };
+    files.into_iter().find(|path| machine.read(path).is_some_and(|text| text.lines().any(opens)))
 }
 
 #[cfg(test)]

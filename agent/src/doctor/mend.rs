@@ -9,30 +9,37 @@ pub(crate) enum Step {
     Write { path: &'static str, line: &'static str },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Mend {
     /// What no command does, or when and why.
     pub(crate) advice: String,
     pub(crate) steps: Vec<Step>,
-    /// Whether `--fix` may run the steps: nothing that works now stops working.
+    /// Whether `--fix` may run the steps: no guest that is served now is cut off.
     pub(crate) safe: bool,
+    /// What does without all that.
+    pub(crate) instead: Option<&'static str>,
 }
 
 impl Mend {
     pub(super) fn advice(advice: impl Into<String>) -> Self {
-        Self { advice: advice.into(), steps: Vec::new(), safe: false }
+        Self { advice: advice.into(), ..Self::default() }
     }
 
     pub(super) fn safe(steps: Vec<Step>) -> Self {
-        Self { advice: String::new(), steps, safe: true }
+        Self { steps, safe: true, ..Self::default() }
     }
 
     pub(super) fn unsafe_steps(advice: impl Into<String>, steps: Vec<Step>) -> Self {
-        Self { advice: advice.into(), steps, safe: false }
+        Self { advice: advice.into(), steps, ..Self::default() }
     }
 
     pub(super) fn and(mut self, advice: impl Into<String>) -> Self {
         self.advice = advice.into();
+        self
+    }
+
+    pub(super) fn or(mut self, instead: &'static str) -> Self {
+        self.instead = Some(instead);
         self
     }
 }
@@ -45,10 +52,11 @@ impl fmt::Display for Mend {
             write!(f, "{then}\"{step}\"")?;
         }
         match (self.steps.is_empty(), self.advice.is_empty()) {
-            (_, true) => Ok(()),
-            (true, _) => f.write_str(&self.advice),
-            (false, _) => write!(f, ": {}", self.advice),
+            (_, true) => {}
+            (true, _) => f.write_str(&self.advice)?,
+            (false, _) => write!(f, ": {}", self.advice)?,
         }
+        self.instead.map_or(Ok(()), |instead| write!(f, "; or {instead}"))
     }
 }
 
@@ -83,7 +91,19 @@ impl Step {
     }
 }
 
+/// What an administrator has written there stays.
 fn write(path: &Path, line: &str) -> std::io::Result<()> {
+    if let Ok(text) = fs::read_to_string(path) {
+        if text.lines().any(|written| written == line) {
+            return Ok(());
+        }
+        let other =
+            text.lines().any(|line| !matches!(line.trim().chars().next(), None | Some('#')));
+        if other {
+            let why = "it is there already and says something else: add the line by hand";
+            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, why));
+        }
+    }
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
@@ -106,6 +126,7 @@ mod tests {
         );
         assert_eq!(mend.and("as root").to_string().split(": ").last(), Some("as root"));
         assert_eq!(Mend::advice("reboot").to_string(), "reboot");
+        assert_eq!(Mend::advice("reboot").or("wait").to_string(), "reboot; or wait");
     }
 
     #[test]
@@ -117,5 +138,21 @@ mod tests {
         assert!(error.starts_with("/none/such does not run"), "{error}");
         let error = Step::Write { path: "/proc/none/such", line: "x" }.take().unwrap_err();
         assert!(error.starts_with("cannot write /proc/none/such"), "{error}");
+    }
+    #[test]
+    fn a_file_that_says_something_else_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rules.d/99-x.rules");
+        let text = || fs::read_to_string(&path).unwrap();
+        write(&path, "a").unwrap();
+        assert_eq!(text(), "a\n");
+        fs::write(&path, "b\na\n").unwrap();
+        write(&path, "a").unwrap();
+        let error = write(&path, "c").unwrap_err().to_string();
+        assert!(error.contains("add the line by hand"), "{error}");
+        assert_eq!(text(), "b\na\n");
+        fs::write(&path, "# nothing\n\n").unwrap();
+        write(&path, "c").unwrap();
+        assert_eq!(text(), "c\n");
     }
 }

@@ -18,6 +18,7 @@ mod programs;
 mod socket;
 mod transport;
 mod unit;
+mod ways;
 
 #[cfg(test)]
 mod testing;
@@ -27,6 +28,7 @@ pub(crate) use mend::Mend;
 #[cfg(test)]
 pub(crate) use mend::Step;
 pub(crate) use socket::mend_of_bind;
+pub(crate) use ways::Way;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,11 +95,22 @@ const CHECKS: &[Check] = &[
     namespace::check,
 ];
 
-pub(crate) fn examine(machine: &Machine) -> Vec<Finding> {
-    CHECKS.iter().flat_map(|check| check(machine)).collect()
+/// All that was found.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) ways: Vec<Way>,
 }
 
-/// Whether a guest could be served now.
-pub(crate) fn served(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.verdict != Verdict::Fault)
+impl Report {
+    /// Whether a guest could be served over the kernel's vsock now.
+    pub(crate) fn served(&self) -> bool {
+        self.findings.iter().all(|finding| finding.verdict != Verdict::Fault)
+    }
+}
+
+pub(crate) fn examine(machine: &Machine) -> Report {
+    let findings: Vec<_> = CHECKS.iter().flat_map(|check| check(machine)).collect();
+    let ways = ways::ways(machine, &findings);
+    Report { findings, ways }
 }

@@ -15,7 +15,10 @@ use std::{
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-use super::unit::{self, Own};
+use super::{
+    unit::{self, Own},
+    ways::HYBRID,
+};
 use crate::sys;
 
 /// How long QEMU and virsh may take.
@@ -57,6 +60,8 @@ pub(super) struct Probes {
     pub(super) cid: Option<u32>,
     /// `-device help` of each QEMU.
     pub(super) qemu: Vec<Asked>,
+    /// Other hypervisors that are in the PATH.
+    pub(super) hypervisors: Vec<String>,
     /// `virsh version` of the system's libvirt, where virsh is there.
     pub(super) libvirt: Option<Asked>,
     /// `systemctl show` of the service that this process is in and of the agent's.
@@ -78,6 +83,7 @@ impl Default for Probes {
             listening: None,
             cid: Some(2),
             qemu: Vec::new(),
+            hypervisors: Vec::new(),
             libvirt: None,
             units: None,
             log: String::new(),
@@ -105,6 +111,11 @@ impl Probes {
             listening: asked("ss", &["-lpnH", "--vsock"]).and_then(|asked| asked.answer.ok()),
             cid: cid.ok(),
             qemu: qemus().iter().filter_map(|name| asked(name, &["-device", "help"])).collect(),
+            hypervisors: HYBRID
+                .iter()
+                .filter(|name| in_path(name))
+                .map(|&name| name.into())
+                .collect(),
             libvirt: asked("virsh", &["-c", "qemu:///system", "--readonly", "version"]),
             units: units(),
             log: kernel_log().unwrap_or_default(),
@@ -138,6 +149,12 @@ fn qemus() -> [&'static str; 3] {
         _ => "qemu-system-native",
     };
     [own, "qemu-kvm", "/usr/libexec/qemu-kvm"]
+}
+
+/// Whether there is such a program, which is not run.
+fn in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }
 
 /// A user's services are known to that user's systemd only.

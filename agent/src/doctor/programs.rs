@@ -5,10 +5,19 @@ use super::{Finding, Machine, Verdict, mend::Mend, probes::Asked};
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings: Vec<_> = machine.probes.qemu.iter().map(qemu).collect();
     if findings.is_empty() {
+        let others = &machine.probes.hypervisors;
+        let others = if others.is_empty() {
+            "Firecracker and Cloud Hypervisor need none".to_owned()
+        } else {
+            format!("{} needs none, and is here", others.join(", "))
+        };
         let evidence = "neither qemu-system of this architecture nor qemu-kvm is in the PATH";
         findings.push(
             Finding::new("qemu", Verdict::Warning, "QEMU and its vsock devices", evidence)
-                .meaning("no guest of QEMU can be started here; other hypervisors may do")
+                .meaning(format!(
+                    "no guest of QEMU can be started here; {others}: '--listen hybrid:PATH' serves \
+                     their guests"
+                ))
                 .mend(Mend::advice(
                     "install it (Debian: qemu-system-x86, Fedora: qemu-kvm), or put it into the PATH",
                 )),
@@ -29,11 +38,7 @@ fn qemu(Asked { program, answer }: &Asked) -> Finding {
                 .mend(Mend::advice(format!("try '{program} -device help'")));
         }
     };
-    let names: Vec<_> = help
-        .lines()
-        .filter_map(|line| line.strip_prefix("name \"")?.split('"').next())
-        .filter(|name| name.contains("vsock"))
-        .collect();
+    let names = devices(help);
     if names.iter().any(|name| name.starts_with("vhost-vsock")) {
         return finding(Verdict::Ok, names.join(", ")).meaning("its guests can have vsock");
     }
@@ -43,8 +48,24 @@ fn qemu(Asked { program, answer }: &Asked) -> Finding {
             .mend(Mend::advice("install a QEMU of 2.8 or later with vhost-vsock"));
     }
     finding(Verdict::Warning, names.join(", "))
-        .meaning("its guests can have vsock by a vhost-user process only")
-        .mend(Mend::advice("install a QEMU with vhost-vsock, or run vhost-device-vsock"))
+        .meaning("its guests can have vsock by vhost-user only")
+        .mend(Mend::advice(
+            "serve them with '--listen vhost-user:PATH', or install a QEMU with vhost-vsock",
+        ))
+}
+
+/// The vsock devices in an answer to `-device help`.
+fn devices(help: &str) -> Vec<&str> {
+    let names = help.lines().filter_map(|line| line.strip_prefix("name \"")?.split('"').next());
+    names.filter(|name| name.contains("vsock")).collect()
+}
+
+/// A QEMU that has such a device.
+pub(super) fn with_device<'a>(machine: &'a Machine, device: &str) -> Option<&'a str> {
+    let has = |Asked { answer, .. }: &&Asked| {
+        answer.as_ref().is_ok_and(|help| devices(help).iter().any(|name| name.starts_with(device)))
+    };
+    machine.probes.qemu.iter().find(has).map(|asked| asked.program.as_str())
 }
 
 fn libvirt(machine: &Machine) -> Finding {
@@ -93,7 +114,9 @@ mod tests {
             assert_eq!(found.verdict, verdict, "{found:?}");
             assert!(found.evidence.contains(part), "{found:?}");
         }
-        assert_eq!(Tree::new("6.1.0").finding(check, "qemu").verdict, Verdict::Warning);
+        let found = Tree::new("6.1.0").finding(check, "qemu");
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(found.meaning.contains("--listen hybrid:PATH"), "{found:?}");
     }
 
     #[test]

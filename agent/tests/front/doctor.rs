@@ -29,13 +29,27 @@ fn the_status_the_words_and_the_json_agree() {
     for id in ["kernel", "vsock", "vhost-vsock", "transport", "cid", "socket", "limits", "qemu"] {
         assert!(ids.contains(id), "{id} in {ids:?}");
     }
-    for finding in findings.iter().filter(|finding| finding["verdict"] == "fault") {
-        assert!(finding["mend"].is_string(), "every fault has its mend: {finding}");
+    for finding in findings {
+        for key in ["checked", "evidence", "meaning"] {
+            assert!(finding[key].as_str().is_some_and(|said| !said.is_empty()), "{key}: {finding}");
+        }
+        assert!(finding["verdict"] != "fault" || finding["mend"].is_string(), "mend: {finding}");
     }
+    let ways: Vec<_> = object["ways"].as_array().unwrap().iter().collect();
+    let names: Vec<_> = ways.iter().map(|way| way["way"].as_str().unwrap()).collect();
+    assert_eq!(names, ["vsock", "vhost-user", "hybrid"]);
+    assert_eq!(ways[0]["works"], object["served"]);
     let words = doctor(&[]);
     assert_eq!(words.status.code(), json.status.code());
+    let help = text(&doctor(&["--help"]).stdout);
     for id in ids {
         assert!(text(&words.stdout).contains(&format!(" {id}: ")), "{id}");
+        let documented = |word: &str| word.trim_end_matches([',', ';']) == id;
+        assert!(help.split_whitespace().any(documented), "{id} is documented");
+    }
+    for way in ways {
+        let line = format!("way      {}: ", way["option"].as_str().unwrap());
+        assert!(text(&words.stdout).contains(&line), "{line}");
     }
     assert_eq!(text(&words.stderr), "");
 }

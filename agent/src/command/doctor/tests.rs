@@ -15,7 +15,7 @@ fn finding(verdict: Verdict, mend: Option<Mend>) -> Finding {
 }
 
 fn mend_of(steps: &[Step], safe: bool) -> Mend {
-    Mend { advice: String::new(), steps: steps.to_vec(), safe }
+    Mend { steps: steps.to_vec(), safe, ..Mend::default() }
 }
 
 const TRUE: Step = Step::Run(&["true"]);
@@ -45,25 +45,34 @@ fn only_safe_mends_are_run_and_only_on_a_yes() {
 
 #[test]
 fn words_and_json_say_the_same() {
-    let findings =
-        [finding(Verdict::Fault, Some(mend_of(&[TRUE], true))), finding(Verdict::Warning, None)];
-    let words = in_words(&findings);
+    let way = Way { id: "vsock", option: "--vsock", works: false, why: "thing: so".into() };
+    let findings = vec![
+        finding(Verdict::Fault, Some(mend_of(&[TRUE], true))),
+        finding(Verdict::Warning, None),
+    ];
+    let mut report = Report { findings, ways: vec![way] };
+    let words = in_words(&report);
     assert!(
         words.contains("fault    thing: the thing: it is so\n         so it goes\n"),
         "{words}"
     );
     assert!(words.contains("         mend: \"true\"\n"), "{words}");
-    assert!(words.ends_with("no guest can be served like this: 1 faults, 1 warnings\n"), "{words}");
-    let object = in_json(&findings, None);
+    let end = "way      --vsock: no: thing: so\n\
+               no guest can be served by --vsock: 1 faults, 1 warnings\n";
+    assert!(words.ends_with(end), "{words}");
+    let object = in_json(&report, None);
     assert_eq!(object["served"], false);
     assert_eq!(object["findings"][0]["steps"][0], "true");
     assert_eq!(object["findings"][1]["mend"], Value::Null);
     assert!(object.get("fixed").is_none());
-    for finding in object["findings"].as_array().unwrap() {
-        for key in finding.as_object().unwrap().keys() {
+    assert_eq!(object["ways"][0]["works"], false);
+    let lists = ["findings", "ways"].iter().flat_map(|key| object[key].as_array().unwrap());
+    for listed in lists {
+        for key in listed.as_object().unwrap().keys() {
             assert!(EXAMPLES.contains(&format!("\n    {key}  ")), "{key} is documented");
         }
     }
-    let object = in_json(&findings[1..], Some(&[("true".into(), Ok(()))]));
+    report.findings.remove(0);
+    let object = in_json(&report, Some(&[("true".into(), Ok(()))]));
     assert_eq!((&object["served"], &object["fixed"][0]["error"]), (&true.into(), &Value::Null));
 }

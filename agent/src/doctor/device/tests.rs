@@ -88,12 +88,43 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
 }
 
 #[test]
-fn a_device_that_opens_is_well_and_a_warning_where_it_opens_for_all() {
+fn every_fault_of_the_device_names_the_way_without_it() {
+    for errno in [libc::ENOENT, libc::ENODEV, libc::EACCES, libc::EIO] {
+        let tree = Tree::new("6.1.0").probe(|probes| probes.vhost = Err(errno));
+        let mend = tree.finding(check, "vhost-vsock").mend.unwrap().to_string();
+        assert!(mend.contains("'agent --listen vhost-user:PATH'"), "{mend}");
+    }
+}
+
+#[test]
+fn a_device_that_opens_is_well() {
     let tree = Tree::new("6.1.0").node(0o660, "kvm");
     assert_eq!(check(&tree.machine()).len(), 1);
     assert_eq!(tree.finding(check, "vhost-vsock").verdict, Verdict::Ok);
-    let tree = Tree::new("6.1.0").node(0o666, "kvm");
+}
+
+#[test]
+fn a_device_open_to_all_is_a_warning_with_a_safe_mend() {
+    const CHMOD: &str = "\"chmod 0660 /dev/vhost-vsock\"";
+    const CHGRP: &str = "\"chgrp kvm /dev/vhost-vsock\"";
+    let tree = |group| Tree::new("6.1.0").node(0o666, group);
+    let kvm = |tree: Tree| tree.file("/etc/group", "root:x:0:\nkvm:x:104:\n");
+    for (tree, steps, part) in [
+        (kvm(tree("kvm")), vec![CHMOD], "GROUP=\"kvm\", MODE=\"0660\""),
+        (kvm(tree("root")), vec![CHGRP, CHMOD], "GROUP=\"kvm\", MODE=\"0660\""),
+        (tree("root"), vec![CHMOD], "only root starts guests"),
+    ] {
+        let found = tree.finding(check, "vhost-vsock-mode");
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(found.evidence.starts_with("0666, root:"), "{found:?}");
+        let mend = found.mend.unwrap();
+        assert!(mend.safe && mend.steps.len() == steps.len() + 1, "{mend}");
+        let said = mend.to_string();
+        assert!(said.starts_with(&steps.join(", then ")), "{said}");
+        assert!(said.contains("> /etc/udev/rules.d/99-vhost-vsock.rules") && said.contains(part));
+    }
+    let rule = "# MODE=\"0666\"\nKERNEL==\"vhost-vsock\", GROUP=\"kvm\", MODE=\"0666\"\n";
+    let tree = kvm(tree("kvm")).file("/usr/lib/udev/rules.d/50-udev-default.rules", rule);
     let found = tree.finding(check, "vhost-vsock-mode");
-    assert_eq!((found.verdict, found.evidence.as_str()), (Verdict::Warning, "0666, root:kvm"));
-    assert!(found.mend.unwrap().to_string().contains("chmod 0660 /dev/vhost-vsock"));
+    assert_eq!(found.evidence, "0666, root:kvm, by /usr/lib/udev/rules.d/50-udev-default.rules");
 }
