@@ -1,8 +1,11 @@
-//! What SELinux and AppArmor have denied, from the logs that this user may read.
+//! What SELinux and AppArmor have denied.
+//!
+//! Denials are in logs that root reads, and partly the groups adm and systemd-journal. To anyone else
+//! nothing but the own confinement and a refusal is to be seen: that is said, and no more is claimed.
 
 use super::{Finding, Machine, Verdict, mend::Mend};
 
-/// Where denials are written; the kernel's own log is a probe.
+/// Where denials are written; the kernel's own log and the journal are probes.
 const LOGS: &[&str] =
     &["/var/log/audit/audit.log", "/var/log/kern.log", "/var/log/syslog", "/var/log/messages"];
 
@@ -10,13 +13,38 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     vec![selinux(machine), apparmor(machine)]
 }
 
-/// The last denial that is about vsock. `None` inside: no log could be read.
-fn last(machine: &Machine, denied: fn(&str) -> bool) -> (bool, Option<String>) {
-    let logs = LOGS.iter().filter_map(|path| machine.read(path));
-    let kernel = Some(machine.probes.log.clone()).filter(|log| !log.is_empty());
-    let logs: Vec<_> = kernel.into_iter().chain(logs).collect();
-    let line = logs.iter().find_map(|log| log.lines().rfind(|line| denied(line)));
-    (!logs.is_empty(), line.map(|line| line.trim().to_owned()))
+/// What the logs say.
+enum Search {
+    /// The last denial that is about vsock.
+    Denied(String),
+    /// There is none in these.
+    Quiet(String),
+    /// This user may read none of them.
+    Unread(String),
+}
+
+fn search(machine: &Machine, denied: fn(&str) -> bool) -> Search {
+    let mut logs: Vec<(&str, String)> = Vec::new();
+    for (name, text) in
+        [("the kernel's log", &machine.probes.log), ("the journal", &machine.probes.journal)]
+    {
+        if !text.is_empty() {
+            logs.push((name, text.clone()));
+        }
+    }
+    logs.extend(LOGS.iter().filter_map(|path| Some((*path, machine.read(path)?))));
+    let lines = logs.iter().find_map(|(_, log)| log.lines().rfind(|line| denied(line)));
+    if let Some(line) = lines {
+        return Search::Denied(line.trim().to_owned());
+    }
+    if logs.is_empty() {
+        let user = &machine.probes.user;
+        return Search::Unread(format!(
+            "{user} may read no log of denials (root may, and the groups adm and systemd-journal)"
+        ));
+    }
+    let names: Vec<_> = logs.iter().map(|(name, _)| *name).collect();
+    Search::Quiet(format!("no denial of vsock is in {}", names.join(", ")))
 }
 
 fn of_vsock(line: &str) -> bool {
@@ -25,13 +53,48 @@ fn of_vsock(line: &str) -> bool {
         .any(|mark| line.contains(mark))
 }
 
-/// What a log without a denial means.
-fn none(seen: bool) -> &'static str {
-    if seen {
-        "and no denial of vsock is in the logs"
-    } else {
-        "and no log could be read here: root sees its denials"
+/// Something was refused as these refuse it, and not as a mode or a filter does.
+fn refused(machine: &Machine) -> Option<&'static str> {
+    let probes = &machine.probes;
+    let refused = Err(libc::EACCES);
+    [
+        (probes.socket == refused, "socket(AF_VSOCK) fails with EACCES"),
+        (probes.bind == refused && probes.port >= 1024, "binding the port fails with EACCES"),
+        (
+            probes.vhost == refused && probes.user == "root",
+            "root may not open /dev/vhost-vsock (EACCES)",
+        ),
+    ]
+    .into_iter()
+    .find_map(|(so, what)| so.then_some(what))
+}
+
+/// What is known where the logs name no denial.
+fn unproven(
+    machine: &Machine,
+    finding: impl Fn(Verdict, String) -> Finding,
+    (seen, unread): (String, bool),
+    look: &str,
+) -> Finding {
+    match (refused(machine), unread) {
+        (Some(what), _) => finding(Verdict::Warning, format!("{seen}; {what}"))
+            .meaning("it refuses like that, and so it may be what does")
+            .mend(Mend::advice(look)),
+        (None, true) => finding(Verdict::Ok, seen).meaning(
+            "nothing was refused to the doctor itself; what others were denied, root sees",
+        ),
+        (None, false) => finding(Verdict::Ok, seen).meaning("nothing is known against it"),
     }
+}
+
+/// What confines this process, as the kernel names it.
+fn own(machine: &Machine, module: &str) -> String {
+    let own = machine
+        .value(&format!("/proc/self/attr/{module}/current"))
+        .or_else(|| machine.value("/proc/self/attr/current"))
+        .map(|name| name.trim_end_matches('\0').to_owned())
+        .filter(|name| !name.is_empty());
+    own.map_or_else(String::new, |name| format!(", this process is {name}"))
 }
 
 fn selinux(machine: &Machine) -> Finding {
@@ -44,18 +107,28 @@ fn selinux(machine: &Machine) -> Finding {
         Some("1") => "it is enforcing",
         Some(_) => "it is permissive",
     };
+    let mode = format!("{mode}{}", own(machine, "selinux"));
     let denied = |line: &str| line.contains("avc:") && line.contains("denied") && of_vsock(line);
-    match last(machine, denied) {
-        (seen, None) => finding(Verdict::Ok, format!("{mode}, {}", none(seen)))
-            .meaning("nothing is known against it"),
-        (_, Some(line)) => finding(Verdict::Warning, format!("{mode}: {line}"))
-            .meaning("a program was denied vsock; where it enforces, that guest is not served")
-            .mend(Mend::advice(
-                "'ausearch -m avc -ts recent | audit2allow -M agent-vsock', read \
-                 agent-vsock.te, then 'semodule -i agent-vsock.pp'; or let systemd start the agent \
-                 in a domain that may",
-            )),
-    }
+    let (why, unread) = match search(machine, denied) {
+        Search::Denied(line) => {
+            return finding(Verdict::Warning, format!("{mode}: {line}"))
+                .meaning("a program was denied vsock; where it enforces, that guest is not served")
+                .mend(Mend::advice(
+                    "'ausearch -m avc -ts recent | audit2allow -M agent-vsock', read \
+                     agent-vsock.te, then 'semodule -i agent-vsock.pp'; or let systemd start the \
+                     agent in a domain that may",
+                ));
+        }
+        Search::Quiet(why) => (why, false),
+        Search::Unread(why) => (why, true),
+    };
+    unproven(
+        machine,
+        finding,
+        (format!("{mode}; {why}"), unread),
+        "as root: 'semodule -DB' (it shows what policies keep quiet about), try again, 'ausearch -m \
+         avc -ts recent', 'semodule -B'",
+    )
 }
 
 fn apparmor(machine: &Machine) -> Finding {
@@ -64,27 +137,29 @@ fn apparmor(machine: &Machine) -> Finding {
     if machine.value("/sys/module/apparmor/parameters/enabled").as_deref() != Some("Y") {
         return finding(Verdict::Ok, "not in use".into()).meaning("it denies nothing");
     }
-    let own = machine
-        .value("/proc/self/attr/apparmor/current")
-        .or_else(|| machine.value("/proc/self/attr/current"))
-        .filter(|profile| !profile.is_empty());
-    let own = own.map_or_else(String::new, |profile| format!(", this process is {profile}"));
+    let mode = format!("it is in use{}", own(machine, "apparmor"));
     let denied = |line: &str| line.contains("apparmor=\"DENIED\"") && of_vsock(line);
-    match last(machine, denied) {
-        (seen, None) => finding(Verdict::Ok, format!("it is in use{own}, {}", none(seen)))
-            .meaning("nothing is known against it"),
-        (_, Some(line)) => {
+    let (why, unread) = match search(machine, denied) {
+        Search::Denied(line) => {
             let profile = line.split("profile=\"").nth(1).and_then(|rest| rest.split('"').next());
             let profile = profile.unwrap_or("PROFILE").to_owned();
-            finding(Verdict::Warning, format!("it is in use{own}: {line}"))
+            return finding(Verdict::Warning, format!("{mode}: {line}"))
                 .meaning(format!("the profile {profile} keeps vsock from its program"))
                 .mend(Mend::advice(format!(
                     "add 'network vsock,' and '/dev/vhost-vsock rw,' to the profile {profile} below \
                      /etc/apparmor.d (libvirt's: abstractions/libvirt-qemu), then 'apparmor_parser \
                      -r' on its file"
-                )))
+                )));
         }
-    }
+        Search::Quiet(why) => (why, false),
+        Search::Unread(why) => (why, true),
+    };
+    unproven(
+        machine,
+        finding,
+        (format!("{mode}; {why}"), unread),
+        "as root: 'aa-status', and 'journalctl -k -g apparmor' after another try",
+    )
 }
 
 #[cfg(test)]
@@ -100,7 +175,7 @@ mod tests {
         assert_eq!(Tree::new("6.1.0").finding(check, "selinux").verdict, Verdict::Ok);
         let enforcing = || Tree::new("6.1.0").file("/sys/fs/selinux/enforce", "1");
         let found = enforcing().finding(check, "selinux");
-        assert!(found.evidence.contains("no log could be read"), "{found:?}");
+        assert!(found.evidence.contains("root may read no log of denials"), "{found:?}");
         let other = "avc:  denied  { read } for comm=\"agent\" tclass=file\n";
         let found = enforcing().file("/var/log/audit/audit.log", other).finding(check, "selinux");
         assert!(found.evidence.contains("no denial of vsock"), "{found:?}");
@@ -124,5 +199,49 @@ mod tests {
         assert_eq!(found.verdict, Verdict::Warning);
         assert!(found.evidence.starts_with("it is in use, this process is unconfined: "));
         assert!(found.meaning.contains("libvirt-77"), "{found:?}");
+    }
+    #[test]
+    fn an_ordinary_user_is_told_what_cannot_be_seen() {
+        let ann = |profile: &str| {
+            Tree::new("6.1.0")
+                .file("/sys/module/apparmor/parameters/enabled", "Y\n")
+                .file("/proc/self/attr/apparmor/current", profile)
+                .probe(|probes| probes.user = "ann".into())
+        };
+        let found = ann("unconfined\n").finding(check, "apparmor");
+        assert_eq!(found.verdict, Verdict::Ok);
+        assert!(found.evidence.contains("ann may read no log of denials"), "{found:?}");
+        assert!(found.meaning.contains("root sees"), "{found:?}");
+        // A refusal is evidence that needs no log.
+        let tree = ann("agent (enforce)\n").probe(|probes| probes.socket = Err(libc::EACCES));
+        let found = tree.finding(check, "apparmor");
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(found.evidence.contains("this process is agent (enforce)"), "{found:?}");
+        assert!(found.evidence.ends_with("socket(AF_VSOCK) fails with EACCES"), "{found:?}");
+        assert!(found.mend.unwrap().to_string().contains("aa-status"));
+        // The groups of the journal need not be root.
+        let line = "2026-01-02T03:04:05+00:00 host audit[9]: AVC apparmor=\"DENIED\" \
+                    operation=\"create\" class=\"net\" profile=\"agent\" family=\"vsock\"\n";
+        let tree = ann("unconfined\n").probe(|probes| probes.journal = line.into());
+        assert!(tree.finding(check, "apparmor").meaning.contains("profile agent keeps"));
+    }
+
+    #[test]
+    fn what_root_may_not_is_not_the_modes_doing() {
+        let enforcing = Tree::new("6.1.0")
+            .file("/sys/fs/selinux/enforce", "1")
+            .file("/proc/self/attr/current", "system_u:system_r:nbd_t:s0\0")
+            .file("/var/log/audit/audit.log", "type=LOGIN\n");
+        let tree = enforcing.probe(|probes| probes.vhost = Err(libc::EACCES));
+        let found = tree.finding(check, "selinux");
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(
+            found.evidence.contains("this process is system_u:system_r:nbd_t:s0;"),
+            "{found:?}"
+        );
+        assert!(found.mend.unwrap().to_string().contains("semodule -DB"));
+        // A mode forbids it to others.
+        let tree = tree.probe(|probes| probes.user = "ann".into());
+        assert_eq!(tree.finding(check, "selinux").verdict, Verdict::Ok);
     }
 }

@@ -68,7 +68,7 @@ impl Machine {
 
     /// The kernel's log, where it may be read.
     pub(super) fn kernel_log(&self) -> &str {
-        &self.probes.log
+        if self.probes.log.is_empty() { &self.probes.journal } else { &self.probes.log }
     }
 
     /// Names in a directory, sorted.

@@ -24,6 +24,18 @@ use crate::sys;
 /// How long QEMU and virsh may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The kernel's ring is soon written over, and is root's on most machines; the journal is neither.
+const JOURNAL: &[&str] = &[
+    "--quiet",
+    "--no-pager",
+    "--boot",
+    "--lines=3000",
+    "--output=short-iso",
+    "_TRANSPORT=kernel",
+    "+",
+    "_TRANSPORT=audit",
+];
+
 /// An answer, or the number of the error.
 pub(super) type Answer = Result<(), i32>;
 
@@ -68,6 +80,8 @@ pub(super) struct Probes {
     pub(super) units: Option<Asked>,
     /// The kernel's log, where it may be read.
     pub(super) log: String,
+    /// What the journal has of the kernel and of its audit, where it may be read.
+    pub(super) journal: String,
 }
 
 /// Nothing but success; what a test or an error's mend does not ask.
@@ -87,6 +101,7 @@ impl Default for Probes {
             libvirt: None,
             units: None,
             log: String::new(),
+            journal: String::new(),
         }
     }
 }
@@ -119,6 +134,9 @@ impl Probes {
             libvirt: asked("virsh", &["-c", "qemu:///system", "--readonly", "version"]),
             units: units(),
             log: kernel_log().unwrap_or_default(),
+            journal: asked("journalctl", JOURNAL)
+                .and_then(|asked| asked.answer.ok())
+                .unwrap_or_default(),
         }
     }
 }

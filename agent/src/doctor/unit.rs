@@ -209,10 +209,15 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
         );
     }
     if findings.is_empty() {
-        findings.push(
-            finding(Verdict::Ok, "what systemd keeps from the agent", "nothing".into())
-                .meaning("this process is in no service, and none of the agent's is loaded here"),
-        );
+        let checked = "what systemd keeps from the agent";
+        findings.push(match machine.probes.units.as_ref().map(|asked| &asked.answer) {
+            Some(Err(error)) => {
+                finding(Verdict::Ok, checked, format!("systemctl does not tell: {error}"))
+                    .meaning("this process is in no service; of the agent's nothing is known")
+            }
+            _ => finding(Verdict::Ok, checked, "nothing".into())
+                .meaning("this process is in no service, and the agent's is not loaded here"),
+        });
     }
     findings
 }
