@@ -154,6 +154,9 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
             .meaning("it could not start when the kernel did")
             .mend(Mend::advice("look for vhost_vsock and vsock in the kernel's log ('dmesg')")),
         Source::File | Source::Missing => {
+            if let Some(Obstacle { evidence: why, meaning, mend }) = loading::logged(machine) {
+                return finding(format!("{seen}; {why}")).meaning(meaning).mend(mend);
+            }
             evidence.push("vhost_vsock is not loaded".into());
             let perhaps = match place {
                 Place::Unsettled(_, why) => Some(why),

@@ -15,22 +15,22 @@ pub(super) struct Obstacle {
     pub(super) mend: Mend,
 }
 
-/// What is known to keep vhost_vsock out, apart from other transports.
+/// What is known to keep vhost_vsock out now, apart from other transports.
 pub(super) fn obstacles(machine: &Machine) -> Vec<Obstacle> {
-    let mut names = Vec::new();
-    let mut found: Vec<_> = locked(machine).into_iter().collect();
-    for file in machine.files("vhost_vsock") {
-        names.push(file.name());
-        found.extend(dependency(machine, &file));
-    }
-    found.extend(signature(machine));
-    found.extend(mismatch(machine, &names));
-    found.extend(helper(machine));
-    found
+    let files = machine.files("vhost_vsock");
+    let missing = files.iter().filter_map(|file| dependency(machine, file));
+    locked(machine).into_iter().chain(missing).chain(helper(machine)).collect()
+}
+
+/// What kept it out when it was tried last, says the kernel's log, which may be old.
+pub(super) fn logged(machine: &Machine) -> Option<Obstacle> {
+    let names: Vec<_> = machine.files("vhost_vsock").iter().map(ModuleFile::name).collect();
+    signature(machine).or_else(|| mismatch(machine, &names))
 }
 
 /// What may keep it out as well, and cannot be told from here.
 pub(super) fn suspects(machine: &Machine) -> Vec<String> {
+    // A log without a refusal clears it.
     let enforced = enforced(machine).filter(|_| machine.kernel_log().is_empty());
     let signed =
         |how| format!("{how}, and no log that may be read here says whether it refused one");
@@ -159,7 +159,10 @@ fn mismatch(machine: &Machine, names: &[String]) -> Option<Obstacle> {
     })?;
     Some(Obstacle {
         evidence: format!("the kernel's log: {}", line.trim()),
-        meaning: "the module, or one below it, is of another build than the running kernel".into(),
+        meaning:
+            "when it was tried last the module, or one below it, was of another build than the \
+                  running kernel"
+                .into(),
         mend: Mend::advice(format!(
             "install the modules of the running kernel ({}) again, 'depmod -a', or reboot into the \
              kernel that is installed",

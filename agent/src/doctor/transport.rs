@@ -160,7 +160,9 @@ fn conflict(machine: &Machine) -> Finding {
 
 /// Whether vhost_vsock is kept out by something else, for sure.
 fn known(machine: &Machine) -> bool {
-    machine.kept_out("vhost_vsock").is_some() || !loading::obstacles(machine).is_empty()
+    machine.kept_out("vhost_vsock").is_some()
+        || !loading::obstacles(machine).is_empty()
+        || loading::logged(machine).is_some()
 }
 
 /// What it means that this one has vhost_vsock's place.

@@ -224,7 +224,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 
 fn told(unit: &Unit, own: Option<&Own>, systemctl: &str) -> Finding {
     let Unit { id, .. } = unit;
-    let here = if own.is_some_and(|own| own.name == *id) { ", which this is" } else { "" };
+    let here = if own.is_some_and(|own| own.name == *id) { ", which this is," } else { "" };
     let (mut evidence, mut meanings, mut lines) = (Vec::new(), Vec::new(), Vec::new());
     if unit.forbids_family() {
         evidence.push("RestrictAddressFamilies= keeps AF_VSOCK from it".to_owned());

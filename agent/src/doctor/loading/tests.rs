@@ -76,7 +76,7 @@ fn what_keeps_a_module_out_is_told_by_its_evidence() {
         (
             logged(refused(), "vhost_vsock: version magic '6.1.1 SMP' should be '6.1.0 SMP'"),
             "version magic '6.1.1",
-            "of another build",
+            "was of another build",
             "modules of the running kernel (6.1.0)",
         ),
         (
@@ -100,7 +100,10 @@ fn what_keeps_a_module_out_is_told_by_its_evidence() {
 #[test]
 fn what_only_looks_like_an_obstacle_is_none() {
     let whole = refused().file("/proc/sys/kernel/modules_disabled", "0\n");
-    let quiet = |tree: Tree| assert!(obstacles(&tree.machine()).is_empty());
+    let quiet = |tree: Tree| {
+        assert!(obstacles(&tree.machine()).is_empty());
+        assert!(logged(&tree.machine()).is_none());
+    };
     quiet(whole);
     // In use already: its file has no part in it.
     let line = "kernel/x/vhost_vsock.ko.xz: kernel/x/vhost.ko.xz\n";
@@ -117,6 +120,21 @@ fn what_only_looks_like_an_obstacle_is_none() {
     let none = "[none] integrity confidentiality\n";
     let tree = refused().file("/sys/kernel/security/lockdown", none);
     quiet(tree.probe(|probes| probes.log = log.into()));
+}
+
+/// The log may tell of a time before it was mended; this machine's CID tells of now.
+#[test]
+fn a_transport_that_is_in_the_place_goes_before_the_log() {
+    let log = "4,521,2,-;vhost_vsock: Unknown symbol vhost_dev_init (err -2)\n";
+    let tree = refused()
+        .modules(&[(VMCI, 0)])
+        .probe(|probes| (probes.log, probes.cid) = (log.into(), Some(2)));
+    let found = tree.finding(device::check, "vhost-vsock");
+    assert!(found.meaning.starts_with("VMCI is this host's"), "{found:?}");
+    // What stands in the way now goes before the transport.
+    let tree = tree.file("/proc/sys/kernel/modules_disabled", "1\n");
+    let found = tree.finding(device::check, "vhost-vsock");
+    assert!(found.evidence.ends_with("vmw_vsock_vmci_transport has its place"), "{found:?}");
 }
 
 #[test]
