@@ -58,21 +58,8 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 }
 
 fn missing(machine: &Machine) -> Finding {
-    if let Some((own, why)) = unit(machine)
-        && why == "PrivateDevices=yes"
-    {
-        let name = &own.name;
-        return Finding::new(
-            "vhost-vsock",
-            Verdict::Fault,
-            CHECKED,
-            "there is no /dev/vhost-vsock",
-        )
-        .meaning(format!(
-            "{name} has a /dev of its own ({why}): that says nothing about the machine's, which \
-                 QEMU sees"
-        ))
-        .mend(unit::edit(own.systemctl(), name, unit::DEVICE));
+    if let Some((own, why)) = unit(machine).filter(|(_, why)| why == "PrivateDevices=yes") {
+        return in_service(machine, &own, "there is no /dev/vhost-vsock in its own /dev", &why);
     }
     if machine.module("vhost_vsock").is_none() && machine.container().is_none() {
         return not_loaded(machine, "there is no /dev/vhost-vsock");
@@ -98,6 +85,32 @@ fn missing(machine: &Machine) -> Finding {
              /sys/class/misc/vhost-vsock/dev) && chgrp kvm /dev/vhost-vsock'",
         ))
 }
+
+/// In a service that is kept from the device. In the agent's own that is as it should be: it is QEMU
+/// that needs it, outside.
+fn in_service(machine: &Machine, own: &Own, seen: &str, why: &str) -> Finding {
+    let name = &own.name;
+    let finding = |verdict| {
+        Finding::new("vhost-vsock", verdict, CHECKED, format!("{seen}: {name} has {why}"))
+    };
+    let edit = unit::edit(own.systemctl(), name, unit::DEVICE);
+    if !own.is_agents() {
+        return finding(Verdict::Fault).meaning(IN_SERVICE).mend(edit);
+    }
+    if machine.has("/sys/class/misc/vhost-vsock") {
+        return finding(Verdict::Ok)
+            .meaning("the module is loaded, and the machine's own device is QEMU's to open");
+    }
+    finding(Verdict::Warning)
+        .meaning("whether QEMU may open the machine's own is not to be seen from here")
+        .mend(Mend::advice(format!(
+            "run 'agent doctor' outside {name}, as who starts QEMU; only for --qmp: {}",
+            edit.advice
+        )))
+}
+
+const IN_SERVICE: &str =
+    "a QEMU in this service gets no CID; an agent in it can serve, but not give CIDs (--qmp)";
 
 /// The service that this process is in, where it is kept from the device, and by what.
 fn unit(machine: &Machine) -> Option<(Own, String)> {
@@ -183,13 +196,11 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
 
 fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
     let user = &machine.probes.user;
+    // A mode that forbids is EACCES; a group of devices is EPERM.
     if machine.probes.vhost == Err(libc::EPERM)
         && let Some((own, why)) = unit(machine)
     {
-        // A mode that forbids is EACCES; a group of devices is EPERM.
-        return Finding::new("vhost-vsock", Verdict::Fault, CHECKED, "it fails with EPERM")
-            .meaning(format!("{why} of {} keeps the device from it", own.name))
-            .mend(unit::edit(own.systemctl(), &own.name, unit::DEVICE));
+        return in_service(machine, &own, "it fails with EPERM", &why);
     }
     let Some(Node { mode, owner, group }) = node else {
         return Finding::new("vhost-vsock", Verdict::Fault, CHECKED, "it is forbidden")
@@ -207,6 +218,15 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
             ));
     }
     if mode & 0o060 == 0o060 && group != "root" {
+        if let Some(own) = unit::own(machine) {
+            let verdict = if own.is_agents() { Verdict::Warning } else { Verdict::Fault };
+            let groups = format!("SupplementaryGroups={group}");
+            return Finding { verdict, ..finding }.meaning(IN_SERVICE).mend(unit::edit(
+                own.systemctl(),
+                &own.name,
+                &groups,
+            ));
+        }
         return finding
             .meaning(format!("QEMU of this user gets no CID; those in the group {group} do"))
             .mend(Mend::advice(format!(

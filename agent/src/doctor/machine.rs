@@ -84,9 +84,10 @@ impl Machine {
         Some(fs::read_link(self.path(path)).ok()?.to_string_lossy().into_owned())
     }
 
-    /// `uname -r`.
+    /// `uname -r`. (The file is hidden in a service with ProcSubset=pid.)
     pub(super) fn release(&self) -> String {
-        self.value("/proc/sys/kernel/osrelease").unwrap_or_default()
+        let told = || self.probes.release.clone();
+        self.value("/proc/sys/kernel/osrelease").unwrap_or_else(told)
     }
 
     /// The kernel's version, as far as it compares.
@@ -97,7 +98,19 @@ impl Machine {
     }
 
     pub(super) fn modules(&self) -> Vec<Module> {
-        self.read("/proc/modules").unwrap_or_default().lines().filter_map(module).collect()
+        if let Some(text) = self.read("/proc/modules") {
+            return text.lines().filter_map(module).collect();
+        }
+        // Hidden in a service with ProcSubset=pid; what is built in has no state.
+        let names = self.list("/sys/module").into_iter();
+        let loaded = names.filter(|name| self.has(&format!("/sys/module/{name}/initstate")));
+        loaded.map(|name| self.in_sysfs(name)).collect()
+    }
+
+    fn in_sysfs(&self, name: String) -> Module {
+        let users = self.value(&format!("/sys/module/{name}/refcnt"));
+        let by = self.list(&format!("/sys/module/{name}/holders"));
+        Module { name, users: users.and_then(|users| users.parse().ok()), by }
     }
 
     pub(super) fn module(&self, name: &str) -> Option<Module> {
@@ -231,6 +244,13 @@ mod tests {
             Module { name: "vsock".into(), users: Some(2), by: vec!["a".into(), "b".into()] };
         assert_eq!(machine.module("vsock"), Some(vsock));
         assert_eq!(machine.module("vhost").unwrap().users, None);
+        let hidden = Tree::new("6.1.0")
+            .file("/sys/module/vsock/initstate", "live\n")
+            .file("/sys/module/vsock/refcnt", "2\n")
+            .file("/sys/module/vsock/holders/a", "")
+            .file("/sys/module/vsock/holders/b", "")
+            .file("/sys/module/built_in/parameters/x", "1\n");
+        assert_eq!(hidden.machine().modules(), [machine.module("vsock").unwrap()]);
         assert_eq!(machine.module("vhost_vsock"), None);
         assert_eq!(machine.source("vsock"), Source::File);
         assert_eq!(machine.source("sock"), Source::Missing);

@@ -56,6 +56,8 @@ pub(super) struct Asked {
 
 #[derive(Debug, Clone)]
 pub(super) struct Probes {
+    /// `uname -r`.
+    pub(super) release: String,
     /// Who asks.
     pub(super) user: String,
     pub(super) node: Option<Node>,
@@ -88,6 +90,7 @@ pub(super) struct Probes {
 impl Default for Probes {
     fn default() -> Self {
         Self {
+            release: String::new(),
             user: "root".into(),
             node: None,
             vhost: Ok(()),
@@ -117,6 +120,9 @@ impl Probes {
         };
         let cid = File::open("/dev/vsock").and_then(|device| sys::vsock::local_cid(&device));
         Self {
+            release: asked("uname", &["-r"])
+                .and_then(|asked| asked.answer.ok())
+                .map_or_else(String::new, |release| release.trim().to_owned()),
             user: user(geteuid()),
             node: node("/dev/vhost-vsock"),
             vhost: number(vhost.map(drop)),

@@ -117,6 +117,14 @@ fn port(machine: &Machine) -> Finding {
         Err(libc::EACCES) if port < 1024 => finding(Verdict::Fault, "it fails with EACCES".into())
             .meaning("vsock ports below 1024 need CAP_NET_BIND_SERVICE")
             .mend(Mend::advice("choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE")),
+        Err(errno)
+            if let Some((own, unit)) = unit::own_shown(machine)
+                && let Some(call) = unit.forbidden_call() =>
+        {
+            finding(Verdict::Fault, format!("it fails with {}", name(errno)))
+                .meaning(format!("SystemCallFilter= of {} keeps {call}() from it", own.name))
+                .mend(unit::edit(own.systemctl(), &own.name, unit::CALL))
+        }
         Err(errno) => finding(Verdict::Fault, format!("it fails with {}", name(errno)))
             .meaning("AF_VSOCK is there and does not let this process listen")
             .mend(Mend::advice("see the denials of SELinux and AppArmor")),

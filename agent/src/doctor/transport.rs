@@ -211,6 +211,15 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
         );
     }
     let locked = loading::modules_disabled(machine);
+    if blocker.users == Some(0)
+        && !locked
+        && let Some(process) = hypervisor(machine).filter(|_| blocker.name == VMCI)
+    {
+        return Mend::unsafe_steps(
+            format!("once the VMs of VMware have ended, which lose their vsock by it: {process}"),
+            vec![remove, load],
+        );
+    }
     if blocker.users == Some(0) && !locked {
         let again = format!("should it come back at the next start, \"{ban}\" keeps it out");
         // A guest's transport is its way to its own host, though nothing may use it just now.
@@ -251,8 +260,11 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
 /// The modules above it, and the processes that are known to use it.
 fn holders(machine: &Machine, module: &Module) -> Vec<String> {
     let mut holders: Vec<_> = module.by.iter().map(|name| format!("the module {name}")).collect();
-    if module.name == VMCI && module.users != Some(0) {
-        holders.extend(processes(machine).into_iter().map(|(name, _)| name));
+    if module.name == VMCI {
+        // A hypervisor has its place by it, counted or not.
+        let held = |runs: bool| runs || module.users != Some(0);
+        let processes = processes(machine).into_iter().filter(|(_, runs)| held(*runs));
+        holders.extend(processes.map(|(name, _)| name));
     }
     holders
 }

@@ -40,6 +40,11 @@ impl Own {
         if self.user { "systemctl --user" } else { "systemctl" }
     }
 
+    /// Whether it is one that comes with the agent: no QEMU runs in it.
+    pub(super) fn is_agents(&self) -> bool {
+        self.name == "agent.service" || self.name.starts_with("agent@")
+    }
+
     pub(super) fn is_users(&self) -> bool {
         self.user
     }

@@ -73,6 +73,10 @@ fn what_cannot_be_unloaded_is_not_said_to_be() {
     let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Some(2));
     let mend = tree().finding(check, "transport").mend.unwrap();
     assert!(mend.safe, "{mend}");
+    let running = tree().file("/proc/70/comm", "vmware-vmx\n").finding(check, "transport");
+    assert!(running.evidence.contains("with 0 users: vmware-vmx (process 70)"), "{running:?}");
+    let mend = running.mend.unwrap();
+    assert!(!mend.safe && mend.to_string().contains("VMs of VMware have ended"), "{mend}");
     let locked = tree().file("/proc/sys/kernel/modules_disabled", "1\n");
     let mend = locked.finding(check, "transport").mend.unwrap();
     assert!(!mend.safe && mend.to_string().contains("and reboot"), "{mend}");

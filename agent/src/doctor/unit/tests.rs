@@ -134,15 +134,36 @@ fn what_fails_in_the_own_service_names_the_property_that_did_it() {
         assert_eq!(found.verdict, Verdict::Fault);
         assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
     }
-    for (errno, lines, meaning) in [
-        (libc::ENOENT, "PrivateDevices=yes\n", "nbd.service has a /dev of its own"),
-        (libc::EPERM, "DevicePolicy=closed\n", "DevicePolicy=closed of nbd.service"),
+    let bind = of_nbd("SystemCallFilter=~bind\n").probe(|probes| probes.bind = Err(libc::EPERM));
+    let found = bind.finding(socket::check, "port");
+    assert!(found.meaning.contains("SystemCallFilter= of nbd.service keeps bind()"), "{found:?}");
+}
+
+/// It is QEMU that opens the device, and not in the agent's service.
+#[test]
+fn the_agents_service_without_the_device_serves_all_the_same() {
+    let inside = |name: &str, lines: &str, errno| {
+        let tree = shown(&format!("Id={name}\nLoadState=loaded\n{lines}")).node(0o660, "kvm");
+        let tree = tree.file("/proc/self/cgroup", &format!("0::/system.slice/{name}\n"));
+        tree.probe(|probes| (probes.vhost, probes.user) = (Err(errno), "64748".into()))
+    };
+    for (errno, lines, evidence, mend) in [
+        (libc::ENOENT, "PrivateDevices=yes\n", "has PrivateDevices=yes", "DeviceAllow=/dev/vhost"),
+        (libc::EPERM, "DevicePolicy=closed\n", "has DevicePolicy=closed", "DeviceAllow=/dev/vhost"),
+        (libc::EACCES, "", "64748 may not", "SupplementaryGroups=kvm"),
     ] {
-        let tree = of_nbd(lines).probe(|probes| probes.vhost = Err(errno)).node(0o660, "kvm");
-        let found = tree.finding(device::check, "vhost-vsock");
-        assert!(found.meaning.contains(meaning), "{found:?}");
-        let mend = found.mend.unwrap().to_string();
-        assert!(mend.contains("DeviceAllow=/dev/vhost-vsock rw"), "{mend}");
+        let agents = || inside("agent@one.service", lines, errno);
+        let qemus = inside("vm.service", lines, errno);
+        for (tree, verdict) in [(agents(), Verdict::Warning), (qemus, Verdict::Fault)] {
+            let found = tree.finding(device::check, "vhost-vsock");
+            assert_eq!(found.verdict, verdict, "{found:?}");
+            assert!(found.evidence.contains(evidence), "{found:?}");
+            assert!(found.mend.unwrap().to_string().contains(mend));
+        }
+        if errno != libc::EACCES {
+            let loaded = agents().file("/sys/class/misc/vhost-vsock/dev", "10:241\n");
+            assert_eq!(loaded.finding(device::check, "vhost-vsock").verdict, Verdict::Ok);
+        }
     }
 }
 
