@@ -157,6 +157,7 @@ fn served(framing: Framing, question: u8) -> Vec<u8> {
             ClientStep::Ready(ready)
             | ClientStep::Listed(ready, _)
             | ClientStep::Told(ready, _)
+            | ClientStep::Contexts(ready, _)
             | ClientStep::Refused(ready, _) => {
                 let first = !std::mem::replace(&mut asked, true);
                 match question {
@@ -167,6 +168,7 @@ fn served(framing: Framing, question: u8) -> Vec<u8> {
                 }
             }
             ClientStep::End(violation) => panic!("{violation}"),
+            ClientStep::StartTls(tls) => panic!("{tls:?}"),
         };
         let input = std::mem::take(&mut up);
         let (eaten, step) = server.step(&input, &mut down);

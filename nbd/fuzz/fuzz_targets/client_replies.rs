@@ -48,6 +48,12 @@ fn negotiation(setting: Setting, server: &[u8], piece: usize) -> (Vec<String>, V
                 told.push(format!("{described:?}"));
                 ready
             }
+            ClientStep::Contexts(ready, names) => {
+                told.push(format!("{names:?}"));
+                ready
+            }
+            // Not asked for.
+            ClientStep::StartTls(tls) => panic!("{tls:?}"),
             ClientStep::Refused(ready, refusal) => {
                 assert!(!refusal.to_string().contains(char::is_control));
                 told.push(refusal.to_string());

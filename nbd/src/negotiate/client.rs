@@ -4,7 +4,7 @@
 //!  start -> Client --Ready(Ready)--> list, info, go, abort
 //!             ^                          |
 //!             |                          v
-//!             +------- Feed ---------- Client --> Listed(Ready), Told(Ready), Refused(Ready)
+//!             +------- Feed ---------- Client --> Listed(Ready), Told(Ready), Refused(Ready), ...
 //!                                        |
 //!                                        +------> Done(Negotiated)         any time: End
 //! ```
@@ -14,14 +14,15 @@
 
 use super::{
     LIST_BYTES, LIST_LIMIT, Negotiated, Purpose,
+    ready::{ClientTls, Ready},
     told::{Described, Told, describe},
 };
 use crate::{
     Framing, Refusal, Violation,
     wire::{
-        BASE_ALLOCATION, ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting,
-        HandshakeFlags, InfoQuery, InfoType, MAX_STRING, OptionCode, OptionHeader,
-        OptionReplyHeader, ReplyCode, ServerEntry, put_option,
+        ClientFlags, ContextEntry, ExportReply, Greeting, HandshakeFlags, InfoQuery, InfoType,
+        MAX_STRING, OptionCode, OptionHeader, OptionReplyHeader, ReplyCode, ServerEntry,
+        put_option,
     },
 };
 
@@ -40,6 +41,11 @@ pub enum ClientStep {
     Listed(Ready, Vec<Listed>),
     /// The answer to `Ready::info`.
     Told(Ready, Described),
+    /// The answer to `Ready::contexts`.
+    Contexts(Ready, Vec<String>),
+    /// The server is ready for TLS, which the caller shakes hands for. Bytes behind what was
+    /// consumed must be refused: they came in plain text.
+    StartTls(ClientTls),
     /// The server said no; another question may follow (after ERR_SHUTDOWN only `abort`).
     Refused(Ready, Refusal),
     /// The answer to `Ready::go`. Input after what was consumed belongs to the transmission.
@@ -59,12 +65,14 @@ pub struct Listed {
 
 /// What was agreed so far.
 #[derive(Debug)]
-struct Agreed {
+pub(super) struct Agreed {
     /// The most that the caller wants.
     wish: Framing,
-    framing: Framing,
-    fixed: bool,
+    pub(super) framing: Framing,
+    pub(super) fixed: bool,
     zeroes: bool,
+    /// TLS is still to be asked for.
+    pub(super) secure: bool,
 }
 
 /// The client's end, waiting for bytes.
@@ -76,14 +84,11 @@ pub struct Client {
     replies: usize,
 }
 
-/// The client's end, waiting for a question.
-#[derive(Debug)]
-pub struct Ready(Agreed);
-
 /// Whose answer is due.
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Greeting,
+    StartTls,
     Extended,
     Structured,
     List {
@@ -93,8 +98,14 @@ enum Phase {
     Info {
         told: Told,
     },
+    ContextNames {
+        found: Vec<String>,
+        bytes: usize,
+    },
     Contexts {
         name: String,
+        /// The one that is wanted.
+        context: String,
         id: Option<u32>,
     },
     Go {
@@ -110,58 +121,10 @@ enum Phase {
     Barred,
 }
 
-enum Turn {
+pub(super) enum Turn {
     Hungry(Client),
     Again(Client),
     Stop(ClientStep),
-}
-
-impl Ready {
-    /// How messages will be framed.
-    pub const fn framing(&self) -> Framing {
-        self.0.framing
-    }
-
-    /// Asks for the names of the exports.
-    pub fn list(self, out: &mut Vec<u8>) -> Client {
-        if !self.0.fixed {
-            return Client::new(self.0, Phase::Barred);
-        }
-        put_option(OptionCode::LIST, out, |_| ());
-        Client::new(self.0, Phase::List { found: Vec::new(), bytes: 0 })
-    }
-
-    /// Asks for everything about an export. A name over 4096 bytes is refused by every server.
-    pub fn info(self, name: &str, out: &mut Vec<u8>) -> Client {
-        if !self.0.fixed {
-            return Client::new(self.0, Phase::Barred);
-        }
-        put_info(OptionCode::INFO, name, out);
-        Client::new(self.0, Phase::Info { told: Told::default() })
-    }
-
-    /// Enters the transmission of an export; with `allocation`, `base:allocation` is selected if
-    /// the server has it. Falls back to NBD_OPT_EXPORT_NAME.
-    pub fn go(self, name: &str, allocation: bool, out: &mut Vec<u8>) -> Client {
-        let name = name.to_owned();
-        if !self.0.fixed {
-            return Client::export_name(self.0, name, None, out);
-        }
-        if allocation && self.0.framing >= Framing::Structured {
-            put_option(OptionCode::SET_META_CONTEXT, out, |out| {
-                ContextQuery { name: &name, queries: vec![BASE_ALLOCATION] }.put(out);
-            });
-            return Client::new(self.0, Phase::Contexts { name, id: None });
-        }
-        Client::go(self.0, name, None, out)
-    }
-
-    /// Says goodbye. The server may acknowledge or just close; neither need be waited for.
-    pub fn abort(self, out: &mut Vec<u8>) {
-        if self.0.fixed {
-            put_option(OptionCode::ABORT, out, |_| ());
-        }
-    }
 }
 
 impl Client {
@@ -170,20 +133,34 @@ impl Client {
 
     /// Starts; `wish` is the most that is asked for. The server speaks first.
     pub const fn start(wish: Framing) -> Self {
-        let agreed = Agreed { wish, framing: Framing::Simple, fixed: false, zeroes: true };
+        Self::begin(wish, false)
+    }
+
+    /// As `start`, and nothing is said before TLS but what asks for it.
+    pub const fn start_secure(wish: Framing) -> Self {
+        Self::begin(wish, true)
+    }
+
+    const fn begin(wish: Framing, secure: bool) -> Self {
+        let agreed = Agreed { wish, framing: Framing::Simple, fixed: false, zeroes: true, secure };
         Self::new(agreed, Phase::Greeting)
     }
 
-    const fn new(agreed: Agreed, phase: Phase) -> Self {
+    pub(super) const fn new(agreed: Agreed, phase: Phase) -> Self {
         Self { agreed, phase, replies: 0 }
     }
 
-    fn go(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
+    pub(super) fn go(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
         put_info(OptionCode::GO, &name, out);
         Self::new(agreed, Phase::Go { name, id, told: Told::default() })
     }
 
-    fn export_name(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
+    pub(super) fn export_name(
+        agreed: Agreed,
+        name: String,
+        id: Option<u32>,
+        out: &mut Vec<u8>,
+    ) -> Self {
         put_option(OptionCode::EXPORT_NAME, out, |out| out.extend_from_slice(name.as_bytes()));
         Self::new(agreed, Phase::ExportName { name, id })
     }
@@ -195,10 +172,12 @@ impl Client {
             Phase::ExportName { .. } => {
                 "its answer to NBD_OPT_EXPORT_NAME, which is how a server refuses an export"
             }
+            Phase::StartTls => "its answer to NBD_OPT_STARTTLS",
             Phase::Extended => "its answer to NBD_OPT_EXTENDED_HEADERS",
             Phase::Structured => "its answer to NBD_OPT_STRUCTURED_REPLY",
             Phase::List { .. } => "its list of exports",
             Phase::Info { .. } => "its answer to NBD_OPT_INFO",
+            Phase::ContextNames { .. } => "its answer to NBD_OPT_LIST_META_CONTEXT",
             Phase::Contexts { .. } => "its answer to NBD_OPT_SET_META_CONTEXT",
             Phase::Go { .. } => "its answer to NBD_OPT_GO",
             Phase::Barred => "nothing",
@@ -226,14 +205,16 @@ impl Client {
             Phase::Greeting => return self.greeting(rest, out),
             Phase::ExportName { .. } => return self.export_reply(rest),
             Phase::Barred => {
-                let text = "the server speaks no fixed newstyle: it can neither list nor inform";
+                let text = "the server speaks no fixed newstyle: it can neither list nor inform, and has no TLS";
                 let refusal = Refusal::unsupported(text);
                 return Ok(Turn::Stop(ClientStep::Refused(Ready(self.agreed), refusal)));
             }
+            Phase::StartTls => OptionCode::STARTTLS,
             Phase::Extended => OptionCode::EXTENDED_HEADERS,
             Phase::Structured => OptionCode::STRUCTURED_REPLY,
             Phase::List { .. } => OptionCode::LIST,
             Phase::Info { .. } => OptionCode::INFO,
+            Phase::ContextNames { .. } => OptionCode::LIST_META_CONTEXT,
             Phase::Contexts { .. } => OptionCode::SET_META_CONTEXT,
             Phase::Go { .. } => OptionCode::GO,
         };
@@ -272,15 +253,28 @@ impl Client {
         flags.set(ClientFlags::FIXED_NEWSTYLE, self.agreed.fixed);
         flags.set(ClientFlags::NO_ZEROES, !self.agreed.zeroes);
         flags.put(out);
-        if !self.agreed.fixed || self.agreed.wish == Framing::Simple {
-            return Ok(Turn::Stop(ClientStep::Ready(Ready(self.agreed))));
+        if self.agreed.secure {
+            // One that is not fixed newstyle cannot be asked.
+            if !self.agreed.fixed {
+                return Ok(Turn::Again(Self::new(self.agreed, Phase::Barred)));
+            }
+            put_option(OptionCode::STARTTLS, out, |_| ());
+            return Ok(Turn::Again(Self::new(self.agreed, Phase::StartTls)));
         }
-        if self.agreed.wish == Framing::Extended {
+        Ok(Self::agree_framing(self.agreed, out))
+    }
+
+    /// Asks for the framing that is wished for.
+    pub(super) fn agree_framing(agreed: Agreed, out: &mut Vec<u8>) -> Turn {
+        if !agreed.fixed || agreed.wish == Framing::Simple {
+            return Turn::Stop(ClientStep::Ready(Ready(agreed)));
+        }
+        if agreed.wish == Framing::Extended {
             put_option(OptionCode::EXTENDED_HEADERS, out, |_| ());
-            return Ok(Turn::Again(Self::new(self.agreed, Phase::Extended)));
+            return Turn::Again(Self::new(agreed, Phase::Extended));
         }
         put_option(OptionCode::STRUCTURED_REPLY, out, |_| ());
-        Ok(Turn::Again(Self::new(self.agreed, Phase::Structured)))
+        Turn::Again(Self::new(agreed, Phase::Structured))
     }
 
     /// A reply that is no error.
@@ -301,9 +295,18 @@ impl Client {
                 told.take(data)?;
                 return Ok(Turn::Again(self));
             }
-            (Phase::Contexts { id, .. }, ReplyCode::META_CONTEXT) => {
+            (Phase::ContextNames { found, bytes }, ReplyCode::META_CONTEXT) => {
+                *bytes += data.len();
+                if *bytes > LIST_BYTES {
+                    let (option, limit) = (OptionCode::LIST_META_CONTEXT, LIST_BYTES);
+                    return Err(Violation::TooManyReplies { option, limit });
+                }
+                found.push(ContextEntry::parse(data)?.name.to_owned());
+                return Ok(Turn::Again(self));
+            }
+            (Phase::Contexts { id, context, .. }, ReplyCode::META_CONTEXT) => {
                 let entry = ContextEntry::parse(data)?;
-                if entry.name == BASE_ALLOCATION {
+                if entry.name == context {
                     *id = Some(entry.id);
                 }
                 return Ok(Turn::Again(self));
@@ -318,12 +321,16 @@ impl Client {
                 agreed.framing = if extended { Framing::Extended } else { Framing::Structured };
                 Turn::Stop(ClientStep::Ready(Ready(agreed)))
             }
+            Phase::StartTls => Turn::Stop(ClientStep::StartTls(ClientTls(agreed))),
+            Phase::ContextNames { found, .. } => {
+                Turn::Stop(ClientStep::Contexts(Ready(agreed), found))
+            }
             Phase::List { found, .. } => Turn::Stop(ClientStep::Listed(Ready(agreed), found)),
             Phase::Info { told } => {
                 let described = told.finish(agreed.framing)?;
                 Turn::Stop(ClientStep::Told(Ready(agreed), described))
             }
-            Phase::Contexts { name, id } => Turn::Again(Self::go(agreed, name, id, out)),
+            Phase::Contexts { name, id, .. } => Turn::Again(Self::go(agreed, name, id, out)),
             Phase::Go { name, id, told } => {
                 let described = told.finish(agreed.framing)?;
                 let negotiated = described.negotiated(agreed.framing, id, name, Purpose::Go);
@@ -378,10 +385,10 @@ impl Client {
 }
 
 /// Appends INFO or GO. Asking for block sizes is a promise to keep to them.
-fn put_info(option: OptionCode, name: &str, out: &mut Vec<u8>) {
+pub(super) fn put_info(option: OptionCode, name: &str, out: &mut Vec<u8>) {
     let wanted = vec![InfoType::NAME, InfoType::DESCRIPTION, InfoType::BLOCK_SIZE];
     put_option(option, out, |out| InfoQuery { name, wanted }.put(out));
 }
 
-// The longest option that this end sends: a name in a context query.
+// The longest option that this end sends: a name in a context query. (A context's name is short.)
 const _: () = assert!(OptionHeader::LEN + MAX_STRING + 64 < super::OPTION_LIMIT as usize);

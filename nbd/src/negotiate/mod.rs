@@ -21,12 +21,14 @@
 mod ask;
 mod client;
 mod meta;
+mod ready;
 mod server;
 mod starttls;
 mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
-pub use client::{Client, ClientStep, Listed, REPLY_LIMIT, Ready};
+pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
+pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;
 pub use told::Described;

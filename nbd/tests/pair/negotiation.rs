@@ -28,6 +28,7 @@ fn export(size: u64) -> Export {
 pub(crate) enum Wish {
     List,
     Info(String),
+    Contexts(String),
     Go(String, bool),
 }
 
@@ -36,6 +37,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     prop_oneof![
         Just(Wish::List),
         name.clone().prop_map(Wish::Info),
+        name.clone().prop_map(Wish::Contexts),
         (name, any::<bool>()).prop_map(|(name, allocation)| Wish::Go(name, allocation)),
     ]
 }
@@ -74,12 +76,15 @@ pub(crate) fn negotiate(
                 ClientStep::Ready(ready)
                 | ClientStep::Refused(ready, _)
                 | ClientStep::Listed(ready, _)
+                | ClientStep::Contexts(ready, _)
                 | ClientStep::Told(ready, _) => ready,
+                ClientStep::StartTls(tls) => panic!("{tls:?}"),
                 ClientStep::End(violation) => panic!("{violation}"),
             };
             client = Some(match wishes.next().expect("the last wish is granted") {
                 Wish::List => ready.list(&mut out),
                 Wish::Info(name) => ready.info(name, &mut out),
+                Wish::Contexts(name) => ready.contexts(name, &mut out),
                 Wish::Go(name, allocation) => ready.go(name, *allocation, &mut out),
             });
         }

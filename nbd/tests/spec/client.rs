@@ -83,6 +83,61 @@ fn an_oldstyle_server_is_refused_by_name() {
 }
 
 #[test]
+fn before_tls_nothing_is_said_but_what_asks_for_it() {
+    let mut out = Vec::new();
+    let (_, step) = Client::start_secure(Framing::Extended).step(GREETING, &mut out);
+    assert_eq!(out, b"\0\0\0\x03IHAVEOPT\0\0\0\x05\0\0\0\0");
+    let ClientStep::Feed(client) = step else { panic!("{step:?}") };
+    out.clear();
+    let yes = [ack(OptionCode::STARTTLS), b"early".to_vec()].concat();
+    let (eaten, step) = client.step(&yes, &mut out);
+    assert_eq!((eaten, out.len()), (yes.len() - 5, 0), "what is behind is the caller's to refuse");
+    let ClientStep::StartTls(tls) = step else { panic!("{step:?}") };
+    let ClientStep::Feed(client) = tls.secured(&mut out) else { panic!("it asks for framing") };
+    assert_eq!(out, b"IHAVEOPT\0\0\0\x0b\0\0\0\0", "and says its flags no second time");
+    let (_, step) = client.step(&ack(OptionCode::EXTENDED_HEADERS), &mut out);
+    assert!(matches!(step, ClientStep::Ready(ready) if ready.framing() == Framing::Extended));
+}
+
+#[test]
+fn a_server_without_tls_refuses() {
+    let (_, step) = Client::start_secure(Framing::Simple).step(GREETING, &mut Vec::new());
+    let ClientStep::Feed(client) = step else { panic!("{step:?}") };
+    let no = reply(OptionCode::STARTTLS, ReplyCode::ERR_POLICY, b"no certificate");
+    assert!(matches!(self::step(client, &no), ClientStep::Refused(..)));
+    let old = b"NBDMAGICIHAVEOPT\x00\x00";
+    let mut out = Vec::new();
+    let (_, step) = Client::start_secure(Framing::Simple).step(old, &mut out);
+    assert!(matches!(step, ClientStep::Refused(..)) && out.len() == 4, "{step:?}");
+}
+
+#[test]
+fn the_contexts_of_an_export_are_listed_and_one_of_them_is_selected() {
+    let mut out = Vec::new();
+    let client = ready(Framing::Structured).contexts("disk", &mut out);
+    assert!(out.starts_with(b"IHAVEOPT\0\0\0\x09"), "{out:?}");
+    let entry = |option, id: u32, name: &str| {
+        let data = [&id.to_be_bytes()[..], name.as_bytes()].concat();
+        reply(option, ReplyCode::META_CONTEXT, &data)
+    };
+    let list = OptionCode::LIST_META_CONTEXT;
+    let all = [entry(list, 0, "base:allocation"), entry(list, 0, "qemu:x"), ack(list)].concat();
+    let ClientStep::Contexts(ready, names) = step(client, &all) else { panic!("no names") };
+    assert_eq!(names, ["base:allocation", "qemu:x"]);
+
+    out.clear();
+    let client = ready.go_with("disk", Some("qemu:x"), &mut out);
+    assert!(out.ends_with(b"qemu:x"));
+    let set = OptionCode::SET_META_CONTEXT;
+    let answers = [
+        [entry(set, 5, "base:allocation"), entry(set, 7, "qemu:x"), ack(set)].concat(),
+        [export(1 << 20, 1), ack(OptionCode::GO)].concat(),
+    ];
+    let step = step(client, &answers.concat());
+    assert!(matches!(step, ClientStep::Done(done, _) if done.terms().allocation == Some(7)));
+}
+
+#[test]
 fn what_is_no_nbd_server_is_refused() {
     for greeting in [&b"SSH-2.0-OpenSSH_9"[..], b"NBDMAGICHTTP/1.1"] {
         let step = step(Client::start(Framing::Simple), greeting);
