@@ -1,19 +1,28 @@
 //! The command line: what was said, checked for form. Nothing is opened here.
 
-use std::path::PathBuf;
-
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use nbd::{
     Uri,
     uri::{HOST_CID, Place},
     wire::DEFAULT_PORT,
 };
 
-use crate::size::parse_size;
+use crate::cmd::{info::Info, list::List, read::Read, write::Write};
+
+const EXAMPLES: &str = "\
+Without an address it is the default export of this guest's host, nbd+vsock://2/ (port 10809).
+
+Examples:
+  guest-tools info                             is there a disk, and what can it do?
+  guest-tools read --length 4k | od -c | head
+  guest-tools list nbd+vsock://2:10810/
+
+Exit codes: 0 when it is done; 1 when not, with one line on standard error; 2 for a question whose
+answer is no.";
 
 /// Uses a disk that the host serves over AF_VSOCK.
 #[derive(Debug, Parser)]
-#[command(name = "guest-tools", version, about, max_term_width = 100)]
+#[command(name = "guest-tools", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -23,64 +32,14 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Tell what an export is and what it can do
     Info(Info),
+    /// List the exports of a server, each as `info` tells it
+    List(List),
     /// Copy bytes of an export to standard output or a file
     Read(Read),
     /// Copy standard input, a file or a pattern to an export, and flush
     Write(Write),
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Info {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Read {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    /// Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
-    pub(crate) offset: u64,
-    /// How many bytes; default: up to the end
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) length: Option<u64>,
-    /// Where to put them; default: standard output
-    #[arg(long, short, visible_alias = "out", value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Put them nowhere; fail unless each is what `write --pattern` writes there
-    #[arg(long, conflicts_with = "output")]
-    pub(crate) verify_pattern: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Write {
-    #[command(flatten)]
-    pub(crate) target: Target,
-    /// Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
-    pub(crate) offset: u64,
-    /// Where the bytes come from; default: standard input
-    #[arg(long, short, visible_alias = "in", value_name = "FILE")]
-    pub(crate) input: Option<PathBuf>,
-    /// Write a pattern instead: each aligned 8 bytes are their own offset, big-endian
-    #[arg(long, requires = "length", conflicts_with = "input")]
-    pub(crate) pattern: bool,
-    /// How many bytes of the pattern
-    #[arg(long, value_name = "SIZE", requires = "pattern", value_parser = parse_size)]
-    pub(crate) length: Option<u64>,
-    /// Make each piece durable before the server answers it (FUA)
-    #[arg(long)]
-    pub(crate) fua: bool,
-    /// Leave out the flush at the end
-    #[arg(long)]
-    pub(crate) no_flush: bool,
-}
-
-/// Which disk.
 #[derive(Debug, Args)]
 pub(crate) struct Target {
     /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://ADDRESS[:PORT]/NAME
@@ -91,6 +50,18 @@ pub(crate) struct Target {
 /// The default export of this guest's host.
 fn host() -> Uri {
     Uri::plain(Place::Vsock { cid: HOST_CID, port: DEFAULT_PORT.into() }, String::new())
+}
+
+/// What clap says, without its word before it and the usage behind it.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command is given: 'guest-tools --help' lists them".to_owned();
+    }
+    let text = error.to_string();
+    let said = text.trim_start_matches("error: ").lines().map(str::trim);
+    let said = said.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let lines: Vec<_> = said.filter(|line| !line.is_empty()).collect();
+    lines.join("; ").replace(":; ", ": ")
 }
 
 #[cfg(test)]

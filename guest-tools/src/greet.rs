@@ -7,9 +7,10 @@ use std::{
 };
 
 use nbd::{
-    Framing, Uri,
+    Framing, Refusal, Uri,
     negotiate::{self, ClientStep, Described, Listed, Ready},
     transmit::client::Client,
+    wire::ReplyCode,
 };
 
 use crate::{dial::dial, error::SessionError};
@@ -24,10 +25,11 @@ pub(crate) struct Entered {
     pub(crate) described: Described,
 }
 
-/// Connects, negotiates as much as the server has, and enters the export of `uri`.
-pub(crate) fn enter(uri: &Uri) -> Result<Entered, SessionError> {
+/// Connects, negotiates as much as the server has, and enters the export of `uri`, with one context
+/// if the server has it.
+pub(crate) fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
     let (mut talk, ready) = Talk::begin(uri)?;
-    let next = ready.go(&uri.export, true, &mut talk.out);
+    let next = ready.go_with(&uri.export, Some(context), &mut talk.out);
     match talk.answer(next)? {
         ClientStep::Done(negotiated, described) => {
             let client = Client::new(negotiated.into_terms());
@@ -38,39 +40,68 @@ pub(crate) fn enter(uri: &Uri) -> Result<Entered, SessionError> {
     }
 }
 
-/// The exports that the server of `uri` names, and what it says of each when asked (some servers
-/// list names that they do not open).
-#[allow(dead_code, reason = "the command is on its way")]
-pub(crate) fn list(uri: &Uri) -> Result<Vec<(Listed, Option<Described>)>, SessionError> {
+/// What can be known of a server without a request.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// It speaks fixed newstyle; else only the older one.
+    pub(crate) fixed: bool,
+    pub(crate) tls: bool,
+    pub(crate) framing: Framing,
+    pub(crate) exports: Vec<Known>,
+}
+
+/// What a server says of one export.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// As it was asked for, or listed.
+    pub(crate) name: String,
+    /// Of the list; the one in `described` is the better one.
+    pub(crate) description: String,
+    /// Some servers list names that they do not open.
+    pub(crate) described: Result<Described, Refusal>,
+    /// `None` where they cannot be asked for.
+    pub(crate) contexts: Option<Vec<String>>,
+}
+
+/// Asks for everything about the export of `uri`, and leaves.
+pub(crate) fn describe(uri: &Uri) -> Result<Server, SessionError> {
+    let (talk, ready) = Talk::begin(uri)?;
+    let (fixed, framing) = (ready.is_fixed(), ready.framing());
+    let known = talk.ask(ready, &uri.export)?;
+    if let Err(source) = known.described {
+        return Err(SessionError::Refused { uri: uri.to_string(), source });
+    }
+    Ok(Server { fixed, tls: uri.tls, framing, exports: vec![known] })
+}
+
+/// The exports that the server of `uri` names, and what it says of each when asked.
+pub(crate) fn list(uri: &Uri) -> Result<Server, SessionError> {
     let (mut talk, ready) = Talk::begin(uri)?;
+    let (fixed, framing) = (ready.is_fixed(), ready.framing());
     let next = ready.list(&mut talk.out);
     let (mut ready, listed) = match talk.answer(next)? {
         ClientStep::Listed(ready, listed) => (ready, listed),
         step => return Err(talk.refused(step)),
     };
-    let mut told = Vec::with_capacity(listed.len());
-    for export in listed {
-        let next = ready.info(&export.name, &mut talk.out);
-        let described = match talk.answer(next)? {
-            ClientStep::Told(again, described) => {
-                ready = again;
-                Some(described)
-            }
-            ClientStep::Refused(again, _) => {
-                ready = again;
-                None
-            }
+    let mut exports = Vec::with_capacity(listed.len());
+    for Listed { name, description } in listed {
+        let contexts;
+        (ready, contexts) = talk.contexts(ready, &name)?;
+        let next = ready.info(&name, &mut talk.out);
+        let described;
+        (ready, described) = match talk.answer(next)? {
+            ClientStep::Told(ready, described) => (ready, Ok(described)),
+            ClientStep::Refused(ready, refusal) => (ready, Err(refusal)),
             step => return Err(talk.refused(step)),
         };
-        told.push((export, described));
+        exports.push(Known { name, description, described, contexts });
     }
-    ready.abort(&mut talk.out);
-    // The list is here: whether the server hears the goodbye changes nothing.
-    talk.socket.write_all(&talk.out).ok();
-    Ok(told)
+    talk.leave(ready);
+    Ok(Server { fixed, tls: uri.tls, framing, exports })
 }
 
 /// A negotiation under way.
+#[derive(Debug)]
 struct Talk {
     uri: String,
     socket: File,
@@ -87,6 +118,60 @@ impl Talk {
             ClientStep::Ready(ready) => Ok((talk, ready)),
             step => Err(talk.refused(step)),
         }
+    }
+
+    /// Everything about one export, and goodbye.
+    fn ask(mut self, ready: Ready, name: &str) -> Result<Known, SessionError> {
+        let (ready, contexts) = self.contexts(ready, name)?;
+        let next = ready.info(name, &mut self.out);
+        let described = match self.answer(next)? {
+            ClientStep::Told(ready, described) => {
+                self.leave(ready);
+                Ok(described)
+            }
+            // Older servers have no way to tell but to open it.
+            ClientStep::Refused(ready, refusal) if refusal.code() == ReplyCode::ERR_UNSUP => {
+                let next = ready.go(name, false, &mut self.out);
+                match self.answer(next)? {
+                    ClientStep::Done(negotiated, described) => {
+                        Client::new(negotiated.into_terms()).disconnect(&mut self.out);
+                        self.socket.write_all(&self.out).ok();
+                        Ok(described)
+                    }
+                    step => return Err(self.refused(step)),
+                }
+            }
+            ClientStep::Refused(ready, refusal) => {
+                self.leave(ready);
+                Err(refusal)
+            }
+            step => return Err(self.refused(step)),
+        };
+        let (name, description) = (name.to_owned(), String::new());
+        Ok(Known { name, description, described, contexts })
+    }
+
+    /// The contexts of an export, where they can be asked for.
+    fn contexts(
+        &mut self,
+        ready: Ready,
+        name: &str,
+    ) -> Result<(Ready, Option<Vec<String>>), SessionError> {
+        if ready.framing() < Framing::Structured {
+            return Ok((ready, None));
+        }
+        let next = ready.contexts(name, &mut self.out);
+        match self.answer(next)? {
+            ClientStep::Contexts(ready, names) => Ok((ready, Some(names))),
+            ClientStep::Refused(ready, _) => Ok((ready, None)),
+            step => Err(self.refused(step)),
+        }
+    }
+
+    /// Says goodbye. What was asked for is here: whether the server hears it changes nothing.
+    fn leave(&mut self, ready: Ready) {
+        ready.abort(&mut self.out);
+        self.socket.write_all(&self.out).ok();
     }
 
     /// Sends what was asked and receives until the machine has an answer.
@@ -136,9 +221,7 @@ impl Talk {
         let uri = self.uri.clone();
         match step {
             ClientStep::Refused(ready, source) => {
-                ready.abort(&mut self.out);
-                // Whether it hears the goodbye changes nothing.
-                self.socket.write_all(&self.out).ok();
+                self.leave(ready);
                 SessionError::Refused { uri, source }
             }
             ClientStep::End(source) => SessionError::Violation { uri, source },

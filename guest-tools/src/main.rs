@@ -14,33 +14,49 @@ use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    cmd::CommandError,
+};
 
 fn main() -> ExitCode {
     if init::is_first_process() {
         init::run(std::env::args_os().skip(1), |words| match Cli::try_parse_from(words) {
-            Ok(cli) => perform(&cli),
-            Err(error) => {
-                eprint!("{error}");
-                false
-            }
+            Ok(cli) => perform(&cli) == 0,
+            Err(error) => without_command(&error) == 0,
         });
     }
-    if perform(&Cli::parse()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match Cli::try_parse() {
+        Ok(cli) => perform(&cli).into(),
+        Err(error) => without_command(&error).into(),
+    }
 }
 
-/// Does what was said; whether it succeeded. What went wrong has been told.
-fn perform(cli: &Cli) -> bool {
+/// Help or the version, or a wrong command line, which is told in one line. Says the exit code.
+fn without_command(error: &clap::Error) -> u8 {
+    if error.use_stderr() {
+        eprintln!("guest-tools: error: {}", cli::one_line(error));
+        return 1;
+    }
+    // Where stdout is gone there is nobody to tell.
+    error.print().ok();
+    0
+}
+
+/// Does what was said, tells what went wrong, and says the exit code.
+fn perform(cli: &Cli) -> u8 {
     let done = match &cli.command {
         Command::Info(words) => cmd::info::run(words),
+        Command::List(words) => cmd::list::run(words),
         Command::Read(words) => cmd::read::run(words),
         Command::Write(words) => cmd::write::run(words),
     };
     match done {
-        Ok(()) => true,
+        Ok(()) => 0,
+        Err(CommandError::No) => CommandError::No.exit_code(),
         Err(error) => {
             eprintln!("guest-tools: error: {}", chain(&error));
-            false
+            error.exit_code()
         }
     }
 }

@@ -82,7 +82,7 @@ fn servers_without_structured_replies_or_contexts_will_do() {
         r#"head -c 1M /dev/urandom > in
            "$tool" write "$uri" --input in
            "$tool" read "$uri" | cmp - in
-           "$tool" info "$uri" | grep 'replies: simple'"#,
+           "$tool" info "$uri" | grep 'using simple packets'"#,
     ));
 }
 
@@ -91,13 +91,14 @@ fn info_tells_people_and_programs() {
     let output = under_nbdkit(&["--readonly"], &["memory", "1G"], r#""$tool" info "$uri""#);
     succeeds(&output);
     let told = text(&output.stdout);
-    assert!(told.contains("size: 1073741824 bytes (1.0 GiB)"), "{told}");
-    assert!(told.contains("access: read-only"), "{told}");
+    assert!(told.contains("export-size: 1073741824 (1G)"), "{told}");
+    assert!(told.contains("is_read_only: true"), "{told}");
     let output = under_nbdkit(&[], &["memory", "1G"], r#""$tool" info --json "$uri""#);
     succeeds(&output);
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(told["size"], 1 << 30);
-    assert_eq!(told["read-only"], false);
+    let told = &told["exports"][0];
+    assert_eq!(told["export-size"], 1 << 30);
+    assert_eq!(told["is_read_only"], false);
     assert_eq!(told["contexts"][0], "base:allocation");
 }
 
@@ -182,6 +183,24 @@ fn what_cannot_be_done_is_refused_before_anything_is_done() {
         r#"! "$tool" info "$uri" 2> why
            grep 'oldstyle' why"#,
     ));
+}
+
+#[test]
+fn wrong_words_are_one_line_and_exit_1() {
+    for (words, says) in [
+        (&[][..], "no command is given"),
+        (&["inform"], "unrecognized subcommand 'inform'"),
+        (&["read", "nbd+unix:///?socket=x", "--offset", "1q"], "known suffixes"),
+        (&["read", "nbd+vsock://4294967296/"], "CID \"4294967296\" is not a number"),
+        (&["read", "nbd+vsock://2:4294967296/"], "port \"4294967296\" is not a number"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_guest-tools")).args(words).output();
+        let output = output.expect("it starts");
+        let why = text(&output.stderr);
+        assert_eq!((output.status.code(), why.lines().count()), (Some(1), 1), "{why}");
+        assert!(why.starts_with("guest-tools: error: ") && why.contains(says), "{why}");
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
     host.check_guests(
         "a guest that ends itself ends its grant",
         "said 'machine (/run/lab/short.qmp) has ended (guest-shutdown)'
-         grep -F 'size: 1073741824000 bytes' short.console
+         grep -F 'export-size: 1073741824000 (' short.console
          log disks | grep \"session peer=vsock:$(cat short.cid):.*end=disconnected\"",
     )?;
     host.check_guests(

@@ -105,7 +105,7 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     let begun = Instant::now();
     let commands = ["info", "write --pattern --length 64M", "read --verify-pattern"];
     let mut guest = start(&images, "vhost-user-1", &one, &commands)?;
-    says(&mut guest, "size: 67108864 bytes")?;
+    says(&mut guest, "export-size: 67108864 (64M)")?;
     says(&mut guest, "guest-tools: done after")?;
     println!(
         "ok: the guest has its disk {:.1} s after QEMU's start",

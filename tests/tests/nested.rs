@@ -44,7 +44,7 @@ fn disks_into_guests_of_the_vm_host() -> Outcome<()> {
         "guest-tools",
         &consoles[0],
         &[
-            "size: 1073741824 bytes (1.0 GiB)",
+            "export-size: 1073741824 (1G)",
             "guest-tools: done after",
             "bytes written at 1048576",
             "Linux version",

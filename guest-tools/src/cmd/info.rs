@@ -1,88 +1,82 @@
 //! `info`: what an export is and what it can do.
 
-use std::io::{self, Write};
+use clap::Args;
 
-use nbd::{Framing, negotiate::Described, wire::TransmissionFlags};
-use serde_json::json;
+use super::{
+    CommandError,
+    print::{print, print_json},
+    question::Question,
+    show,
+};
+use crate::{cli::Target, error::SessionError, greet};
 
-use super::CommandError;
-use crate::{cli, link::Link, size::print_size};
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools info                             the default export of this guest's host
+  guest-tools info nbd+vsock://2:10810/data --json
+  guest-tools info --size nbd+unix:///?socket=/run/nbd.sock
+  guest-tools info --can write && echo 'it can be written'
 
-/// The flags that people ask for, by name.
-const ABILITIES: [(TransmissionFlags, &str); 8] = [
-    (TransmissionFlags::SEND_FLUSH, "flush"),
-    (TransmissionFlags::SEND_FUA, "fua"),
-    (TransmissionFlags::SEND_TRIM, "trim"),
-    (TransmissionFlags::SEND_WRITE_ZEROES, "zero"),
-    (TransmissionFlags::SEND_FAST_ZERO, "fast-zero"),
-    (TransmissionFlags::SEND_CACHE, "cache"),
-    (TransmissionFlags::SEND_DF, "df"),
-    (TransmissionFlags::CAN_MULTI_CONN, "multi-conn"),
-];
+Keys of --json: protocol, TLS, structured, extended, and exports, a list of one: export-name,
+description, export-size (bytes), export-size-str, uri, contexts, is_read_only, is_rotational,
+can_WHAT, and block_size_minimum, _preferred and _maximum (bytes, if the server told them).
+With --size it is a number, with --can and --is true or false.
 
-pub(crate) fn run(words: &cli::Info) -> Result<(), CommandError> {
-    let uri = &words.target.uri;
-    let link = Link::open(uri)?;
-    let terms = link.terms();
-    let framing = match terms.framing {
-        Framing::Simple => "simple",
-        Framing::Structured => "structured",
-        Framing::Extended => "extended",
-    };
-    let contexts: &[&str] =
-        if terms.allocation.is_some() { &[nbd::wire::BASE_ALLOCATION] } else { &[] };
-    let Described { size, flags, blocks, blocks_told, name, description } = link.described();
-    let can: Vec<&str> =
-        ABILITIES.iter().filter(|(flag, _)| flags.contains(*flag)).map(|(_, name)| *name).collect();
-    let read_only = flags.contains(TransmissionFlags::READ_ONLY);
-    let text = if words.json {
-        let told = json!({
-            "uri": uri.to_string(),
-            "export": uri.export,
-            "name": name,
-            "description": description,
-            "size": size,
-            "read-only": read_only,
-            "rotational": flags.contains(TransmissionFlags::ROTATIONAL),
-            "can": can,
-            "block-sizes": {
-                "minimum": blocks.minimum,
-                "preferred": blocks.preferred,
-                "maximum": blocks.maximum,
-                "told": blocks_told,
-            },
-            "framing": framing,
-            "contexts": contexts,
-        });
-        format!("{told:#}\n")
-    } else {
-        let mut lines = vec![
-            format!("uri: {uri}"),
-            format!("export: {:?}", name.as_deref().unwrap_or(&uri.export)),
-        ];
-        if let Some(text) = description {
-            lines.push(format!("description: {text:?}"));
-        }
-        lines.extend([
-            format!("size: {}", print_size(*size)),
-            format!("access: {}", if read_only { "read-only" } else { "read and write" }),
-            format!("can: {}", list(&can)),
-            format!(
-                "block sizes: minimum {}, preferred {}, maximum {}{}",
-                blocks.minimum,
-                blocks.preferred,
-                blocks.maximum,
-                if *blocks_told { "" } else { " (assumed)" }
-            ),
-            format!("replies: {framing}"),
-            format!("contexts: {}", list(contexts)),
-        ]);
-        lines.join("\n") + "\n"
-    };
-    link.close();
-    io::stdout().write_all(text.as_bytes()).map_err(CommandError::Print)
+Exit codes: 0; 2 when the answer to --can or --is is no; 1 when there is none.";
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Info {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print the size alone, in bytes
+    #[arg(long, conflicts_with = "question")]
+    size: bool,
+    #[command(flatten)]
+    asked: Asked,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
-fn list(words: &[&str]) -> String {
-    if words.is_empty() { "none".to_owned() } else { words.join(" ") }
+#[derive(Debug, Args)]
+#[group(id = "question", multiple = false)]
+struct Asked {
+    /// Print nothing; exit with 0 if it can, with 2 if it cannot: connect, read, write, flush, fua,
+    /// trim, zero, fast-zero, cache, df, multi-conn, structured-reply, extended-headers
+    #[arg(long, value_name = "WHAT")]
+    can: Option<Question>,
+    /// The same for what it is: read-only, rotational, tls
+    #[arg(long, value_name = "WHAT")]
+    is: Option<Question>,
+    /// The same, as newer nbdinfo has it
+    #[arg(long, value_name = "WHAT", hide = true)]
+    has: Option<Question>,
+}
+
+pub(crate) fn run(words: &Info) -> Result<(), CommandError> {
+    let uri = &words.target.uri;
+    let Asked { can, is, has } = words.asked;
+    let server = greet::describe(uri);
+    if let Some(question) = can.or(is).or(has) {
+        let yes = match server {
+            Ok(server) => question.answer(&server),
+            Err(SessionError::Dial(_)) if question == Question::Connect => false,
+            Err(error) => return Err(error.into()),
+        };
+        if words.json {
+            print_json(&yes.into())?;
+        }
+        return if yes { Ok(()) } else { Err(CommandError::No) };
+    }
+    let server = server?;
+    if words.size {
+        let described = server.exports.first().and_then(|export| export.described.as_ref().ok());
+        return print(&format!("{}\n", described.map_or(0, |described| described.size)));
+    }
+    if words.json {
+        return print_json(&show::json(&server, uri));
+    }
+    print(&show::text(&server, uri))
 }

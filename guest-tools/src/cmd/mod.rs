@@ -1,8 +1,12 @@
 //! One command a file: `run` takes what was said and does it.
 
 pub(crate) mod info;
+pub(crate) mod list;
 mod pattern;
+mod print;
+mod question;
 pub(crate) mod read;
+mod show;
 pub(crate) mod write;
 
 use std::{io, path::PathBuf};
@@ -28,4 +32,17 @@ pub(crate) enum CommandError {
     Pattern { first: Wrong, count: u64, len: u64 },
     #[error("cannot print")]
     Print(#[source] io::Error),
+    /// The answer to a yes-or-no question. All is said.
+    #[error("no")]
+    No,
+}
+
+impl CommandError {
+    /// 2 for an answer that is no, 1 for everything that went wrong.
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::No => 2,
+            _ => 1,
+        }
+    }
 }

@@ -3,16 +3,45 @@
 use std::{
     fs::File,
     io::{self, Read},
+    path::PathBuf,
 };
+
+use clap::Args;
 
 use super::{CommandError, pattern::Source};
 use crate::{
-    cli,
+    cli::Target,
     link::Link,
     session::{self, Durability},
+    size::{parse_size, print_size},
 };
 
-pub(crate) fn run(words: &cli::Write) -> Result<(), CommandError> {
+/// What was said.
+#[derive(Debug, Args)]
+pub(crate) struct Write {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
+    pub(crate) offset: u64,
+    /// Where the bytes come from; default: standard input
+    #[arg(long, short, visible_alias = "in", value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Write a pattern instead: each aligned 8 bytes are their own offset, big-endian
+    #[arg(long, requires = "length", conflicts_with = "input")]
+    pub(crate) pattern: bool,
+    /// How many bytes of the pattern
+    #[arg(long, value_name = "SIZE", requires = "pattern", value_parser = parse_size)]
+    pub(crate) length: Option<u64>,
+    /// Make each piece durable before the server answers it (FUA)
+    #[arg(long)]
+    pub(crate) fua: bool,
+    /// Leave out the flush at the end
+    #[arg(long)]
+    pub(crate) no_flush: bool,
+}
+
+pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
     let mut link = Link::open(&words.target.uri)?;
     let (at, size) = (words.offset, link.described().size);
     // What is known not to fit is not begun. A pipe tells its length at its end.
@@ -44,6 +73,6 @@ pub(crate) fn run(words: &cli::Write) -> Result<(), CommandError> {
     };
     link.close();
     let settled = if words.no_flush { ", not flushed" } else { "" };
-    eprintln!("guest-tools: {written} bytes written at {at}{settled}");
+    eprintln!("guest-tools: {} written at {at}{settled}", print_size(written));
     Ok(())
 }

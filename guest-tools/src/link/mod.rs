@@ -28,6 +28,7 @@ use nbd::{
     Terms, Uri,
     negotiate::Described,
     transmit::client::{Client, Event},
+    wire::BASE_ALLOCATION,
 };
 use nix::{
     errno::Errno,
@@ -77,7 +78,12 @@ pub(crate) struct Link {
 impl Link {
     /// Connects, negotiates as much as the server has, and enters the export of `uri`.
     pub(crate) fn open(uri: &Uri) -> Result<Self, SessionError> {
-        let Entered { socket, received, client, described } = enter(uri)?;
+        Self::open_with(uri, BASE_ALLOCATION)
+    }
+
+    /// As `open`; extents will be those of another context, if the server has it.
+    pub(crate) fn open_with(uri: &Uri, context: &str) -> Result<Self, SessionError> {
+        let Entered { socket, received, client, described } = enter(uri, context)?;
         let uri = uri.to_string();
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|errno| SessionError::lost(&uri, "setting up the socket", errno.into()))?;

@@ -39,6 +39,11 @@ impl Ready {
         self.0.framing
     }
 
+    /// Whether the server speaks fixed newstyle; if not, all that can be asked is `go`.
+    pub const fn is_fixed(&self) -> bool {
+        self.0.fixed
+    }
+
     /// Asks for the names of the exports.
     pub fn list(self, out: &mut Vec<u8>) -> Client {
         if !self.0.fixed {

@@ -1,0 +1,53 @@
+//! `list`: the exports of a server, each as `info` tells it.
+
+use clap::Args;
+
+use super::{
+    CommandError,
+    print::{print, print_json},
+    show,
+};
+use crate::{cli::Target, greet};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools list                             what this guest's host has for it
+  guest-tools list nbd+vsock://2:10810 --json
+  guest-tools list --names | head -1
+
+Keys of --json: those of info --json, with every export in exports; one that the server lists and
+does not open has an error, and nothing but its name and uri besides. With --names it is a list of
+names.";
+
+/// What was said. The URI's export does not count.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct List {
+    #[command(flatten)]
+    target: Target,
+    /// Print names alone, one a line
+    #[arg(long)]
+    names: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(words: &List) -> Result<(), CommandError> {
+    let uri = &words.target.uri;
+    let server = greet::list(uri)?;
+    let names = server.exports.iter().map(|export| export.name.as_str());
+    match (words.names, words.json) {
+        (true, true) => print_json(&names.collect()),
+
+        (true, false) => print(&names.map(one_line).collect::<String>()),
+        (false, true) => print_json(&show::json(&server, uri)),
+        (false, false) => print(&show::text(&server, uri)),
+    }
+}
+
+/// A name with a line end in it must not pass for two.
+fn one_line(name: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    name.chars().map(escape).chain(["\n".to_owned()]).collect()
+}

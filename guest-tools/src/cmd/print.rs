@@ -1,0 +1,64 @@
+//! What goes to standard output: text for people, JSON for programs. Every command prints by it,
+//! all at once at its end, so that a command that fails has printed nothing.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use super::CommandError;
+
+/// Puts text out. A reader that has seen enough, such as `head`, is no failure.
+pub(crate) fn print(text: &str) -> Result<(), CommandError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::Print(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Puts one JSON value out, and a line end.
+pub(crate) fn print_json(value: &Value) -> Result<(), CommandError> {
+    print(&format!("{value:#}\n"))
+}
+
+/// A string in quotes, with everything in it escaped that JSON escapes, and what else would move a
+/// terminal's cursor.
+pub(crate) fn quoted(text: &str) -> String {
+    let plain = |c: char| if c.is_control() && !c.is_ascii() { ' ' } else { c };
+    Value::from(text.chars().map(plain).collect::<String>()).to_string().replace('\x7f', "\\u007f")
+}
+
+/// As nbdinfo prints sizes: with a suffix where that is exact.
+pub(crate) fn exact_size(size: u64) -> Option<String> {
+    let letters = ["K", "M", "G", "T", "P", "E"];
+    let power = usize::try_from(size.trailing_zeros() / 10).ok()?.min(letters.len());
+    let letter = letters.get(power.checked_sub(1)?).filter(|_| size > 0)?;
+    Some(format!("{}{letter}", size >> (10 * power)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_the_suffix_that_is_exact() {
+        for (size, text) in [
+            (0, None),
+            (513, None),
+            (1000, None),
+            (1024, Some("1K")),
+            (1536, None),
+            (2_125_119_488, Some("2075312K")),
+            (1 << 30, Some("1G")),
+            (3 << 61, Some("6E")),
+            (1 << 63, Some("8E")),
+        ] {
+            assert_eq!(exact_size(size).as_deref(), text, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_does_not_move_the_cursor() {
+        assert_eq!(quoted("a\"\n\x1b[2J\x7f\u{9b}"), "\"a\\\"\\n\\u001b[2J\\u007f \"");
+    }
+}

@@ -1,0 +1,28 @@
+//! One behaviour a file, of the commands that ask and change: against the agent, nbdkit and
+//! qemu-nbd, held against what libnbd's tools say of the same server.
+
+mod info;
+#[path = "../server/mod.rs"]
+mod server;
+
+use std::process::{Command, Output};
+
+use server::{
+    Server,
+    Transport::{Tcp, Unix},
+};
+
+/// One of each kind.
+fn servers() -> [Server; 3] {
+    [Server::nbdkit(Unix), Server::qemu_nbd(Tcp), Server::agent(Unix)]
+}
+
+fn libnbd(program: &str, words: &[&str]) -> Output {
+    let output = Command::new(program).args(words).output();
+    output.unwrap_or_else(|error| panic!("{program}: {error}: apt-get install libnbd-bin"))
+}
+
+fn json(bytes: &[u8]) -> serde_json::Value {
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(bytes)))
+}
