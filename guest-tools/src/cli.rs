@@ -7,7 +7,10 @@ use nbd::{
     wire::DEFAULT_PORT,
 };
 
-use crate::cmd::{info::Info, list::List, read::Read, write::Write};
+use crate::cmd::{
+    cache::Cache, dump::Dump, info::Info, list::List, map::Map, read::Read, trim::Trim,
+    write::Write, zero::Zero,
+};
 
 const EXAMPLES: &str = "\
 Without an address it is the default export of this guest's host, nbd+vsock://2/ (port 10809).
@@ -34,10 +37,20 @@ pub(crate) enum Command {
     Info(Info),
     /// List the exports of a server, each as `info` tells it
     List(List),
+    /// Show which parts of an export are data and which are holes
+    Map(Map),
     /// Copy bytes of an export to standard output or a file
     Read(Read),
     /// Copy standard input, a file or a pattern to an export, and flush
     Write(Write),
+    /// Make a range read as zeroes
+    Zero(Zero),
+    /// Tell the server that a range is not needed any more
+    Trim(Trim),
+    /// Ask the server to have a range at hand
+    Cache(Cache),
+    /// Print what an export holds in hexadecimal
+    Dump(Dump),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +93,6 @@ mod tests {
         let said = Cli::parse_from(["guest-tools", "read", "--offset", "1k"]);
         let Command::Read(read) = said.command else { panic!("{said:?}") };
         assert_eq!(read.target.uri.to_string(), "nbd+vsock://2/");
-        assert_eq!((read.offset, read.length), (1024, None));
+        assert_eq!((read.range.offset, read.range.length), (1024, None));
     }
 }

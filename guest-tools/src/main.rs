@@ -9,6 +9,7 @@ mod init;
 mod link;
 mod session;
 mod size;
+mod walk;
 
 use std::{error::Error, process::ExitCode};
 
@@ -48,8 +49,13 @@ fn perform(cli: &Cli) -> u8 {
     let done = match &cli.command {
         Command::Info(words) => cmd::info::run(words),
         Command::List(words) => cmd::list::run(words),
+        Command::Map(words) => cmd::map::run(words),
         Command::Read(words) => cmd::read::run(words),
         Command::Write(words) => cmd::write::run(words),
+        Command::Zero(words) => cmd::zero::run(words),
+        Command::Trim(words) => cmd::trim::run(words),
+        Command::Cache(words) => cmd::cache::run(words),
+        Command::Dump(words) => cmd::dump::run(words),
     };
     match done {
         Ok(()) => 0,

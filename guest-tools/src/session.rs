@@ -132,7 +132,7 @@ fn settled<T>(link: &mut Link, done: Result<T, SessionError>) -> Result<T, Sessi
 }
 
 /// The length of one read or write: a multiple of the block size, in the server's limit.
-fn piece(link: &Link) -> u64 {
+pub(crate) fn piece(link: &Link) -> u64 {
     let longest = PIECE.min(link.longest_payload());
     longest - longest % u64::from(link.terms().blocks.minimum.max(1))
 }

@@ -1,13 +1,19 @@
 //! One command a file: `run` takes what was said and does it.
 
+pub(crate) mod cache;
+pub(crate) mod dump;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod map;
 mod pattern;
 mod print;
 mod question;
+pub(crate) mod range;
 pub(crate) mod read;
 mod show;
+pub(crate) mod trim;
 pub(crate) mod write;
+pub(crate) mod zero;
 
 use std::{io, path::PathBuf};
 
@@ -30,6 +36,11 @@ pub(crate) enum CommandError {
         first.at, first.found, first.due
     )]
     Pattern { first: Wrong, count: u64, len: u64 },
+    #[error(
+        "{uri} has no map {context:?}: either the server is without structured replies, or the \
+         export without that context; 'guest-tools info' lists the contexts"
+    )]
+    Context { uri: String, context: String },
     #[error("cannot print")]
     Print(#[source] io::Error),
     /// The answer to a yes-or-no question. All is said.

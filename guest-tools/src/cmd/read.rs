@@ -3,45 +3,56 @@
 use std::{fs::File, io, path::PathBuf};
 
 use clap::Args;
+use serde_json::json;
 
-use super::{CommandError, pattern::Verifier};
-use crate::{cli::Target, link::Link, session, size::parse_size};
+use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
+use crate::{cli::Target, link::Link, session};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools read --length 512 | od -c        the first sector of the default export
+  guest-tools read nbd+vsock://2/disk --output disk.img
+  guest-tools read --verify-pattern --length 1G --json
+
+Keys of --json: offset, length (bytes), verified (with --verify-pattern: true).";
 
 /// What was said.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Read {
     #[command(flatten)]
     pub(crate) target: Target,
-    /// Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024
-    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_size)]
-    pub(crate) offset: u64,
-    /// How many bytes; default: up to the end
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub(crate) length: Option<u64>,
+    #[command(flatten)]
+    pub(crate) range: Range,
     /// Where to put them; default: standard output
-    #[arg(long, short, visible_alias = "out", value_name = "FILE")]
+    #[arg(long, short, visible_alias = "out", value_name = "FILE", group = "kept")]
     pub(crate) output: Option<PathBuf>,
     /// Put them nowhere; fail unless each is what `write --pattern` writes there
-    #[arg(long, conflicts_with = "output")]
+    #[arg(long, group = "kept")]
     pub(crate) verify_pattern: bool,
+    /// Print JSON on standard output, which the bytes must not use
+    #[arg(long, requires = "kept")]
+    json: bool,
 }
 
 pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
     let mut link = Link::open(&words.target.uri)?;
-    let (at, size) = (words.offset, link.described().size);
-    let rest = size.saturating_sub(at);
-    let len = words.length.unwrap_or(rest);
-    if at > size || len > rest {
-        link.close();
-        let what = format!("{len} bytes at {at}");
-        return Err(CommandError::PastEnd { what, size });
-    }
+    let (at, len) = match words.range.inside(link.described().size) {
+        Ok(range) => range,
+        Err(error) => {
+            link.close();
+            return Err(error);
+        }
+    };
     if words.verify_pattern {
         let mut verifier = Verifier::new(at);
         session::read(&mut link, at, len, &mut verifier)?;
         link.close();
         if let Some((first, count)) = verifier.verdict() {
             return Err(CommandError::Pattern { first, count, len });
+        }
+        if words.json {
+            return print_json(&json!({ "offset": at, "length": len, "verified": true }));
         }
         eprintln!("guest-tools: {len} bytes at {at} are the pattern");
         return Ok(());
@@ -56,5 +67,8 @@ pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
         None => session::read(&mut link, at, len, &mut io::stdout().lock())?,
     }
     link.close();
+    if words.json {
+        return print_json(&json!({ "offset": at, "length": len }));
+    }
     Ok(())
 }

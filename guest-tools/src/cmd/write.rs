@@ -7,8 +7,10 @@ use std::{
 };
 
 use clap::Args;
+use nbd::wire::TransmissionFlags;
+use serde_json::json;
 
-use super::{CommandError, pattern::Source};
+use super::{CommandError, pattern::Source, print::print_json};
 use crate::{
     cli::Target,
     link::Link,
@@ -16,8 +18,17 @@ use crate::{
     size::{parse_size, print_size},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools write < disk.img
+  guest-tools write nbd+vsock://2/disk --offset 1M --input part.img
+  guest-tools write --pattern --length 1G --json
+
+Keys of --json: offset, length (bytes), fua, flushed.";
+
 /// What was said.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Write {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -39,6 +50,9 @@ pub(crate) struct Write {
     /// Leave out the flush at the end
     #[arg(long)]
     pub(crate) no_flush: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
@@ -71,7 +85,13 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
             copy(&mut io::stdin().lock())?
         }
     };
+    let flushed = durability.flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
     link.close();
+    if words.json {
+        return print_json(&json!({
+            "offset": at, "length": written, "fua": words.fua, "flushed": flushed,
+        }));
+    }
     let settled = if words.no_flush { ", not flushed" } else { "" };
     eprintln!("guest-tools: {} written at {at}{settled}", print_size(written));
     Ok(())

@@ -1,7 +1,10 @@
 //! One behaviour a file, of the commands that ask and change: against the agent, nbdkit and
 //! qemu-nbd, held against what libnbd's tools say of the same server.
 
+mod change;
+mod dump;
 mod info;
+mod map;
 #[path = "../server/mod.rs"]
 mod server;
 

@@ -23,7 +23,7 @@ use crate::{
     wire::{ChunkHeader, Command, CommandFlags, Errno, ExtentFlags, Request, TransmissionFlags},
 };
 
-pub use replies::ERROR_LIMIT;
+pub use replies::{ERROR_LIMIT, EXTENTS_LIMIT};
 
 /// What a server says to a request. Offsets are counted from the start of the export.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,6 +12,10 @@ use crate::{
 /// Longest error chunk that is taken, in bytes: a text of 4096 and all fields around it fit.
 pub const ERROR_LIMIT: usize = 8 << 10;
 
+/// Longest chunk of extents that is taken, in bytes: 2^20 of 64 bits, which is the most that any
+/// server is known to send. A caller may keep them all.
+pub const EXTENTS_LIMIT: u64 = 8 + (16 << 20);
+
 /// What the next bytes are.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Now {
@@ -156,6 +160,9 @@ impl Client {
             ChunkType::NONE => Ok(0),
             ChunkType::OFFSET_DATA if reads && (9..=8 + pending.len).contains(&len) => Ok(8),
             ChunkType::OFFSET_HOLE if reads && len == 12 => Ok(12),
+            ChunkType::BLOCK_STATUS | ChunkType::BLOCK_STATUS_EXT if len > EXTENTS_LIMIT => {
+                Err(breach(cookie, "more extents in one chunk than are taken, 2^20"))
+            }
             ChunkType::BLOCK_STATUS if status && len >= 12 && (len - 4).is_multiple_of(8) => {
                 if one && len != 12 {
                     return Err(breach(cookie, "more than the one extent that was asked for"));

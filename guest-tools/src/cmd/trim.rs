@@ -1,0 +1,46 @@
+//! `trim`: tells the server that a range is not needed any more.
+
+use clap::Args;
+
+use super::{
+    CommandError,
+    range::{Changed, Settle, changed, in_pieces},
+};
+use crate::{
+    cli::Target,
+    link::{Order, Verb},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools trim --offset 1G --length 1G
+  guest-tools trim --all nbd+vsock://2/scratch --json
+
+What is read from there afterwards may be anything; 'guest-tools zero' makes it zeroes.
+
+Keys of --json: offset, length (bytes), requests, fua, flushed.";
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Trim {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    range: Changed,
+    #[command(flatten)]
+    settle: Settle,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(words: &Trim) -> Result<(), CommandError> {
+    changed(&words.target.uri, &words.range, |link, range| {
+        let verb = Verb::Trim { fua: words.settle.fua };
+        let requests = in_pieces(link, range, |at, len| Order::bare(verb, at, len))?;
+        let mut told = words.settle.finish(link, range)?;
+        told.insert("requests".to_owned(), requests.into());
+        Ok((told, words.json, "trimmed"))
+    })
+}
