@@ -8,8 +8,8 @@ use nbd::{
 };
 
 use crate::cmd::{
-    cache::Cache, dump::Dump, info::Info, list::List, map::Map, read::Read, trim::Trim,
-    write::Write, zero::Zero,
+    cache::Cache, connect::Connect, dump::Dump, info::Info, list::List, map::Map, probe::Probe,
+    read::Read, trim::Trim, write::Write, zero::Zero,
 };
 
 const EXAMPLES: &str = "\
@@ -33,6 +33,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Find out why vsock does not work here, and what mends it
+    Probe(Probe),
+    /// Connect standard input and output to a vsock port
+    Connect(Connect),
     /// Tell what an export is and what it can do
     Info(Info),
     /// List the exports of a server, each as `info` tells it

@@ -7,8 +7,10 @@ mod error;
 mod greet;
 mod init;
 mod link;
+mod probe;
 mod session;
 mod size;
+mod sys;
 mod walk;
 
 use std::{error::Error, process::ExitCode};
@@ -47,6 +49,8 @@ fn without_command(error: &clap::Error) -> u8 {
 /// Does what was said, tells what went wrong, and says the exit code.
 fn perform(cli: &Cli) -> u8 {
     let done = match &cli.command {
+        Command::Probe(words) => cmd::probe::run(words),
+        Command::Connect(words) => cmd::connect::run(words),
         Command::Info(words) => cmd::info::run(words),
         Command::List(words) => cmd::list::run(words),
         Command::Map(words) => cmd::map::run(words),
@@ -68,7 +72,7 @@ fn perform(cli: &Cli) -> u8 {
 }
 
 /// An error and what it came from, in one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,5 +1,7 @@
 //! Sizes on the command line: a number and one suffix, as nbdkit has them.
 
+use std::time::Duration;
+
 /// Powers of 1024 of either case; `s` is a sector of 512 bytes.
 const SUFFIXES: [(char, u64); 8] = [
     ('b', 1),
@@ -30,6 +32,22 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "it is more than 2^63 - 1 bytes".to_owned())
 }
 
+/// A time on the command line: a number and ms, s (also when left out), m or h.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(at);
+    let scale = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("known units are ms, s, m and h".to_owned()),
+    };
+    let number =
+        digits.parse::<u32>().map_err(|_| "a time is a whole number and a unit, such as 30s")?;
+    Ok(Duration::from_millis(u64::from(number) * scale))
+}
+
 /// The two numbers a person wants: all bytes, and about how much that is.
 pub(crate) fn print_size(size: u64) -> String {
     let bigger = SUFFIXES.iter().skip(2).rev().find(|(_, scale)| size >= *scale);
@@ -42,6 +60,26 @@ pub(crate) fn print_size(size: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times() {
+        for (text, time) in [
+            ("0", Some(0)),
+            ("30s", Some(30_000)),
+            ("30", Some(30_000)),
+            ("50ms", Some(50)),
+            ("2m", Some(120_000)),
+            ("1h", Some(3_600_000)),
+            ("", None),
+            ("s", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("1d", None),
+            ("4294967296", None),
+        ] {
+            assert_eq!(parse_duration(text).ok(), time.map(Duration::from_millis), "{text}");
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -1,12 +1,14 @@
 //! One command a file: `run` takes what was said and does it.
 
 pub(crate) mod cache;
+pub(crate) mod connect;
 pub(crate) mod dump;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
 mod pattern;
 mod print;
+pub(crate) mod probe;
 mod question;
 pub(crate) mod range;
 pub(crate) mod read;
@@ -41,6 +43,10 @@ pub(crate) enum CommandError {
          export without that context; 'guest-tools info' lists the contexts"
     )]
     Context { uri: String, context: String },
+    #[error("{0} has TLS, and connect is a raw pipe: say nbd for nbds, or use another command")]
+    Raw(String),
+    #[error("{0} does not work from here; what was found is on standard output")]
+    Unreachable(String),
     #[error("cannot print")]
     Print(#[source] io::Error),
     /// The answer to a yes-or-no question. All is said.

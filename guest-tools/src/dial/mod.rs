@@ -42,6 +42,16 @@ pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
     if uri.tls {
         return Err(DialError::Tls(uri.to_string()));
     }
+    let socket = dial_raw(uri)?;
+    let limit = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(i64::MAX), 0);
+    setsockopt(&socket, sockopt::ReceiveTimeout, &limit)
+        .and_then(|()| setsockopt(&socket, sockopt::SendTimeout, &limit))
+        .map_err(|errno| DialError::SetUp { uri: uri.to_string(), source: errno.into() })?;
+    Ok(socket)
+}
+
+/// Connects to a place. Reads and writes block as long as the other end lets them.
+pub(crate) fn dial_raw(uri: &Uri) -> Result<File, DialError> {
     let connected = match &uri.place {
         Place::Tcp { host, port } => tcp::connect(&tcp::addresses(host, *port)?),
         Place::Unix { socket } => unix::connect(socket),
@@ -55,9 +65,5 @@ pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
         };
         DialError::Connect { uri: uri.to_string(), mend, source }
     })?;
-    let limit = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(i64::MAX), 0);
-    setsockopt(&fd, sockopt::ReceiveTimeout, &limit)
-        .and_then(|()| setsockopt(&fd, sockopt::SendTimeout, &limit))
-        .map_err(|errno| DialError::SetUp { uri: uri.to_string(), source: errno.into() })?;
     Ok(File::from(fd))
 }

@@ -71,6 +71,11 @@ pub(super) fn mend(error: &io::Error, device: Device, cid: u32, port: u32) -> St
         (Errno::ECONNRESET | Errno::ECONNREFUSED, _) => {
             format!("CID {cid} has nobody on vsock port {port}; the host is CID {HOST_CID}")
         }
+        (Errno::ETIMEDOUT, _) if cid == HOST_CID => {
+            "the vsock device takes connects and answers none: what stands behind it on the host \
+             (vhost, or a vhost-user or hybrid backend) hangs or has ended"
+                .to_owned()
+        }
         (Errno::ETIMEDOUT, _) => {
             format!("CID {cid} does not answer; from a guest, the host is CID {HOST_CID}")
         }
@@ -96,6 +101,7 @@ mod tests {
             (Errno::ECONNRESET, Device::Driven, 2, "is the agent running"),
             (Errno::ECONNRESET, Device::Driven, 9, "the host is CID 2"),
             (Errno::ETIMEDOUT, Device::Driven, 9, "does not answer"),
+            (Errno::ETIMEDOUT, Device::Driven, 2, "takes connects and answers none"),
             (Errno::EPERM, Device::Unknown, 2, "seccomp"),
             (Errno::EIO, Device::Unknown, 2, "port 10809"),
         ] {

@@ -2,9 +2,11 @@
 //! qemu-nbd, held against what libnbd's tools say of the same server.
 
 mod change;
+mod connect;
 mod dump;
 mod info;
 mod map;
+mod probe;
 #[path = "../server/mod.rs"]
 mod server;
 

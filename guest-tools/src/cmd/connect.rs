@@ -1,0 +1,162 @@
+//! `connect`: standard input and output to a port and back, byte for byte, for people who debug.
+//! The end of the input closes that direction only; the command ends when the other end does.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::AsRawFd,
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use clap::Args;
+use nbd::{Uri, uri::HOST_CID};
+use nix::sys::socket;
+use serde_json::json;
+
+use super::CommandError;
+use crate::{dial::dial_raw, error::SessionError};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools connect 10809 | head -c 16       what does the host's port 10809 say?
+  guest-tools connect 2:22                     CID 2, port 22
+  guest-tools connect nbd+unix:///?socket=/run/nbd.sock < request > reply
+
+With --json one line on standard error at the end: sent and received (bytes).";
+
+/// How long input may still come once the other end has said all, as socat has it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Connect {
+    /// A vsock port of the host, CID:PORT, or a URI; what it has of an export does not count
+    #[arg(value_name = "PORT|CID:PORT|URI", value_parser = place)]
+    uri: Uri,
+    /// At the end, print on standard error how much went either way
+    #[arg(long)]
+    json: bool,
+}
+
+fn place(text: &str) -> Result<Uri, String> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (cid, port) = text.split_once(':').unwrap_or(("", text));
+    let text = match (cid, port) {
+        ("", port) if digits(port) && !text.contains(':') => {
+            format!("nbd+vsock://{HOST_CID}:{port}/")
+        }
+        (cid, port) if digits(cid) && digits(port) => format!("nbd+vsock://{cid}:{port}/"),
+        _ => text.to_owned(),
+    };
+    text.parse().map_err(|error: nbd::uri::UriError| error.to_string())
+}
+
+pub(crate) fn run(words: &Connect) -> Result<(), CommandError> {
+    let uri = &words.uri;
+    if uri.tls {
+        return Err(CommandError::Raw(uri.to_string()));
+    }
+    let socket = dial_raw(uri).map_err(SessionError::from)?;
+    let lost = |doing: &str, source| SessionError::lost(&uri.to_string(), doing, source);
+    let up = socket.try_clone().map_err(|source| lost("preparing", source))?;
+    let (ended, upward) = channel();
+    // It may wait for input for ever, and then ends with the process.
+    thread::spawn(move || {
+        let done = carry(&mut io::stdin().lock(), &mut &up, |n| {
+            // Nobody listens when the command is over.
+            ended.send(Up::Sent(n)).ok();
+        });
+        // The other end sees the end of the input.
+        let closed = close_writing(&up);
+        ended.send(Up::End(done.and(closed))).ok();
+    });
+    let mut received = 0;
+    let downward = carry(&mut &socket, &mut io::stdout().lock(), |n| received += n);
+    let mut sent = 0;
+    let end = loop {
+        match upward.recv_timeout(LAST_WORDS) {
+            Ok(Up::Sent(n)) => sent += n,
+            Ok(Up::End(done)) => break done,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break Ok(()),
+        }
+    };
+    if words.json {
+        eprintln!("{}", json!({ "sent": sent, "received": received }));
+    }
+    match downward {
+        Err(Broken::To(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(Broken::To(error)) => return Err(SessionError::Output(error).into()),
+        Err(Broken::From(error)) => return Err(lost("receiving", error).into()),
+        Ok(()) => {}
+    }
+    match end {
+        Err(Broken::From(error)) => Err(SessionError::Input(error).into()),
+        Err(Broken::To(error)) => Err(lost("sending", error).into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// What the thread that sends has done.
+enum Up {
+    Sent(u64),
+    End(Result<(), Broken>),
+}
+
+/// Which side of a copy failed.
+enum Broken {
+    From(io::Error),
+    To(io::Error),
+}
+
+/// Copies until the end, each piece as it comes.
+fn carry(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    mut passed: impl FnMut(u64),
+) -> Result<(), Broken> {
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let n = match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Broken::From(error)),
+        };
+        let bytes = piece.get(..n).unwrap_or_default();
+        to.write_all(bytes).and_then(|()| to.flush()).map_err(Broken::To)?;
+        passed(n as u64);
+    }
+}
+
+/// Closes one direction. One that the other end has closed already needs no closing.
+fn close_writing(socket: &File) -> Result<(), Broken> {
+    match socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Write) {
+        Err(nix::errno::Errno::ENOTCONN) | Ok(()) => Ok(()),
+        Err(errno) => Err(Broken::To(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_a_cid_and_a_uri_are_told_apart() {
+        for (text, uri) in [
+            ("10810", Some("nbd+vsock://2:10810/")),
+            ("4294967295", Some("nbd+vsock://2:4294967295/")),
+            ("7:22", Some("nbd+vsock://7:22/")),
+            ("nbd://127.0.0.1:7", Some("nbd://127.0.0.1:7/")),
+            ("4294967296", None),
+            ("4294967296:1", None),
+            (":1", None),
+            ("1:", None),
+            ("x", None),
+        ] {
+            assert_eq!(place(text).ok().map(|uri| uri.to_string()).as_deref(), uri, "{text}");
+        }
+    }
+}

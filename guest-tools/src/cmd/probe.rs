@@ -1,0 +1,180 @@
+//! `probe`: why vsock does not work here, and what mends it; and whether a connection works.
+
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use nbd::{Uri, uri::Place};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{
+    CommandError,
+    print::{print, print_json},
+};
+use crate::{
+    chain,
+    cli::Target,
+    dial::DialError,
+    error::SessionError,
+    greet,
+    probe::{self, Finding, Verdict},
+    size::{parse_duration, print_size},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools probe                            can this guest reach its host's disk?
+  guest-tools probe --wait 30s                 at boot, when modules and devices come late
+  guest-tools probe nbd+vsock://2:10810/ --json
+
+For TCP and Unix sockets only the connection is looked at.
+
+Keys of --json: uri, works (true or false), waited (seconds), findings: a list with id (device, driver,
+socket, node, cid, transports, connect, server, export), verdict (ok, warning, fault), evidence,
+meaning, mend (or null).
+
+Exit codes: 0 when a connection works and a server greets on it; else 1.";
+
+/// How long to wait for news before looking again: at first, and at most.
+const NAP: Duration = Duration::from_millis(50);
+const LONGEST_NAP: Duration = Duration::from_secs(1);
+
+/// How long a burst of news may go on before it is acted on, milliseconds.
+const BURST: u16 = 20;
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Probe {
+    #[command(flatten)]
+    target: Target,
+    /// Go on trying so long until a connection works, such as 500ms, 30s or 2m
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
+    wait: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
+    let uri = &words.target.uri;
+    let begun = Instant::now();
+    let news = uevents();
+    let mut nap = NAP;
+    let connection = loop {
+        let connection = connect(uri);
+        let left = words.wait.saturating_sub(begun.elapsed());
+        if works(&connection) || left.is_zero() {
+            break connection;
+        }
+        wait_for_news(news.as_ref(), nap.min(left));
+        nap = LONGEST_NAP.min(nap * 2);
+    };
+    let works = works(&connection);
+    let waited = begun.elapsed().as_secs_f64();
+    let mut findings = match uri.place {
+        Place::Vsock { .. } => probe::look(),
+        _ => Vec::new(),
+    };
+    findings.extend(connection);
+    if words.json {
+        print_json(&json!({
+            "uri": uri.to_string(),
+            "works": works,
+            "waited": (waited * 1e3).round() / 1e3,
+            "findings": findings.iter().map(Finding::json).collect::<Value>(),
+        }))?;
+    } else {
+        print(&findings.iter().map(Finding::text).collect::<String>())?;
+    }
+    if works { Ok(()) } else { Err(CommandError::Unreachable(uri.to_string())) }
+}
+
+/// A server greeted. Which export it opens is another matter.
+fn works(connection: &[Finding]) -> bool {
+    connection.iter().all(|finding| finding.verdict != Verdict::Fault)
+}
+
+/// Tries it.
+fn connect(uri: &Uri) -> Vec<Finding> {
+    let connected = || {
+        Finding::new("connect", Verdict::Ok, format!("{uri} takes connections"))
+            .meaning("the way there is open")
+    };
+    let greeted = || Finding::new("server", Verdict::Ok, "it speaks NBD");
+    match greet::describe(uri) {
+        Ok(server) => {
+            let size = server.exports.first().and_then(|export| export.described.as_ref().ok());
+            let size = print_size(size.map_or(0, |described| described.size));
+            let export = Finding::new("export", Verdict::Ok, format!("{:?}: {size}", uri.export));
+            vec![connected(), greeted(), export.meaning("the disk is there")]
+        }
+        Err(SessionError::Dial(DialError::Connect { mend, source, .. })) => {
+            vec![
+                Finding::new("connect", Verdict::Fault, format!("{uri}: {source}"))
+                    .meaning("no connection")
+                    .mend(mend),
+            ]
+        }
+        Err(SessionError::Dial(error)) => {
+            vec![
+                Finding::new("connect", Verdict::Fault, chain(&error))
+                    .meaning("no connection was tried")
+                    .mend("see the addresses in 'guest-tools --help'"),
+            ]
+        }
+        Err(SessionError::Refused { source, .. }) => {
+            let refused = Finding::new("export", Verdict::Warning, source.to_string())
+                .meaning(format!(
+                    "the server does not open the export {:?} for this guest",
+                    uri.export
+                ))
+                .mend("'guest-tools list' names those that it has; the agent's log says why");
+            vec![connected(), greeted(), refused]
+        }
+        Err(error @ (SessionError::Closed { .. } | SessionError::Lost { .. })) => {
+            let closed = Finding::new("server", Verdict::Fault, chain(&error))
+                .meaning("the connection was taken and ended before a greeting: a rule of the server may refuse this guest, or no server stands behind the listener")
+                .mend("the agent's log on the host names each connection that it refused, and the rule");
+            vec![connected(), closed]
+        }
+        Err(error) => {
+            let other = Finding::new("server", Verdict::Fault, chain(&error))
+                .meaning("what listens there is no NBD server that can be used")
+                .mend("check the port, and the server's version");
+            vec![connected(), other]
+        }
+    }
+}
+
+/// The kernel's news of modules and devices. Without it, the clock has to do.
+fn uevents() -> Option<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let protocol = SockProtocol::NetlinkKObjectUEvent;
+    let fd = socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol).ok()?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 1)).ok()?;
+    Some(fd)
+}
+
+/// Returns at the next news or after `nap`.
+fn wait_for_news(news: Option<&OwnedFd>, nap: Duration) {
+    let mut fds: Vec<_> =
+        news.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+    let nap = PollTimeout::try_from(nap).unwrap_or(PollTimeout::ZERO);
+    // A signal ends it early, which costs one look.
+    let told = poll(&mut fds, nap).is_ok_and(|ready| ready > 0);
+    if told {
+        // News come in bursts.
+        poll(&mut [], BURST).ok();
+    }
+    let mut piece = [0; 4096];
+    while news.is_some_and(|fd| recv(fd.as_raw_fd(), &mut piece, MsgFlags::empty()).is_ok()) {}
+}
