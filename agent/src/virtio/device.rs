@@ -23,9 +23,9 @@ use super::{
 };
 
 /// Chains that a connection holds; what comes behind is copied, so that none starves the others.
-const LENT: usize = 8;
+pub(super) const LENT: usize = 8;
 /// Chains that all connections of a VM hold: half of Linux's queue is everybody's.
-const ALL_LENT: usize = 64;
+pub(super) const ALL_LENT: usize = 64;
 /// Packets from the guest that are looked at in one go.
 const GO: usize = 512;
 
@@ -63,7 +63,7 @@ impl Device {
         self.cid
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -21,7 +21,7 @@ const TURN: usize = 256 * 1024;
 pub(super) const ANSWERS: usize = 256;
 /// Bytes that were copied out for sessions that do not take them, in all; beyond it nothing is taken
 /// from the guest.
-const COPIED: usize = 64 << 20;
+pub(super) const COPIED: usize = 64 << 20;
 
 /// What a VM's lock is around.
 #[derive(Default)]

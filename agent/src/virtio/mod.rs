@@ -12,9 +12,13 @@
 
 mod connection;
 mod device;
+#[cfg(any(test, fuzzing))]
+mod driver;
 mod flow;
 mod header;
 mod host;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 mod peers;
 mod queue;
 

@@ -3,153 +3,17 @@
 use std::task::Waker;
 
 use proptest::{collection::vec, prelude::*};
-use tokio::sync::mpsc::{Receiver, channel};
 use vhost_user_backend::VringT;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
-use vmm_sys_util::event::{EventFlag, new_event_consumer_and_notifier};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::{
-    super::header::{NO_MORE_RECEIVED, NO_MORE_SENT, STREAM},
+    super::{
+        driver::{Driver, PORT},
+        header::{NO_MORE_RECEIVED, NO_MORE_SENT},
+        hostile,
+    },
     *,
 };
-
-const SIZE: u16 = 32;
-const MEMORY: usize = 1 << 20;
-const PORT: u32 = 10809;
-/// Where the buffers of each queue are; the rings stand before them.
-const BUFFERS: [u64; 2] = [0x10000, 0x80000];
-const BUFFER: u64 = 4096;
-
-/// A guest's driver.
-struct Driver {
-    memory: Memory,
-    vrings: [Vring; 2],
-    /// Buffers given to the device, and buffers taken back, of each queue.
-    given: [u16; 2],
-    taken: [u16; 2],
-    device: Arc<Device>,
-    accepted: Receiver<Connection>,
-}
-
-impl Driver {
-    fn new() -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let memory = GuestMemoryAtomic::new(memory);
-        let vrings = [0, 1].map(|queue| {
-            let vring = Vring::new(memory.clone(), SIZE).unwrap();
-            vring.set_queue_size(SIZE);
-            let [table, avail, used] = Self::rings(queue);
-            vring.set_queue_info(table, avail, used).unwrap();
-            vring.set_queue_ready(true);
-            vring.set_enabled(true);
-            vring
-        });
-        let (sender, accepted) = channel(MOST);
-        let (_, notifier) = new_event_consumer_and_notifier(EventFlag::NONBLOCK).unwrap();
-        let place = Place { path: Path::new("/vm").into(), cid: 3, port: PORT };
-        let device = Arc::new(Device::new(place, sender, Kick::new(notifier)));
-        device.set_memory(memory.clone());
-        let mut driver = Self { memory, vrings, given: [0; 2], taken: [0; 2], device, accepted };
-        for _ in 0..SIZE / 2 {
-            driver.give_room();
-        }
-        driver
-    }
-
-    fn rings(queue: usize) -> [u64; 3] {
-        let base = queue as u64 * 0x4000;
-        [base + 0x1000, base + 0x2000, base + 0x3000]
-    }
-
-    /// Puts a chain of descriptors up: address, length, flags.
-    fn put(&mut self, queue: usize, chain: &[(u64, u32, u16)]) {
-        let memory = self.memory.memory();
-        let [table, avail, _] = Self::rings(queue);
-        let head = (self.given[queue] * 2) % SIZE;
-        for (i, (at, len, flags)) in chain.iter().enumerate() {
-            let index = (head + u16::try_from(i).unwrap()) % SIZE;
-            let place = GuestAddress(table + 16 * u64::from(index));
-            let more = u16::from(i + 1 < chain.len());
-            memory.write_obj(*at, place).unwrap();
-            memory.write_obj(*len, GuestAddress(place.0 + 8)).unwrap();
-            memory.write_obj(flags | more, GuestAddress(place.0 + 12)).unwrap();
-            memory.write_obj((index + 1) % SIZE, GuestAddress(place.0 + 14)).unwrap();
-        }
-        let slot = avail + 4 + 2 * u64::from(self.given[queue] % SIZE);
-        memory.write_obj(head, GuestAddress(slot)).unwrap();
-        self.given[queue] = self.given[queue].wrapping_add(1);
-        memory.write_obj(self.given[queue], GuestAddress(avail + 2)).unwrap();
-    }
-
-    fn buffer(&self, queue: usize) -> u64 {
-        BUFFERS[queue] + BUFFER * u64::from(self.given[queue] % (SIZE / 2))
-    }
-
-    /// One buffer more to receive by.
-    fn give_room(&mut self) {
-        let at = self.buffer(0);
-        self.put(0, &[(at, u32::try_from(BUFFER).unwrap(), 2)]);
-    }
-
-    fn kick(&self) {
-        self.device.kicked(&self.vrings[0], &self.vrings[1]);
-    }
-
-    fn header(op: Op, len: usize) -> Header {
-        Header {
-            src_cid: 3,
-            dst_cid: 2,
-            src_port: 77,
-            dst_port: PORT,
-            len: u32::try_from(len).unwrap(),
-            kind: STREAM,
-            op,
-            flags: 0,
-            buf_alloc: 1 << 20,
-            fwd_cnt: 0,
-        }
-    }
-
-    fn send(&mut self, header: &Header, payload: &[u8]) {
-        let at = self.buffer(1);
-        let memory = self.memory.memory();
-        memory.write_slice(&header.bytes(), GuestAddress(at)).unwrap();
-        memory.write_slice(payload, GuestAddress(at + 44)).unwrap();
-        let len = u32::try_from(payload.len()).unwrap();
-        self.put(1, &[(at, 44, 0), (at + 44, len, 0)][..=usize::from(len > 0)]);
-        self.kick();
-    }
-
-    /// The next packet that the device has sent, and room for another.
-    fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
-        let memory = self.memory.memory();
-        let [table, _, used] = Self::rings(0);
-        let at: u16 = memory.read_obj(GuestAddress(used + 2)).unwrap();
-        if at == self.taken[0] {
-            return None;
-        }
-        let slot = used + 4 + 8 * u64::from(self.taken[0] % SIZE);
-        let (head, len): (u32, u32) = (
-            memory.read_obj(GuestAddress(slot)).unwrap(),
-            memory.read_obj(GuestAddress(slot + 4)).unwrap(),
-        );
-        self.taken[0] = self.taken[0].wrapping_add(1);
-        let at: u64 = memory.read_obj(GuestAddress(table + 16 * u64::from(head))).unwrap();
-        let mut bytes = [0; 44];
-        memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
-        let mut payload = vec![0; len as usize - 44];
-        memory.read_slice(&mut payload, GuestAddress(at + 44)).unwrap();
-        self.give_room();
-        Some((Header::parse(&bytes), payload))
-    }
-
-    /// A connection, and the device's word that it is one.
-    fn connect(&mut self) -> Connection {
-        self.send(&Self::header(Op::Request, 0), &[]);
-        assert_eq!(self.receive().unwrap().0.op, Op::Response);
-        self.accepted.try_recv().unwrap()
-    }
-}
 
 fn read(connection: &Connection, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
@@ -303,30 +167,7 @@ fn a_guest_that_begins_anew_has_no_connections() {
 
 proptest! {
     #[test]
-    fn no_packet_and_no_descriptor_makes_it_panic(
-        chains in vec((vec((any::<u64>(), any::<u32>(), any::<u16>()), 1..4), any::<bool>()), 0..20),
-        packets in vec((0_u16..9, 0_u32..4, 0_u32..3, any::<u32>(), any::<u32>(), any::<u32>(), 0_u32..5000), 0..40),
-    ) {
-        let mut driver = Driver::new();
-        let connection = driver.connect();
-        for (op, src_port, dst, flags, buf_alloc, fwd_cnt, len) in packets {
-            let bytes = [&[0; 30][..], &op.to_le_bytes(), &[0; 12]].concat();
-            let op = Header::parse(&bytes.try_into().unwrap()).op;
-            let (src_port, dst_port) = (75 + src_port, PORT - 1 + dst);
-            let header = Header { src_port, dst_port, len, flags, buf_alloc, fwd_cnt, ..Driver::header(op, 0) };
-            driver.send(&header, &vec![7; (len as usize).min(4000)]);
-            drop(read(&connection, 3000));
-            drop(connection.try_send(&[IoSlice::new(&[0; 3000])]));
-            driver.receive();
-        }
-        for (chain, tx) in chains {
-            let chain: Vec<_> = chain.into_iter().map(|(at, len, flags)| {
-                // Half of them lie inside of the memory.
-                (if at & 1 == 0 { at % (MEMORY as u64) } else { at }, len >> (at % 32), flags)
-            }).collect();
-            driver.put(usize::from(tx), &chain);
-            driver.kick();
-            drop(connection.try_send(&[IoSlice::new(&[0; 3000])]));
-        }
+    fn no_packet_and_no_descriptor_makes_it_panic(input in vec(any::<u8>(), 0..2000)) {
+        hostile::play(&input);
     }
 }
