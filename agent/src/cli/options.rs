@@ -67,7 +67,8 @@ pub(super) struct Said {
     /// Another place to listen on, in addition to those above: vsock:PORT, vsock:CID:PORT,
     /// tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, vhost-user:PATH[,cid=N][,port=P] (the vsock device of
     /// QEMU's guest ends here: no kernel module) or hybrid:PATH[,port=P] (Firecracker, Cloud
-    /// Hypervisor). May be given again
+    /// Hypervisor); these two take mode=0660, owner=USER and group=GROUP of their socket too. May be
+    /// given again
     #[arg(long, value_name = "URI", help_heading = "Listening")]
     pub(super) listen: Vec<String>,
 

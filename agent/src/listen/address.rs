@@ -6,6 +6,7 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use thiserror::Error;
 
+use super::Rights;
 use crate::virtio;
 
 /// NBD's, and by custom that of a vsock.
@@ -41,10 +42,10 @@ pub enum Address {
     Tcp { host: Option<String>, port: u16, family: Family },
     /// A VM whose VMM connects at this path (vhost-user): the guest's vsock device ends here. `cid` is
     /// the guest's, inside this VM; `port` is the one it connects to.
-    VhostUser { path: PathBuf, cid: u32, port: u32 },
+    VhostUser { path: PathBuf, cid: u32, port: u32, rights: Rights },
     /// A VM whose VMM (Firecracker, Cloud Hypervisor) has its vsock device at this path, and connects to
     /// `PATH_PORT`.
-    Hybrid { path: PathBuf, port: u32 },
+    Hybrid { path: PathBuf, port: u32, rights: Rights },
     /// A Unix socket, made at this path and removed at exit.
     Unix(PathBuf),
     /// A Unix socket in a new directory that only this user may enter.
@@ -56,7 +57,7 @@ pub enum Address {
 pub enum AddressError {
     #[error(
         "write vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT, unix:PATH, vhost-user:PATH[,cid=N][,port=P] \
-         or hybrid:PATH[,port=P]"
+         or hybrid:PATH[,port=P] (these two also with mode=, owner= and group=)"
     )]
     Form,
     #[error("'{0}' is not a vsock port (0 to 4294967295)")]
@@ -71,6 +72,10 @@ pub enum AddressError {
     Setting(String, &'static str),
     #[error("'{0}' is not a guest's CID (3 to 4294967294)")]
     GuestCid(String),
+    #[error("'{0}' is not the mode of a socket (three octal digits, as in mode=0660)")]
+    Mode(String),
+    #[error("{0}= is empty; give a name or a number")]
+    NoName(&'static str),
     #[error("the path of the socket is empty")]
     NoPath,
     #[error(
@@ -105,6 +110,7 @@ impl Address {
     fn vhost_user(text: &str) -> Result<Self, AddressError> {
         let (path, settings) = path_and(text)?;
         let (mut cid, mut port) = (virtio::DEFAULT_CID, DEFAULT_PORT);
+        let mut rights = Rights::default();
         for (key, value) in settings {
             match key {
                 "cid" => {
@@ -113,25 +119,33 @@ impl Address {
                     cid = number(value).filter(fits).ok_or_else(wrong)?;
                 }
                 "port" => port = vm_port(value)?,
-                _ => return Err(AddressError::Setting(key.into(), "cid=N and port=P are")),
+                _ if rights.take(key, value)? => {}
+                _ => {
+                    let known = "cid=, port=, mode=, owner= and group= are";
+                    return Err(AddressError::Setting(key.into(), known));
+                }
             }
         }
-        Ok(Self::VhostUser { path, cid, port })
+        Ok(Self::VhostUser { path, cid, port, rights })
     }
 
     fn hybrid(text: &str) -> Result<Self, AddressError> {
         let (path, settings) = path_and(text)?;
-        let mut port = DEFAULT_PORT;
+        let (mut port, mut rights) = (DEFAULT_PORT, Rights::default());
         for (key, value) in settings {
             match key {
                 "port" => port = vm_port(value)?,
-                _ => return Err(AddressError::Setting(key.into(), "port=P is")),
+                _ if rights.take(key, value)? => {}
+                _ => {
+                    let known = "port=, mode=, owner= and group= are";
+                    return Err(AddressError::Setting(key.into(), known));
+                }
             }
         }
         // Its socket has a longer name.
         match super::vm::hybrid_path(&path, port).as_os_str().len() {
             len if len > UNIX_PATH_MAX => Err(AddressError::LongPath(len)),
-            _ => Ok(Self::Hybrid { path, port }),
+            _ => Ok(Self::Hybrid { path, port, rights }),
         }
     }
 
@@ -215,10 +229,12 @@ impl fmt::Display for Address {
             }
             Self::Tcp { host: Some(host), port, .. } => write!(f, "tcp:{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::VhostUser { path, cid, port } => {
-                write!(f, "vhost-user:{},cid={cid},port={port}", path.display())
+            Self::VhostUser { path, cid, port, rights } => {
+                write!(f, "vhost-user:{},cid={cid},port={port}{rights}", path.display())
             }
-            Self::Hybrid { path, port } => write!(f, "hybrid:{},port={port}", path.display()),
+            Self::Hybrid { path, port, rights } => {
+                write!(f, "hybrid:{},port={port}{rights}", path.display())
+            }
             Self::Private => f.write_str("unix:-"),
         }
     }
@@ -235,6 +251,11 @@ mod tests {
     #[test]
     fn addresses_are_read_and_printed() {
         let vsock = |cid, port| Address::Vsock { cid, port };
+        let vhost_user = |path: &str, cid, port| {
+            let (path, rights) = (path.into(), Rights::default());
+            Address::VhostUser { path, cid, port, rights }
+        };
+        let rights = Rights { mode: Some(0o660), owner: Some("qemu".into()), group: None };
         for (text, address, printed) in [
             ("vsock:10809", vsock(None, 10809), "vsock:10809"),
             ("vsock::10809", vsock(None, 10809), "vsock:10809"),
@@ -250,18 +271,23 @@ mod tests {
             ("unix:-", Address::Private, "unix:-"),
             (
                 "vhost-user:/run/vm",
-                Address::VhostUser { path: "/run/vm".into(), cid: 3, port: 10809 },
+                vhost_user("/run/vm", 3, 10809),
                 "vhost-user:/run/vm,cid=3,port=10809",
             ),
             (
                 "vhost-user:/vm,port=7,cid=4294967294",
-                Address::VhostUser { path: "/vm".into(), cid: u32::MAX - 1, port: 7 },
+                vhost_user("/vm", u32::MAX - 1, 7),
                 "vhost-user:/vm,cid=4294967294,port=7",
             ),
             (
                 "hybrid:/vm,port=52",
-                Address::Hybrid { path: "/vm".into(), port: 52 },
+                Address::Hybrid { path: "/vm".into(), port: 52, rights: Rights::default() },
                 "hybrid:/vm,port=52",
+            ),
+            (
+                "hybrid:/vm,mode=660,owner=qemu,port=52",
+                Address::Hybrid { path: "/vm".into(), port: 52, rights },
+                "hybrid:/vm,port=52,mode=0660,owner=qemu",
             ),
         ] {
             assert_eq!(text.parse(), Ok(address.clone()), "{text}");

@@ -32,6 +32,14 @@ pub enum Cause {
     Stale,
     #[error("another process listens there")]
     Live,
+    #[error("no user is called '{0}' (owner=)")]
+    NoUser(String),
+    #[error("no group is called '{0}' (group=)")]
+    NoGroup(String),
+    #[error("its socket cannot be given away")]
+    Owner(#[source] io::Error),
+    #[error("its socket cannot get the mode {mode:04o}")]
+    Mode { mode: u32, source: io::Error },
     /// A system call; its own words are enough.
     #[error(transparent)]
     System(io::Error),
@@ -50,6 +58,14 @@ impl BindError {
             (Cause::Directory { .. }, _) => {
                 Some("let TMPDIR name a directory that this user may write to".into())
             }
+            (Cause::NoUser(_) | Cause::NoGroup(_), _) => {
+                Some("'getent passwd' and 'getent group' list those that there are".into())
+            }
+            (Cause::Owner(_), _) => Some(
+                "only root (CAP_CHOWN) gives a socket to another user; a group of one's own is open \
+                 to all"
+                    .into(),
+            ),
             (Cause::NotASocket, _) => Some("choose another path".into()),
             (Cause::Stale, Address::Unix(path)) => {
                 Some(format!("remove it ('rm {}') and start again", path.display()))
@@ -64,7 +80,7 @@ impl BindError {
                 path.display()
             )),
             (Cause::System(error), address) => errno(error.raw_os_error()?, address),
-            (Cause::Stale | Cause::Live, _) => None,
+            (Cause::Stale | Cause::Live | Cause::Mode { .. }, _) => None,
         }
     }
 }

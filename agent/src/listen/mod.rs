@@ -9,6 +9,7 @@ mod descriptor;
 mod error;
 mod given;
 mod local;
+mod rights;
 pub mod stdio;
 mod tcp;
 mod unix;
@@ -27,6 +28,7 @@ pub use self::{
     address::{Address, AddressError, Family},
     error::{BindError, Cause},
     given::{Adopted, Given, GivenError},
+    rights::Rights,
 };
 use crate::{peer::Peer, stream::Stream, virtio::Place};
 
@@ -73,12 +75,14 @@ impl Listener {
             }
             Address::Tcp { host, port, family } => tcp::bind(host.as_deref(), *port, *family)
                 .map(|all| all.into_iter().map(Socket::Tcp).collect()),
-            Address::Unix(path) => unix::Listener::bind(path).map(|it| vec![Socket::Unix(it)]),
-            Address::VhostUser { path, cid, port } => {
-                vm::Listener::vhost_user(path, *cid, *port).map(|it| vec![Socket::Vm(it)])
+            Address::Unix(path) => {
+                unix::Listener::bind(path, &Rights::default()).map(|it| vec![Socket::Unix(it)])
             }
-            Address::Hybrid { path, port } => {
-                vm::Listener::hybrid(path, *port).map(|it| vec![Socket::Vm(it)])
+            Address::VhostUser { path, cid, port, rights } => {
+                vm::Listener::vhost_user(path, *cid, *port, rights).map(|it| vec![Socket::Vm(it)])
+            }
+            Address::Hybrid { path, port, rights } => {
+                vm::Listener::hybrid(path, *port, rights).map(|it| vec![Socket::Vm(it)])
             }
             Address::Private => unix::Listener::private().map(|it| vec![Socket::Unix(it)]),
         };
@@ -167,10 +171,10 @@ impl fmt::Display for Listener {
             Socket::Unix(listener) => listener.fmt(f)?,
             Socket::Vm(vm::Listener::VhostUser { host, .. }) => {
                 let Place { path, cid, port } = host.place();
-                Address::VhostUser { path: path.to_path_buf(), cid: *cid, port: *port }.fmt(f)?;
+                write!(f, "vhost-user:{},cid={cid},port={port}", path.display())?;
             }
             Socket::Vm(vm::Listener::Hybrid { path, port, .. }) => {
-                Address::Hybrid { path: path.to_path_buf(), port: *port }.fmt(f)?;
+                write!(f, "hybrid:{},port={port}", path.display())?;
             }
         }
         self.origin.as_ref().map_or(Ok(()), |origin| write!(f, " ({origin})"))

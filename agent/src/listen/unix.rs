@@ -21,7 +21,7 @@ use nix::{
 };
 use tokio::net::{UnixListener, UnixSocket};
 
-use super::{BACKLOG, Cause};
+use super::{BACKLOG, Cause, Rights};
 use crate::{peer::Peer, sys};
 
 #[derive(Debug)]
@@ -58,29 +58,32 @@ struct File {
 struct Directory(PathBuf);
 
 impl Listener {
-    /// Makes the socket at `path`, with the mode that the umask leaves. Never replaces anything.
-    pub(super) fn bind(path: &Path) -> Result<Self, Cause> {
+    /// Makes the socket at `path`, with the mode that the umask leaves or that `rights` have. Never
+    /// replaces anything.
+    pub(super) fn bind(path: &Path, rights: &Rights) -> Result<Self, Cause> {
         let socket = UnixSocket::new_stream().map_err(Cause::System)?;
         socket.bind(path).map_err(|error| match error.raw_os_error() {
             Some(libc::EADDRINUSE) => occupied(path),
             _ => Cause::System(error),
         })?;
         let file = File::new(path).map_err(Cause::System)?;
+        // Until it listens, nobody gets in.
+        rights.apply(path)?;
         let socket = socket.listen(BACKLOG).map_err(Cause::System)?;
         Ok(Self { socket, name: Name::Ours(file) })
     }
 
     /// As `bind`, but a socket that nobody listens on any more is replaced; one that is alive never.
     /// Two agents that try at once do so one after the other.
-    pub(super) fn take_over(path: &Path) -> Result<Self, Cause> {
+    pub(super) fn take_over(path: &Path, rights: &Rights) -> Result<Self, Cause> {
         let absolute = std::path::absolute(path).map_err(Cause::System)?;
         let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
         let directory = fs::File::open(directory).map_err(Cause::System)?;
         directory.lock().map_err(Cause::System)?;
-        match Self::bind(path) {
+        match Self::bind(path, rights) {
             Err(Cause::Stale) => {
                 fs::remove_file(path).map_err(Cause::System)?;
-                Self::bind(path)
+                Self::bind(path, rights)
             }
             bound => bound,
         }
@@ -100,7 +103,7 @@ impl Listener {
         let directory = sys::process::private_directory(&template)
             .map_err(|source| Cause::Directory { path: template, source })?;
         let directory = Directory(directory);
-        let mut listener = Self::bind(&directory.0.join("socket"))?;
+        let mut listener = Self::bind(&directory.0.join("socket"), &Rights::default())?;
         if let Name::Ours(file) = &mut listener.name {
             file.directory = Some(directory);
         }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Cause, unix};
+use super::{Cause, Rights, unix};
 use crate::{
     peer::Peer,
     stream::Stream,
@@ -33,15 +33,20 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    pub(super) fn vhost_user(path: &Path, cid: u32, port: u32) -> Result<Self, Cause> {
-        let socket = unix::Listener::take_over(path)?;
+    pub(super) fn vhost_user(
+        path: &Path,
+        cid: u32,
+        port: u32,
+        rights: &Rights,
+    ) -> Result<Self, Cause> {
+        let socket = unix::Listener::take_over(path, rights)?;
         let place = Place { path: path.into(), cid, port };
         let host = socket.for_a_thread().and_then(|listener| Host::start(listener, place));
         Ok(Self::VhostUser { host: host.map_err(Cause::System)?, socket })
     }
 
-    pub(super) fn hybrid(path: &Path, port: u32) -> Result<Self, Cause> {
-        let socket = unix::Listener::take_over(&hybrid_path(path, port))?;
+    pub(super) fn hybrid(path: &Path, port: u32, rights: &Rights) -> Result<Self, Cause> {
+        let socket = unix::Listener::take_over(&hybrid_path(path, port), rights)?;
         Ok(Self::Hybrid { socket, path: path.into(), port })
     }
 

@@ -35,13 +35,9 @@ pub(crate) fn find(
     if user.is_none() && group.is_none() {
         return Ok(Ok(None));
     }
-    let gid = match group {
-        None => None,
-        Some(name) => match (Group::from_name(name)?, name.parse()) {
-            (Some(group), _) => Some(group.gid),
-            (None, Ok(number)) if number != u32::MAX => Some(Gid::from_raw(number)),
-            _ => return Ok(Err(NotFound::Group)),
-        },
+    let gid = match group.map(gid).transpose()? {
+        Some(None) => return Ok(Err(NotFound::Group)),
+        found => found.flatten().map(Gid::from_raw),
     };
     let Some(name) = user else { return Ok(Ok(Some(Account { uid: None, gid, groups_of: None }))) };
     let entry = match (User::from_name(name)?, name.parse()) {
@@ -62,6 +58,23 @@ pub(crate) fn find(
         // A group that is named is the only one, as with nbdkit.
         groups_of: if gid.is_none() { CString::new(entry.name).ok() } else { None },
     })))
+}
+
+/// A user's number, by name or number; a number needs no entry.
+pub(crate) fn uid(name: &str) -> io::Result<Option<u32>> {
+    let entry = User::from_name(name)?.map(|user| user.uid.as_raw());
+    Ok(entry.or_else(|| number(name)))
+}
+
+/// A group's, likewise.
+pub(crate) fn gid(name: &str) -> io::Result<Option<u32>> {
+    let entry = Group::from_name(name)?.map(|group| group.gid.as_raw());
+    Ok(entry.or_else(|| number(name)))
+}
+
+/// (uid_t) -1 is nobody's: it means "leave it" to the kernel.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 impl Account {
@@ -117,6 +130,11 @@ mod tests {
         let group = found(None, Some("root")).unwrap().unwrap();
         assert_eq!((group.uid(), group.gid(), group.groups_of), (None, Some(0), None));
         assert_eq!(found(Some("root"), Some("7")).unwrap().unwrap().groups_of, None);
+        assert_eq!(
+            (uid("root").unwrap(), gid("4000000000").unwrap()),
+            (Some(0), Some(4_000_000_000))
+        );
+        assert_eq!((uid("4294967295").unwrap(), gid("no-such-group").unwrap()), (None, None));
     }
 
     #[test]

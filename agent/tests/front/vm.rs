@@ -3,7 +3,10 @@
 
 use std::{
     fs,
-    os::unix::{fs::FileTypeExt, net::UnixListener},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixListener,
+    },
     process::Command,
 };
 
@@ -73,13 +76,50 @@ fn a_dead_agents_socket_is_taken_over_and_a_live_ones_never() {
 }
 
 #[test]
+fn a_socket_has_the_mode_and_the_owner_that_were_asked_for() {
+    let mut own = fs::metadata("/proc/self").map(|own| (own.uid(), own.gid())).unwrap();
+    if own.0 == 0 {
+        // Root may give it to anybody.
+        own = (4_000_000, 4_000_001);
+    }
+    let (uid, gid) = own;
+    for (kind, name) in [("hybrid", "vm_10809"), ("vhost-user", "vm")] {
+        let words = format!("--listen {kind}:{{}}/vm,mode=0620,owner={uid},group={gid} memory 1M");
+        let mut agent = Agent::start(&words);
+        let made = fs::symlink_metadata(agent.path(name)).unwrap();
+        assert_eq!((made.mode() & 0o7777, made.uid(), made.gid()), (0o620, uid, gid), "{kind}");
+        agent.end();
+        assert!(!agent.path(name).exists());
+    }
+    // What cannot be done leaves nothing behind.
+    let dir = tempfile::tempdir().unwrap();
+    let place = format!("hybrid:{}/vm,owner=no-such-user", dir.path().display());
+    let (code, stderr) = fails(Command::new(BINARY).args(["--listen", &place, "memory", "1M"]));
+    assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn wrong_words_are_one_line() {
     for (words, part) in [
         ("--listen hybrid: memory 1", "path of the socket is empty"),
-        ("--listen hybrid:/a,cid=3 memory 1", "'cid' is not known here; port=P is"),
+        (
+            "--listen hybrid:/a,cid=3 memory 1",
+            "'cid' is not known here; port=, mode=, owner= and group= are",
+        ),
         ("--listen hybrid:/a,port=x memory 1", "'x' is not a vsock port"),
         ("--listen vhost-user:/a,cid=2 memory 1", "'2' is not a guest's CID"),
-        ("--listen vhost-user:/a,mode=1 memory 1", "'mode' is not known here"),
+        (
+            "--listen vhost-user:/a,mod=1 memory 1",
+            "'mod' is not known here; cid=, port=, mode=, owner=",
+        ),
+        ("--listen vhost-user:/a,mode=0999 memory 1", "'0999' is not the mode of a socket"),
+        ("--listen hybrid:/a,owner= memory 1", "owner= is empty"),
+        ("--listen hybrid:/tmp/a,owner=no-such-user memory 1", "no user is called 'no-such-user'"),
+        (
+            "--listen hybrid:/tmp/a,group=no-such-group memory 1",
+            "no group is called 'no-such-group'",
+        ),
         ("--listen vhost-user:/nonexistent/vm memory 1", "/nonexistent"),
     ] {
         let (code, stderr) = fails_with(words);
