@@ -216,12 +216,11 @@ fn change(text: &str, there: Node<'_, '_>, vsock: Vsock) -> String {
     };
     // The model stands before the CID: where that was has not changed.
     let Some(wanted) = vsock.model else { return text };
-    match there.attribute_node("model") {
-        Some(model) => put(&text, model.range_value(), wanted.name()),
-        None => {
-            let at = there.range().start + "<vsock".len();
-            put(&text, at..at, &format!(" model='{}'", wanted.name()))
-        }
+    if let Some(model) = there.attribute_node("model") {
+        put(&text, model.range_value(), wanted.name())
+    } else {
+        let at = there.range().start + "<vsock".len();
+        put(&text, at..at, &format!(" model='{}'", wanted.name()))
     }
 }
 
