@@ -9,14 +9,17 @@ mod tests;
 use std::{error::Error, fmt, path::PathBuf, sync::Arc};
 
 use qemu::{
-    cid::{Claim, Range},
+    cid::{Claim, ClaimError, Range},
     life::{Happening, Life},
     qmp::{self, Client, Limits},
     vsock::{self, Device, Machine, PlugError, Plugged},
 };
 use thiserror::Error;
 
-use crate::lease::{Lease, Leases, Taken};
+use crate::{
+    doctor,
+    lease::{Lease, Leases, Taken},
+};
 
 /// The id of a device that is plugged in here.
 const ID: &str = "vsock0";
@@ -47,7 +50,7 @@ impl MachineError {
     pub fn mend(&self) -> Option<String> {
         match self {
             Self::Qmp(error) => error.mend(),
-            Self::Plug { source, .. } => source.mend(),
+            Self::Plug { source, .. } => mend_of_plug(source),
             Self::NoCid { .. } => Some(
                 "--qmp needs one device of the kernel's (vhost-vsock); 'agent qemu detach' takes \
                  others out"
@@ -55,6 +58,17 @@ impl MachineError {
             ),
             Self::Taken { .. } => Some("two sockets of one machine? Name each machine once".into()),
         }
+    }
+}
+
+/// What to do about a machine that has no new vsock device: where the kernel's device does not open,
+/// the doctor knows.
+pub fn mend_of_plug(error: &PlugError) -> Option<String> {
+    match error {
+        PlugError::Claim(ClaimError::Open(_, error)) => {
+            error.raw_os_error().and_then(doctor::mend_of_device)
+        }
+        other => other.mend(),
     }
 }
 

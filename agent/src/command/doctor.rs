@@ -51,7 +51,8 @@ fn command() -> Command {
         .long_about(
             "Looks at all that lies between a guest and the agent: the kernel, its vsock transports, \
              /dev/vhost-vsock, what forbids sockets, the port, limits, QEMU and libvirt. Says what \
-             it found, what it means and the exact mend. It changes nothing without --fix. Where it \
+             it found, what it means and the exact mend. It changes nothing without --fix (but the \
+             kernel may load its vsock modules, as it does when a guest starts). Where it \
              runs matters: as the user, and in the container or unit, that the agent and QEMU have.",
         )
         .after_help(EXAMPLES)

@@ -7,7 +7,7 @@ use super::{
     loading::{self, Obstacle},
     machine::Source,
     mend::{Mend, Step},
-    probes::Node,
+    probes::{Node, Probes},
     transport::{self, Place},
     unit::{self, Own},
 };
@@ -55,6 +55,17 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     }
     findings.extend(node.and_then(|node| open_to_all(machine, node)));
     findings
+}
+
+/// What mends a device that did not open, from the error that it gave: the same finding that `agent
+/// doctor` would print.
+pub(crate) fn mend_of_device(errno: i32) -> Option<String> {
+    mend_on(&Machine::new("/", Probes::of_device(Err(errno))))
+}
+
+fn mend_on(machine: &Machine) -> Option<String> {
+    let Finding { meaning, mend, .. } = check(machine).into_iter().next()?;
+    Some(format!("{meaning}: {}; 'agent doctor' says more", mend?))
 }
 
 fn missing(machine: &Machine) -> Finding {

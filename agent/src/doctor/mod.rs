@@ -23,6 +23,7 @@ mod ways;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use device::mend_of_device;
 pub(crate) use machine::Machine;
 pub(crate) use mend::Mend;
 #[cfg(test)]

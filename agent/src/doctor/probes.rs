@@ -118,19 +118,11 @@ impl Probes {
             Ok(bound) => (Ok(()), number(bound)),
             Err(error) => (number(Err(error)), Ok(())),
         };
-        let cid = File::open("/dev/vsock").and_then(|device| sys::vsock::local_cid(&device));
         Self {
-            release: asked("uname", &["-r"])
-                .and_then(|asked| asked.answer.ok())
-                .map_or_else(String::new, |release| release.trim().to_owned()),
-            user: user(geteuid()),
-            node: node("/dev/vhost-vsock"),
-            vhost: number(vhost.map(drop)),
             socket,
             port,
             bind,
             listening: asked("ss", &["-lpnH", "--vsock"]).and_then(|asked| asked.answer.ok()),
-            cid: cid.ok(),
             qemu: qemus().iter().filter_map(|name| asked(name, &["-device", "help"])).collect(),
             hypervisors: HYBRID
                 .iter()
@@ -139,10 +131,26 @@ impl Probes {
                 .collect(),
             libvirt: asked("virsh", &["-c", "qemu:///system", "--readonly", "version"]),
             units: units(),
-            log: kernel_log().unwrap_or_default(),
             journal: asked("journalctl", JOURNAL)
                 .and_then(|asked| asked.answer.ok())
                 .unwrap_or_default(),
+            ..Self::of_device(number(vhost.map(drop)))
+        }
+    }
+
+    /// What explains how the device opened or did not.
+    pub(super) fn of_device(vhost: Answer) -> Self {
+        let cid = File::open("/dev/vsock").and_then(|device| sys::vsock::local_cid(&device));
+        Self {
+            release: asked("uname", &["-r"])
+                .and_then(|asked| asked.answer.ok())
+                .map_or_else(String::new, |release| release.trim().to_owned()),
+            user: user(geteuid()),
+            node: node("/dev/vhost-vsock"),
+            vhost,
+            cid: cid.ok(),
+            log: kernel_log().unwrap_or_default(),
+            ..Self::default()
         }
     }
 }

@@ -128,3 +128,20 @@ fn a_device_open_to_all_is_a_warning_with_a_safe_mend() {
     let found = tree.finding(check, "vhost-vsock-mode");
     assert_eq!(found.evidence, "0666, root:kvm, by /usr/lib/udev/rules.d/50-udev-default.rules");
 }
+
+#[test]
+fn an_error_of_the_device_has_its_mend() {
+    for (errno, part) in [
+        (libc::ENOENT, "nothing has loaded it: \"modprobe vhost_vsock\""),
+        (libc::ENODEV, "does not settle why: \"modprobe vhost_vsock\""),
+        (libc::EACCES, "'agent --listen vhost-user:PATH'"),
+    ] {
+        let tree = Tree::new("6.1.0").loadable(&["vhost_vsock"]);
+        let tree = tree.probe(|probes| probes.vhost = Err(errno));
+        let mend = mend_on(&tree.machine()).unwrap();
+        assert!(mend.contains(part) && mend.ends_with("'agent doctor' says more"), "{mend}");
+        assert!(!mend.contains('\n'), "{mend}");
+    }
+    // Nothing is wrong with it.
+    assert_eq!(mend_on(&Tree::new("6.1.0").machine()), None);
+}
