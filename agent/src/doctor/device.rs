@@ -132,12 +132,10 @@ fn unit(machine: &Machine) -> Option<(Own, String)> {
 /// The module is not there, and the reason decides about the mend.
 fn not_loaded(machine: &Machine, seen: &str) -> Finding {
     let finding = |evidence: String| Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
-    if let Some(file) = machine.kept_out("vhost_vsock") {
-        return finding(format!("{seen}; {file} keeps the module vhost_vsock out"))
+    if let Some(ban) = machine.kept_out("vhost_vsock") {
+        return finding(format!("{seen}; {} keeps the module vhost_vsock out", ban.by))
             .meaning("an administrator has forbidden the module")
-            .mend(Mend::advice(format!(
-                "take its line out of {file}, then 'modprobe vhost_vsock'"
-            )));
+            .mend(Mend::advice(ban.lifted()));
     }
     let source = kernel::source(machine, "vhost_vsock", VHOST_VSOCK);
     let configured = kernel::configured(machine, VHOST_VSOCK);
@@ -238,6 +236,11 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
                 &groups,
             ));
         }
+        if listed(machine, group, user) {
+            return finding
+                .meaning(format!("{user} is in the group {group}, and this login is from before"))
+                .mend(Mend::advice(format!("log in anew, or 'newgrp {group}' in this shell")));
+        }
         return finding
             .meaning(format!("QEMU of this user gets no CID; those in the group {group} do"))
             .mend(Mend::advice(format!(
@@ -250,6 +253,17 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
         format!("then 'usermod -aG kvm {user}' and a new login"),
         vec![RULE, GROUP, MODE],
     ))
+}
+
+/// Whether the user is in the group by now.
+fn listed(machine: &Machine, group: &str, user: &str) -> bool {
+    machine.read("/etc/group").is_some_and(|text| {
+        text.lines().any(|line| {
+            let fields: Vec<_> = line.split(':').collect();
+            matches!(fields[..], [name, _, _, members]
+                if name == group && members.split(',').any(|member| member == user))
+        })
+    })
 }
 
 /// The mode for everyone, which the rules of some distributions give it.

@@ -51,12 +51,11 @@ fn family(machine: &Machine) -> Finding {
             .meaning("the kernel has vsock sockets");
     }
     let unknown = "AF_VSOCK is not in /proc/net/protocols";
-    if let Some(file) = machine.kept_out("vsock") {
-        return finding(Verdict::Fault, format!("{unknown}; {file} keeps the module vsock out"))
+    if let Some(ban) = machine.kept_out("vsock") {
+        let by = &ban.by;
+        return finding(Verdict::Fault, format!("{unknown}; {by} keeps the module vsock out"))
             .meaning("an administrator has forbidden the module")
-            .mend(Mend::advice(format!(
-                "take its line out of {file}, then 'modprobe vhost_vsock'"
-            )));
+            .mend(Mend::advice(ban.lifted()));
     }
     match source(machine, "vsock", VSOCKETS) {
         Source::File => {

@@ -107,11 +107,11 @@ fn dependency(machine: &Machine, file: &ModuleFile) -> Option<Obstacle> {
         });
     }
     // Its own ban is looked at before; of what is needed below it only an "install" keeps it out.
-    let by = machine.replaced(&name).filter(|_| name != "vhost_vsock")?;
+    let ban = machine.replaced(&name).filter(|_| name != "vhost_vsock")?;
     Some(Obstacle {
-        evidence: format!("{by} keeps the module {name} out"),
+        evidence: format!("{} keeps the module {name} out", ban.by),
         meaning: format!("an administrator has forbidden {name}, {what}"),
-        mend: Mend::advice(format!("take its line out of {by}, then 'modprobe vhost_vsock'")),
+        mend: Mend::advice(ban.lifted()),
     })
 }
 

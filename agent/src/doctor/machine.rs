@@ -12,8 +12,8 @@ use super::{
     probes::{Probes, asked},
 };
 
-/// Of a file more than this is not read; of a log, its end.
-const MOST_BYTES: u64 = 1024 * 1024;
+/// Of a file more than this is not read; of a log, its end. A list of modules has up to 1 MiB.
+const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -151,18 +151,34 @@ impl Machine {
         line.iter().flat_map(|line| line.split_whitespace()).map(from_root).collect()
     }
 
-    /// The file below modprobe.d that keeps a module from being loaded when it is needed.
-    pub(super) fn kept_out(&self, module: &str) -> Option<String> {
-        self.configured(|words| match words {
+    /// What keeps a module from being loaded when it is needed.
+    pub(super) fn kept_out(&self, module: &str) -> Option<Ban> {
+        let file = self.configured(|words| match words {
             ["blacklist", name] => same(name, module),
             words => replaces(words, module),
+        });
+        file.map(Ban::of_file).or_else(|| {
+            self.on_the_command_line(module, &["modprobe.blacklist=", "module_blacklist="])
         })
     }
 
-    /// The file below modprobe.d that has modprobe do nothing instead of loading it, even for
-    /// another module's sake.
-    pub(super) fn replaced(&self, module: &str) -> Option<String> {
-        self.configured(|words| replaces(words, module))
+    /// What keeps it out even for another module's sake: modprobe does nothing instead, or the
+    /// kernel refuses it.
+    pub(super) fn replaced(&self, module: &str) -> Option<Ban> {
+        let file = self.configured(|words| replaces(words, module));
+        file.map(Ban::of_file).or_else(|| self.on_the_command_line(module, &["module_blacklist="]))
+    }
+
+    fn on_the_command_line(&self, module: &str, words: &[&str]) -> Option<Ban> {
+        let line = self.read("/proc/cmdline")?;
+        let word = words.iter().find(|word| {
+            let lists = line.split_whitespace().filter_map(|said| said.strip_prefix(**word));
+            lists.flat_map(|list| list.split(',')).any(|name| same(name, module))
+        })?;
+        Some(Ban {
+            by: format!("{word} on the kernel's command line"),
+            lift: "reboot without its name in",
+        })
     }
 
     /// The file below modprobe.d with such a line.
@@ -181,6 +197,26 @@ impl Machine {
     /// The container that this process is in.
     pub(super) fn container(&self) -> Option<Container> {
         container::container(self)
+    }
+}
+
+/// What an administrator has said against a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ban {
+    /// The file, or what stands on the kernel's command line.
+    pub(super) by: String,
+    lift: &'static str,
+}
+
+impl Ban {
+    fn of_file(by: String) -> Self {
+        Self { by, lift: "take its line out of" }
+    }
+
+    /// How it goes.
+    pub(super) fn lifted(&self) -> String {
+        let Self { by, lift } = self;
+        format!("{lift} {by}, then 'modprobe vhost_vsock'")
     }
 }
 
@@ -255,9 +291,19 @@ mod tests {
         assert_eq!(machine.source("vsock"), Source::File);
         assert_eq!(machine.source("sock"), Source::Missing);
         assert_eq!(machine.source("loop"), Source::BuiltIn);
-        assert_eq!(machine.kept_out("vhost_vsock").as_deref(), Some("/etc/modprobe.d/a.conf"));
-        assert_eq!(machine.kept_out("loop").as_deref(), Some("/etc/modprobe.d/b.conf"));
-        assert_eq!(machine.kept_out("vsock"), None);
+        let by = |module| machine.kept_out(module).map(|ban| ban.by);
+        assert_eq!(by("vhost_vsock").as_deref(), Some("/etc/modprobe.d/a.conf"));
+        assert_eq!(by("loop").as_deref(), Some("/etc/modprobe.d/b.conf"));
+        assert_eq!(by("vsock"), None);
+        let line = "quiet modprobe.blacklist=loop,vhost-vsock module_blacklist=vhost\n";
+        let banned = Tree::new("6.1.0").file("/proc/cmdline", line);
+        let by = |module| banned.machine().kept_out(module).map(|ban| ban.lifted());
+        assert!(by("vhost_vsock").unwrap().contains("without its name in modprobe.blacklist= on"));
+        assert!(by("vhost").unwrap().contains("module_blacklist="));
+        assert_eq!(by("vsock"), None);
+        // What modprobe leaves out by name is loaded for another module's sake.
+        assert_eq!(banned.machine().replaced("vhost_vsock"), None);
+        assert!(banned.machine().replaced("vhost").is_some());
         assert_eq!(Tree::new("weird").machine().version(), None);
         assert_eq!(Tree::new("6.1").machine().source("vsock"), Source::Unknown);
     }

@@ -202,13 +202,8 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
         ),
     };
     let load = Step::Run(&["modprobe", "vhost_vsock"]);
-    if let Some(file) = machine.kept_out("vhost_vsock") {
-        return Mend::unsafe_steps(
-            format!(
-                "and, once the line that keeps vhost_vsock out is gone from {file}, \"{load}\""
-            ),
-            vec![remove],
-        );
+    if let Some(ban) = machine.kept_out("vhost_vsock") {
+        return Mend::unsafe_steps(format!("and {}", ban.lifted()), vec![remove]);
     }
     let locked = loading::modules_disabled(machine);
     if blocker.users == Some(0)

@@ -74,6 +74,16 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
             "those in the group kvm do",
             "usermod -aG kvm ann",
         ),
+        (
+            user(tree(libc::EACCES).node(0o660, "kvm")).file("/etc/group", "kvm:x:104:bob,ann\n"),
+            "this login is from before",
+            "log in anew",
+        ),
+        (
+            user(tree(libc::EACCES).node(0o660, "kvm")).file("/etc/group", "kvm:x:104:annie\n"),
+            "those in the group kvm do",
+            "usermod -aG kvm ann",
+        ),
         (user(tree(libc::EACCES).node(0o600, "root")), "only root", "udev/rules.d"),
         (tree(libc::EPERM).node(0o660, "kvm"), "device rules", "DeviceAllow"),
         (tree(libc::EACCES), "forbids it", "on the host"),
