@@ -69,7 +69,7 @@ fn mend_on(machine: &Machine) -> Option<String> {
 }
 
 fn missing(machine: &Machine) -> Finding {
-    if let Some((own, why)) = unit(machine).filter(|(_, why)| why == "PrivateDevices=yes") {
+    if let Some((own, why)) = unit(machine).filter(|(_, why)| why == PRIVATE) {
         return in_service(machine, &own, "there is no /dev/vhost-vsock in its own /dev", &why);
     }
     if machine.module("vhost_vsock").is_none() && machine.container().is_none() {
@@ -125,9 +125,17 @@ const IN_SERVICE: &str =
 
 /// The service that this process is in, where it is kept from the device, and by what.
 fn unit(machine: &Machine) -> Option<(Own, String)> {
-    let (own, unit) = unit::own_shown(machine)?;
-    Some((own, unit.forbids_device()?))
+    if let Some((own, unit)) = unit::own_shown(machine) {
+        return Some((own, unit.forbids_device()?));
+    }
+    // Inside a service that is kept from the bus too, /dev itself tells: the machine's is a devtmpfs.
+    let own = unit::own(machine).filter(|_| machine.container().is_none())?;
+    let mounts = machine.read("/proc/self/mountinfo")?;
+    let dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"))?;
+    dev.contains(" - tmpfs ").then(|| (own, PRIVATE.to_owned()))
 }
+
+const PRIVATE: &str = "PrivateDevices=yes";
 
 /// The module is not there, and the reason decides about the mend.
 fn not_loaded(machine: &Machine, seen: &str) -> Finding {
@@ -227,25 +235,28 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
             ));
     }
     if mode & 0o060 == 0o060 && group != "root" {
-        if let Some(own) = unit::own(machine) {
-            let verdict = if own.is_agents() { Verdict::Warning } else { Verdict::Fault };
-            let groups = format!("SupplementaryGroups={group}");
-            return Finding { verdict, ..finding }.meaning(IN_SERVICE).mend(unit::edit(
-                own.systemctl(),
-                &own.name,
-                &groups,
-            ));
+        let own = unit::own(machine);
+        let groups = |own: &Own| {
+            let lines = format!("SupplementaryGroups={group}");
+            unit::edit(own.systemctl(), &own.name, &lines).advice
+        };
+        if let Some(own) = own.as_ref().filter(|own| own.is_agents()) {
+            return Finding { verdict: Verdict::Warning, ..finding }
+                .meaning(format!("{} serves, but cannot give guests CIDs (--qmp)", own.name))
+                .mend(Mend::advice(groups(own)));
         }
         if listed(machine, group, user) {
             return finding
                 .meaning(format!("{user} is in the group {group}, and this login is from before"))
                 .mend(Mend::advice(format!("log in anew, or 'newgrp {group}' in this shell")));
         }
+        let inside =
+            own.map_or_else(String::new, |own| format!("; or for this service: {}", groups(&own)));
         return finding
             .meaning(format!("QEMU of this user gets no CID; those in the group {group} do"))
             .mend(Mend::advice(format!(
                 "'usermod -aG {group} {user}' as root, then log in anew; or let libvirt start the \
-                 guest, which opens the device itself"
+                 guest, which opens the device itself{inside}"
             )));
     }
     // It widens who may, which is for an administrator to want.

@@ -70,6 +70,8 @@ pub(super) struct Probes {
     pub(super) bind: Answer,
     /// `ss` about the vsock sockets that listen.
     pub(super) listening: Option<String>,
+    /// `systemctl list-sockets`.
+    pub(super) sockets: Option<String>,
     /// This machine's CID.
     pub(super) cid: Option<u32>,
     /// `-device help` of each QEMU.
@@ -98,6 +100,7 @@ impl Default for Probes {
             port: 10809,
             bind: Ok(()),
             listening: None,
+            sockets: None,
             cid: Some(2),
             qemu: Vec::new(),
             hypervisors: Vec::new(),
@@ -123,6 +126,8 @@ impl Probes {
             port,
             bind,
             listening: asked("ss", &["-lpnH", "--vsock"]).and_then(|asked| asked.answer.ok()),
+            sockets: asked("systemctl", &["list-sockets", "--no-pager", "--no-legend", "--full"])
+                .and_then(|asked| asked.answer.ok()),
             qemu: qemus().iter().filter_map(|name| asked(name, &["-device", "help"])).collect(),
             hypervisors: HYBRID
                 .iter()

@@ -1,7 +1,12 @@
 //! Whether this process may have a vsock socket, and whether its port is free.
 
 use super::{
-    Finding, Machine, Verdict, container::Container, kernel, mend::Mend, probes::Probes, unit,
+    Finding, Machine, Verdict,
+    container::Container,
+    kernel,
+    mend::Mend,
+    probes::Probes,
+    unit::{self, Own},
 };
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
@@ -93,27 +98,10 @@ fn family(machine: &Machine) -> Finding {
 
 fn port(machine: &Machine) -> Finding {
     let port = machine.probes.port;
-    let checked = format!("binding vsock port {port}");
-    let finding = |verdict, evidence| Finding::new("port", verdict, &checked, evidence);
+    let finding = |verdict, evidence: String| of_port(port, verdict, evidence);
     match machine.probes.bind {
         Ok(()) => finding(Verdict::Ok, "it succeeds".into()).meaning("an agent can listen there"),
-        Err(libc::EADDRINUSE) => {
-            let holder = holder(machine.probes.listening.as_deref().unwrap_or_default(), port);
-            if holder.as_deref().is_some_and(|line| line.contains("((\"agent\",")) {
-                return finding(Verdict::Ok, holder.unwrap_or_default())
-                    .meaning("an agent listens there already");
-            }
-            let evidence = holder.map_or_else(
-                || "it is taken".to_owned(),
-                |line| format!("it is taken, says ss: {line}"),
-            );
-            finding(Verdict::Fault, evidence)
-                .meaning("another process, or a listener named before this one, has the port")
-                .mend(Mend::advice(format!(
-                    "stop that ('ss -lp --vsock' names it, look for :{port}), or choose another \
-                     port (--port)"
-                )))
-        }
+        Err(libc::EADDRINUSE) => of_systemd(machine).unwrap_or_else(|| taken(machine)),
         Err(libc::EACCES) if port < 1024 => finding(Verdict::Fault, "it fails with EACCES".into())
             .meaning("vsock ports below 1024 need CAP_NET_BIND_SERVICE")
             .mend(Mend::advice("choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE")),
@@ -129,6 +117,64 @@ fn port(machine: &Machine) -> Finding {
             .meaning("AF_VSOCK is there and does not let this process listen")
             .mend(Mend::advice("see the denials of SELinux and AppArmor")),
     }
+}
+
+fn of_port(port: u32, verdict: Verdict, evidence: String) -> Finding {
+    Finding::new("port", verdict, &format!("binding vsock port {port}"), evidence)
+}
+
+fn taken(machine: &Machine) -> Finding {
+    let port = machine.probes.port;
+    let holder = holder(machine.probes.listening.as_deref().unwrap_or_default(), port);
+    if let Some(line) = holder.as_ref().filter(|line| line.contains("((\"agent\",")) {
+        return of_port(port, Verdict::Ok, line.clone()).meaning("an agent listens there already");
+    }
+    let evidence = holder
+        .map_or_else(|| "it is taken".to_owned(), |line| format!("it is taken, says ss: {line}"));
+    of_port(port, Verdict::Fault, evidence)
+        .meaning("another process, or a listener named before this one, has the port")
+        .mend(Mend::advice(format!(
+            "stop that ('ss -lp --vsock' names it, look for :{port}), or choose another port (--port)"
+        )))
+}
+
+/// A port that systemd has, for a socket unit: the agent's own starts it with the first guest.
+fn of_systemd(machine: &Machine) -> Option<Finding> {
+    let port = machine.probes.port;
+    let finding = |verdict, evidence: String| of_port(port, verdict, evidence);
+    let unit = machine.probes.sockets.as_deref().and_then(|text| socket_unit(text, port));
+    let Some(unit) = unit else {
+        // Inside the agent's service systemd hands it over, and is not to be asked.
+        let own = unit::own(machine).filter(Own::is_agents)?;
+        return Some(
+            finding(Verdict::Ok, format!("it is taken, and this is {}", own.name))
+                .meaning("its socket unit, or the agent in it, listens there"),
+        );
+    };
+    if unit.starts_with("agent.") || unit.starts_with("agent@") {
+        return Some(
+            finding(Verdict::Ok, format!("systemd listens there for {unit}"))
+                .meaning("the agent starts with the first guest that connects"),
+        );
+    }
+    Some(
+        finding(Verdict::Fault, format!("systemd listens there for {unit}"))
+            .meaning("another socket unit has the port")
+            .mend(Mend::advice(format!(
+                "'systemctl stop {unit}' ('systemctl disable {unit}' for good), or choose another \
+                 port (--port)"
+            ))),
+    )
+}
+
+/// The unit of a vsock port, from `systemctl list-sockets`: LISTEN, UNIT and what it starts.
+fn socket_unit(sockets: &str, port: u32) -> Option<&str> {
+    let end = format!(":{port}");
+    let line = sockets.lines().find(|line| {
+        let listen = line.split_whitespace().next().unwrap_or_default();
+        listen.starts_with("vsock:") && listen.ends_with(&end)
+    })?;
+    line.split_whitespace().find(|word| word.ends_with(".socket"))
 }
 
 /// The line of `ss -lpnH --vsock` about the port.
@@ -157,10 +203,8 @@ fn mend_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String
                  doctor' says more"
             ));
         }
-        libc::EADDRINUSE => {
-            probes.bind = Err(errno);
-            self::port(&Machine::new(root, probes))
-        }
+        // Whoever has it, this agent cannot.
+        libc::EADDRINUSE => taken(&Machine::new(root, probes)),
         libc::EACCES if port < 1024 => {
             probes.bind = Err(errno);
             self::port(&Machine::new(root, probes))
@@ -239,6 +283,30 @@ mod tests {
         let low =
             Tree::new("6.1.0").probe(|probes| (probes.bind, probes.port) = (Err(libc::EACCES), 80));
         assert!(low.finding(check, "port").meaning.contains("CAP_NET_BIND_SERVICE"));
+    }
+
+    #[test]
+    fn a_port_that_systemd_has_for_the_agent_is_as_it_should_be() {
+        let sockets = "/run/udev/control            systemd-udevd-control.socket systemd-udevd.service\n\
+                       vsock:4294967295:10809       agent.socket                 agent.service\n\
+                       vsock::22                    sshd-vsock.socket            sshd@.service\n";
+        let taken = |port, sockets: Option<&str>| {
+            let sockets = sockets.map(str::to_owned);
+            Tree::new("6.1.0").probe(|probes| {
+                (probes.bind, probes.port, probes.sockets) = (Err(libc::EADDRINUSE), port, sockets);
+            })
+        };
+        let found = taken(10809, Some(sockets)).finding(check, "port");
+        assert_eq!(found.verdict, Verdict::Ok);
+        assert!(found.evidence.ends_with("for agent.socket"), "{found:?}");
+        let found = taken(22, Some(sockets)).finding(check, "port");
+        assert_eq!(found.verdict, Verdict::Fault);
+        assert!(found.mend.unwrap().to_string().contains("systemctl stop sshd-vsock.socket"));
+        assert_eq!(taken(809, Some(sockets)).finding(check, "port").verdict, Verdict::Fault);
+        // In the agent's own service, where systemctl does not reach systemd.
+        let inside =
+            taken(10809, None).file("/proc/self/cgroup", "0::/system.slice/agent.service\n");
+        assert_eq!(inside.finding(check, "port").verdict, Verdict::Ok);
     }
 
     #[test]

@@ -297,7 +297,9 @@ fn own_cid(machine: &Machine) -> Finding {
     let checked = "this machine's own CID";
     let finding = |evidence: String| Finding::new("cid", Verdict::Ok, checked, evidence);
     match machine.probes.cid {
-        None | Some(u32::MAX) => finding("it has none".into())
+        None => finding("/dev/vsock does not open here, which would tell".into())
+            .meaning("guests reach this host as CID 2; what its own host knows it as is not seen"),
+        Some(u32::MAX) => finding("it has none".into())
             .meaning("no transport is loaded yet; guests will reach this host as CID 2"),
         Some(libc::VMADDR_CID_LOCAL) => finding("1".into())
             .meaning("only vsock_loopback is loaded yet; guests will reach this host as CID 2"),

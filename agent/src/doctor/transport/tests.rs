@@ -144,7 +144,7 @@ fn a_transport_in_use_is_kept_out_for_good_and_its_holders_are_named() {
 #[test]
 fn the_own_cid_says_what_this_machine_is() {
     for (cid, part) in [
-        (None, "no transport is loaded"),
+        (None, "is not seen"),
         (Some(u32::MAX), "no transport is loaded"),
         (Some(1), "only vsock_loopback"),
         (Some(2), "a host"),

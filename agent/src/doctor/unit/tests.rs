@@ -139,6 +139,24 @@ fn what_fails_in_the_own_service_names_the_property_that_did_it() {
     assert!(found.meaning.contains("SystemCallFilter= of nbd.service keeps bind()"), "{found:?}");
 }
 
+/// As it is in the service that is shipped, where systemctl does not reach systemd.
+#[test]
+fn a_dev_of_its_own_is_seen_without_systemctl() {
+    let mounts = "30 1 0:28 / / rw - ext4 /dev/vda rw\n31 30 0:5 / /dev rw - devtmpfs udev rw\n";
+    let private = "99 30 0:50 / /dev ro,nosuid,noexec - tmpfs tmpfs rw,size=4096k\n";
+    let inside = |mounts: &str| {
+        let tree = Tree::new("6.1.0").file("/proc/self/cgroup", "0::/system.slice/agent.service\n");
+        let tree = tree.file("/proc/self/mountinfo", mounts).modules(&[("vhost_vsock", 0)]);
+        let tree = tree.file("/sys/class/misc/vhost-vsock/dev", "10:241\n");
+        let tree = tree.probe(|probes| probes.vhost = Err(libc::ENOENT));
+        tree.finding(device::check, "vhost-vsock")
+    };
+    let found = inside(&format!("{mounts}{private}"));
+    assert_eq!(found.verdict, Verdict::Ok, "{found:?}");
+    assert!(found.evidence.contains("agent.service has PrivateDevices=yes"), "{found:?}");
+    assert!(inside(mounts).meaning.contains("node was removed"));
+}
+
 /// It is QEMU that opens the device, and not in the agent's service.
 #[test]
 fn the_agents_service_without_the_device_serves_all_the_same() {
