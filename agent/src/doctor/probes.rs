@@ -258,7 +258,10 @@ pub(super) fn asked(program: &str, words: &[&str]) -> Option<Asked> {
     let answer = match child.wait() {
         Ok(status) if status.success() => Ok(out),
         Ok(status) => {
-            let why = err.lines().find(|line| !line.trim().is_empty());
+            // A library's warnings may stand before it.
+            let mut lines = err.lines().filter(|line| !line.trim().is_empty());
+            let why = lines.clone().find(|line| line.starts_with("error:"));
+            let why = why.or_else(|| lines.next());
             Err(why.map_or_else(|| status.to_string(), str::to_owned))
         }
         Err(error) => Err(error.to_string()),
@@ -294,6 +297,9 @@ mod tests {
         assert_eq!(answer.unwrap(), "yes\n");
         let answer = asked("sh", &["-c", "echo; echo why >&2; exit 1"]).unwrap().answer;
         assert_eq!(answer.unwrap_err(), "why");
+        let warned = "echo '(x:1): GLib-WARNING' >&2; echo 'error: why' >&2; exit 1";
+        let answer = asked("sh", &["-c", warned]).unwrap().answer;
+        assert_eq!(answer.unwrap_err(), "error: why");
         // More than a pipe holds, on both.
         let flood = "yes | head -c 300000; yes | head -c 300000 >&2";
         assert_eq!(asked("sh", &["-c", flood]).unwrap().answer.unwrap().len(), 300_000);
