@@ -316,6 +316,11 @@ fn wrong_words_and_hostile_domains_are_one_line() {
             "<domain><devices><vsock><cid address='9'/></vsock></devices></domain>",
             "CID 9; --replace changes it",
         ),
+        (
+            &["libvirt", "edit", "--replace", "--model", "virtio"],
+            "<domain><devices><vsock><cid address='2'/></vsock></devices></domain>",
+            "which is no guest's; --cid changes it",
+        ),
         (&["libvirt"], "", "subcommand"),
     ] {
         let said = fails(words, input);

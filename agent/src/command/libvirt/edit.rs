@@ -74,7 +74,8 @@ fn run(matches: &ArgMatches) -> Outcome {
     }
     let edited = libvirt::edit(&text, wanted, existing).map_err(|error| match error {
         EditError::Other(..) | EditError::Cid(..) => {
-            format!("{}; --replace changes it", failed(shown, &error))
+            let mend = if replace { "--cid" } else { "--replace" };
+            format!("{}; {mend} changes it", failed(shown, &error))
         }
         _ => failed(shown, &error),
     })?;

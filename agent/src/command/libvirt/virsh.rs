@@ -66,6 +66,8 @@ fn mend(said: &str) -> &'static str {
         "; is libvirtd or virtqemud running, and may you use it (the group libvirt)?"
     } else if said.contains("domain is not running") {
         "; start it, or use --config alone"
+    } else if said.contains("guest cid: Address already in use") {
+        "; a machine that runs has this CID, and --cid N asks for another"
     } else if said.contains("No more available PCI slots") {
         "; a machine of type q35 needs a free <controller type='pci' model='pcie-root-port'/> for it"
     } else {
