@@ -3,7 +3,7 @@
 //! | image | what it is |
 //! | --- | --- |
 //! | [`Images::tiny`] | the kernel, a few modules, and `guest-tools` as process 1: boots in seconds |
-//! | [`Images::host`] | a Debian with systemd, QEMU and libnbd's tools: the VM host of the tests |
+//! | [`Images::host`] | a Debian with systemd, QEMU, libvirt and libnbd's tools: the VM host of the tests |
 //! | [`Images::tools`] | a small disk with what changes often: the agent, guest-tools, scripts |
 //! | [`Images::package`] | the agent's Debian package |
 //!

@@ -22,3 +22,12 @@ stop() {
 log() {
     journalctl --no-pager --output cat --unit "$1"
 }
+
+# refuses TEXT COMMAND...: it fails, and says that.
+refuses() {
+    text=$1
+    shift
+    if "$@" >/run/lab/refused 2>&1; then cat /run/lab/refused; return 1; fi
+    cat /run/lab/refused
+    grep -qF -- "$text" /run/lab/refused
+}

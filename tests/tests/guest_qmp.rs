@@ -12,7 +12,7 @@ use tests::{
 
 /// `vm NAME <FILE`: starts the machine of that command line with two QMP sockets, NAME.qmp and
 /// NAME.ctl; its processors stand still. `qmp NAME COMMAND`: has it do that. `said TEXT`: waits until
-/// the agent has said it. `refuses TEXT COMMAND...`: it fails, and says that.
+/// the agent has said it.
 const LAB: &str = r#". /tools/scripts/lab.sh
 cd /run/lab
 vm() {
@@ -29,13 +29,6 @@ vm() {
 }
 qmp() { /usr/bin/python3 /tools/scripts/qmp.py $1.ctl $2; }
 said() { until log disks | grep -F -- "$1"; do sleep 0.2; done; }
-refuses() {
-    text=$1
-    shift
-    if "$@" >refused 2>&1; then cat refused; return 1; fi
-    cat refused
-    grep -qF -- "$text" refused
-}
 cid() {
     agent qemu list --qmp $1.ctl --json |
         /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)["devices"][0]["cid"])'
