@@ -4,6 +4,8 @@ mod cli;
 mod cmd;
 mod dial;
 mod error;
+#[cfg(test)]
+mod generated;
 mod greet;
 mod init;
 mod link;

@@ -1,0 +1,110 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_guest_tools_global_optspecs
+    string join \n h/help V/version
+end
+
+function __fish_guest_tools_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_guest_tools_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_guest_tools_using_subcommand
+    set -l cmd (__fish_guest_tools_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -s V -l version -d 'Print version'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "connect" -d 'Connect standard input and output to a vsock port'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "info" -d 'Tell what an export is and what it can do'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "map" -d 'Show which parts of an export are data and which are holes'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "read" -d 'Copy bytes of an export to standard output or a file'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "write" -d 'Copy standard input, a file or a pattern to an export, and flush'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "zero" -d 'Make a range read as zeroes'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "trim" -d 'Tell the server that a range is not needed any more'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "cache" -d 'Ask the server to have a range at hand'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "dump" -d 'Print what an export holds in hexadecimal'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -l wait -d 'Go on trying so long until a connection works, such as 500ms, 30s or 2m' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand connect" -l json -d 'At the end, print on standard error how much went either way'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand connect" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand info" -l can -d 'Print nothing; exit with 0 if it can, with 2 if it cannot: connect, read, write, flush, fua, trim, zero, fast-zero, cache, df, multi-conn, structured-reply, extended-headers' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand info" -l is -d 'The same for what it is: read-only, rotational, tls' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand info" -l has -d 'The same, as newer nbdinfo has it' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand info" -l size -d 'Print the size alone, in bytes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand info" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand info" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand list" -l names -d 'Print names alone, one a line'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand list" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand list" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand map" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand map" -l length -d 'How many bytes; default: up to the end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand map" -l context -d 'Which map' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand map" -l totals -d 'Print how many bytes there are of each type'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand map" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand map" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand read" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand read" -l length -d 'How many bytes; default: up to the end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand read" -s o -l output -l out -d 'Where to put them; default: standard output' -r -F
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand read" -l verify-pattern -d 'Put them nowhere; fail unless each is what `write --pattern` writes there'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand read" -l json -d 'Print JSON on standard output, which the bytes must not use'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand read" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -s i -l input -l in -d 'Where the bytes come from; default: standard input' -r -F
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -l length -d 'How many bytes of the pattern' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -l pattern -d 'Write a pattern instead: each aligned 8 bytes are their own offset, big-endian'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -l fua -d 'Make each piece durable before the server answers it (FUA)'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -l no-flush -d 'Leave out the flush at the end'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand write" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l length -d 'How many bytes' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l all -d 'Everything from the offset to the end'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l no-hole -d 'Keep the space: no holes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l fast -d 'Fail rather than take as long as a write would'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l fua -d 'Make each piece durable before the server answers it (FUA)'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l no-flush -d 'Leave out the flush at the end'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand zero" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -l length -d 'How many bytes' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -l all -d 'Everything from the offset to the end'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -l fua -d 'Make each piece durable before the server answers it (FUA)'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -l no-flush -d 'Leave out the flush at the end'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand trim" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand cache" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand cache" -l length -d 'How many bytes; default: up to the end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand cache" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand cache" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l length -d 'How many bytes; default: up to the end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "connect" -d 'Connect standard input and output to a vsock port'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "info" -d 'Tell what an export is and what it can do'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "map" -d 'Show which parts of an export are data and which are holes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "read" -d 'Copy bytes of an export to standard output or a file'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "write" -d 'Copy standard input, a file or a pattern to an export, and flush'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "zero" -d 'Make a range read as zeroes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "trim" -d 'Tell the server that a range is not needed any more'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "cache" -d 'Ask the server to have a range at hand'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "dump" -d 'Print what an export holds in hexadecimal'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
