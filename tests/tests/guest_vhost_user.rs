@@ -153,3 +153,83 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     println!("ok: two VMs at once");
     Ok(())
 }
+
+#[test]
+fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace().map_err(|e| Failure::of("no images", &e))?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let socket = dir.path().join("one");
+    let words =
+        [format!("--listen=vhost-user:{}", socket.display()), "memory".into(), "64M".into()];
+    let agent = Agent::start(&images, &words)?;
+    let commands = [
+        "probe --wait 30s",
+        "probe --json nbd+vsock://2:10810/",
+        "probe nbd+vsock://9/",
+        "list",
+        "write --pattern --offset 1M --length 4k",
+        "zero --offset 1M --length 16 --fua",
+        "trim --offset 32M --length 1M",
+        "dump --offset 1M --length 48",
+        "map",
+        "info --can write",
+        "info --is read-only",
+    ];
+    let mut guest = start(&images, "vhost-user-probe", &socket, &commands)?;
+    for text in [
+        "ok       device: virtio0 is driven by vmw_vsock_virtio_transport",
+        "ok       socket: socket(AF_VSOCK) succeeds",
+        "ok       node: /dev/vsock opens",
+        "ok       cid: ",
+        "ok       connect: nbd+vsock://2/ takes connections",
+        "ok       export: \"\": 67108864 bytes (64.0 MiB)",
+        "done after",
+        "the host has nobody on vsock port 10810",
+        "failed after",
+        "fault    connect: nbd+vsock://9/",
+        "failed after",
+        "export-size: 67108864 (64M)",
+        "zeroed",
+        "trimmed",
+        "0000100000: 00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00 |................|",
+        "0000100010: 00 00 00 00 00 10 00 10",
+        "hole,zero",
+        "done after",
+        "done after",
+        "failed after",
+    ] {
+        says(&mut guest, text)?;
+    }
+    guest.wait_for_end(PATIENCE)?;
+    drop(agent);
+    println!("ok: probe tells the device, the CID and the connection; every command works");
+
+    let boot = images.tiny().map_err(|e| Failure::of("no guest", &e))?;
+    let machine = Machine::new("no-vsock", boot).append(&words_after_the_dashes(&[
+        "probe --wait 200ms",
+        "info",
+        "connect 10809",
+    ]));
+    let mut guest = machine.start(Accel::of_this_machine(&images)?)?;
+    for text in [
+        "fault    device: none among",
+        "mend: give the VM one: QEMU's '-device vhost-vsock-pci,guest-cid=N'",
+        "fault    cid: none",
+        "fault    connect: nbd+vsock://2/",
+        "this machine has no vsock device",
+        "failed after",
+        "this machine has no vsock device",
+        "failed after",
+        "this machine has no vsock device",
+        "failed after",
+    ] {
+        says(&mut guest, text)?;
+    }
+    guest.wait_for_end(PATIENCE)?;
+    println!("ok: a guest without the device is told that it has none, and what to do");
+    Ok(())
+}
