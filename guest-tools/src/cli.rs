@@ -13,7 +13,15 @@ use crate::cmd::{
 };
 
 const EXAMPLES: &str = "\
-Without an address it is the default export of this guest's host, nbd+vsock://2/ (port 10809).
+An address is libnbd's NBD URI; what is special in a name is percent-encoded. Without one it is the
+default export of this guest's host, nbd+vsock://2/ (port 10809).
+
+  nbd+vsock://[CID][:PORT]/NAME     nbd+unix:///NAME?socket=PATH     nbd://HOST[:PORT]/NAME
+
+nbds, nbds+vsock and nbds+unix are the same with TLS; ?tls-certificates=DIR (&tls-... behind socket=)
+says where ca-cert.pem and, if the server asks for them, client-cert.pem and client-key.pem are
+(else ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd), &tls-hostname=NAME which name the
+server's certificate must have. HOST is an address or localhost: names are not looked up.
 
 Examples:
   guest-tools info                             is there a disk, and what can it do?
@@ -59,7 +67,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://ADDRESS[:PORT]/NAME
+    /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://ADDRESS[:PORT]/NAME;
+    /// nbds... for TLS
     #[arg(value_name = "URI", default_value_t = host())]
     pub(crate) uri: Uri,
 }

@@ -22,6 +22,11 @@ pub(crate) enum SessionError {
     Closed { uri: String, awaited: String },
     #[error("{uri} is no NBD server that this program can use")]
     Violation { uri: String, source: Violation },
+    #[error(
+        "{0} said more in plain text than that TLS may begin: somebody may be in between, and \
+         nothing of it was believed"
+    )]
+    Early(String),
     #[error("{uri} was refused by the server")]
     Refused { uri: String, source: Refusal },
     #[error("cannot {doing} on {uri}")]

@@ -13,13 +13,16 @@ use nbd::{
     wire::ReplyCode,
 };
 
-use crate::{dial::dial, error::SessionError};
+use crate::{
+    dial::{DialError, Stream, TlsError, TlsReady, dial, prepare, secure},
+    error::SessionError,
+};
 
 /// A connection in transmission: its socket, which still blocks, what has come behind the
 /// negotiation, its rules.
 #[derive(Debug)]
 pub(crate) struct Entered {
-    pub(crate) socket: File,
+    pub(crate) socket: Stream,
     pub(crate) received: Vec<u8>,
     pub(crate) client: Client,
     pub(crate) described: Described,
@@ -104,17 +107,26 @@ pub(crate) fn list(uri: &Uri) -> Result<Server, SessionError> {
 #[derive(Debug)]
 struct Talk {
     uri: String,
-    socket: File,
+    socket: Stream,
     received: Vec<u8>,
     out: Vec<u8>,
 }
 
 impl Talk {
     fn begin(uri: &Uri) -> Result<(Self, Ready), SessionError> {
+        let wrong = |source| DialError::Tls { uri: uri.to_string(), source };
+        // What is missing for TLS is missed before anybody is connected to.
+        let tls = uri.tls.then(|| prepare(uri)).transpose().map_err(wrong)?;
         let socket = dial(uri)?;
-        let (uri, received, out) = (uri.to_string(), Vec::new(), Vec::new());
-        let mut talk = Self { uri, socket, received, out };
-        match talk.answer(negotiate::Client::start(Framing::Extended))? {
+        let same = tls.as_ref().map(|_| socket.try_clone().map_err(TlsError::Handshake));
+        let same = same.transpose().map_err(wrong)?;
+        let (received, out, socket) = (Vec::new(), Vec::new(), Stream::Plain(socket));
+        let mut talk = Self { uri: uri.to_string(), socket, received, out };
+        let step = match same.zip(tls) {
+            None => talk.answer(negotiate::Client::start(Framing::Extended))?,
+            Some((socket, tls)) => talk.secured(socket, tls)?,
+        };
+        match step {
             ClientStep::Ready(ready) => Ok((talk, ready)),
             step => Err(talk.refused(step)),
         }
@@ -172,6 +184,24 @@ impl Talk {
     fn leave(&mut self, ready: Ready) {
         ready.abort(&mut self.out);
         self.socket.write_all(&self.out).ok();
+    }
+
+    /// STARTTLS, the handshake, and the framing inside.
+    fn secured(&mut self, socket: File, tls: TlsReady) -> Result<ClientStep, SessionError> {
+        let asked = match self.answer(negotiate::Client::start_secure(Framing::Extended))? {
+            ClientStep::StartTls(asked) => asked,
+            step => return Err(self.refused(step)),
+        };
+        // It came in plain text, from anybody.
+        if !self.received.is_empty() {
+            return Err(SessionError::Early(self.uri.clone()));
+        }
+        let wrong = |source| DialError::Tls { uri: self.uri.clone(), source };
+        self.socket = secure(socket, tls).map_err(wrong)?;
+        match asked.secured(&mut self.out) {
+            ClientStep::Feed(client) => self.answer(client),
+            step => Ok(step),
+        }
     }
 
     /// Sends what was asked and receives until the machine has an answer.

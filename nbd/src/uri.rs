@@ -4,6 +4,8 @@
 //! nbd://HOST[:PORT]/NAME       nbd+unix:///NAME?socket=PATH       nbd+vsock://[CID][:PORT]/NAME
 //! nbds://...                   nbds+unix://...                    nbds+vsock://...       (TLS)
 //! ```
+//! With TLS, `tls-certificates=DIR` says where the certificates are, and `tls-hostname=NAME` which
+//! name the server's must have.
 //!
 //! Nothing is resolved or opened here. Parameters that this project has no use for are refused by
 //! name: one that is ignored could be the one that asked for encryption.
@@ -26,6 +28,17 @@ pub struct Uri {
     pub place: Place,
     /// The export's name; empty for the default one.
     pub export: String,
+    /// What is said of TLS; nothing without it.
+    pub tls_options: TlsOptions,
+}
+
+/// What a URI says of TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// The directory of the certificates, in bytes.
+    pub certificates: Option<Vec<u8>>,
+    /// The name that the server's certificate must have, if it is not the host's.
+    pub hostname: Option<String>,
 }
 
 /// Where a server listens.
@@ -102,7 +115,8 @@ pub enum UriError {
 impl Uri {
     /// An export without TLS.
     pub const fn plain(place: Place, export: String) -> Self {
-        Self { tls: false, place, export }
+        let tls_options = TlsOptions { certificates: None, hostname: None };
+        Self { tls: false, place, export, tls_options }
     }
 }
 
@@ -142,11 +156,22 @@ impl FromStr for Uri {
             "unix" => Place::Unix { socket: Vec::new() },
             _ => return Err(scheme()),
         };
-        let mut uri = Self { tls, place, export };
+        let mut uri = Self { tls, ..Self::plain(place, export) };
         for parameter in query.split(['&', ';']).filter(|parameter| !parameter.is_empty()) {
-            match (parameter.split_once('='), &mut uri.place) {
+            let Self { place, tls_options: TlsOptions { certificates, hostname }, .. } = &mut uri;
+            match (parameter.split_once('='), place) {
                 (Some(("socket", path)), Place::Unix { socket }) if socket.is_empty() => {
                     *socket = decode(path)?;
+                }
+                (Some(("tls-certificates", path)), _)
+                    if tls && certificates.is_none() && !path.is_empty() =>
+                {
+                    *certificates = Some(decode(path)?);
+                }
+                (Some(("tls-hostname", name)), _)
+                    if tls && hostname.is_none() && !name.is_empty() =>
+                {
+                    *hostname = Some(text_of(name)?);
                 }
                 _ => return Err(UriError::Parameter(parameter.to_owned())),
             }
@@ -261,19 +286,31 @@ impl fmt::Display for Uri {
                 if *port != DEFAULT_PORT {
                     write!(f, ":{port}")?;
                 }
-                write!(f, "/{export}")
+                write!(f, "/{export}")?;
             }
             Place::Unix { socket } => {
-                write!(f, "{scheme}+unix:///{export}?socket={}", Encoded(socket, b'/'))
+                write!(f, "{scheme}+unix:///{export}?socket={}", Encoded(socket, b'/'))?;
             }
             Place::Vsock { cid, port } => {
                 write!(f, "{scheme}+vsock://{cid}")?;
                 if *port != u32::from(DEFAULT_PORT) {
                     write!(f, ":{port}")?;
                 }
-                write!(f, "/{export}")
+                write!(f, "/{export}")?;
             }
         }
+        let TlsOptions { certificates, hostname } = &self.tls_options;
+        let mut mark = if matches!(self.place, Place::Unix { .. }) { '&' } else { '?' };
+        for (key, value) in [
+            ("tls-certificates", certificates.as_deref()),
+            ("tls-hostname", hostname.as_deref().map(str::as_bytes)),
+        ] {
+            if let Some(value) = value {
+                write!(f, "{mark}{key}={}", Encoded(value, b'/'))?;
+                mark = '&';
+            }
+        }
+        Ok(())
     }
 }
 

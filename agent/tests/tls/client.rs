@@ -11,6 +11,7 @@ use std::{
 
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
 
@@ -93,7 +94,13 @@ pub(crate) fn handshake(agent: &Agent, stream: UnixStream) -> Secure {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(agent.path("trust/ca-cert.pem")).unwrap();
     roots.add(ca).unwrap();
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    // Named, because a build of the whole workspace has two: guest-tools takes the other.
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let name = "localhost".try_into().unwrap();
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
 }

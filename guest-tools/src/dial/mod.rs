@@ -3,7 +3,9 @@
 //! All kinds of socket end up as one descriptor that is read and written like a file. No name is
 //! looked up: the binary is static, and a guest without a network has nobody to ask.
 
+mod stream;
 mod tcp;
+mod tls;
 mod unix;
 mod vsock;
 
@@ -16,14 +18,19 @@ use nix::sys::{
 };
 use thiserror::Error;
 
+pub(crate) use self::{
+    stream::Stream,
+    tls::{Ready as TlsReady, TlsError, prepare, secure},
+};
+
 /// How long a server may take to say or take in anything before it counts as gone.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why there is no stream.
 #[derive(Debug, Error)]
 pub(crate) enum DialError {
-    #[error("{0} asks for TLS, which this program does not have; use nbd instead of nbds")]
-    Tls(String),
+    #[error("cannot use {uri}")]
+    Tls { uri: String, source: TlsError },
     #[error("{0:?} is no address: names are not looked up here, write nbd://127.0.0.1/ or [::1]")]
     Name(String),
     #[error("cannot connect to {uri} ({mend})")]
@@ -39,9 +46,6 @@ pub(crate) enum DialError {
 
 /// Connects. Reads and writes of the stream block, and fail after `PATIENCE`.
 pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
-    if uri.tls {
-        return Err(DialError::Tls(uri.to_string()));
-    }
     let socket = dial_raw(uri)?;
     let limit = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(i64::MAX), 0);
     setsockopt(&socket, sockopt::ReceiveTimeout, &limit)

@@ -11,14 +11,11 @@
 //! How many requests are under way is the caller's choice. Nothing is retried here; what a broken
 //! connection leaves unanswered is given back by `unanswered`.
 
-#![allow(dead_code, reason = "the commands that use all of it are on their way")]
-
 mod order;
 mod outgoing;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs::File,
     io::{self, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
     time::Duration,
@@ -39,6 +36,7 @@ use nix::{
 pub(crate) use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
 use crate::{
+    dial::Stream,
     error::SessionError,
     greet::{Entered, enter},
 };
@@ -57,7 +55,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Link {
     /// For errors.
     uri: String,
-    socket: File,
+    socket: Stream,
     client: Client,
     described: Described,
     /// Received and not consumed: `input[start..end]`.
@@ -164,7 +162,7 @@ impl Link {
 
     /// What to wait for before the next `turn`.
     pub(crate) fn interest(&self) -> PollFlags {
-        if self.outgoing.is_empty() {
+        if self.outgoing.is_empty() && !self.socket.holds_output() {
             PollFlags::POLLIN
         } else {
             PollFlags::POLLIN | PollFlags::POLLOUT
@@ -214,10 +212,12 @@ impl Link {
         client.disconnect(&mut out);
         // Nothing depends on it: the server sees the end of the stream too.
         socket.write_all(&out).ok();
+        socket.end();
     }
 
     /// What was asked and not answered, in the order in which it was asked. Answers that were not
     /// popped are popped first.
+    #[allow(dead_code, reason = "for commands that outlive a connection")]
     pub(crate) fn unanswered(self) -> Vec<Order> {
         let mut left: Vec<_> = self.flying.into_iter().collect();
         left.sort_unstable_by_key(|(cookie, _)| *cookie);
@@ -227,6 +227,10 @@ impl Link {
     fn send(&mut self) -> Result<(), SessionError> {
         self.outgoing
             .send(&mut self.socket, &self.flying)
+            .and_then(|()| self.socket.flush())
+            .or_else(
+                |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
+            )
             .map_err(|source| SessionError::lost(&self.uri, "sending a request", source))?;
         let outgoing = &self.outgoing;
         let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
@@ -239,8 +243,9 @@ impl Link {
     fn receive(&mut self) -> Result<(), SessionError> {
         loop {
             self.consume()?;
-            // One answered request is enough to go on with; the rest waits in the socket.
-            if !self.done.is_empty() {
+            // One answered request is enough to go on with; the rest waits in the socket. What TLS
+            // has taken out of there does not: nobody would be woken for it.
+            if !self.done.is_empty() && !self.socket.holds_input() {
                 return Ok(());
             }
             match self.fill() {

@@ -1,6 +1,7 @@
 //! One behaviour a file, of the commands that ask and change: against the agent, nbdkit and
 //! qemu-nbd, held against what libnbd's tools say of the same server.
 
+mod certificates;
 mod change;
 mod connect;
 mod dump;
@@ -9,6 +10,8 @@ mod map;
 mod probe;
 #[path = "../server/mod.rs"]
 mod server;
+
+mod tls;
 
 use std::process::{Command, Output};
 

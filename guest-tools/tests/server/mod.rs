@@ -146,7 +146,7 @@ fn sparse() -> (TempDir, PathBuf) {
 
 /// The agent, built beside the tool under test in the same profile: cargo builds the binaries of
 /// the tested package only.
-fn agent() -> PathBuf {
+pub(crate) fn agent() -> PathBuf {
     let built = Path::new(TOOL).parent().expect("a profile's directory");
     let target = built.parent().expect("the target directory");
     let profile = match built.file_name().and_then(|name| name.to_str()) {

@@ -1,4 +1,4 @@
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 
@@ -78,6 +78,10 @@ fn what_is_no_uri_is_refused_with_its_reason() {
         ("nbd+unix://host/?socket=s", UriError::HostOfUnix("host".into())),
         ("nbd://user@h/", UriError::User("user@h".into())),
         ("nbd://h/?socket=s", UriError::Parameter("socket=s".into())),
+        ("nbd://h/?tls-certificates=/x", UriError::Parameter("tls-certificates=/x".into())),
+        ("nbds://h/?tls-certificates=", UriError::Parameter("tls-certificates=".into())),
+        ("nbds://h/?tls-hostname=a&tls-hostname=b", UriError::Parameter("tls-hostname=b".into())),
+        ("nbds://h/?tls-psk-file=/x", UriError::Parameter("tls-psk-file=/x".into())),
         ("nbd://h/?tls-type=x509", UriError::Parameter("tls-type=x509".into())),
         ("nbd+unix:///?socket=a&socket=b", UriError::Parameter("socket=b".into())),
         ("nbd://h/%zz", UriError::Encoding("%zz".into())),
@@ -99,6 +103,8 @@ fn defaults_are_not_printed() {
         "nbds://[::1]:1/",
         "nbd+vsock://2/",
         "nbd+vsock://3:4294967295/a%20b",
+        "nbds+vsock://2/a?tls-certificates=/etc/pki%20x&tls-hostname=agent.example",
+        "nbds+unix:///?socket=/s&tls-certificates=x",
         "nbd+unix:///x?socket=/run/agent.sock",
         "nbd://[fe80::1%25eth0]/",
     ] {
@@ -116,8 +122,16 @@ fn place() -> impl Strategy<Value = Place> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_back(place in place(), export in "[^\0]{0,40}", tls: bool) {
-        let uri = Uri { tls, place, export };
+    fn what_is_printed_is_read_back(
+        place in place(),
+        export in "[^\0]{0,40}",
+        tls: bool,
+        certificates in option::of(vec(any::<u8>(), 1..20)),
+        hostname in option::of(".{1,10}"),
+    ) {
+        let tls_options = TlsOptions { certificates, hostname };
+        let tls_options = if tls { tls_options } else { TlsOptions::default() };
+        let uri = Uri { tls, place, export, tls_options };
         prop_assert_eq!(parse(&uri.to_string()), Ok(uri));
     }
 
