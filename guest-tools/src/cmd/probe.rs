@@ -47,6 +47,8 @@ Exit codes: 0 when a connection works and a server greets on it; else 1.";
 const NAP: Duration = Duration::from_millis(50);
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
+const UNTRIED: &str = "no connection was tried";
+
 /// How long a burst of news may go on before it is acted on, milliseconds.
 const BURST: u16 = 20;
 
@@ -72,7 +74,7 @@ pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
     let connection = loop {
         let connection = connect(uri);
         let left = words.wait.saturating_sub(begun.elapsed());
-        if works(&connection) || left.is_zero() {
+        if works(&connection) || left.is_zero() || is_hopeless(&connection) {
             break connection;
         }
         wait_for_news(news.as_ref(), nap.min(left));
@@ -103,6 +105,11 @@ fn works(connection: &[Finding]) -> bool {
     connection.iter().all(|finding| finding.verdict != Verdict::Fault)
 }
 
+/// It was not even tried: waiting makes a wrong address no better.
+fn is_hopeless(connection: &[Finding]) -> bool {
+    connection.iter().any(|finding| finding.meaning == UNTRIED)
+}
+
 /// Tries it.
 fn connect(uri: &Uri) -> Vec<Finding> {
     let connected = || {
@@ -127,7 +134,7 @@ fn connect(uri: &Uri) -> Vec<Finding> {
         Err(SessionError::Dial(error)) => {
             vec![
                 Finding::new("connect", Verdict::Fault, chain(&error))
-                    .meaning("no connection was tried")
+                    .meaning(UNTRIED)
                     .mend("see the addresses in 'guest-tools --help'"),
             ]
         }

@@ -197,6 +197,16 @@ fn extents_come_one_by_one() {
     }
 }
 
+#[test]
+fn a_chunk_of_too_many_extents_is_refused_by_its_header() {
+    let mut client = client(Framing::Structured);
+    let cookie = client.extents(0, SIZE, false, &mut vec![]).unwrap();
+    let len = usize::try_from(EXTENTS_LIMIT).unwrap() + 4;
+    let kind = ChunkType::BLOCK_STATUS;
+    let bytes = chunk(Framing::Structured, true, kind, cookie, 0, &vec![0; len]);
+    assert!(client.step(&bytes[..20]).is_err());
+}
+
 /// What a hostile or broken server may say to a read of 512..612, each with a reason.
 #[test]
 fn replies_that_do_not_fit_a_read_are_violations() {
