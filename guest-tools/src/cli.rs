@@ -18,15 +18,17 @@ default export of this guest's host, nbd+vsock://2/ (port 10809).
 
   nbd+vsock://[CID][:PORT]/NAME     nbd+unix:///NAME?socket=PATH     nbd://HOST[:PORT]/NAME
 
-nbds, nbds+vsock and nbds+unix are the same with TLS; ?tls-certificates=DIR (&tls-... behind socket=)
-says where ca-cert.pem and, if the server asks for them, client-cert.pem and client-key.pem are
-(else ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd), &tls-hostname=NAME which name the
-server's certificate must have. HOST is an address or localhost: names are not looked up.
+nbds, nbds+vsock and nbds+unix are the same with TLS. The parameter tls-certificates=DIR says where
+ca-cert.pem is and, if the server wants to know this end, client-cert.pem and client-key.pem; else
+they are in ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd. tls-hostname=NAME is the name
+that the server's certificate must have; a HOST is checked by itself, a CID or path has none. HOST
+is an address or localhost: names are not looked up.
 
 Examples:
   guest-tools info                             is there a disk, and what can it do?
   guest-tools read --length 4k | od -c | head
   guest-tools list nbd+vsock://2:10810/
+  guest-tools info nbds+vsock://2/disk?tls-certificates=/etc/pki/disk
 
 Exit codes: 0 when it is done; 1 when not, with one line on standard error; 2 for a question whose
 answer is no.";
