@@ -22,6 +22,8 @@ mod ways;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod trees;
 
 pub(crate) use device::mend_of_device;
 pub(crate) use machine::Machine;

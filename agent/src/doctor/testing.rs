@@ -20,6 +20,42 @@ impl Tree {
         tree.file("/proc/sys/kernel/osrelease", release)
     }
 
+    /// A machine that `tests/guest/record.sh` has recorded.
+    pub(super) fn recorded(text: &str) -> Self {
+        let mut tree = Self { root: tempfile::tempdir().unwrap(), probes: Probes::default() };
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            let (kind, rest) = line.split_once(' ').unwrap();
+            let (first, second) = rest.split_once(' ').unwrap_or((rest, ""));
+            tree = match kind {
+                "=" => {
+                    let mut text = String::new();
+                    while let Some(line) = lines.next_if(|line| !is_entry(line)) {
+                        text += line;
+                        text.push('\n');
+                    }
+                    tree.file(first, &text)
+                }
+                ">" => tree.link(first, second),
+                "!" if first == "node" => {
+                    let (mode, group) = second.split_once(' ').unwrap();
+                    tree.node(u32::from_str_radix(mode, 8).unwrap(), group)
+                }
+                "!" => {
+                    let number: i64 = second.parse().unwrap();
+                    tree.probe(|probes| match first {
+                        "vhost" if number == 0 => probes.vhost = Ok(()),
+                        "vhost" => probes.vhost = Err(i32::try_from(number).unwrap()),
+                        "cid" => probes.cid = u32::try_from(number).ok(),
+                        _ => panic!("{line}"),
+                    })
+                }
+                _ => panic!("{line}"),
+            };
+        }
+        tree
+    }
+
     pub(super) fn file(self, path: &str, text: &str) -> Self {
         let path = self.root.path().join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -88,4 +124,8 @@ impl Tree {
             .unwrap_or_else(|| panic!("{ids:?}"))
             .clone()
     }
+}
+
+fn is_entry(line: &str) -> bool {
+    ["= ", "> ", "! "].iter().any(|kind| line.starts_with(kind))
 }
