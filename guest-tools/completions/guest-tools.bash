@@ -43,6 +43,9 @@ _guest__tools() {
             guest__tools,read)
                 cmd="guest__tools__subcmd__read"
                 ;;
+            guest__tools,test)
+                cmd="guest__tools__subcmd__test"
+                ;;
             guest__tools,trim)
                 cmd="guest__tools__subcmd__trim"
                 ;;
@@ -79,6 +82,9 @@ _guest__tools() {
             guest__tools__subcmd__help,read)
                 cmd="guest__tools__subcmd__help__subcmd__read"
                 ;;
+            guest__tools__subcmd__help,test)
+                cmd="guest__tools__subcmd__help__subcmd__test"
+                ;;
             guest__tools__subcmd__help,trim)
                 cmd="guest__tools__subcmd__help__subcmd__trim"
                 ;;
@@ -95,7 +101,7 @@ _guest__tools() {
 
     case "${cmd}" in
         guest__tools)
-            opts="-h -V --help --version probe connect info list map read write zero trim cache dump help"
+            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -167,7 +173,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help)
-            opts="probe connect info list map read write zero trim cache dump help"
+            opts="probe connect info list map read write zero trim cache dump test help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -293,6 +299,20 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help__subcmd__read)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__help__subcmd__test)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -456,6 +476,40 @@ _guest__tools() {
                     return 0
                     ;;
                 -o)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__test)
+            opts="-h --destroy --read-only --offset --length --connections --requests --seed --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --offset)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --requests)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --seed)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

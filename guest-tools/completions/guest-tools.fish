@@ -37,6 +37,7 @@ complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "zero" -d 'M
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "trim" -d 'Tell the server that a range is not needed any more'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "cache" -d 'Ask the server to have a range at hand'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "dump" -d 'Print what an export holds in hexadecimal'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "test" -d 'Find out whether the disk keeps what it is given'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -l wait -d 'Go on trying so long until a connection works, such as 500ms, 30s or 2m' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -l json -d 'Print JSON'
@@ -96,15 +97,25 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l offset 
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l length -d 'How many bytes; default: up to the end' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l json -d 'Print JSON'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -s h -l help -d 'Print help'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "connect" -d 'Connect standard input and output to a vsock port'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "info" -d 'Tell what an export is and what it can do'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "map" -d 'Show which parts of an export are data and which are holes'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "read" -d 'Copy bytes of an export to standard output or a file'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "write" -d 'Copy standard input, a file or a pattern to an export, and flush'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "zero" -d 'Make a range read as zeroes'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "trim" -d 'Tell the server that a range is not needed any more'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "cache" -d 'Ask the server to have a range at hand'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "dump" -d 'Print what an export holds in hexadecimal'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l length -d 'How many bytes; default: up to the end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l connections -d 'Connections at the same time, where the server has multi-conn' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l requests -d 'Requests under way on each' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l seed -d 'What the random changes begin with; the same seed makes the same requests' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l destroy -d 'Yes, what is on the disk may be lost'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l read-only -d 'Change nothing: check what the last run wrote'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -s h -l help -d 'Print help'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "connect" -d 'Connect standard input and output to a vsock port'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "info" -d 'Tell what an export is and what it can do'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "map" -d 'Show which parts of an export are data and which are holes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "read" -d 'Copy bytes of an export to standard output or a file'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "write" -d 'Copy standard input, a file or a pattern to an export, and flush'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "zero" -d 'Make a range read as zeroes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "trim" -d 'Tell the server that a range is not needed any more'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "cache" -d 'Ask the server to have a range at hand'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "dump" -d 'Print what an export holds in hexadecimal'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "test" -d 'Find out whether the disk keeps what it is given'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

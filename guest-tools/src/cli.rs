@@ -9,7 +9,7 @@ use nbd::{
 
 use crate::cmd::{
     cache::Cache, connect::Connect, dump::Dump, info::Info, list::List, map::Map, probe::Probe,
-    read::Read, trim::Trim, write::Write, zero::Zero,
+    read::Read, test::Test, trim::Trim, write::Write, zero::Zero,
 };
 
 const EXAMPLES: &str = "\
@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Cache(Cache),
     /// Print what an export holds in hexadecimal
     Dump(Dump),
+    /// Find out whether the disk keeps what it is given
+    Test(Test),
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod question;
 pub(crate) mod range;
 pub(crate) mod read;
 mod show;
+pub(crate) mod test;
 pub(crate) mod trim;
 pub(crate) mod write;
 pub(crate) mod zero;
@@ -47,6 +48,13 @@ pub(crate) enum CommandError {
     Raw(String),
     #[error("{0} does not work from here; what was found is on standard output")]
     Unreachable(String),
+    #[error(
+        "the disk is wrong: the byte at {at} is the first that is not as it must be; found: {found}; \
+         due: {due}"
+    )]
+    Wrong { at: u64, found: String, due: String },
+    #[error("at {at} is no header of a test: 'guest-tools test --destroy' writes one")]
+    NoRun { at: u64 },
     #[error("cannot print")]
     Print(#[source] io::Error),
     /// The answer to a yes-or-no question. All is said.

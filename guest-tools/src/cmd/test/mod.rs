@@ -1,0 +1,129 @@
+//! `test`: is this disk right? Writes blocks that tell where they belong, over several connections,
+//! and holds everything that is read against what must be there.
+//!
+//! `block` has the blocks, `model` what the disk must hold, `drive` the connections.
+
+mod block;
+mod drive;
+mod model;
+
+use std::time::Instant;
+
+use clap::Args;
+use nbd::wire::TransmissionFlags;
+use serde_json::json;
+
+use self::drive::{Drive, Settings};
+use super::{CommandError, print::print_json, range::Range};
+use crate::{
+    cli::Target,
+    link::{Link, Order},
+    size::print_size,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools test --destroy                     all of it, up to 1 GiB
+  guest-tools test --destroy --length 64M --connections 2 nbd+vsock://2/scratch
+  guest-tools test --read-only                   is still there what the last run wrote?
+
+A run fills the range, changes it at random by writes, FUA, zeroes and trims while it reads, flushes
+and cuts the connections, does so again in the middle of writes, and at last writes all of it once
+more, for --read-only. What was answered must be read back, and what was flushed or written with FUA
+must be there after a cut. Requests that are under way at the same time do not overlap: what such
+ones leave is not specified. Without multi-conn one connection is used.
+
+Keys of --json: offset, length (bytes), block (bytes), connections, requests, cuts, seconds, seed.";
+
+/// Most that is tested if nothing is said, bytes.
+const MOST: u64 = 1 << 30;
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Test {
+    #[command(flatten)]
+    target: Target,
+    /// Yes, what is on the disk may be lost
+    #[arg(long, required_unless_present = "read_only")]
+    destroy: bool,
+    /// Change nothing: check what the last run wrote
+    #[arg(long, conflicts_with = "destroy")]
+    read_only: bool,
+    #[command(flatten)]
+    range: Range,
+    /// Connections at the same time, where the server has multi-conn
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
+    /// Requests under way on each
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    requests: u16,
+    /// What the random changes begin with; the same seed makes the same requests
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
+    let begun = Instant::now();
+    let uri = &words.target.uri;
+    let mut link = Link::open(uri)?;
+    let size = link.described().size;
+    let block = u64::from(link.terms().blocks.minimum).max(512);
+    let multi = link.described().flags.contains(TransmissionFlags::CAN_MULTI_CONN);
+    let seed = words.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ clock());
+    let (at, len, seed, last) = if words.read_only {
+        let at = words.range.offset.next_multiple_of(block);
+        link.submit(Order::read(at, block, Vec::new()))?;
+        let head = link.next_good()?.order.bytes;
+        let (len, seed, last) = drive::header(&head).ok_or(CommandError::NoRun { at })?;
+        if at.checked_add(len).is_none_or(|end| end > size) {
+            return Err(CommandError::PastEnd {
+                what: format!("{len} tested bytes at {at}"),
+                size,
+            });
+        }
+        (at, len, seed, Some(last))
+    } else {
+        let (at, len) = words.range.inside(size)?;
+        let start = at.next_multiple_of(block);
+        let len = (at + len).saturating_sub(start);
+        let len = if words.range.length.is_some() { len } else { len.min(MOST) };
+        (start, len - len % block, seed, None)
+    };
+    link.close();
+    if len < 16 * block {
+        let what = format!("a test takes 16 blocks of {block} bytes: {}", 16 * block);
+        return Err(CommandError::PastEnd { what, size });
+    }
+    let connections = if multi { words.connections.into() } else { 1 };
+    let settings = Settings { at, len, block, seed, connections, requests: words.requests.into() };
+    let mut drive = Drive::new(uri, settings)?;
+    let done = match last {
+        Some(last) => drive.check_last_run(last),
+        None => drive.all(),
+    };
+    let (requests, cuts) = drive.close();
+    done?;
+    let seconds = begun.elapsed().as_secs_f64();
+    if words.json {
+        return print_json(&json!({
+            "offset": at, "length": len, "block": block, "connections": connections,
+            "requests": requests, "cuts": cuts, "seconds": seconds, "seed": seed,
+        }));
+    }
+    eprintln!(
+        "guest-tools: {} at {at} are right: {requests} requests, {connections} connections, {cuts} \
+         cuts, {seconds:.1} s, seed {seed}",
+        print_size(len)
+    );
+    Ok(())
+}
+
+/// Something that is another each time; nobody has to be unable to guess it.
+fn clock() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    block::mix(now.map_or(0, |now| now.subsec_nanos().into()))
+}

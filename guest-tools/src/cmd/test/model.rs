@@ -1,0 +1,189 @@
+//! What the disk must hold: for each block the change that was made last, and the one that a flush
+//! or FUA has made durable. No I/O.
+
+use std::ops::Range;
+
+use super::block;
+
+/// What a change leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The block of this generation, which is the change's number.
+    Data,
+    Zeroes,
+    /// Anything: what was trimmed, or not known.
+    Anything,
+}
+
+/// A run of blocks and the change they had.
+#[derive(Debug, Clone)]
+pub(super) struct Stroke {
+    pub(super) blocks: Range<usize>,
+    pub(super) change: u32,
+}
+
+/// Where a block is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// The first wrong byte of the export.
+    pub(super) at: u64,
+    pub(super) found: String,
+    pub(super) due: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    run: u64,
+    /// Of the first block, bytes from the start of the export.
+    start: u64,
+    /// Bytes of a block.
+    pub(super) size: usize,
+    /// By number. The first is: nothing known.
+    changes: Vec<Kind>,
+    state: Vec<u32>,
+    durable: Vec<u32>,
+    /// Answered, and in no flush that was sent since.
+    unflushed: Vec<Stroke>,
+    busy: Vec<bool>,
+}
+
+impl Model {
+    pub(super) fn new(run: u64, start: u64, size: usize, blocks: usize) -> Self {
+        let (changes, state, durable) = (vec![Kind::Anything], vec![0; blocks], vec![0; blocks]);
+        let (unflushed, busy) = (Vec::new(), vec![false; blocks]);
+        Self { run, start, size, changes, state, durable, unflushed, busy }
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.state.len()
+    }
+
+    /// Offset of a block in the export.
+    pub(super) fn at(&self, block: usize) -> u64 {
+        self.start + (block * self.size) as u64
+    }
+
+    /// Whether nothing is under way there.
+    pub(super) fn is_free(&self, blocks: &Range<usize>) -> bool {
+        self.busy.get(blocks.clone()).is_some_and(|busy| !busy.contains(&true))
+    }
+
+    pub(super) fn occupy(&mut self, blocks: &Range<usize>, busy: bool) {
+        if let Some(places) = self.busy.get_mut(blocks.clone()) {
+            places.fill(busy);
+        }
+    }
+
+    /// The number of a new change.
+    pub(super) fn begin(&mut self, kind: Kind) -> u32 {
+        self.changes.push(kind);
+        u32::try_from(self.changes.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    /// The bytes that a change writes.
+    pub(super) fn payload(&self, stroke: &Stroke, mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.resize(stroke.blocks.len() * self.size, 0);
+        block::fill(&mut bytes, self.run, self.at(stroke.blocks.start), stroke.change.into());
+        bytes
+    }
+
+    /// The server has answered it.
+    pub(super) fn answered(&mut self, stroke: Stroke, fua: bool) {
+        for place in self.state.get_mut(stroke.blocks.clone()).into_iter().flatten() {
+            *place = stroke.change;
+        }
+        if fua {
+            self.made_durable(&stroke);
+        } else {
+            self.unflushed.push(stroke);
+        }
+    }
+
+    /// What a flush that is sent now covers.
+    pub(super) fn covered(&mut self) -> Vec<Stroke> {
+        std::mem::take(&mut self.unflushed)
+    }
+
+    pub(super) fn made_durable(&mut self, stroke: &Stroke) {
+        for place in self.durable.get_mut(stroke.blocks.clone()).into_iter().flatten() {
+            *place = stroke.change.max(*place);
+        }
+    }
+
+    /// The connections were cut: what was under way is not known, and of what was answered and not
+    /// flushed neither. Says how many blocks that are.
+    pub(super) fn cut(&mut self, under_way: &[Range<usize>]) -> usize {
+        for blocks in under_way {
+            self.occupy(blocks, false);
+            for place in self.state.get_mut(blocks.clone()).into_iter().flatten() {
+                *place = 0;
+            }
+            for place in self.durable.get_mut(blocks.clone()).into_iter().flatten() {
+                *place = 0;
+            }
+        }
+        self.unflushed.clear();
+        let mut unknown = 0;
+        for (state, durable) in self.state.iter_mut().zip(&self.durable) {
+            if state != durable {
+                *state = 0;
+                unknown += 1;
+            }
+        }
+        unknown
+    }
+
+    /// Holds what was read of some blocks against what is due there.
+    pub(super) fn judge(&self, blocks: &Range<usize>, bytes: &[u8]) -> Option<Wrong> {
+        blocks.clone().zip(bytes.chunks_exact(self.size)).find_map(|(block, bytes)| {
+            let change = self.state.get(block).copied().unwrap_or_default();
+            let (generation, due) = match self.changes.get(change as usize) {
+                Some(Kind::Data) => (change.into(), format!("generation {change}")),
+                Some(Kind::Zeroes) => (0, "zeroes".to_owned()),
+                _ => return None,
+            };
+            let at = self.at(block);
+            let first = block::first_wrong(bytes, self.run, at, generation)?;
+            let flushed = self.durable.get(block) == Some(&change);
+            let settled = if flushed { ", answered and made durable" } else { ", answered" };
+            let found = block::told(bytes, self.run, at);
+            Some(Wrong { at: at + first as u64, found, due: format!("{due}{settled}") })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_flushed_must_be_there_and_the_rest_may_be() {
+        let mut model = Model::new(1, 4096, 512, 10);
+        let write = |model: &mut Model, blocks: Range<usize>, fua| {
+            let stroke = Stroke { blocks, change: model.begin(Kind::Data) };
+            let bytes = model.payload(&stroke, Vec::new());
+            model.answered(stroke, fua);
+            bytes
+        };
+        let first = write(&mut model, 0..4, false);
+        assert_eq!(model.judge(&(0..4), &first), None);
+        let flushed = model.covered();
+        let second = write(&mut model, 2..4, false);
+        for stroke in &flushed {
+            model.made_durable(stroke);
+        }
+        let wrong = model.judge(&(0..4), &first).unwrap();
+        assert_eq!(wrong.at, 4096 + 2 * 512 + 31, "{wrong:?}");
+        assert!(
+            wrong.found == "generation 1" && wrong.due.starts_with("generation 2"),
+            "{wrong:?}"
+        );
+        write(&mut model, 5..6, true);
+        assert_eq!(model.cut(std::slice::from_ref(&(7..8))), 2);
+        // Neither is wrong now; the first two blocks and the one of FUA still must be there.
+        assert_eq!(model.judge(&(2..4), &second), None);
+        assert_eq!(model.judge(&(2..4), &first[1024..]), None);
+        assert!(model.judge(&(0..2), &vec![0; 1024]).is_some());
+        assert!(model.judge(&(5..6), &vec![0; 512]).is_some());
+    }
+}
