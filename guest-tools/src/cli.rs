@@ -8,8 +8,8 @@ use nbd::{
 };
 
 use crate::cmd::{
-    cache::Cache, connect::Connect, dump::Dump, info::Info, list::List, map::Map, probe::Probe,
-    read::Read, test::Test, trim::Trim, write::Write, zero::Zero,
+    bench::Bench, cache::Cache, connect::Connect, dump::Dump, info::Info, list::List, map::Map,
+    probe::Probe, read::Read, test::Test, trim::Trim, write::Write, zero::Zero,
 };
 
 const EXAMPLES: &str = "\
@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Find out whether the disk keeps what it is given
     Test(Test),
+    /// Measure how fast the disk is from here
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]

@@ -62,6 +62,7 @@ fn perform(cli: &Cli) -> u8 {
         Command::Trim(words) => cmd::trim::run(words),
         Command::Cache(words) => cmd::cache::run(words),
         Command::Dump(words) => cmd::dump::run(words),
+        Command::Bench(words) => cmd::bench::run(words),
         Command::Test(words) => cmd::test::run(words),
     };
     match done {

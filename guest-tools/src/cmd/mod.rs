@@ -1,5 +1,6 @@
 //! One command a file: `run` takes what was said and does it.
 
+pub(crate) mod bench;
 pub(crate) mod cache;
 pub(crate) mod connect;
 pub(crate) mod dump;
@@ -53,6 +54,10 @@ pub(crate) enum CommandError {
          due: {due}"
     )]
     Wrong { at: u64, found: String, due: String },
+    #[error("this writes to the disk: say --destroy if what is on it may be lost")]
+    Destroy,
+    #[error("cannot measure: {0}")]
+    Bench(String),
     #[error("at {at} is no header of a test: 'guest-tools test --destroy' writes one")]
     NoRun { at: u64 },
     #[error("cannot print")]

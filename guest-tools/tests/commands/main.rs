@@ -1,6 +1,7 @@
 //! One behaviour a file, of the commands that ask and change: against the agent, nbdkit and
 //! qemu-nbd, held against what libnbd's tools say of the same server.
 
+mod bench;
 mod certificates;
 mod change;
 mod connect;
