@@ -16,6 +16,9 @@ _guest__tools() {
             ",$1")
                 cmd="guest__tools"
                 ;;
+            guest__tools,bench)
+                cmd="guest__tools__subcmd__bench"
+                ;;
             guest__tools,cache)
                 cmd="guest__tools__subcmd__cache"
                 ;;
@@ -54,6 +57,9 @@ _guest__tools() {
                 ;;
             guest__tools,zero)
                 cmd="guest__tools__subcmd__zero"
+                ;;
+            guest__tools__subcmd__help,bench)
+                cmd="guest__tools__subcmd__help__subcmd__bench"
                 ;;
             guest__tools__subcmd__help,cache)
                 cmd="guest__tools__subcmd__help__subcmd__cache"
@@ -101,12 +107,58 @@ _guest__tools() {
 
     case "${cmd}" in
         guest__tools)
-            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test help"
+            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test bench help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__bench)
+            opts="-h --mode --size --depth --connections --time --warm-up --destroy --json --html --compare --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --mode)
+                    COMPREPLY=($(compgen -W "read randread write randwrite mixed zero" -- "${cur}"))
+                    return 0
+                    ;;
+                --size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --depth)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --time)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --warm-up)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --html)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --compare)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -173,8 +225,22 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help)
-            opts="probe connect info list map read write zero trim cache dump test help"
+            opts="probe connect info list map read write zero trim cache dump test bench help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__help__subcmd__bench)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

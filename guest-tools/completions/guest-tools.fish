@@ -38,6 +38,7 @@ complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "trim" -d 'T
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "cache" -d 'Ask the server to have a range at hand'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "dump" -d 'Print what an export holds in hexadecimal'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "test" -d 'Find out whether the disk keeps what it is given'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "bench" -d 'Measure how fast the disk is from here'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -l wait -d 'Go on trying so long until a connection works, such as 500ms, 30s or 2m' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand probe" -l json -d 'Print JSON'
@@ -106,16 +107,33 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l destroy
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l read-only -d 'Change nothing: check what the last run wrote'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l json -d 'Print JSON'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -s h -l help -d 'Print help'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "connect" -d 'Connect standard input and output to a vsock port'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "info" -d 'Tell what an export is and what it can do'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "map" -d 'Show which parts of an export are data and which are holes'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "read" -d 'Copy bytes of an export to standard output or a file'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "write" -d 'Copy standard input, a file or a pattern to an export, and flush'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "zero" -d 'Make a range read as zeroes'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "trim" -d 'Tell the server that a range is not needed any more'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "cache" -d 'Ask the server to have a range at hand'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "dump" -d 'Print what an export holds in hexadecimal'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "test" -d 'Find out whether the disk keeps what it is given'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l mode -d 'What the requests are' -r -f -a "read\t'One after the other, each connection from a place of its own'
+randread\t''
+write\t''
+randwrite\t''
+mixed\t'Two random reads for one random write'
+zero\t''"
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l size -d 'Bytes of a request' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l depth -d 'Requests under way on each connection' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l connections -d 'Connections at the same time' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l time -d 'For how long each case is counted' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l warm-up -d 'For how long each case runs before' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l html -d 'Draw a page of it all, which needs nothing but itself' -r -F
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l compare -d 'What an earlier run printed with --json, to stand beside this one on the page' -r -F
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l destroy -d 'Yes, what is on the disk may be lost; for the modes that write'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l json -d 'Print JSON'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "connect" -d 'Connect standard input and output to a vsock port'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "info" -d 'Tell what an export is and what it can do'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "map" -d 'Show which parts of an export are data and which are holes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "read" -d 'Copy bytes of an export to standard output or a file'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "write" -d 'Copy standard input, a file or a pattern to an export, and flush'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "zero" -d 'Make a range read as zeroes'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "trim" -d 'Tell the server that a range is not needed any more'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "cache" -d 'Ask the server to have a range at hand'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "dump" -d 'Print what an export holds in hexadecimal'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "test" -d 'Find out whether the disk keeps what it is given'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "bench" -d 'Measure how fast the disk is from here'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

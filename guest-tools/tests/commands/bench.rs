@@ -49,7 +49,7 @@ fn runs_are_compared_on_one_page() {
     fs::write(&before, server.does("bench", &[&quick[..], &["--json"]].concat())).unwrap();
     let paths = [before.to_str().unwrap(), page.to_str().unwrap()];
     server.does("bench", &[&quick[..], &["--compare", paths[0], "--html", paths[1]]].concat());
-    let page = fs::read_to_string(page).unwrap();
+    let page = fs::read_to_string(paths[1]).unwrap();
     assert_eq!(page.matches("<rect").count(), 2 * 3);
     let why = server.fails("bench", &["--compare", "/dev/null", "--html", paths[1]]);
     assert!(why.contains("/dev/null"), "{why}");
