@@ -25,6 +25,9 @@ _guest__tools() {
             guest__tools,connect)
                 cmd="guest__tools__subcmd__connect"
                 ;;
+            guest__tools,copy)
+                cmd="guest__tools__subcmd__copy"
+                ;;
             guest__tools,dump)
                 cmd="guest__tools__subcmd__dump"
                 ;;
@@ -67,6 +70,9 @@ _guest__tools() {
             guest__tools__subcmd__help,connect)
                 cmd="guest__tools__subcmd__help__subcmd__connect"
                 ;;
+            guest__tools__subcmd__help,copy)
+                cmd="guest__tools__subcmd__help__subcmd__copy"
+                ;;
             guest__tools__subcmd__help,dump)
                 cmd="guest__tools__subcmd__help__subcmd__dump"
                 ;;
@@ -107,7 +113,7 @@ _guest__tools() {
 
     case "${cmd}" in
         guest__tools)
-            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test bench help"
+            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test bench copy help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -202,6 +208,56 @@ _guest__tools() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        guest__subcmd__tools__subcmd__copy)
+            opts="-C -R -S -p -q -h --connections --requests --request-size --sparse --no-extents --allocated --target-is-zero --destination-is-zero --flush --no-flush --verify --progress --quiet --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -C)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --requests)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -R)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --request-size)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sparse)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -S)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --progress)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -p)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         guest__subcmd__tools__subcmd__dump)
             opts="-h --offset --length --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -225,7 +281,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help)
-            opts="probe connect info list map read write zero trim cache dump test bench help"
+            opts="probe connect info list map read write zero trim cache dump test bench copy help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -267,6 +323,20 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help__subcmd__connect)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__help__subcmd__copy)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -8,8 +8,8 @@ use nbd::{
 };
 
 use crate::cmd::{
-    bench::Bench, cache::Cache, connect::Connect, dump::Dump, info::Info, list::List, map::Map,
-    probe::Probe, read::Read, test::Test, trim::Trim, write::Write, zero::Zero,
+    bench::Bench, cache::Cache, connect::Connect, copy::Copy, dump::Dump, info::Info, list::List,
+    map::Map, probe::Probe, read::Read, test::Test, trim::Trim, write::Write, zero::Zero,
 };
 
 const EXAMPLES: &str = "\
@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Test(Test),
     /// Measure how fast the disk is from here
     Bench(Bench),
+    /// Copy a disk between addresses, files, block devices and pipes, with its holes
+    Copy(Copy),
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod cmd;
+mod copy;
 mod dial;
 mod error;
 #[cfg(test)]
@@ -64,6 +65,7 @@ fn perform(cli: &Cli) -> u8 {
         Command::Dump(words) => cmd::dump::run(words),
         Command::Bench(words) => cmd::bench::run(words),
         Command::Test(words) => cmd::test::run(words),
+        Command::Copy(words) => cmd::copy::run(words),
     };
     match done {
         Ok(()) => 0,

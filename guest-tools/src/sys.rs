@@ -9,6 +9,9 @@ use nix::errno::Errno;
 mod ioctl {
     // IOCTL_VM_SOCKETS_GET_LOCAL_CID of <linux/vm_sockets.h>, _IO(7, 0xb9).
     nix::ioctl_read_bad!(vm_sockets_get_local_cid, 0x7b9, u32);
+    // <linux/fs.h>: group 0x12, encoded without a direction or size ("bad" in nix's words).
+    nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), i32);
+    nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
 }
 
 /// The CID of this machine, asked of an open /dev/vsock. `VMADDR_CID_ANY` (2^32-1) where no
@@ -19,4 +22,22 @@ pub(crate) fn local_cid(device: &File) -> Result<u32, Errno> {
     // on another kind of file it is refused with ENOTTY.
     unsafe { ioctl::vm_sockets_get_local_cid(device.as_raw_fd(), &raw mut cid) }?;
     Ok(cid)
+}
+
+/// Smallest unit of I/O of a block device in bytes (BLKSSZGET).
+pub(crate) fn sector_size(device: &File) -> Result<u32, Errno> {
+    let mut bytes = 0;
+    // SAFETY: the descriptor is open while `device` lives, and the call writes one int, which
+    // `bytes` is; on another kind of file it is refused.
+    unsafe { ioctl::blksszget(device.as_raw_fd(), &raw mut bytes) }?;
+    u32::try_from(bytes).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// Makes a range of a block device zeroes (BLKZEROOUT); whole sectors only.
+pub(crate) fn zero_out(device: &File, at: u64, len: u64) -> Result<(), Errno> {
+    let range = [at, len];
+    // SAFETY: the descriptor is open while `device` lives, and the call reads two 64-bit numbers,
+    // which `range` is.
+    unsafe { ioctl::blkzeroout(device.as_raw_fd(), &raw const range) }?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod cache;
 pub(crate) mod connect;
+pub(crate) mod copy;
 pub(crate) mod dump;
 pub(crate) mod info;
 pub(crate) mod list;
@@ -24,13 +25,17 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use self::pattern::Wrong;
-use crate::error::SessionError;
+use crate::{copy::CopyError, error::SessionError};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    #[error("{0}")]
+    Words(&'static str),
     #[error("cannot open {}", path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("{what} are beyond the end of the export, {size} bytes")]

@@ -160,6 +160,11 @@ impl Link {
         self.receive()
     }
 
+    /// As `turn`, but receives nothing: for callers that know by poll(2) when there is something.
+    pub(crate) fn push(&mut self) -> Result<(), SessionError> {
+        if self.outgoing.is_empty() { Ok(()) } else { self.send() }
+    }
+
     /// What to wait for before the next `turn`.
     pub(crate) fn interest(&self) -> PollFlags {
         if self.outgoing.is_empty() && !self.socket.holds_output() {

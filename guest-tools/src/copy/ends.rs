@@ -1,0 +1,180 @@
+//! The two sides of a copy, open. Each lane has its own: a connection is a lane's alone, files are
+//! shared.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+use nbd::wire::TransmissionFlags;
+use nix::poll::{PollFd, PollFlags};
+
+use super::{
+    error::CopyError,
+    local::{Kind, Local},
+    word::Word,
+};
+use crate::link::Link;
+
+/// One side.
+#[derive(Debug)]
+pub(super) enum Side {
+    Link(Box<Link>),
+    /// A regular file or a block device.
+    File(Arc<Local>),
+    /// Read or written once, in order.
+    Stream(Arc<Local>),
+    /// Takes everything, keeps nothing.
+    Null,
+}
+
+impl Side {
+    fn local(local: Local) -> Self {
+        match local.kind {
+            Kind::Stream => Self::Stream(Arc::new(local)),
+            _ => Self::File(Arc::new(local)),
+        }
+    }
+
+    /// To read from.
+    pub(super) fn source(word: &Word) -> Result<Self, CopyError> {
+        Ok(match word {
+            Word::Uri(uri) => Self::Link(Box::new(Link::open(uri)?)),
+            Word::Path(path) => Self::local(Local::source(path)?),
+            Word::Stdio => Self::local(Local::stdio(io::stdin(), "standard input")?),
+            Word::Null => Self::Null,
+        })
+    }
+
+    /// To write to. Nothing is changed, but a file that was not there is.
+    pub(super) fn target(word: &Word) -> Result<Self, CopyError> {
+        Ok(match word {
+            Word::Uri(uri) => {
+                let link = Link::open(uri)?;
+                if link.terms().flags.contains(TransmissionFlags::READ_ONLY) {
+                    link.close();
+                    return Err(CopyError::ReadOnly(uri.to_string()));
+                }
+                Self::Link(Box::new(link))
+            }
+            Word::Path(path) => Self::local(Local::target(path)?),
+            Word::Stdio => Self::local(Local::stdio(io::stdout(), "standard output")?),
+            Word::Null => Self::Null,
+        })
+    }
+
+    /// For one lane more.
+    pub(super) fn again(&self, word: &Word) -> Result<Self, CopyError> {
+        Ok(match (self, word) {
+            (Self::Link(_), Word::Uri(uri)) => Self::Link(Box::new(Link::open(uri)?)),
+            (Self::File(local), _) => Self::File(Arc::clone(local)),
+            (Self::Stream(local), _) => Self::Stream(Arc::clone(local)),
+            (Self::Link(_) | Self::Null, _) => Self::Null,
+        })
+    }
+
+    /// Bytes; unknown for a stream.
+    pub(super) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Link(link) => Some(link.terms().size),
+            Self::File(local) => Some(local.size),
+            Self::Stream(_) | Self::Null => None,
+        }
+    }
+
+    /// What has an end that cannot be written past; a file grows.
+    pub(super) fn room(&self) -> Option<u64> {
+        match self {
+            Self::File(local) if local.kind == Kind::Regular => None,
+            _ => self.size(),
+        }
+    }
+
+    /// It can be had several times at once, and a flush of one counts for all.
+    pub(super) fn is_multiple(&self) -> bool {
+        match self {
+            Self::Link(link) => link.terms().flags.contains(TransmissionFlags::CAN_MULTI_CONN),
+            Self::File(_) | Self::Null => true,
+            Self::Stream(_) => false,
+        }
+    }
+
+    /// What offsets and lengths are multiples of, bytes.
+    pub(super) fn minimum(&self) -> u64 {
+        match self {
+            Self::Link(link) => u64::from(link.terms().blocks.minimum.max(1)),
+            _ => 1,
+        }
+    }
+
+    /// What it likes to have whole, bytes.
+    pub(super) fn preferred(&self) -> u64 {
+        match self {
+            Self::Link(link) => u64::from(link.terms().blocks.preferred),
+            _ => 1,
+        }
+    }
+
+    /// The longest read or write, bytes.
+    pub(super) fn longest(&self) -> u64 {
+        match self {
+            Self::Link(link) => link.longest_payload(),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Requests that wait for a server.
+    pub(super) fn under_way(&self) -> usize {
+        match self {
+            Self::Link(link) => link.under_way(),
+            _ => 0,
+        }
+    }
+
+    pub(super) fn link(&mut self) -> Option<&mut Link> {
+        match self {
+            Self::Link(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// What to wait for while a server owes something.
+    pub(super) fn poll(&self) -> Option<PollFd<'_>> {
+        match self {
+            Self::Link(link) if link.under_way() > 0 => {
+                Some(PollFd::new(link.as_fd(), link.interest()))
+            }
+            _ => None,
+        }
+    }
+
+    /// What to wait for before a stream is read.
+    pub(super) fn poll_stream(&self) -> Option<PollFd<'_>> {
+        match self {
+            Self::Stream(local) => Some(PollFd::new(local.file.as_fd(), PollFlags::POLLIN)),
+            _ => None,
+        }
+    }
+
+    /// Ends a session in which everything has been answered.
+    pub(super) fn close(self) {
+        if let Self::Link(link) = self {
+            link.close();
+        }
+    }
+
+    /// Lets everything be answered and ends the session.
+    pub(super) fn settle(self) {
+        if let Self::Link(mut link) = self {
+            link.settle();
+            link.close();
+        }
+    }
+}
+
+/// Something that hangs up or becomes readable.
+pub(super) fn until(fd: &impl AsFd) -> PollFd<'_> {
+    let fd: BorrowedFd<'_> = fd.as_fd();
+    PollFd::new(fd, PollFlags::POLLIN)
+}

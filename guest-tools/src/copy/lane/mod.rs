@@ -1,0 +1,330 @@
+//! One thread of a copy, with its own connections: as much is under way as may be, and whatever has
+//! come is passed on at once.
+//!
+//! ```text
+//!  job.claim() -> extents -> todo -> read ... got -> runs -> write or zero ... -> finished
+//! ```
+//!
+//! Reads and writes of servers are under way while this thread does those of files.
+
+mod put;
+mod wait;
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    mem,
+};
+
+use super::{
+    chunk::{Chunk, Kind, chunks},
+    ends::Side,
+    error::CopyError,
+    job::Job,
+    ordered::Ordered,
+};
+use crate::{
+    error::SessionError,
+    link::{Done, Link, Order, Verb},
+};
+
+/// Chunks that are begun before the sockets have their turn.
+const BATCH: usize = 4;
+/// Zeroed at once, bytes: servers that write the zeroes need time, and the halt is heard between.
+const ZERO: u64 = 128 << 20;
+
+/// A lane.
+#[derive(Debug)]
+pub(super) struct Lane<'a> {
+    job: &'a Job,
+    source: Side,
+    target: Side,
+    /// For messages.
+    names: (&'a str, &'a str),
+    todo: VecDeque<Chunk>,
+    /// Bytes in it.
+    todo_len: u64,
+    /// The stride whose extents the server has been asked for.
+    asked: Option<(u64, u64)>,
+    /// Nothing is left to claim.
+    exhausted: bool,
+    /// A stream as the source: what is known to have come, the piece that fills, and its offset.
+    readable: bool,
+    filling: Vec<u8>,
+    filled: usize,
+    at: u64,
+    /// A stream as the destination.
+    ordered: Ordered,
+    spare: Vec<Vec<u8>>,
+    /// A last piece that is no whole block of the destination, while the rest of its block is read.
+    tail: Option<Vec<u8>>,
+    broken: (bool, bool),
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn new(job: &'a Job, source: Side, target: Side, names: (&'a str, &'a str)) -> Self {
+        Self {
+            job,
+            source,
+            target,
+            names,
+            todo: VecDeque::new(),
+            todo_len: 0,
+            asked: None,
+            exhausted: false,
+            readable: false,
+            filling: Vec::new(),
+            filled: 0,
+            at: 0,
+            ordered: Ordered::default(),
+            spare: Vec::new(),
+            tail: None,
+            broken: (false, false),
+        }
+    }
+
+    /// Copies until nothing is left. How it went is the job's to know.
+    pub(super) fn run(mut self) {
+        let mut done = self.copy();
+        if done.is_ok() && self.job.was_last() && !self.job.halt.is_raised() {
+            done = self.finish();
+        }
+        match done {
+            Ok(()) => {
+                self.source.close();
+                self.target.close();
+            }
+            Err(error) => {
+                self.job.fail(error);
+                // Servers take it badly when a client leaves them with requests.
+                for (side, broken) in [(self.source, self.broken.0), (self.target, self.broken.1)] {
+                    if !broken {
+                        side.settle();
+                    }
+                }
+            }
+        }
+    }
+
+    fn copy(&mut self) -> Result<(), CopyError> {
+        loop {
+            if self.job.halt.is_raised() {
+                return Err(CopyError::Interrupted);
+            }
+            let begun = self.begin()?;
+            self.push()?;
+            if self.pop()? || begun {
+                continue;
+            }
+            if self.exhausted && self.todo.is_empty() && self.busy() == 0 {
+                return Ok(());
+            }
+            self.wait(true)?;
+        }
+    }
+
+    /// Requests that have a place in the queue.
+    fn busy(&self) -> usize {
+        self.source.under_way() + self.target.under_way() + self.ordered.len()
+    }
+
+    /// Begins what may be begun. Whether there may be more at once.
+    fn begin(&mut self) -> Result<bool, CopyError> {
+        if let Side::Stream(_) = self.source {
+            return self.begin_stream();
+        }
+        for _ in 0..BATCH {
+            if self.busy() >= self.job.rules.depth {
+                return Ok(false);
+            }
+            self.look_ahead()?;
+            let Some(mut chunk) = self.todo.pop_front() else { return Ok(false) };
+            let most = if chunk.kind == Kind::Zero { ZERO } else { self.job.rules.request };
+            if chunk.len > most {
+                let rest = Chunk { at: chunk.at + most, len: chunk.len - most, ..chunk };
+                self.todo.push_front(rest);
+                chunk.len = most;
+            }
+            self.todo_len -= chunk.len;
+            match chunk.kind {
+                Kind::Data => self.read(chunk.at, chunk.len)?,
+                Kind::Zero => self.zero(chunk.at, chunk.len)?,
+                Kind::Fill => {
+                    let mut zeroes = self.room(chunk.len);
+                    zeroes.fill(0);
+                    self.write(chunk.at, zeroes, true)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sees to it that there is something to do, and asks for extents before the last is begun.
+    fn look_ahead(&mut self) -> Result<(), CopyError> {
+        let rules = &self.job.rules;
+        while !self.exhausted
+            && self.asked.is_none()
+            && self.todo_len < rules.request * rules.depth as u64
+        {
+            let Some((at, end)) = self.job.claim() else {
+                self.exhausted = true;
+                return Ok(());
+            };
+            match &mut self.source {
+                Side::Link(link) if rules.extents => {
+                    ask(link, at, end)?;
+                    self.asked = Some((at, end));
+                }
+                Side::File(local) if rules.extents => {
+                    let (found, _) = chunks((at, end), &local.map(at, end), rules.align);
+                    self.add(found, (at, end));
+                }
+                _ => self.add(vec![Chunk { at, len: end - at, kind: Kind::Data }], (at, end)),
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, found: Vec<Chunk>, (at, end): (u64, u64)) {
+        let barren = found.iter().all(|chunk| chunk.kind == Kind::Zero && chunk.len == end - at);
+        self.job.was_barren(barren);
+        self.todo_len += found.iter().map(|chunk| chunk.len).sum::<u64>();
+        self.todo.extend(found);
+    }
+
+    /// Reads what has come on a stream.
+    fn begin_stream(&mut self) -> Result<bool, CopyError> {
+        if !self.readable || self.exhausted || self.busy() >= self.job.rules.depth {
+            return Ok(false);
+        }
+        self.readable = false;
+        let Side::Stream(local) = &self.source else { return Ok(false) };
+        let request = usize::try_from(self.job.rules.request).unwrap_or(usize::MAX);
+        if self.filling.is_empty() {
+            self.filling = self.spare.pop().unwrap_or_default();
+            self.filling.resize(request, 0);
+        }
+        let room = self.filling.get_mut(self.filled..).unwrap_or_default();
+        let n = match (&local.file).read(room) {
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => {
+                let range = (self.at + self.filled as u64, room.len() as u64);
+                return Err(CopyError::at("read", range, self.names.0, error));
+            }
+        };
+        self.exhausted = n == 0;
+        self.filled += n;
+        if self.filled == 0 || (n > 0 && self.filled < request) {
+            return Ok(false);
+        }
+        let (at, len) = (self.at, self.filled as u64);
+        let room = self.job.rules.room.unwrap_or(u64::MAX);
+        if len > room.saturating_sub(at) {
+            return Err(CopyError::Full { name: self.names.1.to_owned(), room });
+        }
+        let mut bytes = mem::take(&mut self.filling);
+        bytes.truncate(mem::take(&mut self.filled));
+        self.at += len;
+        self.got(at, bytes, &[])?;
+        Ok(false)
+    }
+
+    fn room(&mut self, len: u64) -> Vec<u8> {
+        let mut room = self.spare.pop().unwrap_or_default();
+        room.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
+        room
+    }
+
+    fn read(&mut self, at: u64, len: u64) -> Result<(), CopyError> {
+        let mut room = self.room(len);
+        match &mut self.source {
+            Side::Link(link) => Ok(link.submit(Order::read(at, len, room))?),
+            Side::File(local) => {
+                local.read(at, &mut room)?;
+                self.got(at, room, &[])
+            }
+            Side::Stream(_) | Side::Null => Ok(()),
+        }
+    }
+
+    /// Sends what is queued.
+    fn push(&mut self) -> Result<(), CopyError> {
+        for (side, broken) in
+            [(&mut self.source, &mut self.broken.0), (&mut self.target, &mut self.broken.1)]
+        {
+            if let Some(link) = side.link() {
+                heed(link.push(), broken)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was answered. Whether there was anything.
+    fn pop(&mut self) -> Result<bool, CopyError> {
+        let mut any = false;
+        while let Some(done) = self.source.link().and_then(Link::pop) {
+            any = true;
+            let done = good(&mut self.source, done)?;
+            if let Verb::Extents { .. } = done.order.verb {
+                self.learned(&done)?;
+            } else {
+                self.got(done.order.at, done.order.bytes, &done.holes)?;
+            }
+        }
+        while let Some(done) = self.target.link().and_then(Link::pop) {
+            any = true;
+            let Order { verb, at, len, mut bytes, tag } = good(&mut self.target, done)?.order;
+            match verb {
+                Verb::Write { .. } => {
+                    let beyond = (at + len).saturating_sub(self.job.rules.size.unwrap_or(self.at));
+                    self.job.finished(len - beyond, tag == 1);
+                    self.spare.push(bytes);
+                }
+                Verb::Zero(_) => self.job.finished(len, true),
+                Verb::Read => {
+                    let tail = self.tail.take().unwrap_or_default();
+                    if let Some(head) = bytes.get_mut(..tail.len()) {
+                        head.copy_from_slice(&tail);
+                    }
+                    self.write(at, bytes, false)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(any)
+    }
+
+    /// The source's extents, or the first of them.
+    fn learned(&mut self, done: &Done) -> Result<(), CopyError> {
+        let Some((_, end)) = self.asked.take() else { return Ok(()) };
+        let at = done.order.at;
+        let (found, to) = chunks((at, end), &done.extents, self.job.rules.align);
+        self.add(found, (at, end));
+        if to < end {
+            self.asked = Some((to, end));
+            if let Some(link) = self.source.link() {
+                ask(link, to, end)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Asks for the extents of a stride, as much as may be asked at once.
+fn ask(link: &mut Link, at: u64, end: u64) -> Result<(), CopyError> {
+    let len = (end - at).min(link.longest_range());
+    Ok(link.submit(Order::bare(Verb::Extents { one: false }, at, len))?)
+}
+
+fn good(side: &mut Side, done: Done) -> Result<Done, CopyError> {
+    match side.link() {
+        Some(link) => Ok(link.good(done)?),
+        None => Ok(done),
+    }
+}
+
+fn heed(done: Result<(), SessionError>, broken: &mut bool) -> Result<(), CopyError> {
+    *broken |= done.as_ref().is_err_and(|error| !error.is_of_one_request());
+    Ok(done?)
+}

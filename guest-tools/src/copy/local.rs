@@ -1,0 +1,270 @@
+//! Sides of a copy that are here: files, block devices and streams. Offsets and errors are the
+//! caller's to tell; what a file can do about zeroes is known here.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Seek, SeekFrom, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise},
+    unistd::{Whence, lseek},
+};
+
+use super::error::CopyError;
+use crate::{link::Extent, sys};
+use nbd::wire::ExtentFlags;
+
+/// Asked for where a pipe may be larger than the usual 64 KiB, bytes.
+const PIPE: i32 = 1 << 20;
+
+/// What is behind a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Regular,
+    Block,
+    /// Read or written once, in order.
+    Stream,
+}
+
+/// An open one.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) name: String,
+    pub(super) file: File,
+    pub(super) kind: Kind,
+    /// Bytes; 0 for a stream.
+    pub(super) size: u64,
+    /// What the ranges of zeroing must be multiples of, bytes.
+    sector: u64,
+    /// Device and inode; of a block device its own number.
+    identity: (u64, u64),
+    /// The kernel has said that it cannot.
+    cannot_punch: AtomicBool,
+    cannot_zero: AtomicBool,
+    cannot_zero_out: AtomicBool,
+    cannot_map: AtomicBool,
+}
+
+impl Local {
+    fn new(file: File, name: String) -> Result<Self, CopyError> {
+        let wrong = |source| CopyError::local("look at", &name, source);
+        let facts = file.metadata().map_err(wrong)?;
+        let found = facts.file_type();
+        if found.is_dir() {
+            return Err(CopyError::Directory(name));
+        }
+        let (mut size, mut sector) = (0, 1);
+        let (mut kind, mut identity) = (Kind::Stream, (facts.dev(), facts.ino()));
+        if found.is_file() {
+            (kind, size) = (Kind::Regular, facts.len());
+        } else if found.is_block_device() {
+            (kind, identity) = (Kind::Block, (u64::MAX, facts.rdev()));
+            size = (&file).seek(SeekFrom::End(0)).map_err(wrong)?;
+            sector = sys::sector_size(&file).map_or(4096, u64::from);
+        } else {
+            // More at once where it can be had.
+            fcntl(&file, FcntlArg::F_SETPIPE_SZ(PIPE)).ok();
+        }
+        let unknown = || AtomicBool::new(false);
+        Ok(Self {
+            name,
+            file,
+            kind,
+            size,
+            sector,
+            identity,
+            cannot_punch: unknown(),
+            cannot_zero: unknown(),
+            cannot_zero_out: unknown(),
+            cannot_map: unknown(),
+        })
+    }
+
+    /// To read from.
+    pub(super) fn source(path: &Path) -> Result<Self, CopyError> {
+        let name = path.display().to_string();
+        let opened = File::open(path);
+        let file =
+            opened.map_err(|e| CopyError::Open { name: name.clone(), mend: "", source: e })?;
+        let local = Self::new(file, name)?;
+        // A hint; it is read in the order of its offsets, nearly.
+        posix_fadvise(&local.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL).ok();
+        Ok(local)
+    }
+
+    /// To write to. Nothing is changed yet, but a file that was not there is.
+    pub(super) fn target(path: &Path) -> Result<Self, CopyError> {
+        let name = path.display().to_string();
+        let made = OpenOptions::new().write(true).create_new(true).open(path);
+        let opened = match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let block = path.metadata().is_ok_and(|facts| facts.file_type().is_block_device());
+                // On a block device: refused while it is mounted or part of another one.
+                let flags = if block { OFlag::O_EXCL.bits() } else { 0 };
+                OpenOptions::new().write(true).custom_flags(flags).open(path)
+            }
+            other => other,
+        };
+        let file = opened.map_err(|source| {
+            let busy = source.kind() == io::ErrorKind::ResourceBusy;
+            let mend = if busy { " (it is mounted or in use: unmount it first)" } else { "" };
+            CopyError::Open { name: name.clone(), mend, source }
+        })?;
+        Self::new(file, name)
+    }
+
+    /// Standard input or output, whatever it is: a stream.
+    pub(super) fn stdio(stream: impl AsFd, name: &str) -> Result<Self, CopyError> {
+        let name = name.to_owned();
+        let cloned = stream.as_fd().try_clone_to_owned();
+        let file = cloned.map_err(|source| CopyError::local("open", &name, source))?;
+        let local = Self::new(File::from(file), name)?;
+        Ok(Self { kind: Kind::Stream, size: 0, ..local })
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.kind != Kind::Stream && self.identity == other.identity
+    }
+
+    /// Makes a file empty and as long as the source; a device stays as it is.
+    pub(super) fn prepare(&self, size: u64) -> Result<(), CopyError> {
+        if self.kind != Kind::Regular {
+            return Ok(());
+        }
+        let done = self.file.set_len(0).and_then(|()| self.file.set_len(size));
+        done.map_err(|source| CopyError::local("set the length of", &self.name, source))
+    }
+
+    pub(super) fn read(&self, at: u64, room: &mut [u8]) -> Result<(), CopyError> {
+        let range = (at, room.len() as u64);
+        self.file.read_exact_at(room, at).map_err(|source| {
+            let source = match source.kind() {
+                io::ErrorKind::UnexpectedEof => io::Error::other("it ends before that by now"),
+                _ => source,
+            };
+            CopyError::at("read", range, &self.name, source)
+        })
+    }
+
+    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), CopyError> {
+        let range = (at, bytes.len() as u64);
+        let written = match self.kind {
+            Kind::Stream => (&self.file).write_all(bytes),
+            _ => self.file.write_all_at(bytes, at),
+        };
+        written.map_err(|source| CopyError::at("write", range, &self.name, source))
+    }
+
+    /// Makes a range zeroes without writing them. False where that cannot be done.
+    ///
+    /// A regular file is zeroes already (`prepare`). BLKDISCARD is not used: what was discarded may
+    /// read as anything.
+    pub(super) fn zero(&self, at: u64, len: u64, allocate: bool) -> Result<bool, CopyError> {
+        let range = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let call = |mode| fallocate(&self.file, mode, range(at), range(len));
+        let mode = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let tries = match self.kind {
+            Kind::Regular if !allocate => return Ok(true),
+            Kind::Regular => able(&self.cannot_zero, || call(FallocateFlags::empty())),
+            Kind::Stream => return Ok(false),
+            Kind::Block if !(at | len).is_multiple_of(self.sector) => return Ok(false),
+            Kind::Block => {
+                let punch = || call(mode | FallocateFlags::FALLOC_FL_PUNCH_HOLE);
+                let zero = || call(mode | FallocateFlags::FALLOC_FL_ZERO_RANGE);
+                // Kernels before 4.9 have no fallocate for devices.
+                let zero_out = || sys::zero_out(&self.file, at, len);
+                let punched = if allocate { Ok(false) } else { able(&self.cannot_punch, punch) };
+                match punched {
+                    Ok(false) => match able(&self.cannot_zero, zero) {
+                        Ok(false) => able(&self.cannot_zero_out, zero_out),
+                        other => other,
+                    },
+                    other => other,
+                }
+            }
+        };
+        tries.map_err(|errno| CopyError::at("zero", (at, len), &self.name, errno.into()))
+    }
+
+    /// Which parts of `at..end` are holes, in order and without gaps.
+    pub(super) fn map(&self, at: u64, end: u64) -> Vec<Extent> {
+        let all = [Extent { at, len: end - at, flags: ExtentFlags::empty() }];
+        if self.kind != Kind::Regular || self.cannot_map.load(Ordering::Relaxed) {
+            return all.into();
+        }
+        let seek = |from: u64, whence| {
+            let from = i64::try_from(from).map_err(|_| Errno::EOVERFLOW)?;
+            lseek(&self.file, from, whence).map(|found| u64::try_from(found).unwrap_or(0))
+        };
+        let mut extents = Vec::new();
+        let mut from = at;
+        while from < end {
+            let data = match seek(from, Whence::SeekData) {
+                Ok(data) => data.clamp(from, end),
+                // Nothing but a hole from here on.
+                Err(Errno::ENXIO) => end,
+                Err(_) => {
+                    self.cannot_map.store(true, Ordering::Relaxed);
+                    return all.into();
+                }
+            };
+            let hole = ExtentFlags::HOLE | ExtentFlags::ZERO;
+            if data > from {
+                extents.push(Extent { at: from, len: data - from, flags: hole });
+            }
+            if data == end {
+                break;
+            }
+            from = seek(data, Whence::SeekHole).map_or(end, |hole| hole.clamp(data + 1, end));
+            extents.push(Extent { at: data, len: from - data, flags: ExtentFlags::empty() });
+        }
+        extents
+    }
+
+    /// A file ends at `size`, holes and all.
+    pub(super) fn lengthen(&self, size: u64) -> Result<(), CopyError> {
+        if self.kind != Kind::Regular {
+            return Ok(());
+        }
+        let done = self.file.set_len(size);
+        done.map_err(|source| CopyError::local("set the length of", &self.name, source))
+    }
+
+    /// Makes what was written durable. Whether there is such a thing.
+    pub(super) fn flush(&self) -> Result<bool, CopyError> {
+        if self.kind == Kind::Stream {
+            return Ok(false);
+        }
+        let done = self.file.sync_all();
+        done.map_err(|source| CopyError::local("flush", &self.name, source))?;
+        Ok(true)
+    }
+
+    /// What is read next comes from the disk, as far as the kernel likes to forget it.
+    pub(super) fn forget(&self) {
+        posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).ok();
+    }
+}
+
+/// Does what is not known to be impossible. False if it is.
+fn able(cannot: &AtomicBool, call: impl FnOnce() -> Result<(), Errno>) -> Result<bool, Errno> {
+    if cannot.load(Ordering::Relaxed) {
+        return Ok(false);
+    }
+    match call() {
+        Ok(()) => Ok(true),
+        Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL | Errno::ENODEV) => {
+            cannot.store(true, Ordering::Relaxed);
+            Ok(false)
+        }
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,286 @@
+//! Copies a disk from one side to another: addresses, files, block devices and streams. The command
+//! `copy` calls it.
+//!
+//! ```text
+//!  word -> Side ----+                          +-> Lane (thread, connections of its own)
+//!  word -> Side ----+-> Rules -> Job --------- +-> Lane ...
+//!                                              +-> this thread: signals, progress
+//! ```
+//!
+//! Nothing is changed before both sides are open and fit each other. From then on every failure
+//! says that the destination is incomplete.
+
+mod chunk;
+mod crew;
+mod ends;
+mod error;
+mod halt;
+mod job;
+mod lane;
+mod local;
+mod ordered;
+mod progress;
+mod verify;
+mod word;
+mod zeroes;
+
+use std::{
+    num::NonZero,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use self::{
+    crew::Crew,
+    ends::Side,
+    job::{Job, Rules},
+    lane::Lane,
+    progress::Progress,
+    verify::Verifier,
+};
+
+pub(crate) use self::{
+    error::CopyError,
+    progress::{How, per_second, short},
+    word::Word,
+};
+
+/// Connections to a server if nothing is said; no more than there are processors.
+const CONNECTIONS: usize = 4;
+/// Bytes that one lane has under way if nothing is said about its requests.
+const QUEUE: u64 = 16 << 20;
+/// Runs of zeroes that are looked for if nothing is said, bytes.
+const SPARSE: u64 = 4096;
+
+/// What is to be copied, and how.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) source: Word,
+    pub(crate) target: Word,
+    pub(crate) connections: Option<usize>,
+    pub(crate) requests: Option<usize>,
+    pub(crate) request_size: u64,
+    pub(crate) sparse: Option<u64>,
+    pub(crate) extents: bool,
+    pub(crate) zero: bool,
+    pub(crate) allocate: bool,
+    pub(crate) flush: bool,
+    pub(crate) verify: bool,
+    pub(crate) progress: How,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pub(crate) data: u64,
+    pub(crate) zeroes: u64,
+    pub(crate) connections: usize,
+    pub(crate) flushed: bool,
+    pub(crate) verified: bool,
+    /// Without the verification.
+    pub(crate) time: Duration,
+}
+
+/// Does it.
+pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
+    let (source_name, target_name) = (plan.source_name(), plan.target_name());
+    let names = (&*source_name, &*target_name);
+    let mut progress = Progress::new(plan.progress)?;
+    plan.check_words(names)?;
+    let source = Side::source(&plan.source)?;
+    let target = match plan.target(&source, names) {
+        Ok(target) => target,
+        Err(error) => {
+            source.close();
+            return Err(error);
+        }
+    };
+    let rules = match plan.rules(&source, &target, names) {
+        Ok(rules) => rules,
+        Err(error) => {
+            source.close();
+            target.close();
+            return Err(error);
+        }
+    };
+    let begun = Instant::now();
+    if let (Side::File(local), size) = (&target, source.size().unwrap_or(0)) {
+        local.prepare(size)?;
+    }
+    let pairs = plan.lanes(source, target, &rules)?;
+    let connections = pairs.len();
+    let job = Job::new(rules, connections)?;
+    let crew = Crew::new()?;
+    progress.begin("copied");
+    crew.work(&job, &mut progress, pairs, |job, (source, target)| {
+        Lane::new(job, source, target, names).run();
+    })?;
+    progress.end();
+    if let Some(source) = job.failure() {
+        let name = target_name.clone();
+        return Err(match source {
+            CopyError::Undurable { .. } => source,
+            _ => CopyError::Incomplete {
+                name,
+                done: job.done(),
+                size: rules.size,
+                source: Box::new(source),
+            },
+        });
+    }
+    let time = begun.elapsed();
+    progress.full();
+    if plan.verify {
+        let wrong = |source| match source {
+            CopyError::Differ { .. } => source,
+            _ => CopyError::Unverified { name: target_name.clone(), source: Box::new(source) },
+        };
+        plan.verify(&crew, &mut progress, rules, names).map_err(wrong)?;
+    }
+    Ok(Copied {
+        data: job.data.load(Ordering::Relaxed),
+        zeroes: job.zeroes.load(Ordering::Relaxed),
+        connections,
+        flushed: job.flushed.load(Ordering::Relaxed),
+        verified: plan.verify,
+        time,
+    })
+}
+
+impl Plan {
+    pub(crate) fn source_name(&self) -> String {
+        match &self.source {
+            Word::Stdio => "standard input".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    pub(crate) fn target_name(&self) -> String {
+        match &self.target {
+            Word::Stdio => "standard output".to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    /// What can be told before anything is opened.
+    fn check_words(&self, names: (&str, &str)) -> Result<(), CopyError> {
+        if let (Word::Uri(from), Word::Uri(to)) = (&self.source, &self.target)
+            && from == to
+        {
+            return Err(CopyError::Same(names.0.to_owned(), names.1.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Opens the destination, if it is another thing than the source, has room, and can be verified.
+    fn target(&self, source: &Side, names: (&str, &str)) -> Result<Side, CopyError> {
+        let same = || CopyError::Same(names.0.to_owned(), names.1.to_owned());
+        let stream = |name: &str| CopyError::Stream(name.to_owned());
+        if self.verify && matches!(source, Side::Stream(_)) {
+            return Err(stream(names.0));
+        }
+        let target = Side::target(&self.target)?;
+        let checked = match (source, &target) {
+            (Side::File(from), Side::File(to)) if from.is_same(to) => Err(same()),
+            (_, Side::Stream(_) | Side::Null) if self.verify => Err(stream(names.1)),
+            _ => match (source.size(), target.room()) {
+                (Some(size), Some(room)) if room < size => Err(CopyError::Small {
+                    name: names.1.to_owned(),
+                    room,
+                    source_name: names.0.to_owned(),
+                    size,
+                }),
+                _ => Ok(()),
+            },
+        };
+        if let Err(error) = checked {
+            target.close();
+            return Err(error);
+        }
+        Ok(target)
+    }
+
+    /// How the two sides go together.
+    fn rules(&self, source: &Side, target: &Side, names: (&str, &str)) -> Result<Rules, CopyError> {
+        let align = source.minimum().max(target.minimum());
+        for (side, name) in [(source, names.0), (target, names.1)] {
+            if side.longest() < align {
+                let other = if name == names.0 { names.1 } else { names.0 };
+                return Err(CopyError::Pieces(other.to_owned(), align, side.longest()));
+            }
+        }
+        let longest = source.longest().min(target.longest());
+        let request = self.request_size.min(longest);
+        let request = (request - request % align).max(align);
+        let cap = usize::try_from(QUEUE / request).unwrap_or(1).max(1);
+        let depth = self.requests.unwrap_or_else(|| cap.min(64)).max(1);
+        let sparse = match self.sparse {
+            Some(0) => 0,
+            Some(sparse) => sparse.max(align),
+            None => SPARSE.max(target.preferred()).min(request).max(align),
+        };
+        Ok(Rules {
+            size: source.size(),
+            room: target.room(),
+            request,
+            depth,
+            align,
+            sparse: if sparse.is_multiple_of(align) { sparse } else { align },
+            extents: self.extents
+                && match source {
+                    Side::Link(link) => link.terms().allocation.is_some(),
+                    _ => true,
+                },
+            zero: self.zero,
+            allocate: self.allocate,
+            flush: self.flush,
+        })
+    }
+
+    /// The two sides, as often as they can be had and are wanted.
+    fn lanes(
+        &self,
+        source: Side,
+        target: Side,
+        rules: &Rules,
+    ) -> Result<Vec<(Side, Side)>, CopyError> {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let wanted = self.connections.unwrap_or_else(|| CONNECTIONS.min(processors)).max(1);
+        // A lane that gets a few requests is not worth its connections.
+        let useful = rules.size.unwrap_or(0) / (8 * rules.request);
+        let lanes = wanted.min(usize::try_from(useful).unwrap_or(usize::MAX)).max(1);
+        let multiple = source.is_multiple() && target.is_multiple();
+        let mut pairs = Vec::new();
+        for _ in 1..if multiple { lanes } else { 1 } {
+            pairs.push((source.again(&self.source)?, target.again(&self.target)?));
+        }
+        pairs.push((source, target));
+        Ok(pairs)
+    }
+
+    /// Reads both sides again, on new connections.
+    fn verify(
+        &self,
+        crew: &Crew,
+        progress: &mut Progress,
+        rules: Rules,
+        names: (&str, &str),
+    ) -> Result<(), CopyError> {
+        let source = Side::source(&self.source)?;
+        let target = Side::source(&self.target)?;
+        for side in [&source, &target] {
+            if let Side::File(local) = side {
+                local.forget();
+            }
+        }
+        let pairs = self.lanes(source, target, &rules)?;
+        let job = Job::new(rules, pairs.len())?;
+        progress.begin("verified");
+        crew.work(&job, progress, pairs, |job, (source, target)| {
+            Verifier::new(job, [source, target], names).run();
+        })?;
+        progress.end();
+        job.failure().map_or(Ok(()), Err)
+    }
+}
