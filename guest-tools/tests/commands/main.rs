@@ -5,6 +5,7 @@ mod bench;
 mod certificates;
 mod change;
 mod connect;
+mod copy;
 mod dump;
 mod info;
 mod map;
