@@ -150,7 +150,7 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
         "a guest that ends itself ends its grant",
         "said 'machine (/run/lab/short.qmp) has ended (guest-shutdown)'
          grep -F 'export-size: 1073741824000 (' short.console
-         log disks | grep \"session peer=vsock:$(cat short.cid):.*end=disconnected\"",
+         log disks | grep \"session peer=vsock:$(cat short.cid):.*end=aborted\"",
     )?;
     host.check_guests(
         "a reset closes the session of a guest",
