@@ -2,7 +2,11 @@
 
 #![allow(unsafe_code, reason = "ioctls; each block says why it is sound")]
 
-use std::{fs::File, os::fd::AsRawFd};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
+};
 
 use nix::errno::Errno;
 
@@ -40,4 +44,15 @@ pub(crate) fn zero_out(device: &File, at: u64, len: u64) -> Result<(), Errno> {
     // which `range` is.
     unsafe { ioctl::blkzeroout(device.as_raw_fd(), &raw const range) }?;
     Ok(())
+}
+
+/// A second descriptor of what the caller of this program has open under a number.
+pub(crate) fn duplicate(number: RawFd) -> io::Result<File> {
+    if number < 0 {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: it is not -1, and it is borrowed for one system call, which fails where nothing is
+    // open under that number.
+    let given = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(given.try_clone_to_owned()?.into())
 }

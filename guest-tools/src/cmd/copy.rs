@@ -38,7 +38,7 @@ pub(crate) struct Copy {
     /// Connections to each server, where both allow several; default: 4, or the processors if fewer
     #[arg(long, short = 'C', value_name = "N", value_parser = parse_count)]
     connections: Option<usize>,
-    /// Requests under way on each connection; default: 64, or those that are 16 MiB together
+    /// Requests under way on each connection; default: 64, or those that are 4 MiB together
     #[arg(long, short = 'R', value_name = "N", value_parser = parse_count)]
     requests: Option<usize>,
     /// Bytes of one request, at most; up to 32M

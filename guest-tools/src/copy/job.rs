@@ -24,6 +24,8 @@ pub(super) struct Rules {
     pub(super) request: u64,
     /// Requests of one lane.
     pub(super) depth: usize,
+    /// Bytes that one lane has under way, or a little more.
+    pub(super) queue: u64,
     /// What offsets and lengths are multiples of, bytes; a power of two.
     pub(super) align: u64,
     /// Runs of zeroes of this length are looked for; a multiple of `align`; 0 for none.

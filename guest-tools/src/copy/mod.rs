@@ -48,8 +48,10 @@ pub(crate) use self::{
 
 /// Connections to a server if nothing is said; no more than there are processors.
 const CONNECTIONS: usize = 4;
-/// Bytes that one lane has under way if nothing is said about its requests.
-const QUEUE: u64 = 16 << 20;
+/// Requests and bytes that one lane has under way if nothing is said: short requests are many, and
+/// long ones stay in the processor's cache. 16 MiB cost a fifth more time than 4 MiB.
+const REQUESTS: usize = 64;
+const QUEUE: u64 = 4 << 20;
 /// Runs of zeroes that are looked for if nothing is said, bytes.
 const SPARSE: u64 = 4096;
 
@@ -213,8 +215,8 @@ impl Plan {
         let longest = source.longest().min(target.longest());
         let request = self.request_size.min(longest);
         let request = (request - request % align).max(align);
-        let cap = usize::try_from(QUEUE / request).unwrap_or(1).max(1);
-        let depth = self.requests.unwrap_or_else(|| cap.min(64)).max(1);
+        let depth = self.requests.unwrap_or(REQUESTS).max(1);
+        let asked = self.requests.map_or(0, |requests| requests as u64 * request);
         let sparse = match self.sparse {
             Some(0) => 0,
             Some(sparse) => sparse.max(align),
@@ -225,6 +227,7 @@ impl Plan {
             room: target.room(),
             request,
             depth,
+            queue: QUEUE.max(asked),
             align,
             sparse: if sparse.is_multiple_of(align) { sparse } else { align },
             extents: self.extents

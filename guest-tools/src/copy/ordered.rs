@@ -19,11 +19,17 @@ pub(super) enum Piece {
 pub(super) struct Ordered {
     next: u64,
     waiting: BTreeMap<u64, Piece>,
+    bytes: u64,
 }
 
 impl Ordered {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// In the pieces that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Takes a piece, and writes all whose turn it is. `spare` gets the rooms that are free again.
@@ -34,12 +40,16 @@ impl Ordered {
         local: &Local,
         spare: &mut Vec<Vec<u8>>,
     ) -> Result<(), CopyError> {
+        if let Piece::Bytes(bytes) = &piece {
+            self.bytes += bytes.len() as u64;
+        }
         self.waiting.insert(at, piece);
         while let Some(piece) = self.waiting.remove(&self.next) {
             match piece {
                 Piece::Bytes(bytes) => {
                     local.write(self.next, &bytes)?;
                     self.next += bytes.len() as u64;
+                    self.bytes -= bytes.len() as u64;
                     spare.push(bytes);
                 }
                 Piece::Zeroes(len) => {

@@ -2,13 +2,14 @@
 //! program. All of it goes to standard error, or to a descriptor.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, IsTerminal, Write},
     str::FromStr,
     time::{Duration, Instant},
 };
 
 use super::error::CopyError;
+use crate::sys;
 
 /// How it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) enum How {
     Lines,
     None,
     /// `N/100` and a line end, to a descriptor, as nbdcopy does.
-    To(u32),
+    To(i32),
 }
 
 impl FromStr for How {
@@ -31,7 +32,7 @@ impl FromStr for How {
             "bar" => Self::Bar,
             "lines" => Self::Lines,
             "none" => Self::None,
-            _ => Self::To(text.parse().map_err(|_| {
+            _ => Self::To(text.parse().ok().filter(|fd| *fd >= 0).ok_or_else(|| {
                 "it is auto, bar, lines, none or the number of an open descriptor".to_owned()
             })?),
         })
@@ -66,8 +67,8 @@ impl Progress {
         };
         let to = match how {
             How::To(fd) => {
-                let name = format!("/proc/self/fd/{fd}");
-                let opened = OpenOptions::new().append(true).open(&name);
+                let opened = sys::duplicate(fd);
+                let name = format!("descriptor {fd} of --progress");
                 Some(opened.map_err(|source| CopyError::Open { name, mend: "", source })?)
             }
             _ => None,

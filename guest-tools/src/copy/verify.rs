@@ -75,7 +75,7 @@ impl<'a> Verifier<'a> {
     /// Asks both sides for the next piece. Whether it could.
     fn begin(&mut self) -> Result<bool, CopyError> {
         let rules = self.job.rules;
-        if self.begun >= rules.depth.div_ceil(2) {
+        if self.begun >= rules.depth || self.begun as u64 * rules.request >= rules.queue {
             return Ok(false);
         }
         self.stride = self.stride.filter(|(at, end)| at < end).or_else(|| self.job.claim());

@@ -56,6 +56,8 @@ pub(super) struct Lane<'a> {
     /// A stream as the destination.
     ordered: Ordered,
     spare: Vec<Vec<u8>>,
+    /// Bytes that were asked for or have come, and are not written.
+    flying: u64,
     /// A last piece that is no whole block of the destination, while the rest of its block is read.
     tail: Option<Vec<u8>>,
     broken: (bool, bool),
@@ -78,6 +80,7 @@ impl<'a> Lane<'a> {
             at: 0,
             ordered: Ordered::default(),
             spare: Vec::new(),
+            flying: 0,
             tail: None,
             broken: (false, false),
         }
@@ -128,13 +131,19 @@ impl<'a> Lane<'a> {
         self.source.under_way() + self.target.under_way() + self.ordered.len()
     }
 
+    /// One request more would be too many, or its bytes too much.
+    fn is_full(&self) -> bool {
+        let rules = &self.job.rules;
+        self.busy() >= rules.depth || self.flying + self.ordered.bytes() >= rules.queue
+    }
+
     /// Begins what may be begun. Whether there may be more at once.
     fn begin(&mut self) -> Result<bool, CopyError> {
         if let Side::Stream(_) = self.source {
             return self.begin_stream();
         }
         for _ in 0..BATCH {
-            if self.busy() >= self.job.rules.depth {
+            if self.is_full() {
                 return Ok(false);
             }
             self.look_ahead()?;
@@ -152,6 +161,7 @@ impl<'a> Lane<'a> {
                 Kind::Fill => {
                     let mut zeroes = self.room(chunk.len);
                     zeroes.fill(0);
+                    self.flying += chunk.len;
                     self.write(chunk.at, zeroes, true)?;
                 }
             }
@@ -162,10 +172,7 @@ impl<'a> Lane<'a> {
     /// Sees to it that there is something to do, and asks for extents before the last is begun.
     fn look_ahead(&mut self) -> Result<(), CopyError> {
         let rules = &self.job.rules;
-        while !self.exhausted
-            && self.asked.is_none()
-            && self.todo_len < rules.request * rules.depth as u64
-        {
+        while !self.exhausted && self.asked.is_none() && self.todo_len < rules.queue {
             let Some((at, end)) = self.job.claim() else {
                 self.exhausted = true;
                 return Ok(());
@@ -192,9 +199,15 @@ impl<'a> Lane<'a> {
         self.todo.extend(found);
     }
 
+    /// Bytes have come to their place.
+    fn written(&mut self, len: u64, zeroes: bool) {
+        self.flying = self.flying.saturating_sub(len);
+        self.job.finished(len, zeroes);
+    }
+
     /// Reads what has come on a stream.
     fn begin_stream(&mut self) -> Result<bool, CopyError> {
-        if !self.readable || self.exhausted || self.busy() >= self.job.rules.depth {
+        if !self.readable || self.exhausted || self.is_full() {
             return Ok(false);
         }
         self.readable = false;
@@ -226,6 +239,7 @@ impl<'a> Lane<'a> {
         let mut bytes = mem::take(&mut self.filling);
         bytes.truncate(mem::take(&mut self.filled));
         self.at += len;
+        self.flying += len;
         self.got(at, bytes, &[])?;
         Ok(false)
     }
@@ -238,6 +252,7 @@ impl<'a> Lane<'a> {
 
     fn read(&mut self, at: u64, len: u64) -> Result<(), CopyError> {
         let mut room = self.room(len);
+        self.flying += len;
         match &mut self.source {
             Side::Link(link) => Ok(link.submit(Order::read(at, len, room))?),
             Side::File(local) => {
@@ -278,7 +293,7 @@ impl<'a> Lane<'a> {
             match verb {
                 Verb::Write { .. } => {
                     let beyond = (at + len).saturating_sub(self.job.rules.size.unwrap_or(self.at));
-                    self.job.finished(len - beyond, tag == 1);
+                    self.written(len - beyond, tag == 1);
                     self.spare.push(bytes);
                 }
                 Verb::Zero(_) => self.job.finished(len, true),

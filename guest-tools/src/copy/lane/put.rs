@@ -43,6 +43,7 @@ impl Lane<'_> {
         for (part, zero) in found {
             let (from, len) = (at + part.start as u64, part.len() as u64);
             if zero {
+                self.flying = self.flying.saturating_sub(len);
                 self.zero(from, len)?;
             } else {
                 let mut room = self.room(len);
@@ -77,14 +78,16 @@ impl Lane<'_> {
                 Ok(())
             }
             Side::Stream(local) => {
-                self.job.finished(bytes.len() as u64, zeroes);
-                self.ordered.put(at, Piece::Bytes(bytes), local, &mut self.spare)
+                let len = bytes.len() as u64;
+                self.ordered.put(at, Piece::Bytes(bytes), local, &mut self.spare)?;
+                self.written(len, zeroes);
+                Ok(())
             }
             side => {
                 if let Side::File(local) = side {
                     local.write(at, &bytes)?;
                 }
-                self.job.finished(bytes.len() as u64, zeroes);
+                self.written(bytes.len() as u64, zeroes);
                 self.spare.push(bytes);
                 Ok(())
             }

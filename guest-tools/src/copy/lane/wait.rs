@@ -25,7 +25,7 @@ impl Lane<'_> {
     pub(super) fn wait(&mut self, patience: bool) -> Result<(), CopyError> {
         let (source, target) = (self.source.poll(), self.target.poll());
         let owed = source.is_some() || target.is_some();
-        let wanted = !self.exhausted && self.busy() < self.job.rules.depth;
+        let wanted = !self.exhausted && !self.is_full();
         let stream = self.source.poll_stream().filter(|_| wanted);
         let places = (source.is_some(), target.is_some());
         let mut fds = vec![until(&self.job.halt)];
