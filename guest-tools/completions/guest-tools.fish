@@ -125,7 +125,7 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l destro
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -l json -d 'Print JSON'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand bench" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s C -l connections -d 'Connections to each server, where both allow several; default: 4, or the processors if fewer' -r
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s R -l requests -d 'Requests under way on each connection; default: 64, or those that are 16 MiB together' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s R -l requests -d 'Requests under way on each connection; default: 64, or those that are 4 MiB together' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -l request-size -d 'Bytes of one request, at most; up to 32M' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s S -l sparse -d 'Make blocks of this size that are all zeroes holes; 0 to look for none; default: 4096, or what the destination prefers' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s p -l progress -d 'How to show progress: auto, bar, lines, none, or a descriptor that is to get N/100' -r
