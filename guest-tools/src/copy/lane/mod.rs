@@ -14,6 +14,7 @@ use std::{
     collections::VecDeque,
     io::{self, Read},
     mem,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -30,8 +31,12 @@ use crate::{
 
 /// Chunks that are begun before the sockets have their turn.
 const BATCH: usize = 4;
-/// Zeroed at once, bytes: servers that write the zeroes need time, and the halt is heard between.
+/// Zeroed at once, bytes, to begin with: servers that write the zeroes need time, and an end that
+/// is asked for is heard between. It is doubled while that is quick.
 const ZERO: u64 = 128 << 20;
+const QUICK: Duration = Duration::from_millis(100);
+/// Requests to zero that are under way together, if they are long.
+const ZEROES: u64 = 8;
 
 /// A lane.
 #[derive(Debug)]
@@ -58,6 +63,10 @@ pub(super) struct Lane<'a> {
     spare: Vec<Vec<u8>>,
     /// Bytes that were asked for or have come, and are not written.
     flying: u64,
+    /// Bytes.
+    zero_at_once: u64,
+    /// From here on times are counted.
+    begun: Instant,
     /// A last piece that is no whole block of the destination, while the rest of its block is read.
     tail: Option<Vec<u8>>,
     broken: (bool, bool),
@@ -81,6 +90,8 @@ impl<'a> Lane<'a> {
             ordered: Ordered::default(),
             spare: Vec::new(),
             flying: 0,
+            zero_at_once: ZERO,
+            begun: Instant::now(),
             tail: None,
             broken: (false, false),
         }
@@ -148,7 +159,8 @@ impl<'a> Lane<'a> {
             }
             self.look_ahead()?;
             let Some(mut chunk) = self.todo.pop_front() else { return Ok(false) };
-            let most = if chunk.kind == Kind::Zero { ZERO } else { self.job.rules.request };
+            let most =
+                if chunk.kind == Kind::Zero { self.zero_at_once } else { self.job.rules.request };
             if chunk.len > most {
                 let rest = Chunk { at: chunk.at + most, len: chunk.len - most, ..chunk };
                 self.todo.push_front(rest);
@@ -296,7 +308,11 @@ impl<'a> Lane<'a> {
                     self.written(len - beyond, tag == 1);
                     self.spare.push(bytes);
                 }
-                Verb::Zero(_) => self.job.finished(len, true),
+                Verb::Zero(_) => {
+                    self.flying = self.flying.saturating_sub(self.weight(len));
+                    self.learn_pace(len, tag);
+                    self.job.finished(len, true);
+                }
                 Verb::Read => {
                     let tail = self.tail.take().unwrap_or_default();
                     if let Some(head) = bytes.get_mut(..tail.len()) {
@@ -308,6 +324,22 @@ impl<'a> Lane<'a> {
             }
         }
         Ok(any)
+    }
+
+    /// What zeroes count in the queue, which is made for data.
+    fn weight(&self, len: u64) -> u64 {
+        len.min(self.job.rules.queue / ZEROES)
+    }
+
+    /// Zeroes were asked for at this time, in microseconds, and are there.
+    fn learn_pace(&mut self, len: u64, asked: u64) {
+        let took = self.begun.elapsed().saturating_sub(Duration::from_micros(asked));
+        if len == self.zero_at_once && took < QUICK {
+            let most = self.target.link().map_or(ZERO, |link| link.longest_range());
+            self.zero_at_once = self.zero_at_once.saturating_mul(2).min(most.max(ZERO));
+        } else if took > 10 * QUICK {
+            self.zero_at_once = ZERO;
+        }
     }
 
     /// The source's extents, or the first of them.

@@ -115,7 +115,10 @@ impl Lane<'_> {
             {
                 let flag =
                     if rules.allocate { CommandFlags::NO_HOLE } else { CommandFlags::empty() };
-                return Ok(link.submit(Order::bare(Verb::Zero(flag), at, len))?);
+                let now = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(0);
+                link.submit(Order::bare(Verb::Zero(flag), at, len).tagged(now))?;
+                self.flying += self.weight(len);
+                return Ok(());
             }
             _ => {
                 self.fill(at, len);

@@ -1,0 +1,109 @@
+//! Standard input and output: in order, with holes found and zeroes written.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    process::{Command, Stdio},
+    thread,
+};
+
+use crate::{
+    Random,
+    server::{SIZE, Server, TOOL, Transport::Unix},
+    sparse, text, under_nbdkit,
+};
+
+#[test]
+fn a_stream_in_and_a_stream_out() {
+    let server = Server::agent(Unix);
+    sparse(&server.disk, SIZE, &[(3, 3_000_001), (9 << 20, 77)]);
+    let disk = fs::read(&server.disk).expect("the disk");
+    let mut out = Command::new(TOOL);
+    out.args(["copy", &server.uri, "-", "-C", "4", "--request-size", "10000"]);
+    let output = out.output().expect("it starts");
+    assert!(output.status.success() && output.stdout == disk);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("16777216 bytes copied"));
+    for len in [0, 1, 100_001, SIZE] {
+        let bytes = Random(5).bytes(len);
+        for to in [&server.uri, text(&server.dir.path().join("to"))] {
+            let mut child = Command::new(TOOL);
+            child.args(["copy", "-", to, "--json", "--requests", "3"]);
+            child.stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = child.spawn().expect("it starts");
+            let mut stdin = child.stdin.take().expect("piped");
+            // In pieces of no size that anything else has.
+            bytes.chunks(7777).for_each(|piece| stdin.write_all(piece).expect("it reads"));
+            drop(stdin);
+            let mut said = Vec::new();
+            child.stdout.take().expect("piped").read_to_end(&mut said).expect("it ends");
+            assert!(child.wait().expect("it ends").success());
+            let said: serde_json::Value = serde_json::from_slice(&said).expect("JSON");
+            assert_eq!((&said["length"], &said["flushed"]), (&len.into(), &true.into()));
+        }
+        let there = fs::read(&server.disk).expect("the disk");
+        assert!(there.starts_with(&bytes));
+        assert!(fs::read(server.dir.path().join("to")).expect("a file") == bytes);
+    }
+}
+
+#[test]
+fn a_stream_with_zeroes_at_its_end_makes_a_file_of_its_length() {
+    under_nbdkit(
+        &[],
+        &["memory", "3M"],
+        r#"head -c 1M /dev/urandom > from
+           truncate -s 2500001 from
+           cat from | "$tool" copy - to
+           cmp from to
+           test "$(stat -c %b to)" -lt 3000
+           cat from | "$tool" copy - - -q | cmp - from
+           mkfifo pipe
+           "$tool" copy from pipe &
+           cmp pipe from
+           wait
+           cat from > pipe &
+           "$tool" copy pipe "$uri"
+           nbdcopy "$uri" back
+           cmp -n 2500001 from back
+           "$tool" copy "$uri" /dev/null"#,
+    );
+}
+
+#[test]
+fn a_stream_that_is_too_long_is_told() {
+    let said = under_nbdkit(
+        &[],
+        &["memory", "1M"],
+        r#"! head -c 1048577 /dev/zero | "$tool" copy - "$uri""#,
+    );
+    assert!(said.contains("is incomplete") && said.contains("has more than the 1048576"), "{said}");
+}
+
+#[test]
+fn readers_that_go_away_and_full_disks_are_told() {
+    let said = under_nbdkit(
+        &[],
+        &["memory", "9M"],
+        r#"if "$tool" copy "$uri" - | head -c 1000 | wc -c; then :; fi
+           ! "$tool" copy "$uri" - > /dev/full"#,
+    );
+    assert!(said.contains("standard output: Broken pipe"), "{said}");
+    assert!(said.contains("bytes at 0 of standard output: No space left"), "{said}");
+}
+
+/// Each would wait for the other if one of them only read or only wrote.
+#[test]
+fn two_of_them_in_a_row() {
+    let server = Server::agent(Unix);
+    let other = Server::nbdkit(Unix);
+    sparse(&server.disk, SIZE, &[(0, SIZE)]);
+    let mut first = Command::new(TOOL);
+    first.args(["copy", &server.uri, "-"]).stdout(Stdio::piped());
+    let mut first = first.spawn().expect("it starts");
+    let mut second = Command::new(TOOL);
+    second.args(["copy", "-", &other.uri]).stdin(first.stdout.take().expect("piped"));
+    let second = thread::spawn(move || second.status().expect("it starts"));
+    assert!(first.wait().expect("it ends").success());
+    assert!(second.join().expect("it ends").success());
+    assert!(crate::is_same(&server.disk, &other.disk));
+}
