@@ -5,7 +5,6 @@ mod bench;
 mod certificates;
 mod change;
 mod connect;
-mod copy;
 mod dump;
 mod info;
 mod map;
