@@ -144,7 +144,7 @@ fn block_sizes_of_both_sides_are_kept_to() {
                truncate -s 8M from
                head -c 100001 /dev/urandom | dd of=from bs=1 seek=5000003 conv=notrunc status=none
                nbdcopy --request-size=65536 from "$uri"
-               nbdkit -U - --filter=blocksize-policy memory 8M blocksize-minimum={to} \
+               nbdkit -U - --filter=blocksize-policy memory 8M blocksize-minimum={to} blocksize-preferred=65536 \
                    blocksize-error-policy=error --run '
                    set -eu
                    to="nbd+unix:///?socket=$unixsocket"
@@ -153,8 +153,14 @@ fn block_sizes_of_both_sides_are_kept_to() {
                    cmp from back'"#
         );
         let minimum = format!("blocksize-minimum={from}");
-        let plugin =
-            ["memory", "8M", &minimum, "blocksize-maximum=128k", "blocksize-error-policy=error"];
+        let plugin = [
+            "memory",
+            "8M",
+            &minimum,
+            "blocksize-preferred=65536",
+            "blocksize-maximum=128k",
+            "blocksize-error-policy=error",
+        ];
         under_nbdkit(
             &["--filter=blocksize-policy"],
             &plugin,
