@@ -132,7 +132,8 @@ impl Inner {
     pub(super) fn has_room(&mut self) -> Result<bool, Broken> {
         let (Some(rx), Some(memory)) = (&self.rx, &self.memory) else { return Ok(false) };
         let room = Queue::new(rx, memory).ask_for_more()?;
-        self.starved = !room;
+        // Whoever found none before still waits to be woken, though there is some now.
+        self.starved |= !room;
         Ok(room && self.answers.is_empty())
     }
 

@@ -1,6 +1,9 @@
 //! The device against a driver that a test plays, over real rings in real guest memory.
 
-use std::task::Waker;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Wake, Waker},
+};
 
 use proptest::{collection::vec, prelude::*};
 use vhost_user_backend::VringT;
@@ -119,6 +122,39 @@ fn a_flood_of_connections_has_an_end() {
     assert_eq!((connections.len(), refused), (MOST, 10));
     connections.clear();
     assert!(driver.device.lock().peers.open.is_empty());
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn who_found_no_room_is_woken_though_another_came_first() {
+    let mut driver = Driver::new();
+    let first = driver.connect();
+    let request = Header { src_port: 78, ..Driver::header(Op::Request, 0) };
+    driver.send(&request, &[]);
+    driver.receive().unwrap();
+    let second = driver.accepted.try_recv().unwrap();
+    while first.try_send(&[IoSlice::new(&[0; 60000])]).is_ok() {}
+    let flag = Arc::new(Flag(AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&flag));
+    let key = |theirs| Key { theirs, ours: PORT };
+    let waits = driver.device.poll_writable((key(77), 1), &Context::from_waker(&waker));
+    assert!(waits.is_pending());
+    // The guest makes room, and before the device's thread has looked the other one sees it.
+    for _ in 0..4 {
+        driver.receive().unwrap();
+    }
+    let noop = Context::from_waker(Waker::noop());
+    assert!(driver.device.poll_writable((key(78), 2), &noop).is_ready());
+    second.try_send(&[IoSlice::new(b"short")]).unwrap();
+    driver.kick();
+    assert!(flag.0.load(Ordering::SeqCst), "it waits for ever");
 }
 
 #[test]
