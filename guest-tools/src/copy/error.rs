@@ -37,11 +37,14 @@ pub(crate) enum CopyError {
     Stream(String),
     #[error("interrupted")]
     Interrupted,
-    #[error("{name} is incomplete, {done} of {} bytes were copied", size.map_or("?".to_owned(), |size| size.to_string()))]
+    #[error(
+        "{name} is incomplete, {done}{} bytes were copied",
+        size.map_or_else(String::new, |size| format!(" of {size}"))
+    )]
     Incomplete { name: String, done: u64, size: Option<u64>, source: Box<Self> },
     #[error("all of {name} was written, but it may not be durable")]
     Undurable { name: String, source: Box<Self> },
-    #[error("{name} is written and flushed, but was not verified to its end")]
+    #[error("{name} is written, but was not verified to its end")]
     Unverified { name: String, source: Box<Self> },
     #[error("{from} and {to} differ, the first byte at {at}: {there:#04x} where {due:#04x} is due")]
     Differ { from: String, to: String, at: u64, there: u8, due: u8 },

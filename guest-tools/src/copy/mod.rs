@@ -120,15 +120,14 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     })?;
     progress.end();
     if let Some(source) = job.failure() {
-        let name = target_name.clone();
+        let (name, done, size) = (target_name.clone(), job.done(), rules.size);
         return Err(match source {
             CopyError::Undurable { .. } => source,
-            _ => CopyError::Incomplete {
-                name,
-                done: job.done(),
-                size: rules.size,
-                source: Box::new(source),
-            },
+            // All is there, and the flush was not waited for.
+            CopyError::Interrupted if size == Some(done) => {
+                CopyError::Undurable { name, source: Box::new(source) }
+            }
+            _ => CopyError::Incomplete { name, done, size, source: Box::new(source) },
         });
     }
     let time = begun.elapsed();
