@@ -2,6 +2,7 @@
 //! long. What is counted begins after a warm-up and ends before the last requests are answered.
 
 use std::{
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -70,9 +71,12 @@ pub(super) struct Outcome {
 
 pub(super) fn run(uri: &Uri, case: Case) -> Outcome {
     let before = cpu();
+    // All are connected before one begins: they count the same seconds.
+    let ready = &Barrier::new(case.connections);
     let ends = thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..case.connections).map(|n| scope.spawn(move || one(uri, case, n as u64))).collect();
+        let threads: Vec<_> = (0..case.connections)
+            .map(|n| scope.spawn(move || one(uri, case, n as u64, ready)))
+            .collect();
         threads.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
     let mut all = Outcome { cpu: cpu().saturating_sub(before), ..Outcome::default() };
@@ -140,8 +144,10 @@ impl Places {
     }
 }
 
-fn one(uri: &Uri, case: Case, n: u64) -> Result<Histogram, SessionError> {
-    let mut link = Link::open(uri)?;
+fn one(uri: &Uri, case: Case, n: u64, ready: &Barrier) -> Result<Histogram, SessionError> {
+    let opened = Link::open(uri);
+    ready.wait();
+    let mut link = opened?;
     let mut places = Places::new(case, link.described().size, n);
     let mut spare: Vec<Vec<u8>> = Vec::new();
     let mut order = |spare: Vec<u8>| {
