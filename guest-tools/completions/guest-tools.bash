@@ -16,6 +16,9 @@ _guest__tools() {
             ",$1")
                 cmd="guest__tools"
                 ;;
+            guest__tools,attach)
+                cmd="guest__tools__subcmd__attach"
+                ;;
             guest__tools,bench)
                 cmd="guest__tools__subcmd__bench"
                 ;;
@@ -27,6 +30,9 @@ _guest__tools() {
                 ;;
             guest__tools,copy)
                 cmd="guest__tools__subcmd__copy"
+                ;;
+            guest__tools,detach)
+                cmd="guest__tools__subcmd__detach"
                 ;;
             guest__tools,dump)
                 cmd="guest__tools__subcmd__dump"
@@ -49,6 +55,9 @@ _guest__tools() {
             guest__tools,read)
                 cmd="guest__tools__subcmd__read"
                 ;;
+            guest__tools,status)
+                cmd="guest__tools__subcmd__status"
+                ;;
             guest__tools,test)
                 cmd="guest__tools__subcmd__test"
                 ;;
@@ -61,6 +70,9 @@ _guest__tools() {
             guest__tools,zero)
                 cmd="guest__tools__subcmd__zero"
                 ;;
+            guest__tools__subcmd__help,attach)
+                cmd="guest__tools__subcmd__help__subcmd__attach"
+                ;;
             guest__tools__subcmd__help,bench)
                 cmd="guest__tools__subcmd__help__subcmd__bench"
                 ;;
@@ -72,6 +84,9 @@ _guest__tools() {
                 ;;
             guest__tools__subcmd__help,copy)
                 cmd="guest__tools__subcmd__help__subcmd__copy"
+                ;;
+            guest__tools__subcmd__help,detach)
+                cmd="guest__tools__subcmd__help__subcmd__detach"
                 ;;
             guest__tools__subcmd__help,dump)
                 cmd="guest__tools__subcmd__help__subcmd__dump"
@@ -94,6 +109,9 @@ _guest__tools() {
             guest__tools__subcmd__help,read)
                 cmd="guest__tools__subcmd__help__subcmd__read"
                 ;;
+            guest__tools__subcmd__help,status)
+                cmd="guest__tools__subcmd__help__subcmd__status"
+                ;;
             guest__tools__subcmd__help,test)
                 cmd="guest__tools__subcmd__help__subcmd__test"
                 ;;
@@ -113,12 +131,50 @@ _guest__tools() {
 
     case "${cmd}" in
         guest__tools)
-            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test bench copy help"
+            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test bench copy attach detach status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__attach)
+            opts="-h --device --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --device)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dead-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --connections)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kernel-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -258,6 +314,24 @@ _guest__tools() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        guest__subcmd__tools__subcmd__detach)
+            opts="-h --force --timeout --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         guest__subcmd__tools__subcmd__dump)
             opts="-h --offset --length --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -281,8 +355,22 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help)
-            opts="probe connect info list map read write zero trim cache dump test bench copy help"
+            opts="probe connect info list map read write zero trim cache dump test bench copy attach detach status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__help__subcmd__attach)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -337,6 +425,20 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help__subcmd__copy)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__help__subcmd__detach)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -435,6 +537,20 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__help__subcmd__read)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -615,6 +731,20 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        guest__subcmd__tools__subcmd__status)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -8,8 +8,9 @@ use nbd::{
 };
 
 use crate::cmd::{
-    bench::Bench, cache::Cache, connect::Connect, copy::Copy, dump::Dump, info::Info, list::List,
-    map::Map, probe::Probe, read::Read, test::Test, trim::Trim, write::Write, zero::Zero,
+    attach::Attach, bench::Bench, cache::Cache, connect::Connect, copy::Copy, detach::Detach,
+    dump::Dump, info::Info, list::List, map::Map, probe::Probe, read::Read, status::Status,
+    test::Test, trim::Trim, write::Write, zero::Zero,
 };
 
 const EXAMPLES: &str = "\
@@ -71,6 +72,12 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Copy a disk between addresses, files, block devices and pipes, with its holes
     Copy(Copy),
+    /// Make a block device of an export, which survives its server
+    Attach(Attach),
+    /// Flush a block device and let it go
+    Detach(Detach),
+    /// Tell which block devices are attached, and how they are
+    Status(Status),
 }
 
 #[derive(Debug, Args)]

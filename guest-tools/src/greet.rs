@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    os::fd::OwnedFd,
 };
 
 use nbd::{
@@ -11,6 +12,10 @@ use nbd::{
     negotiate::{self, ClientStep, Described, Listed, Ready},
     transmit::client::Client,
     wire::ReplyCode,
+};
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::TimeVal,
 };
 
 use crate::{
@@ -40,6 +45,35 @@ pub(crate) fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
             Ok(Entered { socket, received, client, described })
         }
         step => Err(talk.refused(step)),
+    }
+}
+
+/// Connects and enters the export as the kernel's own client needs it: compact requests, simple
+/// replies, and a socket that waits as long as it takes.
+pub(crate) fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
+    let (mut talk, ready) = Talk::begin_with(uri, Framing::Simple)?;
+    let next = ready.go(&uri.export, false, &mut talk.out);
+    match talk.answer(next)? {
+        ClientStep::Done(negotiated, described) => {
+            let client = Client::new(negotiated.into_terms());
+            let Talk { socket, received, .. } = talk;
+            let for_ever = TimeVal::new(0, 0);
+            setsockopt(&socket, sockopt::ReceiveTimeout, &for_ever)
+                .and_then(|()| setsockopt(&socket, sockopt::SendTimeout, &for_ever))
+                .map_err(|errno| SessionError::lost(&talk.uri, "preparing", errno.into()))?;
+            Ok(Entered { socket, received, client, described })
+        }
+        step => Err(talk.refused(step)),
+    }
+}
+
+impl Entered {
+    /// The bare socket, where it is one.
+    pub(crate) fn into_plain(self) -> Option<OwnedFd> {
+        match self.socket {
+            Stream::Plain(socket) => Some(socket.into()),
+            Stream::Tls(_) => None,
+        }
     }
 }
 
@@ -114,6 +148,10 @@ struct Talk {
 
 impl Talk {
     fn begin(uri: &Uri) -> Result<(Self, Ready), SessionError> {
+        Self::begin_with(uri, Framing::Extended)
+    }
+
+    fn begin_with(uri: &Uri, framing: Framing) -> Result<(Self, Ready), SessionError> {
         let wrong = |source| DialError::Tls { uri: uri.to_string(), source };
         // What is missing for TLS is missed before anybody is connected to.
         let tls = uri.tls.then(|| prepare(uri)).transpose().map_err(wrong)?;
@@ -123,7 +161,7 @@ impl Talk {
         let (received, out, socket) = (Vec::new(), Vec::new(), Stream::Plain(socket));
         let mut talk = Self { uri: uri.to_string(), socket, received, out };
         let step = match same.zip(tls) {
-            None => talk.answer(negotiate::Client::start(Framing::Extended))?,
+            None => talk.answer(negotiate::Client::start(framing))?,
             Some((socket, tls)) => talk.secured(socket, tls)?,
         };
         match step {

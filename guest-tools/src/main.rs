@@ -1,5 +1,6 @@
 //! guest-tools: the guest's side of a disk served over AF_VSOCK.
 
+mod attach;
 mod cli;
 mod cmd;
 mod copy;
@@ -66,10 +67,13 @@ fn perform(cli: &Cli) -> u8 {
         Command::Bench(words) => cmd::bench::run(words),
         Command::Test(words) => cmd::test::run(words),
         Command::Copy(words) => cmd::copy::run(words),
+        Command::Attach(words) => cmd::attach::run(words),
+        Command::Detach(words) => cmd::detach::run(words),
+        Command::Status(words) => cmd::status::run(words),
     };
     match done {
         Ok(()) => 0,
-        Err(CommandError::No) => CommandError::No.exit_code(),
+        Err(error @ (CommandError::No | CommandError::Told)) => error.exit_code(),
         Err(error) => {
             eprintln!("guest-tools: error: {}", chain(&error));
             error.exit_code()

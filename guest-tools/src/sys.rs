@@ -1,6 +1,6 @@
 //! The only unsafe code of guest-tools: system calls that no crate has in a safe form.
 
-#![allow(unsafe_code, reason = "ioctls; each block says why it is sound")]
+#![allow(unsafe_code, reason = "ioctls and a prctl; each block says why it is sound")]
 
 use std::{
     fs::File,
@@ -44,6 +44,17 @@ pub(crate) fn zero_out(device: &File, at: u64, len: u64) -> Result<(), Errno> {
     // which `range` is.
     unsafe { ioctl::blkzeroout(device.as_raw_fd(), &raw const range) }?;
     Ok(())
+}
+
+/// Marks this thread, and those that it starts, as one that block I/O depends on (prctl(2),
+/// `PR_SET_IO_FLUSHER`). Needs `CAP_SYS_RESOURCE`.
+pub(crate) fn become_io_flusher() -> Result<(), Errno> {
+    const PR_SET_IO_FLUSHER: nix::libc::c_int = 57;
+    let (on, unused): (nix::libc::c_ulong, nix::libc::c_ulong) = (1, 0);
+    // SAFETY: the call takes numbers only, and changes nothing but how the kernel finds memory for
+    // this thread.
+    let done = unsafe { nix::libc::prctl(PR_SET_IO_FLUSHER, on, unused, unused, unused) };
+    Errno::result(done).map(drop)
 }
 
 /// A second descriptor of what the caller of this program has open under a number.

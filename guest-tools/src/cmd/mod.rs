@@ -1,9 +1,11 @@
 //! One command a file: `run` takes what was said and does it.
 
+pub(crate) mod attach;
 pub(crate) mod bench;
 pub(crate) mod cache;
 pub(crate) mod connect;
 pub(crate) mod copy;
+pub(crate) mod detach;
 pub(crate) mod dump;
 pub(crate) mod info;
 pub(crate) mod list;
@@ -15,6 +17,7 @@ mod question;
 pub(crate) mod range;
 pub(crate) mod read;
 mod show;
+pub(crate) mod status;
 pub(crate) mod test;
 pub(crate) mod trim;
 pub(crate) mod write;
@@ -25,7 +28,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use self::pattern::Wrong;
-use crate::{copy::CopyError, error::SessionError};
+use crate::{attach::AttachError, copy::CopyError, error::SessionError};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -34,6 +37,8 @@ pub(crate) enum CommandError {
     Session(#[from] SessionError),
     #[error(transparent)]
     Copy(#[from] CopyError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     #[error("{0}")]
     Words(&'static str),
     #[error("cannot open {}", path.display())]
@@ -70,6 +75,9 @@ pub(crate) enum CommandError {
     /// The answer to a yes-or-no question. All is said.
     #[error("no")]
     No,
+    /// Another process has said why.
+    #[error("told")]
+    Told,
 }
 
 impl CommandError {

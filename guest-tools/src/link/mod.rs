@@ -222,7 +222,6 @@ impl Link {
 
     /// What was asked and not answered, in the order in which it was asked. Answers that were not
     /// popped are popped first.
-    #[allow(dead_code, reason = "for commands that outlive a connection")]
     pub(crate) fn unanswered(self) -> Vec<Order> {
         let mut left: Vec<_> = self.flying.into_iter().collect();
         left.sort_unstable_by_key(|(cookie, _)| *cookie);

@@ -1,0 +1,177 @@
+//! What the kernel was told of the export, and whether a server that came back still serves it.
+
+use nbd::{Terms, wire::TransmissionFlags as Flags};
+
+use crate::link::Link;
+
+/// What the kernel makes use of when it is offered.
+const USED: Flags = Flags::HAS_FLAGS
+    .union(Flags::SEND_FLUSH)
+    .union(Flags::SEND_FUA)
+    .union(Flags::ROTATIONAL)
+    .union(Flags::SEND_TRIM)
+    .union(Flags::SEND_WRITE_ZEROES)
+    .union(Flags::CAN_MULTI_CONN);
+/// The driver's sectors: no block is smaller.
+const SECTOR: u32 = 512;
+/// A block of the kernel's is no longer than a page.
+const PAGE: u32 = 4096;
+
+/// An export, as far as a disk depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Export {
+    /// As the server says it, bytes.
+    pub(super) size: u64,
+    /// As the server says them, and READ_ONLY where this end wants it so.
+    pub(super) flags: Flags,
+    pub(super) minimum: u32,
+    pub(super) maximum: u32,
+    /// Which disk it is, where the server says it.
+    pub(super) identity: Option<String>,
+    read_only: bool,
+}
+
+impl Export {
+    /// `read_only`: whatever the server would let be written, the kernel does not write.
+    pub(super) fn of(terms: &Terms, read_only: bool, identity: Option<String>) -> Self {
+        let mut flags = terms.flags;
+        flags.set(Flags::READ_ONLY, read_only || flags.contains(Flags::READ_ONLY));
+        Self {
+            size: terms.size,
+            flags,
+            minimum: terms.blocks.minimum,
+            maximum: terms.blocks.maximum,
+            identity,
+            read_only,
+        }
+    }
+
+    pub(super) fn of_link(link: &Link, read_only: bool) -> Self {
+        Self::of(link.terms(), read_only, None)
+    }
+
+    /// The kernel's block size, in bytes: as small as both ends allow.
+    pub(super) fn block(&self) -> Result<u32, String> {
+        let block = self.minimum.max(SECTOR);
+        if block > PAGE {
+            return Err(format!(
+                "the export's smallest block is {block} bytes, and the kernel's driver takes {PAGE} \
+                 at most: let the server accept smaller ones (the agent: --filter blocksize \
+                 minblock=4k)"
+            ));
+        }
+        Ok(block)
+    }
+
+    /// What the kernel sees of it, bytes: whole blocks.
+    pub(super) fn visible(&self, block: u32) -> u64 {
+        self.size - self.size % u64::from(block)
+    }
+
+    /// The flags for the kernel.
+    pub(super) fn for_kernel(&self) -> Flags {
+        (self.flags & (USED | Flags::READ_ONLY)) | Flags::HAS_FLAGS
+    }
+
+    /// Changes are kept by the server until a flush, and may be lost before.
+    pub(super) const fn flushes(&self) -> bool {
+        self.flags.contains(Flags::SEND_FLUSH)
+    }
+
+    /// Whether what a server offers now can stand for it: the same disk, with nothing less than the
+    /// kernel was told of.
+    pub(super) fn is_still(&self, now: &Self) -> Result<(), String> {
+        if now.identity != self.identity {
+            let say = |identity: &Option<String>| {
+                identity.as_deref().map_or_else(|| "none".to_owned(), |text| format!("{text:?}"))
+            };
+            return Err(format!(
+                "it is another disk: its identity was {} and is {}",
+                say(&self.identity),
+                say(&now.identity)
+            ));
+        }
+        if now.size != self.size {
+            return Err(format!("its size was {} bytes and is {}", self.size, now.size));
+        }
+        // With another kind of cache the kernel would flush where nothing keeps, or the reverse.
+        let same = Flags::READ_ONLY | Flags::SEND_FLUSH;
+        if (now.flags ^ self.flags).intersects(same) {
+            let (was, is) = (self.flags & same, now.flags & same);
+            return Err(format!("its flags were {} and are {}", names(was), names(is)));
+        }
+        let missing = (self.flags & USED) - Flags::ROTATIONAL - now.flags;
+        if !missing.is_empty() {
+            return Err(format!("it does not offer {} any more", names(missing)));
+        }
+        if now.minimum.max(SECTOR) > self.minimum.max(SECTOR) || now.maximum < self.maximum {
+            return Err(format!(
+                "its block sizes were {} to {} bytes and are {} to {}",
+                self.minimum, self.maximum, now.minimum, now.maximum
+            ));
+        }
+        Ok(())
+    }
+
+    /// The same, as another link has it.
+    pub(super) fn again(&self, link: &Link) -> Self {
+        Self::of_link(link, self.read_only)
+    }
+}
+
+fn names(flags: Flags) -> String {
+    let names: Vec<_> = flags.iter_names().map(|(name, _)| name).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(" and ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export() -> Export {
+        let flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL;
+        let (size, minimum, maximum) = (1 << 20, 1, 32 << 20);
+        Export { size, flags, minimum, maximum, identity: None, read_only: false }
+    }
+
+    #[test]
+    fn more_is_the_same_export_and_less_is_not() {
+        let was = export();
+        for (says, change) in [
+            ("", Box::new(|_: &mut Export| {}) as Box<dyn Fn(&mut Export)>),
+            ("", Box::new(|now| now.flags |= Flags::SEND_FUA | Flags::SEND_CACHE)),
+            ("", Box::new(|now| now.flags -= Flags::ROTATIONAL)),
+            ("", Box::new(|now| now.minimum = 512)),
+            ("", Box::new(|now| now.maximum *= 2)),
+            ("does not offer SEND_TRIM", Box::new(|now| now.flags -= Flags::SEND_TRIM)),
+            ("are SEND_FLUSH", Box::new(|now| now.flags -= Flags::SEND_FLUSH)),
+            ("READ_ONLY", Box::new(|now| now.flags |= Flags::READ_ONLY)),
+            ("was 1048576 bytes and is 1048577", Box::new(|now| now.size += 1)),
+            ("1 to 33554432", Box::new(|now| now.minimum = 4096)),
+            ("block sizes", Box::new(|now| now.maximum /= 2)),
+            ("identity was none and is \"x\"", Box::new(|now| now.identity = Some("x".into()))),
+        ] {
+            let mut now = export();
+            change(&mut now);
+            match was.is_still(&now) {
+                Ok(()) => assert_eq!(says, "", "{now:?}"),
+                Err(text) if says == "are SEND_FLUSH" => {
+                    assert!(text.contains("are none"), "{text}");
+                }
+                Err(text) => assert!(!says.is_empty() && text.contains(says), "{text}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_sees_whole_blocks_of_a_size_it_takes() {
+        let mut export = export();
+        export.size = 10_000;
+        assert_eq!(export.block(), Ok(512));
+        assert_eq!(export.visible(512), 9728);
+        export.minimum = 4096;
+        assert_eq!(export.block(), Ok(4096));
+        export.minimum = 8192;
+        assert!(export.block().is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! Connects to the server on a thread of its own, so that the relay answers the kernel and whoever
+//! asks for its state while a server is silent. The thread starts with the relay: where memory is
+//! short none can be started any more.
+
+use std::{
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use nbd::Uri;
+
+use super::export::Export;
+use crate::{chain, link::Link};
+
+/// The thread's stack is locked in memory.
+pub(super) const STACK: usize = 256 << 10;
+/// Between two tries, at first and at most.
+const FIRST: Duration = Duration::from_millis(100);
+const LAST: Duration = Duration::from_secs(2);
+
+/// The thread, from outside.
+#[derive(Debug)]
+pub(super) struct Redial {
+    ask: Sender<()>,
+    answers: Receiver<Result<Vec<Link>, String>>,
+    wake: UnixStream,
+    under_way: bool,
+}
+
+impl Redial {
+    /// `count` connections to the export of `uri`, which must be `export`.
+    pub(super) fn start(uri: Uri, count: usize, export: Export) -> io::Result<Self> {
+        let (wake, mut woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let (ask, asked) = channel();
+        let (answer, answers) = channel();
+        thread::Builder::new().name("redial".to_owned()).stack_size(STACK).spawn(move || {
+            while asked.recv().is_ok() {
+                let links = links(&uri, count, &export);
+                // The relay has ended when nobody listens.
+                if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { ask, answers, wake, under_way: false })
+    }
+
+    /// Starts to connect, if it does not already.
+    pub(super) fn begin(&mut self) {
+        if !self.under_way {
+            self.under_way = self.ask.send(()).is_ok();
+        }
+    }
+
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    /// What came of it.
+    pub(super) fn answer(&mut self) -> Option<Result<Vec<Link>, String>> {
+        // The bytes are there to wake the poll, and no more.
+        while self.wake.read(&mut [0; 8]).is_ok_and(|n| n > 0) {}
+        let answer = self.answers.try_recv().ok()?;
+        self.under_way = false;
+        Some(answer)
+    }
+}
+
+impl AsFd for Redial {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// How long to wait before try number `n`, from 0.
+pub(super) fn pause(n: u32) -> Duration {
+    match n {
+        0 => Duration::ZERO,
+        _ => FIRST.saturating_mul(1 << (n - 1).min(8)).min(LAST),
+    }
+}
+
+/// All of them, and each to the same export.
+fn links(uri: &Uri, count: usize, export: &Export) -> Result<Vec<Link>, String> {
+    let mut links = Vec::with_capacity(count);
+    for _ in 0..count {
+        let link = Link::open(uri).map_err(|error| chain(&error))?;
+        if let Err(change) = export.is_still(&export.again(&link)) {
+            link.close();
+            return Err(format!("the export has changed, and is not used: {change}"));
+        }
+        links.push(link);
+    }
+    Ok(links)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pauses_grow_to_two_seconds() {
+        let pauses: Vec<_> = (0..8).map(|n| pause(n).as_millis()).collect();
+        assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 2000, 2000]);
+        assert_eq!(pause(u32::MAX), LAST);
+    }
+}

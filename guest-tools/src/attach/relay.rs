@@ -1,0 +1,306 @@
+//! Between the kernel's driver and the server: one thread that waits for both.
+//!
+//! ```text
+//!            requests                 orders
+//!  kernel --> Lane --> Tasks::accept --> ready ----> Link --> server
+//!  kernel <-- Lane <-- Tasks::replies <-- finish <-- Link <-- server
+//! ```
+//!
+//! What happens when a server goes away is told in `again`. `device` starts the relay with the sockets
+//! that it gives the kernel, and waits for its end, which comes when the kernel disconnects.
+
+mod again;
+
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    time::{Duration, Instant},
+};
+
+use nbd::wire::Errno as Code;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use super::{
+    lane::{Lane, LaneError, Next},
+    notify::tell,
+    redial::Redial,
+    state::Shared,
+    tasks::Tasks,
+};
+use crate::{
+    chain,
+    link::{Done, Link, Order, Verb},
+};
+
+/// Payload of requests under way, bytes: at this bound the kernel waits.
+const WEIGHT: usize = 64 << 20;
+/// Tags of what is not the kernel's.
+const OWN_FLUSH: u64 = u64::MAX;
+const REPLAYED: u64 = u64::MAX - 1;
+
+/// Where the relay stands with the server.
+#[derive(Debug)]
+enum Net {
+    Up(Vec<Link>),
+    /// Acknowledged changes are asked for again, from this offset on.
+    Replay(Vec<Link>, u64),
+    /// With the time of the next try, and how many there were.
+    Down(Instant, u32),
+}
+
+/// The relay.
+#[derive(Debug)]
+pub(super) struct Relay {
+    lanes: Vec<Lane>,
+    net: Net,
+    redial: Redial,
+    tasks: Tasks,
+    /// Since when there is no connection.
+    broken: Option<Instant>,
+    dead_timeout: Option<Duration>,
+    /// The dead timeout is over.
+    failing: bool,
+    /// Acknowledged changes are kept up to this many bytes, then a flush is asked for.
+    keep: usize,
+    /// A flush of ours is under way, and covers this.
+    flush: Option<u64>,
+    /// The last one failed.
+    cannot_flush: bool,
+    state: Shared,
+}
+
+impl Relay {
+    pub(super) fn new(
+        sockets: Vec<UnixStream>,
+        links: Vec<Link>,
+        redial: Redial,
+        tasks: Tasks,
+        (dead_timeout, keep): (Option<Duration>, usize),
+        state: Shared,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            lanes: sockets.into_iter().map(Lane::new).collect::<Result<_, _>>()?,
+            net: Net::Up(links),
+            redial,
+            tasks,
+            broken: None,
+            dead_timeout,
+            failing: false,
+            keep,
+            flush: None,
+            cannot_flush: false,
+            state,
+        })
+    }
+
+    /// Relays until the kernel has disconnected.
+    pub(super) fn run(mut self) -> Result<(), LaneError> {
+        while !self.lanes.iter().all(Lane::has_ended) {
+            self.take_requests()?;
+            self.ask();
+            self.answer_kernel()?;
+            self.note();
+            self.wait();
+            self.keep_connected();
+        }
+        self.goodbye();
+        Ok(())
+    }
+
+    /// Requests are taken while there is somewhere to send them, or nothing to wait for.
+    fn accepts(&self) -> bool {
+        let kept = self.tasks.unflushed.held() > 2 * self.keep && !self.cannot_flush;
+        let open = matches!(self.net, Net::Up(_)) || self.failing;
+        open && !kept && self.tasks.weight() < WEIGHT
+    }
+
+    fn take_requests(&mut self) -> Result<(), LaneError> {
+        for index in 0..self.lanes.len() {
+            while self.accepts() {
+                let Some(lane) = self.lanes.get_mut(index) else { break };
+                let Next::Asked(asked) = lane.next()? else { break };
+                let room = lane.room();
+                let full = self.tasks.unflushed.held() > 2 * self.keep;
+                if self.failing && !matches!(self.net, Net::Up(_)) {
+                    lane.answer(asked.request.cookie, Code::EIO, Vec::new());
+                } else if full && !asked.bytes.is_empty() {
+                    // The server cannot make anything durable, and no more can be kept for it.
+                    self.flush_ourselves();
+                    if let Some(lane) = self.lanes.get_mut(index) {
+                        lane.answer(asked.request.cookie, Code::EIO, Vec::new());
+                    }
+                } else {
+                    self.tasks.accept(index, asked, room);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is ready, and receives what has come.
+    fn ask(&mut self) {
+        if self.tasks.unflushed.held() > self.keep && !self.cannot_flush {
+            self.flush_ourselves();
+        }
+        let Net::Up(links) = &mut self.net else { return };
+        let count = links.len().max(1);
+        while let Some((lane, order)) = self.tasks.next_order() {
+            let Some(link) = links.get_mut(lane % count) else { break };
+            let bare = Order { bytes: Vec::new(), ..order };
+            if let Err(error) = link.submit(order) {
+                tell(&format!("the server is not asked: {}", chain(&error)));
+                self.tasks.finish(bare, Code::EINVAL);
+            }
+        }
+        let pushed = links.iter_mut().try_for_each(Link::push);
+        self.unless_broken(pushed);
+    }
+
+    /// Asks for a flush that is not the kernel's, if none is under way.
+    fn flush_ourselves(&mut self) {
+        let Net::Up(links) = &mut self.net else { return };
+        if self.flush.is_none()
+            && let Some(link) = links.first_mut()
+            && link.submit(Order::bare(Verb::Flush, 0, 0).tagged(OWN_FLUSH)).is_ok()
+        {
+            self.flush = Some(self.tasks.unflushed.mark());
+        }
+    }
+
+    fn answer_kernel(&mut self) -> Result<(), LaneError> {
+        for reply in self.tasks.replies() {
+            if let Some(lane) = self.lanes.get_mut(reply.lane) {
+                lane.answer(reply.cookie, reply.error, reply.payload);
+            }
+        }
+        self.lanes.iter_mut().try_for_each(Lane::send)
+    }
+
+    /// Waits until there is something to do, and receives from the links that have something.
+    fn wait(&mut self) {
+        let accepts = self.accepts();
+        let timeout = self.timeout();
+        let links = match &self.net {
+            Net::Up(links) | Net::Replay(links, _) => links.as_slice(),
+            Net::Down(..) => &[],
+        };
+        let mut fds = vec![PollFd::new(self.redial.as_fd(), PollFlags::POLLIN)];
+        fds.extend(links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())));
+        let lanes: Vec<_> = (0..self.lanes.len())
+            .filter(|&index| self.lanes.get(index).is_some_and(|lane| !lane.has_ended()))
+            .collect();
+        if lanes.is_empty() {
+            // The kernel has left during this turn, and nothing would wake us any more.
+            return;
+        }
+        for lane in lanes.iter().filter_map(|&index| self.lanes.get(index)) {
+            let mut interest = PollFlags::empty();
+            interest.set(PollFlags::POLLIN, accepts);
+            interest.set(PollFlags::POLLOUT, lane.holds_replies());
+            fds.push(PollFd::new(lane.as_fd(), interest));
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            // Without poll there is nothing left to try; the next turn comes a little later.
+            Err(errno) => tell(&format!("cannot wait for the sockets: {errno}")),
+        }
+        let happened: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
+        let gone =
+            fds.iter().map(|fd| fd.revents().is_some_and(|e| e.contains(PollFlags::POLLHUP)));
+        let gone: Vec<_> = gone.skip(1 + links.len()).collect();
+        let woken = happened.get(1..=links.len()).unwrap_or_default().to_vec();
+        drop(fds);
+        for (index, gone) in lanes.into_iter().zip(gone) {
+            if let Some(lane) = self.lanes.get_mut(index).filter(|_| gone) {
+                lane.end();
+            }
+        }
+        self.receive(&woken);
+    }
+
+    /// Until something has to be done without being woken.
+    fn timeout(&self) -> PollTimeout {
+        let dead = self.broken.zip(self.dead_timeout).filter(|_| !self.failing);
+        let dead = dead.map(|(since, timeout)| since + timeout);
+        let next = match self.net {
+            Net::Down(next, _) if !self.redial.is_under_way() => Some(next),
+            _ => None,
+        };
+        let Some(first) = [dead, next].into_iter().flatten().min() else {
+            return PollTimeout::NONE;
+        };
+        // Rounded up: a poll that ends early finds nothing to do.
+        let left = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn receive(&mut self, woken: &[bool]) {
+        let (Net::Up(links) | Net::Replay(links, _)) = &mut self.net else { return };
+        let mut answered = Vec::new();
+        let mut turned = Ok(());
+        for (link, _) in links.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
+            loop {
+                turned = link.turn();
+                let before = answered.len();
+                answered.extend(std::iter::from_fn(|| link.pop()));
+                if turned.is_err() || answered.len() == before {
+                    break;
+                }
+            }
+            if turned.is_err() {
+                break;
+            }
+        }
+        for done in answered {
+            if let Some(reason) = self.answered(done) {
+                self.broke(&reason);
+            }
+        }
+        self.unless_broken(turned);
+    }
+
+    /// An answer of the server. Says why no other is to be waited for, if so.
+    fn answered(&mut self, done: Done) -> Option<String> {
+        let failed = done.result.as_ref().err();
+        match (done.order.tag, failed) {
+            // It will be back, and do it then.
+            (tag, Some(failure)) if failure.errno == Code::ESHUTDOWN => {
+                if tag < REPLAYED {
+                    self.tasks.unanswered(done.order);
+                }
+                return Some("the server is shutting down".to_owned());
+            }
+            (OWN_FLUSH, failed) => {
+                let mark = self.flush.take();
+                self.cannot_flush = failed.is_some();
+                match (failed, mark) {
+                    (Some(failure), _) => tell(&format!("a flush failed: {failure}")),
+                    (None, Some(mark)) => self.tasks.unflushed.flushed(mark),
+                    (None, None) => {}
+                }
+            }
+            (REPLAYED, Some(failure)) => {
+                let what = done.order.name();
+                return Some(format!(
+                    "the server acknowledged a change, may have lost it, and refuses it now: \
+                     cannot {what}: {failure}"
+                ));
+            }
+            (REPLAYED, None) => self.state.lock().replayed += 1,
+            _ => {
+                let flushed = done.order.verb == Verb::Flush && failed.is_none();
+                self.cannot_flush &= !flushed;
+                self.tasks.done(done);
+            }
+        }
+        None
+    }
+
+    fn note(&self) {
+        let mut state = self.state.lock();
+        state.under_way = self.tasks.under_way();
+        state.unflushed = self.tasks.unflushed.held();
+    }
+}

@@ -1,0 +1,158 @@
+//! When the server goes away, and when the kernel does: the relay's ways out of `Net::Up` and back.
+//!
+//! ```text
+//!  Up -- a link breaks --> Down -- links to the same export --> Replay -- all replayed --> Up
+//!                           |  ^------- refused, or broken again ---'
+//!                           '-- the dead timeout --> requests fail until Up
+//! ```
+//!
+//! When one link breaks, all are given up: what they had under way is sent again on new ones, behind
+//! everything that was acknowledged and not flushed (`unflushed`), and before anything new.
+
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use nbd::wire::Errno as Code;
+use nix::poll::{PollFd, PollTimeout, poll};
+
+use super::{
+    super::{notify::tell, redial::pause, state::Phase},
+    Net, REPLAYED, Relay,
+};
+use crate::{chain, error::SessionError, link::Link};
+
+/// Changes that are asked for again at a time.
+const DEPTH: usize = 8;
+/// How long the last flush may take when the kernel has disconnected.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+impl Relay {
+    pub(super) fn unless_broken(&mut self, done: Result<(), SessionError>) {
+        if let Err(error) = done {
+            self.broke(&chain(&error));
+        }
+    }
+
+    /// The connection is gone. What was not answered stays, to be sent again.
+    pub(super) fn broke(&mut self, reason: &str) {
+        let tries = match &self.net {
+            Net::Down(..) => return,
+            // The server was there and failed: no faster than if it were not.
+            Net::Replay(..) => 3,
+            Net::Up(_) => 0,
+        };
+        let down = Net::Down(Instant::now() + pause(tries), tries + 1);
+        let (Net::Up(links) | Net::Replay(links, _)) = std::mem::replace(&mut self.net, down)
+        else {
+            return;
+        };
+        self.broken.get_or_insert_with(Instant::now);
+        self.flush = None;
+        for mut link in links {
+            while let Some(done) = link.pop() {
+                // One reason is enough.
+                drop(self.answered(done));
+            }
+            for order in link.unanswered() {
+                if order.tag < REPLAYED {
+                    self.state.lock().repeated += 1;
+                    self.tasks.unanswered(order);
+                }
+            }
+        }
+        self.flush = None;
+        self.missed(reason);
+    }
+
+    /// There is no connection, and why.
+    fn missed(&mut self, reason: &str) {
+        let mut state = self.state.lock();
+        let phase = if self.failing { Phase::Failed } else { Phase::Reconnecting };
+        if state.phase != phase || state.last_error.as_deref() != Some(reason) {
+            tell(&format!("{}: {}: {reason}", state.device, phase.name()));
+        }
+        if state.phase != phase {
+            (state.phase, state.since) = (phase, Instant::now());
+        }
+        state.last_error = Some(reason.to_owned());
+    }
+
+    /// Connects again, replays, and lets requests fail when it takes too long.
+    pub(super) fn keep_connected(&mut self) {
+        match (self.redial.answer(), &self.net) {
+            (Some(Ok(links)), Net::Down(..)) => self.net = Net::Replay(links, 0),
+            (Some(Err(reason)), &Net::Down(_, tries)) => {
+                self.net = Net::Down(Instant::now() + pause(tries), tries.saturating_add(1));
+                self.missed(&reason);
+            }
+            _ => {}
+        }
+        if let Net::Down(next, _) = self.net
+            && Instant::now() >= next
+        {
+            self.redial.begin();
+        }
+        self.replay();
+        let dead = self.broken.zip(self.dead_timeout);
+        if !self.failing && dead.is_some_and(|(since, timeout)| since.elapsed() >= timeout) {
+            self.failing = true;
+            self.tasks.fail_all(Code::EIO);
+            let reason = self.state.lock().last_error.clone().unwrap_or_default();
+            self.missed(&reason);
+        }
+    }
+
+    /// Asks again for acknowledged changes; when all have been answered, the kernel goes on.
+    fn replay(&mut self) {
+        let Net::Replay(links, from) = &mut self.net else { return };
+        let Some(link) = links.first_mut() else { return };
+        let mut done = Ok(());
+        while link.under_way() < DEPTH {
+            let Some(order) = self.tasks.unflushed.again(*from, link.longest_payload()) else {
+                break;
+            };
+            *from = order.at + order.len;
+            done = link.submit(order.tagged(REPLAYED));
+            if done.is_err() {
+                break;
+            }
+        }
+        let done = done.and_then(|()| link.push());
+        let all = link.under_way() == 0;
+        self.unless_broken(done);
+        if all && let Net::Replay(links, _) = &mut self.net {
+            self.net = Net::Up(std::mem::take(links));
+            (self.broken, self.failing) = (None, false);
+            let mut state = self.state.lock();
+            (state.phase, state.since) = (Phase::Connected, Instant::now());
+            state.reconnects += 1;
+            tell(&format!("{}: connected again", state.device));
+        }
+    }
+
+    /// The kernel is gone: what it did not flush is flushed, if that can be done soon.
+    pub(super) fn goodbye(&mut self) {
+        let until = Instant::now() + GOODBYE;
+        if !self.tasks.unflushed.is_empty() {
+            self.flush = None;
+            self.flush_ourselves();
+        }
+        while self.flush.is_some() && Instant::now() < until {
+            self.ask();
+            let timeout =
+                PollTimeout::try_from(until - Instant::now()).unwrap_or(PollTimeout::ZERO);
+            let Net::Up(links) = &self.net else { return };
+            let mut fds: Vec<_> =
+                links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
+            // Whatever it says, the links are looked at.
+            poll(&mut fds, timeout).ok();
+            let woken = vec![true; links.len()];
+            self.receive(&woken);
+        }
+        if let Net::Up(links) = std::mem::replace(&mut self.net, Net::Down(until, 0)) {
+            links.into_iter().for_each(Link::close);
+        }
+    }
+}

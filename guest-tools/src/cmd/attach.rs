@@ -1,0 +1,244 @@
+//! `attach`: makes a block device of an export, and stays behind it.
+//!
+//! The process that stays begins with '@' in argv[0]: at shutdown systemd leaves such processes alone
+//! until the filesystems that they carry are unmounted. So the program starts itself once more under
+//! that name, in its own place or, with --background, beside it.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
+    },
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use clap::Args;
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use super::{
+    CommandError,
+    print::{print, print_json},
+};
+use crate::{
+    attach::{AttachError, Ready, Wish, device_name, hand_over, parse_device, serve},
+    cli::Target,
+    init,
+    size::{parse_duration, parse_size},
+    sys,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools attach                               the host's default export, until it is detached
+  guest-tools attach --background nbd+vsock://2/data
+  guest-tools attach --device /dev/nbd3 --dead-timeout 10m nbd+vsock://2/data
+
+The device survives its server: while that is away the kernel's requests wait, and what was not
+answered is asked for again. What was answered and not flushed is kept here and done again too, so a
+server that dies with its cache loses nothing. The server must come back with the same disk.
+
+Keys of --json: device, uri, size, block_size, connections, read_only, relay.";
+
+/// The name of the process that stays.
+const NAME: &str = "@guest-tools";
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Attach {
+    #[command(flatten)]
+    target: Target,
+    /// The device, /dev/nbdN; default: the first that is free
+    #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
+    device: Option<u32>,
+    /// How long requests wait for a server that is gone before they fail; or 'never'
+    #[arg(long, value_name = "DURATION", default_value = "never", value_parser = dead_timeout)]
+    dead_timeout: DeadTimeout,
+    /// Connections; default: one a processor, up to 4, where the server allows more than one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: Option<u16>,
+    /// Make a device that cannot be written to
+    #[arg(long)]
+    read_only: bool,
+    /// Return when the device is there
+    #[arg(long)]
+    background: bool,
+    /// How long to wait for the server at the start
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    wait: Duration,
+    /// How much of what is acknowledged and not flushed is kept before a flush is asked for
+    #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = keep)]
+    keep: u64,
+    /// Give the kernel the connection itself: less work, but the device ends with its server; kernels
+    /// since late 2025 refuse this for vsock, and then there is a relay all the same
+    #[arg(long)]
+    direct: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Sockets that this process has open, in place of the kernel
+    #[arg(long, hide = true, value_name = "FD")]
+    kernel_fd: Vec<RawFd>,
+}
+
+/// `None`: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DeadTimeout(Option<Duration>);
+
+fn dead_timeout(text: &str) -> Result<DeadTimeout, String> {
+    if text == "never" {
+        return Ok(DeadTimeout(None));
+    }
+    parse_duration(text).map(Some).map(DeadTimeout).map_err(|why| format!("{why}, or 'never'"))
+}
+
+fn keep(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    let fits = (64 << 10..=1 << 30).contains(&size);
+    fits.then_some(size).ok_or_else(|| "from 64k to 1G".to_owned())
+}
+
+pub(crate) fn run(words: &Attach) -> Result<(), CommandError> {
+    let name = env::args_os().next().unwrap_or_default();
+    let is_relay = name.as_bytes().first() == Some(&b'@') && !init::is_first_process();
+    if is_relay || !words.kernel_fd.is_empty() {
+        return stay(words);
+    }
+    if words.direct {
+        match hand_over(&words.wish()?) {
+            Ok(ready) => return said(words, &ready),
+            Err(error @ AttachError::Connect { .. }) if error.is_refused_socket() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let program = env::current_exe().map_err(AttachError::system("find this program"))?;
+    let mut command = Command::new(&program);
+    command.arg0(NAME).arg("attach").args(words.words());
+    if words.background {
+        return begin(command);
+    }
+    // It only comes back if it cannot.
+    let source = command.exec();
+    Err(AttachError::System { what: "start this program again as the relay", source }.into())
+}
+
+impl Attach {
+    fn wish(&self) -> Result<Wish, AttachError> {
+        let ends = self.kernel_fd.iter().map(|&number| {
+            sys::duplicate(number).map(|file| UnixStream::from(OwnedFd::from(file)))
+        });
+        let ends: Result<_, _> = ends.collect();
+        Ok(Wish {
+            uri: self.target.uri.clone(),
+            index: self.device,
+            connections: self.connections.map(usize::from),
+            read_only: self.read_only,
+            dead_timeout: self.dead_timeout.0,
+            wait: self.wait,
+            keep: usize::try_from(self.keep).unwrap_or(usize::MAX),
+            ends: ends.map_err(AttachError::system("take the sockets of --kernel-fd"))?,
+        })
+    }
+
+    /// What was said, for the process that stays; its own words may be another program's, where this
+    /// one is process 1.
+    fn words(&self) -> Vec<OsString> {
+        let mut words = vec![self.target.uri.to_string(), format!("--keep={}", self.keep)];
+        words.push(format!("--wait={}ms", self.wait.as_millis()));
+        words.extend(self.device.map(|index| format!("--device={}", device_name(index))));
+        let timeout = self.dead_timeout.0;
+        words.extend(timeout.map(|timeout| format!("--dead-timeout={}ms", timeout.as_millis())));
+        words.extend(self.connections.map(|count| format!("--connections={count}")));
+        for (flag, said) in [
+            ("--read-only", self.read_only),
+            ("--background", self.background),
+            ("--json", self.json),
+        ] {
+            words.extend(said.then(|| flag.to_owned()));
+        }
+        words.into_iter().map(OsString::from).collect()
+    }
+}
+
+/// Starts the process that stays, and waits until it says that the device is there.
+fn begin(mut command: Command) -> Result<(), CommandError> {
+    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut child = started.map_err(AttachError::system("start this program as the relay"))?;
+    let mut text = String::new();
+    let heard = child.stdout.take().map_or(Ok(0), |mut said| said.read_to_string(&mut text));
+    heard.map_err(AttachError::system("hear the relay"))?;
+    if text.is_empty() {
+        // Why, it has said itself.
+        child.wait().map_err(AttachError::system("wait for the relay"))?;
+        return Err(CommandError::Told);
+    }
+    print(&text)
+}
+
+/// The process that stays.
+fn stay(words: &Attach) -> Result<(), CommandError> {
+    let background = words.background && words.kernel_fd.is_empty();
+    if background {
+        // The leader of a session is that already.
+        setsid().ok();
+        env::set_current_dir(Path::new("/")).ok();
+    }
+    serve(words.wish()?, |ready| {
+        // Whoever reads no more wants a device all the same.
+        said(words, ready).ok();
+        if background {
+            // Without a /dev/null it keeps what it has.
+            leave().ok();
+        }
+    })?;
+    Ok(())
+}
+
+fn said(words: &Attach, ready: &Ready) -> Result<(), CommandError> {
+    if words.json { print_json(&ready.to_json()) } else { print(&format!("{}\n", ready.device)) }
+}
+
+/// Lets the terminal go. What there is to tell goes to the kernel's log, which never waits.
+fn leave() -> io::Result<()> {
+    let log = File::options().write(true).open("/dev/kmsg");
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(log.as_ref().unwrap_or(&null).as_fd())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parsed(words: &[OsString]) -> Attach {
+        let line = ["guest-tools", "attach"].map(OsString::from).into_iter();
+        match Cli::try_parse_from(line.chain(words.iter().cloned())).unwrap().command {
+            Command::Attach(words) => words,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_process_that_stays_is_told_what_was_said() {
+        for line in [
+            "",
+            "--device nbd7 --dead-timeout 90s --connections 3 nbd+vsock://2:7/a%20b",
+            "--read-only --background --json --wait 2m --keep 1M nbd+unix:///x?socket=/y",
+        ] {
+            let words: Vec<_> = line.split_whitespace().map(OsString::from).collect();
+            let said = parsed(&words);
+            assert_eq!(format!("{:?}", parsed(&said.words())), format!("{said:?}"));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! `detach`: flushes a device, disconnects it, and waits for its relay to end.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    CommandError,
+    print::{print, print_json},
+};
+use crate::{
+    attach::{AttachError, attached, device_name, parse_device, release},
+    size::parse_duration,
+};
+
+/// Between two looks at a relay that is ending.
+const LOOK: Duration = Duration::from_millis(20);
+
+const EXAMPLES: &str = "\
+Examples:
+  guest-tools detach                   the only device that is attached
+  guest-tools detach /dev/nbd3 --force
+
+Keys of --json: device, flushed.";
+
+/// What was said.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Detach {
+    /// The device; default: the one that is attached
+    #[arg(value_name = "DEVICE", value_parser = parse_device)]
+    device: Option<u32>,
+    /// Without flushing, and though it is in use: what is not written is lost
+    #[arg(long)]
+    force: bool,
+    /// How long its relay may take to end
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(words: &Detach) -> Result<(), CommandError> {
+    let all = attached();
+    let index = match (words.device, all.as_slice()) {
+        (Some(index), all) if all.iter().any(|disk| disk.index == index) => index,
+        (Some(index), _) => return Err(AttachError::NotAttached(device_name(index)).into()),
+        (None, [only]) => only.index,
+        (None, []) => return Err(CommandError::Words("nothing is attached")),
+        (None, _) => {
+            return Err(CommandError::Words(
+                "several devices are attached: say which; 'guest-tools status' lists them",
+            ));
+        }
+    };
+    release(index, words.force)?;
+    let until = Instant::now() + words.timeout;
+    while attached().iter().any(|disk| disk.index == index) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let (device, seconds) = (device_name(index), words.timeout.as_secs());
+            return Err(AttachError::Stays { device, seconds }.into());
+        }
+        std::thread::park_timeout(LOOK.min(left));
+    }
+    let device = device_name(index);
+    if words.json {
+        return print_json(&json!({ "device": device, "flushed": !words.force }));
+    }
+    print(&format!("{device} is detached\n"))
+}
