@@ -60,6 +60,8 @@ pub(super) struct Relay {
     /// Since when there is no connection.
     broken: Option<Instant>,
     dead_timeout: Option<Duration>,
+    /// When the server last answered, or was asked after a time of peace.
+    heard: Instant,
     /// The dead timeout is over.
     failing: bool,
     /// Acknowledged changes are kept up to this many bytes, then a flush is asked for.
@@ -87,6 +89,7 @@ impl Relay {
             tasks,
             broken: None,
             dead_timeout,
+            heard: Instant::now(),
             failing: false,
             keep,
             flush: None,
@@ -145,6 +148,9 @@ impl Relay {
             self.flush_ourselves();
         }
         let Net::Up(links) = &mut self.net else { return };
+        if links.iter().all(|link| link.under_way() == 0) {
+            self.heard = Instant::now();
+        }
         let count = links.len().max(1);
         while let Some((lane, order)) = self.tasks.next_order() {
             let Some(link) = links.get_mut(lane % count) else { break };
@@ -222,7 +228,8 @@ impl Relay {
 
     /// Until something has to be done without being woken.
     fn timeout(&self) -> PollTimeout {
-        let dead = self.broken.zip(self.dead_timeout).filter(|_| !self.failing);
+        let since = if self.failing { None } else { self.broken };
+        let dead = since.or_else(|| self.asked_since()).zip(self.dead_timeout);
         let dead = dead.map(|(since, timeout)| since + timeout);
         let next = match self.net {
             Net::Down(next, _) if !self.redial.is_under_way() => Some(next),
@@ -234,6 +241,12 @@ impl Relay {
         // Rounded up: a poll that ends early finds nothing to do.
         let left = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    /// Since when the server owes an answer, if it does.
+    fn asked_since(&self) -> Option<Instant> {
+        let (Net::Up(links) | Net::Replay(links, _)) = &self.net else { return None };
+        links.iter().any(|link| link.under_way() > 0).then_some(self.heard)
     }
 
     fn receive(&mut self, woken: &[bool]) {
@@ -252,6 +265,9 @@ impl Relay {
             if turned.is_err() {
                 break;
             }
+        }
+        if !answered.is_empty() {
+            self.heard = Instant::now();
         }
         for done in answered {
             if let Some(reason) = self.answered(done) {

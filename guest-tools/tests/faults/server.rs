@@ -1,8 +1,11 @@
 //! A small NBD server in memory that has one fault, or none. What is not durable is lost when its last
-//! client leaves without a word, as in a crash.
+//! client leaves without a word, as in a crash; it can also crash by itself, again and again.
+
+#![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::{
     io::{self, Read, Write},
+    net::Shutdown,
     os::{
         fd::AsFd,
         unix::net::{UnixListener, UnixStream},
@@ -14,7 +17,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
-const SIZE: usize = 2 << 20;
+pub(crate) const SIZE: usize = 2 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -34,6 +37,40 @@ struct Disk {
     now: Vec<u8>,
     durable: Vec<u8>,
     writes: u64,
+    requests: u64,
+    /// It crashes at each so-many-th request.
+    lifetime: Option<u64>,
+    crashes: u64,
+    /// What it says to whoever connects.
+    size: usize,
+    /// It takes requests and answers none.
+    silent: bool,
+    clients: Vec<UnixStream>,
+}
+
+impl Disk {
+    /// Everybody is cut off. Of what is not durable, any part may have become so.
+    fn crash(&mut self) {
+        self.crashes += 1;
+        let (now, durable) = (self.now.chunks(512), self.durable.chunks_mut(512));
+        for (n, (now, durable)) in now.zip(durable).enumerate() {
+            if (n as u64 * 7 + self.requests).is_multiple_of(3) {
+                durable.copy_from_slice(now);
+            }
+        }
+        for client in self.clients.drain(..) {
+            // It may have left.
+            client.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+/// Where in a request the server crashes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crash {
+    Before,
+    Unanswered,
+    HalfAnswered,
 }
 
 type Shared = Arc<Mutex<Disk>>;
@@ -49,11 +86,47 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).expect("a socket");
-        let disk = Disk { now: vec![0; SIZE], durable: vec![0; SIZE], writes: 0 };
+        let disk = Disk {
+            now: vec![0; SIZE],
+            durable: vec![0; SIZE],
+            writes: 0,
+            requests: 0,
+            lifetime: None,
+            crashes: 0,
+            size: SIZE,
+            silent: false,
+            clients: Vec::new(),
+        };
         let disk = Arc::new(Mutex::new(disk));
         let shared = Arc::clone(&disk);
         thread::spawn(move || accept(&listener, &shared, fault));
         Self { uri: format!("nbd+unix:///?socket={}", path.display()), disk, _dir: dir }
+    }
+
+    /// From now on it crashes at each so-many-th request, or never.
+    pub(crate) fn lives_for(&self, requests: Option<u64>) {
+        lock(&self.disk).lifetime = requests;
+    }
+
+    /// Crashes now, and says another size to whoever comes back.
+    pub(crate) fn crash_and_be(&self, size: usize) {
+        let mut disk = lock(&self.disk);
+        disk.size = size;
+        disk.crash();
+    }
+
+    /// Whether those who are connected get no answers any more.
+    pub(crate) fn is_silent(&self, silent: bool) {
+        lock(&self.disk).silent = silent;
+    }
+
+    pub(crate) fn crashes(&self) -> u64 {
+        lock(&self.disk).crashes
+    }
+
+    /// What a crash would leave.
+    pub(crate) fn durable(&self) -> Vec<u8> {
+        lock(&self.disk).durable.clone()
     }
 
     /// Changes a byte behind everybody's back.
@@ -84,6 +157,7 @@ fn accept(listener: &UnixListener, disk: &Shared, fault: Option<Fault>) {
             now.clone_from(durable);
         }
         let (disk, mine) = (Arc::clone(disk), stream.try_clone().expect("a descriptor"));
+        lock(&disk).clients.push(stream.try_clone().expect("a descriptor"));
         // It ends with an error when its client leaves.
         let serves = thread::spawn(move || {
             drop(Session { stream, disk, fault, hidden: Vec::new() }.serve());
@@ -128,7 +202,7 @@ impl Session {
         }
         // Flush, FUA, trim, zeroes, multi-conn.
         let flags = 0b1_0110_1101_u16.to_be_bytes();
-        let size = (SIZE as u64).to_be_bytes();
+        let size = (lock(&self.disk).size as u64).to_be_bytes();
         self.reply(option, 3, &[&[0, 0][..], &size, &flags].concat())?;
         self.reply(option, 1, &[])?;
         Ok(true)
@@ -151,13 +225,20 @@ impl Session {
             .expect("64 bits");
         let len = u32::from_be_bytes(header[24..28].try_into().expect("4")) as usize;
         let mut answer = Vec::new();
+        let mut written = vec![0; if header[7] == 1 { len } else { 0 }];
+        self.stream.read_exact(&mut written)?;
+        if lock(&self.disk).silent {
+            io::copy(&mut self.stream, &mut io::sink())?;
+            return Ok(false);
+        }
+        let crash = self.crash();
+        if crash == Some(Crash::Before) {
+            lock(&self.disk).crash();
+            return Ok(false);
+        }
         match header[7] {
             0 => answer = self.read(at, len),
-            1 => {
-                let mut bytes = vec![0; len];
-                self.stream.read_exact(&mut bytes)?;
-                self.write(at, bytes, fua);
-            }
+            1 => self.write(at, written, fua),
             2 => return Ok(false),
             3 => self.flush(),
             4 => {
@@ -173,8 +254,27 @@ impl Session {
         let mut bytes = b"\x67\x44\x66\x98\0\0\0\0".to_vec();
         bytes.extend(&header[8..16]);
         bytes.extend(answer);
+        if crash == Some(Crash::HalfAnswered) {
+            self.stream.write_all(&bytes[..bytes.len() / 2])?;
+        }
+        if crash.is_some() {
+            lock(&self.disk).crash();
+            return Ok(false);
+        }
         self.stream.write_all(&bytes)?;
         Ok(true)
+    }
+
+    /// Whether it is time, and where.
+    fn crash(&self) -> Option<Crash> {
+        let mut disk = lock(&self.disk);
+        disk.requests += 1;
+        let lifetime = disk.lifetime?;
+        disk.requests.is_multiple_of(lifetime).then(|| match disk.requests / lifetime % 3 {
+            0 => Crash::Before,
+            1 => Crash::Unanswered,
+            _ => Crash::HalfAnswered,
+        })
     }
 
     fn read(&self, at: usize, len: usize) -> Vec<u8> {

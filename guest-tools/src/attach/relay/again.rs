@@ -82,12 +82,20 @@ impl Relay {
     /// Connects again, replays, and lets requests fail when it takes too long.
     pub(super) fn keep_connected(&mut self) {
         match (self.redial.answer(), &self.net) {
-            (Some(Ok(links)), Net::Down(..)) => self.net = Net::Replay(links, 0),
+            (Some(Ok(links)), Net::Down(..)) => {
+                self.net = Net::Replay(links, 0);
+                self.heard = Instant::now();
+            }
             (Some(Err(reason)), &Net::Down(_, tries)) => {
                 self.net = Net::Down(Instant::now() + pause(tries), tries.saturating_add(1));
                 self.missed(&reason);
             }
             _ => {}
+        }
+        let silent = self.asked_since().zip(self.dead_timeout);
+        if let Some((since, timeout)) = silent.filter(|(since, most)| since.elapsed() >= *most) {
+            self.broken.get_or_insert(since);
+            self.broke(&format!("no answer in {} s", timeout.as_secs_f32()));
         }
         if let Net::Down(next, _) = self.net
             && Instant::now() >= next
