@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use images::Tool;
 use tests::{Outcome, guest::Guest, need};
 
 /// What every script begins with.
@@ -11,16 +12,35 @@ const WORDS: &str = ". /tools/scripts/lab.sh; . /tools/scripts/attach.sh";
 /// For what works on a disk for a minute, under KVM.
 const LONG: Duration = Duration::from_mins(4);
 
-#[test]
-fn a_block_device_that_survives_its_server() -> Outcome<()> {
-    if need::guests_are_off("guest_attach") {
-        return Ok(());
+/// A booted guest with an agent that serves /run/lab/disk on its own port 10809; `None` where guests are off.
+fn guest(name: &str) -> Outcome<Option<Guest>> {
+    if need::guests_are_off(name) {
+        return Ok(None);
     }
     need::guests()?;
-    let mut guest = Guest::boot("guest_attach")?;
-    guest.sh("modprobe vsock_loopback; mkdir -p /mnt/disk")?;
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tools/systemd/guest-disk@.service");
+    let unit = Tool { name: "guest-disk@.service".to_owned(), source: unit.into() };
+    let mut guest = Guest::boot_with(name, &[unit])?;
+    guest.sh("modprobe vsock_loopback; mkdir -p /mnt/disk; dmesg --clear")?;
+    guest.check(
+        "the agent serves a file over vsock",
+        &format!(
+            "{WORDS}; truncate -s 512M /run/lab/disk; lasting file --vsock file /run/lab/disk"
+        ),
+    )?;
+    Ok(Some(guest))
+}
+
+#[test]
+fn a_block_device_that_survives_its_server() -> Outcome<()> {
+    let Some(mut guest) = guest("attach-fio")? else { return Ok(()) };
     comes_and_goes(&mut guest)?;
-    verified_under_ten_kills(&mut guest)?;
+    verified_under_ten_kills(&mut guest)
+}
+
+#[test]
+fn filesystems_survive_the_server_of_their_disk() -> Outcome<()> {
+    let Some(mut guest) = guest("attach-mkfs")? else { return Ok(()) };
     for (make, check) in [
         ("mkfs.ext4 -q -F", "e2fsck -f -n"),
         ("mkfs.xfs -q -f", "xfs_repair -n"),
@@ -31,13 +51,14 @@ fn a_block_device_that_survives_its_server() -> Outcome<()> {
     Ok(())
 }
 
+#[test]
+fn a_disk_is_brought_up_by_its_unit_and_tells_its_troubles() -> Outcome<()> {
+    let Some(mut guest) = guest("attach-unit")? else { return Ok(()) };
+    unit_and_fstab(&mut guest)?;
+    errors(&mut guest)
+}
+
 fn comes_and_goes(guest: &mut Guest) -> Outcome<()> {
-    guest.check(
-        "the agent serves a file over vsock",
-        &format!(
-            "{WORDS}; truncate -s 512M /run/lab/disk; lasting file --vsock file /run/lab/disk"
-        ),
-    )?;
     guest.expect(
         "attach loads the driver and prints the device",
         "guest-tools attach --background nbd+vsock://1/",
@@ -116,5 +137,96 @@ $(said replayed) replayed\"
     );
     println!("{}", guest.sh_within(&script, LONG)?);
     println!("ok: {make}: filled while the agent is killed four times, checked and read back");
+    Ok(())
+}
+
+/// The template unit, and a line of fstab that brings it up.
+fn unit_and_fstab(guest: &mut Guest) -> Outcome<()> {
+    guest.check(
+        "the unit makes the device, and takes it away",
+        "cp /tools/guest-disk@.service /etc/systemd/system/
+         ln -sf \"$(command -v guest-tools)\" /usr/bin/guest-tools
+         mkdir -p /etc/guest-disk /srv
+         echo ADDRESS=nbd+vsock://1/ >/etc/guest-disk/nbd0
+         systemctl daemon-reload
+         systemd-analyze --man=no verify guest-disk@nbd0.service
+         systemctl start guest-disk@nbd0
+         systemctl --no-pager status guest-disk@nbd0
+         mkfs.ext4 -q -F /dev/nbd0
+         systemctl stop guest-disk@nbd0
+         [ -z \"$(guest-tools status)\" ]",
+    )?;
+    guest.check(
+        "a mount of fstab brings the disk up, and is unmounted before it goes",
+        &format!(
+            "{WORDS}
+             modprobe -r nbd
+             line='/dev/nbd0 /srv ext4 _netdev,nofail,x-systemd.requires=guest-disk@nbd0.service 0 2'
+             echo \"$line\" >>/etc/fstab
+             systemctl daemon-reload
+             systemctl start srv.mount
+             findmnt /srv
+             echo kept >/srv/file
+             killed file 1 0
+             echo more >>/srv/file
+             systemctl stop guest-disk@nbd0
+             ! findmnt /srv
+             [ -z \"$(guest-tools status)\" ]
+             systemctl start srv.mount
+             [ \"$(cat /srv/file)\" = \"$(printf 'kept\\nmore')\" ]
+             journalctl --no-pager -o cat -u guest-disk@nbd0 | tail -5
+             systemctl stop guest-disk@nbd0
+             systemctl --quiet is-failed guest-disk@nbd0 && exit 1
+             clean"
+        ),
+    )?;
+    Ok(())
+}
+
+/// What does not work is said, and what is in use is not taken away.
+fn errors(guest: &mut Guest) -> Outcome<()> {
+    guest.check(
+        "a disk in use is not detached, neither by the command nor by a signal",
+        &format!(
+            "{WORDS}
+             guest-tools attach --background nbd+vsock://1/
+             mount /dev/nbd0 /mnt/disk
+             refuses '/dev/nbd0 is in use: unmount it first' guest-tools detach
+             kill $(said pid)
+             echo still >/mnt/disk/there; sync /mnt/disk/there
+             umount /mnt/disk
+             kill $(said pid)
+             until [ -z \"$(guest-tools status)\" ]; do sleep 0.1; done
+             refuses '/dev/nbd7 is not attached' guest-tools detach /dev/nbd7
+             refuses 'nothing is attached' guest-tools detach
+             refuses 'nobody on vsock port 7' guest-tools attach nbd+vsock://1:7/"
+        ),
+    )?;
+    guest.check(
+        "after the dead timeout there are errors, and then the disk again",
+        &format!(
+            "{WORDS}
+             guest-tools attach --background --dead-timeout 2s nbd+vsock://1/
+             systemctl stop file
+             ! dd if=/dev/nbd0 of=/dev/null bs=4k count=1 iflag=direct 2>/run/lab/dd
+             grep -q 'Input/output error' /run/lab/dd
+             guest-tools status
+             [ \"$(said state)\" = failed ]
+             lasting file --vsock file /run/lab/disk
+             until_said state connected
+             dd if=/dev/nbd0 of=/dev/null bs=4k count=1 iflag=direct
+             guest-tools detach"
+        ),
+    )?;
+    guest.check(
+        "this kernel refuses vsock sockets, so --direct makes a relay all the same",
+        &format!(
+            "{WORDS}
+             guest-tools attach --background --direct --json nbd+vsock://1/ | tee /run/lab/json
+             grep -q '\"relay\":true' /run/lab/json || ! guest-tools status --json | grep -q pid
+             dd if=/dev/nbd0 of=/dev/null bs=64k count=16 iflag=direct
+             guest-tools detach"
+        ),
+    )?;
     Ok(())
 }
