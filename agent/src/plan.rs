@@ -133,6 +133,7 @@ impl Plan {
             exports: stack.exports,
             gates: stack.gates,
             refusals: Arc::default(),
+            successions: Arc::default(),
             connections: AtomicU64::new(0),
             handshake_timeout: self.handshake_timeout,
             offers: self.offers,

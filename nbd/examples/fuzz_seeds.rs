@@ -200,6 +200,7 @@ fn export() -> Export {
         name: None,
         description: Some("a disk".to_owned()),
         allocation: true,
+        identity: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits and holds no memory.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Kind, Op, Turn};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Turn};
 
 /// nbdkit-full-plugin(1): writes, zeroes and trims fail for want of space.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl FullDisk {
 
 impl Disk for FullDisk {
     fn facts(&self) -> Facts {
-        Facts::plain(self.size)
+        Facts::plain(self.size, Identity::of("full", &[self.size]))
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

@@ -5,6 +5,7 @@
 mod error;
 pub mod file;
 mod full;
+mod identity;
 mod memory;
 mod null;
 mod ones;
@@ -22,6 +23,7 @@ use std::{fmt, pin::Pin};
 pub use error::{DiskError, Kind, Verb};
 pub use file::FileDisk;
 pub use full::FullDisk;
+pub use identity::Identity;
 pub use memory::MemoryDisk;
 pub use null::NullDisk;
 pub use ones::OnesDisk;
@@ -69,11 +71,14 @@ pub struct Facts {
     pub block_preferred: u32,
     /// One line for people; shown by LIST and INFO.
     pub description: Option<String>,
+    /// Which disk it is, for clients that come back; `None` if that cannot be known. A layer that makes
+    /// another disk of the one below has to say so.
+    pub identity: Option<Identity>,
 }
 
 impl Facts {
     /// The facts of a plain writable disk in which everything is supported.
-    pub fn plain(size: u64) -> Self {
+    pub fn plain(size: u64, identity: impl Into<Option<Identity>>) -> Self {
         Self {
             size,
             read_only: false,
@@ -92,6 +97,7 @@ impl Facts {
             write_endured: u32::MAX,
             block_preferred: 4096,
             description: None,
+            identity: identity.into(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits and holds no memory.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Op, Turn};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Op, Turn};
 
 /// nbdkit-null-plugin(1).
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl NullDisk {
 
 impl Disk for NullDisk {
     fn facts(&self) -> Facts {
-        Facts::plain(self.size)
+        Facts::plain(self.size, Identity::of("null", &[self.size]))
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

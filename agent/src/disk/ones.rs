@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Op, PAGE, Page, Piece, Slice, Turn};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Op, PAGE, Page, Piece, Slice, Turn};
 
 /// nbdkit-ones-plugin(1).
 #[derive(Debug)]
 pub struct OnesDisk {
     size: u64,
+    byte: u8,
     /// Lent for every page of every read.
     page: Arc<Page>,
 }
@@ -17,13 +18,14 @@ pub struct OnesDisk {
 impl OnesDisk {
     /// `size` bytes, at most 2^63 - 1, each of them `byte`. `None` if there is no memory.
     pub fn new(size: u64, byte: u8) -> Option<Self> {
-        Some(Self { size, page: Arc::new(Page::with(0, &[byte; PAGE])?) })
+        Some(Self { size, byte, page: Arc::new(Page::with(0, &[byte; PAGE])?) })
     }
 }
 
 impl Disk for OnesDisk {
     fn facts(&self) -> Facts {
-        Facts { can_extents: false, can_fast_zero: false, ..Facts::plain(self.size) }
+        let identity = Identity::of("ones", &[self.size, self.byte.into()]);
+        Facts { can_extents: false, can_fast_zero: false, ..Facts::plain(self.size, identity) }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits for anything.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Turn};
 
 /// Bytes that are made on the connection's own task; more would hold it for too long.
 const AT_ONCE: u32 = 1 << 20;
@@ -40,7 +40,7 @@ impl Disk for PatternDisk {
             can_trim: false,
             can_fast_zero: false,
             can_extents: false,
-            ..Facts::plain(self.size)
+            ..Facts::plain(self.size, Identity::of("pattern", &[self.size]))
         }
     }
 

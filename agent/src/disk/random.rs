@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn, Verb};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Turn, Verb};
 
 /// Bytes that are made on the connection's own task; more would hold it for too long.
 const AT_ONCE: u64 = 64 << 10;
@@ -74,7 +74,8 @@ fn byte(seed: u64) -> u8 {
 
 impl Disk for RandomDisk {
     fn facts(&self) -> Facts {
-        Facts { can_fast_zero: false, can_extents: false, ..Facts::plain(self.size) }
+        let identity = Identity::of("random", &[self.size, self.seed.into()]);
+        Facts { can_fast_zero: false, can_extents: false, ..Facts::plain(self.size, identity) }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn};
+use super::{Answer, Data, Disk, DiskError, Facts, Identity, Kind, Op, Turn};
 
 /// nbdkit-split-plugin(1).
 #[derive(Debug)]
@@ -67,10 +67,12 @@ fn on_part<'a>(op: &Op<'_>, bytes: &'a [u8], done: u64, share: &Range<u64>) -> O
 
 impl<D: Disk> Disk for SplitDisk<D> {
     fn facts(&self) -> Facts {
-        let mut all = Facts::plain(0);
+        let mut all = Facts::plain(0, Identity::of("split", &[]));
         // What no part can do, or not every part, is not offered.
         for facts in self.parts.iter().map(|part| part.disk.facts()) {
             all.size += facts.size;
+            let both = all.identity.zip(facts.identity);
+            all.identity = both.map(|(all, part)| all.and_disk(part));
             all.read_only |= facts.read_only;
             all.can_fua &= facts.can_fua;
             all.can_zero &= facts.can_zero;

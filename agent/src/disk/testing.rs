@@ -75,7 +75,7 @@ impl Recorder {
 
 impl Disk for Recorder {
     fn facts(&self) -> Facts {
-        Facts::plain(1 << 20)
+        Facts::plain(1 << 20, None)
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

@@ -21,7 +21,7 @@ use nix::{
 use super::{Exports, Listed, OpenError, Opening};
 use crate::disk::{
     Disk, DiskError, FileDisk, Verb,
-    file::{FileError, Identity, Options},
+    file::{FileError, Inode, Options},
 };
 
 /// Most names in a list; more files than that can be opened and are not shown.
@@ -33,7 +33,7 @@ pub struct Directory {
     path: PathBuf,
     directory: OwnedFd,
     options: Options,
-    disks: Mutex<HashMap<Identity, Weak<FileDisk>>>,
+    disks: Mutex<HashMap<Inode, Weak<FileDisk>>>,
 }
 
 impl Directory {
@@ -97,8 +97,8 @@ impl Directory {
     fn shared(&self, mut disk: FileDisk) -> Arc<FileDisk> {
         let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
         disks.retain(|_, disk| disk.strong_count() > 0);
-        let identity = disk.identity();
-        if let Some(other) = disks.get(&identity).and_then(Weak::upgrade) {
+        let inode = disk.inode();
+        if let Some(other) = disks.get(&inode).and_then(Weak::upgrade) {
             if other.facts() == disk.facts() {
                 return other;
             }
@@ -106,7 +106,7 @@ impl Directory {
             disk.share_edges(&other);
         }
         let disk = Arc::new(disk);
-        disks.insert(identity, Arc::downgrade(&disk));
+        disks.insert(inode, Arc::downgrade(&disk));
         disk
     }
 }

@@ -229,7 +229,7 @@ impl Disk for CowDisk {
             write_endured: below.write_endured,
             description: below.description.clone(),
             can_fast_zero: false,
-            ..Facts::plain(below.size)
+            ..Facts::plain(below.size, self.overlay.identity())
         }
     }
 

@@ -126,7 +126,9 @@ impl Truncate {
 
 impl Disk for Truncate {
     fn facts(&self) -> Facts {
-        Facts { size: self.size, ..self.below.facts() }
+        let below = self.below.facts();
+        let identity = below.identity.map(|all| all.and("truncate", &[self.size]));
+        Facts { size: self.size, identity, ..below }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

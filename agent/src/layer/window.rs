@@ -53,7 +53,8 @@ impl Disk for Window {
     fn facts(&self) -> Facts {
         let below = self.below.facts();
         // A disk that takes whole blocks only does so at its own borders.
-        Facts { size: self.len, ..below }
+        let identity = below.identity.map(|all| all.and("part", &[self.start, self.len]));
+        Facts { size: self.len, identity, ..below }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

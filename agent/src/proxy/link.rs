@@ -63,7 +63,7 @@ impl Link {
             block_preferred: blocks.preferred,
             block_maximum: blocks.maximum,
             description: described.description.clone(),
-            ..Facts::plain(described.size)
+            ..Facts::plain(described.size, None)
         };
         let longest = (client.longest_payload(), client.longest_range());
         let state = State { client, waiting: HashMap::new(), broken: None };

@@ -8,7 +8,7 @@ use std::{
 use nbd::{transmit::Checked, wire::Request};
 use tokio::task::JoinSet;
 
-use super::transmit::op;
+use super::{succession::Member, transmit::op};
 use crate::disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb};
 
 /// A request that came back.
@@ -31,11 +31,14 @@ pub(super) struct Blocking {
     bytes: u64,
     /// The disk holds requests (`Disk::hold`).
     pub(super) holds: bool,
+    /// Each request that is out has it: who follows this connection waits for them.
+    member: Option<Arc<Member>>,
 }
 
 impl Blocking {
-    pub(super) fn new(threads: usize, holds: bool) -> Self {
-        Self { tasks: JoinSet::new(), caught: None, threads: threads.max(1), bytes: 0, holds }
+    pub(super) fn new(threads: usize, holds: bool, member: Option<Arc<Member>>) -> Self {
+        let tasks = JoinSet::new();
+        Self { tasks, caught: None, threads: threads.max(1), bytes: 0, holds, member }
     }
 
     /// Nothing is out.
@@ -59,7 +62,10 @@ impl Blocking {
         pages: Option<Pages>,
     ) {
         self.bytes += payload(checked);
+        let member = self.member.clone();
         let finish = move |disk: &dyn Disk| {
+            // Beyond the session, if that ends before.
+            let _member = member;
             let mut pages = pages.unwrap_or_default();
             let mut op = op(checked, Data::Pages(&mut pages));
             Finished { request, checked, result: perform(disk, &mut op) }

@@ -11,6 +11,7 @@ mod protocol;
 mod revocable;
 mod spin;
 mod stream;
+mod succession;
 mod transmit;
 mod wire;
 
@@ -27,8 +28,8 @@ use std::{
 use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
-pub use self::admit::Refusals;
-use self::{stream::Stream, transmit::Transmission, wire::Wire};
+pub use self::{admit::Refusals, succession::Successions};
+use self::{blocking::Blocking, stream::Stream, transmit::Transmission, wire::Wire};
 use crate::{
     access::{Denied, Gate, Pass},
     exports::{Exports, Opening},
@@ -45,6 +46,8 @@ pub struct Rules {
     pub gates: Vec<Arc<dyn Gate>>,
     /// Who was not let in, in the log.
     pub refusals: Arc<Refusals>,
+    /// Clients that may come back.
+    pub successions: Arc<Successions>,
     /// Connections so far.
     pub connections: AtomicU64,
     /// From accept to the end of the negotiation; `--timeout`.
@@ -244,18 +247,27 @@ async fn serve(
     let Opening { connection, tls, .. } = opened.opening;
     tracing::info!(connection, %peer, export = opened.opening.export, tls, "opened");
     *export = Some(opened.opening.export);
+    let member = opened.member;
+    let blocking = Blocking::new(rules.threads, opened.disk.holds(), member.clone());
     let transmission = Transmission::new(
         connection,
         opened.stream,
         opened.disk,
         opened.terms,
         &opened.received,
-        rules.threads,
+        blocking,
     );
     drop(opened.received);
-    let (end, carried) = transmission.run(life).await;
-    *traffic = carried;
-    end
+    let transmit = async |life| {
+        let (end, carried) = transmission.run(life).await;
+        *traffic = carried;
+        end
+    };
+    match member {
+        Some(member) if member.begin() => revocable::run(transmit, life, member.revocation()).await,
+        Some(_) => End::Cut,
+        None => transmit(life).await,
+    }
 }
 
 /// How long a client gets to take in the last replies after the agent has said its last.

@@ -11,12 +11,14 @@ use std::{
 
 use nbd::{
     BlockSizes, Buffer, Refusal, Terms,
-    negotiate::{Ask, Ending, Export, Offers, Server, Step, Tls},
+    negotiate::{Ask, Ending, Export, Instead, Offers, Server, Step, Tls},
     wire::TransmissionFlags,
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream};
+use super::{
+    End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream, succession::Member,
+};
 use crate::{
     disk::{Disk, Facts},
     exports::{Exports, Listed, OpenError, Opening},
@@ -37,6 +39,8 @@ pub(super) struct Opened {
     pub(super) opening: Opening,
     /// What came behind the negotiation's last byte.
     pub(super) received: Vec<u8>,
+    /// The client has named itself.
+    pub(super) member: Option<Arc<Member>>,
 }
 
 /// Negotiates within the deadline.
@@ -67,6 +71,7 @@ async fn haggle(
     let mut buffer = Buffer::new(vec![0; BUFFER].into());
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
+    let mut member = None;
     loop {
         shown.server(&out);
         send(&mut stream, &mut out).await?;
@@ -91,7 +96,7 @@ async fn haggle(
                         Err(refusal) => ask.refuse(&refusal, &mut out),
                     }
                 }
-                Step::Ask(Ask::Export(ask)) => {
+                Step::Ask(Ask::Export(mut ask)) => {
                     let name = ask.name().to_owned();
                     if let Err(refusal) = gates.confirm(&stream, &opening, Some(&name)) {
                         step = ask.answer(Err(refusal), &mut out);
@@ -109,6 +114,14 @@ async fn haggle(
                             export
                         }),
                     };
+                    if let Some(instead) = ask.instead().filter(|_| answer.is_ok()) {
+                        // Whoever it was before: that one does not wait for itself.
+                        drop(member.take());
+                        member = follow(rules, instead, &mut life).await?;
+                        if member.is_none() {
+                            ask.refuse_instead();
+                        }
+                    }
                     ask.answer(answer, &mut out)
                 }
                 Step::StartTls(start) => {
@@ -137,6 +150,7 @@ async fn haggle(
                         terms,
                         opening: Opening { export, ..opening },
                         received: buffer.filled().to_vec(),
+                        member,
                     });
                 }
                 Step::End(ending) => {
@@ -155,6 +169,19 @@ async fn haggle(
                 }
             };
         };
+    }
+}
+
+/// Waits until nothing of the client's older connections is under way any more. A client that leaves
+/// meanwhile is found out at the deadline of the negotiation.
+async fn follow(
+    rules: &Rules,
+    instead: Instead,
+    life: &mut watch::Receiver<Life>,
+) -> Result<Option<Arc<Member>>, End> {
+    tokio::select! {
+        member = rules.successions.follow(instead) => Ok(member),
+        _ = life.wait_for(|life| *life == Life::Ending) => Err(End::Cut),
     }
 }
 
@@ -302,5 +329,6 @@ fn describe(facts: &Facts, read_only: bool) -> Export {
         name: None,
         description: facts.description.clone(),
         allocation: facts.can_extents,
+        identity: facts.identity.map(|identity| identity.to_string()),
     }
 }

@@ -1,11 +1,14 @@
 //! What `-v` shows of the protocol: each message of the negotiation, in the specification's words,
 //! and each request. Reads what went by once more and changes nothing; silent without `-v`.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
-use nbd::wire::{
-    ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery, OptionCode,
-    OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
+use nbd::{
+    negotiate::Instead,
+    wire::{
+        ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery,
+        OptionCode, OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
+    },
 };
 
 /// A negotiation that is looked at, if it is.
@@ -108,9 +111,12 @@ fn option(header: OptionHeader, data: &[u8]) -> String {
                 write!(text, " {:?} [{}]", query.name, wanted.join(", ")).map_err(drop)
             })
         }
-        OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT => ContextQuery::parse(data)
-            .map_err(drop)
-            .and_then(|query| write!(text, " {:?} {:?}", query.name, query.queries).map_err(drop)),
+        OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT => {
+            ContextQuery::parse(data).map_err(drop).and_then(|query| {
+                let queries: Vec<_> = query.queries.iter().map(|query| shown(query)).collect();
+                write!(text, " {:?} {queries:?}", query.name).map_err(drop)
+            })
+        }
         _ if len == 0 => Ok(()),
         _ => Err(()),
     };
@@ -118,6 +124,14 @@ fn option(header: OptionHeader, data: &[u8]) -> String {
         write!(text, ", {len} bytes").ok();
     }
     text
+}
+
+/// A context's name. The token of a client is its secret.
+fn shown(name: &str) -> Cow<'_, str> {
+    match Instead::parse(name) {
+        Some(instead) => format!("x-agent:instead=*.{}", instead.generation).into(),
+        None => name.into(),
+    }
 }
 
 fn reply(header: OptionReplyHeader, data: &[u8]) -> String {
@@ -138,9 +152,8 @@ fn reply(header: OptionReplyHeader, data: &[u8]) -> String {
             ),
             Info::Other(other) => write!(text, " {other}"),
         }),
-        ReplyCode::META_CONTEXT => {
-            ContextEntry::parse(data).map(|entry| write!(text, " {} {:?}", entry.id, entry.name))
-        }
+        ReplyCode::META_CONTEXT => ContextEntry::parse(data)
+            .map(|entry| write!(text, " {} {:?}", entry.id, shown(entry.name))),
         code if code.is_error() && !data.is_empty() => {
             Ok(write!(text, " {:?}", String::from_utf8_lossy(data)))
         }
@@ -150,4 +163,16 @@ fn reply(header: OptionReplyHeader, data: &[u8]) -> String {
         write!(text, ", {len} bytes").ok();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let instead = Instead { token: 0xabc, generation: 7 };
+        assert_eq!(shown(&instead.to_string()), "x-agent:instead=*.7");
+        assert_eq!(shown("base:allocation"), "base:allocation");
+    }
 }

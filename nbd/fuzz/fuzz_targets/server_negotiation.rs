@@ -83,6 +83,7 @@ fn export() -> Export {
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
         allocation: true,
+        identity: None,
     }
 }
 

@@ -4,6 +4,7 @@
 use super::{
     Export, LIST_BYTES, LIST_LIMIT, Negotiated,
     meta::ALLOCATION_ID,
+    own::{IDENTITY, Instead},
     server::{Ending, Server, Step},
 };
 use crate::{
@@ -99,6 +100,10 @@ pub(super) struct Wanted {
     pub(super) description: bool,
     /// The queries found `base:allocation`.
     pub(super) allocation: bool,
+    /// They ask for the export's identity.
+    pub(super) identity: bool,
+    /// The connection is to stand in place of others.
+    pub(super) instead: Option<Instead>,
 }
 
 /// What is this export?
@@ -120,6 +125,17 @@ impl AskExport {
     /// What the client wants with it.
     pub const fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// In place of which connections this one is to stand: the caller answers when nothing of theirs is
+    /// under way any more.
+    pub const fn instead(&self) -> Option<Instead> {
+        self.wanted.instead
+    }
+
+    /// The answer will not say that it does.
+    pub const fn refuse_instead(&mut self) {
+        self.wanted.instead = None;
     }
 
     /// The export, or why not. `Feed` gives the machine back; `Done` only when the purpose was to
@@ -162,6 +178,14 @@ impl AskExport {
                     if set {
                         self.server.selection.set(self.name);
                     }
+                }
+                let identity = export.identity.as_ref().filter(|_| self.wanted.identity);
+                let identity = identity.map(|identity| format!("{IDENTITY}={identity}"));
+                let instead = self.wanted.instead.map(|instead| instead.to_string());
+                for name in [identity, instead].into_iter().flatten() {
+                    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
+                        ContextEntry { id: 0, name: fit(&name) }.put(out);
+                    });
                 }
                 put_option_reply(option, ReplyCode::ACK, out, |_| ());
             }
@@ -224,7 +248,7 @@ impl Wanted {
         Self {
             name: infos.contains(&InfoType::NAME),
             description: infos.contains(&InfoType::DESCRIPTION),
-            allocation: false,
+            ..Self::default()
         }
     }
 }

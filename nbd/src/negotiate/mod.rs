@@ -21,6 +21,7 @@
 mod ask;
 mod client;
 mod meta;
+mod own;
 mod ready;
 mod server;
 mod starttls;
@@ -28,6 +29,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
+pub use own::{IDENTITY, Instead, identity};
 pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;
@@ -101,6 +103,8 @@ pub struct Export {
     pub description: Option<String>,
     /// It has `base:allocation`.
     pub allocation: bool,
+    /// Which disk it is, for a client that comes back: printable ASCII (`x-agent:identity`).
+    pub identity: Option<String>,
 }
 
 /// The end of a successful negotiation; nothing else makes one.

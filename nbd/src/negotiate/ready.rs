@@ -64,11 +64,16 @@ impl Ready {
 
     /// Asks for the names of the metadata contexts of an export. They need structured replies.
     pub fn contexts(self, name: &str, out: &mut Vec<u8>) -> Client {
+        self.contexts_of(name, &[], out)
+    }
+
+    /// As `contexts`: those that the queries find. None find all that the server tells to everybody.
+    pub fn contexts_of(self, name: &str, queries: &[&str], out: &mut Vec<u8>) -> Client {
         if !self.0.fixed {
             return Client::new(self.0, Phase::Barred);
         }
         put_option(OptionCode::LIST_META_CONTEXT, out, |out| {
-            ContextQuery { name, queries: Vec::new() }.put(out);
+            ContextQuery { name, queries: queries.to_vec() }.put(out);
         });
         Client::new(self.0, Phase::ContextNames { found: Vec::new(), bytes: 0 })
     }

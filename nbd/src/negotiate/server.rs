@@ -4,6 +4,7 @@ use super::{
     OPTION_LIMIT, Offers, SKIP_LIMIT,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
     meta::{Selection, lists_allocation, selects_allocation},
+    own::{IDENTITY, Instead},
     starttls::{Channel, StartTls},
 };
 use crate::{
@@ -317,11 +318,19 @@ impl Server {
             ));
         }
         let query = ContextQuery::parse(data).map_err(unfit)?;
-        let found = match purpose {
-            Purpose::SetContexts => selects_allocation(&query.queries),
-            _ => lists_allocation(&query.queries),
+        let queries = &*query.queries;
+        let wanted = match purpose {
+            Purpose::SetContexts => {
+                Wanted { allocation: selects_allocation(queries), ..Wanted::default() }
+            }
+            _ => Wanted {
+                allocation: lists_allocation(queries),
+                identity: queries.contains(&IDENTITY),
+                instead: queries.iter().find_map(|query| Instead::parse(query)),
+                ..Wanted::default()
+            },
         };
-        Ok((query.name.to_owned(), Wanted { allocation: found, ..Wanted::default() }))
+        Ok((query.name.to_owned(), wanted))
     }
 
     fn ask(self, purpose: Purpose, name: String, wanted: Wanted) -> Turn {

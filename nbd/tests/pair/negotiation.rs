@@ -20,6 +20,7 @@ fn export(size: u64) -> Export {
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
         allocation: true,
+        identity: None,
     }
 }
 

@@ -136,3 +136,22 @@ fn contexts_of_an_unknown_export_are_refused() {
     }
     talk.assert_in_step();
 }
+
+#[test]
+fn own_contexts_are_told_to_whoever_names_them_and_selected_by_nobody() {
+    let instead = "x-agent:instead=000000000000000000000000000000ff.3";
+    let (list, set) = (OptionCode::LIST_META_CONTEXT, OptionCode::SET_META_CONTEXT);
+    for (option, queries, found) in [
+        (list, &["x-agent:identity"][..], &["x-agent:identity=12ab"][..]),
+        (list, &[instead, "x-agent:identity"], &["x-agent:identity=12ab", instead]),
+        (list, &["base:", "x-agent:identity"], &["base:allocation", "x-agent:identity=12ab"]),
+        (list, &["x-agent:", "x-agent:identity=12ab", "x-agent:instead"], &[]),
+        (set, &["x-agent:identity", instead], &[]),
+    ] {
+        let mut talk = Talk::structured();
+        let replies = talk.all(option, &contexts("disk", queries));
+        let names: Vec<_> = replies.iter().filter_map(|reply| reply.data.get(4..)).collect();
+        let due: Vec<_> = found.iter().map(|name| name.as_bytes()).collect();
+        assert_eq!(names, due, "{queries:?}");
+    }
+}

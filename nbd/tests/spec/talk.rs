@@ -48,6 +48,7 @@ pub(crate) fn export() -> Export {
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
         allocation: true,
+        identity: Some("12ab".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@
 mod direct;
 mod extents;
 mod open;
+mod which;
 mod zero;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
 };
 
 use direct::Direct;
-pub use open::{Advice, Cache, FileError, Identity, Options};
+pub use open::{Advice, Cache, FileError, Inode, Options};
 
 use super::{
     Answer, Disk, DiskError, Facts, Kind, Op, Turn,
@@ -34,7 +35,7 @@ const WINDOW: u64 = 1 << 20;
 pub struct FileDisk {
     file: File,
     facts: Facts,
-    identity: Identity,
+    inode: Inode,
     /// A block device: whole sectors, no holes to be seen.
     sector: Option<u64>,
     /// O_DIRECT, `cache=none`.
@@ -95,8 +96,8 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 impl FileDisk {
     /// Which file it is, whatever name it was opened by.
-    pub fn identity(&self) -> Identity {
-        self.identity
+    pub fn inode(&self) -> Inode {
+        self.inode
     }
 
     /// A range that the page cache has is answered; anything else changes nothing.

@@ -18,7 +18,7 @@ use nix::{
 };
 use thiserror::Error;
 
-use super::{Abilities, Direct, FileDisk};
+use super::{Abilities, Direct, FileDisk, which};
 use crate::{disk::Facts, sys::file as sys};
 
 /// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
@@ -54,7 +54,7 @@ pub struct Options {
 
 /// What makes two open files the same: the device of a block device, else filesystem and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity {
+pub struct Inode {
     device: u64,
     inode: Option<u64>,
 }
@@ -165,7 +165,7 @@ impl FileDisk {
     pub(super) fn from_file(mut file: File, mut read_only: bool) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let device = metadata.file_type().is_block_device();
-        let mut facts = Facts::plain(metadata.size());
+        let mut facts = Facts::plain(metadata.size(), which::identity(&file, &metadata)?);
         let mut sector = None;
         if device {
             read_only |= sys::read_only(&file)?;
@@ -184,7 +184,7 @@ impl FileDisk {
         let disk = Self {
             file,
             facts,
-            identity: identify(&metadata),
+            inode: identify(&metadata),
             sector,
             direct: None,
             can: Abilities::default(),
@@ -231,11 +231,11 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
     Err(FileError::Kind { path: path.to_owned(), kind })
 }
 
-fn identify(metadata: &Metadata) -> Identity {
+fn identify(metadata: &Metadata) -> Inode {
     if metadata.file_type().is_block_device() {
-        Identity { device: metadata.rdev(), inode: None }
+        Inode { device: metadata.rdev(), inode: None }
     } else {
-        Identity { device: metadata.dev(), inode: Some(metadata.ino()) }
+        Inode { device: metadata.dev(), inode: Some(metadata.ino()) }
     }
 }
 

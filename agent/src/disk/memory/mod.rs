@@ -21,7 +21,8 @@ use std::{
 use chunk::{CHUNK, Chunk, Chunks, NoMemory, unlent};
 
 use super::{
-    Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, PAGE, Page, Pages, Piece, Slice, Turn,
+    Answer, Data, Disk, DiskError, Extent, Facts, Identity, Kind, Op, PAGE, Page, Pages, Piece,
+    Slice, Turn,
     ranges::{cuts, length},
 };
 
@@ -39,6 +40,8 @@ const EXTENTS: usize = 8192;
 /// A disk whose bytes live in this process.
 pub struct MemoryDisk {
     size: u64,
+    /// Its bytes end with it.
+    identity: Identity,
     shards: Box<[Shard; SHARDS]>,
     /// Pages that hold memory.
     pages: AtomicU64,
@@ -66,7 +69,13 @@ impl MemoryDisk {
     /// An empty disk of `size` bytes, at most 2^63 - 1.
     pub fn new(size: u64) -> Self {
         let shards = array::from_fn(|_| Shard(RwLock::default()));
-        Self { size, shards: Box::new(shards), pages: AtomicU64::new(0), chunks: AtomicU64::new(0) }
+        Self {
+            size,
+            identity: Identity::fresh(),
+            shards: Box::new(shards),
+            pages: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+        }
     }
 
     /// Bytes of memory that the disk's data take.
@@ -304,7 +313,7 @@ impl Runs<'_> {
 
 impl Disk for MemoryDisk {
     fn facts(&self) -> Facts {
-        Facts::plain(self.size)
+        Facts::plain(self.size, self.identity)
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

@@ -19,7 +19,7 @@ use nix::{
     unistd::mkstemp,
 };
 
-use crate::disk::{DiskError, Verb};
+use crate::disk::{DiskError, Identity, Verb};
 
 /// Locks of blocks. Neighbours have different ones.
 const LOCKS: usize = 64;
@@ -54,6 +54,8 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Overlay {
     file: File,
+    /// What is written here is gone with it.
+    identity: Identity,
     /// Bytes of the disk.
     size: u64,
     block: u64,
@@ -76,12 +78,17 @@ impl Overlay {
         std::fs::remove_file(path)?;
         Ok(Self {
             file: File::from(fd),
+            identity: Identity::fresh(),
             size,
             block,
             map: RwLock::default(),
             slots: Mutex::new(Slots { next: FIRST_SLOT, free: Vec::new() }),
             locks: [const { RwLock::new(()) }; LOCKS],
         })
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
     }
 
     pub(super) fn size(&self) -> u64 {

@@ -65,7 +65,7 @@ impl Transmission {
         disk: Arc<dyn Disk>,
         terms: Terms,
         received: &[u8],
-        threads: usize,
+        blocking: Blocking,
     ) -> Self {
         let mut buffer = Buffer::default();
         if !received.is_empty() {
@@ -73,7 +73,6 @@ impl Transmission {
             buffer.spare()[..received.len()].copy_from_slice(received);
             buffer.added(received.len());
         }
-        let blocking = Blocking::new(threads, disk.holds());
         let write_endured = disk.facts().write_endured.into();
         Self {
             connection,

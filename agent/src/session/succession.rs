@@ -1,0 +1,150 @@
+//! Clients that come back: a new connection stands in place of the client's old ones.
+//!
+//! A connection that broke may have asked for changes that a disk still works on. If its client connects
+//! anew, asks again and goes on, such a change could come last and undo a newer one. So a client names
+//! itself by a token (`x-agent:instead`), and its new connection is let in when nothing of the old ones
+//! is under way any more. `negotiate` asks here; a session and each of its requests on a blocking thread
+//! hold a `Member`.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use nbd::negotiate::Instead;
+use tokio::sync::watch;
+
+use crate::access::{Revocation, Revoker};
+
+/// What the log says of a connection that was followed by another.
+const FOLLOWED: &str = "its client has come back on a new connection";
+
+/// The clients that have named themselves.
+#[derive(Default)]
+pub struct Successions(Mutex<Clients>);
+
+#[derive(Default)]
+struct Clients {
+    by_token: HashMap<u128, Vec<Known>>,
+    next: u64,
+}
+
+/// A connection of a client.
+struct Known {
+    number: u64,
+    generation: u64,
+    revoker: Revoker,
+    /// It has a disk: until it ends there may be something under way.
+    active: bool,
+    /// Its other end is in the member.
+    end: watch::Receiver<()>,
+}
+
+/// A connection whose client has named itself. It ends with its last holder.
+pub(super) struct Member {
+    clients: Arc<Successions>,
+    instead: Instead,
+    number: u64,
+    revocation: Revocation,
+    /// Closes when the member is gone.
+    _end: watch::Sender<()>,
+}
+
+impl Successions {
+    /// Makes a connection stand in place of all of a lower generation: these end, and when nothing of
+    /// theirs is under way any more, it is one. `None` if another one stands in its place already.
+    pub(super) async fn follow(self: &Arc<Self>, instead: Instead) -> Option<Arc<Member>> {
+        let member = self.enter(instead)?;
+        // Others of the same generation wait for the same.
+        while let Some(mut end) = self.before(instead) {
+            // An error is what it waits for.
+            while end.changed().await.is_ok() {}
+        }
+        Some(member)
+    }
+
+    fn enter(self: &Arc<Self>, instead: Instead) -> Option<Arc<Member>> {
+        let mut clients = self.clients();
+        clients.next += 1;
+        let number = clients.next;
+        let connections = clients.by_token.entry(instead.token).or_default();
+        if connections.iter().any(|known| known.generation > instead.generation) {
+            return None;
+        }
+        for known in connections.iter().filter(|known| known.generation < instead.generation) {
+            known.revoker.revoke(FOLLOWED);
+        }
+        let revoker = Revoker::default();
+        let revocation = revoker.revocation();
+        let (sender, end) = watch::channel(());
+        let generation = instead.generation;
+        connections.push(Known { number, generation, revoker, active: false, end });
+        let clients = Arc::clone(self);
+        Some(Arc::new(Member { clients, instead, number, revocation, _end: sender }))
+    }
+
+    /// The end of an older connection that has a disk.
+    fn before(&self, instead: Instead) -> Option<watch::Receiver<()>> {
+        let clients = self.clients();
+        let connections = clients.by_token.get(&instead.token)?;
+        let older = |known: &&Known| known.generation < instead.generation && known.active;
+        Some(connections.iter().find(older)?.end.clone())
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    /// Before the connection's first request. Says no when it has been followed by another.
+    pub(super) fn begin(&self) -> bool {
+        let mut clients = self.clients.clients();
+        let connections = clients.by_token.entry(self.instead.token).or_default();
+        let generation = self.instead.generation;
+        if connections.iter().any(|known| known.generation > generation) {
+            return false;
+        }
+        if let Some(known) = connections.iter_mut().find(|known| known.number == self.number) {
+            known.active = true;
+        }
+        true
+    }
+
+    /// Told when it is followed by another.
+    pub(super) fn revocation(&self) -> Revocation {
+        self.revocation.clone()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut clients = self.clients.clients();
+        let Some(connections) = clients.by_token.get_mut(&self.instead.token) else { return };
+        connections.retain(|known| known.number != self.number);
+        if connections.is_empty() {
+            clients.by_token.remove(&self.instead.token);
+            // Tokens are many over the years of an agent.
+            if clients.by_token.len() < clients.by_token.capacity() / 4 {
+                clients.by_token.shrink_to_fit();
+            }
+        }
+    }
+}
+
+/// Tokens are secrets of their clients.
+impl fmt::Debug for Successions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Successions").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("instead", &self.instead).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Clients that come back, with sessions and without.
+
+use std::{
+    future::Future,
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    pin::pin,
+    sync::{
+        atomic::AtomicU64,
+        mpsc::{Receiver, Sender, channel},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use nbd::{
+    Framing,
+    negotiate::{Client, ClientStep, IDENTITY, Offers, Tls, identity},
+};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    disk::{Answer, Disk, DiskError, Facts, Identity, Op, Turn},
+    exports::Single,
+    peer::Peer,
+    session::{self, End, Life, Rules},
+    tls,
+};
+
+fn instead(generation: u64) -> Instead {
+    Instead { token: 7, generation }
+}
+
+fn now<T>(waits: impl Future<Output = T>) -> Poll<T> {
+    pin!(waits).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn entered(all: &Arc<Successions>, generation: u64) -> Arc<Member> {
+    match now(all.follow(instead(generation))) {
+        Poll::Ready(Some(member)) => member,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn one_follows_when_the_last_holder_of_the_one_before_is_gone() {
+    let all = Arc::new(Successions::default());
+    let first = entered(&all, 1);
+    assert!(first.begin());
+    let request = Arc::clone(&first);
+    let mut waits = pin!(all.follow(instead(2)));
+    let context = &mut Context::from_waker(Waker::noop());
+    assert!(waits.as_mut().poll(context).is_pending());
+    assert!(matches!(now(first.revocation().revoked()), Poll::Ready(why) if &*why == FOLLOWED));
+    drop(first);
+    assert!(waits.as_mut().poll(context).is_pending());
+    drop(request);
+    assert!(matches!(waits.as_mut().poll(context), Poll::Ready(Some(_))));
+}
+
+#[test]
+fn those_of_one_generation_stand_beside_each_other_and_an_old_one_comes_too_late() {
+    let all = Arc::new(Successions::default());
+    let (one, two) = (entered(&all, 3), entered(&all, 3));
+    assert!(one.begin() && two.begin());
+    assert!(matches!(now(all.follow(instead(2))), Poll::Ready(None)));
+    assert!(now(one.revocation().revoked()).is_pending());
+    // Other clients are others.
+    let other = Instead { token: 8, generation: 9 };
+    assert!(matches!(now(all.follow(other)), Poll::Ready(Some(_))));
+}
+
+#[test]
+fn who_has_no_disk_yet_is_not_waited_for_and_gets_none_any_more() {
+    let all = Arc::new(Successions::default());
+    let first = entered(&all, 1);
+    let second = entered(&all, 2);
+    assert!(!first.begin());
+    assert!(second.begin());
+}
+
+#[test]
+fn nothing_is_kept_of_those_who_left() {
+    let all = Arc::new(Successions::default());
+    for generation in 0..100 {
+        drop(entered(&all, generation));
+    }
+    assert!(all.clients().by_token.is_empty());
+}
+
+/// Says when it begins a write, and ends it when it is told to.
+#[derive(Debug)]
+struct Slow {
+    begun: Mutex<Sender<u64>>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Disk for Slow {
+    fn facts(&self) -> Facts {
+        Facts::plain(1 << 20, Identity::of("slow", &[]))
+    }
+
+    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::Later)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<(), DiskError> {
+        self.begun.lock().unwrap().send(op.range().0).unwrap();
+        self.go_on.lock().unwrap().recv().unwrap();
+        Ok(())
+    }
+}
+
+fn rules(disk: Slow) -> Arc<Rules> {
+    Arc::new(Rules {
+        exports: Arc::new(Single(Arc::new(disk))),
+        gates: Vec::new(),
+        refusals: Arc::default(),
+        successions: Arc::default(),
+        connections: AtomicU64::new(0),
+        handshake_timeout: Duration::from_mins(1),
+        offers: Offers { tls: Tls::Off, ..Offers::default() },
+        read_only: false,
+        // One after the other: what waits behind a write has not begun.
+        threads: 1,
+        tls: tls::Policy::Off,
+    })
+}
+
+/// A session, and the client's end of it.
+fn session(rules: &Arc<Rules>, life: &watch::Receiver<Life>) -> (UnixStream, JoinHandle<End>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
+    let session = session::run(OwnedFd::from(ours).into(), peer, Arc::clone(rules), life.clone());
+    (theirs, tokio::spawn(session))
+}
+
+/// What the server answers.
+fn answer(stream: &mut UnixStream, mut client: Client, out: &mut Vec<u8>) -> ClientStep {
+    let mut received = Vec::new();
+    loop {
+        let (eaten, step) = client.step(&received, out);
+        received.drain(..eaten);
+        stream.write_all(&std::mem::take(out)).unwrap();
+        match step {
+            ClientStep::Feed(again) => client = again,
+            other => return other,
+        }
+        let mut piece = [0; 512];
+        let n = stream.read(&mut piece).unwrap();
+        assert!(n > 0, "it was closed");
+        received.extend_from_slice(&piece[..n]);
+    }
+}
+
+/// Negotiates up to the export; what was said to the queries.
+fn enter(stream: &mut UnixStream, instead: Instead) -> Vec<String> {
+    let mut out = Vec::new();
+    let ClientStep::Ready(ready) = answer(stream, Client::start(Framing::Structured), &mut out)
+    else {
+        panic!("no greeting");
+    };
+    let client = ready.contexts_of("", &[IDENTITY, &instead.to_string()], &mut out);
+    let ClientStep::Contexts(ready, names) = answer(stream, client, &mut out) else {
+        panic!("no contexts");
+    };
+    let client = ready.go("", false, &mut out);
+    assert!(matches!(answer(stream, client, &mut out), ClientStep::Done(..)));
+    names
+}
+
+/// A write of 512 bytes.
+fn write(stream: &mut UnixStream, at: u64) {
+    let mut bytes = 0x2560_9513_0000_0001_u64.to_be_bytes().to_vec();
+    bytes.extend(at.to_be_bytes());
+    bytes.extend(at.to_be_bytes());
+    bytes.extend(512_u32.to_be_bytes());
+    bytes.extend([1; 512]);
+    stream.write_all(&bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_follows_it() {
+    let (begun, begins) = channel();
+    let (go, go_on) = channel();
+    let disk = Slow { begun: Mutex::new(begun), go_on: Mutex::new(go_on) };
+    let rules = rules(disk);
+    let (_alive, life) = watch::channel(Life::Serving);
+    let patience = Duration::from_mins(1);
+
+    let (mut old, first) = session(&rules, &life);
+    let mut old = tokio::task::spawn_blocking(move || {
+        let names = enter(&mut old, instead(1));
+        assert_eq!(identity(&names[0]).map(str::len), Some(32));
+        assert_eq!(names[1..], [instead(1).to_string()]);
+        write(&mut old, 4096);
+        write(&mut old, 8192);
+        old
+    })
+    .await
+    .unwrap();
+    let begins = tokio::task::spawn_blocking(move || {
+        assert_eq!(begins.recv_timeout(patience), Ok(4096));
+        begins
+    });
+    let begins = begins.await.unwrap();
+
+    let (mut new, _second) = session(&rules, &life);
+    let mut entering = tokio::task::spawn_blocking(move || {
+        enter(&mut new, instead(2));
+        write(&mut new, 0);
+        new
+    });
+    // The old connection ends at once, though what it asked for does not.
+    assert_eq!(first.await.unwrap(), End::Revoked(FOLLOWED.into()));
+    assert_eq!(old.read(&mut [0; 16]).unwrap(), 0);
+    // That something does not happen cannot be waited for.
+    let soon = tokio::time::timeout(Duration::from_millis(200), &mut entering).await;
+    assert!(soon.is_err(), "the new connection is let in while the old one's write goes on");
+    go.send(()).unwrap();
+    go.send(()).unwrap();
+    let mut new = entering.await.unwrap();
+    tokio::task::spawn_blocking(move || {
+        let next = begins.recv_timeout(patience);
+        assert_eq!(next, Ok(0), "what the old connection had asked for behind is not done");
+        new.read_exact(&mut [0; 16]).unwrap();
+    })
+    .await
+    .unwrap();
+}
