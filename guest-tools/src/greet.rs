@@ -9,7 +9,7 @@ use std::{
 
 use nbd::{
     Framing, Refusal, Uri,
-    negotiate::{self, ClientStep, Described, Listed, Ready},
+    negotiate::{self, ClientStep, Described, IDENTITY, Instead, Listed, Ready, identity},
     transmit::client::Client,
     wire::ReplyCode,
 };
@@ -43,6 +43,48 @@ pub(crate) fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
             let client = Client::new(negotiated.into_terms());
             let Talk { socket, received, .. } = talk;
             Ok(Entered { socket, received, client, described })
+        }
+        step => Err(talk.refused(step)),
+    }
+}
+
+/// What a server says to a client that may have to come back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Which disk the export is, where the server knows that.
+    pub(crate) identity: Option<String>,
+    /// The connection stands in place of the client's older ones, which are over.
+    pub(crate) follows: bool,
+}
+
+/// Connects and enters the export in place of the connections that this client had before. A server that
+/// knows nothing of that says nothing.
+pub(crate) fn enter_instead(
+    uri: &Uri,
+    instead: Instead,
+) -> Result<(Entered, Standing), SessionError> {
+    let (mut talk, mut ready) = Talk::begin(uri)?;
+    let mut standing = Standing::default();
+    if ready.framing() >= Framing::Structured {
+        let instead = instead.to_string();
+        let next = ready.contexts_of(&uri.export, &[IDENTITY, &instead], &mut talk.out);
+        ready = match talk.answer(next)? {
+            ClientStep::Contexts(ready, names) => {
+                standing.identity = names.iter().find_map(|name| identity(name)).map(str::to_owned);
+                standing.follows = names.contains(&instead);
+                ready
+            }
+            // A server without any contexts, or one whose GO says better why.
+            ClientStep::Refused(ready, _) => ready,
+            step => return Err(talk.refused(step)),
+        };
+    }
+    let next = ready.go(&uri.export, false, &mut talk.out);
+    match talk.answer(next)? {
+        ClientStep::Done(negotiated, described) => {
+            let client = Client::new(negotiated.into_terms());
+            let Talk { socket, received, .. } = talk;
+            Ok((Entered { socket, received, client, described }, standing))
         }
         step => Err(talk.refused(step)),
     }

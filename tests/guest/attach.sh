@@ -7,7 +7,12 @@ lasting() {
     systemd-run --quiet --collect --unit "$name" --property Restart=always \
         --property RestartSec=300ms --property StartLimitIntervalSec=0 \
         -- "$(command -v agent)" --pidfile "/run/lab/$name.pid" "$@"
-    until [ -s "/run/lab/$name.pid" ]; do sleep 0.05; done
+    for turn in $(seq 200); do
+        [ -s "/run/lab/$name.pid" ] && return
+        sleep 0.05
+    done
+    log "$name"
+    return 1
 }
 
 # said KEY: what the only attached disk says of itself.

@@ -3,7 +3,8 @@
 //! state, and for the end.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd::{Uri, wire::TransmissionFlags};
+use nbd::{Uri, negotiate::Instead, wire::TransmissionFlags};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -40,12 +41,7 @@ use super::{
     state::{Phase, Shared, State},
     tasks::Tasks,
 };
-use crate::{
-    chain,
-    error::SessionError,
-    greet::{Entered, enter_for_kernel},
-    link::Link,
-};
+use crate::{chain, error::SessionError, greet::Standing, link::Link};
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;
@@ -74,13 +70,13 @@ pub(crate) struct Wish {
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) device: String,
-    uri: String,
-    size: u64,
-    block: u32,
-    connections: usize,
-    read_only: bool,
+    pub(super) uri: String,
+    pub(super) size: u64,
+    pub(super) block: u32,
+    pub(super) connections: usize,
+    pub(super) read_only: bool,
     /// A relay stands between the kernel and the server.
-    relay: bool,
+    pub(super) relay: bool,
 }
 
 impl Ready {
@@ -99,11 +95,13 @@ impl Ready {
 
 /// Attaches, says so by `ready`, and stays until the kernel has disconnected.
 pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), AttachError> {
+    let system = AttachError::system;
     let ends = std::mem::take(&mut wish.ends);
     // What does not work anyway is told before anybody is connected to.
     let driver = if ends.is_empty() { Some(driver()?) } else { None };
-    let (links, export, block) = connect(&wish, if driver.is_none() { ends.len() } else { 0 })?;
-    let system = AttachError::system;
+    let instead = Instead { token: token().map_err(system("get random bytes"))?, generation: 1 };
+    let count = if driver.is_none() { ends.len() } else { 0 };
+    let (links, export, block) = connect(&wish, instead, count)?;
     // Before there are threads: all of them are to have it.
     harden();
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
@@ -123,7 +121,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     };
     let state = state(&facts);
     let flags = export.for_kernel().bits();
-    let (relay, end) = start(&wish, ours, links, (export, block), &state)?;
+    let (relay, end) = start(&wish, ours, links, (export, block), instead, &state)?;
     let mut index = None;
     if let Some(mut driver) = driver {
         let asked = driver.connect(&Connect {
@@ -158,50 +156,8 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     joined(relay, &facts.device)
 }
 
-/// Gives the kernel the server's own sockets, and no relay: the device ends with its server.
-pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
-    let mut driver = driver()?;
-    let uri = wish.uri.to_string();
-    let unfit = |why: &str| AttachError::Unfit { uri: uri.clone(), why: why.to_owned() };
-    if wish.uri.tls {
-        return Err(unfit("the kernel speaks no TLS, so --direct cannot be; a relay can"));
-    }
-    let entered = enter_for_kernel(&wish.uri)?;
-    let terms = entered.client.terms().clone();
-    let export = Export::of(&terms, wish.read_only, None);
-    let block = export.block().map_err(|why| unfit(&why))?;
-    let mut sockets = Vec::new();
-    for _ in 1..connections(wish, &export) {
-        sockets.push(enter_for_kernel(&wish.uri)?);
-    }
-    sockets.insert(0, entered);
-    if sockets.iter().any(|entered| !entered.received.is_empty()) {
-        return Err(unfit("the server said something that it was not asked for"));
-    }
-    let sockets: Vec<_> = sockets.into_iter().filter_map(Entered::into_plain).collect();
-    let asked = driver.connect(&Connect {
-        index: wish.index,
-        sockets: &sockets,
-        size: export.visible(block),
-        block,
-        flags: export.for_kernel().bits(),
-        identifier: &uri,
-    });
-    let device = wish.index.map_or_else(|| "a device".to_owned(), device_name);
-    let index = asked.map_err(|source| refused(&device, &uri, source))?;
-    Ok(Ready {
-        device: device_name(index),
-        size: export.visible(block),
-        block,
-        connections: sockets.len(),
-        read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
-        relay: false,
-        uri,
-    })
-}
-
 /// The driver, loaded if that can be done.
-fn driver() -> Result<Driver, AttachError> {
+pub(super) fn driver() -> Result<Driver, AttachError> {
     let is_missing = |error: &io::Error| error.raw_os_error() == Some(Errno::ENOENT as i32);
     match Driver::open() {
         Err(error) if is_missing(&error) => {}
@@ -216,7 +172,7 @@ fn driver() -> Result<Driver, AttachError> {
 }
 
 /// How many connections an export is given.
-fn connections(wish: &Wish, export: &Export) -> usize {
+pub(super) fn connections(wish: &Wish, export: &Export) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let count = wish.connections.unwrap_or_else(|| processors.min(CONNECTIONS)).max(1);
     if export.flags.contains(TransmissionFlags::CAN_MULTI_CONN) {
@@ -229,10 +185,14 @@ fn connections(wish: &Wish, export: &Export) -> usize {
 }
 
 /// All links; `count`, if not 0, is said by somebody else.
-fn connect(wish: &Wish, count: usize) -> Result<(Vec<Link>, Export, u32), AttachError> {
+fn connect(
+    wish: &Wish,
+    instead: Instead,
+    count: usize,
+) -> Result<(Vec<Link>, Export, u32), AttachError> {
     let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
-    let first = first(wish)?;
-    let export = Export::of_link(&first, wish.read_only);
+    let (first, standing) = first(wish, instead)?;
+    let export = Export::of_link(&first, standing, wish.read_only);
     let block = export.block().map_err(unfit)?;
     if export.visible(block) == 0 {
         return Err(unfit("it has no bytes".to_owned()));
@@ -240,20 +200,20 @@ fn connect(wish: &Wish, count: usize) -> Result<(Vec<Link>, Export, u32), Attach
     let count = if count == 0 { connections(wish, &export) } else { count };
     let mut links = vec![first];
     while links.len() < count {
-        let link = Link::open(&wish.uri)?;
-        export.is_still(&export.again(&link)).map_err(unfit)?;
+        let (link, standing) = Link::open_instead(&wish.uri, instead)?;
+        export.is_still(&export.again(&link, standing)).map_err(unfit)?;
         links.push(link);
     }
     Ok((links, export, block))
 }
 
 /// The first link: a server may come up later than its guest.
-fn first(wish: &Wish) -> Result<Link, SessionError> {
+fn first(wish: &Wish, instead: Instead) -> Result<(Link, Standing), SessionError> {
     let until = Instant::now() + wish.wait;
     let mut tries = 1;
     loop {
-        let error = match Link::open(&wish.uri) {
-            Ok(link) => return Ok(link),
+        let error = match Link::open_instead(&wish.uri, instead) {
+            Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
         let left = until.saturating_duration_since(Instant::now());
@@ -270,6 +230,13 @@ fn first(wish: &Wish) -> Result<Link, SessionError> {
         thread::park_timeout(pause(tries).min(left));
         tries += 1;
     }
+}
+
+/// What this relay names itself by, to its server only.
+fn token() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_ne_bytes(bytes))
 }
 
 /// The kernel's ends and ours.
@@ -313,11 +280,12 @@ fn start(
     ours: Vec<UnixStream>,
     links: Vec<Link>,
     (export, block): (Export, u32),
+    instead: Instead,
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
     let tasks = Tasks::new(&export, block, longest);
-    let redial = Redial::start(wish.uri.clone(), links.len(), export);
+    let redial = Redial::start(wish.uri.clone(), links.len(), export, instead);
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
     let relay = Relay::new(ours, links, redial, tasks, limits, state.clone());
@@ -383,7 +351,7 @@ fn stay(
 }
 
 /// What the driver's refusal means.
-fn refused(device: &str, uri: &str, source: io::Error) -> AttachError {
+pub(super) fn refused(device: &str, uri: &str, source: io::Error) -> AttachError {
     let mend = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
         Some(Errno::EBUSY) => "another program has it: see 'guest-tools status'",

@@ -2,7 +2,7 @@
 
 use nbd::{Terms, wire::TransmissionFlags as Flags};
 
-use crate::link::Link;
+use crate::{greet::Standing, link::Link};
 
 /// What the kernel makes use of when it is offered.
 const USED: Flags = Flags::HAS_FLAGS
@@ -46,8 +46,8 @@ impl Export {
         }
     }
 
-    pub(super) fn of_link(link: &Link, read_only: bool) -> Self {
-        Self::of(link.terms(), read_only, None)
+    pub(super) fn of_link(link: &Link, standing: Standing, read_only: bool) -> Self {
+        Self::of(link.terms(), read_only, standing.identity)
     }
 
     /// The kernel's block size, in bytes: as small as both ends allow.
@@ -81,7 +81,7 @@ impl Export {
     /// Whether what a server offers now can stand for it: the same disk, with nothing less than the
     /// kernel was told of.
     pub(super) fn is_still(&self, now: &Self) -> Result<(), String> {
-        if now.identity != self.identity {
+        if self.identity.is_some() && now.identity != self.identity {
             let say = |identity: &Option<String>| {
                 identity.as_deref().map_or_else(|| "none".to_owned(), |text| format!("{text:?}"))
             };
@@ -114,8 +114,8 @@ impl Export {
     }
 
     /// The same, as another link has it.
-    pub(super) fn again(&self, link: &Link) -> Self {
-        Self::of_link(link, self.read_only)
+    pub(super) fn again(&self, link: &Link, standing: Standing) -> Self {
+        Self::of_link(link, standing, self.read_only)
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
     fn export() -> Export {
         let flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL;
         let (size, minimum, maximum) = (1 << 20, 1, 32 << 20);
-        Export { size, flags, minimum, maximum, identity: None, read_only: false }
+        Export { size, flags, minimum, maximum, identity: Some("1".into()), read_only: false }
     }
 
     #[test]
@@ -149,7 +149,8 @@ mod tests {
             ("was 1048576 bytes and is 1048577", Box::new(|now| now.size += 1)),
             ("1 to 33554432", Box::new(|now| now.minimum = 4096)),
             ("block sizes", Box::new(|now| now.maximum /= 2)),
-            ("identity was none and is \"x\"", Box::new(|now| now.identity = Some("x".into()))),
+            ("identity was \"1\" and is \"2\"", Box::new(|now| now.identity = Some("2".into()))),
+            ("identity was \"1\" and is none", Box::new(|now| now.identity = None)),
         ] {
             let mut now = export();
             change(&mut now);

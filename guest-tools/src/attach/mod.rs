@@ -22,10 +22,12 @@
 //!   kernel was told.
 //!
 //! What it cannot know: whether a server that is alive still works on what a broken connection had
-//! asked for. A server that died does not.
+//! asked for. A server that died does not, and the agent lets a client that comes back in when that is
+//! over (`nbd::negotiate::Instead`). Other servers are trusted to end a connection's work with it.
 
 mod control;
 mod device;
+mod direct;
 mod export;
 mod harden;
 mod lane;
@@ -48,7 +50,8 @@ use crate::error::SessionError;
 
 pub(crate) use self::{
     control::attached,
-    device::{Ready, Wish, hand_over, serve},
+    device::{Ready, Wish, serve},
+    direct::hand_over,
     release::release,
 };
 

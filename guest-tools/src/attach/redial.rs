@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use nbd::Uri;
+use nbd::{Uri, negotiate::Instead};
 
 use super::export::Export;
 use crate::{chain, link::Link};
@@ -34,15 +34,22 @@ pub(super) struct Redial {
 }
 
 impl Redial {
-    /// `count` connections to the export of `uri`, which must be `export`.
-    pub(super) fn start(uri: Uri, count: usize, export: Export) -> io::Result<Self> {
+    /// `count` connections to the export of `uri`, which must be `export`, in place of those of `instead`.
+    pub(super) fn start(
+        uri: Uri,
+        count: usize,
+        export: Export,
+        mut instead: Instead,
+    ) -> io::Result<Self> {
         let (wake, mut woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         let (ask, asked) = channel();
         let (answer, answers) = channel();
         thread::Builder::new().name("redial".to_owned()).stack_size(STACK).spawn(move || {
             while asked.recv().is_ok() {
-                let links = links(&uri, count, &export);
+                // A try that fails half way leaves connections that the next one stands in place of.
+                instead.generation += 1;
+                let links = links(&uri, count, &export, instead);
                 // The relay has ended when nobody listens.
                 if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
                     return;
@@ -88,11 +95,17 @@ pub(super) fn pause(n: u32) -> Duration {
 }
 
 /// All of them, and each to the same export.
-fn links(uri: &Uri, count: usize, export: &Export) -> Result<Vec<Link>, String> {
+fn links(uri: &Uri, count: usize, export: &Export, instead: Instead) -> Result<Vec<Link>, String> {
     let mut links = Vec::with_capacity(count);
     for _ in 0..count {
-        let link = Link::open(uri).map_err(|error| chain(&error))?;
-        if let Err(change) = export.is_still(&export.again(&link)) {
+        let opened = Link::open_instead(uri, instead);
+        let (link, standing) = opened.map_err(|error| chain(&error))?;
+        // It knows clients that come back, and says that this one is not the last.
+        if standing.identity.is_some() && !standing.follows {
+            link.close();
+            return Err("another relay has come in place of this one".to_owned());
+        }
+        if let Err(change) = export.is_still(&export.again(&link, standing)) {
             link.close();
             return Err(format!("the export has changed, and is not used: {change}"));
         }

@@ -23,7 +23,7 @@ use std::{
 
 use nbd::{
     Terms, Uri,
-    negotiate::Described,
+    negotiate::{Described, Instead},
     transmit::client::{Client, Event},
     wire::BASE_ALLOCATION,
 };
@@ -38,7 +38,7 @@ use self::outgoing::Outgoing;
 use crate::{
     dial::Stream,
     error::SessionError,
-    greet::{Entered, enter},
+    greet::{Entered, Standing, enter, enter_instead},
 };
 
 /// Received at once, bytes.
@@ -81,7 +81,20 @@ impl Link {
 
     /// As `open`; extents will be those of another context, if the server has it.
     pub(crate) fn open_with(uri: &Uri, context: &str) -> Result<Self, SessionError> {
-        let Entered { socket, received, client, described } = enter(uri, context)?;
+        Self::over(uri, enter(uri, context)?)
+    }
+
+    /// As `open`, in place of the connections that this client had before, and without extents.
+    pub(crate) fn open_instead(
+        uri: &Uri,
+        instead: Instead,
+    ) -> Result<(Self, Standing), SessionError> {
+        let (entered, standing) = enter_instead(uri, instead)?;
+        Ok((Self::over(uri, entered)?, standing))
+    }
+
+    fn over(uri: &Uri, entered: Entered) -> Result<Self, SessionError> {
+        let Entered { socket, received, client, described } = entered;
         let uri = uri.to_string();
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|errno| SessionError::lost(&uri, "setting up the socket", errno.into()))?;

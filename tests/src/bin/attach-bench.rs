@@ -1,0 +1,92 @@
+//! What the kernel costs: a disk by `guest-tools attach` against the same server asked without a kernel, in
+//! one guest, by `guest-tools bench` and by fio. Arguments: how many rounds (default 3).
+//!
+//! Needs what boots guests. Rates are of an emulated guest where there is no KVM: only the ratios say
+//! something.
+
+use std::process::ExitCode;
+
+use tests::{Failure, Outcome, guest::Guest};
+
+/// fio's words, those of `guest-tools bench`, and a name.
+const CASES: [(&str, &str, &str); 3] = [
+    (
+        "4 KiB random reads, depth 16",
+        "--rw=randread --bs=4k --iodepth=16",
+        "randread --size 4k --depth 16",
+    ),
+    (
+        "256 KiB sequential reads, depth 4",
+        "--rw=read --bs=256k --iodepth=4",
+        "read --size 256k --depth 4",
+    ),
+    (
+        "256 KiB sequential writes, depth 4",
+        "--rw=write --bs=256k --iodepth=4",
+        "write --size 256k --depth 4",
+    ),
+];
+
+const START: &str = ". /tools/scripts/lab.sh
+    modprobe vsock_loopback
+    serve memory --vsock memory 256M
+    guest-tools write --pattern --length 256M nbd+vsock://1/
+    guest-tools attach --background --connections 1 nbd+vsock://1/";
+
+fn main() -> ExitCode {
+    let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    match run(rounds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(rounds: usize) -> Outcome<()> {
+    let mut guest = Guest::boot("attach-bench")?;
+    guest.sh(START)?;
+    for (name, fio, bench) in CASES {
+        let mut ratios = Vec::new();
+        for round in 1..=rounds {
+            let attached = number(&mut guest, &fio_rate(fio))?;
+            let bare = number(&mut guest, &bench_rate(bench))?;
+            println!("round {round}, {name}: /dev/nbd0 {attached:.0}/s, bench {bare:.0}/s");
+            ratios.push(attached / bare);
+        }
+        ratios.sort_by(f64::total_cmp);
+        let (least, most) = (ratios.first().copied(), ratios.last().copied());
+        println!(
+            "{name}: {:.2} of the rate without the kernel ({:.2} to {:.2})",
+            ratios.get(rounds / 2).copied().unwrap_or_default(),
+            least.unwrap_or_default(),
+            most.unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+fn fio_rate(words: &str) -> String {
+    let rate = "import json, sys; job = json.load(sys.stdin)['jobs'][0]; \
+                print(job['read']['iops'] + job['write']['iops'])";
+    format!(
+        "fio --name=x --filename=/dev/nbd0 --direct=1 --ioengine=libaio --time_based --runtime=5 \
+         --output-format=json {words} | python3 -c \"{rate}\""
+    )
+}
+
+fn bench_rate(words: &str) -> String {
+    let destroy = if words.starts_with("write") { "--destroy" } else { "" };
+    let rate = "import json, sys; print(json.load(sys.stdin)['cases'][0]['rate'])";
+    format!(
+        "guest-tools bench --json {destroy} --time 5s --mode {words} nbd+vsock://1/ \
+         | python3 -c \"{rate}\""
+    )
+}
+
+fn number(guest: &mut Guest, script: &str) -> Outcome<f64> {
+    let said = guest.sh(script)?;
+    let last = said.lines().last().unwrap_or_default();
+    last.trim().parse().map_err(|_| Failure::new(format!("no number from {script}: {said}")))
+}
