@@ -2,3 +2,9 @@
 
 #[path = "../src/virtio/mod.rs"]
 pub mod virtio;
+
+/// What they need of it.
+#[path = "../src/sys"]
+mod sys {
+    pub(crate) mod shared;
+}

@@ -19,6 +19,8 @@ pub(crate) mod parent;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod selinux;
+#[allow(unsafe_code, reason = "a handler for SIGBUS")]
+pub(crate) mod shared;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;
 pub(crate) mod user;

@@ -18,8 +18,9 @@ use super::{
     flow::{ANSWERS, Inner},
     header::{self, Header, Op},
     host::Place,
+    memory::Memory,
     peers::{Key, MOST, Pending, ROOM, Wakes},
-    queue::{Broken, Chain, For, Memory, Queue, Vring},
+    queue::{Broken, Chain, For, Queue, Vring},
 };
 
 /// Chains that a connection holds; what comes behind is copied, so that none starves the others.

@@ -1,11 +1,15 @@
-//! A guest's driver that a test plays, over real rings in real guest memory. Only the tests of `device`
-//! and the fuzz target (agent/fuzz, by `hostile`) have it.
+//! A guest's driver that a test plays, over real rings in real guest memory. Only the tests of this
+//! folder and the fuzz target (agent/fuzz, by `hostile`) have it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    ops::{Deref, DerefMut},
+    path::Path,
+    sync::Arc,
+};
 
 use tokio::sync::mpsc::{Receiver, channel};
 use vhost_user_backend::VringT;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::event::{EventFlag, new_event_consumer_and_notifier};
 
 use super::{
@@ -13,8 +17,9 @@ use super::{
     device::{Device, Kick},
     header::{Header, Op, STREAM},
     host::Place,
+    memory::Memory,
     peers::MOST,
-    queue::{Memory, Vring},
+    queue::Vring,
 };
 
 pub(super) const SIZE: u16 = 32;
@@ -24,25 +29,47 @@ pub(super) const PORT: u32 = 10809;
 const BUFFERS: [u64; 2] = [0x10000, 0x80000];
 pub(super) const BUFFER: u64 = 4096;
 
-/// A guest's driver.
-pub(super) struct Driver {
-    pub(super) memory: Memory,
-    pub(super) vrings: [Vring; 2],
+/// A guest's end of both queues.
+pub(super) struct Rings {
+    pub(super) memory: GuestMemoryMmap,
     /// Buffers given to the device, and buffers taken back, of each queue.
     given: [u16; 2],
     taken: [u16; 2],
+}
+
+/// A driver and its device, without a VMM between them.
+pub(super) struct Driver {
+    rings: Rings,
+    pub(super) vrings: [Vring; 2],
     pub(super) device: Arc<Device>,
     pub(super) accepted: Receiver<Connection>,
 }
 
+impl Deref for Driver {
+    type Target = Rings;
+
+    fn deref(&self) -> &Rings {
+        &self.rings
+    }
+}
+
+impl DerefMut for Driver {
+    fn deref_mut(&mut self) -> &mut Rings {
+        &mut self.rings
+    }
+}
+
 impl Driver {
     pub(super) fn new() -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let memory = GuestMemoryAtomic::new(memory);
+        Self::over(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap())
+    }
+
+    /// In this memory, of at least `MEMORY` bytes.
+    pub(super) fn over(memory: GuestMemoryMmap) -> Self {
         let vrings = [0, 1].map(|queue| {
-            let vring = Vring::new(memory.clone(), SIZE).unwrap();
+            let vring = Vring::new(GuestMemoryAtomic::new(memory.clone()), SIZE).unwrap();
             vring.set_queue_size(SIZE);
-            let [table, avail, used] = Self::rings(queue);
+            let [table, avail, used] = Rings::places(queue);
             vring.set_queue_info(table, avail, used).unwrap();
             vring.set_queue_ready(true);
             vring.set_enabled(true);
@@ -52,23 +79,45 @@ impl Driver {
         let (_, notifier) = new_event_consumer_and_notifier(EventFlag::NONBLOCK).unwrap();
         let place = Place { path: Path::new("/vm").into(), cid: 3, port: PORT };
         let device = Arc::new(Device::new(place, sender, Kick::new(notifier)));
-        device.set_memory(memory.clone());
-        let mut driver = Self { memory, vrings, given: [0; 2], taken: [0; 2], device, accepted };
-        for _ in 0..SIZE / 2 {
-            driver.give_room();
-        }
-        driver
+        device.set_memory(Memory::new(Arc::new(memory.clone())).unwrap());
+        Self { rings: Rings::new(memory), vrings, device, accepted }
     }
 
-    pub(super) fn rings(queue: usize) -> [u64; 3] {
+    pub(super) fn kick(&self) {
+        self.device.kicked(&self.vrings[0], &self.vrings[1]);
+    }
+
+    pub(super) fn send(&mut self, header: &Header, payload: &[u8]) {
+        self.rings.send(header, payload);
+        self.kick();
+    }
+
+    /// A connection, and the device's word that it is one.
+    pub(super) fn connect(&mut self) -> Connection {
+        self.send(&Rings::header(Op::Request, 0), &[]);
+        assert_eq!(self.receive().unwrap().0.op, Op::Response);
+        self.accepted.try_recv().unwrap()
+    }
+}
+
+impl Rings {
+    /// With room to receive.
+    pub(super) fn new(memory: GuestMemoryMmap) -> Self {
+        let mut rings = Self { memory, given: [0; 2], taken: [0; 2] };
+        (0..SIZE / 2).for_each(|_| rings.give_room());
+        rings
+    }
+
+    /// Addresses of the table, the available and the used ring.
+    pub(super) fn places(queue: usize) -> [u64; 3] {
         let base = queue as u64 * 0x4000;
         [base + 0x1000, base + 0x2000, base + 0x3000]
     }
 
     /// Puts a chain of descriptors up: address, length, flags.
     pub(super) fn put(&mut self, queue: usize, chain: &[(u64, u32, u16)]) {
-        let memory = self.memory.memory();
-        let [table, avail, _] = Self::rings(queue);
+        let memory = &self.memory;
+        let [table, avail, _] = Self::places(queue);
         let head = (self.given[queue] * 2) % SIZE;
         for (i, (at, len, flags)) in chain.iter().enumerate() {
             let index = (head + u16::try_from(i).unwrap()) % SIZE;
@@ -95,10 +144,6 @@ impl Driver {
         self.put(0, &[(at, u32::try_from(BUFFER).unwrap(), 2)]);
     }
 
-    pub(super) fn kick(&self) {
-        self.device.kicked(&self.vrings[0], &self.vrings[1]);
-    }
-
     pub(super) fn header(op: Op, len: usize) -> Header {
         Header {
             src_cid: 3,
@@ -116,18 +161,17 @@ impl Driver {
 
     pub(super) fn send(&mut self, header: &Header, payload: &[u8]) {
         let at = self.buffer(1);
-        let memory = self.memory.memory();
+        let memory = &self.memory;
         memory.write_slice(&header.bytes(), GuestAddress(at)).unwrap();
         memory.write_slice(payload, GuestAddress(at + 44)).unwrap();
         let len = u32::try_from(payload.len()).unwrap();
         self.put(1, &[(at, 44, 0), (at + 44, len, 0)][..=usize::from(len > 0)]);
-        self.kick();
     }
 
     /// The next packet that the device has sent, and room for another.
     pub(super) fn receive(&mut self) -> Option<(Header, Vec<u8>)> {
-        let memory = self.memory.memory();
-        let [table, _, used] = Self::rings(0);
+        let memory = &self.memory;
+        let [table, _, used] = Self::places(0);
         let at: u16 = memory.read_obj(GuestAddress(used + 2)).unwrap();
         if at == self.taken[0] {
             return None;
@@ -145,12 +189,5 @@ impl Driver {
         memory.read_slice(&mut payload, GuestAddress(at + 44)).unwrap();
         self.give_room();
         Some((Header::parse(&bytes), payload))
-    }
-
-    /// A connection, and the device's word that it is one.
-    pub(super) fn connect(&mut self) -> Connection {
-        self.send(&Self::header(Op::Request, 0), &[]);
-        assert_eq!(self.receive().unwrap().0.op, Op::Response);
-        self.accepted.try_recv().unwrap()
     }
 }

@@ -9,8 +9,9 @@ use std::{
 
 use super::{
     header::{Header, Op},
+    memory::Memory,
     peers::{Key, Peers, Pending, Wakes},
-    queue::{Broken, For, Mark, Memory, Queue, Vring},
+    queue::{Broken, For, Mark, Queue, Vring},
 };
 
 /// Payload of a packet at most, bytes (what Linux takes).
@@ -83,9 +84,13 @@ impl Inner {
     pub(super) fn fail(&mut self, path: &Path, wakes: &mut Wakes) {
         if !self.over {
             let path = path.display();
-            tracing::warn!(
-                "the VM at {path} breaks the rules of its vsock device: its connections end"
-            );
+            let lost = self.memory.as_ref().is_some_and(|memory| memory.is_there().is_err());
+            let what = if lost {
+                "the VMM has taken memory away from its guest"
+            } else {
+                "the guest or the VMM breaks the rules of the vsock device"
+            };
+            tracing::warn!("vhost-user:{path}: {what}: its connections end");
         }
         self.clear(wakes);
         self.over = true;

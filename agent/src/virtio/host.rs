@@ -23,7 +23,7 @@ use virtio_bindings::{
     virtio_config::VIRTIO_F_VERSION_1,
     virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC},
 };
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::{
     epoll::EventSet,
     event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier},
@@ -32,8 +32,9 @@ use vmm_sys_util::{
 use super::{
     connection::Connection,
     device::{Device, Kick},
+    memory::Memory,
     peers::MOST,
-    queue::{Memory, Vring},
+    queue::Vring,
 };
 
 /// RX, what the guest receives by, and TX; its events are QEMU's own.
@@ -194,8 +195,8 @@ impl VhostUserBackend for Backend {
         config.get(from..to).unwrap_or_default().to_vec()
     }
 
-    fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        self.device.set_memory(memory);
+    fn update_memory(&self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+        self.device.set_memory(Memory::new(memory.memory().into_inner())?);
         Ok(())
     }
 

@@ -9,14 +9,15 @@ use std::{
 };
 
 use vhost_user_backend::VringT;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{
     connection::Connection,
     device::{ALL_LENT, Device, LENT},
-    driver::{BUFFER, Driver, MEMORY, PORT, SIZE},
+    driver::{BUFFER, Driver, MEMORY, PORT, Rings, SIZE},
     flow::{ANSWERS, COPIED},
     header::{Header, Op},
+    memory::Memory,
     peers::{Pending, ROOM},
 };
 
@@ -126,12 +127,12 @@ fn step(
         // The rings and tables, behind the device's back.
         5 => {
             let at = GuestAddress(u64::from(input.u16()? % 0x8000));
-            driver.memory.memory().write_obj(input.u32()?, at).ok()?;
+            driver.memory.write_obj(input.u32()?, at).ok()?;
         }
         6 => {
             let at = GuestAddress(input.address()?);
             // What is outside of the memory cannot be written.
-            driver.memory.memory().write_obj(input.u64()?, at).ok();
+            driver.memory.write_obj(input.u64()?, at).ok();
         }
         7 | 8 => {
             let mut bytes = vec![0; input.u16()?.into()];
@@ -180,7 +181,7 @@ fn step(
                 _ => {
                     let half =
                         GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY / 2)]).ok()?;
-                    driver.device.set_memory(GuestMemoryAtomic::new(half));
+                    driver.device.set_memory(Memory::new(half.into()).ok()?);
                 }
             }
         }
@@ -192,7 +193,7 @@ fn step(
 /// A good packet.
 fn from(which: usize, op: Op) -> Header {
     let port = u32::try_from(which).unwrap_or_default() % u32::from(PORTS);
-    Header { src_port: 77 + port, ..Driver::header(op, 0) }
+    Header { src_port: 77 + port, ..Rings::header(op, 0) }
 }
 
 /// What is kept is counted, and bounded.

@@ -19,6 +19,7 @@ mod header;
 mod host;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
+mod memory;
 mod peers;
 mod queue;
 

@@ -6,12 +6,13 @@ use std::fmt;
 
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_queue::{QueueOwnedT, QueueT, desc::split::Descriptor};
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
-/// The guest's memory, as it is at the moment.
-pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-/// A queue that vhost-user sets up.
-pub(super) type Vring = VringMutex<Memory>;
+use super::memory::Memory;
+
+/// A queue that vhost-user sets up. What it knows of the guest's memory is for rust-vmm alone: ours is
+/// looked after.
+pub(super) type Vring = VringMutex<GuestMemoryAtomic<GuestMemoryMmap>>;
 
 /// The guest's driver or its VMM does not keep to Virtio: the device cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,25 +59,27 @@ impl Chain {
 
     /// Copies out as much as there is, up to all of `to`.
     pub(super) fn read(&mut self, memory: &Memory, mut to: &mut [u8]) -> Result<usize, Broken> {
-        let (memory, all) = (memory.memory(), to.len());
+        let all = to.len();
         while !to.is_empty() {
             let Some((at, len)) = self.next(to.len()) else { break };
             let (here, rest) = to.split_at_mut(len);
-            memory.read_slice(here, at).map_err(|_| Broken)?;
+            memory.map().read_slice(here, at).map_err(|_| Broken)?;
             to = rest;
         }
+        memory.is_there()?;
         Ok(all - to.len())
     }
 
     /// Copies in as much as there is room for.
     pub(super) fn write(&mut self, memory: &Memory, mut from: &[u8]) -> Result<usize, Broken> {
-        let (memory, all) = (memory.memory(), from.len());
+        let all = from.len();
         while !from.is_empty() {
             let Some((at, len)) = self.next(from.len()) else { break };
             let (here, rest) = from.split_at(len);
-            memory.write_slice(here, at).map_err(|_| Broken)?;
+            memory.map().write_slice(here, at).map_err(|_| Broken)?;
             from = rest;
         }
+        memory.is_there()?;
         Ok(all - from.len())
     }
 }
@@ -87,6 +90,8 @@ impl fmt::Debug for Chain {
         chain.field("head", &self.head).field("left", &self.len()).finish_non_exhaustive()
     }
 }
+
+type State = VringState<GuestMemoryAtomic<GuestMemoryMmap>>;
 
 /// What the next buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,8 +113,10 @@ impl<'a> Queue<'a> {
         Self { vring, memory, returned: false }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut VringState<Memory>) -> T) -> T {
-        work(&mut self.vring.get_mut())
+    fn with<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Broken>) -> Result<T, Broken> {
+        let done = work(&mut self.vring.get_mut())?;
+        self.memory.is_there()?;
+        Ok(done)
     }
 
     /// The next buffers. If there are none, the guest is to say when there are.
@@ -125,14 +132,14 @@ impl<'a> Queue<'a> {
     }
 
     fn try_pop(&self, purpose: For) -> Result<Option<Chain>, Broken> {
-        let memory = self.memory.memory();
+        let memory = self.memory.map();
         self.with(|vring| {
             let queue = vring.get_queue_mut();
             if !queue.ready() {
                 return Ok(None);
             }
             // More than the ring can hold is an error here.
-            let mut available = queue.iter(&*memory).map_err(|_| Broken)?;
+            let mut available = queue.iter(memory).map_err(|_| Broken)?;
             let Some(chain) = available.next() else { return Ok(None) };
             let head = chain.head_index();
             let wanted =
@@ -155,7 +162,7 @@ impl<'a> Queue<'a> {
             if !vring.get_queue().ready() {
                 return Ok(false);
             }
-            vring.enable_notification().map_err(|_| Broken)
+            vring.get_queue_mut().enable_notification(self.memory.map()).map_err(|_| Broken)
         })
     }
 
@@ -163,7 +170,10 @@ impl<'a> Queue<'a> {
     pub(super) fn give_back(&mut self, chain: &Chain, written: usize) -> Result<(), Broken> {
         let written = u32::try_from(written).map_err(|_| Broken)?;
         self.returned = true;
-        self.with(|vring| vring.add_used(chain.head, written)).map_err(|_| Broken)
+        let memory = self.memory.map();
+        self.with(|vring| {
+            vring.get_queue_mut().add_used(memory, chain.head, written).map_err(|_| Broken)
+        })
     }
 
     /// Tells the guest of all that was given back, if it wants to know.
@@ -172,7 +182,8 @@ impl<'a> Queue<'a> {
             return Ok(());
         }
         self.with(|vring| {
-            if vring.needs_notification().map_err(|_| Broken)? {
+            let queue = vring.get_queue_mut();
+            if queue.needs_notification(self.memory.map()).map_err(|_| Broken)? {
                 // Full only if the guest has not looked at the last one yet.
                 vring.signal_used_queue().ok();
             }
@@ -182,10 +193,9 @@ impl<'a> Queue<'a> {
 
     /// Where the queue is, to be known again.
     pub(super) fn mark(&self) -> Mark {
-        self.with(|vring| {
-            let queue = vring.get_queue();
-            Mark { table: queue.desc_table(), next: queue.next_avail() }
-        })
+        let vring = self.vring.get_ref();
+        let queue = vring.get_queue();
+        Mark { table: queue.desc_table(), next: queue.next_avail() }
     }
 }
 

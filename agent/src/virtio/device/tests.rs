@@ -1,17 +1,19 @@
 //! The device against a driver that a test plays, over real rings in real guest memory.
 
 use std::{
+    fs::File,
     sync::atomic::{AtomicBool, Ordering},
     task::{Wake, Waker},
 };
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::{collection::vec, prelude::*};
 use vhost_user_backend::VringT;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 use super::{
     super::{
-        driver::{Driver, PORT},
+        driver::{Driver, MEMORY, PORT, Rings},
         header::{NO_MORE_RECEIVED, NO_MORE_SENT},
         hostile,
     },
@@ -31,8 +33,8 @@ fn bytes_go_both_ways_and_both_ends_end() {
     let connection = driver.connect();
     assert_eq!(connection.port(), 77);
     assert_eq!(read(&connection, 9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    driver.send(&Driver::header(Op::Data, 5), b"hello");
-    driver.send(&Driver::header(Op::Data, 6), b" world");
+    driver.send(&Rings::header(Op::Data, 5), b"hello");
+    driver.send(&Rings::header(Op::Data, 6), b" world");
     assert_eq!(read(&connection, 7).unwrap(), b"hello w");
     assert_eq!(read(&connection, 70).unwrap(), b"orld");
     let sent = connection.try_send(&[IoSlice::new(b"ab"), IoSlice::new(&[b'c'; 5000])]).unwrap();
@@ -42,7 +44,7 @@ fn bytes_go_both_ways_and_both_ends_end() {
     assert!(payload.starts_with(b"abccc") && payload.len() == 4096 - 44);
     assert_eq!(driver.receive().unwrap().1.len(), 5002 - (4096 - 44));
     let flags = NO_MORE_SENT | NO_MORE_RECEIVED;
-    driver.send(&Header { flags, ..Driver::header(Op::Shutdown, 0) }, &[]);
+    driver.send(&Header { flags, ..Rings::header(Op::Shutdown, 0) }, &[]);
     assert!(read(&connection, 7).unwrap().is_empty());
     assert!(connection.try_send(&[IoSlice::new(b"x")]).is_err());
     drop(connection);
@@ -54,17 +56,17 @@ fn credit_is_kept_by_both_ends() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     // The guest has room for so much, and says when there is more.
-    driver.send(&Header { buf_alloc: 100, ..Driver::header(Op::CreditUpdate, 0) }, &[]);
+    driver.send(&Header { buf_alloc: 100, ..Rings::header(Op::CreditUpdate, 0) }, &[]);
     assert_eq!(connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap(), 100);
     let blocked = connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap_err();
     assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
-    let update = Header { buf_alloc: 100, fwd_cnt: 60, ..Driver::header(Op::CreditUpdate, 0) };
+    let update = Header { buf_alloc: 100, fwd_cnt: 60, ..Rings::header(Op::CreditUpdate, 0) };
     driver.send(&update, &[]);
     assert_eq!(connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap(), 60);
     while driver.receive().is_some() {}
     // What is taken is told in time.
     for _ in 0..20 {
-        driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
+        driver.send(&Rings::header(Op::Data, 4000), &[2; 4000]);
         assert_eq!(read(&connection, 9000).unwrap().len(), 4000);
     }
     let told = std::iter::from_fn(|| driver.receive()).last().unwrap().0;
@@ -72,7 +74,7 @@ fn credit_is_kept_by_both_ends() {
     assert!(told.fwd_cnt >= ROOM / 4);
     // More than there is room for resets, and the memory is given back.
     for _ in 0..=(ROOM / 4000) {
-        driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
+        driver.send(&Rings::header(Op::Data, 4000), &[2; 4000]);
     }
     assert_eq!(std::iter::from_fn(|| driver.receive()).last().unwrap().0.op, Op::Reset);
     assert!(read(&connection, 1).unwrap().is_empty());
@@ -84,13 +86,13 @@ fn credit_is_kept_by_both_ends() {
 fn what_is_not_for_us_is_reset_or_not_seen() {
     let mut driver = Driver::new();
     for (packet, answered) in [
-        (Header { dst_port: 1, ..Driver::header(Op::Request, 0) }, true),
-        (Header { kind: 2, ..Driver::header(Op::Request, 0) }, true),
-        (Driver::header(Op::CreditUpdate, 0), true),
-        (Driver::header(Op::Unknown(99), 0), true),
-        (Driver::header(Op::Reset, 0), false),
-        (Header { src_cid: 4, ..Driver::header(Op::Request, 0) }, false),
-        (Header { dst_cid: 9, ..Driver::header(Op::Request, 0) }, false),
+        (Header { dst_port: 1, ..Rings::header(Op::Request, 0) }, true),
+        (Header { kind: 2, ..Rings::header(Op::Request, 0) }, true),
+        (Rings::header(Op::CreditUpdate, 0), true),
+        (Rings::header(Op::Unknown(99), 0), true),
+        (Rings::header(Op::Reset, 0), false),
+        (Header { src_cid: 4, ..Rings::header(Op::Request, 0) }, false),
+        (Header { dst_cid: 9, ..Rings::header(Op::Request, 0) }, false),
     ] {
         driver.send(&packet, &[]);
         let answer = driver.receive().map(|(header, _)| header.op);
@@ -99,7 +101,7 @@ fn what_is_not_for_us_is_reset_or_not_seen() {
     }
     // A second request between the same ports ends both.
     let connection = driver.connect();
-    driver.send(&Driver::header(Op::Request, 0), &[]);
+    driver.send(&Rings::header(Op::Request, 0), &[]);
     assert_eq!(driver.receive().unwrap().0.op, Op::Reset);
     assert!(read(&connection, 1).unwrap().is_empty());
 }
@@ -110,7 +112,7 @@ fn a_flood_of_connections_has_an_end() {
     let mut connections = Vec::new();
     let mut refused = 0;
     for src_port in 0..u32::try_from(MOST).unwrap() + 10 {
-        driver.send(&Header { src_port, ..Driver::header(Op::Request, 0) }, &[]);
+        driver.send(&Header { src_port, ..Rings::header(Op::Request, 0) }, &[]);
         match driver.receive().unwrap().0.op {
             Op::Response => connections.push(driver.accepted.try_recv().unwrap()),
             op => {
@@ -136,7 +138,7 @@ impl Wake for Flag {
 fn who_found_no_room_is_woken_though_another_came_first() {
     let mut driver = Driver::new();
     let first = driver.connect();
-    let request = Header { src_port: 78, ..Driver::header(Op::Request, 0) };
+    let request = Header { src_port: 78, ..Rings::header(Op::Request, 0) };
     driver.send(&request, &[]);
     driver.receive().unwrap();
     let second = driver.accepted.try_recv().unwrap();
@@ -165,8 +167,8 @@ fn who_does_not_receive_holds_nothing_up_but_itself() {
     while connection.try_send(&[IoSlice::new(&[0; 60000])]).is_ok() {}
     for _ in 0..ANSWERS * 2 {
         let at = driver.buffer(1);
-        let packet = Header { dst_port: 5, ..Driver::header(Op::Request, 0) };
-        driver.memory.memory().write_slice(&packet.bytes(), GuestAddress(at)).unwrap();
+        let packet = Header { dst_port: 5, ..Rings::header(Op::Request, 0) };
+        driver.memory.write_slice(&packet.bytes(), GuestAddress(at)).unwrap();
         driver.put(1, &[(at, 44, 0)]);
         driver.kick();
         if driver.device.lock().stalled {
@@ -187,7 +189,7 @@ fn who_does_not_receive_holds_nothing_up_but_itself() {
 fn a_guest_that_begins_anew_has_no_connections() {
     let mut driver = Driver::new();
     let connection = driver.connect();
-    driver.send(&Driver::header(Op::Data, 5), b"hello");
+    driver.send(&Rings::header(Op::Data, 5), b"hello");
     // Stopped and continued: nothing is lost.
     driver.device.stop();
     driver.kick();
@@ -206,4 +208,28 @@ proptest! {
     fn no_packet_and_no_descriptor_makes_it_panic(input in vec(any::<u8>(), 0..2000)) {
         hostile::play(&input);
     }
+}
+
+#[test]
+fn a_vmm_that_takes_memory_away_loses_its_device_and_nobody_else_does() {
+    let file = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
+    let file = File::from(file);
+    file.set_len(MEMORY as u64).unwrap();
+    let place = Some(FileOffset::new(file.try_clone().unwrap(), 0));
+    let memory = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), MEMORY, place)]);
+    let (mut robbed, mut other) = (Driver::over(memory.unwrap()), Driver::new());
+    let (ours, others) = (robbed.connect(), other.connect());
+    // It has sent something, and is gone before that is looked at.
+    let packet = Rings::header(Op::Data, 5);
+    (*robbed).send(&packet, b"hello");
+    file.set_len(0).unwrap();
+    robbed.kick();
+    // The connection is over, and the zeroes in the memory's place are not for what it sent.
+    assert_eq!(read(&ours, 5).unwrap(), b"");
+    assert!(ours.try_send(&[IoSlice::new(b"x")]).is_err());
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    // Nothing comes of it any more.
+    robbed.kick();
+    other.send(&packet, b"hello");
+    assert_eq!(read(&others, 5).unwrap(), b"hello");
 }
