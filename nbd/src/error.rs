@@ -90,8 +90,16 @@ pub enum Violation {
     #[error("an export of {0} bytes, over the limit of 2^63-1")]
     Size(u64),
     /// A fixed part of a message ended too early.
-    #[error("{0}")]
+    #[error(transparent)]
     Truncated(#[from] Truncated),
+    /// The data of a server's reply to an option is not what it has to be.
+    #[error("{reply} that cannot be read: {why} (option reply types)")]
+    ReplyData {
+        /// The reply.
+        reply: ReplyCode,
+        /// What is wrong with it.
+        why: Truncated,
+    },
     /// The peer closed or answered in a state in which it must not.
     #[error("{0}")]
     Unexpected(&'static str),
@@ -146,9 +154,9 @@ impl Refusal {
         Self::new(ReplyCode::ERR_TOO_BIG, text)
     }
 
-    /// As a server sent it; the text is made fit to be printed.
+    /// As a server sent it; the text is made fit to be printed, and short.
     pub(crate) fn received(code: ReplyCode, text: &[u8]) -> Self {
-        Self { code, text: printable(text.get(..MAX_STRING).unwrap_or(text)) }
+        Self { code, text: reason(text) }
     }
 
     /// The code on the wire.
@@ -179,6 +187,19 @@ impl fmt::Display for Refusal {
             write!(f, "{} ({})", self.text, self.code)
         }
     }
+}
+
+/// Why a server did not do something, in its words: fit to be printed, and no longer than anybody
+/// reads.
+pub(crate) fn reason(text: &[u8]) -> String {
+    const SHOWN: usize = 400;
+    let mut text = printable(text.get(..MAX_STRING).unwrap_or(text));
+    let head = text.floor_char_boundary(SHOWN);
+    if head < text.len() {
+        text.truncate(head);
+        text.push_str("...");
+    }
+    text
 }
 
 /// A name of the other end in a text: escaped, and short.

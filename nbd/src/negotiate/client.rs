@@ -279,9 +279,10 @@ impl Client {
 
     /// A reply that is no error.
     fn reply(mut self, code: ReplyCode, data: &[u8], out: &mut Vec<u8>) -> Result<Turn, Violation> {
+        let unfit = |why| Violation::ReplyData { reply: code, why };
         match (&mut self.phase, code) {
             (Phase::List { found, bytes }, ReplyCode::SERVER) => {
-                let ServerEntry { name, description } = ServerEntry::parse(data)?;
+                let ServerEntry { name, description } = ServerEntry::parse(data).map_err(unfit)?;
                 *bytes += data.len();
                 if *bytes > 2 * LIST_BYTES {
                     let (option, limit) = (OptionCode::LIST, 2 * LIST_BYTES);
@@ -292,7 +293,7 @@ impl Client {
                 return Ok(Turn::Again(self));
             }
             (Phase::Info { told } | Phase::Go { told, .. }, ReplyCode::INFO) => {
-                told.take(data)?;
+                told.take(data).map_err(unfit)?;
                 return Ok(Turn::Again(self));
             }
             (Phase::ContextNames { found, bytes }, ReplyCode::META_CONTEXT) => {
@@ -301,11 +302,11 @@ impl Client {
                     let (option, limit) = (OptionCode::LIST_META_CONTEXT, LIST_BYTES);
                     return Err(Violation::TooManyReplies { option, limit });
                 }
-                found.push(ContextEntry::parse(data)?.name.to_owned());
+                found.push(ContextEntry::parse(data).map_err(unfit)?.name.to_owned());
                 return Ok(Turn::Again(self));
             }
             (Phase::Contexts { id, context, .. }, ReplyCode::META_CONTEXT) => {
-                let entry = ContextEntry::parse(data)?;
+                let entry = ContextEntry::parse(data).map_err(unfit)?;
                 if entry.name == context {
                     *id = Some(entry.id);
                 }

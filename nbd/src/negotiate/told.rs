@@ -3,7 +3,7 @@
 use super::{Negotiated, Purpose};
 use crate::{
     BlockSizes, Framing, Terms, Violation,
-    wire::{Info, TransmissionFlags},
+    wire::{Info, TransmissionFlags, Truncated},
 };
 
 /// An export as a server described it.
@@ -34,7 +34,7 @@ pub(super) struct Told {
 
 impl Told {
     /// Takes one in. Repeated kinds replace each other, so what is kept is bounded.
-    pub(super) fn take(&mut self, data: &[u8]) -> Result<(), Violation> {
+    pub(super) fn take(&mut self, data: &[u8]) -> Result<(), Truncated> {
         match Info::parse(data)? {
             Info::Export { size, flags } => self.export = Some((size, flags)),
             Info::Name(name) => self.name = Some(name.to_owned()),

@@ -18,7 +18,7 @@ pub use flags::{
 pub use greeting::Greeting;
 pub use option::{ContextQuery, InfoQuery, OptionHeader, put_counted_string, put_option};
 pub use option_reply::{
-    ContextEntry, ExportReply, Info, OptionReplyHeader, ServerEntry, fit, printable,
+    ContextEntry, ExportReply, Info, OptionReplyHeader, ServerEntry, fit, is_plain, printable,
     put_option_reply,
 };
 pub use reader::{Reader, Truncated};

@@ -65,12 +65,20 @@ pub fn fit(text: &str) -> &str {
     text.get(..text.floor_char_boundary(MAX_STRING)).unwrap_or_default()
 }
 
-/// A text of the other end made fit to be printed: what is not UTF-8, or would move a terminal's
-/// cursor, is replaced.
+/// Whether a character only adds to a text. Controls move a terminal's cursor; others turn text
+/// around, end lines, or cannot be seen, so that what is read is not what is there.
+pub fn is_plain(c: char) -> bool {
+    let hides = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}');
+    !c.is_control() && !hides
+}
+
+/// A text of the other end made fit to be printed: what is not UTF-8 or not plain is replaced.
 pub fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c.is_control());
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let text = text.trim_matches(|c: char| c.is_whitespace() || !is_plain(c));
+    text.chars().map(|c| if is_plain(c) { c } else { ' ' }).collect()
 }
 
 /// The data of NBD_REP_SERVER.
@@ -308,6 +316,8 @@ mod tests {
     #[test]
     fn a_text_of_the_other_end_cannot_move_the_cursor() {
         assert_eq!(printable(b" a\x1b[2Jb\r\n\xff\0"), "a [2Jb  \u{fffd}");
+        let turned = "\u{feff}a\u{202e}b\u{2028}c\u{9b}d\u{e9}";
+        assert_eq!(printable(turned.as_bytes()), "a b c d\u{e9}");
     }
 
     #[test]

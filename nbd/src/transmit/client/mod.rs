@@ -141,6 +141,7 @@ struct Pending {
     coverage: Coverage,
     /// Chunks of content, or of status.
     chunks: u64,
+    errors: u32,
     failure: Option<Failure>,
 }
 
@@ -340,7 +341,8 @@ impl Client {
         let cookie = self.cookie;
         Request { flags, command, cookie, offset: at, len }.put(self.extended(), out);
         let coverage = Coverage::new(at, at.saturating_add(len));
-        let pending = Pending { command, flags, at, len, coverage, chunks: 0, failure: None };
+        let (chunks, errors, failure) = (0, 0, None);
+        let pending = Pending { command, flags, at, len, coverage, chunks, errors, failure };
         self.pending.insert(cookie, pending);
         cookie
     }

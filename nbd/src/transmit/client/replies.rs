@@ -3,9 +3,10 @@
 use super::{Client, Event, Failure, Pending};
 use crate::{
     Framing, Violation,
+    error::reason,
     wire::{
         ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, Errno, ExtentFlags, MAX_STRING,
-        Magic, Reader, SIMPLE_REPLY_LEN, SIMPLE_REPLY_MAGIC, SimpleReply, printable,
+        Magic, Reader, SIMPLE_REPLY_LEN, SIMPLE_REPLY_MAGIC, SimpleReply,
     },
 };
 
@@ -15,6 +16,9 @@ pub const ERROR_LIMIT: usize = 8 << 10;
 /// Longest chunk of extents that is taken, in bytes: 2^20 of 64 bits, which is the most that any
 /// server is known to send. A caller may keep them all.
 pub const EXTENTS_LIMIT: u64 = 8 + (16 << 20);
+
+/// Most errors of one request. A server may send one for each piece of a read that failed.
+const MOST_ERRORS: u32 = 1024;
 
 /// What the next bytes are.
 #[derive(Debug, Clone, Copy)]
@@ -226,6 +230,10 @@ impl Client {
                 if failure.at.is_some_and(|at| !inside(at)) {
                     return Err(breach(cookie, "an error at an offset outside the request"));
                 }
+                pending.errors += 1;
+                if pending.errors > MOST_ERRORS {
+                    return Err(breach(cookie, "more errors than are taken of one request, 1024"));
+                }
                 // The first one is the cause.
                 pending.failure.get_or_insert(failure);
             }
@@ -315,5 +323,5 @@ fn failure(cookie: u64, kind: ChunkType, mut reader: Reader<'_>) -> Result<Failu
         ChunkType::ERROR_OFFSET => Some(reader.u64()?),
         _ => None,
     };
-    Ok(Failure { errno, text: printable(text), at })
+    Ok(Failure { errno, text: reason(text), at })
 }
