@@ -27,6 +27,11 @@ pub(crate) enum SessionError {
          nothing of it was believed"
     )]
     Early(String),
+    #[error(
+        "{uri} has said more than {limit} bytes before an export was entered, and this program takes \
+         no more"
+    )]
+    Long { uri: String, limit: usize },
     #[error("{uri} was refused by the server")]
     Refused { uri: String, source: Refusal },
     #[error("cannot {doing} on {uri}")]

@@ -179,12 +179,18 @@ pub(crate) fn list(uri: &Uri) -> Result<Server, SessionError> {
     Ok(Server { fixed, tls: uri.tls, framing, exports })
 }
 
+/// The most that is taken from a server before an export is entered, bytes: ten thousand exports, with
+/// what there is to say of each, are a fifth of it. It bounds the memory and the time of `list`.
+const MOST: usize = 16 << 20;
+
 /// A negotiation under way.
 #[derive(Debug)]
 struct Talk {
     uri: String,
     socket: Stream,
     received: Vec<u8>,
+    /// Bytes that have come, all in all.
+    total: usize,
     out: Vec<u8>,
 }
 
@@ -201,7 +207,7 @@ impl Talk {
         let same = tls.as_ref().map(|_| socket.try_clone().map_err(TlsError::Handshake));
         let same = same.transpose().map_err(wrong)?;
         let (received, out, socket) = (Vec::new(), Vec::new(), Stream::Plain(socket));
-        let mut talk = Self { uri: uri.to_string(), socket, received, out };
+        let mut talk = Self { uri: uri.to_string(), socket, received, total: 0, out };
         let step = match same.zip(tls) {
             None => talk.answer(negotiate::Client::start(framing))?,
             Some((socket, tls)) => talk.secured(socket, tls)?,
@@ -302,6 +308,10 @@ impl Talk {
             if n == 0 {
                 let (uri, awaited) = (self.uri.clone(), awaited.to_owned());
                 return Err(SessionError::Closed { uri, awaited });
+            }
+            self.total += n;
+            if self.total > MOST {
+                return Err(SessionError::Long { uri: self.uri.clone(), limit: MOST });
             }
             self.received.extend_from_slice(piece.get(..n).unwrap_or_default());
         }

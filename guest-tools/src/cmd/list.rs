@@ -1,6 +1,7 @@
 //! `list`: the exports of a server, each as `info` tells it.
 
 use clap::Args;
+use nbd::wire::is_plain;
 
 use super::{
     CommandError,
@@ -46,8 +47,8 @@ pub(crate) fn run(words: &List) -> Result<(), CommandError> {
     }
 }
 
-/// A name with a line end in it must not pass for two.
+/// A name with a line end in it must not pass for two, nor one be shown as another.
 fn one_line(name: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    let escape = |c: char| if is_plain(c) { c.into() } else { c.escape_default().to_string() };
     name.chars().map(escape).chain(["\n".to_owned()]).collect()
 }

@@ -57,8 +57,8 @@ pub(crate) enum CommandError {
     Context { uri: String, context: String },
     #[error("{0} has TLS, and connect is a raw pipe: say nbd for nbds, or use another command")]
     Raw(String),
-    #[error("{0} does not work from here; what was found is on standard output")]
-    Unreachable(String),
+    #[error("{uri} does not work from here ({why}); all that was found is on standard output")]
+    Unreachable { uri: String, why: String },
     #[error(
         "the disk is wrong: the byte at {at} is the first that is not as it must be; found: {found}; \
          due: {due}"
@@ -68,6 +68,8 @@ pub(crate) enum CommandError {
     Destroy,
     #[error("cannot measure: {0}")]
     Bench(String),
+    #[error("cannot measure: {count} connections failed")]
+    Connections { count: usize, source: Option<SessionError> },
     #[error("at {at} is no header of a test: 'guest-tools test --destroy' writes one")]
     NoRun { at: u64 },
     #[error("cannot print")]

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use nbd::wire::is_plain;
 use serde_json::Value;
 
 use super::CommandError;
@@ -18,14 +19,26 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
 
 /// Puts one JSON value out, and a line end.
 pub(crate) fn print_json(value: &Value) -> Result<(), CommandError> {
-    print(&format!("{value:#}\n"))
+    print(&format!("{}\n", escaped(&format!("{value:#}"))))
 }
 
-/// A string in quotes, with everything in it escaped that JSON escapes, and what else would move a
-/// terminal's cursor.
+/// A string in quotes, as JSON has it.
 pub(crate) fn quoted(text: &str) -> String {
-    let plain = |c: char| if c.is_control() && !c.is_ascii() { ' ' } else { c };
-    Value::from(text.chars().map(plain).collect::<String>()).to_string().replace('\x7f', "\\u007f")
+    escaped(&Value::from(text).to_string())
+}
+
+/// JSON, where all that is not plain is in strings; outside of them are line ends.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_plain(c) || c == '\n' {
+            text.push(c);
+        } else {
+            let units = &mut [0; 2];
+            text.extend(c.encode_utf16(units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    text
 }
 
 /// As nbdinfo prints sizes: with a suffix where that is exact.
@@ -59,6 +72,7 @@ mod tests {
 
     #[test]
     fn what_a_server_says_does_not_move_the_cursor() {
-        assert_eq!(quoted("a\"\n\x1b[2J\x7f\u{9b}"), "\"a\\\"\\n\\u001b[2J\\u007f \"");
+        let quoted = quoted("a\"\n\x1b[2J\x7f\u{9b}\u{202e}\u{e0041}\u{e9}");
+        assert_eq!(quoted, "\"a\\\"\\n\\u001b[2J\\u007f\\u009b\\u202e\\udb40\\udc41\u{e9}\"");
     }
 }

@@ -97,7 +97,14 @@ pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
     } else {
         print(&findings.iter().map(Finding::text).collect::<String>())?;
     }
-    if works { Ok(()) } else { Err(CommandError::Unreachable(uri.to_string())) }
+    let fault = findings.into_iter().rfind(|finding| finding.verdict == Verdict::Fault);
+    match fault.filter(|_| !works) {
+        Some(fault) => {
+            let (uri, why) = (uri.to_string(), fault.evidence);
+            Err(CommandError::Unreachable { uri, why })
+        }
+        None => Ok(()),
+    }
 }
 
 /// A server greeted. Which export it opens is another matter.

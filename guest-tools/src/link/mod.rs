@@ -102,7 +102,7 @@ impl Link {
         input.resize(RECEIVE.max(end), 0);
         let (flying, large) = (HashMap::new(), 0);
         let (outgoing, early, done) = (Outgoing::default(), Vec::new(), VecDeque::new());
-        Ok(Self {
+        let mut link = Self {
             uri,
             socket,
             client,
@@ -115,7 +115,10 @@ impl Link {
             outgoing,
             early,
             done,
-        })
+        };
+        // What has come before anything was asked must not pass for the answer to it.
+        link.consume()?;
+        Ok(link)
     }
 
     /// What was agreed.

@@ -101,6 +101,7 @@ pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
         }
     }
     let mut cases = Vec::new();
+    let (mut count, mut why) = (0, None);
     if !words.json {
         print(HEADING)?;
     }
@@ -118,6 +119,8 @@ pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
                         print(&row(case, &outcome))?;
                     }
                     cases.push(told);
+                    count += outcome.failed;
+                    why = why.or(outcome.why);
                 }
             }
         }
@@ -131,8 +134,7 @@ pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
     if words.json {
         print_json(&all)?;
     }
-    let failed = all["cases"].as_array().into_iter().flatten().any(|case| case["failed"] != 0);
-    if failed { Err(CommandError::Bench("some connections failed".into())) } else { Ok(()) }
+    if count > 0 { Err(CommandError::Connections { count, source: why }) } else { Ok(()) }
 }
 
 fn earlier(path: &PathBuf) -> Result<Value, CommandError> {
