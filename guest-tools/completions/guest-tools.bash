@@ -131,12 +131,16 @@ _guest__tools() {
 
     case "${cmd}" in
         guest__tools)
-            opts="-h -V --help --version probe connect info list map read write zero trim cache dump test bench copy attach detach status help"
+            opts="-h -V --timeout --help --version probe connect info list map read write zero trim cache dump test bench copy attach detach status help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -145,7 +149,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__attach)
-            opts="-h --device --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --help"
+            opts="-h --device --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -175,6 +179,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -183,7 +191,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__bench)
-            opts="-h --mode --size --depth --connections --time --warm-up --destroy --json --html --compare --help"
+            opts="-h --mode --size --depth --connections --time --warm-up --destroy --json --html --compare --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -221,6 +229,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -229,7 +241,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__cache)
-            opts="-h --offset --length --json --help"
+            opts="-h --offset --length --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -243,6 +255,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -251,12 +267,16 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__connect)
-            opts="-h --json --help"
+            opts="-h --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -265,7 +285,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__copy)
-            opts="-C -R -S -p -q -h --connections --requests --request-size --sparse --no-extents --allocated --target-is-zero --destination-is-zero --flush --no-flush --verify --progress --quiet --json --help"
+            opts="-C -R -S -p -q -h --connections --requests --request-size --sparse --no-extents --allocated --target-is-zero --destination-is-zero --flush --no-flush --verify --progress --quiet --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -307,6 +327,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -333,7 +357,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__dump)
-            opts="-h --offset --length --json --help"
+            opts="-h --offset --length --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -344,6 +368,10 @@ _guest__tools() {
                     return 0
                     ;;
                 --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -621,7 +649,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__info)
-            opts="-h --size --can --is --has --json --help"
+            opts="-h --size --can --is --has --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -639,6 +667,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -647,12 +679,16 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__list)
-            opts="-h --names --json --help"
+            opts="-h --names --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -661,7 +697,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__map)
-            opts="-h --offset --length --context --totals --json --help"
+            opts="-h --offset --length --context --totals --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -679,6 +715,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -687,13 +727,17 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__probe)
-            opts="-h --wait --json --help"
+            opts="-h --wait --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -705,7 +749,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__read)
-            opts="-o -h --offset --length --out --output --verify-pattern --json --help"
+            opts="-o -h --offset --length --out --output --verify-pattern --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -731,6 +775,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -739,12 +787,16 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__status)
-            opts="-h --json --help"
+            opts="-h --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -753,7 +805,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__test)
-            opts="-h --destroy --read-only --offset --length --connections --requests --seed --json --help"
+            opts="-h --destroy --read-only --offset --length --connections --requests --seed --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -779,6 +831,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -787,7 +843,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__trim)
-            opts="-h --offset --length --all --fua --no-flush --json --help"
+            opts="-h --offset --length --all --fua --no-flush --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -801,6 +857,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -809,7 +869,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__write)
-            opts="-i -h --offset --in --input --pattern --length --fua --no-flush --json --help"
+            opts="-i -h --offset --in --input --pattern --length --fua --no-flush --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -835,6 +895,10 @@ _guest__tools() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -843,7 +907,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__zero)
-            opts="-h --offset --length --all --no-hole --fast --fua --no-flush --json --help"
+            opts="-h --offset --length --all --no-hole --fast --fua --no-flush --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -854,6 +918,10 @@ _guest__tools() {
                     return 0
                     ;;
                 --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

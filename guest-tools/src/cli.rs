@@ -1,5 +1,7 @@
 //! The command line: what was said, checked for form. Nothing is opened here.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use nbd::{
     Uri,
@@ -12,6 +14,8 @@ use crate::cmd::{
     dump::Dump, info::Info, list::List, map::Map, probe::Probe, read::Read, status::Status,
     test::Test, trim::Trim, write::Write, zero::Zero,
 };
+
+use crate::size::parse_duration;
 
 const EXAMPLES: &str = "\
 An address is libnbd's NBD URI; what is special in a name is percent-encoded. Without one it is the
@@ -31,6 +35,10 @@ Examples:
   guest-tools list nbd+vsock://2:10810/
   guest-tools info nbds+vsock://2/disk?tls-certificates=/etc/pki/disk
 
+A server counts as gone when it owes an answer and --timeout passes without one, and with fewer than
+4096 bytes either way. An answer before an export is entered must be whole by then. Only the flush at
+the end of a copy takes as long as it takes.
+
 Exit codes: 0 when it is done; 1 when not, with one line on standard error; 2 for a question whose
 answer is no.";
 
@@ -40,6 +48,10 @@ answer is no.";
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// How long a server may owe an answer and say next to nothing before it counts as gone, such as
+    /// 500ms or 5m; 0s: for ever
+    #[arg(long, global = true, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]

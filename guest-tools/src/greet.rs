@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
+    time::Instant,
 };
 
 use nbd::{
@@ -21,6 +22,7 @@ use nix::sys::{
 use crate::{
     dial::{DialError, Stream, TlsError, TlsReady, dial, prepare, secure},
     error::SessionError,
+    patience,
 };
 
 /// A connection in transmission: its socket, which still blocks, what has come behind the
@@ -292,6 +294,7 @@ impl Talk {
 
     /// Sends what was asked and receives until the machine has an answer.
     fn answer(&mut self, mut client: negotiate::Client) -> Result<ClientStep, SessionError> {
+        let begun = Instant::now();
         loop {
             let (eaten, step) = client.step(&self.received, &mut self.out);
             self.received.drain(..eaten);
@@ -310,6 +313,11 @@ impl Talk {
                 return Err(SessionError::Closed { uri, awaited });
             }
             self.total += n;
+            // Bytes that trickle in are no answer.
+            if patience::limit().is_some_and(|limit| begun.elapsed() >= limit) {
+                let doing = format!("waiting for {awaited}");
+                return Err(SessionError::lost(&self.uri, &doing, patience::exhausted()));
+            }
             if self.total > MOST {
                 return Err(SessionError::Long { uri: self.uri.clone(), limit: MOST });
             }
@@ -320,7 +328,9 @@ impl Talk {
     fn send(&mut self) -> Result<(), SessionError> {
         let sent = self.socket.write_all(&self.out);
         self.out.clear();
-        sent.map_err(|e| SessionError::lost(&self.uri, "sending an option", e))
+        let lost =
+            |error| SessionError::lost(&self.uri, "sending an option", patience::told(error));
+        sent.map_err(lost)
     }
 
     /// One read, again if a signal came between. A stream that stays silent is a timeout.
@@ -328,10 +338,7 @@ impl Talk {
         loop {
             match self.socket.read(room) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in 60 s"));
-                }
-                other => return other,
+                other => return other.map_err(patience::told),
             }
         }
     }

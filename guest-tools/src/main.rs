@@ -11,6 +11,7 @@ mod generated;
 mod greet;
 mod init;
 mod link;
+mod patience;
 mod probe;
 mod session;
 mod size;
@@ -52,6 +53,7 @@ fn without_command(error: &clap::Error) -> u8 {
 
 /// Does what was said, tells what went wrong, and says the exit code.
 fn perform(cli: &Cli) -> u8 {
+    patience::set(cli.timeout);
     let done = match &cli.command {
         Command::Probe(words) => cmd::probe::run(words),
         Command::Connect(words) => cmd::connect::run(words),

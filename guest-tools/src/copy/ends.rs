@@ -139,6 +139,13 @@ impl Side {
         }
     }
 
+    pub(super) fn linked(&self) -> Option<&Link> {
+        match self {
+            Self::Link(link) => Some(link),
+            _ => None,
+        }
+    }
+
     /// What to wait for while a server owes something.
     pub(super) fn poll(&self) -> Option<PollFd<'_>> {
         match self {

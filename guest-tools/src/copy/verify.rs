@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 
 use nix::{
     errno::Errno,
-    poll::{PollFlags, PollTimeout, poll},
+    poll::{PollFlags, poll},
 };
 
 use super::{
@@ -14,8 +14,8 @@ use super::{
     job::Job,
 };
 use crate::{
-    error::SessionError,
-    link::{Link, Order, PATIENCE},
+    link::{Link, Order, least},
+    patience::poll_timeout,
 };
 
 /// One thread of it.
@@ -150,14 +150,9 @@ impl<'a> Verifier<'a> {
     fn wait(&mut self) -> Result<(), CopyError> {
         let mut fds = vec![until(&self.job.halt)];
         fds.extend(self.sides.iter().filter_map(Side::poll));
-        let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, patience) {
-            Ok(0) => {
-                let [source, _] = &self.sides;
-                let uri = if source.under_way() > 0 { self.names.0 } else { self.names.1 };
-                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in 60 s");
-                return Err(SessionError::lost(uri, "waiting for a reply", error).into());
-            }
+        let silent = least(self.sides.iter().filter_map(Side::linked));
+        match poll(&mut fds, poll_timeout(silent.and_then(Link::left))) {
+            Ok(0) => return silent.map_or(Ok(()), |link| Err(link.silent().into())),
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(CopyError::watch(errno)),

@@ -9,7 +9,7 @@ mod tls;
 mod unix;
 mod vsock;
 
-use std::{fs::File, io, time::Duration};
+use std::{fs::File, io};
 
 use nbd::{Uri, uri::Place};
 use nix::sys::{
@@ -18,13 +18,12 @@ use nix::sys::{
 };
 use thiserror::Error;
 
+use crate::patience;
+
 pub(crate) use self::{
     stream::Stream,
     tls::{Ready as TlsReady, TlsError, prepare, secure},
 };
-
-/// How long a server may take to say or take in anything before it counts as gone.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why there is no stream.
 #[derive(Debug, Error)]
@@ -44,10 +43,13 @@ pub(crate) enum DialError {
     SetUp { uri: String, source: io::Error },
 }
 
-/// Connects. Reads and writes of the stream block, and fail after `PATIENCE`.
+/// Connects. Reads and writes of the stream block, and fail when `patience` is exhausted.
 pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
     let socket = dial_raw(uri)?;
-    let limit = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(i64::MAX), 0);
+    let Some(limit) = patience::limit() else { return Ok(socket) };
+    let seconds = limit.as_secs().try_into().unwrap_or(i64::MAX);
+    // Zero is for ever here too.
+    let limit = TimeVal::new(seconds, i64::from(limit.subsec_micros().max(1)));
     setsockopt(&socket, sockopt::ReceiveTimeout, &limit)
         .and_then(|()| setsockopt(&socket, sockopt::SendTimeout, &limit))
         .map_err(|errno| DialError::SetUp { uri: uri.to_string(), source: errno.into() })?;

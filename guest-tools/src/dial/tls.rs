@@ -30,6 +30,7 @@ use rustls::{
 use thiserror::Error as ThisError;
 
 use super::stream::{Stream, Tls, WAITING};
+use crate::patience::Timed;
 
 /// Where libnbd looks when the URI does not say it; the first two are below $HOME.
 const OF_HOME: [&str; 2] = [".pki/libnbd", ".config/pki/libnbd"];
@@ -123,8 +124,9 @@ pub(crate) fn secure(mut socket: File, ready: Ready) -> Result<Stream, TlsError>
     let Ready { config, name } = ready;
     let mut connection = ClientConnection::new(config, name).map_err(TlsError::Begin)?;
     connection.set_buffer_limit(Some(WAITING));
+    let mut timed = Timed::new(&mut socket);
     while connection.is_handshaking() {
-        connection.complete_io(&mut socket).map_err(TlsError::Handshake)?;
+        connection.complete_io(&mut timed).map_err(TlsError::Handshake)?;
     }
     Ok(Stream::Tls(Box::new(Tls { socket, connection })))
 }

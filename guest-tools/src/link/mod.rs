@@ -30,7 +30,7 @@ use nbd::{
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags, poll},
 };
 
 pub(crate) use self::order::{Done, Extent, Order, Verb};
@@ -39,6 +39,7 @@ use crate::{
     dial::Stream,
     error::SessionError,
     greet::{Entered, Standing, enter, enter_instead},
+    patience::{self, Pulse, poll_timeout},
 };
 
 /// Received at once, bytes.
@@ -47,8 +48,6 @@ const RECEIVE: usize = 256 << 10;
 const BEHIND: usize = 4 << 10;
 /// From this length on a read is received in place, bytes.
 const LARGE: u64 = 32 << 10;
-/// How long a server may take to say or take in anything before it counts as gone.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open export.
 #[derive(Debug)]
@@ -71,6 +70,7 @@ pub(crate) struct Link {
     /// by its header. They stay in `flying` until then.
     early: Vec<u64>,
     done: VecDeque<Done>,
+    pulse: Pulse,
 }
 
 impl Link {
@@ -115,6 +115,7 @@ impl Link {
             outgoing,
             early,
             done,
+            pulse: Pulse::default(),
         };
         // What has come before anything was asked must not pass for the answer to it.
         link.consume()?;
@@ -159,6 +160,9 @@ impl Link {
             SessionError::Unfit { uri, doing, source }
         })?;
         let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
+        if self.flying.is_empty() {
+            self.pulse.beat();
+        }
         self.outgoing.push(cookie, payload);
         self.large += usize::from(is_large(&order));
         self.flying.insert(cookie, Done::new(order));
@@ -188,6 +192,16 @@ impl Link {
         } else {
             PollFlags::POLLIN | PollFlags::POLLOUT
         }
+    }
+
+    /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        if self.flying.is_empty() { None } else { self.pulse.left() }
+    }
+
+    /// It kept silent for longer.
+    pub(crate) fn silent(&self) -> SessionError {
+        SessionError::lost(&self.uri, "waiting for a reply", patience::exhausted())
     }
 
     /// Waits for the end of any request. Only while there are some.
@@ -252,6 +266,7 @@ impl Link {
                 |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
             )
             .map_err(|source| SessionError::lost(&self.uri, "sending a request", source))?;
+        self.pulse.moved(self.outgoing.take_moved());
         let outgoing = &self.outgoing;
         let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
         for cookie in left.collect::<Vec<_>>() {
@@ -320,6 +335,7 @@ impl Link {
     }
 
     fn finish(&mut self, cookie: u64) {
+        self.pulse.beat();
         if let Some(done) = self.flying.remove(&cookie) {
             self.large -= usize::from(is_large(&done.order));
             self.done.push_back(done);
@@ -349,6 +365,7 @@ impl Link {
                 other => break other?,
             }
         };
+        self.pulse.moved(n);
         if n > 0 && placed > 0 {
             self.client.placed(n.min(placed) as u64);
         }
@@ -367,19 +384,25 @@ const fn is_large(order: &Order) -> bool {
     matches!(order.verb, Verb::Read) && order.len >= LARGE
 }
 
-/// Waits until one of them can go on. A minute of silence is an error.
+/// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
 pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
     let mut fds: Vec<_> =
         links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
-    let patience = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    let source = match poll(&mut fds, patience) {
-        Ok(0) => io::Error::new(io::ErrorKind::TimedOut, "no answer in 60 s"),
-        Ok(_) | Err(Errno::EINTR) => return Ok(()),
-        Err(errno) => errno.into(),
-    };
-    let uri = links.iter().find(|link| link.under_way() > 0).or_else(|| links.first());
-    let uri = uri.map_or("", |link| &link.uri);
-    Err(SessionError::lost(uri, "waiting for a reply", source))
+    let limit = links.iter().filter_map(|link| link.left()).min();
+    match poll(&mut fds, poll_timeout(limit)) {
+        Ok(0) => least(links.iter().copied()).map_or(Ok(()), |link| Err(link.silent())),
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => {
+            let uri = links.first().map_or("", |link| &link.uri);
+            Err(SessionError::lost(uri, "waiting for a reply", errno.into()))
+        }
+    }
+}
+
+/// The one whose time is up first.
+pub(crate) fn least<'a>(links: impl Iterator<Item = &'a Link>) -> Option<&'a Link> {
+    let owing = links.filter_map(|link| link.left().map(|left| (left, link)));
+    owing.min_by_key(|(left, _)| *left).map(|(_, link)| link)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSlice, Write},
+    mem,
 };
 
 use super::Done;
@@ -30,6 +31,8 @@ pub(super) struct Outgoing {
     /// Where the header that is pushed next begins.
     known: usize,
     pieces: VecDeque<Piece>,
+    /// Bytes that have left since it was asked.
+    moved: usize,
 }
 
 impl Outgoing {
@@ -92,7 +95,13 @@ impl Outgoing {
         slices
     }
 
+    /// How many bytes have left since this was asked before.
+    pub(super) const fn take_moved(&mut self) -> usize {
+        mem::replace(&mut self.moved, 0)
+    }
+
     fn advance(&mut self, mut n: usize) {
+        self.moved += n;
         while let Some(piece) = self.pieces.front_mut() {
             let head = n.min(piece.head);
             piece.head -= head;

@@ -13,6 +13,7 @@ mod reads;
 mod replies;
 mod server;
 mod texts;
+mod time;
 
 use std::process::{Command, Output, Stdio};
 

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     thread,
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -69,6 +70,12 @@ pub(crate) enum Act {
     Say(Vec<u8>),
     /// These bytes, and again, for as long as the client takes them.
     Endless(Vec<u8>),
+    /// A byte each so often.
+    Drip(Vec<u8>, Duration),
+    /// Nothing, while the client stays.
+    Mute,
+    /// These bytes, and then no ear for the client either.
+    Deaf(Vec<u8>),
     /// The end, after these bytes.
     Close(Vec<u8>),
 }
@@ -148,6 +155,25 @@ impl Session {
             Act::Endless(bytes) => loop {
                 self.say(&bytes)?;
             },
+            Act::Drip(bytes, pause) => {
+                for byte in bytes {
+                    // There is no event to wait for: it is slow.
+                    thread::sleep(pause);
+                    self.say(&[byte])?;
+                }
+                Ok(())
+            }
+            Act::Mute => loop {
+                if self.stream.read(&mut [0; 4096])? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            },
+            Act::Deaf(bytes) => {
+                self.say(&bytes)?;
+                loop {
+                    thread::park();
+                }
+            }
             Act::Close(bytes) => {
                 self.say(&bytes)?;
                 Err(io::ErrorKind::ConnectionAborted.into())

@@ -1,11 +1,11 @@
 //! Where a lane waits: for its sockets, and for the flush at the end.
 
-use std::{io, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use nbd::wire::TransmissionFlags;
 use nix::{
     errno::Errno,
-    poll::{PollFlags, PollTimeout, poll},
+    poll::{PollFlags, poll},
 };
 
 use super::{
@@ -16,31 +16,25 @@ use super::{
     Lane, good, heed,
 };
 use crate::{
-    error::SessionError,
-    link::{Link, Order, PATIENCE, Verb},
+    link::{Link, Order, Verb, least},
+    patience::poll_timeout,
 };
 
 impl Lane<'_> {
-    /// Waits until a server or a stream can go on. `patience`: a minute of silence is an error.
+    /// Waits until a server or a stream can go on. `patience`: silence is an error in time.
     pub(super) fn wait(&mut self, patience: bool) -> Result<(), CopyError> {
         let (source, target) = (self.source.poll(), self.target.poll());
-        let owed = source.is_some() || target.is_some();
         let wanted = !self.exhausted && !self.is_full();
         let stream = self.source.poll_stream().filter(|_| wanted);
         let places = (source.is_some(), target.is_some());
         let mut fds = vec![until(&self.job.halt)];
         fds.extend(source.into_iter().chain(target).chain(stream));
-        let limit = if patience && owed {
-            PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX)
-        } else {
-            PollTimeout::NONE
-        };
-        match poll(&mut fds, limit) {
+        let silent = least(self.source.linked().into_iter().chain(self.target.linked()));
+        let silent = silent.filter(|_| patience);
+        match poll(&mut fds, poll_timeout(silent.and_then(Link::left))) {
             Ok(0) => {
-                let uri = if places.0 { self.names.0 } else { self.names.1 };
-                let error = io::Error::new(io::ErrorKind::TimedOut, "no answer in 60 s");
                 self.broken = places;
-                return Err(SessionError::lost(uri, "waiting for a reply", error).into());
+                return silent.map_or(Ok(()), |link| Err(link.silent().into()));
             }
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(()),

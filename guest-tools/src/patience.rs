@@ -1,0 +1,137 @@
+//! How long a server may take to say or take in anything before it counts as gone: one rule for the
+//! whole program, set once by `main`. `dial`, `greet` and whatever waits for a `link` keep to it.
+//!
+//! An answer to a question of the negotiation has to be whole by then. Of requests under way, one has
+//! to be answered, or `LEAST` bytes to have moved in either direction: a slow way is no dead one, and
+//! a server that sends a byte a second is.
+
+use std::{
+    cell::Cell,
+    io::{self, Read, Write},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use nix::poll::PollTimeout;
+
+/// If nothing is said.
+const USUAL: Duration = Duration::from_mins(1);
+/// Bytes that count as a sign of life.
+const LEAST: u64 = 4096;
+
+static LIMIT: OnceLock<Duration> = OnceLock::new();
+
+/// Says how long, before anybody is connected to. Zero is for ever.
+pub(crate) fn set(limit: Duration) {
+    // It is said once.
+    LIMIT.set(limit).ok();
+}
+
+/// How long; `None` is for ever.
+pub(crate) fn limit() -> Option<Duration> {
+    Some(*LIMIT.get_or_init(|| USUAL)).filter(|limit| !limit.is_zero())
+}
+
+/// That it took longer.
+pub(crate) fn exhausted() -> io::Error {
+    let limit = limit().unwrap_or_default();
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?} (--timeout)"))
+}
+
+/// What a socket with a time limit says, in those words.
+pub(crate) fn told(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::WouldBlock { exhausted() } else { error }
+}
+
+/// For poll(2); what is left of `None` is for ever.
+pub(crate) fn poll_timeout(left: Option<Duration>) -> PollTimeout {
+    left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
+}
+
+/// The signs of life of one server that owes something. Time counts from where this end begins to
+/// wait: what it does meanwhile is not the server's delay.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    waiting: Cell<Option<Instant>>,
+    /// Bytes since the last beat.
+    moved: u64,
+}
+
+impl Pulse {
+    /// It begins to owe, or has answered.
+    pub(crate) fn beat(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Bytes have come, or gone.
+    pub(crate) fn moved(&mut self, bytes: usize) {
+        self.moved += bytes as u64;
+        if self.moved >= LEAST {
+            self.beat();
+        }
+    }
+
+    /// How long it may go on like this, for a caller who waits now.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let limit = limit()?;
+        let since = self.waiting.get().unwrap_or_else(Instant::now);
+        self.waiting.set(Some(since));
+        Some(limit.saturating_sub(since.elapsed()))
+    }
+}
+
+/// A socket that blocks, for one conversation that has to be over in time.
+#[derive(Debug)]
+pub(crate) struct Timed<'a, S> {
+    socket: &'a mut S,
+    begun: Instant,
+}
+
+impl<'a, S> Timed<'a, S> {
+    pub(crate) fn new(socket: &'a mut S) -> Self {
+        Self { socket, begun: Instant::now() }
+    }
+
+    /// A socket says nothing of its limit while bytes trickle.
+    fn in_time<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        if limit().is_some_and(|limit| self.begun.elapsed() >= limit) {
+            return Err(exhausted());
+        }
+        done.map_err(told)
+    }
+}
+
+impl<S: Read> Read for Timed<'_, S> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let done = self.socket.read(room);
+        self.in_time(done)
+    }
+}
+
+impl<S: Write> Write for Timed<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.socket.write(bytes);
+        self.in_time(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_bytes_are_no_sign_of_life_and_many_are() {
+        let mut pulse = Pulse::default();
+        pulse.left();
+        let since = pulse.waiting.get();
+        assert!(since.is_some());
+        pulse.moved(4095);
+        assert_eq!(pulse.waiting.get(), since);
+        pulse.moved(1);
+        assert_eq!((pulse.waiting.get(), pulse.moved), (None, 0));
+    }
+}

@@ -1,0 +1,135 @@
+//! Servers that are silent or slow: `--timeout` says for how long.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    Case, Words, judge, no_complaints, run,
+    server::{Act, Asked, FLUSH, Framing, GO, HONEST, Manner, Script, Server, WRITE, pattern},
+};
+
+const SAYS: &str = "no answer in 200ms (--timeout)";
+const COMMANDS: &[Words] = &[
+    &["info", "URI", "--timeout", "200ms"],
+    &["list", "URI", "--timeout", "200ms"],
+    &["probe", "URI", "--timeout", "200ms"],
+    &["--timeout", "200ms", "map", "URI"],
+    READ,
+    COPY_FROM,
+    COPY_TO,
+    &["write", "URI", "--pattern", "--length", "48k", "--timeout", "200ms"],
+    &["zero", "URI", "--all", "--timeout", "200ms"],
+    &["trim", "URI", "--all", "--timeout", "200ms"],
+    &["test", "URI", "--destroy", "--timeout", "200ms"],
+    BENCH,
+];
+const READ: Words = &["read", "URI", "--timeout", "200ms"];
+const COPY_FROM: Words = &["copy", "--quiet", "URI", "DIR/copied", "--timeout", "200ms"];
+const COPY_TO: Words = &["copy", "--quiet", "DIR/given", "URI", "--timeout", "200ms"];
+const BENCH: Words = &["bench", "URI", "--size", "4k", "--time", "50ms", "--timeout", "200ms"];
+
+const PAUSE: Duration = Duration::from_millis(40);
+
+#[test]
+fn silence_ends() {
+    let mut wrong = Vec::new();
+    for (name, script, commands) in [
+        ("no greeting", (|_, _| Act::Mute) as Script, COMMANDS),
+        (
+            "no answer to options",
+            |asked, honest| match asked {
+                Asked::Greeting => Act::Say(honest),
+                _ => Act::Mute,
+            },
+            COMMANDS,
+        ),
+        (
+            "no answer to requests",
+            |asked, honest| match asked {
+                Asked::Request(_) => Act::Mute,
+                _ => Act::Say(honest),
+            },
+            COMMANDS.get(3..).expect("those that make some"),
+        ),
+        (
+            "half of each answer to a request",
+            |asked, honest| match asked {
+                Asked::Request(_) => Act::Deaf(honest[..honest.len() / 2].to_vec()),
+                _ => Act::Say(honest),
+            },
+            COMMANDS.get(3..).expect("those that make some"),
+        ),
+    ] {
+        let manner = Manner::new(Framing::Structured, script);
+        let begun = Instant::now();
+        wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
+        assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
+    }
+    no_complaints(&wrong);
+}
+
+#[test]
+fn a_byte_now_and_then_is_silence() {
+    let mut wrong = Vec::new();
+    for (name, script, commands) in [
+        ("a slow greeting", (|_, honest| Act::Drip(honest, PAUSE)) as Script, COMMANDS),
+        (
+            "slow answers to options",
+            |asked, honest| match asked {
+                Asked::Greeting => Act::Say(honest),
+                _ => Act::Drip(honest, PAUSE),
+            },
+            COMMANDS,
+        ),
+        (
+            "slow answers to requests",
+            |asked, honest| match asked {
+                Asked::Request(_) => Act::Drip(honest, PAUSE),
+                _ => Act::Say(honest),
+            },
+            COMMANDS.get(3..).expect("those that make some"),
+        ),
+    ] {
+        let manner = Manner::new(Framing::Structured, script);
+        wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
+    }
+    no_complaints(&wrong);
+}
+
+#[test]
+fn a_server_that_takes_nothing_in_is_silent() {
+    let script: Script = |asked, honest| match asked {
+        Asked::Option { code: GO } => Act::Deaf(honest),
+        _ => Act::Say(honest),
+    };
+    let manner = Manner { size: 8 << 20, ..Manner::new(Framing::Simple, script) };
+    let commands: &[Words] =
+        &[&["write", "URI", "--pattern", "--length", "8M", "--timeout", "200ms"], READ];
+    Case { name: "no ear", manner, commands, says: SAYS }.fails();
+}
+
+#[test]
+fn a_slow_server_is_not_a_dead_one() {
+    // Each answer takes most of the time, and all of them much more.
+    let script: Script = |asked, honest| match asked {
+        Asked::Request(request) if request.command == WRITE || request.command == FLUSH => {
+            Act::Drip(honest, Duration::from_millis(3))
+        }
+        _ => Act::Say(honest),
+    };
+    let manner = Manner { size: 32 << 20, ..Manner::new(Framing::Simple, script) };
+    let server = Server::start(manner);
+    let words = ["write", "URI", "--pattern", "--length", "32M", "--timeout", "1s"];
+    let output = run(&server, &words);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn zero_is_for_ever_and_a_timeout_is_a_time() {
+    let server = Server::start(Manner::new(Framing::Simple, HONEST));
+    let output = run(&server, &["read", "URI", "--timeout", "0s"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, pattern(0, 64 << 10));
+    let output = run(&server, &["info", "URI", "--timeout", "soon"]);
+    let line = judge(&["info"], &output).expect("an error");
+    assert!(line.contains("--timeout"), "{line}");
+}
