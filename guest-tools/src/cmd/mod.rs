@@ -72,6 +72,16 @@ pub(crate) enum CommandError {
     Connections { count: usize, source: Option<SessionError> },
     #[error("at {at} is no header of a test: 'guest-tools test --destroy' writes one")]
     NoRun { at: u64 },
+    #[error(
+        "{at} has the header of a test of {len} bytes, which is more than a run of this program takes \
+         if nothing is said: say --length {len} if it is believed"
+    )]
+    LongRun { at: u64, len: u64 },
+    #[error(
+        "a test of {len} bytes in blocks of {block} takes more memory than there is: test a part, \
+         with --offset and --length"
+    )]
+    Memory { len: u64, block: u64 },
     #[error("cannot print")]
     Print(#[source] io::Error),
     /// The answer to a yes-or-no question. All is said.

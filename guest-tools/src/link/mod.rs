@@ -327,7 +327,7 @@ impl Link {
                 Event::Data { at, bytes, .. } => done.put(at, bytes),
                 Event::Hole { at, len, .. } => done.put_hole(at, len),
                 Event::Extent { at, len, flags, .. } => {
-                    done.extents.push(Extent { at, len, flags });
+                    done.put_extent(Extent { at, len, flags });
                 }
                 Event::Done { .. } => {}
             }

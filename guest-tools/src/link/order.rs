@@ -6,6 +6,13 @@ use nbd::{
     wire::{CommandFlags, ExtentFlags},
 };
 
+/// Holes of one read that are remembered.
+const MOST_HOLES: usize = 256;
+
+/// Extents of one answer that are kept, of the 2^20 that it may have: with several under way there must
+/// be memory for all.
+const MOST_EXTENTS: usize = 1 << 17;
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -52,10 +59,13 @@ pub(crate) struct Extent {
 pub(crate) struct Done {
     /// With what was read in its `bytes`.
     pub(crate) order: Order,
-    /// Parts of a read that the server said were zeroes, offset and length; they are in `bytes` too.
+    /// Parts of a read that the server said were zeroes, offset and length, apart from each other; they
+    /// are in `bytes` too. Not all, if there are very many.
     pub(crate) holes: Vec<(u64, u64)>,
-    /// The answer to `Extents`.
+    /// The answer to `Extents`, or the first part of it; like ones are one.
     pub(crate) extents: Vec<Extent>,
+    /// More came than was kept.
+    cut: bool,
     /// What the server said went wrong. Then nothing else counts.
     pub(crate) result: Result<(), Failure>,
 }
@@ -110,7 +120,7 @@ impl Order {
 
 impl Done {
     pub(super) const fn new(order: Order) -> Self {
-        Self { order, holes: Vec::new(), extents: Vec::new(), result: Ok(()) }
+        Self { order, holes: Vec::new(), extents: Vec::new(), cut: false, result: Ok(()) }
     }
 
     /// The machine has seen to it that the bytes lie inside.
@@ -123,7 +133,27 @@ impl Done {
     pub(super) fn put_hole(&mut self, at: u64, len: u64) {
         if let Some(place) = self.place(at, len) {
             place.fill(0);
-            self.holes.push((at, len));
+            let more = self.holes.len() < MOST_HOLES;
+            match self.holes.last_mut() {
+                Some((start, before)) if *start + *before == at => *before += len,
+                // Each is looked at for each block, and a server may make them of one byte.
+                _ if more => self.holes.push((at, len)),
+                _ => {}
+            }
+        }
+    }
+
+    /// What does not find room is left out at the end: a server may answer less than it was asked, and
+    /// callers ask on from there.
+    pub(super) fn put_extent(&mut self, extent: Extent) {
+        if self.cut {
+            return;
+        }
+        let more = self.extents.len() < MOST_EXTENTS;
+        match self.extents.last_mut() {
+            Some(last) if last.flags == extent.flags => last.len += extent.len,
+            _ if more => self.extents.push(extent),
+            _ => self.cut = true,
         }
     }
 
@@ -132,5 +162,33 @@ impl Done {
         let start = usize::try_from(at.checked_sub(self.order.at)?).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;
         self.order.bytes.get_mut(start..end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_an_answer_take_bounded_memory() {
+        let len = 1 << 20;
+        let mut done = Done::new(Order::read(0, len, vec![1; 1 << 20]));
+        for at in (0..len).step_by(2) {
+            done.put_hole(at, 1);
+        }
+        assert_eq!(done.holes.len(), MOST_HOLES);
+        assert!((0..1 << 20).all(|at| done.order.bytes[at] == u8::from(at % 2 == 1)));
+
+        let mut done = Done::new(Order::bare(Verb::Extents { one: false }, 0, len));
+        for at in 0..len {
+            let flags = ExtentFlags::from_bits_retain(u32::try_from(at / 2 % 2).unwrap());
+            done.put_extent(Extent { at, len: 1, flags });
+        }
+        assert_eq!(done.extents.len(), MOST_EXTENTS);
+        let end = done.extents.iter().fold(0, |end, extent| {
+            assert_eq!(extent.at, end);
+            end + extent.len
+        });
+        assert_eq!(end, 2 * MOST_EXTENTS as u64);
     }
 }

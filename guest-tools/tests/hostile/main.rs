@@ -8,6 +8,7 @@ mod death;
 mod exports;
 mod extents;
 mod failures;
+mod memory;
 mod negotiation;
 mod reads;
 mod replies;

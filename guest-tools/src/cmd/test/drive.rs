@@ -69,7 +69,8 @@ impl<'a> Drive<'a> {
     pub(super) fn new(uri: &'a Uri, settings: Settings) -> Result<Self, CommandError> {
         let block = usize::try_from(settings.block).unwrap_or(usize::MAX);
         let blocks = usize::try_from(settings.len / settings.block - 1).unwrap_or(usize::MAX);
-        let model = Model::new(settings.seed, settings.at + settings.block, block, blocks);
+        let model = Model::new(settings.seed, settings.at + settings.block, block, blocks)
+            .map_err(|_| CommandError::Memory { len: settings.len, block: settings.block })?;
         let (under, random, spare) = (HashMap::new(), mix(settings.seed), Vec::new());
         let (links, flags) = (Vec::new(), TransmissionFlags::empty());
         let (requests, cuts) = (0, 0);

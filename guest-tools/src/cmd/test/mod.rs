@@ -79,6 +79,11 @@ pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
         link.submit(Order::read(at, block, Vec::new()))?;
         let head = link.next_good()?.order.bytes;
         let (len, seed, last) = drive::header(&head).ok_or(CommandError::NoRun { at })?;
+        // It is the server's word, and there must be memory for what it says.
+        if len > words.range.length.unwrap_or(MOST).max(MOST) {
+            link.close();
+            return Err(CommandError::LongRun { at, len });
+        }
         if at.checked_add(len).is_none_or(|end| end > size) {
             return Err(CommandError::PastEnd {
                 what: format!("{len} tested bytes at {at}"),

@@ -1,7 +1,7 @@
 //! What the disk must hold: for each block the change that was made last, and the one that a flush
 //! or FUA has made durable. No I/O.
 
-use std::ops::Range;
+use std::{collections::TryReserveError, ops::Range};
 
 use super::block;
 
@@ -48,10 +48,16 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(run: u64, start: u64, size: usize, blocks: usize) -> Self {
-        let (changes, state, durable) = (vec![Kind::Anything], vec![0; blocks], vec![0; blocks]);
-        let (unflushed, busy) = (Vec::new(), vec![false; blocks]);
-        Self { run, start, size, changes, state, durable, unflushed, busy }
+    /// Nine bytes a block, which may be more than there are.
+    pub(super) fn new(
+        run: u64,
+        start: u64,
+        size: usize,
+        blocks: usize,
+    ) -> Result<Self, TryReserveError> {
+        let (state, durable) = (filled(blocks, 0)?, filled(blocks, 0)?);
+        let (changes, unflushed, busy) = (vec![Kind::Anything], Vec::new(), filled(blocks, false)?);
+        Ok(Self { run, start, size, changes, state, durable, unflushed, busy })
     }
 
     pub(super) fn blocks(&self) -> usize {
@@ -152,13 +158,20 @@ impl Model {
     }
 }
 
+fn filled<T: Copy>(len: usize, with: T) -> Result<Vec<T>, TryReserveError> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(len)?;
+    all.resize(len, with);
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_was_flushed_must_be_there_and_the_rest_may_be() {
-        let mut model = Model::new(1, 4096, 512, 10);
+        let mut model = Model::new(1, 4096, 512, 10).unwrap();
         let write = |model: &mut Model, blocks: Range<usize>, fua| {
             let stroke = Stroke { blocks, change: model.begin(Kind::Data) };
             let bytes = model.payload(&stroke, Vec::new());
