@@ -9,7 +9,7 @@ mod tls;
 mod unix;
 mod vsock;
 
-use std::{fs::File, io};
+use std::{fs::File, io, time::Duration};
 
 use nbd::{Uri, uri::Place};
 use nix::sys::{
@@ -46,14 +46,17 @@ pub(crate) enum DialError {
 /// Connects. Reads and writes of the stream block, and fail when `patience` is exhausted.
 pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
     let socket = dial_raw(uri)?;
-    let Some(limit) = patience::limit() else { return Ok(socket) };
-    let seconds = limit.as_secs().try_into().unwrap_or(i64::MAX);
-    // Zero is for ever here too.
-    let limit = TimeVal::new(seconds, i64::from(limit.subsec_micros().max(1)));
+    let Some(limit) = patience::limit().map(time_value) else { return Ok(socket) };
     setsockopt(&socket, sockopt::ReceiveTimeout, &limit)
         .and_then(|()| setsockopt(&socket, sockopt::SendTimeout, &limit))
         .map_err(|errno| DialError::SetUp { uri: uri.to_string(), source: errno.into() })?;
     Ok(socket)
+}
+
+/// For a socket, where zero is for ever too.
+fn time_value(limit: Duration) -> TimeVal {
+    let seconds = limit.as_secs().try_into().unwrap_or(i64::MAX);
+    TimeVal::new(seconds, i64::from(limit.subsec_micros().max(1)))
 }
 
 /// Connects to a place. Reads and writes block as long as the other end lets them.

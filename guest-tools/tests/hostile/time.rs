@@ -1,6 +1,13 @@
 //! Servers that are silent or slow: `--timeout` says for how long.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    time::{Duration, Instant},
+};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 
 use crate::{
     Case, Words, judge, no_complaints, run,
@@ -93,6 +100,22 @@ fn a_byte_now_and_then_is_silence() {
         wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
     }
     no_complaints(&wrong);
+}
+
+#[test]
+fn a_server_that_does_not_accept_is_silent() {
+    let server = Server::start(Manner::new(Framing::Simple, HONEST));
+    let path = server.dir.path().join("hung");
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None);
+    let fd = fd.expect("a socket");
+    bind(fd.as_raw_fd(), &UnixAddr::new(&path).expect("a path")).expect("it is free");
+    listen(&fd, Backlog::new(0).expect("a number")).expect("it listens");
+    // There is room for one.
+    let _first = UnixStream::connect(&path).expect("a place in the queue");
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let output = run(&server, &["read", &uri, "--timeout", "200ms"]);
+    let line = judge(&["read"], &output).expect("an error");
+    assert!(line.contains(SAYS) && line.contains("does not accept"), "{line}");
 }
 
 #[test]
