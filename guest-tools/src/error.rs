@@ -32,6 +32,10 @@ pub(crate) enum SessionError {
          no more"
     )]
     Long { uri: String, limit: usize },
+    #[error(
+        "{uri} has {now} bytes, and had {before} on the connection before: it is another disk now"
+    )]
+    Changed { uri: String, before: u64, now: u64 },
     #[error("{uri} was refused by the server")]
     Refused { uri: String, source: Refusal },
     #[error("cannot {doing} on {uri}")]

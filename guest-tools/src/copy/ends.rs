@@ -47,6 +47,14 @@ impl Side {
         })
     }
 
+    /// To read from again, after the copy: what was a server's export has the size that it had.
+    pub(super) fn reopen(word: &Word, before: Option<u64>) -> Result<Self, CopyError> {
+        match (word, before) {
+            (Word::Uri(uri), Some(size)) => Ok(Self::Link(Box::new(Link::again(uri, size)?))),
+            _ => Self::source(word),
+        }
+    }
+
     /// To write to. Nothing is changed, but a file that was not there is.
     pub(super) fn target(word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
@@ -67,7 +75,9 @@ impl Side {
     /// For one lane more.
     pub(super) fn again(&self, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
-            (Self::Link(_), Word::Uri(uri)) => Self::Link(Box::new(Link::open(uri)?)),
+            (Self::Link(link), Word::Uri(uri)) => {
+                Self::Link(Box::new(Link::again(uri, link.described().size)?))
+            }
             (Self::File(local), _) => Self::File(Arc::clone(local)),
             (Self::Stream(local), _) => Self::Stream(Arc::clone(local)),
             (Self::Link(_) | Self::Null, _) => Self::Null,

@@ -269,8 +269,8 @@ impl Plan {
         rules: Rules,
         names: (&str, &str),
     ) -> Result<(), CopyError> {
-        let source = Side::source(&self.source)?;
-        let target = Side::source(&self.target)?;
+        let source = Side::reopen(&self.source, rules.size)?;
+        let target = Side::reopen(&self.target, rules.room)?;
         for side in [&source, &target] {
             if let Side::File(local) = side {
                 local.forget();

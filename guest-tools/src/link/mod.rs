@@ -13,12 +13,12 @@
 
 mod order;
 mod outgoing;
+mod wait;
 
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
-    time::Duration,
 };
 
 use nbd::{
@@ -28,18 +28,18 @@ use nbd::{
     wire::BASE_ALLOCATION,
 };
 use nix::{
-    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    poll::{PollFd, PollFlags, poll},
+    poll::PollFlags,
 };
 
 pub(crate) use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
+pub(crate) use self::wait::{least, wait};
 use crate::{
     dial::Stream,
     error::SessionError,
     greet::{Entered, Standing, enter, enter_instead},
-    patience::{self, Pulse, poll_timeout},
+    patience::Pulse,
 };
 
 /// Received at once, bytes.
@@ -122,6 +122,17 @@ impl Link {
         Ok(link)
     }
 
+    /// As `open`, for an export that was open before with so many bytes: another size is another disk.
+    pub(crate) fn again(uri: &Uri, before: u64) -> Result<Self, SessionError> {
+        let link = Self::open(uri)?;
+        let now = link.described.size;
+        if now == before {
+            return Ok(link);
+        }
+        link.close();
+        Err(SessionError::Changed { uri: uri.to_string(), before, now })
+    }
+
     /// What was agreed.
     pub(crate) fn terms(&self) -> &Terms {
         self.client.terms()
@@ -192,16 +203,6 @@ impl Link {
         } else {
             PollFlags::POLLIN | PollFlags::POLLOUT
         }
-    }
-
-    /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
-    pub(crate) fn left(&self) -> Option<Duration> {
-        if self.flying.is_empty() { None } else { self.pulse.left() }
-    }
-
-    /// It kept silent for longer.
-    pub(crate) fn silent(&self) -> SessionError {
-        SessionError::lost(&self.uri, "waiting for a reply", patience::exhausted())
     }
 
     /// Waits for the end of any request. Only while there are some.
@@ -382,27 +383,6 @@ impl AsFd for Link {
 
 const fn is_large(order: &Order) -> bool {
     matches!(order.verb, Verb::Read) && order.len >= LARGE
-}
-
-/// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
-pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
-    let mut fds: Vec<_> =
-        links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
-    let limit = links.iter().filter_map(|link| link.left()).min();
-    match poll(&mut fds, poll_timeout(limit)) {
-        Ok(0) => least(links.iter().copied()).map_or(Ok(()), |link| Err(link.silent())),
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => {
-            let uri = links.first().map_or("", |link| &link.uri);
-            Err(SessionError::lost(uri, "waiting for a reply", errno.into()))
-        }
-    }
-}
-
-/// The one whose time is up first.
-pub(crate) fn least<'a>(links: impl Iterator<Item = &'a Link>) -> Option<&'a Link> {
-    let owing = links.filter_map(|link| link.left().map(|left| (left, link)));
-    owing.min_by_key(|(left, _)| *left).map(|(_, link)| link)
 }
 
 #[cfg(test)]

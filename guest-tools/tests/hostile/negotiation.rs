@@ -55,7 +55,7 @@ fn answers_to_options_are_judged() {
     every(
         "the answer to another option",
         |asked, honest| match asked {
-            Asked::Option { code } => Act::Say(reply(code ^ 64, ACK, &[])),
+            Asked::Option { code, .. } => Act::Say(reply(code ^ 64, ACK, &[])),
             _ => Act::Say(honest),
         },
         "was answered where NBD_OPT_",
@@ -73,7 +73,7 @@ fn answers_to_options_are_judged() {
     every(
         "a reply that no option has",
         |asked, honest| match asked {
-            Asked::Option { code } => Act::Say(reply(*code, 99, &[])),
+            Asked::Option { code, .. } => Act::Say(reply(*code, 99, &[])),
             _ => Act::Say(honest),
         },
         "ReplyCode(99) where it has no place",
@@ -81,7 +81,7 @@ fn answers_to_options_are_judged() {
     every(
         "endless replies",
         |asked, honest| match asked {
-            Asked::Option { code } => Act::Endless(info(*code, 99, &[1; 9])),
+            Asked::Option { code, .. } => Act::Endless(info(*code, 99, &[1; 9])),
             _ => Act::Say(honest),
         },
         "NBD_REP_INFO where it has no place",
@@ -95,7 +95,7 @@ fn what_is_endless_ends() {
         (
             "an endless list",
             (|asked, honest| match asked {
-                Asked::Option { code: LISTING } => Act::Endless(listed(b"disk", b"")),
+                Asked::Option { code: LISTING, .. } => Act::Endless(listed(b"disk", b"")),
                 _ => Act::Say(honest),
             }) as Script,
             &[LIST][..],
@@ -104,7 +104,7 @@ fn what_is_endless_ends() {
         (
             "an endless list of long names",
             |asked, honest| match asked {
-                Asked::Option { code: LISTING } => {
+                Asked::Option { code: LISTING, .. } => {
                     Act::Endless(listed(&[b'n'; 4096], &[b'd'; 4096]))
                 }
                 _ => Act::Say(honest),
@@ -115,7 +115,7 @@ fn what_is_endless_ends() {
         (
             "endless information",
             |asked, honest| match asked {
-                Asked::Option { code: code @ (6 | 7) } => {
+                Asked::Option { code: code @ (6 | 7), .. } => {
                     Act::Endless(info(*code, 2, &[b'd'; 4096]))
                 }
                 _ => Act::Say(honest),
@@ -126,7 +126,7 @@ fn what_is_endless_ends() {
         (
             "endless information in short",
             |asked, honest| match asked {
-                Asked::Option { code: code @ (6 | 7) } => Act::Endless(info(*code, 99, b"")),
+                Asked::Option { code: code @ (6 | 7), .. } => Act::Endless(info(*code, 99, b"")),
                 _ => Act::Say(honest),
             },
             ALL,
@@ -135,7 +135,7 @@ fn what_is_endless_ends() {
         (
             "endless contexts in a list",
             |asked, honest| match asked {
-                Asked::Option { code: code @ LIST_CONTEXTS } => {
+                Asked::Option { code: code @ LIST_CONTEXTS, .. } => {
                     Act::Endless(context(*code, 0, &[b'c'; 4096]))
                 }
                 _ => Act::Say(honest),
@@ -146,7 +146,7 @@ fn what_is_endless_ends() {
         (
             "endless contexts selected",
             |asked, honest| match asked {
-                Asked::Option { code: code @ SET_CONTEXTS } => {
+                Asked::Option { code: code @ SET_CONTEXTS, .. } => {
                     Act::Endless(context(*code, 9, b"x:y"))
                 }
                 _ => Act::Say(honest),
@@ -157,12 +157,12 @@ fn what_is_endless_ends() {
         (
             "ten thousand exports with a thousand long contexts each",
             |asked, honest| match asked {
-                Asked::Option { code: LISTING } => {
+                Asked::Option { code: LISTING, .. } => {
                     let mut all = listed(b"e", b"").repeat(10_000);
                     all.extend(reply(LISTING, ACK, &[]));
                     Act::Say(all)
                 }
-                Asked::Option { code: code @ LIST_CONTEXTS } => {
+                Asked::Option { code: code @ LIST_CONTEXTS, .. } => {
                     let mut all = context(*code, 0, &[b'c'; 1000]).repeat(1000);
                     all.extend(reply(*code, ACK, &[]));
                     Act::Say(all)
@@ -185,7 +185,7 @@ fn lists_that_are_broken_are_refused() {
         (
             "a name longer than its reply",
             (|asked, honest| match asked {
-                Asked::Option { code: LISTING } => {
+                Asked::Option { code: LISTING, .. } => {
                     Act::Say(reply(LISTING, SERVER, b"\0\0\xff\xffname"))
                 }
                 _ => Act::Say(honest),
@@ -195,7 +195,7 @@ fn lists_that_are_broken_are_refused() {
         (
             "a reply that is a context",
             |asked, honest| match asked {
-                Asked::Option { code: LISTING } => {
+                Asked::Option { code: LISTING, .. } => {
                     Act::Say(reply(LISTING, CONTEXT, b"\0\0\0\0name"))
                 }
                 _ => Act::Say(honest),
@@ -205,7 +205,7 @@ fn lists_that_are_broken_are_refused() {
         (
             "a name with a NUL",
             |asked, honest| match asked {
-                Asked::Option { code: LISTING } => Act::Say(listed(b"na\0me", b"")),
+                Asked::Option { code: LISTING, .. } => Act::Say(listed(b"na\0me", b"")),
                 _ => Act::Say(honest),
             },
             "a string that is not UTF-8 without NUL",
@@ -213,7 +213,7 @@ fn lists_that_are_broken_are_refused() {
         (
             "a name of 5000 bytes",
             |asked, honest| match asked {
-                Asked::Option { code: LISTING } => Act::Say(listed(&[b'n'; 5000], b"")),
+                Asked::Option { code: LISTING, .. } => Act::Say(listed(&[b'n'; 5000], b"")),
                 _ => Act::Say(honest),
             },
             "a string of 5000 bytes",
@@ -231,7 +231,7 @@ fn framing_is_what_was_agreed() {
         (
             "the end of GO where extended headers are agreed",
             (|asked, honest| match asked {
-                Asked::Option { code: GO } => Act::Say(reply(GO, UNSUP, &[])),
+                Asked::Option { code: GO, .. } => Act::Say(reply(GO, UNSUP, &[])),
                 _ => Act::Say(honest),
             }) as Script,
             "NBD_OPT_GO is unsupported where extended headers are",
@@ -239,7 +239,7 @@ fn framing_is_what_was_agreed() {
         (
             "extended headers that are agreed with a gift",
             |asked, honest| match asked {
-                Asked::Option { code: EXTENDED } => {
+                Asked::Option { code: EXTENDED, .. } => {
                     Act::Say([honest, reply(STRUCTURED, ACK, &[])].concat())
                 }
                 _ => Act::Say(honest),

@@ -35,7 +35,7 @@ fn replies_belong_to_requests() {
             "an answer before any question",
             &[Framing::Simple],
             |asked, honest| match asked {
-                Asked::Option { code: 7 } => Act::Say([honest, simple(1, 0)].concat()),
+                Asked::Option { code: 7, .. } => Act::Say([honest, simple(1, 0)].concat()),
                 _ => Act::Say(honest),
             },
             &[READS, WRITES, ZERO, TRIM, COPY_FROM, COPY_TO],

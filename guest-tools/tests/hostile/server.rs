@@ -51,12 +51,18 @@ pub(crate) const ID: u32 = 7;
 #[derive(Debug, Clone)]
 pub(crate) enum Asked {
     Greeting,
-    Option { code: u32 },
+    Option {
+        code: u32,
+        /// Which connection it is, from 0 on.
+        nth: usize,
+    },
     Request(Request),
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
+    /// Of which connection.
+    pub(crate) nth: usize,
     pub(crate) extended: bool,
     pub(crate) command: u16,
     pub(crate) cookie: u64,
@@ -120,9 +126,9 @@ impl Server {
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).expect("a socket");
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for (nth, stream) in listener.incoming().map_while(Result::ok).enumerate() {
                 // It ends with an error when its client leaves.
-                thread::spawn(move || drop(Session::new(stream, manner).serve()));
+                thread::spawn(move || drop(Session::new(stream, manner, nth).serve()));
             }
         });
         Self { uri: format!("nbd+unix:///?socket={}", path.display()), dir }
@@ -132,13 +138,14 @@ impl Server {
 struct Session {
     stream: UnixStream,
     manner: Manner,
+    nth: usize,
     agreed: Framing,
     left: usize,
 }
 
 impl Session {
-    fn new(stream: UnixStream, manner: Manner) -> Self {
-        Self { stream, manner, agreed: Framing::Simple, left: manner.lives }
+    fn new(stream: UnixStream, manner: Manner, nth: usize) -> Self {
+        Self { stream, manner, nth, agreed: Framing::Simple, left: manner.lives }
     }
 
     fn serve(mut self) -> io::Result<()> {
@@ -215,7 +222,7 @@ impl Session {
             _ => unsupported(),
         };
         let refused = honest.get(12) == Some(&0x80);
-        let asked = Asked::Option { code };
+        let asked = Asked::Option { code, nth: self.nth };
         self.answer(&asked, honest)?;
         Ok(matches!(code, GO | EXPORT_NAME) && !refused)
     }
@@ -227,6 +234,7 @@ impl Session {
         self.stream.read_exact(&mut header[..len])?;
         let long = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("8 bytes"));
         let request = Request {
+            nth: self.nth,
             extended,
             command: u16::from_be_bytes([header[6], header[7]]),
             cookie: long(8),

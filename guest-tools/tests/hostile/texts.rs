@@ -15,15 +15,15 @@ const EVIL: &str =
 #[test]
 fn names_and_descriptions_stay_text() {
     let script: Script = |asked, honest| match asked {
-        Asked::Option { code: LISTING } => {
+        Asked::Option { code: LISTING, .. } => {
             let one = listed(EVIL.as_bytes(), EVIL.as_bytes());
             Act::Say([one, reply(LISTING, ACK, &[])].concat())
         }
-        Asked::Option { code: code @ LIST_CONTEXTS } => {
+        Asked::Option { code: code @ LIST_CONTEXTS, .. } => {
             let one = context(*code, 0, EVIL.as_bytes());
             Act::Say([one, reply(*code, ACK, &[])].concat())
         }
-        Asked::Option { code: code @ 6 } => {
+        Asked::Option { code: code @ 6, .. } => {
             let (name, text) = (info(*code, 1, EVIL.as_bytes()), info(*code, 2, EVIL.as_bytes()));
             Act::Say([name, text, honest].concat())
         }
@@ -57,7 +57,7 @@ fn names_and_descriptions_stay_text() {
 #[test]
 fn a_refusal_stays_text() {
     let script: Script = |asked, honest| match asked {
-        Asked::Option { code: code @ (3 | 6 | 7) } => {
+        Asked::Option { code: code @ (3 | 6 | 7), .. } => {
             Act::Say(reply(*code, POLICY, EVIL.as_bytes()))
         }
         _ => Act::Say(honest),
@@ -74,7 +74,7 @@ fn a_refusal_stays_text() {
 #[test]
 fn a_long_refusal_is_cut() {
     let script: Script = |asked, honest| match asked {
-        Asked::Option { code: code @ (3 | 6 | 7) } => {
+        Asked::Option { code: code @ (3 | 6 | 7), .. } => {
             Act::Say(reply(*code, POLICY, &[b'x'; 16_000]))
         }
         _ => Act::Say(honest),
@@ -102,7 +102,7 @@ fn what_a_request_failed_for_stays_text() {
 #[test]
 fn a_name_that_this_end_says_stays_text() {
     let script: Script = |asked, honest| match asked {
-        Asked::Option { code: code @ 7 } => Act::Say(reply(*code, POLICY, b"no")),
+        Asked::Option { code: code @ 7, .. } => Act::Say(reply(*code, POLICY, b"no")),
         _ => Act::Say(honest),
     };
     let server = Server::start(Manner::new(Framing::Structured, script));

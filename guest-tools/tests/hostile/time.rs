@@ -121,7 +121,7 @@ fn a_server_that_does_not_accept_is_silent() {
 #[test]
 fn a_server_that_takes_nothing_in_is_silent() {
     let script: Script = |asked, honest| match asked {
-        Asked::Option { code: GO } => Act::Deaf(honest),
+        Asked::Option { code: GO, .. } => Act::Deaf(honest),
         _ => Act::Say(honest),
     };
     let manner = Manner { size: 8 << 20, ..Manner::new(Framing::Simple, script) };

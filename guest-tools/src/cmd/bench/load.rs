@@ -51,6 +51,8 @@ pub(super) struct Case {
     pub(super) mode: Mode,
     /// Bytes of a request.
     pub(super) size: u64,
+    /// Of the export, bytes.
+    pub(super) export: u64,
     pub(super) depth: usize,
     pub(super) connections: usize,
     pub(super) warm_up: Duration,
@@ -145,7 +147,7 @@ impl Places {
 }
 
 fn one(uri: &Uri, case: Case, n: u64, ready: &Barrier) -> Result<Histogram, SessionError> {
-    let opened = Link::open(uri);
+    let opened = Link::again(uri, case.export);
     ready.wait();
     let mut link = opened?;
     let mut places = Places::new(case, link.described().size, n);

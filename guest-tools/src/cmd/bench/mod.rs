@@ -112,7 +112,7 @@ pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
                     let (depth, connections) = (usize::from(*depth), usize::from(*connections));
                     let (mode, size) = (*mode, *size);
                     let (warm_up, time) = (words.warm_up, words.time);
-                    let case = Case { mode, size, depth, connections, warm_up, time };
+                    let case = Case { mode, size, export, depth, connections, warm_up, time };
                     let outcome = load::run(uri, case);
                     let told = told(case, &outcome);
                     if !words.json {

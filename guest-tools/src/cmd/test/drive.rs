@@ -27,6 +27,8 @@ pub(super) struct Settings {
     /// Of the tested range, bytes; its first block is the header's.
     pub(super) at: u64,
     pub(super) len: u64,
+    /// Of the export, bytes.
+    pub(super) size: u64,
     pub(super) block: u64,
     pub(super) seed: u64,
     pub(super) connections: usize,
@@ -121,7 +123,7 @@ impl<'a> Drive<'a> {
 
     fn connect(&mut self) -> Result<(), CommandError> {
         for _ in 0..self.settings.connections {
-            let link = Link::open(self.uri)?;
+            let link = Link::again(self.uri, self.settings.size)?;
             self.flags = link.described().flags;
             self.links.push(link);
         }

@@ -104,7 +104,8 @@ pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
         return Err(CommandError::PastEnd { what, size });
     }
     let connections = if multi { words.connections.into() } else { 1 };
-    let settings = Settings { at, len, block, seed, connections, requests: words.requests.into() };
+    let requests = words.requests.into();
+    let settings = Settings { at, len, size, block, seed, connections, requests };
     let mut drive = Drive::new(uri, settings)?;
     let done = match last {
         Some(last) => drive.check_last_run(last),
