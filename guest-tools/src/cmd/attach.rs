@@ -28,7 +28,7 @@ use super::{
 use crate::{
     attach::{AttachError, Ready, Wish, device_name, hand_over, parse_device, serve},
     cli::Target,
-    init,
+    init, patience,
     size::{parse_duration, parse_size},
     sys,
 };
@@ -152,6 +152,8 @@ impl Attach {
         let mut words = vec![self.target.uri.to_string(), format!("--keep={}", self.keep)];
         words.push(format!("--wait={}ms", self.wait.as_millis()));
         words.extend(self.device.map(|index| format!("--device={}", device_name(index))));
+        let patience = patience::limit().map_or(0, |limit| limit.as_millis().max(1));
+        words.push(format!("--timeout={patience}ms"));
         let timeout = self.dead_timeout.0;
         words.extend(timeout.map(|timeout| format!("--dead-timeout={}ms", timeout.as_millis())));
         words.extend(self.connections.map(|count| format!("--connections={count}")));
