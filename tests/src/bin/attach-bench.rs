@@ -1,5 +1,6 @@
-//! What the kernel costs: a disk by `guest-tools attach` against the same server asked without a kernel, in
-//! one guest, by `guest-tools bench` and by fio. Arguments: how many rounds (default 3).
+//! What the kernel and the relay cost: fio on a disk by `guest-tools attach`, fio on the kernel's own nbd
+//! connection to the same server (a Unix socket: it takes no vsock), and `guest-tools bench`, which asks the
+//! server without a kernel; all in one guest. Arguments: how many rounds (default 3).
 //!
 //! Needs what boots guests. Rates are of an emulated guest where there is no KVM: only the ratios say
 //! something.
@@ -29,9 +30,10 @@ const CASES: [(&str, &str, &str); 3] = [
 
 const START: &str = ". /tools/scripts/lab.sh
     modprobe vsock_loopback
-    serve memory --vsock memory 256M
+    serve memory --vsock --listen unix:/run/lab/socket memory 256M
     guest-tools write --pattern --length 256M nbd+vsock://1/
-    guest-tools attach --background --connections 1 nbd+vsock://1/";
+    guest-tools attach --background --connections 1 nbd+vsock://1/
+    guest-tools attach --direct --connections 1 'nbd+unix:///?socket=/run/lab/socket'";
 
 fn main() -> ExitCode {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
@@ -48,30 +50,38 @@ fn run(rounds: usize) -> Outcome<()> {
     let mut guest = Guest::boot("attach-bench")?;
     guest.sh(START)?;
     for (name, fio, bench) in CASES {
-        let mut ratios = Vec::new();
+        let (mut to_direct, mut to_bare) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
-            let attached = number(&mut guest, &fio_rate(fio))?;
+            let attached = number(&mut guest, &fio_rate("/dev/nbd0", fio))?;
+            let direct = number(&mut guest, &fio_rate("/dev/nbd1", fio))?;
             let bare = number(&mut guest, &bench_rate(bench))?;
-            println!("round {round}, {name}: /dev/nbd0 {attached:.0}/s, bench {bare:.0}/s");
-            ratios.push(attached / bare);
+            println!(
+                "round {round}, {name}: relay {attached:.0}/s, kernel's own {direct:.0}/s, no kernel \
+                 {bare:.0}/s"
+            );
+            to_direct.push(attached / direct);
+            to_bare.push(attached / bare);
         }
-        ratios.sort_by(f64::total_cmp);
-        let (least, most) = (ratios.first().copied(), ratios.last().copied());
         println!(
-            "{name}: {:.2} of the rate without the kernel ({:.2} to {:.2})",
-            ratios.get(rounds / 2).copied().unwrap_or_default(),
-            least.unwrap_or_default(),
-            most.unwrap_or_default()
+            "{name}: {} of the kernel's own connection, {} of none",
+            median(to_direct),
+            median(to_bare)
         );
     }
     Ok(())
 }
 
-fn fio_rate(words: &str) -> String {
+fn median(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    let at = |index: usize| ratios.get(index).copied().unwrap_or_default();
+    format!("{:.2} ({:.2} to {:.2})", at(ratios.len() / 2), at(0), at(ratios.len() - 1))
+}
+
+fn fio_rate(device: &str, words: &str) -> String {
     let rate = "import json, sys; job = json.load(sys.stdin)['jobs'][0]; \
                 print(job['read']['iops'] + job['write']['iops'])";
     format!(
-        "fio --name=x --filename=/dev/nbd0 --direct=1 --ioengine=libaio --time_based --runtime=5 \
+        "fio --name=x --filename={device} --direct=1 --ioengine=libaio --time_based --runtime=5 \
          --output-format=json {words} | python3 -c \"{rate}\""
     )
 }
