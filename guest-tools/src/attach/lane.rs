@@ -22,6 +22,8 @@ const RECEIVE: usize = 128 << 10;
 const LONGEST: u64 = 32 << 20;
 /// Replies in one send.
 const REPLIES: usize = 32;
+/// Bytes of payloads that are kept to be used again.
+const SPARE: usize = 8 << 20;
 
 /// A request of the kernel.
 #[derive(Debug)]
@@ -55,13 +57,16 @@ pub(super) struct Lane {
     /// Of the first reply, header and payload.
     sent: usize,
     ended: bool,
-    /// Payloads to be used again.
+    /// Payloads to be used again: to have a large one from the system, and clean, takes longer than to
+    /// fill it. Their bytes are still in them.
     spare: Vec<Vec<u8>>,
+    /// What they hold together.
+    spared: usize,
 }
 
 #[derive(Debug)]
 struct Reply {
-    head: Vec<u8>,
+    head: [u8; 16],
     payload: Vec<u8>,
 }
 
@@ -78,6 +83,7 @@ impl Lane {
             sent: 0,
             ended: false,
             spare: Vec::new(),
+            spared: 0,
         })
     }
 
@@ -146,7 +152,7 @@ impl Lane {
             return Err(LaneError::TooLong(request.len));
         }
         let len = usize::try_from(request.len).unwrap_or(usize::MAX);
-        let mut bytes = self.spare.pop().unwrap_or_default();
+        let mut bytes = self.room();
         bytes.resize(len, 0);
         let have = len.min(self.end - self.start);
         if let Some(there) = self.input.get(self.start..self.start + have)
@@ -161,20 +167,22 @@ impl Lane {
 
     /// A buffer that is not needed any more.
     pub(super) fn give_back(&mut self, bytes: Vec<u8>) {
-        if bytes.capacity() > 0 && bytes.capacity() <= RECEIVE && self.spare.len() < REPLIES {
+        if bytes.capacity() > 0 && self.spared + bytes.capacity() <= SPARE {
+            self.spared += bytes.capacity();
             self.spare.push(bytes);
         }
     }
 
-    /// A buffer of some length or none.
+    /// A buffer of some length or none, with any bytes in it.
     pub(super) fn room(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
+        let bytes = self.spare.pop().unwrap_or_default();
+        self.spared -= bytes.capacity();
+        bytes
     }
 
     /// Queues an answer; `payload` is what a read that succeeded has read.
     pub(super) fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) {
-        let mut head = Vec::with_capacity(16);
-        SimpleReply { error, cookie }.put(&mut head);
+        let head = SimpleReply { error, cookie }.bytes();
         self.replies.push_back(Reply { head, payload });
     }
 
@@ -184,7 +192,7 @@ impl Lane {
             let mut slices = Vec::with_capacity(2 * REPLIES);
             let mut skip = self.sent;
             for reply in self.replies.iter().take(REPLIES) {
-                for bytes in [&reply.head, &reply.payload] {
+                for bytes in [&reply.head[..], &reply.payload] {
                     let from = skip.min(bytes.len());
                     skip -= from;
                     slices.push(IoSlice::new(bytes.get(from..).unwrap_or_default()));

@@ -19,6 +19,12 @@ impl SimpleReply {
     /// Appends the header.
     #[inline]
     pub fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes());
+    }
+
+    /// The header.
+    #[inline]
+    pub fn bytes(&self) -> [u8; SIMPLE_REPLY_LEN] {
         let mut bytes = [0; SIMPLE_REPLY_LEN];
         put_fields(
             &mut bytes,
@@ -28,7 +34,7 @@ impl SimpleReply {
                 &self.cookie.to_be_bytes(),
             ],
         );
-        out.extend_from_slice(&bytes);
+        bytes
     }
 
     /// Reads a header off the front; `None` until it is all there.
