@@ -42,26 +42,48 @@ impl Guest {
 
     /// The same with `more` on the tools disk.
     pub fn boot_with(name: &str, more: &[Tool]) -> Outcome<Self> {
+        Self::boot_as(name, more, Ok)
+    }
+
+    /// The same on a machine that `shape` has changed.
+    pub fn boot_as(
+        name: &str,
+        more: &[Tool],
+        shape: impl FnOnce(Machine) -> Outcome<Machine>,
+    ) -> Outcome<Self> {
         let images = Images::of_this_workspace()?;
         let host = images.host()?;
         let tools = images.tools(&[scripts()?.as_slice(), more].concat())?;
         let accel = Accel::of_this_machine(&images)?;
         let started = Instant::now();
         println!("{name}: booting the VM host with {}", accel.name());
-        let (machine, port) = Machine::new(name, host.boot)
+        let machine = Machine::new(name, host.boot)
             .processors(2)
             .memory(2048)
             .append("systemd.show_status=false")
             .disk("root", &host.root)
-            .disk("tools", &tools)
-            .start_with_port(accel)?;
+            .disk("tools", &tools);
+        let (machine, port) = shape(machine)?.start_with_port(accel)?;
         let mut guest = Self { machine, port: BufReader::new(port), patience: accel.patience() };
-        let hello = guest.line(BOOT)?;
-        if hello != "ready" {
-            return Err(guest.machine.failure(&format!("the lab's port said {hello:?}")));
-        }
+        guest.up()?;
         println!("{name}: up after {:.1} s", started.elapsed().as_secs_f32());
         Ok(guest)
+    }
+
+    fn up(&mut self) -> Outcome<()> {
+        let hello = self.line(BOOT)?;
+        if hello == "ready" {
+            return Ok(());
+        }
+        Err(self.machine.failure(&format!("the lab's port said {hello:?}")))
+    }
+
+    /// Runs a script that restarts the guest, and waits until it is up again: all that its console
+    /// has said since it was first started.
+    pub fn restart_by(&mut self, script: &str) -> Outcome<&[String]> {
+        self.ask(script)?;
+        self.up()?;
+        Ok(self.machine.console())
     }
 
     /// Runs a shell script and gives how it ended, whatever that was.
@@ -71,10 +93,7 @@ impl Guest {
 
     /// As [`Self::run`], with a deadline (under KVM; emulation is given more).
     pub fn run_within(&mut self, script: &str, patience: Duration) -> Outcome<Ended> {
-        let request = format!("{}\n{script}", script.len());
-        if let Err(error) = self.port.get_mut().write_all(request.as_bytes()) {
-            return Err(self.machine.failure(&format!("took no command: {error}")));
-        }
+        self.ask(script)?;
         let header = self.line(patience)?;
         let numbers: Option<(i32, usize)> = header.strip_prefix("exit ").and_then(|rest| {
             let (status, length) = rest.split_once(' ')?;
@@ -88,6 +107,12 @@ impl Guest {
             return Err(self.machine.failure(&format!("output of {length} bytes: {error}")));
         }
         Ok(Ended { status, output: String::from_utf8_lossy(&output).trim_end().to_owned() })
+    }
+
+    fn ask(&mut self, script: &str) -> Outcome<()> {
+        let request = format!("{}\n{script}", script.len());
+        let asked = self.port.get_mut().write_all(request.as_bytes());
+        asked.map_err(|error| self.machine.failure(&format!("took no command: {error}")))
     }
 
     /// Runs a shell script that has to succeed; what it wrote.

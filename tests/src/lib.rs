@@ -5,14 +5,17 @@
 //! | [`qemu`] | start a machine, read its console, end it |
 //! | [`guest`] | the Debian VM host, and commands in it |
 //! | [`nest`] | a guest inside that VM host |
+//! | [`agent`], [`vhost_user`] | an agent here, and guests whose vsock device ends in it |
 //! | [`need`] | the tools that a test needs, and how to get them |
 //!
 //! Nothing here connects to AF_VSOCK from this machine: what speaks vsock runs in a guest.
 
+pub mod agent;
 pub mod failure;
 pub mod guest;
 pub mod need;
 pub mod nest;
 pub mod qemu;
+pub mod vhost_user;
 
 pub use failure::{Failure, Outcome};

@@ -86,6 +86,7 @@ pub struct Machine {
     memory: u32,
     append: String,
     more: Vec<String>,
+    restarts: bool,
 }
 
 impl Machine {
@@ -93,7 +94,15 @@ impl Machine {
     pub fn new(name: &str, boot: Boot) -> Self {
         // Nobody attacks an emulated guest through its caches, and it is slow enough.
         let append = "console=ttyS0 quiet panic=-1 mitigations=off".to_owned();
-        Self { name: name.to_owned(), boot, processors: 1, memory: 512, append, more: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            boot,
+            processors: 1,
+            memory: 512,
+            append,
+            more: Vec::new(),
+            restarts: false,
+        }
     }
 
     pub fn processors(mut self, count: u32) -> Self {
@@ -111,6 +120,12 @@ impl Machine {
     pub fn append(mut self, words: &str) -> Self {
         self.append.push(' ');
         self.append.push_str(words);
+        self
+    }
+
+    /// A guest that restarts starts again, instead of ending the machine.
+    pub fn restarts(mut self) -> Self {
+        self.restarts = true;
         self
     }
 
@@ -155,7 +170,8 @@ impl Machine {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-nodefaults"])
-            .args(["-no-user-config", "-display", "none", "-no-reboot"])
+            .args(["-no-user-config", "-display", "none"])
+            .args((!self.restarts).then_some("-no-reboot"))
             .args(["-serial", "file:/dev/stdout"])
             .args(accel.arguments())
             .args(["-smp", &self.processors.to_string(), "-m", &self.memory.to_string()])
@@ -250,6 +266,12 @@ impl Running {
             Ok(status) => Err(self.failure(&format!("QEMU ended with {status}"))),
             Err(error) => Err(Failure::of("cannot wait for QEMU", &error)),
         }
+    }
+
+    /// All that its console has said.
+    pub fn console(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
     }
 
     /// `what` happened to this machine; with the end of its console and QEMU's own words.

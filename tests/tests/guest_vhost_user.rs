@@ -1,88 +1,18 @@
 //! Guests whose vsock device ends inside the agent: no kernel module, no root, one socket a VM.
 
-use std::{
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use images::Images;
-use qemu::{
-    args::{Sharing, VhostUser},
-    vsock::Bus,
-};
 use tests::{
-    Failure, Outcome, need,
+    Failure, Outcome,
+    agent::Agent,
+    need,
     nest::words_after_the_dashes,
     qemu::{Accel, Machine, Running},
+    vhost_user::{listen, tiny},
 };
 
 const PATIENCE: Duration = Duration::from_mins(2);
-
-/// An agent on this machine, ended with its value.
-struct Agent {
-    child: Child,
-    log: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Agent {
-    fn start(images: &Images, words: &[String]) -> Outcome<Self> {
-        let agent = images.binaries().map_err(|e| Failure::of("no agent", &e))?.agent;
-        let mut command = Command::new(agent);
-        let child = command.args(words).stderr(Stdio::piped()).spawn();
-        let mut child = child.map_err(|e| Failure::of("cannot start the agent", &e))?;
-        let stderr = child.stderr.take().ok_or_else(|| Failure::new("no stderr"))?;
-        let (lines, log) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                println!("agent: {line}");
-                // The test may want no more.
-                lines.send(line).ok();
-            }
-        });
-        let mut agent = Self { child, log, seen: Vec::new() };
-        agent.wait_for("listening on")?;
-        Ok(agent)
-    }
-
-    fn wait_for(&mut self, part: &str) -> Outcome<String> {
-        let deadline = Instant::now() + PATIENCE;
-        while let Ok(line) =
-            self.log.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            self.seen.push(line.clone());
-            if line.contains(part) {
-                return Ok(line);
-            }
-        }
-        Err(Failure::new(format!("the agent did not say {part:?}: {:#?}", self.seen)))
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn start(images: &Images, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
-    let device = VhostUser {
-        bus: Bus::Pci,
-        id: "vsock0".into(),
-        socket: socket.into(),
-        memory: "512M".parse().map_err(|e| Failure::of("512M", &e))?,
-        sharing: Sharing::Machine,
-    };
-    let boot = images.tiny().map_err(|e| Failure::of("no guest", &e))?;
-    let machine = Machine::new(name, boot).append(&words_after_the_dashes(commands));
-    machine.arguments(device.arguments()).start(Accel::of_this_machine(images)?)
-}
 
 fn says(machine: &mut Running, text: &str) -> Outcome<()> {
     machine.wait_for(text, PATIENCE).map(drop)
@@ -94,17 +24,14 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
         return Ok(());
     }
     need::guests()?;
-    let images = Images::of_this_workspace().map_err(|e| Failure::of("no images", &e))?;
+    let images = Images::of_this_workspace()?;
     let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-    let listen = |path: &Path| format!("--listen=vhost-user:{}", path.display());
-    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-    let disk = words(&["memory", "64M"]);
-    let mut agent = Agent::start(&images, &[&[listen(&one)][..], &disk].concat())?;
+    let mut agent = Agent::start(&images, [&listen(&one), "memory", "64M"])?;
 
     let begun = Instant::now();
     let commands = ["info", "write --pattern --length 64M", "read --verify-pattern"];
-    let mut guest = start(&images, "vhost-user-1", &one, &commands)?;
+    let mut guest = tiny(&images, "vhost-user-1", &one, &commands)?;
     says(&mut guest, "export-size: 67108864 (64M)")?;
     says(&mut guest, "guest-tools: done after")?;
     println!(
@@ -119,29 +46,38 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
 
     // What the first one wrote is there for the next VM on this path; another port is nobody's.
     let nobody = ["info nbd+vsock://2:10810/", "read --verify-pattern"];
-    let mut guest = start(&images, "vhost-user-2", &one, &nobody)?;
+    let mut guest = tiny(&images, "vhost-user-2", &one, &nobody)?;
     says(&mut guest, "guest-tools: failed after")?;
     says(&mut guest, "guest-tools: done after")?;
     guest.wait_for_end(PATIENCE)?;
     println!("ok: the next VM on that path; a port that nobody listens on fails at once");
 
     // A VMM that is killed while its guest writes.
-    let mut guest = start(&images, "vhost-user-3", &one, &["write --pattern --length 64M"; 20])?;
+    let mut guest = tiny(&images, "vhost-user-3", &one, &["write --pattern --length 64M"; 20])?;
     says(&mut guest, "guest-tools: done after")?;
     drop(guest);
     agent.wait_for("is gone: waiting for the next")?;
-    let mut guest = start(&images, "vhost-user-4", &one, &["read --verify-pattern --length 1M"])?;
+    let mut guest = tiny(&images, "vhost-user-4", &one, &["read --verify-pattern --length 1M"])?;
     says(&mut guest, "done after")?;
     guest.wait_for_end(PATIENCE)?;
     println!("ok: the agent outlives a VMM that is killed in the middle of writes");
     drop(agent);
 
     // One agent, two VMs, and a rule for one of them.
-    let more = words(&["--limit-per-cid=1", "--allow=vsock-guest", "pattern", "32M"]);
-    let mut agent = Agent::start(&images, &[&[listen(&one), listen(&two)][..], &more].concat())?;
+    let mut agent = Agent::start(
+        &images,
+        [
+            &listen(&one),
+            &listen(&two),
+            "--limit-per-cid=1",
+            "--allow=vsock-guest",
+            "pattern",
+            "32M",
+        ],
+    )?;
     let read = ["read --verify-pattern"; 2];
-    let mut first = start(&images, "vhost-user-5", &one, &read)?;
-    let mut second = start(&images, "vhost-user-6", &two, &read)?;
+    let mut first = tiny(&images, "vhost-user-5", &one, &read)?;
+    let mut second = tiny(&images, "vhost-user-6", &two, &read)?;
     for guest in [&mut first, &mut second] {
         let console = guest.wait_for_end(PATIENCE)?;
         let done = console.iter().filter(|line| line.contains("guest-tools: done after")).count();
@@ -160,12 +96,10 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
         return Ok(());
     }
     need::guests()?;
-    let images = Images::of_this_workspace().map_err(|e| Failure::of("no images", &e))?;
+    let images = Images::of_this_workspace()?;
     let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
     let socket = dir.path().join("one");
-    let words =
-        [format!("--listen=vhost-user:{}", socket.display()), "memory".into(), "64M".into()];
-    let agent = Agent::start(&images, &words)?;
+    let agent = Agent::start(&images, [&listen(&socket), "memory", "64M"])?;
     let commands = [
         "probe --wait 30s",
         "probe --json nbd+vsock://2:10810/",
@@ -179,7 +113,7 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
         "info --can write",
         "info --is read-only",
     ];
-    let mut guest = start(&images, "vhost-user-probe", &socket, &commands)?;
+    let mut guest = tiny(&images, "vhost-user-probe", &socket, &commands)?;
     for text in [
         "ok       device: virtio0 is driven by vmw_vsock_virtio_transport",
         "ok       socket: socket(AF_VSOCK) succeeds",
@@ -208,7 +142,7 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
     drop(agent);
     println!("ok: probe tells the device, the CID and the connection; every command works");
 
-    let boot = images.tiny().map_err(|e| Failure::of("no guest", &e))?;
+    let boot = images.tiny()?;
     let machine = Machine::new("no-vsock", boot).append(&words_after_the_dashes(&[
         "probe --wait 200ms",
         "info",

@@ -1,0 +1,44 @@
+//! Guests whose vsock device ends in an agent's `--listen vhost-user:`: one level, no kernel module.
+
+use std::path::Path;
+
+use images::Images;
+use qemu::{
+    args::{Sharing, VhostUser},
+    vsock::Bus,
+};
+
+use crate::{
+    Failure, Outcome,
+    guest::Guest,
+    nest::words_after_the_dashes,
+    qemu::{Accel, Machine, Running},
+};
+
+/// MiB of the tiny guest.
+const TINY: u32 = 512;
+/// MiB of the Debian guest: two of them fit beside what else a small machine does.
+const DEBIAN: u32 = 1536;
+
+/// The agent's word for a socket.
+pub fn listen(socket: &Path) -> String {
+    format!("--listen=vhost-user:{}", socket.display())
+}
+
+/// The tiny guest, which runs these command lines of guest-tools.
+pub fn tiny(images: &Images, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
+    let machine = Machine::new(name, images.tiny()?).append(&words_after_the_dashes(commands));
+    with_device(machine, socket, TINY)?.start(Accel::of_this_machine(images)?)
+}
+
+/// The Debian guest, with libnbd and Python in it. It may restart itself.
+pub fn debian(name: &str, socket: &Path) -> Outcome<Guest> {
+    Guest::boot_as(name, &[], |machine| Ok(with_device(machine, socket, DEBIAN)?.restarts()))
+}
+
+fn with_device(machine: Machine, socket: &Path, mib: u32) -> Outcome<Machine> {
+    let memory = format!("{mib}M").parse().map_err(|e| Failure::of("memory", &e))?;
+    let (id, socket) = ("vsock0".into(), socket.into());
+    let device = VhostUser { bus: Bus::Pci, id, socket, memory, sharing: Sharing::Machine };
+    Ok(machine.memory(mib).arguments(device.arguments()))
+}

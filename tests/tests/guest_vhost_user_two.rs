@@ -1,0 +1,60 @@
+//! Two machines, two sockets, two disks, at the same time: none sees anything of the other's.
+
+use std::time::Duration;
+
+use images::Images;
+use tests::{
+    Failure, Outcome,
+    agent::Agent,
+    need,
+    vhost_user::{listen, tiny},
+};
+
+const PATIENCE: Duration = Duration::from_mins(3);
+
+#[test]
+fn two_machines_never_see_each_others_disks() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user_two") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let sockets = ["one", "two"].map(|name| dir.path().join(name));
+    let mut agents = Vec::new();
+    for socket in &sockets {
+        agents.push(Agent::start(&images, [&listen(socket), "memory", "32M"])?);
+    }
+    // The blocks of a run tell its seed. The same requests at the same places would leave the same
+    // on one disk, but for the seed.
+    let run = |seed| format!("test --destroy --length 8M --seed {seed}");
+    let mut guests = Vec::new();
+    for (socket, seed) in sockets.iter().zip(["1111", "2222"]) {
+        let commands = [run(seed), run(seed), "test --read-only".to_owned()];
+        let name = format!("vhost-user-two-{seed}");
+        let commands = commands.each_ref().map(String::as_str);
+        guests.push((tiny(&images, &name, socket, &commands)?, seed));
+    }
+    // Both are at it before either is done: the first run of each ends while the other goes on.
+    for (guest, _) in &mut guests {
+        guest.wait_for("guest-tools: run: test", PATIENCE)?;
+    }
+    for (guest, seed) in &mut guests {
+        let console = guest.wait_for_end(PATIENCE)?;
+        let right = format!("seed {seed}");
+        let done =
+            console.iter().filter(|line| line.contains("are right") && line.ends_with(&right));
+        if done.count() != 3 {
+            return Err(guest.failure(&format!("did not find {right} on its disk three times")));
+        }
+    }
+    println!("ok: each wrote its own disk at the same time, and found on it what it wrote");
+    // And the next machine on a socket finds that socket's.
+    for (socket, seed) in sockets.iter().zip(["1111", "2222"]) {
+        let mut guest = tiny(&images, "vhost-user-two-next", socket, &["test --read-only"])?;
+        guest.wait_for(&format!("seed {seed}"), PATIENCE)?;
+        guest.wait_for_end(PATIENCE)?;
+    }
+    println!("ok: the next machine on a socket finds that socket's disk");
+    Ok(())
+}
