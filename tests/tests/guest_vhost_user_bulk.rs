@@ -1,0 +1,77 @@
+//! 10 GiB each way. Every 8 bytes are their own offset, and all are looked at on the other side: that is
+//! more than a checksum, and needs no room for 10 GiB anywhere.
+
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use images::Images;
+use tests::{
+    Failure, Outcome,
+    agent::Agent,
+    need,
+    vhost_user::{listen, tiny},
+};
+
+const GIB: u64 = 1 << 30;
+const ALL: u64 = 10 * GIB;
+/// What the guest writes at once. The host checks it, and gives its memory back, while the guest writes
+/// the next.
+const PART: u64 = ALL / 8;
+const PATIENCE: Duration = Duration::from_mins(10);
+
+#[test]
+fn ten_gibibytes_into_a_guest_and_out_of_it_are_whole() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user_bulk") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let (vm, host) = (dir.path().join("vm"), dir.path().join("host"));
+
+    let agent = Agent::start(&images, [&listen(&vm), "pattern", "10G"])?;
+    let begun = Instant::now();
+    let mut guest = tiny(&images, "vhost-user-bulk-read", &vm, &["read --verify-pattern"])?;
+    guest.wait_for(&format!("{ALL} bytes at 0 are the pattern"), PATIENCE)?;
+    guest.wait_for_end(PATIENCE)?;
+    println!("ok: the guest read 10 GiB and looked at all of it ({:.0?})", begun.elapsed());
+    drop(agent);
+
+    let beside = format!("--listen=unix:{}", host.display());
+    let mut agent = Agent::start(&images, [&listen(&vm), &beside, "memory", "10G"])?;
+    let begun = Instant::now();
+    let parts = || (0..ALL).step_by(usize::try_from(PART).unwrap_or(usize::MAX));
+    let writes: Vec<_> =
+        parts().map(|at| format!("write --pattern --offset {at} --length {PART}")).collect();
+    let writes: Vec<_> = writes.iter().map(String::as_str).collect();
+    let mut guest = tiny(&images, "vhost-user-bulk-write", &vm, &writes)?;
+    let tools = images.binaries()?.guest_tools;
+    for at in parts() {
+        guest.wait_for(&format!("written at {at}"), PATIENCE)?;
+        let range = format!("--offset={at} --length={PART}");
+        on_the_host(&tools, &format!("read --verify-pattern {range}"), &host)?;
+        on_the_host(&tools, &format!("trim {range}"), &host)?;
+    }
+    guest.wait_for_end(PATIENCE)?;
+    println!("ok: the host looked at all of 10 GiB that the guest wrote ({:.0?})", begun.elapsed());
+    let held = agent.status("VmHWM")? << 10;
+    println!("the agent held {} MiB at most", held >> 20);
+    if held > 4 * PART {
+        return Err(agent.failure(&format!("held {held} bytes, though parts were trimmed")));
+    }
+    Ok(())
+}
+
+fn on_the_host(tools: &Path, words: &str, socket: &Path) -> Outcome<()> {
+    let mut command = Command::new(tools);
+    command.args(words.split(' ')).arg(format!("nbd+unix:///?socket={}", socket.display()));
+    let run = command.output().map_err(|e| Failure::of("guest-tools on the host", &e))?;
+    let said = String::from_utf8_lossy(&run.stderr);
+    run.status
+        .success()
+        .then_some(())
+        .ok_or_else(|| Failure::new(format!("guest-tools {words}: {said}")))
+}

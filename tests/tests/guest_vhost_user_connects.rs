@@ -1,0 +1,53 @@
+//! A guest that connects and closes all the time leaves nothing behind in the agent.
+
+use std::time::Duration;
+
+use images::Images;
+use tests::{
+    Outcome,
+    agent::Agent,
+    need,
+    vhost_user::{debian, listen},
+};
+
+const RATE: usize = 200;
+/// An emulated guest on a machine that does other things too comes late now and then.
+const ENOUGH: usize = RATE * 9 / 10;
+/// Before the agent is measured: what it keeps for the next connection is there then.
+const FIRST: usize = 5;
+const SECONDS: usize = 60;
+/// KiB that its memory may differ by: allocators keep pages as they like.
+const SLACK: u64 = 4 << 10;
+
+#[test]
+fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user_connects") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| tests::Failure::of("no directory", &e))?;
+    let socket = dir.path().join("vm");
+    let mut agent = Agent::start(&images, [&listen(&socket), "pattern", "64M"])?;
+    let mut guest = debian("vhost-user-connects", &socket)?;
+
+    let connects = |seconds| format!("python3 /tools/scripts/connects.py {RATE} {seconds}");
+    println!("{}", guest.sh(&connects(FIRST))?);
+    // The one that stays is one more.
+    agent.wait_for_count(" end=", FIRST * RATE + 1)?;
+    let before = (agent.descriptors()?, agent.status("Threads")?, agent.status("VmRSS")?);
+    let said = guest.sh_within(&connects(SECONDS), Duration::from_mins(2))?;
+    println!("{said}");
+    let rate: usize = said.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    if rate < ENOUGH {
+        return Err(agent.failure(&format!("{rate} connects a second, not {RATE}")));
+    }
+    agent.wait_for_count(" end=", (FIRST + SECONDS) * RATE + 2)?;
+    let after = (agent.descriptors()?, agent.status("Threads")?, agent.status("VmRSS")?);
+    println!("descriptors, threads, KiB of memory: before {before:?}, after {after:?}");
+    if (after.0, after.1) != (before.0, before.1) || after.2 > before.2 + SLACK {
+        return Err(agent.failure(&format!("had {before:?} and has {after:?}")));
+    }
+    println!("ok: {rate} connects a second for {SECONDS} s leave nothing behind");
+    Ok(())
+}

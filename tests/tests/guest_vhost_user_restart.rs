@@ -1,0 +1,56 @@
+//! A guest that restarts in the middle of its writes: what it had flushed is there, and it goes on.
+
+use std::time::Duration;
+
+use images::Images;
+use tests::{
+    Failure, Outcome,
+    agent::Agent,
+    need,
+    vhost_user::{debian, listen},
+};
+
+const ROUNDS: &str = "python3 /tools/scripts/rounds.py";
+
+#[test]
+fn a_guest_restarts_in_the_middle_of_its_writes_and_goes_on() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user_restart") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let socket = dir.path().join("vm");
+    let mut agent = Agent::start(&images, [&listen(&socket), "memory", "128M"])?;
+    let mut guest = debian("vhost-user-restart", &socket)?;
+    let mut first = 1;
+    // At once, as after a crash; and in the order in which Linux does it, drivers included.
+    for (how, command) in [
+        ("at once", "echo b >/proc/sysrq-trigger"),
+        ("by reboot(2)", "systemctl reboot --force --force"),
+    ] {
+        let told = first + 9;
+        let last = guest.restart_by(&format!(
+            "{ROUNDS} write {first} 1000000 >/run/lab/rounds 2>&1 &
+             tail -f /run/lab/rounds &
+             until grep -q 'flushed {told}$' /run/lab/rounds; do sleep 0.02; done
+             {command}
+             sleep 60"
+        ))?;
+        let flushed = last_flushed(last)?;
+        println!("restarted {how} after {flushed} rounds");
+        println!("the agent: {}", agent.wait_for(" INFO session peer=")?);
+        let check = format!("{ROUNDS} check {flushed}");
+        println!("ok: restarted {how}: {}", guest.sh_within(&check, Duration::from_secs(20))?);
+        first = flushed + 1;
+    }
+    println!("{}", guest.sh(&format!("{ROUNDS} write {first} 20"))?);
+    println!("ok: {}", guest.sh(&format!("{ROUNDS} check {}", first + 19))?);
+    Ok(())
+}
+
+/// The last round that a console tells of.
+fn last_flushed(console: &[String]) -> Outcome<u64> {
+    let rounds = console.iter().filter_map(|line| line.split("flushed ").nth(1)?.parse().ok());
+    rounds.max().ok_or_else(|| Failure::new("the console tells of no round that was flushed"))
+}
