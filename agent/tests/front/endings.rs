@@ -102,3 +102,17 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     nix::sys::signal::kill(id, Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_client_that_says_it_is_done_closes_first() {
+    let mut agent = Agent::start("-U {}/s memory 1M");
+    let mut stream = greeted(&agent.path("s"));
+    opened(&mut stream);
+    stream.write_all(&request(2, 0, 0)).unwrap();
+    // The end comes at once, and the socket is open the other way: the client is not overtaken.
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    stream.write_all(b"x").unwrap();
+    drop(stream);
+    agent.wait_for_line("end=disconnected");
+    agent.end();
+}

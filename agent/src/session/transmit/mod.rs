@@ -103,7 +103,14 @@ impl Transmission {
             }
         }
         self.stream.wire().release();
-        self.stream.say_goodbye();
+        if end == End::Disconnected {
+            // The client closes first. Over vsock Linux answers ENOTCONN, and not an end of the stream, to
+            // one that says it sends no more when the other side has closed already, as libnbd does.
+            self.stream.finish_sending();
+            super::linger(self.stream.wire()).await;
+        } else {
+            self.stream.say_goodbye();
+        }
         (end, self.traffic)
     }
 
