@@ -81,8 +81,10 @@ impl Guest {
     /// Runs a script that restarts the guest, and waits until it is up again: all that its console
     /// has said since it was first started.
     pub fn restart_by(&mut self, script: &str) -> Outcome<&[String]> {
+        let started = Instant::now();
         self.ask(script)?;
         self.up()?;
+        println!("up again after {:.1} s", started.elapsed().as_secs_f32());
         Ok(self.machine.console())
     }
 

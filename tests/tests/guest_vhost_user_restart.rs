@@ -39,7 +39,7 @@ fn a_guest_restarts_in_the_middle_of_its_writes_and_goes_on() -> Outcome<()> {
         ))?;
         let flushed = last_flushed(last)?;
         println!("restarted {how} after {flushed} rounds");
-        println!("the agent: {}", agent.wait_for(" INFO session peer=")?);
+        println!("the agent: {}", agent.wait_for("end=closed")?);
         let check = format!("{ROUNDS} check {flushed}");
         println!("ok: restarted {how}: {}", guest.sh_within(&check, Duration::from_secs(20))?);
         first = flushed + 1;
