@@ -57,7 +57,16 @@ def half_closed():
     return disk
 
 
-KINDS = (connect, greeted, opened, asked, half_closed)
+def done():
+    """Says so, and that it sends no more: what comes then is the end, and no error."""
+    disk = opened()
+    disk.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 2, 0, 0, 0))
+    disk.shutdown(socket.SHUT_WR)
+    assert disk.recv(1) == b""
+    return disk
+
+
+KINDS = (connect, greeted, opened, asked, half_closed, done)
 
 
 def work(begun, first):
@@ -81,7 +90,7 @@ while workers:
     for n in range(64):
         steady.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, n, n * 4096, 8))
         assert exactly(steady, 24) == struct.pack(">IIQQ", 0x67446698, 0, n, n * 4096)
-    time.sleep(0.5)
+    time.sleep(0.1)
     worker, status = os.waitpid(-1, os.WNOHANG)
     if worker:
         assert status == 0, "a connect failed"

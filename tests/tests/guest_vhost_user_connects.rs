@@ -16,6 +16,7 @@ const ENOUGH: usize = RATE * 9 / 10;
 /// Before the agent is measured: what it keeps for the next connection is there then.
 const FIRST: usize = 5;
 const SECONDS: usize = 60;
+const PARTS: usize = 3;
 /// KiB that its memory may differ by: allocators keep pages as they like.
 const SLACK: u64 = 4 << 10;
 
@@ -34,20 +35,39 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
     let connects = |seconds| format!("python3 /tools/scripts/connects.py {RATE} {seconds}");
     println!("{}", guest.sh(&connects(FIRST))?);
     // The one that stays is one more.
-    agent.wait_for_count(" end=", FIRST * RATE + 1)?;
-    let before = (agent.descriptors()?, agent.status("Threads")?, agent.status("VmRSS")?);
-    let said = guest.sh_within(&connects(SECONDS), Duration::from_mins(2))?;
-    println!("{said}");
-    let rate: usize = said.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
-    if rate < ENOUGH {
-        return Err(agent.failure(&format!("{rate} connects a second, not {RATE}")));
+    let mut sessions = FIRST * RATE + 1;
+    agent.wait_for_count(" end=", sessions)?;
+    let before = held(&agent)?;
+    // In parts, so that the figures tell what grows from what was there once.
+    for _ in 0..PARTS {
+        let said = guest.sh_within(&connects(SECONDS / PARTS), Duration::from_mins(2))?;
+        let rate: usize = said.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        if rate < ENOUGH {
+            return Err(agent.failure(&format!("{rate} connects a second, not {RATE}")));
+        }
+        sessions += SECONDS / PARTS * RATE + 1;
+        agent.wait_for_count(" end=", sessions)?;
+        println!("{said}; {:?}", held(&agent)?);
     }
-    agent.wait_for_count(" end=", (FIRST + SECONDS) * RATE + 2)?;
-    let after = (agent.descriptors()?, agent.status("Threads")?, agent.status("VmRSS")?);
-    println!("descriptors, threads, KiB of memory: before {before:?}, after {after:?}");
-    if (after.0, after.1) != (before.0, before.1) || after.2 > before.2 + SLACK {
+    let after = held(&agent)?;
+    if (after.descriptors, after.threads) != (before.descriptors, before.threads)
+        || after.kib > before.kib + SLACK
+    {
         return Err(agent.failure(&format!("had {before:?} and has {after:?}")));
     }
-    println!("ok: {rate} connects a second for {SECONDS} s leave nothing behind");
+    println!("ok: {before:?} before a minute of {RATE} connects a second, and {after:?} after it");
     Ok(())
+}
+
+#[derive(Debug)]
+struct Held {
+    descriptors: usize,
+    threads: u64,
+    /// Of memory.
+    kib: u64,
+}
+
+fn held(agent: &Agent) -> Outcome<Held> {
+    let (descriptors, threads) = (agent.descriptors()?, agent.status("Threads")?);
+    Ok(Held { descriptors, threads, kib: agent.status("VmRSS")? })
 }
