@@ -1,13 +1,15 @@
-//! What the kernel and the relay cost: fio on a disk by `guest-tools attach`, fio on the kernel's own nbd
-//! connection to the same server (a Unix socket: it takes no vsock), and `guest-tools bench`, which asks the
-//! server without a kernel; all in one guest. Arguments: how many rounds (default 3).
+//! What the kernel and the relay cost: fio on a disk by `guest-tools attach` against `guest-tools bench`, which
+//! asks the server without a kernel, in one guest over the agent's vhost-user device. And fio on the kernel's
+//! own nbd connection (a Unix socket, as it takes no vsock) to an agent in the guest: what is the kernel's
+//! and not the relay's. Arguments: how many rounds (default 3).
 //!
 //! Needs what boots guests. Rates are of an emulated guest where there is no KVM: only the ratios say
 //! something.
 
 use std::process::ExitCode;
 
-use tests::{Failure, Outcome, guest::Guest};
+use images::Images;
+use tests::{Failure, Outcome, agent::Agent, guest::Guest, vhost_user};
 
 /// fio's words, those of `guest-tools bench`, and a name.
 const CASES: [(&str, &str, &str); 3] = [
@@ -29,10 +31,11 @@ const CASES: [(&str, &str, &str); 3] = [
 ];
 
 const START: &str = ". /tools/scripts/lab.sh
-    modprobe vsock_loopback
-    serve memory --vsock --listen unix:/run/lab/socket memory 256M
-    guest-tools write --pattern --length 256M nbd+vsock://1/
-    guest-tools attach --background --connections 1 nbd+vsock://1/
+    serve memory --unix /run/lab/socket memory 256M
+    for uri in nbd+vsock://2/ 'nbd+unix:///?socket=/run/lab/socket'; do
+        guest-tools write --pattern --length 256M $uri
+    done
+    guest-tools attach --background --connections 1
     guest-tools attach --direct --connections 1 'nbd+unix:///?socket=/run/lab/socket'";
 
 fn main() -> ExitCode {
@@ -47,7 +50,12 @@ fn main() -> ExitCode {
 }
 
 fn run(rounds: usize) -> Outcome<()> {
-    let mut guest = Guest::boot("attach-bench")?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let socket = dir.path().join("vm");
+    let listen = vhost_user::listen(&socket);
+    let _agent = Agent::start(&images, [&*listen, "memory", "256M"])?;
+    let mut guest = vhost_user::debian("attach-bench", &socket)?;
     guest.sh(START)?;
     for (name, fio, bench) in CASES {
         let (mut to_direct, mut to_bare) = (Vec::new(), Vec::new());
@@ -90,7 +98,7 @@ fn bench_rate(words: &str) -> String {
     let destroy = if words.starts_with("write") { "--destroy" } else { "" };
     let rate = "import json, sys; print(json.load(sys.stdin)['cases'][0]['rate'])";
     format!(
-        "guest-tools bench --json {destroy} --time 5s --mode {words} nbd+vsock://1/ \
+        "guest-tools bench --json {destroy} --time 5s --mode {words} \
          | python3 -c \"{rate}\""
     )
 }
