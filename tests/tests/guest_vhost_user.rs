@@ -112,6 +112,11 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
         "map",
         "info --can write",
         "info --is read-only",
+        "test --destroy --length 2M",
+        "test --read-only --length 2M",
+        "copy nbd+vsock://2/ /copy",
+        "copy --verify /copy nbd+vsock://2/",
+        "bench --time 200ms --size 4k --depth 4",
     ];
     let mut guest = tiny(&images, "vhost-user-probe", &socket, &commands)?;
     for text in [
@@ -135,6 +140,11 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
         "done after",
         "done after",
         "failed after",
+        "done after",
+        "done after",
+        "done after",
+        "done after",
+        "done after",
     ] {
         says(&mut guest, text)?;
     }

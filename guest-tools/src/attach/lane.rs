@@ -57,6 +57,8 @@ pub(super) struct Lane {
     /// Of the first reply, header and payload.
     sent: usize,
     ended: bool,
+    /// The last read took all that there was: the next one is due when poll(2) says so.
+    drained: bool,
     /// Payloads to be used again: to have a large one from the system, and clean, takes longer than to
     /// fill it. Their bytes are still in them.
     spare: Vec<Vec<u8>>,
@@ -82,6 +84,7 @@ impl Lane {
             replies: VecDeque::new(),
             sent: 0,
             ended: false,
+            drained: false,
             spare: Vec::new(),
             spared: 0,
         })
@@ -102,6 +105,11 @@ impl Lane {
         self.ended = true;
     }
 
+    /// There is something to be received.
+    pub(super) const fn wake(&mut self) {
+        self.drained = false;
+    }
+
     /// The next whole request.
     pub(super) fn next(&mut self) -> Result<Next, LaneError> {
         loop {
@@ -114,10 +122,17 @@ impl Lane {
                     let asked = self.partial.take().map(|(asked, _)| asked);
                     return Ok(asked.map_or(Next::Nothing, Next::Asked));
                 }
+                if self.drained {
+                    return Ok(Next::Nothing);
+                }
                 match self.socket.read(missing) {
                     Ok(0) => self.ended = true,
-                    Ok(n) => *have += n,
-                    Err(error) if is_later(&error) => return Ok(Next::Nothing),
+                    Ok(n) => {
+                        self.drained = n < missing.len();
+                        *have += n;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if is_end(&error) => self.ended = true,
                     Err(error) => return Err(self.failed(error)),
                 }
@@ -136,11 +151,18 @@ impl Lane {
             self.input.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+            if self.drained {
+                return Ok(Next::Nothing);
+            }
             let room = self.input.get_mut(self.end..).unwrap_or_default();
             match self.socket.read(room) {
                 Ok(0) => self.ended = true,
-                Ok(n) => self.end += n,
-                Err(error) if is_later(&error) => return Ok(Next::Nothing),
+                Ok(n) => {
+                    self.drained = n < room.len();
+                    self.end += n;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_end(&error) => self.ended = true,
                 Err(error) => return Err(self.failed(error)),
             }
@@ -234,10 +256,6 @@ impl AsFd for Lane {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-fn is_later(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// The kernel leaves without waiting for answers.

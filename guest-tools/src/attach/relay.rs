@@ -213,14 +213,19 @@ impl Relay {
             Err(errno) => tell(&format!("cannot wait for the sockets: {errno}")),
         }
         let happened: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
-        let gone =
-            fds.iter().map(|fd| fd.revents().is_some_and(|e| e.contains(PollFlags::POLLHUP)));
-        let gone: Vec<_> = gone.skip(1 + links.len()).collect();
+        let lane_events: Vec<_> = fds
+            .iter()
+            .skip(1 + links.len())
+            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
+            .collect();
         let woken = happened.get(1..=links.len()).unwrap_or_default().to_vec();
         drop(fds);
-        for (index, gone) in lanes.into_iter().zip(gone) {
-            if let Some(lane) = self.lanes.get_mut(index).filter(|_| gone) {
+        for (index, events) in lanes.into_iter().zip(lane_events) {
+            let Some(lane) = self.lanes.get_mut(index) else { continue };
+            if events.contains(PollFlags::POLLHUP) {
                 lane.end();
+            } else if events.contains(PollFlags::POLLIN) {
+                lane.wake();
             }
         }
         self.receive(&woken);
@@ -254,14 +259,9 @@ impl Relay {
         let mut answered = Vec::new();
         let mut turned = Ok(());
         for (link, _) in links.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
-            loop {
-                turned = link.turn();
-                let before = answered.len();
-                answered.extend(std::iter::from_fn(|| link.pop()));
-                if turned.is_err() || answered.len() == before {
-                    break;
-                }
-            }
+            // Once: what is left is still there for the next poll.
+            turned = link.turn();
+            answered.extend(std::iter::from_fn(|| link.pop()));
             if turned.is_err() {
                 break;
             }
