@@ -126,6 +126,17 @@ need_cargo_tool() {
     fi
 }
 
+# rust-vmm's vhost-device-vsock: a VMM's end of vsock that runs under emulation. Inside target/, since it is
+# for our tests alone.
+need_vsock_peer() {
+    if [ -x target/vsock-peer/bin/vhost-device-vsock ]; then
+        echo "there: vhost-device-vsock"
+    else
+        echo "building vhost-device-vsock with cargo install (minutes)"
+        cargo install --quiet --locked --root target/vsock-peer --version 0.3.0 vhost-device-vsock
+    fi
+}
+
 # Not the advisories: their database is on a network that CI need not have.
 deny() {
     cargo deny --log-level error --config .deny.toml check licenses bans sources

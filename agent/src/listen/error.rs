@@ -1,6 +1,6 @@
 //! Why nothing listens on an address, and what to do about it.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use thiserror::Error;
 
@@ -70,19 +70,20 @@ impl BindError {
             (Cause::Stale, Address::Unix(path)) => {
                 Some(format!("remove it ('rm {}') and start again", path.display()))
             }
-            (
-                Cause::Live,
-                Address::Unix(path)
-                | Address::VhostUser { path, .. }
-                | Address::Hybrid { path, .. },
-            ) => Some(format!(
-                "choose another path, or stop that process ('ss -lxp src {}' names it)",
-                path.display()
-            )),
+            (Cause::Live, Address::Unix(path) | Address::VhostUser { path, .. }) => {
+                Some(stop_that(path.display()))
+            }
+            (Cause::Live, Address::Hybrid { path, port, .. }) => {
+                Some(stop_that(format_args!("{}_{port}", path.display())))
+            }
             (Cause::System(error), address) => errno(error.raw_os_error()?, address),
             (Cause::Stale | Cause::Live | Cause::Mode { .. }, _) => None,
         }
     }
+}
+
+fn stop_that(path: impl fmt::Display) -> String {
+    format!("choose another path, or stop that process ('ss -lxp src {path}' names it)")
 }
 
 fn errno(errno: i32, address: &Address) -> Option<String> {

@@ -1,0 +1,122 @@
+//! `--listen hybrid:`, Firecracker's and Cloud Hypervisor's convention for a guest's vsock, with a real VMM's
+//! end of it: rust-vmm's vhost-device-vsock, which turns a guest's connect to a port into one to the Unix
+//! socket `PATH_PORT`, as these two do by themselves. They want KVM; this one runs under emulation.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use images::Images;
+use tests::{Failure, Outcome, agent::Agent, need, vhost_user};
+
+const PATIENCE: Duration = Duration::from_mins(2);
+/// Of the disk, bytes.
+const SIZE: u64 = 64 << 20;
+/// What the guest writes. vhost-device-vsock 0.3 stands still at one write of 32 KiB, before nbdkit as before us.
+const WRITTEN: usize = 2 << 10;
+
+/// rust-vmm's device, ended with its value.
+struct Device(Child);
+
+impl Device {
+    /// Guests come by `socket`; their connections go to `uds`_PORT.
+    fn start(uds: &Path, socket: &Path) -> Outcome<Self> {
+        // `tests/run` puts it there.
+        let program: PathBuf =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../target/vsock-peer/bin/vhost-device-vsock")
+                .into();
+        let vm = format!("guest-cid=3,uds-path={},socket={}", uds.display(), socket.display());
+        let started = Command::new(&program).args(["--vm", &vm]).stderr(Stdio::null()).spawn();
+        let what = "cannot start vhost-device-vsock: cargo install --locked --version 0.3.0 --root \
+                    target/vsock-peer vhost-device-vsock";
+        let device = Self(started.map_err(|e| Failure::of(what, &e))?);
+        // It does not say when it listens.
+        let deadline = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            if Instant::now() > deadline {
+                return Err(Failure::new("vhost-device-vsock does not listen"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(device)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
+    if need::guests_are_off("guest_hybrid") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let path = |name: &str| dir.path().join(name);
+    let disk = path("disk");
+    // nbdkit-pattern-plugin(1)'s bytes, but where the guest is to write.
+    let pattern: Vec<u8> = (0..SIZE / 8).flat_map(|word| (word * 8).to_be_bytes()).collect();
+    let mut bytes = pattern.clone();
+    bytes[..WRITTEN].fill(0);
+    fs::write(&disk, bytes).map_err(|e| Failure::of("no disk", &e))?;
+    let (one, two) = (path("one"), path("two"));
+    let listen = |uds: &Path| format!("--listen=hybrid:{}", uds.display());
+    let words = [listen(&one), listen(&two), "file".into(), disk.display().to_string()];
+    let mut agent = Agent::start(&images, &words)?;
+
+    // Two VMs at the same time; a port that nobody listens on fails.
+    let (first, second) = (path("one.device"), path("two.device"));
+    let devices = [Device::start(&one, &first)?, Device::start(&two, &second)?];
+    let commands = [
+        "info",
+        "write --pattern --length 2k",
+        "read --verify-pattern",
+        "info nbd+vsock://2:10810/",
+    ];
+    let mut guest = vhost_user::tiny(&images, "hybrid-1", &first, &commands)?;
+    let mut other = vhost_user::tiny(&images, "hybrid-2", &second, &["info", "info --can write"])?;
+    for text in ["export-size: 67108864 (64M)", "done after", "done after", "done after"] {
+        guest.wait_for(text, PATIENCE)?;
+    }
+    guest.wait_for("guest-tools: failed after", PATIENCE)?;
+    guest.wait_for_end(PATIENCE)?;
+    other.wait_for("export-size: 67108864 (64M)", PATIENCE)?;
+    other.wait_for_end(PATIENCE)?;
+    agent.wait_for(&format!("peer=vm:{}", one.display()))?;
+    agent.wait_for(&format!("peer=vm:{}", two.display()))?;
+    if fs::read(&disk).map_err(|e| Failure::of("no disk", &e))? != pattern {
+        return Err(Failure::new("what the guest wrote is not on the disk"));
+    }
+    println!("ok: two guests, each known by its VM's path");
+
+    // A socket of a live agent is not taken, one of a dead agent is; the disk is there for the next VM.
+    let program = images.binaries()?.agent;
+    let refused = Command::new(program).args(&words).output();
+    let refused = refused.map_err(|e| Failure::of("cannot start the agent", &e))?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    if refused.status.success() || !said.contains("another process listens there") {
+        return Err(Failure::new(format!("a live agent's socket was taken: {said}")));
+    }
+    drop(agent);
+    let _agent = Agent::start(&images, &words)?;
+    let third = path("three.device");
+    drop(devices);
+    fs::remove_file(&one).ok();
+    let _device = Device::start(&one, &third)?;
+    let verify = ["read --verify-pattern"];
+    let mut guest = vhost_user::tiny(&images, "hybrid-3", &third, &verify)?;
+    guest.wait_for("guest-tools: done after", PATIENCE)?;
+    guest.wait_for_end(PATIENCE)?;
+    println!("ok: a dead agent's socket is taken over, a live one's is not");
+    Ok(())
+}
