@@ -72,7 +72,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
         for facts in self.parts.iter().map(|part| part.disk.facts()) {
             all.size += facts.size;
             let both = all.identity.zip(facts.identity);
-            all.identity = both.map(|(all, part)| all.and_disk(part));
+            all.identity = both.map(|(all, part)| all.and_disk(part).and("", &[facts.size]));
             all.read_only |= facts.read_only;
             all.can_fua &= facts.can_fua;
             all.can_zero &= facts.can_zero;

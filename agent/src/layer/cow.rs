@@ -222,6 +222,8 @@ const MOST_BLOCKS: usize = 1 << 20;
 impl Disk for CowDisk {
     fn facts(&self) -> Facts {
         let below = self.below.facts();
+        let written = self.overlay.identity();
+        let identity = below.identity.map_or(written, |below| below.and_disk(written));
         Facts {
             can_cache: below.can_cache || self.settings.on_cache,
             rotational: below.rotational,
@@ -229,7 +231,7 @@ impl Disk for CowDisk {
             write_endured: below.write_endured,
             description: below.description.clone(),
             can_fast_zero: false,
-            ..Facts::plain(below.size, self.overlay.identity())
+            ..Facts::plain(below.size, identity)
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    disk::{Answer, Disk, DiskError, Facts, FileDisk, Kind, Op, Turn, Verb},
+    disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Turn, Verb},
     exports::OpenError,
     recipe::{BuildError, Key, Params},
 };
@@ -159,20 +159,28 @@ pub(super) fn failed(error: io::Error) -> OpenError {
 #[derive(Debug)]
 pub(super) struct Made<H> {
     disk: FileDisk,
+    identity: Option<Identity>,
     /// Dropped after the disk: the room that it takes, the lock on it.
     _held: H,
 }
 
 impl<H> Made<H> {
+    /// A file that is there for the client who comes back.
     pub(super) fn new(disk: FileDisk, held: H) -> Self {
-        Self { disk, _held: held }
+        let identity = disk.facts().identity;
+        Self { disk, identity, _held: held }
+    }
+
+    /// A disk that ends with its connection. Its file's inode may soon be another one's.
+    pub(super) fn for_once(disk: FileDisk, held: H) -> Self {
+        Self { disk, identity: Some(Identity::fresh()), _held: held }
     }
 }
 
 impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
     fn facts(&self) -> Facts {
         // No second connection sees the same disk.
-        Facts { multi_conn: false, ..self.disk.facts() }
+        Facts { multi_conn: false, identity: self.identity, ..self.disk.facts() }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

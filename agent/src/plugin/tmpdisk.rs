@@ -70,7 +70,7 @@ impl Exports for Fresh {
         place.resize(disk.facts().size, 0)?;
         // From here on it has no name: whatever becomes of the agent, nothing stays behind.
         drop(workshop);
-        Ok(Arc::new(Made::new(disk, place)))
+        Ok(Arc::new(Made::for_once(disk, place)))
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {

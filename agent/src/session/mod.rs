@@ -265,7 +265,7 @@ async fn serve(
     };
     match member {
         Some(member) if member.begin() => revocable::run(transmit, life, member.revocation()).await,
-        Some(_) => End::Cut,
+        Some(_) => End::Revoked(succession::FOLLOWED.into()),
         None => transmit(life).await,
     }
 }

@@ -4,6 +4,7 @@
 //! Until it is through, a peer has one small buffer and no disk but the one it asked for last.
 
 use std::{
+    future,
     io::{self, IoSliceMut},
     sync::Arc,
     time::Duration,
@@ -71,11 +72,15 @@ async fn haggle(
     let mut buffer = Buffer::new(vec![0; BUFFER].into());
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
-    let mut member = None;
+    let mut member: Option<Arc<Member>> = None;
     loop {
         shown.server(&out);
         send(&mut stream, &mut out).await?;
-        receive(&mut stream, &mut buffer, &mut server, &mut life).await?;
+        tokio::select! {
+            biased;
+            end = followed(member.as_deref()) => return Err(end),
+            received = receive(&mut stream, &mut buffer, &mut server, &mut life) => received?,
+        }
         let (eaten, mut step) = server.step(buffer.filled(), &mut out);
         shown.client(&buffer.filled()[..eaten]);
         buffer.consume(eaten);
@@ -117,7 +122,10 @@ async fn haggle(
                     if let Some(instead) = ask.instead().filter(|_| answer.is_ok()) {
                         // Whoever it was before: that one does not wait for itself.
                         drop(member.take());
-                        member = follow(rules, instead, &mut life).await?;
+                        member = tokio::select! {
+                            member = follow(rules, instead, &mut life) => member?,
+                            end = departed(&mut stream, &mut buffer) => return Err(end),
+                        };
                         if member.is_none() {
                             ask.refuse_instead();
                         }
@@ -130,8 +138,9 @@ async fn haggle(
                     stream = secure(stream, rules, &life).await?;
                     opening.tls = true;
                     opening.certificate = stream.certificate();
-                    // It was opened for whoever asked in plain text.
+                    // What was opened, and who it was, is of whoever asked in plain text.
                     last = None;
+                    member = None;
                     break start.secured();
                 }
                 Step::Done(negotiated) => {
@@ -172,8 +181,7 @@ async fn haggle(
     }
 }
 
-/// Waits until nothing of the client's older connections is under way any more. A client that leaves
-/// meanwhile is found out at the deadline of the negotiation.
+/// Waits until nothing of the client's older connections is under way any more.
 async fn follow(
     rules: &Rules,
     instead: Instead,
@@ -182,6 +190,34 @@ async fn follow(
     tokio::select! {
         member = rules.successions.follow(instead) => Ok(member),
         _ = life.wait_for(|life| *life == Life::Ending) => Err(End::Cut),
+    }
+}
+
+/// Waits until the client has come back on another connection; for ever if it has not named itself.
+async fn followed(member: Option<&Member>) -> End {
+    match member {
+        Some(member) => End::Revoked(member.revocation().revoked().await),
+        None => future::pending().await,
+    }
+}
+
+/// Waits until the client leaves without an answer. What it says meanwhile is kept for later; one that
+/// fills the buffer is not listened to.
+async fn departed(stream: &mut Stream, buffer: &mut Buffer) -> End {
+    loop {
+        if buffer.spare().is_empty() {
+            return future::pending().await;
+        }
+        match stream.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
+            Ok(0) => return End::Closed,
+            Ok(n) => buffer.added(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Err(error) = stream.readable().await {
+                    return End::from_receive(&error);
+                }
+            }
+            Err(error) => return End::from_receive(&error),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::access::{Revocation, Revoker};
 
 /// What the log says of a connection that was followed by another.
-const FOLLOWED: &str = "its client has come back on a new connection";
+pub(super) const FOLLOWED: &str = "its client has come back on a new connection";
 
 /// The clients that have named themselves.
 #[derive(Default)]
@@ -35,6 +35,8 @@ struct Known {
     number: u64,
     generation: u64,
     revoker: Revoker,
+    /// Another has come in its place: it begins nothing any more, whatever becomes of the other.
+    followed: bool,
     /// It has a disk: until it ends there may be something under way.
     active: bool,
     /// Its other end is in the member.
@@ -72,14 +74,16 @@ impl Successions {
         if connections.iter().any(|known| known.generation > instead.generation) {
             return None;
         }
-        for known in connections.iter().filter(|known| known.generation < instead.generation) {
+        for known in connections.iter_mut().filter(|known| known.generation < instead.generation) {
+            known.followed = true;
             known.revoker.revoke(FOLLOWED);
         }
         let revoker = Revoker::default();
         let revocation = revoker.revocation();
         let (sender, end) = watch::channel(());
         let generation = instead.generation;
-        connections.push(Known { number, generation, revoker, active: false, end });
+        let known = Known { number, generation, revoker, followed: false, active: false, end };
+        connections.push(known);
         let clients = Arc::clone(self);
         Some(Arc::new(Member { clients, instead, number, revocation, _end: sender }))
     }
@@ -102,14 +106,8 @@ impl Member {
     pub(super) fn begin(&self) -> bool {
         let mut clients = self.clients.clients();
         let connections = clients.by_token.entry(self.instead.token).or_default();
-        let generation = self.instead.generation;
-        if connections.iter().any(|known| known.generation > generation) {
-            return false;
-        }
-        if let Some(known) = connections.iter_mut().find(|known| known.number == self.number) {
-            known.active = true;
-        }
-        true
+        let own = connections.iter_mut().find(|known| known.number == self.number);
+        own.filter(|known| !known.followed).map(|known| known.active = true).is_some()
     }
 
     /// Told when it is followed by another.

@@ -29,7 +29,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
-pub use own::{IDENTITY, Instead, identity};
+pub use own::{IDENTITY, INSTEAD, Instead, identity};
 pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;

@@ -14,7 +14,8 @@ use std::fmt;
 
 /// The query for an export's identity; in the answer `=` and the identity follow.
 pub const IDENTITY: &str = "x-agent:identity";
-const INSTEAD: &str = "x-agent:instead=";
+/// How a query for a connection in place of others begins; the token behind it is a secret.
+pub const INSTEAD: &str = "x-agent:instead=";
 
 /// The connection stands in place of all with the same token and a lower generation.
 #[derive(Clone, Copy, PartialEq, Eq)]

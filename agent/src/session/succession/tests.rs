@@ -81,6 +81,14 @@ fn who_has_no_disk_yet_is_not_waited_for_and_gets_none_any_more() {
 }
 
 #[test]
+fn who_was_followed_begins_nothing_though_the_follower_has_left() {
+    let all = Arc::new(Successions::default());
+    let first = entered(&all, 1);
+    drop(entered(&all, 2));
+    assert!(!first.begin());
+}
+
+#[test]
 fn nothing_is_kept_of_those_who_left() {
     let all = Arc::new(Successions::default());
     for generation in 0..100 {
@@ -178,6 +186,51 @@ fn write(stream: &mut UnixStream, at: u64) {
     bytes.extend(512_u32.to_be_bytes());
     bytes.extend([1; 512]);
     stream.write_all(&bytes).unwrap();
+}
+
+/// Negotiates up to the contexts; the rest is not said yet.
+fn name(stream: &mut UnixStream, instead: Instead) {
+    let mut out = Vec::new();
+    let step = answer(stream, Client::start(Framing::Structured), &mut out);
+    let ClientStep::Ready(ready) = step else { panic!("no greeting") };
+    drop(ready.contexts_of("", &[&instead.to_string()], &mut out));
+    stream.write_all(&out).unwrap();
+}
+
+#[tokio::test]
+async fn who_negotiates_still_is_over_too_and_who_waits_in_vain_may_leave() {
+    let (begun, begins) = channel();
+    let (go, go_on) = channel();
+    let rules = rules(Slow { begun: Mutex::new(begun), go_on: Mutex::new(go_on) });
+    let (_alive, life) = watch::channel(Life::Serving);
+    let patience = Duration::from_mins(1);
+
+    let (mut naming, first) = session(&rules, &life);
+    let (mut writing, second) = session(&rules, &life);
+    let clients = tokio::task::spawn_blocking(move || {
+        name(&mut naming, instead(1));
+        // The answer: then it is known.
+        naming.read_exact(&mut [0; 20]).unwrap();
+        enter(&mut writing, instead(2));
+        write(&mut writing, 0);
+        begins.recv_timeout(patience).unwrap();
+        (naming, writing)
+    });
+    let _clients = clients.await.unwrap();
+    assert_eq!(first.await.unwrap(), End::Revoked(FOLLOWED.into()));
+
+    let (mut waiting, third) = session(&rules, &life);
+    let named = tokio::task::spawn_blocking(move || {
+        name(&mut waiting, instead(3));
+        waiting
+    });
+    let waiting = named.await.unwrap();
+    assert_eq!(second.await.unwrap(), End::Revoked(FOLLOWED.into()));
+    // The write goes on; the one who waits for its end hangs up.
+    drop(waiting);
+    let end = tokio::time::timeout(Duration::from_secs(5), third).await;
+    assert_eq!(end.expect("at once, not at the deadline").unwrap(), End::Closed);
+    go.send(()).unwrap();
 }
 
 #[tokio::test]
