@@ -16,7 +16,7 @@ use tests::{Failure, Outcome, agent::Agent, need, vhost_user};
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Of the disk, bytes.
 const SIZE: u64 = 64 << 20;
-/// What the guest writes. vhost-device-vsock 0.3 stands still at one write of 32 KiB, before nbdkit as before us.
+/// What the guest writes. vhost-device-vsock 0.3 stands still at one of 32 KiB; before nbdkit too at 1 MiB.
 const WRITTEN: usize = 2 << 10;
 
 /// rust-vmm's device, ended with its value.
