@@ -65,12 +65,14 @@ impl Disk {
     }
 }
 
-/// Where in a request the server crashes.
+/// Where in a request the server crashes; or what it answers that is no answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Crash {
     Before,
     Unanswered,
     HalfAnswered,
+    WrongMagic,
+    UnknownCookie,
 }
 
 type Shared = Arc<Mutex<Disk>>;
@@ -257,9 +259,17 @@ impl Session {
         if crash == Some(Crash::HalfAnswered) {
             self.stream.write_all(&bytes[..bytes.len() / 2])?;
         }
-        if crash.is_some() {
-            lock(&self.disk).crash();
-            return Ok(false);
+        match crash {
+            // Whoever hears that is to leave.
+            Some(lie @ (Crash::WrongMagic | Crash::UnknownCookie)) => {
+                bytes[if lie == Crash::WrongMagic { 0 } else { 8 }] ^= 0x80;
+                lock(&self.disk).crashes += 1;
+            }
+            Some(_) => {
+                lock(&self.disk).crash();
+                return Ok(false);
+            }
+            None => {}
         }
         self.stream.write_all(&bytes)?;
         Ok(true)
@@ -270,10 +280,12 @@ impl Session {
         let mut disk = lock(&self.disk);
         disk.requests += 1;
         let lifetime = disk.lifetime?;
-        disk.requests.is_multiple_of(lifetime).then(|| match disk.requests / lifetime % 3 {
+        disk.requests.is_multiple_of(lifetime).then(|| match disk.requests / lifetime % 5 {
             0 => Crash::Before,
             1 => Crash::Unanswered,
-            _ => Crash::HalfAnswered,
+            2 => Crash::HalfAnswered,
+            3 => Crash::WrongMagic,
+            _ => Crash::UnknownCookie,
         })
     }
 

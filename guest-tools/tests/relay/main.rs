@@ -1,5 +1,5 @@
 //! `attach` without a kernel: a played one at one end of the relay, and at the other a server that crashes
-//! and loses whatever it has not made durable. The kernel itself is in tests/tests/guest_attach.rs.
+//! and loses whatever it has not made durable, or answers what is no answer. The kernel itself is in tests/tests/guest_attach.rs.
 
 mod kernel;
 #[path = "../faults/server.rs"]
