@@ -157,6 +157,14 @@ fn unit_and_fstab(guest: &mut Guest) -> Outcome<()> {
          [ -z \"$(guest-tools status)\" ]",
     )?;
     guest.check(
+        "a device that somebody only looks at, as udev does when it is new, is waited for",
+        "( exec 9</dev/nbd0; touch /run/lab/looking; sleep 1 ) &
+         until [ -e /run/lab/looking ]; do sleep 0.05; done
+         guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/
+         wait
+         guest-tools detach",
+    )?;
+    guest.check(
         "a mount of fstab brings the disk up, and is unmounted before it goes",
         &format!(
             "{WORDS}

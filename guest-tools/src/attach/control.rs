@@ -17,7 +17,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{device_name, netlink::Driver, state::Shared};
+use super::{
+    device_name,
+    netlink::{Driver, is_connected},
+    state::Shared,
+};
 
 const RUN: &str = "/run/guest-tools";
 /// A relay that does not tell its state in this time does not tell it.
@@ -90,11 +94,10 @@ pub(crate) fn attached() -> Vec<Attached> {
     }));
     all.sort_unstable();
     all.dedup();
-    let connected = |index: u32| fs::exists(format!("/sys/block/nbd{index}/pid")).unwrap_or(false);
     let said = |index| {
         Some(Attached {
             index,
-            state: ask(index).or_else(|| connected(index).then(|| unattended(index)))?,
+            state: ask(index).or_else(|| is_connected(index).then(|| unattended(index)))?,
         })
     };
     all.into_iter().filter_map(said).collect()

@@ -354,7 +354,9 @@ fn stay(
 pub(super) fn refused(device: &str, uri: &str, source: io::Error) -> AttachError {
     let mend = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
-        Some(Errno::EBUSY) => "another program has it: see 'guest-tools status'",
+        Some(Errno::EBUSY) => {
+            "another program has it, or has it open: see 'guest-tools status', fuser"
+        }
         Some(Errno::EINVAL) if fs::exists("/sys/module/nbd").unwrap_or(false) => {
             "the kernel's driver refuses it: dmesg says why; without --direct it gets a relay's \
              sockets"

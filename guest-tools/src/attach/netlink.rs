@@ -5,8 +5,10 @@
 //! it is used, though nobody can forge it.
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsRawFd, OwnedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -23,6 +25,9 @@ use nix::{
 /// What the kernel may take to answer, seconds. It answers when it is done, and a disconnect waits
 /// for workers of the driver.
 const PATIENCE: i64 = 30;
+/// How long whoever looks at a device that is not connected may have it open, and how often it is asked.
+const LOOKED_AT: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 /// Of a message, and of one with its generic part.
 const HEADER: usize = 16;
 const GENERIC: usize = 20;
@@ -115,7 +120,19 @@ impl Driver {
         let mut identifier = disk.identifier.as_bytes().to_vec();
         identifier.push(0);
         put(&mut words, ATTR_BACKEND_IDENTIFIER, &identifier);
-        let answer = self.ask(CMD_CONNECT, &words)?;
+        // The driver calls a device busy that somebody has open, as udev does when the device is new.
+        let until = Instant::now() + LOOKED_AT;
+        let looked_at = |error: &io::Error| {
+            error.raw_os_error() == Some(Errno::EBUSY as i32)
+                && disk.index.is_some_and(|index| !is_connected(index))
+                && Instant::now() < until
+        };
+        let answer = loop {
+            match self.ask(CMD_CONNECT, &words) {
+                Err(error) if looked_at(&error) => thread::park_timeout(LOOK),
+                other => break other?,
+            }
+        };
         find_u32(&answer, ATTR_INDEX).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
@@ -169,6 +186,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// Whether a device has a server, or a relay.
+pub(super) fn is_connected(index: u32) -> bool {
+    fs::exists(format!("/sys/block/nbd{index}/pid")).unwrap_or(false)
 }
 
 const fn libc_eproto() -> i32 {
