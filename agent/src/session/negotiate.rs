@@ -6,7 +6,7 @@
 use std::{
     future,
     io::{self, IoSliceMut},
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::{
     End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream, succession::Member,
 };
 use crate::{
-    disk::{Disk, Facts},
+    disk::{Disk, Facts, Identity},
     exports::{Exports, Listed, OpenError, Opening},
     tls::Policy,
 };
@@ -340,6 +340,9 @@ async fn open(
     })
 }
 
+/// For clients that come back: whether what the agent was told and did not flush may be lost.
+static THIS_RUN: LazyLock<Identity> = LazyLock::new(Identity::fresh);
+
 /// What a client is told of a disk.
 fn describe(facts: &Facts, read_only: bool) -> Export {
     let writable = !(facts.read_only || read_only);
@@ -366,5 +369,6 @@ fn describe(facts: &Facts, read_only: bool) -> Export {
         description: facts.description.clone(),
         allocation: facts.can_extents,
         identity: facts.identity.map(|identity| identity.to_string()),
+        instance: Some(THIS_RUN.to_string()),
     }
 }

@@ -84,6 +84,7 @@ fn export() -> Export {
         description: Some("a disk".to_owned()),
         allocation: true,
         identity: None,
+        instance: None,
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{
     Export, LIST_BYTES, LIST_LIMIT, Negotiated,
     meta::ALLOCATION_ID,
-    own::{IDENTITY, Instead},
+    own::{IDENTITY, INSTANCE, Instead},
     server::{Ending, Server, Step},
 };
 use crate::{
@@ -102,6 +102,8 @@ pub(super) struct Wanted {
     pub(super) allocation: bool,
     /// They ask for the export's identity.
     pub(super) identity: bool,
+    /// They ask for the server's run.
+    pub(super) instance: bool,
     /// The connection is to stand in place of others.
     pub(super) instead: Option<Instead>,
 }
@@ -181,8 +183,10 @@ impl AskExport {
                 }
                 let identity = export.identity.as_ref().filter(|_| self.wanted.identity);
                 let identity = identity.map(|identity| format!("{IDENTITY}={identity}"));
+                let instance = export.instance.as_ref().filter(|_| self.wanted.instance);
+                let instance = instance.map(|instance| format!("{INSTANCE}={instance}"));
                 let instead = self.wanted.instead.map(|instead| instead.to_string());
-                for name in [identity, instead].into_iter().flatten() {
+                for name in [identity, instance, instead].into_iter().flatten() {
                     put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
                         ContextEntry { id: 0, name: fit(&name) }.put(out);
                     });

@@ -29,7 +29,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
-pub use own::{IDENTITY, INSTEAD, Instead, identity};
+pub use own::{IDENTITY, INSTANCE, INSTEAD, Instead, answer_to};
 pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;
@@ -105,6 +105,8 @@ pub struct Export {
     pub allocation: bool,
     /// Which disk it is, for a client that comes back: printable ASCII (`x-agent:identity`).
     pub identity: Option<String>,
+    /// Which run of the server it is, for the same client: printable ASCII (`x-agent:instance`).
+    pub instance: Option<String>,
 }
 
 /// The end of a successful negotiation; nothing else makes one.

@@ -5,15 +5,19 @@
 //! | query | answer |
 //! |---|---|
 //! | `x-agent:identity` | `x-agent:identity=HEX`: which disk the export is |
+//! | `x-agent:instance` | `x-agent:instance=HEX`: which run of the server it is |
 //! | `x-agent:instead=TOKEN.GENERATION` | the same words, once no earlier connection of that client works any more |
 //!
 //! A client whose connection broke comes back by the second: what the old connection had asked for and
-//! the server still works on would otherwise come after, and undo, what the new one asks for.
+//! the server still works on would otherwise come after, and undo, what the new one asks for. A client
+//! that has forgotten what it was told and did not flush asks whether the server may have lost it.
 
 use std::fmt;
 
 /// The query for an export's identity; in the answer `=` and the identity follow.
 pub const IDENTITY: &str = "x-agent:identity";
+/// The query for the server's run, another each time that it starts.
+pub const INSTANCE: &str = "x-agent:instance";
 /// How a query for a connection in place of others begins; the token behind it is a secret.
 pub const INSTEAD: &str = "x-agent:instead=";
 
@@ -52,9 +56,9 @@ impl fmt::Debug for Instead {
     }
 }
 
-/// The identity in an answer.
-pub fn identity(answer: &str) -> Option<&str> {
-    answer.strip_prefix(IDENTITY)?.strip_prefix('=')
+/// What an answer says to `IDENTITY` or `INSTANCE`.
+pub fn answer_to<'a>(query: &str, answer: &'a str) -> Option<&'a str> {
+    answer.strip_prefix(query)?.strip_prefix('=')
 }
 
 #[cfg(test)]
@@ -82,7 +86,8 @@ mod tests {
         ] {
             assert_eq!(Instead::parse(text), None, "{text}");
         }
-        assert_eq!(identity("x-agent:identity=12"), Some("12"));
-        assert_eq!(identity("x-agent:identity"), None);
+        assert_eq!(answer_to(IDENTITY, "x-agent:identity=12"), Some("12"));
+        assert_eq!(answer_to(IDENTITY, "x-agent:identity"), None);
+        assert_eq!(answer_to(INSTANCE, "x-agent:identity=12"), None);
     }
 }

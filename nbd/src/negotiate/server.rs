@@ -4,7 +4,7 @@ use super::{
     OPTION_LIMIT, Offers, SKIP_LIMIT,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
     meta::{Selection, lists_allocation, selects_allocation},
-    own::{IDENTITY, Instead},
+    own::{IDENTITY, INSTANCE, Instead},
     starttls::{Channel, StartTls},
 };
 use crate::{
@@ -326,6 +326,7 @@ impl Server {
             _ => Wanted {
                 allocation: lists_allocation(queries),
                 identity: queries.contains(&IDENTITY),
+                instance: queries.contains(&INSTANCE),
                 instead: queries.iter().find_map(|query| Instead::parse(query)),
                 ..Wanted::default()
             },

@@ -21,6 +21,7 @@ fn export(size: u64) -> Export {
         description: Some("a disk".to_owned()),
         allocation: true,
         identity: None,
+        instance: None,
     }
 }
 

@@ -143,10 +143,11 @@ fn own_contexts_are_told_to_whoever_names_them_and_selected_by_nobody() {
     let (list, set) = (OptionCode::LIST_META_CONTEXT, OptionCode::SET_META_CONTEXT);
     for (option, queries, found) in [
         (list, &["x-agent:identity"][..], &["x-agent:identity=12ab"][..]),
+        (list, &["x-agent:instance"], &["x-agent:instance=run7"]),
         (list, &[instead, "x-agent:identity"], &["x-agent:identity=12ab", instead]),
         (list, &["base:", "x-agent:identity"], &["base:allocation", "x-agent:identity=12ab"]),
         (list, &["x-agent:", "x-agent:identity=12ab", "x-agent:instead"], &[]),
-        (set, &["x-agent:identity", instead], &[]),
+        (set, &["x-agent:identity", "x-agent:instance", instead], &[]),
     ] {
         let mut talk = Talk::structured();
         let replies = talk.all(option, &contexts("disk", queries));

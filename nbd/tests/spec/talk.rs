@@ -49,6 +49,7 @@ pub(crate) fn export() -> Export {
         description: Some("a disk".to_owned()),
         allocation: true,
         identity: Some("12ab".to_owned()),
+        instance: Some("run7".to_owned()),
     }
 }
 

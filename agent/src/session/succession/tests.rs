@@ -15,7 +15,7 @@ use std::{
 
 use nbd::{
     Framing,
-    negotiate::{Client, ClientStep, IDENTITY, Offers, Tls, identity},
+    negotiate::{Client, ClientStep, IDENTITY, INSTANCE, Offers, Tls, answer_to},
 };
 use tokio::task::JoinHandle;
 
@@ -169,7 +169,7 @@ fn enter(stream: &mut UnixStream, instead: Instead) -> Vec<String> {
     else {
         panic!("no greeting");
     };
-    let client = ready.contexts_of("", &[IDENTITY, &instead.to_string()], &mut out);
+    let client = ready.contexts_of("", &[IDENTITY, INSTANCE, &instead.to_string()], &mut out);
     let ClientStep::Contexts(ready, names) = answer(stream, client, &mut out) else {
         panic!("no contexts");
     };
@@ -245,8 +245,9 @@ async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_f
     let (mut old, first) = session(&rules, &life);
     let mut old = tokio::task::spawn_blocking(move || {
         let names = enter(&mut old, instead(1));
-        assert_eq!(identity(&names[0]).map(str::len), Some(32));
-        assert_eq!(names[1..], [instead(1).to_string()]);
+        assert_eq!(answer_to(IDENTITY, &names[0]).map(str::len), Some(32));
+        assert_eq!(answer_to(INSTANCE, &names[1]).map(str::len), Some(32));
+        assert_eq!(names[2..], [instead(1).to_string()]);
         write(&mut old, 4096);
         write(&mut old, 8192);
         old
