@@ -149,7 +149,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__attach)
-            opts="-h --device --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --timeout --help"
+            opts="-h --device --ublk --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

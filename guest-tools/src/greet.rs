@@ -10,7 +10,9 @@ use std::{
 
 use nbd::{
     Framing, Refusal, Uri,
-    negotiate::{self, ClientStep, Described, IDENTITY, Instead, Listed, Ready, identity},
+    negotiate::{
+        self, ClientStep, Described, IDENTITY, INSTANCE, Instead, Listed, Ready, answer_to,
+    },
     transmit::client::Client,
     wire::ReplyCode,
 };
@@ -55,6 +57,8 @@ pub(crate) fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
 pub(crate) struct Standing {
     /// Which disk the export is, where the server knows that.
     pub(crate) identity: Option<String>,
+    /// Which run of the server it is, where it says that.
+    pub(crate) instance: Option<String>,
     /// The connection stands in place of the client's older ones, which are over.
     pub(crate) follows: bool,
 }
@@ -69,10 +73,12 @@ pub(crate) fn enter_instead(
     let mut standing = Standing::default();
     if ready.framing() >= Framing::Structured {
         let instead = instead.to_string();
-        let next = ready.contexts_of(&uri.export, &[IDENTITY, &instead], &mut talk.out);
+        let next = ready.contexts_of(&uri.export, &[IDENTITY, INSTANCE, &instead], &mut talk.out);
         ready = match talk.answer(next)? {
             ClientStep::Contexts(ready, names) => {
-                standing.identity = names.iter().find_map(|name| identity(name)).map(str::to_owned);
+                let said = |query| names.iter().find_map(|name| answer_to(query, name));
+                standing.identity = said(IDENTITY).map(str::to_owned);
+                standing.instance = said(INSTANCE).map(str::to_owned);
                 standing.follows = names.contains(&instead);
                 ready
             }

@@ -6,11 +6,13 @@
 //! | [`guest`] | the Debian VM host, and commands in it |
 //! | [`nest`] | a guest inside that VM host |
 //! | [`agent`], [`vhost_user`] | an agent here, and guests whose vsock device ends in it |
+//! | [`attach`] | the guest's block devices while their agent is killed |
 //! | [`need`] | the tools that a test needs, and how to get them |
 //!
 //! Nothing here connects to AF_VSOCK from this machine: what speaks vsock runs in a guest.
 
 pub mod agent;
+pub mod attach;
 pub mod failure;
 pub mod guest;
 pub mod need;

@@ -18,12 +18,14 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    device_name,
+    name::Device,
     netlink::{Driver, is_connected},
+    saved::Saved,
     state::Shared,
 };
 
-const RUN: &str = "/run/guest-tools";
+/// What there is to know of devices.
+pub(super) const RUN: &str = "/run/guest-tools";
 /// A relay that does not tell its state in this time does not tell it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -35,9 +37,9 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn open(index: u32) -> io::Result<Self> {
+    pub(super) fn open(device: Device) -> io::Result<Self> {
         fs::create_dir_all(RUN)?;
-        let path = path(index);
+        let path = path(device);
         // The kernel gave us the device: whoever had it is gone.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -72,40 +74,38 @@ impl Drop for Control {
     }
 }
 
-fn path(index: u32) -> PathBuf {
-    PathBuf::from(format!("{RUN}/nbd{index}.sock"))
+fn path(device: Device) -> PathBuf {
+    PathBuf::from(format!("{RUN}/{}.sock", device.name()))
 }
 
 /// A device that is connected, or has a relay.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    pub(crate) index: u32,
+    pub(crate) device: Device,
     /// As `State` says it.
     pub(crate) state: Value,
 }
 
-/// All of them, by number.
+/// All of them: those of the nbd driver whoever made them, and of the ublk driver those of this program.
 pub(crate) fn attached() -> Vec<Attached> {
-    let mut all: Vec<u32> = Driver::open().and_then(|mut d| d.connected()).unwrap_or_default();
-    let sockets = fs::read_dir(RUN).into_iter().flatten().flatten();
-    all.extend(sockets.filter_map(|entry| {
+    let connected = Driver::open().and_then(|mut driver| driver.connected()).unwrap_or_default();
+    let mut all: Vec<_> = connected.into_iter().map(Device::Nbd).collect();
+    let files = fs::read_dir(RUN).into_iter().flatten().flatten();
+    all.extend(files.filter_map(|entry| {
         let name = entry.file_name();
-        name.to_str()?.strip_prefix("nbd")?.strip_suffix(".sock")?.parse::<u32>().ok()
+        let (name, kind) = name.to_str()?.rsplit_once('.')?;
+        Device::of_name(name).filter(|_| matches!(kind, "sock" | "json"))
     }));
     all.sort_unstable();
     all.dedup();
-    let said = |index| {
-        Some(Attached {
-            index,
-            state: ask(index).or_else(|| is_connected(index).then(|| unattended(index)))?,
-        })
-    };
+    let said =
+        |device| Some(Attached { device, state: ask(device).or_else(|| unattended(device))? });
     all.into_iter().filter_map(said).collect()
 }
 
 /// What the relay of a device says, if it has one.
-fn ask(index: u32) -> Option<Value> {
-    let mut stream = UnixStream::connect(path(index)).ok()?;
+pub(super) fn ask(device: Device) -> Option<Value> {
+    let mut stream = UnixStream::connect(path(device)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
@@ -113,14 +113,20 @@ fn ask(index: u32) -> Option<Value> {
 }
 
 /// A device of another program's, or of a relay that was killed.
-fn unattended(index: u32) -> Value {
-    let backend = fs::read_to_string(format!("/sys/block/nbd{index}/backend")).ok();
-    let sectors = fs::read_to_string(format!("/sys/block/nbd{index}/size")).ok();
-    let size = sectors.and_then(|text| text.trim().parse::<u64>().ok()).map(|n| n << 9);
-    json!({
-        "device": device_name(index),
-        "uri": backend.map(|text| text.trim().to_owned()),
+fn unattended(device: Device) -> Option<Value> {
+    let place = format!("/sys/block/{}", device.name());
+    let uri = match device {
+        Device::Nbd(number) if !is_connected(number) => return None,
+        Device::Nbd(_) => fs::read_to_string(format!("{place}/backend")).ok(),
+        // It is this program's, since there is a file of it.
+        Device::Ublk(_) => Saved::read(device).ok().flatten().map(|saved| saved.uri),
+    };
+    let sectors = fs::read_to_string(format!("{place}/size")).ok()?;
+    let size = sectors.trim().parse::<u64>().ok().map(|n| n << 9);
+    Some(json!({
+        "device": device.to_string(),
+        "uri": uri.map(|text| text.trim().to_owned()),
         "state": "unattended",
         "size": size,
-    })
+    }))
 }

@@ -3,25 +3,19 @@
 //! state, and for the end.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
-    process::Command,
+    os::{fd::AsFd, unix::net::UnixStream},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use nbd::{Uri, negotiate::Instead, wire::TransmissionFlags};
 use nix::{
-    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
-        socket::{setsockopt, sockopt},
     },
 };
 use serde_json::{Value, json};
@@ -29,15 +23,16 @@ use serde_json::{Value, json};
 use super::{
     AttachError,
     control::Control,
-    device_name,
     export::Export,
     harden::harden,
-    lane::LaneError,
-    netlink::{Connect, Driver},
+    lane::{Lane, LaneError},
+    name::Device,
     notify::{notify, tell},
     redial::{Redial, STACK, pause},
     relay::Relay,
     release::release,
+    saved::Saved,
+    side::Side,
     state::{Phase, Shared, State},
     tasks::Tasks,
 };
@@ -45,15 +40,15 @@ use crate::{chain, error::SessionError, greet::Standing, link::Link};
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;
-/// Bytes of each direction of a socket pair.
-const BUFFER: usize = 1 << 20;
 
 /// What is to be attached, and how.
 #[derive(Debug)]
 pub(crate) struct Wish {
     pub(crate) uri: Uri,
-    /// /dev/nbdN; else the first that is free.
-    pub(crate) index: Option<u32>,
+    /// Else the first that is free, of the driver that the kernel has.
+    pub(crate) device: Option<Device>,
+    /// Of the ublk driver.
+    pub(crate) ublk: bool,
     pub(crate) connections: Option<usize>,
     pub(crate) read_only: bool,
     /// How long the kernel's requests wait for a server that is gone; `None`: for ever.
@@ -96,22 +91,27 @@ impl Ready {
 /// Attaches, says so by `ready`, and stays until the kernel has disconnected.
 pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), AttachError> {
     let system = AttachError::system;
-    let ends = std::mem::take(&mut wish.ends);
     // What does not work anyway is told before anybody is connected to.
-    let driver = if ends.is_empty() { Some(driver()?) } else { None };
-    let instead = Instead { token: token().map_err(system("get random bytes"))?, generation: 1 };
-    let count = if driver.is_none() { ends.len() } else { 0 };
-    let (links, export, block) = connect(&wish, instead, count)?;
+    let mut side = Side::choose(&mut wish)?;
+    let instead = match side.before() {
+        Some(before) => before.next(),
+        None => Instead { token: token().map_err(system("get random bytes"))?, generation: 1 },
+    };
+    let (links, export, block) = connect(&wish, instead, &side)?;
+    if let Some(before) = side.before() {
+        let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
+        before.is_still(&export).map_err(unfit)?;
+    }
     // Before there are threads: all of them are to have it.
     harden();
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    let signals =
+        SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]);
     let blocked = signals.thread_block().map_err(|errno| system("block signals")(errno.into()));
     blocked?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|errno| system("wait for signals")(errno.into()))?;
-    let (kernels, ours) = if driver.is_some() { pairs(links.len())? } else { (Vec::new(), ends) };
     let mut facts = Ready {
-        device: wish.index.map_or_else(|| "a device".to_owned(), device_name),
+        device: wish.device.map_or_else(|| "a device".to_owned(), |device| device.to_string()),
         uri: wish.uri.to_string(),
         size: export.visible(block),
         block,
@@ -119,56 +119,38 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
         relay: true,
     };
+    let lanes = side.lanes(&mut facts, &export)?;
+    let saved = side.saved(&facts, &export, instead)?;
     let state = state(&facts);
-    let flags = export.for_kernel().bits();
-    let (relay, end) = start(&wish, ours, links, (export, block), instead, &state)?;
-    let mut index = None;
-    if let Some(mut driver) = driver {
-        let asked = driver.connect(&Connect {
-            index: wish.index,
-            sockets: &kernels,
-            size: facts.size,
-            block,
-            flags,
-            identifier: &facts.uri,
-        });
-        // The kernel has them, or nobody; in that case the relay ends.
-        drop(kernels);
-        match asked {
-            Ok(given) => index = Some(given),
-            Err(source) => {
+    let (relay, end) = start(&wish, (lanes, links), (&export, block), (instead, saved), &state)?;
+    let device = match side.start(&facts, &export) {
+        Ok(device) => device,
+        Err(refused) => {
+            if side.gives_up() {
                 joined(relay, &facts.device)?;
-                return Err(refused(&facts.device, &facts.uri, source));
+                side.end();
             }
+            return Err(refused);
         }
-        facts.device = index.map_or_else(String::new, device_name);
-        state.lock().device.clone_from(&facts.device);
-    }
-    let control = index.and_then(|index| {
-        Control::open(index)
+    };
+    facts.device = device.map_or_else(String::new, |device| device.to_string());
+    state.lock().device.clone_from(&facts.device);
+    let control = device.and_then(|device| {
+        Control::open(device)
             .map_err(|error| tell(&format!("'guest-tools status' will not see this: {error}")))
             .ok()
     });
     ready(&facts);
     notify(&format!("READY=1\nSTATUS={} is {}", facts.device, facts.uri));
-    stay(index, &signals, control.as_ref(), &end, &state);
+    let leaves = stay(device, &signals, control.as_ref(), &end, &state);
     notify("STOPPING=1");
-    joined(relay, &facts.device)
-}
-
-/// The driver, loaded if that can be done.
-pub(super) fn driver() -> Result<Driver, AttachError> {
-    let is_missing = |error: &io::Error| error.raw_os_error() == Some(Errno::ENOENT as i32);
-    match Driver::open() {
-        Err(error) if is_missing(&error) => {}
-        other => return other.map_err(AttachError::system("ask the kernel's nbd driver")),
+    if leaves {
+        // The kernel keeps the device for the next relay: this one is gone with its process.
+        return Ok(());
     }
-    // Whatever comes of it, the driver is there afterwards or not.
-    Command::new("modprobe").arg("nbd").output().ok();
-    Driver::open().map_err(|source| AttachError::NoDriver {
-        mend: "modprobe nbd, as root; it is in the package of the kernel's modules",
-        source,
-    })
+    joined(relay, &facts.device)?;
+    side.end();
+    Ok(())
 }
 
 /// How many connections an export is given.
@@ -184,24 +166,26 @@ pub(super) fn connections(wish: &Wish, export: &Export) -> usize {
     1
 }
 
-/// All links; `count`, if not 0, is said by somebody else.
+/// All links.
 fn connect(
     wish: &Wish,
     instead: Instead,
-    count: usize,
+    side: &Side,
 ) -> Result<(Vec<Link>, Export, u32), AttachError> {
     let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
     let (first, standing) = first(wish, instead)?;
-    let export = Export::of_link(&first, standing, wish.read_only);
+    let mut export = Export::of_link(&first, standing, wish.read_only);
     let block = export.block().map_err(unfit)?;
     if export.visible(block) == 0 {
         return Err(unfit("it has no bytes".to_owned()));
     }
-    let count = if count == 0 { connections(wish, &export) } else { count };
+    let count = side.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];
     while links.len() < count {
         let (link, standing) = Link::open_instead(&wish.uri, instead)?;
-        export.is_still(&export.again(&link, standing)).map_err(unfit)?;
+        let again = export.again(&link, standing);
+        export.is_still(&again).map_err(unfit)?;
+        export.and(&again);
         links.push(link);
     }
     Ok((links, export, block))
@@ -239,21 +223,6 @@ fn token() -> io::Result<u128> {
     Ok(u128::from_ne_bytes(bytes))
 }
 
-/// The kernel's ends and ours.
-fn pairs(count: usize) -> Result<(Vec<OwnedFd>, Vec<UnixStream>), AttachError> {
-    let (mut kernels, mut ours) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        let pair = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
-        for end in [&pair.0, &pair.1] {
-            // With less they work too.
-            setsockopt(end, sockopt::SndBufForce, &BUFFER).ok();
-        }
-        kernels.push(pair.0.into());
-        ours.push(pair.1);
-    }
-    Ok((kernels, ours))
-}
-
 fn state(facts: &Ready) -> Shared {
     Shared::new(State {
         device: facts.device.clone(),
@@ -277,19 +246,17 @@ type Running = JoinHandle<Result<(), LaneError>>;
 /// The relay on its own thread, and a socket whose other end closes with it.
 fn start(
     wish: &Wish,
-    ours: Vec<UnixStream>,
-    links: Vec<Link>,
-    (export, block): (Export, u32),
-    instead: Instead,
+    (lanes, links): (Vec<Box<dyn Lane>>, Vec<Link>),
+    (export, block): (&Export, u32),
+    (instead, saved): (Instead, Option<Saved>),
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
-    let tasks = Tasks::new(&export, block, longest);
-    let redial = Redial::start(wish.uri.clone(), links.len(), export, instead);
+    let tasks = Tasks::new(export, block, longest);
+    let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), instead);
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
-    let relay = Relay::new(ours, links, redial, tasks, limits, state.clone());
-    let relay = relay.map_err(AttachError::system("set up the sockets"))?;
+    let relay = Relay::new((lanes, links), redial, tasks, limits, (saved, state.clone()));
     let (end, alive) = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
     let thread = thread::Builder::new().name("relay".to_owned()).stack_size(STACK);
     let running = thread.spawn(move || {
@@ -306,14 +273,15 @@ fn joined(relay: Running, device: &str) -> Result<(), AttachError> {
     ended.map_err(|source| AttachError::Lane { device: device.to_owned(), source })
 }
 
-/// Answers questions and signals until the relay ends.
+/// Answers questions and signals until the relay ends. Says yes where it is to leave its device to
+/// another: by SIGQUIT, of a driver that keeps it.
 fn stay(
-    index: Option<u32>,
+    device: Option<Device>,
     signals: &SignalFd,
     control: Option<&Control>,
     end: &UnixStream,
     state: &Shared,
-) {
+) -> bool {
     loop {
         let mut fds = vec![
             PollFd::new(end.as_fd(), PollFlags::POLLIN),
@@ -325,20 +293,24 @@ fn stay(
         let happened: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
         drop(fds);
         if happened.first() == Some(&true) {
-            return;
+            return false;
         }
         if let Some(control) = control {
             control.answer(state);
         }
         while let Ok(Some(signal)) = signals.read_signal() {
-            // A terminal that closes is no wish to lose a disk.
-            if i32::try_from(signal.ssi_signo) == Ok(Signal::SIGHUP as i32) {
-                continue;
+            let is = |wanted| i32::try_from(signal.ssi_signo) == Ok(wanted as i32);
+            let keeps = matches!(device, Some(Device::Ublk(_)));
+            match device {
+                Some(_) if keeps && is(Signal::SIGQUIT) => return true,
+                // A terminal that closes is no wish to lose a disk.
+                _ if is(Signal::SIGHUP) || is(Signal::SIGQUIT) => continue,
+                _ => {}
             }
-            let Some(index) = index else { return };
+            let Some(device) = device else { return false };
             // Flushing may take its time, and state is to be told in it.
             let ending = move || {
-                if let Err(error) = release(index, false) {
+                if let Err(error) = release(device, false) {
                     tell(&format!("asked to end, but {}", chain(&error)));
                 }
             };
@@ -348,22 +320,4 @@ fn stay(
             }
         }
     }
-}
-
-/// What the driver's refusal means.
-pub(super) fn refused(device: &str, uri: &str, source: io::Error) -> AttachError {
-    let mend = match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
-        Some(Errno::EBUSY) => {
-            "another program has it, or has it open: see 'guest-tools status', fuser"
-        }
-        Some(Errno::EINVAL) if fs::exists("/sys/module/nbd").unwrap_or(false) => {
-            "the kernel's driver refuses it: dmesg says why; without --direct it gets a relay's \
-             sockets"
-        }
-        Some(Errno::ENOENT | Errno::ENODEV) => "there is no such device: leave --device out",
-        _ => "dmesg may say why",
-    };
-    let (device, uri) = (device.to_owned(), uri.to_owned());
-    AttachError::Connect { device, uri, mend, source }
 }

@@ -5,24 +5,30 @@ use nbd::wire::TransmissionFlags;
 
 use super::{
     AttachError,
-    device::{Ready, Wish, connections, driver, refused},
-    device_name,
+    device::{Ready, Wish, connections},
     export::Export,
+    name::Device,
     netlink::Connect,
+    side::{nbd, nbd_refused},
 };
-use crate::greet::{Entered, enter_for_kernel};
+use crate::greet::{Entered, Standing, enter_for_kernel};
 
 /// Gives the kernel the server's own sockets, and no relay: the device ends with its server.
 pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
-    let mut driver = driver()?;
     let uri = wish.uri.to_string();
     let unfit = |why: &str| AttachError::Unfit { uri: uri.clone(), why: why.to_owned() };
+    let wanted = match wish.device {
+        Some(Device::Nbd(number)) => Some(number),
+        None if !wish.ublk => None,
+        _ => return Err(unfit("--direct is a thing of the nbd driver, and not of ublk's")),
+    };
+    let mut driver = nbd()?;
     if wish.uri.tls {
         return Err(unfit("the kernel speaks no TLS, so --direct cannot be; a relay can"));
     }
     let entered = enter_for_kernel(&wish.uri)?;
     let terms = entered.client.terms().clone();
-    let export = Export::of(&terms, wish.read_only, None);
+    let export = Export::of(&terms, wish.read_only, Standing::default());
     let block = export.block().map_err(|why| unfit(&why))?;
     let mut sockets = Vec::new();
     for _ in 1..connections(wish, &export) {
@@ -34,17 +40,17 @@ pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
     }
     let sockets: Vec<_> = sockets.into_iter().filter_map(Entered::into_plain).collect();
     let asked = driver.connect(&Connect {
-        index: wish.index,
+        index: wanted,
         sockets: &sockets,
         size: export.visible(block),
         block,
         flags: export.for_kernel().bits(),
         identifier: &uri,
     });
-    let device = wish.index.map_or_else(|| "a device".to_owned(), device_name);
-    let index = asked.map_err(|source| refused(&device, &uri, source))?;
+    let device = wanted.map(Device::Nbd).map_or_else(|| "a device".to_owned(), |d| d.to_string());
+    let number = asked.map_err(|source| nbd_refused(&device, &uri, source))?;
     Ok(Ready {
-        device: device_name(index),
+        device: Device::Nbd(number).to_string(),
         size: export.visible(block),
         block,
         connections: sockets.len(),

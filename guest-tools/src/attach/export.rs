@@ -28,12 +28,13 @@ pub(super) struct Export {
     pub(super) maximum: u32,
     /// Which disk it is, where the server says it.
     pub(super) identity: Option<String>,
-    read_only: bool,
+    /// Which run of the server it is, where that is said. The disk does not depend on it.
+    pub(super) instance: Option<String>,
 }
 
 impl Export {
     /// `read_only`: whatever the server would let be written, the kernel does not write.
-    pub(super) fn of(terms: &Terms, read_only: bool, identity: Option<String>) -> Self {
+    pub(super) fn of(terms: &Terms, read_only: bool, standing: Standing) -> Self {
         let mut flags = terms.flags;
         flags.set(Flags::READ_ONLY, read_only || flags.contains(Flags::READ_ONLY));
         Self {
@@ -41,13 +42,13 @@ impl Export {
             flags,
             minimum: terms.blocks.minimum,
             maximum: terms.blocks.maximum,
-            identity,
-            read_only,
+            identity: standing.identity,
+            instance: standing.instance,
         }
     }
 
     pub(super) fn of_link(link: &Link, standing: Standing, read_only: bool) -> Self {
-        Self::of(link.terms(), read_only, standing.identity)
+        Self::of(link.terms(), read_only, standing)
     }
 
     /// The kernel's block size, in bytes: as small as both ends allow.
@@ -113,9 +114,19 @@ impl Export {
         Ok(())
     }
 
+    /// Another link is to the same disk. To another run of the server, perhaps, and then there is none to
+    /// speak of.
+    pub(super) fn and(&mut self, again: &Self) {
+        if self.instance != again.instance {
+            self.instance = None;
+        }
+    }
+
     /// The same, as another link has it.
     pub(super) fn again(&self, link: &Link, standing: Standing) -> Self {
-        Self::of_link(link, standing, self.read_only)
+        // What the kernel does not write it does not write on any link.
+        let read_only = self.flags.contains(Flags::READ_ONLY);
+        Self::of_link(link, standing, read_only)
     }
 }
 
@@ -131,7 +142,7 @@ mod tests {
     fn export() -> Export {
         let flags = Flags::HAS_FLAGS | Flags::SEND_FLUSH | Flags::SEND_TRIM | Flags::ROTATIONAL;
         let (size, minimum, maximum) = (1 << 20, 1, 32 << 20);
-        Export { size, flags, minimum, maximum, identity: Some("1".into()), read_only: false }
+        Export { size, flags, minimum, maximum, identity: Some("1".into()), instance: None }
     }
 
     #[test]

@@ -31,13 +31,17 @@ mod direct;
 mod export;
 mod harden;
 mod lane;
+mod name;
 mod netlink;
 mod notify;
 mod redial;
 mod relay;
 mod release;
+mod saved;
+mod side;
 mod state;
 mod tasks;
+mod ublk;
 mod unflushed;
 
 use std::io;
@@ -52,6 +56,7 @@ pub(crate) use self::{
     control::attached,
     device::{Ready, Wish, serve},
     direct::hand_over,
+    name::Device,
     release::release,
 };
 
@@ -62,8 +67,8 @@ pub(crate) enum AttachError {
     Unfit { uri: String, why: String },
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("cannot attach: the kernel has no nbd driver here ({mend})")]
-    NoDriver { mend: &'static str, source: io::Error },
+    #[error("cannot attach: the kernel has no {driver} driver here ({mend})")]
+    NoDriver { driver: &'static str, mend: &'static str, source: io::Error },
     #[error("cannot make {device} of {uri} ({mend})")]
     Connect { device: String, uri: String, mend: &'static str, source: io::Error },
     #[error("cannot {what}")]
@@ -73,19 +78,24 @@ pub(crate) enum AttachError {
     #[error(
         "{0} is in use: unmount it first; --force takes it away, and loses what is not written"
     )]
-    InUse(String),
+    InUse(Device),
+    #[error(
+        "{0} has no relay, so it cannot be flushed: 'guest-tools attach --device {0}' goes on with it; \
+         --force takes it away, and loses what is not written"
+    )]
+    Unattended(Device),
     #[error("cannot open {device}")]
-    Open { device: String, source: io::Error },
+    Open { device: Device, source: io::Error },
     #[error(
         "cannot flush {device}, so it stays; --force takes it away, and loses what is not written"
     )]
-    Flush { device: String, source: io::Error },
+    Flush { device: Device, source: io::Error },
     #[error("cannot disconnect {device}")]
-    Disconnect { device: String, source: io::Error },
+    Disconnect { device: Device, source: io::Error },
     #[error("{0} is not attached; 'guest-tools status' lists what is")]
-    NotAttached(String),
+    NotAttached(Device),
     #[error("{device} is disconnected, but its relay has not ended in {seconds} s")]
-    Stays { device: String, seconds: u64 },
+    Stays { device: Device, seconds: u64 },
 }
 
 impl AttachError {
@@ -97,43 +107,5 @@ impl AttachError {
 
     pub(crate) const fn system(what: &'static str) -> impl Fn(io::Error) -> Self {
         move |source| Self::System { what, source }
-    }
-}
-
-/// The name of a device.
-pub(crate) fn device_name(index: u32) -> String {
-    format!("/dev/nbd{index}")
-}
-
-/// The number of a device: /dev/nbdN, nbdN or N.
-pub(crate) fn parse_device(text: &str) -> Result<u32, String> {
-    let name = text.strip_prefix("/dev/").unwrap_or(text);
-    let digits = name.strip_prefix("nbd").unwrap_or(name);
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // The driver's numbers are the kernel's minors, of which there are 2^20.
-    let number = digits.parse().ok().filter(|number| plain && *number < 1 << 20);
-    number.ok_or_else(|| "a device is /dev/nbdN, such as /dev/nbd0".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_have_numbers() {
-        for (text, number) in [
-            ("/dev/nbd0", Some(0)),
-            ("nbd15", Some(15)),
-            ("7", Some(7)),
-            ("/dev/nbd", None),
-            ("/dev/nbd1p1", None),
-            ("/dev/sda", None),
-            ("-1", None),
-            ("+1", None),
-            ("1048576", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_device(text).ok(), number, "{text}");
-        }
     }
 }

@@ -24,11 +24,14 @@ pub(super) const STACK: usize = 256 << 10;
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(2);
 
+/// Connections, and which run of the server they are to.
+type Found = (Vec<Link>, Option<String>);
+
 /// The thread, from outside.
 #[derive(Debug)]
 pub(super) struct Redial {
     ask: Sender<()>,
-    answers: Receiver<Result<Vec<Link>, String>>,
+    answers: Receiver<Result<Found, String>>,
     wake: UnixStream,
     under_way: bool,
 }
@@ -71,7 +74,7 @@ impl Redial {
     }
 
     /// What came of it.
-    pub(super) fn answer(&mut self) -> Option<Result<Vec<Link>, String>> {
+    pub(super) fn answer(&mut self) -> Option<Result<Found, String>> {
         // The bytes are there to wake the poll, and no more.
         while self.wake.read(&mut [0; 8]).is_ok_and(|n| n > 0) {}
         let answer = self.answers.try_recv().ok()?;
@@ -95,8 +98,9 @@ pub(super) fn pause(n: u32) -> Duration {
 }
 
 /// All of them, and each to the same export.
-fn links(uri: &Uri, count: usize, export: &Export, instead: Instead) -> Result<Vec<Link>, String> {
+fn links(uri: &Uri, count: usize, export: &Export, instead: Instead) -> Result<Found, String> {
     let mut links = Vec::with_capacity(count);
+    let mut first: Option<Export> = None;
     for _ in 0..count {
         let opened = Link::open_instead(uri, instead);
         let (link, standing) = opened.map_err(|error| chain(&error))?;
@@ -105,13 +109,15 @@ fn links(uri: &Uri, count: usize, export: &Export, instead: Instead) -> Result<V
             link.close();
             return Err("another relay has come in place of this one".to_owned());
         }
-        if let Err(change) = export.is_still(&export.again(&link, standing)) {
+        let again = export.again(&link, standing);
+        if let Err(change) = export.is_still(&again) {
             link.close();
             return Err(format!("the export has changed, and is not used: {change}"));
         }
+        first.get_or_insert_with(|| again.clone()).and(&again);
         links.push(link);
     }
-    Ok(links)
+    Ok((links, first.and_then(|export| export.instance)))
 }
 
 #[cfg(test)]

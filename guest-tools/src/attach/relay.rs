@@ -12,7 +12,7 @@
 mod again;
 
 use std::{
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::fd::AsFd,
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use super::{
     lane::{Lane, LaneError, Next},
     notify::tell,
     redial::Redial,
+    saved::Saved,
     state::Shared,
     tasks::Tasks,
 };
@@ -53,7 +54,7 @@ enum Net {
 /// The relay.
 #[derive(Debug)]
 pub(super) struct Relay {
-    lanes: Vec<Lane>,
+    lanes: Vec<Box<dyn Lane>>,
     net: Net,
     redial: Redial,
     tasks: Tasks,
@@ -70,20 +71,21 @@ pub(super) struct Relay {
     flush: Option<u64>,
     /// The last one failed.
     cannot_flush: bool,
+    /// What the next relay has to know, where there may be one.
+    saved: Option<Saved>,
     state: Shared,
 }
 
 impl Relay {
     pub(super) fn new(
-        sockets: Vec<UnixStream>,
-        links: Vec<Link>,
+        (lanes, links): (Vec<Box<dyn Lane>>, Vec<Link>),
         redial: Redial,
         tasks: Tasks,
         (dead_timeout, keep): (Option<Duration>, usize),
-        state: Shared,
-    ) -> std::io::Result<Self> {
-        Ok(Self {
-            lanes: sockets.into_iter().map(Lane::new).collect::<Result<_, _>>()?,
+        (saved, state): (Option<Saved>, Shared),
+    ) -> Self {
+        Self {
+            lanes,
             net: Net::Up(links),
             redial,
             tasks,
@@ -94,18 +96,20 @@ impl Relay {
             keep,
             flush: None,
             cannot_flush: false,
+            saved,
             state,
-        })
+        }
     }
 
     /// Relays until the kernel has disconnected.
     pub(super) fn run(mut self) -> Result<(), LaneError> {
-        while !self.lanes.iter().all(Lane::has_ended) {
+        self.lanes.iter_mut().try_for_each(|lane| lane.begin())?;
+        while !self.lanes.iter().all(|lane| lane.has_ended()) {
             self.take_requests()?;
             self.ask();
             self.answer_kernel()?;
             self.note();
-            self.wait();
+            self.wait()?;
             self.keep_connected();
         }
         self.goodbye();
@@ -127,12 +131,12 @@ impl Relay {
                 let room = lane.room();
                 let full = self.tasks.unflushed.held() > 2 * self.keep;
                 if self.failing && !matches!(self.net, Net::Up(_)) {
-                    lane.answer(asked.request.cookie, Code::EIO, Vec::new());
+                    lane.answer(asked.request.cookie, Code::EIO, Vec::new())?;
                 } else if full && !asked.bytes.is_empty() {
                     // The server cannot make anything durable, and no more can be kept for it.
                     self.flush_ourselves();
                     if let Some(lane) = self.lanes.get_mut(index) {
-                        lane.answer(asked.request.cookie, Code::EIO, Vec::new());
+                        lane.answer(asked.request.cookie, Code::EIO, Vec::new())?;
                     }
                 } else {
                     self.tasks.accept(index, asked, room);
@@ -151,9 +155,8 @@ impl Relay {
         if links.iter().all(|link| link.under_way() == 0) {
             self.heard = Instant::now();
         }
-        let count = links.len().max(1);
-        while let Some((lane, order)) = self.tasks.next_order() {
-            let Some(link) = links.get_mut(lane % count) else { break };
+        while let Some(order) = self.tasks.next_order() {
+            let Some(link) = links.iter_mut().min_by_key(|link| link.under_way()) else { break };
             let bare = Order { bytes: Vec::new(), ..order };
             if let Err(error) = link.submit(order) {
                 tell(&format!("the server is not asked: {}", chain(&error)));
@@ -178,14 +181,14 @@ impl Relay {
     fn answer_kernel(&mut self) -> Result<(), LaneError> {
         for reply in self.tasks.replies() {
             if let Some(lane) = self.lanes.get_mut(reply.lane) {
-                lane.answer(reply.cookie, reply.error, reply.payload);
+                lane.answer(reply.cookie, reply.error, reply.payload)?;
             }
         }
-        self.lanes.iter_mut().try_for_each(Lane::send)
+        self.lanes.iter_mut().try_for_each(|lane| lane.send())
     }
 
     /// Waits until there is something to do, and receives from the links that have something.
-    fn wait(&mut self) {
+    fn wait(&mut self) -> Result<(), LaneError> {
         let accepts = self.accepts();
         let timeout = self.timeout();
         let links = match &self.net {
@@ -199,13 +202,10 @@ impl Relay {
             .collect();
         if lanes.is_empty() {
             // The kernel has left during this turn, and nothing would wake us any more.
-            return;
+            return Ok(());
         }
         for lane in lanes.iter().filter_map(|&index| self.lanes.get(index)) {
-            let mut interest = PollFlags::empty();
-            interest.set(PollFlags::POLLIN, accepts);
-            interest.set(PollFlags::POLLOUT, lane.holds_replies());
-            fds.push(PollFd::new(lane.as_fd(), interest));
+            fds.push(PollFd::new(lane.as_fd(), lane.interest(accepts)));
         }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -225,10 +225,11 @@ impl Relay {
             if events.contains(PollFlags::POLLHUP) {
                 lane.end();
             } else if events.contains(PollFlags::POLLIN) {
-                lane.wake();
+                lane.wake()?;
             }
         }
         self.receive(&woken);
+        Ok(())
     }
 
     /// Until something has to be done without being woken.

@@ -145,15 +145,15 @@ impl Tasks {
         (inside && whole && len > 0).then_some(verb)
     }
 
-    /// The next one to be sent, with the lane that it came by.
-    pub(super) fn next_order(&mut self) -> Option<(usize, Order)> {
+    /// The next one to be sent.
+    pub(super) fn next_order(&mut self) -> Option<Order> {
         let order = self.ready.pop_front()?;
         let mark = self.unflushed.mark();
         let task = self.task(order.tag)?;
         if order.verb == Verb::Flush {
             task.mark = mark;
         }
-        Some((task.lane, order))
+        Some(order)
     }
 
     /// It was sent and the connection broke: it is to be sent again.

@@ -26,7 +26,7 @@ use super::{
     print::{print, print_json},
 };
 use crate::{
-    attach::{AttachError, Ready, Wish, device_name, hand_over, parse_device, serve},
+    attach::{AttachError, Device, Ready, Wish, hand_over, serve},
     cli::Target,
     init, patience,
     size::{parse_duration, parse_size},
@@ -54,9 +54,12 @@ const NAME: &str = "@guest-tools";
 pub(crate) struct Attach {
     #[command(flatten)]
     target: Target,
-    /// The device, /dev/nbdN; default: the first that is free
-    #[arg(long, value_name = "DEVICE", value_parser = parse_device)]
-    device: Option<u32>,
+    /// The device, /dev/nbdN or /dev/ublkbN; default: the first that is free
+    #[arg(long, value_name = "DEVICE", value_parser = Device::parse)]
+    device: Option<Device>,
+    /// Use the kernel's ublk driver, as /dev/ublkbN does; default: nbd, and ublk where that is not
+    #[arg(long)]
+    ublk: bool,
     /// How long requests wait for a server that is gone before they fail; or 'never'
     #[arg(long, value_name = "DURATION", default_value = "never", value_parser = dead_timeout)]
     dead_timeout: DeadTimeout,
@@ -136,7 +139,8 @@ impl Attach {
         let ends: Result<_, _> = ends.collect();
         Ok(Wish {
             uri: self.target.uri.clone(),
-            index: self.device,
+            device: self.device,
+            ublk: self.ublk,
             connections: self.connections.map(usize::from),
             read_only: self.read_only,
             dead_timeout: self.dead_timeout.0,
@@ -151,13 +155,14 @@ impl Attach {
     fn words(&self) -> Vec<OsString> {
         let mut words = vec![self.target.uri.to_string(), format!("--keep={}", self.keep)];
         words.push(format!("--wait={}ms", self.wait.as_millis()));
-        words.extend(self.device.map(|index| format!("--device={}", device_name(index))));
+        words.extend(self.device.map(|device| format!("--device={device}")));
         let patience = patience::limit().map_or(0, |limit| limit.as_millis().max(1));
         words.push(format!("--timeout={patience}ms"));
         let timeout = self.dead_timeout.0;
         words.extend(timeout.map(|timeout| format!("--dead-timeout={}ms", timeout.as_millis())));
         words.extend(self.connections.map(|count| format!("--connections={count}")));
         for (flag, said) in [
+            ("--ublk", self.ublk),
             ("--read-only", self.read_only),
             ("--background", self.background),
             ("--json", self.json),
@@ -236,7 +241,7 @@ mod tests {
         for line in [
             "",
             "--device nbd7 --dead-timeout 90s --connections 3 nbd+vsock://2:7/a%20b",
-            "--read-only --background --json --wait 2m --keep 1M nbd+unix:///x?socket=/y",
+            "--ublk --read-only --background --json --wait 2m --keep 1M nbd+unix:///x?socket=/y",
         ] {
             let words: Vec<_> = line.split_whitespace().map(OsString::from).collect();
             let said = parsed(&words);

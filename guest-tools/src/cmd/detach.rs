@@ -10,7 +10,7 @@ use super::{
     print::{print, print_json},
 };
 use crate::{
-    attach::{AttachError, attached, device_name, parse_device, release},
+    attach::{AttachError, Device, attached, release},
     size::parse_duration,
 };
 
@@ -29,8 +29,8 @@ Keys of --json: device, flushed.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Detach {
     /// The device; default: the one that is attached
-    #[arg(value_name = "DEVICE", value_parser = parse_device)]
-    device: Option<u32>,
+    #[arg(value_name = "DEVICE", value_parser = Device::parse)]
+    device: Option<Device>,
     /// Without flushing, and though it is in use: what is not written is lost
     #[arg(long)]
     force: bool,
@@ -44,10 +44,10 @@ pub(crate) struct Detach {
 
 pub(crate) fn run(words: &Detach) -> Result<(), CommandError> {
     let all = attached();
-    let index = match (words.device, all.as_slice()) {
-        (Some(index), all) if all.iter().any(|disk| disk.index == index) => index,
-        (Some(index), _) => return Err(AttachError::NotAttached(device_name(index)).into()),
-        (None, [only]) => only.index,
+    let device = match (words.device, all.as_slice()) {
+        (Some(device), all) if all.iter().any(|disk| disk.device == device) => device,
+        (Some(device), _) => return Err(AttachError::NotAttached(device).into()),
+        (None, [only]) => only.device,
         (None, []) => return Err(CommandError::Words("nothing is attached")),
         (None, _) => {
             return Err(CommandError::Words(
@@ -55,19 +55,18 @@ pub(crate) fn run(words: &Detach) -> Result<(), CommandError> {
             ));
         }
     };
-    release(index, words.force)?;
+    release(device, words.force)?;
     let until = Instant::now() + words.timeout;
-    while attached().iter().any(|disk| disk.index == index) {
+    while attached().iter().any(|disk| disk.device == device) {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            let (device, seconds) = (device_name(index), words.timeout.as_secs());
+            let seconds = words.timeout.as_secs();
             return Err(AttachError::Stays { device, seconds }.into());
         }
         std::thread::park_timeout(LOOK.min(left));
     }
-    let device = device_name(index);
     if words.json {
-        return print_json(&json!({ "device": device, "flushed": !words.force }));
+        return print_json(&json!({ "device": device.to_string(), "flushed": !words.force }));
     }
     print(&format!("{device} is detached\n"))
 }

@@ -8,7 +8,7 @@ use super::{
     print::{print, print_json, quoted},
 };
 use crate::{
-    attach::{AttachError, attached, device_name, parse_device},
+    attach::{AttachError, Device, attached},
     size::print_size,
 };
 
@@ -29,8 +29,8 @@ repeated (requests asked for again), replayed (acknowledged changes done again),
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Status {
     /// The device; default: all that are attached
-    #[arg(value_name = "DEVICE", value_parser = parse_device)]
-    device: Option<u32>,
+    #[arg(value_name = "DEVICE", value_parser = Device::parse)]
+    device: Option<Device>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,10 +38,10 @@ pub(crate) struct Status {
 
 pub(crate) fn run(words: &Status) -> Result<(), CommandError> {
     let mut all = attached();
-    if let Some(index) = words.device {
-        all.retain(|disk| disk.index == index);
+    if let Some(device) = words.device {
+        all.retain(|disk| disk.device == device);
         if all.is_empty() {
-            return Err(AttachError::NotAttached(device_name(index)).into());
+            return Err(AttachError::NotAttached(device).into());
         }
     }
     if words.json {

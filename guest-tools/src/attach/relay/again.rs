@@ -82,7 +82,10 @@ impl Relay {
     /// Connects again, replays, and lets requests fail when it takes too long.
     pub(super) fn keep_connected(&mut self) {
         match (self.redial.answer(), &self.net) {
-            (Some(Ok(links)), Net::Down(..)) => {
+            (Some(Ok((links, instance))), Net::Down(..)) => {
+                if let Some(saved) = &mut self.saved {
+                    saved.export.instance = instance;
+                }
                 self.net = Net::Replay(links, 0);
                 self.heard = Instant::now();
             }
@@ -133,6 +136,10 @@ impl Relay {
         if all && let Net::Replay(links, _) = &mut self.net {
             self.net = Net::Up(std::mem::take(links));
             (self.broken, self.failing) = (None, false);
+            // From here on this run of the server has all that was acknowledged.
+            if let Some(error) = self.saved.as_ref().and_then(|saved| saved.write().err()) {
+                tell(&format!("no other relay can take over from this one: {error}"));
+            }
             let mut state = self.state.lock();
             (state.phase, state.since) = (Phase::Connected, Instant::now());
             state.reconnects += 1;

@@ -1,6 +1,8 @@
 //! The only unsafe code of guest-tools: system calls that no crate has in a safe form.
 
-#![allow(unsafe_code, reason = "ioctls and a prctl; each block says why it is sound")]
+#![allow(unsafe_code, reason = "system calls; each block says why it is sound")]
+
+pub(crate) mod ublk;
 
 use std::{
     fs::File,

@@ -1,6 +1,4 @@
-//! The kernel's end of one socket pair: requests in, replies out, without waiting. The kernel is
-//! trusted with what it says, but what makes no sense ends the lane with an error and not with a
-//! guess. `relay` owns the lanes; nothing here knows the server.
+//! A lane to the nbd driver: one end of a socket pair, whose other end the driver has.
 
 use std::{
     collections::VecDeque,
@@ -11,10 +9,10 @@ use std::{
     },
 };
 
-use nbd::{
-    Violation,
-    wire::{Command, Errno, Request, SimpleReply},
-};
+use nbd::wire::{Command, Errno, Request, SimpleReply};
+use nix::poll::PollFlags;
+
+use super::{Asked, Lane, LaneError, Next, Spares};
 
 /// Received at once, bytes.
 const RECEIVE: usize = 128 << 10;
@@ -22,30 +20,10 @@ const RECEIVE: usize = 128 << 10;
 const LONGEST: u64 = 32 << 20;
 /// Replies in one send.
 const REPLIES: usize = 32;
-/// Bytes of payloads that are kept to be used again.
-const SPARE: usize = 8 << 20;
-
-/// A request of the kernel.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: Request,
-    /// What a write brings.
-    pub(super) bytes: Vec<u8>,
-}
-
-/// What came of a look at the socket.
-#[derive(Debug)]
-pub(super) enum Next {
-    Asked(Asked),
-    /// Nothing more for now.
-    Nothing,
-    /// The kernel has disconnected.
-    End,
-}
 
 /// One socket.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Socket {
     socket: UnixStream,
     input: Vec<u8>,
     /// Received and not consumed: `input[start..end]`.
@@ -59,11 +37,7 @@ pub(super) struct Lane {
     ended: bool,
     /// The last read took all that there was: the next one is due when poll(2) says so.
     drained: bool,
-    /// Payloads to be used again: to have a large one from the system, and clean, takes longer than to
-    /// fill it. Their bytes are still in them.
-    spare: Vec<Vec<u8>>,
-    /// What they hold together.
-    spared: usize,
+    spares: Spares,
 }
 
 #[derive(Debug)]
@@ -71,9 +45,8 @@ struct Reply {
     head: [u8; 16],
     payload: Vec<u8>,
 }
-
-impl Lane {
-    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+impl Socket {
+    pub(crate) fn new(socket: UnixStream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket,
@@ -85,33 +58,62 @@ impl Lane {
             sent: 0,
             ended: false,
             drained: false,
-            spare: Vec::new(),
-            spared: 0,
+            spares: Spares::default(),
         })
     }
 
-    /// The kernel has disconnected, or its socket has failed.
-    pub(super) const fn has_ended(&self) -> bool {
-        self.ended
+    fn begin_write(&mut self, request: Request) -> Result<(), LaneError> {
+        if request.len > LONGEST {
+            return Err(LaneError::TooLong(request.len));
+        }
+        let len = usize::try_from(request.len).unwrap_or(usize::MAX);
+        let mut bytes = self.room();
+        bytes.resize(len, 0);
+        let have = len.min(self.end - self.start);
+        if let Some(there) = self.input.get(self.start..self.start + have)
+            && let Some(place) = bytes.get_mut(..have)
+        {
+            place.copy_from_slice(there);
+        }
+        self.start += have;
+        self.partial = Some((Asked { request, bytes }, have));
+        Ok(())
     }
 
-    /// There are replies that did not fit into the socket.
-    pub(super) fn holds_replies(&self) -> bool {
-        !self.replies.is_empty()
+    fn advance(&mut self, n: usize) {
+        self.sent += n;
+        while let Some(reply) = self.replies.front() {
+            let whole = reply.head.len() + reply.payload.len();
+            if self.sent < whole {
+                break;
+            }
+            self.sent -= whole;
+            if let Some(reply) = self.replies.pop_front() {
+                self.spares.give_back(reply.payload);
+            }
+        }
     }
 
-    /// The other end is closed: there is nobody to answer.
-    pub(super) const fn end(&mut self) {
+    fn failed(&mut self, source: io::Error) -> LaneError {
         self.ended = true;
+        LaneError::Socket(source)
+    }
+}
+
+impl Lane for Socket {
+    fn interest(&self, accepts: bool) -> PollFlags {
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::POLLIN, accepts);
+        interest.set(PollFlags::POLLOUT, !self.replies.is_empty());
+        interest
     }
 
-    /// There is something to be received.
-    pub(super) const fn wake(&mut self) {
+    fn wake(&mut self) -> Result<(), LaneError> {
         self.drained = false;
+        Ok(())
     }
 
-    /// The next whole request.
-    pub(super) fn next(&mut self) -> Result<Next, LaneError> {
+    fn next(&mut self) -> Result<Next, LaneError> {
         loop {
             if self.ended {
                 return Ok(Next::End);
@@ -169,47 +171,17 @@ impl Lane {
         }
     }
 
-    fn begin_write(&mut self, request: Request) -> Result<(), LaneError> {
-        if request.len > LONGEST {
-            return Err(LaneError::TooLong(request.len));
-        }
-        let len = usize::try_from(request.len).unwrap_or(usize::MAX);
-        let mut bytes = self.room();
-        bytes.resize(len, 0);
-        let have = len.min(self.end - self.start);
-        if let Some(there) = self.input.get(self.start..self.start + have)
-            && let Some(place) = bytes.get_mut(..have)
-        {
-            place.copy_from_slice(there);
-        }
-        self.start += have;
-        self.partial = Some((Asked { request, bytes }, have));
+    fn room(&mut self) -> Vec<u8> {
+        self.spares.take()
+    }
+
+    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), LaneError> {
+        let head = SimpleReply { error, cookie }.bytes();
+        self.replies.push_back(Reply { head, payload });
         Ok(())
     }
 
-    /// A buffer that is not needed any more.
-    pub(super) fn give_back(&mut self, bytes: Vec<u8>) {
-        if bytes.capacity() > 0 && self.spared + bytes.capacity() <= SPARE {
-            self.spared += bytes.capacity();
-            self.spare.push(bytes);
-        }
-    }
-
-    /// A buffer of some length or none, with any bytes in it.
-    pub(super) fn room(&mut self) -> Vec<u8> {
-        let bytes = self.spare.pop().unwrap_or_default();
-        self.spared -= bytes.capacity();
-        bytes
-    }
-
-    /// Queues an answer; `payload` is what a read that succeeded has read.
-    pub(super) fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) {
-        let head = SimpleReply { error, cookie }.bytes();
-        self.replies.push_back(Reply { head, payload });
-    }
-
-    /// Sends until nothing is left or the socket takes no more.
-    pub(super) fn send(&mut self) -> Result<(), LaneError> {
+    fn send(&mut self) -> Result<(), LaneError> {
         while !self.replies.is_empty() && !self.ended {
             let mut slices = Vec::with_capacity(2 * REPLIES);
             let mut skip = self.sent;
@@ -232,27 +204,16 @@ impl Lane {
         Ok(())
     }
 
-    fn advance(&mut self, n: usize) {
-        self.sent += n;
-        while let Some(reply) = self.replies.front() {
-            let whole = reply.head.len() + reply.payload.len();
-            if self.sent < whole {
-                break;
-            }
-            self.sent -= whole;
-            if let Some(reply) = self.replies.pop_front() {
-                self.give_back(reply.payload);
-            }
-        }
+    fn end(&mut self) {
+        self.ended = true;
     }
 
-    fn failed(&mut self, source: io::Error) -> LaneError {
-        self.ended = true;
-        LaneError::Socket(source)
+    fn has_ended(&self) -> bool {
+        self.ended
     }
 }
 
-impl AsFd for Lane {
+impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -261,15 +222,4 @@ impl AsFd for Lane {
 /// The kernel leaves without waiting for answers.
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-}
-
-/// Why a lane cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LaneError {
-    #[error("the kernel's socket failed")]
-    Socket(#[source] io::Error),
-    #[error("the kernel sent what is no request")]
-    Violation(#[from] Violation),
-    #[error("the kernel asked to write {0} bytes at once, more than its driver ever does")]
-    TooLong(u64),
 }

@@ -1,0 +1,175 @@
+//! What the next relay of a ublk device has to know of the one before, if that is killed: a file under
+//! /run/guest-tools, which is in memory and ends with the kernel that has the device.
+//!
+//! What was acknowledged and not flushed is not in it. A relay takes a device over only from a server that
+//! has been there all along, and so still has that: one that says of itself which run of it this is.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+};
+
+use nbd::{negotiate::Instead, wire::TransmissionFlags};
+use serde_json::{Value, json};
+
+use super::{control::RUN, export::Export, name::Device};
+
+/// Higher than any number that a relay reaches by redialling.
+const NEXT: u64 = 1 << 32;
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Saved {
+    pub(super) device: Device,
+    pub(super) uri: String,
+    pub(super) export: Export,
+    pub(super) block: u32,
+    /// As the last relay named itself at its start.
+    pub(super) instead: Instead,
+}
+
+impl Saved {
+    /// As whom the next relay comes.
+    pub(super) const fn next(&self) -> Instead {
+        let Instead { token, generation } = self.instead;
+        Instead { token, generation: generation + NEXT }
+    }
+
+    /// Whether an export is the one that the kernel was told of, with all that it was told.
+    pub(super) fn is_still(&self, now: &Export) -> Result<(), String> {
+        self.export.is_still(now)?;
+        match (&self.export.instance, &now.instance) {
+            (Some(was), Some(is)) if was == is => Ok(()),
+            (Some(_), Some(_)) => Err("the server was started anew while no relay was there, and may \
+                                       have lost what was acknowledged and not flushed: unmount what \
+                                       is on the device, detach it with --force, and attach again"
+                .to_owned()),
+            _ => Err("the server does not say whether it was started anew while no relay was there: \
+                      unmount what is on the device, detach it with --force, and attach again"
+                .to_owned()),
+        }
+    }
+
+    /// For nobody else's eyes: the token is a secret.
+    pub(super) fn write(&self) -> io::Result<()> {
+        fs::create_dir_all(RUN)?;
+        let path = path(self.device);
+        let new = path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(self.to_json().to_string().as_bytes())?;
+        drop(file);
+        fs::rename(new, path)
+    }
+
+    /// `None`: nothing is known of the device.
+    pub(super) fn read(device: Device) -> io::Result<Option<Self>> {
+        let text = match fs::read_to_string(path(device)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let value = serde_json::from_str(&text).map_err(io::Error::other)?;
+        let known = Self::from_json(device, &value);
+        known.map(Some).ok_or_else(|| io::Error::other("its words are another version's"))
+    }
+
+    /// The device is no more.
+    pub(super) fn remove(device: Device) {
+        // What stays is not believed without its device.
+        fs::remove_file(path(device)).ok();
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "uri": self.uri,
+            "token": format!("{:032x}", self.instead.token),
+            "generation": self.instead.generation,
+            "block": self.block,
+            "size": self.export.size,
+            "flags": self.export.flags.bits(),
+            "minimum": self.export.minimum,
+            "maximum": self.export.maximum,
+            "identity": self.export.identity,
+            "instance": self.export.instance,
+        })
+    }
+
+    fn from_json(device: Device, value: &Value) -> Option<Self> {
+        let number = |key: &str| value.get(key)?.as_u64();
+        let text = |key: &str| value.get(key)?.as_str().map(str::to_owned);
+        let flags = u16::try_from(number("flags")?).ok()?;
+        Some(Self {
+            device,
+            uri: text("uri")?,
+            export: Export {
+                size: number("size")?,
+                flags: TransmissionFlags::from_bits_retain(flags),
+                minimum: u32::try_from(number("minimum")?).ok()?,
+                maximum: u32::try_from(number("maximum")?).ok()?,
+                identity: text("identity"),
+                instance: text("instance"),
+            },
+            block: u32::try_from(number("block")?).ok()?,
+            instead: Instead {
+                token: u128::from_str_radix(&text("token")?, 16).ok()?,
+                generation: number("generation")?,
+            },
+        })
+    }
+}
+
+fn path(device: Device) -> PathBuf {
+    PathBuf::from(format!("{RUN}/{}.json", device.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved() -> Saved {
+        let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
+        Saved {
+            device: Device::Ublk(3),
+            uri: "nbd+vsock://2/a".to_owned(),
+            export: Export {
+                size: 1 << 40,
+                flags,
+                minimum: 1,
+                maximum: 32 << 20,
+                identity: Some("12".to_owned()),
+                instance: Some("run7".to_owned()),
+            },
+            block: 512,
+            instead: Instead { token: 0xabc, generation: 1 },
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let mut saved = saved();
+        for instance in [Some("run7".to_owned()), None] {
+            saved.export.instance = instance;
+            let value: Value = serde_json::from_str(&saved.to_json().to_string()).unwrap();
+            assert_eq!(Saved::from_json(saved.device, &value), Some(saved.clone()));
+        }
+        assert_eq!(Saved::from_json(saved.device, &json!({ "uri": "x" })), None);
+    }
+
+    #[test]
+    fn a_device_is_taken_over_only_with_a_server_that_has_not_ended() {
+        let saved = saved();
+        let mut now = saved.export.clone();
+        assert_eq!(saved.is_still(&now), Ok(()));
+        now.instance = Some("run8".to_owned());
+        assert!(saved.is_still(&now).unwrap_err().contains("started anew while no relay was"));
+        now.instance = None;
+        assert!(saved.is_still(&now).unwrap_err().contains("does not say"));
+        now.instance = saved.export.instance.clone();
+        now.size += 1;
+        assert!(saved.is_still(&now).unwrap_err().contains("its size was"));
+        assert!(saved.next().generation > saved.instead.generation + 1_000_000_000);
+        assert_eq!(saved.next().token, 0xabc);
+    }
+}

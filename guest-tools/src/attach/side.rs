@@ -1,0 +1,302 @@
+//! The kernel's side of a device: which driver makes it, what requests come by, and its start and end.
+//! `device` goes through it in the order of its functions; `release` takes a device away from outside.
+
+use std::{
+    fs, io, mem,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::Command,
+};
+
+use nbd::negotiate::Instead;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
+
+use super::{
+    AttachError,
+    control::ask,
+    device::{Ready, Wish},
+    export::Export,
+    lane::{Lane, Socket},
+    name::Device,
+    netlink::{Connect, Driver as Nbd},
+    saved::Saved,
+    ublk::Driver as Ublk,
+};
+
+/// Bytes of each direction of a socket pair.
+const BUFFER: usize = 1 << 20;
+
+/// Who asks.
+pub(super) enum Side {
+    /// Somebody else, by sockets that are in these hands.
+    Played(Vec<UnixStream>),
+    Nbd {
+        driver: Nbd,
+        wanted: Option<u32>,
+        /// The kernel's ends.
+        sockets: Vec<OwnedFd>,
+    },
+    Ublk {
+        driver: Ublk,
+        wanted: Option<u32>,
+        /// The device is there, and its relay is gone.
+        before: Option<Saved>,
+        /// The device that was made, or taken over.
+        made: Option<u32>,
+    },
+}
+
+impl Side {
+    /// The driver that is asked for, or the one that the kernel has: nbd, or else ublk.
+    pub(super) fn choose(wish: &mut Wish) -> Result<Self, AttachError> {
+        let ends = mem::take(&mut wish.ends);
+        if !ends.is_empty() {
+            return Ok(Self::Played(ends));
+        }
+        match wish.device {
+            Some(Device::Nbd(number)) => Ok(Self::nbd(nbd()?, Some(number))),
+            Some(Device::Ublk(number)) => Self::ublk(ublk()?, Some(number)),
+            None if wish.ublk => Self::ublk(ublk()?, None),
+            None => match nbd() {
+                Ok(driver) => Ok(Self::nbd(driver, None)),
+                Err(missing @ AttachError::NoDriver { .. }) => match ublk() {
+                    Ok(driver) => Self::ublk(driver, None),
+                    Err(_) => Err(missing),
+                },
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    const fn nbd(driver: Nbd, wanted: Option<u32>) -> Self {
+        Self::Nbd { driver, wanted, sockets: Vec::new() }
+    }
+
+    fn ublk(mut driver: Ublk, wanted: Option<u32>) -> Result<Self, AttachError> {
+        let known = wanted.map(Device::Ublk).map(Saved::read);
+        let known = known.transpose().map_err(AttachError::system("read what its last relay left"));
+        // What was left without a device is of another life.
+        let before = known?.flatten().filter(|saved| match saved.device {
+            Device::Ublk(number) => driver.has(number),
+            Device::Nbd(_) => false,
+        });
+        if let Some(Saved { device: device @ Device::Ublk(number), uri, .. }) = &before {
+            // A relay that lives is not to lose its server to another.
+            if ask(*device).is_some() || !driver.is_left(*number).unwrap_or(false) {
+                let source = Errno::EBUSY.into();
+                return Err(ublk_refused(&device.to_string(), uri, source));
+            }
+        }
+        Ok(Self::Ublk { driver, wanted, before, made: None })
+    }
+
+    /// How many connections there have to be, if that is not ours to say.
+    pub(super) const fn count(&self) -> Option<usize> {
+        match self {
+            Self::Played(ends) => Some(ends.len()),
+            _ => None,
+        }
+    }
+
+    /// What is known of a device that has lost its relay.
+    pub(super) const fn before(&self) -> Option<&Saved> {
+        match self {
+            Self::Ublk { before, .. } => before.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What the relay is to answer.
+    pub(super) fn lanes(
+        &mut self,
+        facts: &mut Ready,
+        export: &Export,
+    ) -> Result<Vec<Box<dyn Lane>>, AttachError> {
+        let boxed = |ends: Vec<UnixStream>| {
+            let lane = |end| Ok(Box::new(Socket::new(end)?) as Box<dyn Lane>);
+            let lanes: io::Result<Vec<_>> = ends.into_iter().map(lane).collect();
+            lanes.map_err(AttachError::system("set up the sockets"))
+        };
+        match self {
+            Self::Played(ends) => boxed(mem::take(ends)),
+            Self::Nbd { sockets, .. } => {
+                let (kernels, ours) = pairs(facts.connections)?;
+                *sockets = kernels;
+                boxed(ours)
+            }
+            Self::Ublk { driver, wanted, before, made } => {
+                let refused = |source| ublk_refused(&facts.device, &facts.uri, source);
+                let lane = if let (Some(number), Some(_)) = (*wanted, before) {
+                    driver.take_over(number).map_err(refused)?;
+                    *made = Some(number);
+                    Ublk::lane(number).map_err(refused)?
+                } else {
+                    let number = driver.add(*wanted).map_err(refused)?;
+                    *made = Some(number);
+                    let described = driver.describe(number, export, facts.block);
+                    described.and_then(|()| Ublk::lane(number)).map_err(|source| {
+                        // Nobody has seen it yet.
+                        driver.delete(number).ok();
+                        refused(source)
+                    })?
+                };
+                facts.device = made.map(Device::Ublk).map_or_else(String::new, |d| d.to_string());
+                Ok(vec![Box::new(lane)])
+            }
+        }
+    }
+
+    /// Lets the device appear, or go on; the relay runs.
+    pub(super) fn start(
+        &mut self,
+        facts: &Ready,
+        export: &Export,
+    ) -> Result<Option<Device>, AttachError> {
+        match self {
+            Self::Played(_) => Ok(None),
+            Self::Nbd { driver, wanted, sockets } => {
+                let asked = driver.connect(&Connect {
+                    index: *wanted,
+                    sockets,
+                    size: facts.size,
+                    block: facts.block,
+                    flags: export.for_kernel().bits(),
+                    identifier: &facts.uri,
+                });
+                // The kernel has them, or nobody; in that case the relay ends.
+                sockets.clear();
+                let number = asked.map_err(|source| nbd_refused(&facts.device, &facts.uri, source));
+                number.map(Device::Nbd).map(Some)
+            }
+            Self::Ublk { driver, before, made, .. } => {
+                let Some(number) = *made else { return Ok(None) };
+                let started =
+                    if before.is_some() { driver.go_on(number) } else { driver.start(number) };
+                started.map_err(|source| ublk_refused(&facts.device, &facts.uri, source))?;
+                Ok(Some(Device::Ublk(number)))
+            }
+        }
+    }
+
+    /// What the next relay of a device has to know, if the driver keeps it.
+    pub(super) fn saved(
+        &self,
+        facts: &Ready,
+        export: &Export,
+        instead: Instead,
+    ) -> Result<Option<Saved>, AttachError> {
+        let Self::Ublk { made: Some(number), .. } = self else { return Ok(None) };
+        let (device, uri) = (Device::Ublk(*number), facts.uri.clone());
+        let saved = Saved { device, uri, export: export.clone(), block: facts.block, instead };
+        saved.write().map_err(AttachError::system("write what the next relay has to know"))?;
+        Ok(Some(saved))
+    }
+
+    /// It has not come to a device that can be used. Says whether the relay ends.
+    pub(super) fn gives_up(&mut self) -> bool {
+        match self {
+            Self::Ublk { before: Some(_), .. } => false,
+            Self::Ublk { driver, made: Some(number), .. } => driver.stop(*number).is_ok(),
+            _ => true,
+        }
+    }
+
+    /// The relay has ended.
+    pub(super) fn end(&mut self) {
+        if let Self::Ublk { driver, made: Some(number), .. } = self {
+            Saved::remove(Device::Ublk(*number));
+            // Somebody else may have been quicker.
+            driver.delete(*number).ok();
+        }
+    }
+}
+
+/// The nbd driver, loaded if that can be done.
+pub(super) fn nbd() -> Result<Nbd, AttachError> {
+    let opened =
+        opened("nbd", Nbd::open).map_err(AttachError::system("ask the kernel's nbd driver"))?;
+    opened.map_err(|source| AttachError::NoDriver {
+        driver: "nbd",
+        mend: "modprobe nbd, as root; it is in the package of the kernel's modules",
+        source,
+    })
+}
+
+/// The ublk driver, loaded if that can be done.
+pub(super) fn ublk() -> Result<Ublk, AttachError> {
+    let opened = opened("ublk_drv", Ublk::open)
+        .map_err(AttachError::system("ask the kernel's ublk driver"))?;
+    opened.map_err(|source| AttachError::NoDriver {
+        driver: "ublk",
+        mend: match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EOPNOTSUPP) => "it has to be that of Linux 6.5 or newer",
+            _ => "modprobe ublk_drv, as root; it is in the package of the kernel's modules",
+        },
+        source,
+    })
+}
+
+/// What `open` gives when the module is loaded; the inner error says that there is no such driver.
+fn opened<T>(module: &str, open: impl Fn() -> io::Result<T>) -> io::Result<Result<T, io::Error>> {
+    let is_missing = |error: &io::Error| {
+        let missing = [Errno::ENOENT, Errno::ENODEV, Errno::ENXIO, Errno::EOPNOTSUPP];
+        missing.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
+    };
+    match open() {
+        Err(error) if is_missing(&error) => {}
+        other => return other.map(Ok),
+    }
+    // Whatever comes of it, the driver is there afterwards or not.
+    Command::new("modprobe").arg(module).output().ok();
+    match open() {
+        Err(error) if is_missing(&error) => Ok(Err(error)),
+        other => other.map(Ok),
+    }
+}
+
+/// The kernel's ends and ours.
+fn pairs(count: usize) -> Result<(Vec<OwnedFd>, Vec<UnixStream>), AttachError> {
+    let (mut kernels, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let pair = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
+        for end in [&pair.0, &pair.1] {
+            // With less they work too.
+            setsockopt(end, sockopt::SndBufForce, &BUFFER).ok();
+        }
+        kernels.push(pair.0.into());
+        ours.push(pair.1);
+    }
+    Ok((kernels, ours))
+}
+
+/// What the nbd driver's refusal means.
+pub(super) fn nbd_refused(device: &str, uri: &str, source: io::Error) -> AttachError {
+    let mend = match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
+        Some(Errno::EBUSY) => {
+            "another program has it, or has it open: see 'guest-tools status', fuser"
+        }
+        Some(Errno::EINVAL) if fs::exists("/sys/module/nbd").unwrap_or(false) => {
+            "the kernel's driver refuses it: dmesg says why; without --direct it gets a relay's \
+             sockets"
+        }
+        Some(Errno::ENOENT | Errno::ENODEV) => "there is no such device: leave --device out",
+        _ => "dmesg may say why",
+    };
+    let (device, uri) = (device.to_owned(), uri.to_owned());
+    AttachError::Connect { device, uri, mend, source }
+}
+
+/// What the ublk driver's refusal means.
+fn ublk_refused(device: &str, uri: &str, source: io::Error) -> AttachError {
+    let mend = match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
+        Some(Errno::EEXIST | Errno::EBUSY) => "another process has it: see 'guest-tools status'",
+        Some(Errno::EOPNOTSUPP) => "the driver has to be that of Linux 6.5 or newer",
+        _ => "dmesg may say why",
+    };
+    let (device, uri) = (device.to_owned(), uri.to_owned());
+    AttachError::Connect { device, uri, mend, source }
+}

@@ -1,0 +1,112 @@
+//! What the guest tests of `guest-tools attach` share, for both of the kernel's drivers.
+
+use std::time::Duration;
+
+use images::Tool;
+
+use crate::{Outcome, guest::Guest, need};
+
+/// What every script begins with.
+pub const WORDS: &str = ". /tools/scripts/lab.sh; . /tools/scripts/attach.sh";
+/// For what works on a disk for a minute, under KVM.
+pub const LONG: Duration = Duration::from_mins(4);
+
+/// One of the drivers.
+#[derive(Debug, Clone, Copy)]
+pub struct Driver {
+    /// What attach is told.
+    pub option: &'static str,
+    /// Its first device.
+    pub device: &'static str,
+}
+
+/// The nbd driver.
+pub const NBD: Driver = Driver { option: "", device: "/dev/nbd0" };
+/// The ublk driver.
+pub const UBLK: Driver = Driver { option: "--ublk", device: "/dev/ublkb0" };
+
+/// A booted guest with an agent that serves /run/lab/disk on its own port 10809; `None` where guests are off.
+pub fn guest(name: &str) -> Outcome<Option<Guest>> {
+    if need::guests_are_off(name) {
+        return Ok(None);
+    }
+    need::guests()?;
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tools/systemd/guest-disk@.service");
+    let unit = Tool { name: "guest-disk@.service".to_owned(), source: unit.into() };
+    let mut guest = Guest::boot_with(name, &[unit])?;
+    guest.sh("modprobe vsock_loopback; mkdir -p /mnt/disk; dmesg --clear")?;
+    guest.check(
+        "the agent serves a file over vsock",
+        &format!(
+            "{WORDS}; truncate -s 512M /run/lab/disk; lasting file --vsock file /run/lab/disk"
+        ),
+    )?;
+    Ok(Some(guest))
+}
+
+/// A minute of random writes with flushes, read back and checked, while the agent is killed ten times.
+pub fn verified_under_ten_kills(guest: &mut Guest, driver: Driver) -> Outcome<()> {
+    let Driver { option, device } = driver;
+    let script = format!(
+        "{WORDS}
+         guest-tools attach --background {option} nbd+vsock://1/
+         dmesg --clear
+         fio --name=verify --filename={device} --size=256M --direct=1 --ioengine=libaio \\
+             --iodepth=16 --rw=randwrite --bs=4k --fsync=32 --verify=crc32c --verify_fatal=1 \\
+             --verify_backlog=256 --time_based --runtime=60 --output=/run/lab/fio &
+         fio=$!
+         killed file 10 5
+         wait $fio || {{ cat /run/lab/fio; dmesg; exit 1; }}
+         grep -E 'err=|IOPS|issued' /run/lab/fio
+         clean
+         guest-tools status
+         [ \"$(said reconnects)\" = 10 ]
+         guest-tools detach"
+    );
+    println!("{}", guest.sh_within(&script, LONG)?);
+    println!("ok: fio verifies for a minute while the agent is killed ten times");
+    Ok(())
+}
+
+/// A filesystem is made, filled and unmounted while the agent is killed; then it is checked, and what was
+/// written is read back from the disk.
+pub fn filesystem_under_kills(
+    guest: &mut Guest,
+    driver: Driver,
+    (make, check): (&str, &str),
+) -> Outcome<()> {
+    let Driver { option, device } = driver;
+    let script = format!(
+        "{WORDS}
+         guest-tools attach --background {option} nbd+vsock://1/
+         dmesg --clear
+         killed file 4 1 >/run/lab/killed 2>&1 &
+         killer=$!
+         {make} {device}
+         mount {device} /mnt/disk
+         n=0
+         while kill -0 $killer 2>/dev/null || [ $n -lt 8 ]; do
+             n=$((n + 1))
+             head -c 3000001 /dev/urandom >/run/lab/in
+             cp /run/lab/in /mnt/disk/$((n % 40))
+             sync /mnt/disk/$((n % 40))
+             ( cd /run/lab; echo \"$(sha256sum <in | cut -c1-64)  $((n % 40))\" >sum.$((n % 40)) )
+         done
+         wait $killer || {{ cat /run/lab/killed; exit 1; }}
+         umount /mnt/disk
+         {check} {device} >/run/lab/fsck 2>&1 || {{ cat /run/lab/fsck; exit 1; }}
+         echo 3 >/proc/sys/vm/drop_caches
+         mount {device} /mnt/disk
+         cat /run/lab/sum.* >/run/lab/sums
+         rm /run/lab/sum.*
+         ( cd /mnt/disk; sha256sum --quiet -c /run/lab/sums )
+         echo \"$n files, $(said reconnects) reconnects, $(said repeated) requests repeated, \\
+$(said replayed) replayed\"
+         umount /mnt/disk
+         clean
+         guest-tools detach"
+    );
+    println!("{}", guest.sh_within(&script, LONG)?);
+    println!("ok: {make}: filled while the agent is killed four times, checked and read back");
+    Ok(())
+}
