@@ -6,5 +6,6 @@ pub mod virtio;
 /// What they need of it.
 #[path = "../src/sys"]
 mod sys {
+    pub(crate) mod eventfd;
     pub(crate) mod shared;
 }

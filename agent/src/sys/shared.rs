@@ -39,8 +39,9 @@ impl Watch {
 
     /// Some of it was not there when it was touched. What was read since may be zeroes.
     pub(crate) fn is_lost(&self) -> bool {
-        // Not before what was read or written so far.
+        // Not before what was read or written so far, also where another thread's access was the first.
         compiler_fence(Ordering::SeqCst);
+        fence(Ordering::Acquire);
         self.slot.lost.load(Ordering::SeqCst)
     }
 }

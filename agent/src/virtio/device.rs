@@ -20,7 +20,8 @@ use super::{
     host::Place,
     memory::Memory,
     peers::{Key, MOST, Pending, ROOM, Wakes},
-    queue::{Broken, Chain, For, Queue, Vring},
+    queue::{Broken, Chain, For, Queue},
+    vring::Vring,
 };
 
 /// Chains that a connection holds; what comes behind is copied, so that none starves the others.

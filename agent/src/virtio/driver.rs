@@ -19,7 +19,7 @@ use super::{
     host::Place,
     memory::Memory,
     peers::MOST,
-    queue::Vring,
+    vring::Vring,
 };
 
 pub(super) const SIZE: u16 = 32;

@@ -11,7 +11,8 @@ use super::{
     header::{Header, Op},
     memory::Memory,
     peers::{Key, Peers, Pending, Wakes},
-    queue::{Broken, For, Mark, Queue, Vring},
+    queue::{Broken, For, Mark, Queue},
+    vring::Vring,
 };
 
 /// Payload of a packet at most, bytes (what Linux takes).

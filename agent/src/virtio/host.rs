@@ -34,7 +34,7 @@ use super::{
     device::{Device, Kick},
     memory::Memory,
     peers::MOST,
-    queue::Vring,
+    vring::Vring,
 };
 
 /// RX, what the guest receives by, and TX; its events are QEMU's own.

@@ -22,6 +22,7 @@ pub mod hostile;
 mod memory;
 mod peers;
 mod queue;
+mod vring;
 
 pub use self::{
     connection::Connection,

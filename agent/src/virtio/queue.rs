@@ -4,15 +4,14 @@
 
 use std::fmt;
 
-use vhost_user_backend::{VringMutex, VringState, VringT};
+use vhost_user_backend::VringT;
 use virtio_queue::{QueueOwnedT, QueueT, desc::split::Descriptor};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
-use super::memory::Memory;
-
-/// A queue that vhost-user sets up. What it knows of the guest's memory is for rust-vmm alone: ours is
-/// looked after.
-pub(super) type Vring = VringMutex<GuestMemoryAtomic<GuestMemoryMmap>>;
+use super::{
+    memory::Memory,
+    vring::{State, Vring, call},
+};
 
 /// The guest's driver or its VMM does not keep to Virtio: the device cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +89,6 @@ impl fmt::Debug for Chain {
         chain.field("head", &self.head).field("left", &self.len()).finish_non_exhaustive()
     }
 }
-
-type State = VringState<GuestMemoryAtomic<GuestMemoryMmap>>;
 
 /// What the next buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,8 +181,7 @@ impl<'a> Queue<'a> {
         self.with(|vring| {
             let queue = vring.get_queue_mut();
             if queue.needs_notification(self.memory.map()).map_err(|_| Broken)? {
-                // Full only if the guest has not looked at the last one yet.
-                vring.signal_used_queue().ok();
+                call(vring);
             }
             Ok(())
         })

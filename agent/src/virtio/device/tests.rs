@@ -2,11 +2,16 @@
 
 use std::{
     fs::File,
+    io::Write,
+    os::fd::OwnedFd,
     sync::atomic::{AtomicBool, Ordering},
     task::{Wake, Waker},
 };
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::{
+    eventfd::{EfdFlags, EventFd},
+    memfd::{MFdFlags, memfd_create},
+};
 use proptest::{collection::vec, prelude::*};
 use vhost_user_backend::VringT;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -232,4 +237,31 @@ fn a_vmm_that_takes_memory_away_loses_its_device_and_nobody_else_does() {
     robbed.kick();
     other.send(&packet, b"hello");
     assert_eq!(read(&others, 5).unwrap(), b"hello");
+}
+
+#[test]
+fn a_vmm_whose_events_would_wait_is_not_waited_for() {
+    // Blocking ones: full to be called by, and empty or half to be kicked by.
+    let event = |value: u64| {
+        let event = EventFd::from_flags(EfdFlags::empty()).unwrap();
+        event.write(value).unwrap();
+        File::from(OwnedFd::from(event))
+    };
+    let (half, mut to_half) = io::pipe().unwrap();
+    to_half.write_all(b"1234").unwrap();
+    let mut driver = Driver::new();
+    for vring in &driver.vrings {
+        vring.set_call(Some(event(u64::MAX - 1)));
+        vring.set_kick(Some(event(0)));
+        assert!(vring.read_kick().unwrap(), "nobody has kicked, which is no error");
+    }
+    let connection = driver.connect();
+    driver.send(&Rings::header(Op::Data, 5), b"hello");
+    assert_eq!(read(&connection, 9).unwrap(), b"hello");
+    assert_eq!(connection.try_send(&[IoSlice::new(b"ab")]).unwrap(), 2);
+    // A pipe is not taken at all.
+    driver.vrings[0].set_kick(Some(OwnedFd::from(half).into()));
+    driver.vrings[0].set_call(Some(OwnedFd::from(to_half).into()));
+    let state = driver.vrings[0].get_ref();
+    assert!(state.get_kick().is_none() && state.get_call().is_none());
 }
