@@ -58,8 +58,10 @@ pub(super) struct Relay {
     net: Net,
     redial: Redial,
     tasks: Tasks,
-    /// Since when there is no connection.
+    /// Since when nothing is answered, because of connections that broke.
     broken: Option<Instant>,
+    /// Connections since then: a server may be there and answer nothing right.
+    vain: u32,
     dead_timeout: Option<Duration>,
     /// When the server last answered, or was asked after a time of peace.
     heard: Instant,
@@ -90,6 +92,7 @@ impl Relay {
             redial,
             tasks,
             broken: None,
+            vain: 0,
             dead_timeout,
             heard: Instant::now(),
             failing: false,
@@ -309,6 +312,7 @@ impl Relay {
             _ => {
                 let flushed = done.order.verb == Verb::Flush && failed.is_none();
                 self.cannot_flush &= !flushed;
+                (self.broken, self.vain) = (None, 0);
                 self.tasks.done(done);
             }
         }

@@ -4,6 +4,7 @@
 //!
 //! `server` is the server, `death` cuts whole sessions at each byte, all others are tables.
 
+mod attach;
 mod death;
 mod exports;
 mod extents;
@@ -80,7 +81,14 @@ impl Case {
             });
             judged.err().map(|why| format!("{told}: {why}"))
         });
-        judged.collect()
+        let mut all: Vec<_> = judged.collect();
+        // What reads or writes by requests does not do so for the kernel.
+        if self.commands.contains(&READ) || self.commands.contains(&WRITE) {
+            let attached = attach::against(&server, self.says);
+            let name = self.name;
+            all.extend(attached.err().map(|why| format!("attach of a server with {name}: {why}")));
+        }
+        all
     }
 
     pub(crate) fn fails(&self) {

@@ -107,11 +107,13 @@ pub(crate) struct Manner {
     pub(crate) script: Script,
     /// It dies after so many bytes of one connection.
     pub(crate) lives: usize,
+    /// And only of the first one.
+    pub(crate) recovers: bool,
 }
 
 impl Manner {
     pub(crate) const fn new(framing: Framing, script: Script) -> Self {
-        Self { framing, size: 64 << 10, script, lives: usize::MAX }
+        Self { framing, size: 64 << 10, script, lives: usize::MAX, recovers: false }
     }
 }
 
@@ -145,7 +147,8 @@ struct Session {
 
 impl Session {
     fn new(stream: UnixStream, manner: Manner, nth: usize) -> Self {
-        Self { stream, manner, nth, agreed: Framing::Simple, left: manner.lives }
+        let left = if manner.recovers && nth > 0 { usize::MAX } else { manner.lives };
+        Self { stream, manner, nth, agreed: Framing::Simple, left }
     }
 
     fn serve(mut self) -> io::Result<()> {

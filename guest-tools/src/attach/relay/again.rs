@@ -6,6 +6,7 @@
 //!                           '-- the dead timeout --> requests fail until Up
 //! ```
 //!
+//! A server that can be connected to and answers nothing right is as dead as one that cannot.
 //! When one link breaks, all are given up: what they had under way is sent again on new ones, behind
 //! everything that was acknowledged and not flushed (`unflushed`), and before anything new.
 
@@ -41,14 +42,14 @@ impl Relay {
             Net::Down(..) => return,
             // The server was there and failed: no faster than if it were not.
             Net::Replay(..) => 3,
-            Net::Up(_) => 0,
+            Net::Up(_) => self.vain,
         };
         let down = Net::Down(Instant::now() + pause(tries), tries + 1);
         let (Net::Up(links) | Net::Replay(links, _)) = std::mem::replace(&mut self.net, down)
         else {
             return;
         };
-        self.broken.get_or_insert_with(Instant::now);
+        let since = self.broken.unwrap_or_else(Instant::now);
         self.flush = None;
         for mut link in links {
             while let Some(done) = link.pop() {
@@ -63,6 +64,7 @@ impl Relay {
             }
         }
         self.flush = None;
+        self.broken.get_or_insert(since);
         self.missed(reason);
     }
 
@@ -108,9 +110,12 @@ impl Relay {
         self.replay();
         let dead = self.broken.zip(self.dead_timeout);
         if !self.failing && dead.is_some_and(|(since, timeout)| since.elapsed() >= timeout) {
+            let reason = self.state.lock().last_error.clone().unwrap_or_default();
+            // Where there is a server that answers nothing right: no late answer is to be taken for one to
+            // a newer request.
+            self.broke(&reason);
             self.failing = true;
             self.tasks.fail_all(Code::EIO);
-            let reason = self.state.lock().last_error.clone().unwrap_or_default();
             self.missed(&reason);
         }
     }
@@ -135,7 +140,11 @@ impl Relay {
         self.unless_broken(done);
         if all && let Net::Replay(links, _) = &mut self.net {
             self.net = Net::Up(std::mem::take(links));
-            (self.broken, self.failing) = (None, false);
+            self.failing = false;
+            self.vain = self.vain.saturating_add(1);
+            if self.tasks.under_way() == 0 {
+                self.broken = None;
+            }
             // From here on this run of the server has all that was acknowledged.
             if let Some(error) = self.saved.as_ref().and_then(|saved| saved.write().err()) {
                 tell(&format!("no other relay can take over from this one: {error}"));
