@@ -1,7 +1,7 @@
 # What tests/run and images/demo need on a Debian machine, and how it gets there. Sourced by them.
 
 # Building and booting guests.
-GUEST_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs kmod cpio xz-utils zstd gcc libc6-dev)
+GUEST_PACKAGES=(qemu-system-x86 mmdebstrap e2fsprogs kmod cpio xz-utils zstd lz4 gcc libc6-dev)
 # The clients and servers that ours are tested against.
 PEER_PACKAGES=(qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client nbd-server fio
     libvirt-clients libxml2-utils)

@@ -156,14 +156,14 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -l verify 
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s q -l quiet -d 'Show nothing but errors'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -l json -d 'Print JSON on standard output, which the bytes must not use'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand copy" -s h -l help -d 'Print help'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l device -d 'The device, /dev/nbdN or /dev/ublkbN; default: the first that is free' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l device -d 'The device, /dev/ublkbN or /dev/nbdN, which says the driver; default: the first that is free' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l dead-timeout -d 'How long requests wait for a server that is gone before they fail; or \'never\'' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l connections -d 'Connections; default: one a processor, up to 4, where the server allows more than one' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l wait -d 'How long to wait for the server at the start' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l keep -d 'How much of what is acknowledged and not flushed is kept before a flush is asked for' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l kernel-fd -d 'Sockets that this process has open, in place of the kernel' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l timeout -d 'How long a server may owe an answer and say next to nothing before it counts as gone, such as 500ms or 5m; 0s: for ever' -r
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l ublk -d 'Use the kernel\'s ublk driver, as /dev/ublkbN does; default: nbd, and ublk where that is not'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l ublk -d 'Only by the kernel\'s ublk driver; default: by it where it is there, and else by nbd'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l read-only -d 'Make a device that cannot be written to'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l background -d 'Return when the device is there'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l direct -d 'Give the kernel the connection itself: less work, but the device ends with its server; kernels since late 2025 refuse this for vsock, and then there is a relay all the same'

@@ -25,6 +25,8 @@ use nix::{
 
 /// Where the image's recipe puts the modules; loaded in the order of their names.
 const MODULES: &str = "/modules";
+/// And those that are loaded when they are wanted: NAME.ko.
+const DRIVERS: &str = "/drivers";
 
 /// Whether this process is the machine's first.
 pub(crate) fn is_first_process() -> bool {
@@ -63,6 +65,11 @@ fn mount_kernel_filesystem(kind: &str, at: &str) -> io::Result<()> {
     fs::create_dir_all(at)?;
     mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)?;
     Ok(())
+}
+
+/// Loads a driver of the image's, where there is no modprobe to do it.
+pub(crate) fn load_driver(name: &str) -> io::Result<()> {
+    load(&Path::new(DRIVERS).join(name).with_extension("ko"))
 }
 
 fn modules() -> io::Result<Vec<PathBuf>> {

@@ -18,8 +18,33 @@ use crate::{
 pub(crate) const TINY_MODULES: &[&str] =
     &["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
 
+/// What comes before them where it is not in the kernel itself: in Debian's 6.1.
+pub(crate) const TINY_BUS: &[&str] =
+    &["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"];
+
+/// Block drivers that the tiny guest has and loads only when `guest-tools attach` wants one.
+pub(crate) const TINY_DRIVERS: &[&str] = &["ublk_drv", "nbd"];
+
 /// What must be there before the Debian host finds its root filesystem.
 pub(crate) const ROOT_MODULES: &[&str] = &["virtio_blk", "overlay"];
+
+/// Which of the cloud kernels that apt knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    Newest,
+    /// A further kernel for guests: what they meet is not always new.
+    Oldest,
+}
+
+impl Age {
+    /// The names of the images of a kernel and of what is made with it.
+    pub(crate) fn image(self, name: &str) -> String {
+        match self {
+            Self::Newest => name.to_owned(),
+            Self::Oldest => format!("old_{name}"),
+        }
+    }
+}
 
 /// An unpacked kernel package.
 #[derive(Debug, Clone)]
@@ -30,12 +55,13 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub(crate) fn fetch(store: &Store) -> Result<Self, Error> {
-        if let Some(known) = known(store) {
+    pub(crate) fn fetch(store: &Store, age: Age) -> Result<Self, Error> {
+        let name = age.image("kernel");
+        if let Some(known) = known(store, &name) {
             return Ok(known);
         }
-        let package = newest()?;
-        let folder = store.get("kernel", &Key::new("kernel 2").text(&package), |folder| {
+        let package = package(age)?;
+        let folder = store.get(&name, &Key::new("kernel 2").text(&package), |folder| {
             say(&format!("fetching {package} (35 MB)"));
             // As root apt would drop to a user of its own, who may not write here.
             run::output(
@@ -79,7 +105,7 @@ impl Kernel {
 
     /// Puts modules into `archive` as `modules/NN-NAME.ko`, to be loaded in that order.
     pub(crate) fn add_modules(&self, archive: &mut Cpio, names: &[&str]) -> Result<(), Error> {
-        let tree = self.modules_root()?.join("lib/modules").join(&self.release).join("kernel");
+        let tree = self.tree()?;
         for (index, name) in names.iter().enumerate() {
             archive.file(
                 &format!("modules/{index:02}-{name}.ko"),
@@ -88,6 +114,35 @@ impl Kernel {
             );
         }
         Ok(())
+    }
+
+    /// Puts modules into `archive` as `drivers/NAME.ko`.
+    pub(crate) fn add_drivers(&self, archive: &mut Cpio, names: &[&str]) -> Result<(), Error> {
+        let tree = self.tree()?;
+        for name in names {
+            archive.file(&format!("drivers/{name}.ko"), 0o644, &self.module(&tree, name)?);
+        }
+        Ok(())
+    }
+
+    /// Of these modules those that the package has: others are in the kernel itself, or nowhere.
+    pub(crate) fn has<'a>(&self, names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
+        let tree = self.tree()?;
+        let is_there = |name: &str| -> Result<bool, Error> {
+            let plain = run::find(&tree, &format!("{name}.ko"))?;
+            Ok(plain.is_some() || run::find(&tree, &format!("{name}.ko.xz"))?.is_some())
+        };
+        let mut found = Vec::new();
+        for name in names {
+            if is_there(name)? {
+                found.push(*name);
+            }
+        }
+        Ok(found)
+    }
+
+    fn tree(&self) -> Result<PathBuf, Error> {
+        Ok(self.modules_root()?.join("lib/modules").join(&self.release).join("kernel"))
     }
 
     /// A module, decompressed: that is slow in an emulated guest.
@@ -110,10 +165,11 @@ fn unpack(folder: &Path, image: &Path) -> Result<Vec<u8>, Error> {
     let program = match payload {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
         [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz",
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4",
         _ => {
             return Err(Error::KernelWithout {
                 package: image.display().to_string(),
-                what: "payload packed by zstd or xz".to_owned(),
+                what: "payload packed by zstd, xz or lz4".to_owned(),
             });
         }
     };
@@ -137,8 +193,8 @@ fn payload_of(image: &[u8]) -> Option<&[u8]> {
 
 /// A kernel fetched before. It is kept until `target/images` goes: tests do not ask the network
 /// whether there is a newer one.
-fn known(store: &Store) -> Option<Kernel> {
-    let folder = store.existing("kernel")?;
+fn known(store: &Store, name: &str) -> Option<Kernel> {
+    let folder = store.existing(name)?;
     let release = std::fs::read_to_string(folder.join("release")).ok()?;
     let kernel = Kernel { release, folder };
     kernel.image().is_file().then_some(kernel)
@@ -153,35 +209,43 @@ fn release_of(package: &str) -> String {
     name.strip_suffix(SUFFIX).unwrap_or(name).to_owned()
 }
 
-/// The name of the newest cloud kernel's package that apt knows.
-fn newest() -> Result<String, Error> {
+/// The name of a cloud kernel's package.
+fn package(age: Age) -> Result<String, Error> {
     let pattern = "^linux-image-[0-9].*-cloud-amd64-unsigned$";
     let found = run::text(Command::new("apt-cache").args(["search", "--names-only", pattern]))?;
-    newest_of(found.lines().filter_map(|line| line.split_whitespace().next()))
-        .map(str::to_owned)
-        .ok_or(Error::NoKernel)
+    let mut packages: Vec<_> =
+        found.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    sort(&mut packages);
+    let found = match age {
+        Age::Newest => packages.last(),
+        Age::Oldest => packages.first(),
+    };
+    found.map(|package| (*package).to_owned()).ok_or(Error::NoKernel)
 }
 
 /// By the numbers in the name, one after another: 6.12.117 is newer than 6.12.95 and 6.1.0-56.
-fn newest_of<'a>(packages: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    packages.max_by_key(|package| {
+fn sort(packages: &mut [&str]) {
+    packages.sort_by_key(|package| {
         let numbers = package.split(|c: char| !c.is_ascii_digit());
         numbers.filter_map(|digits| digits.parse::<u64>().ok()).collect::<Vec<_>>()
-    })
+    });
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{newest_of, release_of};
+    use super::{release_of, sort};
 
     #[test]
-    fn the_newest_kernel_is_newest_by_its_numbers() {
-        let packages = [
-            "linux-image-6.1.0-56-cloud-amd64-unsigned",
+    fn kernels_are_as_new_as_their_numbers_say() {
+        let mut packages = [
             "linux-image-6.12.117+deb12-cloud-amd64-unsigned",
+            "linux-image-6.1.0-56-cloud-amd64-unsigned",
             "linux-image-6.12.95+deb12-cloud-amd64-unsigned",
         ];
-        assert_eq!(newest_of(packages.into_iter()), Some(packages[1]));
-        assert_eq!(release_of(packages[1]), "6.12.117+deb12-cloud-amd64");
+        sort(&mut packages);
+        let releases = packages.map(release_of);
+        let due =
+            ["6.1.0-56-cloud-amd64", "6.12.95+deb12-cloud-amd64", "6.12.117+deb12-cloud-amd64"];
+        assert_eq!(releases, due);
     }
 }

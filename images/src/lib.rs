@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use binaries::Binaries;
 pub use error::Error;
+use kernel::Age;
 pub use kernel::Kernel;
 
 use cpio::Cpio;
@@ -90,18 +91,34 @@ impl Images {
 
     /// Debian's newest cloud kernel.
     pub fn kernel(&self) -> Result<Kernel, Error> {
-        Kernel::fetch(&self.store)
+        Kernel::fetch(&self.store, Age::Newest)
+    }
+
+    /// The oldest one that apt knows.
+    pub fn old_kernel(&self) -> Result<Kernel, Error> {
+        Kernel::fetch(&self.store, Age::Oldest)
     }
 
     /// The tiny guest. What its kernel's command line has after `--`, guest-tools runs.
     pub fn tiny(&self) -> Result<Boot, Error> {
-        let kernel = self.kernel()?;
+        self.tiny_of(Age::Newest)
+    }
+
+    /// The same with Debian's oldest cloud kernel that is to be had.
+    pub fn old_tiny(&self) -> Result<Boot, Error> {
+        self.tiny_of(Age::Oldest)
+    }
+
+    fn tiny_of(&self, age: Age) -> Result<Boot, Error> {
+        let kernel = Kernel::fetch(&self.store, age)?;
         let init = self.binaries()?.guest_tools;
-        let key = Key::new("tiny 2").text(&kernel.release).file(&init)?;
-        let folder = self.store.get("tiny", &key, |folder| {
+        let key = Key::new("tiny 4").text(&kernel.release).file(&init)?;
+        let folder = self.store.get(&age.image("tiny"), &key, |folder| {
             let mut archive = Cpio::default();
             archive.file("init", 0o755, &run::read(&init)?);
-            kernel.add_modules(&mut archive, kernel::TINY_MODULES)?;
+            let bus = kernel.has(kernel::TINY_BUS)?;
+            kernel.add_modules(&mut archive, &[&bus[..], kernel::TINY_MODULES].concat())?;
+            kernel.add_drivers(&mut archive, &kernel.has(kernel::TINY_DRIVERS)?)?;
             run::write(&folder.join("initramfs"), &archive.finish())
         })?;
         Ok(Boot { kernel: kernel.image(), initramfs: folder.join("initramfs") })

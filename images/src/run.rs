@@ -41,7 +41,7 @@ pub(crate) fn text(command: &mut Command) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output(command)?).into_owned())
 }
 
-/// What `file`, packed by `program` (xz or zstd), unpacks to.
+/// What `file`, packed by `program` (xz, zstd or lz4), unpacks to.
 pub(crate) fn unpack(program: &str, file: &Path) -> Result<Vec<u8>, Error> {
     output(Command::new(program).args(["--quiet", "--decompress", "--stdout"]).arg(file))
 }

@@ -21,7 +21,7 @@ pub struct Driver {
 }
 
 /// The nbd driver.
-pub const NBD: Driver = Driver { option: "", device: "/dev/nbd0" };
+pub const NBD: Driver = Driver { option: "--device /dev/nbd0", device: "/dev/nbd0" };
 /// The ublk driver.
 pub const UBLK: Driver = Driver { option: "--ublk", device: "/dev/ublkb0" };
 

@@ -32,7 +32,16 @@ pub fn programs(programs: &[&str]) -> Outcome<()> {
 
 /// What building and booting guests takes.
 pub fn guests() -> Outcome<()> {
-    programs(&["qemu-system-x86_64", "mmdebstrap", "mke2fs", "depmod", "xz", "zstd", "setpriv"])
+    programs(&[
+        "qemu-system-x86_64",
+        "mmdebstrap",
+        "mke2fs",
+        "depmod",
+        "xz",
+        "zstd",
+        "lz4",
+        "setpriv",
+    ])
 }
 
 /// Whether the guests are turned off, by `LAB=skip` and nothing else.

@@ -27,7 +27,16 @@ pub fn listen(socket: &Path) -> String {
 
 /// The tiny guest, which runs these command lines of guest-tools.
 pub fn tiny(images: &Images, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
-    let machine = Machine::new(name, images.tiny()?).append(&words_after_the_dashes(commands));
+    small(images, Machine::new(name, images.tiny()?), socket, commands)
+}
+
+/// The same with an older kernel.
+pub fn old_tiny(images: &Images, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
+    small(images, Machine::new(name, images.old_tiny()?), socket, commands)
+}
+
+fn small(images: &Images, machine: Machine, socket: &Path, commands: &[&str]) -> Outcome<Running> {
+    let machine = machine.append(&words_after_the_dashes(commands));
     with_device(machine, socket, TINY)?.start(Accel::of_this_machine(images)?)
 }
 

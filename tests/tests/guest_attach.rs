@@ -38,7 +38,7 @@ fn a_disk_is_brought_up_by_its_unit_and_tells_its_troubles() -> Outcome<()> {
 fn comes_and_goes(guest: &mut Guest) -> Outcome<()> {
     guest.expect(
         "attach loads the driver and prints the device",
-        "guest-tools attach --background nbd+vsock://1/",
+        "guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/",
         "/dev/nbd0",
     )?;
     guest.check("status", "guest-tools status; guest-tools status --json; dmesg | tail -5")?;
@@ -46,9 +46,9 @@ fn comes_and_goes(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "attached and detached twenty times, with a write or without",
         "for i in 1 2 3 4 5 6 7 8 9 10; do
-             guest-tools attach --background nbd+vsock://1/
+             guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/
              guest-tools detach
-             guest-tools attach --background nbd+vsock://1/
+             guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/
              dd if=/dev/zero of=/dev/nbd0 bs=64k count=16 conv=notrunc status=none
              guest-tools detach
          done",
@@ -113,7 +113,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
         "a disk in use is not detached, neither by the command nor by a signal",
         &format!(
             "{WORDS}
-             guest-tools attach --background nbd+vsock://1/
+             guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/
              mount /dev/nbd0 /mnt/disk
              refuses '/dev/nbd0 is in use: unmount it first' guest-tools detach
              kill $(said pid)
@@ -130,7 +130,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
         "after the dead timeout there are errors, and then the disk again",
         &format!(
             "{WORDS}
-             guest-tools attach --background --dead-timeout 2s nbd+vsock://1/
+             guest-tools attach --background --device /dev/nbd0 --dead-timeout 2s nbd+vsock://1/
              systemctl stop file
              ! dd if=/dev/nbd0 of=/dev/null bs=4k count=1 iflag=direct 2>/run/lab/dd
              grep -q 'Input/output error' /run/lab/dd
@@ -147,7 +147,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
         &format!(
             "{WORDS}
              lasting memory --vsock --port 7 memory 64M
-             guest-tools attach --background nbd+vsock://1:7/
+             guest-tools attach --background --device /dev/nbd0 nbd+vsock://1:7/
              echo kept | dd of=/dev/nbd0 bs=512 conv=sync oflag=direct status=none
              systemctl kill --signal=KILL memory
              until guest-tools status --json | grep -q 'it is another disk'; do sleep 0.1; done
@@ -161,7 +161,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
         "this kernel refuses vsock sockets, so --direct makes a relay all the same",
         &format!(
             "{WORDS}
-             guest-tools attach --background --direct --json nbd+vsock://1/ | tee /run/lab/json
+             guest-tools attach --background --device /dev/nbd0 --direct --json nbd+vsock://1/ | tee /run/lab/json
              grep -q '\"relay\": true' /run/lab/json
              dd if=/dev/nbd0 of=/dev/null bs=64k count=16 iflag=direct
              guest-tools detach"

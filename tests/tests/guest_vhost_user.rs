@@ -9,10 +9,12 @@ use tests::{
     need,
     nest::words_after_the_dashes,
     qemu::{Accel, Machine, Running},
-    vhost_user::{listen, tiny},
+    vhost_user::{listen, old_tiny, tiny},
 };
 
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Of the guest's one binary, bytes.
+const SMALL: u64 = 4_000_000;
 
 fn says(machine: &mut Running, text: &str) -> Outcome<()> {
     machine.wait_for(text, PATIENCE).map(drop)
@@ -31,6 +33,13 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
 
     let begun = Instant::now();
     let commands = ["info", "write --pattern --length 64M", "read --verify-pattern"];
+    let size =
+        std::fs::metadata(images.binaries()?.guest_tools).map_or(u64::MAX, |file| file.len());
+    if size >= SMALL {
+        return Err(Failure::new(format!(
+            "guest-tools has {size} bytes, and is to have less than 4 MB"
+        )));
+    }
     let mut guest = tiny(&images, "vhost-user-1", &one, &commands)?;
     says(&mut guest, "export-size: 67108864 (64M)")?;
     says(&mut guest, "guest-tools: done after")?;
@@ -87,6 +96,118 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     }
     agent.wait_for(&format!("peer=vm:{}", two.display()))?;
     println!("ok: two VMs at once");
+    Ok(())
+}
+
+/// By either of the kernel's drivers; the image has no shell, no modprobe and no udev.
+#[test]
+fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let socket = dir.path().join("one");
+    let agent = Agent::start(&images, [&listen(&socket), "memory", "16M"])?;
+    let commands = [
+        "write --pattern --length 16M",
+        "attach --background",
+        "status",
+        "copy /dev/ublkb0 /whole",
+        "zero --length 16M",
+        "copy --verify /whole /dev/ublkb0",
+        "detach",
+        "read --verify-pattern",
+        "zero --length 16M",
+        "attach --background --device /dev/nbd0",
+        "copy --verify /whole /dev/nbd0",
+        "status --json",
+        "detach /dev/nbd0",
+        "read --verify-pattern",
+        "status",
+    ];
+    let mut guest = tiny(&images, "vhost-user-attach", &socket, &commands)?;
+    for text in [
+        "/dev/ublkb0",
+        "done after",
+        "/dev/ublkb0: nbd+vsock://2/, connected for",
+        "done after",
+        "done after",
+        "done after",
+        "done after",
+        "/dev/ublkb0 is detached",
+        "done after",
+        "done after",
+        "done after",
+        "/dev/nbd0",
+        "done after",
+        "done after",
+        "\"device\": \"/dev/nbd0\"",
+        "done after",
+        "/dev/nbd0 is detached",
+        "done after",
+        "done after",
+        "done after",
+    ] {
+        says(&mut guest, text)?;
+    }
+    guest.wait_for_end(PATIENCE)?;
+    drop(agent);
+    println!("ok: a block device by ublk and one by nbd, read and written");
+    Ok(())
+}
+
+/// The oldest kernel of Debian's that is to be had: on bookworm Linux 6.1, without an ublk driver, and its
+/// nbd driver refuses vsock sockets too.
+#[test]
+fn a_guest_with_an_older_kernel_has_a_block_device() -> Outcome<()> {
+    if need::guests_are_off("guest_vhost_user") {
+        return Ok(());
+    }
+    need::guests()?;
+    let images = Images::of_this_workspace()?;
+    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
+    let socket = dir.path().join("one");
+    let agent = Agent::start(&images, [&listen(&socket), "memory", "16M"])?;
+    let commands = [
+        "write --pattern --length 16M",
+        "attach --background --direct --device /dev/nbd0",
+        "copy /dev/nbd0 /whole",
+        "detach",
+        "zero --length 16M",
+        "attach --background --device /dev/nbd0",
+        "copy --verify /whole /dev/nbd0",
+        "status",
+        "detach",
+        "read --verify-pattern",
+    ];
+    let mut guest = old_tiny(&images, "vhost-user-old", &socket, &commands)?;
+    for text in [
+        "done after",
+        "/dev/nbd0",
+        "done after",
+        "done after",
+        "/dev/nbd0 is detached",
+        "done after",
+        "done after",
+        "/dev/nbd0",
+        "done after",
+        "done after",
+        "/dev/nbd0: nbd+vsock://2/, connected for",
+        "done after",
+        "/dev/nbd0 is detached",
+        "done after",
+        "done after",
+    ] {
+        says(&mut guest, text)?;
+    }
+    let console = guest.wait_for_end(PATIENCE)?;
+    drop(agent);
+    let release = images.old_kernel()?.release;
+    let refused =
+        console.iter().any(|line| line.contains("Unsupported socket: should be TCP or UNIX"));
+    println!("ok: Linux {release}: attached and detached; --direct over vsock refused: {refused}");
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use super::{
     saved::Saved,
     ublk::Driver as Ublk,
 };
+use crate::init;
 
 /// Bytes of each direction of a socket pair.
 const BUFFER: usize = 1 << 20;
@@ -49,7 +50,8 @@ pub(super) enum Side {
 }
 
 impl Side {
-    /// The driver that is asked for, or the one that the kernel has: nbd, or else ublk.
+    /// The driver that is asked for, or the one that the kernel has: ublk, which is faster and keeps the
+    /// device when the relay is killed, or else nbd.
     pub(super) fn choose(wish: &mut Wish) -> Result<Self, AttachError> {
         let ends = mem::take(&mut wish.ends);
         if !ends.is_empty() {
@@ -59,13 +61,9 @@ impl Side {
             Some(Device::Nbd(number)) => Ok(Self::nbd(nbd()?, Some(number))),
             Some(Device::Ublk(number)) => Self::ublk(ublk()?, Some(number)),
             None if wish.ublk => Self::ublk(ublk()?, None),
-            None => match nbd() {
-                Ok(driver) => Ok(Self::nbd(driver, None)),
-                Err(missing @ AttachError::NoDriver { .. }) => match ublk() {
-                    Ok(driver) => Self::ublk(driver, None),
-                    Err(_) => Err(missing),
-                },
-                Err(error) => Err(error),
+            None => match ublk() {
+                Ok(driver) => Self::ublk(driver, None),
+                Err(_) => Ok(Self::nbd(nbd()?, None)),
             },
         }
     }
@@ -249,7 +247,9 @@ fn opened<T>(module: &str, open: impl Fn() -> io::Result<T>) -> io::Result<Resul
         other => return other.map(Ok),
     }
     // Whatever comes of it, the driver is there afterwards or not.
-    Command::new("modprobe").arg(module).output().ok();
+    if Command::new("modprobe").arg(module).output().is_err() {
+        init::load_driver(module).ok();
+    }
     match open() {
         Err(error) if is_missing(&error) => Ok(Err(error)),
         other => other.map(Ok),

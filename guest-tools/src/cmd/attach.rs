@@ -38,10 +38,14 @@ Examples:
   guest-tools attach                               the host's default export, until it is detached
   guest-tools attach --background nbd+vsock://2/data
   guest-tools attach --device /dev/nbd3 --dead-timeout 10m nbd+vsock://2/data
+  guest-tools attach --device /dev/ublkb0          ... and again, if the process behind it was killed
 
 The device survives its server: while that is away the kernel's requests wait, and what was not
 answered is asked for again. What was answered and not flushed is kept here and done again too, so a
 server that dies with its cache loses nothing. The server must come back with the same disk.
+
+By the ublk driver (Linux 6.5 or newer) the device survives this process as well: its requests wait until
+it is attached again, while the server stays. By nbd it ends with errors.
 
 Keys of --json: device, uri, size, block_size, connections, read_only, relay.";
 
@@ -54,10 +58,10 @@ const NAME: &str = "@guest-tools";
 pub(crate) struct Attach {
     #[command(flatten)]
     target: Target,
-    /// The device, /dev/nbdN or /dev/ublkbN; default: the first that is free
+    /// The device, /dev/ublkbN or /dev/nbdN, which says the driver; default: the first that is free
     #[arg(long, value_name = "DEVICE", value_parser = Device::parse)]
     device: Option<Device>,
-    /// Use the kernel's ublk driver, as /dev/ublkbN does; default: nbd, and ublk where that is not
+    /// Only by the kernel's ublk driver; default: by it where it is there, and else by nbd
     #[arg(long)]
     ublk: bool,
     /// How long requests wait for a server that is gone before they fail; or 'never'
@@ -109,8 +113,10 @@ fn keep(text: &str) -> Result<u64, String> {
 
 pub(crate) fn run(words: &Attach) -> Result<(), CommandError> {
     let name = env::args_os().next().unwrap_or_default();
-    let is_relay = name.as_bytes().first() == Some(&b'@') && !init::is_first_process();
-    if is_relay || !words.kernel_fd.is_empty() {
+    let is_relay = name.as_bytes().first() == Some(&b'@');
+    // Process 1 is nobody else, under any name.
+    let stays = if init::is_first_process() { !words.background } else { is_relay };
+    if stays && !words.direct || !words.kernel_fd.is_empty() {
         return stay(words);
     }
     if words.direct {
@@ -118,6 +124,9 @@ pub(crate) fn run(words: &Attach) -> Result<(), CommandError> {
             Ok(ready) => return said(words, &ready),
             Err(error @ AttachError::Connect { .. }) if error.is_refused_socket() => {}
             Err(error) => return Err(error.into()),
+        }
+        if stays {
+            return stay(words);
         }
     }
     let program = env::current_exe().map_err(AttachError::system("find this program"))?;

@@ -1,7 +1,8 @@
-//! What the kernel and the relay cost: fio on a disk by `guest-tools attach` against `guest-tools bench`, which
-//! asks the server without a kernel, in one guest over the agent's vhost-user device. And fio on the kernel's
-//! own nbd connection (a Unix socket, as it takes no vsock) to an agent in the guest: what is the kernel's
-//! and not the relay's. Arguments: how many rounds (default 3).
+//! What the kernel and the relay cost: fio on a disk by `guest-tools attach`, through the nbd driver and through
+//! ublk's, against `guest-tools bench`, which asks the server without a kernel, in one guest over the agent's
+//! vhost-user device. And fio on the kernel's own nbd connection (a Unix socket, as it takes no vsock) to an
+//! agent in the guest, and on null_blk: what is the kernel's and fio's, and not the relay's. Arguments: how
+//! many rounds (default 3).
 //!
 //! Needs what boots guests. Rates are of an emulated guest where there is no KVM: only the ratios say
 //! something.
@@ -35,8 +36,10 @@ const START: &str = ". /tools/scripts/lab.sh
     for uri in nbd+vsock://2/ 'nbd+unix:///?socket=/run/lab/socket'; do
         guest-tools write --pattern --length 256M $uri
     done
-    guest-tools attach --background --connections 1
-    guest-tools attach --direct --connections 1 'nbd+unix:///?socket=/run/lab/socket'";
+    guest-tools attach --background --connections 1 --device /dev/nbd0
+    guest-tools attach --background --connections 1 --ublk
+    modprobe null_blk nr_devices=1
+    guest-tools attach --direct --connections 1 --device /dev/nbd1 'nbd+unix:///?socket=/run/lab/socket'";
 
 fn main() -> ExitCode {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
@@ -58,22 +61,26 @@ fn run(rounds: usize) -> Outcome<()> {
     let mut guest = vhost_user::debian("attach-bench", &socket)?;
     guest.sh(START)?;
     for (name, fio, bench) in CASES {
-        let (mut to_direct, mut to_bare) = (Vec::new(), Vec::new());
+        let (mut by_nbd, mut by_ublk, mut by_direct) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=rounds {
-            let attached = number(&mut guest, &fio_rate("/dev/nbd0", fio))?;
-            let direct = number(&mut guest, &fio_rate("/dev/nbd1", fio))?;
             let bare = number(&mut guest, &bench_rate(bench))?;
+            let nbd = number(&mut guest, &fio_rate("/dev/nbd0", fio))?;
+            let ublk = number(&mut guest, &fio_rate("/dev/ublkb0", fio))?;
+            let nothing = number(&mut guest, &fio_rate("/dev/nullb0", fio))?;
+            let direct = number(&mut guest, &fio_rate("/dev/nbd1", fio))?;
             println!(
-                "round {round}, {name}: relay {attached:.0}/s, kernel's own {direct:.0}/s, no kernel \
-                 {bare:.0}/s"
+                "round {round}, {name}: nbd {nbd:.0}/s, ublk {ublk:.0}/s, kernel's own {direct:.0}/s, no \
+                 kernel {bare:.0}/s, no disk {nothing:.0}/s"
             );
-            to_direct.push(attached / direct);
-            to_bare.push(attached / bare);
+            by_nbd.push(nbd / bare);
+            by_ublk.push(ublk / bare);
+            by_direct.push(direct / bare);
         }
         println!(
-            "{name}: {} of the kernel's own connection, {} of none",
-            median(to_direct),
-            median(to_bare)
+            "{name}, of the rate without a kernel: nbd {}, ublk {}, kernel's own {}",
+            median(by_nbd),
+            median(by_ublk),
+            median(by_direct)
         );
     }
     Ok(())
