@@ -1,10 +1,10 @@
-//! A block device that survives its server: the kernel's nbd driver at one end of socket pairs, the
-//! server at the other, and a relay between them.
+//! A block device that survives its server: a driver of the kernel's at one end, the server at the other,
+//! and a relay between them.
 //!
 //! ```text
-//!  kernel's nbd driver <-- socket pair --> lane \
+//!  kernel's ublk driver <-- io_uring ----> lane \
 //!                                                tasks -- relay -- link <-- vsock --> agent
-//!  kernel's nbd driver <-- socket pair --> lane /    |         \
+//!  kernel's nbd driver <-- socket pairs -> lane /    |         \
 //!                                             unflushed       redial
 //! ```
 //!

@@ -75,9 +75,9 @@ impl Side {
     fn ublk(mut driver: Ublk, wanted: Option<u32>) -> Result<Self, AttachError> {
         let known = wanted.map(Device::Ublk).map(Saved::read);
         let known = known.transpose().map_err(AttachError::system("read what its last relay left"));
-        // What was left without a device is of another life.
+        // What was left without a device, or of another one, is of another life.
         let before = known?.flatten().filter(|saved| match saved.device {
-            Device::Ublk(number) => driver.has(number),
+            Device::Ublk(number) => driver.has(number) && saved.is_of_its_device(),
             Device::Nbd(_) => false,
         });
         if let Some(Saved { device: device @ Device::Ublk(number), uri, .. }) = &before {
