@@ -18,9 +18,10 @@ use crate::{
 pub(crate) const TINY_MODULES: &[&str] =
     &["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
 
-/// What comes before them where it is not in the kernel itself: in Debian's 6.1.
+/// What comes before them where it is not in the kernel itself: in Debian's 6.1, whose later updates
+/// have `virtio` need `virtio_ring`.
 pub(crate) const TINY_BUS: &[&str] =
-    &["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"];
+    &["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"];
 
 /// Block drivers that the tiny guest has and loads only when `guest-tools attach` wants one.
 pub(crate) const TINY_DRIVERS: &[&str] = &["ublk_drv", "nbd"];

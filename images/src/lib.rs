@@ -112,7 +112,7 @@ impl Images {
     fn tiny_of(&self, age: Age) -> Result<Boot, Error> {
         let kernel = Kernel::fetch(&self.store, age)?;
         let init = self.binaries()?.guest_tools;
-        let key = Key::new("tiny 4").text(&kernel.release).file(&init)?;
+        let key = Key::new("tiny 5").text(&kernel.release).file(&init)?;
         let folder = self.store.get(&age.image("tiny"), &key, |folder| {
             let mut archive = Cpio::default();
             archive.file("init", 0o755, &run::read(&init)?);
