@@ -1,6 +1,9 @@
 //! Guests whose vsock device ends inside the agent: no kernel module, no root, one socket a VM.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File},
+    time::{Duration, Instant},
+};
 
 use images::Images;
 use tests::{
@@ -15,6 +18,8 @@ use tests::{
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Of the guest's one binary, bytes.
 const SMALL: u64 = 4_000_000;
+/// Of a disk that is filled with the pattern: 16M in words.
+const PATTERN: u64 = 16 << 20;
 
 fn says(machine: &mut Running, text: &str) -> Outcome<()> {
     machine.wait_for(text, PATIENCE).map(drop)
@@ -33,8 +38,7 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
 
     let begun = Instant::now();
     let commands = ["info", "write --pattern --length 64M", "read --verify-pattern"];
-    let size =
-        std::fs::metadata(images.binaries()?.guest_tools).map_or(u64::MAX, |file| file.len());
+    let size = fs::metadata(images.binaries()?.guest_tools).map_or(u64::MAX, |file| file.len());
     if size >= SMALL {
         return Err(Failure::new(format!(
             "guest-tools has {size} bytes, and is to have less than 4 MB"
@@ -108,8 +112,10 @@ fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
     need::guests()?;
     let images = Images::of_this_workspace()?;
     let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let socket = dir.path().join("one");
-    let agent = Agent::start(&images, [&listen(&socket), "memory", "16M"])?;
+    let (socket, disk) = (dir.path().join("one"), dir.path().join("disk"));
+    let empty = File::create(&disk).and_then(|file| file.set_len(PATTERN));
+    empty.map_err(|e| Failure::of("no disk", &e))?;
+    let agent = Agent::start(&images, [&listen(&socket), "file", &disk.to_string_lossy()])?;
     let commands = [
         "write --pattern --length 16M",
         "attach --background",
@@ -154,7 +160,13 @@ fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
     }
     guest.wait_for_end(PATIENCE)?;
     drop(agent);
-    println!("ok: a block device by ublk and one by nbd, read and written");
+    let bytes = fs::read(&disk).map_err(|e| Failure::of("no disk", &e))?;
+    if !(0..PATTERN).step_by(8).flat_map(u64::to_be_bytes).eq(bytes) {
+        return Err(Failure::new("the agent's file is not what was written to the devices"));
+    }
+    println!(
+        "ok: a block device by ublk and one by nbd, read and written; the agent's file has the bytes"
+    );
     Ok(())
 }
 
