@@ -1,8 +1,8 @@
 //! What the kernel and the relay cost: fio on a disk by `guest-tools attach`, through the nbd driver and through
 //! ublk's, against `guest-tools bench`, which asks the server without a kernel, in one guest over the agent's
 //! vhost-user device. And fio on the kernel's own nbd connection (a Unix socket, as it takes no vsock) to an
-//! agent in the guest, and on null_blk: what is the kernel's and fio's, and not the relay's. Arguments: how
-//! many rounds (default 3).
+//! agent in the guest, and on null_blk: what is the kernel's and fio's, and not the relay's. Before that `info`
+//! and `copy` against nbdinfo and nbdcopy, over the same vsock. Arguments: how many rounds (default 3).
 //!
 //! Needs what boots guests. Rates are of an emulated guest where there is no KVM: only the ratios say
 //! something.
@@ -41,6 +41,27 @@ const START: &str = ". /tools/scripts/lab.sh
     modprobe null_blk nr_devices=1
     guest-tools attach --direct --connections 1 --device /dev/nbd1 'nbd+unix:///?socket=/run/lab/socket'";
 
+/// Times both, one after the other, and prints the medians and their ratio.
+const TOOLS: &str = "python3 - ROUNDS <<'END'
+import statistics, subprocess, sys, time
+uri = 'nbd+vsock://2/'
+for name, ours, theirs in [
+    ('info', ['guest-tools', 'info', uri], ['nbdinfo', '--no-content', uri]),
+    ('copy to null:', ['guest-tools', 'copy', '--quiet', uri, 'null:'], ['nbdcopy', uri, 'null:']),
+    ('copy to a file', ['guest-tools', 'copy', '--quiet', '--no-flush', uri, '/run/lab/made'],
+     ['nbdcopy', uri, '/run/lab/made']),
+    ('copy from a file', ['guest-tools', 'copy', '--quiet', '/run/lab/made', uri],
+     ['nbdcopy', '--flush', '/run/lab/made', uri]),
+]:
+    took = ([], [])
+    for turn in range(2 * int(sys.argv[1])):
+        begun = time.monotonic()
+        subprocess.run((ours, theirs)[turn % 2], check=True, stdout=subprocess.DEVNULL)
+        took[turn % 2].append(time.monotonic() - begun)
+    our, their = map(statistics.median, took)
+    print(f'{name}: guest-tools {our * 1e3:.0f} ms, libnbd {their * 1e3:.0f} ms, ratio {our / their:.2f}')
+END";
+
 fn main() -> ExitCode {
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
     match run(rounds) {
@@ -60,6 +81,7 @@ fn run(rounds: usize) -> Outcome<()> {
     let _agent = Agent::start(&images, [&*listen, "memory", "256M"])?;
     let mut guest = vhost_user::debian("attach-bench", &socket)?;
     guest.sh(START)?;
+    println!("{}", guest.sh(&TOOLS.replace("ROUNDS", &rounds.to_string()))?);
     for (name, fio, bench) in CASES {
         let (mut by_nbd, mut by_ublk, mut by_direct) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=rounds {

@@ -65,8 +65,8 @@ impl Drop for Server {
 }
 
 fn main() -> ExitCode {
-    let rounds = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or(3);
-    match compare(rounds) {
+    let number = |nth| std::env::args().nth(nth).and_then(|word| word.parse().ok());
+    match compare(number(1).unwrap_or(3), number(2).unwrap_or(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("vsock-bench: error: {failure}");
@@ -75,18 +75,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn compare(rounds: usize) -> Outcome<()> {
+fn compare(rounds: u32, processors: u32) -> Outcome<()> {
     need::guests()?;
     let images = Images::of_this_workspace()?;
     let accel = Accel::of_this_machine(&images)?;
-    println!("guests: {}; {rounds} rounds, each a boot for each server", accel.name());
+    println!(
+        "guests: {}, processors: {processors}; {rounds} rounds, each a boot for each server",
+        accel.name()
+    );
     let mut all: Vec<Pair> = Vec::new();
     for round in 0..rounds {
         // Who goes first changes: the machine may become slower or faster.
         let order = if round % 2 == 0 { [Who::Agent, Who::Peer] } else { [Who::Peer, Who::Agent] };
         let mut pair = (Vec::new(), Vec::new());
         for who in order {
-            let figures = boot(who, &images, accel)?;
+            let figures = boot(who, &images, accel, processors)?;
             for ((title, _), figure) in CASES.iter().zip(&figures) {
                 println!(
                     "round {} {who:?}: {title}: {:.0}/s, {:.3} ms of CPU a MiB, {} failed",
@@ -126,7 +129,7 @@ fn compare(rounds: usize) -> Outcome<()> {
 }
 
 /// Starts servers and a guest; the guest's figures.
-fn boot(who: Who, images: &Images, accel: Accel) -> Outcome<Vec<Figure>> {
+fn boot(who: Who, images: &Images, accel: Accel, processors: u32) -> Outcome<Vec<Figure>> {
     let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
     let (device, fill) = (dir.path().join("v"), dir.path().join("u_10809"));
     let disk = format!("{SIZE}");
@@ -164,7 +167,8 @@ fn boot(who: Who, images: &Images, accel: Accel) -> Outcome<Vec<Figure>> {
     };
     let tiny = images.tiny()?;
     let name = format!("vsock-bench-{who:?}");
-    let machine = Machine::new(&name, tiny).append(&words_after_the_dashes(&commands));
+    let machine = Machine::new(&name, tiny).processors(processors);
+    let machine = machine.append(&words_after_the_dashes(&commands));
     let mut guest = machine.arguments(vsock.arguments()).start(accel)?;
     let mut times = Vec::new();
     for _ in CASES {
