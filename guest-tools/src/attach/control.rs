@@ -114,15 +114,13 @@ pub(super) fn ask(device: Device) -> Option<Value> {
 
 /// A device of another program's, or of a relay that was killed.
 fn unattended(device: Device) -> Option<Value> {
-    let place = format!("/sys/block/{}", device.name());
     let uri = match device {
         Device::Nbd(number) if !is_connected(number) => return None,
-        Device::Nbd(_) => fs::read_to_string(format!("{place}/backend")).ok(),
+        Device::Nbd(_) => fs::read_to_string(format!("/sys/block/{}/backend", device.name())).ok(),
         // It is this program's, since there is a file of it.
         Device::Ublk(_) => Saved::read(device).ok().flatten().map(|saved| saved.uri),
     };
-    let sectors = fs::read_to_string(format!("{place}/size")).ok()?;
-    let size = sectors.trim().parse::<u64>().ok().map(|n| n << 9);
+    let size = device.size()?;
     Some(json!({
         "device": device.to_string(),
         "uri": uri.map(|text| text.trim().to_owned()),

@@ -1,6 +1,6 @@
 //! The names of block devices, and by them the driver that makes them.
 
-use std::fmt;
+use std::{fmt, fs};
 
 /// A device of one of the drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,12 @@ impl Device {
             Self::Nbd(number) => format!("nbd{number}"),
             Self::Ublk(number) => format!("ublkb{number}"),
         }
+    }
+
+    /// Bytes, as the kernel has it; `None` where there is no such device.
+    pub(super) fn size(self) -> Option<u64> {
+        let sectors = fs::read_to_string(format!("/sys/block/{}/size", self.name())).ok()?;
+        sectors.trim().parse::<u64>().ok()?.checked_mul(512)
     }
 
     pub(super) fn of_name(name: &str) -> Option<Self> {

@@ -39,9 +39,7 @@ impl Saved {
 
     /// Whether the kernel's device has the size that it was given.
     pub(super) fn is_of_its_device(&self) -> bool {
-        let sectors = fs::read_to_string(format!("/sys/block/{}/size", self.device.name()));
-        let sectors = sectors.ok().and_then(|text| text.trim().parse::<u64>().ok());
-        sectors.and_then(|n| n.checked_mul(512)) == Some(self.export.visible(self.block))
+        self.device.size() == Some(self.export.visible(self.block))
     }
 
     /// Whether an export is the one that the kernel was told of, with all that it was told.

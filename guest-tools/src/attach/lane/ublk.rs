@@ -39,7 +39,7 @@ const TAG: u32 = 25;
 /// One queue.
 pub(crate) struct Ublk {
     queue: Queue,
-    /// By tag: the length of a read, if a request is not answered.
+    /// By tag: the length of a request that is not answered.
     asked: Vec<Option<u64>>,
     /// Commands that the driver has.
     waiting: usize,
@@ -114,9 +114,10 @@ impl Ublk {
         } else {
             u64::from(high) | u64::from(low) << 32
         };
-        let plain = !matches!(command, Command::FLUSH);
-        let len = if plain { u64::from(sectors) << 9 } else { 0 };
-        let offset = if plain { first.saturating_mul(512) } else { 0 };
+        let (offset, len) = match command {
+            Command::FLUSH => (0, 0),
+            _ => (first.saturating_mul(512), u64::from(sectors) << 9),
+        };
         let mut bytes = Vec::new();
         if command == Command::WRITE {
             bytes = self.spares.take();
@@ -125,7 +126,7 @@ impl Ublk {
             read.map_err(|error| self.failed("get the bytes of a write", error))?;
         }
         if let Some(asked) = self.asked.get_mut(usize::from(tag)) {
-            *asked = Some(if plain { len } else { 0 });
+            *asked = Some(len);
         }
         let request = Request { flags, command, cookie: u64::from(tag), offset, len };
         Ok(Next::Asked(Asked { request, bytes }))
