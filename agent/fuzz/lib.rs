@@ -6,6 +6,7 @@ pub mod virtio;
 /// What they need of it.
 #[path = "../src/sys"]
 mod sys {
+    pub(crate) mod aio;
     pub(crate) mod eventfd;
     pub(crate) mod shared;
 }

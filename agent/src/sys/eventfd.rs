@@ -14,6 +14,8 @@ use nix::{
     unistd::write,
 };
 
+use super::aio::Aio;
+
 /// For types of other crates that know their descriptor, and say only its number.
 pub(crate) fn borrow(owner: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the owner is borrowed for as long, and so has not closed it.
@@ -39,15 +41,26 @@ pub(crate) fn take(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// For those that are given to `signal`.
 pub(crate) fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
+    if Aio::of_process().is_some() {
+        return Ok(());
+    }
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Adds 1; nothing if it is full, since then nobody has looked at the last one yet. (An eventfd's write
-/// has no flag of its own against waiting: who sets it to full between these calls and O_NONBLOCK back
-/// would be waited for.)
+/// Adds 1; nothing if it is full, since then nobody has looked at the last one yet. An eventfd's write has
+/// no flag of its own against waiting: the kernel's own way does not wait.
 pub(crate) fn signal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match Aio::of_process() {
+        Some(aio) => aio.signal(fd),
+        None => write_one(fd),
+    }
+}
+
+/// Where there is no `Aio`. Who sets it to full between these calls, and O_NONBLOCK back, is waited for: a
+/// process that tries that all the time gets there within seconds.
+fn write_one(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
     poll(&mut fds, PollTimeout::ZERO)?;
     if fds[0].revents().is_some_and(|ready| ready.contains(PollFlags::POLLOUT)) {
@@ -67,7 +80,13 @@ fn read(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs::File, io::Write, os::unix::net::UnixStream};
+    use std::{
+        fs::File,
+        io::Write,
+        os::unix::net::UnixStream,
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
 
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -88,9 +107,45 @@ mod tests {
         signal(fd.as_fd()).unwrap();
         take(fd.as_fd()).unwrap();
         // Full: a plain write would wait.
-        let full = eventfd(u64::MAX - 1);
-        signal(full.as_fd()).unwrap();
-        assert_eq!(full.read().unwrap(), u64::MAX - 1);
+        for signal in [signal, write_one] {
+            let full = eventfd(u64::MAX - 1);
+            signal(full.as_fd()).unwrap();
+            assert!(full.read().unwrap() >= u64::MAX - 1);
+        }
+    }
+
+    #[test]
+    fn each_signal_counts_and_one_of_a_semaphore_does_too() {
+        let fd = EventFd::from_flags(EfdFlags::EFD_SEMAPHORE).unwrap();
+        // More than the kernel keeps answers for.
+        (0..10_000).for_each(|_| signal(fd.as_fd()).unwrap());
+        (0..10_000).for_each(|_| take(fd.as_fd()).unwrap());
+        assert_eq!(take(fd.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// Fills it and empties it again for as long as `signal` is called: one that waited between two looks
+    /// would stand here within a second or some.
+    #[test]
+    fn who_fills_it_at_the_worst_moment_is_not_waited_for() {
+        let fd = eventfd(0);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let hostile = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    // Room for one, and none.
+                    take(fd.as_fd()).ok();
+                    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+                    for value in [u64::MAX - 2, 1] {
+                        write(&fd, &value.to_ne_bytes()).ok();
+                    }
+                    fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+                    thread::yield_now();
+                }
+            });
+            (0..1_000_000).for_each(|_| signal(fd.as_fd()).unwrap());
+            over.store(true, Ordering::Relaxed);
+            hostile.join().unwrap();
+        });
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Where the agent meets the kernel. The only modules of this crate with `unsafe`, and only where
 //! no safe wrapper exists; each block says why it is sound.
 
+#[allow(unsafe_code, reason = "nix has no io_submit with an eventfd of another process")]
+pub(crate) mod aio;
 #[allow(unsafe_code, reason = "anonymous memory maps, and giving parts of them back")]
 pub(crate) mod blocks;
 #[allow(unsafe_code, reason = "nix has no preadv2 with flags, and descriptors by number")]

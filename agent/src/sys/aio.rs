@@ -1,0 +1,117 @@
+//! The kernel's asynchronous reads (io_setup(2)), for one thing only: when such a read is done the kernel
+//! adds 1 to an eventfd by itself, and that never waits, however full it is and whatever its flags are.
+//!
+//! `eventfd` has it for eventfds of other processes. What is read is an empty file of our own: nothing, and
+//! at once.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    ptr,
+    sync::OnceLock,
+};
+
+use nix::{
+    errno::Errno,
+    sys::memfd::{MFdFlags, memfd_create},
+};
+
+/// Reads that may be under way: each is done when its call returns.
+const MOST: libc::c_uint = 64;
+/// Answers that are thrown away at a time.
+const ANSWERS: usize = 128;
+/// As the calls take them.
+const NONE: libc::c_long = 0;
+const ONE: libc::c_long = 1;
+const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_FLAG_RESFD: u32 = 1;
+
+/// Of all threads: the kernel keeps them apart.
+pub(crate) struct Aio {
+    context: libc::c_ulong,
+    empty: OwnedFd,
+}
+
+/// `struct iocb` of linux/aio_abi.h.
+#[derive(Default)]
+#[repr(C)]
+struct Iocb {
+    data: u64,
+    /// The kernel's, and flags of the read; in another order on big-endian machines.
+    key_and_flags: [u32; 2],
+    opcode: u16,
+    priority: i16,
+    file: u32,
+    buffer: u64,
+    len: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    event: u32,
+}
+
+const _: () = assert!(size_of::<Iocb>() == 64);
+
+impl Aio {
+    /// None where the kernel has no such reads or denies them (a sandbox, `fs.aio-max-nr`).
+    pub(crate) fn of_process() -> Option<&'static Self> {
+        static PROCESS: OnceLock<Option<Aio>> = OnceLock::new();
+        let new = || {
+            let tried = Self::new();
+            if let Err(error) = &tried {
+                tracing::warn!(
+                    "io_setup: {error}: a VMM that means harm can make the agent wait for its eventfds; \
+                     raise fs.aio-max-nr, or allow io_setup, io_submit and io_getevents"
+                );
+            }
+            tried.ok()
+        };
+        PROCESS.get_or_init(new).as_ref()
+    }
+
+    fn new() -> io::Result<Self> {
+        let empty = memfd_create(c"empty", MFdFlags::MFD_CLOEXEC)?;
+        let mut context: libc::c_ulong = 0;
+        // SAFETY: writes the one number.
+        let done = unsafe { libc::syscall(libc::SYS_io_setup, MOST, &raw mut context) };
+        Errno::result(done)?;
+        Ok(Self { context, empty })
+    }
+
+    /// Adds 1 to an eventfd; what is none is an error.
+    pub(crate) fn signal(&self, event: BorrowedFd<'_>) -> io::Result<()> {
+        let number = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
+        let mut read = Iocb {
+            opcode: IOCB_CMD_PREAD,
+            file: number(self.empty.as_raw_fd())?,
+            flags: IOCB_FLAG_RESFD,
+            event: number(event.as_raw_fd())?,
+            ..Iocb::default()
+        };
+        let mut reads = [&raw mut read];
+        loop {
+            // SAFETY: one read, of no bytes: nothing is written but its key, before this returns.
+            let done = unsafe {
+                libc::syscall(libc::SYS_io_submit, self.context, ONE, reads.as_mut_ptr())
+            };
+            match Errno::result(done) {
+                Ok(_) => return Ok(()),
+                // The kernel has no room for the answer.
+                Err(Errno::EAGAIN) => self.forget_answers()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn forget_answers(&self) -> io::Result<()> {
+        /// `struct io_event`.
+        type Answer = [u64; 4];
+        let mut answers: [Answer; ANSWERS] = [[0; 4]; ANSWERS];
+        let (to, none) = (answers.as_mut_ptr(), ptr::null_mut::<libc::timespec>());
+        // SAFETY: writes as many as there is room for; no fewer than 0 are waited for, which is never.
+        let done =
+            unsafe { libc::syscall(libc::SYS_io_getevents, self.context, NONE, ANSWERS, to, none) };
+        Errno::result(done)?;
+        Ok(())
+    }
+}
