@@ -28,11 +28,14 @@ use super::{
 pub(super) const LENT: usize = 8;
 /// Chains that all connections of a VM hold: half of Linux's queue is everybody's.
 pub(super) const ALL_LENT: usize = 64;
-/// Packets from the guest that are looked at in one go.
-const GO: usize = 512;
+/// Packets from the guest that are looked at in one go, sessions being kept out: QEMU's queue has so many.
+const GO: usize = 128;
 
 /// A guest's device.
 pub(super) struct Device {
+    /// Whoever holds it has `inner` next. Without it a thread that takes `inner` again and again has it
+    /// every time, since it is awake and the others have to be woken.
+    next: Mutex<()>,
     inner: Mutex<Inner>,
     cid: u32,
     port: u32,
@@ -58,7 +61,7 @@ impl Kick {
 impl Device {
     pub(super) fn new(place: Place, accepted: Sender<Connection>, kick: Kick) -> Self {
         let Place { path, cid, port } = place;
-        Self { inner: Mutex::default(), cid, port, path, accepted, kick }
+        Self { next: Mutex::default(), inner: Mutex::default(), cid, port, path, accepted, kick }
     }
 
     pub(super) fn cid(&self) -> u32 {
@@ -66,6 +69,7 @@ impl Device {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -254,7 +258,9 @@ impl Device {
         if known {
             inner.drop_peer(key, wakes)?;
         }
-        if known || header.dst_port != self.port || inner.peers.open.len() >= MOST {
+        // Also those that are over and whose sessions have not noticed: a guest that connects again and
+        // again would have as many of them as it likes, before everybody else's.
+        if known || header.dst_port != self.port || inner.sessions >= MOST {
             inner.answers.push_back(header.reset());
             return Ok(());
         }
@@ -269,6 +275,8 @@ impl Device {
             inner.answers.pop_back();
             inner.answers.push_back(header.reset());
             inner.drop_peer(key, wakes)?;
+        } else {
+            inner.sessions += 1;
         }
         Ok(())
     }
@@ -352,6 +360,7 @@ impl Device {
     pub(super) fn close(self: &Arc<Self>, (key, id): (Key, u64)) {
         let mut wakes = Wakes::default();
         let mut inner = self.lock();
+        inner.sessions -= 1;
         let cid = self.cid;
         let Some(peer) = inner.peers.get(key, id) else { return };
         let both = header::NO_MORE_RECEIVED | header::NO_MORE_SENT;

@@ -34,6 +34,8 @@ pub(super) struct Inner {
     /// What the guest sends by.
     pub(super) tx: Option<Vring>,
     pub(super) peers: Peers,
+    /// Connections that are there, also those of which the guest knows nothing any more.
+    pub(super) sessions: usize,
     /// Answers, in order; before any data.
     pub(super) answers: VecDeque<Header>,
     /// Bytes in `Pending::Copied`.

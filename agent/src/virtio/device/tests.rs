@@ -4,8 +4,10 @@ use std::{
     fs::File,
     io::Write,
     os::fd::OwnedFd,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     task::{Wake, Waker},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::sys::{
@@ -264,4 +266,52 @@ fn a_vmm_whose_events_would_wait_is_not_waited_for() {
     driver.vrings[0].set_call(Some(OwnedFd::from(to_half).into()));
     let state = driver.vrings[0].get_ref();
     assert!(state.get_kick().is_none() && state.get_call().is_none());
+}
+
+#[test]
+fn connections_that_the_guest_has_forgotten_count_until_their_sessions_have_ended() {
+    let mut driver = Driver::new();
+    let mut held = Vec::new();
+    // Every other one is reset: the guest has a connection between these ports.
+    for _ in 0..4 * MOST {
+        driver.send(&Rings::header(Op::Request, 0), &[]);
+        driver.receive().unwrap();
+        held.extend(driver.accepted.try_recv());
+    }
+    assert_eq!(held.len(), MOST);
+    held.clear();
+    while driver.receive().is_some() {}
+    driver.connect();
+}
+
+#[test]
+fn a_thread_that_takes_the_lock_again_and_again_leaves_it_to_the_others() {
+    const TRIES: usize = 100;
+    let driver = Driver::new();
+    let (turns, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let _inner = driver.device.lock();
+                // As long as a turn over many packets.
+                let since = Instant::now();
+                while since.elapsed() < Duration::from_micros(200) {}
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut waited = 0;
+        for _ in 0..TRIES {
+            let before = turns.load(Ordering::Relaxed);
+            // It is at it.
+            while turns.load(Ordering::Relaxed) == before {
+                thread::yield_now();
+            }
+            let before = turns.load(Ordering::Relaxed);
+            drop(driver.device.lock());
+            waited += turns.load(Ordering::Relaxed) - before;
+        }
+        over.store(true, Ordering::Relaxed);
+        // One each, or two.
+        assert!(waited < 3 * TRIES, "{waited} turns of the other while we waited {TRIES} times");
+    });
 }
