@@ -69,7 +69,8 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     let mut guest = tiny(&images, "vhost-user-3", &one, &["write --pattern --length 64M"; 20])?;
     says(&mut guest, "guest-tools: done after")?;
     drop(guest);
-    agent.wait_for("is gone: waiting for the next")?;
+    // The two VMs before it have gone too.
+    agent.wait_for_count("is gone: waiting for the next", 3)?;
     let mut guest = tiny(&images, "vhost-user-4", &one, &["read --verify-pattern --length 1M"])?;
     says(&mut guest, "done after")?;
     guest.wait_for_end(PATIENCE)?;
