@@ -207,10 +207,10 @@ mod tests {
     use super::*;
     use crate::{
         access::{parse_cids, parse_list},
-        disk::NullDisk,
         exports::Single,
         peer::Peer,
     };
+    use disk::NullDisk;
 
     fn guarded(words: &Admission, hooks: &mut Hooks) -> Result<Vec<Arc<dyn Gate>>, String> {
         let stack = Stack::new(Single(Arc::new(NullDisk::new(0))));

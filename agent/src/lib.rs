@@ -7,7 +7,6 @@ pub mod access;
 pub mod admission;
 pub mod cli;
 pub mod command;
-pub mod disk;
 mod doctor;
 pub mod exports;
 pub mod hooks;

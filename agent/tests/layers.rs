@@ -21,7 +21,6 @@ const RANKS: &[(&str, u8)] = &[
     ("tls", 1),
     ("access", 2),
     ("lease", 3),
-    ("disk", 2),
     ("doctor", 3),
     ("exports", 4),
     ("proxy", 5),

@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{Exports, Listed, OpenError, Opening};
-use crate::disk::{
+use disk::{
     Disk, DiskError, FileDisk, Verb,
     file::{FileError, Inode, Options},
 };

@@ -6,11 +6,8 @@ use std::{fmt, io, sync::Arc};
 
 pub use directory::Directory;
 
-use crate::{
-    disk::{Disk, DiskError},
-    peer::Peer,
-    tls::Certificate,
-};
+use crate::{peer::Peer, tls::Certificate};
+use disk::{Disk, DiskError};
 
 /// An export as LIST shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,8 @@
 use std::{io, sync::Arc};
 
 use super::{Entry, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
-    recipe::{BuildError, Key, Params},
-};
+use crate::recipe::{BuildError, Key, Params};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "blocksize-policy",
@@ -188,7 +186,7 @@ impl Disk for Policed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Data, MemoryDisk, testing::run};
+    use disk::{Data, MemoryDisk, testing::run};
 
     const NONE: Policy = Policy {
         minimum: None,

@@ -16,10 +16,10 @@ use std::{
 use self::overlay::{Content, Overlay, State};
 use super::{Entry, absolute, refuse, window};
 use crate::{
-    disk::{Answer, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Turn, Verb},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{BuildError, Key, Params, Stack},
 };
+use disk::{Answer, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Turn, Verb};
 
 pub(super) const NAME: &str = "cow";
 

@@ -3,10 +3,8 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use super::{Entry, each, each_slowly};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Hold, Kind, Op, Turn, Verb},
-    recipe::{BuildError, Key, ParamError, Params},
-};
+use crate::recipe::{BuildError, Key, ParamError, Params};
+use disk::{Answer, Disk, DiskError, Facts, Hold, Kind, Op, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
@@ -173,7 +171,7 @@ impl Disk for Delay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{MemoryDisk, testing::run};
+    use disk::{MemoryDisk, testing::run};
 
     fn times(words: &[(&str, &str)]) -> Result<Times, String> {
         let words: Vec<_> =

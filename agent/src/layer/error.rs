@@ -11,10 +11,8 @@ use std::{
 };
 
 use super::{Entry, absolute, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
-    recipe::{Key, ParamError, Params},
-};
+use crate::recipe::{Key, ParamError, Params};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 const ERROR: &str = "EPERM|EIO|ENOMEM|EINVAL|ENOSPC|ENOTSUP|EOVERFLOW|ESHUTDOWN";
 const RATE: &str = "N%|0..1|N:M";
@@ -211,7 +209,7 @@ impl Disk for ErrorDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Data, MemoryDisk, testing::run};
+    use disk::{Data, MemoryDisk, testing::run};
 
     fn disk(words: &[(&str, &str)]) -> Result<ErrorDisk, String> {
         let words: Vec<_> =

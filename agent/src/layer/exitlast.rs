@@ -67,13 +67,13 @@ impl Drop for Client {
 mod tests {
     use super::*;
     use crate::{
-        disk::MemoryDisk,
         exports::Opening,
         exports::Single,
         hooks::Hooks,
         peer::Peer,
         recipe::{Context, Params, Stack},
     };
+    use disk::MemoryDisk;
 
     #[tokio::test]
     async fn the_last_of_those_that_overlap_ends_it_and_a_probe_does_not() {

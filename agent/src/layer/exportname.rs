@@ -9,10 +9,10 @@ use std::{
 
 use super::Entry;
 use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{Key, ParamError, Params, Stack},
 };
+use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exportname",

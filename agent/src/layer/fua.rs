@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
-    recipe::Key,
-};
+use crate::recipe::Key;
+use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
 
@@ -111,7 +109,7 @@ impl Disk for Fua {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{Recorder, run, try_write};
+    use disk::testing::{Recorder, run, try_write};
 
     /// What the disk below is asked when a client writes with and without FUA, and flushes.
     fn asked(mode: Mode) -> Vec<String> {

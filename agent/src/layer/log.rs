@@ -3,8 +3,8 @@
 //! A line costs the engine a place in a queue; a thread writes. When it falls behind, requests wait
 //! for it, on the blocking pool: no line is lost and no other connection stands still.
 
-mod disk;
 mod line;
+mod logged;
 mod writer;
 
 use std::{
@@ -17,17 +17,17 @@ use std::{
 };
 
 use self::{
-    disk::Logged,
     line::{Line, Type, Value},
+    logged::Logged,
     writer::{Format, Writer},
 };
 use super::{Entry, absolute};
 use crate::{
     access::{Caller, Denied, Gate, NeedsCertificate, Pass},
-    disk::{Disk, Facts},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{BuildError, Key, Stack},
 };
+use disk::{Disk, Facts};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "log",

@@ -36,10 +36,10 @@ use std::{
 };
 
 use crate::{
-    disk::{Disk, DiskError, Kind as DiskKind, Verb},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
 };
+use disk::{Disk, DiskError, Kind as DiskKind, Verb};
 
 /// A layer that is built in.
 #[derive(Debug)]

@@ -9,10 +9,8 @@ use std::sync::{
 };
 
 use super::{Entry, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
-    recipe::{Key, ParamError, Params},
-};
+use crate::recipe::{Key, ParamError, Params};
+use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
 
 const MODES: &[&str] = &["auto", "emulate", "plugin", "disable", "unsafe"];
 
@@ -271,7 +269,7 @@ impl Disk for MultiConn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{Recorder, read, run, write};
+    use disk::testing::{Recorder, read, run, write};
 
     /// Two connections, each to a disk of its own that remembers what it is asked.
     fn two(mode: Mode, track: Track, exports: [&str; 2]) -> [(Arc<Recorder>, MultiConn); 2] {
@@ -319,7 +317,7 @@ mod tests {
     #[test]
     fn a_write_that_is_to_be_durable_flushes_every_connection() {
         let [(first, disk), (second, other)] = two(Mode::Emulate, Track::Off, ["", ""]);
-        crate::disk::testing::try_write(&disk, 0, b"x", true).unwrap();
+        disk::testing::try_write(&disk, 0, b"x", true).unwrap();
         assert_eq!((flushes(&first), flushes(&second)), (1, 1));
         drop(other);
         run(&disk, &mut Op::Flush).unwrap();

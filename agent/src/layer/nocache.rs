@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
-    recipe::Key,
-};
+use crate::recipe::Key;
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 /// Read at once where caching is emulated, bytes.
 const CHUNK: u32 = 1 << 20;
@@ -82,7 +80,7 @@ impl Disk for NoCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{MemoryDisk, testing::run};
+    use disk::{MemoryDisk, testing::run};
 
     #[test]
     fn requests_to_cache_are_refused_ignored_or_read() {

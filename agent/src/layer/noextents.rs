@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use crate::disk::{Answer, Disk, DiskError, Extent, Facts, Op, Turn};
+use disk::{Answer, Disk, DiskError, Extent, Facts, Op, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
@@ -45,7 +45,7 @@ impl Disk for NoExtents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{MemoryDisk, testing::extents};
+    use disk::{MemoryDisk, testing::extents};
 
     #[test]
     fn all_is_data() {

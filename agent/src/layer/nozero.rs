@@ -5,10 +5,8 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{Entry, each, refuse};
-use crate::{
-    disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
-    recipe::{BuildError, Key, Params},
-};
+use crate::recipe::{BuildError, Key, Params};
+use disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 /// Written at once where zeroes are emulated.
 static ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
@@ -164,7 +162,7 @@ impl Disk for NoZero {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{Recorder, run};
+    use disk::testing::{Recorder, run};
 
     /// What the disk below is asked for a zero of 300 KiB that may trim.
     fn asked(zero: Zero, fast_mode: Fast, fast: bool) -> Result<Vec<String>, Kind> {

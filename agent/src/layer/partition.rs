@@ -8,10 +8,8 @@ use std::{ops::Range, sync::Arc};
 use thiserror::Error;
 
 use super::{Entry, each_slowly, refuse, window};
-use crate::{
-    disk::{Disk, DiskError},
-    recipe::{BuildError, Key, Params},
-};
+use crate::recipe::{BuildError, Key, Params};
+use disk::{Disk, DiskError};
 
 /// The highest number that a partition can have: a GPT has 128 by custom.
 const HIGHEST: u32 = 128;

@@ -8,10 +8,8 @@ use tokio::sync::Notify;
 
 use self::control::Socket;
 use super::{Entry, absolute, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb},
-    recipe::{BuildError, Key},
-};
+use crate::recipe::{BuildError, Key};
+use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "pause",
@@ -147,7 +145,7 @@ mod tests {
     use std::{task, thread};
 
     use super::*;
-    use crate::disk::{MemoryDisk, testing};
+    use disk::{MemoryDisk, testing};
 
     fn is_ready(future: impl Future) -> bool {
         let waker = task::Waker::noop();

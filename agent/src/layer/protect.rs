@@ -4,11 +4,8 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{Entry, each, window};
-use crate::{
-    disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn},
-    recipe::Key,
-    units::parse_number,
-};
+use crate::{recipe::Key, units::parse_number};
+use disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn};
 
 /// Compared at once, bytes.
 const CHUNK: u64 = 1 << 20;
@@ -163,7 +160,7 @@ impl Disk for Protect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{
+    use disk::{
         MemoryDisk,
         testing::{bytes_of, read, run, try_write, write, zero},
     };

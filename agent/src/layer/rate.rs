@@ -11,10 +11,8 @@ use tokio::sync::Mutex;
 
 use self::bucket::{Bucket, Source};
 use super::{Entry, absolute, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb},
-    recipe::{Key, ParamError, Params},
-};
+use crate::recipe::{Key, ParamError, Params};
+use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "rate",

@@ -3,10 +3,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{Entry, absolute, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb},
-    recipe::Key,
-};
+use crate::recipe::Key;
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "readonly",
@@ -64,7 +62,7 @@ impl Disk for Readonly {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{Data, MemoryDisk, testing::run};
+    use disk::{Data, MemoryDisk, testing::run};
 
     #[test]
     fn writes_trims_and_zeroes_are_denied() {

@@ -16,10 +16,8 @@ use thiserror::Error;
 
 use self::{count::Counts, report::report};
 use super::{Entry, absolute, each};
-use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Op, Turn},
-    recipe::{BuildError, Key, Params},
-};
+use crate::recipe::{BuildError, Key, Params};
+use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "stats",
@@ -139,7 +137,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::disk::{FullDisk, MemoryDisk, testing};
+    use disk::{FullDisk, MemoryDisk, testing};
 
     fn stats(words: &[(&str, &str)]) -> Result<Stats, String> {
         let words: Vec<_> =

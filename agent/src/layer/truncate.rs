@@ -5,10 +5,8 @@
 use std::sync::Arc;
 
 use super::{Entry, each, refuse};
-use crate::{
-    disk::{Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn, Verb},
-    recipe::{BuildError, Key, Params},
-};
+use crate::recipe::{BuildError, Key, Params};
+use disk::{Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "truncate",
@@ -174,7 +172,7 @@ impl Disk for Truncate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{
+    use disk::{
         MemoryDisk,
         testing::{bytes_of, extents, read, run, trim, try_write, write, zero},
     };

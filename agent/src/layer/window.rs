@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::disk::{Answer, Disk, DiskError, Facts, Op, Piece, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Piece, Turn};
 
 /// `len` bytes of `below` from `start` on.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{
+    use disk::{
         Data, Extent, MemoryDisk, Pages,
         testing::{bytes_of, extents, read, run, trim, write, zero},
     };

@@ -13,10 +13,8 @@ use thiserror::Error;
 
 use self::content::{Content, Stretch};
 use super::{Entry, single};
-use crate::{
-    disk::{Answer, Data, Disk, DiskError, MemoryDisk, Op},
-    recipe::{BuildError, Key, Params, Stack},
-};
+use crate::recipe::{BuildError, Key, Params, Stack};
+use disk::{Answer, Data, Disk, DiskError, MemoryDisk, Op};
 
 /// Bytes that are put into memory, at most: `1*1000000000000` would be more than there is.
 const MOST: u64 = 4 << 30;

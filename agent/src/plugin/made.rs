@@ -9,10 +9,10 @@ use std::{
 };
 
 use crate::{
-    disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Turn, Verb},
     exports::OpenError,
     recipe::{BuildError, Key, Params},
 };
+use disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Turn, Verb};
 
 pub(super) const TYPE: Key =
     Key::once("type", "FS", "The filesystem, as mkfs(8) -t [default: ext4]");

@@ -16,14 +16,13 @@ use std::{
 };
 
 use crate::{
-    disk::{
-        Disk, FileDisk, FullDisk, MemoryDisk, NullDisk, OnesDisk, PatternDisk, RandomDisk,
-        SplitDisk,
-        file::{Advice, Cache, Options},
-    },
     exports::{Directory, Single},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
     units::parse_number,
+};
+use disk::{
+    Disk, FileDisk, FullDisk, MemoryDisk, NullDisk, OnesDisk, PatternDisk, RandomDisk, SplitDisk,
+    file::{Advice, Cache, Options},
 };
 
 /// A plugin that is built in.

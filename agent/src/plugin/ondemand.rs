@@ -24,11 +24,11 @@ use super::{
     made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed, refused},
 };
 use crate::{
-    disk::{Disk, FileDisk, Kind, file::Options},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{BuildError, Key, Params, Stack},
     sys,
 };
+use disk::{Disk, FileDisk, Kind, file::Options};
 
 /// What the export that has no name is called in the directory.
 const DEFAULT: &str = "default";

@@ -11,11 +11,11 @@ use super::{
     made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, TYPE, VARIABLE, failed},
 };
 use crate::{
-    disk::{Disk, FileDisk, file::Options},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::Stack,
     sys,
 };
+use disk::{Disk, FileDisk, file::Options};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "tmpdisk",

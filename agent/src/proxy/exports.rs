@@ -13,10 +13,8 @@ use super::{
     link::Link,
     seat::Seat,
 };
-use crate::{
-    disk::{Disk, DiskError, Kind, Verb},
-    exports::{Exports, Listed, OpenError, Opening},
-};
+use crate::exports::{Exports, Listed, OpenError, Opening};
+use disk::{Disk, DiskError, Kind, Verb};
 
 /// The exports of a far server.
 #[derive(Debug)]

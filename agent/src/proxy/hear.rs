@@ -12,7 +12,7 @@ use nbd::{
     wire::ExtentFlags,
 };
 
-use crate::disk::Extent;
+use disk::Extent;
 
 /// Received at once, bytes.
 const RECEIVE: usize = 256 * 1024;

@@ -22,7 +22,7 @@ use super::{
     ledger::Account,
     pieces::{cut, pieces, put_pieces, take_front},
 };
-use crate::disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 /// A connection in transmission, as a disk. Ends when it is dropped.
 #[derive(Debug)]

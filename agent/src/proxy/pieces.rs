@@ -1,7 +1,7 @@
 //! Ranges and buffers in parts: what one request of a client is to the far server, and back.
 
 use super::hear::Got;
-use crate::disk::{Answer, Extent, Piece, Slice};
+use disk::{Answer, Extent, Piece, Slice};
 
 /// A range in pieces of `most` bytes.
 pub(super) fn pieces(at: u64, len: u64, most: u64) -> impl Iterator<Item = (u64, u64)> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{ledger::Others, link::Link};
-use crate::disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 #[derive(Debug)]
 pub(super) struct Seat {

@@ -9,7 +9,8 @@ use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 use thiserror::Error;
 
 pub use self::params::{Key, ParamError, Params, Word};
-use crate::{access::Gate, disk::file::FileError, exports::Exports, hooks::Hooks};
+use crate::{access::Gate, exports::Exports, hooks::Hooks};
+use disk::file::FileError;
 
 /// What is served so far: a plugin makes the first, each layer makes one from another.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use nbd::{transmit::Checked, wire::Request};
 use tokio::task::JoinSet;
 
 use super::{succession::Member, transmit::op};
-use crate::disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb};
+use disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb};
 
 /// A request that came back.
 #[derive(Debug)]

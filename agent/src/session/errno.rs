@@ -2,7 +2,7 @@
 
 use nbd::wire::Errno;
 
-use crate::disk::{DiskError, Kind};
+use disk::{DiskError, Kind};
 
 /// The number for the reply ("Error values").
 pub(super) fn errno(error: &DiskError) -> Errno {

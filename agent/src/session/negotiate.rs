@@ -21,10 +21,10 @@ use super::{
     End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream, succession::Member,
 };
 use crate::{
-    disk::{Disk, Facts, Identity},
     exports::{Exports, Listed, OpenError, Opening},
     tls::Policy,
 };
+use disk::{Disk, Facts, Identity};
 
 /// Holds the longest option that is taken (8 KiB) and its header.
 const BUFFER: usize = 12 * 1024;

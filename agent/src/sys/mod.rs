@@ -3,12 +3,8 @@
 
 #[allow(unsafe_code, reason = "nix has no io_submit with an eventfd of another process")]
 pub(crate) mod aio;
-#[allow(unsafe_code, reason = "anonymous memory maps, and giving parts of them back")]
-pub(crate) mod blocks;
 #[allow(unsafe_code, reason = "nix has no preadv2 with flags, and descriptors by number")]
 pub(crate) mod eventfd;
-#[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
-pub(crate) mod file;
 #[allow(unsafe_code, reason = "fork")]
 pub(crate) mod fork;
 #[allow(unsafe_code, reason = "descriptors by number, and the environment")]

@@ -7,7 +7,7 @@ use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::{
+use disk::{
     file::Cache,
     testing::{bytes_of, read, write},
 };

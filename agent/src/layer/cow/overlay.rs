@@ -19,7 +19,7 @@ use nix::{
     unistd::mkstemp,
 };
 
-use crate::disk::{DiskError, Identity, Verb};
+use disk::{DiskError, Identity, Verb};
 
 /// Locks of blocks. Neighbours have different ones.
 const LOCKS: usize = 64;

@@ -3,7 +3,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::{
+use disk::{
     Data, MemoryDisk,
     testing::{bytes_of, extents, read, run, trim, write, zero},
 };

@@ -2,12 +2,12 @@ use std::fs;
 
 use super::*;
 use crate::{
-    disk::{MemoryDisk, testing},
     exports::Single,
     hooks::Hooks,
     peer::Peer,
     recipe::{Context, Params},
 };
+use disk::{MemoryDisk, testing};
 
 /// The lines, without their times, of a client that does a few things.
 fn log(more: &[(&str, &str)]) -> Vec<String> {
@@ -27,8 +27,8 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
     let disk = stack.exports.open("a b", &Opening::any()).unwrap();
     testing::write(&*disk, 4096, &[1; 4096]);
     testing::zero(&*disk, 0, 512, true);
-    testing::run(&*disk, &mut crate::disk::Op::Extents { at: 0, len: 65536, one: false }).unwrap();
-    testing::run(&*disk, &mut crate::disk::Op::Flush).unwrap();
+    testing::run(&*disk, &mut disk::Op::Extents { at: 0, len: 65536, one: false }).unwrap();
+    testing::run(&*disk, &mut disk::Op::Flush).unwrap();
     drop(disk);
     hooks.exit();
     let text = fs::read_to_string(path).unwrap();

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::{MemoryDisk, testing::write};
+use disk::{MemoryDisk, testing::write};
 
 const SECTORS: u64 = 20_000;
 

@@ -3,7 +3,7 @@ use std::fs;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::*;
-use crate::disk::MemoryDisk;
+use disk::MemoryDisk;
 
 fn limits(words: &[(&str, &str)]) -> Result<Limits, String> {
     let words: Vec<_> =

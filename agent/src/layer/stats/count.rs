@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::disk::Verb;
+use disk::Verb;
 
 /// In the order in which they are told.
 pub(super) const VERBS: [(Verb, &str); 7] = [

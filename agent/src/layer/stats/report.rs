@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, fmt::Write, time::Duration};
 
 use super::count::{ANY, Count, Counts, Sized, VERBS};
-use crate::disk::Verb;
+use disk::Verb;
 
 /// `threshold`: percent of the requests whose sizes are told.
 pub(super) fn report(counts: &Counts, elapsed: Duration, threshold: u8) -> String {

@@ -13,13 +13,13 @@ use nbd::negotiate::{Offers, Tls};
 use tokio::sync::watch;
 
 use crate::{
-    disk::NullDisk,
     exports::Single,
     lease::Leases,
     peer::Peer,
     session::{self, End, Life, Rules},
     tls,
 };
+use disk::NullDisk;
 
 fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
     Arc::new(Rules {

@@ -21,12 +21,12 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    disk::{Answer, Disk, DiskError, Facts, Identity, Op, Turn},
     exports::Single,
     peer::Peer,
     session::{self, End, Life, Rules},
     tls,
 };
+use disk::{Answer, Disk, DiskError, Facts, Identity, Op, Turn};
 
 fn instead(generation: u64) -> Instead {
     Instead { token: 7, generation }

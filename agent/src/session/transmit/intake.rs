@@ -18,7 +18,7 @@ use super::{
     super::{End, pool, protocol},
     Transmission, reply,
 };
-use crate::disk::{Data, Op, Pages, Slice, Turn};
+use disk::{Data, Op, Pages, Slice, Turn};
 
 /// Payload up to which a write waits in the receive buffer until it is whole, in bytes.
 const IN_PLACE: usize = 16 * 1024;

@@ -18,10 +18,8 @@ use tokio::sync::watch;
 use self::intake::{Intake, Want};
 pub(super) use self::reply::op;
 use super::{End, Life, Traffic, blocking::Blocking, pool, spin::Spin, stream::Stream};
-use crate::{
-    disk::{Answer, Disk, Slice},
-    sys::socket::MAX_RUNS,
-};
+use crate::sys::socket::MAX_RUNS;
+use disk::{Answer, Disk, Slice};
 
 /// Answered bytes after which a turn sends, and other connections of the thread get theirs.
 const TURN: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use nbd::{
 };
 
 use super::super::{Traffic, blocking::Finished, errno::errno};
-use crate::disk::{Answer, Data, DiskError, Op, Piece, Slice};
+use disk::{Answer, Data, DiskError, Op, Piece, Slice};
 
 /// The request in the disk's words.
 pub(in crate::session) fn op(checked: Checked, data: Data<'_>) -> Op<'_> {

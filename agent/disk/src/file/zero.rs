@@ -7,7 +7,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::{Ability, FileDisk, extents::signed};
 use crate::{
-    disk::ranges::{cuts, length, whole},
+    ranges::{cuts, length, whole},
     sys::file as sys,
 };
 

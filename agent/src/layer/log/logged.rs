@@ -10,7 +10,7 @@ use super::{
     line::{Line, Type, Value},
     writer::Writer,
 };
-use crate::disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
 
 /// What is known of a request without its parameters.
 type Asked = (Verb, (u64, u64));

@@ -131,7 +131,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{
+    use crate::{
         MemoryDisk,
         testing::{bytes_of, extents, read, run, trim, write, zero},
     };

@@ -1,6 +1,6 @@
 //! Memory for pages: blocks of one size out of slabs that the kernel can back with huge pages.
 //!
-//! `disk::page` takes blocks here and drops them. The general allocator will not do: it aborts when
+//! `page` takes blocks here and drops them. The general allocator will not do: it aborts when
 //! there is no memory, and what is freed amid other things it never gives back to the kernel. Here
 //! freed blocks go back soon, whatever stands beside them; only addresses are kept.
 

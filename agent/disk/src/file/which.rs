@@ -12,7 +12,7 @@ use std::{
 
 use nix::{libc, sys::statvfs::fstatvfs};
 
-use crate::disk::Identity;
+use crate::Identity;
 
 /// A file: its filesystem, its inode, and when that was made, so that a file which replaces another is
 /// another disk. A block device: the name that it has of itself; without one it is this device only

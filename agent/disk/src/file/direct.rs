@@ -14,10 +14,8 @@ use std::{
 
 use super::{Ability, read_buffered, read_exactly, write_buffered};
 use crate::{
-    disk::{
-        Answer,
-        ranges::{cuts, length, whole},
-    },
+    Answer,
+    ranges::{cuts, length, whole},
     sys::file::Until,
 };
 

@@ -113,7 +113,7 @@ impl Disk for RandomDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{bytes_of, read, try_write};
+    use crate::testing::{bytes_of, read, try_write};
 
     #[test]
     fn the_bytes_are_nbdkits() {

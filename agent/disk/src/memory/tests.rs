@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{chunk::CHUNK_PAGES, *};
-use crate::disk::{
+use crate::{
     testing::{bytes_of, extents, read, trim, write, zero},
     zeroes::is_zero,
 };

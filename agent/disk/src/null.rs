@@ -42,7 +42,7 @@ impl Disk for NullDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{bytes_of, extents, read, run, trim, write, zero};
+    use crate::testing::{bytes_of, extents, read, run, trim, write, zero};
 
     #[test]
     fn whatever_is_written_reads_as_a_hole() {

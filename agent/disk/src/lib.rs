@@ -14,8 +14,9 @@ mod pattern;
 mod random;
 mod ranges;
 mod split;
-#[cfg(test)]
-pub(crate) mod testing;
+mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod zeroes;
 
 use std::{fmt, pin::Pin};
@@ -34,7 +35,6 @@ pub use split::SplitDisk;
 
 /// What stays true of a disk while it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Facts {
     /// Bytes; at most 2^63 - 1.
     pub size: u64,

@@ -72,7 +72,7 @@ impl Disk for PatternDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{bytes_of, read, try_write};
+    use crate::testing::{bytes_of, read, try_write};
 
     #[test]
     fn every_eight_bytes_are_their_offset() {

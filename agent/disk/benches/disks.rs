@@ -1,4 +1,4 @@
-//! What a request costs a disk, without the network: `cargo bench -p agent --bench disks`.
+//! What a request costs a disk, without the network: `cargo bench -p disk --bench disks`.
 //!
 //! Prints nanoseconds a request, and what memory comes back when a memory disk is trimmed.
 
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::disk::{Answer, Data, Disk, FileDisk, MemoryDisk, Op, Pages, Turn, file::Options};
+use disk::{Answer, Data, Disk, FileDisk, MemoryDisk, Op, Pages, Turn, file::Options};
 use nix::time::{ClockId, clock_gettime};
 
 const GIB: u64 = 1 << 30;

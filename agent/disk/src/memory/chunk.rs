@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use crate::disk::{PAGE, Page, zeroes::is_zero};
+use crate::{PAGE, Page, zeroes::is_zero};
 
 /// Pages that are kept, and locked, together.
 pub(super) const CHUNK_PAGES: usize = 128;

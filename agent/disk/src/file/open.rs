@@ -19,7 +19,7 @@ use nix::{
 use thiserror::Error;
 
 use super::{Abilities, Direct, FileDisk, which};
-use crate::{disk::Facts, sys::file as sys};
+use crate::{Facts, sys::file as sys};
 
 /// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
 const BLOCK: u32 = 4096;
@@ -105,11 +105,7 @@ impl FileDisk {
     }
 
     /// As `open`, with an opener of one's own; `path` is for messages.
-    pub(crate) fn open_by(
-        path: &Path,
-        options: Options,
-        opener: &Opener<'_>,
-    ) -> Result<Self, FileError> {
+    pub fn open_by(path: &Path, options: Options, opener: &Opener<'_>) -> Result<Self, FileError> {
         let failed = |errno: Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
         let unseen = |source| FileError::Look { path: path.to_owned(), source };
 
@@ -196,7 +192,7 @@ impl FileDisk {
     }
 
     /// Makes this disk and `other`, which is on the same file, heed each other's writes.
-    pub(crate) fn share_edges(&mut self, other: &Self) {
+    pub fn share_edges(&mut self, other: &Self) {
         if let (Some(mine), Some(theirs)) = (&mut self.direct, &other.direct) {
             mine.edges = Arc::clone(&theirs.edges);
         }

@@ -11,7 +11,7 @@ use nix::{
 };
 
 use super::FileDisk;
-use crate::disk::{Answer, Extent};
+use crate::{Answer, Extent};
 
 /// Extents in an answer.
 const EXTENTS: usize = 8192;

@@ -56,7 +56,7 @@ impl Disk for OnesDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{bytes_of, read, write};
+    use crate::testing::{bytes_of, read, write};
 
     #[test]
     fn whatever_is_written_reads_as_the_byte() {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::{Answer, Data, Disk, DiskError, Extent, Facts, Op, Piece, Turn, Verb};
 
 /// As the engine does it: attempt, and perform if that came to nothing.
-pub(crate) fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
+pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     let mut answer = Answer::default();
     if disk.attempt(op, &mut answer)? == Turn::Later {
         assert!(answer.pieces.is_empty() && answer.extents.is_empty(), "Later left an answer");
@@ -15,18 +15,18 @@ pub(crate) fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError>
 }
 
 /// What a read gives, checked to cover its range.
-pub(crate) fn try_read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<Piece>, DiskError> {
+pub fn try_read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<Piece>, DiskError> {
     let pieces = run(disk, &mut Op::Read { at, len })?.pieces;
     assert_eq!(pieces.iter().map(Piece::len).sum::<u64>(), u64::from(len));
     assert!(pieces.iter().all(|piece| !piece.is_empty()));
     Ok(pieces)
 }
 
-pub(crate) fn read(disk: &dyn Disk, at: u64, len: u32) -> Vec<Piece> {
+pub fn read(disk: &dyn Disk, at: u64, len: u32) -> Vec<Piece> {
     try_read(disk, at, len).unwrap()
 }
 
-pub(crate) fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
+pub fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for piece in pieces {
         match piece {
@@ -37,24 +37,24 @@ pub(crate) fn bytes_of(pieces: &[Piece]) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn try_write(disk: &dyn Disk, at: u64, data: &[u8], fua: bool) -> Result<(), DiskError> {
+pub fn try_write(disk: &dyn Disk, at: u64, data: &[u8], fua: bool) -> Result<(), DiskError> {
     run(disk, &mut Op::Write { at, data: Data::Bytes(data), fua }).map(drop)
 }
 
-pub(crate) fn write(disk: &dyn Disk, at: u64, data: &[u8]) {
+pub fn write(disk: &dyn Disk, at: u64, data: &[u8]) {
     try_write(disk, at, data, false).unwrap();
 }
 
-pub(crate) fn trim(disk: &dyn Disk, at: u64, len: u64) {
+pub fn trim(disk: &dyn Disk, at: u64, len: u64) {
     run(disk, &mut Op::Trim { at, len, fua: false }).unwrap();
 }
 
-pub(crate) fn zero(disk: &dyn Disk, at: u64, len: u64, may_trim: bool) {
+pub fn zero(disk: &dyn Disk, at: u64, len: u64, may_trim: bool) {
     run(disk, &mut Op::Zero { at, len, fua: false, may_trim, fast: false }).unwrap();
 }
 
 /// The extents of a range, checked to be in it and to be whole.
-pub(crate) fn extents(disk: &dyn Disk, at: u64, len: u64, one: bool) -> Vec<Extent> {
+pub fn extents(disk: &dyn Disk, at: u64, len: u64, one: bool) -> Vec<Extent> {
     let extents = run(disk, &mut Op::Extents { at, len, one }).unwrap().extents;
     assert!(!extents.is_empty() && extents.iter().all(|extent| extent.len > 0));
     assert!(extents.iter().map(|extent| extent.len).sum::<u64>() <= len);
@@ -64,11 +64,11 @@ pub(crate) fn extents(disk: &dyn Disk, at: u64, len: u64, one: bool) -> Vec<Exte
 
 /// A disk of 1 MiB that does nothing and remembers what it was asked.
 #[derive(Debug, Default)]
-pub(crate) struct Recorder(Mutex<Vec<String>>);
+pub struct Recorder(Mutex<Vec<String>>);
 
 impl Recorder {
     /// What it was asked since the last time, in order.
-    pub(crate) fn take(&self) -> Vec<String> {
+    pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }

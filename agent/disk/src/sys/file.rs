@@ -1,7 +1,7 @@
 //! The file calls that std and nix lack: reads into memory that is not initialised, reads that do
 //! not wait, writes that are durable when they return, and what block devices tell.
 //!
-//! `disk::file` calls it. Each function is one system call; none retries.
+//! `file` calls it. Each function is one system call; none retries.
 
 use std::{
     fs::File,

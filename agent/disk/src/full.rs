@@ -44,7 +44,7 @@ impl Disk for FullDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::testing::{bytes_of, extents, read, run, try_write};
+    use crate::testing::{bytes_of, extents, read, run, try_write};
 
     #[test]
     fn reads_are_zeroes_and_changes_find_no_space() {

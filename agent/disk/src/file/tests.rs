@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::{
+use crate::{
     Data, Extent, Pages, Piece,
     testing::{bytes_of, extents, read, run, trim, try_read, try_write, write, zero},
 };

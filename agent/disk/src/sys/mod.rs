@@ -1,0 +1,7 @@
+//! The system calls of disks. The only modules of this crate with `unsafe`, and only where no safe
+//! wrapper exists; each block says why it is sound.
+
+#[allow(unsafe_code, reason = "anonymous memory maps, and giving parts of them back")]
+pub(crate) mod blocks;
+#[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
+pub(crate) mod file;
