@@ -1,19 +1,23 @@
 //! XML in a text, and its limits: what comes in is a stranger's. The text is read for where things are;
 //! `domain` asks.
 
+mod crowd;
+
 use std::fmt;
 
 use roxmltree::{Document, Node, ParsingOptions};
 use thiserror::Error;
 
+use self::crowd::{ATTRIBUTES, NAMESPACES};
+
 /// Longest text, in bytes. libvirt's own domains are some thousand.
 pub(crate) const LONGEST: usize = 4 << 20;
 /// Most elements and texts.
 const NODES: u32 = 200_000;
-/// Most attributes of one element, and most namespaces of a text: each is compared with each.
-const ATTRIBUTES: usize = 256;
 /// What a UTF-8 text may begin with.
 const BOM: &str = "\u{feff}";
+/// Names of encodings whose texts are UTF-8, as libxml2 knows them.
+const READ: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
 /// XML's blanks.
 pub(crate) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
@@ -59,8 +63,14 @@ pub enum XmlError {
     #[error("{0}: more than {ATTRIBUTES} attributes in one element")]
     Attributes(Place),
     /// As above.
-    #[error("{0}: more than {ATTRIBUTES} namespaces")]
+    #[error("{0}: more than {NAMESPACES} namespaces, or too many declarations of them")]
     Namespaces(Place),
+    /// As above.
+    #[error("{0}: a namespace's name is longer than {NAMESPACES} bytes")]
+    NamespaceName(Place),
+    /// `xmlns:PREFIX=''`.
+    #[error("{0}: the prefix {1:?} is bound to no namespace; take its declaration out")]
+    Unbound(Place, String),
     /// As above.
     #[error("more than {NODES} elements and texts")]
     Nodes,
@@ -91,12 +101,11 @@ pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
         return Err(XmlError::TooLong(text.len()));
     }
     if let Some(declared) = declared_encoding(text)
-        && !declared.eq_ignore_ascii_case("utf-8")
-        && !declared.eq_ignore_ascii_case("us-ascii")
+        && !READ.iter().any(|name| declared.eq_ignore_ascii_case(name))
     {
         return Err(XmlError::Encoding(declared.to_owned()));
     }
-    not_crowded(text)?;
+    crowd::check(text)?;
     // Entities come from document types only: without these there are none.
     let options =
         ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..ParsingOptions::default() };
@@ -108,27 +117,6 @@ pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
         | roxmltree::Error::UnexpectedEndOfStream => XmlError::Ends(Place::of(text, text.len())),
         error => XmlError::Malformed(error),
     })
-}
-
-/// The parser takes any number of attributes and namespaces, in a time that grows with its square. So
-/// they are counted before it sees them, by what looks like one, also in a comment: no `<` stands in an
-/// attribute, and each has a quotation mark behind its `=`.
-fn not_crowded(text: &str) -> Result<(), XmlError> {
-    if let Some((at, _)) = text.match_indices("xmlns").nth(ATTRIBUTES) {
-        return Err(XmlError::Namespaces(Place::of(text, at)));
-    }
-    // Behind the `<`.
-    let mut at: usize = 0;
-    for tag in text.split_inclusive('<') {
-        let values = tag
-            .match_indices('=')
-            .filter(|(at, _)| tag[at + 1..].trim_start_matches(BLANKS).starts_with(['"', '\'']));
-        if values.count() > ATTRIBUTES {
-            return Err(XmlError::Attributes(Place::of(text, at.saturating_sub(1))));
-        }
-        at += tag.len();
-    }
-    Ok(())
 }
 
 /// What stands in `<?xml ... encoding="..."?>`.
@@ -153,10 +141,10 @@ fn prolog_end(text: &str) -> usize {
     }
 }
 
-/// An element of libvirt's own, which are in no namespace.
+/// An element of libvirt's own, which are in no namespace: `xmlns=''` takes an element out of every one.
 pub(crate) fn named(node: Node<'_, '_>, name: &str) -> bool {
     let tag = node.tag_name();
-    node.is_element() && tag.namespace().is_none() && tag.name() == name
+    node.is_element() && tag.namespace().is_none_or(str::is_empty) && tag.name() == name
 }
 
 /// Where a node begins.

@@ -87,6 +87,43 @@ fn what_is_edited_is_valid_and_libvirt_keeps_it() {
     assert!(kept.contains("<cid auto='no' address='7'/>"), "{kept}");
 }
 
+/// What was refused or given a second device, and libvirt takes it.
+#[test]
+fn odd_and_harmless_domains_are_edited_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let domain = domain().replace(" id='1'", "").replace("<name>test</name>", "<name>other</name>");
+    let domain: Vec<_> = domain.lines().filter(|line| !line.contains("<uuid>")).collect();
+    let domain = domain.join("\n");
+    let described = |inside: &str| {
+        domain.replacen(
+            "  <memory",
+            &format!("  <description>{inside}</description>\n  <memory"),
+            1,
+        )
+    };
+    let values = " a=\"x\"".repeat(300);
+    for (before, shown) in [
+        (domain.replacen("<devices>", "<devices xmlns=''>", 1), "an empty namespace"),
+        (domain.replacen("<domain ", "<domain xmlns='' ", 1), "an empty namespace at the root"),
+        (described(&values), "300 values in a text"),
+        (described(&format!("<![CDATA[<{values}]]>")), "300 values in a section"),
+        (
+            domain.replacen("<devices>", &format!("<!--{}--><devices>", " xmlns".repeat(300)), 1),
+            "300 declarations in a comment",
+        ),
+        (format!("<?xml version='1.0' encoding='UTF8'?>\n{domain}"), "encoding='UTF8'"),
+    ] {
+        let words = ["libvirt", "edit", "-", "--cid", "7"];
+        let edited = prints(BINARY, &words, &before);
+        assert_eq!(prints(BINARY, &words, &edited), edited, "{shown}");
+        let path = dir.path().join("domain.xml");
+        fs::write(&path, edited).unwrap();
+        let script = format!("define {}; dumpxml other", path.display());
+        let kept = prints(VIRSH, &["--quiet", "--connect", "test:///default", &script], "");
+        assert_eq!(kept.matches("<vsock").count(), 1, "{shown}: {kept}");
+    }
+}
+
 #[test]
 fn the_element_is_printed_and_auto_is_warned_of() {
     let element = "<vsock model='virtio'><cid auto='no' address='42'/></vsock>\n";

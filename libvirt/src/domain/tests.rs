@@ -66,6 +66,28 @@ fn the_device_goes_behind_the_others_and_all_else_stays() {
     }
 }
 
+/// `xmlns=''` says that there is no namespace, as nothing does.
+#[test]
+fn an_empty_namespace_is_none() {
+    let plain = "<domain><devices><vsock><cid auto='no' address='7'/></vsock></devices></domain>";
+    for element in ["domain", "devices", "vsock", "cid"] {
+        for declaration in [" xmlns=''", " xmlns=\"\""] {
+            let name = format!("<{element}");
+            let domain = plain.replacen(&name, &format!("{name}{declaration}"), 1);
+            assert_eq!(added(&domain, fixed(7)), domain);
+            assert_eq!(cid(&domain), Some(7), "{domain}");
+            let changed = edit(&domain, fixed(9), Existing::Change).unwrap();
+            assert_eq!((cid(&changed), changed.matches("<vsock").count()), (Some(9), 1));
+        }
+    }
+    // Where a namespace is in scope, none is what an empty one makes of it.
+    let inside = "<domain xmlns='u'><devices xmlns=''/></domain>";
+    assert!(edit(inside, fixed(7), Existing::Keep).is_err());
+    let foreign = "<domain><devices><vsock xmlns='u'/></devices></domain>";
+    let expected = foreign.replace("</devices>", &format!("{}</devices>", fixed(7)));
+    assert_eq!(added(foreign, fixed(7)), expected);
+}
+
 #[test]
 fn another_device_is_changed_only_when_that_is_asked() {
     let domain = "<domain>\n<devices>\n<vsock model='virtio-transitional'>\n<cid auto='no' address='3'/>\n\

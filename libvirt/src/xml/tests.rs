@@ -26,7 +26,13 @@ fn what_is_not_read_is_refused_with_its_place() {
     ] {
         assert_eq!(refused(text), expected, "{text}");
     }
-    assert!(parse("<?xml version='1.0' encoding='utf-8'?><a/>").is_ok());
+    for encoding in ["utf-8", "UTF8", "US-ASCII", "ascii"] {
+        let text = format!("<?xml version='1.0' encoding='{encoding}'?><a/>");
+        assert!(parse(&text).is_ok(), "{text}");
+    }
+    let unbound =
+        "line 1, column 4: the prefix \"b\" is bound to no namespace; take its declaration out";
+    assert_eq!(refused("<a><b:a xmlns:b=''/></a>"), unbound);
     assert!(parse("<?xml version='1.0'?><!-- encoding='UTF-16' --><a/>").is_ok());
 }
 
@@ -35,6 +41,27 @@ fn bytes_that_are_not_utf_8_are_told_by_their_place() {
     let error = text(b"<a>\n\xc3\xa9\xe9</a>".to_vec()).unwrap_err();
     assert!(error.to_string().starts_with("line 2, column 2: not UTF-8"), "{error}");
     assert_eq!(text(b"<a/>".to_vec()).unwrap(), "<a/>");
+}
+
+/// What looks like an attribute or a declaration where none can be is not counted.
+#[test]
+fn text_comments_cdata_and_instructions_are_not_counted() {
+    for inside in [" a=\"x\"".repeat(300), " xmlns=\"u\"".repeat(300)] {
+        for (open, close) in [
+            ("", ""),
+            ("<!-- <b", "> -->"),
+            ("<![CDATA[ <b", "> ]]>"),
+            ("<?b", "?>"),
+            ("<b c='>", "'/>"),
+            ("<b c='>' ></b >", ""),
+        ] {
+            let text = format!("<a>{open}{inside}{close}</a>");
+            parse(&text).unwrap_or_else(|error| panic!("{open} {close}: {error}"));
+        }
+    }
+    // The same namespace again and again is one.
+    let text = format!("<a>{}</a>", "<b xmlns='u'/>".repeat(10_000));
+    assert!(parse(&text).is_ok());
 }
 
 /// Each took the parser minutes without the limits.
@@ -58,7 +85,50 @@ fn hostile_texts_are_refused_before_they_cost_time() {
             format!("<a>{}", numbered(60_000, &|n| format!("<a xmlns:b{n}='u{n}'>"))),
             "more than 256 namespaces",
         ),
+        // A prefix in scope is compared with each, at each further declaration.
+        (
+            format!(
+                "<a {}>{}",
+                numbered(256, &|n| format!(" xmlns:b{n}='u{n}'")),
+                "<c xmlns='u'/>".repeat(190_000)
+            ),
+            "more than 256 namespaces, or",
+        ),
+        // Names are compared whole.
+        (
+            format!("<a xmlns:b='{}'>", "u".repeat(1 << 20)),
+            "line 1, column 1: a namespace's name is longer",
+        ),
+        // An end of a comment, a section or a value in a place where it is none.
+        (
+            format!("<a><!-- --><b {}/></a>", numbered(300, &|n| format!(" a{n}='>'"))),
+            "line 1, column 12: more than 256 attributes",
+        ),
+        (
+            format!("<a><!--><b {}/>--><c {0}/></a>", numbered(300, &|n| format!(" a{n}=''"))),
+            "more than 256 attributes",
+        ),
+        (
+            format!("<a><![CDATA[<b ]]><c {}/></a>", numbered(300, &|n| format!(" a{n}=''"))),
+            "line 1, column 19: more than 256 attributes",
+        ),
         // Just what is allowed, as often as it goes in.
+        (
+            format!(
+                "<a {}>{}",
+                numbered(15, &|n| format!(" xmlns:b{n}='{}'", "u".repeat(255 - n))),
+                format!("<b {}/>", numbered(256, &|n| format!(" b1:a{n}=''"))).repeat(200)
+            ),
+            "ends before",
+        ),
+        (
+            format!(
+                "<a {}>{}",
+                numbered(15, &|n| format!(" xmlns:b{n}='u{n}'")),
+                "<c xmlns:b1='u'/>".repeat(70_000)
+            ),
+            "ends before",
+        ),
         (
             format!(
                 "<a>{}",
