@@ -27,4 +27,3 @@ pub mod stream;
 mod sys;
 pub mod tls;
 pub mod units;
-pub mod virtio;

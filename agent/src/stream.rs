@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::{sys, virtio};
+use crate::sys;
 
 /// A connected stream.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub enum Stream {
         to: Option<OwnedFd>,
     },
     /// Of a guest whose vsock device ends in this agent.
-    Guest(virtio::Connection),
+    Guest(vsock_device::Connection),
 }
 
 impl Stream {

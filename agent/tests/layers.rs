@@ -13,7 +13,6 @@ const MOST_LINES: usize = 400;
 const RANKS: &[(&str, u8)] = &[
     ("sys", 0),
     ("units", 0),
-    ("virtio", 1),
     ("stream", 2),
     ("peer", 1),
     ("hooks", 1),

@@ -7,7 +7,6 @@ use std::{fmt, path::PathBuf, str::FromStr};
 use thiserror::Error;
 
 use super::Rights;
-use crate::virtio;
 
 /// NBD's, and by custom that of a vsock.
 const DEFAULT_PORT: u32 = 10809;
@@ -109,12 +108,12 @@ impl Address {
 
     fn vhost_user(text: &str) -> Result<Self, AddressError> {
         let (path, settings) = path_and(text)?;
-        let (mut cid, mut port) = (virtio::DEFAULT_CID, DEFAULT_PORT);
+        let (mut cid, mut port) = (vsock_device::DEFAULT_CID, DEFAULT_PORT);
         let mut rights = Rights::default();
         for (key, value) in settings {
             match key {
                 "cid" => {
-                    let fits = |cid: &u32| (virtio::DEFAULT_CID..u32::MAX).contains(cid);
+                    let fits = |cid: &u32| (vsock_device::DEFAULT_CID..u32::MAX).contains(cid);
                     let wrong = || AddressError::GuestCid(value.to_owned());
                     cid = number(value).filter(fits).ok_or_else(wrong)?;
                 }

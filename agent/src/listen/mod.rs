@@ -23,6 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vsock_device::Place;
+
 use self::descriptor::Kind;
 pub use self::{
     address::{Address, AddressError, Family},
@@ -30,7 +32,7 @@ pub use self::{
     given::{Adopted, Given, GivenError},
     rights::Rights,
 };
-use crate::{peer::Peer, stream::Stream, virtio::Place};
+use crate::{peer::Peer, stream::Stream};
 
 /// Connections that the kernel keeps until they are accepted; it cuts this to
 /// `net.core.somaxconn`. Over vsock the one too many is reset, so it is worth having room.

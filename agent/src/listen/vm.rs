@@ -1,6 +1,6 @@
 //! Listeners for virtual machines whose vsock device is not the kernel's: one path is one VM.
 //!
-//! `vhost-user`: the VMM connects, and the guest's device ends here (`virtio`). `hybrid`: the VMM
+//! `vhost-user`: the VMM connects, and the guest's device ends here (`vsock_device`). `hybrid`: the VMM
 //! (Firecracker, Cloud Hypervisor) has the device, and makes a guest's connection to CID 2 and a port
 //! one to the Unix socket `PATH_PORT`.
 
@@ -10,12 +10,10 @@ use std::{
     sync::Arc,
 };
 
+use vsock_device::{Host, Place};
+
 use super::{Cause, Rights, unix};
-use crate::{
-    peer::Peer,
-    stream::Stream,
-    virtio::{Host, Place},
-};
+use crate::{peer::Peer, stream::Stream};
 
 #[derive(Debug)]
 pub(super) enum Listener {

@@ -7,7 +7,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{stream::Stream, sys, sys::socket::Socket, virtio::Connection};
+use vsock_device::Connection;
+
+use crate::{stream::Stream, sys, sys::socket::Socket};
 
 /// A connected stream, ready for the runtime.
 #[derive(Debug)]

@@ -1,10 +1,6 @@
 //! Where the agent meets the kernel. The only modules of this crate with `unsafe`, and only where
 //! no safe wrapper exists; each block says why it is sound.
 
-#[allow(unsafe_code, reason = "nix has no io_submit with an eventfd of another process")]
-pub(crate) mod aio;
-#[allow(unsafe_code, reason = "nix has no preadv2 with flags, and descriptors by number")]
-pub(crate) mod eventfd;
 #[allow(unsafe_code, reason = "fork")]
 pub(crate) mod fork;
 #[allow(unsafe_code, reason = "descriptors by number, and the environment")]
@@ -19,8 +15,6 @@ pub(crate) mod parent;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod selinux;
-#[allow(unsafe_code, reason = "a handler for SIGBUS")]
-pub(crate) mod shared;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;
 pub(crate) mod user;

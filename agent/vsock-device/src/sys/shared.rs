@@ -2,7 +2,7 @@
 //! name a longer piece than there is from the start), and who then touches the mapping gets SIGBUS,
 //! which ends the process.
 //!
-//! `virtio` touches the memory of guests, and one VMM must not end the agent under all the others. So
+//! The device touches the memory of guests, and one VMM must not end the agent under all the others. So
 //! while a mapping is watched, a SIGBUS in it puts empty memory in the file's place, and notes that what
 //! is there is nobody's any more. Seals would not do: F_SEAL_SHRINK says nothing of a length that was
 //! never there or of a huge page that the machine has not got, and QEMU's memory-backend-file and other

@@ -1,6 +1,6 @@
 //! Another process's eventfds, without ever waiting for that process.
 //!
-//! `virtio` has them of VMMs. O_NONBLOCK is no help: it belongs to the open file, which the other
+//! The device has them of VMMs. O_NONBLOCK is no help: it belongs to the open file, which the other
 //! process has too and can change back at any time.
 
 use std::{

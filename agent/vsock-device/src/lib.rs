@@ -1,4 +1,4 @@
-//! The host's end of a guest's virtio-vsock device, inside the agent: no kernel module, no CID that
+//! The host's end of a guest's virtio-vsock device, in this process: no kernel module, no CID that
 //! another guest could have. One socket is one VM.
 //!
 //! ```text
@@ -7,8 +7,8 @@
 //!  guest's driver <--RX queue-- device: a session's bytes, from the disk's pages into the guest's
 //!                                          buffers; answers and resets before them
 //! ```
-//! `host` speaks vhost-user with the VMM (QEMU), one VM at a time on a path. `listen` accepts from
-//! it, `session` sends and receives as on a socket. Nothing here knows NBD.
+//! `host` speaks vhost-user with the VMM (QEMU), one VM at a time on a path. The agent's `listen`
+//! accepts from it, its `session` sends and receives as on a socket. Nothing here knows NBD.
 
 mod connection;
 mod device;
@@ -22,6 +22,7 @@ pub mod hostile;
 mod memory;
 mod peers;
 mod queue;
+mod sys;
 mod vring;
 
 pub use self::{

@@ -1,0 +1,9 @@
+//! Where the device meets the kernel. The only modules of this crate with `unsafe`, and only where
+//! no safe wrapper exists; each block says why it is sound.
+
+#[allow(unsafe_code, reason = "nix has no io_submit with an eventfd of another process")]
+pub(crate) mod aio;
+#[allow(unsafe_code, reason = "nix has no preadv2 with flags, and descriptors by number")]
+pub(crate) mod eventfd;
+#[allow(unsafe_code, reason = "a handler for SIGBUS")]
+pub(crate) mod shared;
