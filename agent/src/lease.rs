@@ -72,7 +72,8 @@ impl Gate for Leases {
         let grants = self.grants();
         let grant = grants.get(cid).ok_or_else(denied)?;
         let revocation = grant.revoker.revocation();
-        Ok(Pass::holding(Arc::clone(&grant.claim)).until(revocation))
+        let machine = Arc::clone(&grant.machine);
+        Ok(Pass::holding(Arc::clone(&grant.claim)).until(revocation).of_machine(machine))
     }
 }
 

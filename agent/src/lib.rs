@@ -25,5 +25,6 @@ pub mod serve;
 pub mod session;
 pub mod stream;
 mod sys;
+pub mod tenant;
 pub mod tls;
 pub mod units;

@@ -134,6 +134,7 @@ impl Plan {
             gates: stack.gates,
             refusals: Arc::default(),
             successions: Arc::default(),
+            tenants: Arc::default(),
             connections: AtomicU64::new(0),
             handshake_timeout: self.handshake_timeout,
             offers: self.offers,

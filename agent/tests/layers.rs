@@ -18,6 +18,7 @@ const RANKS: &[(&str, u8)] = &[
     ("hooks", 1),
     ("log", 2),
     ("tls", 1),
+    ("tenant", 2),
     ("access", 2),
     ("lease", 3),
     ("doctor", 3),

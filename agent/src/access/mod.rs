@@ -12,7 +12,7 @@ mod policy;
 mod revocation;
 mod rule;
 
-use std::{any::Any, cell::OnceCell, fmt};
+use std::{any::Any, cell::OnceCell, fmt, sync::Arc};
 
 use thiserror::Error;
 
@@ -91,18 +91,30 @@ pub struct Pass {
     #[allow(dead_code, reason = "held for its drop")]
     guard: Option<Box<dyn Any + Send>>,
     revocation: Option<Revocation>,
+    machine: Option<Arc<str>>,
 }
 
 impl Pass {
     /// Holds `guard` for as long as the connection lives.
     pub fn holding(guard: impl Any + Send) -> Self {
-        Self { guard: Some(Box::new(guard)), revocation: None }
+        Self { guard: Some(Box::new(guard)), ..Self::default() }
     }
 
     /// Good until it is revoked.
     #[must_use]
     pub fn until(self, revocation: Revocation) -> Self {
         Self { revocation: Some(revocation), ..self }
+    }
+
+    /// Says which machine it lets in: the connection is charged to that machine.
+    #[must_use]
+    pub fn of_machine(self, machine: Arc<str>) -> Self {
+        Self { machine: Some(machine), ..self }
+    }
+
+    /// The machine that it lets in, where one is known.
+    pub fn machine(&self) -> Option<&Arc<str>> {
+        self.machine.as_ref()
     }
 
     /// Its end before the connection's, if it can have one.

@@ -6,7 +6,7 @@ use std::{fmt, io, sync::Arc};
 
 pub use directory::Directory;
 
-use crate::{peer::Peer, tls::Certificate};
+use crate::{peer::Peer, tenant::Tenant, tls::Certificate};
 use disk::{Disk, DiskError};
 
 /// An export as LIST shows it.
@@ -39,6 +39,8 @@ pub struct Opening {
     pub tls: bool,
     /// The client's, verified; `None` unless `--tls-verify-peer`.
     pub certificate: Option<Arc<Certificate>>,
+    /// Whom the connection is charged to.
+    pub tenant: Arc<Tenant>,
 }
 
 /// The exports of one agent. May block: `session/` calls it on the blocking pool when `blocking`.
@@ -78,6 +80,7 @@ impl Opening {
     /// Of a connection that a test has no other words for.
     pub(crate) fn any() -> Self {
         let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
+        let tenant = crate::tenant::Tenants::default().get(crate::tenant::Key::of(&peer, None));
         Self {
             peer,
             export: String::new(),
@@ -85,6 +88,7 @@ impl Opening {
             read_only: false,
             tls: false,
             certificate: None,
+            tenant,
         }
     }
 }

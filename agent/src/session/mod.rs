@@ -35,6 +35,7 @@ use crate::{
     exports::{Exports, Opening},
     peer::Peer,
     stream::Stream as Connection,
+    tenant::{Key, Tenants},
     tls,
 };
 
@@ -48,6 +49,8 @@ pub struct Rules {
     pub refusals: Arc<Refusals>,
     /// Clients that may come back.
     pub successions: Arc<Successions>,
+    /// Whom connections are charged to.
+    pub tenants: Arc<Tenants>,
     /// Connections so far.
     pub connections: AtomicU64,
     /// From accept to the end of the negotiation; `--timeout`.
@@ -208,6 +211,14 @@ async fn admitted(
         Ok(passes) => passes,
         Err(denied) => return End::Denied { denied, export: None },
     };
+    let machine = passes.iter().find_map(Pass::machine);
+    let tenant = rules.tenants.get(Key::of(peer, machine));
+    let place = match tenant.connect() {
+        Ok(place) => place,
+        Err(full) => {
+            return End::Denied { denied: Denied::new(full.to_string()), export: None };
+        }
+    };
     let revocation = passes.iter().find_map(Pass::revocation).cloned();
     let opening = Opening {
         peer: peer.clone(),
@@ -216,10 +227,11 @@ async fn admitted(
         read_only: rules.read_only,
         tls: false,
         certificate: None,
+        tenant,
     };
     // Each pass is a place that this connection takes. Who comes again when it sees the end of this
     // one finds the place free.
-    let socket = match Wire::new(stream, passes) {
+    let socket = match Wire::new(stream, (passes, place)) {
         Ok(wire) => Stream::Plain(wire),
         Err(error) => return End::Failed(error.kind()),
     };

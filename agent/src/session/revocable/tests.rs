@@ -27,6 +27,7 @@ fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
         gates: vec![Arc::clone(leases) as _],
         refusals: Arc::default(),
         successions: Arc::default(),
+        tenants: Arc::default(),
         connections: AtomicU64::new(0),
         handshake_timeout: Duration::from_mins(1),
         offers: Offers {

@@ -126,6 +126,7 @@ fn rules(disk: Slow) -> Arc<Rules> {
         gates: Vec::new(),
         refusals: Arc::default(),
         successions: Arc::default(),
+        tenants: Arc::default(),
         connections: AtomicU64::new(0),
         handshake_timeout: Duration::from_mins(1),
         offers: Offers { tls: Tls::Off, ..Offers::default() },

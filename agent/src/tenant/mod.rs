@@ -1,0 +1,271 @@
+//! Tenants: the parties that connections are charged to.
+//!
+//! A tenant is the machine where one is known, else what the peer's address says: the vsock CID, the Unix
+//! uid, the IPv4 address or the IPv6 /64 network. `session` finds the tenant of each connection here, and
+//! charges it for places, memory, blocking work and log lines. All connections of a tenant share its limits,
+//! so a tenant gains nothing by opening more of them.
+
+mod log_limit;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+pub use self::log_limit::LogLimit;
+use crate::peer::Peer;
+
+/// How long a tenant without connections is remembered, so that a client which connects again and again
+/// does not begin with a fresh allowance of log lines each time.
+const REMEMBERED: Duration = Duration::from_mins(1);
+/// Tenants that are remembered without connections; the longest unused ones go first. An IPv6 peer may
+/// have many networks.
+const MOST_REMEMBERED: usize = 4096;
+
+/// Who a connection is charged to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Key {
+    /// A machine that a lease names.
+    Machine(Arc<str>),
+    /// The VM behind a `vhost-user:` or `hybrid:` socket.
+    Vm(Arc<Path>),
+    /// A vsock CID without a lease.
+    Cid(u32),
+    /// A user of this host, over a Unix socket.
+    Uid(u32),
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// An IPv6 /64 network: its upper 64 bits.
+    V6(u64),
+    /// Whoever started the agent with its connection on stdin.
+    Pipe,
+}
+
+impl Key {
+    /// The tenant that a peer belongs to; `machine` is the one that its lease names.
+    pub fn of(peer: &Peer, machine: Option<&Arc<str>>) -> Self {
+        if let Some(machine) = machine {
+            return Self::Machine(Arc::clone(machine));
+        }
+        match peer {
+            Peer::Vsock { cid, .. } => Self::Cid(*cid),
+            Peer::Unix { uid, .. } => Self::Uid(*uid),
+            Peer::Vm { path, .. } => Self::Vm(Arc::clone(path)),
+            Peer::Pipe => Self::Pipe,
+            Peer::Tcp(address) => match address.ip().to_canonical() {
+                IpAddr::V4(address) => Self::V4(address),
+                IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(name) => write!(f, "machine:{name}"),
+            Self::Vm(path) => write!(f, "vm:{}", path.display()),
+            Self::Cid(cid) => write!(f, "vsock:{cid}"),
+            Self::Uid(uid) => write!(f, "uid:{uid}"),
+            Self::V4(address) => write!(f, "tcp:{address}"),
+            Self::V6(network) => {
+                write!(f, "tcp:{}/64", std::net::Ipv6Addr::from_bits(u128::from(*network) << 64))
+            }
+            Self::Pipe => f.write_str("pipe"),
+        }
+    }
+}
+
+/// What tenants may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of one tenant, handshakes included.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1024 }
+    }
+}
+
+/// Every tenant of this process.
+#[derive(Debug, Default)]
+pub struct Tenants {
+    limits: Limits,
+    by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
+}
+
+/// One tenant, shared by its connections.
+#[derive(Debug)]
+pub struct Tenant {
+    key: Key,
+    limits: Limits,
+    connections: AtomicUsize,
+    log: LogLimit,
+    /// When its last connection ended or began.
+    used: Mutex<Instant>,
+}
+
+/// A tenant's place for one connection; given back when dropped.
+#[derive(Debug)]
+pub struct Place(Arc<Tenant>);
+
+/// A tenant has as many connections as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} connections of this tenant are open, the most it may have")]
+pub struct Full(pub usize);
+
+impl Tenants {
+    /// Tenants with these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, by_key: Mutex::default() }
+    }
+
+    /// The tenant of that key, as long as somebody uses it and a while longer.
+    pub fn get(&self, key: Key) -> Arc<Tenant> {
+        let mut by_key = lock(&self.by_key);
+        if let Some(tenant) = by_key.get(&key) {
+            tenant.touch();
+            return Arc::clone(tenant);
+        }
+        forget(&mut by_key);
+        let tenant = Arc::new(Tenant {
+            key: key.clone(),
+            limits: self.limits.clone(),
+            connections: AtomicUsize::new(0),
+            log: LogLimit::default(),
+            used: Mutex::new(Instant::now()),
+        });
+        by_key.insert(key, Arc::clone(&tenant));
+        tenant
+    }
+}
+
+/// Drops the tenants that nobody uses: all that are old, and the older half when there are too many. Half of
+/// them, so that a peer with ever new addresses does not cost a walk over all of them each time.
+fn forget(by_key: &mut HashMap<Key, Arc<Tenant>>) {
+    if by_key.len() < MOST_REMEMBERED {
+        return;
+    }
+    by_key.retain(|_, tenant| tenant.is_used() || tenant.idle() < REMEMBERED);
+    let unused = by_key.values().filter(|tenant| !tenant.is_used());
+    let mut idle: Vec<_> = unused.map(|tenant| tenant.idle()).collect();
+    if by_key.len() < MOST_REMEMBERED || idle.is_empty() {
+        return;
+    }
+    let middle = idle.len() / 2;
+    let median = *idle.select_nth_unstable(middle).1;
+    by_key.retain(|_, tenant| tenant.is_used() || tenant.idle() < median);
+}
+
+impl Tenant {
+    /// Takes a place for a connection.
+    ///
+    /// # Errors
+    /// `Full` if the tenant has as many connections as it may have.
+    pub fn connect(self: &Arc<Self>) -> Result<Place, Full> {
+        let most = self.limits.connections;
+        let taken = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+            (count < most).then_some(count + 1)
+        });
+        self.touch();
+        taken.map(|_| Place(Arc::clone(self))).map_err(|_| Full(most))
+    }
+
+    /// Who it is.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Its allowance of log lines.
+    pub fn log(&self) -> &LogLimit {
+        &self.log
+    }
+
+    fn touch(&self) {
+        *lock(&self.used) = Instant::now();
+    }
+
+    fn idle(&self) -> Duration {
+        lock(&self.used).elapsed()
+    }
+
+    /// Somebody else than the table has it. Nobody can get it meanwhile: the table is locked.
+    fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
+}
+
+impl Place {
+    /// Whose place it is.
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+        self.0.touch();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(address: &str) -> Key {
+        Key::of(&Peer::Tcp(address.parse().unwrap()), None)
+    }
+
+    #[test]
+    fn peers_of_one_party_are_one_tenant() {
+        assert_eq!(tcp("192.0.2.1:5"), tcp("192.0.2.1:6"));
+        assert_eq!(tcp("192.0.2.1:5"), tcp("[::ffff:192.0.2.1]:6"));
+        assert_ne!(tcp("192.0.2.1:5"), tcp("192.0.2.2:5"));
+        assert_eq!(tcp("[2001:db8::1]:5"), tcp("[2001:db8::ffff:1]:6"));
+        assert_ne!(tcp("[2001:db8:0:1::1]:5"), tcp("[2001:db8:0:2::1]:5"));
+        let guest = Peer::Vsock { cid: 3, port: 1, to: 2 };
+        assert_eq!(Key::of(&guest, None), Key::Cid(3));
+        let name: Arc<str> = "web1".into();
+        assert_eq!(Key::of(&guest, Some(&name)).to_string(), "machine:web1");
+        assert_eq!(tcp("[2001:db8::1]:5").to_string(), "tcp:2001:db8::/64");
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_connection_ends() {
+        let tenants = Tenants::new(Limits { connections: 2 });
+        let tenant = tenants.get(Key::Cid(3));
+        let (first, _second) = (tenant.connect().unwrap(), tenant.connect().unwrap());
+        assert_eq!(tenants.get(Key::Cid(3)).connect().unwrap_err(), Full(2));
+        assert!(tenants.get(Key::Cid(4)).connect().is_ok());
+        drop(first);
+        assert!(tenant.connect().is_ok());
+    }
+
+    #[test]
+    fn a_tenant_is_remembered_for_a_while_and_there_are_never_too_many() {
+        let tenants = Tenants::default();
+        let first = Arc::as_ptr(&tenants.get(Key::Cid(1)));
+        assert_eq!(Arc::as_ptr(&tenants.get(Key::Cid(1))), first, "its log allowance stays");
+        let used = tenants.get(Key::Cid(2));
+        for cid in 3..2 * u32::try_from(MOST_REMEMBERED).unwrap() {
+            tenants.get(Key::Cid(cid));
+        }
+        assert!(lock(&tenants.by_key).len() <= MOST_REMEMBERED);
+        assert!(Arc::ptr_eq(&tenants.get(Key::Cid(2)), &used), "one that is used stays");
+    }
+}
