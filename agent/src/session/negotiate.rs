@@ -73,15 +73,21 @@ async fn haggle(
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
     let mut member: Option<Arc<Member>> = None;
+    // The machine has eaten all it can of the buffer. After an answer that is not so: the client may have
+    // sent several options at once.
+    let mut hungry = true;
     loop {
         shown.server(&out);
         send(&mut stream, &mut out).await?;
         tokio::select! {
             biased;
             end = followed(member.as_deref()) => return Err(end),
-            received = receive(&mut stream, &mut buffer, &mut server, &mut life) => received?,
+            received = receive(&mut stream, &mut buffer, &mut server, &mut life), if hungry => received?,
+            // A buffer full of options is no reason to keep other clients waiting.
+            () = tokio::task::yield_now(), if !hungry => drop(look(&mut server, &mut life)?),
         }
         let (eaten, mut step) = server.step(buffer.filled(), &mut out);
+        hungry = matches!(step, Step::Feed(_));
         shown.client(&buffer.filled()[..eaten]);
         buffer.consume(eaten);
         server = loop {
@@ -273,16 +279,11 @@ async fn receive(
     server: &mut Server,
     life: &mut watch::Receiver<Life>,
 ) -> Result<(), End> {
-    let mut patience = Duration::MAX;
     loop {
-        match *life.borrow_and_update() {
-            Life::Serving => {}
-            Life::Draining => {
-                server.drain();
-                patience = FAREWELL;
-            }
-            Life::Ending => return Err(End::Cut),
-        }
+        let patience = match look(server, life)? {
+            Life::Serving => Duration::MAX,
+            _ => FAREWELL,
+        };
         match stream.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
             Ok(0) if buffer.is_empty() => return Err(End::Closed),
             Ok(0) => return Err(End::ClosedInside),
@@ -301,6 +302,17 @@ async fn receive(
             }
         }
     }
+}
+
+/// Has the machine refuse further options when the agent goes away.
+fn look(server: &mut Server, life: &mut watch::Receiver<Life>) -> Result<Life, End> {
+    let life = *life.borrow_and_update();
+    match life {
+        Life::Serving => {}
+        Life::Draining => server.drain(),
+        Life::Ending => return Err(End::Cut),
+    }
+    Ok(life)
 }
 
 async fn list(exports: &Arc<dyn Exports>) -> Result<Vec<Listed>, Refusal> {

@@ -65,6 +65,11 @@ pub(crate) fn option_bytes(option: u32, data: &[u8]) -> Vec<u8> {
 /// Sends an option; the types of its replies, up to the one that ends them.
 pub(crate) fn ask(stream: &mut (impl Read + Write), option: u32, data: &[u8]) -> Vec<u32> {
     stream.write_all(&option_bytes(option, data)).unwrap();
+    replies(stream, option)
+}
+
+/// The types of the replies to an option that was sent, up to the one that ends them.
+pub(crate) fn replies(stream: &mut impl Read, option: u32) -> Vec<u32> {
     let mut replies = Vec::new();
     loop {
         let mut header = [0; 20];

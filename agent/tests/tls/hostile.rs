@@ -8,7 +8,8 @@ use std::{
 use crate::{
     agent::{Agent, request},
     client::{
-        ACK, GO, STARTTLS, agent, ask, go, handshake, option_bytes, plain, secured, size, uri,
+        ACK, GO, INFO, LIST, STARTTLS, agent, ask, go, handshake, option_bytes, plain, replies,
+        secured, size, uri,
     },
 };
 
@@ -42,6 +43,32 @@ fn plain_text_behind_starttls_closes_the_connection() {
         assert!(line.contains("in plain text behind NBD_OPT_STARTTLS"), "{line}");
         assert_alive(&agent);
     }
+}
+
+#[test]
+fn options_in_one_send_are_answered_before_starttls_and_inside_tls() {
+    let (agent, _ca) = agent("--tls=on memory 256M");
+    let mut stream = plain(&agent);
+    let all = [option_bytes(LIST, b""), option_bytes(INFO, &[0; 6]), option_bytes(STARTTLS, b"")];
+    stream.write_all(&all.concat()).unwrap();
+    for option in [LIST, INFO, STARTTLS] {
+        assert_eq!(replies(&mut stream, option).last(), Some(&ACK), "{option}");
+    }
+    let mut secure = handshake(&agent, stream);
+    let all = [option_bytes(LIST, b""), option_bytes(INFO, &[0; 6]), option_bytes(GO, &[0; 6])];
+    secure.write_all(&all.concat()).unwrap();
+    for option in [LIST, INFO, GO] {
+        assert_eq!(replies(&mut secure, option).last(), Some(&ACK), "{option}");
+    }
+
+    // An answer before STARTTLS does not hide what stands behind it.
+    let mut stream = plain(&agent);
+    let injected = [option_bytes(LIST, b""), option_bytes(STARTTLS, b""), option_bytes(LIST, b"")];
+    stream.write_all(&injected.concat()).unwrap();
+    let said = end(&mut stream);
+    assert!(!said.windows(4).any(|code| code == STARTTLS.to_be_bytes()), "{said:?}");
+    agent.wait_for_line("in plain text behind NBD_OPT_STARTTLS");
+    assert_alive(&agent);
 }
 
 #[test]
