@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use disk::{Answer, Data, Disk, FileDisk, MemoryDisk, Op, Pages, Turn, file::Options};
+use disk::{Answer, Data, Disk, FileDisk, MemoryDisk, Op, Pages, Turn, file::Options, perform_all};
 use nix::time::{ClockId, clock_gettime};
 
 const GIB: u64 = 1 << 30;
@@ -56,7 +56,7 @@ fn read(disk: &dyn Disk, at: u64, len: u32, answer: &mut Answer) {
     answer.clear();
     let mut op = Op::Read { at, len };
     if disk.attempt(&mut op, answer).unwrap() == Turn::Later {
-        disk.perform(&mut op, answer).unwrap();
+        perform_all(disk, &mut op, answer).unwrap();
     }
     black_box(&answer);
 }
@@ -65,7 +65,7 @@ fn write(disk: &dyn Disk, at: u64, data: Data<'_>) {
     let mut answer = Answer::default();
     let mut op = Op::Write { at, data, fua: false };
     if disk.attempt(&mut op, &mut answer).unwrap() == Turn::Later {
-        disk.perform(&mut op, &mut answer).unwrap();
+        perform_all(disk, &mut op, &mut answer).unwrap();
     }
 }
 
@@ -126,7 +126,7 @@ fn memory() {
     });
     let start = Instant::now();
     let mut op = Op::Trim { at: 0, len: i64::MAX as u64, fua: false };
-    disk.perform(&mut op, &mut Answer::default()).unwrap();
+    perform_all(&*disk, &mut op, &mut Answer::default()).unwrap();
     let held = resident().saturating_sub(before) >> 20;
     println!("memory: trim of all: {:?}, {held} MiB stay resident", start.elapsed());
 }

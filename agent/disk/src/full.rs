@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits and holds no memory.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Turn};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Progress, Turn};
 
 /// nbdkit-full-plugin(1): writes, zeroes and trims fail for want of space.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl Disk for FullDisk {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
-        self.attempt(op, answer).map(drop)
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.attempt(op, answer).map(|_| Progress::Done)
     }
 }
 

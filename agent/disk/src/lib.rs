@@ -11,6 +11,7 @@ mod null;
 mod ones;
 mod page;
 mod pattern;
+mod pieces;
 mod random;
 mod ranges;
 mod split;
@@ -30,6 +31,7 @@ pub use null::NullDisk;
 pub use ones::OnesDisk;
 pub use page::{PAGE, Page, Pages, Slice};
 pub use pattern::PatternDisk;
+pub use pieces::{DATA_PIECE, PIECE, Progress, in_pieces, perform_all};
 pub use random::RandomDisk;
 pub use split::SplitDisk;
 
@@ -135,6 +137,20 @@ impl Op<'_> {
             Self::Zero { .. } => Verb::Zero,
             Self::Cache { .. } => Verb::Cache,
             Self::Extents { .. } => Verb::Extents,
+        }
+    }
+
+    /// Takes `bytes` off the front of a trim, zero or cache request, which are done.
+    ///
+    /// # Panics
+    /// If it is another request: those are done in one call.
+    pub fn skip(&mut self, bytes: u64) {
+        match self {
+            Self::Trim { at, len, .. } | Self::Zero { at, len, .. } | Self::Cache { at, len } => {
+                *at += bytes;
+                *len -= bytes;
+            }
+            _ => panic!("a disk left a {:?} request half done", self.verb()),
         }
     }
 
@@ -251,8 +267,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Does `op` if that takes no waiting. Called on a thread that serves other connections too.
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError>;
 
-    /// Does `op`, waiting as long as it takes.
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError>;
+    /// Does `op`, waiting as long as it takes. A trim, zero or cache request that takes long is left after a
+    /// while (`in_pieces`), and the caller calls again for the rest.
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError>;
 
     /// The disk that this one is a layer around.
     fn below(&self) -> Option<&dyn Disk> {

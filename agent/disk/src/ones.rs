@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Op, PAGE, Page, Piece, Slice, Turn};
+use super::{
+    Answer, Disk, DiskError, Extent, Facts, Identity, Op, PAGE, Page, Piece, Progress, Slice, Turn,
+};
 
 /// nbdkit-ones-plugin(1).
 #[derive(Debug)]
@@ -48,8 +50,8 @@ impl Disk for OnesDisk {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
-        self.attempt(op, answer).map(drop)
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.attempt(op, answer).map(|_| Progress::Done)
     }
 }
 

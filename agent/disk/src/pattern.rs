@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits for anything.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Turn};
+use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Progress, Turn};
 
 /// Bytes that are made on the connection's own task; more would hold it for too long.
 const AT_ONCE: u32 = 1 << 20;
@@ -48,10 +48,10 @@ impl Disk for PatternDisk {
         if matches!(op, Op::Read { len, .. } if *len > AT_ONCE) {
             return Ok(Turn::Later);
         }
-        self.perform(op, answer).map(|()| Turn::Done)
+        self.perform(op, answer).map(|_| Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match *op {
             Op::Read { at, len } => {
                 let bytes = pattern(at, len as usize);
@@ -65,7 +65,7 @@ impl Disk for PatternDisk {
             }
             Op::Flush | Op::Cache { .. } => {}
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 }
 

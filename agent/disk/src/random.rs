@@ -4,7 +4,10 @@
 
 use std::io;
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Turn, Verb};
+use super::{
+    Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Progress, Turn, Verb,
+    in_pieces,
+};
 
 /// Bytes that are made on the connection's own task; more would hold it for too long.
 const AT_ONCE: u64 = 64 << 10;
@@ -79,13 +82,13 @@ impl Disk for RandomDisk {
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        if matches!(op.verb(), Verb::Read | Verb::Write) && op.range().1 > AT_ONCE {
+        if matches!(op.verb(), Verb::Read | Verb::Write | Verb::Zero) && op.range().1 > AT_ONCE {
             return Ok(Turn::Later);
         }
-        self.perform(op, answer).map(|()| Turn::Done)
+        self.perform(op, answer).map(|_| Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match op {
             Op::Read { at, len } => {
                 let bytes = self.bytes(*at, *len as usize);
@@ -95,18 +98,17 @@ impl Disk for RandomDisk {
             Op::Extents { len, .. } => {
                 answer.extents.push(Extent { len: *len, hole: false, zero: false });
             }
-            // Zeroes are a write like any other. The first that differs is rarely far away.
+            // Zeroes are a write like any other.
             Op::Zero { at, len, .. } => {
-                let end = *at + *len;
-                for at in (*at..end).step_by(ZEROES.len()) {
-                    let len = usize::try_from(end - at).unwrap_or(ZEROES.len()).min(ZEROES.len());
-                    self.compare(at, &[&ZEROES[..len]])?;
-                }
+                return in_pieces(*at..*at + *len, ZEROES.len() as u64, |piece| {
+                    let len = usize::try_from(piece.end - piece.start).unwrap_or(ZEROES.len());
+                    self.compare(piece.start, &[&ZEROES[..len]])
+                });
             }
             // It takes nothing away.
             Op::Trim { .. } | Op::Flush | Op::Cache { .. } => {}
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 }
 

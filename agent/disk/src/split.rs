@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
-use super::{Answer, Data, Disk, DiskError, Facts, Identity, Kind, Op, Turn};
+use super::{
+    Answer, Data, Disk, DiskError, Facts, Identity, Kind, Op, Progress, Turn, perform_all,
+};
 
 /// nbdkit-split-plugin(1).
 #[derive(Debug)]
@@ -101,10 +103,13 @@ impl<D: Disk> Disk for SplitDisk<D> {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (at, len) = op.range();
         if matches!(op, Op::Flush) {
-            return self.parts.iter().try_for_each(|part| part.disk.perform(op, answer));
+            for part in &self.parts {
+                perform_all(&part.disk, op, answer)?;
+            }
+            return Ok(Progress::Done);
         }
         // Refused with nothing changed, or not at all.
         if matches!(op, Op::Zero { fast: true, .. }) && self.shares(at, len).nth(1).is_some() {
@@ -116,15 +121,19 @@ impl<D: Disk> Disk for SplitDisk<D> {
         };
         let mut done = 0;
         for (disk, share) in self.shares(at, len) {
-            disk.perform(&mut on_part(op, &bytes, done, &share), answer)
+            let progress = disk
+                .perform(&mut on_part(op, &bytes, done, &share), answer)
                 .map_err(|error| DiskError { at: error.at - share.start + at + done, ..error })?;
+            if let Progress::Until(_) = progress {
+                return Ok(progress.after(done));
+            }
             done += share.end - share.start;
             // Fewer extents than were asked for are an answer too.
             if matches!(op, Op::Extents { .. }) {
                 break;
             }
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 }
 

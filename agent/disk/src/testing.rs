@@ -2,14 +2,16 @@
 
 use std::sync::Mutex;
 
-use super::{Answer, Data, Disk, DiskError, Extent, Facts, Op, Piece, Turn, Verb};
+use super::{
+    Answer, Data, Disk, DiskError, Extent, Facts, Op, Piece, Progress, Turn, Verb, perform_all,
+};
 
 /// As the engine does it: attempt, and perform if that came to nothing.
 pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     let mut answer = Answer::default();
     if disk.attempt(op, &mut answer)? == Turn::Later {
         assert!(answer.pieces.is_empty() && answer.extents.is_empty(), "Later left an answer");
-        disk.perform(op, &mut answer)?;
+        perform_all(disk, op, &mut answer)?;
     }
     Ok(answer)
 }
@@ -107,7 +109,7 @@ impl Disk for Recorder {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
-        self.attempt(op, answer).map(drop)
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.attempt(op, answer).map(|_| Progress::Done)
     }
 }

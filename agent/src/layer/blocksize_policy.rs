@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use super::{Entry, each};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "blocksize-policy",
@@ -173,7 +173,7 @@ impl Disk for Policed {
         self.below.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.check(op)?;
         self.below.perform(op, answer)
     }

@@ -19,7 +19,10 @@ use crate::{
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{BuildError, Key, Params, Stack},
 };
-use disk::{Answer, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Turn, Verb};
+use disk::{
+    Answer, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Progress, Turn, Verb,
+    in_pieces, perform_all,
+};
 
 pub(super) const NAME: &str = "cow";
 
@@ -162,7 +165,8 @@ impl CowDisk {
                 Content::Below => {
                     // What lies in one block has 32 bits.
                     let len = u32::try_from(len).unwrap_or(u32::MAX);
-                    self.below.perform(&mut Op::Read { at: part.start, len }, answer)?;
+                    let mut op = Op::Read { at: part.start, len };
+                    perform_all(&*self.below, &mut op, answer)?;
                 }
             }
         }
@@ -179,23 +183,32 @@ impl CowDisk {
     }
 
     /// Whole blocks become holes of the overlay; with `exact` the rest is written as zeroes.
-    fn clear(&self, range: &Range<u64>, may_trim: bool, exact: bool) -> Result<(), DiskError> {
-        if exact && self.overlay.blocks(range).nth(MOST_BLOCKS).is_some() {
-            return Err(DiskError::new(DiskKind::NoMemory, Verb::Zero, (range.start, 0)));
+    fn clear(
+        &self,
+        range: &Range<u64>,
+        may_trim: bool,
+        exact: bool,
+    ) -> Result<Progress, DiskError> {
+        if self.overlay.blocks(range).nth(MOST_BLOCKS).is_some() {
+            if exact {
+                return Err(DiskError::new(DiskKind::NoMemory, Verb::Zero, (range.start, 0)));
+            }
+            return Ok(Progress::Done);
         }
-        for (number, part) in self.overlay.blocks(range).take(MOST_BLOCKS) {
+        in_pieces(range.clone(), self.overlay.block_size(), |part| {
+            let number = part.start / self.overlay.block_size();
             if may_trim && part == self.overlay.block(number) {
                 self.overlay.trim(number);
             } else if exact {
                 let zeroes = vec![0; usize::try_from(part.end - part.start).unwrap_or(0)];
                 self.overlay.write(number, &part, &zeroes, || self.original(number))?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn extents(&self, range: &Range<u64>, one: bool, answer: &mut Answer) -> Result<(), DiskError> {
-        let mut blocks = self.overlay.blocks(range).take(MOST_BLOCKS);
+        let mut blocks = self.overlay.blocks(range).take(LOOKED_AT);
         let Some((first, part)) = blocks.next() else { return Ok(()) };
         let state = self.overlay.state(first);
         let same = blocks.take_while(|(number, _)| self.overlay.state(*number) == state);
@@ -204,7 +217,8 @@ impl CowDisk {
         match state {
             State::Below if self.below.facts().can_extents => {
                 // An answer that ends before is an answer too.
-                self.below.perform(&mut Op::Extents { at: part.start, len, one }, answer)?;
+                let mut op = Op::Extents { at: part.start, len, one };
+                perform_all(&*self.below, &mut op, answer)?;
             }
             State::Below | State::Here => {
                 answer.extents.push(Extent { len, hole: false, zero: false });
@@ -215,9 +229,11 @@ impl CowDisk {
     }
 }
 
-/// Blocks that one request looks at or changes: 64 GiB of them by default. Beyond it a trim does
-/// nothing, extents are cut, and zeroes are refused: the map of the blocks is in memory.
+/// Blocks that one request changes: 64 GiB of them by default. Beyond it a trim does nothing, and zeroes are
+/// refused: the map of the blocks is in memory.
 const MOST_BLOCKS: usize = 1 << 20;
+/// Blocks that one request for extents looks at: some milliseconds.
+const LOOKED_AT: usize = 1 << 14;
 
 impl Disk for CowDisk {
     fn facts(&self) -> Facts {
@@ -251,21 +267,25 @@ impl Disk for CowDisk {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (at, len) = op.range();
         let range = at..at + len;
         match op {
-            Op::Read { .. } => self.read(&range, answer),
-            Op::Write { data, .. } => self.write(&range, &data.slices().concat()),
+            Op::Read { .. } => self.read(&range, answer).map(|()| Progress::Done),
+            Op::Write { data, .. } => {
+                self.write(&range, &data.slices().concat()).map(|()| Progress::Done)
+            }
             Op::Trim { .. } => self.clear(&range, true, false),
             Op::Zero { may_trim, .. } => self.clear(&range, *may_trim, true),
             Op::Cache { .. } if self.settings.on_cache => {
-                let fill = |(number, _)| self.overlay.fill(number, || self.original(number));
-                self.overlay.blocks(&range).try_for_each(fill)
+                in_pieces(range, self.overlay.block_size(), |part| {
+                    let number = part.start / self.overlay.block_size();
+                    self.overlay.fill(number, || self.original(number))
+                })
             }
             Op::Cache { .. } if self.below.facts().can_cache => self.below.perform(op, answer),
-            Op::Flush | Op::Cache { .. } => Ok(()),
-            Op::Extents { one, .. } => self.extents(&range, *one, answer),
+            Op::Flush | Op::Cache { .. } => Ok(Progress::Done),
+            Op::Extents { one, .. } => self.extents(&range, *one, answer).map(|()| Progress::Done),
         }
         .map_err(|error| match error.verb {
             // Of the overlay's file: what was asked for is what failed.

@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Entry, each, each_slowly};
 use crate::recipe::{BuildError, Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Hold, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Hold, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
@@ -128,7 +128,7 @@ impl Disk for Delay {
         self.below.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.check(op)?;
         if self.times.no_fast_zero && op.verb() == Verb::Zero {
             // What `hold` could not know: this one is not fast.

@@ -12,7 +12,7 @@ use std::{
 
 use super::{Entry, absolute, each};
 use crate::recipe::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
 
 const ERROR: &str = "EPERM|EIO|ENOMEM|EINVAL|ENOSPC|ENOTSUP|EOVERFLOW|ESHUTDOWN";
 const RATE: &str = "N%|0..1|N:M";
@@ -189,7 +189,7 @@ impl Disk for ErrorDisk {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.errors.of(op.verb()) {
             Some(failing)
                 if failing.file.as_ref().is_none_or(|file| file.exists())

@@ -12,7 +12,7 @@ use crate::{
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{Key, ParamError, Params, Stack},
 };
-use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exportname",
@@ -201,7 +201,7 @@ impl Disk for Described {
         self.below.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.below.perform(op, answer)
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Entry, each};
 use crate::recipe::Key;
-use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
 
@@ -90,12 +90,15 @@ impl Disk for Fua {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.mode {
-            Mode::Force | Mode::Discard if matches!(op, Op::Flush) => Ok(()),
+            Mode::Force | Mode::Discard if matches!(op, Op::Flush) => Ok(Progress::Done),
             Mode::Emulate if flag(op).is_some_and(|fua| *fua) => {
-                self.with_flag(op, |op| self.below.perform(op, answer))?;
-                self.below.perform(&mut Op::Flush, answer)
+                let progress = self.with_flag(op, |op| self.below.perform(op, answer))?;
+                match progress {
+                    Progress::Done => self.below.perform(&mut Op::Flush, answer),
+                    Progress::Until(_) => Ok(progress),
+                }
             }
             _ => self.with_flag(op, |op| self.below.perform(op, answer)),
         }

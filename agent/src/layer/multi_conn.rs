@@ -10,7 +10,7 @@ use std::sync::{
 
 use super::{Entry, each};
 use crate::recipe::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn, perform_all};
 
 const MODES: &[&str] = &["auto", "emulate", "plugin", "disable", "unsafe"];
 
@@ -183,7 +183,7 @@ impl MultiConn {
 
     fn flush(&self, answer: &mut Answer) -> Result<(), DiskError> {
         let mut one = |connection: &Connection| {
-            let mut act = || connection.below.perform(&mut Op::Flush, answer);
+            let mut act = || perform_all(&*connection.below, &mut Op::Flush, answer);
             match self.track {
                 Track::Connection => connection.work.flush(act),
                 Track::Fast | Track::Off => act(),
@@ -249,16 +249,16 @@ impl Disk for MultiConn {
         Ok(turn)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if matches!(op, Op::Flush) {
-            return self.flush(answer);
+            return self.flush(answer).map(|()| Progress::Done);
         }
-        self.own.below.perform(op, answer)?;
+        let progress = self.own.below.perform(op, answer)?;
         self.count(op);
-        if self.needs_flush(op) {
+        if progress == Progress::Done && self.needs_flush(op) {
             self.flush(&mut Answer::default())?;
         }
-        Ok(())
+        Ok(progress)
     }
 
     fn below(&self) -> Option<&dyn Disk> {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::{Entry, each};
 use crate::recipe::Key;
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{
+    Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb, in_pieces, perform_all,
+};
 
 /// Read at once where caching is emulated, bytes.
 const CHUNK: u32 = 1 << 20;
@@ -53,21 +55,18 @@ impl Disk for NoCache {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match (&*op, self.mode) {
             (Op::Cache { at, len }, Mode::Emulate) => {
-                let end = at + len;
-                let mut at = *at;
-                while at < end {
-                    let len = u32::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+                let done = in_pieces(*at..at + len, CHUNK.into(), |piece| {
+                    let len = u32::try_from(piece.end - piece.start).unwrap_or(CHUNK);
                     answer.clear();
-                    self.below.perform(&mut Op::Read { at, len }, answer)?;
-                    at += u64::from(len);
-                }
+                    perform_all(&*self.below, &mut Op::Read { at: piece.start, len }, answer)
+                });
                 answer.clear();
-                Ok(())
+                done
             }
-            (Op::Cache { .. }, _) => self.attempt(op, answer).map(drop),
+            (Op::Cache { .. }, _) => self.attempt(op, answer).map(|_| Progress::Done),
             _ => self.below.perform(op, answer),
         }
     }

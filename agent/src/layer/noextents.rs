@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use disk::{Answer, Disk, DiskError, Extent, Facts, Op, Turn};
+use disk::{Answer, Disk, DiskError, Extent, Facts, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
@@ -30,9 +30,9 @@ impl Disk for NoExtents {
         self.below.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if let Op::Extents { .. } = op {
-            return self.attempt(op, answer).map(drop);
+            return self.attempt(op, answer).map(|_| Progress::Done);
         }
         self.below.perform(op, answer)
     }

@@ -6,7 +6,9 @@ use thiserror::Error;
 
 use super::{Entry, each, refuse};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{
+    Answer, Data, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb, in_pieces, perform_all,
+};
 
 /// Written at once where zeroes are emulated.
 static ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
@@ -110,17 +112,13 @@ impl NoZero {
     }
 
     /// Writes the zeroes.
-    fn emulate(&self, op: &Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
-        let &Op::Zero { at, len, fua, .. } = op else { return Ok(()) };
-        let end = at + len;
-        let mut at = at;
-        while at < end {
-            let len = usize::try_from(end - at).unwrap_or(ZEROES.len()).min(ZEROES.len());
+    fn emulate(&self, op: &Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        let &Op::Zero { at, len, fua, .. } = op else { return Ok(Progress::Done) };
+        in_pieces(at..at + len, ZEROES.len() as u64, |piece| {
+            let len = usize::try_from(piece.end - piece.start).unwrap_or(ZEROES.len());
             let data = Data::Bytes(&ZEROES[..len]);
-            self.below.perform(&mut Op::Write { at, data, fua }, answer)?;
-            at += len as u64;
-        }
-        Ok(())
+            perform_all(&*self.below, &mut Op::Write { at: piece.start, data, fua }, answer)
+        })
     }
 }
 
@@ -146,7 +144,7 @@ impl Disk for NoZero {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.judge(op)? {
             None => self.below.perform(op, answer),
             Some(zero) if self.modes.zero == Zero::Emulate => self.emulate(&zero, answer),
@@ -180,7 +178,7 @@ mod tests {
         use Zero::{Emulate, NoTrim, Pass};
         let ok = |asked: &[&str]| Ok(asked.iter().map(ToString::to_string).collect());
         assert_eq!(asked(Zero::None, Default, false), Err(Kind::Invalid));
-        let written = ["write 5+262144 fua", "write 262149+45056 fua"];
+        let written = ["write 5+262139 fua", "write 262144+45061 fua"];
         assert_eq!(asked(Emulate, Default, false), ok(&written));
         assert_eq!(asked(Emulate, Default, true), Err(Kind::Unsupported));
         assert_eq!(asked(Emulate, Ignore, true), ok(&written));

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use self::control::Socket;
 use super::{Entry, absolute, each};
 use crate::recipe::{BuildError, Key};
-use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "pause",
@@ -119,7 +119,7 @@ impl Disk for Pause {
         Ok(Turn::Later)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let _busy = self.state.begin();
         self.below.perform(op, answer)
     }

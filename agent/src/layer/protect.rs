@@ -5,7 +5,9 @@ use std::{ops::Range, sync::Arc};
 
 use super::{Entry, each, window};
 use crate::{recipe::Key, units::parse_number};
-use disk::{Answer, Data, Disk, DiskError, Facts, Kind, Op, Turn};
+use disk::{
+    Answer, Data, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, in_pieces, perform_all,
+};
 
 /// Compared at once, bytes.
 const CHUNK: u64 = 1 << 20;
@@ -108,6 +110,35 @@ impl Protect {
         }
         Ok(())
     }
+
+    /// Does the first part of a trim or zero that is too long to be looked at as a whole.
+    fn perform_first(
+        &self,
+        op: &Op<'_>,
+        parts: &[(Range<u64>, bool)],
+        answer: &mut Answer,
+    ) -> Result<Progress, DiskError> {
+        let Some((part, protected)) = parts.first() else { return Ok(Progress::Done) };
+        let len = part.end - part.start;
+        let progress = if *protected {
+            in_pieces(part.clone(), CHUNK, |piece| self.check(op, &piece, &[]))?
+        } else {
+            let mut first = match *op {
+                Op::Trim { at, fua, .. } => Op::Trim { at, len, fua },
+                Op::Zero { at, fua, may_trim, fast, .. } => {
+                    Op::Zero { at, len, fua, may_trim, fast }
+                }
+                // A write's bytes are never so many.
+                _ => return Err(DiskError::new(Kind::Invalid, op.verb(), op.range())),
+            };
+            self.below.perform(&mut first, answer)?
+        };
+        Ok(if progress == Progress::Done && parts.len() > 1 {
+            Progress::Until(len)
+        } else {
+            progress
+        })
+    }
 }
 
 impl Disk for Protect {
@@ -119,7 +150,7 @@ impl Disk for Protect {
         if self.touches(op) { Ok(Turn::Later) } else { self.below.attempt(op, answer) }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if !self.touches(op) {
             return self.below.perform(op, answer);
         }
@@ -129,6 +160,9 @@ impl Disk for Protect {
         };
         let (at, len) = op.range();
         let parts = self.parts(at, len);
+        if len > PIECE {
+            return self.perform_first(op, &parts, answer);
+        }
         // All of it is looked at before any of it is written.
         for (part, _) in parts.iter().filter(|(_, protected)| *protected) {
             self.check(op, part, &data)?;
@@ -147,9 +181,9 @@ impl Disk for Protect {
                 }
                 _ => continue,
             };
-            self.below.perform(&mut op, answer)?;
+            perform_all(&*self.below, &mut op, answer)?;
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
     fn below(&self) -> Option<&dyn Disk> {

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use self::bucket::{Bucket, Source};
 use super::{Entry, absolute, each};
 use crate::recipe::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "rate",
@@ -125,7 +125,7 @@ impl Disk for Rate {
         self.below.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.below.perform(op, answer)
     }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{Entry, absolute, each};
 use crate::recipe::Key;
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "readonly",
@@ -47,7 +47,7 @@ impl Disk for Readonly {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if writes(op) && self.file.as_ref().is_none_or(|file| file.exists()) {
             return Err(denied(op));
         }

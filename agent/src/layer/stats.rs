@@ -17,7 +17,7 @@ use thiserror::Error;
 use self::{count::Counts, report::report};
 use super::{Entry, absolute, each};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Disk, DiskError, Facts, Op, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "stats",
@@ -120,11 +120,14 @@ impl Disk for Counted {
         Ok(turn)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range, started) = (op.verb(), op.range(), Instant::now());
-        self.below.perform(op, answer)?;
-        self.stats.counts.add(verb, range, started.elapsed());
-        Ok(())
+        let progress = self.below.perform(op, answer)?;
+        match progress {
+            Progress::Done => self.stats.counts.add(verb, range, started.elapsed()),
+            Progress::Until(bytes) => self.stats.counts.add_part(verb, bytes, started.elapsed()),
+        }
+        Ok(progress)
     }
 
     fn below(&self) -> Option<&dyn Disk> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Entry, each, refuse};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Turn, Verb};
+use disk::{Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "truncate",
@@ -148,7 +148,7 @@ impl Disk for Truncate {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if self.is_there(op) {
             return self.below.perform(op, answer);
         }
@@ -158,10 +158,13 @@ impl Disk for Truncate {
         };
         self.check(op, &bytes)?;
         if let Some(mut part) = self.shorten(op, &bytes) {
-            self.below.perform(&mut part, answer)?;
+            let progress = self.below.perform(&mut part, answer)?;
+            if let Progress::Until(_) = progress {
+                return Ok(progress);
+            }
         }
         self.complete(op, answer);
-        Ok(())
+        Ok(Progress::Done)
     }
 
     fn below(&self) -> Option<&dyn Disk> {

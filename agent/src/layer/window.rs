@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use disk::{Answer, Disk, DiskError, Facts, Op, Piece, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Piece, Progress, Turn, perform_all};
 
 /// `len` bytes of `below` from `start` on.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Disk for Window {
         self.below(op, |below, op| below.attempt(op, answer)).map_err(|error| self.told(error))
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.below(op, |below, op| below.perform(op, answer)).map_err(|error| self.told(error))
     }
 
@@ -73,7 +73,7 @@ impl Disk for Window {
 /// The bytes of a range of `disk`; waits for them.
 pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskError> {
     let mut answer = Answer::default();
-    disk.perform(&mut Op::Read { at, len }, &mut answer)?;
+    perform_all(disk, &mut Op::Read { at, len }, &mut answer)?;
     let mut bytes = Vec::with_capacity(len as usize);
     for piece in answer.pieces {
         match piece {

@@ -14,7 +14,7 @@ use thiserror::Error;
 use self::content::{Content, Stretch};
 use super::{Entry, single};
 use crate::recipe::{BuildError, Key, Params, Stack};
-use disk::{Answer, Data, Disk, DiskError, MemoryDisk, Op};
+use disk::{Answer, Data, DiskError, MemoryDisk, Op, perform_all};
 
 /// Bytes that are put into memory, at most: `1*1000000000000` would be more than there is.
 const MOST: u64 = 4 << 30;
@@ -130,5 +130,5 @@ fn fill(disk: &MemoryDisk, content: &Content, size: u64) -> Result<(), DataDiskE
 }
 
 fn run(disk: &MemoryDisk, op: &mut Op<'_>) -> Result<(), DataDiskError> {
-    disk.perform(op, &mut Answer::default()).map_err(DataDiskError::Memory)
+    perform_all(disk, op, &mut Answer::default()).map_err(DataDiskError::Memory)
 }

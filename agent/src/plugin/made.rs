@@ -12,7 +12,7 @@ use crate::{
     exports::OpenError,
     recipe::{BuildError, Key, Params},
 };
-use disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const TYPE: Key =
     Key::once("type", "FS", "The filesystem, as mkfs(8) -t [default: ext4]");
@@ -187,7 +187,7 @@ impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
         self.disk.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.disk.perform(op, answer)
     }
 

@@ -22,7 +22,7 @@ use super::{
     ledger::Account,
     pieces::{cut, pieces, put_pieces, take_front},
 };
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb, in_pieces};
 
 /// A connection in transmission, as a disk. Ends when it is dropped.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Disk for Link {
         Ok(Turn::Later)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let done = self.request(op, answer);
         if done.is_ok()
             && matches!(
@@ -194,44 +194,51 @@ impl Disk for Link {
 }
 
 impl Link {
-    fn request(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn request(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let verb = op.verb();
-        let ranges = |at, len| pieces(at, len, self.longest.1);
+        let unit = self.longest.1;
         match op {
-            Op::Read { at, len } => self.read(*at, u64::from(*len), answer),
-            Op::Write { at, data, fua } => self.write(*at, &data.slices(), *fua),
+            Op::Read { at, len } => self.read(*at, u64::from(*len), answer)?,
+            Op::Write { at, data, fua } => self.write(*at, &data.slices(), *fua)?,
             Op::Flush if !self.facts.can_flush => {
                 // A client was told that there is none; one that asks all the same hears the truth.
-                Err(DiskError::new(Kind::Unsupported, verb, (0, 0)))
+                return Err(DiskError::new(Kind::Unsupported, verb, (0, 0)));
             }
-            Op::Flush => self.flush(),
-            &mut Op::Trim { at, len, fua } => ranges(at, len).try_for_each(|(at, len)| {
-                let sent = |client: &mut Client, out: &mut _| client.trim(at, len, fua, out);
-                self.ask((verb, at, len), &[], sent).map(drop)
-            }),
+            Op::Flush => self.flush()?,
+            &mut Op::Trim { at, len, fua } => {
+                return in_pieces(at..at + len, unit, |piece| {
+                    let (at, len) = (piece.start, piece.end - piece.start);
+                    let sent = |client: &mut Client, out: &mut _| client.trim(at, len, fua, out);
+                    self.ask((verb, at, len), &[], sent).map(drop)
+                });
+            }
             &mut Op::Zero { at, len, fua, may_trim, fast } => {
                 let mut flags = CommandFlags::empty();
                 flags.set(CommandFlags::FUA, fua);
                 flags.set(CommandFlags::NO_HOLE, !may_trim);
                 flags.set(CommandFlags::FAST_ZERO, fast);
-                ranges(at, len).try_for_each(|(at, len)| {
+                return in_pieces(at..at + len, unit, |piece| {
+                    let (at, len) = (piece.start, piece.end - piece.start);
                     let sent = |client: &mut Client, out: &mut _| client.zero(at, len, flags, out);
                     self.ask((verb, at, len), &[], sent).map(drop)
-                })
+                });
             }
-            &mut Op::Cache { at, len } => ranges(at, len).try_for_each(|(at, len)| {
-                let sent = |client: &mut Client, out: &mut _| client.cache(at, len, out);
-                self.ask((verb, at, len), &[], sent).map(drop)
-            }),
+            &mut Op::Cache { at, len } => {
+                return in_pieces(at..at + len, unit, |piece| {
+                    let (at, len) = (piece.start, piece.end - piece.start);
+                    let sent = |client: &mut Client, out: &mut _| client.cache(at, len, out);
+                    self.ask((verb, at, len), &[], sent).map(drop)
+                });
+            }
             &mut Op::Extents { at, len, one } => {
                 // Fewer than were asked for is an answer.
                 let len = len.min(self.longest.1);
                 let sent = |client: &mut Client, out: &mut _| client.extents(at, len, one, out);
                 answer.extents = self.ask((verb, at, len), &[], sent)?.extents;
                 cut(&mut answer.extents, len);
-                Ok(())
             }
         }
+        Ok(Progress::Done)
     }
 }
 

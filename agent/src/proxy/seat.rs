@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{ledger::Others, link::Link};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
 
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -69,10 +69,10 @@ impl Disk for Seat {
         self.link.attempt(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         // Where flushes cover one connection only, that one has failed by itself.
         if matches!(op, Op::Flush) && self.link.covers_others() {
-            return self.flush();
+            return self.flush().map(|()| Progress::Done);
         }
         self.link.perform(op, answer)
     }

@@ -9,7 +9,7 @@ use nbd::{transmit::Checked, wire::Request};
 use tokio::task::JoinSet;
 
 use super::{succession::Member, transmit::op};
-use disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb};
+use disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb, perform_all};
 
 /// A request that came back.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Blocking {
 fn perform(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     let (verb, range) = (op.verb(), op.range());
     let mut answer = Answer::default();
-    let done = catch_unwind(AssertUnwindSafe(|| disk.perform(op, &mut answer)));
+    let done = catch_unwind(AssertUnwindSafe(|| perform_all(disk, op, &mut answer)));
     done.unwrap_or_else(|_| {
         tracing::error!(?verb, ?range, "our bug: a disk panicked");
         Err(DiskError::new(Kind::Io, verb, range))

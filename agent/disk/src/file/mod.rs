@@ -22,7 +22,7 @@ use direct::Direct;
 pub use open::{Advice, Cache, FileError, Inode, Options};
 
 use super::{
-    Answer, Disk, DiskError, Facts, Kind, Op, Turn,
+    Answer, DATA_PIECE, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, in_pieces,
     ranges::{cuts, length},
 };
 use crate::sys::file::{self as sys, Until, Wait};
@@ -166,25 +166,36 @@ impl FileDisk {
         self.sparse.store(sparse, Ordering::Relaxed);
     }
 
-    fn do_it(&self, op: &mut Op<'_>, answer: &mut Answer) -> io::Result<()> {
+    fn do_it(&self, op: &mut Op<'_>, answer: &mut Answer) -> io::Result<Progress> {
         let (at, len) = op.range();
         let range = at..at + len;
         match op {
-            Op::Read { .. } => self.read(range, answer),
-            Op::Write { data, fua, .. } => self.write(at, &data.slices(), *fua),
-            Op::Flush if self.facts.read_only => Ok(()),
-            Op::Flush => self.flush(),
+            Op::Read { .. } => self.read(range, answer)?,
+            Op::Write { data, fua, .. } => self.write(at, &data.slices(), *fua)?,
+            Op::Flush if self.facts.read_only => {}
+            Op::Flush => self.flush()?,
             Op::Trim { fua, .. } => {
-                self.trim(&range)?;
-                if *fua { self.flush() } else { Ok(()) }
+                let progress = in_pieces(range, PIECE, |piece| self.trim(&piece))?;
+                return self.durable_if(*fua, progress);
             }
             Op::Zero { fua, may_trim, fast, .. } => {
-                self.zero(&range, *may_trim, *fast)?;
-                if *fua { self.flush() } else { Ok(()) }
+                // Where zeroes have to be written, 32 MiB would take too long.
+                let unit = if self.zeroes_in_kernel() { PIECE } else { DATA_PIECE };
+                let progress = in_pieces(range, unit, |piece| self.zero(&piece, *may_trim, *fast))?;
+                return self.durable_if(*fua, progress);
             }
-            Op::Cache { .. } => self.prefetch(&range),
-            Op::Extents { one, .. } => self.extents(&range, *one, answer),
+            Op::Cache { .. } => return in_pieces(range, PIECE, |piece| self.prefetch(&piece)),
+            Op::Extents { one, .. } => self.extents(&range, *one, answer)?,
         }
+        Ok(Progress::Done)
+    }
+
+    /// Makes a request durable that was to be so, when all of it is done.
+    fn durable_if(&self, fua: bool, progress: Progress) -> io::Result<Progress> {
+        if fua && progress == Progress::Done {
+            self.flush()?;
+        }
+        Ok(progress)
     }
 }
 
@@ -200,7 +211,7 @@ impl Disk for FileDisk {
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range) = (op.verb(), op.range());
         if self.facts.read_only
             && matches!(op, Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. })

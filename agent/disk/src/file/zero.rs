@@ -44,6 +44,12 @@ impl FileDisk {
         self.write_zeroes(range.clone())
     }
 
+    /// Whether the kernel has not yet refused every way to zero without writing.
+    pub(super) fn zeroes_in_kernel(&self) -> bool {
+        let refused = |ability: &Ability| ability.refused.load(Ordering::Relaxed);
+        !(refused(&self.can.punch) && refused(&self.can.zero_range))
+    }
+
     /// False if the kernel cannot, in which case the bytes are still what they were or zero.
     fn zero_in_kernel(&self, range: &Range<u64>, may_trim: bool, fast: bool) -> io::Result<bool> {
         if may_trim && self.punch(range)? {

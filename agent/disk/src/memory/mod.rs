@@ -22,15 +22,17 @@ use chunk::{CHUNK, Chunk, Chunks, NoMemory, unlent};
 
 use super::{
     Answer, Data, Disk, DiskError, Extent, Facts, Identity, Kind, Op, PAGE, Page, Pages, Piece,
-    Slice, Turn,
+    Progress, Slice, Turn, in_pieces,
     ranges::{cuts, length},
 };
 
 /// Locks. Neighbouring chunks have different ones.
 const SHARDS: usize = 64;
-/// Pages that a trim or zero may walk through on the connection's own task: 64 MiB, some
-/// milliseconds. More of them are left to the blocking pool.
-const WALK: u64 = 2048;
+/// Pages that a trim or zero may let go on the connection's own task, each for about a microsecond. More of
+/// them are left to the executor.
+const WALK: u64 = 128;
+/// Pages that a zero may fill there, each for some microseconds.
+const FILL: u64 = 16;
 /// Bytes that `may_trim: false` makes real memory of: as much as the largest write can. Beyond it,
 /// what is there stays there and holes stay holes, so that one request cannot take all memory.
 const KEEP: u64 = 64 << 20;
@@ -204,11 +206,33 @@ impl MemoryDisk {
         Ok(())
     }
 
-    /// Makes `range` zero; memory that is not needed for it goes.
-    fn free(&self, range: &Range<u64>) -> Result<(), NoMemory> {
-        for number in self.existing(range) {
+    /// Does `each` to the part of every existing chunk that lies in `range`, until the time slice is over.
+    fn in_existing(
+        &self,
+        range: &Range<u64>,
+        mut each: impl FnMut(u64, Range<u64>) -> Result<(), NoMemory>,
+    ) -> Result<Progress, NoMemory> {
+        // As far as the last chunk, the pieces are chunks that exist; between them there is nothing to do.
+        let existing = self.existing(range);
+        let count = existing.len() as u64;
+        let progress = in_pieces(0..count, 1, |piece| {
+            let number = existing[usize::try_from(piece.start).unwrap_or(0)];
             let here = number * CHUNK;
-            let part = range.start.max(here)..range.end.min(here.saturating_add(CHUNK));
+            each(number, range.start.max(here)..range.end.min(here.saturating_add(CHUNK)))
+        })?;
+        Ok(match progress {
+            Progress::Done => Progress::Done,
+            Progress::Until(chunks) => {
+                let next = existing[usize::try_from(chunks).unwrap_or(0)] * CHUNK;
+                Progress::Until(next - range.start)
+            }
+        })
+    }
+
+    /// Makes `range` zero; memory that is not needed for it goes.
+    fn free(&self, range: &Range<u64>) -> Result<Progress, NoMemory> {
+        self.in_existing(range, |number, part| {
+            let here = number * CHUNK;
             let mut chunks = self.change(number);
             if part.end - part.start == CHUNK.min(self.size - here) {
                 let gone = chunks.remove(&number);
@@ -217,9 +241,9 @@ impl MemoryDisk {
                     self.chunks.fetch_sub(1, Ordering::Relaxed);
                     self.pages.fetch_sub(chunk.used as u64, Ordering::Relaxed);
                 }
-                continue;
+                return Ok(());
             }
-            let Some(chunk) = chunks.get_mut(&number) else { continue };
+            let Some(chunk) = chunks.get_mut(&number) else { return Ok(()) };
             for part in cuts(part, PAGE as u64) {
                 let (_, index, start) = place(part.start);
                 if chunk.free(index, start..start + length(&part))? {
@@ -230,31 +254,32 @@ impl MemoryDisk {
                 chunks.remove(&number);
                 self.chunks.fetch_sub(1, Ordering::Relaxed);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Makes `range` zero and keeps its memory; takes memory for its holes, up to `KEEP`.
-    fn clear(&self, range: &Range<u64>) -> Result<(), NoMemory> {
+    /// The end of a longer request is filled too when it goes on in pieces; that changes no byte.
+    fn clear(&self, range: &Range<u64>) -> Result<Progress, NoMemory> {
         let fill = range.end - range.start <= KEEP;
-        let numbers = if fill {
-            (range.start / CHUNK..range.end.div_ceil(CHUNK)).collect()
-        } else {
-            self.existing(range)
-        };
-        for number in numbers {
-            let here = number * CHUNK;
-            let part = range.start.max(here)..range.end.min(here.saturating_add(CHUNK));
-            for part in cuts(part, PAGE as u64) {
-                let (_, index, start) = place(part.start);
-                let mut chunks = self.change(number);
-                let slot = chunks.get_mut(&number).and_then(|chunk| chunk.pages[index].as_mut());
-                if let Some(page) = slot {
-                    unlent(page)?.bytes_mut()[start..start + length(&part)].fill(0);
-                } else if fill {
-                    let page = Page::zeroed().ok_or(NoMemory)?;
-                    self.put(&mut chunks, number, index, page)?;
-                }
+        if fill {
+            return in_pieces(range.clone(), CHUNK, |part| {
+                self.clear_chunk(part.start / CHUNK, part, fill)
+            });
+        }
+        self.in_existing(range, |number, part| self.clear_chunk(number, part, fill))
+    }
+
+    fn clear_chunk(&self, number: u64, part: Range<u64>, fill: bool) -> Result<(), NoMemory> {
+        for part in cuts(part, PAGE as u64) {
+            let (_, index, start) = place(part.start);
+            let mut chunks = self.change(number);
+            let slot = chunks.get_mut(&number).and_then(|chunk| chunk.pages[index].as_mut());
+            if let Some(page) = slot {
+                unlent(page)?.bytes_mut()[start..start + length(&part)].fill(0);
+            } else if fill {
+                let page = Page::zeroed().ok_or(NoMemory)?;
+                self.put(&mut chunks, number, index, page)?;
             }
         }
         Ok(())
@@ -318,32 +343,37 @@ impl Disk for MemoryDisk {
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match op {
-            Op::Trim { len, .. } | Op::Zero { len, .. } if self.is_long(*len) => {
+            Op::Trim { len, .. } | Op::Zero { len, may_trim: true, .. } if self.is_long(*len) => {
                 return Ok(Turn::Later);
             }
+            Op::Zero { len, .. } if *len > FILL * PAGE as u64 => return Ok(Turn::Later),
             _ => {}
         }
-        self.perform(op, answer).map(|()| Turn::Done)
+        self.perform(op, answer).map(|_| Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, (at, len)) = (op.verb(), op.range());
         let range = at..at + len;
         let done = match op {
             Op::Read { .. } => {
                 self.read(range, answer);
-                Ok(())
+                Ok(Progress::Done)
             }
-            Op::Write { data: Data::Bytes(bytes), .. } => self.write_bytes(at, bytes),
-            Op::Write { data: Data::Pages(pages), .. } => self.write_pages(at, pages),
+            Op::Write { data: Data::Bytes(bytes), .. } => {
+                self.write_bytes(at, bytes).map(|()| Progress::Done)
+            }
+            Op::Write { data: Data::Pages(pages), .. } => {
+                self.write_pages(at, pages).map(|()| Progress::Done)
+            }
             Op::Trim { .. } | Op::Zero { may_trim: true, .. } => self.free(&range),
             Op::Zero { .. } => self.clear(&range),
             Op::Extents { one, .. } => {
                 self.extents(&range, *one, answer);
-                Ok(())
+                Ok(Progress::Done)
             }
             // Nothing outlives the agent, and everything is as near as can be.
-            Op::Flush | Op::Cache { .. } => Ok(()),
+            Op::Flush | Op::Cache { .. } => Ok(Progress::Done),
         };
         done.map_err(|NoMemory| DiskError::new(Kind::NoMemory, verb, (at, len)))
     }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::{chunk::CHUNK_PAGES, *};
 use crate::{
+    perform_all,
     testing::{bytes_of, extents, read, trim, write, zero},
     zeroes::is_zero,
 };
@@ -169,7 +170,7 @@ fn a_long_trim_is_left_to_the_pool_and_a_long_hole_is_not() {
         write(&disk, i * PAGE as u64, b"x");
     }
     assert_eq!(disk.attempt(&mut op, &mut Answer::default()).unwrap(), Turn::Later);
-    disk.perform(&mut op, &mut Answer::default()).unwrap();
+    perform_all(&disk, &mut op, &mut Answer::default()).unwrap();
     assert_eq!(disk.allocated(), 0);
 }
 

@@ -95,6 +95,11 @@ impl Overlay {
         self.size
     }
 
+    /// Bytes in a block.
+    pub(super) fn block_size(&self) -> u64 {
+        self.block
+    }
+
     /// Where a block lies on the disk; the last may be shorter.
     pub(super) fn block(&self, number: u64) -> Range<u64> {
         let start = number * self.block;

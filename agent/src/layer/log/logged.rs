@@ -10,7 +10,7 @@ use super::{
     line::{Line, Type, Value},
     writer::Writer,
 };
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
 
 /// What is known of a request without its parameters.
 type Asked = (Verb, (u64, u64));
@@ -89,7 +89,7 @@ impl Disk for Logged {
         turn
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.writer.wait_for_room();
         let asked = (op.verb(), op.range());
         let logged = {
@@ -99,7 +99,15 @@ impl Disk for Logged {
         };
         let id = logged.unwrap_or_else(|| self.enter(op));
         let done = self.below.perform(op, answer);
-        self.leave(asked, id, done.as_ref().map(|()| &*answer));
+        match &done {
+            Ok(Progress::Until(bytes)) => {
+                // It goes on under the number that it has.
+                let (verb, (at, len)) = asked;
+                self.waiting().push(((verb, (at + bytes, len - bytes)), id));
+            }
+            Ok(Progress::Done) => self.leave(asked, id, Ok(answer)),
+            Err(error) => self.leave(asked, id, Err(error)),
+        }
         done
     }
 

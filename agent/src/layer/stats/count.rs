@@ -73,7 +73,15 @@ impl Counts {
         Self { verbs, sizes }
     }
 
-    /// A request that succeeded.
+    /// Part of a request that goes on.
+    pub(super) fn add_part(&self, verb: Verb, bytes: u64, took: Duration) {
+        let Some(count) = self.of(verb) else { return };
+        count.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        count.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// A request that succeeded, or the last part of one.
     pub(super) fn add(&self, verb: Verb, (at, len): (u64, u64), took: Duration) {
         let Some(count) = self.of(verb) else { return };
         count.ops.fetch_add(1, Ordering::Relaxed);

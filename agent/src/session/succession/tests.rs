@@ -26,7 +26,7 @@ use crate::{
     session::{self, End, Life, Rules},
     tls,
 };
-use disk::{Answer, Disk, DiskError, Facts, Identity, Op, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Identity, Op, Progress, Turn};
 
 fn instead(generation: u64) -> Instead {
     Instead { token: 7, generation }
@@ -113,10 +113,10 @@ impl Disk for Slow {
         Ok(Turn::Later)
     }
 
-    fn perform(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<(), DiskError> {
+    fn perform(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
         self.begun.lock().unwrap().send(op.range().0).unwrap();
         self.go_on.lock().unwrap().recv().unwrap();
-        Ok(())
+        Ok(Progress::Done)
     }
 }
 
