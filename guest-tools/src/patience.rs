@@ -43,9 +43,16 @@ pub(crate) fn told(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { exhausted() } else { error }
 }
 
-/// For poll(2); what is left of `None` is for ever.
+/// For poll(2), which counts milliseconds: rounded up, so that the time is over when it returns. What
+/// is left of `None` is for ever.
 pub(crate) fn poll_timeout(left: Option<Duration>) -> PollTimeout {
-    left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX))
+    let whole = |left: Duration| left.as_nanos().div_ceil(1_000_000);
+    left.map_or(PollTimeout::NONE, |left| {
+        i32::try_from(whole(left))
+            .ok()
+            .and_then(|ms| ms.try_into().ok())
+            .unwrap_or(PollTimeout::MAX)
+    })
 }
 
 /// The signs of life of one server that owes something. Time counts from where this end begins to

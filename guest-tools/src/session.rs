@@ -10,7 +10,7 @@ use nbd::wire::TransmissionFlags;
 
 use crate::{
     error::SessionError,
-    link::{Link, Order, Verb},
+    link::{Link, Order},
 };
 
 /// Longest read or write that is asked for, bytes.
@@ -59,8 +59,7 @@ pub(crate) fn flush(link: &mut Link) -> Result<(), SessionError> {
     if !link.terms().flags.contains(TransmissionFlags::SEND_FLUSH) {
         return Ok(());
     }
-    link.submit(Order::bare(Verb::Flush, 0, 0))?;
-    link.next_good().map(drop)
+    link.flush()
 }
 
 fn read_pieces(

@@ -35,6 +35,8 @@ pub(crate) enum CopyError {
         "{0} is a stream, which can be read once: --verify needs two sides that can be read again"
     )]
     Stream(String),
+    #[error("a bug in guest-tools: the copy waits, and nothing is under way")]
+    Stalled,
     #[error("interrupted")]
     Interrupted,
     #[error(

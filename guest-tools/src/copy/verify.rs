@@ -150,6 +150,9 @@ impl<'a> Verifier<'a> {
     fn wait(&mut self) -> Result<(), CopyError> {
         let mut fds = vec![until(&self.job.halt)];
         fds.extend(self.sides.iter().filter_map(Side::poll));
+        if fds.len() == 1 {
+            return Err(CopyError::Stalled);
+        }
         let silent = least(self.sides.iter().filter_map(Side::linked));
         match poll(&mut fds, poll_timeout(silent.and_then(Link::left))) {
             Ok(0) => return silent.map_or(Ok(()), |link| Err(link.silent().into())),

@@ -7,7 +7,7 @@ use nix::{
     poll::{PollFd, poll},
 };
 
-use super::Link;
+use super::{Link, Order, Verb};
 use crate::{
     error::SessionError,
     patience::{self, poll_timeout},
@@ -23,15 +23,59 @@ impl Link {
     pub(crate) fn silent(&self) -> SessionError {
         SessionError::lost(&self.uri, "waiting for a reply", patience::exhausted())
     }
+
+    /// For a link that waits for a flush and nothing else. A flush may take longer than a server may
+    /// keep silent: once half of that time is over, this asks for the first block as well, and the
+    /// answer is a sign of life. Says when to call it again; `None`: nothing ends the waiting.
+    pub(crate) fn inquire(&mut self) -> Option<Duration> {
+        let (left, half) = (self.left()?, patience::limit()? / 2);
+        if left > half {
+            return Some(left.saturating_sub(half));
+        }
+        if self.under_way() == 1 && self.flying.values().all(|done| done.order.verb == Verb::Flush)
+        {
+            let block = u64::from(self.terms().blocks.minimum.max(1));
+            // An export of no bytes has no block to ask for, and then silence is all there is.
+            self.submit(Order::read(0, block, Vec::new())).ok();
+        }
+        Some(left)
+    }
+
+    /// Asks for a flush and waits for it. Nothing else is under way.
+    pub(crate) fn flush(&mut self) -> Result<(), SessionError> {
+        self.submit(Order::bare(Verb::Flush, 0, 0))?;
+        let mut flushed = Ok(());
+        while self.under_way() > 0 {
+            let again = self.inquire();
+            self.turn()?;
+            match self.pop() {
+                Some(done) if done.order.verb == Verb::Flush => {
+                    flushed = self.good(done).map(drop);
+                }
+                // An answer to `inquire`, whatever it is, has done its work.
+                Some(_) => {}
+                None => wait_for(&[self], again)?,
+            }
+        }
+        flushed
+    }
 }
 
 /// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
 pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
+    wait_for(links, None)
+}
+
+/// As `wait`, but no longer than `most`.
+fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError> {
     let mut fds: Vec<_> =
         links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
-    let limit = links.iter().filter_map(|link| link.left()).min();
+    let limit = links.iter().filter_map(|link| link.left()).chain(most).min();
     match poll(&mut fds, poll_timeout(limit)) {
-        Ok(0) => least(links.iter().copied()).map_or(Ok(()), |link| Err(link.silent())),
+        Ok(0) => match least(links.iter().copied()) {
+            Some(link) if link.left().is_some_and(|left| left.is_zero()) => Err(link.silent()),
+            _ => Ok(()),
+        },
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => {
             let uri = links.first().map_or("", |link| &link.uri);

@@ -5,6 +5,7 @@ mod ends;
 mod faults;
 mod holes;
 mod layouts;
+mod loops;
 mod pipes;
 #[path = "../server/mod.rs"]
 mod server;

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     Random,
+    loops::Loop,
     server::{SIZE, Server, TOOL, Transport::Unix},
     sparse, text, under_nbdkit,
 };
@@ -106,4 +107,58 @@ fn two_of_them_in_a_row() {
     assert!(first.wait().expect("it ends").success());
     assert!(second.join().expect("it ends").success());
     assert!(crate::is_same(&server.disk, &other.disk));
+}
+
+/// A range that the destination cannot zero by itself is written as zeroes.
+#[test]
+fn zeroes_of_a_stream_reach_a_destination_that_can_only_be_written() {
+    for (filters, params) in [
+        (&["--filter=nozero"][..], &["memory", "4M"][..]),
+        (&["--filter=nozero", "--filter=noparallel"], &["memory", "4M", "serialize=connections"]),
+        (
+            &["--filter=nozero", "--filter=blocksize-policy"],
+            &["memory", "4M", "blocksize-minimum=4096", "blocksize-error-policy=error"],
+        ),
+    ] {
+        under_nbdkit(
+            filters,
+            params,
+            r#"head -c 4M /dev/urandom > before
+               for size in 1 511 4096 1000001 3000000 4194304; do
+                   head -c $size /dev/zero > from
+                   nbdcopy before "$uri"
+                   timeout 20 "$tool" copy - "$uri" --timeout 5s < from
+                   nbdcopy "$uri" after
+                   cmp -n $size from after
+                   cmp -i $size before after
+               done
+               # Zeroes between data, and at the end.
+               (head -c 700001 /dev/urandom; head -c 999 /dev/zero; head -c 1M /dev/urandom
+                head -c 2M /dev/zero) > from
+               timeout 20 "$tool" copy - "$uri" --timeout 5s < from
+               nbdcopy "$uri" after
+               cmp -n "$(stat -c %s from)" from after"#,
+        );
+    }
+}
+
+#[test]
+fn zeroes_of_a_stream_reach_a_block_device() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let backing = dir.path().join("backing");
+    fs::write(&backing, Random(9).bytes(3 << 20)).expect("a file");
+    let before = fs::read(&backing).expect("a file");
+    let Some(device) = Loop::over(&backing, &[]) else { return };
+    for len in [100_usize, 4096, 1_000_001, 3 << 20] {
+        let mut child = Command::new("timeout");
+        child.args(["20", TOOL, "copy", "-", &device.device, "--quiet"]).stdin(Stdio::piped());
+        let mut child = child.spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(&vec![0; len]).expect("it reads");
+        drop(stdin);
+        assert!(child.wait().expect("it ends").success(), "{len}");
+        let after = fs::read(&device.device).expect("a device");
+        assert!(after[..len].iter().all(|&byte| byte == 0), "{len}");
+        assert!(after[len..] == before[len..], "{len}");
+    }
 }

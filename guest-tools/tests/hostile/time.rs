@@ -2,6 +2,7 @@
 
 use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,10 @@ use nix::sys::socket::{
 
 use crate::{
     Case, Words, judge, no_complaints, run,
-    server::{Act, Asked, FLUSH, Framing, GO, HONEST, Manner, Script, Server, WRITE, pattern},
+    server::{
+        Act, Asked, FLUSH, Framing, GO, HONEST, Manner, READ as READS, Script, Server, WRITE,
+        pattern, simple,
+    },
 };
 
 const SAYS: &str = "no answer in 200ms (--timeout)";
@@ -144,6 +148,53 @@ fn a_slow_server_is_not_a_dead_one() {
     let words = ["write", "URI", "--pattern", "--length", "32M", "--timeout", "1s"];
     let output = run(&server, &words);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_flush_that_is_never_answered_ends() {
+    let script: Script = |asked, honest| match asked {
+        Asked::Request(request) if request.command == FLUSH => Act::Mute,
+        _ => Act::Say(honest),
+    };
+    let manner = Manner::new(Framing::Structured, script);
+    let commands: &[Words] = &[
+        COPY_TO,
+        &["write", "URI", "--pattern", "--length", "48k", "--timeout", "200ms"],
+        &["zero", "URI", "--all", "--timeout", "200ms"],
+    ];
+    Case { name: "no end of a flush", manner, commands, says: SAYS }.fails();
+}
+
+/// The cookie of the flush that waits, and the answers to other requests meanwhile.
+static FLUSHING: AtomicU64 = AtomicU64::new(0);
+static ALIVE: AtomicU64 = AtomicU64::new(0);
+
+/// A large copy's flush may well take longer than a server may keep silent.
+#[test]
+fn a_flush_takes_its_time_while_the_server_answers_other_requests() {
+    let script: Script = |asked, honest| match asked {
+        Asked::Request(request) if request.command == FLUSH => {
+            FLUSHING.store(request.cookie, Ordering::Relaxed);
+            ALIVE.store(0, Ordering::Relaxed);
+            Act::Say(Vec::new())
+        }
+        Asked::Request(request) if request.command == READS => {
+            let late = match ALIVE.fetch_add(1, Ordering::Relaxed) {
+                4 => simple(FLUSHING.load(Ordering::Relaxed), 0),
+                _ => Vec::new(),
+            };
+            Act::Say([honest, late].concat())
+        }
+        _ => Act::Say(honest),
+    };
+    let server = Server::start(Manner::new(Framing::Simple, script));
+    for words in [COPY_TO, &["zero", "URI", "--all", "--timeout", "200ms"]] {
+        let begun = Instant::now();
+        let output = run(&server, words);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(begun.elapsed() > Duration::from_millis(400), "{words:?}");
+        assert_eq!(ALIVE.load(Ordering::Relaxed), 5, "{words:?}");
+    }
 }
 
 #[test]

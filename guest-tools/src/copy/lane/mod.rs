@@ -133,7 +133,7 @@ impl<'a> Lane<'a> {
             if self.exhausted && self.todo.is_empty() && self.busy() == 0 {
                 return Ok(());
             }
-            self.wait(true)?;
+            self.wait(None)?;
         }
     }
 
@@ -150,39 +150,46 @@ impl<'a> Lane<'a> {
 
     /// Begins what may be begun. Whether there may be more at once.
     fn begin(&mut self) -> Result<bool, CopyError> {
-        if let Side::Stream(_) = self.source {
-            return self.begin_stream();
-        }
         for _ in 0..BATCH {
             if self.is_full() {
                 return Ok(false);
             }
             self.look_ahead()?;
-            let Some(mut chunk) = self.todo.pop_front() else { return Ok(false) };
-            let most =
-                if chunk.kind == Kind::Zero { self.zero_at_once } else { self.job.rules.request };
-            if chunk.len > most {
-                let rest = Chunk { at: chunk.at + most, len: chunk.len - most, ..chunk };
-                self.todo.push_front(rest);
-                chunk.len = most;
-            }
-            self.todo_len -= chunk.len;
-            match chunk.kind {
-                Kind::Data => self.read(chunk.at, chunk.len)?,
-                Kind::Zero => self.zero(chunk.at, chunk.len)?,
-                Kind::Fill => {
-                    let mut zeroes = self.room(chunk.len);
-                    zeroes.fill(0);
-                    self.flying += chunk.len;
-                    self.write(chunk.at, zeroes, true)?;
-                }
-            }
+            let Some(chunk) = self.todo.pop_front() else {
+                return self.begin_stream();
+            };
+            self.begin_chunk(chunk)?;
         }
         Ok(true)
     }
 
+    /// Begins the first part of a chunk. The rest of it stays the first in the queue.
+    fn begin_chunk(&mut self, mut chunk: Chunk) -> Result<(), CopyError> {
+        let zero = chunk.kind == Kind::Zero;
+        let most = if zero { self.zero_at_once } else { self.job.rules.request };
+        if chunk.len > most {
+            let rest = Chunk { at: chunk.at + most, len: chunk.len - most, ..chunk };
+            self.todo.push_front(rest);
+            chunk.len = most;
+        }
+        self.todo_len -= chunk.len;
+        match chunk.kind {
+            Kind::Data => self.read(chunk.at, chunk.len),
+            Kind::Zero => self.zero(chunk.at, chunk.len),
+            Kind::Fill => {
+                let mut zeroes = self.room(chunk.len);
+                zeroes.fill(0);
+                self.flying += chunk.len;
+                self.write(chunk.at, zeroes, true)
+            }
+        }
+    }
+
     /// Sees to it that there is something to do, and asks for extents before the last is begun.
     fn look_ahead(&mut self) -> Result<(), CopyError> {
+        if let Side::Stream(_) = self.source {
+            return Ok(());
+        }
         let rules = &self.job.rules;
         while !self.exhausted && self.asked.is_none() && self.todo_len < rules.queue {
             let Some((at, end)) = self.job.claim() else {
@@ -217,9 +224,10 @@ impl<'a> Lane<'a> {
         self.job.finished(len, zeroes);
     }
 
-    /// Reads what has come on a stream.
+    /// Reads what has come on a stream, if the source is one. Whether a piece of it is whole, and so
+    /// perhaps more to do without waiting: what the destination cannot zero is queued as writes.
     fn begin_stream(&mut self) -> Result<bool, CopyError> {
-        if !self.readable || self.exhausted || self.is_full() {
+        if !self.readable || self.exhausted {
             return Ok(false);
         }
         self.readable = false;
@@ -253,7 +261,7 @@ impl<'a> Lane<'a> {
         self.at += len;
         self.flying += len;
         self.got(at, bytes, &[])?;
-        Ok(false)
+        Ok(true)
     }
 
     fn room(&mut self, len: u64) -> Vec<u8> {

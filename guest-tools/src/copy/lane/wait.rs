@@ -1,6 +1,6 @@
 //! Where a lane waits: for its sockets, and for the flush at the end.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use nbd::wire::TransmissionFlags;
 use nix::{
@@ -21,20 +21,26 @@ use crate::{
 };
 
 impl Lane<'_> {
-    /// Waits until a server or a stream can go on. `patience`: silence is an error in time.
-    pub(super) fn wait(&mut self, patience: bool) -> Result<(), CopyError> {
+    /// Waits until a server or a stream can go on, and no longer than `most`.
+    pub(super) fn wait(&mut self, most: Option<Duration>) -> Result<(), CopyError> {
         let (source, target) = (self.source.poll(), self.target.poll());
         let wanted = !self.exhausted && !self.is_full();
         let stream = self.source.poll_stream().filter(|_| wanted);
         let places = (source.is_some(), target.is_some());
         let mut fds = vec![until(&self.job.halt)];
         fds.extend(source.into_iter().chain(target).chain(stream));
+        if fds.len() == 1 {
+            // No server owes anything and no stream is wanted: nothing would ever end the waiting.
+            return Err(CopyError::Stalled);
+        }
         let silent = least(self.source.linked().into_iter().chain(self.target.linked()));
-        let silent = silent.filter(|_| patience);
-        match poll(&mut fds, poll_timeout(silent.and_then(Link::left))) {
+        let left = silent.and_then(Link::left);
+        match poll(&mut fds, poll_timeout(left.into_iter().chain(most).min())) {
             Ok(0) => {
+                let silent = silent.filter(|link| link.left().is_some_and(|left| left.is_zero()));
+                let Some(link) = silent else { return Ok(()) };
                 self.broken = places;
-                return silent.map_or(Ok(()), |link| Err(link.silent().into()));
+                return Err(link.silent().into());
             }
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(()),
@@ -84,17 +90,21 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// A flush takes as long as it takes.
+    /// A flush takes as long as it takes, while the server gives signs of life.
     pub(super) fn flush_link(&mut self) -> Result<(), CopyError> {
-        loop {
+        let mut flushed = Ok(());
+        while self.target.under_way() > 0 {
+            let again = self.target.link().and_then(Link::inquire);
             self.push()?;
-            if let Some(done) = self.target.link().and_then(Link::pop) {
-                return good(&mut self.target, done).map(drop);
+            match self.target.link().and_then(Link::pop) {
+                Some(done) if done.order.verb == Verb::Flush => {
+                    flushed = good(&mut self.target, done).map(drop);
+                }
+                Some(_) => {}
+                None if self.job.halt.is_raised() => return Err(CopyError::Interrupted),
+                None => self.wait(again)?,
             }
-            if self.job.halt.is_raised() {
-                return Err(CopyError::Interrupted);
-            }
-            self.wait(false)?;
         }
+        flushed
     }
 }
