@@ -1,33 +1,27 @@
 //! From a URI to a server that has been asked something: dials, and drives nbd's machine of the
-//! negotiation over the blocking stream. `link` enters exports through it, commands ask for lists.
+//! negotiation over the stream, which waits. `link` enters exports through it, commands ask for lists.
 
 use std::{
-    fs::File,
     io::{self, Read, Write},
     os::fd::OwnedFd,
-    time::Instant,
 };
 
 use nbd::{
     Framing, Refusal, Uri,
     negotiate::{
-        self, ClientStep, Described, IDENTITY, INSTANCE, Instead, Listed, Ready, answer_to,
+        self, ClientStep, ClientTls, Described, IDENTITY, INSTANCE, Instead, Listed, Ready,
+        answer_to,
     },
     transmit::client::Client,
     wire::ReplyCode,
 };
-use nix::sys::{
-    socket::{setsockopt, sockopt},
-    time::TimeVal,
-};
 
 use crate::{
-    dial::{DialError, Stream, TlsError, TlsReady, dial, prepare, secure},
+    dial::{DialError, Stream, dial, prepare},
     error::SessionError,
-    patience,
 };
 
-/// A connection in transmission: its socket, which still blocks, what has come behind the
+/// A connection in transmission: its socket, which still waits, what has come behind the
 /// negotiation, its rules.
 #[derive(Debug)]
 pub(crate) struct Entered {
@@ -107,10 +101,6 @@ pub(crate) fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
         ClientStep::Done(negotiated, described) => {
             let client = Client::new(negotiated.into_terms());
             let Talk { socket, received, .. } = talk;
-            let for_ever = TimeVal::new(0, 0);
-            setsockopt(&socket, sockopt::ReceiveTimeout, &for_ever)
-                .and_then(|()| setsockopt(&socket, sockopt::SendTimeout, &for_ever))
-                .map_err(|errno| SessionError::lost(&talk.uri, "preparing", errno.into()))?;
             Ok(Entered { socket, received, client, described })
         }
         step => Err(talk.refused(step)),
@@ -118,11 +108,11 @@ pub(crate) fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
 }
 
 impl Entered {
-    /// The bare socket, where it is one.
-    pub(crate) fn into_plain(self) -> Option<OwnedFd> {
+    /// The bare socket, where it is one, for somebody who waits as long as it takes.
+    pub(crate) fn into_plain(self) -> io::Result<Option<OwnedFd>> {
         match self.socket {
-            Stream::Plain(socket) => Some(socket.into()),
-            Stream::Tls(_) => None,
+            Stream::Plain(socket) => Ok(Some(socket.into_blocking()?.into())),
+            Stream::Tls(_) => Ok(None),
         }
     }
 }
@@ -212,13 +202,18 @@ impl Talk {
         // What is missing for TLS is missed before anybody is connected to.
         let tls = uri.tls.then(|| prepare(uri)).transpose().map_err(wrong)?;
         let socket = dial(uri)?;
-        let same = tls.as_ref().map(|_| socket.try_clone().map_err(TlsError::Handshake));
-        let same = same.transpose().map_err(wrong)?;
         let (received, out, socket) = (Vec::new(), Vec::new(), Stream::Plain(socket));
         let mut talk = Self { uri: uri.to_string(), socket, received, total: 0, out };
-        let step = match same.zip(tls) {
+        let step = match tls {
             None => talk.answer(negotiate::Client::start(framing))?,
-            Some((socket, tls)) => talk.secured(socket, tls)?,
+            Some(tls) => {
+                let asked = talk.start_tls()?;
+                talk.socket = talk.socket.secure(tls).map_err(wrong)?;
+                match asked.secured(&mut talk.out) {
+                    ClientStep::Feed(client) => talk.answer(client)?,
+                    step => step,
+                }
+            }
         };
         match step {
             ClientStep::Ready(ready) => Ok((talk, ready)),
@@ -280,8 +275,8 @@ impl Talk {
         self.socket.write_all(&self.out).ok();
     }
 
-    /// STARTTLS, the handshake, and the framing inside.
-    fn secured(&mut self, socket: File, tls: TlsReady) -> Result<ClientStep, SessionError> {
+    /// Asks for TLS. The handshake comes next.
+    fn start_tls(&mut self) -> Result<ClientTls, SessionError> {
         let asked = match self.answer(negotiate::Client::start_secure(Framing::Extended))? {
             ClientStep::StartTls(asked) => asked,
             step => return Err(self.refused(step)),
@@ -290,17 +285,13 @@ impl Talk {
         if !self.received.is_empty() {
             return Err(SessionError::Early(self.uri.clone()));
         }
-        let wrong = |source| DialError::Tls { uri: self.uri.clone(), source };
-        self.socket = secure(socket, tls).map_err(wrong)?;
-        match asked.secured(&mut self.out) {
-            ClientStep::Feed(client) => self.answer(client),
-            step => Ok(step),
-        }
+        Ok(asked)
     }
 
     /// Sends what was asked and receives until the machine has an answer.
     fn answer(&mut self, mut client: negotiate::Client) -> Result<ClientStep, SessionError> {
-        let begun = Instant::now();
+        // However slowly it comes: what trickles in is no answer.
+        self.socket.begin_to_wait();
         loop {
             let (eaten, step) = client.step(&self.received, &mut self.out);
             self.received.drain(..eaten);
@@ -319,11 +310,6 @@ impl Talk {
                 return Err(SessionError::Closed { uri, awaited });
             }
             self.total += n;
-            // Bytes that trickle in are no answer.
-            if patience::limit().is_some_and(|limit| begun.elapsed() >= limit) {
-                let doing = format!("waiting for {awaited}");
-                return Err(SessionError::lost(&self.uri, &doing, patience::exhausted()));
-            }
             if self.total > MOST {
                 return Err(SessionError::Long { uri: self.uri.clone(), limit: MOST });
             }
@@ -334,9 +320,7 @@ impl Talk {
     fn send(&mut self) -> Result<(), SessionError> {
         let sent = self.socket.write_all(&self.out);
         self.out.clear();
-        let lost =
-            |error| SessionError::lost(&self.uri, "sending an option", patience::told(error));
-        sent.map_err(lost)
+        sent.map_err(|error| SessionError::lost(&self.uri, "sending an option", error))
     }
 
     /// One read, again if a signal came between. A stream that stays silent is a timeout.
@@ -344,7 +328,7 @@ impl Talk {
         loop {
             match self.socket.read(room) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other.map_err(patience::told),
+                other => return other,
             }
         }
     }

@@ -1,13 +1,14 @@
 //! How long a server may take to say or take in anything before it counts as gone: one rule for the
 //! whole program, set once by `main`. `dial`, `greet` and whatever waits for a `link` keep to it.
 //!
-//! An answer to a question of the negotiation has to be whole by then. Of requests under way, one has
-//! to be answered, or `LEAST` bytes to have moved in either direction: a slow way is no dead one, and
-//! a server that sends a byte a second is.
+//! An answer to a question of the negotiation, and a handshake of TLS, has to be whole by then. Of
+//! requests under way, one has to be answered, or `LEAST` bytes to have moved on the socket in either
+//! direction: a slow way is no dead one, and a server that sends a byte a second is. Inside TLS the
+//! bytes of the socket count, as in plain text; those of records without content do not.
 
 use std::{
     cell::Cell,
-    io::{self, Read, Write},
+    io,
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -62,12 +63,24 @@ pub(crate) struct Pulse {
     waiting: Cell<Option<Instant>>,
     /// Bytes since the last beat.
     moved: u64,
+    /// There was one since this was last asked.
+    beaten: bool,
 }
 
 impl Pulse {
-    /// It begins to owe, or has answered.
+    /// It begins to owe.
+    pub(crate) fn begin(&mut self) {
+        *self = Self { beaten: self.beaten, ..Self::default() };
+    }
+
+    /// It has answered.
     pub(crate) fn beat(&mut self) {
-        *self = Self::default();
+        *self = Self { beaten: true, ..Self::default() };
+    }
+
+    /// Whether there was a sign of life since this was asked before.
+    pub(crate) const fn take_beaten(&mut self) -> bool {
+        std::mem::replace(&mut self.beaten, false)
     }
 
     /// Bytes have come, or gone.
@@ -84,45 +97,6 @@ impl Pulse {
         let since = self.waiting.get().unwrap_or_else(Instant::now);
         self.waiting.set(Some(since));
         Some(limit.saturating_sub(since.elapsed()))
-    }
-}
-
-/// A socket that blocks, for one conversation that has to be over in time.
-#[derive(Debug)]
-pub(crate) struct Timed<'a, S> {
-    socket: &'a mut S,
-    begun: Instant,
-}
-
-impl<'a, S> Timed<'a, S> {
-    pub(crate) fn new(socket: &'a mut S) -> Self {
-        Self { socket, begun: Instant::now() }
-    }
-
-    /// A socket says nothing of its limit while bytes trickle.
-    fn in_time<T>(&self, done: io::Result<T>) -> io::Result<T> {
-        if limit().is_some_and(|limit| self.begun.elapsed() >= limit) {
-            return Err(exhausted());
-        }
-        done.map_err(told)
-    }
-}
-
-impl<S: Read> Read for Timed<'_, S> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let done = self.socket.read(room);
-        self.in_time(done)
-    }
-}
-
-impl<S: Write> Write for Timed<'_, S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let done = self.socket.write(bytes);
-        self.in_time(done)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
     }
 }
 

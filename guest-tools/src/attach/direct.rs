@@ -11,7 +11,7 @@ use super::{
     netlink::Connect,
     side::{nbd, nbd_refused},
 };
-use crate::greet::{Entered, Standing, enter_for_kernel};
+use crate::greet::{Standing, enter_for_kernel};
 
 /// Gives the kernel the server's own sockets, and no relay: the device ends with its server.
 pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
@@ -38,7 +38,9 @@ pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
     if sockets.iter().any(|entered| !entered.received.is_empty()) {
         return Err(unfit("the server said something that it was not asked for"));
     }
-    let sockets: Vec<_> = sockets.into_iter().filter_map(Entered::into_plain).collect();
+    let plain = sockets.into_iter().filter_map(|entered| entered.into_plain().transpose());
+    let plain: Result<Vec<_>, _> = plain.collect();
+    let sockets = plain.map_err(AttachError::system("prepare the sockets for the kernel"))?;
     let asked = driver.connect(&Connect {
         index: wanted,
         sockets: &sockets,

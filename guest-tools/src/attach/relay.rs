@@ -63,7 +63,7 @@ pub(super) struct Relay {
     /// Connections since then: a server may be there and answer nothing right.
     vain: u32,
     dead_timeout: Option<Duration>,
-    /// When the server last answered, or was asked after a time of peace.
+    /// When the server last gave a sign of life, or was asked after a time of peace.
     heard: Instant,
     /// The dead timeout is over.
     failing: bool,
@@ -265,13 +265,14 @@ impl Relay {
         for (link, _) in links.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
             // Once: what is left is still there for the next poll.
             turned = link.turn();
+            // Bytes of a long answer, or of a long request, are as good as a short answer.
+            if link.take_life() {
+                self.heard = Instant::now();
+            }
             answered.extend(std::iter::from_fn(|| link.pop()));
             if turned.is_err() {
                 break;
             }
-        }
-        if !answered.is_empty() {
-            self.heard = Instant::now();
         }
         for done in answered {
             if let Some(reason) = self.answered(done) {

@@ -3,6 +3,7 @@
 //! All kinds of socket end up as one descriptor that is read and written like a file. No name is
 //! looked up: the binary is static, and a guest without a network has nobody to ask.
 
+mod socket;
 mod stream;
 mod tcp;
 mod tls;
@@ -12,17 +13,13 @@ mod vsock;
 use std::{fs::File, io, time::Duration};
 
 use nbd::{Uri, uri::Place};
-use nix::sys::{
-    socket::{setsockopt, sockopt},
-    time::TimeVal,
-};
+use nix::sys::time::TimeVal;
 use thiserror::Error;
 
-use crate::patience;
-
 pub(crate) use self::{
+    socket::Socket,
     stream::Stream,
-    tls::{Ready as TlsReady, TlsError, prepare, secure},
+    tls::{TlsError, prepare},
 };
 
 /// Why there is no stream.
@@ -43,14 +40,10 @@ pub(crate) enum DialError {
     SetUp { uri: String, source: io::Error },
 }
 
-/// Connects. Reads and writes of the stream block, and fail when `patience` is exhausted.
-pub(crate) fn dial(uri: &Uri) -> Result<File, DialError> {
-    let socket = dial_raw(uri)?;
-    let Some(limit) = patience::limit().map(time_value) else { return Ok(socket) };
-    setsockopt(&socket, sockopt::ReceiveTimeout, &limit)
-        .and_then(|()| setsockopt(&socket, sockopt::SendTimeout, &limit))
-        .map_err(|errno| DialError::SetUp { uri: uri.to_string(), source: errno.into() })?;
-    Ok(socket)
+/// Connects. Reads and writes wait, and fail when `patience` is exhausted.
+pub(crate) fn dial(uri: &Uri) -> Result<Socket, DialError> {
+    let wrong = |source| DialError::SetUp { uri: uri.to_string(), source };
+    Socket::new(dial_raw(uri)?).map_err(wrong)
 }
 
 /// For a socket, where zero is for ever too.

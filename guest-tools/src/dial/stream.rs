@@ -1,32 +1,79 @@
-//! A connected socket, in plain text or inside TLS, that is read and written like a file. In
-//! blocking mode or not is the descriptor's own business.
+//! A connected socket, in plain text or inside TLS, that is read and written like a file. Whether a
+//! call waits, and for how long, is the socket's own business.
 
 use std::{
-    fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
 };
 
 use rustls::ClientConnection;
 
+use super::{
+    socket::Socket,
+    tls::{Ready, TlsError, shake_hands},
+};
+
 /// Encrypted bytes that wait for the socket: at this bound the caller waits too.
 pub(super) const WAITING: usize = 256 << 10;
+/// The longest record, bytes (RFC 5246, 6.2.3): when so many have come without one byte for the
+/// caller, what comes is no answer that is on its way.
+const RECORD: usize = 5 + (16 << 10) + (2 << 10);
 
 /// The stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Plain(File),
+    Plain(Socket),
     Tls(Box<Tls>),
 }
 
 /// TLS after its handshake.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    pub(super) socket: File,
-    pub(super) connection: ClientConnection,
+    socket: Socket,
+    connection: ClientConnection,
+    /// Bytes that have come since the last one for the caller.
+    idle: usize,
 }
 
 impl Stream {
+    /// Goes on inside TLS, in which it may be already.
+    pub(crate) fn secure(self, ready: Ready) -> Result<Self, TlsError> {
+        let Self::Plain(mut socket) = self else { return Ok(self) };
+        let connection = shake_hands(&mut socket, ready)?;
+        Ok(Self::Tls(Box::new(Tls { socket, connection, idle: 0 })))
+    }
+
+    const fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => &tls.socket,
+        }
+    }
+
+    const fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => &mut tls.socket,
+        }
+    }
+
+    /// As `Socket::begin_to_wait`.
+    pub(crate) fn begin_to_wait(&mut self) {
+        self.socket_mut().begin_to_wait();
+    }
+
+    /// As `Socket::never_wait`.
+    pub(crate) const fn never_wait(&mut self) {
+        self.socket_mut().never_wait();
+    }
+
+    /// Bytes that have moved on the socket, in either direction, since this was asked before: what a
+    /// server's life is judged by. Inside TLS they count as they come and not when a record is whole,
+    /// so that the same speed is the same life; those of records that bring nothing do not count.
+    pub(crate) const fn take_moved(&mut self) -> usize {
+        self.socket_mut().take_moved()
+    }
+
     /// There are bytes to read that the socket itself does not tell of.
     pub(crate) fn holds_input(&mut self) -> bool {
         match self {
@@ -74,10 +121,17 @@ impl Tls {
         loop {
             match self.connection.reader().read(room) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
+                other => {
+                    self.idle = 0;
+                    return other;
+                }
             }
             // The end of the socket is one without a goodbye, which the reader then says.
-            self.connection.read_tls(&mut self.socket)?;
+            let n = self.connection.read_tls(&mut self.socket)?;
+            self.idle = self.idle.saturating_add(n);
+            if self.idle > RECORD {
+                self.socket.discount(n);
+            }
             let judged = self.connection.process_new_packets();
             // What is wrong is told to the other end, which may be gone.
             let told = self.push();
@@ -142,7 +196,7 @@ impl Write for Stream {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::Plain(_) => Ok(()),
+            Self::Plain(socket) => socket.flush(),
             Self::Tls(tls) => tls.push(),
         }
     }
@@ -150,9 +204,6 @@ impl Write for Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Plain(socket) => socket.as_fd(),
-            Self::Tls(tls) => tls.socket.as_fd(),
-        }
+        self.socket().as_fd()
     }
 }

@@ -1,11 +1,10 @@
 //! TLS of a client with certificates, in the directories and under the names that libnbd has for
-//! them. The handshake blocks.
+//! them.
 
 use std::{
     env,
     ffi::OsStr,
-    fs::{self, File},
-    io,
+    fs, io,
     net::IpAddr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -29,8 +28,7 @@ use rustls::{
 };
 use thiserror::Error as ThisError;
 
-use super::stream::{Stream, Tls, WAITING};
-use crate::patience::Timed;
+use super::{socket::Socket, stream::WAITING};
 
 /// Where libnbd looks when the URI does not say it; the first two are below $HOME.
 const OF_HOME: [&str; 2] = [".pki/libnbd", ".config/pki/libnbd"];
@@ -119,16 +117,16 @@ pub(crate) fn prepare(uri: &Uri) -> Result<Ready, TlsError> {
     Ok(Ready { config: Arc::new(config), name })
 }
 
-/// Shakes hands over a socket that blocks.
-pub(crate) fn secure(mut socket: File, ready: Ready) -> Result<Stream, TlsError> {
+/// Shakes hands, in the time that there is for one answer.
+pub(super) fn shake_hands(socket: &mut Socket, ready: Ready) -> Result<ClientConnection, TlsError> {
     let Ready { config, name } = ready;
     let mut connection = ClientConnection::new(config, name).map_err(TlsError::Begin)?;
     connection.set_buffer_limit(Some(WAITING));
-    let mut timed = Timed::new(&mut socket);
+    socket.begin_to_wait();
     while connection.is_handshaking() {
-        connection.complete_io(&mut timed).map_err(TlsError::Handshake)?;
+        connection.complete_io(socket).map_err(TlsError::Handshake)?;
     }
-    Ok(Stream::Tls(Box::new(Tls { socket, connection })))
+    Ok(connection)
 }
 
 fn directory() -> Option<PathBuf> {

@@ -27,10 +27,7 @@ use nbd::{
     transmit::client::{Client, Event},
     wire::BASE_ALLOCATION,
 };
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    poll::PollFlags,
-};
+use nix::poll::PollFlags;
 
 pub(crate) use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
@@ -94,10 +91,11 @@ impl Link {
     }
 
     fn over(uri: &Uri, entered: Entered) -> Result<Self, SessionError> {
-        let Entered { socket, received, client, described } = entered;
+        let Entered { mut socket, received, client, described } = entered;
         let uri = uri.to_string();
-        fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
-            .map_err(|errno| SessionError::lost(&uri, "setting up the socket", errno.into()))?;
+        socket.never_wait();
+        // What the negotiation took is no sign of life of a request.
+        socket.take_moved();
         let (start, end, mut input) = (0, received.len(), received);
         input.resize(RECEIVE.max(end), 0);
         let (flying, large) = (HashMap::new(), 0);
@@ -159,6 +157,11 @@ impl Link {
         self.flying.len() + self.done.len()
     }
 
+    /// Whether the server has given a sign of life since this was asked before, by `patience`'s rule.
+    pub(crate) const fn take_life(&mut self) -> bool {
+        self.pulse.take_beaten()
+    }
+
     /// Queues a request; `turn` sends it. An error here says that it does not fit the export: the
     /// link goes on without it.
     pub(crate) fn submit(&mut self, mut order: Order) -> Result<(), SessionError> {
@@ -172,7 +175,7 @@ impl Link {
         })?;
         let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
         if self.flying.is_empty() {
-            self.pulse.beat();
+            self.pulse.begin();
         }
         self.outgoing.push(cookie, payload);
         self.large += usize::from(is_large(&order));
@@ -267,7 +270,7 @@ impl Link {
                 |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
             )
             .map_err(|source| SessionError::lost(&self.uri, "sending a request", source))?;
-        self.pulse.moved(self.outgoing.take_moved());
+        self.pulse.moved(self.socket.take_moved());
         let outgoing = &self.outgoing;
         let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
         for cookie in left.collect::<Vec<_>>() {
@@ -363,10 +366,12 @@ impl Link {
             let mut both = [IoSliceMut::new(place), IoSliceMut::new(room)];
             match self.socket.read_vectored(&mut both) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
+                other => break other,
             }
         };
-        self.pulse.moved(n);
+        // Inside TLS, bytes have come where none is for the caller yet.
+        self.pulse.moved(self.socket.take_moved());
+        let n = n?;
         if n > 0 && placed > 0 {
             self.client.placed(n.min(placed) as u64);
         }

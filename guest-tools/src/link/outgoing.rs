@@ -4,7 +4,6 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSlice, Write},
-    mem,
 };
 
 use super::Done;
@@ -31,8 +30,6 @@ pub(super) struct Outgoing {
     /// Where the header that is pushed next begins.
     known: usize,
     pieces: VecDeque<Piece>,
-    /// Bytes that have left since it was asked.
-    moved: usize,
 }
 
 impl Outgoing {
@@ -95,13 +92,7 @@ impl Outgoing {
         slices
     }
 
-    /// How many bytes have left since this was asked before.
-    pub(super) const fn take_moved(&mut self) -> usize {
-        mem::replace(&mut self.moved, 0)
-    }
-
     fn advance(&mut self, mut n: usize) {
-        self.moved += n;
         while let Some(piece) = self.pieces.front_mut() {
             let head = n.min(piece.head);
             piece.head -= head;

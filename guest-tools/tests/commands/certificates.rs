@@ -1,5 +1,7 @@
 //! A CA and what it signs, in directories as nbdkit, libnbd and the agent want them.
 
+#![allow(dead_code, reason = "no test file uses all of it")]
+
 use std::{fs, path::Path};
 
 use rcgen::{

@@ -8,14 +8,14 @@ use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
     SPACE, TIME, TOOL, is_text,
     server::{
-        Act, Asked, FLAGS, FLUSH, Framing, GO, HONEST, INFO, Manner, READ, Script, Server, WRITE,
-        pattern, told,
+        Act, Asked, FLAGS, FLUSH, Framing, GO, HONEST, INFO, Manner, READ, STARTTLS, Script,
+        Server, WRITE, pattern, told,
     },
 };
 
@@ -50,11 +50,15 @@ impl Attached {
 
     /// Asks, and says the error; what is read must be right. `None`: the relay has ended.
     fn ask(&mut self, command: u16) -> Result<Option<u32>, String> {
+        self.ask_for(command, LEN)
+    }
+
+    fn ask_for(&mut self, command: u16, len: u32) -> Result<Option<u32>, String> {
         let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
         bytes.extend(0_u16.to_be_bytes());
         bytes.extend(command.to_be_bytes());
         bytes.extend(u64::from(command).to_be_bytes());
-        let (at, len) = if command == FLUSH { (0, 0) } else { (OFFSET, LEN) };
+        let (at, len) = if command == FLUSH { (0, 0) } else { (OFFSET, len) };
         bytes.extend(at.to_be_bytes());
         bytes.extend(len.to_be_bytes());
         if command == WRITE {
@@ -77,9 +81,9 @@ impl Attached {
             return Err(format!("{head:?} answers command {command}"));
         }
         if command == READ && error == 0 {
-            let mut read = vec![0; LEN as usize];
+            let mut read = vec![0; len as usize];
             self.kernel.read_exact(&mut read).map_err(|error| format!("no bytes: {error}"))?;
-            if read != pattern(OFFSET, u64::from(LEN)) {
+            if read != pattern(OFFSET, u64::from(len)) {
                 return Err("the kernel has got wrong bytes".to_owned());
             }
         }
@@ -233,4 +237,56 @@ fn a_server_that_only_lies_is_left_at_the_dead_timeout() {
     assert_eq!(attached.ask(READ), Ok(Some(EIO)));
     let said = attached.end().expect("a good end");
     assert!(said.contains("no such request is outstanding"), "{said}");
+}
+
+/// The second connection answers as slowly as can be, the third is good again: the relay leaves the one for
+/// the other at its timeout.
+#[test]
+fn a_server_that_comes_back_slowly_is_tried_again() {
+    let script: Script = |asked, honest| match asked {
+        Asked::Request(request) if request.nth == 0 && request.command == READ => {
+            Act::Close(Vec::new())
+        }
+        // One message takes 10 s and more.
+        Asked::Option { code, nth: 1 } if *code != STARTTLS => {
+            Act::Drip(honest, Duration::from_millis(250))
+        }
+        _ => Act::Say(honest),
+    };
+    let plain = Manner::new(Framing::Structured, script);
+    for manner in [plain, plain.inside_tls()] {
+        let server = Server::start(manner);
+        let mut attached = Attached::start(&server, &["--timeout=300ms"]).expect("it starts");
+        let begun = Instant::now();
+        for command in [WRITE, READ, FLUSH] {
+            assert_eq!(attached.ask(command), Ok(Some(0)), "{}", attached.said());
+        }
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        let said = attached.end().expect("a good end");
+        assert!(said.contains("no answer in 300ms (--timeout)"), "{said}");
+    }
+}
+
+/// Its answer takes four seconds, and comes all the time: it is asked once.
+#[test]
+fn a_long_answer_that_comes_slowly_is_life() {
+    let script: Script = |asked, honest| match asked {
+        Asked::Request(request) if request.command == READ => {
+            Act::Flow(honest, (164, Duration::from_millis(20)))
+        }
+        _ => Act::Say(honest),
+    };
+    let plain = Manner::new(Framing::Structured, script);
+    thread::scope(|scope| {
+        for manner in [plain, plain.inside_tls()] {
+            scope.spawn(move || {
+                let server = Server::start(manner);
+                let words = ["--dead-timeout=1400ms"];
+                let mut attached = Attached::start(&server, &words).expect("it starts");
+                assert_eq!(attached.ask_for(READ, 32 << 10), Ok(Some(0)), "{}", attached.said());
+                let said = attached.end().expect("a good end");
+                assert!(!said.contains("reconnecting"), "{said}");
+            });
+        }
+    });
 }

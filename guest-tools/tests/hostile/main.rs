@@ -2,9 +2,12 @@
 //! does and what the command's one line of error must say. No command may give out wrong data, take
 //! much memory or time, or let a server's text reach the terminal as more than text.
 //!
-//! `server` is the server, `death` cuts whole sessions at each byte, all others are tables.
+//! `server` is the server, `channel` what it speaks through, `death` cuts whole sessions at each byte, all others are tables.
 
 mod attach;
+#[path = "../commands/certificates.rs"]
+mod certificates;
+mod channel;
 mod death;
 mod exports;
 mod extents;

@@ -4,16 +4,21 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tempfile::TempDir;
+
+use crate::channel::{Channel, Pace, config};
 
 pub(crate) const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\x00\x03";
 /// Options, as the protocol numbers them.
 pub(crate) const EXPORT_NAME: u32 = 1;
 pub(crate) const LIST: u32 = 3;
+pub(crate) const STARTTLS: u32 = 5;
 pub(crate) const INFO: u32 = 6;
 pub(crate) const GO: u32 = 7;
 pub(crate) const STRUCTURED: u32 = 8;
@@ -76,8 +81,11 @@ pub(crate) enum Act {
     Say(Vec<u8>),
     /// These bytes, and again, for as long as the client takes them.
     Endless(Vec<u8>),
-    /// A byte each so often.
+    /// A byte each so often; of the records, inside TLS. In place of an answer to STARTTLS, of the
+    /// handshake too.
     Drip(Vec<u8>, Duration),
+    /// The same at another pace.
+    Flow(Vec<u8>, Pace),
     /// Nothing, while the client stays.
     Mute,
     /// These bytes, and then no ear for the client either.
@@ -109,11 +117,18 @@ pub(crate) struct Manner {
     pub(crate) lives: usize,
     /// And only of the first one.
     pub(crate) recovers: bool,
+    /// What it says is inside TLS, and nothing outside.
+    pub(crate) tls: bool,
 }
 
 impl Manner {
     pub(crate) const fn new(framing: Framing, script: Script) -> Self {
-        Self { framing, size: 64 << 10, script, lives: usize::MAX, recovers: false }
+        let (size, lives) = (64 << 10, usize::MAX);
+        Self { framing, size, script, lives, recovers: false, tls: false }
+    }
+
+    pub(crate) const fn inside_tls(self) -> Self {
+        Self { tls: true, ..self }
     }
 }
 
@@ -127,18 +142,27 @@ impl Server {
         let dir = TempDir::with_prefix("guest-tools-test-").expect("a directory");
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).expect("a socket");
+        let tls = manner.tls.then(|| config(dir.path()));
+        let (scheme, words) = match tls {
+            Some(_) => ("nbds+unix", format!("&tls-certificates={}", dir.path().display())),
+            None => ("nbd+unix", String::new()),
+        };
+        let uri = format!("{scheme}:///?socket={}{words}", path.display());
         thread::spawn(move || {
             for (nth, stream) in listener.incoming().map_while(Result::ok).enumerate() {
                 // It ends with an error when its client leaves.
-                thread::spawn(move || drop(Session::new(stream, manner, nth).serve()));
+                let tls = tls.clone();
+                thread::spawn(move || drop(Session::new(stream, manner, nth, tls).serve()));
             }
         });
-        Self { uri: format!("nbd+unix:///?socket={}", path.display()), dir }
+        Self { uri, dir }
     }
 }
 
 struct Session {
-    stream: UnixStream,
+    stream: Channel,
+    /// What STARTTLS needs, until it was asked for.
+    tls: Option<Arc<ServerConfig>>,
     manner: Manner,
     nth: usize,
     agreed: Framing,
@@ -146,14 +170,19 @@ struct Session {
 }
 
 impl Session {
-    fn new(stream: UnixStream, manner: Manner, nth: usize) -> Self {
+    fn new(stream: UnixStream, manner: Manner, nth: usize, tls: Option<Arc<ServerConfig>>) -> Self {
         let left = if manner.recovers && nth > 0 { usize::MAX } else { manner.lives };
-        Self { stream, manner, nth, agreed: Framing::Simple, left }
+        Self { stream: Channel::new(stream), tls, manner, nth, agreed: Framing::Simple, left }
     }
 
     fn serve(mut self) -> io::Result<()> {
         self.answer(&Asked::Greeting, GREETING.to_vec())?;
         self.stream.read_exact(&mut [0; 4])?;
+        if self.manner.tls {
+            self.option()?;
+            let Some(config) = self.tls.take() else { return Ok(()) };
+            self.stream = self.stream.secured(&config);
+        }
         while !self.option()? {}
         while self.request()? {}
         Ok(())
@@ -165,14 +194,8 @@ impl Session {
             Act::Endless(bytes) => loop {
                 self.say(&bytes)?;
             },
-            Act::Drip(bytes, pause) => {
-                for byte in bytes {
-                    // There is no event to wait for: it is slow.
-                    thread::sleep(pause);
-                    self.say(&[byte])?;
-                }
-                Ok(())
-            }
+            Act::Drip(bytes, pause) => self.flow(asked, &bytes, (1, pause)),
+            Act::Flow(bytes, pace) => self.flow(asked, &bytes, pace),
             Act::Mute => loop {
                 if self.stream.read(&mut [0; 4096])? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -191,10 +214,20 @@ impl Session {
         }
     }
 
+    fn flow(&mut self, asked: &Asked, bytes: &[u8], pace: Pace) -> io::Result<()> {
+        self.stream.slows(Some(pace));
+        self.say(bytes)?;
+        // A handshake comes next.
+        let goes_on = matches!(asked, Asked::Option { code: STARTTLS, .. });
+        self.stream.slows(Some(pace).filter(|_| goes_on));
+        Ok(())
+    }
+
     fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
         let part = bytes.len().min(self.left);
         self.left -= part;
         self.stream.write_all(&bytes[..part])?;
+        self.stream.flush()?;
         if part < bytes.len() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
@@ -213,6 +246,7 @@ impl Session {
         };
         let unsupported = || reply(code, UNSUP, &[]);
         let honest = match code {
+            STARTTLS if self.tls.is_some() => reply(code, ACK, &[]),
             STRUCTURED | EXTENDED if wanted <= self.manner.framing => {
                 self.agreed = wanted;
                 reply(code, ACK, &[])
@@ -261,7 +295,7 @@ impl Session {
             _ => {}
         }
         if command == WRITE {
-            io::copy(&mut (&self.stream).take(len), &mut io::sink())?;
+            io::copy(&mut (&mut self.stream).take(len), &mut io::sink())?;
         }
         self.answer(&Asked::Request(request), honest)?;
         Ok(true)

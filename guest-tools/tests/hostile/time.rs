@@ -3,6 +3,7 @@
 use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
     sync::atomic::{AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,8 +14,8 @@ use nix::sys::socket::{
 use crate::{
     Case, Words, judge, no_complaints, run,
     server::{
-        Act, Asked, FLUSH, Framing, GO, HONEST, Manner, READ as READS, Script, Server, WRITE,
-        pattern, simple,
+        Act, Asked, FLUSH, Framing, GO, HONEST, Manner, READ as READS, STARTTLS, Script, Server,
+        WRITE, pattern, simple,
     },
 };
 
@@ -70,10 +71,12 @@ fn silence_ends() {
             COMMANDS.get(3..).expect("those that make some"),
         ),
     ] {
-        let manner = Manner::new(Framing::Structured, script);
-        let begun = Instant::now();
-        wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
-        assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
+        let plain = Manner::new(Framing::Structured, script);
+        for manner in [plain, plain.inside_tls()] {
+            let begun = Instant::now();
+            wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
+            assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
+        }
     }
     no_complaints(&wrong);
 }
@@ -92,6 +95,14 @@ fn a_byte_now_and_then_is_silence() {
             COMMANDS,
         ),
         (
+            "slow answers inside TLS",
+            |asked, honest| match asked {
+                Asked::Greeting | Asked::Option { code: STARTTLS, .. } => Act::Say(honest),
+                _ => Act::Drip(honest, PAUSE),
+            },
+            COMMANDS,
+        ),
+        (
             "slow answers to requests",
             |asked, honest| match asked {
                 Asked::Request(_) => Act::Drip(honest, PAUSE),
@@ -100,8 +111,12 @@ fn a_byte_now_and_then_is_silence() {
             COMMANDS.get(3..).expect("those that make some"),
         ),
     ] {
-        let manner = Manner::new(Framing::Structured, script);
-        wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
+        let plain = Manner::new(Framing::Structured, script);
+        for manner in [plain, plain.inside_tls()] {
+            let begun = Instant::now();
+            wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
+            assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
+        }
     }
     no_complaints(&wrong);
 }
@@ -148,6 +163,29 @@ fn a_slow_server_is_not_a_dead_one() {
     let words = ["write", "URI", "--pattern", "--length", "32M", "--timeout", "1s"];
     let output = run(&server, &words);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The bytes that are a sign of life come in half a second, and a record of TLS in two.
+#[test]
+fn as_many_bytes_are_the_same_life_inside_tls() {
+    let script: Script = |asked, honest| match asked {
+        Asked::Request(request) if request.command == READS => {
+            Act::Flow(honest, (164, Duration::from_millis(20)))
+        }
+        _ => Act::Say(honest),
+    };
+    let plain = Manner::new(Framing::Simple, script);
+    thread::scope(|scope| {
+        for manner in [plain, plain.inside_tls()] {
+            scope.spawn(move || {
+                let server = Server::start(manner);
+                let words = ["read", "URI", "--length", "32k", "--timeout", "1400ms"];
+                let output = run(&server, &words);
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                assert_eq!(output.stdout, pattern(0, 32 << 10));
+            });
+        }
+    });
 }
 
 #[test]
