@@ -26,5 +26,6 @@ pub mod session;
 pub mod stream;
 mod sys;
 pub mod tenant;
+pub mod text;
 pub mod tls;
 pub mod units;

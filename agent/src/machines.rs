@@ -12,6 +12,7 @@ use qemu::{
     cid::{Claim, ClaimError, Range},
     life::{Happening, Life},
     qmp::{self, Client, Limits},
+    text::{Text, list},
     vsock::{self, Device, Machine, PlugError, Plugged},
 };
 use thiserror::Error;
@@ -19,6 +20,7 @@ use thiserror::Error;
 use crate::{
     doctor,
     lease::{Lease, Leases, Taken},
+    tenant::LogLimit,
 };
 
 /// The id of a device that is plugged in here.
@@ -39,7 +41,7 @@ pub enum MachineError {
     Qmp(#[from] qmp::Error),
     #[error("{machine} cannot be given a vsock device")]
     Plug { machine: Name, source: PlugError },
-    #[error("the CID of {machine} cannot be known: it has {}", .devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    #[error("the CID of {machine} cannot be known: it has {}", list(.devices))]
     NoCid { machine: Name, devices: Vec<Device> },
     #[error("{machine} cannot be served")]
     Taken { machine: Name, source: Taken },
@@ -72,10 +74,10 @@ pub fn mend_of_plug(error: &PlugError) -> Option<String> {
     }
 }
 
-/// A machine in messages. Its own words for itself are escaped.
+/// A machine in messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
-    given: Option<String>,
+    given: Option<Text>,
     socket: PathBuf,
 }
 
@@ -83,7 +85,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("machine ")?;
         if let Some(given) = &self.given {
-            write!(f, "'{}' ", given.escape_debug())?;
+            write!(f, "'{given}' ")?;
         }
         write!(f, "({})", self.socket.display())
     }
@@ -132,7 +134,7 @@ async fn wire(
     let lease = leases.grant(cid, &name.to_string(), claim);
     let lease = lease.map_err(|source| MachineError::Taken { machine: name.clone(), source })?;
     tracing::info!("CID {cid} is granted to {name} as long as it lives");
-    Ok(Wired { life: Life::new(client), device, name, lease })
+    Ok(Wired { life: Life::new(client), device, name, lease, lines: LogLimit::default() })
 }
 
 /// A machine with a lease.
@@ -143,6 +145,8 @@ pub struct Wired {
     device: Device,
     name: Name,
     lease: Lease,
+    /// Its guest starts again as often as it likes.
+    lines: LogLimit,
 }
 
 impl Wired {
@@ -156,14 +160,23 @@ impl Wired {
     async fn end(&mut self) -> String {
         let name = self.name.clone();
         loop {
+            // A QEMU that sends events without end never makes `next` wait, and the listeners and the
+            // signals are on this thread too.
+            tokio::task::yield_now().await;
             match self.life.next().await {
                 Ok(Happening::Shutdown(cause)) => {
-                    return format!("{name} has ended ({})", cause.reason.escape_debug());
+                    return format!("{name} has ended ({})", cause.reason);
                 }
                 Ok(Happening::Reset(cause)) => {
                     // Its kernel knows the sessions no more, and ours would never hear of it.
-                    let why = format!("{name} starts again ({})", cause.reason.escape_debug());
-                    tracing::info!("{why}: its sessions are closed");
+                    let why = format!("{name} starts again ({})", cause.reason);
+                    match self.lines.line() {
+                        None => {}
+                        Some(0) => tracing::info!("{why}: its sessions are closed"),
+                        Some(more) => tracing::info!(
+                            "{why}: its sessions are closed, as {more} times before without a line"
+                        ),
+                    }
                     self.lease.reset(&why);
                 }
                 Ok(Happening::DeviceDeleted { path, .. }) if path == self.device.path => {

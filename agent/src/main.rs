@@ -10,6 +10,7 @@ use agent::{
     cli::{self, Stop},
     command,
     listen::{Given, activation, stdio},
+    text,
 };
 
 fn main() -> ExitCode {
@@ -62,7 +63,7 @@ fn without_plan(stop: &Stop) -> ExitCode {
 
 fn failed(error: &(dyn Error + 'static)) -> ExitCode {
     match error.downcast_ref() {
-        Some(error) => say(format_args!("agent: error: {}\n", one_line(error))),
+        Some(error) => say(&one_line(error)),
         None => report(error, None),
     }
     ExitCode::FAILURE
@@ -92,9 +93,12 @@ fn report(error: &dyn Error, mend: Option<String>) {
     if let Some(mend) = mend {
         line = format!("{line}; {mend}");
     }
-    say(format_args!("agent: error: {line}\n"));
+    say(&line);
 }
 
-fn say(text: std::fmt::Arguments<'_>) {
-    io::stderr().lock().write_fmt(text).ok();
+/// Whatever of other programs is in it: on one line, and nothing but printable characters.
+fn say(error: &str) {
+    let line = format!("agent: error: {}\n", text::escaped(error));
+    // Where stderr is gone there is nobody to tell.
+    io::stderr().lock().write_all(line.as_bytes()).ok();
 }

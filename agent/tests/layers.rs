@@ -12,6 +12,7 @@ const MOST_LINES: usize = 400;
 /// Modules of the agent from the bottom up: one may import those of lower rank only.
 const RANKS: &[(&str, u8)] = &[
     ("sys", 0),
+    ("text", 0),
     ("units", 0),
     ("stream", 2),
     ("peer", 1),

@@ -6,5 +6,6 @@ pub mod args;
 pub mod cid;
 pub mod life;
 pub mod qmp;
+pub mod text;
 pub mod vhost;
 pub mod vsock;

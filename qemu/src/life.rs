@@ -5,7 +5,10 @@
 
 use qapi::qmp;
 
-use crate::qmp::{Client, Error, Event, Heard};
+use crate::{
+    qmp::{Client, Error, Event, Heard},
+    text::Text,
+};
 
 /// Something that happened to a machine.
 #[derive(Debug, Clone)]
@@ -22,7 +25,7 @@ pub enum Happening {
     /// They go on.
     Resumed,
     /// A device is out of the machine.
-    DeviceDeleted { id: Option<String>, path: String },
+    DeviceDeleted { id: Option<Text>, path: Text },
     /// So many events are missing, which may have been any.
     Lost(u64),
     /// Nothing of the above.
@@ -35,7 +38,7 @@ pub struct Cause {
     /// The guest itself.
     pub guest: bool,
     /// QEMU's word, such as `guest-shutdown`, `host-qmp-quit`, `host-signal`.
-    pub reason: String,
+    pub reason: Text,
 }
 
 /// The events of a machine's QMP connection.
@@ -73,14 +76,16 @@ impl From<Heard> for Happening {
 impl From<Event> for Happening {
     /// Known by its name: data of another form, as of a newer QEMU, takes nothing from it.
     fn from(event: Event) -> Self {
-        match &*event.name {
+        match event.name.as_str() {
             "SHUTDOWN" => Self::Shutdown(cause(&event)),
             "RESET" => Self::Reset(cause(&event)),
             "POWERDOWN" => Self::Powerdown,
             "STOP" => Self::Stopped,
             "RESUME" => Self::Resumed,
             "DEVICE_DELETED" => match event.parse::<qmp::DEVICE_DELETED>() {
-                Some(data) => Self::DeviceDeleted { id: data.device, path: data.path },
+                Some(data) => {
+                    Self::DeviceDeleted { id: data.device.map(Text::from), path: data.path.into() }
+                }
                 // It may have been any device.
                 None => Self::Lost(1),
             },
@@ -93,7 +98,7 @@ impl From<Event> for Happening {
 fn cause(event: &Event) -> Cause {
     let data: serde_json::Value = event.parse().unwrap_or_default();
     let guest = data["guest"].as_bool().unwrap_or_default();
-    Cause { guest, reason: data["reason"].as_str().unwrap_or("unknown").to_owned() }
+    Cause { guest, reason: data["reason"].as_str().unwrap_or("unknown").into() }
 }
 
 #[cfg(test)]
@@ -141,7 +146,7 @@ mod tests {
         assert!(matches!(happening(r#"{"event": "NEWER"}"#), Happening::Other(_)));
         let deleted = r#"{"event": "DEVICE_DELETED", "data": {"device": "v", "path": "/p"}}"#;
         let Happening::DeviceDeleted { id, path } = happening(deleted) else { panic!() };
-        assert_eq!((id.as_deref(), &*path), (Some("v"), "/p"));
+        assert_eq!((id, path), (Some("v".into()), "/p".into()));
         let unknown = r#"{"event": "DEVICE_DELETED", "data": 7}"#;
         assert!(matches!(happening(unknown), Happening::Lost(1)));
     }

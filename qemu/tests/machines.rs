@@ -33,7 +33,7 @@ async fn each_machine_says_what_it_is() {
     ] {
         let (_machine, mut client) = Machine::start(machine, &[]).await;
         let found = vsock::Machine::ask(&mut client).await.unwrap();
-        assert!(found.name.starts_with(name), "{found:?}");
+        assert!(found.name.as_str().starts_with(name), "{found:?}");
         assert_eq!(found.bus, bus, "{machine}");
         assert_eq!(vsock::list(&mut client).await.unwrap(), []);
     }
@@ -117,7 +117,7 @@ async fn a_vhost_user_device_is_listed_and_is_in_the_way() {
     let (_machine, mut client) = Machine::start_with("q35", &devices, &arguments).await;
     let listed = vsock::list(&mut client).await.unwrap();
     let [device] = &listed[..] else { panic!("{listed:?}") };
-    assert_eq!(device.id.as_deref(), Some("other"));
+    assert_eq!(device.id, Some("other".into()));
     assert_eq!(device.driver, "vhost-user-vsock-pci");
     assert_eq!((device.backend, device.cid), (Backend::VhostUser, None));
     let error = vsock::plug(&mut client, Range::default(), "vsock0").await.unwrap_err();

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use clap::{Arg, ArgMatches, builder::PossibleValuesParser, value_parser};
 use clap_complete::{Generator, Shell};
 
-use super::{ALL, Entry, Outcome, print, whole};
+use super::{ALL, Entry, Outcome, print_as_it_is, whole};
 use crate::{layer, plugin, recipe::Key};
 
 pub(super) const ENTRY: Entry = Entry { word: "completions", command, run };
@@ -42,7 +42,7 @@ fn command() -> clap::Command {
 
 fn run(matches: &ArgMatches) -> Outcome {
     if let Some(shell) = matches.get_one::<Shell>("shell") {
-        print(&text(*shell))?;
+        print_as_it_is(&text(*shell))?;
     } else if let Some(dir) = matches.get_one::<PathBuf>("dir") {
         for shell in SHIPPED {
             let path = dir.join(shell.file_name("agent"));

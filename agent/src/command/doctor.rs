@@ -8,8 +8,11 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
-use super::{Entry, Outcome, print};
-use crate::doctor::{self, Finding, Machine, Mend, Report, Verdict, Way};
+use super::{Entry, Outcome, print, print_json};
+use crate::{
+    doctor::{self, Finding, Machine, Mend, Report, Verdict, Way},
+    text,
+};
 
 pub(super) const ENTRY: Entry = Entry { word: "doctor", command, run };
 
@@ -101,7 +104,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         fixed = Some(done);
     }
     if json {
-        print(&format!("{}\n", in_json(&report, fixed.as_deref())))?;
+        print_json(&in_json(&report, fixed.as_deref()))?;
     } else if !fix {
         print(&in_words(&report))?;
     }
@@ -160,7 +163,7 @@ fn is_yes(answers: &mut impl BufRead) -> bool {
 fn tell(text: &str) {
     let mut stderr = io::stderr().lock();
     // Where stderr is gone there is nobody to tell.
-    stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()).ok();
+    stderr.write_all(text::lines(text).as_bytes()).and_then(|()| stderr.flush()).ok();
 }
 
 fn in_words(Report { findings, ways }: &Report) -> String {

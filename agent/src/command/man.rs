@@ -8,7 +8,7 @@ use clap_mangen::{
     roff::{Inline, Roff, bold, italic, roman},
 };
 
-use super::{Entry, Outcome, print, whole};
+use super::{Entry, Outcome, print_as_it_is, whole};
 use crate::{layer, plugin, recipe::Key};
 
 pub(super) const ENTRY: Entry = Entry { word: "man", command, run };
@@ -60,7 +60,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let known: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
         return Err(format!("there is no page {wanted}; there are {}", known.join(", ")).into());
     };
-    print(text)?;
+    print_as_it_is(text)?;
     Ok(0)
 }
 

@@ -17,6 +17,9 @@ use std::{
 };
 
 use clap::ArgMatches;
+use serde_json::Value;
+
+use crate::text;
 
 /// An exit status, or why it could not be done: one line, which says the mend.
 pub type Outcome = Result<u8, Box<dyn Error>>;
@@ -49,7 +52,7 @@ impl Entry {
         match self.command().try_get_matches_from(words.into_iter().skip(1)) {
             Ok(matches) => (self.run)(&matches),
             Err(answer) if !answer.use_stderr() => {
-                print(&answer.to_string())?;
+                print_as_it_is(&answer.to_string())?;
                 Ok(0)
             }
             Err(error) => Err(error.into()),
@@ -61,8 +64,20 @@ impl Entry {
     }
 }
 
-/// Writes to stdout. A reader that has read enough is no mistake; a full disk is.
+/// Writes lines of words to stdout. What is not to be printed in them is escaped: names and texts of
+/// other programs are among them.
 fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    print_as_it_is(&text::lines(text))
+}
+
+/// Writes one JSON value to stdout, on one line.
+fn print_json(value: &Value) -> Result<(), Box<dyn Error>> {
+    print_as_it_is(&format!("{}\n", text::json(value)))
+}
+
+/// Writes to stdout what is our own, or the user's and wanted byte for byte. A reader that has read enough
+/// is no mistake; a full disk is.
+fn print_as_it_is(text: &str) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -9,6 +9,7 @@ use tracing::{
 };
 
 use super::clock::Stamp;
+use crate::text::{Json, escaped};
 
 /// What lines are found by.
 pub(super) const IDENTIFIER: &str = "agent";
@@ -163,43 +164,5 @@ impl fmt::Display for Value {
             Self::Number(number) => f.write_str(number),
             Self::Bool(is) => write!(f, "{is}"),
         }
-    }
-}
-
-/// `text` without what is not to be printed: line ends, escape sequences, marks that turn the
-/// direction of writing. Quotes and backslashes stay: what is escaped already is not again.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, '"' | '\'' | '\\') {
-            out.push(c);
-        } else {
-            out.extend(c.escape_debug());
-        }
-    }
-    out
-}
-
-/// A string of JSON (RFC 8259, section 7), in which only what is printed stands for itself.
-struct Json<'a>(&'a str);
-
-impl fmt::Display for Json<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        for c in self.0.chars() {
-            match c {
-                '"' => f.write_str("\\\"")?,
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("\\n")?,
-                // What stands for itself in a literal of Rust is printed.
-                c if c == '\'' || c.escape_debug().len() == 1 => f.write_char(c)?,
-                c => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        write!(f, "\\u{unit:04x}")?;
-                    }
-                }
-            }
-        }
-        f.write_char('"')
     }
 }

@@ -108,7 +108,7 @@ fn in_json_a_value_is_what_it_was() {
     assert!(is_harmless(line), "{line:?}");
     assert!(line.starts_with(r#"{"timestamp":"20"#), "{line}");
     let rest = [
-        r#"","level":"WARN","message":"m","export":"x\ny\u000d\u001b[2J\u009b31m\u202e\u007f\u0000"#,
+        r#"","level":"WARN","message":"m","export":"x\ny\r\u001b[2J\u009b31m\u202e\u007f\u0000"#,
         "\u{fffd}",
         r#"\"\\","wide":"\udb40\udc01"#,
         "\u{e9}",

@@ -10,6 +10,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
+use tokio::io::{Interest, Ready, unix::AsyncFd};
 
 /// Readable once the process has ended (pidfd_open(2)), whoever gets its number after it.
 pub(crate) fn process(pid: u32) -> io::Result<OwnedFd> {
@@ -61,6 +62,35 @@ pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
     flags(fd, PollFlags::empty()).contains(PollFlags::POLLHUP)
 }
 
+/// The reader of what is written to a pipe, a terminal or a socket.
+#[derive(Debug)]
+pub(crate) struct Reader(Option<AsyncFd<OwnedFd>>);
+
+impl Reader {
+    /// Of what is written to `output`; a file or a device has none. Must be called on a runtime.
+    pub(crate) fn of(output: impl AsFd) -> Self {
+        let output = output.as_fd().try_clone_to_owned();
+        // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time.
+        // It is moved into the `AsyncFd`, which drops it after the registration.
+        let register = |fd| unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) };
+        Self(output.ok().and_then(|output| register(output).ok()))
+    }
+
+    /// Waits until it has closed its end; for ever where there is none.
+    pub(crate) async fn gone(&self) {
+        let Some(output) = &self.0 else { return std::future::pending().await };
+        loop {
+            match output.ready(Interest::WRITABLE).await {
+                // Room to write is no news. The end comes as another event.
+                Ok(mut ready) if !ready.ready().is_write_closed() => {
+                    ready.clear_ready_matching(Ready::WRITABLE);
+                }
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
 fn flags(fd: &OwnedFd, wanted: PollFlags) -> PollFlags {
     let mut fds = [PollFd::new(fd.as_fd(), wanted)];
     match poll(&mut fds, PollTimeout::ZERO) {
@@ -95,6 +125,18 @@ mod tests {
         drop(writer);
         wait(&[], &[&reader], PollTimeout::NONE).unwrap();
         assert!(is_hung_up(&reader));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_gone_is_told_from_one_that_reads_nothing() {
+        let (reading, writing) = nix::unistd::pipe().unwrap();
+        let reader = Reader::of(&writing);
+        let soon = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(soon, reader.gone()).await.is_err());
+        drop(reading);
+        reader.gone().await;
+        let file = tempfile::tempfile().unwrap();
+        assert!(tokio::time::timeout(soon, Reader::of(&file).gone()).await.is_err());
     }
 
     #[test]

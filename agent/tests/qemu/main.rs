@@ -14,6 +14,7 @@ mod vhost_user;
 #[path = "../front/agent.rs"]
 #[allow(dead_code, reason = "shared with the tests of the front")]
 mod front;
+mod hostile;
 mod serve;
 mod words;
 

@@ -195,7 +195,8 @@ impl Client {
             Err(_) => return Err(error(&self.socket, Why::Deadline(limit))),
         };
         let value = result.map_err(|refusal| error(&self.socket, Why::Refused(refusal)))?;
-        serde_json::from_str(value.get()).map_err(|form| error(&self.socket, Why::Form(form)))
+        serde_json::from_str(value.get())
+            .map_err(|form| error(&self.socket, Why::Form(form.into())))
     }
 
     /// Sends a command and reads up to its reply.

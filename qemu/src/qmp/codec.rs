@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use crate::text::Text;
+
 /// Longest line, bytes without its end. QEMU's longest answers (all types, all properties) are a
 /// quarter of it.
 pub const LINE_MAX: usize = 1 << 20;
@@ -73,7 +75,7 @@ impl Lines {
 #[derive(Debug, Clone)]
 pub struct Event {
     /// QEMU's name of it, such as `SHUTDOWN`.
-    pub name: String,
+    pub name: Text,
     /// Its object, as it was sent.
     pub data: Option<Box<RawValue>>,
     /// The host's clock when it happened, if QEMU could tell.
@@ -100,9 +102,9 @@ impl Event {
 #[error("QEMU refuses: {desc}")]
 pub struct Refusal {
     /// `GenericError`, `CommandNotFound`, `DeviceNotFound` and a few more.
-    pub class: String,
+    pub class: Text,
     /// For people.
-    pub desc: String,
+    pub desc: Text,
 }
 
 /// A line's meaning.
@@ -125,7 +127,18 @@ pub struct MessageError {
     /// The line's beginning.
     pub shown: String,
     /// `None`: it is JSON, with what no message has, or has together.
-    pub source: Option<serde_json::Error>,
+    pub source: Option<JsonError>,
+}
+
+/// JSON of another form than was expected. What it says may quote what QEMU sent.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct JsonError(Text);
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string().into())
+    }
 }
 
 /// What a line says.
@@ -152,13 +165,13 @@ pub fn decode(line: &[u8]) -> Result<Message<'_>, MessageError> {
         return Err(no_message(None));
     }
     let envelope: Envelope<'_> =
-        serde_json::from_slice(line).map_err(|error| no_message(Some(error)))?;
+        serde_json::from_slice(line).map_err(|error| no_message(Some(error.into())))?;
     let Envelope { greeting, event, data, timestamp, returned, error, id } = envelope;
     match (greeting, event, returned, error) {
         (Some(greeting), None, None, None) => Ok(Message::Greeting(greeting)),
         (None, Some(name), None, None) => {
             let data = data.map(ToOwned::to_owned);
-            Ok(Message::Event(Event { name: name.into_owned(), data, timestamp }))
+            Ok(Message::Event(Event { name: name.into(), data, timestamp }))
         }
         (None, None, Some(returned), None) => Ok(Message::Reply { id, result: Ok(returned) }),
         (None, None, None, Some(error)) => Ok(Message::Reply { id, result: Err(error) }),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::codec::{MessageError, Refusal, TooLong};
+use super::codec::{JsonError, MessageError, Refusal, TooLong};
 
 /// Something over a QMP socket did not work. The cause is the source.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ pub enum Why {
     #[error("it did not understand what was sent")]
     NotUnderstood(#[source] Refusal),
     #[error("the answer is not of the form that this command has")]
-    Form(#[source] serde_json::Error),
+    Form(#[source] JsonError),
     #[error("the command cannot be written as JSON")]
     Unwritable(#[source] serde_json::Error),
     #[error(transparent)]

@@ -10,6 +10,6 @@ mod error;
 
 pub use self::{
     client::{Client, Heard, Limits},
-    codec::{Event, LINE_MAX, Lines, Message, MessageError, Refusal, TooLong, decode},
+    codec::{Event, JsonError, LINE_MAX, Lines, Message, MessageError, Refusal, TooLong, decode},
     error::{Error, Step, Why},
 };

@@ -10,7 +10,10 @@ use serde::{Serialize, de::IgnoredAny};
 use thiserror::Error;
 
 use super::{Peripheral, child, children, get, peripherals};
-use crate::qmp::{Client, Error};
+use crate::{
+    qmp::{Client, Error},
+    text::{Text, list},
+};
 
 /// How a virtio device is connected to its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,9 +73,9 @@ impl Bus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     /// As in `-machine`, with its version: `pc-q35-10.0`.
-    pub name: String,
+    pub name: Text,
     /// What `-name` says.
-    pub given: Option<String>,
+    pub given: Option<Text>,
     pub bus: Bus,
 }
 
@@ -93,8 +96,8 @@ impl Machine {
     pub async fn ask(client: &mut Client) -> Result<Self, Error> {
         let name = get(client, "/machine", "type").await?;
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("unknown");
-        let name = name.strip_suffix("-machine").unwrap_or(name).to_owned();
-        let usual = Bus::of(&name);
+        let name = name.strip_suffix("-machine").unwrap_or(name);
+        let usual = Bus::of(name);
         let bus = if usual == Bus::Ccw {
             usual
         } else {
@@ -109,8 +112,8 @@ impl Machine {
                 (_, usual) => usual,
             }
         };
-        let given = client.execute(&query_name {}).await?.name;
-        Ok(Self { name, given, bus })
+        let given = client.execute(&query_name {}).await?.name.map(Text::from);
+        Ok(Self { name: name.into(), given, bus })
     }
 }
 
@@ -129,9 +132,9 @@ pub enum PlaceError {
     #[error(transparent)]
     Qmp(#[from] Error),
     #[error("{machine} takes no virtio device while it runs")]
-    NoHotplug { machine: String },
+    NoHotplug { machine: Text },
     #[error("{machine} has no free PCI Express port: {ports}")]
-    NoPort { machine: String, ports: Ports },
+    NoPort { machine: Text, ports: Ports },
 }
 
 impl PlaceError {
@@ -154,9 +157,9 @@ impl PlaceError {
 /// Ports, none of which can be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports {
-    pub occupied: Vec<String>,
+    pub occupied: Vec<Text>,
     /// With `hotplug=off`.
-    pub fixed: Vec<String>,
+    pub fixed: Vec<Text>,
     /// Without an id, by which QEMU could be told which is meant.
     pub unnamed: usize,
 }
@@ -166,7 +169,7 @@ impl fmt::Display for Ports {
         let mut parts = Vec::new();
         for (names, word) in [(&self.occupied, "occupied"), (&self.fixed, "hotplug=off")] {
             if !names.is_empty() {
-                parts.push(format!("{} ({word})", names.join(", ")));
+                parts.push(format!("{} ({word})", list(names)));
             }
         }
         if self.unnamed > 0 {
@@ -196,7 +199,7 @@ pub async fn place(client: &mut Client) -> Result<Place, PlaceError> {
 async fn free_port(client: &mut Client) -> Result<Result<String, Ports>, Error> {
     let mut ports = Ports::default();
     for Peripheral { id, path, driver } in peripherals(client).await? {
-        if !["pcie-root-port", "ioh3420", "xio3130-downstream"].contains(&&*driver) {
+        if !["pcie-root-port", "ioh3420", "xio3130-downstream"].contains(&driver.as_str()) {
             continue;
         }
         let Some(id) = id else {
@@ -204,16 +207,16 @@ async fn free_port(client: &mut Client) -> Result<Result<String, Ports>, Error> 
             continue;
         };
         // The bus has the name of its port, and what is on it as `child[0]`.
-        let bus = children(client, &format!("{path}/{id}")).await?;
+        let bus = children(client, &format!("{}/{}", path.as_str(), id.as_str())).await?;
         let occupied =
             bus.iter().any(|entry| entry.name.starts_with("child[") && child(entry).is_none());
-        let hotplug = get(client, &path, "hotplug").await?;
+        let hotplug = get(client, path.as_str(), "hotplug").await?;
         if occupied {
             ports.occupied.push(id);
         } else if hotplug.is_some_and(|on| on == false) {
             ports.fixed.push(id);
         } else {
-            return Ok(Ok(id));
+            return Ok(Ok(id.as_str().to_owned()));
         }
     }
     Ok(Err(ports))

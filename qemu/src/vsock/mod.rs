@@ -14,7 +14,10 @@ pub use self::{
     machine::{Bus, Machine, Place, PlaceError, place},
     plug::{PlugError, Plugged, UnplugError, plug, plug_claimed, unplug},
 };
-use crate::qmp::{Client, Error};
+use crate::{
+    qmp::{Client, Error},
+    text::Text,
+};
 
 /// Where QEMU keeps what `-device` and `device_add` made: with an id, and without.
 const NAMED: &str = "/machine/peripheral";
@@ -42,11 +45,11 @@ impl fmt::Display for Backend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// `None`: it was given none, and QEMU numbers it.
-    pub id: Option<String>,
+    pub id: Option<Text>,
     /// In QEMU's tree of objects; names it to every command.
-    pub path: String,
+    pub path: Text,
     /// QEMU's name of the model, such as `vhost-vsock-pci`.
-    pub driver: String,
+    pub driver: Text,
     pub backend: Backend,
     /// As QEMU says. `None`: it does not know.
     pub cid: Option<u64>,
@@ -69,7 +72,7 @@ pub async fn list(client: &mut Client) -> Result<Vec<Device>, Error> {
     for device in peripherals(client).await? {
         let Some(backend) = backend(client, &device).await? else { continue };
         let cid = match backend {
-            Backend::Kernel => get(client, &device.path, "guest-cid").await?,
+            Backend::Kernel => get(client, device.path.as_str(), "guest-cid").await?,
             Backend::VhostUser => None,
         };
         let cid = cid.and_then(|cid| cid.as_u64());
@@ -82,9 +85,9 @@ pub async fn list(client: &mut Client) -> Result<Vec<Device>, Error> {
 /// Something that `-device` or `device_add` made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Peripheral {
-    id: Option<String>,
-    path: String,
-    driver: String,
+    id: Option<Text>,
+    path: Text,
+    driver: Text,
 }
 
 async fn peripherals(client: &mut Client) -> Result<Vec<Peripheral>, Error> {
@@ -93,8 +96,8 @@ async fn peripherals(client: &mut Client) -> Result<Vec<Peripheral>, Error> {
         for entry in children(client, container).await? {
             let Some(driver) = child(&entry) else { continue };
             all.push(Peripheral {
-                id: named.then(|| entry.name.clone()),
-                path: format!("{container}/{}", entry.name),
+                id: named.then(|| entry.name.clone().into()),
+                path: format!("{container}/{}", entry.name).into(),
                 driver: driver.into(),
             });
         }
@@ -127,10 +130,11 @@ fn child(entry: &ObjectPropertyInfo) -> Option<&str> {
 }
 
 async fn backend(client: &mut Client, device: &Peripheral) -> Result<Option<Backend>, Error> {
-    Ok(match kind(&device.driver) {
+    Ok(match kind(device.driver.as_str()) {
         Kind::Vsock(backend) => Some(backend),
         Kind::Generic => {
-            let id = get(client, &device.path, "virtio-id").await?.and_then(|id| id.as_u64());
+            let id =
+                get(client, device.path.as_str(), "virtio-id").await?.and_then(|id| id.as_u64());
             (id == Some(VIRTIO_ID_VSOCK.into())).then_some(Backend::VhostUser)
         }
         Kind::Other => None,

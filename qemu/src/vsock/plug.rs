@@ -101,7 +101,7 @@ pub async fn plug_claimed(
         return Err(PlugError::Wrong { asked: claim.cid, has });
     }
     let id = Some(id.into());
-    Ok(Device { id, path, driver: driver.into(), backend: Backend::Kernel, cid: has })
+    Ok(Device { id, path: path.into(), driver: driver.into(), backend: Backend::Kernel, cid: has })
 }
 
 /// Why a device is still in its machine.
@@ -136,9 +136,9 @@ pub async fn unplug(
     device: &Device,
     deadline: Duration,
 ) -> Result<(), UnplugError> {
-    if let Err(error) = client.execute(&device_del { id: device.path.clone() }).await {
+    if let Err(error) = client.execute(&device_del { id: device.path.as_str().into() }).await {
         // Asked before, and not answered by the guest yet. QEMU has no class of its own for it.
-        let asked = |no: &Refusal| no.desc.contains("already in the process of unplug");
+        let asked = |no: &Refusal| no.desc.as_str().contains("already in the process of unplug");
         if !error.refusal().is_some_and(asked) {
             return Err(error.into());
         }
@@ -157,20 +157,20 @@ async fn deleted(client: &mut Client, device: &Device) -> Result<(), UnplugError
         let event = match client.event().await? {
             Heard::Event(event) => event,
             Heard::Lost(_) => {
-                if children(client, &device.path).await?.is_empty() {
+                if children(client, device.path.as_str()).await?.is_empty() {
                     return Ok(());
                 }
                 continue;
             }
         };
-        let path = match &*event.name {
+        let path = match event.name.as_str() {
             "DEVICE_DELETED" => event.parse().map(|data: DEVICE_DELETED| data.path),
             "DEVICE_UNPLUG_GUEST_ERROR" => {
                 event.parse().map(|data: DEVICE_UNPLUG_GUEST_ERROR| data.path)
             }
             _ => None,
         };
-        if path.is_none_or(|path| path != device.path) {
+        if path.is_none_or(|path| device.path != *path) {
             continue;
         }
         if event.name == "DEVICE_DELETED" {

@@ -9,7 +9,10 @@ use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use libvirt::{EditError, Existing};
 use serde_json::json;
 
-use super::{Outcome, Part, cid_option, json_option, model_option, print, vsock, warn_of_auto};
+use super::{
+    Outcome, Part, cid_option, json_option, model_option, print_as_it_is, print_json, vsock,
+    warn_of_auto,
+};
 
 pub(super) const PART: Part = Part { word: "edit", command, run };
 
@@ -84,7 +87,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         device.ok_or_else(|| format!("{shown}: its vsock device cannot be found again"))?;
     warn_of_auto(device.auto);
     if !matches.get_flag("json") {
-        print(&edited)?;
+        print_as_it_is(&edited)?;
         return Ok(0);
     }
     let object = json!({
@@ -93,7 +96,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         "model": device.model,
         "xml": edited,
     });
-    print(&format!("{object}\n"))?;
+    print_json(&object)?;
     Ok(0)
 }
 

@@ -12,7 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use libvirt::{Cid, Model, Vsock};
 use serde_json::Value;
 
-use super::{Entry, Outcome, print};
+use super::{Entry, Outcome, print, print_as_it_is, print_json};
 
 pub(super) const ENTRY: Entry = Entry { word: "libvirt", command, run };
 
@@ -99,7 +99,7 @@ fn warn_of_auto(auto: bool) {
 /// In JSON with `--json`, else in words.
 fn say(matches: &ArgMatches, object: &Value, words: &str) -> Outcome {
     if matches.get_flag("json") {
-        print(&format!("{object}\n"))?;
+        print_json(object)?;
     } else {
         print(&format!("{words}\n"))?;
     }

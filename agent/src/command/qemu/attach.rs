@@ -1,7 +1,10 @@
 //! `agent qemu attach`: a vsock device for a machine that runs.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
-use qemu::vsock::{self, Device, Plugged};
+use qemu::{
+    text::Text,
+    vsock::{self, Device, Plugged},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -60,12 +63,12 @@ fn run(matches: &ArgMatches) -> Outcome {
 }
 
 /// The answer as an object and in words.
-fn told(machine: &str, device: &Device, port: u32) -> (Value, String) {
+fn told(machine: &Text, device: &Device, port: u32) -> (Value, String) {
     let uri = format!("nbd+vsock://2:{port}/");
     let guest = format!("guest-tools info {uri}");
     let words = format!("{} in {machine}\nin the guest: {guest}", device_words(device));
     let mut object = device_json(device);
-    object["machine"] = json!(machine);
+    object["machine"] = json!(machine.as_str());
     object["uri"] = json!(uri);
     object["guest"] = json!(guest);
     (object, words)
@@ -87,7 +90,7 @@ mod tests {
             backend: Backend::Kernel,
             cid: Some(42),
         };
-        let (object, words) = told("pc-q35-10.0", &device, 10810);
+        let (object, words) = told(&"pc-q35-10.0".into(), &device, 10810);
         let expected = json!({
             "id": "vsock0",
             "path": "/machine/peripheral/vsock0",

@@ -3,7 +3,10 @@
 use std::error::Error;
 
 use clap::{Arg, ArgMatches, Command};
-use qemu::vsock::{self, Device};
+use qemu::{
+    text::list,
+    vsock::{self, Device},
+};
 
 use super::{
     DEVICE_KEYS, Outcome, Part, connect, device_json, device_words, duration, failed, json_option,
@@ -61,19 +64,18 @@ fn run(matches: &ArgMatches) -> Outcome {
 
 fn choose<'a>(devices: &'a [Device], id: Option<&str>) -> Result<&'a Device, Box<dyn Error>> {
     let is = |device: &&Device| {
-        id.is_some_and(|id| device.id.as_deref() == Some(id) || device.path == id)
+        id.is_some_and(|id| device.id.as_ref().is_some_and(|own| *own == *id) || device.path == *id)
     };
-    let there: Vec<String> = devices.iter().map(ToString::to_string).collect();
     match (devices, id) {
         ([], _) => Err("the machine has no vsock device; 'agent qemu attach' gives it one".into()),
         ([only], None) => Ok(only),
         (_, None) => {
-            let list = there.join(", ");
+            let list = list(devices);
             Err(format!("the machine has more than one vsock device: {list}; name one with --id")
                 .into())
         }
         (_, Some(id)) => devices.iter().find(is).ok_or_else(|| {
-            let list = there.join(", ");
+            let list = list(devices);
             format!("--id {id}: no vsock device of the machine has this name; it has {list}").into()
         }),
     }

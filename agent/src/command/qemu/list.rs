@@ -1,12 +1,15 @@
 //! `agent qemu list`: which vsock devices a machine has.
 
 use clap::{ArgMatches, Command};
-use qemu::vsock::{self, Machine};
+use qemu::{
+    text::Text,
+    vsock::{self, Machine},
+};
 use serde_json::json;
 
 use super::{
     DEVICE_KEYS, Outcome, Part, connect, device_json, device_words, json_option, of_qmp, print,
-    qmp_option, wait_for,
+    print_json, qmp_option, wait_for,
 };
 
 pub(super) const PART: Part = Part { word: "list", command, run };
@@ -42,8 +45,12 @@ fn run(matches: &ArgMatches) -> Outcome {
         if matches.get_flag("json") {
             let devices: Vec<_> = devices.iter().map(device_json).collect();
             let Machine { name, given, .. } = machine;
-            let object = json!({ "machine": name, "name": given, "devices": devices });
-            print(&format!("{object}\n"))?;
+            let object = json!({
+                "machine": name.as_str(),
+                "name": given.as_ref().map(Text::as_str),
+                "devices": devices,
+            });
+            print_json(&object)?;
         } else if devices.is_empty() {
             print(&format!("no vsock device in {}\n", machine.name))?;
         } else {

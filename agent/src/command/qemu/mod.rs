@@ -15,12 +15,13 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use qemu::{
     cid::Range,
     qmp::{self, Client, Limits},
+    text::Text,
     vsock::{Backend, Device},
 };
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use super::{Entry, Outcome, print};
+use super::{Entry, Outcome, print, print_json};
 use crate::units::parse_duration;
 
 pub(super) const ENTRY: Entry = Entry { word: "qemu", command, run };
@@ -146,19 +147,15 @@ fn parse_timeout(text: &str) -> Result<Duration, crate::units::DurationError> {
 
 /// In JSON with `--json`, else in words.
 fn say(matches: &ArgMatches, object: &Value, words: &str) -> Result<(), Box<dyn Error>> {
-    if matches.get_flag("json") {
-        print(&format!("{object}\n"))
-    } else {
-        print(&format!("{words}\n"))
-    }
+    if matches.get_flag("json") { print_json(object) } else { print(&format!("{words}\n")) }
 }
 
 /// The part of the answers that is about a device.
 fn device_json(device: &Device) -> Value {
     json!({
-        "id": device.id,
-        "path": device.path,
-        "driver": device.driver,
+        "id": device.id.as_ref().map(Text::as_str),
+        "path": device.path.as_str(),
+        "driver": device.driver.as_str(),
         "backend": device.backend.to_string(),
         "cid": device.cid,
     })

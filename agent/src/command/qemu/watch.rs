@@ -10,6 +10,7 @@ use qemu::qmp::{Event, Heard};
 use serde_json::{Value, json};
 
 use super::{Outcome, Part, connect, qmp_option, wait_for};
+use crate::{sys::poll::Reader, text};
 
 pub(super) const PART: Part = Part { word: "watch", command, run };
 
@@ -18,7 +19,7 @@ Examples:
   agent qemu watch --qmp vm.qmp
   agent qemu watch --qmp vm.qmp | jq -c 'select(.event == \"SHUTDOWN\")'
 
-Ends with the machine. Each line is an object, of one of these kinds:
+Ends with the machine, and when nobody reads its lines any more. Each line is an object, of one of these kinds:
   watching       the first: the socket; from here on no event is missed
   event          QEMU's name of it, with
     seconds, microseconds   when, by the host's clock, or null
@@ -37,8 +38,14 @@ fn run(matches: &ArgMatches) -> Outcome {
     wait_for(async {
         let mut client = connect(matches).await?;
         let mut said = line(&json!({ "watching": client.socket().to_string_lossy() }));
+        let reader = Reader::of(io::stdout());
         while said.is_ok() {
-            said = match client.event().await {
+            let heard = tokio::select! {
+                heard = client.event() => heard,
+                // QEMU has one place at this socket: it is not held for nobody.
+                () = reader.gone() => return Ok(0),
+            };
+            said = match heard {
                 Ok(Heard::Event(event)) => line(&event_json(&event)),
                 Ok(Heard::Lost(count)) => line(&json!({ "lost": count })),
                 Err(error) => {
@@ -56,7 +63,7 @@ fn run(matches: &ArgMatches) -> Outcome {
 
 fn event_json(event: &Event) -> Value {
     json!({
-        "event": event.name,
+        "event": event.name.as_str(),
         "seconds": event.timestamp.map(|at| at.seconds),
         "microseconds": event.timestamp.map(|at| at.microseconds),
         "data": event.parse::<Value>().filter(|_| event.data.is_some()),
@@ -65,6 +72,6 @@ fn event_json(event: &Event) -> Value {
 
 fn line(object: &Value) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{object}")?;
+    writeln!(stdout, "{}", text::json(object))?;
     stdout.flush()
 }
