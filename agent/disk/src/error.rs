@@ -90,6 +90,14 @@ impl DiskError {
         Self { kind, verb, at, len, source: Some(source) }
     }
 
+    /// The error and its cause in one line.
+    pub fn with_cause(&self) -> String {
+        match &self.source {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     pub fn new(kind: Kind, verb: Verb, (at, len): (u64, u64)) -> Self {
         Self { kind, verb, at, len, source: None }
     }

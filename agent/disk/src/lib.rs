@@ -126,7 +126,23 @@ pub enum Op<'a> {
     Extents { at: u64, len: u64, one: bool },
 }
 
+/// What a request asks for, without its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    pub verb: Verb,
+    /// Offset and length in bytes; a flush is (0, 0).
+    pub range: (u64, u64),
+    /// A zero that is to fail rather than be slow.
+    pub fast: bool,
+}
+
 impl Op<'_> {
+    /// What it asks for.
+    pub fn asked(&self) -> Asked {
+        let fast = matches!(self, Self::Zero { fast: true, .. });
+        Asked { verb: self.verb(), range: self.range(), fast }
+    }
+
     /// What is being done, for messages.
     pub fn verb(&self) -> Verb {
         match self {
@@ -282,11 +298,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
         self.below().is_some_and(<dyn Disk>::holds)
     }
 
-    /// Waits until a request may be performed (`range` as `Op::range` gives it). No thread waits with
+    /// Waits until a request may be performed. No thread waits with
     /// it: this is for layers that are slow on purpose. A layer that holds awaits the one below too.
-    fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
+    fn hold(&self, asked: Asked) -> Hold<'_> {
         match self.below() {
-            Some(below) => below.hold(verb, range),
+            Some(below) => below.hold(asked),
             None => Box::pin(std::future::ready(())),
         }
     }

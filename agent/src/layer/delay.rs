@@ -4,7 +4,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use super::{Entry, each, each_slowly};
 use crate::recipe::{BuildError, Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Hold, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
@@ -130,10 +130,6 @@ impl Disk for Delay {
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.check(op)?;
-        if self.times.no_fast_zero && op.verb() == Verb::Zero {
-            // What `hold` could not know: this one is not fast.
-            thread::sleep(self.times.zero);
-        }
         self.below.perform(op, answer)
     }
 
@@ -145,16 +141,15 @@ impl Disk for Delay {
         self.times.holds() || self.below.holds()
     }
 
-    fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
-        let time = match verb {
-            Verb::Zero if self.times.no_fast_zero => Duration::ZERO,
-            _ => self.times.of(verb),
-        };
+    fn hold(&self, asked: Asked) -> Hold<'_> {
+        // A fast zero that will be refused is refused at once.
+        let refused = asked.fast && self.times.no_fast_zero;
+        let time = if refused { Duration::ZERO } else { self.times.of(asked.verb) };
         Box::pin(async move {
             if !time.is_zero() {
                 tokio::time::sleep(time).await;
             }
-            self.below.hold(verb, range).await;
+            self.below.hold(asked).await;
         })
     }
 
@@ -172,6 +167,10 @@ impl Disk for Delay {
 mod tests {
     use super::*;
     use disk::{MemoryDisk, testing::run};
+
+    fn asked(verb: Verb) -> Asked {
+        Asked { verb, range: (0, 1), fast: false }
+    }
 
     fn times(words: &[(&str, &str)]) -> Result<Times, String> {
         let words: Vec<_> =
@@ -218,9 +217,9 @@ mod tests {
         let below = Arc::new(Delay { below: memory, times: first });
         let disk = Delay { below, times: second };
         let start = tokio::time::Instant::now();
-        disk.hold(Verb::Read, (0, 1)).await;
+        disk.hold(asked(Verb::Read)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.hold(Verb::Write, (0, 1)).await;
+        disk.hold(asked(Verb::Write)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
         disk.part().await;
         assert_eq!(start.elapsed().as_secs(), 12);

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use self::control::Socket;
 use super::{Entry, absolute, each};
 use crate::recipe::{BuildError, Key};
-use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
+use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "pause",
@@ -132,9 +132,9 @@ impl Disk for Pause {
         true
     }
 
-    fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
+    fn hold(&self, asked: Asked) -> Hold<'_> {
         Box::pin(async move {
-            self.below.hold(verb, range).await;
+            self.below.hold(asked).await;
             self.state.held().await;
         })
     }
@@ -145,7 +145,9 @@ mod tests {
     use std::{task, thread};
 
     use super::*;
-    use disk::{MemoryDisk, testing};
+    use disk::{MemoryDisk, Verb, testing};
+
+    const READ: Asked = Asked { verb: Verb::Read, range: (0, 1), fast: false };
 
     fn is_ready(future: impl Future) -> bool {
         let waker = task::Waker::noop();
@@ -157,15 +159,15 @@ mod tests {
         let state = Arc::new(State::default());
         let below = Arc::new(MemoryDisk::new(1 << 20));
         let disk = Arc::new(Pause { below, state: Arc::clone(&state) });
-        assert!(disk.holds() && is_ready(disk.hold(Verb::Read, (0, 1))));
+        assert!(disk.holds() && is_ready(disk.hold(READ)));
         state.pause().await;
-        assert!(!is_ready(disk.hold(Verb::Flush, (0, 0))));
+        assert!(!is_ready(disk.hold(Asked { verb: Verb::Flush, ..READ })));
         // One that was held no longer when the pause came.
         let late = Arc::clone(&disk);
         let thread = thread::spawn(move || testing::read(&*late, 0, 1));
         assert!(is_ready(state.pause()), "it is paused already");
         state.resume();
-        disk.hold(Verb::Read, (0, 1)).await;
+        disk.hold(READ).await;
         thread.join().unwrap();
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use self::bucket::{Bucket, Source};
 use super::{Entry, absolute, each};
 use crate::recipe::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
+use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "rate",
@@ -137,16 +137,16 @@ impl Disk for Rate {
         true
     }
 
-    fn hold(&self, verb: Verb, range: (u64, u64)) -> Hold<'_> {
-        let direction = match verb {
+    fn hold(&self, asked: Asked) -> Hold<'_> {
+        let direction = match asked.verb {
             Verb::Read => 0,
             Verb::Write => 1,
             // These send no more than a header.
-            _ => return self.below.hold(verb, range),
+            _ => return self.below.hold(asked),
         };
         Box::pin(async move {
-            self.take(direction, range.1.saturating_mul(8)).await;
-            self.below.hold(verb, range).await;
+            self.take(direction, asked.range.1.saturating_mul(8)).await;
+            self.below.hold(asked).await;
         })
     }
 }

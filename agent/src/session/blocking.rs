@@ -1,15 +1,19 @@
-//! Requests that wait for a medium: out to the blocking pool, back as finished ones.
+//! Requests that wait for a medium: out to the threads of the connection's tenant, back as finished ones.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
+use disk::{Answer, Asked, Data, Disk, DiskError, Kind, Op, Pages, Progress};
 use nbd::{transmit::Checked, wire::Request};
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use super::{succession::Member, transmit::op};
-use disk::{Answer, Data, Disk, DiskError, Kind, Op, Pages, Verb, perform_all};
+use crate::tenant::{Tenant, Work};
 
 /// A request that came back.
 #[derive(Debug)]
@@ -22,9 +26,12 @@ pub(super) struct Finished {
 /// The requests of one connection that are out.
 #[derive(Debug)]
 pub(super) struct Blocking {
-    tasks: JoinSet<Finished>,
-    /// One that `some` has caught and `reap` has not yet given on.
-    caught: Option<Finished>,
+    tenant: Arc<Tenant>,
+    shared: Arc<Shared>,
+    /// Those that the disk holds back.
+    held: JoinSet<()>,
+    /// How many are out.
+    out: usize,
     /// Most that may be out at once.
     threads: usize,
     /// Payload bytes of those that are out.
@@ -35,94 +42,204 @@ pub(super) struct Blocking {
     member: Option<Arc<Member>>,
 }
 
+/// What the connection and its requests on other threads have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    finished: Mutex<Vec<Finished>>,
+    /// Told of each of them.
+    changed: Notify,
+    wanted: AtomicU8,
+}
+
+/// What a connection still wants of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Wanted {
+    /// All of them.
+    All,
+    /// Nothing that takes long: the client has gone.
+    Short,
+    /// Nothing that has not begun: the connection is over.
+    Nothing,
+}
+
+impl Shared {
+    fn wants(&self, what: Wanted) -> bool {
+        self.wanted.load(Ordering::Relaxed) <= what as u8
+    }
+}
+
 impl Blocking {
-    pub(super) fn new(threads: usize, holds: bool, member: Option<Arc<Member>>) -> Self {
-        let tasks = JoinSet::new();
-        Self { tasks, caught: None, threads: threads.max(1), bytes: 0, holds, member }
+    pub(super) fn new(
+        tenant: Arc<Tenant>,
+        threads: usize,
+        holds: bool,
+        member: Option<Arc<Member>>,
+    ) -> Self {
+        let (shared, held) = (Arc::default(), JoinSet::new());
+        Self { tenant, shared, held, out: 0, threads: threads.max(1), bytes: 0, holds, member }
     }
 
     /// Nothing is out.
     pub(super) fn is_empty(&self) -> bool {
-        self.tasks.is_empty() && self.caught.is_none()
+        self.out == 0
     }
 
     /// Another may go out.
     pub(super) fn has_room(&self, max_bytes: u64) -> bool {
-        self.tasks.len() < self.threads && self.bytes < max_bytes
+        self.out < self.threads && self.bytes < max_bytes
     }
 
-    /// Performs a request on the blocking pool, once the disk holds it no longer; `pages` is a
-    /// write's payload.
+    /// The client has gone: a request that takes long ends after the piece that it is in.
+    pub(super) fn client_gone(&self) {
+        self.shared.wanted.fetch_max(Wanted::Short as u8, Ordering::Relaxed);
+    }
+
+    /// Performs a request on a thread, once the disk holds it no longer; `pages` is a write's payload.
     pub(super) fn launch(
         &mut self,
         disk: Arc<dyn Disk>,
         request: Request,
         checked: Checked,
-        (verb, range): (Verb, (u64, u64)),
+        asked: Asked,
         pages: Option<Pages>,
     ) {
+        self.out += 1;
         self.bytes += payload(checked);
-        let member = self.member.clone();
-        let finish = move |disk: &dyn Disk| {
-            // Beyond the session, if that ends before.
-            let _member = member;
-            let mut pages = pages.unwrap_or_default();
-            let mut op = op(checked, Data::Pages(&mut pages));
-            Finished { request, checked, result: perform(disk, &mut op) }
+        let task = Task {
+            disk,
+            request,
+            checked,
+            pages: pages.unwrap_or_default(),
+            answer: Answer::default(),
+            begun: false,
+            shared: Arc::clone(&self.shared),
+            member: self.member.clone(),
         };
-        if self.holds {
-            self.tasks.spawn(async move {
-                disk.hold(verb, range).await;
-                let done = tokio::task::spawn_blocking(move || finish(&*disk)).await;
-                done.expect("panics are caught inside, and nothing aborts it")
-            });
-        } else {
-            self.tasks.spawn_blocking(move || finish(&*disk));
+        if !self.holds {
+            return self.tenant.submit(Box::new(task));
         }
+        let tenant = Arc::clone(&self.tenant);
+        self.held.spawn(async move {
+            task.disk.hold(asked).await;
+            tenant.submit(Box::new(task));
+        });
     }
 
     /// Gives every request that has come back to `each`.
     pub(super) fn reap(&mut self, mut each: impl FnMut(Finished)) {
-        let Self { tasks, caught, bytes, .. } = self;
-        let joined = std::iter::from_fn(|| tasks.try_join_next()).filter_map(Result::ok);
-        for finished in caught.take().into_iter().chain(joined) {
-            *bytes -= payload(finished.checked);
+        if self.out == 0 {
+            return;
+        }
+        while self.held.try_join_next().is_some() {}
+        let finished = std::mem::take(&mut *lock(&self.shared.finished));
+        for finished in finished {
+            self.out -= 1;
+            self.bytes -= payload(finished.checked);
             each(finished);
         }
     }
 
     /// Waits until `reap` has something to give; for ever if nothing is out.
     pub(super) async fn some(&mut self) {
-        if self.caught.is_some() {
-            return;
-        }
-        match self.tasks.join_next().await {
-            // A task cannot fail: panics are caught inside, and nothing aborts it.
-            Some(finished) => self.caught = finished.ok(),
-            None => std::future::pending().await,
+        while lock(&self.shared.finished).is_empty() {
+            self.shared.changed.notified().await;
         }
     }
 
     /// Makes durable what the disk was given; an error is only logged, since nobody is left to be
     /// told.
     pub(super) async fn flush(&mut self, disk: Arc<dyn Disk>) {
-        let flushed = tokio::task::spawn_blocking(move || perform(&*disk, &mut Op::Flush)).await;
-        if let Ok(Err(error)) = flushed {
-            tracing::error!(%error, source = ?error.source, "the last flush failed");
+        let flushed = self.tenant.run(move || {
+            let mut answer = Answer::default();
+            disk::perform_all(&*disk, &mut Op::Flush, &mut answer)
+        });
+        if let Some(Err(error)) = flushed.await {
+            tracing::error!(error = %error.with_cause(), "the last flush failed");
         }
     }
 }
 
-/// A panic in a disk is our bug and fails the one request.
-fn perform(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
-    let (verb, range) = (op.verb(), op.range());
-    let mut answer = Answer::default();
-    let done = catch_unwind(AssertUnwindSafe(|| perform_all(disk, op, &mut answer)));
-    done.unwrap_or_else(|_| {
-        tracing::error!(?verb, ?range, "our bug: a disk panicked");
-        Err(DiskError::new(Kind::Io, verb, range))
-    })
-    .map(|()| answer)
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        self.shared.wanted.store(Wanted::Nothing as u8, Ordering::Relaxed);
+    }
+}
+
+/// A request on its way through the threads.
+struct Task {
+    disk: Arc<dyn Disk>,
+    request: Request,
+    /// What is left of the request.
+    checked: Checked,
+    pages: Pages,
+    answer: Answer,
+    begun: bool,
+    shared: Arc<Shared>,
+    /// Beyond the session, if that ends before.
+    member: Option<Arc<Member>>,
+}
+
+impl Work for Task {
+    fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
+        let wanted = if self.begun { Wanted::All } else { Wanted::Short };
+        if !self.shared.wants(wanted) {
+            let error = {
+                let op = op(self.checked, Data::Bytes(&[]));
+                DiskError::new(Kind::ShutDown, op.verb(), op.range())
+            };
+            self.finish(Err(error));
+            return None;
+        }
+        match self.perform() {
+            Ok(Progress::Until(bytes)) => {
+                self.checked = self.checked.after(bytes);
+                self.begun = true;
+                return Some(self);
+            }
+            Ok(Progress::Done) => {
+                let answer = std::mem::take(&mut self.answer);
+                self.finish(Ok(answer));
+            }
+            Err(error) => match self.checked {
+                // A disk that has zeroed one part quickly and cannot so zero the next: to fail now would say
+                // that nothing has changed.
+                Checked::Zero { at, len, fua, may_trim, fast: true }
+                    if self.begun && error.kind == Kind::Unsupported =>
+                {
+                    self.checked = Checked::Zero { at, len, fua, may_trim, fast: false };
+                    return Some(self);
+                }
+                _ => self.finish(Err(error)),
+            },
+        }
+        None
+    }
+}
+
+impl Task {
+    /// A panic in a disk is our bug and fails the one request.
+    fn perform(&mut self) -> Result<Progress, DiskError> {
+        let mut op = op(self.checked, Data::Pages(&mut self.pages));
+        let (verb, range) = (op.verb(), op.range());
+        let done = catch_unwind(AssertUnwindSafe(|| self.disk.perform(&mut op, &mut self.answer)));
+        done.unwrap_or_else(|_| {
+            tracing::error!(?verb, ?range, "our bug: a disk panicked");
+            Err(DiskError::new(Kind::Io, verb, range))
+        })
+    }
+
+    fn finish(&mut self, result: Result<Answer, DiskError>) {
+        let (request, checked) = (self.request, self.checked);
+        // Before the client can know of it: it may ask on another connection.
+        self.member = None;
+        lock(&self.shared.finished).push(Finished { request, checked, result });
+        self.shared.changed.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn payload(checked: Checked) -> u64 {

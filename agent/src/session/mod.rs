@@ -256,11 +256,12 @@ async fn serve(
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let Opening { connection, tls, .. } = opened.opening;
+    let Opening { connection, tls, ref tenant, .. } = opened.opening;
+    let tenant = Arc::clone(tenant);
     tracing::info!(connection, %peer, export = opened.opening.export, tls, "opened");
     *export = Some(opened.opening.export);
     let member = opened.member;
-    let blocking = Blocking::new(rules.threads, opened.disk.holds(), member.clone());
+    let blocking = Blocking::new(tenant, rules.threads, opened.disk.holds(), member.clone());
     let transmission = Transmission::new(
         connection,
         opened.stream,

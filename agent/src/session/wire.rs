@@ -4,6 +4,7 @@
 use std::{
     any::Any,
     io::{self, IoSlice, IoSliceMut},
+    os::fd::AsFd,
     sync::{Mutex, PoisonError},
 };
 
@@ -83,6 +84,14 @@ impl Wire {
                 connection.writable().await;
                 Ok(())
             }
+        }
+    }
+
+    /// Whether the client sends no more, also while bytes of it wait to be received.
+    pub(super) fn has_hung_up(&self) -> bool {
+        match &self.kind {
+            Kind::Kernel(socket) => sys::poll::sends_no_more(socket.as_fd()),
+            Kind::Guest(connection) => connection.has_hung_up(),
         }
     }
 

@@ -57,6 +57,16 @@ pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     flags(fd, PollFlags::POLLIN).contains(PollFlags::POLLIN)
 }
 
+/// Whether the other end of a stream sends no more, also while bytes of it wait to be received.
+pub(crate) fn sends_no_more(fd: BorrowedFd<'_>) -> bool {
+    // nix has no name for it.
+    let sends_no_more = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let ends = sends_no_more | PollFlags::POLLHUP | PollFlags::POLLERR;
+    let mut fds = [PollFd::new(fd, sends_no_more)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+        && fds[0].revents().is_some_and(|events| events.intersects(ends))
+}
+
 /// Whether the other end of `fd` is closed.
 pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
     flags(fd, PollFlags::empty()).contains(PollFlags::POLLHUP)

@@ -5,6 +5,7 @@
 //! charges it for places, memory, blocking work and log lines. All connections of a tenant share its limits,
 //! so a tenant gains nothing by opening more of them.
 
+mod executor;
 mod log_limit;
 
 use std::{
@@ -19,7 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::log_limit::LogLimit;
+use tokio::sync::oneshot;
+
+use self::executor::QueueId;
+pub use self::{
+    executor::{Executor, Work},
+    log_limit::LogLimit,
+};
 use crate::peer::Peer;
 
 /// How long a tenant without connections is remembered, so that a client which connects again and again
@@ -102,6 +109,7 @@ impl Default for Limits {
 pub struct Tenants {
     limits: Limits,
     by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
+    executor: Arc<Executor>,
 }
 
 /// One tenant, shared by its connections.
@@ -111,6 +119,8 @@ pub struct Tenant {
     limits: Limits,
     connections: AtomicUsize,
     log: LogLimit,
+    executor: Arc<Executor>,
+    queue: QueueId,
     /// When its last connection ended or began.
     used: Mutex<Instant>,
 }
@@ -127,7 +137,12 @@ pub struct Full(pub usize);
 impl Tenants {
     /// Tenants with these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, by_key: Mutex::default() }
+        Self { limits, ..Self::default() }
+    }
+
+    /// The threads that work for all of them.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
     }
 
     /// The tenant of that key, as long as somebody uses it and a while longer.
@@ -143,6 +158,8 @@ impl Tenants {
             limits: self.limits.clone(),
             connections: AtomicUsize::new(0),
             log: LogLimit::default(),
+            executor: Arc::clone(&self.executor),
+            queue: QueueId::new(),
             used: Mutex::new(Instant::now()),
         });
         by_key.insert(key, Arc::clone(&tenant));
@@ -191,6 +208,25 @@ impl Tenant {
         &self.log
     }
 
+    /// Queues work that blocks a thread.
+    pub fn submit(&self, work: Box<dyn Work>) {
+        self.executor.submit(&self.queue, work);
+    }
+
+    /// Does on a thread of its own what would block this one. `None` if it panicked, which is logged. If
+    /// this is dropped before, it is done all the same once it has begun.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (tell, told) = oneshot::channel();
+        self.submit(Box::new(Once(move || {
+            // Whoever waited for it may be gone.
+            tell.send(act()).ok();
+        })));
+        told.await.ok()
+    }
+
     fn touch(&self) {
         *lock(&self.used) = Instant::now();
     }
@@ -202,6 +238,16 @@ impl Tenant {
     /// Somebody else than the table has it. Nobody can get it meanwhile: the table is locked.
     fn is_used(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
+    }
+}
+
+/// Work that is done in one go.
+struct Once<F>(F);
+
+impl<F: FnOnce() + Send> Work for Once<F> {
+    fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
+        (self.0)();
+        None
     }
 }
 

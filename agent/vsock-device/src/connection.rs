@@ -52,6 +52,12 @@ impl Connection {
         poll_fn(|cx| self.device.poll_writable(self.which, cx)).await;
     }
 
+    /// Whether the guest has said that it sends no more, also while bytes of it wait to be received.
+    pub fn has_hung_up(&self) -> bool {
+        let (key, id) = self.which;
+        self.device.lock().peers.get(key, id).is_none_or(|peer| peer.input_ended)
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
         self.device.finish(self.which);

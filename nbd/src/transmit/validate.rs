@@ -79,6 +79,26 @@ pub enum Checked {
     Disconnect,
 }
 
+impl Checked {
+    /// What is left of a trim, zero or cache request when `bytes` from its start are done.
+    #[must_use]
+    pub fn after(self, bytes: u64) -> Self {
+        match self {
+            Self::Trim { at, len, fua } => {
+                Self::Trim { at: at.saturating_add(bytes), len: len.saturating_sub(bytes), fua }
+            }
+            Self::Zero { at, len, fua, may_trim, fast } => {
+                let (at, len) = (at.saturating_add(bytes), len.saturating_sub(bytes));
+                Self::Zero { at, len, fua, may_trim, fast }
+            }
+            Self::Cache { at, len } => {
+                Self::Cache { at: at.saturating_add(bytes), len: len.saturating_sub(bytes) }
+            }
+            other => other,
+        }
+    }
+}
+
 /// A request that is answered by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {

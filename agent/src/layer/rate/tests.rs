@@ -26,12 +26,16 @@ fn connections(words: &[(&str, &str)]) -> impl FnMut() -> Arc<Rate> + use<> {
 /// Seconds that reading so many bytes takes.
 async fn seconds(disk: &Rate, verb: Verb, bytes: u64) -> f64 {
     let start = Instant::now();
-    disk.hold(verb, (0, bytes)).await;
+    disk.hold(asked(verb, bytes)).await;
     start.elapsed().as_secs_f64()
 }
 
 fn about(seconds: f64, expected: f64) {
     assert!((seconds - expected).abs() < 0.02, "{seconds} s, not {expected} s");
+}
+
+fn asked(verb: Verb, bytes: u64) -> Asked {
+    Asked { verb, range: (0, bytes), fast: false }
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +62,7 @@ async fn connections_share_what_is_for_all_and_have_what_is_for_each() {
         let mut connect = connections(&[(key, "8M"), ("burstiness", "0")]);
         let start = Instant::now();
         let (one, other) = (connect(), connect());
-        tokio::join!(one.hold(Verb::Read, (0, 1 << 20)), other.hold(Verb::Read, (0, 1 << 20)));
+        tokio::join!(one.hold(asked(Verb::Read, 1 << 20)), other.hold(asked(Verb::Read, 1 << 20)));
         about(start.elapsed().as_secs_f64(), expected);
     }
 }
@@ -72,7 +76,7 @@ async fn greedy(disk: Arc<Rate>, depth: usize, len: u64) -> u64 {
             let end = Instant::now() + Duration::from_secs(10);
             let mut bytes = 0;
             loop {
-                disk.hold(Verb::Read, (0, len)).await;
+                disk.hold(asked(Verb::Read, len)).await;
                 if Instant::now() > end {
                     break;
                 }

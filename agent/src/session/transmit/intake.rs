@@ -171,7 +171,7 @@ impl Transmission {
                 self.traffic.count(checked);
             }
             Ok(Turn::Later) => {
-                let asked = (op.verb(), op.range());
+                let asked = op.asked();
                 let pages = match op {
                     Op::Write { data: Data::Bytes(bytes), at, .. } => {
                         Some(Pages::copied(at, bytes))
@@ -228,6 +228,7 @@ impl Transmission {
         };
         if n == 0 {
             let whole = expected == 0 && self.buffer.is_empty();
+            self.blocking.client_gone();
             self.intake = Intake::Closed(if whole { End::Closed } else { End::ClosedInside });
         } else {
             self.spin.hit(expected > 0);

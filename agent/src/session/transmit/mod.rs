@@ -10,6 +10,7 @@ mod reply;
 use std::{
     io::{self, IoSlice},
     sync::Arc,
+    time::Duration,
 };
 
 use nbd::{Buffer, Gather, Terms};
@@ -28,6 +29,9 @@ const TURN: u64 = 1 << 20;
 const MAX_WAITING: u64 = 16 << 20;
 /// Payload of requests in the blocking pool, in bytes; beyond it nothing is taken in.
 const MAX_BLOCKED: u64 = 32 << 20;
+
+/// Between two looks whether the client of requests that take long is still there.
+const LOOK_FOR_CLIENT: Duration = Duration::from_millis(250);
 
 /// A connection in transmission.
 #[derive(Debug)]
@@ -168,11 +172,18 @@ impl Transmission {
         pool::shrink(&mut self.buffer);
         self.stream.rest();
         self.out.shrink();
+        // While nothing is received, only a look shows that the client of a long request has gone.
+        let watches = want != Want::Input && !self.blocking.is_empty();
         // Errors come back from the call that they concern.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}
             _ = self.stream.writable(), if !self.is_all_sent() => {}
             () = self.blocking.some() => {}
+            () = tokio::time::sleep(LOOK_FOR_CLIENT), if watches => {
+                if self.stream.wire().has_hung_up() {
+                    self.blocking.client_gone();
+                }
+            }
             Ok(()) = life.changed() => life.mark_changed(),
         }
     }
