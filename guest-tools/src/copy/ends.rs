@@ -2,6 +2,7 @@
 //! shared.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
@@ -131,6 +132,14 @@ impl Side {
         match self {
             Self::Link(link) => link.longest_payload(),
             _ => u64::MAX,
+        }
+    }
+
+    /// What is here, and not at a server.
+    pub(super) fn file(&self) -> Option<&File> {
+        match self {
+            Self::File(local) | Self::Stream(local) => Some(&local.file),
+            Self::Link(_) | Self::Null => None,
         }
     }
 

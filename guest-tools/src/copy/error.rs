@@ -20,6 +20,11 @@ pub(crate) enum CopyError {
     Directory(String),
     #[error("{0} and {1} are the same: nothing is copied onto itself")]
     Same(String, String),
+    #[error(
+        "{upper} is made of {lower}: what is written to the destination destroys what is read from the \
+         source; nothing was written"
+    )]
+    Made { upper: String, lower: String },
     #[error("{0} is read-only: the server takes no writes")]
     ReadOnly(String),
     #[error(

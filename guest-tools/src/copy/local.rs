@@ -6,7 +6,7 @@ use std::{
     io::{self, Seek, SeekFrom, Write},
     os::{
         fd::AsFd,
-        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     },
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -44,8 +44,6 @@ pub(super) struct Local {
     pub(super) size: u64,
     /// What the ranges of zeroing must be multiples of, bytes.
     sector: u64,
-    /// Device and inode; of a block device its own number.
-    identity: (u64, u64),
     /// The kernel has said that it cannot.
     cannot_punch: AtomicBool,
     cannot_zero: AtomicBool,
@@ -62,11 +60,11 @@ impl Local {
             return Err(CopyError::Directory(name));
         }
         let (mut size, mut sector) = (0, 1);
-        let (mut kind, mut identity) = (Kind::Stream, (facts.dev(), facts.ino()));
+        let mut kind = Kind::Stream;
         if found.is_file() {
             (kind, size) = (Kind::Regular, facts.len());
         } else if found.is_block_device() {
-            (kind, identity) = (Kind::Block, (u64::MAX, facts.rdev()));
+            kind = Kind::Block;
             size = (&file).seek(SeekFrom::End(0)).map_err(wrong)?;
             sector = sys::sector_size(&file).map_or(4096, u64::from);
         } else {
@@ -80,7 +78,6 @@ impl Local {
             kind,
             size,
             sector,
-            identity,
             cannot_punch: unknown(),
             cannot_zero: unknown(),
             cannot_zero_out: unknown(),
@@ -128,10 +125,6 @@ impl Local {
         let file = cloned.map_err(|source| CopyError::local("open", &name, source))?;
         let local = Self::new(File::from(file), name)?;
         Ok(Self { kind: Kind::Stream, size: 0, ..local })
-    }
-
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.kind != Kind::Stream && self.identity == other.identity
     }
 
     /// Makes a file empty and as long as the source; a device stays as it is.

@@ -10,6 +10,7 @@
 //! Nothing is changed before both sides are open and fit each other. From then on every failure
 //! says that the destination is incomplete.
 
+mod backing;
 mod chunk;
 mod crew;
 mod ends;
@@ -32,6 +33,7 @@ use std::{
 };
 
 use self::{
+    backing::{Depth, Overlap, System},
     crew::Crew,
     ends::Side,
     job::{Job, Rules},
@@ -176,30 +178,59 @@ impl Plan {
 
     /// Opens the destination, if it is another thing than the source, has room, and can be verified.
     fn target(&self, source: &Side, names: (&str, &str)) -> Result<Side, CopyError> {
-        let same = || CopyError::Same(names.0.to_owned(), names.1.to_owned());
         let stream = |name: &str| CopyError::Stream(name.to_owned());
         if self.verify && matches!(source, Side::Stream(_)) {
             return Err(stream(names.0));
         }
         let target = Side::target(&self.target)?;
         let checked = match (source, &target) {
-            (Side::File(from), Side::File(to)) if from.is_same(to) => Err(same()),
             (_, Side::Stream(_) | Side::Null) if self.verify => Err(stream(names.1)),
-            _ => match (source.size(), target.room()) {
-                (Some(size), Some(room)) if room < size => Err(CopyError::Small {
-                    name: names.1.to_owned(),
-                    room,
-                    source_name: names.0.to_owned(),
-                    size,
-                }),
-                _ => Ok(()),
-            },
+            _ => self.are_apart(source, &target, names).and_then(|()| {
+                match (source.size(), target.room()) {
+                    (Some(size), Some(room)) if room < size => Err(CopyError::Small {
+                        name: names.1.to_owned(),
+                        room,
+                        source_name: names.0.to_owned(),
+                        size,
+                    }),
+                    _ => Ok(()),
+                }
+            }),
         };
         if let Err(error) = checked {
             target.close();
             return Err(error);
         }
         Ok(target)
+    }
+
+    /// Refuses two sides of which one is the other, or is made of it. A name may be a link, a standard
+    /// stream may be a file, and a device may be a file or, by `attach`, an export.
+    fn are_apart(
+        &self,
+        source: &Side,
+        target: &Side,
+        names: (&str, &str),
+    ) -> Result<(), CopyError> {
+        let system = System::here();
+        let made = |upper: &str, lower: &str| {
+            Err(CopyError::Made { upper: upper.to_owned(), lower: lower.to_owned() })
+        };
+        match (source.file(), target.file()) {
+            (Some(from), Some(to)) => match system.overlap(from, to) {
+                None => Ok(()),
+                Some(Overlap::Same) => Err(CopyError::Same(names.0.to_owned(), names.1.to_owned())),
+                Some(Overlap::SourceOverTarget) => made(names.0, names.1),
+                Some(Overlap::TargetOverSource) => made(names.1, names.0),
+            },
+            (Some(from), None) if system.is_over_export(from, Depth::Filesystems, &self.target) => {
+                made(names.0, names.1)
+            }
+            (None, Some(to)) if system.is_over_export(to, Depth::Bytes, &self.source) => {
+                made(names.1, names.0)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How the two sides go together.

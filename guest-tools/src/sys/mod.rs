@@ -18,6 +18,8 @@ mod ioctl {
     // <linux/fs.h>: group 0x12, encoded without a direction or size ("bad" in nix's words).
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), i32);
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
+    // LOOP_GET_STATUS64 of <linux/loop.h>.
+    nix::ioctl_read_bad!(loop_get_status64, 0x4c05, [u64; 29]);
 }
 
 /// The CID of this machine, asked of an open /dev/vsock. `VMADDR_CID_ANY` (2^32-1) where no
@@ -46,6 +48,17 @@ pub(crate) fn zero_out(device: &File, at: u64, len: u64) -> Result<(), Errno> {
     // which `range` is.
     unsafe { ioctl::blkzeroout(device.as_raw_fd(), &raw const range) }?;
     Ok(())
+}
+
+/// The file of a loop device: the number of its filesystem, and its inode there (LOOP_GET_STATUS64).
+pub(crate) fn loop_file(device: &File) -> Result<(u64, u64), Errno> {
+    let mut info = [0; 29];
+    // SAFETY: the descriptor is open while `device` lives, and the call writes a struct loop_info64,
+    // which has 232 bytes, as `info` has, and no stricter alignment than u64's; on another kind of file
+    // it is refused.
+    unsafe { ioctl::loop_get_status64(device.as_raw_fd(), &raw mut info) }?;
+    // Its first two members are lo_device and lo_inode.
+    Ok((info[0], info[1]))
 }
 
 /// Marks this thread, and those that it starts, as one that block I/O depends on (prctl(2),

@@ -7,6 +7,7 @@ mod holes;
 mod layouts;
 mod loops;
 mod pipes;
+mod same;
 #[path = "../server/mod.rs"]
 mod server;
 mod words;

@@ -1,28 +1,12 @@
 //! What is said wrong, and what is shown.
 
-use std::{fs, os::unix::fs::symlink};
+use std::fs;
 
 use crate::{
     copies, copy, fails,
     server::{Server, Transport::Unix},
     sparse, text, told, under_nbdkit,
 };
-
-#[test]
-fn nothing_is_copied_onto_itself() {
-    let server = Server::agent(Unix);
-    let dir = server.dir.path();
-    let (file, hard, soft) = (dir.join("file"), dir.join("hard"), dir.join("soft"));
-    fs::write(&file, "content").expect("a file");
-    fs::hard_link(&file, &hard).expect("a link");
-    symlink(&file, &soft).expect("a link");
-    for other in [&file, &hard, &soft] {
-        let why = fails(&[text(&file), text(other)]);
-        assert!(why.contains("are the same"), "{why}");
-        assert_eq!(fs::read(&file).expect("a file"), b"content");
-    }
-    assert!(fails(&[&server.uri, &server.uri]).contains("are the same"));
-}
 
 #[test]
 fn what_is_wrong_is_told_in_one_line_and_changes_nothing() {

@@ -1,0 +1,229 @@
+//! What a file or block device is made of, as far as the kernel tells: a loop device of its file, a
+//! partition of its disk, a mapped device of those below it, a file of the device that its filesystem
+//! is on. `Plan::target` asks, so that nothing is copied onto what it is read from.
+//!
+//! What cannot be found out is not known, and does not stop a copy.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, OpenOptions},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::OFlag,
+    sys::stat::{major, minor},
+};
+
+use super::word::Word;
+use crate::{attach::attached, sys};
+
+/// Something that keeps bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Node {
+    /// A regular file: the number of its filesystem, and its inode there.
+    File(u64, u64),
+    /// A block device, by its number.
+    Device(u64),
+}
+
+impl Node {
+    /// `None` for what keeps nothing.
+    pub(super) fn of(facts: &fs::Metadata) -> Option<Self> {
+        let kind = facts.file_type();
+        if kind.is_file() {
+            Some(Self::File(facts.dev(), facts.ino()))
+        } else if kind.is_block_device() {
+            Some(Self::Device(facts.rdev()))
+        } else {
+            None
+        }
+    }
+}
+
+/// How far down is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// What has the same bytes: to write the one is to write a part of the other.
+    Bytes,
+    /// Also what a filesystem is on: to write that is to lose the files.
+    Filesystems,
+}
+
+/// What a source and a destination have to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overlap {
+    Same,
+    /// The source is made of the destination.
+    SourceOverTarget,
+    /// The destination is made of the source.
+    TargetOverSource,
+}
+
+/// The kernel's word on it: /sys, /proc and /dev below a directory, so that tests can have their own.
+#[derive(Debug)]
+pub(super) struct System {
+    root: PathBuf,
+}
+
+impl System {
+    pub(super) fn here() -> Self {
+        Self { root: "/".into() }
+    }
+
+    /// Whether what is written to `target` would change what is read from `source`.
+    pub(super) fn overlap(&self, source: &File, target: &File) -> Option<Overlap> {
+        let node = |file: &File| file.metadata().ok().as_ref().and_then(Node::of);
+        let (from, to) = (node(source)?, node(target)?);
+        if from == to {
+            Some(Overlap::Same)
+        } else if self.made_of(source, Depth::Filesystems).contains(&to) {
+            Some(Overlap::SourceOverTarget)
+        } else if self.made_of(target, Depth::Bytes).contains(&from) {
+            // A file on the source's own filesystem is none of these: the source stays what it is.
+            Some(Overlap::TargetOverSource)
+        } else {
+            None
+        }
+    }
+
+    /// Whether `file` is made of a device that `attach` has made of this export.
+    pub(super) fn is_over_export(&self, file: &File, depth: Depth, export: &Word) -> bool {
+        let nodes = self.made_of(file, depth);
+        let any = nodes.iter().any(|node| matches!(node, Node::Device(_)));
+        any && contains_export(&nodes, &exports(), export)
+    }
+
+    /// `file`, and all that it is made of.
+    pub(super) fn made_of(&self, file: &File, depth: Depth) -> BTreeSet<Node> {
+        let mut found = BTreeSet::new();
+        let Some(first) = file.metadata().ok().as_ref().and_then(Node::of) else { return found };
+        let opened = file.try_clone().ok();
+        let mut left = vec![(first, opened)];
+        while let Some((node, file)) = left.pop() {
+            if !found.insert(node) {
+                continue;
+            }
+            match node {
+                Node::Device(number) => self.below_device(number, &mut left),
+                Node::File(..) if depth == Depth::Bytes => {}
+                Node::File(filesystem, _) => {
+                    let device = self.filesystem_is_on(filesystem, file.as_ref());
+                    left.extend(device.map(|number| (Node::Device(number), None)));
+                }
+            }
+        }
+        found
+    }
+
+    /// What has the bytes of a block device.
+    fn below_device(&self, number: u64, left: &mut Vec<(Node, Option<File>)>) {
+        let name = format!("sys/dev/block/{}:{}", major(number), minor(number));
+        // It is a link, and what is around the device is found around its target only.
+        let Ok(device) = self.root.join(name).canonicalize() else { return };
+        let mut numbers = Vec::new();
+        if device.join("partition").exists() {
+            numbers.extend(device.parent().and_then(number_in));
+        }
+        for below in fs::read_dir(device.join("slaves")).into_iter().flatten().flatten() {
+            numbers.extend(number_in(&below.path()));
+        }
+        left.extend(numbers.into_iter().map(|number| (Node::Device(number), None)));
+        let text = |name: &str| fs::read_to_string(device.join(name)).ok();
+        if let Some(path) = text("loop/backing_file") {
+            let named = at(Path::new(path.trim_end_matches('\n')));
+            // The path may have gone or be another one's where this process stands; the driver knows.
+            let told = self.loop_file(&device, number);
+            match told {
+                Some(node) if named.as_ref().is_none_or(|(other, _)| *other != node) => {
+                    left.push((node, None));
+                    // Over a block device it tells the number of the device's name.
+                    left.extend(named.filter(|(other, _)| matches!(other, Node::Device(_))));
+                }
+                _ => left.extend(named),
+            }
+        }
+        // Of zram; it says "none" where there is none.
+        if let Some(path) = text("backing_dev") {
+            left.extend(at(Path::new(path.trim_end_matches('\n'))));
+        }
+    }
+
+    /// The file of a loop device, from its driver.
+    fn loop_file(&self, device: &Path, number: u64) -> Option<Node> {
+        let name = device.file_name()?;
+        let file = File::open(self.root.join("dev").join(name)).ok()?;
+        let is_it = file.metadata().ok().as_ref().and_then(Node::of) == Some(Node::Device(number));
+        let (filesystem, inode) = is_it.then(|| sys::loop_file(&file).ok()).flatten()?;
+        Some(Node::File(filesystem, inode))
+    }
+
+    /// The block device of a filesystem. Some filesystems have a number of their own, and the device is
+    /// in the list of mounts.
+    fn filesystem_is_on(&self, filesystem: u64, file: Option<&File>) -> Option<u64> {
+        if major(filesystem) != 0 {
+            return Some(filesystem);
+        }
+        let facts = self.root.join(format!("proc/self/fdinfo/{}", file?.as_raw_fd()));
+        let facts = fs::read_to_string(facts).ok()?;
+        let mount = facts.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim();
+        let mounts = fs::read_to_string(self.root.join("proc/self/mountinfo")).ok()?;
+        let line = mounts.lines().find(|line| line.split(' ').next() == Some(mount))?;
+        // "ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [MORE...] - TYPE SOURCE OPTIONS" (proc(5)).
+        let source = line.split_once(" - ")?.1.split(' ').nth(1)?;
+        match at(Path::new(&plain(source)))? {
+            (Node::Device(number), _) => Some(number),
+            (Node::File(..), _) => None,
+        }
+    }
+}
+
+/// The devices that are attached, and the addresses of their exports.
+fn exports() -> Vec<(Node, String)> {
+    let all = attached().into_iter().filter_map(|disk| {
+        let node = fs::metadata(disk.device.to_string()).ok().as_ref().and_then(Node::of)?;
+        Some((node, disk.state.get("uri")?.as_str()?.to_owned()))
+    });
+    all.collect()
+}
+
+/// Addresses are the same however they are written.
+fn contains_export(nodes: &BTreeSet<Node>, exports: &[(Node, String)], export: &Word) -> bool {
+    let is_export = |uri: &str| uri.parse().is_ok_and(|word: Word| word == *export);
+    exports.iter().any(|(node, uri)| nodes.contains(node) && is_export(uri))
+}
+
+/// The device number in the directory of a device.
+fn number_in(device: &Path) -> Option<u64> {
+    let text = fs::read_to_string(device.join("dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some(nix::sys::stat::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// What is at a path. Nothing is read from it, and no right to it is needed.
+fn at(path: &Path) -> Option<(Node, Option<File>)> {
+    let flags = (OFlag::O_PATH | OFlag::O_CLOEXEC).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    let node = file.metadata().ok().as_ref().and_then(Node::of)?;
+    Some((node, Some(file)))
+}
+
+/// Without the octal escapes of mountinfo.
+fn plain(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| {
+        let code = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => all + &char::from(code).to_string() + part.get(3..).unwrap_or_default(),
+            None => all + "\\" + part,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;
