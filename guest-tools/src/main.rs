@@ -15,6 +15,7 @@ mod patience;
 mod probe;
 mod session;
 mod size;
+mod stamp;
 mod sys;
 mod walk;
 

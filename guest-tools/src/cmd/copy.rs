@@ -16,7 +16,8 @@ file, a block device, or - for standard input or output. null: as the destinatio
 A file as the destination is made, or made empty first. An export or device that is larger than the
 source keeps what is behind it; one that is smaller is refused before anything is written. Holes
 stay holes. The destination is flushed at the end (nbdcopy does that only with --flush). Nothing is
-copied onto itself, nor a device onto the file or disk that it is made of.
+copied onto itself, nor a device onto the file or disk that it is made of. A file that somebody
+changes while it is read is copied, and then it is an error: parts may be old and parts new.
 
 Examples:
   guest-tools copy nbd+vsock://2/ disk.img

@@ -28,7 +28,7 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 use self::pattern::Wrong;
-use crate::{attach::AttachError, copy::CopyError, error::SessionError};
+use crate::{attach::AttachError, copy::CopyError, error::SessionError, stamp::Change};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
@@ -45,6 +45,8 @@ pub(crate) enum CommandError {
     Open { path: PathBuf, source: io::Error },
     #[error("{what} are beyond the end of the export, {size} bytes")]
     PastEnd { what: String, size: u64 },
+    #[error("{len} bytes were written, and they are no good copy: {name} {change}")]
+    Changed { len: u64, name: String, change: Change },
     #[error(
         "{count} of {len} bytes are not the pattern, the first at {}: {:#04x} where {:#04x} is due",
         first.at, first.found, first.due

@@ -3,7 +3,8 @@
 use std::{
     fs::File,
     io::{self, Read},
-    path::PathBuf,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
@@ -13,9 +14,11 @@ use serde_json::json;
 use super::{CommandError, pattern::Source, print::print_json};
 use crate::{
     cli::Target,
+    error::SessionError,
     link::Link,
     session::{self, Durability},
     size::{parse_size, print_size},
+    stamp::Stamp,
 };
 
 const EXAMPLES: &str = "\
@@ -71,10 +74,10 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
     let written = match (&words.input, words.pattern.then_some(words.length).flatten()) {
         (Some(path), _) => {
             let wrong = |source| CommandError::Open { path: path.clone(), source };
-            let mut file = File::open(path).map_err(wrong)?;
+            let file = File::open(path).map_err(wrong)?;
             let facts = file.metadata().map_err(wrong)?;
             fits(if facts.is_file() { facts.len() } else { 0 })?;
-            copy(&mut file)?
+            whole(&file, path, &mut copy)?
         }
         (None, Some(len)) => {
             fits(len)?;
@@ -82,7 +85,10 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
         }
         (None, None) => {
             fits(0)?;
-            copy(&mut io::stdin().lock())?
+            let path = Path::new("standard input");
+            let wrong = |source| CommandError::Open { path: path.to_owned(), source };
+            let input = io::stdin().as_fd().try_clone_to_owned().map_err(wrong)?;
+            whole(&File::from(input), path, &mut copy)?
         }
     };
     let flushed = durability.flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
@@ -95,4 +101,23 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
     let settled = if words.no_flush { ", not flushed" } else { "" };
     eprintln!("guest-tools: {} written at {at}{settled}", print_size(written));
     Ok(())
+}
+
+/// Copies all of a file. What is read of it while somebody else changes it is no copy of it.
+fn whole(
+    mut file: &File,
+    path: &Path,
+    copy: &mut dyn FnMut(&mut dyn Read) -> Result<u64, SessionError>,
+) -> Result<u64, CommandError> {
+    let wrong = |source| CommandError::Open { path: path.to_owned(), source };
+    let stamp = Stamp::of(file).map_err(wrong)?;
+    let written = copy(&mut file)?;
+    let changed = stamp.map_or(Ok(None), |stamp| stamp.changed(file)).map_err(wrong)?;
+    match changed {
+        None => Ok(written),
+        Some(change) => {
+            let name = path.display().to_string();
+            Err(CommandError::Changed { len: written, name, change })
+        }
+    }
 }

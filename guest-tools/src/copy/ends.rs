@@ -135,6 +135,14 @@ impl Side {
         }
     }
 
+    /// What is here has not been changed since it was opened, as far as can be told.
+    pub(super) fn is_unchanged(&self) -> Result<(), CopyError> {
+        match self {
+            Self::File(local) | Self::Stream(local) => local.is_unchanged(),
+            Self::Link(_) | Self::Null => Ok(()),
+        }
+    }
+
     /// What is here, and not at a server.
     pub(super) fn file(&self) -> Option<&File> {
         match self {

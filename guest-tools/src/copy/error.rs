@@ -5,7 +5,7 @@ use std::io;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::{error::SessionError, size::print_size};
+use crate::{error::SessionError, size::print_size, stamp::Change};
 
 /// What can go wrong. Names are those of the command line.
 #[derive(Debug, Error)]
@@ -32,6 +32,8 @@ pub(crate) enum CopyError {
         print_size(*room), print_size(*size)
     )]
     Small { name: String, room: u64, source_name: String, size: u64 },
+    #[error("{0} {1}")]
+    Changed(String, Change),
     #[error("standard input has more than the {} of {name}", print_size(*room))]
     Full { name: String, room: u64 },
     #[error("{0} asks for pieces of {1} bytes, and the other side takes {2} at most")]

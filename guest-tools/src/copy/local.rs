@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    io::{self, Write},
     os::{
         fd::AsFd,
         unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
@@ -19,7 +19,11 @@ use nix::{
 };
 
 use super::error::CopyError;
-use crate::{link::Extent, sys};
+use crate::{
+    link::Extent,
+    stamp::{Change, Stamp},
+    sys,
+};
 use nbd::wire::ExtentFlags;
 
 /// Asked for where a pipe may be larger than the usual 64 KiB, bytes.
@@ -42,6 +46,8 @@ pub(super) struct Local {
     pub(super) kind: Kind,
     /// Bytes; 0 for a stream.
     pub(super) size: u64,
+    /// As it was when it was opened. A pipe has none.
+    stamp: Option<Stamp>,
     /// What the ranges of zeroing must be multiples of, bytes.
     sector: u64,
     /// The kernel has said that it cannot.
@@ -59,13 +65,13 @@ impl Local {
         if found.is_dir() {
             return Err(CopyError::Directory(name));
         }
-        let (mut size, mut sector) = (0, 1);
-        let mut kind = Kind::Stream;
+        let stamp = Stamp::of(&file).map_err(wrong)?;
+        let size = stamp.map_or(0, |stamp| stamp.size);
+        let (mut kind, mut sector) = (Kind::Stream, 1);
         if found.is_file() {
-            (kind, size) = (Kind::Regular, facts.len());
+            kind = Kind::Regular;
         } else if found.is_block_device() {
             kind = Kind::Block;
-            size = (&file).seek(SeekFrom::End(0)).map_err(wrong)?;
             sector = sys::sector_size(&file).map_or(4096, u64::from);
         } else {
             // More at once where it can be had.
@@ -77,6 +83,7 @@ impl Local {
             file,
             kind,
             size,
+            stamp,
             sector,
             cannot_punch: unknown(),
             cannot_zero: unknown(),
@@ -91,7 +98,12 @@ impl Local {
         let opened = File::open(path);
         let file =
             opened.map_err(|e| CopyError::Open { name: name.clone(), mend: "", source: e })?;
-        let local = Self::new(file, name)?;
+        let mut local = Self::new(file, name)?;
+        // What the kernel makes up as it is read, in /proc, says that it has no bytes.
+        let is_empty = local.kind == Kind::Regular && local.size == 0;
+        if is_empty && local.file.read_at(&mut [0], 0).is_ok_and(|n| n > 0) {
+            (local.kind, local.stamp) = (Kind::Stream, None);
+        }
         // A hint; it is read in the order of its offsets, nearly.
         posix_fadvise(&local.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL).ok();
         Ok(local)
@@ -125,6 +137,28 @@ impl Local {
         let file = cloned.map_err(|source| CopyError::local("open", &name, source))?;
         let local = Self::new(File::from(file), name)?;
         Ok(Self { kind: Kind::Stream, size: 0, ..local })
+    }
+
+    /// A source that was changed while it was read is no source of a good copy: what was read may be
+    /// parts of several contents. What is cut off reads as a hole, and what is added is not read.
+    pub(super) fn is_unchanged(&self) -> Result<(), CopyError> {
+        let Some(before) = self.stamp else { return Ok(()) };
+        match before.changed(&self.file) {
+            Ok(None) => Ok(()),
+            Ok(Some(change)) => Err(CopyError::Changed(self.name.clone(), change)),
+            Err(source) => Err(CopyError::local("look at", &self.name, source)),
+        }
+    }
+
+    /// A destination that somebody else has cut or lengthened is no copy of so many bytes.
+    pub(super) fn has_size(&self, due: u64) -> Result<(), CopyError> {
+        let facts = self.file.metadata();
+        let facts = facts.map_err(|source| CopyError::local("look at", &self.name, source))?;
+        if self.kind != Kind::Regular || facts.len() == due {
+            return Ok(());
+        }
+        let change = Change::Size { before: due, now: facts.len() };
+        Err(CopyError::Changed(self.name.clone(), change))
     }
 
     /// Makes a file empty and as long as the source; a device stays as it is.
@@ -188,10 +222,10 @@ impl Local {
     }
 
     /// Which parts of `at..end` are holes, in order and without gaps.
-    pub(super) fn map(&self, at: u64, end: u64) -> Vec<Extent> {
+    pub(super) fn map(&self, at: u64, end: u64) -> Result<Vec<Extent>, CopyError> {
         let all = [Extent { at, len: end - at, flags: ExtentFlags::empty() }];
         if self.kind != Kind::Regular || self.cannot_map.load(Ordering::Relaxed) {
-            return all.into();
+            return Ok(all.into());
         }
         let seek = |from: u64, whence| {
             let from = i64::try_from(from).map_err(|_| Errno::EOVERFLOW)?;
@@ -202,11 +236,14 @@ impl Local {
         while from < end {
             let data = match seek(from, Whence::SeekData) {
                 Ok(data) => data.clamp(from, end),
-                // Nothing but a hole from here on.
-                Err(Errno::ENXIO) => end,
+                // Nothing but a hole from here on; or the file ends before this by now.
+                Err(Errno::ENXIO) => {
+                    self.is_unchanged()?;
+                    end
+                }
                 Err(_) => {
                     self.cannot_map.store(true, Ordering::Relaxed);
-                    return all.into();
+                    return Ok(all.into());
                 }
             };
             let hole = ExtentFlags::HOLE | ExtentFlags::ZERO;
@@ -219,7 +256,7 @@ impl Local {
             from = seek(data, Whence::SeekHole).map_or(end, |hole| hole.clamp(data + 1, end));
             extents.push(Extent { at: data, len: from - data, flags: ExtentFlags::empty() });
         }
-        extents
+        Ok(extents)
     }
 
     /// A file ends at `size`, holes and all.

@@ -27,7 +27,7 @@ mod zeroes;
 
 use std::{
     num::NonZero,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -302,11 +302,15 @@ impl Plan {
     ) -> Result<(), CopyError> {
         let source = Side::reopen(&self.source, rules.size)?;
         let target = Side::reopen(&self.target, rules.room)?;
-        for side in [&source, &target] {
-            if let Side::File(local) = side {
-                local.forget();
-            }
-        }
+        let local = |side: &Side| match side {
+            Side::File(local) => Some(Arc::clone(local)),
+            _ => None,
+        };
+        let (from, to) = (local(&source), local(&target));
+        let due = rules.size.unwrap_or(0);
+        let both = || from.iter().chain(&to).try_for_each(|local| local.has_size(due));
+        from.iter().chain(&to).for_each(|local| local.forget());
+        both()?;
         let pairs = self.lanes(source, target, &rules)?;
         let job = Job::new(rules, pairs.len())?;
         progress.begin("verified");
@@ -314,6 +318,8 @@ impl Plan {
             Verifier::new(job, [source, target], names).run();
         })?;
         progress.end();
-        job.failure().map_or(Ok(()), Err)
+        job.failure().map_or(Ok(()), Err)?;
+        both()?;
+        from.map_or(Ok(()), |local| local.is_unchanged())
     }
 }

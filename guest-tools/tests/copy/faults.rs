@@ -138,7 +138,7 @@ fn slow() -> (Server, String) {
 }
 
 /// A copy that is under way. Its standard output must be kept open.
-fn begun(words: &[&str]) -> (Child, BufReader<ChildStdout>) {
+pub(crate) fn begun(words: &[&str]) -> (Child, BufReader<ChildStdout>) {
     let mut command = Command::new(TOOL);
     command.arg("copy").args(words).arg("--progress=1");
     let mut child =
@@ -150,7 +150,7 @@ fn begun(words: &[&str]) -> (Child, BufReader<ChildStdout>) {
     (child, progress)
 }
 
-fn ends_badly(child: &mut Child) -> String {
+pub(crate) fn ends_badly(child: &mut Child) -> String {
     let mut said = String::new();
     child.stderr.take().expect("piped").read_to_string(&mut said).expect("it ends");
     assert_eq!(child.wait().expect("it ends").code(), Some(1), "{said}");

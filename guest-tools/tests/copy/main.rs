@@ -1,6 +1,7 @@
 //! `copy`, one behaviour a file: against the agent, nbdkit and qemu-nbd, with nbdcopy, nbdinfo and
 //! qemu-img as judges.
 
+mod changes;
 mod ends;
 mod faults;
 mod holes;

@@ -202,7 +202,7 @@ impl<'a> Lane<'a> {
                     self.asked = Some((at, end));
                 }
                 Side::File(local) if rules.extents => {
-                    let (found, _) = chunks((at, end), &local.map(at, end), rules.align);
+                    let (found, _) = chunks((at, end), &local.map(at, end)?, rules.align);
                     self.add(found, (at, end));
                 }
                 _ => self.add(vec![Chunk { at, len: end - at, kind: Kind::Data }], (at, end)),

@@ -65,10 +65,15 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// All lanes are through: the length of a file that was a stream, and the flush.
+    /// All lanes are through: the length of a file that was a stream, whether both sides were left
+    /// alone meanwhile, and the flush.
     pub(super) fn finish(&mut self) -> Result<(), CopyError> {
         if let (Side::Stream(_), Side::File(local)) = (&self.source, &self.target) {
             local.lengthen(self.at)?;
+        }
+        self.source.is_unchanged()?;
+        if let Side::File(local) = &self.target {
+            local.has_size(self.job.rules.size.unwrap_or(self.at))?;
         }
         if !self.job.rules.flush {
             return Ok(());
