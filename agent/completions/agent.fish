@@ -130,10 +130,12 @@ complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_sub
 virtio-transitional\t''
 virtio-non-transitional\t''"
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -s c -l connect -d 'libvirt\'s connection, such as qemu:///system [default: virsh\'s]' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l timeout -d 'How long virsh may take for each step' -r
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l live -d 'The domain that runs'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l config -d 'The domain as it is kept, for its next start'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from attach" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -s c -l connect -d 'libvirt\'s connection, such as qemu:///system [default: virsh\'s]' -r
+complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -l timeout -d 'How long virsh may take for each step' -r
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -l config -d 'The domain as it is kept, for its next start'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and __fish_seen_subcommand_from cid" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand man" -l dir -d 'Write every page into this directory' -r -F

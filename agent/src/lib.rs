@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admission;
+mod child;
 pub mod cli;
 pub mod command;
 mod doctor;

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::{
     admission::Admission,
+    child,
     hooks::Hooks,
     layer,
     lease::Leases,
@@ -125,7 +126,10 @@ impl Plan {
             .enable_all()
             .build()
             .map_err(Failure::Engine)?;
-        runtime.block_on(self.serve(background, tls, log))
+        let status = runtime.block_on(self.serve(background, tls, log));
+        // Scripts that still run belong to nobody now.
+        child::end_all();
+        status
     }
 
     fn rules(&self, stack: Stack, tls: tls::Policy) -> Rules {

@@ -16,6 +16,7 @@ const RANKS: &[(&str, u8)] = &[
     ("units", 0),
     ("stream", 2),
     ("peer", 1),
+    ("child", 1),
     ("hooks", 1),
     ("log", 2),
     ("tls", 1),

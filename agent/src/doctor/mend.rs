@@ -1,6 +1,11 @@
 //! What mends a finding: advice for a person, and steps that can be run as they are printed.
 
-use std::{fmt, fs, path::Path, process::Command};
+use std::{fmt, fs, path::Path, process::Command, time::Duration};
+
+use crate::child::{ChildError, Job};
+
+/// How long a step may take: systemd gives a unit 90 s to stop.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// One command, or one file with one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,14 +80,20 @@ impl Step {
     pub(crate) fn take(&self) -> Result<(), String> {
         match self {
             Self::Run([program, words @ ..]) => {
-                let output = Command::new(program).args(words).output();
-                let output = output.map_err(|error| format!("{program} does not run: {error}"))?;
-                if output.status.success() {
+                let mut command = Command::new(program);
+                command.args(words);
+                let job = Job::new(command).within(PATIENCE).interruptible(false);
+                let answer = job.answer().map_err(|error| match error {
+                    ChildError::Start(error) => format!("{program} does not run: {error}"),
+                    error => format!("{self}: {error}"),
+                })?;
+                if answer.status.success() {
                     return Ok(());
                 }
-                let said = String::from_utf8_lossy(&output.stderr);
-                let said = said.lines().next().unwrap_or_default();
-                Err(format!("{self}: {} {said}", output.status))
+                let said = String::from_utf8_lossy(&answer.stderr);
+                let said: String =
+                    said.lines().next().unwrap_or_default().chars().take(500).collect();
+                Err(format!("{self}: {} {said}", answer.status))
             }
             Self::Run([]) => Ok(()),
             Self::Write { path, line } => write(Path::new(path), line)

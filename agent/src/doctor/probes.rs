@@ -7,9 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    process::{Command, Stdio},
-    sync::mpsc,
-    thread,
+    process::Command,
     time::Duration,
 };
 
@@ -19,10 +17,15 @@ use super::{
     unit::{self, Own},
     ways::HYBRID,
 };
-use crate::sys;
+use crate::{
+    child::{ChildError, Job, Printed},
+    sys,
+};
 
-/// How long QEMU and virsh may take.
+/// How long a program may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Most characters of what a program says is wrong.
+const SHOWN: usize = 500;
 
 /// The kernel's ring is soon written over, and is root's on most machines; the journal is neither.
 const JOURNAL: &[&str] = &[
@@ -219,51 +222,20 @@ fn units() -> Option<Asked> {
 pub(super) fn asked(program: &str, words: &[&str]) -> Option<Asked> {
     let mut command = Command::new(program);
     command.args(words).env("LC_ALL", "C");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            return Some(Asked { program: program.into(), answer: Err(error.to_string()) });
+    let answer = match Job::new(command).within(PATIENCE).interruptible(false).answer() {
+        Ok(Printed { status, stdout, .. }) if status.success() => {
+            Ok(String::from_utf8_lossy(&stdout).into_owned())
         }
-    };
-    let (said, hear) = mpsc::channel();
-    for (pipe, name) in [
-        (child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>), "out"),
-        (child.stderr.take().map(|pipe| Box::new(pipe) as _), "err"),
-    ] {
-        let said = said.clone();
-        thread::spawn(move || {
-            let mut bytes = Vec::new();
-            if let Some(pipe) = pipe {
-                // What came before an error is all there is to read.
-                pipe.take(1 << 20).read_to_end(&mut bytes).ok();
-            }
-            said.send((name, String::from_utf8_lossy(&bytes).into_owned())).ok();
-        });
-    }
-    let (mut out, mut err) = (String::new(), String::new());
-    for _ in 0..2 {
-        match hear.recv_timeout(PATIENCE) {
-            Ok(("out", text)) => out = text,
-            Ok((_, text)) => err = text,
-            Err(_) => {
-                child.kill().ok();
-                child.wait().ok();
-                let answer = Err(format!("no answer in {} s", PATIENCE.as_secs()));
-                return Some(Asked { program: program.into(), answer });
-            }
-        }
-    }
-    let answer = match child.wait() {
-        Ok(status) if status.success() => Ok(out),
-        Ok(status) => {
+        Ok(Printed { status, stderr, .. }) => {
             // A library's warnings may stand before it.
-            let mut lines = err.lines().filter(|line| !line.trim().is_empty());
+            let said = String::from_utf8_lossy(&stderr);
+            let mut lines = said.lines().filter(|line| !line.trim().is_empty());
             let why = lines.clone().find(|line| line.starts_with("error:"));
             let why = why.or_else(|| lines.next());
-            Err(why.map_or_else(|| status.to_string(), str::to_owned))
+            Err(why.map_or_else(|| status.to_string(), |why| why.chars().take(SHOWN).collect()))
         }
+        Err(ChildError::Start(error)) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(ChildError::Start(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     Some(Asked { program: program.into(), answer })
@@ -300,6 +272,11 @@ mod tests {
         let warned = "echo '(x:1): GLib-WARNING' >&2; echo 'error: why' >&2; exit 1";
         let answer = asked("sh", &["-c", warned]).unwrap().answer;
         assert_eq!(answer.unwrap_err(), "error: why");
+        // Nobody waits for what it leaves running.
+        let answer = asked("sh", &["-c", "sleep 1000 & echo yes"]).unwrap().answer;
+        assert_eq!(answer.unwrap(), "yes\n");
+        let answer = asked("sh", &["-c", "yes"]).unwrap().answer;
+        assert!(answer.unwrap_err().contains("prints more than"));
         // More than a pipe holds, on both.
         let flood = "yes | head -c 300000; yes | head -c 300000 >&2";
         assert_eq!(asked("sh", &["-c", flood]).unwrap().answer.unwrap().len(), 300_000);

@@ -1,14 +1,11 @@
 //! Changes which names clients see and may use, and what is said of them:
 //! nbdkit-exportname-filter(1).
 
-use std::{
-    io,
-    process::{Command, Stdio},
-    sync::Arc,
-};
+use std::{io, process::Command, sync::Arc, time::Duration};
 
 use super::Entry;
 use crate::{
+    child::{ChildError, Job, Printed},
     exports::{Exports, Listed, OpenError, Opening},
     recipe::{Key, ParamError, Params, Stack},
 };
@@ -37,6 +34,11 @@ pub(super) const ENTRY: Entry = Entry {
         Ok(Stack { exports: Arc::new(named), gates: stack.gates })
     },
 };
+
+/// How long a command may take that describes an export; a client that negotiates waits for it.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest description, bytes: NBD cuts it at 4096.
+const LONGEST: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum List {
@@ -105,24 +107,18 @@ impl Words {
 fn says(command: &str, name: &str) -> Option<String> {
     let mut shell = Command::new("sh");
     // The name comes from a client: it is data, and never part of the command.
-    let shell = shell.arg("-c").arg(command).env("name", name).stdin(Stdio::null());
-    match shell.stderr(Stdio::inherit()).output() {
-        Ok(output) if output.status.success() => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    shell.arg("-c").arg(command).env("name", name);
+    let why = match Job::new(shell).within(PATIENCE).output(LONGEST).print() {
+        Ok(Printed { status, stdout, .. }) if status.success() => {
+            let text = String::from_utf8_lossy(&stdout).into_owned();
+            return Some(text.strip_suffix('\n').unwrap_or(&text).to_owned());
         }
-        Ok(output) => {
-            tracing::warn!(export = name, "filter exportname: exportdesc: {}", output.status);
-            None
-        }
-        Err(error) => {
-            tracing::warn!(
-                export = name,
-                "filter exportname: exportdesc: cannot start sh: {error}"
-            );
-            None
-        }
-    }
+        Ok(Printed { status, .. }) => status.to_string(),
+        Err(ChildError::Start(error)) => format!("cannot start sh: {error}"),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(export = name, "filter exportname: exportdesc: {why}");
+    None
 }
 
 #[derive(Debug)]

@@ -4,11 +4,13 @@
 use std::{
     io,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use crate::{
+    child::{Job, Printed},
     exports::OpenError,
     recipe::{BuildError, Key, Params},
 };
@@ -25,6 +27,9 @@ pub(super) const COMMAND: Key = Key::once(
 pub(super) const MAX_TOTAL: Key =
     Key::once("max-total", "SIZE", "Most bytes of all disks together; one more is refused");
 pub(super) const VARIABLE: Key = Key::free("VAR", "VALUE", "Any other: a variable of the command");
+
+/// How long a command may take: the largest filesystems take minutes, and one that hangs holds a thread.
+const MOST_TIME: Duration = Duration::from_hours(1);
 
 /// Where no command is given. The label is an option of each mkfs by another letter.
 const MKFS: &str = r#"
@@ -79,19 +84,24 @@ impl Maker {
         self.room.reserve(self.size, others)
     }
 
-    /// Runs the command, which makes `disk`. Takes as long as it takes.
+    /// Runs the command, which makes `disk`.
     pub(super) fn make(&self, disk: &Path) -> io::Result<()> {
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(&self.command).stdin(Stdio::null()).stdout(Stdio::null());
+        shell.arg("-c").arg(&self.command);
         // Data in the environment, and never part of the command: a client may have named the disk.
         shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        let output = shell.env("size", self.size.to_string()).env("disk", disk).output()?;
-        if output.status.success() {
+        shell.env("size", self.size.to_string()).env("disk", disk);
+        let failed =
+            |why: String| io::Error::other(format!("the command that makes the disk: {why}"));
+        let answer = Job::new(shell).within(MOST_TIME).silent();
+        let Printed { status, stderr, .. } = answer.map_err(|error| failed(error.to_string()))?;
+        if status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().last().unwrap_or_default().trim();
-        Err(io::Error::other(format!("the command that makes the disk: {}: {last}", output.status)))
+        let said = String::from_utf8_lossy(&stderr);
+        let last: String =
+            said.lines().last().unwrap_or_default().trim().chars().take(500).collect();
+        Err(failed(format!("{status}: {last}")))
     }
 }
 

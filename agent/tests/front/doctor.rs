@@ -3,7 +3,11 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
     process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::agent::BINARY;
@@ -86,4 +90,39 @@ print(doctor.stdout, agent.stderr)
     let mend = format!("stop that ('ss -lp --vsock' names it, look for :{})", port[0]);
     assert_eq!(said.matches(&mend).count(), 2, "{said}");
     assert!(said.contains("'agent doctor' says more"), "{said}");
+}
+
+/// Programs that are asked may hang, print without end, and say what is for a terminal.
+#[test]
+fn a_program_that_hangs_or_floods_is_a_finding_and_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let hangs = format!("#!/bin/sh\nsh -c 'echo $$ > {}; sleep 1000'\n", pid.display());
+    let escapes = "#!/bin/sh\nprintf 'error: \\033[2J\\302\\233m' >&2; exit 1\n";
+    for (name, script) in [
+        ("virsh", &*hangs),
+        ("qemu-kvm", "#!/bin/sh\nexec yes\n"),
+        ("ss", escapes),
+        ("systemctl", escapes),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let start = Instant::now();
+    let path = format!("{}:/usr/bin:/bin", dir.path().display());
+    let output = Command::new(BINARY).env("PATH", path).arg("doctor").output().unwrap();
+    let said = text(&output.stdout);
+    for part in ["no answer in 5s", "prints more than 4194304 bytes"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+    assert!(start.elapsed() < Duration::from_mins(1), "{:?}", start.elapsed());
+    let pid = fs::read_to_string(pid).unwrap();
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    while stat().rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    {
+        assert!(start.elapsed() < Duration::from_mins(1), "what virsh started stays behind");
+        thread::sleep(Duration::from_millis(5));
+    }
 }

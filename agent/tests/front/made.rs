@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::FileExt,
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
-use crate::agent::{Agent, BINARY, NBDKIT, fails_with};
+use crate::agent::{Agent, BINARY, NBDKIT, PATIENCE, fails_with};
 
 /// Runs Python with libnbd, `h` being a handle that is not connected, and `uri(NAME)` of the agent's
 /// socket `s` in `dir`.
@@ -209,5 +211,31 @@ fn what_cannot_be_is_said_at_start() {
     let help = String::from_utf8(help.unwrap().stdout).unwrap();
     for key in ["[size=]<SIZE>", "type=<FS>", "label=<LABEL>", "command=<COMMAND>"] {
         assert!(help.contains(key), "{key} in {help}");
+    }
+}
+
+/// ^C and TERM reach the agent; what it runs is in groups of its own.
+#[test]
+fn a_command_that_hangs_ends_with_the_agent() {
+    let command = "command=echo $$ > \"$TMPDIR/pid\"; sleep 1000; true";
+    let mut agent = start(&["--shutdown-timeout", "100ms", "tmpdisk", "8M", command]);
+    let mut stream = crate::agent::greeted(&agent.path("s"));
+    stream.write_all(&[&3_u32.to_be_bytes()[..], b"IHAVEOPT\0\0\0\x01\0\0\0\0"].concat()).unwrap();
+    let start = Instant::now();
+    let pid = loop {
+        match fs::read_to_string(agent.path("pid")) {
+            Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
+            _ => assert!(start.elapsed() < PATIENCE, "the command is not run"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert_ne!(stat(), "");
+    agent.end();
+    // Whoever adopts it takes it away.
+    while stat().rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    {
+        assert!(start.elapsed() < PATIENCE, "{} stays behind", stat());
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,10 +1,12 @@
 //! `agent libvirt`, with libvirt's own programs: its test driver and its schemas.
 
+mod hostile;
+
 use std::{
     fs,
     io::Write,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -279,26 +281,44 @@ case "$*" in
 *) cat /dev/stdin >> given ;;
 esac
 "#;
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("virsh", SCRIPT), ("live", live), ("kept", kept), ("given", "")] {
-            fs::write(dir.path().join(name), text).unwrap();
+        let virsh = Self::running(SCRIPT);
+        for (name, text) in [("live", live), ("kept", kept), ("given", "")] {
+            fs::write(virsh.path(name), text).unwrap();
         }
+        virsh
+    }
+
+    fn running(script: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("virsh"), script).unwrap();
         let all = fs::Permissions::from_mode(0o755);
         fs::set_permissions(dir.path().join("virsh"), all).unwrap();
         Self(dir)
     }
 
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn search_path(&self) -> String {
+        format!("{}:/usr/bin:/bin", self.0.path().display())
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut agent = Command::new(BINARY);
+        agent.env("PATH", self.search_path()).arg("libvirt").args(words);
+        agent
+    }
+
     /// What `agent libvirt` prints, or says when it fails.
     fn agent(&self, words: &[&str]) -> Result<String, String> {
-        let path = format!("{}:/usr/bin:/bin", self.0.path().display());
-        let mut agent = Command::new(BINARY);
-        let output = agent.env("PATH", path).arg("libvirt").args(words).output().unwrap();
+        let output = self.command(words).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
 
     fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.0.path().join(name)).unwrap()
+        fs::read_to_string(self.path(name)).unwrap()
     }
 }
 

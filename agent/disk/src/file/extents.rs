@@ -10,14 +10,14 @@ use nix::{
     unistd::{Whence, lseek},
 };
 
-use super::Opened;
+use super::FileDisk;
 use crate::{Answer, Extent};
 
 /// Extents in an answer.
 const EXTENTS: usize = 8192;
 const BLOCK: u64 = 4096;
 
-impl Opened {
+impl FileDisk {
     /// The first byte at or after the range's start that is not known to be in a hole; at most the
     /// range's end.
     pub(super) fn data_from(&self, range: &Range<u64>) -> io::Result<u64> {

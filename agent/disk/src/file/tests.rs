@@ -1,23 +1,20 @@
-mod array;
-
 use std::{
     fs::{self, OpenOptions},
-    os::unix::net::UnixListener,
+    os::unix::{fs::FileExt, net::UnixListener},
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::{shared::Shared, *};
+use super::*;
 use crate::{
-    Data, Extent, Identity, Pages, Piece,
-    registry::Registry,
+    Data, Extent, Pages, Piece,
     testing::{bytes_of, extents, read, run, trim, try_read, try_write, write, zero},
 };
 
 const MIB: u64 = 1 << 20;
-/// Bytes between two places that are not read together.
-const STEP: usize = 64 << 10;
 const DIRECT: Options = Options { read_only: false, cache: Cache::None, advice: Advice::Normal };
 
 /// Beside the test's binary: a filesystem that has holes and O_DIRECT, where /tmp may have neither.
@@ -35,24 +32,6 @@ fn sparse(size: u64) -> (TempDir, PathBuf) {
 
 fn open(path: &Path) -> FileDisk {
     FileDisk::open(path, Options::default()).unwrap()
-}
-
-impl FileDisk {
-    fn opened(&self) -> &Opened {
-        &self.held().opened
-    }
-
-    /// Serves what is open already, and nobody else's.
-    fn from_file(file: File, read_only: bool) -> Self {
-        let shared = Shared::new(file.try_clone().unwrap());
-        let inode = Inode { device: 0, inode: None };
-        let member =
-            Registry::new().join_with(inode, Identity::fresh(), "a test".to_owned(), shared);
-        let edges = Arc::clone(&member.witness().edges);
-        let opened = Opened::new(file, Options::default(), read_only, edges).unwrap();
-        let opened = member.witness().share(opened);
-        Self { held: Some(Held { opened, member }) }
-    }
 }
 
 fn allocated(path: &Path) -> u64 {
@@ -86,30 +65,22 @@ fn what_is_written_is_in_the_file() {
 
 #[test]
 fn a_cached_read_is_answered_at_once_and_a_cold_one_later() {
-    let (_directory, path) = sparse(4 * MIB);
-    // Past the page cache, which then has none of it.
-    write(&FileDisk::open(&path, DIRECT).unwrap(), 0, &[1; 4 << 20]);
-    // Nothing is read ahead.
-    let disk = FileDisk::open(&path, Options { advice: Advice::Random, ..Options::default() });
-    let disk = disk.unwrap();
-    let attempt = |at| {
-        let mut answer = Answer::default();
-        let turn = disk.attempt(&mut Op::Read { at, len: 4096 }, &mut answer).unwrap();
-        let expected = if turn == Turn::Done { vec![1; 4096] } else { Vec::new() };
-        assert_eq!(bytes_of(&answer.pieces), expected, "all or nothing");
-        turn
-    };
-    // The kernel starts to read what it does not have, and a fast disk may be done before the kernel
-    // looks again: so not each of them need come later.
-    assert!((0..4 * MIB).step_by(STEP).any(|at| attempt(at) == Turn::Later));
+    let (_directory, path) = sparse(MIB);
+    let disk = open(&path);
+    write(&disk, 0, &[1; 1 << 20]);
+    let mut answer = Answer::default();
+    let mut op = Op::Read { at: 4096, len: 4096 };
+    let turn = disk.attempt(&mut op, &mut answer).unwrap();
     // Not every filesystem can say what is cached; the usual ones of Linux can.
-    if !disk.opened().can.read_nowait.refused.load(Ordering::Relaxed) {
-        // What has been read may be given up again at any time.
-        assert!((0..4 * MIB).step_by(STEP).any(|at| {
-            assert_eq!(bytes_of(&read(&disk, at, 4096)), [1; 4096]);
-            attempt(at) == Turn::Done
-        }));
-    }
+    let refused = disk.can.read_nowait.refused.load(Ordering::Relaxed);
+    assert_eq!(turn, if refused { Turn::Later } else { Turn::Done });
+
+    run(&disk, &mut Op::Flush).unwrap();
+    posix_fadvise(&disk.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    answer.clear();
+    assert_eq!(disk.attempt(&mut op, &mut answer).unwrap(), Turn::Later);
+    assert!(answer.pieces.is_empty());
+    assert_eq!(bytes_of(&read(&disk, 4096, 4096)), [1; 4096]);
 }
 
 #[test]
@@ -187,8 +158,7 @@ fn zeroes_give_space_back_only_where_they_may() {
 fn without_help_zeroes_are_written_and_a_fast_zero_changes_nothing() {
     let (_directory, path) = sparse(4 * MIB);
     let disk = open(&path);
-    let can = &disk.opened().can;
-    for ability in [&can.punch, &can.zero_range, &can.write_durable] {
+    for ability in [&disk.can.punch, &disk.can.zero_range, &disk.can.write_durable] {
         ability.refused.store(true, Ordering::Relaxed);
     }
     write(&disk, 0, &vec![1; 4 << 20]);
@@ -230,16 +200,26 @@ fn a_file_that_shrank_fails_where_it_has_no_bytes() {
 #[test]
 fn errors_of_the_medium_reach_the_client() {
     let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-    let full = FileDisk::from_file(full, false);
+    let full = FileDisk::from_file(full, false).unwrap();
     for fua in [false, true] {
         assert_eq!(try_write(&full, 0, &[1; 4096], fua).unwrap_err().kind, Kind::NoSpace);
     }
     // Nothing is mapped at the start of a process's memory.
-    let broken = FileDisk::from_file(File::open("/proc/self/mem").unwrap(), true);
+    let broken = FileDisk::from_file(File::open("/proc/self/mem").unwrap(), true).unwrap();
     let error = try_read(&broken, 0, 4096).unwrap_err();
     assert_eq!(error.kind, Kind::Io);
     assert_eq!(error.to_string(), "cannot read 4096 bytes at offset 0");
-    assert!(broken.opened().can.read_nowait.refused.load(Ordering::Relaxed), "it has no NOWAIT");
+    assert!(broken.can.read_nowait.refused.load(Ordering::Relaxed), "it has no NOWAIT");
+}
+
+#[test]
+fn after_a_failed_flush_no_flush_succeeds() {
+    // This device knows no fdatasync.
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let disk = FileDisk::from_file(full, false).unwrap();
+    run(&disk, &mut Op::Flush).unwrap_err();
+    let again = run(&disk, &mut Op::Flush).unwrap_err();
+    assert!(again.source.unwrap().to_string().contains("an earlier flush failed"));
 }
 
 #[test]
@@ -294,10 +274,9 @@ fn advice_and_an_empty_file_are_taken() {
 fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
     let (_directory, path) = sparse(8192 + 300);
     let first = FileDisk::open(&path, DIRECT).unwrap();
-    // To this one, the file's last bytes are part of a block, and it is past the page cache too.
-    OpenOptions::new().write(true).open(&path).unwrap().set_len(3 * 4096).unwrap();
-    let second = FileDisk::open(&path, DIRECT).unwrap();
+    let mut second = FileDisk::open(&path, DIRECT).unwrap();
     assert_eq!(first.facts().block_preferred, 4096);
+    second.share_edges(&first);
     let part = 300;
     std::thread::scope(|scope| {
         for (disk, mine) in [(&first, 0), (&second, 1)] {
@@ -309,9 +288,100 @@ fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
         }
     });
     let file = fs::read(&path).unwrap();
-    assert_eq!(file.len(), 3 * 4096, "the last part of a block did not make the file longer");
+    assert_eq!(file.len(), 8192 + 300, "the last part of a block did not make the file longer");
     for i in 0..28_u8 {
         let start = usize::from(i) * 300;
         assert_eq!(file[start..start + 300], [i + 1; 300]);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(u8, bool),
+    Pages(u8),
+    Trim,
+    Zero(bool, bool),
+    Read,
+    Extents,
+}
+
+/// More than a window, and not a whole number of blocks.
+const SIZE: usize = (5 << 18) + 1234;
+
+fn steps() -> impl Strategy<Value = (usize, usize, Step)> {
+    let at = prop_oneof![0..SIZE, (0..SIZE).prop_map(|at| at / 4096 * 4096)];
+    let len = prop_oneof![1_usize..600, 1_usize..20_000, Just(4096), Just(65536), Just(SIZE)];
+    let step = prop_oneof![
+        4 => (any::<u8>(), any::<bool>()).prop_map(|(byte, fua)| Step::Write(byte, fua)),
+        2 => any::<u8>().prop_map(Step::Pages),
+        1 => Just(Step::Trim),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(trim, fast)| Step::Zero(trim, fast)),
+        4 => Just(Step::Read),
+        1 => Just(Step::Extents),
+    ];
+    (at, len, step).prop_map(|(at, len, step)| (at, len.min(SIZE - at), step))
+}
+
+fn behaves_as_an_array(options: Options, steps: Vec<(usize, usize, Step)>) {
+    let (_directory, path) = sparse(SIZE as u64);
+    let disk = FileDisk::open(&path, options).unwrap();
+    let mut model = vec![0_u8; SIZE];
+    for (start, length, step) in steps {
+        let (at, len, range) = (start as u64, length as u64, start..start + length);
+        match step {
+            Step::Write(byte, fua) => {
+                model[range.clone()].fill(byte);
+                try_write(&disk, at, &model[range], fua).unwrap();
+            }
+            Step::Pages(byte) => {
+                model[range.clone()].fill(byte);
+                let mut pages = Pages::room(at, length);
+                pages.copy_in(&model[range]);
+                let data = Data::Pages(&mut pages);
+                run(&disk, &mut Op::Write { at, data, fua: false }).unwrap();
+            }
+            // On a file, a trimmed range is a hole.
+            Step::Trim => {
+                model[range].fill(0);
+                trim(&disk, at, len);
+            }
+            Step::Zero(may_trim, fast) => {
+                let mut op = Op::Zero { at, len, fua: false, may_trim, fast };
+                match run(&disk, &mut op) {
+                    Ok(_) => model[range].fill(0),
+                    Err(error) => assert!(fast && error.kind == Kind::Unsupported),
+                }
+            }
+            Step::Read => {
+                let pieces = read(&disk, at, u32::try_from(len).unwrap());
+                assert!(bytes_of(&pieces) == model[range]);
+            }
+            Step::Extents => {
+                let mut here = start;
+                for extent in extents(&disk, at, len, false) {
+                    let end = here + usize::try_from(extent.len).unwrap();
+                    assert!(!extent.zero || model[here..end].iter().all(|&byte| byte == 0));
+                    here = end;
+                }
+            }
+        }
+    }
+    run(&disk, &mut Op::Flush).unwrap();
+    let mut bytes = vec![0; SIZE];
+    File::open(&path).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes == model);
+    assert_eq!(fs::metadata(&path).unwrap().len(), SIZE as u64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn it_behaves_as_an_array_of_bytes(steps in prop::collection::vec(steps(), 1..20)) {
+        behaves_as_an_array(Options::default(), steps);
+    }
+
+    #[test]
+    fn without_the_page_cache_too(steps in prop::collection::vec(steps(), 1..20)) {
+        behaves_as_an_array(DIRECT, steps);
     }
 }

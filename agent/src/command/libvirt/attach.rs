@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Outcome, Part, cid, cid_json, cid_option, edit, json_option, model_option, say,
-    virsh::{self, connect_option, domain_argument},
+    virsh::{self, connect_option, domain_argument, timeout_option},
     vsock, warn_of_auto,
 };
 
@@ -40,6 +40,7 @@ fn command(command: Command) -> Command {
         .arg(flag("live", "The domain that runs"))
         .arg(flag("config", "The domain as it is kept, for its next start"))
         .arg(connect_option())
+        .arg(timeout_option())
         .arg(json_option())
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Outcome, Part, edit, json_option, say,
-    virsh::{self, connect_option, domain_argument},
+    virsh::{self, connect_option, domain_argument, timeout_option},
 };
 
 pub(super) const PART: Part = Part { word: "cid", command, run };
@@ -37,6 +37,7 @@ fn command(command: Command) -> Command {
                 .help("The domain as it is kept, for its next start"),
         )
         .arg(connect_option())
+        .arg(timeout_option())
         .arg(json_option())
 }
 

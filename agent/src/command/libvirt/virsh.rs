@@ -1,11 +1,18 @@
 //! virsh(1): libvirt's own program, so that no library of it is needed here.
 
-use std::{
-    io::{self, Write},
-    process::{Command, Stdio},
-};
+use std::{io, process::Command};
 
 use clap::{Arg, ArgMatches};
+
+use crate::{
+    child::{ChildError, Job},
+    units::parse_duration,
+};
+
+/// Most bytes of a domain's XML; the crate `libvirt` has a lower limit, and says so.
+const MOST: usize = 64 << 20;
+/// Most characters of what virsh says is wrong.
+const SHOWN: usize = 1000;
 
 /// Of libvirt's connection: what virsh takes if nothing is said.
 pub(super) fn connect_option() -> Arg {
@@ -28,6 +35,16 @@ pub(super) fn domain(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("domain").map_or("", String::as_str)
 }
 
+/// How long libvirt may take.
+pub(super) fn timeout_option() -> Arg {
+    Arg::new("timeout")
+        .long("timeout")
+        .value_name("TIME")
+        .default_value("60s")
+        .value_parser(parse_duration)
+        .help("How long virsh may take for each step")
+}
+
 /// Runs a command about a domain; `input` is what it reads from /dev/stdin.
 pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<String, String> {
     let mut virsh = Command::new("virsh");
@@ -36,26 +53,38 @@ pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<S
     }
     // Mends are found by its messages.
     virsh.arg("--quiet").args(words).env("LC_ALL", "C").env_remove("LANGUAGE");
-    virsh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = virsh.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
+    let time = matches.get_one("timeout").copied().unwrap_or_default();
+    // A connection by ssh may ask for a password.
+    let job = Job::new(virsh).input(input.as_bytes()).within(time).output(MOST).interruptible(true);
+    let word = words.first().unwrap_or(&"");
+    let domain = domain(matches);
+    let answer = job.answer().map_err(|error| match error {
+        ChildError::Start(error) if error.kind() == io::ErrorKind::NotFound => {
             "virsh is not installed; install it (Debian: libvirt-clients)".to_owned()
         }
-        _ => format!("cannot start virsh: {error}"),
+        ChildError::Start(error) => format!("cannot start virsh: {error}"),
+        ChildError::Deadline(_) => {
+            let change = if *word == "dumpxml" {
+                ""
+            } else {
+                "; whether it was done is not known, 'virsh dumpxml' shows it"
+            };
+            format!(
+                "virsh {word} {domain:?}: {error} (--timeout); does libvirtd or virtqemud hang?{change}"
+            )
+        }
+        error => format!("virsh {word} {domain:?}: {error}"),
     })?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read it says why.
-        stdin.write_all(input.as_bytes()).ok();
+    if answer.status.success() {
+        return Ok(String::from_utf8_lossy(&answer.stdout).into_owned());
     }
-    let output = child.wait_with_output().map_err(|error| format!("virsh: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&answer.stderr);
     let lines = said.lines().map(|line| line.trim_start_matches("error: ").trim());
     let said = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-    let domain = domain(matches);
-    Err(format!("virsh {} {domain:?}: {said}{}", words.first().unwrap_or(&""), mend(&said)))
+    let said = if said.is_empty() { answer.status.to_string() } else { said };
+    let shown: String = said.chars().take(SHOWN).collect();
+    let more = if shown.len() < said.len() { "..." } else { "" };
+    Err(format!("virsh {word} {domain:?}: {shown}{more}{}", mend(&said)))
 }
 
 /// What to do about libvirt's commonest words.

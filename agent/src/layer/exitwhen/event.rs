@@ -4,10 +4,17 @@ use std::{
     fmt, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
+    time::Duration,
 };
 
-use crate::sys::poll;
+use crate::{
+    child::{Job, chain},
+    sys::poll,
+};
+
+/// How long a script may take.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a script exits with when its event has happened.
 const HAPPENED: i32 = 88;
@@ -61,7 +68,8 @@ impl Event {
     pub(super) fn is_script_that_says_so(&self) -> bool {
         let Self::Script(command) = self else { return false };
         let mut shell = Command::new("sh");
-        let status = shell.arg("-c").arg(command).stdin(Stdio::null()).status();
+        shell.arg("-c").arg(command);
+        let status = Job::new(shell).within(PATIENCE).status();
         match status.map(|status| (status.code(), status)) {
             Ok((Some(0), _)) => false,
             Ok((Some(HAPPENED), _)) => true,
@@ -70,7 +78,7 @@ impl Event {
                 false
             }
             Err(error) => {
-                tracing::error!("filter exitwhen: {self}: sh cannot be started: {error}");
+                tracing::error!("filter exitwhen: {self}: {}", chain(&error));
                 false
             }
         }

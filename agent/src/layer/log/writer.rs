@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -17,11 +17,14 @@ use std::{
 use thiserror::Error;
 
 use super::line::Line;
+use crate::child::{Job, chain};
 
 /// Lines that may wait, and as many again of requests that were already let in.
 const ROOM: usize = 16 * 1024;
 /// How long the end of the agent waits for a file or a script that hangs.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
+/// How long a script may take for a line.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -188,10 +191,10 @@ impl Output {
         if let Some(script) = &self.script {
             for line in lines {
                 let mut shell = Command::new("sh");
-                shell.arg("-c").arg(script).envs(line.variables()).stdin(Stdio::null());
+                shell.arg("-c").arg(script).envs(line.variables());
                 // What it exits with means nothing, as in nbdkit.
-                if let Err(error) = shell.status() {
-                    tracing::error!("filter log: logscript cannot be run: {error}");
+                if let Err(error) = Job::new(shell).within(PATIENCE).status() {
+                    tracing::error!("filter log: logscript: {}", chain(&error));
                 }
             }
         }

@@ -3,10 +3,12 @@
 use std::{
     fs,
     io::{self, Read},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use thiserror::Error;
+
+use crate::child::{ChildError, Job, Printed, chain};
 
 /// Bytes that a file or a command may give, at most: it may be one that never ends.
 const MOST: u64 = 1 << 30;
@@ -39,24 +41,26 @@ impl Source {
             Self::Command(command) => {
                 let failed = |why: String| SourceError::Command(command.clone(), why);
                 let mut shell = Command::new("/bin/sh");
-                let shell = shell.arg("-c").arg(&command).stdin(Stdio::null());
-                let mut child = shell
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .map_err(|error| failed(error.to_string()))?;
-                let read = child.stdout.take().map_or(Ok(Vec::new()), |stdout| {
-                    limited(stdout, most, |error| failed(error.to_string()))
-                });
-                if most.is_some() || read.is_err() {
+                shell.arg("-c").arg(&command);
+                // The start waits for it, and the user sees that.
+                let job = Job::new(shell).interruptible(true);
+                if let Some(most) = most {
                     // It may go on for ever; no more of it is wanted.
-                    child.kill().ok();
-                    child.wait().ok();
-                    return read;
+                    let most = usize::try_from(most.min(MOST + 1)).unwrap_or(usize::MAX);
+                    let bytes = job.output(most).beginning();
+                    let bytes = bytes.map_err(|error| failed(chain(&error)))?;
+                    return if bytes.len() as u64 > MOST {
+                        Err(SourceError::Endless)
+                    } else {
+                        Ok(bytes)
+                    };
                 }
-                match child.wait() {
-                    Ok(status) if status.success() => read,
-                    Ok(status) => Err(failed(status.to_string())),
-                    Err(error) => Err(failed(error.to_string())),
+                let most = usize::try_from(MOST).unwrap_or(usize::MAX);
+                match job.output(most).print() {
+                    Ok(Printed { status, stdout, .. }) if status.success() => Ok(stdout),
+                    Ok(Printed { status, .. }) => Err(failed(status.to_string())),
+                    Err(ChildError::Flood(_)) => Err(SourceError::Endless),
+                    Err(error) => Err(failed(chain(&error))),
                 }
             }
         }
