@@ -3,7 +3,6 @@
 //! `plan` puts them up before the listeners are opened; the file is read then, and again at HUP.
 
 use std::{
-    error::Error,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -17,6 +16,7 @@ use crate::{
         Action, Caller, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy, Rule,
         parse_file,
     },
+    causes::chain,
     hooks::Hooks,
     recipe::Stack,
 };
@@ -179,17 +179,6 @@ fn read(path: &Path) -> Result<String, AdmissionError> {
     Ok(text)
 }
 
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
-}
-
 impl Gate for List {
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).admit(caller)
@@ -214,7 +203,10 @@ mod tests {
 
     fn guarded(words: &Admission, hooks: &mut Hooks) -> Result<Vec<Arc<dyn Gate>>, String> {
         let stack = Stack::new(Single(Arc::new(NullDisk::new(0))));
-        words.guard(stack, hooks, false).map(|stack| stack.gates).map_err(|error| chain(&error))
+        words
+            .guard(stack, hooks, false)
+            .map(|stack| stack.gates)
+            .map_err(|error| chain(&error).to_string())
     }
 
     /// The CIDs up to 9 that are let in.

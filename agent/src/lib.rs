@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod admission;
+pub mod causes;
 mod child;
 pub mod cli;
 pub mod command;

@@ -1,30 +1,29 @@
 //! The log: what becomes a line, in which form, and where it goes. Nothing that a peer sent reaches
 //! it unescaped (`line`).
 //!
-//! `cli` decides it, `main` starts it before anything else, `plan` tells it of HUP; all others use
-//! the macros of `tracing`. There are no spans.
+//! `cli` decides it, `main` starts it before anything else, `plan` has it written on threads of its own
+//! and tells it of HUP; all others use the macros of `tracing`. There are no spans.
+//!
+//! Nobody who logs waits for the target (`queue`), and no peer fills it (`allowance`).
 
+mod allowance;
 mod clock;
 mod line;
+mod logger;
 mod outlet;
+mod queue;
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
 use thiserror::Error;
-use tracing::{
-    Event, Metadata, Subscriber,
-    level_filters::LevelFilter,
-    span::{Attributes, Id, Record},
-    subscriber::Interest,
-};
+use tracing::level_filters::LevelFilter;
 
+pub use self::allowance::{Allowance, charged};
 use self::{
-    line::Line,
-    outlet::{Datagrams, JOURNAL, LogFile, Outlet, SYSLOG},
+    line::Format,
+    logger::{AT_EXIT, Branch, Logger, SETTLED, Shared},
+    outlet::{Datagrams, JOURNAL, LogFile, Outlet, SYSLOG, Wait},
+    queue::Queue,
 };
 use crate::hooks::Hooks;
 
@@ -61,6 +60,8 @@ pub enum LogError {
     Journald(#[source] io::Error),
     #[error("--log={0}: cannot make a socket")]
     Socket(&'static str, #[source] io::Error),
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] io::Error),
 }
 
 impl LogError {
@@ -75,29 +76,17 @@ impl LogError {
                 _ => return None,
             },
             Self::Journald(_) => "is systemd-journald running? Without it use --log=stderr",
+            Self::Thread(_) => "raise the limit of processes (ulimit -u, TasksMax=)",
             Self::Socket(..) => return None,
         };
         Some(mend.into())
     }
 }
 
-/// The log that was started.
+/// The log that was started. What is on its way is written when this is dropped, unless the target takes
+/// nothing any more.
 #[derive(Debug)]
 pub struct Started(Arc<Logger>);
-
-#[derive(Debug)]
-struct Logger {
-    /// What is said at all; the rest costs the comparison of a number.
-    most: LevelFilter,
-    outlets: Mutex<Vec<Branch>>,
-}
-
-/// An outlet, and what of all that is said goes there.
-#[derive(Debug)]
-struct Branch {
-    outlet: Outlet,
-    most: LevelFilter,
-}
 
 impl Log {
     /// From here on what is said goes there, a panic too. Works once in a process. `spared`: stderr
@@ -107,8 +96,10 @@ impl Log {
         if self.target == Target::Null {
             std::panic::set_hook(Box::new(|_| {}));
         } else {
-            std::panic::set_hook(Box::new(|panic| {
+            let panicked = Arc::clone(&logger);
+            std::panic::set_hook(Box::new(move |panic| {
                 tracing::error!("a bug in agent, please report it: {panic}");
+                panicked.hasten();
             }));
             // Only who called this before could be in the way.
             tracing::subscriber::set_global_default(Shared(Arc::clone(&logger))).ok();
@@ -118,34 +109,32 @@ impl Log {
 
     fn open(&self, spared: bool) -> Result<Logger, LogError> {
         let most = if self.verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-        let branch = |outlet| vec![Branch { outlet, most }];
+        let branch = |outlet, format| Branch { queue: Arc::new(Queue::new(outlet, format)), most };
+        let stderr = || branch(Outlet::Stderr, Format::Human { colours: outlet::has_colours() });
         let socket =
             |path, word| Datagrams::to(path).map_err(|error| LogError::Socket(word, error));
-        let outlets = match &self.target {
+        let branches = match &self.target {
             Target::Null => Vec::new(),
-            Target::Default if !spared => branch(Outlet::stderr()),
-            Target::Stderr => branch(Outlet::stderr()),
-            Target::Json => branch(Outlet::Json),
+            Target::Default if !spared => vec![stderr()],
+            Target::Stderr => vec![stderr()],
+            Target::Json => vec![branch(Outlet::Stderr, Format::Json)],
             Target::File(path) => match LogFile::open(path) {
-                Ok(file) => branch(Outlet::File(file)),
+                Ok(file) => vec![branch(Outlet::File(file), Format::Human { colours: false })],
                 Err(error) => return Err(LogError::File(path.clone(), error)),
             },
             Target::Default | Target::Syslog => {
-                let outlet = Outlet::Syslog(socket(SYSLOG, "syslog")?);
+                let outlet = Outlet::Datagrams(socket(SYSLOG, "syslog")?);
                 // What -v adds is for who watches: nbdkit-service(1), LOGGING.
-                let mut outlets = vec![Branch { outlet, most: LevelFilter::INFO }];
-                if self.verbose {
-                    outlets.push(Branch { outlet: Outlet::stderr(), most });
-                }
-                outlets
+                let syslog = Branch { most: LevelFilter::INFO, ..branch(outlet, Format::Syslog) };
+                if self.verbose { vec![syslog, stderr()] } else { vec![syslog] }
             }
             Target::Journald => {
                 let journal = socket(JOURNAL, "journald")?;
                 journal.reach().map_err(LogError::Journald)?;
-                branch(Outlet::Journal(journal))
+                vec![branch(Outlet::Datagrams(journal), Format::Journal)]
             }
         };
-        Ok(Logger { most, outlets: Mutex::new(outlets) })
+        Ok(Logger::new(most, branches))
     }
 
     /// Something of it goes to stderr, and somebody may be there to read it.
@@ -158,69 +147,47 @@ impl Log {
     }
 }
 
+/// Writes to stderr, and waits for that no longer than the end of the agent waits for the log.
+pub fn last_words(text: &str) {
+    let (done, written) = std::sync::mpsc::channel();
+    let words = text.to_owned();
+    let write = move || {
+        // Where stderr is gone there is nobody to tell.
+        Outlet::Stderr.put(&words, Wait::ForEver).ok();
+        done.send(()).ok();
+    };
+    if std::thread::Builder::new().name("last-words".into()).spawn(write).is_ok() {
+        written.recv_timeout(AT_EXIT).ok();
+    } else {
+        // That there are no threads may be what is to be said.
+        Outlet::Stderr.put(text, Wait::Briefly).ok();
+    }
+}
+
 impl Started {
+    /// From here on lines are written by threads, and nobody else waits for a target. Not before a fork.
+    pub fn write_aside(&self) -> Result<(), LogError> {
+        self.0.start_threads().map_err(LogError::Thread)
+    }
+
+    /// Waits a moment until what was said so far is written: before others are told that the agent is
+    /// ready, and before stderr is given up.
+    pub fn settle(&self) {
+        self.0.flush(Instant::now() + SETTLED);
+    }
+
     /// Lets HUP open the file again.
-    pub fn hook(self, hooks: &mut Hooks) {
-        hooks.at_reload(move || self.0.reopen());
+    pub fn hook(&self, hooks: &mut Hooks) {
+        let logger = Arc::clone(&self.0);
+        hooks.at_reload(move || logger.reopen());
     }
 }
 
-impl Logger {
-    fn lock(&self) -> MutexGuard<'_, Vec<Branch>> {
-        self.outlets.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.tell();
+        self.0.flush(Instant::now() + AT_EXIT);
     }
-
-    fn reopen(&self) {
-        let mut failed = Vec::new();
-        for branch in self.lock().iter_mut() {
-            if let Outlet::File(file) = &mut branch.outlet
-                && let Err(error) = file.reopen()
-            {
-                failed.push((file.path().to_owned(), error));
-            }
-        }
-        // Not under the lock, which a line needs.
-        for (path, error) in failed {
-            let path = path.display();
-            tracing::error!("{path} cannot be opened again, the log stays where it is: {error}");
-        }
-    }
-}
-
-/// What `tracing` calls.
-struct Shared(Arc<Logger>);
-
-impl Subscriber for Shared {
-    fn register_callsite(&self, about: &'static Metadata<'static>) -> Interest {
-        if self.enabled(about) { Interest::always() } else { Interest::never() }
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.0.most)
-    }
-
-    fn enabled(&self, about: &Metadata<'_>) -> bool {
-        !about.is_span() && *about.level() <= self.0.most
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let line = Line::of(event);
-        for branch in self.0.lock().iter_mut().filter(|branch| line.level <= branch.most) {
-            branch.outlet.put(&line);
-        }
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use thiserror::Error;
 use crate::{
     doctor,
     lease::{Lease, Leases, Taken},
-    tenant::LogLimit,
+    log::Allowance,
 };
 
 /// The id of a device that is plugged in here.
@@ -134,7 +134,7 @@ async fn wire(
     let lease = leases.grant(cid, &name.to_string(), claim);
     let lease = lease.map_err(|source| MachineError::Taken { machine: name.clone(), source })?;
     tracing::info!("CID {cid} is granted to {name} as long as it lives");
-    Ok(Wired { life: Life::new(client), device, name, lease, lines: LogLimit::default() })
+    Ok(Wired { life: Life::new(client), device, name, lease })
 }
 
 /// A machine with a lease.
@@ -145,14 +145,14 @@ pub struct Wired {
     device: Device,
     name: Name,
     lease: Lease,
-    /// Its guest starts again as often as it likes.
-    lines: LogLimit,
 }
 
 impl Wired {
     /// Follows the machine to its end, and withdraws its lease then.
     pub async fn follow(mut self) {
-        let why = self.end().await;
+        // Its guest starts again as often as it likes.
+        let log = Arc::new(Allowance::new(self.name.to_string()));
+        let why = log.charge(self.end()).await;
         tracing::info!("{why}: CID {} is granted to nobody", self.lease.cid());
         self.lease.withdraw(&why);
     }
@@ -170,13 +170,7 @@ impl Wired {
                 Ok(Happening::Reset(cause)) => {
                     // Its kernel knows the sessions no more, and ours would never hear of it.
                     let why = format!("{name} starts again ({})", cause.reason);
-                    match self.lines.line() {
-                        None => {}
-                        Some(0) => tracing::info!("{why}: its sessions are closed"),
-                        Some(more) => tracing::info!(
-                            "{why}: its sessions are closed, as {more} times before without a line"
-                        ),
-                    }
+                    tracing::info!("{why}: its sessions are closed");
                     self.lease.reset(&why);
                 }
                 Ok(Happening::DeviceDeleted { path, .. }) if path == self.device.path => {

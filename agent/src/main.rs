@@ -7,10 +7,11 @@ use std::{
 };
 
 use agent::{
+    causes::chain,
     cli::{self, Stop},
     command,
     listen::{Given, activation, stdio},
-    text,
+    log, text,
 };
 
 fn main() -> ExitCode {
@@ -32,14 +33,14 @@ fn main() -> ExitCode {
         Err(stop) => return without_plan(&stop),
     };
     let spared = plan.given == Given::Client && stdio::spare_client(true) || spared;
-    let log = match plan.log.start(spared) {
-        Ok(log) => log,
+    let started = match plan.log.start(spared) {
+        Ok(started) => started,
         Err(error) => {
             report(&error, error.mend());
             return ExitCode::FAILURE;
         }
     };
-    match plan.run(log) {
+    match plan.run(started) {
         Ok(status) => status.into(),
         Err(failure) => {
             report(&failure, failure.mend());
@@ -79,26 +80,16 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 /// One line: what was tried, why it failed down to the first cause, and the mend.
-fn report(error: &dyn Error, mend: Option<String>) {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // An error that is printed as its source's text would otherwise be said twice.
-        let text = error.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
+fn report(error: &(dyn Error + 'static), mend: Option<String>) {
+    let error = chain(error);
+    match mend {
+        Some(mend) => say(&format!("{error}; {mend}")),
+        None => say(&error.to_string()),
     }
-    if let Some(mend) = mend {
-        line = format!("{line}; {mend}");
-    }
-    say(&line);
 }
 
-/// Whatever of other programs is in it: on one line, and nothing but printable characters.
+/// Whatever of other programs is in it: on one line, and nothing but printable characters. Where nobody
+/// reads stderr the agent ends without these words.
 fn say(error: &str) {
-    let line = format!("agent: error: {}\n", text::escaped(error));
-    // Where stderr is gone there is nobody to tell.
-    io::stderr().lock().write_all(line.as_bytes()).ok();
+    log::last_words(&format!("agent: error: {}\n", text::escaped(error)));
 }

@@ -86,6 +86,8 @@ pub enum Failure {
     PidFile { path: PathBuf, source: io::Error },
     #[error("cannot print the URI on stdout")]
     Stdout(#[source] io::Error),
+    #[error(transparent)]
+    Log(#[from] log::LogError),
 }
 
 impl Failure {
@@ -96,6 +98,7 @@ impl Failure {
             Self::Given(error) => error.mend(),
             Self::Tls(error) => error.mend(),
             Self::Machine(error) => error.mend(),
+            Self::Log(error) => error.mend(),
             Self::PidFile { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Some("make its directory first".into()),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -117,6 +120,7 @@ impl Plan {
             Parted::Working(background) => background,
             Parted::Over(status) => return Ok(status),
         };
+        log.write_aside()?;
         if let Err(error) = sys::process::raise_open_files() {
             tracing::debug!("the limit of open files stays as it is: {error}");
         }
@@ -136,7 +140,6 @@ impl Plan {
         Rules {
             exports: stack.exports,
             gates: stack.gates,
-            refusals: Arc::default(),
             successions: Arc::default(),
             tenants: Arc::default(),
             connections: AtomicU64::new(0),
@@ -218,6 +221,7 @@ impl Plan {
             },
             None => None,
         };
+        log.settle();
         if self.print_uri {
             print_uris(&listeners, &self.export_name, &rules.tls).map_err(Failure::Stdout)?;
         }

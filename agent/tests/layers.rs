@@ -13,6 +13,7 @@ const MOST_LINES: usize = 400;
 const RANKS: &[(&str, u8)] = &[
     ("sys", 0),
     ("text", 0),
+    ("causes", 0),
     ("units", 0),
     ("stream", 2),
     ("peer", 1),
@@ -20,8 +21,8 @@ const RANKS: &[(&str, u8)] = &[
     ("hooks", 1),
     ("log", 2),
     ("tls", 1),
-    ("tenant", 2),
     ("access", 2),
+    ("tenant", 3),
     ("lease", 3),
     ("doctor", 3),
     ("exports", 4),

@@ -1,5 +1,5 @@
 //! One line: what an event says, and its forms. Whatever would end a line or move a terminal's cursor
-//! is escaped in each of them, wherever it came from.
+//! is escaped in each of them, wherever it came from, and what is too long is cut.
 
 use std::fmt::{self, Debug, Write};
 
@@ -11,10 +11,38 @@ use tracing::{
 use super::clock::Stamp;
 use crate::text::{Json, escaped};
 
+/// How a line looks at one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Human { colours: bool },
+    Json,
+    Syslog,
+    Journal,
+}
+
+impl Format {
+    pub(super) fn text(self, line: &Line) -> String {
+        match self {
+            Self::Human { colours } => line.human(colours),
+            Self::Json => line.json(),
+            Self::Syslog => line.syslog(),
+            Self::Journal => line.journal(),
+        }
+    }
+}
+
 /// What lines are found by.
-pub(super) const IDENTIFIER: &str = "agent";
+const IDENTIFIER: &str = "agent";
 /// LOG_DAEMON of syslog(3), in its place.
 const DAEMON: u8 = 3 << 3;
+
+/// Most bytes of a text that is data, such as an export's name, as it is printed. A name of 4 KiB would
+/// be 24 KiB with its control characters escaped.
+const MOST_TEXT: usize = 256;
+/// Most bytes of any other value: the reason why a session ended, an error.
+const MOST_VALUE: usize = 512;
+/// Most bytes of the message. It may name two paths, and an error.
+const MOST_MESSAGE: usize = 2048;
 
 /// What is said.
 #[derive(Debug)]
@@ -44,6 +72,27 @@ impl Line {
         line
     }
 
+    /// A line of the log's own.
+    pub(super) fn new(level: Level, message: &str, numbers: &[(&'static str, u64)]) -> Self {
+        let fields = numbers.iter().map(|(name, n)| (*name, Value::Number(n.to_string())));
+        Self { at: Stamp::now(), level, message: message.into(), fields: fields.collect() }
+    }
+
+    /// With one more text that is data.
+    pub(super) fn with(mut self, name: &'static str, text: &str) -> Self {
+        self.fields.push((name, Value::Text(cut(text, MOST_TEXT))));
+        self
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields.iter().any(|(field, _)| *field == name)
+    }
+
+    /// What it says, without the fields.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// `MESSAGE KEY=VALUE...`
     fn text(&self) -> String {
         let mut out = escaped(&self.message);
@@ -56,7 +105,7 @@ impl Line {
     }
 
     /// For people: with time and level, in colours where there are any.
-    pub(super) fn human(&self, colours: bool) -> String {
+    fn human(&self, colours: bool) -> String {
         let (level, text) = (self.level, self.text());
         if !colours {
             return format!("{} {level:>5} {text}\n", self.at);
@@ -72,7 +121,7 @@ impl Line {
     }
 
     /// An object of JSON: `timestamp`, `level`, `message`, and the fields beside them.
-    pub(super) fn json(&self) -> String {
+    fn json(&self) -> String {
         let (at, level, message) = (self.at, self.level, Json(&self.message));
         let mut out = format!(r#"{{"timestamp":"{at}","level":"{level}","message":{message}"#);
         for (name, value) in &self.fields {
@@ -89,7 +138,7 @@ impl Line {
     }
 
     /// A datagram of syslog(3). Without a time: syslogd knows it, and takes no other from its socket.
-    pub(super) fn syslog(&self) -> String {
+    fn syslog(&self) -> String {
         let (priority, id) = (DAEMON | self.priority(), std::process::id());
         format!("<{priority}>{IDENTIFIER}[{id}]: {}", self.text())
     }
@@ -97,7 +146,7 @@ impl Line {
     /// A datagram of the journal's own protocol (systemd.journal-fields(7)): the line that people
     /// see, and each field by itself. None has a line end in it, so that the form with lengths is not
     /// needed.
-    pub(super) fn journal(&self) -> String {
+    fn journal(&self) -> String {
         let (priority, text) = (self.priority(), self.text());
         let mut out =
             format!("PRIORITY={priority}\nSYSLOG_IDENTIFIER={IDENTIFIER}\nMESSAGE={text}\n");
@@ -136,11 +185,12 @@ impl Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.add(field, Value::Plain(format!("{value:?}")));
+        let most = if field.name() == "message" { MOST_MESSAGE } else { MOST_VALUE };
+        self.add(field, Value::Plain(cut(&format!("{value:?}"), most)));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, Value::Text(value.to_owned()));
+        self.add(field, Value::Text(cut(value, MOST_TEXT)));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -165,4 +215,23 @@ impl fmt::Display for Value {
             Self::Bool(is) => write!(f, "{is}"),
         }
     }
+}
+
+/// As much of `text` as is printed in so many bytes, and a mark where there was more.
+fn cut(text: &str, most: usize) -> String {
+    let mut printed = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        printed += printed_len(*c);
+        printed > most
+    });
+    match end {
+        Some((end, _)) => format!("{}\u{2026}", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn printed_len(c: char) -> usize {
+    let escaped = c.escape_debug();
+    // An escape is ASCII.
+    if escaped.len() == 1 { c.len_utf8() } else { escaped.len() }
 }

@@ -1,55 +1,92 @@
 //! Where lines go: stderr, a file, the sockets of syslog and of the journal. Whatever fails here, the
-//! agent goes on, and a reader that hangs does not hold it.
+//! agent goes on.
 
 use std::{
     fs::{self, File},
     io::{self, IsTerminal, Write},
-    os::unix::{fs::OpenOptionsExt, net::UnixDatagram},
+    os::{
+        fd::AsFd,
+        unix::{fs::OpenOptionsExt, net::UnixDatagram},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::line::Line;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::write,
+};
 
 /// Of syslog(3).
 pub(super) const SYSLOG: &str = "/dev/log";
 /// Of sd_journal_send(3).
 pub(super) const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// How long a line waits for a reader that does not read, and how long the lines after it.
-const PATIENCE: Duration = Duration::from_millis(250);
-const NO_PATIENCE: Duration = Duration::from_millis(1);
+/// How long one attempt to send to a daemon that does not read takes.
+const ATTEMPT: Duration = Duration::from_millis(250);
+
+/// How long a line waits for a target that does not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// On a thread that has nothing else to do.
+    ForEver,
+    /// For one attempt, where that can be bounded.
+    Briefly,
+}
+
+/// Whether people watch stderr.
+pub(super) fn has_colours() -> bool {
+    io::stderr().is_terminal()
+}
 
 /// One place for lines.
 #[derive(Debug)]
 pub(super) enum Outlet {
-    Stderr { colours: bool },
-    Json,
+    Stderr,
     File(LogFile),
-    Syslog(Datagrams),
-    Journal(Datagrams),
+    Datagrams(Datagrams),
 }
 
 impl Outlet {
-    pub(super) fn stderr() -> Self {
-        Self::Stderr { colours: io::stderr().is_terminal() }
+    /// Writes a line in one piece.
+    pub(super) fn put(&mut self, text: &str, wait: Wait) -> io::Result<()> {
+        match self {
+            Self::Stderr => to_stderr(text.as_bytes(), wait),
+            Self::File(file) => file.file.write_all(text.as_bytes()),
+            Self::Datagrams(socket) => socket.send(text.as_bytes(), wait),
+        }
     }
 
-    /// Writes a line in one piece. What cannot be written is lost.
-    pub(super) fn put(&mut self, line: &Line) {
+    /// Opens a file again; what is open stays so where that fails.
+    pub(super) fn reopen(&mut self) -> Result<(), (PathBuf, io::Error)> {
         match self {
-            Self::Stderr { colours } => to_stderr(&line.human(*colours)),
-            Self::Json => to_stderr(&line.json()),
-            // A full disk must not end the agent, and there is no better place to tell of it.
-            Self::File(file) => drop(file.file.write_all(line.human(false).as_bytes())),
-            Self::Syslog(socket) => socket.send(&line.syslog()),
-            Self::Journal(socket) => socket.send(&line.journal()),
+            Self::File(file) => file.reopen().map_err(|error| (file.path.clone(), error)),
+            Self::Stderr | Self::Datagrams(_) => Ok(()),
         }
     }
 }
 
-fn to_stderr(text: &str) {
-    io::stderr().lock().write_all(text.as_bytes()).ok();
+/// Past the lock of `io::stderr`: nobody else is to wait with this line. A pipe that another process
+/// shares may have been made non-blocking by it.
+fn to_stderr(mut bytes: &[u8], wait: Wait) -> io::Result<()> {
+    let stderr = io::stderr();
+    while !bytes.is_empty() {
+        match write(&stderr, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if wait == Wait::ForEver => {
+                let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut ready, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A file that lines are appended to, and that another may move away, as logrotate(8) does.
@@ -65,12 +102,7 @@ impl LogFile {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What is open stays so if the file cannot be opened again.
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
+    fn reopen(&mut self) -> io::Result<()> {
         *self = Self::open(&self.path)?;
         Ok(())
     }
@@ -81,14 +113,13 @@ impl LogFile {
 pub(super) struct Datagrams {
     path: PathBuf,
     socket: UnixDatagram,
-    hangs: bool,
 }
 
 impl Datagrams {
     pub(super) fn to(path: impl Into<PathBuf>) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { path: path.into(), socket, hangs: false })
+        socket.set_write_timeout(Some(ATTEMPT))?;
+        Ok(Self { path: path.into(), socket })
     }
 
     /// Is somebody there to read?
@@ -96,15 +127,15 @@ impl Datagrams {
         UnixDatagram::unbound()?.connect(&self.path)
     }
 
-    /// Where nobody listens a line is lost, as with syslog(3).
-    fn send(&mut self, datagram: &str) {
-        let sent = self.socket.send_to(datagram.as_bytes(), &self.path);
-        let hangs = sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        if hangs != self.hangs {
-            self.hangs = hangs;
-            let patience = if hangs { NO_PATIENCE } else { PATIENCE };
-            // The old patience will do as well.
-            self.socket.set_write_timeout(Some(patience)).ok();
+    /// Where nobody listens the line is lost, as with syslog(3).
+    fn send(&self, datagram: &[u8], wait: Wait) -> io::Result<()> {
+        loop {
+            match self.socket.send_to(datagram, &self.path) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && wait == Wait::ForEver => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                sent => return sent.map(drop),
+            }
         }
     }
 }

@@ -1,17 +1,26 @@
 use std::{fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
-use super::*;
+use tracing::{
+    Event, Metadata, Subscriber,
+    span::{Attributes, Id, Record},
+};
+
+use super::{allowance::charged, *};
+use std::sync::Mutex;
+
+const PLAIN: Format = Format::Human { colours: false };
 
 /// What a peer would like to do to a log.
 const EVIL: &str = "x\ny\r\x1b[2J\u{9b}31m\u{202e}\u{7f}\0\u{fffd}\"\\";
 
-fn with(outlet: Outlet, wanted: LevelFilter, most: LevelFilter, say: impl FnOnce()) {
-    let outlets = Mutex::new(vec![Branch { outlet, most: wanted }]);
-    tracing::subscriber::with_default(Shared(Arc::new(Logger { most, outlets })), say);
+fn with(outlet: Outlet, format: Format, wanted: LevelFilter, say: impl FnOnce()) {
+    let queue = Arc::new(Queue::new(outlet, format));
+    let logger = Logger::new(LevelFilter::TRACE, vec![Branch { queue, most: wanted }]);
+    tracing::subscriber::with_default(Shared(Arc::new(logger)), say);
 }
 
-fn say_all(outlet: Outlet) {
-    with(outlet, LevelFilter::TRACE, LevelFilter::TRACE, || {
+fn say_all(outlet: Outlet, format: Format) {
+    with(outlet, format, LevelFilter::TRACE, || {
         tracing::info!(peer = %EVIL, export = EVIL, debug = ?EVIL, count = 3, on = true, "told {EVIL}");
     });
 }
@@ -26,14 +35,14 @@ fn check(line: &str) {
     assert!(line.contains("\\n") && line.contains("\\u{1b}") && line.contains("\\u{9b}"), "{line}");
 }
 
-fn datagram(outlet: fn(Datagrams) -> Outlet) -> String {
+fn datagram(format: Format) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let daemon = UnixDatagram::bind(&path).unwrap();
     daemon.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let socket = Datagrams::to(&path).unwrap();
     socket.reach().unwrap();
-    say_all(outlet(socket));
+    say_all(Outlet::Datagrams(socket), format);
     let mut bytes = vec![0; 1 << 16];
     let len = daemon.recv(&mut bytes).unwrap();
     String::from_utf8(bytes[..len].to_vec()).unwrap()
@@ -50,7 +59,7 @@ fn in_a_file(say: impl FnOnce(&Path)) -> String {
 
 #[test]
 fn a_line_stays_a_line() {
-    let text = in_a_file(|path| say_all(Outlet::File(LogFile::open(path).unwrap())));
+    let text = in_a_file(|path| say_all(Outlet::File(LogFile::open(path).unwrap()), PLAIN));
     let line = text.strip_suffix('\n').unwrap();
     check(line);
     assert!(line.contains("  INFO told x\\ny\\r") && line.ends_with(" count=3 on=true"), "{line}");
@@ -59,7 +68,7 @@ fn a_line_stays_a_line() {
 
 #[test]
 fn to_syslog_it_is_one_datagram_of_one_line() {
-    let got = datagram(Outlet::Syslog);
+    let got = datagram(Format::Syslog);
     check(&got);
     let head = format!("<30>agent[{}]: told x\\ny", std::process::id());
     assert!(got.starts_with(&head), "{got}");
@@ -67,7 +76,7 @@ fn to_syslog_it_is_one_datagram_of_one_line() {
 
 #[test]
 fn to_the_journal_each_field_is_a_line() {
-    let got = datagram(Outlet::Journal);
+    let got = datagram(Format::Journal);
     let lines: Vec<&str> = got.lines().collect();
     let names: Vec<&str> = lines.iter().map(|line| line.split('=').next().unwrap()).collect();
     let all =
@@ -86,7 +95,7 @@ impl Subscriber for Keep {
         true
     }
     fn event(&self, event: &Event<'_>) {
-        *self.0.lock().unwrap() = Line::of(event).json();
+        *self.0.lock().unwrap() = Format::Json.text(&line::Line::of(event));
     }
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
@@ -118,29 +127,149 @@ fn in_json_a_value_is_what_it_was() {
 }
 
 #[test]
-fn a_daemon_that_does_not_read_holds_nobody() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("socket");
-    let _hung = UnixDatagram::bind(&path).unwrap();
-    let outlet = Outlet::Syslog(Datagrams::to(&path).unwrap());
-    let started = std::time::Instant::now();
-    with(outlet, LevelFilter::INFO, LevelFilter::INFO, || {
-        for n in 0..1000 {
-            tracing::info!(n, "x");
-        }
-    });
-    assert!(started.elapsed() < Duration::from_secs(20));
-}
-
-#[test]
 fn what_is_not_asked_for_is_not_said() {
     let text = in_a_file(|path| {
         let file = Outlet::File(LogFile::open(path).unwrap());
-        with(file, LevelFilter::INFO, LevelFilter::DEBUG, || {
-            tracing::trace!("no outlet wants it");
+        with(file, PLAIN, LevelFilter::INFO, || {
             tracing::debug!("this outlet does not want it");
             tracing::info!("said");
         });
     });
     assert!(text.ends_with(" INFO said\n") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn names_are_cut_as_they_are_printed() {
+    let long = "\u{1}".repeat(4096);
+    for format in [PLAIN, Format::Json, Format::Syslog] {
+        let mut lens = Vec::new();
+        for name in ["short", &long, &"n".repeat(4096), &EVIL.repeat(1000)] {
+            let text = in_a_file(|path| {
+                with(Outlet::File(LogFile::open(path).unwrap()), format, LevelFilter::INFO, || {
+                    tracing::info!(export = name, "x");
+                });
+            });
+            lens.push(text.len());
+        }
+        assert!(lens[1..].iter().all(|len| *len < lens[0] + 400), "{format:?}: {lens:?}");
+    }
+    let text = in_a_file(|path| {
+        with(Outlet::File(LogFile::open(path).unwrap()), PLAIN, LevelFilter::INFO, || {
+            tracing::info!(end = %long, "{long}");
+        });
+    });
+    assert!(text.len() < 2048 + 512 + 100, "{}", text.len());
+}
+
+/// What a file has after all this was said, and what is suppressed has been told.
+fn flood(say: impl FnOnce()) -> Vec<String> {
+    let text = in_a_file(|path| {
+        let file = Outlet::File(LogFile::open(path).unwrap());
+        let queue = Arc::new(Queue::new(file, PLAIN));
+        let branches = vec![Branch { queue, most: LevelFilter::TRACE }];
+        let logger = Arc::new(Logger::new(LevelFilter::TRACE, branches));
+        tracing::subscriber::with_default(Shared(Arc::clone(&logger)), say);
+        logger.tell();
+    });
+    text.lines().map(str::to_owned).collect()
+}
+
+fn count(lines: &[String], part: &str) -> usize {
+    lines.iter().filter(|line| line.contains(part)).count()
+}
+
+#[test]
+fn a_party_that_floods_the_log_is_counted_and_another_is_not_disturbed() {
+    let [loud, quiet] = ["loud", "quiet"].map(|name| Arc::new(Allowance::new(name)));
+    let lines = flood(|| {
+        loud.scope(|| (0..10_000).for_each(|n| tracing::info!(n, "noise")));
+        quiet.scope(|| tracing::warn!("a word"));
+        loud.scope(|| tracing::debug!("of -v"));
+        tracing::info!("of the agent itself");
+    });
+    let noise = count(&lines, "noise");
+    assert!((200..300).contains(&noise), "{noise}");
+    assert_eq!(count(&lines, "a word tenant=\"quiet\""), 1, "{lines:#?}");
+    assert_eq!(count(&lines, "of -v") + count(&lines, "of the agent itself"), 2, "{lines:#?}");
+    let told = format!("more than a client may cause lines={} tenant=\"loud\"", 10_000 - noise);
+    assert_eq!(count(&lines, &told), 1, "{told}: {lines:#?}");
+}
+
+#[test]
+fn a_panic_waits_for_its_line_but_not_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let hung = dir.path().join("hung");
+    let _daemon = UnixDatagram::bind(&hung).unwrap();
+    let logger = |outlet| {
+        let branch = Branch { queue: Arc::new(Queue::new(outlet, PLAIN)), most: LevelFilter::INFO };
+        let logger = Arc::new(Logger::new(LevelFilter::INFO, vec![branch]));
+        logger.start_threads().unwrap();
+        logger
+    };
+    let good = logger(Outlet::File(LogFile::open(&path).unwrap()));
+    tracing::subscriber::with_default(Shared(Arc::clone(&good)), || tracing::error!("a bug"));
+    good.hasten();
+    assert!(fs::read_to_string(&path).unwrap().ends_with("a bug\n"));
+
+    let stuck = logger(Outlet::Datagrams(Datagrams::to(&hung).unwrap()));
+    let started = Instant::now();
+    tracing::subscriber::with_default(Shared(Arc::clone(&stuck)), || {
+        for _ in 0..1000 {
+            tracing::error!("a bug");
+            stuck.hasten();
+        }
+    });
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn parties_that_are_many_are_bounded_together() {
+    let lines = flood(|| {
+        for n in 0..1000 {
+            Arc::new(Allowance::new(format!("net-{n}")))
+                .scope(|| (0..50).for_each(|_| tracing::info!("noise")));
+        }
+    });
+    let noise = count(&lines, "noise");
+    assert!((2000..2500).contains(&noise), "{noise}");
+    let told = lines.iter().filter(|line| line.contains("left out")).count();
+    assert!(told <= 33, "{told} lines about lines");
+    let sum = |line: &String| {
+        let rest = line.split_once("lines=")?.1;
+        rest.split(' ').next()?.parse::<usize>().ok()
+    };
+    assert_eq!(noise + lines.iter().filter_map(sum).sum::<usize>(), 50_000);
+}
+
+#[test]
+fn a_line_of_nobody_is_limited_by_its_place() {
+    let lines = flood(|| {
+        for n in 0..5000 {
+            tracing::warn!(n, "from a thread of a crate below: {n}");
+        }
+        tracing::warn!("another");
+    });
+    assert!((1000..1200).contains(&count(&lines, "crate below: ")), "{}", lines.len());
+    assert_eq!(count(&lines, "WARN another"), 1);
+    assert_eq!(count(&lines, "too many of one kind lines="), 1);
+    assert_eq!(count(&lines, r#"first="from a thread of a crate below: 1"#), 1, "{lines:#?}");
+}
+
+#[test]
+fn lines_of_other_threads_are_charged_too() {
+    let party = Arc::new(Allowance::new("one"));
+    let (elsewhere, alone) = party.scope(|| (charged(|| tracing::info!("there")), charged(|| ())));
+    let lines = flood(|| {
+        elsewhere();
+        alone();
+        let polled = Arc::clone(&party).charge(async { tracing::info!("polled") });
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(polled);
+        let panics = std::panic::catch_unwind(|| party.scope(|| panic!("for the test")));
+        panics.unwrap_err();
+        tracing::info!("alone");
+    });
+    assert_eq!(count(&lines, "there tenant=\"one\""), 1, "{lines:#?}");
+    assert_eq!(count(&lines, "polled tenant=\"one\""), 1, "{lines:#?}");
+    assert!(lines.iter().any(|line| line.ends_with("INFO alone")), "{lines:#?}");
 }

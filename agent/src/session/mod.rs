@@ -28,14 +28,16 @@ use std::{
 use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
-pub use self::{admit::Refusals, succession::Successions};
-use self::{blocking::Blocking, stream::Stream, transmit::Transmission, wire::Wire};
+pub use self::succession::Successions;
+use self::{
+    admit::Admission, blocking::Blocking, stream::Stream, transmit::Transmission, wire::Wire,
+};
 use crate::{
     access::{Denied, Gate, Pass},
     exports::{Exports, Opening},
     peer::Peer,
     stream::Stream as Connection,
-    tenant::{Key, Tenants},
+    tenant::{Tenant, Tenants},
     tls,
 };
 
@@ -45,8 +47,6 @@ pub struct Rules {
     pub exports: Arc<dyn Exports>,
     /// Asked in this order before a client is sent a byte.
     pub gates: Vec<Arc<dyn Gate>>,
-    /// Who was not let in, in the log.
-    pub refusals: Arc<Refusals>,
     /// Clients that may come back.
     pub successions: Arc<Successions>,
     /// Whom connections are charged to.
@@ -176,13 +176,33 @@ pub async fn run(
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
 ) -> End {
+    let Admission { tenant, passes } = admit::admit(&rules, &peer, &|| stream.label());
+    // All that is logged from here on is caused by the client.
+    let log = Arc::clone(tenant.log());
+    log.charge(Box::pin(logged(stream, peer, rules, life, tenant, passes))).await
+}
+
+/// From the gates to the line about the session.
+async fn logged(
+    stream: Connection,
+    peer: Peer,
+    rules: Arc<Rules>,
+    life: watch::Receiver<Life>,
+    tenant: Arc<Tenant>,
+    passes: Result<Vec<Pass>, Denied>,
+) -> End {
     let started = Instant::now();
     let mut export = None;
     let mut traffic = Traffic::default();
-    let refusals = Arc::clone(&rules.refusals);
-    let end = admitted(stream, &peer, rules, life, &mut export, &mut traffic).await;
+    let end = match passes {
+        Ok(passes) => {
+            admitted(stream, &peer, rules, life, (tenant, passes), &mut export, &mut traffic).await
+        }
+        Err(denied) => End::Denied { denied, export: None },
+    };
     if let End::Denied { denied, export } = &end {
-        refusals.say(&peer, export.as_deref(), denied);
+        let export = export.as_deref().unwrap_or("-");
+        tracing::warn!(%peer, export, rule = %denied, "refused");
         return end;
     }
     tracing::info!(
@@ -204,15 +224,10 @@ async fn admitted(
     peer: &Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
+    (tenant, passes): (Arc<Tenant>, Vec<Pass>),
     export: &mut Option<String>,
     traffic: &mut Traffic,
 ) -> End {
-    let passes = match admit::admit(&rules, peer, &|| stream.label()) {
-        Ok(passes) => passes,
-        Err(denied) => return End::Denied { denied, export: None },
-    };
-    let machine = passes.iter().find_map(Pass::machine);
-    let tenant = rules.tenants.get(Key::of(peer, machine));
     let place = match tenant.connect() {
         Ok(place) => place,
         Err(full) => {

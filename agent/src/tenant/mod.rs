@@ -6,7 +6,6 @@
 //! so a tenant gains nothing by opening more of them.
 
 mod executor;
-mod log_limit;
 
 use std::{
     collections::HashMap,
@@ -23,11 +22,8 @@ use std::{
 use tokio::sync::oneshot;
 
 use self::executor::QueueId;
-pub use self::{
-    executor::{Executor, Work},
-    log_limit::LogLimit,
-};
-use crate::peer::Peer;
+pub use self::executor::{Executor, Work};
+use crate::{log::Allowance, peer::Peer};
 
 /// How long a tenant without connections is remembered, so that a client which connects again and again
 /// does not begin with a fresh allowance of log lines each time.
@@ -118,7 +114,7 @@ pub struct Tenant {
     key: Key,
     limits: Limits,
     connections: AtomicUsize,
-    log: LogLimit,
+    log: Arc<Allowance>,
     executor: Arc<Executor>,
     queue: QueueId,
     /// When its last connection ended or began.
@@ -157,7 +153,7 @@ impl Tenants {
             key: key.clone(),
             limits: self.limits.clone(),
             connections: AtomicUsize::new(0),
-            log: LogLimit::default(),
+            log: Arc::new(Allowance::new(key.to_string())),
             executor: Arc::clone(&self.executor),
             queue: QueueId::new(),
             used: Mutex::new(Instant::now()),
@@ -203,14 +199,14 @@ impl Tenant {
         &self.key
     }
 
-    /// Its allowance of log lines.
-    pub fn log(&self) -> &LogLimit {
+    /// Its allowance of log lines. What is done for a client is done within it.
+    pub fn log(&self) -> &Arc<Allowance> {
         &self.log
     }
 
     /// Queues work that blocks a thread.
     pub fn submit(&self, work: Box<dyn Work>) {
-        self.executor.submit(&self.queue, work);
+        self.executor.submit(&self.queue, Box::new(Logged { log: Arc::clone(&self.log), work }));
     }
 
     /// Does on a thread of its own what would block this one. `None` if it panicked, which is logged. If
@@ -238,6 +234,20 @@ impl Tenant {
     /// Somebody else than the table has it. Nobody can get it meanwhile: the table is locked.
     fn is_used(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
+    }
+}
+
+/// Work whose lines in the log are charged to its tenant.
+struct Logged {
+    log: Arc<Allowance>,
+    work: Box<dyn Work>,
+}
+
+impl Work for Logged {
+    fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
+        let Self { log, work } = *self;
+        let work = log.scope(|| work.run())?;
+        Some(Box::new(Self { log, work }))
     }
 }
 

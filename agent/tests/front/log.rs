@@ -2,16 +2,21 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    os::unix::net::UnixStream,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{fs::OpenOptionsExt, net::UnixStream},
     path::Path,
+    process::Command,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 
-use crate::agent::{Agent, PATIENCE, fails_with, greeted, opened, request};
+use crate::agent::{Agent, BINARY, PATIENCE, fails_with, greeted, opened, request};
 
 /// Looks until it is so.
 fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -20,6 +25,112 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
         assert!(started.elapsed() < PATIENCE, "{what}");
         thread::yield_now();
     }
+}
+
+/// A pipe in the filesystem that is full, and whom it is read by: nobody, as long as nobody reads it.
+fn full_pipe(path: &Path) -> fs::File {
+    mkfifo(path, Mode::S_IRWXU).unwrap();
+    let mut pipe = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .unwrap();
+    while pipe.write(&[b'\n'; 4096]).is_ok() {}
+    while pipe.write(b"\n").is_ok() {}
+    pipe
+}
+
+/// One session: a name, a write, a read, the end.
+fn use_disk(socket: &Path) {
+    let mut stream = greeted(socket);
+    assert_eq!(opened(&mut stream), 1 << 20);
+    stream.write_all(&request(1, 4096, 512)).unwrap();
+    stream.write_all(&[7; 512]).unwrap();
+    stream.write_all(&request(0, 4096, 512)).unwrap();
+    let mut replies = [0; 16 + 16 + 512];
+    stream.read_exact(&mut replies).unwrap();
+    assert_eq!(replies[32..], [7; 512]);
+    stream.write_all(&request(2, 0, 0)).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody() {
+    for words in ["", "-v ", "--log=json ", "--log={}/pipe "] {
+        let mut pipe = None;
+        let mut command = Command::new("sh");
+        // Shells open a FIFO that has a reader at once.
+        command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
+        let mut agent = Agent::start_by_in(
+            command,
+            |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
+            &format!("{words}-U {{}}/s memory 1M"),
+        );
+        let socket = agent.path("s");
+        // With -v more lines than the queue takes.
+        (0..500).for_each(|_| use_disk(&socket));
+        // What it had to say is not waited for at the end.
+        let started = Instant::now();
+        assert_eq!(agent.end(), Vec::<String>::new());
+        assert!(started.elapsed() < Duration::from_secs(10), "{words}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_log_that_is_read_again_goes_on() {
+    let mut pipe = None;
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
+    let mut agent = Agent::start_by_in(
+        command,
+        |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
+        "-U {}/s memory 1M",
+    );
+    use_disk(&agent.path("s"));
+    let pipe = pipe.unwrap();
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut lines =
+        BufReader::new(pipe).lines().map(Result::unwrap).filter(|line| !line.is_empty());
+    for part in ["listening on unix:", " opened ", " session "] {
+        let line = lines.next().unwrap();
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    agent.end();
+}
+
+#[test]
+fn a_client_that_connects_in_a_loop_by_a_wild_name_does_not_fill_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let mut agent = Agent::start(&format!("--log={} -U {{}}/s null 1M", log.display()));
+    let started = Instant::now();
+    let mut sessions = 0;
+    while started.elapsed() < Duration::from_secs(3) {
+        let mut stream = greeted(&agent.path("s"));
+        stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\x10\0").unwrap();
+        stream.write_all(&[1; 4096]).unwrap();
+        stream.read_exact(&mut [0; 10]).unwrap();
+        sessions += 1;
+    }
+    let passed = started.elapsed();
+    let text = || fs::read_to_string(&log).unwrap();
+    let bytes = text().len();
+    assert!(sessions > 300, "{sessions} sessions are no flood");
+    // 200 lines at once and 20 a second, of no more than half a kilobyte.
+    let most = (220 + 20 * usize::try_from(passed.as_secs() + 1).unwrap()) * 512;
+    assert!(bytes < most, "{bytes} bytes in {passed:?} of {sessions} sessions");
+    // It has stopped: how much is missing is said without another line.
+    until("the count of what is missing", || text().contains("more than a client may cause"));
+    let text = text();
+    let told = text.lines().find(|line| line.contains("more than a client may cause")).unwrap();
+    assert!(told.contains(" lines=") && told.contains(" tenant=\"uid:"), "{told}");
+    let missing: usize =
+        told.split_once(" lines=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let written =
+        text.lines().filter(|line| line.contains(" opened ") || line.contains(" session "));
+    assert_eq!(missing + written.count(), 2 * sessions);
+    agent.end();
 }
 
 /// Asks for an export by a name that would break a line and paint a terminal.

@@ -25,7 +25,6 @@ fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
     Arc::new(Rules {
         exports: Arc::new(Single(Arc::new(NullDisk::new(4096)))),
         gates: vec![Arc::clone(leases) as _],
-        refusals: Arc::default(),
         successions: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),

@@ -124,7 +124,6 @@ fn rules(disk: Slow) -> Arc<Rules> {
     Arc::new(Rules {
         exports: Arc::new(Single(Arc::new(disk))),
         gates: Vec::new(),
-        refusals: Arc::default(),
         successions: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),

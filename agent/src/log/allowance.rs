@@ -1,0 +1,290 @@
+//! How many lines may be written, so that no peer fills a disk with log: a token bucket for each party
+//! that lines are charged to, one for all parties together, and one for each place in the code for lines
+//! that are charged to nobody.
+//!
+//! Who a line is charged to need not be said where it is written. `session` runs everything that it does
+//! for a client within that client's `Allowance` (`Allowance::charge`), so every line from there is
+//! charged, also those of layers, of disks and of code to come. A line that is not from there, or from a
+//! thread that nobody charged, is limited by its place in the code.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::{Event, Level, callsite::Identifier};
+
+use super::line::Line;
+
+/// Lines per second of one party in the long run, and at once.
+const PARTY: Rate = Rate { per_second: 20, burst: 200 };
+/// Lines of all parties together: a peer may have many addresses.
+const PARTIES: Rate = Rate { per_second: 100, burst: 2000 };
+/// Lines of one place in the code that nobody is charged for. At start there is one for each listener.
+const PLACE: Rate = Rate { per_second: 20, burst: 1000 };
+
+/// How long suppressed lines are counted before a line says how many they were.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Most parties that are named in one period; the lines of all others are one sum.
+const MOST_NAMED: usize = 32;
+
+thread_local! {
+    /// Who lines of this thread are charged to now.
+    static CHARGED: RefCell<Option<Arc<Allowance>>> = const { RefCell::new(None) };
+}
+
+/// What one party may have of the log.
+#[derive(Debug)]
+pub struct Allowance {
+    name: String,
+    bucket: Mutex<Bucket>,
+}
+
+impl Allowance {
+    /// For the party of that name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), bucket: Mutex::new(Bucket::full(PARTY)) }
+    }
+
+    /// Calls `does`, and charges its lines to this party.
+    pub fn scope<T>(self: &Arc<Self>, does: impl FnOnce() -> T) -> T {
+        let mut here = Some(Arc::clone(self));
+        let _charged = Charged::enter(&mut here);
+        does()
+    }
+
+    /// Runs `future`, and charges its lines to this party, on whichever thread it is polled.
+    pub async fn charge<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
+        let mut here = Some(self);
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            let _charged = Charged::enter(&mut here);
+            future.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+/// Names the party that this thread's lines are charged to now in a line that does not say whom it is
+/// about.
+pub(super) fn name_party(line: Line) -> Line {
+    with_party(|party| match party {
+        Some(party) if line.level <= Level::INFO && !line.has("peer") => {
+            line.with("tenant", &party.name)
+        }
+        _ => line,
+    })
+}
+
+/// Whom this thread's lines are charged to now.
+fn with_party<T>(does: impl FnOnce(Option<&Arc<Allowance>>) -> T) -> T {
+    let mut does = Some(does);
+    let called = CHARGED.try_with(|party| {
+        let does = does.take()?;
+        Some(does(party.borrow().as_ref()))
+    });
+    match (called, does) {
+        (Ok(Some(done)), _) => done,
+        // The thread is ending.
+        (_, Some(does)) => does(None),
+        _ => unreachable!("it was called, or is still there"),
+    }
+}
+
+/// `does`, charged on whichever thread it is called to whom this thread's lines are charged to now: for
+/// work that is handed to another thread.
+pub fn charged<T>(does: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let here = with_party(|party| party.map(Arc::clone));
+    move || match here {
+        Some(here) => here.scope(does),
+        None => does(),
+    }
+}
+
+/// Charges lines until it is dropped. The `Arc` is moved in and out and not cloned: this is done at every
+/// poll of a session.
+struct Charged<'a> {
+    slot: &'a mut Option<Arc<Allowance>>,
+    before: Option<Arc<Allowance>>,
+}
+
+impl<'a> Charged<'a> {
+    fn enter(slot: &'a mut Option<Arc<Allowance>>) -> Self {
+        let before = CHARGED.replace(slot.take());
+        Self { slot, before }
+    }
+}
+
+impl Drop for Charged<'_> {
+    fn drop(&mut self) {
+        *self.slot = CHARGED.replace(self.before.take());
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    per_second: u32,
+    burst: u32,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    tokens: f64,
+    filled: Option<Instant>,
+}
+
+impl Bucket {
+    fn full(rate: Rate) -> Self {
+        Self { rate, tokens: rate.burst.into(), filled: None }
+    }
+
+    fn has_one(&mut self, now: Instant) -> bool {
+        let passed = self.filled.map_or(0.0, |at| now.saturating_duration_since(at).as_secs_f64());
+        let filled = self.tokens + passed * f64::from(self.rate.per_second);
+        self.tokens = filled.min(self.rate.burst.into());
+        self.filled = Some(now);
+        self.tokens >= 1.0
+    }
+
+    fn take(&mut self) {
+        self.tokens -= 1.0;
+    }
+}
+
+/// What the log has been asked to write, and what it has not written.
+#[derive(Debug)]
+pub(super) struct Ledger(Mutex<Accounts>);
+
+#[derive(Debug)]
+struct Accounts {
+    parties: Bucket,
+    places: HashMap<Identifier, Bucket>,
+    suppressed: Suppressed,
+}
+
+#[derive(Debug, Default)]
+struct Suppressed {
+    parties: HashMap<String, u64>,
+    places: HashMap<Identifier, Example>,
+    /// Of parties that are too many to be named.
+    others: u64,
+}
+
+/// Lines from one place.
+#[derive(Debug)]
+struct Example {
+    lines: u64,
+    /// The first of them.
+    message: String,
+}
+
+/// What becomes of a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Written,
+    Suppressed,
+    /// The same, and it is the first in a while: `Ledger::tell` is to be called at this time.
+    SuppressedFirst(Instant),
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self(Mutex::new(Accounts {
+            parties: Bucket::full(PARTIES),
+            places: HashMap::new(),
+            suppressed: Suppressed::default(),
+        }))
+    }
+}
+
+impl Ledger {
+    /// Charges a line to whom it is to be charged to, and says whether it is written.
+    pub(super) fn charge(&self, event: &Event<'_>, now: Instant) -> Verdict {
+        if *event.metadata().level() > Level::INFO {
+            // Of -v: who asks for all gets all.
+            return Verdict::Written;
+        }
+        with_party(|party| match party {
+            Some(party) => self.charge_party(party, now),
+            None => self.charge_place(event, now),
+        })
+    }
+
+    fn charge_party(&self, party: &Allowance, now: Instant) -> Verdict {
+        let mut own = lock(&party.bucket);
+        let mut accounts = lock(&self.0);
+        if own.has_one(now) && accounts.parties.has_one(now) {
+            own.take();
+            accounts.parties.take();
+            return Verdict::Written;
+        }
+        let suppressed = &mut accounts.suppressed;
+        let first = suppressed.is_empty();
+        if let Some(count) = suppressed.parties.get_mut(&party.name) {
+            *count += 1;
+        } else if suppressed.parties.len() < MOST_NAMED {
+            suppressed.parties.insert(party.name.clone(), 1);
+        } else {
+            suppressed.others += 1;
+        }
+        Verdict::suppressed(first, now)
+    }
+
+    fn charge_place(&self, event: &Event<'_>, now: Instant) -> Verdict {
+        let place = event.metadata().callsite();
+        let mut accounts = lock(&self.0);
+        let bucket = accounts.places.entry(place.clone()).or_insert_with(|| Bucket::full(PLACE));
+        if bucket.has_one(now) {
+            bucket.take();
+            return Verdict::Written;
+        }
+        let suppressed = &mut accounts.suppressed;
+        let first = suppressed.is_empty();
+        let example = suppressed.places.entry(place);
+        let new = || Example { lines: 0, message: Line::of(event).message().to_owned() };
+        example.or_insert_with(new).lines += 1;
+        Verdict::suppressed(first, now)
+    }
+
+    /// Lines that say how many have been suppressed since it was called last.
+    pub(super) fn tell(&self) -> Vec<Line> {
+        let suppressed = std::mem::take(&mut lock(&self.0).suppressed);
+        let line = |message, lines| Line::new(Level::WARN, message, &[("lines", lines)]);
+        let parties = suppressed.parties.into_iter().map(|(name, lines)| {
+            line("lines of the log were left out: more than a client may cause", lines)
+                .with("tenant", &name)
+        });
+        let others = Some(suppressed.others).filter(|lines| *lines > 0).map(|lines| {
+            line(
+                "lines of the log were left out: of more clients, beside those that are named",
+                lines,
+            )
+        });
+        let places = suppressed.places.into_values().map(|Example { lines, message }| {
+            line("lines of the log were left out: too many of one kind", lines)
+                .with("first", &message)
+        });
+        parties.chain(others).chain(places).collect()
+    }
+}
+
+impl Suppressed {
+    fn is_empty(&self) -> bool {
+        self.parties.is_empty() && self.places.is_empty() && self.others == 0
+    }
+}
+
+impl Verdict {
+    fn suppressed(first: bool, now: Instant) -> Self {
+        if first { Self::SuppressedFirst(now + PERIOD) } else { Self::Suppressed }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
