@@ -2,6 +2,9 @@
 //!
 //! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
 
+mod closer;
+mod descriptors;
+mod durability;
 mod error;
 pub mod file;
 mod full;
@@ -12,8 +15,10 @@ mod ones;
 mod page;
 mod pattern;
 mod pieces;
+mod primitives;
 mod random;
 mod ranges;
+mod registry;
 mod split;
 mod sys;
 #[cfg(any(test, feature = "testing"))]

@@ -1,7 +1,10 @@
 //! What the tests of every disk do with it.
 
+mod medium;
+
 use std::sync::Mutex;
 
+pub use self::medium::{FlakyDisk, Medium, Mishap};
 use super::{
     Answer, Data, Disk, DiskError, Extent, Facts, Op, Piece, Progress, Turn, Verb, perform_all,
 };

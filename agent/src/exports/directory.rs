@@ -1,14 +1,14 @@
 //! The files of a directory, each an export by its name (`file dir=PATH`).
 //!
 //! Nothing outside the directory is reached: the kernel resolves every name beneath it, symbolic
-//! links included (openat2, RESOLVE_BENEATH). A file that several connections have open is one disk.
+//! links included (openat2, RESOLVE_BENEATH).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
 };
 
 use nix::{
@@ -21,7 +21,7 @@ use nix::{
 use super::{Exports, Listed, OpenError, Opening};
 use disk::{
     Disk, DiskError, FileDisk, Verb,
-    file::{FileError, Inode, Options},
+    file::{FileError, Options},
 };
 
 /// Most names in a list; more files than that can be opened and are not shown.
@@ -33,7 +33,6 @@ pub struct Directory {
     path: PathBuf,
     directory: OwnedFd,
     options: Options,
-    disks: Mutex<HashMap<Inode, Weak<FileDisk>>>,
 }
 
 impl Directory {
@@ -41,7 +40,7 @@ impl Directory {
     pub fn open(path: &Path, options: Options) -> io::Result<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let directory = open(path, flags, Mode::empty())?;
-        Ok(Self { path: path.to_owned(), directory, options, disks: Mutex::default() })
+        Ok(Self { path: path.to_owned(), directory, options })
     }
 
     fn open_beneath(&self, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
@@ -92,23 +91,6 @@ impl Directory {
         }
         Ok(names)
     }
-
-    /// The disk that others have open on the same file, or this one.
-    fn shared(&self, mut disk: FileDisk) -> Arc<FileDisk> {
-        let mut disks = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
-        disks.retain(|_, disk| disk.strong_count() > 0);
-        let inode = disk.inode();
-        if let Some(other) = disks.get(&inode).and_then(Weak::upgrade) {
-            if other.facts() == disk.facts() {
-                return other;
-            }
-            // The file has grown since: who comes now sees its new size.
-            disk.share_edges(&other);
-        }
-        let disk = Arc::new(disk);
-        disks.insert(inode, Arc::downgrade(&disk));
-        disk
-    }
 }
 
 impl Exports for Directory {
@@ -135,7 +117,7 @@ impl Exports for Directory {
                 }
                 OpenError::Failed(DiskError::from_io(Verb::Open, (0, 0), error.into()))
             })?;
-        Ok(self.shared(disk))
+        Ok(Arc::new(disk))
     }
 
     fn blocking(&self) -> bool {

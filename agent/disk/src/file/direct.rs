@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io,
     ops::Range,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock},
 };
 
 use super::{Ability, read_buffered, read_exactly, write_buffered};
@@ -28,9 +28,6 @@ const BOUNCE: u64 = 1 << 20;
 pub(super) struct Direct {
     /// Bytes of a block: a power of two, at most `BOUNCE`.
     pub(super) block: u64,
-    /// Taken alone by who changes part of a block, together by who changes whole ones. Shared by
-    /// all disks on the same file.
-    pub(super) edges: Arc<RwLock<()>>,
     /// Where the last, shorter block starts, and the file opened without O_DIRECT.
     pub(super) tail: Option<(u64, File)>,
 }
@@ -98,10 +95,11 @@ impl Direct {
         }
     }
 
-    /// As `write_buffered`.
+    /// As `write_buffered`; `edges`: `Shared::edges`.
     pub(super) fn write(
         &self,
         file: &File,
+        edges: &RwLock<()>,
         at: u64,
         slices: &[&[u8]],
         until: Until,
@@ -117,7 +115,7 @@ impl Direct {
         {
             let blocks = self.around(&part);
             let (mut bytes, skip) = aligned(length(&blocks));
-            all_durable &= self.between_writes(&part, || {
+            all_durable &= self.between_writes(edges, &part, || {
                 if part == blocks {
                     source.append_to(&mut bytes, length(&part));
                 } else {
@@ -133,6 +131,8 @@ impl Direct {
         if let (Some((_, tail)), false) = (&self.tail, rest.is_empty()) {
             let mut bytes = Vec::with_capacity(length(&rest));
             source.append_to(&mut bytes, length(&rest));
+            // It may be part of a whole block to those who opened the file since it grew.
+            let _together = edges.read().unwrap_or_else(PoisonError::into_inner);
             all_durable &= write_buffered(tail, rest.start, &[&bytes], until, durable)?;
         }
         Ok(all_durable)
@@ -140,12 +140,17 @@ impl Direct {
 
     /// Does `change` while nobody else changes a part of a block, and if `range` is not of whole
     /// blocks itself, while nobody else changes anything.
-    pub(super) fn between_writes<T>(&self, range: &Range<u64>, change: impl FnOnce() -> T) -> T {
+    pub(super) fn between_writes<T>(
+        &self,
+        edges: &RwLock<()>,
+        range: &Range<u64>,
+        change: impl FnOnce() -> T,
+    ) -> T {
         if self.around(range) == *range {
-            let _together = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            let _together = edges.read().unwrap_or_else(PoisonError::into_inner);
             change()
         } else {
-            let _alone = self.edges.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = edges.write().unwrap_or_else(PoisonError::into_inner);
             change()
         }
     }

@@ -10,14 +10,14 @@ use nix::{
     unistd::{Whence, lseek},
 };
 
-use super::FileDisk;
+use super::Opened;
 use crate::{Answer, Extent};
 
 /// Extents in an answer.
 const EXTENTS: usize = 8192;
 const BLOCK: u64 = 4096;
 
-impl FileDisk {
+impl Opened {
     /// The first byte at or after the range's start that is not known to be in a hole; at most the
     /// range's end.
     pub(super) fn data_from(&self, range: &Range<u64>) -> io::Result<u64> {

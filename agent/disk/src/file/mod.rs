@@ -7,6 +7,7 @@
 mod direct;
 mod extents;
 mod open;
+mod shared;
 mod which;
 mod zero;
 
@@ -15,38 +16,59 @@ use std::{
     io::{self, IoSlice},
     ops::Range,
     os::unix::fs::MetadataExt,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use direct::Direct;
-pub use open::{Advice, Cache, FileError, Inode, Options};
+pub(crate) use open::Inode;
+pub use open::{Advice, Cache, FileError, Options};
+use shared::Member;
 
 use super::{
     Answer, DATA_PIECE, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, in_pieces,
     ranges::{cuts, length},
 };
-use crate::sys::file::{self as sys, Until, Wait};
+use crate::{
+    closer,
+    sys::file::{self as sys, Until, Wait},
+};
 
 /// Most bytes that are read on the connection's own task, and with one system call.
 const WINDOW: u64 = 1 << 20;
 
-/// An open file or block device.
+/// A file or block device, opened for one connection: what others who have it open lose is told here
+/// too (`durability`).
 #[derive(Debug)]
 pub struct FileDisk {
+    /// `None` only while it is dropped.
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    opened: Arc<Opened>,
+    member: Member,
+}
+
+/// A file by one descriptor, for all who opened it in the same way and found the same.
+#[derive(Debug)]
+struct Opened {
     file: File,
+    options: Options,
     facts: Facts,
-    inode: Inode,
     /// A block device: whole sectors, no holes to be seen.
     sector: Option<u64>,
     /// O_DIRECT, `cache=none`.
     direct: Option<Direct>,
+    /// See `Shared::edges`.
+    edges: Arc<RwLock<()>>,
     /// What the file's kind has not refused yet.
     can: Abilities,
     /// The file may have holes. Zeroes that were read are known for what they are in any case.
     sparse: AtomicBool,
-    /// A flush has failed: the kernel has forgotten what it could not write (fsync(2)), so that no
-    /// later flush can truly succeed.
-    lost: AtomicBool,
 }
 
 /// What the kernel and the filesystem may turn out not to have. Each is tried until it is refused.
@@ -95,9 +117,15 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 impl FileDisk {
-    /// Which file it is, whatever name it was opened by.
-    pub fn inode(&self) -> Inode {
-        self.inode
+    fn held(&self) -> &Held {
+        self.held.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Opened {
+    /// What is asked of one can as well be asked of the other.
+    fn is_like(&self, other: &Self) -> bool {
+        self.options == other.options && self.facts == other.facts
     }
 
     /// A range that the page cache has is answered; anything else changes nothing.
@@ -136,27 +164,14 @@ impl FileDisk {
         self.sector.is_none() && self.sparse.load(Ordering::Relaxed)
     }
 
-    fn write(&self, at: u64, slices: &[&[u8]], fua: bool) -> io::Result<()> {
-        let until = if fua { Until::Durable } else { Until::Taken };
-        let durable = match &self.direct {
-            Some(direct) => direct.write(&self.file, at, slices, until, &self.can.write_durable),
-            None => write_buffered(&self.file, at, slices, until, &self.can.write_durable),
-        }?;
-        if fua && !durable { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let lost = || io::Error::other("an earlier flush failed: what it covered may be lost");
-        if self.lost.load(Ordering::Relaxed) {
-            return Err(lost());
+    /// Says whether the bytes are durable, which they can only be when asked for.
+    fn write(&self, at: u64, slices: &[&[u8]], until: Until) -> io::Result<bool> {
+        if let Some(direct) = &self.direct {
+            direct.write(&self.file, &self.edges, at, slices, until, &self.can.write_durable)
+        } else {
+            let _together = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            write_buffered(&self.file, at, slices, until, &self.can.write_durable)
         }
-        if let Err(error) = self.file.sync_data() {
-            // Without the page cache there is nothing that the kernel could forget.
-            self.lost.store(self.direct.is_none(), Ordering::Relaxed);
-            return Err(error);
-        }
-        self.look_for_holes();
-        Ok(())
     }
 
     /// Fewer blocks than bytes: there are holes. A filesystem that compresses may count few blocks
@@ -165,27 +180,43 @@ impl FileDisk {
         let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.facts.size);
         self.sparse.store(sparse, Ordering::Relaxed);
     }
+}
+
+impl Held {
+    fn flush(&self) -> io::Result<()> {
+        self.member.flush()?;
+        self.opened.look_for_holes();
+        Ok(())
+    }
 
     fn do_it(&self, op: &mut Op<'_>, answer: &mut Answer) -> io::Result<Progress> {
         let (at, len) = op.range();
         let range = at..at + len;
+        let Self { opened, member } = self;
+        let write = |slices: &[&[u8]], until| opened.write(at, slices, until);
         match op {
-            Op::Read { .. } => self.read(range, answer)?,
-            Op::Write { data, fua, .. } => self.write(at, &data.slices(), *fua)?,
-            Op::Flush if self.facts.read_only => {}
+            Op::Read { .. } => opened.read(range, answer)?,
+            Op::Write { data, fua: true, .. } => {
+                member.write_durably(|| write(&data.slices(), Until::Durable))?;
+            }
+            Op::Write { data, fua: false, .. } => {
+                member.change(|| write(&data.slices(), Until::Taken))?;
+            }
             Op::Flush => self.flush()?,
             Op::Trim { fua, .. } => {
-                let progress = in_pieces(range, PIECE, |piece| self.trim(&piece))?;
+                let piece = |piece| opened.trim(&piece);
+                let progress = member.change(|| in_pieces(range, PIECE, piece))?;
                 return self.durable_if(*fua, progress);
             }
             Op::Zero { fua, may_trim, fast, .. } => {
                 // Where zeroes have to be written, 32 MiB would take too long.
-                let unit = if self.zeroes_in_kernel() { PIECE } else { DATA_PIECE };
-                let progress = in_pieces(range, unit, |piece| self.zero(&piece, *may_trim, *fast))?;
+                let unit = if opened.zeroes_in_kernel() { PIECE } else { DATA_PIECE };
+                let piece = |piece| opened.zero(&piece, *may_trim, *fast);
+                let progress = member.change(|| in_pieces(range, unit, piece))?;
                 return self.durable_if(*fua, progress);
             }
-            Op::Cache { .. } => return in_pieces(range, PIECE, |piece| self.prefetch(&piece)),
-            Op::Extents { one, .. } => self.extents(&range, *one, answer)?,
+            Op::Cache { .. } => return in_pieces(range, PIECE, |piece| opened.prefetch(&piece)),
+            Op::Extents { one, .. } => opened.extents(&range, *one, answer)?,
         }
         Ok(Progress::Done)
     }
@@ -193,7 +224,7 @@ impl FileDisk {
     /// Makes a request durable that was to be so, when all of it is done.
     fn durable_if(&self, fua: bool, progress: Progress) -> io::Result<Progress> {
         if fua && progress == Progress::Done {
-            self.flush()?;
+            self.member.make_durable()?;
         }
         Ok(progress)
     }
@@ -201,24 +232,34 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn facts(&self) -> Facts {
-        self.facts.clone()
+        self.held().opened.facts.clone()
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match op {
-            Op::Read { at, len } => Ok(self.read_cached(*at, *len, answer)),
+            Op::Read { at, len } => Ok(self.held().opened.read_cached(*at, *len, answer)),
             _ => Ok(Turn::Later),
         }
     }
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range) = (op.verb(), op.range());
-        if self.facts.read_only
+        let held = self.held();
+        if held.opened.facts.read_only
             && matches!(op, Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. })
         {
             return Err(DiskError::new(Kind::Denied, verb, range));
         }
-        self.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))
+        held.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))
+    }
+}
+
+impl Drop for FileDisk {
+    fn drop(&mut self) {
+        match self.held.take() {
+            Some(held) if held.member.owes() => closer::close(held),
+            held => drop(held),
+        }
     }
 }
 

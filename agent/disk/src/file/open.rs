@@ -18,8 +18,12 @@ use nix::{
 };
 use thiserror::Error;
 
-use super::{Abilities, Direct, FileDisk, which};
-use crate::{Facts, sys::file as sys};
+use super::{
+    Abilities, Direct, FileDisk, Held, Opened,
+    shared::{FILES, Shared},
+    which,
+};
+use crate::{Facts, descriptors::Sync, sys::file as sys};
 
 /// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
 const BLOCK: u32 = 4096;
@@ -54,9 +58,9 @@ pub struct Options {
 
 /// What makes two open files the same: the device of a block device, else filesystem and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Inode {
-    device: u64,
-    inode: Option<u64>,
+pub(crate) struct Inode {
+    pub(crate) device: u64,
+    pub(crate) inode: Option<u64>,
 }
 
 /// Why a file was not opened.
@@ -99,7 +103,9 @@ fn mend(error: &io::Error) -> &'static str {
 type Opener<'a> = dyn Fn(OFlag) -> Result<OwnedFd, Errno> + 'a;
 
 impl FileDisk {
-    /// Opens the file at `path`, for reading alone if it cannot be written.
+    /// Opens the file at `path`, for reading alone if it cannot be written. To be called for each
+    /// connection: it finds what is there now, and shares what it can with all others who have the same
+    /// file or device open.
     pub fn open(path: &Path, options: Options) -> Result<Self, FileError> {
         Self::open_by(path, options, &|flags| open(path, flags, Mode::empty()))
     }
@@ -144,21 +150,45 @@ impl FileDisk {
                 other => (other?, OFlag::O_RDWR),
             }
         };
-        let mut disk = Self::from_file(file, access == OFlag::O_RDONLY).map_err(unseen)?;
-        disk.advise(options.advice).map_err(unseen)?;
+        let inode = identify(&found);
+        let member = if let Some(member) = FILES.join(inode) {
+            member
+        } else {
+            // Before anything is written by the other one: this one hears of each error.
+            let shared = Shared::new(open(OFlag::O_RDONLY)?);
+            let identity = which::identity(&file, &found).map_err(unseen)?;
+            FILES.join_with(inode, identity, path.display().to_string(), shared)
+        };
+        let shared = member.witness();
+        let read_only = access == OFlag::O_RDONLY;
+        let mut opened =
+            Opened::new(file, options, read_only, Arc::clone(&shared.edges)).map_err(unseen)?;
+        opened.advise().map_err(unseen)?;
         if options.cache == Cache::None {
-            let block = disk.sector.unwrap_or_else(|| BLOCK.into());
-            let end = disk.facts.size / block * block;
-            let tail = if end < disk.facts.size { Some((end, open(access)?)) } else { None };
-            disk.facts.block_preferred = u32::try_from(block).unwrap_or(BLOCK);
-            disk.facts.can_cache = false;
-            disk.direct = Some(Direct { block, edges: Arc::new(RwLock::new(())), tail });
+            let block = opened.sector.unwrap_or_else(|| BLOCK.into());
+            let end = opened.facts.size / block * block;
+            let tail = if end < opened.facts.size { Some((end, open(access)?)) } else { None };
+            opened.facts.block_preferred = u32::try_from(block).unwrap_or(BLOCK);
+            opened.facts.can_cache = false;
+            opened.direct = Some(Direct { block, tail });
         }
-        Ok(disk)
+        let opened = shared.share(opened);
+        if member.has_lost() {
+            // Meanwhile: this descriptor may have been opened before that, and hear of it again.
+            opened.sync().ok();
+        }
+        Ok(Self { held: Some(Held { opened, member }) })
     }
+}
 
-    /// Serves what is open already, through the page cache.
-    pub(super) fn from_file(mut file: File, mut read_only: bool) -> io::Result<Self> {
+impl Opened {
+    /// Through the page cache.
+    pub(super) fn new(
+        mut file: File,
+        options: Options,
+        mut read_only: bool,
+        edges: Arc<RwLock<()>>,
+    ) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let device = metadata.file_type().is_block_device();
         let mut facts = Facts::plain(metadata.size(), which::identity(&file, &metadata)?);
@@ -177,29 +207,22 @@ impl FileDisk {
         facts.can_trim = !read_only;
         facts.can_fast_zero = !read_only;
         facts.can_extents = !device;
-        let disk = Self {
+        let opened = Self {
             file,
+            options,
             facts,
-            inode: identify(&metadata),
             sector,
             direct: None,
+            edges,
             can: Abilities::default(),
             sparse: AtomicBool::new(true),
-            lost: AtomicBool::new(false),
         };
-        disk.look_for_holes();
-        Ok(disk)
+        opened.look_for_holes();
+        Ok(opened)
     }
 
-    /// Makes this disk and `other`, which is on the same file, heed each other's writes.
-    pub fn share_edges(&mut self, other: &Self) {
-        if let (Some(mine), Some(theirs)) = (&mut self.direct, &other.direct) {
-            mine.edges = Arc::clone(&theirs.edges);
-        }
-    }
-
-    fn advise(&self, advice: Advice) -> io::Result<()> {
-        let advice = match advice {
+    fn advise(&self) -> io::Result<()> {
+        let advice = match self.options.advice {
             Advice::Normal => return Ok(()),
             Advice::Random => PosixFadviseAdvice::POSIX_FADV_RANDOM,
             Advice::Sequential => PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL,

@@ -4,17 +4,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::*;
+use super::{shared::Shared, *};
 use crate::{
-    Data, Extent, Pages, Piece,
+    Data, Extent, Identity, Pages, Piece,
+    registry::Registry,
     testing::{bytes_of, extents, read, run, trim, try_read, try_write, write, zero},
 };
 
 const MIB: u64 = 1 << 20;
+/// Bytes between two places that are not read together.
+const STEP: usize = 64 << 10;
 const DIRECT: Options = Options { read_only: false, cache: Cache::None, advice: Advice::Normal };
 
 /// Beside the test's binary: a filesystem that has holes and O_DIRECT, where /tmp may have neither.
@@ -32,6 +34,24 @@ fn sparse(size: u64) -> (TempDir, PathBuf) {
 
 fn open(path: &Path) -> FileDisk {
     FileDisk::open(path, Options::default()).unwrap()
+}
+
+impl FileDisk {
+    fn opened(&self) -> &Opened {
+        &self.held().opened
+    }
+
+    /// Serves what is open already, and nobody else's.
+    fn from_file(file: File, read_only: bool) -> Self {
+        let shared = Shared::new(file.try_clone().unwrap());
+        let inode = Inode { device: 0, inode: None };
+        let member =
+            Registry::new().join_with(inode, Identity::fresh(), "a test".to_owned(), shared);
+        let edges = Arc::clone(&member.witness().edges);
+        let opened = Opened::new(file, Options::default(), read_only, edges).unwrap();
+        let opened = member.witness().share(opened);
+        Self { held: Some(Held { opened, member }) }
+    }
 }
 
 fn allocated(path: &Path) -> u64 {
@@ -65,22 +85,30 @@ fn what_is_written_is_in_the_file() {
 
 #[test]
 fn a_cached_read_is_answered_at_once_and_a_cold_one_later() {
-    let (_directory, path) = sparse(MIB);
-    let disk = open(&path);
-    write(&disk, 0, &[1; 1 << 20]);
-    let mut answer = Answer::default();
-    let mut op = Op::Read { at: 4096, len: 4096 };
-    let turn = disk.attempt(&mut op, &mut answer).unwrap();
+    let (_directory, path) = sparse(4 * MIB);
+    // Past the page cache, which then has none of it.
+    write(&FileDisk::open(&path, DIRECT).unwrap(), 0, &[1; 4 << 20]);
+    // Nothing is read ahead.
+    let disk = FileDisk::open(&path, Options { advice: Advice::Random, ..Options::default() });
+    let disk = disk.unwrap();
+    let attempt = |at| {
+        let mut answer = Answer::default();
+        let turn = disk.attempt(&mut Op::Read { at, len: 4096 }, &mut answer).unwrap();
+        let expected = if turn == Turn::Done { vec![1; 4096] } else { Vec::new() };
+        assert_eq!(bytes_of(&answer.pieces), expected, "all or nothing");
+        turn
+    };
+    // The kernel starts to read what it does not have, and a fast disk may be done before the kernel
+    // looks again: so not each of them need come later.
+    assert!((0..4 * MIB).step_by(STEP).any(|at| attempt(at) == Turn::Later));
     // Not every filesystem can say what is cached; the usual ones of Linux can.
-    let refused = disk.can.read_nowait.refused.load(Ordering::Relaxed);
-    assert_eq!(turn, if refused { Turn::Later } else { Turn::Done });
-
-    run(&disk, &mut Op::Flush).unwrap();
-    posix_fadvise(&disk.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
-    answer.clear();
-    assert_eq!(disk.attempt(&mut op, &mut answer).unwrap(), Turn::Later);
-    assert!(answer.pieces.is_empty());
-    assert_eq!(bytes_of(&read(&disk, 4096, 4096)), [1; 4096]);
+    if !disk.opened().can.read_nowait.refused.load(Ordering::Relaxed) {
+        // What has been read may be given up again at any time.
+        assert!((0..4 * MIB).step_by(STEP).any(|at| {
+            assert_eq!(bytes_of(&read(&disk, at, 4096)), [1; 4096]);
+            attempt(at) == Turn::Done
+        }));
+    }
 }
 
 #[test]
@@ -158,7 +186,8 @@ fn zeroes_give_space_back_only_where_they_may() {
 fn without_help_zeroes_are_written_and_a_fast_zero_changes_nothing() {
     let (_directory, path) = sparse(4 * MIB);
     let disk = open(&path);
-    for ability in [&disk.can.punch, &disk.can.zero_range, &disk.can.write_durable] {
+    let can = &disk.opened().can;
+    for ability in [&can.punch, &can.zero_range, &can.write_durable] {
         ability.refused.store(true, Ordering::Relaxed);
     }
     write(&disk, 0, &vec![1; 4 << 20]);
@@ -200,26 +229,16 @@ fn a_file_that_shrank_fails_where_it_has_no_bytes() {
 #[test]
 fn errors_of_the_medium_reach_the_client() {
     let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-    let full = FileDisk::from_file(full, false).unwrap();
+    let full = FileDisk::from_file(full, false);
     for fua in [false, true] {
         assert_eq!(try_write(&full, 0, &[1; 4096], fua).unwrap_err().kind, Kind::NoSpace);
     }
     // Nothing is mapped at the start of a process's memory.
-    let broken = FileDisk::from_file(File::open("/proc/self/mem").unwrap(), true).unwrap();
+    let broken = FileDisk::from_file(File::open("/proc/self/mem").unwrap(), true);
     let error = try_read(&broken, 0, 4096).unwrap_err();
     assert_eq!(error.kind, Kind::Io);
     assert_eq!(error.to_string(), "cannot read 4096 bytes at offset 0");
-    assert!(broken.can.read_nowait.refused.load(Ordering::Relaxed), "it has no NOWAIT");
-}
-
-#[test]
-fn after_a_failed_flush_no_flush_succeeds() {
-    // This device knows no fdatasync.
-    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let disk = FileDisk::from_file(full, false).unwrap();
-    run(&disk, &mut Op::Flush).unwrap_err();
-    let again = run(&disk, &mut Op::Flush).unwrap_err();
-    assert!(again.source.unwrap().to_string().contains("an earlier flush failed"));
+    assert!(broken.opened().can.read_nowait.refused.load(Ordering::Relaxed), "it has no NOWAIT");
 }
 
 #[test]
@@ -274,9 +293,10 @@ fn advice_and_an_empty_file_are_taken() {
 fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
     let (_directory, path) = sparse(8192 + 300);
     let first = FileDisk::open(&path, DIRECT).unwrap();
-    let mut second = FileDisk::open(&path, DIRECT).unwrap();
+    // To this one, the file's last bytes are part of a block, and it is past the page cache too.
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(3 * 4096).unwrap();
+    let second = FileDisk::open(&path, DIRECT).unwrap();
     assert_eq!(first.facts().block_preferred, 4096);
-    second.share_edges(&first);
     let part = 300;
     std::thread::scope(|scope| {
         for (disk, mine) in [(&first, 0), (&second, 1)] {
@@ -288,7 +308,7 @@ fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
         }
     });
     let file = fs::read(&path).unwrap();
-    assert_eq!(file.len(), 8192 + 300, "the last part of a block did not make the file longer");
+    assert_eq!(file.len(), 3 * 4096, "the last part of a block did not make the file longer");
     for i in 0..28_u8 {
         let start = usize::from(i) * 300;
         assert_eq!(file[start..start + 300], [i + 1; 300]);

@@ -1,14 +1,18 @@
 //! Trimming and zeroing: by punching holes where that can be, else by zeroing in the kernel, else
 //! by writing zeroes.
 
-use std::{io, ops::Range, sync::atomic::Ordering};
+use std::{
+    io,
+    ops::Range,
+    sync::{PoisonError, atomic::Ordering},
+};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::{Ability, FileDisk, extents::signed};
+use super::{Ability, Opened, extents::signed};
 use crate::{
     ranges::{cuts, length, whole},
-    sys::file as sys,
+    sys::file::{self as sys, Until},
 };
 
 /// The zeroes that are written again and again where nothing better is to be had.
@@ -16,7 +20,7 @@ const ZEROES: usize = 64 * 1024;
 /// Bytes of zeroes in one write.
 const STRIDE: u64 = 1 << 20;
 
-impl FileDisk {
+impl Opened {
     /// Trims what can be trimmed: whole sectors of a device, anything of a file. Succeeds without
     /// doing anything where trimming is unknown: it is advice.
     pub(super) fn trim(&self, range: &Range<u64>) -> io::Result<()> {
@@ -84,9 +88,11 @@ impl FileDisk {
     ) -> io::Result<bool> {
         let (at, len) = (signed(range.start)?, signed(range.end - range.start)?);
         let call = || Ok(fallocate(&self.file, mode, at, len)?);
-        let done = match &self.direct {
-            Some(direct) => direct.between_writes(range, || ability.with(call)),
-            None => ability.with(call),
+        let done = if let Some(direct) = &self.direct {
+            direct.between_writes(&self.edges, range, || ability.with(call))
+        } else {
+            let _together = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            ability.with(call)
         };
         Ok(done?.is_some())
     }
@@ -100,7 +106,7 @@ impl FileDisk {
             let slices: Vec<_> = cuts(0..part.end - part.start, zeroes.len() as u64)
                 .map(|cut| &zeroes[..length(&cut)])
                 .collect();
-            self.write(part.start, &slices, false)?;
+            self.write(part.start, &slices, Until::Taken)?;
         }
         Ok(())
     }

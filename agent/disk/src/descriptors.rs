@@ -1,0 +1,82 @@
+//! The descriptors by which a process has one file open, and which of them hears of an error.
+//!
+//! Linux keeps the last error of a file's writeback and reports it once for each open descriptor
+//! (errseq_t), to whichever call on it looks first: fdatasync(2), or a write with RWF_DSYNC. A descriptor
+//! that is opened after the error, and after another has reported it, hears nothing. So one descriptor,
+//! the witness, is there for fdatasync alone, from before the first write until all is durable. What the
+//! others report counts where it fails a request, and else for nothing: the witness hears of it too.
+
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+/// fdatasync(2).
+pub(crate) trait Sync {
+    fn sync(&self) -> io::Result<()>;
+}
+
+impl Sync for std::fs::File {
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+pub(crate) struct Descriptors<W, D> {
+    witness: W,
+    /// fdatasync on one descriptor does not cover what was written through another.
+    separate: bool,
+    others: Mutex<Vec<Weak<D>>>,
+}
+
+impl<W: fmt::Debug, D> fmt::Debug for Descriptors<W, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Descriptors").field("witness", &self.witness).finish_non_exhaustive()
+    }
+}
+
+impl<W: Sync, D: Sync> Descriptors<W, D> {
+    pub(crate) fn new(witness: W, separate: bool) -> Self {
+        Self { witness, separate, others: Mutex::default() }
+    }
+
+    pub(crate) fn witness(&self) -> &W {
+        &self.witness
+    }
+
+    /// Takes one more in; or finds one that is as good, and leaves it at that.
+    pub(crate) fn add(&self, new: D, as_good: impl Fn(&D, &D) -> bool) -> Arc<D> {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.retain(|other| other.strong_count() > 0);
+        let found = others.iter().filter_map(Weak::upgrade).find(|other| as_good(other, &new));
+        found.unwrap_or_else(|| {
+            let new = Arc::new(new);
+            others.push(Arc::downgrade(&new));
+            new
+        })
+    }
+
+    fn others(&self) -> Vec<Arc<D>> {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Makes durable what was written through any of them.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        // Each of them, whatever comes of the others.
+        let mut synced = self.witness.sync();
+        if self.separate {
+            for other in self.others() {
+                let other = other.sync();
+                synced = synced.and(other);
+            }
+        }
+        if synced.is_err() {
+            // It is known now: no later request through another descriptor is to fail for it.
+            for other in self.others() {
+                other.sync().ok();
+            }
+        }
+        synced
+    }
+}

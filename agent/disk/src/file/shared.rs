@@ -1,0 +1,84 @@
+//! What all who have the same file or device open share, beside its durability: the descriptors, and the
+//! locks of changes.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    sync::{
+        Arc, LazyLock, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
+
+use super::Opened;
+use crate::{
+    descriptors::{Descriptors, Sync},
+    registry::{self, Witness},
+};
+
+/// Every file that this process serves.
+pub(super) static FILES: LazyLock<registry::Registry<Shared>> =
+    LazyLock::new(registry::Registry::new);
+
+pub(super) type Member = registry::Member<Shared>;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    descriptors: Descriptors<File, Opened>,
+    /// Somebody can write.
+    writable: AtomicBool,
+    /// Taken alone by who changes part of a block past the page cache, together by all others who
+    /// change anything.
+    pub(super) edges: Arc<RwLock<()>>,
+}
+
+impl Shared {
+    /// `witness`: nothing was written yet through another descriptor.
+    pub(super) fn new(witness: File) -> Self {
+        // What fdatasync covers is up to the program that serves it: sshfs has a queue for each descriptor.
+        let found = fstatfs(&witness).map(|found| found.filesystem_type());
+        let separate = found == Ok(FUSE_SUPER_MAGIC);
+        let descriptors = Descriptors::new(witness, separate);
+        Self { descriptors, writable: AtomicBool::new(false), edges: Arc::default() }
+    }
+
+    /// One like `new` that others have, or `new`.
+    pub(super) fn share(&self, new: Opened) -> Arc<Opened> {
+        if !new.facts.read_only {
+            self.writable.store(true, Ordering::Relaxed);
+        }
+        self.descriptors.add(new, Opened::is_like)
+    }
+}
+
+impl Witness for Shared {
+    fn sync(&self) -> io::Result<()> {
+        match self.descriptors.sync() {
+            // A filesystem that cannot be written has nothing to be flushed, and may know no fdatasync.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EROFS))
+                    && !self.writable.load(Ordering::Relaxed) =>
+            {
+                Ok(())
+            }
+            synced => synced,
+        }
+    }
+
+    fn is_unlinked(&self) -> bool {
+        let found = self.descriptors.witness().metadata();
+        found.is_ok_and(|found| found.is_file() && found.nlink() == 0)
+    }
+}
+
+impl Sync for Opened {
+    fn sync(&self) -> io::Result<()> {
+        let tail = self.direct.as_ref().and_then(|direct| direct.tail.as_ref());
+        // Each of them, whatever comes of the other.
+        let tail = tail.map_or(Ok(()), |(_, tail)| tail.sync_data());
+        self.file.sync_data().and(tail)
+    }
+}

@@ -1,0 +1,274 @@
+//! The files and devices that this process has open, by device and inode: whoever opens one of them,
+//! under whatever name and with whatever options, shares its durability and its locks.
+//!
+//! `file` joins at each open. An entry stays as long as anybody has the file open, and longer where
+//! that is needed so that no loss goes untold: when the last one leaves something that is not known to
+//! be durable, a last sync finds out; and where something was lost and nobody has been told, the entry
+//! keeps that, without a descriptor, for the next one who opens the file.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{Arc, PoisonError},
+};
+
+use crate::{
+    Identity,
+    durability::{Client, Durability},
+    file::Inode,
+    primitives::{AtomicBool, Mutex, MutexGuard, Ordering},
+};
+
+/// The one descriptor of a file that hears of every error of writeback exactly once: it is open as long
+/// as anybody writes through any other, and nothing but `sync` uses it.
+pub(crate) trait Witness: fmt::Debug + Send + Sync {
+    /// Makes durable what anybody has written. Fails if anything was lost since it was opened, or
+    /// since it failed last.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The file has no name any more: when it is closed, it is gone.
+    fn is_unlinked(&self) -> bool;
+}
+
+/// Entries of one process. Clones are the same registry.
+#[derive(Debug)]
+pub(crate) struct Registry<W>(Arc<Mutex<HashMap<Inode, Entry<W>>>>);
+
+impl<W> Clone for Registry<W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+enum Entry<W> {
+    Open {
+        shared: Arc<Shared<W>>,
+        /// Who has it open.
+        members: usize,
+        /// Everybody who ever joined.
+        joined: u64,
+        /// The last one has left, and finds out whether all is durable.
+        settling: bool,
+    },
+    /// Nobody has it open. Something was lost, and nobody has been told. One entry for each file of the
+    /// host that has lost something: there is no need for a bound.
+    Lost { identity: Identity },
+}
+
+/// What all who have the same file open share.
+#[derive(Debug)]
+struct Shared<W> {
+    identity: Identity,
+    /// For the log.
+    name: String,
+    witness: W,
+    durability: Durability,
+    /// A loss was logged, and no flush has succeeded since.
+    logged: AtomicBool,
+}
+
+impl<W: Witness> Shared<W> {
+    fn sync(&self) -> io::Result<()> {
+        self.witness.sync().inspect_err(|error| self.log(error))
+    }
+
+    /// One line for a disk that fails again and again, as a client that knows of it could have it do.
+    fn log(&self, error: &io::Error) {
+        if !self.logged.swap(true, Ordering::Relaxed) {
+            let name = &self.name;
+            tracing::error!(
+                "cannot make {name} durable: {error}: data may be lost; flushes fail on each \
+                 connection that is open now, until its client connects again"
+            );
+        }
+    }
+}
+
+impl<W: Witness> Registry<W> {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(HashMap::new())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Inode, Entry<W>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins those who have the file open, if anybody has.
+    pub(crate) fn join(&self, inode: Inode) -> Option<Member<W>> {
+        match self.lock().get_mut(&inode)? {
+            Entry::Open { shared, members, joined, .. } => {
+                *members += 1;
+                *joined += 1;
+                let (shared, client) = (Arc::clone(shared), shared.durability.join());
+                Some(Member { registry: self.clone(), inode, shared, client })
+            }
+            Entry::Lost { .. } => None,
+        }
+    }
+
+    /// The same where nobody has it open: with a witness, and a name for the log.
+    pub(crate) fn join_with(
+        &self,
+        inode: Inode,
+        identity: Identity,
+        name: String,
+        witness: W,
+    ) -> Member<W> {
+        let mut entries = self.lock();
+        // An inode's number, or a device's, is used again.
+        let lost = match entries.get(&inode) {
+            Some(Entry::Open { .. }) => {
+                drop(entries);
+                // Somebody came first. If they have left meanwhile, there is another round.
+                return self
+                    .join(inode)
+                    .unwrap_or_else(|| self.join_with(inode, identity, name, witness));
+            }
+            Some(Entry::Lost { identity: theirs }) => *theirs == identity,
+            None => false,
+        };
+        let durability = Durability::new(lost);
+        let client = durability.join();
+        let logged = AtomicBool::new(false);
+        let shared = Arc::new(Shared { identity, name, witness, durability, logged });
+        let entry =
+            Entry::Open { shared: Arc::clone(&shared), members: 1, joined: 1, settling: false };
+        entries.insert(inode, entry);
+        Member { registry: self.clone(), inode, shared, client }
+    }
+
+    /// Somebody has left. Takes as long as a sync may take, if that was the last one.
+    fn leave(&self, inode: Inode) {
+        let (shared, mut seen) = {
+            let mut entries = self.lock();
+            let Some(Entry::Open { shared, members, joined, settling }) = entries.get_mut(&inode)
+            else {
+                return;
+            };
+            *members -= 1;
+            // Who settles looks again at the end.
+            if *members > 0 || *settling {
+                return;
+            }
+            *settling = true;
+            (Arc::clone(shared), *joined)
+        };
+        loop {
+            let lost = shared.settle();
+            let mut entries = self.lock();
+            let Some(Entry::Open { members, joined, settling, .. }) = entries.get_mut(&inode)
+            else {
+                return;
+            };
+            if *members > 0 {
+                *settling = false;
+                return;
+            }
+            if *joined == seen {
+                let closed = if lost {
+                    let identity = shared.identity;
+                    entries.insert(inode, Entry::Lost { identity })
+                } else {
+                    entries.remove(&inode)
+                };
+                // Nobody waits for a descriptor to be closed.
+                drop(entries);
+                drop(closed);
+                return;
+            }
+            // Others came, wrote and left meanwhile.
+            seen = *joined;
+        }
+    }
+}
+
+impl<W: Witness> Shared<W> {
+    /// The last one has left: whether something is lost that nobody was told.
+    fn settle(&self) -> bool {
+        let durability = &self.durability;
+        if !durability.is_dirty() && !durability.is_untold() {
+            return false;
+        }
+        if self.witness.is_unlinked() {
+            return false;
+        }
+        if durability.is_dirty() {
+            // A failure is kept as a loss, and logged.
+            durability.make_durable(|| self.sync()).ok();
+        }
+        durability.is_untold()
+    }
+}
+
+/// One who has a file open. Leaves when dropped, which may take as long as a sync.
+#[derive(Debug)]
+pub(crate) struct Member<W: Witness> {
+    registry: Registry<W>,
+    inode: Inode,
+    shared: Arc<Shared<W>>,
+    client: Client,
+}
+
+impl<W: Witness> Member<W> {
+    pub(crate) fn witness(&self) -> &W {
+        &self.shared.witness
+    }
+
+    /// Does a change. A flush has to see to it, also if it failed: it may have been done in part.
+    pub(crate) fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let changed = change();
+        self.shared.durability.wrote();
+        changed
+    }
+
+    /// Does a write that has to be durable when it is acknowledged; `write` says whether it is. Whatever
+    /// fails here may have been the last word about bytes that others wrote.
+    pub(crate) fn write_durably(&self, write: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
+        match write() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.shared.durability.wrote();
+                self.make_durable()
+            }
+            Err(error) => {
+                self.shared.log(&error);
+                self.shared.durability.lose(|| self.shared.sync());
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes everything durable that anybody was acknowledged before.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.shared.durability.flush(&self.client, || self.shared.sync())?;
+        self.shared.logged.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes durable what was written before, for one request that has to be.
+    pub(crate) fn make_durable(&self) -> io::Result<()> {
+        self.shared.durability.make_durable(|| self.shared.sync())
+    }
+
+    /// Something was lost since this one came.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.shared.durability.has_lost(&self.client)
+    }
+
+    /// To leave may take its time.
+    pub(crate) fn owes(&self) -> bool {
+        self.shared.durability.is_dirty()
+    }
+}
+
+impl<W: Witness> Drop for Member<W> {
+    fn drop(&mut self) {
+        self.registry.leave(self.inode);
+    }
+}
+
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
+#[cfg(all(test, not(feature = "loom")))]
+mod tests;

@@ -1,0 +1,273 @@
+//! A file as Linux keeps it, on a medium that fails when it is told to: a page cache, a device with a
+//! volatile cache, and an error of writeback that each descriptor hears of once (errseq_t). Disks on it
+//! are opened through a registry as files are, so that tests know what a host may do to a file.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    Answer, Disk, DiskError, Facts, Identity, Op, Piece, Progress, Turn,
+    descriptors::{Descriptors, Sync},
+    file::Inode,
+    registry::{Member, Registry, Witness},
+};
+
+/// Bytes of a block. Requests of these disks are whole blocks.
+const BLOCK: u64 = 512;
+
+/// What goes wrong next, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mishap {
+    /// The next time that something is written back to the device.
+    Writeback,
+    /// The next flush of the device's cache: what it holds is gone, and only the one who asked hears it.
+    DeviceFlush,
+}
+
+/// A file on a medium that fails when it is told to. Clones are the same file.
+#[derive(Debug, Clone)]
+pub struct Medium {
+    file: Arc<Mutex<Kept>>,
+    registry: Registry<Descriptors<Descriptor, Descriptor>>,
+}
+
+impl Medium {
+    pub fn new(blocks: usize) -> Self {
+        let kept = Kept { blocks: vec![Block::default(); blocks], ..Kept::default() };
+        Self { file: Arc::new(Mutex::new(kept)), registry: Registry::new() }
+    }
+
+    /// Has this go wrong the next time that it can.
+    pub fn next(&self, mishap: Mishap) {
+        lock(&self.file).next.push(mishap);
+    }
+
+    /// Nothing goes wrong from now on.
+    pub fn mend(&self) {
+        lock(&self.file).next.clear();
+    }
+
+    /// The kernel writes back by itself what is dirty.
+    pub fn write_back(&self) {
+        let mut kept = lock(&self.file);
+        let all = 0..kept.blocks.len();
+        kept.write_back(all);
+    }
+
+    /// Another program opens the file, has it written back, and hears of errors: then nobody does who
+    /// opens the file later.
+    pub fn synced_by_another(&self) {
+        let other = Descriptor::open(&self.file);
+        self.write_back();
+        // What it hears is its own affair. That the device's cache failed it alone would know.
+        other.check(&mut lock(&self.file)).ok();
+    }
+
+    /// Times that something went wrong.
+    pub fn losses(&self) -> u64 {
+        lock(&self.file).losses
+    }
+
+    /// The blocks as they are after a power cut; `None` if what was written last is gone already.
+    pub fn durable(&self) -> Vec<Option<u8>> {
+        let kept = lock(&self.file);
+        kept.blocks.iter().map(|block| (!block.lost).then_some(block.medium)).collect()
+    }
+
+    /// Opens it, as `FileDisk::open` does a file.
+    pub fn open(&self) -> FlakyDisk {
+        let inode = Inode { device: 0, inode: None };
+        let descriptor = || Descriptor::open(&self.file);
+        let member = self.registry.join(inode).unwrap_or_else(|| {
+            let identity = Identity::of("medium", &[]);
+            let witness = Descriptors::new(descriptor(), false);
+            self.registry.join_with(inode, identity, "the medium".to_owned(), witness)
+        });
+        let opened = member.witness().add(descriptor(), |_, _| false);
+        FlakyDisk { opened, member }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    blocks: Vec<Block>,
+    /// Counts errors of writeback; whether any descriptor has heard of the last.
+    error: u64,
+    seen: bool,
+    next: Vec<Mishap>,
+    /// Times that something went wrong.
+    losses: u64,
+}
+
+/// Where the bytes of a block have come to; each value stands for a whole block.
+#[derive(Debug, Default, Clone)]
+struct Block {
+    cache: u8,
+    dirty: bool,
+    /// In the device's volatile cache.
+    device: Option<u8>,
+    medium: u8,
+    /// What was written last is gone.
+    lost: bool,
+}
+
+impl Kept {
+    fn goes_wrong(&mut self, mishap: Mishap) -> bool {
+        let found = self.next.iter().position(|next| *next == mishap);
+        found.map(|found| self.next.remove(found)).is_some()
+    }
+
+    /// Writes back what is dirty of the blocks. An error shows with the descriptors only.
+    fn write_back(&mut self, range: std::ops::Range<usize>) {
+        if !self.blocks[range.clone()].iter().any(|block| block.dirty) {
+            return;
+        }
+        let fails = self.goes_wrong(Mishap::Writeback);
+        for block in self.blocks[range].iter_mut().filter(|block| block.dirty) {
+            (block.dirty, block.lost) = (false, fails);
+            if !fails {
+                block.device = Some(block.cache);
+            }
+        }
+        if fails {
+            self.losses += 1;
+            self.error += 1;
+            self.seen = false;
+        }
+    }
+
+    fn flush_device(&mut self) -> io::Result<()> {
+        let fails = self.goes_wrong(Mishap::DeviceFlush);
+        for block in &mut self.blocks {
+            if let Some(value) = block.device.take() {
+                if fails {
+                    block.lost |= !block.dirty;
+                } else {
+                    block.medium = value;
+                }
+            }
+        }
+        self.losses += u64::from(fails);
+        if fails { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+}
+
+/// An open file: what it has heard of.
+#[derive(Debug)]
+struct Descriptor {
+    file: Arc<Mutex<Kept>>,
+    heard: Mutex<u64>,
+}
+
+impl Descriptor {
+    fn open(file: &Arc<Mutex<Kept>>) -> Self {
+        let inode = lock(file);
+        let heard = Mutex::new(if inode.seen { inode.error } else { 0 });
+        Self { file: Arc::clone(file), heard }
+    }
+
+    /// Fails once for the last error.
+    fn check(&self, inode: &mut Kept) -> io::Result<()> {
+        let mut heard = lock(&self.heard);
+        if *heard == inode.error {
+            return Ok(());
+        }
+        (*heard, inode.seen) = (inode.error, true);
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
+
+    fn fdatasync(&self, range: Option<usize>) -> io::Result<()> {
+        let mut inode = lock(&self.file);
+        let all = 0..inode.blocks.len();
+        inode.write_back(range.map_or(all, |block| block..block + 1));
+        self.check(&mut inode)?;
+        inode.flush_device()
+    }
+}
+
+impl Sync for Descriptor {
+    fn sync(&self) -> io::Result<()> {
+        self.fdatasync(None)
+    }
+}
+
+impl Witness for Descriptors<Descriptor, Descriptor> {
+    fn sync(&self) -> io::Result<()> {
+        Self::sync(self)
+    }
+
+    fn is_unlinked(&self) -> bool {
+        false
+    }
+}
+
+/// A disk on a `Medium`, of one connection. It takes whole blocks, each of one byte over and over.
+#[derive(Debug)]
+pub struct FlakyDisk {
+    opened: Arc<Descriptor>,
+    member: Member<Descriptors<Descriptor, Descriptor>>,
+}
+
+impl FlakyDisk {
+    fn write(&self, block: usize, value: u8, fua: bool) -> io::Result<bool> {
+        {
+            let block = &mut lock(&self.opened.file).blocks[block];
+            (block.cache, block.dirty, block.lost) = (value, true, false);
+        }
+        if fua {
+            self.opened.fdatasync(Some(block))?;
+        }
+        Ok(fua)
+    }
+
+    fn do_it(&self, op: &mut Op<'_>, answer: &mut Answer) -> io::Result<()> {
+        let (at, _) = op.range();
+        let block = usize::try_from(at / BLOCK).unwrap_or(usize::MAX);
+        match op {
+            Op::Read { len, .. } => {
+                let value = lock(&self.opened.file).blocks[block].cache;
+                answer.pieces.push(Piece::Bytes(vec![value; *len as usize].into()));
+                Ok(())
+            }
+            Op::Write { data, fua, .. } => {
+                let value = data.slices()[0][0];
+                if *fua {
+                    self.member.write_durably(|| self.write(block, value, true))
+                } else {
+                    self.member.change(|| self.write(block, value, false)).map(drop)
+                }
+            }
+            Op::Trim { fua, .. } | Op::Zero { fua, .. } => {
+                self.member.change(|| self.write(block, 0, false))?;
+                if *fua { self.member.make_durable() } else { Ok(()) }
+            }
+            Op::Flush => self.member.flush(),
+            Op::Cache { .. } | Op::Extents { .. } => {
+                Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+            }
+        }
+    }
+}
+
+impl Disk for FlakyDisk {
+    fn facts(&self) -> Facts {
+        let size = lock(&self.opened.file).blocks.len() as u64 * BLOCK;
+        Facts { can_extents: false, can_cache: false, ..Facts::plain(size, None) }
+    }
+
+    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::Later)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        let (verb, range) = (op.verb(), op.range());
+        self.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))?;
+        Ok(Progress::Done)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
