@@ -18,7 +18,7 @@ use nix::{
     sys::stat::{Mode, SFlag, fstat},
 };
 
-use super::{Exports, Listed, OpenError, Opening};
+use super::{Exports, Listed, OpenError, Permit};
 use disk::{
     Disk, DiskError, FileDisk, Verb,
     file::{FileError, Options},
@@ -94,7 +94,7 @@ impl Directory {
 }
 
 impl Exports for Directory {
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
         let names = self.names().map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
         })?;
@@ -105,7 +105,7 @@ impl Exports for Directory {
         name
     }
 
-    fn open(&self, name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str, _: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err(OpenError::Unknown);
         }

@@ -16,7 +16,7 @@ use std::{
 use self::overlay::{Content, Overlay, State};
 use super::{Entry, absolute, refuse, window};
 use crate::{
-    exports::{Exports, Listed, OpenError, Opening},
+    exports::{Exports, Listed, OpenError, Permit},
     recipe::{BuildError, Key, Params, Stack},
 };
 use disk::{
@@ -94,12 +94,12 @@ struct Cow {
 }
 
 impl Exports for Cow {
-    fn list(&self) -> io::Result<Vec<Listed>> {
-        self.below.list()
+    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
+        self.below.list(permit)
     }
 
-    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
-        let below = self.below.open(name, opening)?;
+    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+        let below = self.below.open(name, permit)?;
         let size = below.facts().size;
         let mut overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
         let name = self.below.canonical(name);

@@ -67,7 +67,7 @@ impl Drop for Client {
 mod tests {
     use super::*;
     use crate::{
-        exports::Opening,
+        exports::Permit,
         exports::Single,
         hooks::Hooks,
         peer::Peer,
@@ -95,8 +95,8 @@ mod tests {
         drop(connect());
         assert!(!asked(), "it opened nothing");
         let first = connect();
-        drop(stack.exports.open("", &Opening::any()).unwrap());
-        drop(stack.exports.open("", &Opening::any()).unwrap());
+        drop(stack.exports.open("", &Permit::any()).unwrap());
+        drop(stack.exports.open("", &Permit::any()).unwrap());
         assert!(!asked(), "it may open another");
         let second = connect();
         drop(first);

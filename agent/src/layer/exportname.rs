@@ -6,7 +6,7 @@ use std::{io, process::Command, sync::Arc, time::Duration};
 use super::Entry;
 use crate::{
     child::{ChildError, Job, Printed},
-    exports::{Exports, Listed, OpenError, Opening},
+    exports::{Exports, Listed, OpenError, Permit},
     recipe::{Key, ParamError, Params, Stack},
 };
 use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
@@ -141,10 +141,10 @@ impl Named {
 }
 
 impl Exports for Named {
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
         let bare = |name: &str| Listed { name: name.to_owned(), description: None };
         let mut list = match self.words.list {
-            List::Keep => self.below.list()?,
+            List::Keep => self.below.list(permit)?,
             List::Error => {
                 return Err(io::Error::other("filter exportname: exportname-list=error"));
             }
@@ -158,13 +158,13 @@ impl Exports for Named {
         Ok(list)
     }
 
-    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
         // By the client's own word for it, as with nbdkit.
         if self.words.strict && !self.words.names.iter().any(|known| known == name) {
             return Err(OpenError::Unknown);
         }
         let name = self.meant(name);
-        let disk = self.below.open(name, opening)?;
+        let disk = self.below.open(name, permit)?;
         if self.words.description == Description::Keep {
             return Ok(disk);
         }

@@ -24,7 +24,7 @@ use self::{
 use super::{Entry, absolute};
 use crate::{
     access::{Caller, Denied, Gate, NeedsCertificate, Pass},
-    exports::{Exports, Listed, OpenError, Opening},
+    exports::{Exports, Listed, OpenError, Permit},
     recipe::{BuildError, Key, Stack},
 };
 use disk::{Disk, Facts};
@@ -138,10 +138,10 @@ struct LoggedExports {
 }
 
 impl Exports for LoggedExports {
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
         let id = next(&self.log.lists);
         self.log.enter("ListExports", id, vec![self.log.flag()]);
-        let list = self.below.list();
+        let list = self.below.list(permit);
         let fields = match &list {
             Ok(list) => {
                 let names = list.iter().map(|listed| listed.name.clone()).collect();
@@ -153,10 +153,10 @@ impl Exports for LoggedExports {
         list
     }
 
-    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
-        let below = self.below.open(name, opening)?;
+    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+        let below = self.below.open(name, permit)?;
         let connection = next(&self.log.opened);
-        let fields = connect(name, opening, &below.facts());
+        let fields = connect(name, permit, &below.facts());
         self.log.writer.push(Line::new(Some(connection), Type::Print, "Connect", None, fields));
         Ok(Arc::new(Logged::new(below, Arc::clone(&self.log.writer), connection)))
     }
@@ -171,14 +171,14 @@ impl Exports for LoggedExports {
 }
 
 /// What a client finds.
-fn connect(name: &str, opening: &Opening, facts: &Facts) -> Fields {
-    let writable = !(facts.read_only || opening.read_only);
+fn connect(name: &str, permit: &Permit, facts: &Facts) -> Fields {
+    let writable = !(facts.read_only || permit.opening().read_only);
     let flag = |yes: bool| Value::Number(yes.into());
     // nbdkit's numbers: 1 would be what the server does with other requests.
     let native = |yes: bool| Value::Number(if yes { 2 } else { 0 });
     vec![
         ("export", Value::Text(name.to_owned())),
-        ("tls", flag(opening.tls)),
+        ("tls", flag(permit.opening().tls)),
         ("size", Value::Hex(facts.size)),
         ("minsize", Value::Hex(facts.block_minimum.into())),
         ("prefsize", Value::Hex(facts.block_preferred.into())),

@@ -36,7 +36,7 @@ use std::{
 };
 
 use crate::{
-    exports::{Exports, Listed, OpenError, Opening},
+    exports::{Exports, Listed, OpenError, Permit},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
 };
 use disk::{Disk, DiskError, Kind as DiskKind, Verb};
@@ -169,7 +169,7 @@ fn refuse(why: String) -> OpenError {
 /// Puts every disk that is opened, each time, into what `around` makes of it.
 fn each<F>(stack: Stack, around: F) -> Stack
 where
-    F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
+    F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
 {
     let exports = Arc::new(Each { below: stack.exports, slow: false, around });
     Stack { exports, gates: stack.gates }
@@ -178,7 +178,7 @@ where
 /// As `each`, where `around` may take its time.
 fn each_slowly<F>(stack: Stack, around: F) -> Stack
 where
-    F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
+    F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
 {
     let exports = Arc::new(Each { below: stack.exports, slow: true, around });
     Stack { exports, gates: stack.gates }
@@ -198,14 +198,14 @@ impl<F> fmt::Debug for Each<F> {
 
 impl<F> Exports for Each<F>
 where
-    F: Fn(Arc<dyn Disk>, &Opening) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync,
+    F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync,
 {
-    fn list(&self) -> io::Result<Vec<Listed>> {
-        self.below.list()
+    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
+        self.below.list(permit)
     }
 
-    fn open(&self, name: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
-        (self.around)(self.below.open(name, opening)?, opening)
+    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+        (self.around)(self.below.open(name, permit)?, permit)
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {

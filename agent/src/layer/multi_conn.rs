@@ -37,13 +37,13 @@ pub(super) const ENTRY: Entry = Entry {
     build: |params, stack, _| {
         let settings = Settings::parse(params)?;
         let all = Arc::new(All::default());
-        Ok(each(stack, move |below, opening| {
+        Ok(each(stack, move |below, permit| {
             let mode = match settings.mode {
                 Mode::Auto if below.facts().multi_conn => Mode::Plugin,
                 Mode::Auto => Mode::Emulate,
                 mode => mode,
             };
-            let export = settings.by_export.then(|| opening.export.clone());
+            let export = settings.by_export.then(|| permit.export().unwrap_or_default().to_owned());
             let own = all.join(below, export);
             Ok(Arc::new(MultiConn { own, all: Arc::clone(&all), mode, track: settings.track }))
         }))

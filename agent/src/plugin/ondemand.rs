@@ -24,7 +24,7 @@ use super::{
     made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed, refused},
 };
 use crate::{
-    exports::{Exports, Listed, OpenError, Opening},
+    exports::{Exports, Listed, OpenError, Permit},
     recipe::{BuildError, Key, Params, Stack},
     sys,
 };
@@ -167,7 +167,7 @@ fn file_name(export: &str) -> Option<&str> {
 }
 
 impl Exports for OnDemand {
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -183,7 +183,7 @@ impl Exports for OnDemand {
         Ok(names.map(|name| Listed { name, description: None }).collect())
     }
 
-    fn open(&self, export: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, export: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
         let Some(name) = file_name(export) else { return Err(OpenError::Unknown) };
         match self.file(name, OFlag::O_PATH) {
             Ok(_) => {}
@@ -191,7 +191,7 @@ impl Exports for OnDemand {
             Err(errno) => return Err(failed(errno.into())),
         }
         let lock = self.lock(name)?;
-        let options = Options { read_only: opening.read_only, ..Options::default() };
+        let options = Options { read_only: permit.opening().read_only, ..Options::default() };
         let path = self.path.join(name);
         let disk = FileDisk::open_by(&path, options, &|flags| self.file(name, flags));
         let disk = disk.map_err(|error| failed(error.into()))?;

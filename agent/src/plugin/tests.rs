@@ -2,7 +2,7 @@ use std::error::Error;
 
 use super::*;
 use crate::{
-    exports::{Exports, Opening},
+    exports::{Exports, Permit},
     hooks::Hooks,
 };
 
@@ -28,7 +28,7 @@ fn words(words: &[&str]) -> Vec<Word> {
 /// The size of the disk that the words make.
 fn size(plugin: &str, params: &[&str]) -> u64 {
     let exports = build(plugin, &words(params), false).unwrap();
-    exports.open("any", &Opening::any()).unwrap().facts().size
+    exports.open("any", &Permit::any()).unwrap().facts().size
 }
 
 /// The whole error, causes and all, as the command line prints it.
@@ -61,7 +61,7 @@ fn words_become_disks() {
     assert!(
         build("file", &words(&[path]), true)
             .unwrap()
-            .open("", &Opening::any())
+            .open("", &Permit::any())
             .unwrap()
             .facts()
             .read_only
@@ -74,9 +74,9 @@ fn a_directory_is_many_exports() {
     std::fs::write(directory.path().join("one"), "1").unwrap();
     let dir = format!("dir={}", directory.path().display());
     let exports = build("file", &words(&[&dir]), false).unwrap();
-    assert_eq!(exports.list().unwrap().len(), 1);
-    assert_eq!(exports.open("one", &Opening::any()).unwrap().facts().size, 1);
-    assert!(exports.open("", &Opening::any()).is_err());
+    assert_eq!(exports.list(&Permit::any()).unwrap().len(), 1);
+    assert_eq!(exports.open("one", &Permit::any()).unwrap().facts().size, 1);
+    assert!(exports.open("", &Permit::any()).is_err());
 }
 
 #[test]

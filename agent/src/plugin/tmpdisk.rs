@@ -11,7 +11,7 @@ use super::{
     made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, TYPE, VARIABLE, failed},
 };
 use crate::{
-    exports::{Exports, Listed, OpenError, Opening},
+    exports::{Exports, Listed, OpenError, Permit},
     recipe::Stack,
     sys,
 };
@@ -56,16 +56,16 @@ impl Drop for Workshop {
 }
 
 impl Exports for Fresh {
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
         Ok(vec![Listed { name: String::new(), description: None }])
     }
 
-    fn open(&self, _: &str, opening: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, _: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
         let mut place = self.maker.reserve(0)?;
         let workshop = Workshop::new().map_err(failed)?;
         let path = workshop.0.join("disk");
         self.maker.make(&path).map_err(failed)?;
-        let options = Options { read_only: opening.read_only, ..Options::default() };
+        let options = Options { read_only: permit.opening().read_only, ..Options::default() };
         let disk = FileDisk::open(&path, options).map_err(|error| failed(error.into()))?;
         place.resize(disk.facts().size, 0)?;
         // From here on it has no name: whatever becomes of the agent, nothing stays behind.

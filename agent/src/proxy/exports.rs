@@ -13,7 +13,7 @@ use super::{
     link::Link,
     seat::Seat,
 };
-use crate::exports::{Exports, Listed, OpenError, Opening};
+use crate::exports::{Exports, Listed, OpenError, Permit};
 use disk::{Disk, DiskError, Kind, Verb};
 
 /// The exports of a far server.
@@ -90,7 +90,7 @@ fn of_far(error: FarError) -> io::Error {
 }
 
 impl Exports for Proxy {
-    fn list(&self) -> io::Result<Vec<Listed>> {
+    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
         if self.export.is_some() {
             return Ok(vec![Listed { name: String::new(), description: None }]);
         }
@@ -103,7 +103,7 @@ impl Exports for Proxy {
             .collect())
     }
 
-    fn open(&self, name: &str, _: &Opening) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str, _: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
         let failed = |error| {
             let source = Some(error);
             OpenError::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })

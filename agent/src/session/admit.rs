@@ -7,7 +7,7 @@ use nbd::Refusal;
 use super::{End, Rules, stream::Stream};
 use crate::{
     access::{Caller, Denied, Pass},
-    exports::Opening,
+    exports::{Covers, Opening, Permit, authorize},
     peer::Peer,
     tenant::{Key, Tenant},
 };
@@ -49,21 +49,23 @@ impl<'a> Gates<'a> {
         Self { rules, denied: None }
     }
 
-    /// Asks whether the client may have `export`, or see the list of them. Whether there is such an
+    /// Asks whether the client may have what it asks for. Whether there is such an
     /// export does not matter here, and does not show.
-    pub(super) fn confirm(
+    pub(super) fn authorize(
         &mut self,
         stream: &Stream,
         opening: &Opening,
-        export: Option<&str>,
-    ) -> Result<(), Refusal> {
+        covers: Covers,
+    ) -> Result<Permit, Refusal> {
         let label = || stream.wire().label();
-        let caller = Caller::new(&opening.peer, &label);
-        let caller = caller.with_certificate(opening.certificate.as_deref());
-        let answer = self.rules.gates.iter().try_for_each(|gate| gate.confirm(&caller));
+        let export = match &covers {
+            Covers::List => None,
+            Covers::Export(name) => Some(name.clone()),
+        };
+        let permit = authorize(&self.rules.gates, opening, &label, covers);
         self.denied = None;
-        answer.map_err(|denied| {
-            self.denied = Some(End::Denied { denied, export: export.map(str::to_owned) });
+        permit.map_err(|denied| {
+            self.denied = Some(End::Denied { denied, export });
             if !opening.tls && self.rules.tls.acceptor().is_some() {
                 // Who shows a certificate may be let in.
                 return Refusal::tls_required();

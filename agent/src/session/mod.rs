@@ -237,7 +237,6 @@ async fn admitted(
     let revocation = passes.iter().find_map(Pass::revocation).cloned();
     let opening = Opening {
         peer: peer.clone(),
-        export: String::new(),
         connection: rules.connections.fetch_add(1, Ordering::Relaxed) + 1,
         read_only: rules.read_only,
         tls: false,
@@ -273,8 +272,8 @@ async fn serve(
     };
     let Opening { connection, tls, ref tenant, .. } = opened.opening;
     let tenant = Arc::clone(tenant);
-    tracing::info!(connection, %peer, export = opened.opening.export, tls, "opened");
-    *export = Some(opened.opening.export);
+    tracing::info!(connection, %peer, export = opened.export, tls, "opened");
+    *export = Some(opened.export);
     let member = opened.member;
     let blocking = Blocking::new(tenant, rules.threads, opened.disk.holds(), member.clone());
     let transmission = Transmission::new(

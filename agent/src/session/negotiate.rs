@@ -21,7 +21,8 @@ use super::{
     End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream, succession::Member,
 };
 use crate::{
-    exports::{Exports, Listed, OpenError, Opening},
+    causes::chain,
+    exports::{Covers, Exports, Listed, OpenError, Opening, Permit},
     tls::Policy,
 };
 use disk::{Disk, Facts, Identity};
@@ -38,6 +39,8 @@ pub(super) struct Opened {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) terms: Terms,
     pub(super) opening: Opening,
+    /// By the client's word for it.
+    pub(super) export: String,
     /// What came behind the negotiation's last byte.
     pub(super) received: Vec<u8>,
     /// The client has named itself.
@@ -94,11 +97,14 @@ async fn haggle(
             step = match step {
                 Step::Feed(server) => break server,
                 Step::Ask(Ask::List(ask)) => {
-                    if let Err(refusal) = gates.confirm(&stream, &opening, None) {
-                        step = ask.refuse(&refusal, &mut out);
-                        continue;
-                    }
-                    match list(&rules.exports).await {
+                    let permit = match gates.authorize(&stream, &opening, Covers::List) {
+                        Ok(permit) => permit,
+                        Err(refusal) => {
+                            step = ask.refuse(&refusal, &mut out);
+                            continue;
+                        }
+                    };
+                    match list(&rules.exports, permit).await {
                         Ok(list) => {
                             let list = list.iter();
                             let list = list.map(|one| (&*one.name, one.description.as_deref()));
@@ -109,17 +115,20 @@ async fn haggle(
                 }
                 Step::Ask(Ask::Export(mut ask)) => {
                     let name = ask.name().to_owned();
-                    if let Err(refusal) = gates.confirm(&stream, &opening, Some(&name)) {
-                        step = ask.answer(Err(refusal), &mut out);
-                        continue;
-                    }
+                    let covers = Covers::Export(name.clone());
+                    let permit = match gates.authorize(&stream, &opening, covers) {
+                        Ok(permit) => permit,
+                        Err(refusal) => {
+                            step = ask.answer(Err(refusal), &mut out);
+                            continue;
+                        }
+                    };
                     if last.as_ref().is_none_or(|(of, _)| *of != name) {
                         last = None;
                     }
-                    opening.export.clone_from(&name);
                     let answer = match &last {
                         Some((_, disk)) => Ok(describe(&disk.facts(), rules.read_only)),
-                        None => open(&rules.exports, &name, &opening).await.map(|disk| {
+                        None => open(&rules.exports, permit).await.map(|disk| {
                             let export = describe(&disk.facts(), rules.read_only);
                             last = Some((name, disk));
                             export
@@ -163,7 +172,8 @@ async fn haggle(
                         stream,
                         disk,
                         terms,
-                        opening: Opening { export, ..opening },
+                        opening,
+                        export,
                         received: buffer.filled().to_vec(),
                         member,
                     });
@@ -315,13 +325,14 @@ fn look(server: &mut Server, life: &mut watch::Receiver<Life>) -> Result<Life, E
     Ok(life)
 }
 
-async fn list(exports: &Arc<dyn Exports>) -> Result<Vec<Listed>, Refusal> {
+async fn list(exports: &Arc<dyn Exports>, permit: Permit) -> Result<Vec<Listed>, Refusal> {
     let listed = if exports.blocking() {
         let exports = Arc::clone(exports);
-        let listed = tokio::task::spawn_blocking(move || exports.list()).await;
-        listed.map_err(|_| Refusal::platform("the exports could not be listed"))?
+        let tenant = Arc::clone(&permit.opening().tenant);
+        let listed = tenant.run(move || exports.list(&permit)).await;
+        listed.ok_or_else(|| Refusal::platform("the exports could not be listed"))?
     } else {
-        exports.list()
+        exports.list(&permit)
     };
     listed.map_err(|error| {
         tracing::error!(%error, "exports not listed");
@@ -329,24 +340,23 @@ async fn list(exports: &Arc<dyn Exports>) -> Result<Vec<Listed>, Refusal> {
     })
 }
 
-async fn open(
-    exports: &Arc<dyn Exports>,
-    name: &str,
-    opening: &Opening,
-) -> Result<Arc<dyn Disk>, Refusal> {
+/// Opens the export that the permit covers.
+async fn open(exports: &Arc<dyn Exports>, permit: Permit) -> Result<Arc<dyn Disk>, Refusal> {
+    let name = permit.export().unwrap_or_default().to_owned();
     let opened = if exports.blocking() {
-        let (exports, name, opening) = (Arc::clone(exports), name.to_owned(), opening.clone());
-        match tokio::task::spawn_blocking(move || exports.open(&name, &opening)).await {
-            Ok(opened) => opened,
-            Err(_) => return Err(Refusal::platform("the export could not be opened")),
+        let (exports, name) = (Arc::clone(exports), name.clone());
+        let tenant = Arc::clone(&permit.opening().tenant);
+        match tenant.run(move || exports.open(&name, &permit)).await {
+            Some(opened) => opened,
+            None => return Err(Refusal::platform("the export could not be opened")),
         }
     } else {
-        exports.open(name, opening)
+        exports.open(&name, &permit)
     };
     opened.map_err(|error| match error {
-        OpenError::Unknown => Refusal::unknown(name),
+        OpenError::Unknown => Refusal::unknown(&name),
         OpenError::Failed(error) => {
-            tracing::error!(export = name, %error, source = ?error.source, "export not opened");
+            tracing::error!(export = name, error = %chain(&error), "export not opened");
             Refusal::platform("the export could not be opened; the server's log says why")
         }
     })

@@ -23,8 +23,8 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
     let context = &mut Context { read_only: false, hooks: &mut hooks };
     let stack = (ENTRY.build)(&params, stack, context).unwrap();
     drop(stack.gates[0].admit(&Caller::new(&Peer::Pipe, &|| None)).unwrap());
-    stack.exports.list().unwrap();
-    let disk = stack.exports.open("a b", &Opening::any()).unwrap();
+    stack.exports.list(&Permit::any()).unwrap();
+    let disk = stack.exports.open("a b", &Permit::any()).unwrap();
     testing::write(&*disk, 4096, &[1; 4096]);
     testing::zero(&*disk, 0, 512, true);
     testing::run(&*disk, &mut disk::Op::Extents { at: 0, len: 65536, one: false }).unwrap();

@@ -1,0 +1,91 @@
+//! The right to an export: made where the rules have been asked, and needed to list and to open.
+
+use std::sync::Arc;
+
+use crate::{
+    access::{Caller, Denied, Gate},
+    peer::Peer,
+    tenant::Tenant,
+    tls::Certificate,
+};
+
+/// Who asks, and how. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    pub peer: Peer,
+    /// Counts the agent's connections, from 1.
+    pub connection: u64,
+    /// Writes will be refused (`-r`).
+    pub read_only: bool,
+    /// The connection is encrypted.
+    pub tls: bool,
+    /// The client's, verified; `None` unless `--tls-verify-peer`.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Whom the connection is charged to.
+    pub tenant: Arc<Tenant>,
+}
+
+/// What a client asks for, and what a permit covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Covers {
+    /// The names of all exports.
+    List,
+    /// The export of this name, which is the client's word for it: layers that change names do not change
+    /// it.
+    Export(String),
+}
+
+/// Proof that the rules let a client have what it asked for.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    opening: Opening,
+    covers: Covers,
+}
+
+/// Asks the gates whether a client may have what it asks for; `label` finds out what a security module
+/// says of it. Whether there is such an export does not matter here.
+///
+/// # Errors
+/// The rule that forbids it.
+pub fn authorize(
+    gates: &[Arc<dyn Gate>],
+    opening: &Opening,
+    label: &dyn Fn() -> Option<String>,
+    covers: Covers,
+) -> Result<Permit, Denied> {
+    let caller = Caller::new(&opening.peer, label);
+    let caller = caller.with_certificate(opening.certificate.as_deref());
+    gates.iter().try_for_each(|gate| gate.confirm(&caller))?;
+    Ok(Permit { opening: opening.clone(), covers })
+}
+
+impl Permit {
+    /// Who has it.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// The export that it covers. One to list covers none by name.
+    pub fn export(&self) -> Option<&str> {
+        match &self.covers {
+            Covers::List => None,
+            Covers::Export(name) => Some(name),
+        }
+    }
+
+    /// Of a connection that a test has no other words for.
+    #[cfg(test)]
+    pub(crate) fn any() -> Self {
+        let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
+        let tenant = crate::tenant::Tenants::default().get(crate::tenant::Key::of(&peer, None));
+        let opening = Opening {
+            peer,
+            connection: 1,
+            read_only: false,
+            tls: false,
+            certificate: None,
+            tenant,
+        };
+        Self { opening, covers: Covers::Export(String::new()) }
+    }
+}
