@@ -27,7 +27,8 @@ use crate::{
     session::Rules,
     sys::{
         self,
-        process::{PidFile, notify},
+        pid_file::{PidFile, PidFileError},
+        process::notify,
     },
     tls::{self, TlsError},
 };
@@ -83,7 +84,7 @@ pub enum Failure {
     #[error(transparent)]
     Process(#[from] ProcessError),
     #[error("cannot write the pid file {}", .path.display())]
-    PidFile { path: PathBuf, source: io::Error },
+    PidFile { path: PathBuf, source: PidFileError },
     #[error("cannot print the URI on stdout")]
     Stdout(#[source] io::Error),
     #[error(transparent)]
@@ -99,7 +100,10 @@ impl Failure {
             Self::Tls(error) => error.mend(),
             Self::Machine(error) => error.mend(),
             Self::Log(error) => error.mend(),
-            Self::PidFile { source, .. } => match source.kind() {
+            Self::PidFile { source: PidFileError::Taken(_), .. } => {
+                Some("end that one first, or choose another file".into())
+            }
+            Self::PidFile { source: PidFileError::Io(error), .. } => match error.kind() {
                 io::ErrorKind::NotFound => Some("make its directory first".into()),
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     Some("choose a directory that this user may write to".into())
@@ -208,8 +212,9 @@ impl Plan {
         if let Some(change) = change {
             captive = self.captive(&listeners, &hooks, &rules.tls)?;
             change.make(&listeners)?;
-            self.process.follow_parent()?;
         }
+        // Again after a change of the user.
+        let parent = self.process.follow_parent()?;
         // No thread before this: a user is changed for all of them or for none.
         let engine = Engine::start().map_err(Failure::Engine)?;
         rules.tenants.executor().start().map_err(Failure::Engine)?;
@@ -242,7 +247,7 @@ impl Plan {
         let ended =
             serve::serve(listeners, connected, rules, engine, &mut signals, &hooks, timeout).await;
         match captive {
-            Some(captive) => Ok(captive.outlast(ended, &mut signals, &hooks).await),
+            Some(captive) => Ok(captive.outlast(ended, parent, &mut signals, &hooks).await),
             None => Ok(0),
         }
     }

@@ -12,22 +12,26 @@ use std::{
     },
     path::PathBuf,
     process::{Command, ExitStatus},
+    time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
 };
 
+use super::Parent;
 use crate::{
     hooks::{Hooks, Stop},
     serve::{Ended, Signals},
+    sys::parent::Tree,
 };
 
+/// How long the command has to end after TERM, where the agent's parent is gone.
+const GRACE: Duration = Duration::from_secs(2);
+/// Between two looks at whether it has.
+const PAUSE: Duration = Duration::from_millis(10);
 /// The exit status of what a TERM has ended.
 const TERMINATED: u8 = 128 + 15;
 
@@ -130,8 +134,21 @@ impl Captive {
 
     /// After the agent has served: lets the command end as it will, which nbdkit does even when it is
     /// killed, and gives the exit status. A second signal to the agent is passed on as TERM, and not
-    /// waited for.
-    pub async fn outlast(mut self, served: Ended, signals: &mut Signals, hooks: &Hooks) -> u8 {
+    /// waited for. Where `parent` is gone (`--exit-with-parent`), the command and all that it has started
+    /// are ended.
+    pub async fn outlast(
+        mut self,
+        served: Ended,
+        parent: Option<Parent>,
+        signals: &mut Signals,
+        hooks: &Hooks,
+    ) -> u8 {
+        let orphaned = parent.is_some_and(|parent| parent.0.is_gone());
+        if orphaned && !self.end.is_finished() {
+            tracing::info!("the parent of agent has ended, and so the command of --run is ended");
+            self.end_all().await;
+            return TERMINATED;
+        }
         if served == Ended::InOrder {
             if !self.end.is_finished() {
                 tracing::info!("waiting for the command of --run to end");
@@ -142,6 +159,20 @@ impl Captive {
             }
         }
         TERMINATED
+    }
+
+    /// TERM to all that it is, and KILL to what is left of that.
+    async fn end_all(&mut self) {
+        let tree = Tree::of(self.id);
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            if let Err(error) = tree.signal(signal) {
+                tracing::warn!("--run: a process of the command cannot be sent {signal}: {error}");
+            }
+            let end = Instant::now() + GRACE;
+            while !tree.has_ended() && Instant::now() < end {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 
     /// Waits for its end, and gives what the agent is to end with: the command's status, or 128 and
@@ -162,7 +193,7 @@ impl Drop for Captive {
     /// What was not waited for is ended.
     fn drop(&mut self) {
         if !self.end.is_finished()
-            && let Err(error) = kill(self.id, Signal::SIGTERM)
+            && let Err(error) = Tree::of(self.id).signal(Signal::SIGTERM)
         {
             tracing::warn!("--run: the command goes on, it cannot be sent TERM: {error}");
         }

@@ -44,6 +44,10 @@ pub enum Parted {
     Over(u8),
 }
 
+/// The process whose end is the agent's.
+#[derive(Debug, Clone, Copy)]
+pub struct Parent(sys::parent::Parent);
+
 /// Tells the process that waits.
 #[derive(Debug)]
 pub struct Background(fork::Background);
@@ -130,13 +134,13 @@ impl Process {
     }
 
     /// Ends with the parent from now on, if that was asked. A change of the user undoes it.
-    pub fn follow_parent(&self) -> Result<(), ProcessError> {
+    pub fn follow_parent(&self) -> Result<Option<Parent>, ProcessError> {
         if !self.with_parent {
-            return Ok(());
+            return Ok(None);
         }
-        match sys::parent::end_with_parent() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(ProcessError::Orphan),
+        match sys::parent::Parent::end_with() {
+            Ok(Some(parent)) => Ok(Some(Parent(parent))),
+            Ok(None) => Err(ProcessError::Orphan),
             Err(error) => Err(ProcessError::Parent(error)),
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod lock;
 #[allow(unsafe_code, reason = "mlockall")]
 pub(crate) mod memory;
 pub(crate) mod parent;
+pub(crate) mod pid_file;
 #[allow(unsafe_code, reason = "nix has no pidfd_open, and descriptors by number")]
 pub(crate) mod poll;
 pub(crate) mod process;

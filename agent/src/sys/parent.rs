@@ -1,20 +1,120 @@
-//! The life of the process that started this one. No `unsafe` in here.
+//! The processes around this one: the parent, whose end may be this one's, and what a child has started. No
+//! `unsafe` in here.
 
-use std::io;
+use std::{fs, io, os::fd::OwnedFd};
 
 use nix::{
-    sys::{prctl::set_pdeathsig, signal::Signal},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
     unistd::{Pid, getppid},
 };
 
+use super::poll;
+
 /// Process 1, which gets the children of those that are gone.
 const INIT: Pid = Pid::from_raw(1);
+/// Most processes of a tree that are looked at.
+const MOST: usize = 4096;
 
-/// Has the kernel send TERM to this process when the thread that started it ends (prctl(2)). `false`:
-/// it has ended already. Must be called again after a change of the user, which takes it back.
-pub(crate) fn end_with_parent() -> io::Result<bool> {
-    let parent = getppid();
-    set_pdeathsig(Signal::SIGTERM)?;
-    // What ended before the call sends nothing any more.
-    Ok(parent != INIT && getppid() == parent)
+/// The process that started this one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parent(Pid);
+
+impl Parent {
+    /// Has the kernel send TERM to this process when the thread that started it ends (prctl(2)). `None`: it
+    /// has ended already. Must be called again after a change of the user, which takes it back.
+    pub(crate) fn end_with() -> io::Result<Option<Self>> {
+        let parent = getppid();
+        set_pdeathsig(Signal::SIGTERM)?;
+        // What ended before the call sends nothing any more.
+        Ok((parent != INIT && getppid() == parent).then_some(Self(parent)))
+    }
+
+    /// It has ended: another process has adopted this one.
+    pub(crate) fn is_gone(self) -> bool {
+        getppid() != self.0
+    }
+}
+
+/// A process and all that it has started, as far as these have not been left by those who started them.
+#[derive(Debug)]
+pub(crate) struct Tree(Vec<(Pid, OwnedFd)>);
+
+impl Tree {
+    /// That of a child which has not been waited for.
+    pub(crate) fn of(root: Pid) -> Self {
+        let mut found = Self(Vec::new());
+        let mut next = vec![root];
+        while let Some(pid) = next.pop() {
+            // Opened before its children are read, so that it is the one whose children they are.
+            let Ok(end) =
+                u32::try_from(pid.as_raw()).map_err(io::Error::other).and_then(poll::process)
+            else {
+                continue;
+            };
+            next.extend(children(pid));
+            found.0.push((pid, end));
+            if found.0.len() >= MOST {
+                break;
+            }
+        }
+        found
+    }
+
+    /// Sends the signal to those that are there, the root first. Gives the first error.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let alive = self.0.iter().filter(|(_, end)| !poll::is_readable(end));
+        let sent = alive.map(|(pid, _)| kill(*pid, signal));
+        // One that has just ended needs none.
+        let failed = sent.filter_map(Result::err).find(|error| *error != nix::Error::ESRCH);
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// All of them have ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.iter().all(|(_, end)| poll::is_readable(end))
+    }
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let mut all = Vec::new();
+    for list in lists {
+        all.extend(list.split_whitespace().filter_map(|id| id.parse().ok()).map(Pid::from_raw));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_tree_has_the_children_of_children() {
+        let script = "sh -c 'sleep 1000 & echo ready; wait' & wait";
+        let mut child =
+            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let tree = Tree::of(Pid::from_raw(child.id().cast_signed()));
+        assert_eq!(tree.0.len(), 3, "{tree:?}");
+        assert!(!tree.has_ended());
+        tree.signal(Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+        let start = std::time::Instant::now();
+        while !tree.has_ended() {
+            assert!(start.elapsed().as_secs() < 30);
+            std::thread::yield_now();
+        }
+        tree.signal(Signal::SIGKILL).unwrap();
+    }
 }

@@ -3,10 +3,11 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -15,7 +16,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, NBDKIT};
+use crate::agent::{BINARY, NBDKIT, PATIENCE};
 
 /// Both servers, on a private socket: agent has it by itself, nbdkit 1.32 is asked for it.
 fn servers(dir: &Path) -> [Command; 2] {
@@ -180,4 +181,43 @@ fn what_swaps_to_the_disk_finds_the_agent_in_memory() {
     let locked: u64 = lines[0].split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(locked > 1000, "{text}");
     assert_ne!(lines[1], "-1000", "the command is not spared");
+}
+
+/// The parent is killed, as a test or a build that was stopped is: the command and all that it has started
+/// end with the agent, also what ignores TERM.
+#[test]
+fn with_the_parent_both_the_agent_and_the_command_end() {
+    let dir = TempDir::new().unwrap();
+    let pids = dir.path().join("pids");
+    // $PPID of the command is the agent.
+    let command = "sh -c 'trap \"\" TERM; echo $$ >> pids; sleep 1000 & sleep 1001' & \
+                   echo $PPID >> pids; echo $$ >> pids; wait; sleep 1000; true";
+    let mut shell = Command::new("sh")
+        .args(["-c", "\"$@\" & wait", "sh", BINARY, "--exit-with-parent", "null", "--run", command])
+        .current_dir(dir.path())
+        .env("TMPDIR", dir.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let running = loop {
+        let text = fs::read_to_string(&pids).unwrap_or_default();
+        if text.lines().count() == 3 {
+            break text;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+    // Every one of them has the pipe.
+    let mut log = String::new();
+    shell.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(log.contains("the parent of agent has ended"), "{log}");
+    for pid in running.lines() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        assert!(matches!(state, None | Some('Z')), "{pid} is still there: {stat}");
+    }
 }

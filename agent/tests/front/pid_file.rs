@@ -1,0 +1,58 @@
+//! `-P`: one agent, one file.
+
+use std::{fs, process::Command};
+
+use nix::sys::signal::Signal;
+
+use crate::agent::{Agent, BINARY, fails, greeted, opened};
+
+#[test]
+fn the_file_of_an_agent_that_runs_is_not_overwritten() {
+    let mut first = Agent::start("-U {}/s -P {}/pid null 1M");
+    let pid = first.path("pid");
+    let second = |background: bool| {
+        let mut command = Command::new(BINARY);
+        command.args(["-U", "-", "-P"]).arg(&pid).args(["null", "1M"]);
+        if background {
+            command.arg("--background");
+        }
+        fails(command.env("TMPDIR", first.dir.path()))
+    };
+    for background in [false, true] {
+        let (code, said) = second(background);
+        assert_eq!(code, 1);
+        let error = said.lines().last().unwrap();
+        let named = format!("another agent that runs, process {}; end that one first", first.id());
+        assert!(error.contains(pid.to_str().unwrap()) && error.contains(&named), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", first.id()));
+    assert_eq!(opened(&mut greeted(&first.path("s"))), 1 << 20, "the first serves on");
+    let mut left: Vec<_> =
+        fs::read_dir(first.dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["notify", "pid", "s"], "nothing of the others is left");
+
+    // A killed one leaves its file, which is nobody's.
+    first.signal(Signal::SIGKILL);
+    first.wait();
+    assert!(pid.exists());
+    let words = format!("-U {{}}/s -P {} null 1M", pid.display());
+    let mut next = Agent::start(&words);
+    assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", next.id()));
+    next.end();
+    assert!(!pid.exists());
+}
+
+/// A number in a file that nobody has locked says nothing: another process may have it by now.
+#[test]
+fn a_stale_file_is_overwritten_whoever_has_its_number() {
+    let other = Agent::start("-U {}/s null 1M");
+    let path = other.path("pid");
+    for content in [format!("{}\n", other.id()), "1\n".into(), String::new(), "x".repeat(100_000)] {
+        fs::write(&path, &content).unwrap();
+        let mut agent = Agent::start(&format!("-U {{}}/s -P {} null 1M", path.display()));
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", agent.id()));
+        agent.end();
+        assert!(!path.exists());
+    }
+}
