@@ -99,6 +99,7 @@ fn terms(framing: Framing) -> Terms {
         framing,
         allocation: (framing > Framing::Simple).then_some(1),
         blocks: BlockSizes::default(),
+        unit: 1,
     }
 }
 
@@ -197,6 +198,7 @@ fn export() -> Export {
         size: 1 << 20,
         flags: TransmissionFlags::from_bits_retain(0x0ffd),
         blocks: BlockSizes::default(),
+        unit: 1,
         name: None,
         description: Some("a disk".to_owned()),
         allocation: true,

@@ -3,7 +3,10 @@
 
 #![forbid(unsafe_code)]
 
-use nbd::Framing;
+use nbd::{
+    Framing,
+    negotiate::{Ask, Client, ClientStep, Export, Negotiated, Offers, Server, Step},
+};
 
 /// How a run is set up.
 #[derive(Debug, Clone, Copy)]
@@ -33,5 +36,50 @@ impl Setting {
     /// One of the other bits, from 2 to 7.
     pub fn bit(self, index: u8) -> bool {
         self.bits & (1 << index) != 0
+    }
+}
+
+/// A negotiation in which both ends are ours, up to an export that is answered by `export`.
+///
+/// # Panics
+/// If it comes to nothing.
+pub fn negotiated(framing: Framing, allocation: bool, export: &Export) -> Negotiated {
+    let (mut up, mut down) = (Vec::new(), Vec::new());
+    let mut server = Server::start(Offers::default(), &mut down);
+    let mut client = Client::start(framing);
+    loop {
+        let input = std::mem::take(&mut down);
+        let mut there = input.as_slice();
+        loop {
+            let (eaten, step) = client.step(there, &mut up);
+            there = &there[eaten..];
+            client = match step {
+                ClientStep::Feed(next) => {
+                    client = next;
+                    break;
+                }
+                ClientStep::Ready(ready) => ready.go("disk", allocation, &mut up),
+                other => panic!("{other:?}"),
+            };
+        }
+        let input = std::mem::take(&mut up);
+        let mut there = input.as_slice();
+        loop {
+            let (eaten, mut step) = server.step(there, &mut down);
+            there = &there[eaten..];
+            if let Step::Ask(Ask::Export(ask)) = step {
+                step = ask.answer(Ok(export.clone()), &mut down);
+            }
+            match step {
+                Step::Done(negotiated) => return negotiated,
+                Step::Feed(next) => {
+                    server = next;
+                    if there.is_empty() {
+                        break;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -10,11 +10,25 @@ static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 /// Consumed bytes at the front of the arena that are worth moving the rest for.
 const COMPACT: usize = 32 * 1024;
 
+/// Bytes that are sent from where they are.
+pub trait Payload: AsRef<[u8]> {
+    /// Bytes of memory that it keeps from being given back.
+    fn held(&self) -> u64 {
+        self.as_ref().len() as u64
+    }
+
+    /// Becomes a copy of its bytes alone where it keeps much more than these.
+    fn compact(&mut self) {}
+}
+
+impl Payload for Vec<u8> {}
+
 #[derive(Debug)]
 enum Part<P> {
     /// Bytes of the arena, counted from its logical start.
     Arena(Range<usize>),
-    Payload(P),
+    /// And what it was counted as.
+    Payload(P, u64),
     Zeroes(u64),
 }
 
@@ -28,15 +42,19 @@ pub struct Gather<P> {
     /// Bytes of the first part that are gone already.
     sent: u64,
     len: u64,
+    /// Bytes of memory that the payloads and the parts keep.
+    held: u64,
 }
 
 impl<P> Default for Gather<P> {
     fn default() -> Self {
-        Self { arena: Vec::new(), base: 0, parts: VecDeque::new(), sent: 0, len: 0 }
+        Self { arena: Vec::new(), base: 0, parts: VecDeque::new(), sent: 0, len: 0, held: 0 }
     }
 }
 
-impl<P: AsRef<[u8]>> Gather<P> {
+impl<P: Payload> Gather<P> {
+    const PART: u64 = size_of::<Part<P>>() as u64;
+
     /// Bytes that wait.
     pub const fn len(&self) -> u64 {
         self.len
@@ -56,7 +74,7 @@ impl<P: AsRef<[u8]>> Gather<P> {
         if let Some(Part::Arena(last)) = self.parts.back_mut() {
             last.end = to;
         } else if to > from {
-            self.parts.push_back(Part::Arena(from..to));
+            self.push(Part::Arena(from..to), 0);
         }
     }
 
@@ -65,7 +83,8 @@ impl<P: AsRef<[u8]>> Gather<P> {
         let len = payload.as_ref().len() as u64;
         if len > 0 {
             self.len += len;
-            self.parts.push_back(Part::Payload(payload));
+            let held = payload.held();
+            self.push(Part::Payload(payload, held), held);
         }
     }
 
@@ -73,7 +92,29 @@ impl<P: AsRef<[u8]>> Gather<P> {
     pub fn zeroes(&mut self, len: u64) {
         if len > 0 {
             self.len += len;
-            self.parts.push_back(Part::Zeroes(len));
+            self.push(Part::Zeroes(len), 0);
+        }
+    }
+
+    fn push(&mut self, part: Part<P>, held: u64) {
+        self.held += held + Self::PART;
+        self.parts.push_back(part);
+    }
+
+    /// Bytes of memory that what waits keeps.
+    pub const fn held(&self) -> u64 {
+        self.held + self.arena.len() as u64
+    }
+
+    /// Makes payloads give back what is more than their bytes: for when they may have to wait for long.
+    pub fn compact(&mut self) {
+        for part in &mut self.parts {
+            if let Part::Payload(payload, held) = part {
+                payload.compact();
+                let now = payload.held();
+                self.held = self.held - *held + now;
+                *held = now;
+            }
         }
     }
 
@@ -89,7 +130,7 @@ impl<P: AsRef<[u8]>> Gather<P> {
                     let run = self.arena.get(range.start - self.base..range.end - self.base);
                     push(out, run.unwrap_or_default(), skip);
                 }
-                Part::Payload(payload) => push(out, payload.as_ref(), skip),
+                Part::Payload(payload, _) => push(out, payload.as_ref(), skip),
                 Part::Zeroes(len) => {
                     let mut left = len - skip;
                     while left > 0 && out.len() < max {
@@ -109,15 +150,16 @@ impl<P: AsRef<[u8]>> Gather<P> {
         self.len -= n;
         self.sent += n;
         while let Some(front) = self.parts.front() {
-            let len = match front {
-                Part::Arena(range) => range.len() as u64,
-                Part::Payload(payload) => payload.as_ref().len() as u64,
-                Part::Zeroes(len) => *len,
+            let (len, held) = match front {
+                Part::Arena(range) => (range.len() as u64, 0),
+                Part::Payload(payload, held) => (payload.as_ref().len() as u64, *held),
+                Part::Zeroes(len) => (*len, 0),
             };
             if self.sent < len {
                 break;
             }
             self.sent -= len;
+            self.held -= held + Self::PART;
             self.parts.pop_front();
         }
         if self.parts.is_empty() {
@@ -214,6 +256,41 @@ mod tests {
             }
             prop_assert_eq!(got, expected);
         }
+    }
+
+    /// One byte of a large allocation.
+    #[derive(Debug)]
+    struct Small(Vec<u8>);
+
+    impl AsRef<[u8]> for Small {
+        fn as_ref(&self) -> &[u8] {
+            &self.0[..1]
+        }
+    }
+
+    impl Payload for Small {
+        fn held(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn compact(&mut self) {
+            self.0.truncate(1);
+        }
+    }
+
+    #[test]
+    fn what_payloads_hold_is_counted_until_they_are_sent_or_compact() {
+        let mut gather = Gather::default();
+        for _ in 0..10 {
+            gather.payload(Small(vec![1; 1000]));
+        }
+        assert!((10_000..12_000).contains(&gather.held()), "{}", gather.held());
+        gather.advance(1);
+        assert!((9000..10_800).contains(&gather.held()), "{}", gather.held());
+        gather.compact();
+        assert!((9..1000).contains(&gather.held()), "{}", gather.held());
+        gather.advance(9);
+        assert_eq!(gather.held(), 0);
     }
 
     #[test]

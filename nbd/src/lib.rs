@@ -22,6 +22,6 @@ pub mod wire;
 
 pub use buffer::Buffer;
 pub use error::{Refusal, Violation};
-pub use gather::Gather;
+pub use gather::{Gather, Payload};
 pub use terms::{BlockSizes, Framing, Terms};
 pub use uri::Uri;

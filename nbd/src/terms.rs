@@ -44,4 +44,7 @@ pub struct Terms {
     pub allocation: Option<u32>,
     /// As advertised.
     pub blocks: BlockSizes,
+    /// Every offset and length has to be a multiple of so many bytes, else the request is refused. At most
+    /// the advertised minimum, which a server may ask for without insisting on it.
+    pub unit: u32,
 }

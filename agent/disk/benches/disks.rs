@@ -102,7 +102,7 @@ fn memory() {
     measure("memory: write 256 KiB, received into pages", || {
         let at = offsets.next(GIB, 256 << 10);
         let mut pages = Pages::room(at, 256 << 10);
-        pages.copy_in(&bytes);
+        pages.copy_in(&bytes).unwrap();
         write(&disk, at, Data::Pages(&mut pages));
     });
     measure("memory: list extents of 32 MiB", || {

@@ -34,7 +34,7 @@ pub use identity::Identity;
 pub use memory::MemoryDisk;
 pub use null::NullDisk;
 pub use ones::OnesDisk;
-pub use page::{PAGE, Page, Pages, Slice};
+pub use page::{NoMemory, PAGE, Page, Pages, Slice};
 pub use pattern::PatternDisk;
 pub use pieces::{DATA_PIECE, PIECE, Progress, in_pieces, perform_all};
 pub use random::RandomDisk;

@@ -88,6 +88,9 @@ impl fmt::Debug for Page {
     }
 }
 
+/// What the smallest allocation of bytes costs beyond them.
+const ALLOCATION: u64 = 96;
+
 /// Bytes that are sent from where they are.
 #[derive(Debug, Clone)]
 pub enum Slice {
@@ -122,12 +125,38 @@ impl Slice {
     }
 }
 
+impl Slice {
+    /// Bytes of memory that this keeps from being given back; of an allocation that several slices share,
+    /// each keeps its part.
+    pub fn held(&self) -> u64 {
+        match self {
+            Self::Lent(..) => PAGE as u64,
+            Self::Owned(bytes, _) => {
+                (bytes.capacity() / Arc::strong_count(bytes).max(1)) as u64 + ALLOCATION
+            }
+            Self::Static(_) => 0,
+        }
+    }
+
+    /// Becomes a copy of its bytes where they are less than three quarters of what it keeps.
+    pub fn compact(&mut self) {
+        let bytes = self.as_ref();
+        if bytes.len() as u64 + ALLOCATION < self.held() / 4 * 3 {
+            *self = bytes.to_vec().into();
+        }
+    }
+}
+
 impl From<Vec<u8>> for Slice {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
         Self::Owned(Arc::new(bytes), range)
     }
 }
+
+/// No memory could be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoMemory;
 
 /// Pages allocated before bytes for them have come: a client that announces a large write and sends
 /// nothing costs this much.
@@ -151,10 +180,13 @@ impl Pages {
     }
 
     /// A copy of `bytes`, to be written at offset `at`.
-    pub fn copied(at: u64, bytes: &[u8]) -> Self {
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn copied(at: u64, bytes: &[u8]) -> Result<Self, NoMemory> {
         let mut pages = Self::room(at, bytes.len());
-        pages.copy_in(bytes);
-        pages
+        pages.copy_in(bytes)?;
+        Ok(pages)
     }
 
     /// Bytes when complete.
@@ -178,18 +210,22 @@ impl Pages {
 
     /// Where the next of the missing bytes go, in order; not all of them if there are many.
     ///
-    /// # Panics
-    /// If there is no memory: that ends the one session.
-    pub fn unfilled(&mut self) -> impl Iterator<Item = &mut [u8]> {
+    /// # Errors
+    /// `NoMemory`, if there is none for the first of them.
+    pub fn unfilled(&mut self) -> Result<impl Iterator<Item = &mut [u8]>, NoMemory> {
         let (from, to) = (self.first + self.filled, self.first + self.len);
         let wanted = to.div_ceil(PAGE).min(from / PAGE + AHEAD);
         while self.pages.len() < wanted {
-            self.pages.push(Page::stale().expect("no memory for a page of a write"));
+            match Page::stale() {
+                Some(page) => self.pages.push(page),
+                None if self.pages.len() * PAGE > from => break,
+                None => return Err(NoMemory),
+            }
         }
-        self.pages.iter_mut().enumerate().skip(from / PAGE).filter_map(move |(i, page)| {
+        Ok(self.pages.iter_mut().enumerate().skip(from / PAGE).filter_map(move |(i, page)| {
             let range = within(i, from, to)?;
             Some(&mut page.bytes_mut()[range])
-        })
+        }))
     }
 
     /// Says that the next `n` missing bytes have been received.
@@ -202,19 +238,22 @@ impl Pages {
     }
 
     /// Takes in as much of `bytes` as is missing; says how much that was.
-    pub fn copy_in(&mut self, bytes: &[u8]) -> usize {
+    ///
+    /// # Errors
+    /// `NoMemory`; some of them may have been taken in.
+    pub fn copy_in(&mut self, bytes: &[u8]) -> Result<usize, NoMemory> {
         let all = bytes.len().min(self.missing());
         let mut taken = 0;
         while taken < all {
             let before = taken;
-            for room in self.unfilled() {
+            for room in self.unfilled()? {
                 let n = room.len().min(all - taken);
                 room[..n].copy_from_slice(&bytes[taken..taken + n]);
                 taken += n;
             }
             self.fill(taken - before);
         }
-        all
+        Ok(all)
     }
 
     /// The received bytes in order, a slice a page.
@@ -254,7 +293,7 @@ mod tests {
             let mut pages = Pages::room(at as u64, data.len() - 11);
             let mut rest = &data[..data.len() - 11];
             for cut in [1, 100, PAGE, usize::MAX] {
-                let n = pages.copy_in(&rest[..cut.min(rest.len())]);
+                let n = pages.copy_in(&rest[..cut.min(rest.len())]).unwrap();
                 rest = &rest[n..];
             }
             assert_eq!(pages.missing(), 0);
@@ -266,7 +305,7 @@ mod tests {
     fn only_whole_received_pages_can_be_taken() {
         let mut pages = Pages::room(10, 2 * PAGE);
         assert!(pages.take_whole(1).is_none(), "nothing has been received");
-        pages.copy_in(&vec![5; 2 * PAGE]);
+        pages.copy_in(&vec![5; 2 * PAGE]).unwrap();
         assert!(pages.take_whole(0).is_none());
         assert_eq!(pages.take_whole(1).expect("the middle page is whole").bytes(), &[5; PAGE]);
         assert!(pages.take_whole(2).is_none());

@@ -118,7 +118,7 @@ mod tests {
             let window = Window::new(Arc::clone(&below), start, 500_000).unwrap();
             for at in [0, 5, 32768] {
                 let bytes: Vec<u8> = (0..200_000_u32).map(|i| (i % 251) as u8).collect();
-                let mut pages = Pages::copied(at, &bytes);
+                let mut pages = Pages::copied(at, &bytes).unwrap();
                 let data = Data::Pages(&mut pages);
                 run(&window, &mut Op::Write { at, data, fua: false }).unwrap();
                 let len = u32::try_from(bytes.len()).unwrap();

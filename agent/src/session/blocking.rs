@@ -126,18 +126,23 @@ impl Blocking {
         });
     }
 
-    /// Gives every request that has come back to `each`.
-    pub(super) fn reap(&mut self, mut each: impl FnMut(Finished)) {
+    /// The requests that have come back.
+    pub(super) fn reap(&mut self) -> Vec<Finished> {
         if self.out == 0 {
-            return;
+            return Vec::new();
         }
         while self.held.try_join_next().is_some() {}
         let finished = std::mem::take(&mut *lock(&self.shared.finished));
-        for finished in finished {
+        for finished in &finished {
             self.out -= 1;
             self.bytes -= payload(finished.checked);
-            each(finished);
         }
+        finished
+    }
+
+    /// Bytes of memory that the requests hold.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Waits until `reap` has something to give; for ever if nothing is out.

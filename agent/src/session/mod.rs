@@ -13,6 +13,7 @@ mod spin;
 mod stream;
 mod succession;
 mod transmit;
+mod turns;
 mod wire;
 
 use std::{
@@ -30,7 +31,11 @@ use tokio::sync::watch;
 
 pub use self::succession::Successions;
 use self::{
-    admit::Admission, blocking::Blocking, stream::Stream, transmit::Transmission, wire::Wire,
+    admit::Admission,
+    blocking::Blocking,
+    stream::Stream,
+    transmit::{Failures, Transmission},
+    wire::Wire,
 };
 use crate::{
     access::{Denied, Gate, Pass},
@@ -97,6 +102,8 @@ pub enum End {
     Violation(Violation),
     /// The handshake of TLS failed, or what came inside it was not the client's.
     Tls(tls::Failure),
+    /// The client did not send the rest of a write.
+    Stalled,
     /// The client sent a write of so many bytes, and the disk endures none so long.
     TooLong(u64),
     /// The connection failed.
@@ -138,6 +145,7 @@ impl fmt::Display for End {
             Self::TooSlow => f.write_str("did not finish negotiating in time"),
             Self::Violation(violation) => write!(f, "broke the protocol: {violation}"),
             Self::Tls(failure) => write!(f, "TLS failed: {failure}"),
+            Self::Stalled => f.write_str("cut off: the rest of a write did not come for a minute"),
             Self::TooLong(len) => write!(f, "cut off: a write of {len} bytes is too long here"),
             Self::Failed(kind) => write!(f, "connection failed: {kind}"),
             Self::ShutDown => f.write_str("shut down"),
@@ -156,6 +164,8 @@ pub struct Traffic {
     pub read: u64,
     /// Bytes written successfully.
     pub written: u64,
+    /// Requests that a disk could not do.
+    pub failed: u64,
 }
 
 impl Traffic {
@@ -211,6 +221,7 @@ async fn logged(
         requests = traffic.requests,
         read = traffic.read,
         written = traffic.written,
+        failed = traffic.failed,
         seconds = started.elapsed().as_secs(),
         %end,
         "session"
@@ -273,16 +284,19 @@ async fn serve(
     let Opening { connection, tls, ref tenant, .. } = opened.opening;
     let tenant = Arc::clone(tenant);
     tracing::info!(connection, %peer, export = opened.export, tls, "opened");
-    *export = Some(opened.export);
+    *export = Some(opened.export.clone());
+    let failures =
+        Failures { peer: peer.clone(), export: opened.export, tenant: Arc::clone(&tenant) };
     let member = opened.member;
     let blocking = Blocking::new(tenant, rules.threads, opened.disk.holds(), member.clone());
     let transmission = Transmission::new(
         connection,
         opened.stream,
         opened.disk,
-        opened.terms,
+        opened.negotiated,
         &opened.received,
         blocking,
+        failures,
     );
     drop(opened.received);
     let transmit = async |life| {

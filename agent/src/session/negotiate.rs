@@ -11,8 +11,8 @@ use std::{
 };
 
 use nbd::{
-    BlockSizes, Buffer, Refusal, Terms,
-    negotiate::{Ask, Ending, Export, Instead, Offers, Server, Step, Tls},
+    BlockSizes, Buffer, Refusal,
+    negotiate::{Ask, Ending, Export, Instead, Negotiated, Offers, Server, Step, Tls},
     wire::TransmissionFlags,
 };
 use tokio::{sync::watch, time::timeout};
@@ -37,7 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) terms: Terms,
+    pub(super) negotiated: Negotiated,
     pub(super) opening: Opening,
     /// By the client's word for it.
     pub(super) export: String,
@@ -165,13 +165,10 @@ async fn haggle(
                         tracing::error!("our bug: a negotiation ended without an export");
                         return Err(End::Cut);
                     };
-                    let mut terms = negotiated.terms().clone();
-                    // What is said is one thing (`block_told`), what is refused another.
-                    terms.blocks.minimum = disk.facts().block_minimum;
                     return Ok(Opened {
                         stream,
                         disk,
-                        terms,
+                        negotiated,
                         opening,
                         export,
                         received: buffer.filled().to_vec(),
@@ -387,6 +384,7 @@ fn describe(facts: &Facts, read_only: bool) -> Export {
             preferred: facts.block_preferred,
             maximum: facts.block_maximum.min(nbd::transmit::MAX_PAYLOAD),
         },
+        unit: facts.block_minimum,
         name: None,
         description: facts.description.clone(),
         allocation: facts.can_extents,

@@ -23,6 +23,11 @@ pub(super) fn grow(buffer: &mut Buffer) {
     }
 }
 
+/// Gives a connection that has no buffer a small one.
+pub(super) fn small(buffer: &mut Buffer) {
+    buffer.replace(vec![0; SMALL].into());
+}
+
 /// Gives back what is more than the buffer's contents need while nothing comes.
 pub(super) fn shrink(buffer: &mut Buffer) {
     if buffer.capacity() < LARGE || buffer.len() > SMALL {

@@ -6,6 +6,7 @@
 //! so a tenant gains nothing by opening more of them.
 
 mod executor;
+mod memory;
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use self::executor::QueueId;
-pub use self::executor::{Executor, Work};
+pub use self::{
+    executor::{Executor, Work},
+    memory::{Account, Cover, FREE, MemoryLimits},
+};
 use crate::{log::Allowance, peer::Peer};
 
 /// How long a tenant without connections is remembered, so that a client which connects again and again
@@ -92,11 +96,13 @@ impl fmt::Display for Key {
 pub struct Limits {
     /// Connections of one tenant, handshakes included.
     pub connections: usize,
+    /// What connections hold.
+    pub memory: MemoryLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024 }
+        Self { connections: 1024, memory: MemoryLimits::default() }
     }
 }
 
@@ -106,6 +112,7 @@ pub struct Tenants {
     limits: Limits,
     by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
     executor: Arc<Executor>,
+    memory: Arc<memory::Pool>,
 }
 
 /// One tenant, shared by its connections.
@@ -117,6 +124,7 @@ pub struct Tenant {
     log: Arc<Allowance>,
     executor: Arc<Executor>,
     queue: QueueId,
+    memory: memory::Share,
     /// When its last connection ended or began.
     used: Mutex<Instant>,
 }
@@ -134,6 +142,12 @@ impl Tenants {
     /// Tenants with these limits.
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// Bytes that their connections hold.
+    #[cfg(test)]
+    fn memory_used(&self) -> u64 {
+        self.memory.used()
     }
 
     /// The threads that work for all of them.
@@ -156,6 +170,7 @@ impl Tenants {
             log: Arc::new(Allowance::new(key.to_string())),
             executor: Arc::clone(&self.executor),
             queue: QueueId::new(),
+            memory: memory::Share::new(self.limits.memory, Arc::clone(&self.memory)),
             used: Mutex::new(Instant::now()),
         });
         by_key.insert(key, Arc::clone(&tenant));
@@ -303,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_connection_ends() {
-        let tenants = Tenants::new(Limits { connections: 2 });
+        let tenants = Tenants::new(Limits { connections: 2, ..Limits::default() });
         let tenant = tenants.get(Key::Cid(3));
         let (first, _second) = (tenant.connect().unwrap(), tenant.connect().unwrap());
         assert_eq!(tenants.get(Key::Cid(3)).connect().unwrap_err(), Full(2));

@@ -80,6 +80,7 @@ fn export() -> Export {
         size: 1 << 20,
         flags: TransmissionFlags::from_bits_retain(0xffff),
         blocks: BlockSizes::default(),
+        unit: 1,
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
         allocation: true,

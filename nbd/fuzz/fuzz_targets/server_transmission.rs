@@ -5,31 +5,38 @@
 
 use libfuzzer_sys::fuzz_target;
 use nbd::{
-    BlockSizes, Framing, Gather, Terms,
-    transmit::{Checked, Extent, MAX_PAYLOAD, ReadPiece, Replies, check, payload_len},
+    BlockSizes, Buffer, Framing, Gather, Terms,
+    negotiate::{Export, Negotiated},
+    transmit::{
+        Checked, Ended, Extent, IN_PLACE, MAX_PAYLOAD, ReadPiece, Received, Receiver, Replies,
+    },
     wire::{
         ChunkHeader, ChunkType, Command, ExtentFlags, Request, SIMPLE_REPLY_LEN, SimpleReply,
         TransmissionFlags,
     },
 };
-use nbd_fuzz::Setting;
+use nbd_fuzz::{Setting, negotiated};
 
 const SIZE: usize = 4096;
 /// Where a run has shown enough.
 const ENOUGH: u64 = 1 << 20;
 
-fn terms(setting: Setting) -> Terms {
+fn agreed(setting: Setting) -> Negotiated {
     let mut flags = TransmissionFlags::from_bits_retain(0x0fff);
     flags.set(TransmissionFlags::READ_ONLY, setting.bit(2));
-    flags.set(TransmissionFlags::SEND_DF, setting.framing() > Framing::Simple);
-    let minimum = if setting.bit(3) { 512 } else { 1 };
-    Terms {
+    let unit = if setting.bit(3) { 512 } else { 1 };
+    let export = Export {
         size: SIZE as u64,
         flags,
-        framing: setting.framing(),
-        allocation: (setting.framing() > Framing::Simple && !setting.bit(4)).then_some(1),
-        blocks: BlockSizes { minimum, preferred: 4096, maximum: 1 << 20 },
-    }
+        blocks: BlockSizes { minimum: unit, preferred: 4096, maximum: 1 << 20 },
+        unit,
+        name: None,
+        description: None,
+        allocation: true,
+        identity: None,
+        instance: None,
+    };
+    negotiated(setting.framing(), !setting.bit(4), &export)
 }
 
 fn range(at: u64, len: u64) -> std::ops::Range<usize> {
@@ -38,16 +45,31 @@ fn range(at: u64, len: u64) -> std::ops::Range<usize> {
     usize::try_from(at).unwrap()..usize::try_from(end).unwrap()
 }
 
-fn answer(terms: &Terms, request: &Request, payload: &[u8], disk: &mut [u8]) -> Vec<u8> {
+fn refuse(terms: &Terms, request: &Request, refused: nbd::transmit::Refused) -> Vec<u8> {
+    assert!(!refused.text.is_empty());
+    let mut out = Gather::default();
+    Replies { out: &mut out, terms }.error(request, refused.errno, refused.text);
+    bytes(&out)
+}
+
+fn bytes(out: &Gather<Vec<u8>>) -> Vec<u8> {
+    let mut slices = Vec::new();
+    out.slices(usize::MAX, &mut slices);
+    slices.iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+fn answer(
+    terms: &Terms,
+    request: &Request,
+    checked: Checked,
+    payload: &[u8],
+    disk: &mut [u8],
+) -> Vec<u8> {
     let mut out = Gather::default();
     let mut replies = Replies { out: &mut out, terms };
     let half = |len: u64| [len / 2, len - len / 2];
-    match check(terms, request) {
-        Err(refused) => {
-            assert!(!refused.text.is_empty());
-            replies.error(request, refused.errno, refused.text);
-        }
-        Ok(Checked::Read { at, len, df }) => {
+    match checked {
+        Checked::Read { at, len, df } => {
             assert!(len <= MAX_PAYLOAD);
             let bytes = disk[range(at, len.into())].to_vec();
             let [hole, _] = half(len.into());
@@ -59,28 +81,26 @@ fn answer(terms: &Terms, request: &Request, payload: &[u8], disk: &mut [u8]) -> 
             };
             replies.read(request, df, pieces.into_iter());
         }
-        Ok(Checked::Write { at, len, .. }) => {
+        Checked::Write { at, len, .. } => {
             disk[range(at, len.into())].copy_from_slice(payload);
             replies.done(request);
         }
-        Ok(Checked::Zero { at, len, .. } | Checked::Trim { at, len, .. }) => {
+        Checked::Zero { at, len, .. } | Checked::Trim { at, len, .. } => {
             disk[range(at, len)].fill(0);
             replies.done(request);
         }
-        Ok(Checked::Extents { at, len, one }) => {
+        Checked::Extents { at, len, one } => {
             range(at, len);
             let extents = half(len).map(|len| Extent { len, flags: ExtentFlags::HOLE });
             replies.extents(request, one, extents.into_iter());
         }
-        Ok(Checked::Cache { at, len }) => {
+        Checked::Cache { at, len } => {
             range(at, len);
             replies.done(request);
         }
-        Ok(_) => replies.done(request),
+        _ => replies.done(request),
     }
-    let mut slices = Vec::new();
-    out.slices(usize::MAX, &mut slices);
-    slices.iter().flat_map(|slice| slice.to_vec()).collect()
+    bytes(&out)
 }
 
 /// Whole messages in the framing that was agreed, all to this request.
@@ -106,43 +126,58 @@ fn check_reply(terms: &Terms, request: &Request, mut bytes: &[u8]) {
 
 /// The answers, and how it ended.
 fn run(setting: Setting, client: &[u8], piece: usize) -> (Vec<u8>, String) {
-    let terms = terms(setting);
-    let extended = terms.framing == Framing::Extended;
+    let mut server = Receiver::new(agreed(setting), ENOUGH);
+    let mut buffer = Buffer::new(vec![0; IN_PLACE + 64].into());
     let mut disk = vec![7; SIZE];
+    let mut payload = Vec::new();
     let mut out = Vec::new();
-    let mut there = Vec::new();
     let mut rest = client;
     loop {
-        loop {
-            let request = match Request::peek(&there, extended) {
-                Ok(Some(request)) => request,
-                Ok(None) => break,
-                Err(violation) => return (out, violation.to_string()),
-            };
-            if request.command == Command::DISC {
-                return (out, "disconnected".to_owned());
+        let received = match server.next(&mut buffer) {
+            Ok(received) => received,
+            Err(violation) => return (out, violation.to_string()),
+        };
+        let (request, reply) = match received {
+            Received::Incomplete => {
+                if rest.is_empty() {
+                    // How much of a payload was taken depends on the cuts; whether it is whole does not.
+                    return (out, format!("inside a message: {}", server.is_inside(&buffer)));
+                }
+                let spare = buffer.spare();
+                let n = piece.min(rest.len()).min(spare.len());
+                spare[..n].copy_from_slice(&rest[..n]);
+                buffer.added(n);
+                rest = &rest[n..];
+                continue;
             }
-            let payload = match payload_len(&terms, &request) {
-                Ok(len) if len > ENOUGH => return (out, "a long payload".to_owned()),
-                Ok(len) => usize::try_from(len).unwrap(),
-                Err(violation) => return (out, violation.to_string()),
-            };
-            let header = Request::wire_len(extended);
-            let Some(data) = there.get(header..header + payload) else { break };
-            let reply = answer(&terms, &request, data, &mut disk);
-            check_reply(&terms, &request, &reply);
-            out.extend(reply);
-            there.drain(..header + payload);
-            if out.len() as u64 > ENOUGH {
-                return (out, "enough".to_owned());
+            Received::Request { request, checked, payload } => {
+                let data = buffer.filled()[..payload].to_vec();
+                buffer.consume(payload);
+                (request, answer(server.terms(), &request, checked, &data, &mut disk))
             }
+            Received::Write { .. } => {
+                payload.clear();
+                continue;
+            }
+            Received::Payload(n) => {
+                payload.extend_from_slice(&buffer.filled()[..n]);
+                buffer.consume(n);
+                continue;
+            }
+            Received::Written { request, checked } => {
+                (request, answer(server.terms(), &request, checked, &payload, &mut disk))
+            }
+            Received::Refused { request, refused } => {
+                (request, refuse(server.terms(), &request, refused))
+            }
+            Received::End(Ended::Disconnected(_)) => return (out, "disconnected".to_owned()),
+            Received::End(Ended::TooLong(_)) => return (out, "a long write".to_owned()),
+        };
+        check_reply(server.terms(), &request, &reply);
+        out.extend(reply);
+        if out.len() as u64 > ENOUGH {
+            return (out, "enough".to_owned());
         }
-        if rest.is_empty() {
-            return (out, format!("{} bytes left", there.len()));
-        }
-        let (head, tail) = rest.split_at(piece.min(rest.len()));
-        there.extend_from_slice(head);
-        rest = tail;
     }
 }
 

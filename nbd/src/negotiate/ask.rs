@@ -241,6 +241,7 @@ impl AskExport {
             framing: server.framing,
             allocation,
             blocks: export.blocks,
+            unit: export.unit,
         };
         Negotiated { terms, export_name: name, purpose }
     }

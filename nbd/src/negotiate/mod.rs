@@ -95,8 +95,10 @@ pub struct Export {
     pub size: u64,
     /// What it can do. HAS_FLAGS and SEND_DF are the machine's business.
     pub flags: TransmissionFlags,
-    /// Constraints that the server holds requests to.
+    /// Constraints that the client is told.
     pub blocks: BlockSizes,
+    /// Every offset and length has to be a multiple of so many bytes, else the request is refused.
+    pub unit: u32,
     /// The canonical name, if another than the client's.
     pub name: Option<String>,
     /// A text for people.

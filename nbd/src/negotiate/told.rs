@@ -96,7 +96,7 @@ impl Described {
     ) -> Negotiated {
         let Self { size, flags, blocks, .. } = *self;
         Negotiated {
-            terms: Terms { size, flags, framing, allocation, blocks },
+            terms: Terms { size, flags, framing, allocation, blocks, unit: blocks.minimum },
             export_name,
             purpose,
         }

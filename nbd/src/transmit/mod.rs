@@ -1,16 +1,18 @@
 //! Requests and replies after the negotiation.
 //!
 //! ```text
-//! bytes -> Request::peek -> payload_len -> check(Terms) -+-> Checked -> (a disk) -+-> replies -> Gather
-//!                                                        +-> Refused -------------+
+//! bytes -> Receiver (Request::peek -> check) -+-> Checked -> (a disk) -+-> Replies -> Gather
+//!                                             +-> Refused -------------+
 //! ```
 //!
-//! `check` is a pure function; the payload of a request is there or must be skipped whatever
-//! it says.
+//! `Receiver` is the server's end of the stream, `check` its judgement: a pure function.
+//! `client` is the other end.
 
 pub mod client;
+mod receive;
 mod replies;
 mod validate;
 
+pub use receive::{Ended, IN_PLACE, Received, Receiver};
 pub use replies::{Extent, ReadPiece, Replies};
 pub use validate::{Checked, MAX_DRAIN, MAX_PAYLOAD, Refused, check, payload_len};

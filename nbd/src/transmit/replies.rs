@@ -2,7 +2,7 @@
 
 use crate::{
     Framing, Terms,
-    gather::Gather,
+    gather::{Gather, Payload},
     wire::{ChunkFlags, ChunkHeader, ChunkType, Errno, ExtentFlags, Request, SimpleReply},
 };
 
@@ -36,7 +36,7 @@ pub struct Replies<'a, P> {
     pub terms: &'a Terms,
 }
 
-impl<P: AsRef<[u8]>> Replies<'_, P> {
+impl<P: Payload> Replies<'_, P> {
     /// The request was done, and there is nothing to send with that.
     pub fn done(&mut self, request: &Request) {
         if self.terms.framing == Framing::Extended {

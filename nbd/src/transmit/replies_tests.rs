@@ -11,6 +11,7 @@ fn terms(framing: Framing) -> Terms {
         framing,
         allocation: Some(7),
         blocks: BlockSizes::default(),
+        unit: 1,
     }
 }
 

@@ -217,7 +217,7 @@ fn check_range(terms: &Terms, command: Command, at: u64, len: u64) -> Result<(),
         let errno = if grows { Errno::ENOSPC } else { Errno::EINVAL };
         return Err(refused(errno, "a range past the end of the export"));
     }
-    let minimum = u64::from(terms.blocks.minimum.max(1));
+    let minimum = u64::from(terms.unit.max(1));
     if minimum > 1 && (!at.is_multiple_of(minimum) || !len.is_multiple_of(minimum)) {
         return Err(refused(Errno::EINVAL, "a range that is not a multiple of the block size"));
     }

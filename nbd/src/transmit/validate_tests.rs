@@ -12,6 +12,7 @@ fn terms() -> Terms {
         framing: Framing::Structured,
         allocation: Some(1),
         blocks: BlockSizes::default(),
+        unit: 1,
     }
 }
 
@@ -136,8 +137,7 @@ fn a_payload_follows_a_write_and_what_says_so_in_an_extended_header() {
 
 #[test]
 fn the_minimum_block_size_is_kept() {
-    let blocks = BlockSizes { minimum: 512, ..BlockSizes::default() };
-    let terms = Terms { blocks, ..terms() };
+    let terms = Terms { unit: 512, ..terms() };
     assert_eq!(errno(&terms, &request(Command::READ, NONE, 512, 512)), Errno(0));
     assert_eq!(errno(&terms, &request(Command::READ, NONE, 1, 512)), Errno::EINVAL);
     assert_eq!(errno(&terms, &request(Command::READ, NONE, 0, 511)), Errno::EINVAL);

@@ -10,13 +10,14 @@ use proptest::{collection::vec, prelude::*};
 use crate::{Pipe, framing};
 
 /// Bytes of the disk.
-pub(crate) const SIZE: u16 = 4096;
+pub(crate) const SIZE: u16 = 40_960;
 
 fn export(size: u64) -> Export {
     Export {
         size,
         flags: TransmissionFlags::from_bits_retain(0b1101_0110_1101),
         blocks: BlockSizes { minimum: 1, preferred: 4096, maximum: 1 << 20 },
+        unit: 1,
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
         allocation: true,

@@ -4,12 +4,11 @@
 use std::collections::HashMap;
 
 use nbd::{
-    Framing, Gather, Terms,
+    Buffer, Framing, Gather,
     negotiate::Offers,
     transmit::{
-        Checked, Extent, ReadPiece, Replies, check,
+        Checked, Extent, ReadPiece, Received, Receiver, Replies,
         client::{self, Event},
-        payload_len,
     },
     wire::{CommandFlags, ExtentFlags, Request},
 };
@@ -24,13 +23,17 @@ const BLOCK: usize = 64;
 
 /// A client and a server's end of a transmission over a disk in memory.
 struct Transmission {
-    terms: Terms,
+    server: Receiver,
+    /// Received by the server.
+    buffer: Buffer,
+    /// The payload of a write that is being received.
+    payload: Vec<u8>,
     disk: Vec<u8>,
     client: client::Client,
     up: Pipe,
     down: Pipe,
     /// Requests that the server took in and has not answered, with their payload.
-    taken: Vec<(Request, Vec<u8>)>,
+    taken: Vec<(Request, Checked, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,7 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
     let range = || (0..SIZE, 1..SIZE);
     prop_oneof![
         (range(), any::<bool>()).prop_map(|((at, len), df)| Op::Read(at, len, df)),
-        (0..SIZE, vec(any::<u8>(), 1..600)).prop_map(|(at, bytes)| Op::Write(at, bytes)),
+        (0..SIZE, vec(any::<u8>(), 1..40_000)).prop_map(|(at, bytes)| Op::Write(at, bytes)),
         range().prop_map(|(at, len)| Op::Zero(at, len)),
         (range(), any::<bool>()).prop_map(|((at, len), one)| Op::Extents(at, len, one)),
         Just(Op::Flush),
@@ -59,24 +62,37 @@ fn op() -> impl Strategy<Value = Op> {
 impl Transmission {
     /// Takes in what has arrived, in whole requests.
     fn take(&mut self) {
-        let extended = self.terms.framing == Framing::Extended;
-        while let Some(request) = Request::peek(&self.up.there, extended).unwrap() {
-            let header = Request::wire_len(extended);
-            let payload = usize::try_from(payload_len(&self.terms, &request).unwrap()).unwrap();
-            if self.up.there.len() < header + payload {
-                break;
+        loop {
+            let spare = self.buffer.spare();
+            let n = spare.len().min(self.up.there.len());
+            spare[..n].copy_from_slice(&self.up.there[..n]);
+            self.buffer.added(n);
+            self.up.consume(n);
+            match self.server.next(&mut self.buffer).expect("the client keeps to the protocol") {
+                Received::Incomplete if self.up.there.is_empty() => break,
+                Received::Incomplete => {}
+                Received::Request { request, checked, payload } => {
+                    let bytes = self.buffer.filled()[..payload].to_vec();
+                    self.buffer.consume(payload);
+                    self.taken.push((request, checked, bytes));
+                }
+                Received::Write { .. } => self.payload.clear(),
+                Received::Payload(n) => {
+                    self.payload.extend_from_slice(&self.buffer.filled()[..n]);
+                    self.buffer.consume(n);
+                }
+                Received::Written { request, checked } => {
+                    self.taken.push((request, checked, std::mem::take(&mut self.payload)));
+                }
+                // What the client lets out, the server must take.
+                other => panic!("{other:?}"),
             }
-            let payload = self.up.there[header..header + payload].to_vec();
-            self.up.consume(header + payload.len());
-            self.taken.push((request, payload));
         }
     }
 
-    fn answer(&mut self, request: &Request, payload: &[u8]) {
+    fn answer(&mut self, request: &Request, checked: Checked, payload: &[u8]) {
         let mut out = Gather::default();
-        let mut replies = Replies { out: &mut out, terms: &self.terms };
-        // What the client lets out, the server must take.
-        let checked = check(&self.terms, request).expect("a request that the server takes");
+        let mut replies = Replies { out: &mut out, terms: self.server.terms() };
         match checked {
             Checked::Read { at, len, df } => {
                 let pieces = pieces(&self.disk, range(at, len.into()));
@@ -161,12 +177,14 @@ proptest! {
     fn what_is_written_is_read_in_every_framing_order_and_cut(
         wish in framing(),
         ops in vec(op(), 0..60),
-        cuts in vec(1_usize..700, 1..8),
+        cuts in vec(prop_oneof![1_usize..700, 1_usize..30_000], 1..8),
         order in vec(any::<usize>(), 60),
     ) {
         let (served, entered, _) = negotiation::negotiate(wish, Offers::default(), &[], &[1 << 20]);
         let mut both = Transmission {
-            terms: served.into_terms(),
+            server: Receiver::new(served, u64::MAX),
+            buffer: Buffer::new(vec![0; 20_000].into()),
+            payload: Vec::new(),
             disk: vec![0; SIZE],
             client: client::Client::new(entered.into_terms()),
             up: Pipe::new(&cuts),
@@ -201,13 +219,13 @@ proptest! {
                 Op::Extents(..) | Op::Flush => Some((0, 0, both.client.flush(&mut out))),
                 Op::Answer(index) => {
                     if !both.taken.is_empty() {
-                        let (request, payload) = both.taken.remove(index % both.taken.len());
+                        let (request, checked, payload) = both.taken.remove(index % both.taken.len());
                         // The model: a read gives what the disk holds when it is answered.
                         if let Some(hope) = hopes.get_mut(&request.cookie) {
                             let end = hope.at + hope.read.len();
                             hope.read.copy_from_slice(&both.disk[hope.at..end]);
                         }
-                        both.answer(&request, &payload);
+                        both.answer(&request, checked, &payload);
                     }
                     None
                 }
@@ -221,12 +239,12 @@ proptest! {
         }
         // Everything else that is on its way or in the server comes to its end.
         while !both.taken.is_empty() || both.arrive(|event| judge(&mut hopes, &event)) {
-            for (request, payload) in std::mem::take(&mut both.taken) {
+            for (request, checked, payload) in std::mem::take(&mut both.taken) {
                 if let Some(hope) = hopes.get_mut(&request.cookie) {
                     let end = hope.at + hope.read.len();
                     hope.read.copy_from_slice(&both.disk[hope.at..end]);
                 }
-                both.answer(&request, &payload);
+                both.answer(&request, checked, &payload);
             }
         }
         prop_assert_eq!(both.client.outstanding(), 0);

@@ -45,6 +45,7 @@ pub(crate) fn export() -> Export {
         size: SIZE,
         flags: TransmissionFlags::SEND_FLUSH | TransmissionFlags::SEND_FUA,
         blocks: BlockSizes::default(),
+        unit: 1,
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
         allocation: true,

@@ -71,7 +71,7 @@ fn what_is_written_is_in_the_file() {
     write(&disk, 5, b"hello");
     try_write(&disk, MIB, b"durable", true).unwrap();
     let mut pages = Pages::room(70_000, 100_000);
-    pages.copy_in(&[7; 100_000]);
+    pages.copy_in(&[7; 100_000]).unwrap();
     let data = Data::Pages(&mut pages);
     run(&disk, &mut Op::Write { at: 70_000, data, fua: true }).unwrap();
     run(&disk, &mut Op::Flush).unwrap();

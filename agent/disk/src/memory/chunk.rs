@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use crate::{PAGE, Page, zeroes::is_zero};
+use crate::{NoMemory, PAGE, Page, zeroes::is_zero};
 
 /// Pages that are kept, and locked, together.
 pub(super) const CHUNK_PAGES: usize = 128;
@@ -19,9 +19,6 @@ pub(super) struct Chunk {
     /// How many pages there are.
     pub(super) used: usize,
 }
-
-/// No memory could be had.
-pub(super) struct NoMemory;
 
 impl Chunk {
     pub(super) fn empty() -> Box<Self> {

@@ -18,11 +18,11 @@ use std::{
     },
 };
 
-use chunk::{CHUNK, Chunk, Chunks, NoMemory, unlent};
+use chunk::{CHUNK, Chunk, Chunks, unlent};
 
 use super::{
-    Answer, Data, Disk, DiskError, Extent, Facts, Identity, Kind, Op, PAGE, Page, Pages, Piece,
-    Progress, Slice, Turn, in_pieces,
+    Answer, Data, Disk, DiskError, Extent, Facts, Identity, Kind, NoMemory, Op, PAGE, Page, Pages,
+    Piece, Progress, Slice, Turn, in_pieces,
     ranges::{cuts, length},
 };
 

@@ -12,7 +12,7 @@ const MAX: u64 = i64::MAX as u64;
 /// A write received into pages of its own.
 fn write_pages(disk: &MemoryDisk, at: u64, first: u64, bytes: &[u8]) {
     let mut pages = Pages::room(first, bytes.len());
-    assert_eq!(pages.copy_in(bytes), bytes.len());
+    assert_eq!(pages.copy_in(bytes), Ok(bytes.len()));
     let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua: false };
     assert_eq!(disk.attempt(&mut op, &mut Answer::default()).unwrap(), Turn::Done);
 }
@@ -91,7 +91,7 @@ fn a_page_that_nobody_has_is_written_in_place_and_a_received_one_is_kept() {
     assert_eq!(address(&disk), before);
 
     let mut pages = Pages::room(0, PAGE);
-    pages.copy_in(&[1; PAGE]);
+    pages.copy_in(&[1; PAGE]).unwrap();
     let received = pages.part(0).unwrap().as_ptr();
     let mut op = Op::Write { at: 0, data: Data::Pages(&mut pages), fua: false };
     disk.attempt(&mut op, &mut Answer::default()).unwrap();

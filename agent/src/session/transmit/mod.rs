@@ -1,11 +1,13 @@
 //! The transmission of one connection, on one task: receive, answer, send, again.
 //!
 //! One receive takes in many requests; a disk that need not wait answers them in place; the
-//! replies leave in one send. What would block goes to the blocking pool and comes back through
+//! replies leave in one send. What would block goes to the threads of the tenant and comes back through
 //! `blocking`. Reads and sends wait at the same time, so neither end can hold up the other.
 
-mod intake;
+mod failures;
+mod receive;
 mod reply;
+mod turn;
 
 use std::{
     io::{self, IoSlice},
@@ -13,25 +15,39 @@ use std::{
     time::Duration,
 };
 
-use nbd::{Buffer, Gather, Terms};
-use tokio::sync::watch;
+use disk::{Answer, Disk};
+use nbd::{
+    Buffer, Gather,
+    negotiate::Negotiated,
+    transmit::{Received, Receiver},
+};
+use tokio::{sync::watch, time::Instant};
 
-use self::intake::{Intake, Want};
-pub(super) use self::reply::op;
-use super::{End, Life, Traffic, blocking::Blocking, pool, spin::Spin, stream::Stream};
-use crate::sys::socket::MAX_RUNS;
-use disk::{Answer, Disk, Slice};
+pub(super) use failures::Failures;
+use receive::{Incoming, Want};
+use reply::Lent;
+pub(super) use reply::op;
+use turn::Turn;
 
-/// Answered bytes after which a turn sends, and other connections of the thread get theirs.
-const TURN: u64 = 1 << 20;
-/// Replies that wait for a client that does not read, in bytes; beyond it nothing is taken in.
-/// The most a connection holds is `pool::LARGE` + this + `MAX_BLOCKED` + 2 x `MAX_PAYLOAD`.
+use super::{
+    End, Life, Traffic, blocking::Blocking, pool, spin::Spin, stream::Stream, turns::Turns,
+};
+use crate::{sys::socket::MAX_RUNS, tenant::Account};
+
+/// Bytes of replies after which they are sent before more requests are taken in.
+const BATCH: u64 = 1 << 20;
+/// Memory that these replies may keep, in bytes: most pages of a memory disk are lent whole.
+const BATCH_HELD: u64 = 8 << 20;
+/// Memory that replies keep which a client does not read, in bytes; beyond it nothing is taken in.
 const MAX_WAITING: u64 = 16 << 20;
-/// Payload of requests in the blocking pool, in bytes; beyond it nothing is taken in.
+/// Replies that keep so much more memory than they have bytes are copied out when they have to wait.
+const SLACK: u64 = 256 << 10;
+/// Payload of requests on other threads, in bytes; beyond it nothing is taken in.
 const MAX_BLOCKED: u64 = 32 << 20;
-
 /// Between two looks whether the client of requests that take long is still there.
 const LOOK_FOR_CLIENT: Duration = Duration::from_millis(250);
+/// A write whose payload makes no progress for so long ends its connection.
+const STALLED: Duration = Duration::from_mins(1);
 
 /// A connection in transmission.
 #[derive(Debug)]
@@ -40,23 +56,28 @@ pub(super) struct Transmission {
     connection: u64,
     stream: Stream,
     disk: Arc<dyn Disk>,
-    terms: Terms,
-    /// Longest write that does not end the connection, bytes.
-    write_endured: u64,
-    intake: Intake,
+    receiver: Receiver,
+    /// What was received and waits for memory.
+    waiting: Option<Received>,
+    /// The large write that is being received.
+    incoming: Option<Incoming>,
+    /// Nothing more is taken in, and the connection ends so once all is answered.
+    ended: Option<End>,
     buffer: Buffer,
     /// What disks put their answers into; kept for its memory.
     answer: Answer,
-    out: Gather<Slice>,
+    out: Gather<Lent>,
     /// The last send found no room.
     stuck: bool,
     blocking: Blocking,
+    memory: Account,
     spin: Spin,
     traffic: Traffic,
+    failures: Failures,
     /// Whether the last write was a large one.
     large_writes: bool,
-    /// Bytes answered since others had their turn.
-    turn: u64,
+    turn: Turn,
+    turns: Turns,
 }
 
 impl Transmission {
@@ -65,33 +86,39 @@ impl Transmission {
         connection: u64,
         stream: Stream,
         disk: Arc<dyn Disk>,
-        terms: Terms,
+        negotiated: Negotiated,
         received: &[u8],
         blocking: Blocking,
+        failures: Failures,
     ) -> Self {
         let mut buffer = Buffer::default();
         if !received.is_empty() {
-            pool::grow(&mut buffer);
+            // At most the negotiation's buffer.
+            pool::small(&mut buffer);
             buffer.spare()[..received.len()].copy_from_slice(received);
             buffer.added(received.len());
         }
-        let write_endured = disk.facts().write_endured.into();
+        let write_cutoff = disk.facts().write_endured.into();
         Self {
             connection,
             stream,
             disk,
-            terms,
-            write_endured,
-            intake: Intake::Header,
+            receiver: Receiver::new(negotiated, write_cutoff),
+            waiting: None,
+            incoming: None,
+            ended: None,
             buffer,
             answer: Answer::default(),
             out: Gather::default(),
             stuck: false,
             blocking,
+            memory: Account::new(Arc::clone(&failures.tenant)),
             spin: Spin::default(),
             traffic: Traffic::default(),
             large_writes: false,
-            turn: 0,
+            turn: Turn::new(),
+            turns: Turns::new(&failures.tenant),
+            failures,
         }
     }
 
@@ -117,6 +144,7 @@ impl Transmission {
     }
 
     async fn serve(&mut self, life: &mut watch::Receiver<Life>) -> End {
+        self.turns.begin();
         loop {
             if life.has_changed().is_ok_and(|changed| changed) {
                 let now = *life.borrow_and_update();
@@ -126,39 +154,40 @@ impl Transmission {
                     Life::Ending => return End::Cut,
                 }
             }
-            self.blocking.reap(|finished| {
-                reply::finish(&self.terms, &mut self.out, &mut self.traffic, finished);
-            });
+            self.reap();
             let want = self.take_in().unwrap_or_else(|violation| {
-                self.intake = Intake::Closed(End::Violation(violation));
+                self.ended = Some(End::Violation(violation));
                 Want::Nothing
             });
             if let Err(error) = self.send() {
                 return End::from_send(&error);
             }
-            if let Intake::Closed(end) = &self.intake
+            if let Some(end) = &self.ended
                 && self.is_all_sent()
                 && self.blocking.is_empty()
             {
                 return end.clone();
             }
-            if self.turn >= TURN {
-                self.turn = 0;
-                tokio::task::yield_now().await;
+            // In this order: the time is counted in any case.
+            if self.turns.count() || self.turn.is_over() {
+                self.turns.pass().await;
+                self.turn = Turn::new();
             }
             match want {
                 Want::Input => match self.receive() {
                     Ok(()) => continue,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => {
-                        self.intake = Intake::Closed(End::from_receive(&error));
+                        self.ended = Some(End::from_receive(&error));
                         continue;
                     }
                 },
+                Want::Turn => continue,
                 Want::Room if self.has_room() => continue,
-                Want::Room | Want::Nothing => {}
+                Want::Room | Want::Memory(_) | Want::Nothing => {}
             }
             self.wait(life, want).await;
+            self.turns.begin();
         }
     }
 
@@ -172,20 +201,28 @@ impl Transmission {
         pool::shrink(&mut self.buffer);
         self.stream.rest();
         self.out.shrink();
+        self.memory.release_to(self.held());
         // While nothing is received, only a look shows that the client of a long request has gone.
         let watches = want != Want::Input && !self.blocking.is_empty();
+        let needed = if let Want::Memory(needed) = want { needed } else { 0 };
+        let stalled = self.incoming.as_ref().map(|incoming| Instant::from_std(incoming.until));
         // Errors come back from the call that they concern.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}
             _ = self.stream.writable(), if !self.is_all_sent() => {}
             () = self.blocking.some() => {}
+            () = self.memory.acquire(needed), if needed > 0 => {}
             () = tokio::time::sleep(LOOK_FOR_CLIENT), if watches => {
                 if self.stream.wire().has_hung_up() {
                     self.blocking.client_gone();
                 }
             }
+            () = sleep_until(stalled), if stalled.is_some() && want == Want::Input => {
+                self.ended = Some(End::Stalled);
+            }
             Ok(()) = life.changed() => life.mark_changed(),
         }
+        self.turn = Turn::new();
     }
 
     /// No reply waits to be sent, here or in TLS.
@@ -195,8 +232,20 @@ impl Transmission {
 
     /// May another request be taken in?
     fn has_room(&self) -> bool {
-        self.out.len() < if self.stuck { MAX_WAITING } else { TURN }
-            && self.blocking.has_room(MAX_BLOCKED)
+        let sent_soon = if self.stuck {
+            self.out.held() < MAX_WAITING
+        } else {
+            self.out.len() < BATCH && self.out.held() < BATCH_HELD
+        };
+        sent_soon && self.blocking.has_room(MAX_BLOCKED)
+    }
+
+    /// Bytes of memory that the connection holds.
+    fn held(&self) -> u64 {
+        self.buffer.capacity() as u64
+            + self.out.held()
+            + self.blocking.bytes()
+            + self.incoming.as_ref().map_or(0, Incoming::held)
     }
 
     /// Sends as much as goes.
@@ -214,6 +263,9 @@ impl Transmission {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.stuck = true;
+                    if self.out.held() > 2 * self.out.len() + SLACK {
+                        self.out.compact();
+                    }
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -227,9 +279,7 @@ impl Transmission {
     async fn drain(&mut self, life: &mut watch::Receiver<Life>) -> End {
         let finishing = async {
             loop {
-                self.blocking.reap(|finished| {
-                    reply::finish(&self.terms, &mut self.out, &mut self.traffic, finished);
-                });
+                self.reap();
                 if let Err(error) = self.send() {
                     return End::from_send(&error);
                 }
@@ -250,5 +300,13 @@ impl Transmission {
             end = finishing => end,
             _ = life.wait_for(|life| *life == Life::Ending) => End::Cut,
         }
+    }
+}
+
+/// Waits until then; for ever without a time.
+async fn sleep_until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,13 +1,16 @@
 //! Between the protocol's words and the disk's: a request down, an answer up.
 
+use disk::{Answer, Data, DiskError, Op, Piece, Slice};
 use nbd::{
-    Gather, Terms,
+    Payload,
     transmit::{Checked, Extent, ReadPiece, Replies},
     wire::{Errno, ExtentFlags, Request},
 };
 
-use super::super::{Traffic, blocking::Finished, errno::errno};
-use disk::{Answer, Data, DiskError, Op, Piece, Slice};
+use super::{
+    super::{blocking::Finished, errno::errno},
+    Transmission,
+};
 
 /// The request in the disk's words.
 pub(in crate::session) fn op(checked: Checked, data: Data<'_>) -> Op<'_> {
@@ -25,7 +28,7 @@ pub(in crate::session) fn op(checked: Checked, data: Data<'_>) -> Op<'_> {
 
 /// The disk's answer in the protocol's words.
 pub(super) fn answer(
-    replies: &mut Replies<'_, Slice>,
+    replies: &mut Replies<'_, Lent>,
     request: &Request,
     checked: Checked,
     got: &mut Answer,
@@ -40,7 +43,7 @@ pub(super) fn answer(
                 return replies.error(request, Errno::EIO, "the disk answered by halves");
             }
             let pieces = got.pieces.drain(..).map(|piece| match piece {
-                Piece::Bytes(slice) => ReadPiece::Data(slice),
+                Piece::Bytes(slice) => ReadPiece::Data(Lent(slice)),
                 Piece::Hole(len) => ReadPiece::Hole(len),
             });
             replies.read(request, df, pieces);
@@ -58,28 +61,56 @@ pub(super) fn answer(
     }
 }
 
-pub(super) fn refuse(terms: &Terms, out: &mut Gather<Slice>, request: &Request, error: &DiskError) {
-    tracing::debug!(cookie = request.cookie, %error, source = ?error.source, "request failed");
-    let text = match &error.source {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
-    Replies { out, terms }.error(request, errno(error), &text);
+/// Bytes that a request moves without sending them: they count in its turn.
+pub(super) fn moved(checked: Checked) -> u64 {
+    match checked {
+        Checked::Write { len, .. } => len.into(),
+        _ => 0,
+    }
 }
 
-/// What came back from the blocking pool is answered.
-pub(super) fn finish(
-    terms: &Terms,
-    out: &mut Gather<Slice>,
-    traffic: &mut Traffic,
-    finished: Finished,
-) {
-    let Finished { request, checked, result } = finished;
-    match result {
-        Ok(mut got) => {
-            answer(&mut Replies { out, terms }, &request, checked, &mut got);
-            traffic.count(checked);
+/// Bytes of a disk, in the words of the queue of replies.
+#[derive(Debug)]
+pub(super) struct Lent(Slice);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}
+
+impl Payload for Lent {
+    fn held(&self) -> u64 {
+        self.0.held()
+    }
+
+    fn compact(&mut self) {
+        self.0.compact();
+    }
+}
+
+impl Transmission {
+    /// Answers a request that the disk could not do.
+    pub(super) fn fail(&mut self, request: &Request, error: &DiskError) {
+        let text = error.with_cause();
+        tracing::debug!(cookie = request.cookie, "request failed: {text}");
+        self.failures.disk(error);
+        self.traffic.failed += 1;
+        let mut replies = Replies { out: &mut self.out, terms: self.receiver.terms() };
+        replies.error(request, errno(error), &text);
+    }
+
+    /// Answers what came back from other threads.
+    pub(super) fn reap(&mut self) {
+        for Finished { request, checked, result } in self.blocking.reap() {
+            match result {
+                Ok(mut got) => {
+                    let mut replies = Replies { out: &mut self.out, terms: self.receiver.terms() };
+                    answer(&mut replies, &request, checked, &mut got);
+                    self.traffic.count(checked);
+                }
+                Err(error) => self.fail(&request, &error),
+            }
         }
-        Err(error) => refuse(terms, out, &request, &error),
     }
 }

@@ -13,6 +13,7 @@ fn client(framing: Framing) -> Client {
         framing,
         allocation: (framing > Framing::Simple).then_some(9),
         blocks: BlockSizes::default(),
+        unit: 1,
     };
     terms.flags.set(TransmissionFlags::SEND_DF, framing > Framing::Simple);
     Client::new(terms)

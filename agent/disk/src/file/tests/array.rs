@@ -47,7 +47,7 @@ fn behaves_as_an_array(options: Options, steps: Vec<(usize, usize, Step)>) {
             Step::Pages(byte) => {
                 model[range.clone()].fill(byte);
                 let mut pages = Pages::room(at, length);
-                pages.copy_in(&model[range]);
+                pages.copy_in(&model[range]).unwrap();
                 let data = Data::Pages(&mut pages);
                 run(&disk, &mut Op::Write { at, data, fua: false }).unwrap();
             }

@@ -1,0 +1,341 @@
+//! Received bytes to requests, and requests to the disk.
+//!
+//! `nbd::transmit::Receiver` says what has been received. A small write is answered out of the receive
+//! buffer, a large one is received into pages that the disk can keep. Nothing is taken in that the
+//! connection's memory does not cover.
+
+use std::{
+    io::{self, IoSliceMut},
+    sync::Arc,
+    time::Instant,
+};
+
+use disk::{Data, DiskError, Kind, NoMemory, Op, PAGE, Pages, Turn as Attempt};
+use nbd::{
+    Violation,
+    transmit::{Checked, Ended, IN_PLACE, Received, Refused, Replies},
+    wire::{Errno, Request},
+};
+
+use super::{
+    super::{End, pool, protocol},
+    STALLED, Transmission, reply,
+    reply::Lent,
+};
+use crate::tenant::Cover;
+
+/// Most bytes received behind a large write's payload: they may be the next large write's, which
+/// then lands in its pages without a copy.
+const BEHIND_PAYLOAD: usize = 4096;
+/// Bytes of a payload that count as progress.
+const PROGRESS: usize = 64 * 1024;
+
+/// No memory is left for a request.
+const NO_MEMORY: Refused =
+    Refused { errno: Errno::ENOMEM, text: "the server has no memory for this request" };
+
+/// What the next request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// More bytes from the client.
+    Input,
+    /// Room: replies to be sent, or requests to come back from other threads.
+    Room,
+    /// So much memory in all.
+    Memory(u64),
+    /// The next turn: others come first.
+    Turn,
+    /// There will be none.
+    Nothing,
+}
+
+/// The payload of a large write that is being received.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pages: Pages,
+    /// When the connection ends unless there has been progress.
+    pub(super) until: Instant,
+    /// Bytes that were missing when there was progress last.
+    missing: usize,
+}
+
+impl Incoming {
+    fn new(at: u64, len: usize) -> Self {
+        Self { pages: Pages::room(at, len), until: Instant::now() + STALLED, missing: len }
+    }
+
+    /// Bytes of memory that are set apart for it.
+    pub(super) fn held(&self) -> u64 {
+        (self.pages.len() + 2 * PAGE) as u64
+    }
+
+    fn note_progress(&mut self) {
+        let missing = self.pages.missing();
+        if self.missing - missing >= PROGRESS {
+            self.missing = missing;
+            self.until = Instant::now() + STALLED;
+        }
+    }
+}
+
+impl Transmission {
+    /// Answers or launches every whole request that has been received and that there is room for;
+    /// says what the next one waits for.
+    pub(super) fn take_in(&mut self) -> Result<Want, Violation> {
+        loop {
+            if self.ended.is_some() {
+                return Ok(Want::Nothing);
+            }
+            if self.turn.is_over() {
+                return Ok(Want::Turn);
+            }
+            if !self.has_room() {
+                return Ok(Want::Room);
+            }
+            let received = match self.waiting.take() {
+                Some(received) => received,
+                None => self.receiver.next(&mut self.buffer)?,
+            };
+            match received {
+                Received::Incomplete => return Ok(Want::Input),
+                Received::Request { request, checked, payload } => {
+                    let needed = self.held() + cost(checked);
+                    match self.memory.cover(needed) {
+                        Cover::Covered => {
+                            self.large_writes &= payload == 0;
+                            self.answer(&request, checked, Some(Payload::Received(payload)));
+                        }
+                        Cover::Wait => {
+                            self.waiting = Some(received);
+                            return Ok(self.wait_for_memory(needed));
+                        }
+                        Cover::TooMuch => self.refuse(&request, NO_MEMORY),
+                    }
+                    self.buffer.consume(payload);
+                }
+                Received::Write { request, checked } => {
+                    let needed = self.held() + cost(checked);
+                    match (self.memory.cover(needed), checked) {
+                        (Cover::Covered, Checked::Write { at, len, .. }) => {
+                            self.incoming = Some(Incoming::new(at, len as usize));
+                        }
+                        (Cover::Wait, _) => {
+                            self.waiting = Some(Received::Write { request, checked });
+                            return Ok(self.wait_for_memory(needed));
+                        }
+                        _ => self.receiver.refuse(NO_MEMORY),
+                    }
+                }
+                Received::Payload(n) => self.take_payload(n),
+                Received::Written { request, checked } => {
+                    self.large_writes = true;
+                    if let Some(mut incoming) = self.incoming.take() {
+                        let payload = Payload::Pages(&mut incoming.pages);
+                        self.answer(&request, checked, Some(payload));
+                    }
+                }
+                Received::Refused { request, refused } => self.refuse(&request, refused),
+                Received::End(ended) => self.end(ended),
+            }
+        }
+    }
+
+    /// What is held by replies and requests goes by itself, and is not waited for as memory.
+    fn wait_for_memory(&self, needed: u64) -> Want {
+        if self.out.is_empty() && self.blocking.is_empty() {
+            Want::Memory(needed)
+        } else {
+            Want::Room
+        }
+    }
+
+    /// Takes `n` bytes of a large write from the front of the buffer.
+    fn take_payload(&mut self, n: usize) {
+        if let Some(incoming) = &mut self.incoming {
+            match incoming.pages.copy_in(&self.buffer.filled()[..n]) {
+                Ok(_) => incoming.note_progress(),
+                Err(NoMemory) => self.no_memory(),
+            }
+        }
+        self.buffer.consume(n);
+    }
+
+    /// There is no memory for the write that is being received: the rest of it is skipped.
+    fn no_memory(&mut self) {
+        self.incoming = None;
+        self.receiver.refuse(NO_MEMORY);
+    }
+
+    fn refuse(&mut self, request: &Request, refused: Refused) {
+        protocol::request(self.connection, request);
+        self.traffic.requests += 1;
+        self.turn.count(0);
+        if refused == NO_MEMORY {
+            self.failures.no_memory(request);
+            self.traffic.failed += 1;
+        }
+        tracing::debug!(
+            cookie = request.cookie,
+            errno = %refused.errno,
+            "request refused: {}",
+            refused.text
+        );
+        self.replies().error(request, refused.errno, refused.text);
+    }
+
+    fn end(&mut self, ended: Ended) {
+        let (request, end) = match ended {
+            Ended::Disconnected(request) => (request, End::Disconnected),
+            // Not answered, and the payload not taken in; what came before it is.
+            Ended::TooLong(request) => (request, End::TooLong(request.len)),
+        };
+        protocol::request(self.connection, &request);
+        self.traffic.requests += 1;
+        self.ended = Some(end);
+    }
+
+    /// Does a request now, or hands it to another thread.
+    fn answer(&mut self, request: &Request, checked: Checked, payload: Option<Payload<'_>>) {
+        protocol::request(self.connection, request);
+        self.traffic.requests += 1;
+        if request.len == 0 && !matches!(checked, Checked::Flush) {
+            self.turn.count(0);
+            return self.empty(request, checked);
+        }
+        self.answer.clear();
+        let data = match payload {
+            None => Data::Bytes(&[]),
+            Some(Payload::Received(len)) => Data::Bytes(&self.buffer.filled()[..len]),
+            Some(Payload::Pages(pages)) => Data::Pages(pages),
+        };
+        let mut op = reply::op(checked, data);
+        let attempt = if self.blocking.holds {
+            Ok(Attempt::Later)
+        } else {
+            self.disk.attempt(&mut op, &mut self.answer)
+        };
+        match attempt {
+            Ok(Attempt::Done) => {
+                let mut replies = Replies { out: &mut self.out, terms: self.receiver.terms() };
+                let before = replies.out.len();
+                reply::answer(&mut replies, request, checked, &mut self.answer);
+                self.turn.count(self.out.len() - before + reply::moved(checked));
+                self.traffic.count(checked);
+            }
+            Ok(Attempt::Later) => {
+                self.turn.count(0);
+                let asked = op.asked();
+                let pages = match op {
+                    Op::Write { data: Data::Bytes(bytes), at, .. } => {
+                        Pages::copied(at, bytes).map(Some)
+                    }
+                    Op::Write { data: Data::Pages(pages), .. } => Ok(Some(std::mem::take(pages))),
+                    _ => Ok(None),
+                };
+                if let Ok(pages) = pages {
+                    let disk = Arc::clone(&self.disk);
+                    self.blocking.launch(disk, *request, checked, asked, pages);
+                } else {
+                    let error = DiskError::new(Kind::NoMemory, asked.verb, asked.range);
+                    self.fail(request, &error);
+                }
+            }
+            Err(error) => {
+                self.turn.count(0);
+                self.fail(request, &error);
+            }
+        }
+    }
+
+    /// A request of no bytes does nothing, successfully.
+    fn empty(&mut self, request: &Request, checked: Checked) {
+        if let Checked::Read { df, .. } = checked {
+            self.replies().read(request, df, std::iter::empty());
+        } else {
+            self.replies().done(request);
+        }
+    }
+
+    fn replies(&mut self) -> Replies<'_, Lent> {
+        Replies { out: &mut self.out, terms: self.receiver.terms() }
+    }
+
+    /// Receives what is there into where it belongs.
+    pub(super) fn receive(&mut self) -> io::Result<()> {
+        self.grow_buffer();
+        let mut behind = if self.large_writes { BEHIND_PAYLOAD } else { usize::MAX };
+        let expected = self.receiver.payload_missing();
+        let n = match &mut self.incoming {
+            Some(incoming) if expected > 0 => {
+                behind = BEHIND_PAYLOAD;
+                let Ok(unfilled) = incoming.pages.unfilled() else {
+                    self.no_memory();
+                    return Ok(());
+                };
+                let mut runs: Vec<_> = unfilled.map(IoSliceMut::new).collect();
+                let room: usize = runs.iter().map(|run| run.len()).sum();
+                if room == expected {
+                    let spare = self.buffer.spare();
+                    let len = spare.len().min(behind);
+                    runs.push(IoSliceMut::new(&mut spare[..len]));
+                }
+                let n = self.stream.try_recv(&mut runs)?;
+                drop(runs);
+                let direct = n.min(expected);
+                incoming.pages.fill(direct);
+                incoming.note_progress();
+                self.receiver.payload_received(direct);
+                self.buffer.added(n - direct);
+                n
+            }
+            _ => {
+                let spare = self.buffer.spare();
+                let len = spare.len().min(behind);
+                let n = self.stream.try_recv(&mut [IoSliceMut::new(&mut spare[..len])])?;
+                self.buffer.added(n);
+                n
+            }
+        };
+        if n == 0 {
+            let inside = self.receiver.is_inside(&self.buffer);
+            self.blocking.client_gone();
+            self.ended = Some(if inside { End::ClosedInside } else { End::Closed });
+        } else {
+            self.spin.hit(expected > 0);
+        }
+        Ok(())
+    }
+
+    /// A large buffer where memory allows it; else one that the smallest requests fit into.
+    fn grow_buffer(&mut self) {
+        let capacity = self.buffer.capacity();
+        if capacity == pool::LARGE {
+            return;
+        }
+        let needed = self.held() - capacity as u64 + pool::LARGE as u64;
+        if self.memory.cover(needed) == Cover::Covered {
+            pool::grow(&mut self.buffer);
+        } else if capacity == 0 {
+            pool::small(&mut self.buffer);
+        }
+    }
+}
+
+/// Bytes of memory that a request may come to hold beyond its place in the receive buffer.
+fn cost(checked: Checked) -> u64 {
+    match checked {
+        Checked::Read { len, .. } => len.into(),
+        Checked::Write { len, .. } if len as usize <= IN_PLACE => len.into(),
+        Checked::Write { len, .. } => u64::from(len) + 2 * PAGE as u64,
+        _ => 0,
+    }
+}
+
+/// Where the bytes of a write are.
+enum Payload<'a> {
+    /// So many, at the front of the receive buffer.
+    Received(usize),
+    Pages(&'a mut Pages),
+}
+
+const _: () = assert!(pool::SMALL > IN_PLACE + 32);

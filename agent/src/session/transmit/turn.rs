@@ -1,0 +1,71 @@
+//! How much a connection does before others of its thread have their turn.
+
+use std::time::Instant;
+
+use super::super::turns::SLICE;
+
+/// Bytes answered or moved.
+const BYTES: u64 = 1 << 20;
+/// Requests.
+const REQUESTS: u32 = 256;
+/// Requests between two looks at the clock, which costs a few percent of the cheapest of them.
+const LOOK: u32 = 8;
+/// Bytes after which the clock is looked at in any case.
+const LOOK_BYTES: u64 = 64 << 10;
+
+/// What a connection has done in its turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    started: Instant,
+    bytes: u64,
+    requests: u32,
+    /// Bytes when the clock was looked at last.
+    looked: u64,
+    over: bool,
+}
+
+impl Turn {
+    pub(super) fn new() -> Self {
+        Self { started: Instant::now(), bytes: 0, requests: 0, looked: 0, over: false }
+    }
+
+    /// One more request, which moved so many bytes.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.requests += 1;
+        self.bytes += bytes;
+        self.over = self.bytes >= BYTES || self.requests >= REQUESTS;
+        if !self.over
+            && (self.requests.is_multiple_of(LOOK) || self.bytes - self.looked >= LOOK_BYTES)
+        {
+            self.looked = self.bytes;
+            self.over = self.started.elapsed() >= SLICE;
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_turn_ends_with_its_bytes_its_requests_or_its_time() {
+        let mut bytes = Turn::new();
+        bytes.count(BYTES - 1);
+        assert!(!bytes.is_over());
+        bytes.count(1);
+        assert!(bytes.is_over());
+        let mut requests = Turn::new();
+        (0..REQUESTS).for_each(|_| requests.count(0));
+        assert!(requests.is_over());
+        let mut time = Turn::new();
+        thread::sleep(SLICE);
+        (0..LOOK).for_each(|_| time.count(0));
+        assert!(time.is_over());
+    }
+}
