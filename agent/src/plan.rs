@@ -83,6 +83,8 @@ pub enum Failure {
     Machine(#[from] Box<MachineError>),
     #[error(transparent)]
     Process(#[from] ProcessError),
+    #[error("{0} came before the agent was ready; nothing was served")]
+    Stopped(&'static str),
     #[error("cannot write the pid file {}", .path.display())]
     PidFile { path: PathBuf, source: PidFileError },
     #[error("cannot print the URI on stdout")]
@@ -199,11 +201,10 @@ impl Plan {
         let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls, &leases)?, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
-        listeners.extend(self.process.labelled(|| self.bind())??);
         self.announce(&listeners);
-        // Last of what other programs see, and while the user may open what only root can.
-        for machine in self.machines.wire(&leases).await.map_err(Box::new)? {
-            tokio::spawn(machine.follow());
+        tokio::select! {
+            opened = self.open(&leases) => listeners.extend(opened?),
+            signal = signals.stop(&hooks) => return Err(Failure::Stopped(signal)),
         }
         self.process.lock()?;
         // The command is whose the agent was when it started, as with nbdkit.
@@ -252,10 +253,21 @@ impl Plan {
         }
     }
 
-    fn bind(&self) -> Result<Vec<Listener>, BindError> {
+    /// All that may wait for another process: for its lock, or for a QEMU's answer.
+    async fn open(&self, leases: &Arc<Leases>) -> Result<Vec<Listener>, Failure> {
+        let listeners = self.process.labelled(self.bind()).await??;
+        self.announce(&listeners);
+        // Last of what other programs see, and while the user may open what only root can.
+        for machine in self.machines.wire(leases).await.map_err(Box::new)? {
+            tokio::spawn(machine.follow());
+        }
+        Ok(listeners)
+    }
+
+    async fn bind(&self) -> Result<Vec<Listener>, BindError> {
         let mut listeners = Vec::new();
         for address in &self.listen {
-            listeners.extend(Listener::bind(address)?);
+            listeners.extend(Listener::bind(address).await?);
         }
         Ok(listeners)
     }

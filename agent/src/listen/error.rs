@@ -30,6 +30,11 @@ pub enum Cause {
         "a socket stands there and nobody listens on it: left behind by a process that was killed"
     )]
     Stale,
+    #[error(
+        "a socket that nobody listens on stands there, and another process holds a lock on {}, under \
+         which it would be replaced", .0.display()
+    )]
+    Locked(PathBuf),
     #[error("another process listens there")]
     Live,
     #[error("no user is called '{0}' (owner=)")]
@@ -73,6 +78,11 @@ impl BindError {
             (Cause::Live, Address::Unix(path) | Address::VhostUser { path, .. }) => {
                 Some(stop_that(path.display()))
             }
+            (Cause::Locked(directory), _) => Some(format!(
+                "'lslocks' and 'fuser {}' name it; remove the socket yourself, or use a directory that \
+                 only trusted users may read",
+                directory.display()
+            )),
             (Cause::Live, Address::Hybrid { path, port, .. }) => {
                 Some(stop_that(format_args!("{}_{port}", path.display())))
             }

@@ -70,7 +70,7 @@ enum Socket {
 impl Listener {
     /// Listens on `address`: more than one socket where a TCP host has more than one address.
     /// Must be called on the runtime that will accept. May wait for a name to be looked up.
-    pub fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
+    pub async fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
         let sockets = match address {
             Address::Vsock { cid, port } => {
                 vsock::Listener::bind(*cid, *port).map(|it| vec![Socket::Vsock(it)])
@@ -81,10 +81,12 @@ impl Listener {
                 unix::Listener::bind(path, &Rights::default()).map(|it| vec![Socket::Unix(it)])
             }
             Address::VhostUser { path, cid, port, rights } => {
-                vm::Listener::vhost_user(path, *cid, *port, rights).map(|it| vec![Socket::Vm(it)])
+                let bound = vm::Listener::vhost_user(path, *cid, *port, rights).await;
+                bound.map(|it| vec![Socket::Vm(it)])
             }
             Address::Hybrid { path, port, rights } => {
-                vm::Listener::hybrid(path, *port, rights).map(|it| vec![Socket::Vm(it)])
+                let bound = vm::Listener::hybrid(path, *port, rights).await;
+                bound.map(|it| vec![Socket::Vm(it)])
             }
             Address::Private => unix::Listener::private().map(|it| vec![Socket::Unix(it)]),
         };

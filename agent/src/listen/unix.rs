@@ -8,6 +8,7 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt, lchown},
     },
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -75,11 +76,13 @@ impl Listener {
 
     /// As `bind`, but a socket that nobody listens on any more is replaced; one that is alive never.
     /// Two agents that try at once do so one after the other.
-    pub(super) fn take_over(path: &Path, rights: &Rights) -> Result<Self, Cause> {
-        let absolute = std::path::absolute(path).map_err(Cause::System)?;
-        let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
-        let directory = fs::File::open(directory).map_err(Cause::System)?;
-        directory.lock().map_err(Cause::System)?;
+    pub(super) async fn take_over(path: &Path, rights: &Rights) -> Result<Self, Cause> {
+        match Self::bind(path, rights) {
+            Err(Cause::Stale) => {}
+            bound => return bound,
+        }
+        let _lock = lock_directory(path).await?;
+        // Another agent may have replaced it meanwhile.
         match Self::bind(path, rights) {
             Err(Cause::Stale) => {
                 fs::remove_file(path).map_err(Cause::System)?;
@@ -160,6 +163,24 @@ impl Listener {
     }
 }
 
+/// Locks the directory that `path` is in. Whoever may read a directory may lock it, and hold the lock.
+async fn lock_directory(path: &Path) -> Result<fs::File, Cause> {
+    let absolute = std::path::absolute(path).map_err(Cause::System)?;
+    let parent = absolute.parent().unwrap_or_else(|| Path::new("/"));
+    let directory = fs::File::open(parent).map_err(Cause::System)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(directory),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < end => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(Cause::Locked(parent.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(Cause::System(error)),
+        }
+    }
+}
+
 /// This process may write to the directory that `path` is in, and where that is sticky, one of the
 /// two is its own.
 fn may_remove(path: &Path) -> bool {
@@ -191,6 +212,10 @@ impl fmt::Display for Listener {
         }
     }
 }
+
+/// How long another agent may take to replace a stale socket in the same directory; it takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Wanted of the kernel for replies under way, bytes.
 const SEND_BUFFER: usize = 1 << 20;

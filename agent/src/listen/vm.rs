@@ -31,20 +31,20 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    pub(super) fn vhost_user(
+    pub(super) async fn vhost_user(
         path: &Path,
         cid: u32,
         port: u32,
         rights: &Rights,
     ) -> Result<Self, Cause> {
-        let socket = unix::Listener::take_over(path, rights)?;
+        let socket = unix::Listener::take_over(path, rights).await?;
         let place = Place { path: path.into(), cid, port };
         let host = socket.for_a_thread().and_then(|listener| Host::start(listener, place));
         Ok(Self::VhostUser { host: host.map_err(Cause::System)?, socket })
     }
 
-    pub(super) fn hybrid(path: &Path, port: u32, rights: &Rights) -> Result<Self, Cause> {
-        let socket = unix::Listener::take_over(&hybrid_path(path, port), rights)?;
+    pub(super) async fn hybrid(path: &Path, port: u32, rights: &Rights) -> Result<Self, Cause> {
+        let socket = unix::Listener::take_over(&hybrid_path(path, port), rights).await?;
         Ok(Self::Hybrid { socket, path: path.into(), port })
     }
 

@@ -145,12 +145,13 @@ impl Process {
         }
     }
 
-    /// Runs `bind` so that the sockets it makes have the label.
-    pub fn labelled<T>(&self, bind: impl FnOnce() -> T) -> Result<T, ProcessError> {
-        let Some(label) = &self.selinux_label else { return Ok(bind()) };
+    /// Runs `bind` so that the sockets it makes have the label. Nothing else may run on this thread
+    /// meanwhile that makes sockets.
+    pub async fn labelled<T>(&self, bind: impl Future<Output = T>) -> Result<T, ProcessError> {
+        let Some(label) = &self.selinux_label else { return Ok(bind.await) };
         let refused = |source| ProcessError::Label { label: label.clone(), source };
         sys::selinux::label_sockets(Some(label)).map_err(refused)?;
-        let bound = bind();
+        let bound = bind.await;
         sys::selinux::label_sockets(None).map_err(refused)?;
         Ok(bound)
     }

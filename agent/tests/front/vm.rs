@@ -3,11 +3,13 @@
 
 use std::{
     fs,
+    io::Read,
     os::unix::{
         fs::{FileTypeExt, MetadataExt},
         net::UnixListener,
     },
-    process::Command,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use crate::agent::{Agent, BINARY, fails, fails_with, greeted, opened};
@@ -46,7 +48,7 @@ fn rules_name_such_guests_as_guests() {
         let mut agent = Agent::start(&format!("--listen hybrid:{{}}/vm {rules} memory 1M"));
         let mut stream = std::os::unix::net::UnixStream::connect(agent.path("vm_10809")).unwrap();
         let mut greeting = [0; 18];
-        let greeted = std::io::Read::read_exact(&mut stream, &mut greeting).is_ok();
+        let greeted = stream.read_exact(&mut greeting).is_ok();
         assert_eq!(greeted, lets_in, "{rules}");
         drop(stream);
         agent.end();
@@ -73,6 +75,64 @@ fn a_dead_agents_socket_is_taken_over_and_a_live_ones_never() {
         assert_eq!(code, 1, "{stderr}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
     }
+}
+
+/// Anybody may lock /tmp, and hold the lock.
+#[test]
+fn a_lock_on_the_directory_holds_no_start_for_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vm");
+    let place = format!("vhost-user:{}", path.display());
+    let held = fs::File::open(dir.path()).unwrap();
+    held.lock().unwrap();
+    // Without a stale socket there is nothing that needs the lock.
+    let mut agent = Agent::start_with(Command::new(BINARY), "memory 1M", &["--listen", &place]);
+    agent.end();
+    drop(UnixListener::bind(&path).unwrap());
+    let start = Instant::now();
+    let (code, stderr) = fails(Command::new(BINARY).args(["--listen", &place, "memory", "1M"]));
+    assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
+    let named = format!("holds a lock on {},", dir.path().display());
+    assert!(stderr.contains(&named) && stderr.contains("lslocks"), "{stderr}");
+    assert!((5..20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+
+    // It ends at once when it is told to, and leaves what stands there.
+    let mut child = Command::new(BINARY);
+    let child = child.args(["-v", "--listen", &place, "memory", "1M"]).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let start = Instant::now();
+    std::thread::sleep(Duration::from_millis(500));
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().cast_signed()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("TERM came before the agent was ready"), "{said}");
+    assert!(fs::symlink_metadata(&path).is_ok());
+
+    // Two that come at once for one stale socket: one has it.
+    drop(held);
+    let mut both: Vec<_> = (0..2)
+        .map(|_| Command::new(BINARY).args(["--listen", &place, "memory", "1M"]).spawn().unwrap())
+        .collect();
+    let start = Instant::now();
+    let ended = loop {
+        let ended = both.iter_mut().position(|child| child.try_wait().unwrap().is_some());
+        if let Some(ended) = ended {
+            break ended;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "both serve");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let mut other = both.remove(1 - ended);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(other.try_wait().unwrap().is_none(), "the other one serves");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
