@@ -5,7 +5,7 @@ mod server;
 
 use std::process::{Command, Output};
 
-use server::{Fault, Server};
+use server::{Fault, Kind, Server};
 
 fn test(server: &Server, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_guest-tools"))
@@ -21,11 +21,13 @@ fn error(output: &Output) -> &str {
 
 #[test]
 fn a_server_with_a_volatile_cache_is_right() {
-    let server = Server::start(None);
-    let output = test(&server, &["--destroy", "--seed", "1"]);
-    assert!(output.status.success(), "{}", error(&output));
-    let output = test(&server, &["--read-only"]);
-    assert!(output.status.success(), "{}", error(&output));
+    for kind in [Kind::PLAIN, Kind::STRUCTURED] {
+        let server = Server::start(kind);
+        let output = test(&server, &["--destroy", "--seed", "1"]);
+        assert!(output.status.success(), "{}", error(&output));
+        let output = test(&server, &["--read-only"]);
+        assert!(output.status.success(), "{}", error(&output));
+    }
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn each_fault_is_caught() {
         (Fault::ZeroesTooLittle, "due: zeroes"),
         (Fault::FlipsABit, "due: generation"),
     ] {
-        let server = Server::start(Some(fault));
+        let server = Server::start(Kind { fault: Some(fault), ..Kind::STRUCTURED });
         let output = test(&server, &["--destroy", "--seed", "1"]);
         let said = error(&output);
         assert_eq!(output.status.code(), Some(1), "{fault:?} is not caught: {said}");
@@ -53,7 +55,7 @@ fn each_fault_is_caught() {
 
 #[test]
 fn what_was_changed_since_the_last_run_is_found_without_changing_anything() {
-    let server = Server::start(None);
+    let server = Server::start(Kind::STRUCTURED);
     let output = test(&server, &["--read-only"]);
     assert!(error(&output).contains("no header of a test"), "{}", error(&output));
     assert!(test(&server, &["--destroy", "--length", "1M"]).status.success());

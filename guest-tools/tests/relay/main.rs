@@ -2,11 +2,11 @@
 //! and loses whatever it has not made durable, or answers what is no answer. The kernel itself is in tests/tests/guest_attach.rs.
 
 mod kernel;
-#[path = "../faults/server.rs"]
+#[path = "../faults/server/mod.rs"]
 mod server;
 
 use kernel::{Asked, FLUSH, FUA, Kernel, READ, TRIM, WRITE, ZERO};
-use server::{SIZE, Server};
+use server::{Kind, SIZE, Server};
 
 const EIO: u32 = 5;
 
@@ -69,7 +69,7 @@ fn next(dice: &mut Dice, kernel: &Kernel, disk: &[u8]) -> Asked {
 /// again what it lost; no answer is an error, every read is
 /// right, and in the end everything that was acknowledged is durable.
 fn nothing_is_lost(lifetime: u64, lanes: usize, depth: usize, words: &[&str]) {
-    let server = Server::start(None);
+    let server = Server::start(Kind::PLAIN);
     let mut kernel = Kernel::attach(&server.uri, lanes, words);
     let mut dice = Dice(lifetime * 77 + 1);
     let mut disk = vec![0; SIZE];
@@ -121,7 +121,7 @@ fn nothing_is_lost_when_little_is_kept() {
 
 #[test]
 fn another_disk_is_not_used_and_requests_fail_when_they_waited_long_enough() {
-    let server = Server::start(None);
+    let server = Server::start(Kind::PLAIN);
     let mut kernel = Kernel::attach(&server.uri, 2, &["--dead-timeout=300ms"]);
     kernel.ask(write(0, vec![7; 512], FUA));
     assert_eq!(kernel.answer().1, 0);
@@ -141,7 +141,7 @@ fn another_disk_is_not_used_and_requests_fail_when_they_waited_long_enough() {
 
 #[test]
 fn a_server_that_falls_silent_is_left_at_the_dead_timeout() {
-    let server = Server::start(None);
+    let server = Server::start(Kind::PLAIN);
     let mut kernel = Kernel::attach(&server.uri, 1, &["--dead-timeout=300ms"]);
     kernel.ask(write(512, vec![9; 512], 0));
     assert_eq!(kernel.answer().1, 0);
