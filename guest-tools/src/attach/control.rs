@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::{
     name::Device,
     netlink::{Driver, is_connected},
-    saved::Saved,
+    saved::{Saved, facts_of},
     state::Shared,
 };
 
@@ -118,7 +118,7 @@ fn unattended(device: Device) -> Option<Value> {
         Device::Nbd(number) if !is_connected(number) => return None,
         Device::Nbd(_) => fs::read_to_string(format!("/sys/block/{}/backend", device.name())).ok(),
         // It is this program's, since there is a file of it.
-        Device::Ublk(_) => Saved::read(device).ok().flatten().map(|saved| saved.uri),
+        Device::Ublk(_) => Saved::read(facts_of(device)).ok().flatten().map(|saved| saved.uri),
     };
     let size = device.size()?;
     Some(json!({

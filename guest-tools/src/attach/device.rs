@@ -6,6 +6,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{fd::AsFd, unix::net::UnixStream},
+    path::PathBuf,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -59,6 +60,8 @@ pub(crate) struct Wish {
     pub(crate) keep: usize,
     /// The other ends are in these hands, and no kernel is asked.
     pub(crate) ends: Vec<UnixStream>,
+    /// Where a relay for those keeps what the next one has to know.
+    pub(crate) facts: Option<PathBuf>,
 }
 
 /// A device that can be used.
@@ -122,7 +125,9 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     let lanes = side.lanes(&mut facts, &export)?;
     let saved = side.saved(&facts, &export, instead)?;
     let state = state(&facts);
-    let (relay, end) = start(&wish, (lanes, links), (&export, block), (instead, saved), &state)?;
+    let inherits = side.before().is_some();
+    let known = (instead, saved, inherits);
+    let (relay, end) = start(&wish, (lanes, links), (&export, block), known, &state)?;
     let device = match side.start(&facts, &export) {
         Ok(device) => device,
         Err(refused) => {
@@ -248,7 +253,7 @@ fn start(
     wish: &Wish,
     (lanes, links): (Vec<Box<dyn Lane>>, Vec<Link>),
     (export, block): (&Export, u32),
-    (instead, saved): (Instead, Option<Saved>),
+    (instead, saved, inherits): (Instead, Option<Saved>, bool),
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
@@ -256,7 +261,8 @@ fn start(
     let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), instead);
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
-    let relay = Relay::new((lanes, links), redial, tasks, limits, (saved, state.clone()));
+    let known = (saved, inherits);
+    let relay = Relay::new((lanes, links), redial, tasks, limits, known, state.clone());
     let (end, alive) = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
     let thread = thread::Builder::new().name("relay".to_owned()).stack_size(STACK);
     let running = thread.spawn(move || {

@@ -24,13 +24,19 @@ pub(super) const STACK: usize = 256 << 10;
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(2);
 
+/// Why a server is not used that has all it had, but for what only the dead relay could write again.
+const ANEW: &str = "the server was started anew before it had flushed what the relay before this one was \
+                    answered, and may have lost it: unmount what is on the device, detach it with \
+                    --force, and attach again";
+
 /// Connections, and which run of the server they are to.
 type Found = (Vec<Link>, Option<String>);
 
 /// The thread, from outside.
 #[derive(Debug)]
 pub(super) struct Redial {
-    ask: Sender<()>,
+    /// With the run of the server that it has to be, if only one will do.
+    ask: Sender<Option<String>>,
     answers: Receiver<Result<Found, String>>,
     wake: UnixStream,
     under_way: bool,
@@ -46,13 +52,13 @@ impl Redial {
     ) -> io::Result<Self> {
         let (wake, mut woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let (ask, asked) = channel();
+        let (ask, asked) = channel::<Option<String>>();
         let (answer, answers) = channel();
         thread::Builder::new().name("redial".to_owned()).stack_size(STACK).spawn(move || {
-            while asked.recv().is_ok() {
+            while let Ok(run) = asked.recv() {
                 // A try that fails half way leaves connections that the next one stands in place of.
                 instead.generation += 1;
-                let links = links(&uri, count, &export, instead);
+                let links = links(&uri, count, &export, instead, run.as_deref());
                 // The relay has ended when nobody listens.
                 if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
                     return;
@@ -62,10 +68,10 @@ impl Redial {
         Ok(Self { ask, answers, wake, under_way: false })
     }
 
-    /// Starts to connect, if it does not already.
-    pub(super) fn begin(&mut self) {
+    /// Starts to connect, if it does not already. `run`: to no other run of the server.
+    pub(super) fn begin(&mut self, run: Option<&str>) {
         if !self.under_way {
-            self.under_way = self.ask.send(()).is_ok();
+            self.under_way = self.ask.send(run.map(str::to_owned)).is_ok();
         }
     }
 
@@ -98,7 +104,13 @@ pub(super) fn pause(n: u32) -> Duration {
 }
 
 /// All of them, and each to the same export.
-fn links(uri: &Uri, count: usize, export: &Export, instead: Instead) -> Result<Found, String> {
+fn links(
+    uri: &Uri,
+    count: usize,
+    export: &Export,
+    instead: Instead,
+    run: Option<&str>,
+) -> Result<Found, String> {
     let mut links = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
@@ -113,6 +125,10 @@ fn links(uri: &Uri, count: usize, export: &Export, instead: Instead) -> Result<F
         if let Err(change) = export.is_still(&again) {
             link.close();
             return Err(format!("the export has changed, and is not used: {change}"));
+        }
+        if run.is_some() && again.instance.as_deref() != run {
+            link.close();
+            return Err(ANEW.to_owned());
         }
         first.get_or_insert_with(|| again.clone()).and(&again);
         links.push(link);

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd::wire::Errno as Code;
+use nbd::{transmit::client::Failure, wire::Errno as Code};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -73,6 +73,14 @@ pub(super) struct Relay {
     flush: Option<u64>,
     /// The last one failed.
     cannot_flush: bool,
+    /// One of ours failed, and the kernel does not know: what the server has lost by it, a later flush would
+    /// not tell.
+    untold: bool,
+    /// A flush of the kernel's is answered, and fails if one was untold.
+    telling: bool,
+    /// The relay before this one was killed, and this run of the server alone has what that one was answered
+    /// and did not flush.
+    inherits: bool,
     /// What the next relay has to know, where there may be one.
     saved: Option<Saved>,
     state: Shared,
@@ -84,8 +92,11 @@ impl Relay {
         redial: Redial,
         tasks: Tasks,
         (dead_timeout, keep): (Option<Duration>, usize),
-        (saved, state): (Option<Saved>, Shared),
+        (saved, inherits): (Option<Saved>, bool),
+        state: Shared,
     ) -> Self {
+        // Where nothing is kept back, nothing is lost.
+        let inherits = inherits && tasks.flushes();
         Self {
             lanes,
             net: Net::Up(links),
@@ -99,6 +110,9 @@ impl Relay {
             keep,
             flush: None,
             cannot_flush: false,
+            untold: saved.as_ref().is_some_and(|saved| saved.untold),
+            telling: false,
+            inherits,
             saved,
             state,
         }
@@ -151,7 +165,8 @@ impl Relay {
 
     /// Sends what is ready, and receives what has come.
     fn ask(&mut self) {
-        if self.tasks.unflushed.held() > self.keep && !self.cannot_flush {
+        let much = self.tasks.unflushed.held() > self.keep;
+        if (much || self.inherits) && !self.cannot_flush {
             self.flush_ourselves();
         }
         let Net::Up(links) = &mut self.net else { return };
@@ -187,7 +202,12 @@ impl Relay {
                 lane.answer(reply.cookie, reply.error, reply.payload)?;
             }
         }
-        self.lanes.iter_mut().try_for_each(|lane| lane.send())
+        self.lanes.iter_mut().try_for_each(|lane| lane.send())?;
+        // Not before the kernel has the answer: this process may be killed in between.
+        if std::mem::take(&mut self.telling) {
+            self.owe_failure(false);
+        }
+        Ok(())
     }
 
     /// Waits until there is something to do, and receives from the links that have something.
@@ -283,7 +303,7 @@ impl Relay {
     }
 
     /// An answer of the server. Says why no other is to be waited for, if so.
-    fn answered(&mut self, done: Done) -> Option<String> {
+    fn answered(&mut self, mut done: Done) -> Option<String> {
         let failed = done.result.as_ref().err();
         match (done.order.tag, failed) {
             // It will be back, and do it then.
@@ -297,8 +317,14 @@ impl Relay {
                 let mark = self.flush.take();
                 self.cannot_flush = failed.is_some();
                 match (failed, mark) {
-                    (Some(failure), _) => tell(&format!("a flush failed: {failure}")),
-                    (None, Some(mark)) => self.tasks.unflushed.flushed(mark),
+                    (Some(failure), _) => {
+                        tell(&format!("a flush failed: {failure}"));
+                        self.owe_failure(true);
+                    }
+                    (None, Some(mark)) => {
+                        self.tasks.unflushed.flushed(mark);
+                        self.inherits = false;
+                    }
                     (None, None) => {}
                 }
             }
@@ -311,13 +337,34 @@ impl Relay {
             }
             (REPLAYED, None) => self.state.lock().replayed += 1,
             _ => {
-                let flushed = done.order.verb == Verb::Flush && failed.is_none();
-                self.cannot_flush &= !flushed;
+                if done.order.verb == Verb::Flush {
+                    if self.untold && failed.is_none() {
+                        let text = "a flush before this one failed".to_owned();
+                        done.result = Err(Failure { errno: Code::EIO, text, at: None });
+                    }
+                    self.telling = true;
+                    let flushed = done.result.is_ok();
+                    self.cannot_flush &= !flushed;
+                    self.inherits &= !flushed;
+                }
                 (self.broken, self.vain) = (None, 0);
                 self.tasks.done(done);
             }
         }
         None
+    }
+
+    /// Whether the kernel's next flush is to fail, in this relay or the next.
+    fn owe_failure(&mut self, untold: bool) {
+        if std::mem::replace(&mut self.untold, untold) == untold {
+            return;
+        }
+        if let Some(saved) = &mut self.saved {
+            saved.untold = untold;
+            if let Err(error) = saved.write() {
+                tell(&format!("the next relay would not know of it: {error}"));
+            }
+        }
     }
 
     fn note(&self) {

@@ -19,7 +19,14 @@ use nix::{
 
 use serde_json::Value;
 
-use super::{AttachError, control::ask, name::Device, netlink::Driver, saved::Saved, ublk};
+use super::{
+    AttachError,
+    control::ask,
+    name::Device,
+    netlink::Driver,
+    saved::{Saved, facts_of},
+    ublk,
+};
 
 /// How long whoever looks at the disk's content may hold it locked.
 const LOOKED_AT: Duration = Duration::from_secs(5);
@@ -57,7 +64,7 @@ fn stop(number: u32, force: bool) -> io::Result<()> {
     driver.stop(number)?;
     if relay.is_none() || force {
         driver.delete(number)?;
-        Saved::remove(device);
+        Saved::remove(&facts_of(device));
     }
     Ok(())
 }

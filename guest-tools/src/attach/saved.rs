@@ -2,13 +2,14 @@
 //! /run/guest-tools, which is in memory and ends with the kernel that has the device.
 //!
 //! What was acknowledged and not flushed is not in it. A relay takes a device over only from a server that
-//! has been there all along, and so still has that: one that says of itself which run of it this is.
+//! has been there all along, and so still has that: one that says of itself which run of it this is. It
+//! stays with that run until a flush has succeeded.
 
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use nbd::{negotiate::Instead, wire::TransmissionFlags};
@@ -22,12 +23,15 @@ const NEXT: u64 = 1 << 32;
 /// The facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
-    pub(super) device: Device,
+    /// The file.
+    pub(super) path: PathBuf,
     pub(super) uri: String,
     pub(super) export: Export,
     pub(super) block: u32,
     /// As the last relay named itself at its start.
     pub(super) instead: Instead,
+    /// A flush of a relay's own has failed, and the kernel has not been told.
+    pub(super) untold: bool,
 }
 
 impl Saved {
@@ -38,8 +42,8 @@ impl Saved {
     }
 
     /// Whether the kernel's device has the size that it was given.
-    pub(super) fn is_of_its_device(&self) -> bool {
-        self.device.size() == Some(self.export.visible(self.block))
+    pub(super) fn is_of(&self, device: Device) -> bool {
+        device.size() == Some(self.export.visible(self.block))
     }
 
     /// Whether an export is the one that the kernel was told of, with all that it was told.
@@ -59,31 +63,32 @@ impl Saved {
 
     /// For nobody else's eyes: the token is a secret.
     pub(super) fn write(&self) -> io::Result<()> {
-        fs::create_dir_all(RUN)?;
-        let path = path(self.device);
-        let new = path.with_extension("new");
+        if let Some(directory) = self.path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let new = self.path.with_extension("new");
         let mut file = File::create(&new)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(self.to_json().to_string().as_bytes())?;
         drop(file);
-        fs::rename(new, path)
+        fs::rename(new, &self.path)
     }
 
     /// `None`: nothing is known of the device.
-    pub(super) fn read(device: Device) -> io::Result<Option<Self>> {
-        let text = match fs::read_to_string(path(device)) {
+    pub(super) fn read(path: PathBuf) -> io::Result<Option<Self>> {
+        let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
         let value = serde_json::from_str(&text).map_err(io::Error::other)?;
-        let known = Self::from_json(device, &value);
+        let known = Self::from_json(path, &value);
         known.map(Some).ok_or_else(|| io::Error::other("its words are another version's"))
     }
 
     /// The device is no more.
-    pub(super) fn remove(device: Device) {
+    pub(super) fn remove(path: &Path) {
         // What stays is not believed without its device.
-        fs::remove_file(path(device)).ok();
+        fs::remove_file(path).ok();
     }
 
     fn to_json(&self) -> Value {
@@ -98,15 +103,16 @@ impl Saved {
             "maximum": self.export.maximum,
             "identity": self.export.identity,
             "instance": self.export.instance,
+            "untold": self.untold,
         })
     }
 
-    fn from_json(device: Device, value: &Value) -> Option<Self> {
+    fn from_json(path: PathBuf, value: &Value) -> Option<Self> {
         let number = |key: &str| value.get(key)?.as_u64();
         let text = |key: &str| value.get(key)?.as_str().map(str::to_owned);
         let flags = u16::try_from(number("flags")?).ok()?;
         Some(Self {
-            device,
+            path,
             uri: text("uri")?,
             export: Export {
                 size: number("size")?,
@@ -121,11 +127,14 @@ impl Saved {
                 token: u128::from_str_radix(&text("token")?, 16).ok()?,
                 generation: number("generation")?,
             },
+            // Older relays did not say.
+            untold: value.get("untold").and_then(Value::as_bool).unwrap_or(false),
         })
     }
 }
 
-fn path(device: Device) -> PathBuf {
+/// Where the facts of a device are.
+pub(super) fn facts_of(device: Device) -> PathBuf {
     PathBuf::from(format!("{RUN}/{}.json", device.name()))
 }
 
@@ -136,7 +145,7 @@ mod tests {
     fn saved() -> Saved {
         let flags = TransmissionFlags::HAS_FLAGS | TransmissionFlags::SEND_FLUSH;
         Saved {
-            device: Device::Ublk(3),
+            path: facts_of(Device::Ublk(3)),
             uri: "nbd+vsock://2/a".to_owned(),
             export: Export {
                 size: 1 << 40,
@@ -148,6 +157,7 @@ mod tests {
             },
             block: 512,
             instead: Instead { token: 0xabc, generation: 1 },
+            untold: true,
         }
     }
 
@@ -157,9 +167,9 @@ mod tests {
         for instance in [Some("run7".to_owned()), None] {
             saved.export.instance = instance;
             let value: Value = serde_json::from_str(&saved.to_json().to_string()).unwrap();
-            assert_eq!(Saved::from_json(saved.device, &value), Some(saved.clone()));
+            assert_eq!(Saved::from_json(saved.path.clone(), &value), Some(saved.clone()));
         }
-        assert_eq!(Saved::from_json(saved.device, &json!({ "uri": "x" })), None);
+        assert_eq!(Saved::from_json(saved.path, &json!({ "uri": "x" })), None);
     }
 
     #[test]

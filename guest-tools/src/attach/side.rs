@@ -4,6 +4,7 @@
 use std::{
     fs, io, mem,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
     process::Command,
 };
 
@@ -21,18 +22,25 @@ use super::{
     lane::{Lane, Socket},
     name::Device,
     netlink::{Connect, Driver as Nbd},
-    saved::Saved,
+    saved::{Saved, facts_of},
     ublk::Driver as Ublk,
 };
 use crate::init;
 
+/// What cannot be done.
+const LEFT: &str = "read what its last relay left";
 /// Bytes of each direction of a socket pair.
 const BUFFER: usize = 1 << 20;
 
 /// Who asks.
 pub(super) enum Side {
     /// Somebody else, by sockets that are in these hands.
-    Played(Vec<UnixStream>),
+    Played {
+        ends: Vec<UnixStream>,
+        /// What the next relay has to know is kept here, as if the driver were one that keeps its device.
+        facts: Option<PathBuf>,
+        before: Option<Saved>,
+    },
     Nbd {
         driver: Nbd,
         wanted: Option<u32>,
@@ -55,7 +63,10 @@ impl Side {
     pub(super) fn choose(wish: &mut Wish) -> Result<Self, AttachError> {
         let ends = mem::take(&mut wish.ends);
         if !ends.is_empty() {
-            return Ok(Self::Played(ends));
+            let facts = wish.facts.take();
+            let before = facts.clone().map(Saved::read).transpose();
+            let before = before.map_err(AttachError::system(LEFT))?.flatten();
+            return Ok(Self::Played { ends, facts, before });
         }
         match wish.device {
             Some(Device::Nbd(number)) => Ok(Self::nbd(nbd()?, Some(number))),
@@ -73,18 +84,17 @@ impl Side {
     }
 
     fn ublk(mut driver: Ublk, wanted: Option<u32>) -> Result<Self, AttachError> {
-        let known = wanted.map(Device::Ublk).map(Saved::read);
-        let known = known.transpose().map_err(AttachError::system("read what its last relay left"));
+        let device = wanted.map(Device::Ublk);
+        let known = device.map(facts_of).map(Saved::read);
+        let known = known.transpose().map_err(AttachError::system(LEFT))?.flatten();
         // What was left without a device, or of another one, is of another life.
-        let before = known?.flatten().filter(|saved| match saved.device {
-            Device::Ublk(number) => driver.has(number) && saved.is_of_its_device(),
-            Device::Nbd(_) => false,
-        });
-        if let Some(Saved { device: device @ Device::Ublk(number), uri, .. }) = &before {
+        let is_there = wanted.is_some_and(|number| driver.has(number));
+        let before = known.filter(|saved| is_there && device.is_some_and(|it| saved.is_of(it)));
+        if let (Some(before), Some(number), Some(device)) = (&before, wanted, device) {
             // A relay that lives is not to lose its server to another.
-            if ask(*device).is_some() || !driver.is_left(*number).unwrap_or(false) {
+            if ask(device).is_some() || !driver.is_left(number).unwrap_or(false) {
                 let source = Errno::EBUSY.into();
-                return Err(ublk_refused(&device.to_string(), uri, source));
+                return Err(ublk_refused(&device.to_string(), &before.uri, source));
             }
         }
         Ok(Self::Ublk { driver, wanted, before, made: None })
@@ -93,7 +103,7 @@ impl Side {
     /// How many connections there have to be, if that is not ours to say.
     pub(super) const fn count(&self) -> Option<usize> {
         match self {
-            Self::Played(ends) => Some(ends.len()),
+            Self::Played { ends, .. } => Some(ends.len()),
             _ => None,
         }
     }
@@ -101,8 +111,8 @@ impl Side {
     /// What is known of a device that has lost its relay.
     pub(super) const fn before(&self) -> Option<&Saved> {
         match self {
-            Self::Ublk { before, .. } => before.as_ref(),
-            _ => None,
+            Self::Ublk { before, .. } | Self::Played { before, .. } => before.as_ref(),
+            Self::Nbd { .. } => None,
         }
     }
 
@@ -118,7 +128,7 @@ impl Side {
             lanes.map_err(AttachError::system("set up the sockets"))
         };
         match self {
-            Self::Played(ends) => boxed(mem::take(ends)),
+            Self::Played { ends, .. } => boxed(mem::take(ends)),
             Self::Nbd { sockets, .. } => {
                 let (kernels, ours) = pairs(facts.connections)?;
                 *sockets = kernels;
@@ -153,7 +163,7 @@ impl Side {
         export: &Export,
     ) -> Result<Option<Device>, AttachError> {
         match self {
-            Self::Played(_) => Ok(None),
+            Self::Played { .. } => Ok(None),
             Self::Nbd { driver, wanted, sockets } => {
                 let asked = driver.connect(&Connect {
                     index: *wanted,
@@ -185,9 +195,14 @@ impl Side {
         export: &Export,
         instead: Instead,
     ) -> Result<Option<Saved>, AttachError> {
-        let Self::Ublk { made: Some(number), .. } = self else { return Ok(None) };
-        let (device, uri) = (Device::Ublk(*number), facts.uri.clone());
-        let saved = Saved { device, uri, export: export.clone(), block: facts.block, instead };
+        let path = match self {
+            Self::Ublk { made: Some(number), .. } => facts_of(Device::Ublk(*number)),
+            Self::Played { facts: Some(path), .. } => path.clone(),
+            _ => return Ok(None),
+        };
+        let (uri, export) = (facts.uri.clone(), export.clone());
+        let untold = self.before().is_some_and(|before| before.untold);
+        let saved = Saved { path, uri, export, block: facts.block, instead, untold };
         saved.write().map_err(AttachError::system("write what the next relay has to know"))?;
         Ok(Some(saved))
     }
@@ -203,10 +218,14 @@ impl Side {
 
     /// The relay has ended.
     pub(super) fn end(&mut self) {
-        if let Self::Ublk { driver, made: Some(number), .. } = self {
-            Saved::remove(Device::Ublk(*number));
-            // Somebody else may have been quicker.
-            driver.delete(*number).ok();
+        match self {
+            Self::Ublk { driver, made: Some(number), .. } => {
+                Saved::remove(&facts_of(Device::Ublk(*number)));
+                // Somebody else may have been quicker.
+                driver.delete(*number).ok();
+            }
+            Self::Played { facts: Some(path), .. } => Saved::remove(path),
+            _ => {}
         }
     }
 }

@@ -89,6 +89,11 @@ impl Tasks {
         self.tasks.len() - self.free.len()
     }
 
+    /// The server may lose what it has answered, until a flush.
+    pub(super) const fn flushes(&self) -> bool {
+        self.flushes
+    }
+
     /// The memory that they take, in bytes.
     pub(super) const fn weight(&self) -> usize {
         self.weight

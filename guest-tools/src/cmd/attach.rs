@@ -13,7 +13,7 @@ use std::{
         fd::{AsFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -92,6 +92,9 @@ pub(crate) struct Attach {
     /// Sockets that this process has open, in place of the kernel
     #[arg(long, hide = true, value_name = "FD")]
     kernel_fd: Vec<RawFd>,
+    /// Where a relay for those sockets keeps what the next one has to know
+    #[arg(long, hide = true, value_name = "PATH", requires = "kernel_fd")]
+    kernel_facts: Option<PathBuf>,
 }
 
 /// `None`: never.
@@ -156,6 +159,7 @@ impl Attach {
             wait: self.wait,
             keep: usize::try_from(self.keep).unwrap_or(usize::MAX),
             ends: ends.map_err(AttachError::system("take the sockets of --kernel-fd"))?,
+            facts: self.kernel_facts.clone(),
         })
     }
 

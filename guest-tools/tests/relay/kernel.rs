@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader, Lines, Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::{
         fd::{AsFd, AsRawFd},
         unix::net::UnixStream,
@@ -37,7 +37,7 @@ pub(crate) struct Asked {
 /// A relay in a process of its own, and this end of its sockets.
 pub(crate) struct Kernel {
     relay: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    log: BufReader<ChildStderr>,
     lanes: Vec<UnixStream>,
     cookie: u64,
     /// By cookie.
@@ -48,7 +48,7 @@ impl Kernel {
     /// Attaches `uri` with so many sockets.
     pub(crate) fn attach(uri: &str, lanes: usize, words: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_guest-tools"));
-        command.args(["attach", uri]).args(words).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["attach", uri]).args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..lanes {
             let (our, their) = UnixStream::pair().expect("a pair of sockets");
@@ -58,20 +58,55 @@ impl Kernel {
             theirs.push(their);
         }
         let mut relay = command.spawn().expect("guest-tools starts");
-        let log = BufReader::new(relay.stderr.take().expect("stderr")).lines();
+        let log = BufReader::new(relay.stderr.take().expect("stderr"));
         Self { relay, log, lanes: ours, cookie: 0, under_way: HashMap::new() }
+    }
+
+    /// Whether it takes requests; else it has ended.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        let said = self.relay.stdout.as_mut().map(|stdout| stdout.read(&mut [0; 64]));
+        said.expect("stdout").expect("a pipe") > 0
+    }
+
+    /// Kills the relay.
+    pub(crate) fn kill(&mut self) {
+        self.relay.kill().expect("it lives");
+        self.relay.wait().expect("its end");
+        self.lanes.clear();
+    }
+
+    /// What the ublk driver does when another relay comes: the requests without an answer are asked again.
+    pub(crate) fn ask_again(&mut self, before: &Self) {
+        let mut left: Vec<_> = before.under_way.iter().collect();
+        left.sort_unstable_by_key(|(cookie, _)| **cookie);
+        left.into_iter().for_each(|(_, asked)| self.ask(asked.clone()));
+    }
+
+    /// The end of a relay that cannot begin, and what it says.
+    pub(crate) fn fails(mut self) -> String {
+        let mut said = String::new();
+        self.log.read_to_string(&mut said).expect("UTF-8");
+        assert_eq!(self.relay.wait().expect("its end").code(), Some(1), "{said:?}");
+        said
     }
 
     /// The next line of its log that has this part.
     pub(crate) fn says(&mut self, part: &str) -> String {
         let mut seen = Vec::new();
-        for line in self.log.by_ref().map_while(Result::ok) {
+        loop {
+            if !self.log.buffer().contains(&b'\n') {
+                let mut fds = [PollFd::new(self.log.get_ref().as_fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut fds, PollTimeout::from(20_000_u16)).expect("poll");
+                assert!(ready > 0, "the relay does not say {part:?}: {seen:#?}");
+            }
+            let mut line = String::new();
+            let n = self.log.read_line(&mut line).expect("UTF-8");
+            assert!(n > 0, "the relay did not say {part:?}: {seen:#?}");
             if line.contains(part) {
                 return line;
             }
             seen.push(line);
         }
-        panic!("the relay did not say {part:?}: {seen:#?}");
     }
 
     /// Sends a request down one of the sockets.

@@ -4,6 +4,7 @@
 mod kernel;
 #[path = "../faults/server/mod.rs"]
 mod server;
+mod takeover;
 
 use kernel::{Asked, FLUSH, FUA, Kernel, READ, TRIM, WRITE, ZERO};
 use server::{Kind, SIZE, Server};

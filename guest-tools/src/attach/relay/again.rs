@@ -105,7 +105,8 @@ impl Relay {
         if let Net::Down(next, _) = self.net
             && Instant::now() >= next
         {
-            self.redial.begin();
+            let saved = self.saved.as_ref().filter(|_| self.inherits);
+            self.redial.begin(saved.and_then(|saved| saved.export.instance.as_deref()));
         }
         self.replay();
         let dead = self.broken.zip(self.dead_timeout);

@@ -69,7 +69,11 @@ impl Session {
         0
     }
 
-    pub(super) fn cache(&mut self, _asked: &Asked) {}
+    pub(super) fn cache(&mut self, asked: &Asked) {
+        if self.has(Fault::CacheDestroys) {
+            self.put(asked.at, &vec![0; asked.len], false);
+        }
+    }
 
     /// Runs of zeroes and of data, in blocks.
     pub(super) fn extents(&self, asked: &Asked) -> Vec<(usize, u32)> {
@@ -92,7 +96,7 @@ impl Session {
     }
 
     fn put(&mut self, at: usize, bytes: &[u8], fua: bool) {
-        let mut disk = lock(&self.disk);
+        let Some(mut disk) = self.disk() else { return };
         disk.now[at..at + bytes.len()].copy_from_slice(bytes);
         if fua && !self.has(Fault::IgnoresFua) {
             disk.durable[at..at + bytes.len()].copy_from_slice(bytes);
@@ -105,7 +109,7 @@ impl Session {
         for (at, bytes) in std::mem::take(&mut self.hidden) {
             self.put(at, &bytes, false);
         }
-        let mut disk = lock(&self.disk);
+        let Some(mut disk) = self.disk() else { return EIO };
         let fails = disk.failing > 0;
         let Disk { now, durable, failing, .. } = &mut *disk;
         if fails {

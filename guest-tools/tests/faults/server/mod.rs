@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     TrimsTooMuch,
     ZeroesTooLittle,
     FlipsABit,
+    /// What is asked to be cached is zeroes from then on.
+    CacheDestroys,
 }
 
 /// What a server offers.
@@ -68,8 +70,10 @@ struct Disk {
     /// It crashes at each so-many-th request.
     lifetime: Option<u64>,
     crashes: u64,
-    /// Which run of the server it is.
+    /// Which run of the server it is. What an earlier one has not done is not done any more.
     run: u64,
+    /// The highest generation of a client that has come in place of its older connections.
+    generation: u64,
     /// It takes requests and answers none.
     silent: bool,
     /// Flushes that are to fail, and to lose what they were to keep.
@@ -128,6 +132,7 @@ impl Server {
             lifetime: None,
             crashes: 0,
             run: 1,
+            generation: 0,
             silent: false,
             failing: 0,
             clients: Vec::new(),

@@ -3,9 +3,10 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
+    sync::MutexGuard,
 };
 
-use super::{Kind, Shared, lock};
+use super::{Disk, Kind, Shared, lock};
 
 /// Options and replies, as the protocol numbers them.
 const GO: u32 = 7;
@@ -56,6 +57,8 @@ pub(super) struct Session {
     stream: UnixStream,
     pub(super) disk: Shared,
     pub(super) kind: Kind,
+    run: u64,
+    generation: u64,
     /// Structured replies were agreed.
     structured: bool,
     /// What others do not see yet.
@@ -66,9 +69,18 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(stream: UnixStream, disk: Shared) -> Self {
-        let kind = lock(&disk).kind;
+        let (kind, run) = {
+            let disk = lock(&disk);
+            (disk.kind, disk.run)
+        };
         let (hidden, changed) = (Vec::new(), Vec::new());
-        Self { stream, disk, kind, structured: false, hidden, changed }
+        Self { stream, disk, kind, run, generation: 0, structured: false, hidden, changed }
+    }
+
+    /// The disk, while this session has not been ended by a crash or by its client's next connection.
+    pub(super) fn disk(&self) -> Option<MutexGuard<'_, Disk>> {
+        let disk = lock(&self.disk);
+        (disk.run == self.run && disk.generation <= self.generation).then_some(disk)
     }
 
     pub(super) fn serve(mut self) -> io::Result<()> {
@@ -110,9 +122,15 @@ impl Session {
                 let asked = String::from_utf8_lossy(&data).into_owned();
                 let run = format!("x-agent:instance={}", lock(&self.disk).run);
                 let mut names = vec!["x-agent:identity=1".to_owned(), run];
-                // Nobody's work goes on without them here.
+                // From then on nothing of the older connections is done.
                 if let Some(at) = asked.find("x-agent:instead=") {
-                    names.push(asked[at..].to_owned());
+                    let text = asked[at..].to_owned();
+                    let generation = text.rsplit('.').next().and_then(|text| text.parse().ok());
+                    self.generation = generation.expect("a generation");
+                    let mut disk = lock(&self.disk);
+                    disk.generation = disk.generation.max(self.generation);
+                    drop(disk);
+                    names.push(text);
                 }
                 for name in names {
                     self.reply(option, CONTEXT, &[&[0; 4][..], name.as_bytes()].concat())?;
