@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod recipe;
 pub mod serve;
 pub mod session;
+mod shell;
 pub mod stream;
 mod sys;
 pub mod tenant;

@@ -167,7 +167,8 @@ impl Plan {
         let mut words = self.params.iter().collect();
         let layers = layer::choose(&self.filters, &mut words)?;
         let read_only = self.read_only || layer::spare_below(&layers);
-        let mut context = Context { read_only, hooks };
+        let changes_user = self.process.user.is_some() || self.process.group.is_some();
+        let mut context = Context { read_only, changes_user, hooks };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
         let stack = layer::wrap(bottom, &layers, &mut context)?;
         let certificates =

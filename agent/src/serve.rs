@@ -28,11 +28,15 @@ use crate::{
     listen::Listener,
     peer::Peer,
     session::{self, Life, Rules},
+    shell,
     stream::Stream,
 };
 
 /// Most threads of an engine thread that wait for disks. A connection is limited by `--threads`.
 const BLOCKING_THREADS: usize = 64;
+/// How long commands that made something for a client have to end: a little more than they get to end by
+/// themselves.
+const COMMANDS: Duration = Duration::from_secs(3);
 /// How long sessions have to close once they are told to close now.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
@@ -253,6 +257,10 @@ pub async fn serve(
                 () = tokio::time::sleep(LAST_MOMENT) => {}
             }
         }
+    }
+    // What they have made for clients that are gone is removed.
+    if ended == Ended::InOrder {
+        tokio::time::timeout(COMMANDS, shell::all_ended()).await.ok();
     }
     hooks.exit();
     ended

@@ -23,6 +23,7 @@ const RANKS: &[(&str, u8)] = &[
     ("tls", 1),
     ("access", 2),
     ("tenant", 3),
+    ("shell", 4),
     ("lease", 3),
     ("doctor", 3),
     ("exports", 4),

@@ -81,6 +81,8 @@ pub struct Facts {
     /// Which disk it is, for clients that come back; `None` if that cannot be known. A layer that makes
     /// another disk of the one below has to say so.
     pub identity: Option<Identity>,
+    /// The disk ends with the connection that has opened it, and no other connection sees its bytes.
+    pub ephemeral: bool,
 }
 
 impl Facts {
@@ -105,6 +107,7 @@ impl Facts {
             block_preferred: 4096,
             description: None,
             identity: identity.into(),
+            ephemeral: false,
         }
     }
 }

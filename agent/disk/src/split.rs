@@ -83,6 +83,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
             all.can_cache &= facts.can_cache;
             all.can_extents &= facts.can_extents;
             all.multi_conn &= facts.multi_conn;
+            all.ephemeral |= facts.ephemeral;
             all.rotational |= facts.rotational;
             all.block_preferred = all.block_preferred.max(facts.block_preferred);
             all.write_endured = all.write_endured.min(facts.write_endured);

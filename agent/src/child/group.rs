@@ -48,7 +48,7 @@ fn kill(group: Pid, signal: Signal) {
 
 /// The leader is waited for last: as long as it is not, the group's number is nobody else's.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     child: Child,
     id: Pid,
     /// Readable when the leader has ended.
@@ -57,7 +57,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn start(mut command: Command) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command) -> io::Result<Self> {
         let mut child = command.process_group(0).spawn()?;
         let id = Pid::from_raw(child.id().cast_signed());
         let end = match poll::process(child.id()) {
@@ -72,16 +72,16 @@ impl Group {
         Ok(Self { child, id, end, waited: false })
     }
 
-    pub(super) fn id(&self) -> Pid {
+    pub(crate) fn id(&self) -> Pid {
         self.id
     }
 
-    pub(super) fn child(&mut self) -> &mut Child {
+    pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }
 
     /// Readable when the leader has ended.
-    pub(super) fn end(&self) -> BorrowedFd<'_> {
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }
 
@@ -90,12 +90,17 @@ impl Group {
     }
 
     /// The status of a leader that has ended. With `sweep` all the others end too.
-    pub(super) fn finish(mut self, sweep: bool) -> io::Result<ExitStatus> {
+    pub(crate) fn finish(mut self, sweep: bool) -> io::Result<ExitStatus> {
         if sweep {
             kill(self.id, Signal::SIGKILL);
         }
         self.waited = true;
         self.child.wait()
+    }
+
+    /// Sends a signal to all of it.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.id, signal);
     }
 
     fn ends_soon(&self) -> bool {

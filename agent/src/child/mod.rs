@@ -19,8 +19,8 @@ use std::{
 
 use thiserror::Error;
 
-pub(crate) use self::group::end_all;
-use self::{group::Group, pipes::Pipes, terminal::Terminal};
+pub(crate) use self::group::{Group, end_all};
+use self::{pipes::Pipes, terminal::Terminal};
 
 /// Most bytes of stdout, unless the caller says otherwise.
 const OUTPUT: usize = 4 << 20;
@@ -116,15 +116,6 @@ impl<'a> Job<'a> {
                 Ok(Printed { status, stdout, stderr })
             }
         }
-    }
-
-    /// Runs it to its end, for what it says on stderr. What it leaves running in its group is ended.
-    pub(crate) fn silent(mut self) -> Result<Printed, ChildError> {
-        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let (status, pipes) = self.run(true)?;
-        let (stdout, stderr) = pipes.taken();
-        // Nothing of stdout is read here, so it is no flood.
-        status.map(|status| Printed { status, stdout, stderr }).ok_or(ChildError::Flood(0))
     }
 
     /// The first bytes that it prints, no more than [`Job::output`] says, however it ends: with enough of

@@ -18,9 +18,9 @@ use nix::{
     sys::stat::{Mode, SFlag, fstat},
 };
 
-use super::{Exports, Listed, OpenError, Permit};
+use super::{Exports, Listed, Listing, OpenError, Opened, Permit};
 use disk::{
-    Disk, DiskError, FileDisk, Verb,
+    Disk, FileDisk,
     file::{FileError, Options},
 };
 
@@ -29,7 +29,10 @@ const LISTED: usize = 10_000;
 
 /// An open directory.
 #[derive(Debug)]
-pub struct Directory {
+pub struct Directory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     path: PathBuf,
     directory: OwnedFd,
     options: Options,
@@ -40,9 +43,11 @@ impl Directory {
     pub fn open(path: &Path, options: Options) -> io::Result<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let directory = open(path, flags, Mode::empty())?;
-        Ok(Self { path: path.to_owned(), directory, options })
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), directory, options })))
     }
+}
 
+impl Inner {
     fn open_beneath(&self, name: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         loop {
@@ -91,37 +96,40 @@ impl Directory {
         }
         Ok(names)
     }
-}
-
-impl Exports for Directory {
-    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
+    fn list(&self) -> io::Result<Vec<Listed>> {
         let names = self.names().map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
         })?;
         Ok(names.into_iter().map(|name| Listed { name, description: None }).collect())
     }
 
-    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
-        name
-    }
-
-    fn open(&self, name: &str, _: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err(OpenError::Unknown);
         }
         let path = self.path.join(name);
-        let disk = FileDisk::open_by(&path, self.options, &|flags| self.open_beneath(name, flags))
-            .map_err(|error| {
-                if is_absence(&error) {
-                    return OpenError::Unknown;
-                }
-                OpenError::Failed(DiskError::from_io(Verb::Open, (0, 0), error.into()))
-            })?;
-        Ok(Arc::new(disk))
+        let disk = FileDisk::open_by(&path, self.options, &|flags| self.open_beneath(name, flags));
+        match disk {
+            Ok(disk) => Ok(Arc::new(disk)),
+            Err(error) if is_absence(&error) => Err(OpenError::Unknown),
+            Err(error) => Err(OpenError::because(&error)),
+        }
+    }
+}
+
+impl Exports for Directory {
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { permit.blocking(move || inner.list()).await? })
     }
 
-    fn blocking(&self) -> bool {
-        true
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
+        Box::pin(async move { permit.blocking(move || inner.open(&name)).await? })
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        name
     }
 }
 

@@ -1,15 +1,20 @@
 //! Names to disks: what a client may list and open. Opening happens here and nowhere else.
 
 mod directory;
+mod files;
 mod permit;
 
-use std::{fmt, io, sync::Arc};
+use std::{error::Error, fmt, future::ready, io, pin::Pin, sync::Arc};
+
+use thiserror::Error;
 
 pub use self::{
     directory::Directory,
+    files::{Files, Layout},
     permit::{Covers, Opening, Permit, authorize},
 };
-use disk::{Disk, DiskError};
+use crate::causes::chain;
+use disk::{Disk, DiskError, Kind, Verb};
 
 /// An export as LIST shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,18 +32,49 @@ pub enum OpenError {
     Failed(DiskError),
 }
 
-/// The exports of one agent. May block: `session/` calls it on the blocking pool when `blocking`.
+impl OpenError {
+    /// It could not be opened, for this reason and its causes.
+    pub fn because(error: &(dyn Error + 'static)) -> Self {
+        let source = Some(io::Error::other(chain(error).to_string()));
+        Self::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })
+    }
+}
+
+impl From<Panicked> for OpenError {
+    fn from(error: Panicked) -> Self {
+        Self::because(&error)
+    }
+}
+
+/// Work on another thread came to no end, by our bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a bug in agent: its work panicked")]
+pub struct Panicked;
+
+impl From<Panicked> for io::Error {
+    fn from(error: Panicked) -> Self {
+        Self::other(error)
+    }
+}
+
+/// A list that is being made.
+pub type Listing<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<Listed>>> + Send + 'a>>;
+/// A disk that is being opened.
+pub type Opened<'a> = Pin<Box<dyn Future<Output = Result<Arc<dyn Disk>, OpenError>> + Send + 'a>>;
+
+/// The exports of one agent.
+///
+/// The futures are polled by the connection's task, on a thread that serves other connections too: what they do
+/// there takes no waiting. What blocks for a moment goes through `Permit::blocking`; what waits for somebody else
+/// waits asynchronously. A future is dropped when its client leaves or the agent ends: whatever it has begun ends
+/// with it.
 pub trait Exports: Send + Sync + fmt::Debug {
-    /// What LIST answers, in order.
-    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>>;
+    /// What LIST answers, in order, to the client that has the permit.
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a>;
     /// The disk behind a name, for one connection, which drops it when it is over.
-    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError>;
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a>;
     /// The one name that stands for all names of the same disk.
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str;
-    /// Whether `list` or `open` may touch a filesystem.
-    fn blocking(&self) -> bool {
-        false
-    }
 }
 
 /// One disk under every name, as nbdkit's plugins serve it.
@@ -46,15 +82,30 @@ pub trait Exports: Send + Sync + fmt::Debug {
 pub struct Single(pub Arc<dyn Disk>);
 
 impl Exports for Single {
-    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
-        Ok(vec![Listed { name: String::new(), description: self.0.facts().description }])
+    fn list<'a>(&'a self, _: &'a Permit) -> Listing<'a> {
+        let listed = Listed { name: String::new(), description: self.0.facts().description };
+        Box::pin(ready(Ok(vec![listed])))
     }
 
-    fn open(&self, _name: &str, _: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        Ok(Arc::clone(&self.0))
+    fn open<'a>(&'a self, _: &'a str, _: &'a Permit) -> Opened<'a> {
+        Box::pin(ready(Ok(Arc::clone(&self.0))))
     }
 
     fn canonical<'a>(&'a self, _: &'a str) -> &'a str {
         ""
     }
+}
+
+/// Opens an export and waits for it, outside of any runtime.
+#[cfg(test)]
+pub(crate) fn open_now(exports: &dyn Exports, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(exports.open(name, &Permit::any()))
+}
+
+/// The same with the list.
+#[cfg(test)]
+pub(crate) fn list_now(exports: &dyn Exports) -> io::Result<Vec<Listed>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(exports.list(&Permit::any()))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Panicked;
 use crate::{
     access::{Caller, Denied, Gate},
     peer::Peer,
@@ -63,6 +64,25 @@ impl Permit {
     /// Who has it.
     pub fn opening(&self) -> &Opening {
         &self.opening
+    }
+
+    /// Whom the connection is charged to.
+    pub fn tenant(&self) -> &Arc<Tenant> {
+        &self.opening.tenant
+    }
+
+    /// Does what takes a moment in the kernel (to open a file, to read a directory, to make something durable) on a
+    /// thread of its own, charged to the tenant. When the caller stops waiting, work that has begun goes on to its
+    /// end. What waits for somebody else (a lock, a command, another client, a time) never comes here: the threads
+    /// are few, and the requests of all clients need them.
+    ///
+    /// # Errors
+    /// The work has panicked.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Panicked> {
+        self.opening.tenant.run(work).await.ok_or(Panicked)
     }
 
     /// The export that it covers. One to list covers none by name.

@@ -1,22 +1,20 @@
 //! Keeps what is written beside a disk that is only read: nbdkit-cow-filter(1).
 //!
-//! All connections to an export share one overlay, for as long as the agent runs. Nothing of it
-//! outlives the agent, so a flush has nothing to make durable.
+//! All connections to a disk share one overlay, for as long as the agent runs and the disk is the same
+//! (`overlays`). Nothing of it outlives the agent, so a flush has nothing to make durable.
 
 mod overlay;
+mod overlays;
 
-use std::{
-    collections::HashMap,
-    io,
-    ops::Range,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+use std::{ops::Range, path::PathBuf, sync::Arc};
+
+use self::{
+    overlay::{Content, Overlay, State},
+    overlays::Overlays,
 };
-
-use self::overlay::{Content, Overlay, State};
-use super::{Entry, absolute, refuse, window};
+use super::{Entry, absolute, window};
 use crate::{
-    exports::{Exports, Listed, OpenError, Permit},
+    exports::{Exports, Listing, Opened, Permit},
     recipe::{BuildError, Key, Params, Stack},
 };
 use disk::{
@@ -36,7 +34,8 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let settings = Settings::parse(params)?;
-        let exports = Cow { below: stack.exports, settings, overlays: Mutex::default() };
+        let overlays = Arc::new(Overlays::new(settings.block));
+        let exports = Cow { below: stack.exports, settings, overlays };
         Ok(Stack { exports: Arc::new(exports), gates: stack.gates })
     },
 };
@@ -89,50 +88,30 @@ impl Settings {
 struct Cow {
     below: Arc<dyn Exports>,
     settings: Settings,
-    /// By the name that stands for all names of a disk.
-    overlays: Mutex<HashMap<String, Arc<Overlay>>>,
+    overlays: Arc<Overlays>,
 }
 
 impl Exports for Cow {
-    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
         self.below.list(permit)
     }
 
-    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        let below = self.below.open(name, permit)?;
-        let size = below.facts().size;
-        let mut overlays = self.overlays.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = self.below.canonical(name);
-        let overlay = if let Some(overlay) = overlays.get(name) {
-            if overlay.size() != size {
-                return Err(refuse(format!(
-                    "filter cow: the disk has {size} bytes now, and the overlay was made for {}; \
-                     start the agent again",
-                    overlay.size()
-                )));
-            }
-            Arc::clone(overlay)
-        } else {
-            let folder = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
-            let overlay = Overlay::new(Path::new(&folder), size, self.settings.block);
-            let overlay = overlay.map_err(|error| {
-                let folder = Path::new(&folder).display();
-                refuse(format!("filter cow: no overlay can be made in {folder} (TMPDIR): {error}"))
-            })?;
-            let overlay = Arc::new(overlay);
-            overlays.insert(name.to_owned(), Arc::clone(&overlay));
-            overlay
-        };
-        Ok(Arc::new(CowDisk { below, overlay, settings: self.settings.clone() }))
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(async move {
+            let below = self.below.open(name, permit).await?;
+            let name = self.below.canonical(name).to_owned();
+            let (overlays, settings) = (Arc::clone(&self.overlays), self.settings.clone());
+            // A file is made.
+            let cover = move || {
+                let overlay = overlays.of(&name, &*below)?;
+                Ok(Arc::new(CowDisk { below, overlay, settings }) as _)
+            };
+            permit.blocking(cover).await?
+        })
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
         self.below.canonical(name)
-    }
-
-    /// The overlay's file is made.
-    fn blocking(&self) -> bool {
-        true
     }
 }
 
@@ -238,8 +217,7 @@ const LOOKED_AT: usize = 1 << 14;
 impl Disk for CowDisk {
     fn facts(&self) -> Facts {
         let below = self.below.facts();
-        let written = self.overlay.identity();
-        let identity = below.identity.map_or(written, |below| below.and_disk(written));
+        let identity = below.identity.map(|below| below.and_disk(self.overlay.identity()));
         Facts {
             can_cache: below.can_cache || self.settings.on_cache,
             rotational: below.rotational,
@@ -247,6 +225,9 @@ impl Disk for CowDisk {
             write_endured: below.write_endured,
             description: below.description.clone(),
             can_fast_zero: false,
+            // Another connection has another disk, and what is written over it.
+            multi_conn: !below.ephemeral,
+            ephemeral: below.ephemeral,
             ..Facts::plain(below.size, identity)
         }
     }

@@ -1,8 +1,8 @@
 //! Makes requests wait, and opening and closing: nbdkit-delay-filter(1).
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use super::{Entry, each, each_slowly};
+use super::{Entry, each, each_later};
 use crate::recipe::{BuildError, Key, ParamError, Params};
 use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Kind, Op, Progress, Turn, Verb};
 
@@ -33,9 +33,11 @@ pub(super) const ENTRY: Entry = Entry {
         Ok::<_, BuildError>(if times.open.is_zero() {
             each(stack, move |below, _| Ok(around(below)))
         } else {
-            each_slowly(stack, move |below, _| {
-                thread::sleep(times.open);
-                Ok(around(below))
+            each_later(stack, move |below, _| {
+                Box::pin(async move {
+                    tokio::time::sleep(times.open).await;
+                    Ok(around(below))
+                })
             })
         })
     },

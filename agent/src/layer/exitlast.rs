@@ -81,7 +81,7 @@ mod tests {
         let stop = hooks.stop();
         let params = Params::of_filter("exitlast", ENTRY.keys, &mut Vec::new()).unwrap();
         let stack = Stack::new(Single(Arc::new(MemoryDisk::new(512))));
-        let context = &mut Context { read_only: false, hooks: &mut hooks };
+        let context = &mut Context { read_only: false, changes_user: false, hooks: &mut hooks };
         let stack = (ENTRY.build)(&params, stack, context).unwrap();
         let connect = || {
             let peer = Peer::Pipe;
@@ -95,8 +95,8 @@ mod tests {
         drop(connect());
         assert!(!asked(), "it opened nothing");
         let first = connect();
-        drop(stack.exports.open("", &Permit::any()).unwrap());
-        drop(stack.exports.open("", &Permit::any()).unwrap());
+        drop(stack.exports.open("", &Permit::any()).await.unwrap());
+        drop(stack.exports.open("", &Permit::any()).await.unwrap());
         assert!(!asked(), "it may open another");
         let second = connect();
         drop(first);

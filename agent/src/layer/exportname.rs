@@ -1,13 +1,14 @@
 //! Changes which names clients see and may use, and what is said of them:
 //! nbdkit-exportname-filter(1).
 
-use std::{io, process::Command, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use super::Entry;
 use crate::{
-    child::{ChildError, Job, Printed},
-    exports::{Exports, Listed, OpenError, Permit},
+    exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
     recipe::{Key, ParamError, Params, Stack},
+    shell,
+    tenant::Tenant,
 };
 use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
 
@@ -34,11 +35,6 @@ pub(super) const ENTRY: Entry = Entry {
         Ok(Stack { exports: Arc::new(named), gates: stack.gates })
     },
 };
-
-/// How long a command may take that describes an export; a client that negotiates waits for it.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// Longest description, bytes: NBD cuts it at 4096.
-const LONGEST: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum List {
@@ -93,32 +89,43 @@ impl Words {
     }
 
     /// The description of an export that has another below.
-    fn describe(&self, name: &str, below: Option<String>) -> Option<String> {
+    async fn describe(
+        &self,
+        tenant: &Arc<Tenant>,
+        name: &str,
+        below: Option<String>,
+    ) -> Option<String> {
         match &self.description {
             Description::Keep => below,
             Description::None => None,
             Description::Fixed(text) => Some(text.clone()),
-            Description::Script(command) => says(command, name),
+            Description::Script(command) => says(tenant, command, name).await,
         }
     }
 }
 
 /// What a command prints, less the end of its last line. One that fails has described nothing.
-fn says(command: &str, name: &str) -> Option<String> {
-    let mut shell = Command::new("sh");
+async fn says(tenant: &Arc<Tenant>, command: &str, name: &str) -> Option<String> {
+    let mut shell = shell::command(command);
     // The name comes from a client: it is data, and never part of the command.
-    shell.arg("-c").arg(command).env("name", name);
-    let why = match Job::new(shell).within(PATIENCE).output(LONGEST).print() {
-        Ok(Printed { status, stdout, .. }) if status.success() => {
-            let text = String::from_utf8_lossy(&stdout).into_owned();
-            return Some(text.strip_suffix('\n').unwrap_or(&text).to_owned());
+    shell.env("name", name);
+    match shell::turn(tenant).await.run(shell, ()).await {
+        Ok((ran, ())) if ran.status.success() => {
+            let text = String::from_utf8_lossy(&ran.output).into_owned();
+            Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
         }
-        Ok(Printed { status, .. }) => status.to_string(),
-        Err(ChildError::Start(error)) => format!("cannot start sh: {error}"),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!(export = name, "filter exportname: exportdesc: {why}");
-    None
+        Ok((ran, ())) => {
+            tracing::warn!(export = name, "filter exportname: exportdesc: {}", ran.why());
+            None
+        }
+        Err(error) => {
+            tracing::warn!(
+                export = name,
+                "filter exportname: exportdesc: cannot start sh: {error}"
+            );
+            None
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -141,43 +148,44 @@ impl Named {
 }
 
 impl Exports for Named {
-    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
-        let bare = |name: &str| Listed { name: name.to_owned(), description: None };
-        let mut list = match self.words.list {
-            List::Keep => self.below.list(permit)?,
-            List::Error => {
-                return Err(io::Error::other("filter exportname: exportname-list=error"));
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
+        Box::pin(async move {
+            let bare = |name: &str| Listed { name: name.to_owned(), description: None };
+            let mut list = match self.words.list {
+                List::Keep => self.below.list(permit).await?,
+                List::Error => {
+                    return Err(io::Error::other("filter exportname: exportname-list=error"));
+                }
+                List::Empty => Vec::new(),
+                List::DefaultOnly => vec![bare(self.default())],
+                List::Explicit => self.words.names.iter().map(|name| bare(name)).collect(),
+            };
+            for Listed { name, description } in &mut list {
+                let below = description.take();
+                *description = self.words.describe(permit.tenant(), name, below).await;
             }
-            List::Empty => Vec::new(),
-            List::DefaultOnly => vec![bare(self.default())],
-            List::Explicit => self.words.names.iter().map(|name| bare(name)).collect(),
-        };
-        for listed in &mut list {
-            listed.description = self.words.describe(&listed.name, listed.description.take());
-        }
-        Ok(list)
+            Ok(list)
+        })
     }
 
-    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        // By the client's own word for it, as with nbdkit.
-        if self.words.strict && !self.words.names.iter().any(|known| known == name) {
-            return Err(OpenError::Unknown);
-        }
-        let name = self.meant(name);
-        let disk = self.below.open(name, permit)?;
-        if self.words.description == Description::Keep {
-            return Ok(disk);
-        }
-        let description = self.words.describe(name, None);
-        Ok(Arc::new(Described { below: disk, description }))
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(async move {
+            // By the client's own word for it, as with nbdkit.
+            if self.words.strict && !self.words.names.iter().any(|known| known == name) {
+                return Err(OpenError::Unknown);
+            }
+            let name = self.meant(name);
+            let disk = self.below.open(name, permit).await?;
+            if self.words.description == Description::Keep {
+                return Ok(disk);
+            }
+            let description = self.words.describe(permit.tenant(), name, None).await;
+            Ok(Arc::new(Described { below: disk, description }) as _)
+        })
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
         self.below.canonical(self.meant(name))
-    }
-
-    fn blocking(&self) -> bool {
-        matches!(self.words.description, Description::Script(_)) || self.below.blocking()
     }
 }
 

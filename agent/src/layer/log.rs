@@ -8,7 +8,6 @@ mod logged;
 mod writer;
 
 use std::{
-    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -24,10 +23,10 @@ use self::{
 use super::{Entry, absolute};
 use crate::{
     access::{Caller, Denied, Gate, NeedsCertificate, Pass},
-    exports::{Exports, Listed, OpenError, Permit},
+    exports::{Exports, Listing, Opened, Permit},
     recipe::{BuildError, Key, Stack},
 };
-use disk::{Disk, Facts};
+use disk::Facts;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "log",
@@ -138,35 +137,35 @@ struct LoggedExports {
 }
 
 impl Exports for LoggedExports {
-    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
-        let id = next(&self.log.lists);
-        self.log.enter("ListExports", id, vec![self.log.flag()]);
-        let list = self.below.list(permit);
-        let fields = match &list {
-            Ok(list) => {
-                let names = list.iter().map(|listed| listed.name.clone()).collect();
-                vec![("exports", Value::Texts(names)), ("return", Value::Number(0))]
-            }
-            Err(_) => vec![("return", Value::Number(-1))],
-        };
-        self.log.leave("ListExports", id, fields);
-        list
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
+        Box::pin(async move {
+            let id = next(&self.log.lists);
+            self.log.enter("ListExports", id, vec![self.log.flag()]);
+            let list = self.below.list(permit).await;
+            let fields = match &list {
+                Ok(list) => {
+                    let names = list.iter().map(|listed| listed.name.clone()).collect();
+                    vec![("exports", Value::Texts(names)), ("return", Value::Number(0))]
+                }
+                Err(_) => vec![("return", Value::Number(-1))],
+            };
+            self.log.leave("ListExports", id, fields);
+            list
+        })
     }
 
-    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        let below = self.below.open(name, permit)?;
-        let connection = next(&self.log.opened);
-        let fields = connect(name, permit, &below.facts());
-        self.log.writer.push(Line::new(Some(connection), Type::Print, "Connect", None, fields));
-        Ok(Arc::new(Logged::new(below, Arc::clone(&self.log.writer), connection)))
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(async move {
+            let below = self.below.open(name, permit).await?;
+            let connection = next(&self.log.opened);
+            let fields = connect(name, permit, &below.facts());
+            self.log.writer.push(Line::new(Some(connection), Type::Print, "Connect", None, fields));
+            Ok(Arc::new(Logged::new(below, Arc::clone(&self.log.writer), connection)) as _)
+        })
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
         self.below.canonical(name)
-    }
-
-    fn blocking(&self) -> bool {
-        self.below.blocking()
     }
 }
 

@@ -30,13 +30,15 @@ mod truncate;
 mod window;
 
 use std::{
-    fmt, io,
+    fmt,
+    future::ready,
+    io,
     path::{self, PathBuf},
     sync::Arc,
 };
 
 use crate::{
-    exports::{Exports, Listed, OpenError, Permit},
+    exports::{Exports, Listing, OpenError, Opened, Permit},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
 };
 use disk::{Disk, DiskError, Kind as DiskKind, Verb};
@@ -166,27 +168,25 @@ fn refuse(why: String) -> OpenError {
     OpenError::Failed(DiskError { source, ..DiskError::new(DiskKind::Invalid, Verb::Open, (0, 0)) })
 }
 
-/// Puts every disk that is opened, each time, into what `around` makes of it.
+/// Puts every disk that is opened, each time, into what `around` makes of it at once.
 fn each<F>(stack: Stack, around: F) -> Stack
 where
     F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
 {
-    let exports = Arc::new(Each { below: stack.exports, slow: false, around });
-    Stack { exports, gates: stack.gates }
+    each_later(stack, move |below, permit| Box::pin(ready(around(below, permit))))
 }
 
-/// As `each`, where `around` may take its time.
-fn each_slowly<F>(stack: Stack, around: F) -> Stack
+/// As `each`, where `around` waits for something.
+fn each_later<F>(stack: Stack, around: F) -> Stack
 where
-    F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
+    F: Fn(Arc<dyn Disk>, &Permit) -> Opened<'_> + Send + Sync + 'static,
 {
-    let exports = Arc::new(Each { below: stack.exports, slow: true, around });
+    let exports = Arc::new(Each { below: stack.exports, around });
     Stack { exports, gates: stack.gates }
 }
 
 struct Each<F> {
     below: Arc<dyn Exports>,
-    slow: bool,
     around: F,
 }
 
@@ -198,21 +198,20 @@ impl<F> fmt::Debug for Each<F> {
 
 impl<F> Exports for Each<F>
 where
-    F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync,
+    F: Fn(Arc<dyn Disk>, &Permit) -> Opened<'_> + Send + Sync,
 {
-    fn list(&self, permit: &Permit) -> io::Result<Vec<Listed>> {
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
         self.below.list(permit)
     }
 
-    fn open(&self, name: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        (self.around)(self.below.open(name, permit)?, permit)
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(async move {
+            let below = self.below.open(name, permit).await?;
+            (self.around)(below, permit).await
+        })
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
         self.below.canonical(name)
-    }
-
-    fn blocking(&self) -> bool {
-        self.slow || self.below.blocking()
     }
 }

@@ -7,8 +7,11 @@ use std::{ops::Range, sync::Arc};
 
 use thiserror::Error;
 
-use super::{Entry, each_slowly, refuse, window};
-use crate::recipe::{BuildError, Key, Params};
+use super::{Entry, each_later, refuse, window};
+use crate::{
+    exports::OpenError,
+    recipe::{BuildError, Key, Params},
+};
 use disk::{Disk, DiskError};
 
 /// The highest number that a partition can have: a GPT has 128 by custom.
@@ -27,15 +30,11 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let wanted = Wanted::parse(params)?;
-        Ok(each_slowly(stack, move |below, _| {
-            let range = wanted.find(&*below).map_err(|error| {
-                let size = below.facts().size;
-                let Wanted { number, .. } = wanted;
-                refuse(format!("filter partition: partition={number} of {size} bytes: {error}"))
-            })?;
-            // `find` has looked at the disk's end.
-            let window = window::Window::new(below, range.start, range.end - range.start);
-            window.map(|window| Arc::new(window) as _).ok_or_else(|| refuse("our bug".into()))
+        Ok(each_later(stack, move |below, permit| {
+            Box::pin(async move {
+                // It reads.
+                permit.blocking(move || wanted.window(below)).await?
+            })
         }))
     },
 };
@@ -79,6 +78,17 @@ impl Wanted {
             }
         };
         Ok(Self { number, sector })
+    }
+
+    /// The partition as a disk.
+    fn window(self, below: Arc<dyn Disk>) -> Result<Arc<dyn Disk>, OpenError> {
+        let range = self.find(&*below).map_err(|error| {
+            let (number, size) = (self.number, below.facts().size);
+            refuse(format!("filter partition: partition={number} of {size} bytes: {error}"))
+        })?;
+        // `find` has looked at the disk's end.
+        let window = window::Window::new(below, range.start, range.end - range.start);
+        window.map(|window| Arc::new(window) as _).ok_or_else(|| refuse("our bug".into()))
     }
 
     /// Where the partition lies, in bytes of the disk.

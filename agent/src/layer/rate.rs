@@ -11,7 +11,10 @@ use tokio::sync::Mutex;
 
 use self::bucket::{Bucket, Source};
 use super::{Entry, absolute, each};
-use crate::recipe::{Key, ParamError, Params};
+use crate::{
+    recipe::{Key, ParamError, Params},
+    tenant::Tenant,
+};
 use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
@@ -30,9 +33,10 @@ pub(super) const ENTRY: Entry = Entry {
             return Ok(stack);
         }
         let all = Arc::new(Both::new(&limits.all, limits.burst));
-        Ok(each(stack, move |below, _| {
+        Ok(each(stack, move |below, permit| {
+            let tenant = Arc::clone(permit.tenant());
             let own = [(); 2].map(|()| Mutex::new(Bucket::new(&limits.each, limits.burst)));
-            Ok(Arc::new(Rate { below, all: Arc::clone(&all), own }))
+            Ok(Arc::new(Rate { below, all: Arc::clone(&all), own, tenant }))
         }))
     },
 };
@@ -96,6 +100,8 @@ struct Rate {
     all: Arc<Both>,
     /// Its own rate; a request holds the lock until it may go, so that one follows another.
     own: [Mutex<Bucket>; 2],
+    /// Whom reading the files is charged to.
+    tenant: Arc<Tenant>,
 }
 
 impl Rate {
@@ -103,14 +109,14 @@ impl Rate {
     /// it first.
     async fn take(&self, direction: usize, bits: u64) {
         let mut own = self.own[direction].lock().await;
-        own.refresh().await;
-        own.take(bits).await;
+        own.refresh(&self.tenant).await;
+        own.take(&self.tenant, bits).await;
         let mut left = bits;
         while left > 0 {
             let mut all = self.all.0[direction].lock().await;
-            all.refresh().await;
+            all.refresh(&self.tenant).await;
             let turn = left.min(QUANTUM.max(all.rate() / TURNS));
-            all.take(turn).await;
+            all.take(&self.tenant, turn).await;
             left -= turn;
         }
     }

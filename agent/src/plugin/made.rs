@@ -4,15 +4,13 @@
 use std::{
     io,
     path::Path,
-    process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use crate::{
-    child::{Job, Printed},
     exports::OpenError,
     recipe::{BuildError, Key, Params},
+    shell::{self, Turn as Permission},
 };
 use disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
 
@@ -27,9 +25,6 @@ pub(super) const COMMAND: Key = Key::once(
 pub(super) const MAX_TOTAL: Key =
     Key::once("max-total", "SIZE", "Most bytes of all disks together; one more is refused");
 pub(super) const VARIABLE: Key = Key::free("VAR", "VALUE", "Any other: a variable of the command");
-
-/// How long a command may take: the largest filesystems take minutes, and one that hangs holds a thread.
-const MOST_TIME: Duration = Duration::from_hours(1);
 
 /// Where no command is given. The label is an option of each mkfs by another letter.
 const MKFS: &str = r#"
@@ -84,24 +79,27 @@ impl Maker {
         self.room.reserve(self.size, others)
     }
 
-    /// Runs the command, which makes `disk`.
-    pub(super) fn make(&self, disk: &Path) -> io::Result<()> {
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(&self.command);
+    /// Runs the command, which makes `disk`. Takes as long as it takes. What is held for the disk comes back, or
+    /// is dropped once the command has ended.
+    pub(super) async fn make<H>(
+        &self,
+        permission: &Permission,
+        disk: &Path,
+        held: H,
+    ) -> Result<H, OpenError>
+    where
+        H: Send + 'static,
+    {
+        let mut command = shell::command(&self.command);
         // Data in the environment, and never part of the command: a client may have named the disk.
-        shell.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        shell.env("size", self.size.to_string()).env("disk", disk);
-        let failed =
-            |why: String| io::Error::other(format!("the command that makes the disk: {why}"));
-        let answer = Job::new(shell).within(MOST_TIME).silent();
-        let Printed { status, stderr, .. } = answer.map_err(|error| failed(error.to_string()))?;
-        if status.success() {
-            return Ok(());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.env("size", self.size.to_string()).env("disk", disk);
+        let (ran, held) = permission.run(command, held).await.map_err(failed)?;
+        if ran.status.success() {
+            return Ok(held);
         }
-        let said = String::from_utf8_lossy(&stderr);
-        let last: String =
-            said.lines().last().unwrap_or_default().trim().chars().take(500).collect();
-        Err(failed(format!("{status}: {last}")))
+        let why = format!("the command that makes the disk: {}", ran.why());
+        Err(failed(io::Error::other(why)))
     }
 }
 
@@ -170,6 +168,7 @@ pub(super) fn failed(error: io::Error) -> OpenError {
 pub(super) struct Made<H> {
     disk: FileDisk,
     identity: Option<Identity>,
+    ephemeral: bool,
     /// Dropped after the disk: the room that it takes, the lock on it.
     _held: H,
 }
@@ -178,19 +177,20 @@ impl<H> Made<H> {
     /// A file that is there for the client who comes back.
     pub(super) fn new(disk: FileDisk, held: H) -> Self {
         let identity = disk.facts().identity;
-        Self { disk, identity, _held: held }
+        Self { disk, identity, ephemeral: false, _held: held }
     }
 
     /// A disk that ends with its connection. Its file's inode may soon be another one's.
     pub(super) fn for_once(disk: FileDisk, held: H) -> Self {
-        Self { disk, identity: Some(Identity::fresh()), _held: held }
+        Self { disk, identity: Some(Identity::fresh()), ephemeral: true, _held: held }
     }
 }
 
 impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
     fn facts(&self) -> Facts {
         // No second connection sees the same disk.
-        Facts { multi_conn: false, identity: self.identity, ..self.disk.facts() }
+        let (identity, ephemeral) = (self.identity, self.ephemeral);
+        Facts { multi_conn: false, identity, ephemeral, ..self.disk.facts() }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {

@@ -16,12 +16,12 @@ use std::{
 };
 
 use crate::{
-    exports::{Directory, Single},
+    exports::{Directory, Files, Layout, Single},
     recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
     units::parse_number,
 };
 use disk::{
-    Disk, FileDisk, FullDisk, MemoryDisk, NullDisk, OnesDisk, PatternDisk, RandomDisk, SplitDisk,
+    Disk, FullDisk, MemoryDisk, NullDisk, OnesDisk, PatternDisk, RandomDisk,
     file::{Advice, Cache, Options},
 };
 
@@ -203,15 +203,15 @@ fn ones(params: &Params<'_>, _: &mut Context<'_>) -> Result<Stack, BuildError> {
 
 fn split(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
     let options = Options { read_only: context.read_only, ..Options::default() };
-    let open = |path| FileDisk::open(Path::new(path), options);
-    let files = params.values("file").map(open).collect::<Result<Vec<_>, _>>()?;
-    if files.is_empty() {
+    let paths: Vec<_> = params.values("file").map(Path::new).collect();
+    if paths.is_empty() {
         return Err(params.missing("file").into());
     }
-    let disk = SplitDisk::new(files);
-    disk.map(single).ok_or_else(|| {
+    let files = Files::check(&paths, Layout::Joined, options, context.changes_user)?;
+    files.open_now().map_err(|_| {
         BuildError::Own("plugin split: the files are more than 2^63 - 1 bytes together".into())
-    })
+    })?;
+    Ok(Stack::new(files))
 }
 
 fn file(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
@@ -227,7 +227,11 @@ fn file(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildEr
         advice: advice.unwrap_or_default(),
     };
     match (params.value("file"), params.value("dir")) {
-        (Some(path), None) => Ok(single(FileDisk::open(Path::new(path), options)?)),
+        (Some(path), None) => {
+            let paths = [Path::new(path)];
+            let files = Files::check(&paths, Layout::Whole, options, context.changes_user)?;
+            Ok(Stack::new(files))
+        }
         (None, Some(path)) => {
             let directory = Directory::open(Path::new(path), options)
                 .map_err(|source| BuildError::Directory { path: path.into(), source })?;

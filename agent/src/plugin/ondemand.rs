@@ -1,16 +1,17 @@
 //! Disks that stay, each made when a client first names it: nbdkit-ondemand-plugin(1).
 //!
 //! One client at a time has a disk: it is locked as nbdkit locks it, so that both may serve the same
-//! directory.
+//! directory. Clients of this process wait for each other in a queue, and only the first of them asks for the
+//! lock, since the kernel tells nobody when it is free.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io,
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use nix::{
@@ -18,15 +19,16 @@ use nix::{
     fcntl::{OFlag, RenameFlags, openat, renameat2},
     sys::stat::Mode,
 };
+use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
 use super::{
     Entry, SIZE,
     made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed, refused},
 };
 use crate::{
-    exports::{Exports, Listed, OpenError, Permit},
+    exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
     recipe::{BuildError, Key, Params, Stack},
-    sys,
+    shell, sys,
 };
 use disk::{Disk, FileDisk, Kind, file::Options};
 
@@ -34,9 +36,8 @@ use disk::{Disk, FileDisk, Kind, file::Options};
 const DEFAULT: &str = "default";
 /// NAME_MAX.
 const LONGEST: usize = 255;
-/// How long a client waits for another with `wait`, at most: a handshake has ended by then.
-const PATIENCE: Duration = Duration::from_mins(1);
-const PAUSE: Duration = Duration::from_millis(20);
+/// How often a lock that another process has is tried at first, and in the end.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 pub(super) const ENTRY: Entry = Entry {
     name: "ondemand",
@@ -60,11 +61,24 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 #[derive(Debug)]
-struct OnDemand {
+struct OnDemand(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     path: PathBuf,
     directory: OwnedFd,
     wait: bool,
     maker: Maker,
+    /// Those who want a disk of this name, each in its turn.
+    queues: Mutex<HashMap<String, Weak<Queue<()>>>>,
+}
+
+/// What was found under a name.
+enum Found {
+    Nothing,
+    /// A disk that another process has.
+    Taken(OwnedFd),
+    Locked(OwnedFd),
 }
 
 /// A directory beside the disks for one that is being made: a name with a dot is no export's.
@@ -90,7 +104,27 @@ impl OnDemand {
         let directory = directory
             .map_err(|source| BuildError::Directory { path: path.clone(), source })?
             .into();
-        Ok(Self { path, directory, wait: params.switch("wait")?.unwrap_or(false), maker })
+        let wait = params.switch("wait")?.unwrap_or(false);
+        let queues = Mutex::default();
+        Ok(Self(Arc::new(Inner { path, directory, wait, maker, queues })))
+    }
+}
+
+impl Inner {
+    fn list(&self) -> io::Result<Vec<Listed>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            // NBD's names are UTF-8: another name cannot be asked for.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let can_be_had = file_name(&name) == Some(&name) && name != DEFAULT;
+            if can_be_had && entry.file_type()?.is_file() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        let names = std::iter::once(String::new()).chain(names);
+        Ok(names.map(|name| Listed { name, description: None }).collect())
     }
 
     /// The file of an export, if it is there.
@@ -109,14 +143,41 @@ impl OnDemand {
         Ok(total)
     }
 
-    /// Makes the disk of that name, whole or not at all. Another may have made it meanwhile.
-    fn make(&self, name: &str) -> Result<(), OpenError> {
+    /// Takes a client's turn among those of this process.
+    async fn turn(&self, name: &str) -> Result<OwnedMutexGuard<()>, OpenError> {
+        let queue = {
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            queues.retain(|_, queue| queue.strong_count() > 0);
+            let queue = queues.get(name).and_then(Weak::upgrade).unwrap_or_default();
+            queues.insert(name.to_owned(), Arc::downgrade(&queue));
+            queue
+        };
+        if self.wait {
+            return Ok(queue.lock_owned().await);
+        }
+        queue.try_lock_owned().map_err(|_| is_taken(name))
+    }
+
+    fn find(&self, name: &str) -> Result<Found, OpenError> {
+        match self.file(name, OFlag::O_RDWR | OFlag::O_NONBLOCK) {
+            Ok(file) => lock(file),
+            Err(Errno::ENOENT) => Ok(Found::Nothing),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Room for a disk, and where it is made.
+    fn prepare(&self) -> Result<(Workshop, Place), OpenError> {
         // Once it is there, it is counted where it is.
-        let mut place: Place = self.maker.reserve(self.total().map_err(failed)?)?;
+        let place = self.maker.reserve(self.total().map_err(failed)?)?;
         let template = self.path.join(".newXXXXXX");
         let workshop = sys::process::private_directory(&template).map(Workshop).map_err(failed)?;
+        Ok((workshop, place))
+    }
+
+    /// Moves a disk that was made to its name. Another process may have made one meanwhile.
+    fn put(&self, name: &str, workshop: &Workshop, mut place: Place) -> Result<(), OpenError> {
         let disk = workshop.0.join(name);
-        self.maker.make(&disk).map_err(failed)?;
         let made = File::open(&disk).map_err(failed)?;
         place.resize(made.metadata().map_err(failed)?.len(), self.total().map_err(failed)?)?;
         // A crash of the machine leaves a disk that is whole, or none.
@@ -134,26 +195,89 @@ impl OnDemand {
             Err(errno) => Err(failed(errno.into())),
         }
     }
+}
+
+impl OnDemand {
+    /// Does something where it may block.
+    async fn blocking<T>(
+        &self,
+        permit: &Permit,
+        work: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> Result<T, OpenError>
+    where
+        T: Send + 'static,
+    {
+        let inner = Arc::clone(&self.0);
+        Ok(permit.blocking(move || work(&inner)).await?)
+    }
+
+    /// Makes the disk of that name, whole or not at all.
+    async fn make(&self, name: &str, permit: &Permit) -> Result<(), OpenError> {
+        let permission = shell::turn(permit.tenant()).await;
+        let (workshop, place) = self.blocking(permit, Inner::prepare).await??;
+        let disk = workshop.0.join(name);
+        let held = self.0.maker.make(&permission, &disk, (workshop, place)).await?;
+        let name = name.to_owned();
+        let put = move |inner: &Inner| {
+            let _permission = permission;
+            let (workshop, place) = held;
+            inner.put(&name, &workshop, place)
+        };
+        self.blocking(permit, put).await?
+    }
 
     /// Takes the lock that the one client has; nbdkit's is the same.
-    fn lock(&self, name: &str) -> Result<OwnedFd, OpenError> {
-        let file = self.file(name, OFlag::O_RDWR).map_err(|errno| failed(errno.into()))?;
-        let begun = Instant::now();
+    async fn lock(&self, name: &str, permit: &Permit) -> Result<OwnedFd, OpenError> {
+        let find = || {
+            let name = name.to_owned();
+            self.blocking(permit, move |inner| inner.find(&name))
+        };
+        let mut found = find().await??;
+        if matches!(found, Found::Nothing) {
+            self.make(name, permit).await?;
+            found = find().await??;
+        }
+        let [mut pause, longest] = PAUSES;
         loop {
-            match sys::lock::try_exclusive(&file) {
-                Ok(()) => return Ok(file),
-                Err(Errno::EAGAIN | Errno::EACCES) if self.wait && begun.elapsed() < PATIENCE => {
-                    // The kernel can wait for it too, but not until a time.
-                    thread::sleep(PAUSE);
-                }
-                Err(Errno::EAGAIN | Errno::EACCES) => {
-                    let why = format!("{name}: the filesystem is locked by another client");
-                    return Err(refused(Kind::Denied, why));
-                }
-                Err(errno) => return Err(failed(errno.into())),
-            }
+            let file = match found {
+                Found::Locked(file) => return Ok(file),
+                Found::Nothing => return Err(failed(Errno::ENOENT.into())),
+                Found::Taken(_) if !self.0.wait => return Err(is_taken(name)),
+                Found::Taken(file) => file,
+            };
+            tokio::time::sleep(pause).await;
+            pause = longest.min(pause * 2);
+            found = self.blocking(permit, move |_| lock(file)).await??;
         }
     }
+
+    async fn get(&self, export: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+        let Some(name) = file_name(export) else { return Err(OpenError::Unknown) };
+        let turn = self.0.turn(name).await?;
+        let lock = self.lock(name, permit).await?;
+        let options = Options { read_only: permit.opening().read_only, ..Options::default() };
+        let name = name.to_owned();
+        let open = move |inner: &Inner| {
+            let path = inner.path.join(&name);
+            let disk = FileDisk::open_by(&path, options, &|flags| inner.file(&name, flags));
+            // The lock ends first: who is the next finds it free.
+            let disk = disk.map_err(|error| OpenError::because(&error))?;
+            Ok(Arc::new(Made::new(disk, (lock, turn))) as _)
+        };
+        self.blocking(permit, open).await?
+    }
+}
+
+fn lock(file: OwnedFd) -> Result<Found, OpenError> {
+    match sys::lock::try_exclusive(&file) {
+        Ok(()) => Ok(Found::Locked(file)),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(Found::Taken(file)),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn is_taken(name: &str) -> OpenError {
+    refused(Kind::Denied, format!("{name}: the filesystem is locked by another client"))
 }
 
 /// The file of an export; `None` where there can be none.
@@ -167,43 +291,17 @@ fn file_name(export: &str) -> Option<&str> {
 }
 
 impl Exports for OnDemand {
-    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            // NBD's names are UTF-8: another name cannot be asked for.
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let can_be_had = file_name(&name) == Some(&name) && name != DEFAULT;
-            if can_be_had && entry.file_type()?.is_file() {
-                names.push(name);
-            }
-        }
-        names.sort();
-        let names = std::iter::once(String::new()).chain(names);
-        Ok(names.map(|name| Listed { name, description: None }).collect())
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { permit.blocking(move || inner.list()).await? })
     }
 
-    fn open(&self, export: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        let Some(name) = file_name(export) else { return Err(OpenError::Unknown) };
-        match self.file(name, OFlag::O_PATH) {
-            Ok(_) => {}
-            Err(Errno::ENOENT) => self.make(name)?,
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        let lock = self.lock(name)?;
-        let options = Options { read_only: permit.opening().read_only, ..Options::default() };
-        let path = self.path.join(name);
-        let disk = FileDisk::open_by(&path, options, &|flags| self.file(name, flags));
-        let disk = disk.map_err(|error| failed(error.into()))?;
-        Ok(Arc::new(Made::new(disk, lock)))
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(self.get(name, permit))
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
         file_name(name).unwrap_or(name)
-    }
-
-    fn blocking(&self) -> bool {
-        true
     }
 }
 

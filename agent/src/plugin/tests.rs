@@ -2,14 +2,14 @@ use std::error::Error;
 
 use super::*;
 use crate::{
-    exports::{Exports, Permit},
+    exports::{Exports, list_now, open_now},
     hooks::Hooks,
 };
 
 /// What the words make.
 fn build(plugin: &str, words: &[Word], read_only: bool) -> Result<Arc<dyn Exports>, BuildError> {
     let mut hooks = Hooks::default();
-    let mut context = Context { read_only, hooks: &mut hooks };
+    let mut context = Context { read_only, changes_user: false, hooks: &mut hooks };
     let words: Vec<&Word> = words.iter().collect();
     Ok(find(plugin)?.build(&words, &mut context)?.exports)
 }
@@ -28,7 +28,7 @@ fn words(words: &[&str]) -> Vec<Word> {
 /// The size of the disk that the words make.
 fn size(plugin: &str, params: &[&str]) -> u64 {
     let exports = build(plugin, &words(params), false).unwrap();
-    exports.open("any", &Permit::any()).unwrap().facts().size
+    open_now(&*exports, "any").unwrap().facts().size
 }
 
 /// The whole error, causes and all, as the command line prints it.
@@ -59,12 +59,7 @@ fn words_become_disks() {
     let more = [&format!("file={path}"), "cache=default", "fadvise=sequential"];
     assert_eq!(size("file", &more), 12345);
     assert!(
-        build("file", &words(&[path]), true)
-            .unwrap()
-            .open("", &Permit::any())
-            .unwrap()
-            .facts()
-            .read_only
+        open_now(&*build("file", &words(&[path]), true).unwrap(), "").unwrap().facts().read_only
     );
 }
 
@@ -74,9 +69,9 @@ fn a_directory_is_many_exports() {
     std::fs::write(directory.path().join("one"), "1").unwrap();
     let dir = format!("dir={}", directory.path().display());
     let exports = build("file", &words(&[&dir]), false).unwrap();
-    assert_eq!(exports.list(&Permit::any()).unwrap().len(), 1);
-    assert_eq!(exports.open("one", &Permit::any()).unwrap().facts().size, 1);
-    assert!(exports.open("", &Permit::any()).is_err());
+    assert_eq!(list_now(&*exports).unwrap().len(), 1);
+    assert_eq!(open_now(&*exports, "one").unwrap().facts().size, 1);
+    assert!(open_now(&*exports, "").is_err());
 }
 
 #[test]

@@ -1,19 +1,21 @@
 //! A fresh disk for each connection, gone with it: nbdkit-tmpdisk-plugin(1).
 
 use std::{
-    env, fs, io,
+    env, fs,
+    future::ready,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     Entry, SIZE,
-    made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, TYPE, VARIABLE, failed},
+    made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed},
 };
 use crate::{
-    exports::{Exports, Listed, OpenError, Permit},
+    exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
     recipe::Stack,
-    sys,
+    shell, sys,
 };
 use disk::{Disk, FileDisk, file::Options};
 
@@ -55,29 +57,47 @@ impl Drop for Workshop {
     }
 }
 
+impl Fresh {
+    async fn make(&self, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+        let permission = shell::turn(permit.tenant()).await;
+        let place = self.maker.reserve(0)?;
+        let workshop = permit.blocking(Workshop::new).await?.map_err(failed)?;
+        let path = workshop.0.join("disk");
+        let held = self.maker.make(&permission, &path, (workshop, place)).await?;
+        let options = Options { read_only: permit.opening().read_only, ..Options::default() };
+        let take = move || {
+            let _permission = permission;
+            let (workshop, place) = held;
+            take(workshop, place, options)
+        };
+        permit.blocking(take).await?
+    }
+}
+
+/// The disk that was made.
+fn take(
+    workshop: Workshop,
+    mut place: Place,
+    options: Options,
+) -> Result<Arc<dyn Disk>, OpenError> {
+    let disk = FileDisk::open(&workshop.0.join("disk"), options);
+    let disk = disk.map_err(|error| OpenError::because(&error))?;
+    place.resize(disk.facts().size, 0)?;
+    // From here on it has no name: whatever becomes of the agent, nothing stays behind.
+    drop(workshop);
+    Ok(Arc::new(Made::for_once(disk, place)))
+}
+
 impl Exports for Fresh {
-    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
-        Ok(vec![Listed { name: String::new(), description: None }])
+    fn list<'a>(&'a self, _: &'a Permit) -> Listing<'a> {
+        Box::pin(ready(Ok(vec![Listed { name: String::new(), description: None }])))
     }
 
-    fn open(&self, _: &str, permit: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
-        let mut place = self.maker.reserve(0)?;
-        let workshop = Workshop::new().map_err(failed)?;
-        let path = workshop.0.join("disk");
-        self.maker.make(&path).map_err(failed)?;
-        let options = Options { read_only: permit.opening().read_only, ..Options::default() };
-        let disk = FileDisk::open(&path, options).map_err(|error| failed(error.into()))?;
-        place.resize(disk.facts().size, 0)?;
-        // From here on it has no name: whatever becomes of the agent, nothing stays behind.
-        drop(workshop);
-        Ok(Arc::new(Made::for_once(disk, place)))
+    fn open<'a>(&'a self, _: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(self.make(permit))
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
         name
-    }
-
-    fn blocking(&self) -> bool {
-        true
     }
 }

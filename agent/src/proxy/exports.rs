@@ -13,12 +13,15 @@ use super::{
     link::Link,
     seat::Seat,
 };
-use crate::exports::{Exports, Listed, OpenError, Permit};
+use crate::exports::{Exports, Listed, Listing, OpenError, Opened, Permit};
 use disk::{Disk, DiskError, Kind, Verb};
 
 /// The exports of a far server.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct Proxy(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     far: Arc<Far>,
     /// The one that is served under every name; `None`: the one that the client names.
     export: Option<String>,
@@ -38,7 +41,7 @@ impl Proxy {
         retry: u32,
         shared: bool,
     ) -> Result<Self, io::Error> {
-        let proxy = Self {
+        let proxy = Inner {
             far,
             export,
             retry,
@@ -50,9 +53,11 @@ impl Proxy {
             let link = proxy.link(&name)?;
             *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
         }
-        Ok(proxy)
+        Ok(Self(Arc::new(proxy)))
     }
+}
 
+impl Inner {
     fn link(&self, export: &str) -> io::Result<Arc<Link>> {
         let greeted: Greeted = self.enter(export).map_err(|error| match self.far.ended() {
             Some(why) => io::Error::new(error.kind(), format!("cannot use {}: {why}", self.far)),
@@ -89,8 +94,8 @@ fn of_far(error: FarError) -> io::Error {
     }
 }
 
-impl Exports for Proxy {
-    fn list(&self, _: &Permit) -> io::Result<Vec<Listed>> {
+impl Inner {
+    fn list(&self) -> io::Result<Vec<Listed>> {
         if self.export.is_some() {
             return Ok(vec![Listed { name: String::new(), description: None }]);
         }
@@ -103,7 +108,7 @@ impl Exports for Proxy {
             .collect())
     }
 
-    fn open(&self, name: &str, _: &Permit) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
         let failed = |error| {
             let source = Some(error);
             OpenError::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })
@@ -123,12 +128,20 @@ impl Exports for Proxy {
             }
         }
     }
+}
 
-    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
-        self.export.as_deref().unwrap_or(name)
+impl Exports for Proxy {
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { permit.blocking(move || inner.list()).await? })
     }
 
-    fn blocking(&self) -> bool {
-        true
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
+        Box::pin(async move { permit.blocking(move || inner.open(&name)).await? })
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.0.export.as_deref().unwrap_or(name)
     }
 }

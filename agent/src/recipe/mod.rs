@@ -40,6 +40,8 @@ impl Stack {
 pub struct Context<'a> {
     /// `-r`: what can be opened for reading alone is.
     pub read_only: bool,
+    /// `-u`, `-g`: the agent becomes another user once the stack is built.
+    pub changes_user: bool,
     /// What is to be called when the agent is told something.
     pub hooks: &'a mut Hooks,
 }

@@ -6,6 +6,7 @@ mod admit;
 mod blocking;
 mod errno;
 mod negotiate;
+mod opening;
 mod pool;
 mod protocol;
 mod revocable;

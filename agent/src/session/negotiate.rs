@@ -6,26 +6,29 @@
 use std::{
     future,
     io::{self, IoSliceMut},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
 use nbd::{
-    BlockSizes, Buffer, Refusal,
-    negotiate::{Ask, Ending, Export, Instead, Negotiated, Offers, Server, Step, Tls},
-    wire::TransmissionFlags,
+    Buffer,
+    negotiate::{Ask, Ending, Instead, Negotiated, Offers, Server, Step, Tls},
 };
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    End, Life, Rules, admit::Gates, protocol::Negotiation, stream::Stream, succession::Member,
+    End, Life, Rules,
+    admit::Gates,
+    opening::{Waiting, departed, describe},
+    protocol::Negotiation,
+    stream::Stream,
+    succession::Member,
 };
 use crate::{
-    causes::chain,
-    exports::{Covers, Exports, Listed, OpenError, Opening, Permit},
+    exports::{Covers, Opening},
     tls::Policy,
 };
-use disk::{Disk, Facts, Identity};
+use disk::Disk;
 
 /// Holds the longest option that is taken (8 KiB) and its header.
 const BUFFER: usize = 12 * 1024;
@@ -104,7 +107,9 @@ async fn haggle(
                             continue;
                         }
                     };
-                    match list(&rules.exports, permit).await {
+                    let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
+                    let waiting = Waiting { stream, buffer, life };
+                    match waiting.list(&*rules.exports, &permit).await? {
                         Ok(list) => {
                             let list = list.iter();
                             let list = list.map(|one| (&*one.name, one.description.as_deref()));
@@ -123,18 +128,24 @@ async fn haggle(
                             continue;
                         }
                     };
-                    if last.as_ref().is_none_or(|(of, _)| *of != name) {
-                        last = None;
-                    }
-                    let answer = match &last {
-                        Some((_, disk)) => Ok(describe(&disk.facts(), rules.read_only)),
-                        None => open(&rules.exports, permit).await.map(|disk| {
-                            let export = describe(&disk.facts(), rules.read_only);
-                            last = Some((name, disk));
-                            export
-                        }),
+                    // Another one is closed before this one is opened: it may be the same disk.
+                    let same = last.take().filter(|(of, _)| *of == name);
+                    let disk = if let Some((_, disk)) = same {
+                        disk
+                    } else {
+                        let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
+                        let waiting = Waiting { stream, buffer, life };
+                        match waiting.open(&*rules.exports, &permit).await? {
+                            Ok(disk) => disk,
+                            Err(refusal) => {
+                                step = ask.answer(Err(refusal), &mut out);
+                                continue;
+                            }
+                        }
                     };
-                    if let Some(instead) = ask.instead().filter(|_| answer.is_ok()) {
+                    let export = describe(&disk.facts(), rules.read_only);
+                    last = Some((name, disk));
+                    if let Some(instead) = ask.instead() {
                         // Whoever it was before: that one does not wait for itself.
                         drop(member.take());
                         member = tokio::select! {
@@ -145,7 +156,7 @@ async fn haggle(
                             ask.refuse_instead();
                         }
                     }
-                    ask.answer(answer, &mut out)
+                    ask.answer(Ok(export), &mut out)
                 }
                 Step::StartTls(start) => {
                     shown.server(&out);
@@ -211,26 +222,6 @@ async fn followed(member: Option<&Member>) -> End {
     match member {
         Some(member) => End::Revoked(member.revocation().revoked().await),
         None => future::pending().await,
-    }
-}
-
-/// Waits until the client leaves without an answer. What it says meanwhile is kept for later; one that
-/// fills the buffer is not listened to.
-async fn departed(stream: &mut Stream, buffer: &mut Buffer) -> End {
-    loop {
-        if buffer.spare().is_empty() {
-            return future::pending().await;
-        }
-        match stream.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
-            Ok(0) => return End::Closed,
-            Ok(n) => buffer.added(n),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Err(error) = stream.readable().await {
-                    return End::from_receive(&error);
-                }
-            }
-            Err(error) => return End::from_receive(&error),
-        }
     }
 }
 
@@ -320,75 +311,4 @@ fn look(server: &mut Server, life: &mut watch::Receiver<Life>) -> Result<Life, E
         Life::Ending => return Err(End::Cut),
     }
     Ok(life)
-}
-
-async fn list(exports: &Arc<dyn Exports>, permit: Permit) -> Result<Vec<Listed>, Refusal> {
-    let listed = if exports.blocking() {
-        let exports = Arc::clone(exports);
-        let tenant = Arc::clone(&permit.opening().tenant);
-        let listed = tenant.run(move || exports.list(&permit)).await;
-        listed.ok_or_else(|| Refusal::platform("the exports could not be listed"))?
-    } else {
-        exports.list(&permit)
-    };
-    listed.map_err(|error| {
-        tracing::error!(%error, "exports not listed");
-        Refusal::platform("the exports could not be listed; the server's log says why")
-    })
-}
-
-/// Opens the export that the permit covers.
-async fn open(exports: &Arc<dyn Exports>, permit: Permit) -> Result<Arc<dyn Disk>, Refusal> {
-    let name = permit.export().unwrap_or_default().to_owned();
-    let opened = if exports.blocking() {
-        let (exports, name) = (Arc::clone(exports), name.clone());
-        let tenant = Arc::clone(&permit.opening().tenant);
-        match tenant.run(move || exports.open(&name, &permit)).await {
-            Some(opened) => opened,
-            None => return Err(Refusal::platform("the export could not be opened")),
-        }
-    } else {
-        exports.open(&name, &permit)
-    };
-    opened.map_err(|error| match error {
-        OpenError::Unknown => Refusal::unknown(&name),
-        OpenError::Failed(error) => {
-            tracing::error!(export = name, error = %chain(&error), "export not opened");
-            Refusal::platform("the export could not be opened; the server's log says why")
-        }
-    })
-}
-
-/// For clients that come back: whether what the agent was told and did not flush may be lost.
-static THIS_RUN: LazyLock<Identity> = LazyLock::new(Identity::fresh);
-
-/// What a client is told of a disk.
-fn describe(facts: &Facts, read_only: bool) -> Export {
-    let writable = !(facts.read_only || read_only);
-    let mut flags = TransmissionFlags::HAS_FLAGS;
-    flags.set(TransmissionFlags::SEND_FLUSH, facts.can_flush);
-    flags.set(TransmissionFlags::READ_ONLY, !writable);
-    flags.set(TransmissionFlags::SEND_FUA, writable && facts.can_fua);
-    flags.set(TransmissionFlags::ROTATIONAL, facts.rotational);
-    flags.set(TransmissionFlags::SEND_TRIM, writable && facts.can_trim);
-    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable && facts.can_zero);
-    let fast_zero = writable && facts.can_zero && facts.can_fast_zero;
-    flags.set(TransmissionFlags::SEND_FAST_ZERO, fast_zero);
-    flags.set(TransmissionFlags::SEND_CACHE, facts.can_cache);
-    flags.set(TransmissionFlags::CAN_MULTI_CONN, facts.multi_conn);
-    Export {
-        size: facts.size,
-        flags,
-        blocks: BlockSizes {
-            minimum: facts.block_minimum.max(facts.block_told),
-            preferred: facts.block_preferred,
-            maximum: facts.block_maximum.min(nbd::transmit::MAX_PAYLOAD),
-        },
-        unit: facts.block_minimum,
-        name: None,
-        description: facts.description.clone(),
-        allocation: facts.can_extents,
-        identity: facts.identity.map(|identity| identity.to_string()),
-        instance: Some(THIS_RUN.to_string()),
-    }
 }

@@ -22,6 +22,13 @@ pub(crate) fn process(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// For a task that waits until `fd` can be read from. Must be called on a runtime.
+pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time.
+    // It is moved into the `AsyncFd`, which drops it after the registration.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
 /// A duplicate of a descriptor that was open when this process started.
 pub(crate) fn left(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {

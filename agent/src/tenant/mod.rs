@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::executor::QueueId;
 pub use self::{
@@ -96,13 +96,15 @@ impl fmt::Display for Key {
 pub struct Limits {
     /// Connections of one tenant, handshakes included.
     pub connections: usize,
+    /// Commands that run for one tenant at once, such as mkfs(8) for a `tmpdisk`.
+    pub commands: usize,
     /// What connections hold.
     pub memory: MemoryLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, memory: MemoryLimits::default() }
+        Self { connections: 1024, commands: 4, memory: MemoryLimits::default() }
     }
 }
 
@@ -121,6 +123,7 @@ pub struct Tenant {
     key: Key,
     limits: Limits,
     connections: AtomicUsize,
+    commands: Arc<Semaphore>,
     log: Arc<Allowance>,
     executor: Arc<Executor>,
     queue: QueueId,
@@ -167,6 +170,7 @@ impl Tenants {
             key: key.clone(),
             limits: self.limits.clone(),
             connections: AtomicUsize::new(0),
+            commands: Arc::new(Semaphore::new(self.limits.commands)),
             log: Arc::new(Allowance::new(key.to_string())),
             executor: Arc::clone(&self.executor),
             queue: QueueId::new(),
@@ -214,6 +218,11 @@ impl Tenant {
         &self.key
     }
 
+    /// A permit for each command that may run for it.
+    pub(crate) fn commands(&self) -> &Arc<Semaphore> {
+        &self.commands
+    }
+
     /// Its allowance of log lines. What is done for a client is done within it.
     pub fn log(&self) -> &Arc<Allowance> {
         &self.log
@@ -233,7 +242,9 @@ impl Tenant {
         let (tell, told) = oneshot::channel();
         self.submit(Box::new(Once(move || {
             // Whoever waited for it may be gone.
-            tell.send(act()).ok();
+            if !tell.is_closed() {
+                tell.send(act()).ok();
+            }
         })));
         told.await.ok()
     }

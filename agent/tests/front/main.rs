@@ -20,6 +20,7 @@ mod limit;
 mod log;
 mod made;
 mod manager;
+mod opening;
 mod pid_file;
 mod pipelined;
 mod plugins;

@@ -7,6 +7,7 @@ use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
 use super::*;
+use crate::exports::{list_now, open_now};
 use disk::{
     file::Cache,
     testing::{bytes_of, read, write},
@@ -38,12 +39,10 @@ fn directory() -> (TempDir, Directory) {
 #[test]
 fn the_files_in_it_are_listed_in_order() {
     let (_top, exports) = directory();
-    assert!(exports.blocking());
-    let names: Vec<_> =
-        exports.list(&Permit::any()).unwrap().into_iter().map(|listed| listed.name).collect();
+    let names: Vec<_> = list_now(&exports).unwrap().into_iter().map(|listed| listed.name).collect();
     assert_eq!(names, [".hidden", "a", "b", "link-below", "link-to-a", "with space"]);
     for name in names {
-        exports.open(&name, &Permit::any()).unwrap();
+        open_now(&exports, &name).unwrap();
     }
 }
 
@@ -72,16 +71,16 @@ fn nothing_else_is_an_export() {
         "link-loop",
         "link-fifo",
     ] {
-        assert!(matches!(exports.open(name, &Permit::any()), Err(OpenError::Unknown)), "{name:?}");
+        assert!(matches!(open_now(&exports, name), Err(OpenError::Unknown)), "{name:?}");
     }
-    assert!(matches!(exports.open(&"x".repeat(4096), &Permit::any()), Err(OpenError::Unknown)));
+    assert!(matches!(open_now(&exports, &"x".repeat(4096)), Err(OpenError::Unknown)));
 }
 
 #[test]
 fn two_who_open_a_file_by_different_names_see_each_others_writes() {
     let (_top, exports) = directory();
-    let first = exports.open("a", &Permit::any()).unwrap();
-    let second = exports.open("link-to-a", &Permit::any()).unwrap();
+    let first = open_now(&exports, "a").unwrap();
+    let second = open_now(&exports, "link-to-a").unwrap();
     write(&*first, 0, b"one");
     assert_eq!(bytes_of(&read(&*second, 0, 3)), b"one");
     assert_eq!(first.facts().identity, second.facts().identity);
@@ -95,12 +94,12 @@ fn who_comes_after_a_file_grew_or_was_replaced_sees_it() {
         fs::write(served.join("a"), [b'x'; 4096]).unwrap();
         let options = Options { cache, ..Options::default() };
         let exports = Directory::open(&served, options).unwrap();
-        let before = exports.open("a", &Permit::any()).unwrap();
+        let before = open_now(&exports, "a").unwrap();
         File::options().write(true).open(served.join("a")).unwrap().set_len(9999).unwrap();
-        let after = exports.open("a", &Permit::any()).unwrap();
+        let after = open_now(&exports, "a").unwrap();
         assert_eq!((before.facts().size, after.facts().size), (4096, 9999));
         fs::rename(served.join("b"), served.join("a")).unwrap();
-        let other = exports.open("a", &Permit::any()).unwrap();
+        let other = open_now(&exports, "a").unwrap();
         assert_ne!(other.facts().identity, after.facts().identity);
         assert_eq!(bytes_of(&read(&*other, 0, 1)), b"x");
         fs::write(served.join("b"), [b'x'; 4096]).unwrap();
@@ -112,8 +111,8 @@ fn a_new_file_is_an_export_and_a_directory_that_moved_is_still_served() {
     let (top, exports) = directory();
     fs::rename(top.path().join("served"), top.path().join("moved")).unwrap();
     fs::write(top.path().join("moved/new"), "new").unwrap();
-    assert!(exports.list(&Permit::any()).unwrap().iter().any(|listed| listed.name == "new"));
-    exports.open("new", &Permit::any()).unwrap();
+    assert!(list_now(&exports).unwrap().iter().any(|listed| listed.name == "new"));
+    open_now(&exports, "new").unwrap();
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Overlay {
     file: File,
-    /// What is written here is gone with it.
+    /// Of the layer: what is written here is gone with it.
     identity: Identity,
     /// Bytes of the disk.
     size: u64,
@@ -73,12 +73,17 @@ struct Slots {
 
 impl Overlay {
     /// For a disk of `size` bytes, in blocks of `block`; the file is in `folder`, unseen.
-    pub(super) fn new(folder: &Path, size: u64, block: u64) -> io::Result<Self> {
+    pub(super) fn new(
+        folder: &Path,
+        size: u64,
+        block: u64,
+        identity: Identity,
+    ) -> io::Result<Self> {
         let (fd, path) = mkstemp(&folder.join("agent-cow-XXXXXX"))?;
         std::fs::remove_file(path)?;
         Ok(Self {
             file: File::from(fd),
-            identity: Identity::fresh(),
+            identity,
             size,
             block,
             map: RwLock::default(),
@@ -98,6 +103,53 @@ impl Overlay {
     /// Bytes in a block.
     pub(super) fn block_size(&self) -> u64 {
         self.block
+    }
+
+    /// Nothing differs from what is below.
+    pub(super) fn is_blank(&self) -> bool {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Fits it to a disk of another size, of which `below` reads: what is cut off is gone, and what comes is what the
+    /// disk has there.
+    pub(super) fn resize(
+        &mut self,
+        size: u64,
+        below: impl FnOnce(u64, u32) -> Result<Vec<u8>, DiskError>,
+    ) -> Result<(), DiskError> {
+        let (number, short) = (self.size / self.block, self.size % self.block);
+        // The last block has no bytes behind the old end, whatever the file has there.
+        if size > self.size && short > 0 && self.entry(number) != BELOW {
+            let end = self.size.next_multiple_of(self.block).min(size);
+            let start = self.size - short;
+            let mut bytes = match self.read(number, &(start..self.size))? {
+                Content::Bytes(bytes) => bytes,
+                Content::Zeroes | Content::Below => vec![0; usize::try_from(short).unwrap_or(0)],
+            };
+            // A block is 64 MiB at most.
+            let len = u32::try_from(end - self.size).unwrap_or(u32::MAX);
+            bytes.extend(below(self.size, len)?);
+            self.put(number, &bytes)?;
+        }
+        self.forget(size.div_ceil(self.block));
+        self.size = size;
+        Ok(())
+    }
+
+    /// Drops all blocks from this one on.
+    fn forget(&mut self, first: u64) {
+        let map = self.map.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = Vec::new();
+        for (group, entries) in map.iter_mut() {
+            let kept = first.saturating_sub(group * GROUP as u64).min(GROUP as u64);
+            let gone = &mut entries[usize::try_from(kept).unwrap_or(GROUP)..];
+            slots.extend(gone.iter().copied().filter(|entry| *entry >= FIRST_SLOT));
+            gone.fill(BELOW);
+        }
+        map.retain(|_, entries| entries.iter().any(|entry| *entry != BELOW));
+        for slot in slots {
+            self.give_back(slot);
+        }
     }
 
     /// Where a block lies on the disk; the last may be shorter.

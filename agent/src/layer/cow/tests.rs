@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use disk::{
-    Data, MemoryDisk,
+    Data, Identity, MemoryDisk,
     testing::{bytes_of, extents, read, run, trim, write, zero},
 };
 
@@ -14,7 +14,8 @@ const SIZE: u64 = 300_001;
 fn cow(block: u64, on_read: OnRead) -> (Arc<MemoryDisk>, CowDisk) {
     let below = Arc::new(MemoryDisk::new(SIZE));
     write(&*below, 0, &original());
-    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), SIZE, block).unwrap());
+    let overlay =
+        Arc::new(Overlay::new(&std::env::temp_dir(), SIZE, block, Identity::fresh()).unwrap());
     let settings = Settings { block, on_cache: false, on_read };
     (Arc::clone(&below), CowDisk { below, overlay, settings })
 }
@@ -132,7 +133,8 @@ fn connections_that_write_parts_of_one_block_do_not_undo_each_other() {
 #[test]
 fn extents_say_what_is_here_what_is_below_and_what_is_gone() {
     let below = Arc::new(MemoryDisk::new(1 << 20));
-    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), 1 << 20, 65536).unwrap());
+    let overlay =
+        Arc::new(Overlay::new(&std::env::temp_dir(), 1 << 20, 65536, Identity::fresh()).unwrap());
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     write(&*below, 0, &[1; 131_072]);
     let disk = CowDisk { below, overlay, settings };
@@ -164,7 +166,8 @@ fn the_last_block_may_be_short_and_a_disk_may_be_huge() {
     write(&disk, SIZE - 1, &[9]);
     assert_eq!(bytes_of(&read(&disk, SIZE - 2, 2)), [original()[original().len() - 2], 9]);
     let size = i64::MAX as u64;
-    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536).unwrap());
+    let overlay =
+        Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh()).unwrap());
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     let disk = CowDisk { below: Arc::new(MemoryDisk::new(size)), overlay, settings };
     write(&disk, size - 3, b"end");
@@ -187,11 +190,157 @@ fn room_that_was_trimmed_is_used_again() {
 #[test]
 fn one_request_takes_no_more_than_its_share_of_memory() {
     let size = i64::MAX as u64;
-    let overlay = Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536).unwrap());
+    let overlay =
+        Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh()).unwrap());
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     let disk = CowDisk { below: Arc::new(MemoryDisk::new(size)), overlay, settings };
     trim(&disk, 0, size);
     let mut op = Op::Zero { at: 0, len: size, fua: false, may_trim: true, fast: false };
     assert_eq!(run(&disk, &mut op).unwrap_err().kind, DiskKind::NoMemory);
     assert_eq!(extents(&disk, size - 1, 1, true).len(), 1);
+}
+
+/// A disk of which `edit` changes what is said.
+#[derive(Debug)]
+struct Said {
+    below: Arc<dyn Disk>,
+    edit: fn(&mut Facts),
+}
+
+impl Disk for Said {
+    fn facts(&self) -> Facts {
+        let mut facts = self.below.facts();
+        (self.edit)(&mut facts);
+        facts
+    }
+
+    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below.attempt(op, answer)
+    }
+
+    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.below.perform(op, answer)
+    }
+}
+
+fn memory(size: u64) -> Arc<dyn Disk> {
+    Arc::new(MemoryDisk::new(size))
+}
+
+/// What a client has of `below`, opened by that name.
+fn over(overlays: &Overlays, name: &str, below: &Arc<dyn Disk>) -> Result<CowDisk, String> {
+    let settings = Settings { block: 4096, on_cache: false, on_read: OnRead::Never };
+    match overlays.of(name, &**below) {
+        Ok(overlay) => Ok(CowDisk { below: Arc::clone(below), overlay, settings }),
+        Err(crate::exports::OpenError::Failed(error)) => Err(error.source.unwrap().to_string()),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+fn first_byte(disk: &dyn Disk) -> u8 {
+    bytes_of(&read(disk, 0, 1))[0]
+}
+
+#[test]
+fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
+    let overlays = Overlays::new(4096);
+    let (one, other) = (memory(8192), memory(8192));
+    let first = over(&overlays, "a", &one).unwrap();
+    write(&first, 0, b"x");
+    let said = first.facts();
+    assert_eq!(first_byte(&over(&overlays, "a", &one).unwrap()), b'x', "at the same time");
+    assert_eq!(first_byte(&over(&overlays, "b", &one).unwrap()), 0, "another name");
+    drop(first);
+    let again = over(&overlays, "a", &one).unwrap();
+    assert_eq!((first_byte(&again), again.facts()), (b'x', said.clone()));
+    let replaced = over(&overlays, "a", &other).unwrap();
+    assert_eq!(first_byte(&replaced), 0, "another disk");
+    assert_ne!(replaced.facts().identity, said.identity);
+    assert_eq!(first_byte(&again), b'x', "who has the last one keeps it");
+    assert_eq!(overlays.len(), 1);
+}
+
+#[test]
+fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
+    let overlays = Overlays::new(4096);
+    let below: Arc<dyn Disk> =
+        Arc::new(Said { below: memory(8192), edit: |facts| facts.ephemeral = true });
+    let first = over(&overlays, "", &below).unwrap();
+    write(&first, 0, b"x");
+    assert!(first.facts().ephemeral && !first.facts().multi_conn);
+    assert_eq!(first_byte(&over(&overlays, "", &below).unwrap()), 0);
+    assert_eq!(overlays.len(), 0);
+    let overlay = Arc::downgrade(&first.overlay);
+    drop(first);
+    assert!(overlay.upgrade().is_none());
+}
+
+#[test]
+fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
+    let overlays = Overlays::new(4096);
+    let below = memory(8192);
+    let said = over(&overlays, "0", &below).unwrap().facts();
+    for name in 1..100 {
+        over(&overlays, &name.to_string(), &below).unwrap();
+        assert!(overlays.len() <= 2);
+    }
+    assert_eq!(over(&overlays, "0", &below).unwrap().facts(), said, "for a client that comes back");
+    write(&over(&overlays, "0", &below).unwrap(), 0, b"x");
+    over(&overlays, "1", &below).unwrap();
+    assert_eq!(first_byte(&over(&overlays, "0", &below).unwrap()), b'x');
+}
+
+#[test]
+fn where_it_is_not_known_which_disk_it_is_the_name_decides() {
+    let overlays = Overlays::new(4096);
+    let unknown = |size| -> Arc<dyn Disk> {
+        Arc::new(Said { below: memory(size), edit: |facts| facts.identity = None })
+    };
+    let first = over(&overlays, "", &unknown(8192)).unwrap();
+    assert_eq!(first.facts().identity, None);
+    write(&first, 0, b"x");
+    assert_eq!(first_byte(&over(&overlays, "", &unknown(8192)).unwrap()), b'x');
+}
+
+#[test]
+fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
+    let overlays = Overlays::new(4096);
+    // The same disk in several sizes: each byte is its number.
+    let bytes: Vec<u8> = (0..40_000_u32).map(|at| (at % 251) as u8 + 1).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let sized = |size: u64| -> Arc<dyn Disk> {
+        let len = usize::try_from(size).unwrap();
+        std::fs::write(file.path(), &bytes[..len]).unwrap();
+        Arc::new(disk::FileDisk::open(file.path(), disk::file::Options::default()).unwrap())
+    };
+    let whole =
+        |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(disk.facts().size).unwrap()));
+    let disk = over(&overlays, "", &sized(10_000)).unwrap();
+    write(&disk, 9_000, b"end");
+    write(&disk, 5, b"begin");
+    let error = over(&overlays, "", &sized(20_000)).unwrap_err();
+    assert!(error.contains("wait until they have left"), "{error}");
+    drop(disk);
+    let mut expected = bytes.clone();
+    expected[5..10].copy_from_slice(b"begin");
+    expected[9_000..9_003].copy_from_slice(b"end");
+    let larger = over(&overlays, "", &sized(20_000)).unwrap();
+    assert!(whole(&larger) == expected[..20_000]);
+    write(&larger, 15_000, b"gone");
+    trim(&larger, 16_384, 20_000 - 16_384);
+    drop(larger);
+    // Within a block, and beyond others.
+    let shorter = over(&overlays, "", &sized(9_002)).unwrap();
+    assert!(whole(&shorter) == expected[..9_002]);
+    drop(shorter);
+    expected[9_002] = bytes[9_002];
+    let larger = over(&overlays, "", &sized(39_999)).unwrap();
+    assert!(whole(&larger) == expected[..39_999]);
+    assert_eq!(overlays.len(), 1);
+    // A last block that was trimmed is zeroes, and what comes behind it is the disk's.
+    trim(&larger, 36_864, 39_999 - 36_864);
+    drop(larger);
+    let larger = over(&overlays, "", &sized(40_000)).unwrap();
+    expected[36_864..39_999].fill(0);
+    assert!(whole(&larger) == expected);
 }

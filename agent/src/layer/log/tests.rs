@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::{
-    exports::Single,
+    exports::{Single, list_now, open_now},
     hooks::Hooks,
     peer::Peer,
     recipe::{Context, Params},
@@ -20,11 +20,11 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
     let params = Params::of_filter("log", ENTRY.keys, &mut words.iter().collect()).unwrap();
     let mut hooks = Hooks::default();
     let stack = Stack::new(Single(Arc::new(MemoryDisk::new(1 << 20))));
-    let context = &mut Context { read_only: false, hooks: &mut hooks };
+    let context = &mut Context { read_only: false, changes_user: false, hooks: &mut hooks };
     let stack = (ENTRY.build)(&params, stack, context).unwrap();
     drop(stack.gates[0].admit(&Caller::new(&Peer::Pipe, &|| None)).unwrap());
-    stack.exports.list(&Permit::any()).unwrap();
-    let disk = stack.exports.open("a b", &Permit::any()).unwrap();
+    list_now(&*stack.exports).unwrap();
+    let disk = open_now(&*stack.exports, "a b").unwrap();
     testing::write(&*disk, 4096, &[1; 4096]);
     testing::zero(&*disk, 0, 512, true);
     testing::run(&*disk, &mut disk::Op::Extents { at: 0, len: 65536, one: false }).unwrap();

@@ -1,10 +1,18 @@
 //! A bucket of tokens: a bit is a token, and they come at a rate.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout},
+};
 
-use crate::units::parse_size;
+use crate::{tenant::Tenant, units::parse_size};
 
 /// How often a file is looked at, at most: while requests come.
 const STALE: Duration = Duration::from_millis(100);
@@ -40,7 +48,11 @@ pub(super) struct Bucket {
     even: Instant,
     /// When the file was read; `None`: not yet.
     read: Option<Instant>,
+    /// The file as it is being read.
+    reading: Option<Reading>,
 }
+
+type Reading = oneshot::Receiver<Option<io::Result<String>>>;
 
 impl Bucket {
     /// Full.
@@ -49,7 +61,7 @@ impl Bucket {
         let burst = burst.max(TICKS);
         // A clock that has run for less than the burst cannot say it; then less is saved up.
         let even = now.checked_sub(burst).unwrap_or(now);
-        Self { source: source.clone(), burst, even, read: None }
+        Self { source: source.clone(), burst, even, read: None, reading: None }
     }
 
     pub(super) fn rate(&self) -> u64 {
@@ -57,23 +69,27 @@ impl Bucket {
     }
 
     /// Reads the file again if that was some time ago. One that is not there or has no rate in it
-    /// changes nothing.
-    pub(super) async fn refresh(&mut self) {
+    /// changes nothing. The file is waited for a moment only: others may wait for this bucket, and the tenant for whom
+    /// it is read may have much to do.
+    pub(super) async fn refresh(&mut self, tenant: &Arc<Tenant>) {
         let Some(file) = &self.source.file else { return };
         let now = Instant::now();
         if self.read.is_some_and(|read| now - read < STALE) {
             return;
         }
-        let path = file.clone();
-        let text = tokio::task::spawn_blocking(move || fs::read_to_string(path)).await;
+        let (reading, patience) = match &mut self.reading {
+            Some(reading) => (reading, Duration::ZERO),
+            none => (none.insert(read(tenant, file)), STALE),
+        };
+        let Ok(text) = timeout(patience, reading).await else { return };
+        self.reading = None;
         self.read = Some(Instant::now());
         let text = match text {
-            Ok(Ok(text)) => text,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return,
-            Ok(Err(error)) => {
+            Ok(Some(Ok(text))) => text,
+            Ok(Some(Err(error))) if error.kind() != io::ErrorKind::NotFound => {
                 return tracing::debug!("filter rate: cannot read {}: {error}", file.display());
             }
-            Err(_) => return,
+            _ => return,
         };
         match parse_size(text.lines().next().unwrap_or_default()) {
             Ok(rate) => self.adjust(rate),
@@ -103,7 +119,7 @@ impl Bucket {
 
     /// Takes so many bits, and waits until they have come in. What is taken stays taken if it is
     /// dropped meanwhile.
-    pub(super) async fn take(&mut self, bits: u64) {
+    pub(super) async fn take(&mut self, tenant: &Arc<Tenant>, bits: u64) {
         if self.source.rate == 0 {
             return;
         }
@@ -117,7 +133,7 @@ impl Bucket {
             // A new rate is not slept through.
             let wake = self.source.file.as_ref().map_or(self.even, |_| self.even.min(now + NAP));
             sleep_until(wake).await;
-            self.refresh().await;
+            self.refresh(tenant).await;
             now = Instant::now();
         }
     }
@@ -127,4 +143,15 @@ impl Bucket {
 fn scale(time: Duration, old: u64, rate: u64) -> Duration {
     let nanoseconds = time.as_nanos().saturating_mul(old.into()) / u128::from(rate.max(1));
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+/// Begins to read a file.
+fn read(tenant: &Arc<Tenant>, file: &Path) -> Reading {
+    let (tell, told) = oneshot::channel();
+    let (tenant, file) = (Arc::clone(tenant), file.to_owned());
+    tokio::spawn(async move {
+        // The bucket may be gone.
+        tell.send(tenant.run(move || fs::read_to_string(file)).await).ok();
+    });
+    told
 }

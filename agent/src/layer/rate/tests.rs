@@ -3,6 +3,7 @@ use std::fs;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::*;
+use crate::exports::Permit;
 use disk::MemoryDisk;
 
 fn limits(words: &[(&str, &str)]) -> Result<Limits, String> {
@@ -19,7 +20,8 @@ fn connections(words: &[(&str, &str)]) -> impl FnMut() -> Arc<Rate> + use<> {
     let all = Arc::new(Both::new(&limits.all, limits.burst));
     move || {
         let own = [(); 2].map(|()| Mutex::new(Bucket::new(&limits.each, limits.burst)));
-        Arc::new(Rate { below: Arc::clone(&below) as _, all: Arc::clone(&all), own })
+        let tenant = Permit::any().opening().tenant.clone();
+        Arc::new(Rate { below: Arc::clone(&below) as _, all: Arc::clone(&all), own, tenant })
     }
 }
 
@@ -114,7 +116,7 @@ async fn a_file_changes_the_rate_and_goes_unnoticed_when_it_goes() {
         let mut rate = bucket.rate();
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline {
-            bucket.refresh().await;
+            bucket.refresh(&Permit::any().opening().tenant.clone()).await;
             if bucket.rate() != rate {
                 rate = bucket.rate();
                 break;

@@ -1,0 +1,147 @@
+//! Files by their paths, opened anew for each connection (`file PATH` and `split`): a file or a device that was
+//! resized or replaced is seen by the next client.
+
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+};
+
+use super::{Exports, Listed, Listing, OpenError, Opened, Permit};
+use disk::{
+    Disk, FileDisk, SplitDisk,
+    file::{FileError, Options},
+};
+
+/// What the paths make together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// There is one path, and its file is the disk.
+    Whole,
+    /// The files one after the other.
+    Joined,
+}
+
+/// One disk under every name.
+#[derive(Debug)]
+pub struct Files(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sources: Vec<Source>,
+    layout: Layout,
+    options: Options,
+}
+
+/// How to get at one file.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    /// Descriptors of the file as it was when the agent started, and the flags that they were opened with.
+    kept: Vec<(OFlag, OwnedFd)>,
+}
+
+impl Files {
+    /// Opens each file once, so that what is wrong with it shows before a client comes.
+    ///
+    /// `keep`: this process is about to become another user, who may not be allowed to open them. They are kept
+    /// open, and where that user is refused, what is open already is served.
+    ///
+    /// # Errors
+    /// Why a file cannot be opened.
+    pub fn check(
+        paths: &[&Path],
+        layout: Layout,
+        options: Options,
+        keep: bool,
+    ) -> Result<Self, FileError> {
+        let check = |path: &&Path| Source::check(path, options, keep);
+        let sources = paths.iter().map(check).collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Inner { sources, layout, options })))
+    }
+
+    /// The disk as the files are now; blocks.
+    pub fn open_now(&self) -> Result<Arc<dyn Disk>, OpenError> {
+        self.0.open()
+    }
+}
+
+impl Inner {
+    fn open(&self) -> Result<Arc<dyn Disk>, OpenError> {
+        let open = |source: &Source| {
+            FileDisk::open_by(&source.path, self.options, &|flags| source.open(flags))
+        };
+        let files = self.sources.iter().map(open).collect::<Result<Vec<_>, FileError>>();
+        let mut files = files.map_err(|error| OpenError::because(&error))?;
+        match self.layout {
+            Layout::Whole if files.len() == 1 => Ok(Arc::new(files.remove(0))),
+            Layout::Whole | Layout::Joined => match SplitDisk::new(files) {
+                Some(disk) => Ok(Arc::new(disk)),
+                None => Err(OpenError::because(&TooLong)),
+            },
+        }
+    }
+}
+
+/// `split` of more than a disk can be.
+#[derive(Debug, thiserror::Error)]
+#[error("the files are more than 2^63 - 1 bytes together")]
+struct TooLong;
+
+impl Source {
+    fn check(path: &Path, options: Options, keep: bool) -> Result<Self, FileError> {
+        // The agent may go to `/` when it goes into the background.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let kept = Mutex::new(Vec::new());
+        let opener = |flags| {
+            let file = open(&path, flags, Mode::empty())?;
+            if keep {
+                let copy = file.try_clone().map_err(|error| errno(&error))?;
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push((flags, copy));
+            }
+            Ok(file)
+        };
+        FileDisk::open_by(&path, options, &opener)?;
+        let kept = kept.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Self { path, kept })
+    }
+
+    fn open(&self, flags: OFlag) -> Result<OwnedFd, Errno> {
+        match open(&self.path, flags, Mode::empty()) {
+            Err(refused @ (Errno::EACCES | Errno::EPERM)) => {
+                let kept = self.kept.iter().find(|(had, _)| *had == flags).ok_or(refused)?;
+                kept.1.try_clone().map_err(|error| errno(&error))
+            }
+            other => other,
+        }
+    }
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+impl Exports for Files {
+    fn list<'a>(&'a self, _: &'a Permit) -> Listing<'a> {
+        let listed = Listed { name: String::new(), description: None };
+        Box::pin(std::future::ready(Ok(vec![listed])))
+    }
+
+    fn open<'a>(&'a self, _: &'a str, permit: &'a Permit) -> Opened<'a> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { permit.blocking(move || inner.open()).await? })
+    }
+
+    fn canonical<'a>(&'a self, _: &'a str) -> &'a str {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! What a negotiation asks of the exports: their list, and one of them. While it waits for them it sees its client
+//! leave and the agent end; then the exports stop working for it.
+
+use std::{
+    future,
+    io::{self, IoSliceMut},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use nbd::{BlockSizes, Buffer, Refusal, negotiate::Export, wire::TransmissionFlags};
+use tokio::sync::watch;
+
+use super::{End, Life, stream::Stream};
+use crate::{
+    causes::chain,
+    exports::{Exports, Listed, OpenError, Permit},
+};
+use disk::{Disk, Facts, Identity};
+
+/// How long an export may take to open for a client that has ended its sending. Such a client may still be there
+/// to read the answer; one that is gone looks the same.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
+
+/// A client that waits.
+pub(super) struct Waiting<'a> {
+    pub(super) stream: &'a mut Stream,
+    pub(super) buffer: &'a mut Buffer,
+    pub(super) life: &'a mut watch::Receiver<Life>,
+}
+
+impl Waiting<'_> {
+    /// What LIST answers.
+    pub(super) async fn list(
+        self,
+        exports: &dyn Exports,
+        permit: &Permit,
+    ) -> Result<Result<Vec<Listed>, Refusal>, End> {
+        let listing = async {
+            exports.list(permit).await.map_err(|error| {
+                tracing::error!(%error, "exports not listed");
+                Refusal::platform("the exports could not be listed; the server's log says why")
+            })
+        };
+        self.until(listing).await
+    }
+
+    /// The export that the permit covers.
+    pub(super) async fn open(
+        self,
+        exports: &dyn Exports,
+        permit: &Permit,
+    ) -> Result<Result<Arc<dyn Disk>, Refusal>, End> {
+        let name = permit.export().unwrap_or_default();
+        let opened = async {
+            exports.open(name, permit).await.map_err(|error| match error {
+                OpenError::Unknown => Refusal::unknown(name),
+                OpenError::Failed(error) => {
+                    tracing::error!(export = name, error = %chain(&error), "export not opened");
+                    Refusal::platform("the export could not be opened; the server's log says why")
+                }
+            })
+        };
+        self.until(opened).await
+    }
+
+    /// Waits for `work` as long as its client does and the agent serves.
+    async fn until<T>(
+        self,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<Result<T, Refusal>, End> {
+        let Self { stream, buffer, life } = self;
+        let gone = async {
+            let end = departed(stream, buffer).await;
+            tokio::time::sleep(HALF_CLOSED).await;
+            end
+        };
+        // An error: the agent is gone.
+        let leaving =
+            async { life.wait_for(|life| *life != Life::Serving).await.map(|life| *life) };
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            end = gone => Err(end),
+            life = leaving => match life {
+                Ok(Life::Draining) => Ok(Err(Refusal::shutdown())),
+                _ => Err(End::Cut),
+            },
+        }
+    }
+}
+
+/// Waits until the client leaves without an answer. What it says meanwhile is kept for later; one that
+/// fills the buffer is not listened to.
+pub(super) async fn departed(stream: &mut Stream, buffer: &mut Buffer) -> End {
+    loop {
+        if buffer.spare().is_empty() {
+            return future::pending().await;
+        }
+        match stream.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
+            Ok(0) => return End::Closed,
+            Ok(n) => buffer.added(n),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Err(error) = stream.readable().await {
+                    return End::from_receive(&error);
+                }
+            }
+            Err(error) => return End::from_receive(&error),
+        }
+    }
+}
+
+/// For clients that come back: whether what the agent was told and did not flush may be lost.
+static THIS_RUN: LazyLock<Identity> = LazyLock::new(Identity::fresh);
+
+/// What a client is told of a disk.
+pub(super) fn describe(facts: &Facts, read_only: bool) -> Export {
+    let writable = !(facts.read_only || read_only);
+    let mut flags = TransmissionFlags::HAS_FLAGS;
+    flags.set(TransmissionFlags::SEND_FLUSH, facts.can_flush);
+    flags.set(TransmissionFlags::READ_ONLY, !writable);
+    flags.set(TransmissionFlags::SEND_FUA, writable && facts.can_fua);
+    flags.set(TransmissionFlags::ROTATIONAL, facts.rotational);
+    flags.set(TransmissionFlags::SEND_TRIM, writable && facts.can_trim);
+    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable && facts.can_zero);
+    let fast_zero = writable && facts.can_zero && facts.can_fast_zero;
+    flags.set(TransmissionFlags::SEND_FAST_ZERO, fast_zero);
+    flags.set(TransmissionFlags::SEND_CACHE, facts.can_cache);
+    flags.set(TransmissionFlags::CAN_MULTI_CONN, facts.multi_conn);
+    Export {
+        size: facts.size,
+        flags,
+        blocks: BlockSizes {
+            minimum: facts.block_minimum.max(facts.block_told),
+            preferred: facts.block_preferred,
+            maximum: facts.block_maximum.min(nbd::transmit::MAX_PAYLOAD),
+        },
+        unit: facts.block_minimum,
+        name: None,
+        description: facts.description.clone(),
+        allocation: facts.can_extents,
+        identity: facts.identity.map(|identity| identity.to_string()),
+        instance: Some(THIS_RUN.to_string()),
+    }
+}
