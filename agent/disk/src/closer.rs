@@ -22,6 +22,14 @@ struct Closer {
     threads: usize,
 }
 
+/// Waits until all is closed.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn wait() {
+    while lock().threads > 0 {
+        thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 static CLOSER: Mutex<Closer> = Mutex::new(Closer { waiting: VecDeque::new(), threads: 0 });
 
 fn lock() -> MutexGuard<'static, Closer> {
@@ -29,7 +37,7 @@ fn lock() -> MutexGuard<'static, Closer> {
 }
 
 /// Drops `what`, soon, on another thread; here and now if there can be none.
-pub(crate) fn close(what: impl Send + 'static) {
+pub fn close(what: impl Send + 'static) {
     {
         let mut closer = lock();
         closer.waiting.push_back(Box::new(move || drop(what)));

@@ -1,7 +1,7 @@
 //! What is known of the durability of one disk, and which of its clients have been told of a loss.
 //!
 //! Everybody who has the same file or device open shares one `Durability` and has a `Client` of it
-//! (`registry`). A *loss* is any failure of the host to make acknowledged bytes durable: a flush or a
+//! (`registry`); so do the connections of the agent's layer `multi-conn`. A *loss* is any failure of the host to make acknowledged bytes durable: a flush or a
 //! durable write that failed. What it guarantees: a flush succeeds only if
 //!
 //! - a sync that began after the flush was asked for has succeeded,
@@ -17,8 +17,9 @@ use std::{io, sync::PoisonError};
 
 use crate::primitives::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 
+/// Shared by all who have the same disk open.
 #[derive(Debug)]
-pub(crate) struct Durability {
+pub struct Durability {
     state: Mutex<State>,
     /// A sync has ended.
     ended: Condvar,
@@ -39,7 +40,7 @@ struct State {
 
 /// One who has the disk open.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     /// Losses before it came.
     before: u64,
     /// One of those is still to be told, by the first flush.
@@ -48,7 +49,7 @@ pub(crate) struct Client {
 
 impl Durability {
     /// `lost`: something was lost before, and nobody has been told.
-    pub(crate) fn new(lost: bool) -> Self {
+    pub fn new(lost: bool) -> Self {
         let state = State { losses: lost.into(), ..State::default() };
         let (ended, dirty) = (Condvar::new(), AtomicBool::new(false));
         Self { state: Mutex::new(state), ended, dirty }
@@ -59,20 +60,20 @@ impl Durability {
     }
 
     /// Somebody more opens the disk.
-    pub(crate) fn join(&self) -> Client {
+    pub fn join(&self) -> Client {
         let state = self.lock();
         Client { before: state.losses, inherits: AtomicBool::new(state.told < state.losses) }
     }
 
     /// To be called after each change, before it is acknowledged: a sync may not have seen it.
-    pub(crate) fn wrote(&self) {
+    pub fn wrote(&self) {
         self.dirty.store(true, Ordering::Release);
     }
 
     /// A durable write has failed. The kernel may have told that write of other bytes that are lost, and
     /// tells nobody else with the same descriptor again. `sync` finds out what it tells the others, so
     /// that no later flush takes it for another loss.
-    pub(crate) fn lose(&self, sync: impl FnOnce() -> io::Result<()>) {
+    pub fn lose(&self, sync: impl FnOnce() -> io::Result<()>) {
         self.wrote();
         let (mut state, synced) = self.sync_anew(self.lock(), sync);
         if synced.is_ok() {
@@ -81,27 +82,26 @@ impl Durability {
     }
 
     /// Something was lost since this client came.
-    pub(crate) fn has_lost(&self, client: &Client) -> bool {
+    pub fn has_lost(&self, client: &Client) -> bool {
         self.lock().losses > client.before
     }
 
     /// Something is not known to be durable.
-    pub(crate) fn is_dirty(&self) -> bool {
+    pub fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::Acquire)
     }
 
     /// Something was lost and no flush has failed since.
-    pub(crate) fn is_untold(&self) -> bool {
+    pub fn is_untold(&self) -> bool {
         let state = self.lock();
         state.told < state.losses
     }
 
     /// Makes everything durable that was acknowledged before; `sync` does it, for all clients.
-    pub(crate) fn flush(
-        &self,
-        client: &Client,
-        sync: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// That of `sync`, or why this client cannot rely on a flush.
+    pub fn flush(&self, client: &Client, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         // Also for one who will be refused: what was lost until now has been told then.
         let (mut state, synced) = self.sync_anew(self.lock(), sync);
         let told = tell(&mut state, client);
@@ -110,7 +110,10 @@ impl Durability {
 
     /// Makes everything durable that was written before, for one request that wants to be: what was
     /// lost before is for flushes to tell.
-    pub(crate) fn make_durable(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// That of `sync`, which may have been another caller's.
+    pub fn make_durable(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.sync_anew(self.lock(), sync).1
     }
 

@@ -31,7 +31,7 @@ impl Disk for FullDisk {
             Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. } => {
                 return Err(DiskError::new(Kind::NoSpace, op.verb(), op.range()));
             }
-            Op::Flush | Op::Cache { .. } => {}
+            Op::Flush | Op::Settle | Op::Cache { .. } => {}
         }
         Ok(Turn::Done)
     }

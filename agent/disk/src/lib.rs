@@ -27,6 +27,8 @@ mod zeroes;
 
 use std::{fmt, pin::Pin};
 
+pub use closer::close;
+pub use durability::{Client, Durability};
 pub use error::{DiskError, Kind, Verb};
 pub use file::FileDisk;
 pub use full::FullDisk;
@@ -121,6 +123,9 @@ pub enum Op<'a> {
     Write { at: u64, data: Data<'a>, fua: bool },
     /// Everything written and answered before, by any connection, is durable when it returns.
     Flush,
+    /// The same, for the agent itself: no client hears whether it fails, so what is lost is still to be
+    /// told by a flush.
+    Settle,
     /// The range is no longer needed; it may read as anything the disk likes afterwards.
     Trim { at: u64, len: u64, fua: bool },
     /// The range reads as zeroes afterwards. `may_trim`: a hole may be punched.
@@ -156,7 +161,7 @@ impl Op<'_> {
         match self {
             Self::Read { .. } => Verb::Read,
             Self::Write { .. } => Verb::Write,
-            Self::Flush => Verb::Flush,
+            Self::Flush | Self::Settle => Verb::Flush,
             Self::Trim { .. } => Verb::Trim,
             Self::Zero { .. } => Verb::Zero,
             Self::Cache { .. } => Verb::Cache,
@@ -183,7 +188,7 @@ impl Op<'_> {
         match self {
             Self::Read { at, len } => (*at, u64::from(*len)),
             Self::Write { at, data, .. } => (*at, data.len() as u64),
-            Self::Flush => (0, 0),
+            Self::Flush | Self::Settle => (0, 0),
             Self::Trim { at, len, .. }
             | Self::Zero { at, len, .. }
             | Self::Cache { at, len }

@@ -28,8 +28,12 @@ impl Disk for NullDisk {
             Op::Extents { len, .. } => {
                 answer.extents.push(Extent { len, hole: true, zero: true });
             }
-            Op::Write { .. } | Op::Flush | Op::Trim { .. } | Op::Zero { .. } | Op::Cache { .. } => {
-            }
+            Op::Write { .. }
+            | Op::Flush
+            | Op::Settle
+            | Op::Trim { .. }
+            | Op::Zero { .. }
+            | Op::Cache { .. } => {}
         }
         Ok(Turn::Done)
     }

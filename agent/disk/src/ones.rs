@@ -44,8 +44,12 @@ impl Disk for OnesDisk {
             Op::Extents { len, .. } => {
                 answer.extents.push(Extent { len, hole: false, zero: false });
             }
-            Op::Write { .. } | Op::Flush | Op::Trim { .. } | Op::Zero { .. } | Op::Cache { .. } => {
-            }
+            Op::Write { .. }
+            | Op::Flush
+            | Op::Settle
+            | Op::Trim { .. }
+            | Op::Zero { .. }
+            | Op::Cache { .. } => {}
         }
         Ok(Turn::Done)
     }

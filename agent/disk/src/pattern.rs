@@ -63,7 +63,7 @@ impl Disk for PatternDisk {
             Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. } => {
                 return Err(DiskError::new(Kind::Denied, op.verb(), op.range()));
             }
-            Op::Flush | Op::Cache { .. } => {}
+            Op::Flush | Op::Settle | Op::Cache { .. } => {}
         }
         Ok(Progress::Done)
     }

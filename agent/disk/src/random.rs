@@ -106,7 +106,7 @@ impl Disk for RandomDisk {
                 });
             }
             // It takes nothing away.
-            Op::Trim { .. } | Op::Flush | Op::Cache { .. } => {}
+            Op::Trim { .. } | Op::Flush | Op::Settle | Op::Cache { .. } => {}
         }
         Ok(Progress::Done)
     }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{
-    Answer, Data, Disk, DiskError, Facts, Identity, Kind, Op, Progress, Turn, perform_all,
+    Answer, Data, Disk, DiskError, Facts, Identity, Kind, Op, Progress, Turn, Verb, perform_all,
 };
 
 /// nbdkit-split-plugin(1).
@@ -60,6 +60,7 @@ fn on_part<'a>(op: &Op<'_>, bytes: &'a [u8], done: u64, share: &Range<u64>) -> O
             Op::Write { at, data: Data::Bytes(&bytes[from..from + len]), fua }
         }
         Op::Flush => Op::Flush,
+        Op::Settle => Op::Settle,
         Op::Trim { fua, .. } => Op::Trim { at, len, fua },
         Op::Zero { fua, may_trim, fast, .. } => Op::Zero { at, len, fua, may_trim, fast },
         Op::Cache { .. } => Op::Cache { at, len },
@@ -106,11 +107,11 @@ impl<D: Disk> Disk for SplitDisk<D> {
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (at, len) = op.range();
-        if matches!(op, Op::Flush) {
-            for part in &self.parts {
-                perform_all(&part.disk, op, answer)?;
-            }
-            return Ok(Progress::Done);
+        if op.verb() == Verb::Flush {
+            // Each, whatever comes of another: they have not failed together.
+            let flush = |part: &Part<D>| perform_all(&part.disk, op, answer);
+            let flushed: Vec<_> = self.parts.iter().map(flush).collect();
+            return flushed.into_iter().collect::<Result<(), _>>().map(|()| Progress::Done);
         }
         // Refused with nothing changed, or not at all.
         if matches!(op, Op::Zero { fast: true, .. }) && self.shares(at, len).nth(1).is_some() {
@@ -140,11 +141,49 @@ impl<D: Disk> Disk for SplitDisk<D> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
         MemoryDisk,
-        testing::{bytes_of, extents, read, run, trim, write, zero},
+        testing::{
+            Medium, bytes_of, extents,
+            model::{self, Host, check},
+            read, run, trim, write, zero,
+        },
     };
+
+    /// Two files on media of their own.
+    struct Parts([Medium; 2]);
+
+    impl Host for Parts {
+        fn open(&self) -> Box<dyn Disk> {
+            Box::new(SplitDisk::new(self.0.each_ref().map(Medium::open).into()).unwrap())
+        }
+
+        fn fail(&self, what: u8) {
+            self.0[usize::from(what / 4 % 2)].fail(what);
+        }
+
+        fn mend(&self) {
+            self.0.iter().for_each(Medium::mend);
+        }
+
+        fn losses(&self) -> u64 {
+            self.0.iter().map(Medium::losses).sum()
+        }
+
+        fn durable(&self) -> Vec<Option<u8>> {
+            self.0.iter().flat_map(Medium::durable).collect()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_part_loses_is_told(steps in prop::collection::vec(any::<[u8; 4]>(), 1..60)) {
+            check(&Parts([Medium::of(1), Medium::of(model::BLOCKS - 1)]), &steps);
+        }
+    }
 
     /// 10, 0, 5000 and 100000 bytes.
     fn disk() -> SplitDisk<MemoryDisk> {

@@ -1,6 +1,7 @@
 //! What the tests of every disk do with it.
 
 mod medium;
+pub mod model;
 
 use std::sync::Mutex;
 

@@ -234,7 +234,7 @@ impl Disk for CowDisk {
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match *op {
-            Op::Flush => Ok(Turn::Done),
+            Op::Flush | Op::Settle => Ok(Turn::Done),
             Op::Read { at, len } if matches!(self.settings.on_read, OnRead::Never) => {
                 let range = at..at + u64::from(len);
                 let below = |(number, _)| self.overlay.state(number) == State::Below;
@@ -265,7 +265,7 @@ impl Disk for CowDisk {
                 })
             }
             Op::Cache { .. } if self.below.facts().can_cache => self.below.perform(op, answer),
-            Op::Flush | Op::Cache { .. } => Ok(Progress::Done),
+            Op::Flush | Op::Settle | Op::Cache { .. } => Ok(Progress::Done),
             Op::Extents { one, .. } => self.extents(&range, *one, answer).map(|()| Progress::Done),
         }
         .map_err(|error| match error.verb {

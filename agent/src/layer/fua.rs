@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Entry, each};
 use crate::recipe::Key;
-use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
 
@@ -32,7 +32,8 @@ enum Mode {
     Emulate,
     /// As it comes. nbdkit's `native` is this too: every disk here has FUA of its own.
     Pass,
-    /// On every write; a flush then has nothing to do.
+    /// On every write. A flush has nothing to do for this connection, and passes: there are others, and
+    /// what was lost is told by it.
     Force,
     /// Neither FUA nor flush does anything.
     Discard,
@@ -83,7 +84,7 @@ impl Disk for Fua {
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match self.mode {
-            Mode::Force | Mode::Discard if matches!(op, Op::Flush) => Ok(Turn::Done),
+            Mode::Discard if op.verb() == Verb::Flush => Ok(Turn::Done),
             // Two requests below: the second must not be left over when the first is done.
             Mode::Emulate if flag(op).is_some_and(|fua| *fua) => Ok(Turn::Later),
             _ => self.with_flag(op, |op| self.below.attempt(op, answer)),
@@ -92,11 +93,11 @@ impl Disk for Fua {
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.mode {
-            Mode::Force | Mode::Discard if matches!(op, Op::Flush) => Ok(Progress::Done),
+            Mode::Discard if op.verb() == Verb::Flush => Ok(Progress::Done),
             Mode::Emulate if flag(op).is_some_and(|fua| *fua) => {
                 let progress = self.with_flag(op, |op| self.below.perform(op, answer))?;
                 match progress {
-                    Progress::Done => self.below.perform(&mut Op::Flush, answer),
+                    Progress::Done => self.below.perform(&mut Op::Settle, answer),
                     Progress::Until(_) => Ok(progress),
                 }
             }
@@ -111,8 +112,14 @@ impl Disk for Fua {
 
 #[cfg(test)]
 mod tests {
+    use disk::testing::{
+        Medium, Recorder,
+        model::{Around, check},
+        run, try_write,
+    };
+    use proptest::prelude::*;
+
     use super::*;
-    use disk::testing::{Recorder, run, try_write};
 
     /// What the disk below is asked when a client writes with and without FUA, and flushes.
     fn asked(mode: Mode) -> Vec<String> {
@@ -128,7 +135,7 @@ mod tests {
     fn each_mode_asks_the_disk_for_what_it_says() {
         assert_eq!(asked(Mode::Pass), ["write 0+1 fua", "write 0+1", "flush"]);
         assert_eq!(asked(Mode::Emulate), ["write 0+1", "flush", "write 0+1", "flush"]);
-        assert_eq!(asked(Mode::Force), ["write 0+1 fua", "write 0+1 fua"]);
+        assert_eq!(asked(Mode::Force), ["write 0+1 fua", "write 0+1 fua", "flush"]);
         assert_eq!(asked(Mode::Discard), ["write 0+1", "write 0+1"]);
     }
 
@@ -137,6 +144,20 @@ mod tests {
         for (mode, offered) in [(Mode::None, false), (Mode::Pass, true), (Mode::Discard, true)] {
             let disk = Fua { below: Arc::new(Recorder::default()), mode };
             assert_eq!(disk.facts().can_fua, offered);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_flush_succeeds_over_a_loss_that_was_not_told(
+            steps in prop::collection::vec(any::<[u8; 4]>(), 1..60),
+        ) {
+            for mode in [Mode::None, Mode::Emulate, Mode::Pass, Mode::Force] {
+                let around = |disk: Box<dyn Disk>| -> Box<dyn Disk> {
+                    Box::new(Fua { below: Arc::from(disk), mode })
+                };
+                check(&Around(Medium::new(), around), &steps);
+            }
         }
     }
 }

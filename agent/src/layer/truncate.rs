@@ -85,6 +85,7 @@ impl Truncate {
                 Op::Write { at, data: Data::Bytes(&bytes[..len]), fua }
             }
             Op::Flush => Op::Flush,
+            Op::Settle => Op::Settle,
             Op::Trim { fua, .. } => Op::Trim { at, len, fua },
             Op::Zero { fua, may_trim, fast, .. } => Op::Zero { at, len, fua, may_trim, fast },
             Op::Cache { .. } => Op::Cache { at, len },
@@ -118,7 +119,7 @@ impl Truncate {
 
     fn is_there(&self, op: &Op<'_>) -> bool {
         let (at, len) = op.range();
-        matches!(op, Op::Flush) || self.real_part(at, len) == len
+        op.verb() == Verb::Flush || self.real_part(at, len) == len
     }
 }
 

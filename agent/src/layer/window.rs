@@ -45,7 +45,7 @@ fn offset<'a>(op: &'a mut Op<'_>) -> Option<&'a mut u64> {
         | Op::Zero { at, .. }
         | Op::Cache { at, .. }
         | Op::Extents { at, .. } => Some(at),
-        Op::Flush => None,
+        Op::Flush | Op::Settle => None,
     }
 }
 

@@ -200,11 +200,11 @@ impl Link {
         match op {
             Op::Read { at, len } => self.read(*at, u64::from(*len), answer)?,
             Op::Write { at, data, fua } => self.write(*at, &data.slices(), *fua)?,
-            Op::Flush if !self.facts.can_flush => {
+            Op::Flush | Op::Settle if !self.facts.can_flush => {
                 // A client was told that there is none; one that asks all the same hears the truth.
                 return Err(DiskError::new(Kind::Unsupported, verb, (0, 0)));
             }
-            Op::Flush => self.flush()?,
+            Op::Flush | Op::Settle => self.flush()?,
             &mut Op::Trim { at, len, fua } => {
                 return in_pieces(at..at + len, unit, |piece| {
                     let (at, len) = (piece.start, piece.end - piece.start);

@@ -33,14 +33,15 @@ impl Seat {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn flush(&self) -> Result<(), DiskError> {
+    /// `told`: the client hears of it.
+    fn flush(&self, told: bool) -> Result<(), DiskError> {
         let account = self.link.account();
         let Others { older, gone } = account.ledger.others(self.number, account);
-        let told = self.told().clone();
-        let mut lost: Vec<_> = gone.into_iter().filter(|number| !told.contains(number)).collect();
+        let known = self.told().clone();
+        let mut lost: Vec<_> = gone.into_iter().filter(|number| !known.contains(number)).collect();
         for link in older {
             let account = link.account();
-            if account.owes_nothing() || told.contains(&account.number) {
+            if account.owes_nothing() || known.contains(&account.number) {
                 continue;
             }
             match link.flush() {
@@ -53,7 +54,9 @@ impl Seat {
             return Ok(());
         }
         // From here on: a flush that began before this one fails fails too.
-        self.told().extend(lost);
+        if told {
+            self.told().extend(lost);
+        }
         let why = "what another connection wrote may be lost: its connection broke before a flush";
         let source = Some(io::Error::other(format!("{}: {why}", self.link.far())));
         Err(DiskError { source, ..DiskError::new(Kind::Io, Verb::Flush, (0, 0)) })
@@ -71,8 +74,8 @@ impl Disk for Seat {
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         // Where flushes cover one connection only, that one has failed by itself.
-        if matches!(op, Op::Flush) && self.link.covers_others() {
-            return self.flush().map(|()| Progress::Done);
+        if op.verb() == Verb::Flush && self.link.covers_others() {
+            return self.flush(matches!(op, Op::Flush)).map(|()| Progress::Done);
         }
         self.link.perform(op, answer)
     }

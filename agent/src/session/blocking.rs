@@ -157,7 +157,7 @@ impl Blocking {
     pub(super) async fn flush(&mut self, disk: Arc<dyn Disk>) {
         let flushed = self.tenant.run(move || {
             let mut answer = Answer::default();
-            disk::perform_all(&*disk, &mut Op::Flush, &mut answer)
+            disk::perform_all(&*disk, &mut Op::Settle, &mut answer)
         });
         if let Some(Err(error)) = flushed.await {
             tracing::error!(error = %error.with_cause(), "the last flush failed");

@@ -9,6 +9,7 @@ mod captive;
 mod data;
 mod doctor;
 mod dump;
+mod durability;
 mod endings;
 mod exhaustion;
 mod filters;

@@ -203,6 +203,7 @@ impl Held {
                 member.change(|| write(&data.slices(), Until::Taken))?;
             }
             Op::Flush => self.flush()?,
+            Op::Settle => member.make_durable()?,
             Op::Trim { fua, .. } => {
                 let piece = |piece| opened.trim(&piece);
                 let progress = member.change(|| in_pieces(range, PIECE, piece))?;

@@ -373,7 +373,7 @@ impl Disk for MemoryDisk {
                 Ok(Progress::Done)
             }
             // Nothing outlives the agent, and everything is as near as can be.
-            Op::Flush | Op::Cache { .. } => Ok(Progress::Done),
+            Op::Flush | Op::Settle | Op::Cache { .. } => Ok(Progress::Done),
         };
         done.map_err(|NoMemory| DiskError::new(Kind::NoMemory, verb, (at, len)))
     }

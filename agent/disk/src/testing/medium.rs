@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::model::BLOCKS;
 use crate::{
     Answer, Disk, DiskError, Facts, Identity, Op, Piece, Progress, Turn,
     descriptors::{Descriptors, Sync},
@@ -33,10 +34,32 @@ pub struct Medium {
     registry: Registry<Descriptors<Descriptor, Descriptor>>,
 }
 
+impl Default for Medium {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Medium {
-    pub fn new(blocks: usize) -> Self {
+    /// Of as many blocks as the model writes.
+    pub fn new() -> Self {
+        Self::of(BLOCKS)
+    }
+
+    /// Of so many blocks of 512 bytes.
+    pub fn of(blocks: usize) -> Self {
         let kept = Kept { blocks: vec![Block::default(); blocks], ..Kept::default() };
         Self { file: Arc::new(Mutex::new(kept)), registry: Registry::new() }
+    }
+
+    /// Something goes wrong, or the kernel does what it may at any time.
+    pub fn fail(&self, what: u8) {
+        match what % 4 {
+            0 => self.next(Mishap::Writeback),
+            1 => self.next(Mishap::DeviceFlush),
+            2 => self.synced_by_another(),
+            _ => self.write_back(),
+        }
     }
 
     /// Has this go wrong the next time that it can.
@@ -244,6 +267,7 @@ impl FlakyDisk {
                 if *fua { self.member.make_durable() } else { Ok(()) }
             }
             Op::Flush => self.member.flush(),
+            Op::Settle => self.member.make_durable(),
             Op::Cache { .. } | Op::Extents { .. } => {
                 Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
             }

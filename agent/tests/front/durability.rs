@@ -1,0 +1,180 @@
+//! Lost writes are told: a device whose writeback fails, and what clients of the agent hear of it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use crate::agent::Agent;
+
+/// A loop device of 8 MiB over a full tmpfs of 1 MiB: it takes writes, and writing them back fails. Taken
+/// away when dropped.
+struct Failing {
+    dir: TempDir,
+    device: PathBuf,
+}
+
+fn run(program: &str, words: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(words).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned());
+    }
+    Err(format!("{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+impl Failing {
+    /// `None`, said on stderr, where this is not allowed.
+    fn new() -> Option<Self> {
+        let mut device = Self { dir: TempDir::new().unwrap(), device: PathBuf::new() };
+        match device.set_up() {
+            Ok(()) => Some(device),
+            Err(why) => {
+                eprintln!("NOT TRIED, this needs root and loop devices: {why}");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.dir.path().to_str().unwrap()
+    }
+
+    fn set_up(&mut self) -> Result<(), String> {
+        run("mount", &["-t", "tmpfs", "-o", "size=1M", "tmpfs", self.path()])?;
+        let file = self.dir.path().join("file");
+        File::create(&file).unwrap().set_len(8 << 20).unwrap();
+        self.take_room();
+        self.device = run("losetup", &["--find", "--show", file.to_str().unwrap()])?.into();
+        Ok(())
+    }
+
+    /// Takes all there is.
+    fn take_room(&self) {
+        fs::write(self.dir.path().join("ballast"), vec![1; 2 << 20]).unwrap_err();
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.dir.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        // Where there is none, it says so and nothing else.
+        run("losetup", &["-d", self.device.to_str().unwrap()]).ok();
+        run("umount", &["-l", self.path()]).ok();
+    }
+}
+
+/// What `code` prints: libnbd's Python with `connect()`, and `told(what, ...)` for the name of the error or
+/// "ok".
+fn client(socket: &Path, code: &str) -> Vec<String> {
+    let start = "import nbd, sys\n\
+        def connect():\n  h = nbd.NBD()\n  h.set_export_name('disk')\n  h.connect_unix(sys.argv[1])\n  return h\n\
+        def told(what, *args):\n  try: what(*args)\n  except nbd.Error as error: print(error.errno)\n\
+        \x20 else: print('ok')\n\
+        BLOCK = b'x' * 65536\n";
+    let output = Command::new("/usr/bin/python3")
+        .args(["-c", &format!("{start}{code}")])
+        .arg(socket)
+        .output()
+        .expect("python3; install python3-libnbd");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Agents that serve the device as export `disk`, in each way in which clients open it one by one.
+fn agents(device: &Failing) -> impl Iterator<Item = Agent> {
+    let directory = device_directory(device.device.to_str().unwrap());
+    ["default", "none"].into_iter().map(move |cache| {
+        let directory = directory.path().display();
+        Agent::start(&format!("-U {{}}/s file dir={directory} cache={cache}"))
+    })
+}
+
+/// A directory with the device in it.
+fn device_directory(device: &str) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    run("cp", &["-a", device, directory.path().join("disk").to_str().unwrap()]).unwrap();
+    directory
+}
+
+#[test]
+fn a_durable_write_that_fails_does_not_hide_lost_writes_from_a_flush() {
+    let Some(device) = Failing::new() else { return };
+    let mut agent = Agent::start(&format!("-U {{}}/s file {}", device.device.display()));
+    // What is written back by others than the agent: the kernel does so by itself too.
+    let code = format!(
+        "import os\n\
+         h = connect()\n\
+         told(h.pwrite, BLOCK, 0)\n\
+         fd = os.open('{}', os.O_RDWR)\n\
+         try: os.fdatasync(fd)\n\
+         except OSError: print('lost')\n\
+         told(h.pwrite, BLOCK, 1 << 20, nbd.CMD_FLAG_FUA)\n\
+         told(h.flush)\ntold(h.flush)\n",
+        device.device.display()
+    );
+    assert_eq!(client(&agent.path("s"), &code), ["ok", "lost", "EIO", "EIO", "EIO"]);
+    let log = agent.end();
+    let device = device.device.to_str().unwrap();
+    let lines: Vec<_> = log.iter().filter(|line| line.contains("cannot make")).collect();
+    let [line] = lines[..] else { panic!("one line: {log:#?}") };
+    assert!(line.contains("ERROR") && line.contains(device), "{line}");
+    assert!(line.contains("os error 5"), "{line}");
+}
+
+/// Where nothing has been written in an earlier turn: it may have its room already.
+fn at(turn: usize, code: &str) -> String {
+    code.replace("AT", &format!("{turn} << 20"))
+}
+
+#[test]
+fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not() {
+    let Some(device) = Failing::new() else { return };
+    for (turn, mut agent) in agents(&device).enumerate() {
+        if turn > 0 {
+            device.take_room();
+        }
+        let code = "a = connect()\nb = connect()\n\
+            told(a.pwrite, BLOCK, AT)\ntold(a.flush)\ntold(b.flush)\n";
+        let told = client(&agent.path("s"), &at(turn, code));
+        // Past the page cache the write itself fails, and nothing is lost.
+        let expected: &[_] =
+            if turn == 0 { &["ok", "EIO", "EIO"] } else { &["ENOSPC", "ok", "ok"] };
+        assert_eq!(told, expected);
+        // Nobody who was there is left.
+        device.make_room();
+        let code = "c = connect()\n\
+            told(c.pwrite, BLOCK, AT)\ntold(c.flush)\ntold(c.pwrite, BLOCK, AT, nbd.CMD_FLAG_FUA)\n";
+        assert_eq!(client(&agent.path("s"), &at(turn, code)), ["ok", "ok", "ok"]);
+        agent.end();
+    }
+}
+
+#[test]
+fn with_multi_conn_a_flush_covers_what_another_connection_wrote() {
+    let Some(device) = Failing::new() else { return };
+    device.make_room();
+    for (byte, words) in
+        ["", "multi-conn-track-dirty=fast", "multi-conn-mode=emulate", "fuamode=force --filter=fua"]
+            .into_iter()
+            .enumerate()
+    {
+        let agent = Agent::start(&format!(
+            "-U {{}}/s --filter=multi-conn file {} {words}",
+            device.device.display()
+        ));
+        let code = format!(
+            "a = connect()\nb = connect()\nb.flush()\n\
+             a.pwrite(bytes([{byte} + 1]) * 65536, 0)\nb.flush()\n"
+        );
+        client(&agent.path("s"), &code);
+        let medium = fs::read(device.dir.path().join("file")).unwrap();
+        assert!(medium[..65536].iter().all(|&found| usize::from(found) == byte + 1), "{words}");
+    }
+}
