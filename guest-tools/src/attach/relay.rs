@@ -318,8 +318,9 @@ impl Relay {
                 self.cannot_flush = failed.is_some();
                 match (failed, mark) {
                     (Some(failure), _) => {
-                        tell(&format!("a flush failed: {failure}"));
+                        let text = format!("a flush failed: {failure}");
                         self.owe_failure(true);
+                        tell(&text);
                     }
                     (None, Some(mark)) => {
                         self.tasks.unflushed.flushed(mark);

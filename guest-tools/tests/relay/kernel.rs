@@ -79,7 +79,9 @@ impl Kernel {
     pub(crate) fn ask_again(&mut self, before: &Self) {
         let mut left: Vec<_> = before.under_way.iter().collect();
         left.sort_unstable_by_key(|(cookie, _)| **cookie);
-        left.into_iter().for_each(|(_, asked)| self.ask(asked.clone()));
+        for (_, asked) in left {
+            self.ask(asked.clone());
+        }
     }
 
     /// The end of a relay that cannot begin, and what it says.
