@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_agent_global_optspecs
-    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= qmp= qmp-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter= tls= log=
+    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= memory-per-connection= memory-per-tenant= memory-total= memory-max= qmp= qmp-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter= tls= log=
 end
 
 function __fish_agent_needs_command
@@ -33,6 +33,10 @@ complete -c agent -n "__fish_agent_serves" -l allow-cid -d 'Let the guests with 
 complete -c agent -n "__fish_agent_serves" -l access-file -d 'Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of rules with \'allow\' or \'deny\' in front (allow, if neither); the first rule that names a peer decides. # starts a comment. HUP reads it again; open connections go on' -r -F
 complete -c agent -n "__fish_agent_serves" -l limit -d 'Most connections at once, handshakes included; 0 is no limit' -r
 complete -c agent -n "__fish_agent_serves" -l limit-per-cid -d 'Most connections at once from one CID; 0 is no limit' -r
+complete -c agent -n "__fish_agent_serves" -l memory-per-connection -d 'Most memory that one connection holds in requests and replies, at least 34M' -r
+complete -c agent -n "__fish_agent_serves" -l memory-per-tenant -d 'Most memory that all connections of one tenant hold: of a machine, a CID, a user over Unix sockets, or an address (of IPv6, a /64 network)' -r
+complete -c agent -n "__fish_agent_serves" -l memory-total -d 'Most memory that all connections hold. One tenant gets as much as it leaves free [default: a quarter of the memory]' -r
+complete -c agent -n "__fish_agent_serves" -l memory-max -d 'Most memory that the disks of the plugins memory and data take together; beyond it writes get ENOSPC [default: half of the memory]' -r
 complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device gets one. May be given again' -r -F
 complete -c agent -n "__fish_agent_serves" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
 complete -c agent -n "__fish_agent_serves" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r

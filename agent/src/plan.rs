@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use disk::MemoryBudget;
 use thiserror::Error;
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
         pid_file::{PidFile, PidFileError},
         process::notify,
     },
+    tenant::{Limits, MemoryLimits, Tenants},
     tls::{self, TlsError},
 };
 
@@ -47,6 +49,7 @@ pub struct Plan {
     pub params: Vec<Word>,
     pub read_only: bool,
     pub admission: Admission,
+    pub memory: Memory,
     /// Virtual machines whose guests come in, as long as they live.
     pub machines: Machines,
     /// For the URIs that are printed.
@@ -64,6 +67,31 @@ pub struct Plan {
     pub process: Process,
     pub tls: tls::Wanted,
     pub log: Log,
+}
+
+/// How much memory is given, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// To what one connection holds.
+    pub connection: u64,
+    /// To all connections of a tenant.
+    pub tenant: u64,
+    /// To all connections; `None`: a quarter of what the process may have.
+    pub total: Option<u64>,
+    /// To all memory disks; `None`: half of what the process may have.
+    pub disks: Option<u64>,
+}
+
+impl Memory {
+    fn limits(&self) -> MemoryLimits {
+        let total = self.total.unwrap_or_else(|| sys::memory::available() / 4);
+        MemoryLimits { connection: self.connection, tenant: self.tenant, total }
+    }
+
+    fn disks(&self) -> Arc<MemoryBudget> {
+        let most = self.disks.unwrap_or_else(|| sys::memory::available() / 2);
+        Arc::new(MemoryBudget::new(most))
+    }
 }
 
 /// Why the agent did not start. The cause is the source.
@@ -147,7 +175,10 @@ impl Plan {
             exports: stack.exports,
             gates: stack.gates,
             successions: Arc::default(),
-            tenants: Arc::default(),
+            tenants: Arc::new(Tenants::new(Limits {
+                memory: self.memory.limits(),
+                ..Limits::default()
+            })),
             connections: AtomicU64::new(0),
             handshake_timeout: self.handshake_timeout,
             offers: self.offers,
@@ -168,7 +199,7 @@ impl Plan {
         let layers = layer::choose(&self.filters, &mut words)?;
         let read_only = self.read_only || layer::spare_below(&layers);
         let changes_user = self.process.user.is_some() || self.process.group.is_some();
-        let mut context = Context { read_only, changes_user, hooks };
+        let mut context = Context { read_only, changes_user, hooks, memory: self.memory.disks() };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
         let stack = layer::wrap(bottom, &layers, &mut context)?;
         let certificates =

@@ -33,7 +33,7 @@ pub use error::{DiskError, Kind, Verb};
 pub use file::FileDisk;
 pub use full::FullDisk;
 pub use identity::Identity;
-pub use memory::MemoryDisk;
+pub use memory::{MemoryBudget, MemoryDisk};
 pub use null::NullDisk;
 pub use ones::OnesDisk;
 pub use page::{NoMemory, PAGE, Page, Pages, Slice};

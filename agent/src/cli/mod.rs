@@ -4,6 +4,7 @@
 mod access;
 mod answers;
 mod given;
+mod limits;
 mod machines;
 mod options;
 mod params;
@@ -58,6 +59,8 @@ pub enum Stop {
     Params { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Access(#[from] access::WordsError),
+    #[error(transparent)]
+    Limit(#[from] limits::LimitError),
     #[error("--qmp {} is given twice; name each machine once", .0.display())]
     SameMachine(PathBuf),
     #[error("--qmp needs a listener that guests reach; add --vsock")]
@@ -179,6 +182,7 @@ impl Said {
             params,
             read_only: self.readonly,
             admission: self.access.decide()?,
+            memory: self.limits.decide()?,
             machines,
             export_name: self.exportname,
             threads: match usize::try_from(self.threads) {

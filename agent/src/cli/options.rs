@@ -87,6 +87,9 @@ pub(super) struct Said {
     pub(super) access: super::access::Words,
 
     #[command(flatten)]
+    pub(super) limits: super::limits::Words,
+
+    #[command(flatten)]
     pub(super) machines: super::machines::Words,
 
     /// Put a layer around the disk; the first one given is nearest to the client

@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Duration};
 use nbd::negotiate::Offers;
 
 use super::*;
-use crate::{admission::Admission, machines::Machines, process::Process};
+use crate::{admission::Admission, machines::Machines, plan::Memory, process::Process};
 
 fn decided(line: &str) -> Plan {
     plan(words(line), None).unwrap_or_else(|stop| panic!("{line}: {stop}"))
@@ -39,6 +39,7 @@ fn the_defaults_are_those_of_nbdkit() {
             plugin: "memory".into(),
             params: vec![(None, "1G".into())],
             admission: Admission::default(),
+            memory: Memory { connection: 128 << 20, tenant: 256 << 20, total: None, disks: None },
             machines: Machines::default(),
             read_only: false,
             export_name: String::new(),

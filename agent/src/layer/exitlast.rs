@@ -81,7 +81,12 @@ mod tests {
         let stop = hooks.stop();
         let params = Params::of_filter("exitlast", ENTRY.keys, &mut Vec::new()).unwrap();
         let stack = Stack::new(Single(Arc::new(MemoryDisk::new(512))));
-        let context = &mut Context { read_only: false, changes_user: false, hooks: &mut hooks };
+        let context = &mut Context {
+            read_only: false,
+            changes_user: false,
+            hooks: &mut hooks,
+            memory: Context::unlimited(),
+        };
         let stack = (ENTRY.build)(&params, stack, context).unwrap();
         let connect = || {
             let peer = Peer::Pipe;

@@ -4,6 +4,8 @@ mod content;
 mod parse;
 mod source;
 
+use std::sync::Arc;
+
 use base64::{
     Engine,
     alphabet::STANDARD,
@@ -13,7 +15,7 @@ use thiserror::Error;
 
 use self::content::{Content, Stretch};
 use super::{Entry, single};
-use crate::recipe::{BuildError, Key, Params, Stack};
+use crate::recipe::{BuildError, Context, Key, Params, Stack};
 use disk::{Answer, Data, DiskError, MemoryDisk, Op, perform_all};
 
 /// Bytes that are put into memory, at most: `1*1000000000000` would be more than there is.
@@ -33,7 +35,7 @@ pub(super) const ENTRY: Entry = Entry {
         Key::free("VAR", "DATA", "Any other: a variable, $VAR in data"),
     ],
     main: Some("data"),
-    build: |params, _| build(params),
+    build: |params, context| build(params, context),
 };
 
 #[derive(Debug, Error)]
@@ -48,7 +50,7 @@ enum DataDiskError {
     Memory(#[source] DiskError),
 }
 
-fn build(params: &Params<'_>) -> Result<Stack, BuildError> {
+fn build(params: &Params<'_>, context: &Context<'_>) -> Result<Stack, BuildError> {
     params.choice("allocator", &["sparse"], &[()])?;
     let variable = |name: &str| {
         let given = params.free().filter(|(known, _)| *known == name).last();
@@ -74,7 +76,7 @@ fn build(params: &Params<'_>) -> Result<Stack, BuildError> {
         return Err(own(DataDiskError::Unused(names.join(", "))));
     }
     let size = params.size("size")?.unwrap_or(content.len());
-    let disk = MemoryDisk::new(size);
+    let disk = MemoryDisk::within(size, Arc::clone(&context.memory));
     fill(&disk, &content, size).map_err(own)?;
     Ok(single(disk))
 }

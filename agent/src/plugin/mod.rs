@@ -66,9 +66,10 @@ pub const BUILT_IN: &[Entry] = &[
         about: "Memory; costs what is written, trim gives it back",
         keys: &[SIZE, Key::once("allocator", "sparse", "How memory is taken: as it is written")],
         main: Some("size"),
-        build: |params, _| {
+        build: |params, context| {
             params.choice("allocator", &["sparse"], &[()])?;
-            Ok(single(MemoryDisk::new(params.needed_size("size")?)))
+            let size = params.needed_size("size")?;
+            Ok(single(MemoryDisk::within(size, Arc::clone(&context.memory))))
         },
     },
     nbd::ENTRY,

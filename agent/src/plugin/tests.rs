@@ -9,7 +9,8 @@ use crate::{
 /// What the words make.
 fn build(plugin: &str, words: &[Word], read_only: bool) -> Result<Arc<dyn Exports>, BuildError> {
     let mut hooks = Hooks::default();
-    let mut context = Context { read_only, changes_user: false, hooks: &mut hooks };
+    let mut context =
+        Context { read_only, changes_user: false, hooks: &mut hooks, memory: Context::unlimited() };
     let words: Vec<&Word> = words.iter().collect();
     Ok(find(plugin)?.build(&words, &mut context)?.exports)
 }

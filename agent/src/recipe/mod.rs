@@ -10,7 +10,7 @@ use thiserror::Error;
 
 pub use self::params::{Key, ParamError, Params, Word};
 use crate::{access::Gate, exports::Exports, hooks::Hooks};
-use disk::file::FileError;
+use disk::{MemoryBudget, file::FileError};
 
 /// What is served so far: a plugin makes the first, each layer makes one from another.
 #[derive(Debug)]
@@ -44,6 +44,15 @@ pub struct Context<'a> {
     pub changes_user: bool,
     /// What is to be called when the agent is told something.
     pub hooks: &'a mut Hooks,
+    /// What all memory disks may take together.
+    pub memory: Arc<MemoryBudget>,
+}
+
+#[cfg(test)]
+impl Context<'_> {
+    pub(crate) fn unlimited() -> Arc<MemoryBudget> {
+        Arc::new(MemoryBudget::new(u64::MAX))
+    }
 }
 
 /// Why no disk came of the words.

@@ -1,6 +1,6 @@
 //! The memory of the whole process: kept out of swap, and from the kernel's search for victims.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 /// Locks what the process has and will have into memory (mlockall(2)).
 pub(crate) fn lock_all() -> io::Result<()> {
@@ -13,4 +13,62 @@ pub(crate) fn lock_all() -> io::Result<()> {
 pub(crate) fn spare_from_oom() -> io::Result<()> {
     // OOM_SCORE_ADJ_MIN, <linux/oom.h>.
     fs::write("/proc/self/oom_score_adj", "-1000")
+}
+
+/// Bytes of memory that this process may have: the machine's, or those of its cgroup where they are fewer.
+pub(crate) fn available() -> u64 {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // A machine without /proc: so little that nothing is promised that is not there.
+    of_groups(Path::new("/sys/fs/cgroup"), &groups).min(machine.unwrap_or(1 << 30))
+}
+
+/// What `MemTotal` says, proc_meminfo(5).
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The least limit of the process's groups and all above them; both hierarchies of cgroups(7).
+fn of_groups(root: &Path, groups: &str) -> u64 {
+    let mut least = u64::MAX;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            "memory" => (root.join("memory"), "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        for group in Path::new(path.trim_start_matches('/')).ancestors() {
+            let limit = fs::read_to_string(root.join(group).join(file));
+            // "max" is no number, and no limit.
+            if let Some(limit) = limit.ok().and_then(|limit| limit.trim().parse().ok()) {
+                least = least.min(limit);
+            }
+        }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_limit_of_the_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |group: &str, file: &str, text: &str| {
+            fs::create_dir_all(root.path().join(group)).unwrap();
+            fs::write(root.path().join(group).join(file), text).unwrap();
+        };
+        put("system.slice/agent.service", "memory.max", "max\n");
+        assert_eq!(of_groups(root.path(), "0::/system.slice/agent.service\n"), u64::MAX);
+        put("system.slice", "memory.max", "4096\n");
+        assert_eq!(of_groups(root.path(), "0::/system.slice/agent.service\n"), 4096);
+        put("memory/box", "memory.limit_in_bytes", "1000\n");
+        assert_eq!(of_groups(root.path(), "9:memory:/box\n3:cpu:/box\n"), 1000);
+        assert_eq!(total("MemTotal:       24540000 kB\nMemFree: 1 kB\n"), Some(24_540_000 * 1024));
+        assert!(available() > 0);
+    }
 }

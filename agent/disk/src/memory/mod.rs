@@ -7,7 +7,9 @@
 //! is trimmed or zeroed. Where memory runs out the request fails with `Kind::NoMemory`; only the few
 //! bytes that keep count of a page are taken without asking.
 
+mod budget;
 mod chunk;
+mod extents;
 
 use std::{
     array, fmt,
@@ -18,11 +20,12 @@ use std::{
     },
 };
 
+pub use budget::MemoryBudget;
 use chunk::{CHUNK, Chunk, Chunks, unlent};
 
 use super::{
-    Answer, Data, Disk, DiskError, Extent, Facts, Identity, Kind, NoMemory, Op, PAGE, Page, Pages,
-    Piece, Progress, Slice, Turn, in_pieces,
+    Answer, Data, Disk, DiskError, Facts, Identity, Kind, NoMemory, Op, PAGE, Page, Pages, Piece,
+    Progress, Slice, Turn, in_pieces,
     ranges::{cuts, length},
 };
 
@@ -36,8 +39,6 @@ const FILL: u64 = 16;
 /// Bytes that `may_trim: false` makes real memory of: as much as the largest write can. Beyond it,
 /// what is there stays there and holes stay holes, so that one request cannot take all memory.
 const KEEP: u64 = 64 << 20;
-/// Extents in an answer.
-const EXTENTS: usize = 8192;
 
 /// A disk whose bytes live in this process.
 pub struct MemoryDisk {
@@ -49,6 +50,22 @@ pub struct MemoryDisk {
     pages: AtomicU64,
     /// Chunks that hold pages.
     chunks: AtomicU64,
+    budget: Arc<MemoryBudget>,
+}
+
+/// Why a page could not be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    /// The kernel has no memory.
+    Memory,
+    /// The disks have all that they may have.
+    Budget,
+}
+
+impl From<NoMemory> for Lack {
+    fn from(NoMemory: NoMemory) -> Self {
+        Self::Memory
+    }
 }
 
 /// Kept apart so that two locks never share a cache line.
@@ -68,8 +85,13 @@ fn place(at: u64) -> (u64, usize, usize) {
 }
 
 impl MemoryDisk {
-    /// An empty disk of `size` bytes, at most 2^63 - 1.
+    /// An empty disk of `size` bytes, at most 2^63 - 1, that takes as much memory as there is.
     pub fn new(size: u64) -> Self {
+        Self::within(size, Arc::new(MemoryBudget::new(u64::MAX)))
+    }
+
+    /// An empty disk of `size` bytes, at most 2^63 - 1. What exceeds the budget fails with `Kind::NoSpace`.
+    pub fn within(size: u64, budget: Arc<MemoryBudget>) -> Self {
         let shards = array::from_fn(|_| Shard(RwLock::default()));
         Self {
             size,
@@ -77,6 +99,7 @@ impl MemoryDisk {
             shards: Box::new(shards),
             pages: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
+            budget,
         }
     }
 
@@ -135,7 +158,7 @@ impl MemoryDisk {
     }
 
     /// Writes within one page. The lock is held for this page's copy and no longer.
-    fn write(&self, at: u64, data: &[u8]) -> Result<(), NoMemory> {
+    fn write(&self, at: u64, data: &[u8]) -> Result<(), Lack> {
         let (number, index, start) = place(at);
         let mut chunks = self.change(number);
         if let Some(slot) = chunks.get_mut(&number).and_then(|chunk| chunk.pages[index].as_mut()) {
@@ -160,8 +183,12 @@ impl MemoryDisk {
         number: u64,
         index: usize,
         page: Page,
-    ) -> Result<Option<Arc<Page>>, NoMemory> {
-        chunks.try_reserve(1).map_err(|_| NoMemory)?;
+    ) -> Result<Option<Arc<Page>>, Lack> {
+        chunks.try_reserve(1).map_err(|_| Lack::Memory)?;
+        let is_new = chunks.get(&number).is_none_or(|chunk| chunk.pages[index].is_none());
+        if is_new && !self.budget.take(PAGE as u64) {
+            return Err(Lack::Budget);
+        }
         let chunk = chunks.entry(number).or_insert_with(|| {
             self.chunks.fetch_add(1, Ordering::Relaxed);
             Chunk::empty()
@@ -175,7 +202,7 @@ impl MemoryDisk {
     }
 
     /// Takes the whole pages of a write that lie as they do on the disk; copies the rest.
-    fn write_pages(&self, at: u64, pages: &mut Pages) -> Result<(), NoMemory> {
+    fn write_pages(&self, at: u64, pages: &mut Pages) -> Result<(), Lack> {
         if pages.first() as u64 != at % PAGE as u64 {
             let mut at = at;
             return pages.slices().try_for_each(|slice| {
@@ -197,7 +224,7 @@ impl MemoryDisk {
         Ok(())
     }
 
-    fn write_bytes(&self, at: u64, mut bytes: &[u8]) -> Result<(), NoMemory> {
+    fn write_bytes(&self, at: u64, mut bytes: &[u8]) -> Result<(), Lack> {
         for part in cuts(at..at + bytes.len() as u64, PAGE as u64) {
             let (now, rest) = bytes.split_at(length(&part));
             self.write(part.start, now)?;
@@ -210,8 +237,8 @@ impl MemoryDisk {
     fn in_existing(
         &self,
         range: &Range<u64>,
-        mut each: impl FnMut(u64, Range<u64>) -> Result<(), NoMemory>,
-    ) -> Result<Progress, NoMemory> {
+        mut each: impl FnMut(u64, Range<u64>) -> Result<(), Lack>,
+    ) -> Result<Progress, Lack> {
         // As far as the last chunk, the pieces are chunks that exist; between them there is nothing to do.
         let existing = self.existing(range);
         let count = existing.len() as u64;
@@ -229,8 +256,14 @@ impl MemoryDisk {
         })
     }
 
+    /// Pages were let go.
+    fn gone(&self, pages: usize) {
+        self.pages.fetch_sub(pages as u64, Ordering::Relaxed);
+        self.budget.give_back((pages * PAGE) as u64);
+    }
+
     /// Makes `range` zero; memory that is not needed for it goes.
-    fn free(&self, range: &Range<u64>) -> Result<Progress, NoMemory> {
+    fn free(&self, range: &Range<u64>) -> Result<Progress, Lack> {
         self.in_existing(range, |number, part| {
             let here = number * CHUNK;
             let mut chunks = self.change(number);
@@ -239,7 +272,7 @@ impl MemoryDisk {
                 drop(chunks);
                 if let Some(chunk) = gone {
                     self.chunks.fetch_sub(1, Ordering::Relaxed);
-                    self.pages.fetch_sub(chunk.used as u64, Ordering::Relaxed);
+                    self.gone(chunk.used);
                 }
                 return Ok(());
             }
@@ -247,7 +280,7 @@ impl MemoryDisk {
             for part in cuts(part, PAGE as u64) {
                 let (_, index, start) = place(part.start);
                 if chunk.free(index, start..start + length(&part))? {
-                    self.pages.fetch_sub(1, Ordering::Relaxed);
+                    self.gone(1);
                 }
             }
             if chunk.used == 0 {
@@ -260,7 +293,7 @@ impl MemoryDisk {
 
     /// Makes `range` zero and keeps its memory; takes memory for its holes, up to `KEEP`.
     /// The end of a longer request is filled too when it goes on in pieces; that changes no byte.
-    fn clear(&self, range: &Range<u64>) -> Result<Progress, NoMemory> {
+    fn clear(&self, range: &Range<u64>) -> Result<Progress, Lack> {
         let fill = range.end - range.start <= KEEP;
         if fill {
             return in_pieces(range.clone(), CHUNK, |part| {
@@ -270,7 +303,7 @@ impl MemoryDisk {
         self.in_existing(range, |number, part| self.clear_chunk(number, part, fill))
     }
 
-    fn clear_chunk(&self, number: u64, part: Range<u64>, fill: bool) -> Result<(), NoMemory> {
+    fn clear_chunk(&self, number: u64, part: Range<u64>, fill: bool) -> Result<(), Lack> {
         for part in cuts(part, PAGE as u64) {
             let (_, index, start) = place(part.start);
             let mut chunks = self.change(number);
@@ -285,54 +318,15 @@ impl MemoryDisk {
         Ok(())
     }
 
-    fn extents(&self, range: &Range<u64>, one: bool, answer: &mut Answer) {
-        let most = if one { 1 } else { EXTENTS };
-        let mut runs = Runs { extents: &mut answer.extents, most };
-        let mut at = range.start;
-        for number in self.existing(range) {
-            let here = number * CHUNK;
-            let part = range.start.max(here)..range.end.min(here.saturating_add(CHUNK));
-            if part.start > at && !runs.push(part.start - at, true) {
-                return;
-            }
-            at = part.end;
-            let chunks = self.look(number);
-            let chunk = chunks.get(&number);
-            for part in cuts(part, PAGE as u64) {
-                let (_, index, _) = place(part.start);
-                let hole = chunk.is_none_or(|chunk| chunk.pages[index].is_none());
-                if !runs.push(part.end - part.start, hole) {
-                    return;
-                }
-            }
-        }
-        if at < range.end {
-            runs.push(range.end - at, true);
-        }
-    }
-
     /// Whether zeroing `len` bytes would hold the connection's task for long.
     fn is_long(&self, len: u64) -> bool {
         (len / PAGE as u64).min(self.pages.load(Ordering::Relaxed)) > WALK
     }
 }
 
-/// Extents being listed, neighbours of a kind made one.
-struct Runs<'a> {
-    extents: &'a mut Vec<Extent>,
-    most: usize,
-}
-
-impl Runs<'_> {
-    /// False when there is no room for one more.
-    fn push(&mut self, len: u64, hole: bool) -> bool {
-        let full = self.extents.len() == self.most;
-        match self.extents.last_mut() {
-            Some(last) if last.hole == hole => last.len += len,
-            _ if full => return false,
-            _ => self.extents.push(Extent { len, hole, zero: hole }),
-        }
-        true
+impl Drop for MemoryDisk {
+    fn drop(&mut self) {
+        self.budget.give_back(self.allocated());
     }
 }
 
@@ -375,7 +369,10 @@ impl Disk for MemoryDisk {
             // Nothing outlives the agent, and everything is as near as can be.
             Op::Flush | Op::Settle | Op::Cache { .. } => Ok(Progress::Done),
         };
-        done.map_err(|NoMemory| DiskError::new(Kind::NoMemory, verb, (at, len)))
+        done.map_err(|lack| {
+            let kind = if lack == Lack::Budget { Kind::NoSpace } else { Kind::NoMemory };
+            DiskError::new(kind, verb, (at, len))
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 use proptest::prelude::*;
 
-use super::{chunk::CHUNK_PAGES, *};
+use super::{chunk::CHUNK_PAGES, extents::EXTENTS, *};
 use crate::{
-    perform_all,
-    testing::{bytes_of, extents, read, trim, write, zero},
+    Extent, perform_all,
+    testing::{bytes_of, extents, read, run, trim, try_write, write, zero},
     zeroes::is_zero,
 };
 
@@ -307,4 +307,25 @@ proptest! {
         });
         prop_assert_eq!(held.sum::<u64>() * PAGE as u64, disk.allocated());
     }
+}
+
+#[test]
+fn all_disks_together_take_no_more_than_their_budget() {
+    let budget = Arc::new(MemoryBudget::new(4 * PAGE as u64));
+    let disks: Vec<_> = (0..2).map(|_| MemoryDisk::within(1 << 40, Arc::clone(&budget))).collect();
+    let page = PAGE as u64;
+    write(&disks[0], 0, &[1; 3 * PAGE]);
+    write(&disks[1], 5 * page, b"x");
+    let full = |disk: &MemoryDisk, at| try_write(disk, at, b"x", false).unwrap_err().kind;
+    assert_eq!(full(&disks[0], 1 << 30), Kind::NoSpace);
+    assert_eq!(full(&disks[1], 0), Kind::NoSpace);
+    let mut zero = Op::Zero { at: 0, len: 32 * page, fua: false, may_trim: false, fast: false };
+    assert_eq!(run(&disks[1], &mut zero).unwrap_err().kind, Kind::NoSpace);
+    // What is there can be written again.
+    write(&disks[0], 7, b"again");
+    trim(&disks[0], page, page);
+    write(&disks[1], 0, b"x");
+    assert_eq!(full(&disks[1], 2 * page), Kind::NoSpace);
+    drop(disks);
+    assert_eq!(budget.used(), 0);
 }

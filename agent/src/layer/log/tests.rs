@@ -20,7 +20,12 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
     let params = Params::of_filter("log", ENTRY.keys, &mut words.iter().collect()).unwrap();
     let mut hooks = Hooks::default();
     let stack = Stack::new(Single(Arc::new(MemoryDisk::new(1 << 20))));
-    let context = &mut Context { read_only: false, changes_user: false, hooks: &mut hooks };
+    let context = &mut Context {
+        read_only: false,
+        changes_user: false,
+        hooks: &mut hooks,
+        memory: Context::unlimited(),
+    };
     let stack = (ENTRY.build)(&params, stack, context).unwrap();
     drop(stack.gates[0].admit(&Caller::new(&Peer::Pipe, &|| None)).unwrap());
     list_now(&*stack.exports).unwrap();

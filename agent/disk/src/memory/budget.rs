@@ -1,0 +1,36 @@
+//! A cap on the memory that several memory disks take together.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// So many bytes, for all disks that have it.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    most: u64,
+    used: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// At most `most` bytes.
+    pub const fn new(most: u64) -> Self {
+        Self { most, used: AtomicU64::new(0) }
+    }
+
+    /// Bytes that are taken.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes`, if there are so many left.
+    pub(super) fn take(&self, bytes: u64) -> bool {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let fits = used.saturating_add(bytes) <= self.most;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
