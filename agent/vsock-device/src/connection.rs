@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{device::Device, peers::Key};
+use crate::{device::Device, peers::Key};
 
 /// A connection that a guest has made. It ends when this is dropped.
 pub struct Connection {
@@ -18,12 +18,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(device: Arc<Device>, key: Key, id: u64) -> Self {
+    pub(crate) fn new(device: Arc<Device>, key: Key, id: u64) -> Self {
         Self { device, which: (key, id), forgotten: false }
     }
 
     /// Drops it without a word.
-    pub(super) fn forget(mut self) {
+    pub(crate) fn forget(mut self) {
         self.forgotten = true;
     }
 
@@ -54,8 +54,8 @@ impl Connection {
 
     /// Whether the guest has said that it sends no more, also while bytes of it wait to be received.
     pub fn has_hung_up(&self) -> bool {
-        let (key, id) = self.which;
-        self.device.lock().peers.get(key, id).is_none_or(|peer| peer.input_ended)
+        let mut inner = self.device.lock();
+        inner.flow.peers.get(self.which).is_none_or(|peer| peer.input_ended)
     }
 
     /// Says that nothing more will be sent.

@@ -1,161 +1,180 @@
-//! What goes through a VM's queues: a session's bytes to the guest, the guest's to a session, and the
-//! answers between them.
+//! What goes between a guest and its sessions: a session's bytes to the guest, the guest's to a session,
+//! and the answers between them.
+//!
+//! Every piece of work under the lock is bounded by bytes, and by descriptors: a guest can make buffers
+//! of a thousand of them that have room for one byte.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, IoSliceMut},
-    path::Path,
+    time::Instant,
 };
 
-use super::{
+use crate::{
     header::{Header, Op},
+    inbox::Held,
+    line::{Line, Name, Place, TURN},
     memory::Memory,
-    peers::{Key, Peers, Pending, Wakes},
-    queue::{Broken, For, Mark, Queue},
-    vring::Vring,
+    peers::{After, Key, Peers},
+    queue::{Broken, For, Queue},
+    ring::Ring,
 };
 
 /// Payload of a packet at most, bytes (what Linux takes).
 const PACKET: usize = 64 * 1024;
-/// Bytes that one call sends: others of the VM have their turn after it.
-const TURN: usize = 256 * 1024;
+/// Descriptors after which a piece of work ends: with the last chain at most 2,047, some 100 us.
+pub(crate) const DESCRIPTORS: usize = 1024;
 /// Packets that wait for the guest to make room; beyond it nothing is taken from the guest.
-pub(super) const ANSWERS: usize = 256;
-/// Bytes that were copied out for sessions that do not take them, in all; beyond it nothing is taken
-/// from the guest.
-pub(super) const COPIED: usize = 64 << 20;
+pub(crate) const ANSWERS: usize = 256;
+/// Bytes of memory for what was copied out for sessions that do not take it, in all; beyond it nothing is
+/// taken from the guest.
+pub(crate) const COPIED: usize = 64 << 20;
 
-/// What a VM's lock is around.
+/// A VM's connections, and what is kept for them.
 #[derive(Default)]
-pub(super) struct Inner {
-    pub(super) memory: Option<Memory>,
-    /// What the guest receives by.
-    pub(super) rx: Option<Vring>,
-    /// What the guest sends by.
-    pub(super) tx: Option<Vring>,
-    pub(super) peers: Peers,
+pub(crate) struct Flow {
+    pub(crate) peers: Peers,
+    pub(crate) line: Line,
     /// Connections that are there, also those of which the guest knows nothing any more.
-    pub(super) sessions: usize,
+    pub(crate) sessions: usize,
     /// Answers, in order; before any data.
-    pub(super) answers: VecDeque<Header>,
-    /// Bytes in `Pending::Copied`.
-    pub(super) copied: usize,
-    /// Chains in `Pending::Lent`.
-    pub(super) lent: usize,
+    pub(crate) answers: VecDeque<Header>,
+    pub(crate) held: Held,
     /// Packets wait in the TX queue because too much is kept here.
-    pub(super) stalled: bool,
-    /// The RX queue was empty: the guest has been asked to say when it is not.
-    pub(super) starved: bool,
-    /// Where the TX queue was when it was stopped.
-    pub(super) stopped: Option<Mark>,
-    /// The VM is gone, or breaks the rules.
-    pub(super) over: bool,
+    pub(crate) stalled: bool,
+    /// Answers are left although the guest may have room: the device's thread goes on with them.
+    pub(crate) unfinished: bool,
 }
 
-impl Inner {
-    /// Too much is kept for the guest, or for its sessions.
-    pub(super) fn is_full(&self) -> bool {
-        self.answers.len() >= ANSWERS || self.copied >= COPIED
-    }
+/// The queue that the guest receives by, as it is now.
+pub(crate) struct Rx<'a> {
+    pub(crate) ring: &'a mut Ring,
+    pub(crate) memory: Option<&'a Memory>,
+}
 
-    /// The queues run again, if they were stopped: where the guest began anew, its connections are
-    /// over. The RX queue may have room.
-    pub(super) fn go_on(&mut self, wakes: &mut Wakes) {
-        if let (Some(tx), Some(memory), Some(stopped)) = (&self.tx, &self.memory, self.stopped) {
-            let now = Queue::new(tx, memory).mark();
-            self.stopped = None;
-            if now != stopped {
-                self.clear(wakes);
-            }
-        }
-        if std::mem::take(&mut self.starved) {
-            self.peers.open.values_mut().for_each(|peer| peer.wake_writer(wakes));
-        }
+impl Rx<'_> {
+    /// None if it does not run.
+    fn queue(&mut self) -> Option<Queue<'_>> {
+        Queue::new(self.ring, self.memory)
+    }
+}
+
+impl Flow {
+    /// Too much is kept for the guest, or for its sessions.
+    pub(crate) fn is_full(&self) -> bool {
+        self.answers.len() >= ANSWERS || self.held.bytes >= COPIED
     }
 
     /// Every connection is over; the guest is told nothing.
-    pub(super) fn clear(&mut self, wakes: &mut Wakes) {
+    pub(crate) fn clear(&mut self, after: &mut After<'_>) {
         for peer in self.peers.open.values_mut() {
-            peer.wake_reader(wakes);
-            peer.wake_writer(wakes);
+            peer.wake_reader(after);
+            peer.wake_writer(after);
         }
         self.peers.clear();
+        self.line.clear();
         self.answers.clear();
-        (self.copied, self.lent, self.stalled) = (0, 0, false);
-    }
-
-    pub(super) fn fail(&mut self, path: &Path, wakes: &mut Wakes) {
-        if !self.over {
-            let path = path.display();
-            let lost = self.memory.as_ref().is_some_and(|memory| memory.is_there().is_err());
-            let what = if lost {
-                "the VMM has taken memory away from its guest"
-            } else {
-                "the guest or the VMM breaks the rules of the vsock device"
-            };
-            tracing::warn!("vhost-user:{path}: {what}: its connections end");
-        }
-        self.clear(wakes);
-        self.over = true;
+        self.held = Held::default();
+        (self.stalled, self.unfinished) = (false, false);
     }
 
     /// A connection is over at once; what it held goes back.
-    pub(super) fn drop_peer(&mut self, key: Key, wakes: &mut Wakes) -> Result<(), Broken> {
+    pub(crate) fn drop_peer(
+        &mut self,
+        key: Key,
+        tx: &mut Queue<'_>,
+        after: &mut After<'_>,
+    ) -> Result<(), Broken> {
         let Some(mut peer) = self.peers.open.remove(&key) else { return Ok(()) };
-        peer.wake_reader(wakes);
-        peer.wake_writer(wakes);
-        let (Some(tx), Some(memory)) = (&self.tx, &self.memory) else { return Ok(()) };
-        let mut queue = Queue::new(tx, memory);
-        for pending in peer.pending {
-            match pending {
-                Pending::Lent(chain, _) => {
-                    self.lent -= 1;
-                    queue.give_back(&chain, 0)?;
+        peer.wake_reader(after);
+        peer.wake_writer(after);
+        self.line.leave((key, peer.id), peer.place);
+        peer.inbox.drop_all(tx, &mut self.held)
+    }
+
+    /// Calls those whose turn it is, as far as there is room. If there is none, the guest is asked to say
+    /// when there is.
+    pub(crate) fn call_next(
+        &mut self,
+        rx: &mut Rx<'_>,
+        after: &mut After<'_>,
+    ) -> Result<(), Broken> {
+        if !self.line.has_waiting() || !self.answers.is_empty() {
+            return Ok(());
+        }
+        let Some(mut queue) = rx.queue() else { return Ok(()) };
+        let mut buffers = queue.available()?;
+        if buffers == 0 && queue.ask_for_more()? {
+            buffers = queue.available()?;
+        }
+        let now = Instant::now();
+        while let Some(name) = self.line.next(buffers, now) {
+            let Some(peer) = self.peers.get(name) else { continue };
+            peer.place = match peer.place {
+                // It comes back when the guest has taken something.
+                _ if peer.credit() == 0 => Place::Outside,
+                Place::Waiting(left) => self.line.call(name, left, now),
+                place => place,
+            };
+            if peer.place != Place::Outside || peer.output_ended {
+                peer.wake_writer(after);
+            }
+        }
+        Ok(())
+    }
+
+    /// May this connection send now, without others being before it?
+    fn may_send(&mut self, name: Name) -> bool {
+        match self.peers.get(name).map(|peer| peer.place) {
+            Some(Place::Called(_)) => true,
+            Some(Place::Outside) => self.line.is_empty(),
+            Some(Place::Waiting(_)) | None => false,
+        }
+    }
+
+    /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
+    pub(crate) fn wants_room(
+        &mut self,
+        name: Name,
+        rx: &mut Rx<'_>,
+        after: &mut After<'_>,
+    ) -> Result<bool, Broken> {
+        self.call_next(rx, after)?;
+        if self.may_send(name) {
+            let room = rx.queue().map_or(Ok(false), |mut queue| queue.ask_for_more())?;
+            if room && self.answers.is_empty() {
+                return Ok(true);
+            }
+        }
+        if let Some(peer) = self.peers.get(name) {
+            peer.place = match peer.place {
+                Place::Outside => self.line.join(name),
+                Place::Called(left) => {
+                    // Others took more buffers than were counted for them.
+                    self.line.leave(name, peer.place);
+                    self.line.stay(name, left)
                 }
-                Pending::Copied(bytes, _) => self.copied -= bytes.len(),
-            }
+                place @ Place::Waiting(_) => place,
+            };
         }
-        queue.notify()
-    }
-
-    /// What was lent is copied, and goes back.
-    pub(super) fn return_all(&mut self) -> Result<(), Broken> {
-        let (Some(tx), Some(memory)) = (&self.tx, &self.memory) else { return Ok(()) };
-        let mut queue = Queue::new(tx, memory);
-        for peer in self.peers.open.values_mut() {
-            for pending in &mut peer.pending {
-                let Pending::Lent(chain, left) = pending else { continue };
-                let mut bytes = vec![0; *left as usize];
-                chain.read(memory, &mut bytes)?;
-                queue.give_back(chain, 0)?;
-                self.lent -= 1;
-                self.copied += bytes.len();
-                *pending = Pending::Copied(bytes, 0);
-            }
-        }
-        queue.notify()
-    }
-
-    /// May something be sent now? If not, the guest is asked to say when.
-    pub(super) fn has_room(&mut self) -> Result<bool, Broken> {
-        let (Some(rx), Some(memory)) = (&self.rx, &self.memory) else { return Ok(false) };
-        let room = Queue::new(rx, memory).ask_for_more()?;
-        // Whoever found none before still waits to be woken, though there is some now.
-        self.starved |= !room;
-        Ok(room && self.answers.is_empty())
+        Ok(false)
     }
 
     /// Sends what waits, as far as there is room.
-    pub(super) fn send_answers(&mut self) -> Result<(), Broken> {
-        let (Some(rx), Some(memory)) = (&self.rx, &self.memory) else { return Ok(()) };
-        let mut queue = Queue::new(rx, memory);
+    pub(crate) fn send_answers(&mut self, rx: &mut Rx<'_>) -> Result<(), Broken> {
+        self.unfinished = false;
+        if self.answers.is_empty() {
+            return Ok(());
+        }
+        let Some(mut queue) = rx.queue() else { return Ok(()) };
         while let Some(answer) = self.answers.front() {
-            let Some(mut chain) = queue.pop(For::Writing)? else {
-                self.starved = true;
+            if queue.descriptors() >= DESCRIPTORS {
+                self.unfinished = true;
                 break;
-            };
+            }
+            let Some(mut chain) = queue.pop(For::Writing)? else { break };
             // A driver whose buffers hold no packet would be asked for another for ever.
-            if chain.write(memory, &answer.bytes())? < Header::LEN {
+            if chain.write(queue.memory(), &answer.bytes())? < Header::LEN {
                 return Err(Broken);
             }
             queue.give_back(&chain, Header::LEN)?;
@@ -164,105 +183,86 @@ impl Inner {
         queue.notify()
     }
 
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
-        key: Key,
-        id: u64,
+        name: Name,
         runs: &mut [IoSliceMut<'_>],
+        tx: &mut Queue<'_>,
         cid: u32,
     ) -> Result<io::Result<usize>, Broken> {
-        let Some(peer) = self.peers.get(key, id) else { return Ok(Ok(0)) };
-        if peer.pending.is_empty() {
+        let Some(peer) = self.peers.get(name) else { return Ok(Ok(0)) };
+        if peer.inbox.is_empty() {
             let ended = peer.input_ended;
             return Ok(if ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) });
         }
-        let (Some(tx), Some(memory)) = (&self.tx, &self.memory) else { return Ok(Ok(0)) };
-        let mut queue = Queue::new(tx, memory);
-        let mut all = 0;
-        for run in runs {
-            let mut room = &mut run[..];
-            while !room.is_empty() {
-                let Some(next) = peer.pending.front_mut() else { break };
-                let (n, done) = match next {
-                    Pending::Lent(chain, left) => {
-                        let n = chain.read(memory, room)?;
-                        *left -= u32::try_from(n).map_err(|_| Broken)?;
-                        // A chain has as much as its header says: that was checked.
-                        (n, *left == 0)
-                    }
-                    Pending::Copied(bytes, at) => {
-                        let n = room.len().min(bytes.len() - *at);
-                        room[..n].copy_from_slice(&bytes[*at..*at + n]);
-                        *at += n;
-                        (n, *at == bytes.len())
-                    }
-                };
-                all += n;
-                room = &mut room[n..];
-                if done {
-                    match peer.pending.pop_front() {
-                        Some(Pending::Lent(chain, _)) => {
-                            self.lent -= 1;
-                            queue.give_back(&chain, 0)?;
-                        }
-                        Some(Pending::Copied(bytes, _)) => self.copied -= bytes.len(),
-                        None => {}
-                    }
-                }
-            }
-        }
-        queue.notify()?;
-        let taken = u32::try_from(all).map_err(|_| Broken)?;
-        peer.buffered -= taken;
+        let taken = peer.inbox.take(runs, tx, &mut self.held)?;
         peer.taken = peer.taken.wrapping_add(taken);
         if peer.owes_credit() {
-            let update = peer.header(key, cid, Op::CreditUpdate, 0, 0);
+            let update = peer.header(name.0, cid, Op::CreditUpdate, 0, 0);
             self.answers.push_back(update);
-            self.send_answers()?;
         }
-        Ok(Ok(all))
+        Ok(Ok(usize::try_from(taken).map_err(|_| Broken)?))
     }
 
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
-        key: Key,
-        id: u64,
+        name: Name,
         runs: &[IoSlice<'_>],
+        rx: &mut Rx<'_>,
         cid: u32,
+        after: &mut After<'_>,
     ) -> Result<io::Result<usize>, Broken> {
-        self.send_answers()?;
-        let blocked = !self.answers.is_empty();
+        self.send_answers(rx)?;
         let gone = || Ok(Err(io::ErrorKind::BrokenPipe.into()));
-        let Some(peer) = self.peers.get(key, id) else { return gone() };
+        let later = || Ok(Err(io::ErrorKind::WouldBlock.into()));
+        let Some(peer) = self.peers.get(name) else { return gone() };
         if peer.output_ended || peer.finished {
             return gone();
         }
-        let (Some(rx), Some(memory)) = (&self.rx, &self.memory) else { return gone() };
-        let mut queue = Queue::new(rx, memory);
+        if peer.rests || !self.answers.is_empty() {
+            return later();
+        }
+        self.call_next(rx, after)?;
+        if !self.may_send(name) {
+            return later();
+        }
+        let Some(mut queue) = rx.queue() else { return later() };
+        let Some(peer) = self.peers.get(name) else { return gone() };
+        let turn = if let Place::Called(left) = peer.place { left } else { TURN };
         let mut left = Runs { runs, at: 0 };
-        let mut sent = 0;
-        while !blocked && sent < TURN {
+        let (mut sent, mut starved) = (0, false);
+        while sent < turn && queue.descriptors() < DESCRIPTORS {
             let wanted = left.len().min(peer.credit()).min(PACKET);
             if wanted == 0 {
                 break;
             }
             let Some(mut chain) = queue.pop(For::Writing)? else {
-                self.starved = true;
+                starved = true;
                 break;
             };
-            let len = chain.len().saturating_sub(Header::LEN).min(wanted);
-            if len == 0 {
+            let room = chain.len().saturating_sub(Header::LEN);
+            if room == 0 {
                 return Err(Broken);
             }
-            let header = peer.header(key, cid, Op::Data, 0, len);
-            chain.write(memory, &header.bytes())?;
-            left.copy(len, |bytes| chain.write(memory, bytes).map(drop))?;
+            self.line.measure(room);
+            let len = room.min(wanted);
+            let header = peer.header(name.0, cid, Op::Data, 0, len);
+            chain.write(queue.memory(), &header.bytes())?;
+            left.copy(len, |bytes| chain.write(queue.memory(), bytes).map(drop))?;
             queue.give_back(&chain, Header::LEN + len)?;
             peer.sent = peer.sent.wrapping_add(u32::try_from(len).map_err(|_| Broken)?);
             sent += len;
         }
+        peer.rests = queue.descriptors() >= DESCRIPTORS && sent < turn;
         queue.notify()?;
-        Ok(if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::WouldBlock.into()) })
+        if let Place::Called(_) = peer.place {
+            self.line.leave(name, peer.place);
+            let unfinished = starved && sent < turn && peer.credit() > 0;
+            peer.place =
+                if unfinished { self.line.stay(name, turn - sent) } else { Place::Outside };
+            self.call_next(rx, after)?;
+        }
+        if sent > 0 { Ok(Ok(sent)) } else { later() }
     }
 }
 

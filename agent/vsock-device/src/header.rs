@@ -1,15 +1,15 @@
 //! The header of a packet: `struct virtio_vsock_hdr` (Virtio 1.2, 5.10.6 "Device Operation").
 
 /// A connection of bytes; SEQPACKET is 2 and refused.
-pub(super) const STREAM: u16 = 1;
+pub(crate) const STREAM: u16 = 1;
 
 /// SHUTDOWN's flags: the sender will not receive, will not send any more.
-pub(super) const NO_MORE_RECEIVED: u32 = 1;
-pub(super) const NO_MORE_SENT: u32 = 2;
+pub(crate) const NO_MORE_RECEIVED: u32 = 1;
+pub(crate) const NO_MORE_SENT: u32 = 2;
 
 /// What a packet is for ("op").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Op {
+pub(crate) enum Op {
     Request,
     Response,
     Reset,
@@ -45,27 +45,27 @@ impl Op {
 
 /// One packet's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) src_cid: u64,
-    pub(super) dst_cid: u64,
-    pub(super) src_port: u32,
-    pub(super) dst_port: u32,
+pub(crate) struct Header {
+    pub(crate) src_cid: u64,
+    pub(crate) dst_cid: u64,
+    pub(crate) src_port: u32,
+    pub(crate) dst_port: u32,
     /// Bytes of payload behind the header.
-    pub(super) len: u32,
-    pub(super) kind: u16,
-    pub(super) op: Op,
-    pub(super) flags: u32,
+    pub(crate) len: u32,
+    pub(crate) kind: u16,
+    pub(crate) op: Op,
+    pub(crate) flags: u32,
     /// Room of the sender's receive buffer for this connection, in all.
-    pub(super) buf_alloc: u32,
+    pub(crate) buf_alloc: u32,
     /// Bytes that the sender has taken out of it, since the beginning and modulo 2^32.
-    pub(super) fwd_cnt: u32,
+    pub(crate) fwd_cnt: u32,
 }
 
 impl Header {
     /// Bytes on the wire.
-    pub(super) const LEN: usize = 44;
+    pub(crate) const LEN: usize = 44;
 
-    pub(super) fn parse(bytes: &[u8; Self::LEN]) -> Self {
+    pub(crate) fn parse(bytes: &[u8; Self::LEN]) -> Self {
         let mut rest = bytes.as_slice();
         let mut take = |n: usize| {
             let (head, tail) = rest.split_at(n);
@@ -83,7 +83,7 @@ impl Header {
         Self { src_cid, dst_cid, src_port, dst_port, len, kind, op, flags, buf_alloc, fwd_cnt }
     }
 
-    pub(super) fn bytes(&self) -> [u8; Self::LEN] {
+    pub(crate) fn bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0..8].copy_from_slice(&self.src_cid.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.dst_cid.to_le_bytes());
@@ -99,7 +99,7 @@ impl Header {
     }
 
     /// RST to whoever sent this.
-    pub(super) fn reset(&self) -> Self {
+    pub(crate) fn reset(&self) -> Self {
         Self {
             src_cid: self.dst_cid,
             dst_cid: self.src_cid,

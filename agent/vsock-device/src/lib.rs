@@ -7,27 +7,32 @@
 //!  guest's driver <--RX queue-- device: a session's bytes, from the disk's pages into the guest's
 //!                                          buffers; answers and resets before them
 //! ```
-//! `host` speaks vhost-user with the VMM (QEMU), one VM at a time on a path. The agent's `listen`
+//! `backend` accepts a VMM (QEMU), one at a time on a path; `vm` serves it, `vhost_user` is what it says. The agent's `listen`
 //! accepts from it, its `session` sends and receives as on a socket. Nothing here knows NBD.
 
+mod backend;
 mod connection;
 mod device;
-#[cfg(any(test, fuzzing))]
-mod driver;
 mod flow;
 mod header;
-mod host;
-#[cfg(any(test, fuzzing))]
-pub mod hostile;
+mod inbox;
+mod inner;
+mod line;
+mod log;
 mod memory;
+mod packets;
 mod peers;
 mod queue;
+mod ring;
 mod sys;
-mod vring;
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub mod testing;
+mod vhost_user;
+mod vm;
 
 pub use self::{
+    backend::{Host, Place},
     connection::Connection,
-    host::{Host, Place},
 };
 
 /// The least CID that a guest can have, and the one that it has if nothing else is said: it means

@@ -1,9 +1,15 @@
 //! A guest's memory, as its VMM gives it: files that stay the VMM's. `queue` reads and writes it.
 //!
-//! Rust-vmm maps what it is told and asks nothing. Here it is looked at before anything is touched: a
-//! VMM must not be able to end the agent with it (`sys::shared`), nor to stop one of its threads.
+//! Everything is checked before it is mapped: a VMM must not be able to end the agent with it
+//! (`sys::shared`), nor to stop one of its threads, nor to take the address space that others need.
 
-use std::{io, os::fd::AsFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use nix::sys::{
     stat::{SFlag, fstat},
@@ -11,64 +17,266 @@ use nix::sys::{
         BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
         fstatfs,
     },
+    sysinfo::sysinfo,
 };
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+};
 
-use super::queue::Broken;
-use crate::sys::shared::Watch;
+use crate::{
+    queue::Broken,
+    sys::shared::Watch,
+    vhost_user::{MemoryError, message::Region},
+};
 
 /// File systems whose pages come from this machine's memory or disks. A page of another one may be for
 /// somebody else to bring (FUSE, a network), who need not: who touches it waits for ever.
 const PROMPT: [FsType; 5] =
     [TMPFS_MAGIC, HUGETLBFS_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
 
+/// Address space that all VMs may have, bytes: half of what a process has on x86_64 with four levels of
+/// page tables.
+const ALL: u64 = 64 << 40;
+/// One VM may have twice this machine's memory and swap, and at least so much: memory that can be plugged
+/// in later is mapped before it is there.
+const LEAST: u64 = 1 << 40;
+/// So much of it is kept for the paths together, an equal share for each: a VM within its share is taken
+/// whatever the others have.
+const SHARED: u64 = ALL / 2;
+
 /// All of a guest's memory at a time.
 #[derive(Debug, Clone)]
-pub(super) struct Memory(Arc<Parts>);
+pub(crate) struct Memory(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
-    map: Arc<GuestMemoryMmap>,
+    map: GuestMemoryMmap,
     /// One for each part of the map.
     watches: Vec<Watch>,
+    _reserved: Option<Reserved>,
 }
 
 impl Memory {
-    pub(super) fn new(map: Arc<GuestMemoryMmap>) -> io::Result<Self> {
-        let watched = |part: &GuestRegionMmap| {
-            check(part)?;
-            Watch::new(part.get_mmap())
-        };
-        let watches = map.iter().map(watched).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Parts { map, watches })))
+    /// Maps the regions, each from its own file.
+    pub(crate) fn from_regions(
+        regions: &[Region],
+        files: impl Iterator<Item = OwnedFd>,
+        quota: &Arc<Quota>,
+    ) -> Result<Self, MemoryError> {
+        let mut parts: Vec<(usize, Region, File)> =
+            files.zip(regions).enumerate().map(|(i, (file, at))| (i, *at, file.into())).collect();
+        parts.sort_by_key(|(_, region, _)| region.guest);
+        let mut total = 0_u64;
+        let mut end = 0;
+        for (at, region, file) in &parts {
+            check(*at, region, file)?;
+            if region.guest < end {
+                return Err(MemoryError::Overlap);
+            }
+            end = region.guest + region.len;
+            total = total.checked_add(region.len).ok_or(MemoryError::Range(*at))?;
+        }
+        let reserved = quota.reserve(total)?;
+        let mut mapped = Vec::new();
+        for (at, region, file) in parts {
+            let len = usize::try_from(region.len).map_err(|_| MemoryError::Range(at))?;
+            let place = FileOffset::new(file, region.offset);
+            let mapping = MmapRegion::from_file(place, len).map_err(io::Error::other)?;
+            let guest = GuestAddress(region.guest);
+            mapped.push(GuestRegionMmap::new(mapping, guest).ok_or(MemoryError::Range(at))?);
+        }
+        let map = GuestMemoryMmap::from_regions(mapped).map_err(io::Error::other)?;
+        Self::watched(map, Some(reserved)).map_err(MemoryError::System)
     }
 
-    pub(super) fn map(&self) -> &GuestMemoryMmap {
+    fn watched(map: GuestMemoryMmap, reserved: Option<Reserved>) -> io::Result<Self> {
+        let watches =
+            map.iter().map(|part| Watch::new(part.get_mmap())).collect::<Result<_, _>>()?;
+        Ok(Self(Arc::new(Parts { map, watches, _reserved: reserved })))
+    }
+
+    /// Memory that a test has made.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of(map: GuestMemoryMmap) -> io::Result<Self> {
+        Self::watched(map, None)
+    }
+
+    pub(crate) fn map(&self) -> &GuestMemoryMmap {
         &self.0.map
     }
 
     /// To be asked after anything was read: it was the guest's, if this is well.
-    pub(super) fn is_there(&self) -> Result<(), Broken> {
+    pub(crate) fn is_there(&self) -> Result<(), Broken> {
         if self.0.watches.iter().any(Watch::is_lost) { Err(Broken) } else { Ok(()) }
     }
 }
 
-fn check(part: &GuestRegionMmap) -> io::Result<()> {
-    // A test's, without a file.
-    let Some(place) = part.file_offset() else { return Ok(()) };
-    let file = place.file().as_fd();
-    let kind = SFlag::from_bits_truncate(fstat(file)?.st_mode) & SFlag::S_IFMT;
-    let system = fstatfs(file)?;
+fn check(at: usize, region: &Region, file: &File) -> Result<(), MemoryError> {
+    let whole = |begin: u64| begin.checked_add(region.len).ok_or(MemoryError::Range(at));
+    whole(region.guest)?;
+    whole(region.user)?;
+    let end = whole(region.offset)?;
+    if region.len == 0 {
+        return Err(MemoryError::Range(at));
+    }
+    let status = fstat(file.as_fd()).map_err(io::Error::from)?;
+    let system = fstatfs(file).map_err(io::Error::from)?;
+    let kind = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFREG || !PROMPT.contains(&system.filesystem_type()) {
-        return Err(io::Error::other(
-            "the guest's memory is a file that another process or machine may have to fill: give \
-             QEMU '-object memory-backend-memfd,share=on,...'",
-        ));
+        return Err(MemoryError::Foreign);
+    }
+    // It can be made shorter later; then the pages that are gone are found when they are touched.
+    let len = u64::try_from(status.st_size).unwrap_or(0);
+    if end > len {
+        return Err(MemoryError::File { at, end, len });
     }
     // Of huge pages only whole ones can be replaced.
     let page = u64::try_from(system.block_size()).unwrap_or(1).max(1);
-    if system.filesystem_type() == HUGETLBFS_MAGIC && !part.len().is_multiple_of(page) {
-        return Err(io::Error::other("the guest's memory ends amid a huge page"));
+    if system.filesystem_type() == HUGETLBFS_MAGIC && !region.len.is_multiple_of(page) {
+        return Err(MemoryError::HugePage);
     }
     Ok(())
+}
+
+/// A path's place among those that share the address space.
+#[derive(Debug)]
+pub(crate) struct Quota(u64);
+
+/// What each path has, bytes, by the number of its `Quota`.
+static USED: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
+
+fn used() -> MutexGuard<'static, BTreeMap<u64, u64>> {
+    USED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Quota {
+    pub(crate) fn new() -> Self {
+        let mut used = used();
+        let number = used.last_key_value().map_or(0, |(last, _)| last + 1);
+        used.insert(number, 0);
+        Self(number)
+    }
+
+    /// Address space for a VM of this path, in the place of what it has now.
+    fn reserve(self: &Arc<Self>, wanted: u64) -> Result<Reserved, MemoryError> {
+        let most = most_of_one();
+        if wanted > most {
+            return Err(MemoryError::VmLimit { wanted, most });
+        }
+        let mut used = used();
+        let share = SHARED / u64::try_from(used.len()).unwrap_or(u64::MAX).max(1);
+        let others = used.iter().filter(|(number, _)| **number != self.0);
+        // While one takes the other's place there may be twice as much, for which there is room.
+        let others: u64 = others.map(|(_, bytes)| share.max(*bytes)).sum();
+        if wanted > ALL.saturating_sub(others) {
+            return Err(MemoryError::AllLimit { wanted, used: used.values().sum() });
+        }
+        *used.entry(self.0).or_default() += wanted;
+        Ok(Reserved(Arc::clone(self), wanted))
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        used().remove(&self.0);
+    }
+}
+
+/// Address space that a VM has of what all may have.
+#[derive(Debug)]
+struct Reserved(Arc<Quota>, u64);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Some(bytes) = used().get_mut(&self.0.0) {
+            *bytes -= self.1;
+        }
+    }
+}
+
+fn most_of_one() -> u64 {
+    let machine = sysinfo().map_or(0, |info| info.ram_total().saturating_add(info.swap_total()));
+    machine.saturating_mul(2).max(LEAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use nix::{
+        sys::memfd::{MFdFlags, memfd_create},
+        unistd::ftruncate,
+    };
+
+    use super::*;
+
+    fn file(len: u64) -> OwnedFd {
+        let file = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
+        ftruncate(&file, i64::try_from(len).unwrap()).unwrap();
+        file
+    }
+
+    fn map(
+        quota: &Arc<Quota>,
+        regions: &[(u64, u64, u64)],
+        file_len: u64,
+    ) -> Result<Memory, MemoryError> {
+        let regions: Vec<_> = (regions.iter())
+            .map(|&(guest, len, offset)| Region { guest, len, user: guest, offset })
+            .collect();
+        Memory::from_regions(&regions, regions.iter().map(|_| file(file_len)), quota)
+    }
+
+    #[test]
+    fn regions_are_no_longer_than_their_files_and_do_not_overlap() {
+        let quota = Arc::new(Quota::new());
+        map(&quota, &[(0x10000, 0x10000, 0), (0, 0x10000, 0x10000)], 0x20000).unwrap();
+        for (regions, what) in [
+            (&[(0, 0x10001, 0x10000)][..], "ends at byte 131073 of a file that has 131072"),
+            (&[(0, 0x10000, u64::MAX - 5)], "beyond the last address"),
+            (&[(u64::MAX - 5, 0x10000, 0)], "beyond the last address"),
+            (&[(0, 0, 0)], "is empty"),
+            (&[(0, 0x10000, 0), (0x8000, 0x10000, 0)], "overlap"),
+        ] {
+            let error = map(&quota, regions, 0x20000).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        let pipe = nix::unistd::pipe().unwrap().0;
+        let region = Region { guest: 0, len: 4096, user: 0, offset: 0 };
+        let error = Memory::from_regions(&[region], [pipe].into_iter(), &quota).unwrap_err();
+        assert!(matches!(error, MemoryError::Foreign), "{error}");
+        assert_eq!(used().values().sum::<u64>(), 0, "what was refused holds nothing");
+    }
+
+    #[test]
+    fn no_vms_take_the_share_of_the_next_one() {
+        const PATHS: u64 = 200;
+        let most = most_of_one();
+        let quotas: Vec<_> = (0..PATHS).map(|_| Arc::new(Quota::new())).collect();
+        let error = map(&quotas[0], &[(0, most + 4096, 0)], most + 4096).unwrap_err().to_string();
+        assert!(error.contains("more than one VM may have"), "{error}");
+        // All others take as much as they can get.
+        let mut held = Vec::new();
+        for quota in &quotas[1..] {
+            let mut wanted = most;
+            loop {
+                match map(quota, &[(0, wanted, 0)], wanted) {
+                    Ok(memory) => break held.push(memory),
+                    Err(MemoryError::AllLimit { .. }) => wanted = wanted / 4096 / 2 * 4096,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        let share = SHARED / PATHS / 4096 * 4096;
+        let memory = map(&quotas[0], &[(0, share, 0)], share).unwrap();
+        // Anew, as when memory was plugged in; and the agent itself has room.
+        let second = map(&quotas[0], &[(0, share, 0)], share).unwrap();
+        drop((memory, second, vec![0_u8; 1 << 28]));
+        assert!(map(&quotas[0], &[(0, most, 0)], most).is_err());
+        held.clear();
+        assert_eq!(used().values().sum::<u64>(), 0);
+        map(&quotas[0], &[(0, most, 0)], most).unwrap();
+        drop(quotas);
+        assert!(used().is_empty());
+    }
 }

@@ -6,71 +6,66 @@ use std::{
     task::Waker,
 };
 
-use super::{
+use crate::{
     header::{Header, Op},
-    queue::Chain,
+    inbox::Inbox,
+    line::Place,
+    log::Log,
+    memory::Memory,
 };
 
 /// What a connection keeps for its session at most, in bytes: "buf_alloc".
-pub(super) const ROOM: u32 = 256 * 1024;
+pub(crate) const ROOM: u32 = 256 * 1024;
 /// Connections of a VM; one more is reset.
-pub(super) const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 /// Connections that have ended here, of which the guest may not know yet.
 const PARTED: usize = 4096;
 
 /// The guest's port and ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) theirs: u32,
-    pub(super) ours: u32,
+pub(crate) struct Key {
+    pub(crate) theirs: u32,
+    pub(crate) ours: u32,
 }
 
 impl Key {
     /// Of a packet from the guest.
-    pub(super) fn of(header: &Header) -> Self {
+    pub(crate) fn of(header: &Header) -> Self {
         Self { theirs: header.src_port, ours: header.dst_port }
     }
 }
 
-/// Bytes from the guest that no session has taken yet.
-#[derive(Debug)]
-pub(super) enum Pending {
-    /// In the guest's memory still, the chain being held.
-    Lent(Chain, u32),
-    /// Taken out, because too much was held.
-    Copied(Vec<u8>, usize),
-}
-
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// Tells it from another between the same ports.
-    pub(super) id: u64,
-    pub(super) pending: VecDeque<Pending>,
-    /// Bytes in `pending`.
-    pub(super) buffered: u32,
+    pub(crate) id: u64,
+    pub(crate) inbox: Inbox,
     /// Bytes that the session has taken, and what of it the guest knows.
-    pub(super) taken: u32,
-    pub(super) told: u32,
+    pub(crate) taken: u32,
+    pub(crate) told: u32,
     /// Bytes sent to the guest, and what it says of its room.
-    pub(super) sent: u32,
-    pub(super) their_room: u32,
-    pub(super) their_taken: u32,
+    pub(crate) sent: u32,
+    pub(crate) their_room: u32,
+    pub(crate) their_taken: u32,
     /// The guest will send no more, will take no more.
-    pub(super) input_ended: bool,
-    pub(super) output_ended: bool,
+    pub(crate) input_ended: bool,
+    pub(crate) output_ended: bool,
     /// The session will send no more.
-    pub(super) finished: bool,
-    pub(super) reader: Option<Waker>,
-    pub(super) writer: Option<Waker>,
+    pub(crate) finished: bool,
+    pub(crate) reader: Option<Waker>,
+    pub(crate) writer: Option<Waker>,
+    /// Its turn to send.
+    pub(crate) place: Place,
+    /// Its last turn was so much work that other tasks of the thread run before the next.
+    pub(crate) rests: bool,
 }
 
 impl Peer {
-    pub(super) fn new(id: u64, request: &Header) -> Self {
+    pub(crate) fn new(id: u64, request: &Header) -> Self {
         Self {
             id,
-            pending: VecDeque::new(),
-            buffered: 0,
+            inbox: Inbox::default(),
             taken: 0,
             told: 0,
             sent: 0,
@@ -81,30 +76,32 @@ impl Peer {
             finished: false,
             reader: None,
             writer: None,
+            place: Place::Outside,
+            rests: false,
         }
     }
 
     /// Bytes that the guest has room for. A guest that has taken more than it was sent has none.
-    pub(super) fn credit(&self) -> usize {
+    pub(crate) fn credit(&self) -> usize {
         let under_way = self.sent.wrapping_sub(self.their_taken);
         self.their_room.saturating_sub(under_way) as usize
     }
 
     /// The guest must hear of what was taken before it has no room left that it knows of.
-    pub(super) fn owes_credit(&self) -> bool {
+    pub(crate) fn owes_credit(&self) -> bool {
         self.taken.wrapping_sub(self.told) >= ROOM / 4
     }
 
     /// A packet of this connection to the guest.
-    pub(super) fn header(&mut self, key: Key, cid: u32, op: Op, flags: u32, len: usize) -> Header {
+    pub(crate) fn header(&mut self, key: Key, cid: u32, op: Op, flags: u32, len: usize) -> Header {
         self.told = self.taken;
         Header {
-            src_cid: super::HOST_CID,
+            src_cid: crate::HOST_CID,
             dst_cid: cid.into(),
             src_port: key.ours,
             dst_port: key.theirs,
             len: u32::try_from(len).unwrap_or(u32::MAX),
-            kind: super::header::STREAM,
+            kind: crate::header::STREAM,
             op,
             flags,
             buf_alloc: ROOM,
@@ -112,19 +109,19 @@ impl Peer {
         }
     }
 
-    pub(super) fn wake_reader(&mut self, wakes: &mut Wakes) {
-        wakes.0.extend(self.reader.take());
+    pub(crate) fn wake_reader(&mut self, after: &mut After<'_>) {
+        after.wakers.extend(self.reader.take());
     }
 
-    pub(super) fn wake_writer(&mut self, wakes: &mut Wakes) {
-        wakes.0.extend(self.writer.take());
+    pub(crate) fn wake_writer(&mut self, after: &mut After<'_>) {
+        after.wakers.extend(self.writer.take());
     }
 }
 
 /// All connections of a VM.
 #[derive(Debug, Default)]
-pub(super) struct Peers {
-    pub(super) open: HashMap<Key, Peer>,
+pub(crate) struct Peers {
+    pub(crate) open: HashMap<Key, Peer>,
     parted: HashSet<Key>,
     /// In the order in which they ended.
     order: VecDeque<Key>,
@@ -133,18 +130,18 @@ pub(super) struct Peers {
 
 impl Peers {
     /// All are over. Numbers go on, so that no old handle is one for a new connection.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.open.clear();
         self.parted.clear();
         self.order.clear();
     }
 
     /// The connection that a handle is for, if it is still there.
-    pub(super) fn get(&mut self, key: Key, id: u64) -> Option<&mut Peer> {
+    pub(crate) fn get(&mut self, (key, id): (Key, u64)) -> Option<&mut Peer> {
         self.open.get_mut(&key).filter(|peer| peer.id == id)
     }
 
-    pub(super) fn open(&mut self, key: Key, request: &Header) -> u64 {
+    pub(crate) fn open(&mut self, key: Key, request: &Header) -> u64 {
         self.last_id += 1;
         self.forget(key);
         self.open.insert(key, Peer::new(self.last_id, request));
@@ -152,7 +149,7 @@ impl Peers {
     }
 
     /// It has ended here; the guest has been told and may still send.
-    pub(super) fn part(&mut self, key: Key) {
+    pub(crate) fn part(&mut self, key: Key) {
         if self.parted.insert(key) {
             self.order.push_back(key);
         }
@@ -163,24 +160,38 @@ impl Peers {
         }
     }
 
-    pub(super) fn has_parted(&self, key: Key) -> bool {
+    pub(crate) fn has_parted(&self, key: Key) -> bool {
         self.parted.contains(&key)
     }
 
-    pub(super) fn forget(&mut self, key: Key) {
+    pub(crate) fn forget(&mut self, key: Key) {
         if self.parted.remove(&key) {
             self.order.retain(|known| *known != key);
         }
     }
 }
 
-/// Who is to be woken, once nothing is locked any more: declared before the lock is taken.
-#[derive(Default)]
-pub(super) struct Wakes(pub(super) Vec<Waker>);
+/// What is done once nothing is locked any more: declared before the lock is taken.
+pub(crate) struct After<'a> {
+    log: &'a Log,
+    pub(crate) wakers: Vec<Waker>,
+    pub(crate) warning: Option<&'static str>,
+    /// To unmap it takes time.
+    pub(crate) memory: Option<Memory>,
+}
 
-impl Drop for Wakes {
+impl<'a> After<'a> {
+    pub(crate) fn new(log: &'a Log) -> Self {
+        Self { log, wakers: Vec::new(), warning: None, memory: None }
+    }
+}
+
+impl Drop for After<'_> {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(Waker::wake);
+        self.wakers.drain(..).for_each(Waker::wake);
+        if let Some(what) = self.warning {
+            self.log.warn(format_args!("{what}"));
+        }
     }
 }
 

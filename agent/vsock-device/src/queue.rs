@@ -2,20 +2,16 @@
 //! guest's word: addresses, lengths and the order of descriptors are looked at anew at each use, and
 //! bytes are copied once.
 
-use std::fmt;
+use std::{fmt, sync::atomic::Ordering};
 
-use vhost_user_backend::VringT;
-use virtio_queue::{QueueOwnedT, QueueT, desc::split::Descriptor};
+use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{
-    memory::Memory,
-    vring::{State, Vring, call},
-};
+use crate::{memory::Memory, ring::Ring};
 
 /// The guest's driver or its VMM does not keep to Virtio: the device cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Broken;
+pub(crate) struct Broken;
 
 /// A part of the guest's memory.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +21,7 @@ struct Segment {
 }
 
 /// Buffers that the guest has lent: read or filled from the front, then given back.
-pub(super) struct Chain {
+pub(crate) struct Chain {
     head: u16,
     segments: Vec<Segment>,
     /// Segments that are done, and bytes of the next.
@@ -33,8 +29,13 @@ pub(super) struct Chain {
 }
 
 impl Chain {
+    /// Parts of the guest's memory that it is made of.
+    pub(crate) fn parts(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Bytes that are left.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let rest = self.segments.get(self.done.0..).unwrap_or_default();
         let all: usize = rest.iter().map(|segment| segment.len as usize).sum();
         all - self.done.1 as usize
@@ -57,7 +58,7 @@ impl Chain {
     }
 
     /// Copies out as much as there is, up to all of `to`.
-    pub(super) fn read(&mut self, memory: &Memory, mut to: &mut [u8]) -> Result<usize, Broken> {
+    pub(crate) fn read(&mut self, memory: &Memory, mut to: &mut [u8]) -> Result<usize, Broken> {
         let all = to.len();
         while !to.is_empty() {
             let Some((at, len)) = self.next(to.len()) else { break };
@@ -70,7 +71,7 @@ impl Chain {
     }
 
     /// Copies in as much as there is room for.
-    pub(super) fn write(&mut self, memory: &Memory, mut from: &[u8]) -> Result<usize, Broken> {
+    pub(crate) fn write(&mut self, memory: &Memory, mut from: &[u8]) -> Result<usize, Broken> {
         let all = from.len();
         while !from.is_empty() {
             let Some((at, len)) = self.next(from.len()) else { break };
@@ -92,32 +93,44 @@ impl fmt::Debug for Chain {
 
 /// What the next buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
+pub(crate) enum For {
     Reading,
     Writing,
 }
 
-/// A queue and the memory that it is in, held for a while.
-pub(super) struct Queue<'a> {
-    vring: &'a Vring,
+/// A queue that runs and the memory that it is in, held for a while.
+pub(crate) struct Queue<'a> {
+    ring: &'a mut Ring,
     memory: &'a Memory,
+    /// Descriptors that were looked at: what the work here has cost.
+    descriptors: usize,
     /// Something was given back of which the guest has not been told.
     returned: bool,
 }
 
 impl<'a> Queue<'a> {
-    pub(super) fn new(vring: &'a Vring, memory: &'a Memory) -> Self {
-        Self { vring, memory, returned: false }
+    /// None if the queue does not run.
+    pub(crate) fn new(ring: &'a mut Ring, memory: Option<&'a Memory>) -> Option<Self> {
+        let memory = memory.filter(|_| ring.runs())?;
+        Some(Self { ring, memory, descriptors: 0, returned: false })
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut State) -> Result<T, Broken>) -> Result<T, Broken> {
-        let done = work(&mut self.vring.get_mut())?;
-        self.memory.is_there()?;
-        Ok(done)
+    /// To give back what was taken from it, also when it does not run.
+    pub(crate) fn returning(ring: &'a mut Ring, memory: &'a Memory) -> Self {
+        Self { ring, memory, descriptors: 0, returned: false }
+    }
+
+    pub(crate) fn memory(&self) -> &'a Memory {
+        self.memory
+    }
+
+    /// Descriptors that were looked at so far.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.descriptors
     }
 
     /// The next buffers. If there are none, the guest is to say when there are.
-    pub(super) fn pop(&mut self, purpose: For) -> Result<Option<Chain>, Broken> {
+    pub(crate) fn pop(&mut self, purpose: For) -> Result<Option<Chain>, Broken> {
         if let Some(chain) = self.try_pop(purpose)? {
             return Ok(Some(chain));
         }
@@ -128,77 +141,74 @@ impl<'a> Queue<'a> {
         self.try_pop(purpose)?.map(Some).ok_or(Broken)
     }
 
-    fn try_pop(&self, purpose: For) -> Result<Option<Chain>, Broken> {
+    fn try_pop(&mut self, purpose: For) -> Result<Option<Chain>, Broken> {
         let memory = self.memory.map();
-        self.with(|vring| {
-            let queue = vring.get_queue_mut();
-            if !queue.ready() {
-                return Ok(None);
+        let queue = &mut self.ring.queue;
+        let most = usize::from(queue.size());
+        // More than the ring can hold is an error here.
+        let mut available = queue.iter(memory).map_err(|_| Broken)?;
+        let Some(chain) = available.next() else {
+            self.memory.is_there()?;
+            return Ok(None);
+        };
+        let head = chain.head_index();
+        let (mut segments, mut count, mut goes_on) = (Vec::new(), 0, true);
+        let mut total = 0_u64;
+        for descriptor in chain {
+            count += 1;
+            goes_on = descriptor.has_next();
+            if descriptor.is_write_only() == (purpose == For::Writing) && descriptor.len() > 0 {
+                segments.push(Segment { at: descriptor.addr(), len: descriptor.len() });
+                total += u64::from(descriptor.len());
             }
-            // More than the ring can hold is an error here.
-            let mut available = queue.iter(memory).map_err(|_| Broken)?;
-            let Some(chain) = available.next() else { return Ok(None) };
-            let head = chain.head_index();
-            let wanted =
-                |descriptor: &Descriptor| descriptor.is_write_only() == (purpose == For::Writing);
-            let segments = chain
-                .filter(wanted)
-                .map(|descriptor| Segment { at: descriptor.addr(), len: descriptor.len() });
-            let segments: Vec<_> = segments.collect();
-            let total: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
-            if u32::try_from(total).is_err() {
+            // Virtio 1.2, 2.7.5.3.1: no chain is longer than the queue, also in a table of its own.
+            if count > most {
                 return Err(Broken);
             }
-            Ok(Some(Chain { head, segments, done: (0, 0) }))
-        })
+        }
+        self.descriptors += count;
+        self.memory.is_there()?;
+        // It ends where its last descriptor says so, and not where one cannot be read.
+        if goes_on || u32::try_from(total).is_err() {
+            return Err(Broken);
+        }
+        Ok(Some(Chain { head, segments, done: (0, 0) }))
     }
 
     /// There is none at the moment: the guest is to say when. True: there is one, after all.
-    pub(super) fn ask_for_more(&self) -> Result<bool, Broken> {
-        self.with(|vring| {
-            if !vring.get_queue().ready() {
-                return Ok(false);
-            }
-            vring.get_queue_mut().enable_notification(self.memory.map()).map_err(|_| Broken)
-        })
+    pub(crate) fn ask_for_more(&mut self) -> Result<bool, Broken> {
+        let more = self.ring.queue.enable_notification(self.memory.map()).map_err(|_| Broken)?;
+        self.memory.is_there()?;
+        Ok(more)
+    }
+
+    /// How many chains the guest has there.
+    pub(crate) fn available(&self) -> Result<u16, Broken> {
+        let queue = &self.ring.queue;
+        let end = queue.avail_idx(self.memory.map(), Ordering::Acquire).map_err(|_| Broken)?;
+        self.memory.is_there()?;
+        Ok(end.0.wrapping_sub(queue.next_avail()))
     }
 
     /// Gives buffers back, `written` bytes of them filled.
-    pub(super) fn give_back(&mut self, chain: &Chain, written: usize) -> Result<(), Broken> {
+    pub(crate) fn give_back(&mut self, chain: &Chain, written: usize) -> Result<(), Broken> {
         let written = u32::try_from(written).map_err(|_| Broken)?;
         self.returned = true;
         let memory = self.memory.map();
-        self.with(|vring| {
-            vring.get_queue_mut().add_used(memory, chain.head, written).map_err(|_| Broken)
-        })
+        self.ring.queue.add_used(memory, chain.head, written).map_err(|_| Broken)?;
+        self.memory.is_there()
     }
 
     /// Tells the guest of all that was given back, if it wants to know.
-    pub(super) fn notify(self) -> Result<(), Broken> {
+    pub(crate) fn notify(self) -> Result<(), Broken> {
         if !self.returned {
             return Ok(());
         }
-        self.with(|vring| {
-            let queue = vring.get_queue_mut();
-            if queue.needs_notification(self.memory.map()).map_err(|_| Broken)? {
-                call(vring);
-            }
-            Ok(())
-        })
+        let wanted = self.ring.queue.needs_notification(self.memory.map()).map_err(|_| Broken)?;
+        self.memory.is_there()?;
+        if wanted {
+            self.ring.call();
+        }
+        Ok(())
     }
-
-    /// Where the queue is, to be known again.
-    pub(super) fn mark(&self) -> Mark {
-        let vring = self.vring.get_ref();
-        let queue = vring.get_queue();
-        Mark { table: queue.desc_table(), next: queue.next_avail() }
-    }
-}
-
-/// A queue's place in memory and in its ring: after a stop it goes on from there, after a reset of
-/// the guest it does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Mark {
-    table: u64,
-    next: u16,
 }

@@ -2,29 +2,27 @@
 
 use std::{
     fs::File,
-    io::Write,
-    os::fd::OwnedFd,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    task::{Wake, Waker},
+    task::Waker,
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::{
-    eventfd::{EfdFlags, EventFd},
-    memfd::{MFdFlags, memfd_create},
-};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::{collection::vec, prelude::*};
-use vhost_user_backend::VringT;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
-use super::{
-    super::{
-        driver::{Driver, MEMORY, PORT, Rings},
-        header::{NO_MORE_RECEIVED, NO_MORE_SENT},
+use super::*;
+use crate::{
+    flow::ANSWERS,
+    header::{Header, NO_MORE_RECEIVED, NO_MORE_SENT},
+    inbox::Held,
+    peers::{Key, MOST, ROOM},
+    testing::{
+        driver::{Driver, PORT, SIZE},
         hostile,
+        rings::MEMORY,
     },
-    *,
 };
 
 fn read(connection: &Connection, len: usize) -> io::Result<Vec<u8>> {
@@ -34,14 +32,18 @@ fn read(connection: &Connection, len: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+mod broken;
+mod charged;
+mod turns;
+
 #[test]
 fn bytes_go_both_ways_and_both_ends_end() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     assert_eq!(connection.port(), 77);
     assert_eq!(read(&connection, 9).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-    driver.send(&Rings::header(Op::Data, 5), b"hello");
-    driver.send(&Rings::header(Op::Data, 6), b" world");
+    driver.send(&Driver::header(Op::Data, 5), b"hello");
+    driver.send(&Driver::header(Op::Data, 6), b" world");
     assert_eq!(read(&connection, 7).unwrap(), b"hello w");
     assert_eq!(read(&connection, 70).unwrap(), b"orld");
     let sent = connection.try_send(&[IoSlice::new(b"ab"), IoSlice::new(&[b'c'; 5000])]).unwrap();
@@ -51,7 +53,7 @@ fn bytes_go_both_ways_and_both_ends_end() {
     assert!(payload.starts_with(b"abccc") && payload.len() == 4096 - 44);
     assert_eq!(driver.receive().unwrap().1.len(), 5002 - (4096 - 44));
     let flags = NO_MORE_SENT | NO_MORE_RECEIVED;
-    driver.send(&Header { flags, ..Rings::header(Op::Shutdown, 0) }, &[]);
+    driver.send(&Header { flags, ..Driver::header(Op::Shutdown, 0) }, &[]);
     assert!(read(&connection, 7).unwrap().is_empty());
     assert!(connection.try_send(&[IoSlice::new(b"x")]).is_err());
     drop(connection);
@@ -63,17 +65,17 @@ fn credit_is_kept_by_both_ends() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     // The guest has room for so much, and says when there is more.
-    driver.send(&Header { buf_alloc: 100, ..Rings::header(Op::CreditUpdate, 0) }, &[]);
+    driver.send(&Header { buf_alloc: 100, ..Driver::header(Op::CreditUpdate, 0) }, &[]);
     assert_eq!(connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap(), 100);
     let blocked = connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap_err();
     assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
-    let update = Header { buf_alloc: 100, fwd_cnt: 60, ..Rings::header(Op::CreditUpdate, 0) };
+    let update = Header { buf_alloc: 100, fwd_cnt: 60, ..Driver::header(Op::CreditUpdate, 0) };
     driver.send(&update, &[]);
     assert_eq!(connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap(), 60);
     while driver.receive().is_some() {}
     // What is taken is told in time.
     for _ in 0..20 {
-        driver.send(&Rings::header(Op::Data, 4000), &[2; 4000]);
+        driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
         assert_eq!(read(&connection, 9000).unwrap().len(), 4000);
     }
     let told = std::iter::from_fn(|| driver.receive()).last().unwrap().0;
@@ -81,25 +83,24 @@ fn credit_is_kept_by_both_ends() {
     assert!(told.fwd_cnt >= ROOM / 4);
     // More than there is room for resets, and the memory is given back.
     for _ in 0..=(ROOM / 4000) {
-        driver.send(&Rings::header(Op::Data, 4000), &[2; 4000]);
+        driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
     }
     assert_eq!(std::iter::from_fn(|| driver.receive()).last().unwrap().0.op, Op::Reset);
     assert!(read(&connection, 1).unwrap().is_empty());
-    let inner = driver.device.lock();
-    assert_eq!((inner.copied, inner.lent), (0, 0));
+    assert_eq!(driver.device.lock().flow.held, Held::default());
 }
 
 #[test]
 fn what_is_not_for_us_is_reset_or_not_seen() {
     let mut driver = Driver::new();
     for (packet, answered) in [
-        (Header { dst_port: 1, ..Rings::header(Op::Request, 0) }, true),
-        (Header { kind: 2, ..Rings::header(Op::Request, 0) }, true),
-        (Rings::header(Op::CreditUpdate, 0), true),
-        (Rings::header(Op::Unknown(99), 0), true),
-        (Rings::header(Op::Reset, 0), false),
-        (Header { src_cid: 4, ..Rings::header(Op::Request, 0) }, false),
-        (Header { dst_cid: 9, ..Rings::header(Op::Request, 0) }, false),
+        (Header { dst_port: 1, ..Driver::header(Op::Request, 0) }, true),
+        (Header { kind: 2, ..Driver::header(Op::Request, 0) }, true),
+        (Driver::header(Op::CreditUpdate, 0), true),
+        (Driver::header(Op::Unknown(99), 0), true),
+        (Driver::header(Op::Reset, 0), false),
+        (Header { src_cid: 4, ..Driver::header(Op::Request, 0) }, false),
+        (Header { dst_cid: 9, ..Driver::header(Op::Request, 0) }, false),
     ] {
         driver.send(&packet, &[]);
         let answer = driver.receive().map(|(header, _)| header.op);
@@ -108,7 +109,7 @@ fn what_is_not_for_us_is_reset_or_not_seen() {
     }
     // A second request between the same ports ends both.
     let connection = driver.connect();
-    driver.send(&Rings::header(Op::Request, 0), &[]);
+    driver.send(&Driver::header(Op::Request, 0), &[]);
     assert_eq!(driver.receive().unwrap().0.op, Op::Reset);
     assert!(read(&connection, 1).unwrap().is_empty());
 }
@@ -119,7 +120,7 @@ fn a_flood_of_connections_has_an_end() {
     let mut connections = Vec::new();
     let mut refused = 0;
     for src_port in 0..u32::try_from(MOST).unwrap() + 10 {
-        driver.send(&Header { src_port, ..Rings::header(Op::Request, 0) }, &[]);
+        driver.send(&Header { src_port, ..Driver::header(Op::Request, 0) }, &[]);
         match driver.receive().unwrap().0.op {
             Op::Response => connections.push(driver.accepted.try_recv().unwrap()),
             op => {
@@ -130,40 +131,7 @@ fn a_flood_of_connections_has_an_end() {
     }
     assert_eq!((connections.len(), refused), (MOST, 10));
     connections.clear();
-    assert!(driver.device.lock().peers.open.is_empty());
-}
-
-struct Flag(AtomicBool);
-
-impl Wake for Flag {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-#[test]
-fn who_found_no_room_is_woken_though_another_came_first() {
-    let mut driver = Driver::new();
-    let first = driver.connect();
-    let request = Header { src_port: 78, ..Rings::header(Op::Request, 0) };
-    driver.send(&request, &[]);
-    driver.receive().unwrap();
-    let second = driver.accepted.try_recv().unwrap();
-    while first.try_send(&[IoSlice::new(&[0; 60000])]).is_ok() {}
-    let flag = Arc::new(Flag(AtomicBool::new(false)));
-    let waker = Waker::from(Arc::clone(&flag));
-    let key = |theirs| Key { theirs, ours: PORT };
-    let waits = driver.device.poll_writable((key(77), 1), &Context::from_waker(&waker));
-    assert!(waits.is_pending());
-    // The guest makes room, and before the device's thread has looked the other one sees it.
-    for _ in 0..4 {
-        driver.receive().unwrap();
-    }
-    let noop = Context::from_waker(Waker::noop());
-    assert!(driver.device.poll_writable((key(78), 2), &noop).is_ready());
-    second.try_send(&[IoSlice::new(b"short")]).unwrap();
-    driver.kick();
-    assert!(flag.0.load(Ordering::SeqCst), "it waits for ever");
+    assert!(driver.device.lock().flow.peers.open.is_empty());
 }
 
 #[test]
@@ -172,23 +140,23 @@ fn who_does_not_receive_holds_nothing_up_but_itself() {
     let connection = driver.connect();
     // All room is used up, and the answers wait, up to their cap.
     while connection.try_send(&[IoSlice::new(&[0; 60000])]).is_ok() {}
+    let packet = Header { dst_port: 5, ..Driver::header(Op::Request, 0) };
     for _ in 0..ANSWERS * 2 {
-        let at = driver.buffer(1);
-        let packet = Header { dst_port: 5, ..Rings::header(Op::Request, 0) };
-        driver.memory.write_slice(&packet.bytes(), GuestAddress(at)).unwrap();
-        driver.put(1, &[(at, 44, 0)]);
+        driver.put(&packet, &[]);
         driver.kick();
-        if driver.device.lock().stalled {
+        if driver.device.lock().flow.stalled {
             break;
         }
     }
-    assert!(driver.device.lock().stalled);
-    assert!(driver.device.lock().answers.len() <= ANSWERS);
+    assert!(driver.device.lock().flow.stalled);
+    assert!(driver.device.lock().flow.answers.len() <= ANSWERS);
     // It makes room: everything goes on.
     while driver.receive().is_some() {
         driver.kick();
     }
-    assert!(!driver.device.lock().stalled && driver.device.lock().answers.is_empty());
+    let inner = driver.device.lock();
+    assert!(!inner.flow.stalled && inner.flow.answers.is_empty());
+    drop(inner);
     assert!(connection.try_send(&[IoSlice::new(&[0; 100])]).is_ok());
 }
 
@@ -196,14 +164,15 @@ fn who_does_not_receive_holds_nothing_up_but_itself() {
 fn a_guest_that_begins_anew_has_no_connections() {
     let mut driver = Driver::new();
     let connection = driver.connect();
-    driver.send(&Rings::header(Op::Data, 5), b"hello");
+    driver.send(&Driver::header(Op::Data, 5), b"hello");
     // Stopped and continued: nothing is lost.
-    driver.device.stop();
-    driver.kick();
+    let base = driver.device.stop(Which::Tx);
+    driver.device.lock().tx.set_base(base);
+    driver.device.start(Which::Tx);
     assert_eq!(read(&connection, 9).unwrap(), b"hello");
     // Stopped, and begun anew.
-    driver.device.stop();
-    driver.vrings[1].set_queue_next_avail(0);
+    driver.device.stop(Which::Tx);
+    driver.start(SIZE);
     driver.kick();
     assert!(read(&connection, 9).unwrap().is_empty());
     let waker = Context::from_waker(Waker::noop());
@@ -227,8 +196,8 @@ fn a_vmm_that_takes_memory_away_loses_its_device_and_nobody_else_does() {
     let (mut robbed, mut other) = (Driver::over(memory.unwrap()), Driver::new());
     let (ours, others) = (robbed.connect(), other.connect());
     // It has sent something, and is gone before that is looked at.
-    let packet = Rings::header(Op::Data, 5);
-    (*robbed).send(&packet, b"hello");
+    let packet = Driver::header(Op::Data, 5);
+    robbed.put(&packet, b"hello");
     file.set_len(0).unwrap();
     robbed.kick();
     // The connection is over, and the zeroes in the memory's place are not for what it sent.
@@ -242,39 +211,12 @@ fn a_vmm_that_takes_memory_away_loses_its_device_and_nobody_else_does() {
 }
 
 #[test]
-fn a_vmm_whose_events_would_wait_is_not_waited_for() {
-    // Blocking ones: full to be called by, and empty or half to be kicked by.
-    let event = |value: u64| {
-        let event = EventFd::from_flags(EfdFlags::empty()).unwrap();
-        event.write(value).unwrap();
-        File::from(OwnedFd::from(event))
-    };
-    let (half, mut to_half) = io::pipe().unwrap();
-    to_half.write_all(b"1234").unwrap();
-    let mut driver = Driver::new();
-    for vring in &driver.vrings {
-        vring.set_call(Some(event(u64::MAX - 1)));
-        vring.set_kick(Some(event(0)));
-        assert!(vring.read_kick().unwrap(), "nobody has kicked, which is no error");
-    }
-    let connection = driver.connect();
-    driver.send(&Rings::header(Op::Data, 5), b"hello");
-    assert_eq!(read(&connection, 9).unwrap(), b"hello");
-    assert_eq!(connection.try_send(&[IoSlice::new(b"ab")]).unwrap(), 2);
-    // A pipe is not taken at all.
-    driver.vrings[0].set_kick(Some(OwnedFd::from(half).into()));
-    driver.vrings[0].set_call(Some(OwnedFd::from(to_half).into()));
-    let state = driver.vrings[0].get_ref();
-    assert!(state.get_kick().is_none() && state.get_call().is_none());
-}
-
-#[test]
 fn connections_that_the_guest_has_forgotten_count_until_their_sessions_have_ended() {
     let mut driver = Driver::new();
     let mut held = Vec::new();
     // Every other one is reset: the guest has a connection between these ports.
     for _ in 0..4 * MOST {
-        driver.send(&Rings::header(Op::Request, 0), &[]);
+        driver.send(&Driver::header(Op::Request, 0), &[]);
         driver.receive().unwrap();
         held.extend(driver.accepted.try_recv());
     }

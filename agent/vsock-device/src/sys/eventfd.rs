@@ -16,12 +16,6 @@ use nix::{
 
 use super::aio::Aio;
 
-/// For types of other crates that know their descriptor, and say only its number.
-pub(crate) fn borrow(owner: &impl AsRawFd) -> BorrowedFd<'_> {
-    // SAFETY: the owner is borrowed for as long, and so has not closed it.
-    unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
-}
-
 /// Whether it is one: no pipe, socket or file, which would wait in more ways. Says why not. Linux before
 /// 5.8 does not read eventfds without waiting, and so none is taken there.
 pub(crate) fn check(fd: BorrowedFd<'_>) -> Result<(), &'static str> {
@@ -32,11 +26,6 @@ pub(crate) fn check(fd: BorrowedFd<'_>) -> Result<(), &'static str> {
         Err(Some(libc::EOPNOTSUPP)) => Err("is no eventfd, or this kernel is older than Linux 5.8"),
         _ => Err("is no eventfd"),
     }
-}
-
-/// Sets it to 0; `WouldBlock` if it is 0.
-pub(crate) fn take(fd: BorrowedFd<'_>) -> io::Result<()> {
-    read(fd, &mut [0; 8])
 }
 
 /// For those that are given to `signal`.
@@ -91,6 +80,11 @@ mod tests {
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
     use super::*;
+
+    /// Sets it to 0; `WouldBlock` if it is 0.
+    fn take(fd: BorrowedFd<'_>) -> io::Result<()> {
+        read(fd, &mut [0; 8])
+    }
 
     fn eventfd(value: u64) -> EventFd {
         let fd = EventFd::from_flags(EfdFlags::empty()).unwrap();

@@ -3,7 +3,9 @@
 
 #[allow(unsafe_code, reason = "nix has no io_submit with an eventfd of another process")]
 pub(crate) mod aio;
-#[allow(unsafe_code, reason = "nix has no preadv2 with flags, and descriptors by number")]
+#[allow(unsafe_code, reason = "nix has no preadv2 with flags")]
 pub(crate) mod eventfd;
 #[allow(unsafe_code, reason = "a handler for SIGBUS")]
 pub(crate) mod shared;
+#[allow(unsafe_code, reason = "nix loses the descriptors of a message that was cut")]
+pub(crate) mod socket;

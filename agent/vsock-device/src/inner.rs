@@ -1,0 +1,110 @@
+//! What a VM's lock is around: its queues and memory, and what goes through them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+
+use crate::{
+    flow::{Flow, Rx},
+    line::Name,
+    memory::Memory,
+    peers::{After, Key},
+    queue::{Broken, Queue},
+    ring::{Mark, Ring, Which},
+};
+
+/// A VM's queues, memory and connections.
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub(crate) memory: Option<Memory>,
+    pub(crate) rx: Ring,
+    pub(crate) tx: Ring,
+    pub(crate) flow: Flow,
+    /// Where the TX queue was when it was stopped.
+    pub(crate) stopped: Option<Mark>,
+}
+
+impl Inner {
+    pub(crate) fn ring(&mut self, which: Which) -> &mut Ring {
+        match which {
+            Which::Rx => &mut self.rx,
+            Which::Tx => &mut self.tx,
+        }
+    }
+
+    /// The guest or its VMM broke the rules: all is over until the queues are stopped or reset.
+    pub(crate) fn fail(&mut self, after: &mut After<'_>) {
+        let lost = self.memory.as_ref().is_some_and(|memory| memory.is_there().is_err());
+        after.warning = Some(if lost {
+            "the VMM has taken memory away from its guest: its connections end"
+        } else {
+            "the guest or the VMM breaks the rules of the vsock device: its connections end"
+        });
+        self.flow.clear(after);
+        self.rx.set_broken();
+        self.tx.set_broken();
+    }
+
+    /// A connection is over at once; what it held goes back.
+    pub(crate) fn drop_peer(&mut self, key: Key, after: &mut After<'_>) -> Result<(), Broken> {
+        let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
+        let mut queue = Queue::returning(tx, memory);
+        flow.drop_peer(key, &mut queue, after)?;
+        queue.notify()
+    }
+
+    /// What was lent is copied, and goes back: the TX queue is to be stopped.
+    pub(crate) fn return_all(&mut self) -> Result<(), Broken> {
+        let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
+        let mut queue = Queue::returning(tx, memory);
+        for peer in flow.peers.open.values_mut() {
+            peer.inbox.return_lent(&mut queue, &mut flow.held)?;
+        }
+        queue.notify()
+    }
+
+    fn rx(&mut self) -> (&mut Flow, Rx<'_>) {
+        (&mut self.flow, Rx { ring: &mut self.rx, memory: self.memory.as_ref() })
+    }
+
+    /// The guest has made room: answers first, and then those whose turn it is.
+    pub(crate) fn make_room(&mut self, after: &mut After<'_>) -> Result<(), Broken> {
+        let (flow, mut rx) = self.rx();
+        flow.send_answers(&mut rx)?;
+        flow.call_next(&mut rx, after)
+    }
+
+    pub(crate) fn send_answers(&mut self) -> Result<(), Broken> {
+        let (flow, mut rx) = self.rx();
+        flow.send_answers(&mut rx)
+    }
+
+    /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
+    pub(crate) fn wants_room(&mut self, name: Name, after: &mut After<'_>) -> Result<bool, Broken> {
+        let (flow, mut rx) = self.rx();
+        flow.wants_room(name, &mut rx, after)
+    }
+
+    pub(crate) fn receive(
+        &mut self,
+        name: Name,
+        runs: &mut [IoSliceMut<'_>],
+        cid: u32,
+    ) -> Result<io::Result<usize>, Broken> {
+        let Some(memory) = &self.memory else { return Ok(Ok(0)) };
+        let mut queue = Queue::returning(&mut self.tx, memory);
+        let received = self.flow.receive(name, runs, &mut queue, cid)?;
+        queue.notify()?;
+        self.send_answers()?;
+        Ok(received)
+    }
+
+    pub(crate) fn send(
+        &mut self,
+        name: Name,
+        runs: &[IoSlice<'_>],
+        cid: u32,
+        after: &mut After<'_>,
+    ) -> Result<io::Result<usize>, Broken> {
+        let (flow, mut rx) = self.rx();
+        flow.send(name, runs, &mut rx, cid, after)
+    }
+}

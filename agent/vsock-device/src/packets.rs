@@ -1,0 +1,184 @@
+//! What happens to the packets that a guest sends.
+
+use std::sync::Arc;
+
+use crate::{
+    HOST_CID,
+    connection::Connection,
+    device::Device,
+    flow::{ANSWERS, DESCRIPTORS, Flow, Rx},
+    header::{self, Header, Op},
+    inner::Inner,
+    peers::{After, Key, MOST, ROOM},
+    queue::{Broken, Chain, For, Queue},
+};
+
+/// Chains that all connections of a VM hold: half of Linux's queue is everybody's.
+pub(crate) const ALL_LENT: usize = 64;
+/// What is looked at in one go, sessions being kept out: packets (QEMU's queue has so many) and bytes.
+const PACKETS: usize = 128;
+const BYTES: usize = 1 << 20;
+
+/// What came of one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) packets: usize,
+    /// There may be more.
+    pub(crate) more: bool,
+}
+
+/// Takes packets off the TX queue.
+pub(crate) fn take_in(
+    device: &Arc<Device>,
+    inner: &mut Inner,
+    after: &mut After<'_>,
+) -> Result<Taken, Broken> {
+    let Inner { memory, rx, tx, flow, .. } = inner;
+    let memory = memory.as_ref();
+    let mut rx = Rx { ring: rx, memory };
+    let Some(mut tx) = Queue::new(tx, memory) else {
+        return Ok(Taken { packets: 0, more: false });
+    };
+    let (mut packets, mut bytes) = (0, 0);
+    let more = loop {
+        if packets >= PACKETS || bytes >= BYTES || tx.descriptors() >= DESCRIPTORS {
+            break true;
+        }
+        if flow.answers.len() >= ANSWERS {
+            flow.send_answers(&mut rx)?;
+        }
+        flow.stalled = flow.is_full();
+        if flow.stalled {
+            break false;
+        }
+        let Some(mut chain) = tx.pop(For::Reading)? else { break false };
+        packets += 1;
+        let mut head = [0; Header::LEN];
+        let whole = chain.read(tx.memory(), &mut head)? == Header::LEN;
+        let header = Header::parse(&head);
+        bytes += chain.len();
+        let kept = if whole && header.len as usize == chain.len() {
+            packet(device, flow, &mut tx, &header, chain, after)?
+        } else {
+            Some(chain)
+        };
+        if let Some(chain) = kept {
+            tx.give_back(&chain, 0)?;
+        }
+    };
+    tx.notify()?;
+    flow.send_answers(&mut rx)?;
+    Ok(Taken { packets, more })
+}
+
+/// One packet. Gives the chain back unless it is kept.
+fn packet(
+    device: &Arc<Device>,
+    flow: &mut Flow,
+    tx: &mut Queue<'_>,
+    header: &Header,
+    mut chain: Chain,
+    after: &mut After<'_>,
+) -> Result<Option<Chain>, Broken> {
+    let cid = device.cid();
+    // Not from this guest, or not for us: as the kernel's vhost, we have not seen it.
+    if header.src_cid != u64::from(cid) || header.dst_cid != HOST_CID {
+        return Ok(Some(chain));
+    }
+    let key = Key::of(header);
+    if header.kind != header::STREAM {
+        if header.op != Op::Reset {
+            flow.answers.push_back(header.reset());
+        }
+        return Ok(Some(chain));
+    }
+    if header.op == Op::Request {
+        request(device, flow, tx, header, key, after)?;
+        return Ok(Some(chain));
+    }
+    let Some(peer) = flow.peers.open.get_mut(&key) else {
+        let parted = flow.peers.has_parted(key);
+        let wants_to_know = header.op == Op::Shutdown || !parted;
+        if header.op == Op::Reset || wants_to_know && parted {
+            flow.peers.forget(key);
+        }
+        if header.op != Op::Reset && wants_to_know {
+            flow.answers.push_back(header.reset());
+        }
+        return Ok(Some(chain));
+    };
+    (peer.their_room, peer.their_taken) = (header.buf_alloc, header.fwd_cnt);
+    if peer.writer.is_some() && peer.credit() > 0 {
+        peer.wake_writer(after);
+    }
+    match header.op {
+        Op::Data => {
+            let fits = peer.inbox.len().checked_add(header.len).is_some_and(|all| all <= ROOM);
+            if !fits || peer.input_ended || header.len == 0 {
+                let port = key.theirs;
+                device.log().debug(format_args!("port {port}: the guest sent more than it may"));
+                flow.answers.push_back(header.reset());
+                flow.drop_peer(key, tx, after)?;
+                return Ok(Some(chain));
+            }
+            peer.wake_reader(after);
+            if flow.held.lent < ALL_LENT && peer.inbox.may_lend(&chain) {
+                peer.inbox.lend(chain, header.len, &mut flow.held);
+                return Ok(None);
+            }
+            peer.inbox.copy(&mut chain, header.len, tx.memory(), &mut flow.held)?;
+        }
+        Op::CreditRequest => {
+            let update = peer.header(key, cid, Op::CreditUpdate, 0, 0);
+            flow.answers.push_back(update);
+        }
+        Op::Shutdown => {
+            peer.input_ended |= header.flags & header::NO_MORE_SENT != 0;
+            peer.output_ended |= header.flags & header::NO_MORE_RECEIVED != 0;
+            peer.wake_reader(after);
+            peer.wake_writer(after);
+        }
+        Op::CreditUpdate => {}
+        Op::Reset => flow.drop_peer(key, tx, after)?,
+        Op::Request | Op::Response | Op::Unknown(_) => {
+            flow.answers.push_back(header.reset());
+            flow.drop_peer(key, tx, after)?;
+        }
+    }
+    Ok(Some(chain))
+}
+
+fn request(
+    device: &Arc<Device>,
+    flow: &mut Flow,
+    tx: &mut Queue<'_>,
+    header: &Header,
+    key: Key,
+    after: &mut After<'_>,
+) -> Result<(), Broken> {
+    let known = flow.peers.open.contains_key(&key);
+    if known {
+        flow.drop_peer(key, tx, after)?;
+    }
+    // Also those that are over and whose sessions have not noticed: a guest that connects again and
+    // again would have as many of them as it likes, before everybody else's.
+    if known || header.dst_port != device.port() || flow.sessions >= MOST {
+        flow.answers.push_back(header.reset());
+        return Ok(());
+    }
+    let id = flow.peers.open(key, header);
+    let peer = flow.peers.get((key, id)).ok_or(Broken)?;
+    let response = peer.header(key, device.cid(), Op::Response, 0, 0);
+    flow.answers.push_back(response);
+    let connection = Connection::new(Arc::clone(device), key, id);
+    // Dropped where nobody accepts any more: it is reset then, but not under our lock.
+    if let Err(refused) = device.accepted().try_send(connection) {
+        refused.into_inner().forget();
+        flow.answers.pop_back();
+        flow.answers.push_back(header.reset());
+        flow.drop_peer(key, tx, after)?;
+    } else {
+        flow.sessions += 1;
+    }
+    Ok(())
+}

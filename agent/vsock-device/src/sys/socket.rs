@@ -1,0 +1,108 @@
+//! Bytes and descriptors from another process, by a Unix socket.
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
+
+/// Descriptors that the kernel lets one message have (SCM_MAX_FD).
+const MOST_FILES: usize = 253;
+
+/// Bytes of a descriptor's number.
+const NUMBER: usize = size_of::<RawFd>();
+
+/// What one call received.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) bytes: usize,
+    /// They are closed on exec, from the moment they are ours.
+    pub(crate) files: Vec<OwnedFd>,
+    /// The sender sent more descriptors than this process may have.
+    pub(crate) cut: bool,
+}
+
+/// Room for the descriptors of one message, in words, since the kernel's headers in it are aligned.
+const ROOM: usize = (size_of::<libc::cmsghdr>() + MOST_FILES * NUMBER).div_ceil(8) + 1;
+
+/// Receives what is there, without waiting: `WouldBlock` if it is nothing, no bytes at the end.
+pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
+    let mut slice = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    let mut control = [0_u64; ROOM];
+    // SAFETY: a C structure of integers and pointers: zeroes are valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: the one slice and the room for descriptors are borrowed for the call; the kernel writes no
+    // more than their lengths, which the message has.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let bytes = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    let mut files = Vec::new();
+    // SAFETY: the kernel has filled the message, and the room it points to is there.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: null, or a header within the room, which the macros keep to.
+    while let Some(header) = unsafe { next.as_ref() } {
+        if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: computes an address within the room.
+            let data = unsafe { libc::CMSG_DATA(header) };
+            let begin = data.addr() - ptr::from_ref(header).addr();
+            #[allow(clippy::useless_conversion, reason = "another type with musl")]
+            let len = usize::try_from(header.cmsg_len).unwrap_or(0).saturating_sub(begin);
+            for i in 0..len / NUMBER {
+                // SAFETY: the kernel wrote so many numbers there.
+                let number = unsafe { data.add(i * NUMBER).cast::<[u8; NUMBER]>().read() };
+                // SAFETY: each is a new descriptor of this process, which nobody else knows.
+                files.push(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(number)) });
+            }
+        }
+        // SAFETY: as for the first.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok(Received { bytes, files, cut: message.msg_flags & libc::MSG_CTRUNC != 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::IoSlice,
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
+
+    use nix::{
+        fcntl::{FcntlArg, FdFlag, fcntl},
+        sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    };
+
+    use super::*;
+
+    #[test]
+    fn descriptors_come_closed_on_exec_and_all_of_them_are_taken() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let numbers = vec![null.as_raw_fd(); MOST_FILES];
+        sendmsg::<()>(
+            theirs.as_raw_fd(),
+            &[IoSlice::new(b"12345")],
+            &[ControlMessage::ScmRights(&numbers)],
+            MsgFlags::empty(),
+            None,
+        )
+        .unwrap();
+        let mut bytes = [0; 3];
+        let received = receive(ours.as_fd(), &mut bytes).unwrap();
+        assert_eq!((received.bytes, received.cut, &bytes), (3, false, b"123"));
+        assert_eq!(received.files.len(), MOST_FILES);
+        for file in &received.files {
+            assert_eq!(fcntl(file, FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
+        }
+        let received = receive(ours.as_fd(), &mut bytes).unwrap();
+        assert_eq!((received.bytes, received.files.len()), (2, 0));
+        let nothing = receive(ours.as_fd(), &mut bytes).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        drop(theirs);
+        assert_eq!(receive(ours.as_fd(), &mut bytes).unwrap().bytes, 0);
+    }
+}

@@ -1,0 +1,15 @@
+//! VMMs, drivers and guests that tests play. Only tests, benchmarks and the fuzz targets have them
+//! (the feature `testing`).
+
+#[cfg(any(test, fuzzing))]
+pub mod conversation;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod driver;
+pub mod guest;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
+#[cfg(any(test, fuzzing))]
+mod input;
+pub mod nbd;
+pub mod rings;
+pub mod vmm;

@@ -1,0 +1,263 @@
+//! One VM, from its connection to its end: what its VMM says, and what its guest's queues have. All of it
+//! happens on one thread, which waits for nobody and nothing but the next event.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
+
+use crate::{
+    device::Device,
+    line::PATIENCE,
+    memory::Quota,
+    ring::Which,
+    vhost_user::{
+        Refused,
+        handler::Handler,
+        transport::{Incoming, Transport, TransportError},
+    },
+};
+
+/// What happened, as epoll says it.
+const VMM: u64 = 0;
+const WAKE: u64 = 1;
+const KICK_RX: u64 = 2;
+const KICK_TX: u64 = 3;
+const LISTENER: u64 = 4;
+
+/// Messages of the VMM that are dealt with before the guest has its turn.
+const MESSAGES: usize = 16;
+/// Kicks for nothing, one after the other, after which the VM has to wait a moment: so that who kicks and
+/// kicks uses no core up.
+const IDLE_KICKS: u32 = 64;
+const IDLE_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the thread of a VM waits for.
+#[derive(Debug)]
+pub(crate) struct Events {
+    epoll: Epoll,
+    kicks: [Option<OwnedFd>; 2],
+    /// The queues are to be looked at although nobody has kicked them.
+    pub(crate) look: bool,
+}
+
+impl Events {
+    fn new() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        Ok(Self { epoll, kicks: [None, None], look: false })
+    }
+
+    /// Listens to a queue's kick, and no longer to the one before it.
+    pub(crate) fn set_kick(&mut self, which: Which, kick: Option<OwnedFd>) -> io::Result<()> {
+        let (slot, token) = match which {
+            Which::Rx => (&mut self.kicks[0], KICK_RX),
+            Which::Tx => (&mut self.kicks[1], KICK_TX),
+        };
+        // Not only closed: the VMM has it open too, and epoll would report it for as long.
+        if let Some(old) = slot.take() {
+            self.epoll.delete(&old)?;
+        }
+        if let Some(new) = kick {
+            // By its edges it need not be read: each kick is one event, also of one that is full or that
+            // counts down (EFD_SEMAPHORE).
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            self.epoll.add(&new, EpollEvent::new(flags, token))?;
+            *slot = Some(new);
+        }
+        Ok(())
+    }
+}
+
+/// Why a VM is served no longer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// It has gone.
+    #[error("it has gone")]
+    Gone,
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+impl From<TransportError> for End {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::Refused(refused) => Self::Refused(refused),
+            TransportError::System(error) => Self::System(error),
+        }
+    }
+}
+
+impl From<Errno> for End {
+    fn from(error: Errno) -> Self {
+        Self::System(error.into())
+    }
+}
+
+/// A VM that is connected.
+pub(crate) struct Vm<'a> {
+    device: Arc<Device>,
+    transport: Transport,
+    handler: Handler,
+    events: Events,
+    /// Where another VMM may come meanwhile.
+    listener: Option<BorrowedFd<'a>>,
+    /// More packets wait than one go takes.
+    more: bool,
+    /// Some connection waits for room.
+    waiting: bool,
+    idle_kicks: u32,
+}
+
+impl<'a> Vm<'a> {
+    pub(crate) fn new(
+        socket: UnixStream,
+        device: Arc<Device>,
+        quota: Arc<Quota>,
+        listener: Option<BorrowedFd<'a>>,
+    ) -> io::Result<Self> {
+        let transport = Transport::new(socket)?;
+        let events = Events::new()?;
+        let add = |fd: BorrowedFd<'_>, token, flags| {
+            events.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | flags, token))
+        };
+        add(transport.as_fd(), VMM, EpollFlags::empty())?;
+        add(device.wakes(), WAKE, EpollFlags::EPOLLET)?;
+        if let Some(listener) = listener {
+            add(listener, LISTENER, EpollFlags::EPOLLONESHOT)?;
+        }
+        let handler = Handler::new(Arc::clone(&device), quota);
+        Ok(Self {
+            device,
+            transport,
+            handler,
+            events,
+            listener,
+            more: false,
+            waiting: false,
+            idle_kicks: 0,
+        })
+    }
+
+    /// Serves it to its end.
+    pub(crate) fn run(&mut self) -> End {
+        loop {
+            let timeout = if self.waiting {
+                // Who was called and does not come is passed over then.
+                EpollTimeout::try_from(PATIENCE).unwrap_or(EpollTimeout::NONE)
+            } else {
+                EpollTimeout::NONE
+            };
+            if let Err(end) = self.turn(timeout) {
+                return end;
+            }
+        }
+    }
+
+    /// Deals with what has happened, waiting for it at most so long. Gives how many events that were.
+    pub(crate) fn turn(&mut self, most: EpollTimeout) -> Result<usize, End> {
+        let mut happened = [EpollEvent::empty(); 8];
+        let timeout = if self.more { EpollTimeout::ZERO } else { most };
+        let count = match self.events.epoll.wait(&mut happened, timeout) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let (mut room, mut look, mut kicked) = (self.waiting, self.more, false);
+        for event in &happened[..count] {
+            match event.data() {
+                VMM => self.hear()?,
+                KICK_RX => {
+                    self.device.kicked(Which::Rx);
+                    (room, kicked) = (true, true);
+                }
+                KICK_TX => {
+                    self.device.kicked(Which::Tx);
+                    (look, kicked) = (true, true);
+                }
+                WAKE => (room, look) = (true, true),
+                LISTENER => self.device.log().warn(format_args!(
+                    "another VMM waits here, and has to until this VM has gone: one path is one VM"
+                )),
+                _ => {}
+            }
+        }
+        if std::mem::take(&mut self.events.look) {
+            (room, look) = (true, true);
+        }
+        let mut packets = 0;
+        if look {
+            let taken = self.device.look();
+            (packets, self.more) = (taken.packets, taken.more);
+        }
+        if room {
+            self.waiting = self.device.make_room();
+        }
+        self.rest(kicked && packets == 0 && !self.waiting);
+        Ok(count)
+    }
+
+    /// It does not wait for an event before it goes on.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// A kick for nothing, or something else.
+    fn rest(&mut self, idle_kick: bool) {
+        self.idle_kicks = if idle_kick { self.idle_kicks + 1 } else { 0 };
+        if self.idle_kicks >= IDLE_KICKS {
+            thread::sleep(IDLE_PAUSE);
+        }
+    }
+
+    /// Deals with the VMM's messages.
+    fn hear(&mut self) -> Result<(), End> {
+        let stuck = self.transport.is_stuck();
+        self.transport.send(&[])?;
+        for _ in 0..MESSAGES {
+            if self.transport.is_stuck() {
+                break;
+            }
+            match self.transport.receive()? {
+                Incoming::Message(header, body, files) => {
+                    let events = &mut self.events;
+                    if let Some(reply) = self.handler.handle(header, &body, files, events)? {
+                        self.transport.send(&reply)?;
+                    }
+                }
+                Incoming::Nothing => break,
+                Incoming::End => return Err(End::Gone),
+            }
+        }
+        if stuck != self.transport.is_stuck() {
+            let flags = if stuck { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
+            self.events.epoll.modify(self.transport.as_fd(), &mut EpollEvent::new(flags, VMM))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm<'_> {
+    fn drop(&mut self) {
+        self.device.end();
+        if let Some(listener) = self.listener {
+            self.events.epoll.delete(listener).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
