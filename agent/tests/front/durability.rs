@@ -87,15 +87,6 @@ fn client(socket: &Path, code: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Agents that serve the device as export `disk`, in each way in which clients open it one by one.
-fn agents(device: &Failing) -> impl Iterator<Item = Agent> {
-    let directory = device_directory(device.device.to_str().unwrap());
-    ["default", "none"].into_iter().map(move |cache| {
-        let directory = directory.path().display();
-        Agent::start(&format!("-U {{}}/s file dir={directory} cache={cache}"))
-    })
-}
-
 /// A directory with the device in it.
 fn device_directory(device: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
@@ -128,31 +119,41 @@ fn a_durable_write_that_fails_does_not_hide_lost_writes_from_a_flush() {
     assert!(line.contains("os error 5"), "{line}");
 }
 
-/// Where nothing has been written in an earlier turn: it may have its room already.
-fn at(turn: usize, code: &str) -> String {
-    code.replace("AT", &format!("{turn} << 20"))
-}
-
 #[test]
 fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not() {
     let Some(device) = Failing::new() else { return };
-    for (turn, mut agent) in agents(&device).enumerate() {
+    let path = device.device.to_str().unwrap();
+    let directory = device_directory(path);
+    let directory = format!("file dir={}", directory.path().display());
+    // Past the page cache the write itself fails, and nothing is lost.
+    let (lost, refused) = (["ok", "EIO", "EIO", "EIO"], ["ENOSPC", "ok", "ok", "ok"]);
+    for (turn, (words, expected)) in [
+        (format!("file {path}"), lost),
+        (format!("split {path}"), lost),
+        (directory.clone(), lost),
+        (format!("{directory} cache=none"), refused),
+    ]
+    .into_iter()
+    .enumerate()
+    {
         if turn > 0 {
             device.take_room();
         }
-        let code = "a = connect()\nb = connect()\n\
-            told(a.pwrite, BLOCK, AT)\ntold(a.flush)\ntold(b.flush)\n";
-        let told = client(&agent.path("s"), &at(turn, code));
-        // Past the page cache the write itself fails, and nothing is lost.
-        let expected: &[_] =
-            if turn == 0 { &["ok", "EIO", "EIO"] } else { &["ENOSPC", "ok", "ok"] };
-        assert_eq!(told, expected);
-        // Nobody who was there is left.
+        // Where nothing has been written in an earlier turn: it may have its room already.
+        let at = format!("{turn} << 20");
+        let agent = Agent::start(&format!("-U {{}}/s {words}"));
+        let code = format!(
+            "a = connect()\nb = connect()\n\
+             told(a.pwrite, BLOCK, {at})\ntold(a.flush)\ntold(b.flush)\n\
+             told(a.flush)\n"
+        );
+        assert_eq!(client(&agent.path("s"), &code), expected, "{words}");
         device.make_room();
-        let code = "c = connect()\n\
-            told(c.pwrite, BLOCK, AT)\ntold(c.flush)\ntold(c.pwrite, BLOCK, AT, nbd.CMD_FLAG_FUA)\n";
-        assert_eq!(client(&agent.path("s"), &at(turn, code)), ["ok", "ok", "ok"]);
-        agent.end();
+        let code = format!(
+            "c = connect()\ntold(c.pwrite, BLOCK, {at})\ntold(c.flush)\n\
+             told(c.pwrite, BLOCK, {at}, nbd.CMD_FLAG_FUA)\n"
+        );
+        assert_eq!(client(&agent.path("s"), &code), ["ok", "ok", "ok"], "{words}");
     }
 }
 
