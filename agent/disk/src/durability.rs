@@ -81,6 +81,19 @@ impl Durability {
         }
     }
 
+    /// Something was lost of which no sync can know more.
+    pub fn note_loss(&self) {
+        self.lock().losses += 1;
+    }
+
+    /// For a flush that is done by other means, at its end.
+    ///
+    /// # Errors
+    /// Why this client cannot rely on a flush; which tells it.
+    pub fn tell(&self, client: &Client) -> io::Result<()> {
+        tell(&mut self.lock(), client)
+    }
+
     /// Something was lost since this client came.
     pub fn has_lost(&self, client: &Client) -> bool {
         self.lock().losses > client.before

@@ -75,7 +75,8 @@ impl Inner {
     fn ledger(&self, export: &str) -> Arc<Ledger> {
         let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
         // Links hold theirs.
-        ledgers.retain(|name, ledger| name == export || Arc::strong_count(ledger) > 1);
+        let is_needed = |ledger: &Arc<Ledger>| Arc::strong_count(ledger) > 1 || ledger.is_untold();
+        ledgers.retain(|name, ledger| name == export || is_needed(ledger));
         Arc::clone(ledgers.entry(export.to_owned()).or_default())
     }
 

@@ -8,26 +8,52 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use super::link::Link;
+use disk::Durability;
 
 /// The links of one export of the far server, and who has them.
-#[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<Book>);
+#[derive(Debug)]
+pub(super) struct Ledger {
+    book: Mutex<Book>,
+    /// Of what the far server said itself that it could not make durable.
+    pub(super) durability: Durability,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { book: Mutex::default(), durability: Durability::new(false) }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Book {
     last: u64,
     links: BTreeMap<u64, Weak<Link>>,
     seats: BTreeSet<u64>,
-    /// Links that were lost with writes and are gone: their number, and the last one given by then.
-    gone: Vec<(u64, u64)>,
+    /// Links that were lost with writes and are gone.
+    gone: Vec<Gone>,
+    /// There was another, no flush has failed for it, and nobody is there whom it concerned.
+    untold: bool,
+}
+
+#[derive(Debug)]
+struct Gone {
+    link: u64,
+    /// The last number that was given by then: it concerns all seats up to that.
+    until: u64,
+    /// A flush has failed for it: it does not concern seats that come later.
+    told: bool,
 }
 
 impl Book {
+    fn is_untold(&self) -> bool {
+        self.untold || self.gone.iter().any(|gone| !gone.told)
+    }
+
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -44,7 +70,19 @@ pub(super) struct Others {
 
 impl Ledger {
     fn lock(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something was lost, and no flush has failed since.
+    pub(super) fn is_untold(&self) -> bool {
+        self.lock().is_untold() || self.durability.is_untold()
+    }
+
+    /// A flush fails, and tells of all that is gone by now.
+    pub(super) fn tell(&self) {
+        let mut book = self.lock();
+        book.untold = false;
+        book.gone.iter_mut().for_each(|gone| gone.told = true);
     }
 
     /// Makes a link. It has to be connected already: its age counts from here.
@@ -54,26 +92,32 @@ impl Ledger {
     ) -> io::Result<Arc<Link>> {
         let number = self.lock().number();
         let (written, durable) = (AtomicU64::new(0), AtomicU64::new(0));
-        let account = Account { ledger: Arc::clone(self), number, written, durable };
+        let (ledger, told) = (Arc::clone(self), AtomicBool::new(false));
+        let account = Account { ledger, number, written, durable, told };
         let link = Arc::new(make(account)?);
         self.lock().links.insert(number, Arc::downgrade(&link));
         Ok(link)
     }
 
-    /// Somebody has a link.
-    pub(super) fn sit(&self) -> u64 {
+    /// Somebody has a link: the number, and whether something was lost before that nobody was told of.
+    pub(super) fn sit(&self) -> (u64, bool) {
         let mut book = self.lock();
         let number = book.number();
         book.seats.insert(number);
-        number
+        (number, book.is_untold())
     }
 
-    /// Somebody has gone: losses that concern nobody any more are forgotten.
+    /// Somebody has gone: losses that concern nobody any more are forgotten, if they were told.
     pub(super) fn rise(&self, seat: u64) {
         let mut book = self.lock();
         book.seats.remove(&seat);
-        let Book { seats, gone, .. } = &mut *book;
-        gone.retain(|(_, until)| seats.first().is_some_and(|oldest| oldest <= until));
+        let oldest = book.seats.first().copied();
+        let Book { gone, untold, .. } = &mut *book;
+        gone.retain(|gone| {
+            let concerns = oldest.is_some_and(|oldest| oldest <= gone.until);
+            *untold |= !concerns && !gone.told;
+            concerns
+        });
     }
 
     /// For a flush of `seat` on `link`.
@@ -81,8 +125,8 @@ impl Ledger {
         let book = self.lock();
         let older: Vec<_> =
             book.links.range(..link.number).filter_map(|(_, link)| link.upgrade()).collect();
-        let concerns = |&&(lost, until): &&(u64, u64)| lost < link.number && seat <= until;
-        let gone = book.gone.iter().filter(concerns).map(|(lost, _)| *lost).collect();
+        let concerns = |gone: &&Gone| gone.link < link.number && seat <= gone.until;
+        let gone = book.gone.iter().filter(concerns).map(|gone| gone.link).collect();
         // A link whose last owner this is by now takes the lock when it goes.
         drop(book);
         Others { older, gone }
@@ -97,6 +141,8 @@ pub(super) struct Account {
     /// Writes that were answered, and how many of them are durable.
     written: AtomicU64,
     durable: AtomicU64,
+    /// It is lost with writes, and a flush has failed for that.
+    pub(super) told: AtomicBool,
 }
 
 impl Account {
@@ -123,9 +169,13 @@ impl Account {
     pub(super) fn close(&self, broken: bool) {
         let mut book = self.ledger.lock();
         book.links.remove(&self.number);
-        if broken && !self.owes_nothing() && !book.seats.is_empty() {
-            let until = book.last;
-            book.gone.push((self.number, until));
+        if broken && !self.owes_nothing() {
+            let (link, until, told) = (self.number, book.last, self.told.load(Ordering::Relaxed));
+            if book.seats.is_empty() {
+                book.untold |= !told;
+            } else {
+                book.gone.push(Gone { link, until, told });
+            }
         }
     }
 }

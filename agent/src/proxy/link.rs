@@ -6,15 +6,19 @@ use std::{
     fs::File,
     io::{self, IoSlice, Write},
     os::fd::AsRawFd,
-    sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
     thread,
+    time::Duration,
 };
 
 use nbd::{
     transmit::client::{Client, Unfit},
     wire::{CommandFlags, Errno, TransmissionFlags},
 };
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::{
     greet::Greeted,
@@ -30,6 +34,8 @@ pub(super) struct Link {
     facts: Facts,
     /// The longest read or write, and the longest range of the rest, in bytes.
     longest: (u64, u64),
+    /// All clients have this one.
+    pub(super) shared_by_all: bool,
     /// Requests leave in one piece, one after the other.
     socket: Mutex<File>,
     shared: Arc<Shared>,
@@ -66,13 +72,14 @@ impl Link {
             ..Facts::plain(described.size, None)
         };
         let longest = (client.longest_payload(), client.longest_range());
+        let shared_by_all = shared;
         let state = State { client, waiting: HashMap::new(), broken: None };
         let shared = Arc::new(Shared { far, state: Mutex::new(state) });
         let (incoming, hears) = (socket.try_clone()?, Arc::clone(&shared));
         thread::Builder::new()
             .name("proxy".into())
             .spawn(move || hears.hear(incoming, &received))?;
-        Ok(Self { facts, longest, socket: Mutex::new(socket), shared, account })
+        Ok(Self { facts, longest, shared_by_all, socket: Mutex::new(socket), shared, account })
     }
 
     /// It has failed, and will not be better.
@@ -97,6 +104,17 @@ impl Link {
     /// Sends one request and waits for its answer.
     fn ask(
         &self,
+        (verb, at, len): (Verb, u64, u64),
+        payload: &[&[u8]],
+        put: impl FnOnce(&mut Client, &mut Vec<u8>) -> Result<u64, Unfit>,
+    ) -> Result<Got, DiskError> {
+        self.ask_within(Duration::MAX, (verb, at, len), payload, put)
+    }
+
+    /// The same. A link that has not answered by then is broken.
+    fn ask_within(
+        &self,
+        limit: Duration,
         (verb, at, len): (Verb, u64, u64),
         payload: &[&[u8]],
         put: impl FnOnce(&mut Client, &mut Vec<u8>) -> Result<u64, Unfit>,
@@ -126,7 +144,12 @@ impl Link {
             self.shared.fail(&format!("the connection failed: {error}"));
         }
         drop(socket);
-        match told.recv() {
+        let mut answered = told.recv_timeout(limit);
+        if matches!(answered, Err(RecvTimeoutError::Timeout)) {
+            self.shared.fail("it did not answer in time");
+            answered = told.recv_timeout(Duration::ZERO);
+        }
+        match answered {
             Ok((Ok(()), got)) => Ok(got),
             Ok((Err(failure), _)) => {
                 Err(failed(kind_of(failure.errno), format!("{}: {failure}", self.shared.far)))
@@ -161,8 +184,13 @@ impl Link {
 
     /// Makes durable what clients of this link were answered.
     pub(super) fn flush(&self) -> Result<(), DiskError> {
+        self.flush_within(Duration::MAX)
+    }
+
+    /// The same. A link that has not answered by then is broken.
+    pub(super) fn flush_within(&self, limit: Duration) -> Result<(), DiskError> {
         let mark = self.account.mark();
-        self.ask((Verb::Flush, 0, 0), &[], Client::flush)?;
+        self.ask_within(limit, (Verb::Flush, 0, 0), &[], Client::flush)?;
         self.account.flushed(mark);
         Ok(())
     }
@@ -256,8 +284,9 @@ impl Drop for Link {
                 state.broken = Some("it was closed here".into());
             }
         }
-        // Nothing depends on it: the server sees the end of the stream too.
-        socket.write_all(&out).ok();
+        // Nothing depends on it: the server sees the end of the stream too. A server that takes nothing
+        // in is not waited for.
+        send(socket.as_raw_fd(), &out, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).ok();
         shutdown(socket.as_raw_fd(), Shutdown::Both).ok();
     }
 }

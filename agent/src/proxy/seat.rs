@@ -4,16 +4,25 @@
 //! The far server's word on that is good only as long as the server lives: what an older link was
 //! answered may have been answered by one that has died since. So a flush goes to older links that
 //! owe one too, and where such a link is broken, the flush fails. A younger link needs nothing: its
-//! server is the one that answers now. Each client hears of each loss, once.
+//! server is the one that answers now. Each client hears of each loss, once; who comes later hears of it if no
+//! flush had failed for it. What the far server says itself that it could not make durable fails each flush of
+//! those who were there, as with a disk of this host.
 
 use std::{
     collections::BTreeSet,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use super::{ledger::Others, link::Link};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Client, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+
+/// How long a far server may take to flush what a client has left unflushed.
+const LAST_FLUSH: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -21,46 +30,76 @@ pub(super) struct Seat {
     number: u64,
     /// Links whose losses a flush has failed for.
     told: Mutex<BTreeSet<u64>>,
+    /// Something was lost before, and its first flush has to tell.
+    inherits: AtomicBool,
+    client: Client,
 }
 
 impl Seat {
     pub(super) fn on(link: Arc<Link>) -> Self {
-        let number = link.account().ledger.sit();
-        Self { link, number, told: Mutex::default() }
+        let ledger = &link.account().ledger;
+        let ((number, inherits), client) = (ledger.sit(), ledger.durability.join());
+        Self { link, number, told: Mutex::default(), inherits: inherits.into(), client }
     }
 
     fn told(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `told`: the client hears of it.
-    fn flush(&self, told: bool) -> Result<(), DiskError> {
+    /// `tell`: the client hears of it.
+    fn flush(&self, tell: bool) -> Result<(), DiskError> {
         let account = self.link.account();
-        let Others { older, gone } = account.ledger.others(self.number, account);
+        let ledger = &account.ledger;
+        let Others { older, gone } = ledger.others(self.number, account);
         let known = self.told().clone();
         let mut lost: Vec<_> = gone.into_iter().filter(|number| !known.contains(number)).collect();
-        for link in older {
+        let mut failed = None;
+        for link in &older {
             let account = link.account();
             if account.owes_nothing() || known.contains(&account.number) {
                 continue;
             }
             match link.flush() {
+                Ok(()) => {}
                 Err(_) if link.is_broken() => lost.push(account.number),
-                result => result?,
+                Err(error) => failed = Some(error),
             }
         }
-        self.link.flush()?;
-        if lost.is_empty() {
+        let own = self.link.flush();
+        if failed.is_some() || (own.is_err() && !self.link.is_broken()) {
+            ledger.durability.note_loss();
+        }
+        failed = own.err().or(failed);
+        if tell {
+            let heard = ledger.durability.tell(&self.client);
+            let inherited = self.inherits.swap(false, Ordering::Relaxed);
+            if failed.is_none() && lost.is_empty() && heard.is_ok() && !inherited {
+                return Ok(());
+            }
+            // From here on: a flush that began before this one fails fails too.
+            self.told().extend(lost);
+            ledger.tell();
+            for link in older.iter().chain([&self.link]).filter(|link| link.is_broken()) {
+                link.account().told.store(true, Ordering::Relaxed);
+            }
+        } else if failed.is_none() && lost.is_empty() {
             return Ok(());
         }
-        // From here on: a flush that began before this one fails fails too.
-        if told {
-            self.told().extend(lost);
-        }
-        let why = "what another connection wrote may be lost: its connection broke before a flush";
-        let source = Some(io::Error::other(format!("{}: {why}", self.link.far())));
-        Err(DiskError { source, ..DiskError::new(Kind::Io, Verb::Flush, (0, 0)) })
+        Err(failed.unwrap_or_else(|| {
+            let why = "what another connection wrote may be lost before it was flushed";
+            let source = Some(io::Error::other(format!("{}: {why}", self.link.far())));
+            DiskError { source, ..DiskError::new(Kind::Io, Verb::Flush, (0, 0)) }
+        }))
     }
+}
+
+/// What fails after it was tried: then it may have been the far server's last word about other bytes.
+fn is_loss(op: &Op<'_>, error: &DiskError) -> bool {
+    matches!(error.kind, Kind::Io | Kind::NoSpace)
+        && matches!(
+            op,
+            Op::Write { fua: true, .. } | Op::Trim { fua: true, .. } | Op::Zero { fua: true, .. }
+        )
 }
 
 impl Disk for Seat {
@@ -74,15 +113,56 @@ impl Disk for Seat {
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         // Where flushes cover one connection only, that one has failed by itself.
-        if op.verb() == Verb::Flush && self.link.covers_others() {
+        let covers_others = self.link.covers_others();
+        if op.verb() == Verb::Flush && covers_others {
             return self.flush(matches!(op, Op::Flush)).map(|()| Progress::Done);
         }
-        self.link.perform(op, answer)
+        let done = self.link.perform(op, answer);
+        if let Err(error) = &done
+            && covers_others
+            && is_loss(op, error)
+            && !self.link.is_broken()
+        {
+            self.link.account().ledger.durability.note_loss();
+        }
+        done
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.link.account().ledger.rise(self.number);
+        // Others go on with a link that all have.
+        if !self.link.shared_by_all && self.link.covers_others() {
+            let leaving = Leaving(Arc::clone(&self.link));
+            if leaving.owes() {
+                disk::close(leaving);
+            }
+        }
+    }
+}
+
+/// A link whose client has gone, until what that left unflushed is durable at the far server. The server may
+/// die when nobody is there to notice.
+struct Leaving(Arc<Link>);
+
+impl Leaving {
+    fn owes(&self) -> bool {
+        !self.0.is_broken() && !self.0.account().owes_nothing()
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if !self.owes() {
+            return;
+        }
+        if let Err(error) = self.0.flush_within(LAST_FLUSH) {
+            let far = self.0.far();
+            tracing::error!(far, "a client has left, and what it wrote cannot be flushed: {error}");
+            if !self.0.is_broken() {
+                self.0.account().ledger.durability.note_loss();
+            }
+        }
     }
 }

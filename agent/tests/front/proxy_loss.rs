@@ -61,3 +61,57 @@ fn nothing_is_told_of_what_was_durable() {
         after_a_death(&[], durable, rest);
     }
 }
+
+/// Runs `script` with the agent before a far server whose flushes fail while the file `fails` is there; its
+/// directory is sys.argv[2].
+fn with_flushes_that_fail(words: &[&str], script: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = format!("logfile={}/log", dir.path().display());
+    let file = format!("error-flush-file={}/fails", dir.path().display());
+    let far = Far::start_at(
+        BINARY,
+        &["--filter=log", "--filter=error", "memory", "1M", &log, &file, "error-flush-rate=100%"],
+        tempfile::tempdir().unwrap(),
+    );
+    let socket = format!("socket={}", far.socket.display());
+    let proxied = proxy(&[&[socket.as_str()], words].concat());
+    let start = "import nbd, os, sys, time\n\
+        def connect():\n    h = nbd.NBD(); h.connect_uri(sys.argv[1]); return h\n\
+        def fails(ask):\n    try: ask()\n    except nbd.Error: return\n    sys.exit('it was answered')\n\
+        def fail(yes):\n    name = sys.argv[2] + '/fails'\n    open(name, 'w') if yes else os.remove(name)\n\
+        def flushes(): return open(sys.argv[2] + '/log').read().count(' Flush ')\n\
+        def wait_for(n):\n    while flushes() < n: time.sleep(.01)\n";
+    let client = Command::new("/usr/bin/python3")
+        .args(["-c", &format!("{start}{script}"), &uri(&proxied)])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&client.stderr).into_owned();
+    assert!(client.status.success(), "{words:?}: {script}\n{said}");
+}
+
+#[test]
+fn what_the_far_server_could_not_flush_is_told_to_all_who_were_there() {
+    for words in [&[][..], &["shared=true"]] {
+        with_flushes_that_fail(
+            words,
+            "a = connect(); b = connect(); a.pwrite(b'x', 0)\n\
+             fail(True); fails(a.flush); fail(False)\n\
+             fails(b.flush); fails(a.flush); fails(b.flush)\n\
+             c = connect(); c.pwrite(b'y', 0); c.flush(); c.flush()",
+        );
+    }
+}
+
+#[test]
+fn what_a_client_leaves_unflushed_is_flushed_or_told_to_the_next() {
+    with_flushes_that_fail(
+        &[],
+        "a = connect(); a.pwrite(b'x', 0); a.shutdown(); wait_for(1)\n\
+         b = connect(); b.flush(); b.pwrite(b'y', 0)\n\
+         fail(True); n = flushes(); b.shutdown(); wait_for(n + 1); time.sleep(.2); fail(False)\n\
+         c = connect(); d = connect()\n\
+         fails(c.flush); c.flush(); fails(d.flush); d.flush()\n\
+         connect().flush()",
+    );
+}
