@@ -130,15 +130,25 @@ fn read_all(stderr: ChildStderr) -> thread::JoinHandle<String> {
 
 /// Option codes, command codes.
 pub const OPT_GO: u32 = 7;
+pub const OPT_STRUCTURED: u32 = 8;
+pub const OPT_SET_CONTEXT: u32 = 10;
+pub const OPT_EXTENDED: u32 = 11;
 pub const READ: u16 = 0;
 pub const WRITE: u16 = 1;
 pub const DISC: u16 = 2;
 pub const FLUSH: u16 = 3;
 pub const TRIM: u16 = 4;
+pub const CACHE: u16 = 5;
+pub const ZERO: u16 = 6;
+pub const STATUS: u16 = 7;
+/// Command flags.
+pub const FUA: u16 = 1;
+pub const NO_HOLE: u16 = 1 << 1;
+pub const PAYLOAD: u16 = 1 << 5;
 
 /// A client with no manners of its own.
-pub struct Client {
-    pub stream: UnixStream,
+pub struct Client<S = UnixStream> {
+    pub stream: S,
 }
 
 impl Client {
@@ -148,7 +158,9 @@ impl Client {
         stream.set_write_timeout(Some(LONG)).expect("a timeout");
         Self { stream }
     }
+}
 
+impl<S: Read + Write> Client<S> {
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the agent takes bytes");
     }
@@ -196,10 +208,19 @@ impl Client {
         (number(12), self.recv_len(len))
     }
 
-    /// To the transmission, with simple replies and the default export.
+    /// To the transmission, with simple replies and the default export. The disk's size.
     pub fn negotiate(&mut self) -> u64 {
+        self.negotiate_export("")
+    }
+
+    pub fn negotiate_export(&mut self, name: &str) -> u64 {
         self.greet();
-        self.option(OPT_GO, &[0; 6]);
+        self.go(name)
+    }
+
+    pub fn go(&mut self, name: &str) -> u64 {
+        let len = u32::try_from(name.len()).expect("short");
+        self.option(OPT_GO, &[&len.to_be_bytes(), name.as_bytes(), &[0; 2]].concat());
         let mut size = 0;
         loop {
             match self.option_reply() {
@@ -245,9 +266,26 @@ impl Client {
 }
 
 pub fn request(command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    request_with(0, command, cookie, offset, len)
+}
+
+pub fn request_with(flags: u16, command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     [
         &0x2560_9513_u32.to_be_bytes()[..],
-        &[0, 0],
+        &flags.to_be_bytes(),
+        &command.to_be_bytes(),
+        &cookie.to_be_bytes(),
+        &offset.to_be_bytes(),
+        &len.to_be_bytes(),
+    ]
+    .concat()
+}
+
+/// An extended request.
+pub fn extended(flags: u16, command: u16, cookie: u64, offset: u64, len: u64) -> Vec<u8> {
+    [
+        &0x21e4_1c71_u32.to_be_bytes()[..],
+        &flags.to_be_bytes(),
         &command.to_be_bytes(),
         &cookie.to_be_bytes(),
         &offset.to_be_bytes(),

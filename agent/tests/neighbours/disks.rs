@@ -1,0 +1,106 @@
+//! Each plugin, but for `zero`, whose disk has no bytes.
+
+use std::{fs::File, path::Path};
+
+use tempfile::TempDir;
+
+use crate::{common::Agent, quiet::Errors, work::Row};
+
+fn sparse(path: &Path, size: u64) -> String {
+    File::create(path).and_then(|file| file.set_len(size)).expect("a file");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn memory() {
+    Row { contents_mib: 64, ..Row::default() }.run(&["memory", "64M"]);
+}
+
+#[test]
+fn file() {
+    let dir = TempDir::new().expect("a directory");
+    Row::default().run(&["file", &sparse(&dir.path().join("disk"), 64 << 20)]);
+}
+
+#[test]
+fn file_without_the_page_cache() {
+    let dir = TempDir::new().expect("a directory");
+    Row::default().run(&["file", &sparse(&dir.path().join("disk"), 64 << 20), "cache=none"]);
+}
+
+#[test]
+fn a_file_of_a_directory() {
+    let dir = TempDir::new().expect("a directory");
+    sparse(&dir.path().join("disk"), 16 << 20);
+    let words = format!("dir={}", dir.path().display());
+    Row::default().run(&["--filter=exportname", "file", &words, "default-export=disk"]);
+}
+
+#[test]
+fn split() {
+    let dir = TempDir::new().expect("a directory");
+    let names = ["one", "two"].map(|name| sparse(&dir.path().join(name), 24 << 20));
+    Row::default().run(&["split", &names[0], &names[1]]);
+}
+
+#[test]
+fn data() {
+    Row { contents_mib: 16, ..Row::default() }.run(&["data", "( 0x55 0xAA )*65536", "size=16M"]);
+}
+
+#[test]
+fn tmpdisk() {
+    Row::default().run(&["tmpdisk", "4M", "command=truncate -s 4M \"$disk\""]);
+}
+
+#[test]
+fn ondemand() {
+    let dir = TempDir::new().expect("a directory");
+    let words = format!("dir={}", dir.path().display());
+    // An export is one client's at a time.
+    let row = Row { export: "quiet", ..Row::default() };
+    row.run(&["ondemand", "4M", &words, "command=truncate -s 4M \"$disk\""]);
+}
+
+#[test]
+fn another_server_by_a_connection_each() {
+    let far = Agent::start(&["memory", "64M"]);
+    let words = format!("socket={}", far.socket.display());
+    // A thread per connection reads what the other server sends.
+    Row { threads: 80, ..Row::default() }.run(&["nbd", &words]);
+}
+
+#[test]
+fn another_server_by_one_connection() {
+    let far = Agent::start(&["memory", "64M"]);
+    let words = format!("socket={}", far.socket.display());
+    Row::default().run(&["nbd", &words, "shared=true"]);
+}
+
+/// As large as a disk can be.
+const HUGE: &str = "4611686018427387904";
+
+#[test]
+fn null() {
+    Row::default().run(&["null", HUGE]);
+}
+
+#[test]
+fn ones() {
+    Row { errors: Errors::Writes, ..Row::default() }.run(&["ones", HUGE]);
+}
+
+#[test]
+fn pattern() {
+    Row { errors: Errors::Writes, ..Row::default() }.run(&["pattern", HUGE]);
+}
+
+#[test]
+fn random() {
+    Row { errors: Errors::Writes, ..Row::default() }.run(&["random", HUGE]);
+}
+
+#[test]
+fn full() {
+    Row { errors: Errors::Writes, ..Row::default() }.run(&["full", HUGE]);
+}

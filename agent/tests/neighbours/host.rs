@@ -1,0 +1,129 @@
+//! An agent that two tenants use, and what it costs its host.
+
+use std::{
+    fs,
+    io::{self, Read},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::common::{Agent, Client, LONG};
+
+/// Threads of `agent::tenant::executor` (64), and those beside them: the engine's, the main one, log targets.
+pub(crate) const THREADS: u64 = 64 + 16;
+/// The budget of a connection and of a tenant, in MiB.
+pub(crate) const CONNECTION_MIB: u64 = 128;
+pub(crate) const TENANT_MIB: u64 = 256;
+/// What an agent is without them: its code, buffers of its engine threads, allocators that do not give back at
+/// once.
+const AGENT_MIB: u64 = 96;
+/// Between two looks at what the agent uses.
+const STEP: Duration = Duration::from_millis(50);
+
+/// The agent, and where each tenant connects.
+pub(crate) struct Host {
+    pub(crate) agent: Agent,
+    pub(crate) tcp: SocketAddr,
+}
+
+impl Host {
+    pub(crate) fn start(words: &[&str]) -> Self {
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_agent")), words)
+    }
+
+    pub(crate) fn spawn(command: Command, words: &[&str]) -> Self {
+        let tcp = free_port();
+        let listen = format!("tcp:{tcp}");
+        let agent = Agent::spawn(command, &[&["--listen", &listen], words].concat());
+        Self { agent, tcp }
+    }
+
+    /// A client of the noisy tenant, in transmission, with simple replies.
+    pub(crate) fn open_noisy(&self) -> Client<TcpStream> {
+        let mut client = self.connect_noisy();
+        client.negotiate();
+        client
+    }
+
+    pub(crate) fn connect_noisy(&self) -> Client<TcpStream> {
+        let stream = TcpStream::connect(self.tcp).expect("the agent listens");
+        stream.set_read_timeout(Some(LONG)).expect("a timeout");
+        stream.set_write_timeout(Some(LONG)).expect("a timeout");
+        Client { stream }
+    }
+
+    /// Most that its memory has been, in MiB.
+    pub(crate) fn peak_mib(&self) -> u64 {
+        self.agent.memory_kib("VmHWM") >> 10
+    }
+
+    /// It has never had more memory than a tenant may, beside `contents` of the disk.
+    pub(crate) fn assert_memory(&self, contents: u64) {
+        self.assert_peak(TENANT_MIB + contents);
+    }
+
+    /// It has never had more memory than this, beside its own.
+    pub(crate) fn assert_peak(&self, mib: u64) {
+        let (peak, allowed) = (self.peak_mib(), mib + AGENT_MIB);
+        assert!(peak <= allowed, "{peak} MiB, allowed {allowed}");
+    }
+
+    /// Most threads that it had until `stop`.
+    pub(crate) fn most_threads(&self, stop: &AtomicBool) -> u64 {
+        let mut most = 0;
+        while !stop.load(Ordering::Relaxed) {
+            most = most.max(self.agent.memory_kib("Threads"));
+            thread::sleep(STEP / 5);
+        }
+        most
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn used(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.agent.child.id()));
+        let stat = stat.expect("the agent's statistics");
+        let (_, fields) = stat.rsplit_once(')').expect("its name");
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("n")).sum();
+        // USER_HZ is 100 wherever Linux runs.
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// It has nothing to do any more, `within` this time.
+    pub(crate) fn assert_quiet(&self, within: Duration) {
+        let start = Instant::now();
+        let mut used = self.used();
+        loop {
+            thread::sleep(STEP);
+            let now = self.used();
+            if now.saturating_sub(used) <= STEP / 4 {
+                return;
+            }
+            used = now;
+            assert!(start.elapsed() < within, "busy for {within:?} after its clients have gone");
+        }
+    }
+}
+
+/// Reads what the agent sends for as long as it sends, with `pause` at most between two bytes.
+pub(crate) fn drain(client: &mut Client<TcpStream>, pause: Duration) -> u64 {
+    client.stream.set_read_timeout(Some(pause)).expect("a timeout");
+    let (mut buffer, mut all) = (vec![0; 1 << 20], 0);
+    loop {
+        match client.stream.read(&mut buffer) {
+            Ok(0) => return all,
+            Ok(n) => all += n as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A port of the loopback address that nobody has. Another may take it before the agent does; then the agent
+/// says so, and the test fails.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port")
+}

@@ -1,0 +1,150 @@
+//! Each filter, over the disk under which it has most to do.
+
+use std::{fs, time::Duration};
+
+use tempfile::TempDir;
+
+use crate::{quiet::Errors, work::Row};
+
+/// As large as a disk can be.
+const HUGE: &str = "4611686018427387904";
+
+fn over_memory(filter: &str, words: &[&str]) {
+    let filter = format!("--filter={filter}");
+    let words = [&[&filter, "memory", "64M"], words].concat();
+    Row { contents_mib: 64, ..Row::default() }.run(&words);
+}
+
+fn over_nothing(filter: &str, words: &[&str]) {
+    let filter = format!("--filter={filter}");
+    Row::default().run(&[&[&filter, "null", HUGE], words].concat());
+}
+
+#[test]
+fn cow() {
+    Row::default().run(&["--filter=cow", "pattern", "64M"]);
+}
+
+#[test]
+fn cow_of_a_huge_disk() {
+    Row::default().run(&["--filter=cow", "pattern", HUGE, "cow-on-cache=true"]);
+}
+
+#[test]
+fn protect() {
+    let words = ["--filter=protect", "null", HUGE, "protect=~0-4294967295"];
+    Row { errors: Errors::Writes, ..Row::default() }.run(&words);
+}
+
+#[test]
+fn truncate() {
+    over_memory("truncate", &["truncate=50000000"]);
+}
+
+#[test]
+fn offset() {
+    over_memory("offset", &["offset=12345"]);
+}
+
+#[test]
+fn partition() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join("disk");
+    let mut table = vec![0; 32 << 20];
+    // One entry of an MBR: type, first sector and sectors.
+    table[0x1be + 4] = 0x83;
+    table[0x1be + 8..0x1be + 12].copy_from_slice(&63u32.to_le_bytes());
+    table[0x1be + 12..0x1be + 16].copy_from_slice(&65_000u32.to_le_bytes());
+    table[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&path, table).expect("a file");
+    let path = path.to_str().expect("UTF-8");
+    Row::default().run(&["--filter=partition", "file", path, "partition=1"]);
+}
+
+#[test]
+fn multi_conn() {
+    over_memory("multi-conn", &["multi-conn-mode=emulate"]);
+}
+
+#[test]
+fn zeroes_as_data() {
+    over_memory("nozero", &["zeromode=emulate"]);
+}
+
+#[test]
+fn zeroes_as_data_of_a_huge_disk() {
+    over_nothing("nozero", &["zeromode=emulate"]);
+}
+
+#[test]
+fn cache_by_reading() {
+    over_nothing("nocache", &["cachemode=emulate"]);
+}
+
+#[test]
+fn fua_by_flushing() {
+    over_memory("fua", &["fuamode=emulate"]);
+}
+
+#[test]
+fn log() {
+    let dir = TempDir::new().expect("a directory");
+    over_memory("log", &[&format!("logfile={}", dir.path().join("log").display())]);
+}
+
+#[test]
+fn stats() {
+    let dir = TempDir::new().expect("a directory");
+    over_memory("stats", &[&format!("statsfile={}", dir.path().join("stats").display())]);
+}
+
+#[test]
+fn rate_of_each_connection() {
+    over_memory("rate", &["connection-rate=100M"]);
+}
+
+#[test]
+fn delay() {
+    let own = Duration::from_millis(5);
+    let row = Row { own, contents_mib: 64, ..Row::default() };
+    row.run(&["--filter=delay", "memory", "64M", "rdelay=5ms", "wdelay=5ms", "delay-open=5ms"]);
+}
+
+#[test]
+fn error() {
+    let row = Row { errors: Errors::All, contents_mib: 64, ..Row::default() };
+    row.run(&["--filter=error", "memory", "64M", "error-rate=10%"]);
+}
+
+#[test]
+fn pause() {
+    let dir = TempDir::new().expect("a directory");
+    over_memory("pause", &[&format!("pause-control={}", dir.path().join("control").display())]);
+}
+
+#[test]
+fn readonly() {
+    let row = Row { errors: Errors::Writes, contents_mib: 64, ..Row::default() };
+    row.run(&["--filter=readonly", "memory", "64M"]);
+}
+
+#[test]
+fn blocksize_policy() {
+    over_memory("blocksize-policy", &["blocksize-minimum=512", "blocksize-error-policy=error"]);
+}
+
+#[test]
+fn noextents() {
+    over_memory("noextents", &[]);
+}
+
+#[test]
+fn limit_and_ip() {
+    let words = ["--filter=limit", "--filter=ip", "memory", "64M", "limit=1000", "allow=all"];
+    Row { contents_mib: 64, ..Row::default() }.run(&words);
+}
+
+#[test]
+fn exitwhen() {
+    over_memory("exitwhen", &["exit-when-file-created=/nonexistent"]);
+}

@@ -1,0 +1,17 @@
+//! Noisy neighbours: one tenant does the worst it can while another is served as if it were alone.
+//!
+//! The noisy tenant comes over TCP (a tenant is an IPv4 address), the quiet one over a Unix socket (a tenant
+//! is a uid). `disks` and `layers` have a row per plugin and filter, `rows` the exact cases that were seen.
+//! `NEIGHBOURS_SEED` repeats a run, `NEIGHBOURS_MS` makes each row longer.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod disks;
+mod host;
+mod layers;
+mod load;
+mod noise;
+mod quiet;
+mod random;
+mod rows;
+mod work;

@@ -1,0 +1,82 @@
+//! One row: a disk, noise, and what the quiet tenant and the host see of it.
+
+use std::{
+    env,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    host::{Host, THREADS},
+    load::{bounds, slowness},
+    noise::Noise,
+    quiet::{Errors, Quiet},
+    random::seed,
+};
+
+/// How long the noise lasts.
+const NOISE: Duration = Duration::from_millis(700);
+/// How long an agent may go on for clients that have gone.
+pub(crate) const AFTER: Duration = Duration::from_secs(1);
+/// What is known of a disk.
+pub(crate) struct Row {
+    pub(crate) errors: Errors,
+    /// Where the quiet tenant may not have the default export beside the noisy one.
+    pub(crate) export: &'static str,
+    /// What the disk itself makes a request wait.
+    pub(crate) own: Duration,
+    /// What the disk itself keeps in memory.
+    pub(crate) contents_mib: u64,
+    /// Threads that the disk itself has.
+    pub(crate) threads: u64,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        let own = Duration::ZERO;
+        Self { errors: Errors::None, export: "", own, contents_mib: 0, threads: 0 }
+    }
+}
+
+impl Row {
+    /// Serves what `words` say to both tenants.
+    pub(crate) fn run(&self, words: &[&str]) {
+        let host = Host::start(words);
+        let seed = seed();
+        println!("NEIGHBOURS_SEED={seed} {words:?}");
+        let before = slowness();
+        let mut client = host.agent.connect();
+        let size = client.negotiate_export(self.export);
+        client.disconnect();
+        let noise = Noise { address: host.tcp, size, seed };
+        let mut quiet = Quiet::new(self.export, self.errors);
+        let stop = AtomicBool::new(false);
+        let (open, threads) = thread::scope(|scope| {
+            let noise = scope.spawn(|| noise.make(&stop));
+            let counting = scope.spawn(|| host.most_threads(&stop));
+            // The noise ends where the quiet tenant panics, too.
+            let measured = catch_unwind(AssertUnwindSafe(|| quiet.measure(&host, duration())));
+            stop.store(true, Ordering::Relaxed);
+            let seen = (noise.join().expect("noise"), counting.join().expect("threads"));
+            measured.unwrap_or_else(|panic| resume_unwind(panic));
+            seen
+        });
+        let slowness = before.max(slowness());
+        println!("{open} noisy connections, {threads} threads, peak {} MiB", host.peak_mib());
+        assert!(open > 0, "there was no noise");
+        quiet.assert_within(bounds(slowness, self.own));
+        host.assert_memory(self.contents_mib);
+        let allowed = THREADS + self.threads;
+        assert!(threads <= allowed, "{threads} threads, allowed {allowed}");
+        host.assert_quiet(AFTER.mul_f64(slowness));
+        let (_, log) = host.agent.terminate();
+        assert!(!log.contains("panicked"), "{log}");
+    }
+}
+
+fn duration() -> Duration {
+    let given = env::var("NEIGHBOURS_MS").ok().and_then(|ms| ms.parse().ok());
+    given.map_or(NOISE, Duration::from_millis)
+}
