@@ -4,6 +4,7 @@
 //! are nbdkit-tls(1)'s. No socket is touched here.
 
 mod config;
+mod der;
 mod files;
 mod name;
 #[cfg(feature = "psk")]

@@ -7,6 +7,11 @@ use std::fmt::{self, Write};
 
 use rustls::pki_types::CertificateDer;
 
+use super::der::{
+    BMP, Der, EXPLICIT_VERSION, IA5, INTEGER, OBJECT_ID, PRINTABLE, SEQUENCE, SET, T61, UNIVERSAL,
+    UTF8,
+};
+
 /// The owner of a verified client certificate, for access rules and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
@@ -19,10 +24,10 @@ pub struct Certificate {
 impl Certificate {
     /// Reads the names in a certificate (RFC 5280, section 4.1).
     pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
-        let mut outer = Der(certificate);
-        let mut whole = Der(outer.expect(SEQUENCE)?);
-        let mut fields = Der(whole.expect(SEQUENCE)?);
-        if fields.0.first() == Some(&EXPLICIT_VERSION) {
+        let mut outer = Der::of(certificate);
+        let mut whole = Der::of(outer.expect(SEQUENCE)?);
+        let mut fields = Der::of(whole.expect(SEQUENCE)?);
+        if fields.is(EXPLICIT_VERSION) {
             fields.next()?;
         }
         fields.expect(INTEGER)?; // The serial number,
@@ -40,54 +45,15 @@ impl fmt::Display for Certificate {
     }
 }
 
-const INTEGER: u8 = 0x02;
-const OBJECT_ID: u8 = 0x06;
-const UTF8: u8 = 0x0c;
-const PRINTABLE: u8 = 0x13;
-const T61: u8 = 0x14;
-const IA5: u8 = 0x16;
-const UNIVERSAL: u8 = 0x1c;
-const BMP: u8 = 0x1e;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const EXPLICIT_VERSION: u8 = 0xa0;
-
-/// DER that is read from the front.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    /// The next value: its tag, its contents, and all of its bytes.
-    fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
-        let (&[tag, short], rest) = self.0.split_first_chunk()?;
-        let (len, rest) = match short {
-            0..=0x7f => (usize::from(short), rest),
-            // Of two bytes at most: a name is never longer.
-            0x81..=0x83 => {
-                let (len, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
-                (len.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)
-            }
-            _ => return None,
-        };
-        let (contents, rest) = rest.split_at_checked(len)?;
-        let all = &self.0[..self.0.len() - rest.len()];
-        self.0 = rest;
-        Some((tag, contents, all))
-    }
-
-    fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next().filter(|found| found.0 == tag).map(|found| found.1)
-    }
-}
-
 /// An `RDNSequence`, the last part first (RFC 4514, section 2.1).
 fn name(sequence: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
-    let mut sets = Der(sequence);
-    while !sets.0.is_empty() {
-        let mut attributes = Der(sets.expect(SET)?);
+    let mut sets = Der::of(sequence);
+    while !sets.is_empty() {
+        let mut attributes = Der::of(sets.expect(SET)?);
         let mut part = String::new();
-        while !attributes.0.is_empty() {
-            let mut pair = Der(attributes.expect(SEQUENCE)?);
+        while !attributes.is_empty() {
+            let mut pair = Der::of(attributes.expect(SEQUENCE)?);
             let id = pair.expect(OBJECT_ID)?;
             let (tag, value, all) = pair.next()?;
             if !part.is_empty() {
