@@ -74,7 +74,7 @@ rate\t''
 readonly\t''
 stats\t''
 truncate\t''"
-complete -c agent -n "__fish_agent_serves" -l tls -d 'TLS: off, on (the client chooses) or require (nothing without it) [default: on where there are certificates, off elsewhere]' -r -f -a "off\t''
+complete -c agent -n "__fish_agent_serves" -l tls -d 'TLS: off, on (the client chooses) or require (nothing without it) [default: require with --tls-verify-peer, else on where there are certificates, off elsewhere]' -r -f -a "off\t''
 on\t''
 require\t''"
 complete -c agent -n "__fish_agent_serves" -l log -d 'Where the log goes: stderr, json (on stderr), syslog, journald, /PATH (opened again at HUP) or null; stderr by default, and syslog in the background' -r -f -a "stderr\t''
@@ -88,7 +88,7 @@ complete -c agent -n "__fish_agent_serves" -s 6 -l ipv6-only -d 'IPv6 addresses 
 complete -c agent -n "__fish_agent_serves" -s s -l single -d 'Serve one client on stdin and stdout, for inetd and xinetd, and end with it'
 complete -c agent -n "__fish_agent_serves" -l keepalive -d 'Find out when a TCP peer is gone (SO_KEEPALIVE)'
 complete -c agent -n "__fish_agent_serves" -s r -l readonly -d 'Refuse writes'
-complete -c agent -n "__fish_agent_serves" -l tls-verify-peer -d 'Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke'
+complete -c agent -n "__fish_agent_serves" -l tls-verify-peer -d 'Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke; clients without TLS too with --tls=on'
 complete -c agent -n "__fish_agent_serves" -s f -l foreground -d 'Stay in the foreground: so unless --background is given, or the program is called as nbdkit'
 complete -c agent -n "__fish_agent_serves" -l background -d 'Go into the background once ready; exits with 0 only then'
 complete -c agent -n "__fish_agent_serves" -l exit-with-parent -d 'End when the process that started this one ends'

@@ -230,6 +230,11 @@ impl Plan {
         let mut hooks = Hooks::default();
         log.hook(&mut hooks);
         let leases = Arc::default();
+        if let Some(source) = tls.source() {
+            let (at_reload, watched) = (Arc::clone(source), Arc::clone(source));
+            hooks.at_reload(move || at_reload.reload());
+            tokio::spawn(watched.watch());
+        }
         let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls, &leases)?, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;

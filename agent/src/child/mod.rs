@@ -41,14 +41,6 @@ pub(crate) enum ChildError {
     Wait(#[source] io::Error),
 }
 
-/// An error and its cause in one line.
-pub(crate) fn chain(error: &ChildError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    }
-}
-
 /// A program's end and what it printed.
 #[derive(Debug)]
 pub(crate) struct Printed {

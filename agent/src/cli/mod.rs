@@ -30,7 +30,6 @@ use crate::{
     log::{Log, Target},
     plan::Plan,
     recipe::{BuildError, Word},
-    tls::Mode,
     units::{DurationError, parse_duration},
 };
 
@@ -151,10 +150,11 @@ impl Said {
         if handshake_timeout.is_zero() {
             return Err(Stop::NoTime);
         }
-        let tls = self.tls.decide()?;
-        if !offers.fixed && tls.mode == Some(Mode::Require) {
+        let tls = self.tls.decide(process::is_nbdkit(name))?;
+        if !offers.fixed && tls.requires() {
             let mend = "STARTTLS needs the fixed newstyle: add 1 to the mask";
-            let (one, other) = ("--mask-handshake", "--tls=require");
+            let other = if tls.mode.is_some() { "--tls=require" } else { "--tls-verify-peer" };
+            let one = "--mask-handshake";
             return Err(Stop::Together { one, other, mend });
         }
         let target = match self.log.as_str() {

@@ -10,6 +10,11 @@ use crate::{process::Process, units::parse_number};
 /// By this name the agent goes into the background by itself, as its namesake does.
 const NBDKIT: &str = "nbdkit";
 
+/// Whether the program was called by that name.
+pub(super) fn is_nbdkit(name: &OsStr) -> bool {
+    Path::new(name).file_name() == Some(OsStr::new(NBDKIT))
+}
+
 impl Said {
     /// `name` is what the program was called by; `activated`: the sockets are systemd's.
     pub(super) fn process(&self, name: &OsStr, activated: bool) -> Result<Process, Stop> {
@@ -30,9 +35,8 @@ impl Said {
             || self.exit_with_parent
             || self.single
             || activated;
-        let is_nbdkit = Path::new(name).file_name() == Some(OsStr::new(NBDKIT));
         Ok(Process {
-            background: self.background || (is_nbdkit && !stays),
+            background: self.background || (is_nbdkit(name) && !stays),
             with_parent: self.exit_with_parent,
             user: self.user.clone(),
             group: self.group.clone(),

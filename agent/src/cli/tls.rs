@@ -11,8 +11,8 @@ use crate::tls::{Mode, Wanted};
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Words {
-    /// TLS: off, on (the client chooses) or require (nothing without it) [default: on where there
-    /// are certificates, off elsewhere]
+    /// TLS: off, on (the client chooses) or require (nothing without it) [default: require with
+    /// --tls-verify-peer, else on where there are certificates, off elsewhere]
     #[arg(long, value_name = "off|on|require", help_heading = "TLS")]
     tls: Option<String>,
 
@@ -21,7 +21,8 @@ pub(super) struct Words {
     #[arg(long, value_name = "DIRECTORY", help_heading = "TLS")]
     tls_certificates: Option<PathBuf>,
 
-    /// Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke
+    /// Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke;
+    /// clients without TLS too with --tls=on
     #[arg(long, help_heading = "TLS")]
     tls_verify_peer: bool,
 
@@ -32,7 +33,8 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn decide(self) -> Result<Wanted, Stop> {
+    /// `as_nbdkit`: the program was called by that name, and does as nbdkit does.
+    pub(super) fn decide(self, as_nbdkit: bool) -> Result<Wanted, Stop> {
         let mode = self.tls.map(mode).transpose()?;
         if mode == Some(Mode::Off) && self.tls_verify_peer {
             // nbdkit serves everybody then.
@@ -49,6 +51,7 @@ impl Words {
             mode,
             certificates: self.tls_certificates,
             verify_peer: self.tls_verify_peer,
+            plain_too: as_nbdkit,
             #[cfg(feature = "psk")]
             shared_keys: self.tls_psk,
         })

@@ -66,7 +66,7 @@ impl<'a> Gates<'a> {
         self.denied = None;
         permit.map_err(|denied| {
             self.denied = Some(End::Denied { denied, export });
-            if !opening.tls && self.rules.tls.acceptor().is_some() {
+            if !opening.tls && self.rules.tls.is_on() {
                 // Who shows a certificate may be let in.
                 return Refusal::tls_required();
             }

@@ -258,7 +258,7 @@ async fn secure(
         End::Cut
     };
     tokio::select! {
-        secure = Stream::secure(socket, acceptor) => secure.map_err(End::Tls),
+        secure = Stream::secure(socket, &acceptor) => secure.map_err(End::Tls),
         end = leaving => Err(end),
     }
 }

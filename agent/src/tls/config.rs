@@ -8,7 +8,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use super::files::{Certificates, Part, TlsError};
+use super::files::{Certificates, File, TlsError};
 
 /// All that a handshake needs.
 pub(super) fn server(
@@ -21,7 +21,7 @@ pub(super) fn server(
     } else {
         WebPkiClientVerifier::no_client_auth()
     };
-    let key = certificates.path(Part::Key);
+    let key = certificates.path(File::Key);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for both versions")
@@ -47,12 +47,12 @@ fn verifier(
     for certificate in std::mem::take(&mut certificates.ca) {
         roots.add(certificate).map_err(|source| TlsError::Useless {
             option: "--tls-certificates",
-            path: certificates.path(Part::Ca),
+            path: certificates.path(File::Ca),
             source: source.into(),
         })?;
     }
     let lists = std::mem::take(&mut certificates.revoked);
-    let part = if lists.is_empty() { Part::Ca } else { Part::Revoked };
+    let part = if lists.is_empty() { File::Ca } else { File::Revoked };
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .with_crls(lists)
         // As GnuTLS: who is not on a list is not revoked, but an outdated list proves nothing.

@@ -6,6 +6,8 @@ pub(super) const UTF8: u8 = 0x0c;
 pub(super) const PRINTABLE: u8 = 0x13;
 pub(super) const T61: u8 = 0x14;
 pub(super) const IA5: u8 = 0x16;
+pub(super) const UTC_TIME: u8 = 0x17;
+pub(super) const GENERALIZED_TIME: u8 = 0x18;
 pub(super) const UNIVERSAL: u8 = 0x1c;
 pub(super) const BMP: u8 = 0x1e;
 pub(super) const SEQUENCE: u8 = 0x30;
@@ -34,8 +36,8 @@ impl<'a> Der<'a> {
         let (&[tag, short], rest) = self.0.split_first_chunk()?;
         let (len, rest) = match short {
             0..=0x7f => (usize::from(short), rest),
-            // Of two bytes at most: a name is never longer.
-            0x81..=0x83 => {
+            // A list of revoked certificates may be long.
+            0x81..=0x84 => {
                 let (len, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
                 (len.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)
             }

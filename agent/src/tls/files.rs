@@ -1,7 +1,8 @@
 //! The files of nbdkit-tls(1): where they are looked for, and what is read out of them.
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -41,6 +42,10 @@ pub enum TlsError {
     Nowhere { option: &'static str, places: Vec<PathBuf> },
     #[error("--tls-certificates: cannot read {}", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{} is not a regular file, and it has to be read again at HUP", .path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{} is longer than {LONGEST} bytes", .path.display())]
+    TooLong { path: PathBuf },
     #[error("--tls-certificates: there is no {what} in {}", .path.display())]
     Empty { what: &'static str, path: PathBuf },
     #[error("--tls-certificates: {} is not PEM: {why}", .path.display())]
@@ -127,34 +132,52 @@ impl Certificates {
         let ca = certificates(path(CA))?;
         let chain = certificates(path(CERTIFICATE))?;
         let key = private_key(path(KEY))?;
-        let revoked = match fs::read(path(REVOKED)) {
+        let revoked = match read(&path(REVOKED)) {
             Ok(bytes) => revocations(path(REVOKED), &bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(TlsError::Read { path: path(REVOKED), source }),
+            Err(TlsError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Vec::new()
+            }
+            Err(error) => return Err(error),
         };
         Ok(Self { directory: directory.to_owned(), ca, chain, key, revoked })
     }
 
     /// To say which file an error is about.
-    pub(super) fn path(&self, part: Part) -> PathBuf {
-        self.directory.join(match part {
-            Part::Ca => CA,
-            Part::Key => KEY,
-            Part::Revoked => REVOKED,
+    pub(super) fn path(&self, file: File) -> PathBuf {
+        self.directory.join(match file {
+            File::Ca => CA,
+            File::Own => CERTIFICATE,
+            File::Key => KEY,
+            File::Revoked => REVOKED,
         })
     }
 }
 
-/// A file that rustls may refuse.
+/// One of the files.
 #[derive(Clone, Copy)]
-pub(super) enum Part {
+pub(super) enum File {
     Ca,
+    Own,
     Key,
     Revoked,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+/// Longest file, bytes: a list of a million revoked certificates.
+const LONGEST: u64 = 64 << 20;
+
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |source| TlsError::Read { path: path.to_owned(), source };
+    // Before it is opened: to open a pipe waits for its other end, and at HUP the agent serves.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(TlsError::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(TlsError::TooLong { path: path.to_owned() });
+    }
+    Ok(bytes)
 }
 
 fn private_key(path: PathBuf) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -5,10 +5,12 @@
 
 mod config;
 mod der;
+mod expiry;
 mod files;
 mod name;
 #[cfg(feature = "psk")]
 mod psk;
+mod source;
 
 use std::{
     fmt,
@@ -20,9 +22,11 @@ pub use rustls::{IoState, ServerConfig, ServerConnection};
 
 #[cfg(feature = "psk")]
 pub use self::psk::{SharedKeys, user};
+use self::source::Place;
 pub use self::{
     files::{Certificates, ROOTS_PLACE, TlsError},
     name::Certificate,
+    source::Source,
 };
 
 /// `--tls`.
@@ -42,6 +46,8 @@ pub struct Wanted {
     pub certificates: Option<PathBuf>,
     /// `--tls-verify-peer`.
     pub verify_peer: bool,
+    /// Verified and without `--tls`, clients in plain text come in too: nbdkit lets them in.
+    pub plain_too: bool,
     /// `--tls-psk`.
     #[cfg(feature = "psk")]
     pub shared_keys: Option<PathBuf>,
@@ -54,9 +60,9 @@ pub enum Policy {
     #[default]
     Off,
     /// The client chooses.
-    On(Acceptor),
+    On(Arc<Source>),
     /// Nothing goes on without it.
-    Require(Acceptor),
+    Require(Arc<Source>),
 }
 
 /// All that a handshake needs; cheap to clone.
@@ -70,17 +76,32 @@ pub enum Acceptor {
 }
 
 impl Wanted {
+    /// Nothing goes on without TLS: that was said, or only those who can be verified are wanted.
+    pub fn requires(&self) -> bool {
+        match self.mode {
+            Some(mode) => mode == Mode::Require,
+            None => self.verify_peer && !self.plain_too,
+        }
+    }
+
     /// Reads the files and decides. Without `--tls` there is TLS where there are certificates or
     /// keys; what was asked for and cannot be had is an error, never plain text.
     pub fn prepare(&self) -> Result<Policy, TlsError> {
         if self.mode == Some(Mode::Off) {
             return Ok(Policy::Off);
         }
-        let Some(acceptor) = self.acceptor()? else { return Ok(Policy::Off) };
-        Ok(match self.mode {
-            Some(Mode::Require) => Policy::Require(acceptor),
-            _ => Policy::On(acceptor),
-        })
+        let Some(place) = self.place()? else { return Ok(Policy::Off) };
+        let source = Source::open(place)?;
+        if self.requires() {
+            return Ok(Policy::Require(source));
+        }
+        if self.verify_peer {
+            tracing::warn!(
+                "--tls-verify-peer: clients without TLS are let in and not verified; --tls=require \
+                 refuses them"
+            );
+        }
+        Ok(Policy::On(source))
     }
 
     /// The directory of certificates and the file of shared keys that were named and are used.
@@ -95,10 +116,13 @@ impl Wanted {
 
     /// As nbdkit: shared keys go before certificates, and a directory that is named before the
     /// places where one might be.
-    fn acceptor(&self) -> Result<Option<Acceptor>, TlsError> {
+    fn place(&self) -> Result<Option<Place>, TlsError> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|source| TlsError::Read { path: path.into(), source })
+        };
         #[cfg(feature = "psk")]
         if let Some(path) = &self.shared_keys {
-            return Ok(Some(Acceptor::SharedKeys(SharedKeys::read(path)?)));
+            return Ok(Some(Place::SharedKeys(absolute(path)?)));
         }
         let found = files::places().into_iter().find(|place| files::are_in(place));
         let directory = match (&self.certificates, found) {
@@ -114,8 +138,8 @@ impl Wanted {
                 return Err(TlsError::nowhere(option));
             }
         };
-        let config = config::server(Certificates::read(&directory)?, self.verify_peer)?;
-        Ok(Some(Acceptor::Certificates(config)))
+        let directory = absolute(&directory)?;
+        Ok(Some(Place::Certificates { directory, verify_peer: self.verify_peer }))
     }
 }
 
@@ -138,12 +162,22 @@ impl Policy {
         }
     }
 
-    /// For STARTTLS, where it is possible.
-    pub const fn acceptor(&self) -> Option<&Acceptor> {
+    /// Whether STARTTLS is possible.
+    pub const fn is_on(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
+    /// What is read again, where STARTTLS is possible.
+    pub const fn source(&self) -> Option<&Arc<Source>> {
         match self {
             Self::Off => None,
-            Self::On(acceptor) | Self::Require(acceptor) => Some(acceptor),
+            Self::On(source) | Self::Require(source) => Some(source),
         }
+    }
+
+    /// For the next STARTTLS, where it is possible.
+    pub fn acceptor(&self) -> Option<Acceptor> {
+        self.source().map(|source| source.acceptor())
     }
 }
 
@@ -172,7 +206,8 @@ impl From<rustls::Error> for Failure {
             Error::InvalidCertificate(
                 CertificateError::ExpiredRevocationList
                 | CertificateError::ExpiredRevocationListContext { .. },
-            ) => "ca-crl.pem is past its next update, so no certificate is taken; renew it"
+            ) => "ca-crl.pem is past its next update, so no certificate is taken; renew it \
+                 and send HUP"
                 .to_owned(),
             Error::InvalidCertificate(CertificateError::Other(other))
                 if other.to_string().contains("UnsupportedCertVersion") =>

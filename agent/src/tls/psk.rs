@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fmt, fs,
+    fmt,
     path::Path,
     sync::{Arc, LazyLock},
 };
@@ -19,7 +19,7 @@ use openssl::{
     },
 };
 
-use super::{Failure, TlsError};
+use super::{Failure, TlsError, files::read};
 
 /// For TLS 1.2: with forward secrecy and authenticated encryption. Those of 1.3 all have both.
 const SUITES: &str = "DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256:\
@@ -49,10 +49,12 @@ impl fmt::Debug for SharedKeys {
 }
 
 impl SharedKeys {
-    /// Of `--tls-psk`. The file is read once.
+    /// Of `--tls-psk`.
     pub(super) fn read(path: &Path) -> Result<Self, TlsError> {
-        let text = fs::read(path)
-            .map_err(|source| TlsError::ReadKeys { path: path.to_owned(), source })?;
+        let text = read(path).map_err(|error| match error {
+            TlsError::Read { path, source } => TlsError::ReadKeys { path, source },
+            error => error,
+        })?;
         let keys = parse(&text).map_err(|(line, why)| TlsError::KeyLine {
             path: path.to_owned(),
             line,

@@ -1,6 +1,6 @@
 //! A CA and what it signs, in directories as nbdkit, libnbd and QEMU want them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
@@ -26,7 +26,17 @@ impl Ca {
 
     /// A directory for `--tls-certificates`.
     pub(crate) fn server_in(&self, directory: &Path) {
+        self.server(directory, named("localhost"));
+    }
+
+    /// The same, with a certificate that is valid until then, since 1970.
+    pub(crate) fn server_until(&self, directory: &Path, until: Duration) {
         let mut params = named("localhost");
+        params.not_after = date_time_ymd(1970, 1, 1) + until;
+        self.server(directory, params);
+    }
+
+    fn server(&self, directory: &Path, mut params: CertificateParams) {
         params.subject_alt_names = ["localhost", "127.0.0.1"]
             .map(|name| match name.parse() {
                 Ok(address) => rcgen::SanType::IpAddress(address),
@@ -60,9 +70,15 @@ impl Ca {
 
     /// A list that revokes one serial number and holds until `until`.
     pub(crate) fn revoke_in(&self, directory: &Path, serial: u64, until: i32) {
+        let until = date_time_ymd(until, 1, 1) - date_time_ymd(1970, 1, 1);
+        self.revoke_until(directory, serial, until.try_into().expect("after 1970"));
+    }
+
+    /// The same until then, since 1970.
+    pub(crate) fn revoke_until(&self, directory: &Path, serial: u64, until: Duration) {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2001, 1, 1),
-            next_update: date_time_ymd(until, 1, 1),
+            next_update: date_time_ymd(1970, 1, 1) + until,
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: vec![RevokedCertParams {

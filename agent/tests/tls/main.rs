@@ -14,4 +14,5 @@ mod modes;
 mod peers;
 #[cfg(feature = "psk")]
 mod psk;
+mod reload;
 mod start;

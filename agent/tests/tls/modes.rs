@@ -95,3 +95,41 @@ fn without_certificates_anywhere_there_is_no_tls() {
     let agent = Agent::start("-U {}/socket memory 1M");
     assert_eq!(ask(&mut plain(&agent), STARTTLS, b""), [ERR_UNSUP]);
 }
+
+/// Without `--tls` nobody comes in who cannot be verified; nbdkit's words mean what nbdkit makes of them.
+#[test]
+fn verify_peer_requires_tls_unless_on_is_said() {
+    const WARNING: &str = "clients without TLS are let in and not verified";
+    for (words, refused) in [
+        ("--tls-verify-peer memory 1M", true),
+        ("--tls=require --tls-verify-peer memory 1M", true),
+        ("--tls=on --tls-verify-peer memory 1M", false),
+    ] {
+        let (mut agent, ca) = agent(words);
+        ca.client_in(&agent.path("client"), crate::certificates::client(7));
+        let plain_answer = size(&uri(&agent, "nbd", "trust"));
+        assert_eq!(plain_answer.is_err(), refused, "{words}: {plain_answer:?}");
+        if refused {
+            assert_eq!(ask(&mut plain(&agent), GO, &[0; 6]), [ERR_TLS_REQD]);
+        }
+        assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20), "{words}");
+        size(&uri(&agent, "nbds", "trust")).unwrap_err();
+        let warned = agent.end().iter().any(|line| line.contains(WARNING));
+        assert_eq!(warned, !refused, "{words}");
+    }
+    let ca = crate::certificates::Ca::new("the CA");
+    let dir = tempfile::tempdir().unwrap();
+    let nbdkit = dir.path().join("nbdkit");
+    std::os::unix::fs::symlink(crate::agent::BINARY, &nbdkit).unwrap();
+    let mut agent = Agent::start_by_in(
+        std::process::Command::new(nbdkit),
+        |directory| {
+            ca.server_in(&directory.join("server"));
+            ca.trusted_in(&directory.join("trust"));
+        },
+        "-f -U {}/socket --tls-certificates {}/server --tls-verify-peer memory 1M",
+    );
+    assert_eq!(size(&uri(&agent, "nbd", "trust")), Ok(1 << 20));
+    size(&uri(&agent, "nbds", "trust")).unwrap_err();
+    assert!(agent.end().iter().any(|line| line.contains(WARNING)));
+}

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    child::{Job, chain},
-    sys::poll,
-};
+use crate::{causes::chain, child::Job, sys::poll};
 
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_mins(1);

@@ -17,7 +17,7 @@ use std::{
 use thiserror::Error;
 
 use super::line::Line;
-use crate::child::{Job, chain};
+use crate::{causes::chain, child::Job};
 
 /// Lines that may wait, and as many again of requests that were already let in.
 const ROOM: usize = 16 * 1024;

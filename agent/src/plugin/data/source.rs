@@ -8,7 +8,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::child::{ChildError, Job, Printed, chain};
+use crate::{
+    causes::chain,
+    child::{ChildError, Job, Printed},
+};
 
 /// Bytes that a file or a command may give, at most: it may be one that never ends.
 const MOST: u64 = 1 << 30;
@@ -48,7 +51,7 @@ impl Source {
                     // It may go on for ever; no more of it is wanted.
                     let most = usize::try_from(most.min(MOST + 1)).unwrap_or(usize::MAX);
                     let bytes = job.output(most).beginning();
-                    let bytes = bytes.map_err(|error| failed(chain(&error)))?;
+                    let bytes = bytes.map_err(|error| failed(chain(&error).to_string()))?;
                     return if bytes.len() as u64 > MOST {
                         Err(SourceError::Endless)
                     } else {
@@ -60,7 +63,7 @@ impl Source {
                     Ok(Printed { status, stdout, .. }) if status.success() => Ok(stdout),
                     Ok(Printed { status, .. }) => Err(failed(status.to_string())),
                     Err(ChildError::Flood(_)) => Err(SourceError::Endless),
-                    Err(error) => Err(failed(chain(&error))),
+                    Err(error) => Err(failed(chain(&error).to_string())),
                 }
             }
         }

@@ -1,0 +1,173 @@
+//! Certificates and lists that are renewed while the agent runs, and those that expire.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    agent::{Agent, BINARY},
+    certificates::{Ca, client},
+    client::{ACK, STARTTLS, agent, ask, handshake, plain, size, uri},
+};
+
+const DAY: u64 = 24 * 60 * 60;
+
+/// Seconds since 1970, so long from now.
+fn from_now(seconds: i64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    Duration::from_secs(now.checked_add_signed(seconds).unwrap())
+}
+
+fn hang_up(agent: &Agent, expected: &str) -> String {
+    agent.signal(Signal::SIGHUP);
+    agent.wait_for_line(expected).pop().unwrap()
+}
+
+const READ_AGAIN: &str = "/server read again; open connections go on";
+
+#[test]
+fn a_renewed_revocation_list_counts_from_hup_on() {
+    let (agent, ca) = agent("--tls-verify-peer memory 1M");
+    let server = agent.path("server");
+    for (name, serial) in [("seven", 7), ("eight", 8)] {
+        ca.client_in(&agent.path(name), client(serial));
+    }
+    let let_in = |name: &str| size(&uri(&agent, "nbds", name)).is_ok();
+    assert!(let_in("seven") && let_in("eight"));
+    ca.revoke_in(&server, 7, 2098);
+    assert!(let_in("seven"), "nothing was said yet");
+    hang_up(&agent, READ_AGAIN);
+    assert!(!let_in("seven") && let_in("eight"));
+    // After its next update a list lets nobody in, until there is a newer one.
+    ca.revoke_until(&server, 7, from_now(-10));
+    let line = hang_up(&agent, "was to be renewed by");
+    assert!(line.contains("server/ca-crl.pem") && line.contains("ERROR"), "{line}");
+    assert!(line.contains("no client's certificate is taken until it is"), "{line}");
+    assert!(!let_in("eight"));
+    let line = agent.wait_for_line("session").pop().unwrap();
+    assert!(line.contains("renew it and send HUP"), "{line}");
+    ca.revoke_in(&server, 8, 2098);
+    hang_up(&agent, READ_AGAIN);
+    assert!(let_in("seven") && !let_in("eight"));
+    fs::remove_file(server.join("ca-crl.pem")).unwrap();
+    hang_up(&agent, READ_AGAIN);
+    assert!(let_in("eight"));
+}
+
+#[test]
+fn a_renewed_certificate_counts_from_hup_on() {
+    let (agent, old) = agent("--tls=require memory 1M");
+    let new = Ca::new("the new CA");
+    // libnbd verifies no server over a Unix socket.
+    let is_trusted = |ca: &Ca| {
+        ca.trusted_in(&agent.path("trust"));
+        let mut stream = plain(&agent);
+        assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+        let mut secure = handshake(&agent, stream);
+        secure.conn.complete_io(&mut secure.sock).is_ok()
+    };
+    assert!(is_trusted(&old) && !is_trusted(&new));
+    new.server_in(&agent.path("server"));
+    assert!(is_trusted(&old) && !is_trusted(&new));
+    hang_up(&agent, READ_AGAIN);
+    assert!(!is_trusted(&old) && is_trusted(&new));
+}
+
+#[test]
+fn of_files_that_do_not_fit_together_none_is_taken() {
+    let (agent, ca) = agent("--tls-verify-peer memory 1M");
+    let server = agent.path("server");
+    ca.client_in(&agent.path("client"), client(7));
+    let other = Ca::new("another");
+    for (file, contents, part) in [
+        ("server-key.pem", Some("hello\n"), "there is no private key in"),
+        ("server-cert.pem", None, "cannot read"),
+        ("ca-cert.pem", Some(""), "there is no certificate in"),
+        ("ca-crl.pem", Some("hello\n"), "no certificate revocation list in"),
+    ] {
+        other.server_in(&server);
+        match contents {
+            Some(contents) => fs::write(server.join(file), contents).unwrap(),
+            None => fs::remove_file(server.join(file)).unwrap(),
+        }
+        let line = hang_up(&agent, "stay as they were read before");
+        assert!(line.contains("ERROR") && line.contains(part), "{line}");
+        assert!(line.contains(&format!("server/{file}")), "{line}");
+        assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20), "{file}: the old ones hold");
+    }
+    fs::remove_file(server.join("ca-crl.pem")).unwrap();
+    // A pipe would hold the agent for ever.
+    ca.server_in(&server);
+    fs::remove_file(server.join("server-key.pem")).unwrap();
+    nix::unistd::mkfifo(&server.join("server-key.pem"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let line = hang_up(&agent, "stay as they were read before");
+    assert!(line.contains("is not a regular file"), "{line}");
+    assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20));
+}
+
+/// The agent with a server's certificate that ends then.
+fn until(seconds: i64, words: &str) -> (Agent, Ca) {
+    let ca = Ca::new("the CA");
+    let agent = Agent::start_by_in(
+        Command::new(BINARY),
+        |directory| {
+            ca.server_until(&directory.join("server"), from_now(seconds));
+            ca.revoke_until(&directory.join("server"), 7, from_now(seconds));
+        },
+        &format!("-U {{}}/socket --tls-certificates {{}}/server {words} memory 1M"),
+    );
+    (agent, ca)
+}
+
+#[test]
+fn what_expires_is_said_at_start_and_at_hup() {
+    let days = |days: u64| i64::try_from(days * DAY + 60).unwrap();
+    for (seconds, words, expected, silent) in [
+        (days(15), "--tls-verify-peer", &[][..], &["server-cert.pem", "ca-crl.pem"][..]),
+        (
+            days(13),
+            "--tls-verify-peer",
+            &["server/server-cert.pem expires at", "server/ca-crl.pem is to be renewed by"],
+            &[],
+        ),
+        // Nobody is asked for a certificate, so the list means nothing.
+        (
+            days(13),
+            "",
+            &["(in 13 days): clients refuse this server then; renew it"],
+            &["ca-crl.pem"],
+        ),
+        (
+            -days(1),
+            "--tls-verify-peer",
+            &["server-cert.pem has expired at", "no client's certificate is taken until it is"],
+            &[],
+        ),
+    ] {
+        let (mut agent, _ca) = until(seconds, words);
+        agent.signal(Signal::SIGHUP);
+        let mut lines = agent.wait_for_line("read again");
+        lines.extend(agent.end());
+        let level = if seconds < 0 { "ERROR" } else { " WARN" };
+        for part in expected {
+            let found: Vec<_> = lines.iter().filter(|line| line.contains(part)).collect();
+            assert_eq!(found.len(), 2, "{part}: at start, and at HUP: {lines:#?}");
+            assert!(found[0].contains(level), "{found:#?}");
+        }
+        for part in silent {
+            assert!(!lines.iter().any(|line| line.contains(part)), "{part}: {lines:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_expires_while_the_agent_runs_is_said_then() {
+    let (agent, _ca) = until(4, "--tls-verify-peer");
+    agent.wait_for_line("in less than a day");
+    agent.wait_for_line("server-cert.pem has expired at");
+    agent.wait_for_line("ca-crl.pem was to be renewed by");
+}
