@@ -130,6 +130,9 @@ impl Failure {
             Self::Tls(error) => error.mend(),
             Self::Machine(error) => error.mend(),
             Self::Log(error) => error.mend(),
+            Self::Engine(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Some("raise the limit of threads (ulimit -u, or TasksMax= of the unit)".into())
+            }
             Self::PidFile { source: PidFileError::Taken(_), .. } => {
                 Some("end that one first, or choose another file".into())
             }

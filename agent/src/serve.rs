@@ -11,6 +11,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -32,8 +33,6 @@ use crate::{
     stream::Stream,
 };
 
-/// Most threads of an engine thread that wait for disks. A connection is limited by `--threads`.
-const BLOCKING_THREADS: usize = 64;
 /// How long commands that made something for a client have to end: a little more than they get to end by
 /// themselves.
 const COMMANDS: Duration = Duration::from_secs(3);
@@ -129,20 +128,22 @@ impl Engine {
 
 impl Worker {
     fn start(index: usize) -> io::Result<Self> {
-        let name = format!("engine-{index}");
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(BLOCKING_THREADS)
-            .thread_name(format!("disk-{index}"))
-            .build()?;
-        let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel::<()>();
-        thread::Builder::new().name(name).spawn(move || {
+        let (tell, told) = mpsc::sync_channel(1);
+        // The runtime is made on its thread: where no thread can be started, none has to be dropped here,
+        // which tokio does not allow on the main thread's runtime.
+        thread::Builder::new().name(format!("engine-{index}")).spawn(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return tell.send(Err(error)).unwrap_or_default(),
+            };
+            tell.send(Ok(runtime.handle().clone())).ok();
             // An error is what is waited for: the sender is dropped.
             runtime.block_on(ended).ok();
             // A disk that hangs does not hold the agent.
             runtime.shutdown_background();
         })?;
+        let handle = told.recv().map_err(io::Error::other)??;
         Ok(Self { handle, sessions: Arc::default(), _alive: alive })
     }
 }

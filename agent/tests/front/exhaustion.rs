@@ -1,8 +1,16 @@
-//! No descriptor left: the listener waits and lives.
+//! No descriptor left: the listener waits and lives. No thread left: it starts with an error, or works with
+//! those that it has.
 
-use std::{os::unix::net::UnixStream, process::Command};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
-use crate::agent::{Agent, BINARY, greeted, opened, receive_greeting};
+use crate::agent::{Agent, BINARY, PATIENCE, greeted, opened, receive_greeting, request};
 
 #[test]
 fn without_descriptors_the_listener_waits_and_sessions_go_on() {
@@ -28,4 +36,74 @@ fn without_descriptors_the_listener_waits_and_sessions_go_on() {
     let lines = agent.wait_for_line("accepts again");
     assert!(!lines.iter().any(|line| line.contains("cannot accept")), "said once an episode");
     agent.end();
+}
+
+/// An agent of a user that nobody else is, with at most `processes` threads; `None` if it did not start,
+/// which it has to say in one plain line.
+fn with_threads(dir: &Path, processes: usize) -> Option<std::process::Child> {
+    let socket = dir.join("socket");
+    fs::remove_file(&socket).ok();
+    let mut agent = Command::new("setpriv")
+        .args(["--reuid=61234", "--clear-groups", "prlimit", &format!("--nproc={processes}")])
+        .arg(dir.join("agent"))
+        .arg("-U")
+        .arg(&socket)
+        .args(["--log=stderr", "file"])
+        .arg(dir.join("disk"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    loop {
+        if let Some(status) = agent.try_wait().unwrap() {
+            let mut said = String::new();
+            agent.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            assert_eq!(status.code(), Some(1), "{said}");
+            assert!(said.contains("agent: error: cannot start"), "{said}");
+            assert!(said.contains("ulimit -u"), "a hint: {said}");
+            assert!(!said.contains("bug"), "{said}");
+            return None;
+        }
+        // The engine's threads are there before the greeting is.
+        if UnixStream::connect(&socket).is_ok_and(|mut client| {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.read_exact(&mut [0; 18]).is_ok()
+        }) {
+            return Some(agent);
+        }
+        assert!(start.elapsed() < PATIENCE, "neither started nor failed");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn with_too_few_threads_it_says_so_and_with_just_enough_it_serves() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tried: only root can start an agent of another user");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // Where the tests are built, another user may not be let in.
+    fs::copy(BINARY, dir.path().join("agent")).unwrap();
+    fs::write(dir.path().join("disk"), vec![0; 1 << 20]).unwrap();
+    fs::set_permissions(dir.path().join("disk"), fs::Permissions::from_mode(0o666)).unwrap();
+    let most = 16 + 2 * std::thread::available_parallelism().unwrap().get();
+    let started = (1..most).find_map(|processes| with_threads(dir.path(), processes));
+    let mut agent = started.expect("with a few threads it starts");
+    // Many requests that wait for the disk: the one thread that could be started does them.
+    let mut client = greeted(&dir.path().join("socket"));
+    assert_eq!(opened(&mut client), 1 << 20);
+    for at in 0..64_u64 {
+        let write = [request(1, at * 4096, 4096), vec![7; 4096]].concat();
+        client.write_all(&write).unwrap();
+    }
+    let mut replies = vec![0; 64 * 16];
+    client.read_exact(&mut replies).unwrap();
+    assert!(replies.chunks(16).all(|reply| reply[4..8] == [0; 4]), "all succeed");
+    agent.kill().unwrap();
+    let mut said = String::new();
+    agent.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    agent.wait().unwrap();
+    assert!(!said.contains("bug"), "{said}");
 }
