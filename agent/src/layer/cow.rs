@@ -1,7 +1,8 @@
 //! Keeps what is written beside a disk that is only read: nbdkit-cow-filter(1).
 //!
 //! All connections to a disk share one overlay, for as long as the agent runs and the disk is the same
-//! (`overlays`). Nothing of it outlives the agent, so a flush has nothing to make durable.
+//! (`overlays`). Nothing of it outlives the agent, so a flush has nothing to make durable; it tells what the
+//! host has lost of the overlay.
 
 mod overlay;
 mod overlays;
@@ -18,8 +19,8 @@ use crate::{
     recipe::{BuildError, Key, Params, Stack},
 };
 use disk::{
-    Answer, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Progress, Turn, Verb,
-    in_pieces, perform_all,
+    Answer, Client, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Progress, Turn,
+    Verb, in_pieces, perform_all,
 };
 
 pub(super) const NAME: &str = "cow";
@@ -104,7 +105,7 @@ impl Exports for Cow {
             // A file is made.
             let cover = move || {
                 let overlay = overlays.of(&name, &*below)?;
-                Ok(Arc::new(CowDisk { below, overlay, settings }) as _)
+                Ok(Arc::new(CowDisk::new(below, overlay, settings)) as _)
             };
             permit.blocking(cover).await?
         })
@@ -119,10 +120,30 @@ impl Exports for Cow {
 struct CowDisk {
     below: Arc<dyn Disk>,
     overlay: Arc<Overlay>,
+    client: Client,
     settings: Settings,
 }
 
 impl CowDisk {
+    fn new(below: Arc<dyn Disk>, overlay: Arc<Overlay>, settings: Settings) -> Self {
+        let client = overlay.durability.join();
+        Self { below, overlay, client, settings }
+    }
+
+    /// There is nothing to be made durable; but what the host has lost is told. `tell`: the client hears
+    /// of it.
+    fn flush(&self, tell: bool) -> Result<Progress, DiskError> {
+        let (durability, check) = (&self.overlay.durability, || self.overlay.check());
+        let flushed = if tell {
+            durability.flush(&self.client, check)
+        } else {
+            durability.make_durable(check)
+        };
+        flushed
+            .map(|()| Progress::Done)
+            .map_err(|error| DiskError::from_io(Verb::Flush, (0, 0), error))
+    }
+
     /// The bytes of a block as the disk below has them.
     fn original(&self, number: u64) -> Result<Vec<u8>, DiskError> {
         let range = self.overlay.block(number);
@@ -234,7 +255,6 @@ impl Disk for CowDisk {
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match *op {
-            Op::Flush | Op::Settle => Ok(Turn::Done),
             Op::Read { at, len } if matches!(self.settings.on_read, OnRead::Never) => {
                 let range = at..at + u64::from(len);
                 let below = |(number, _)| self.overlay.state(number) == State::Below;
@@ -265,7 +285,9 @@ impl Disk for CowDisk {
                 })
             }
             Op::Cache { .. } if self.below.facts().can_cache => self.below.perform(op, answer),
-            Op::Flush | Op::Settle | Op::Cache { .. } => Ok(Progress::Done),
+            Op::Cache { .. } => Ok(Progress::Done),
+            Op::Flush => self.flush(true),
+            Op::Settle => self.flush(false),
             Op::Extents { one, .. } => self.extents(&range, *one, answer).map(|()| Progress::Done),
         }
         .map_err(|error| match error.verb {

@@ -21,3 +21,5 @@ pub(crate) mod socket;
 pub(crate) mod user;
 #[allow(unsafe_code, reason = "nix has no options of AF_VSOCK and not its ioctl")]
 pub(crate) mod vsock;
+#[allow(unsafe_code, reason = "nix has no sync_file_range")]
+pub(crate) mod writeback;

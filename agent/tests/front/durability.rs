@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, BINARY};
 
 /// A loop device of 8 MiB over a full tmpfs of 1 MiB: it takes writes, and writing them back fails. Taken
 /// away when dropped.
@@ -178,4 +178,32 @@ fn with_multi_conn_a_flush_covers_what_another_connection_wrote() {
         let medium = fs::read(device.dir.path().join("file")).unwrap();
         assert!(medium[..65536].iter().all(|&found| usize::from(found) == byte + 1), "{words}");
     }
+}
+
+#[test]
+fn what_the_host_loses_of_an_overlay_is_told() {
+    let Some(device) = Failing::new() else { return };
+    device.make_room();
+    let (path, folder) = (device.device.to_str().unwrap(), TempDir::new().unwrap());
+    let mounted = folder.path().to_str().unwrap();
+    // Without a journal, whose blocks would have to be written too.
+    run("mke2fs", &["-q", "-t", "ext4", "-O", "^has_journal", path]).unwrap();
+    run("mount", &[path, mounted]).unwrap();
+    run("sync", &[]).unwrap();
+    let tried = std::panic::catch_unwind(|| {
+        device.take_room();
+        let mut command = Command::new("env");
+        command.arg(format!("TMPDIR={mounted}")).arg(BINARY);
+        let agent = Agent::start_by(command, "-U {}/s --filter=cow memory 8M");
+        let code = "a = connect()\ntold(a.flush)\n\
+            told(a.pwrite, BLOCK, 0)\ntold(a.pwrite, BLOCK, 65536)\n";
+        let code = format!(
+            "{code}import subprocess\nsubprocess.run(['sync', '-f', '{mounted}'])\n\
+             told(a.flush)\ntold(a.flush)\ntold(connect().flush)\n"
+        );
+        client(&agent.path("s"), &code)
+    });
+    run("umount", &["-l", mounted]).unwrap();
+    let told = tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(told, ["ok", "ok", "ok", "ENOSPC", "EIO", "ok"]);
 }

@@ -19,7 +19,8 @@ use nix::{
     unistd::mkstemp,
 };
 
-use disk::{DiskError, Identity, Verb};
+use crate::sys::writeback;
+use disk::{DiskError, Durability, Identity, Verb};
 
 /// Locks of blocks. Neighbours have different ones.
 const LOCKS: usize = 64;
@@ -54,6 +55,8 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Overlay {
     file: File,
+    /// Of the file, as far as the overlay needs it: what is lost, and who was told.
+    pub(super) durability: Durability,
     /// Of the layer: what is written here is gone with it.
     identity: Identity,
     /// Bytes of the disk.
@@ -83,6 +86,7 @@ impl Overlay {
         std::fs::remove_file(path)?;
         Ok(Self {
             file: File::from(fd),
+            durability: Durability::new(false),
             identity,
             size,
             block,
@@ -150,6 +154,12 @@ impl Overlay {
         for slot in slots {
             self.give_back(slot);
         }
+    }
+
+    /// Fails if the host has lost something of the overlay, since it failed last. Nothing has to be made
+    /// durable: the overlay ends with the agent.
+    pub(super) fn check(&self) -> io::Result<()> {
+        writeback::check(&self.file)
     }
 
     /// Where a block lies on the disk; the last may be shorter.

@@ -17,7 +17,7 @@ fn cow(block: u64, on_read: OnRead) -> (Arc<MemoryDisk>, CowDisk) {
     let overlay =
         Arc::new(Overlay::new(&std::env::temp_dir(), SIZE, block, Identity::fresh()).unwrap());
     let settings = Settings { block, on_cache: false, on_read };
-    (Arc::clone(&below), CowDisk { below, overlay, settings })
+    (Arc::clone(&below), CowDisk::new(below, overlay, settings))
 }
 
 fn original() -> Vec<u8> {
@@ -137,7 +137,7 @@ fn extents_say_what_is_here_what_is_below_and_what_is_gone() {
         Arc::new(Overlay::new(&std::env::temp_dir(), 1 << 20, 65536, Identity::fresh()).unwrap());
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     write(&*below, 0, &[1; 131_072]);
-    let disk = CowDisk { below, overlay, settings };
+    let disk = CowDisk::new(below, overlay, settings);
     let map = || {
         let (mut at, mut map) = (0, Vec::<(u64, bool)>::new());
         while at < 1 << 20 {
@@ -169,7 +169,7 @@ fn the_last_block_may_be_short_and_a_disk_may_be_huge() {
     let overlay =
         Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh()).unwrap());
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
-    let disk = CowDisk { below: Arc::new(MemoryDisk::new(size)), overlay, settings };
+    let disk = CowDisk::new(Arc::new(MemoryDisk::new(size)), overlay, settings);
     write(&disk, size - 3, b"end");
     assert_eq!(bytes_of(&read(&disk, size - 4, 4)), b"\0end");
     let mut op = Op::Write { at: 5, data: Data::Bytes(b"x"), fua: true };
@@ -193,7 +193,7 @@ fn one_request_takes_no_more_than_its_share_of_memory() {
     let overlay =
         Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh()).unwrap());
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
-    let disk = CowDisk { below: Arc::new(MemoryDisk::new(size)), overlay, settings };
+    let disk = CowDisk::new(Arc::new(MemoryDisk::new(size)), overlay, settings);
     trim(&disk, 0, size);
     let mut op = Op::Zero { at: 0, len: size, fua: false, may_trim: true, fast: false };
     assert_eq!(run(&disk, &mut op).unwrap_err().kind, DiskKind::NoMemory);
@@ -231,7 +231,7 @@ fn memory(size: u64) -> Arc<dyn Disk> {
 fn over(overlays: &Overlays, name: &str, below: &Arc<dyn Disk>) -> Result<CowDisk, String> {
     let settings = Settings { block: 4096, on_cache: false, on_read: OnRead::Never };
     match overlays.of(name, &**below) {
-        Ok(overlay) => Ok(CowDisk { below: Arc::clone(below), overlay, settings }),
+        Ok(overlay) => Ok(CowDisk::new(Arc::clone(below), overlay, settings)),
         Err(crate::exports::OpenError::Failed(error)) => Err(error.source.unwrap().to_string()),
         Err(other) => panic!("{other:?}"),
     }
