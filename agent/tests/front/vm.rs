@@ -1,5 +1,5 @@
-//! Virtual machines whose vsock device is their VMM's: `hybrid` plays Firecracker's host side here; real
-//! guests on `vhost-user` are in the tests of guests.
+//! Virtual machines whose vsock device is their VMM's: `hybrid` plays Firecracker's host side here,
+//! `served` and `hostile` a VMM and its guest on `vhost-user`; real guests are in the tests of guests.
 
 use std::{
     fs,
@@ -13,6 +13,9 @@ use std::{
 };
 
 use crate::agent::{Agent, BINARY, fails, fails_with, greeted, opened};
+
+mod hostile;
+mod served;
 
 #[test]
 fn a_hybrid_vm_is_known_by_its_path() {

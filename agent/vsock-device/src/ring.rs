@@ -31,6 +31,8 @@ pub(crate) struct Ring {
     pub(crate) queue: Queue,
     call: Option<OwnedFd>,
     enabled: bool,
+    /// It was reset: a kick alone starts it.
+    reset: bool,
     /// The driver broke its rules: it is not touched until it is stopped or reset.
     broken: bool,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Ring {
 impl Default for Ring {
     fn default() -> Self {
         let queue = Queue::new(MOST).expect("a power of two");
-        Self { queue, call: None, enabled: false, broken: false }
+        Self { queue, call: None, enabled: false, reset: false, broken: false }
     }
 }
 
@@ -53,9 +55,9 @@ impl Ring {
         self.queue.avail_ring() != 0
     }
 
-    /// Its guest has kicked it. After a reset that alone starts it.
+    /// Its guest has kicked it; maybe before it was stopped.
     pub(crate) fn kicked(&mut self) {
-        if self.is_placed() {
+        if self.reset && self.is_placed() {
             self.start();
         }
     }
@@ -92,6 +94,7 @@ impl Ring {
 
     pub(crate) fn start(&mut self) {
         self.queue.set_ready(true);
+        self.reset = false;
     }
 
     pub(crate) fn enable(&mut self, on: bool) {
@@ -102,18 +105,18 @@ impl Ring {
     pub(crate) fn stop(&mut self) {
         self.queue.set_ready(false);
         self.call = None;
-        self.broken = false;
+        (self.reset, self.broken) = (false, false);
     }
 
     /// As it was in the beginning, but for its call: not every VMM gives that anew.
     pub(crate) fn reset(&mut self) {
         self.queue.reset();
-        self.enabled = false;
-        self.broken = false;
+        (self.enabled, self.reset, self.broken) = (false, true, false);
     }
 
+    /// If it works at all: nothing is wrong with one that was stopped.
     pub(crate) fn set_broken(&mut self) {
-        self.broken = true;
+        self.broken = self.queue.ready();
     }
 
     /// Tells the guest, if it has said how.

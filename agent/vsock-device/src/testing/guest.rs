@@ -32,6 +32,7 @@ pub struct Guest {
     pub rings: Rings,
     pub sockets: HashMap<u32, Socket>,
     cid: u64,
+    window: u32,
     packet: Vec<u8>,
     /// Receive buffers that were emptied and not given again.
     idle: Vec<u16>,
@@ -65,10 +66,16 @@ impl Guest {
     }
 
     pub fn boot_on(vmm: Vmm, cid: u64) -> io::Result<Self> {
-        let mut rings = Rings::new(vmm.map()?, QUEUE, true);
-        vmm.set_up(EVENT_IDX, QUEUE)?;
-        (0..QUEUE).for_each(|index| rings.give_room(index));
+        Self::boot_with(vmm, cid, QUEUE, WINDOW)
+    }
+
+    /// With queues of `size`, and of each connection's bytes that many that are not taken yet.
+    pub fn boot_with(vmm: Vmm, cid: u64, size: u16, window: u32) -> io::Result<Self> {
+        let mut rings = Rings::new(vmm.map()?, size, true);
+        vmm.set_up(EVENT_IDX, size)?;
+        (0..size).for_each(|index| rings.give_room(index));
         let mut guest = Self {
+            window,
             vmm,
             rings,
             sockets: HashMap::new(),
@@ -97,6 +104,25 @@ impl Guest {
         Ok(own)
     }
 
+    /// Its VMM stops the rings, and its driver begins anew: it has no connections then.
+    pub fn reboot(&mut self) -> io::Result<()> {
+        let size = self.rings.size();
+        for queue in [RX, TX] {
+            self.vmm.stop(queue)?;
+        }
+        self.rings = Rings::new(self.rings.memory.clone(), size, true);
+        self.rings.wipe();
+        (0..size).for_each(|index| self.rings.give_room(index));
+        for queue in [RX, TX] {
+            self.vmm.start(queue, size, 0)?;
+        }
+        self.vmm.settle()?;
+        self.sockets.clear();
+        self.idle.clear();
+        self.kick();
+        Ok(())
+    }
+
     /// Ends a connection without a farewell.
     pub fn reset(&mut self, own: u32) {
         self.packet(own, Op::Reset, 0);
@@ -121,7 +147,7 @@ impl Guest {
             kind: STREAM,
             op,
             flags,
-            buf_alloc: WINDOW,
+            buf_alloc: self.window,
             fwd_cnt: socket.taken,
         };
         header.bytes()
@@ -230,7 +256,7 @@ impl Guest {
             some = true;
             self.idle.push(index);
             // As Linux: in bunches of half a queue.
-            if self.idle.len() >= usize::from(QUEUE / 2) {
+            if self.idle.len() >= usize::from(self.rings.size() / 2) {
                 self.idle.drain(..).for_each(|index| self.rings.give_room(index));
                 self.kick();
             }
@@ -256,7 +282,7 @@ impl Guest {
                 let len = u32::try_from(payload.len()).expect("a packet");
                 socket.taken = socket.taken.wrapping_add(len);
                 // As Linux: when the host knows of less room than a packet takes.
-                let known = WINDOW - socket.taken.wrapping_sub(socket.told);
+                let known = self.window - socket.taken.wrapping_sub(socket.told);
                 if known < u32::try_from(PACKET).expect("small") {
                     self.packet(own, Op::CreditUpdate, 0);
                 }

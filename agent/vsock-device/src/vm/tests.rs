@@ -226,6 +226,24 @@ fn a_vm_that_was_broken_works_again_after_its_rings_were_stopped_or_the_device_w
     }
 }
 
+/// The kick and the stop come at the same time, and the stop is dealt with first.
+#[test]
+fn a_kick_from_before_a_stop_breaks_nothing_after_it() {
+    let mut played = set_up();
+    for port in 0..3 {
+        played.rings.give(1, 500);
+        for queue in 0..2 {
+            played.vmm.ring(code::GET_VRING_BASE, queue, 0).unwrap();
+            played.vmm.kick(queue);
+        }
+        played.settle().unwrap();
+        played.device.kicked(Which::Tx);
+        played.device.look();
+        played.start_rings(PLAIN).unwrap();
+        works(&mut played, port);
+    }
+}
+
 /// A VMM that has lost its guest's memory can give it anew.
 #[test]
 fn memory_that_was_taken_away_can_be_given_anew() {
