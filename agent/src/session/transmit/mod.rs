@@ -7,6 +7,8 @@
 mod failures;
 mod receive;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use std::{
@@ -205,7 +207,7 @@ impl Transmission {
         // While nothing is received, only a look shows that the client of a long request has gone.
         let watches = want != Want::Input && !self.blocking.is_empty();
         let needed = if let Want::Memory(needed) = want { needed } else { 0 };
-        let stalled = self.incoming.as_ref().map(|incoming| Instant::from_std(incoming.until));
+        let stalled = self.incoming.as_ref().map(|incoming| incoming.until);
         // Errors come back from the call that they concern.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}

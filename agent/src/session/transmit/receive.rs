@@ -7,7 +7,6 @@
 use std::{
     io::{self, IoSliceMut},
     sync::Arc,
-    time::Instant,
 };
 
 use disk::{Data, DiskError, Kind, NoMemory, Op, PAGE, Pages, Turn as Attempt};
@@ -16,6 +15,7 @@ use nbd::{
     transmit::{Checked, Ended, IN_PLACE, Received, Refused, Replies},
     wire::{Errno, Request},
 };
+use tokio::time::Instant;
 
 use super::{
     super::{End, pool, protocol},
