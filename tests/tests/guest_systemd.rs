@@ -100,6 +100,21 @@ END
          test $pid = $(systemctl show --value -p MainPID agent.service)",
     )?;
     guest.check(
+        "where nothing is configured, disks are read-only, and the journal says how that is changed",
+        "nbdinfo --is read-only nbd+vsock://1/disk
+         journalctl --no-pager --output cat --priority warning --unit agent.service >/run/lab/warned
+         grep 'not configured: every guest may read every file' /run/lab/warned
+         grep -F 'AGENT_ARGS=--allow-cid 3 file /var/lib/agent/disk.img' /run/lab/warned
+         systemctl show --property MemoryMax,TasksMax agent.service | tee /run/lab/bounds
+         ! grep infinity /run/lab/bounds",
+    )?;
+    guest.check(
+        "a line in /etc/default/agent lets guests write",
+        "echo 'AGENT_ARGS=--allow vsock-guest,vsock-local file dir=/var/lib/agent' >/etc/default/agent
+         systemctl restart agent.service
+         ! nbdinfo --is read-only nbd+vsock://1/disk",
+    )?;
+    guest.check(
         "a write that was flushed is there after the service was killed",
         "pid=$(systemctl show --value -p MainPID agent.service)
          cat >/run/lab/kill.py <<'END'

@@ -30,6 +30,7 @@ mod proxy_loss;
 mod shape;
 mod single;
 mod sockets;
+mod units;
 mod user;
 mod vm;
 mod watched;
