@@ -80,3 +80,48 @@ impl<W: Sync, D: Sync> Descriptors<W, D> {
         synced
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Counts, and fails so often.
+    #[derive(Debug, Default)]
+    struct Counter(AtomicU32, AtomicU32);
+
+    impl Sync for Counter {
+        fn sync(&self) -> io::Result<()> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let failing =
+                self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+            if failing.is_ok() { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }
+
+    fn counts(separate: bool, fail: u32) -> (bool, [u32; 3]) {
+        let descriptors = Descriptors::new(Counter::default(), separate);
+        let [one, two] = [(); 2].map(|()| descriptors.add(Counter::default(), |_, _| false));
+        one.1.store(fail, Ordering::Relaxed);
+        let synced = descriptors.sync().is_ok();
+        let counted = |counter: &Counter| counter.0.load(Ordering::Relaxed);
+        (synced, [counted(descriptors.witness()), counted(&one), counted(&two)])
+    }
+
+    #[test]
+    fn the_witness_is_enough_unless_the_filesystem_keeps_them_apart() {
+        assert_eq!(counts(false, 1), (true, [1, 0, 0]), "the other was not asked");
+        assert_eq!(counts(true, 0), (true, [1, 1, 1]));
+        assert_eq!(counts(true, 1), (false, [1, 2, 2]), "all hear of it now");
+    }
+
+    #[test]
+    fn one_that_is_as_good_is_shared_while_anybody_has_it() {
+        let descriptors = Descriptors::new(Counter::default(), false);
+        let first = descriptors.add(Counter::default(), |_, _| true);
+        assert!(Arc::ptr_eq(&first, &descriptors.add(Counter::default(), |_, _| true)));
+        drop(first);
+        assert_eq!(descriptors.others().len(), 0);
+    }
+}

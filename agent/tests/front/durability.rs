@@ -158,6 +158,22 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
 }
 
 #[test]
+fn what_is_lost_after_the_last_client_has_left_is_told_to_the_next_once() {
+    let Some(device) = Failing::new() else { return };
+    let path = device.device.to_str().unwrap();
+    for (turn, words) in [format!("file {path}"), format!("split {path}")].into_iter().enumerate() {
+        let agent = Agent::start(&format!("-U {{}}/s {words}"));
+        let code = format!("a = connect()\ntold(a.pwrite, BLOCK, {turn} << 20)\na.shutdown()\n");
+        assert_eq!(client(&agent.path("s"), &code), ["ok"], "{words}");
+        // The agent has it written back, although nobody asked it to.
+        agent.wait_for_line("cannot make");
+        let code = "b = connect()\nc = connect()\n\
+            told(b.flush)\ntold(b.flush)\ntold(c.flush)\ntold(c.flush)\ntold(connect().flush)\n";
+        assert_eq!(client(&agent.path("s"), code), ["EIO", "ok", "EIO", "ok", "ok"], "{words}");
+    }
+}
+
+#[test]
 fn with_multi_conn_a_flush_covers_what_another_connection_wrote() {
     let Some(device) = Failing::new() else { return };
     device.make_room();
