@@ -332,7 +332,10 @@ const SECTIONS: &[Section] = &[
                 "/etc/default/agent, /etc/default/agent-NAME",
                 "AGENT_ARGS of agent.service and of agent@NAME.service.",
             ),
-            ("/var/lib/agent", "What agent.service serves unless it is told otherwise."),
+            (
+                "/var/lib/agent",
+                "What agent.service serves, read-only, unless it is told otherwise.",
+            ),
             (
                 "/etc/pki/nbdkit, ~/.pki/nbdkit, ~/.config/pki/nbdkit",
                 "Certificates, for root and for others, unless --tls-certificates says where.",

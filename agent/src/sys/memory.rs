@@ -2,6 +2,8 @@
 
 use std::{fs, io, path::Path};
 
+use nix::sys::sysinfo::sysinfo;
+
 /// Locks what the process has and will have into memory (mlockall(2)).
 pub(crate) fn lock_all() -> io::Result<()> {
     // SAFETY: takes no pointer, and changes nothing that Rust knows of.
@@ -17,10 +19,18 @@ pub(crate) fn spare_from_oom() -> io::Result<()> {
 
 /// Bytes of memory that this process may have: the machine's, or those of its cgroup where they are fewer.
 pub(crate) fn available() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let meminfo = fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine(meminfo.as_deref(), sysinfo().ok().map(|info| info.ram_total()));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // A machine without /proc: so little that nothing is promised that is not there.
-    of_groups(Path::new("/sys/fs/cgroup"), &groups).min(machine.unwrap_or(1 << 30))
+    of_groups(Path::new("/sys/fs/cgroup"), &groups).min(machine)
+}
+
+/// Where systemd shows a service its processes alone (`ProcSubset=pid`), there is no /proc/meminfo; where a
+/// container has one of its own, that says less than sysinfo(2).
+fn machine(meminfo: Option<&str>, sysinfo: Option<u64>) -> u64 {
+    let known = [meminfo.and_then(total), sysinfo].into_iter().flatten().min();
+    // With neither: so little that nothing is promised that is not there.
+    known.unwrap_or(1 << 30)
 }
 
 /// What `MemTotal` says, proc_meminfo(5).
@@ -70,5 +80,8 @@ mod tests {
         assert_eq!(of_groups(root.path(), "9:memory:/box\n3:cpu:/box\n"), 1000);
         assert_eq!(total("MemTotal:       24540000 kB\nMemFree: 1 kB\n"), Some(24_540_000 * 1024));
         assert!(available() > 0);
+        assert_eq!(machine(None, Some(7 << 40)), 7 << 40);
+        assert_eq!(machine(Some("MemTotal: 4 kB\n"), Some(7 << 40)), 4096);
+        assert_eq!(machine(None, None), 1 << 30);
     }
 }
