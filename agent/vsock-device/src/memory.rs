@@ -25,7 +25,7 @@ use vm_memory::{
 
 use crate::{
     queue::Broken,
-    sys::shared::Watch,
+    sys::shared::{Watch, leave_pages},
     vhost_user::{MemoryError, message::Region},
 };
 
@@ -53,7 +53,16 @@ struct Parts {
     map: GuestMemoryMmap,
     /// One for each part of the map.
     watches: Vec<Watch>,
-    _reserved: Option<Reserved>,
+    /// None for a test's.
+    reserved: Option<Reserved>,
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if self.reserved.is_some() {
+            self.map.iter().for_each(|part| leave_pages(&part.get_mmap()));
+        }
+    }
 }
 
 impl Memory {
@@ -92,7 +101,7 @@ impl Memory {
     fn watched(map: GuestMemoryMmap, reserved: Option<Reserved>) -> io::Result<Self> {
         let watches =
             map.iter().map(|part| Watch::new(part.get_mmap())).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Parts { map, watches, _reserved: reserved })))
+        Ok(Self(Arc::new(Parts { map, watches, reserved })))
     }
 
     /// Memory that a test has made.
