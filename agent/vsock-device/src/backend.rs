@@ -30,8 +30,7 @@ use crate::{
     vm::{End, Vm},
 };
 
-/// After a VMM that could not be served or left at once, so that one that comes again and again costs
-/// little.
+/// Pause after a VMM that was refused or left at once, so that a VMM that connects in a loop costs little.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How soon lines that were left out of the log are told of, where no VM comes.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -46,7 +45,7 @@ pub struct Place {
     pub port: u32,
 }
 
-/// Serves the VMs of one path until it is dropped; one that is there then is served to its end.
+/// Serves the VMs of one path until it is dropped. A VM that is connected then is served to its end.
 pub struct Host {
     place: Place,
     accepted: Receiver<Connection>,
@@ -151,7 +150,8 @@ impl Backend {
 
     /// Serves one VM to its end.
     fn one(&self, socket: UnixStream) -> End {
-        let device = Device::new(&self.place, Arc::clone(&self.log), self.accepted.clone());
+        let (log, accepted) = (Arc::clone(&self.log), self.accepted.clone());
+        let device = Device::new(&self.place, log, accepted, &self.quota);
         let started = device.and_then(|device| {
             let listener = Some(self.listener.as_fd());
             Vm::new(socket, Arc::new(device), Arc::clone(&self.quota), listener)

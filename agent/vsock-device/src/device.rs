@@ -15,11 +15,12 @@ use tokio::sync::mpsc::Sender;
 use crate::{
     backend::Place,
     connection::Connection,
+    flow::COPIED,
     header::{self, Op},
     inner::Inner,
     line::Name,
     log::Log,
-    memory::Memory,
+    memory::{Memory, Quota},
     packets::{Taken, take_in},
     peers::After,
     queue::Broken,
@@ -28,8 +29,8 @@ use crate::{
 
 /// A guest's device.
 pub(crate) struct Device {
-    /// Whoever holds it has `inner` next. Without it a thread that takes `inner` again and again has it
-    /// every time, since it is awake and the others have to be woken.
+    /// Held while waiting for `inner`. Without it a thread that takes `inner` in a loop gets it every time,
+    /// since it is running and the others have to be woken.
     next: Mutex<()>,
     inner: Mutex<Inner>,
     cid: u32,
@@ -45,9 +46,12 @@ impl Device {
         place: &Place,
         log: Arc<Log>,
         accepted: Sender<Connection>,
+        quota: &Quota,
     ) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let (next, inner) = (Mutex::default(), Mutex::default());
+        let mut inner = Inner::default();
+        inner.flow.limit = quota.held(COPIED);
+        let (next, inner) = (Mutex::default(), Mutex::new(inner));
         Ok(Self { next, inner, cid: place.cid, port: place.port, log, accepted, wake })
     }
 

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     header::{Header, Op},
     inbox::Held,
-    line::{Line, Name, Place, TURN},
+    line::{Line, Name, Position, TURN},
     memory::Memory,
     peers::{After, Key, Peers},
     queue::{Broken, For, Queue},
@@ -26,8 +26,8 @@ const PACKET: usize = 64 * 1024;
 pub(crate) const DESCRIPTORS: usize = 1024;
 /// Packets that wait for the guest to make room; beyond it nothing is taken from the guest.
 pub(crate) const ANSWERS: usize = 256;
-/// Bytes of memory for what was copied out for sessions that do not take it, in all; beyond it nothing is
-/// taken from the guest.
+/// Bytes of memory for what was copied out for sessions that do not take it, of a VM at most; beyond its
+/// limit nothing is taken from the guest.
 pub(crate) const COPIED: usize = 64 << 20;
 
 /// A VM's connections, and what is kept for them.
@@ -35,11 +35,13 @@ pub(crate) const COPIED: usize = 64 << 20;
 pub(crate) struct Flow {
     pub(crate) peers: Peers,
     pub(crate) line: Line,
-    /// Connections that are there, also those of which the guest knows nothing any more.
+    /// Sessions that exist, also those whose connection the guest has ended.
     pub(crate) sessions: usize,
     /// Answers, in order; before any data.
     pub(crate) answers: VecDeque<Header>,
     pub(crate) held: Held,
+    /// Bytes of `held` beyond which nothing is taken from the guest.
+    pub(crate) limit: usize,
     /// Packets wait in the TX queue because too much is kept here.
     pub(crate) stalled: bool,
     /// Answers are left although the guest may have room: the device's thread goes on with them.
@@ -62,7 +64,7 @@ impl Rx<'_> {
 impl Flow {
     /// Too much is kept for the guest, or for its sessions.
     pub(crate) fn is_full(&self) -> bool {
-        self.answers.len() >= ANSWERS || self.held.bytes >= COPIED
+        self.answers.len() >= ANSWERS || self.held.bytes >= self.limit
     }
 
     /// Every connection is over; the guest is told nothing.
@@ -88,12 +90,12 @@ impl Flow {
         let Some(mut peer) = self.peers.open.remove(&key) else { return Ok(()) };
         peer.wake_reader(after);
         peer.wake_writer(after);
-        self.line.leave((key, peer.id), peer.place);
+        self.line.leave((key, peer.id), peer.position);
         peer.inbox.drop_all(tx, &mut self.held)
     }
 
-    /// Calls those whose turn it is, as far as there is room. If there is none, the guest is asked to say
-    /// when there is.
+    /// Calls the next connections, as many as there is room for. If there is none, asks the guest for a kick
+    /// when it provides some.
     pub(crate) fn call_next(
         &mut self,
         rx: &mut Rx<'_>,
@@ -110,25 +112,25 @@ impl Flow {
         let now = Instant::now();
         while let Some(name) = self.line.next(buffers, now) {
             let Some(peer) = self.peers.get(name) else { continue };
-            peer.place = match peer.place {
+            peer.position = match peer.position {
                 // It comes back when the guest has taken something.
-                _ if peer.credit() == 0 => Place::Outside,
-                Place::Waiting(left) => self.line.call(name, left, now),
-                place => place,
+                _ if peer.credit() == 0 => Position::Outside,
+                Position::Waiting(left) => self.line.call(name, left, now),
+                position => position,
             };
-            if peer.place != Place::Outside || peer.output_ended {
+            if peer.position != Position::Outside || peer.output_ended {
                 peer.wake_writer(after);
             }
         }
         Ok(())
     }
 
-    /// May this connection send now, without others being before it?
+    /// Whether it is this connection's turn.
     fn may_send(&mut self, name: Name) -> bool {
-        match self.peers.get(name).map(|peer| peer.place) {
-            Some(Place::Called(_)) => true,
-            Some(Place::Outside) => self.line.is_empty(),
-            Some(Place::Waiting(_)) | None => false,
+        match self.peers.get(name).map(|peer| peer.position) {
+            Some(Position::Called(_)) => true,
+            Some(Position::Outside) => self.line.is_empty(),
+            Some(Position::Waiting(_)) | None => false,
         }
     }
 
@@ -147,14 +149,14 @@ impl Flow {
             }
         }
         if let Some(peer) = self.peers.get(name) {
-            peer.place = match peer.place {
-                Place::Outside => self.line.join(name),
-                Place::Called(left) => {
-                    // Others took more buffers than were counted for them.
-                    self.line.leave(name, peer.place);
+            peer.position = match peer.position {
+                Position::Outside => self.line.join(name),
+                Position::Called(left) => {
+                    // Another connection needed more buffers than were counted for its turn.
+                    self.line.leave(name, peer.position);
                     self.line.stay(name, left)
                 }
-                place @ Place::Waiting(_) => place,
+                position @ Position::Waiting(_) => position,
             };
         }
         Ok(false)
@@ -228,7 +230,7 @@ impl Flow {
         }
         let Some(mut queue) = rx.queue() else { return later() };
         let Some(peer) = self.peers.get(name) else { return gone() };
-        let turn = if let Place::Called(left) = peer.place { left } else { TURN };
+        let turn = if let Position::Called(left) = peer.position { left } else { TURN };
         let mut left = Runs { runs, at: 0 };
         let (mut sent, mut starved) = (0, false);
         while sent < turn && queue.descriptors() < DESCRIPTORS {
@@ -255,11 +257,11 @@ impl Flow {
         }
         peer.rests = queue.descriptors() >= DESCRIPTORS && sent < turn;
         queue.notify()?;
-        if let Place::Called(_) = peer.place {
-            self.line.leave(name, peer.place);
+        if let Position::Called(_) = peer.position {
+            self.line.leave(name, peer.position);
             let unfinished = starved && sent < turn && peer.credit() > 0;
-            peer.place =
-                if unfinished { self.line.stay(name, turn - sent) } else { Place::Outside };
+            peer.position =
+                if unfinished { self.line.stay(name, turn - sent) } else { Position::Outside };
             self.call_next(rx, after)?;
         }
         if sent > 0 { Ok(Ok(sent)) } else { later() }

@@ -98,7 +98,7 @@ impl Header {
         bytes
     }
 
-    /// RST to whoever sent this.
+    /// The RST that answers this packet.
     pub(crate) fn reset(&self) -> Self {
         Self {
             src_cid: self.dst_cid,

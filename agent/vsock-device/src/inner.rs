@@ -65,7 +65,7 @@ impl Inner {
         (&mut self.flow, Rx { ring: &mut self.rx, memory: self.memory.as_ref() })
     }
 
-    /// The guest has made room: answers first, and then those whose turn it is.
+    /// The guest has made room: send the answers, then call the next connections.
     pub(crate) fn make_room(&mut self, after: &mut After<'_>) -> Result<(), Broken> {
         let (flow, mut rx) = self.rx();
         flow.send_answers(&mut rx)?;

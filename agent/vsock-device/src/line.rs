@@ -1,9 +1,10 @@
-//! Whose turn it is to send, where the guest gives less room than its connections want: first come, first
-//! served, each one turn.
+//! The order in which connections send when the guest provides fewer receive buffers than they need: first
+//! come, first served, one turn each.
 //!
-//! A connection that finds no room goes to the end of the line. As the guest gives room, those in front are
-//! called, as many as the room is for, and nobody else sends meanwhile. Who has had its turn goes to the
-//! end again; who found too little room for all of it stays in front with the rest.
+//! A connection that finds no buffer joins the end of the line. When the guest provides buffers, the first
+//! connections are called, as many as the buffers suffice for; no other connection sends meanwhile. After its
+//! turn a connection joins the end again. If the buffers did not suffice for the whole turn, it stays in front
+//! with the rest of it.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +15,15 @@ use crate::peers::Key;
 
 /// Bytes of a turn, before others have theirs.
 pub(crate) const TURN: usize = 256 * 1024;
-/// A connection that was called and has not come after this time holds the others up no longer.
+/// A connection that was called and has not sent after this time no longer holds up the others.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A connection, and which one of those between the same ports.
+/// A connection: its ports, and the number that tells it from an earlier one between the same ports.
 pub(crate) type Name = (Key, u64);
 
 /// Where a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Position {
     Outside,
     /// In the line; bytes that its turn has.
     Waiting(usize),
@@ -30,7 +31,7 @@ pub(crate) enum Place {
     Called(usize),
 }
 
-/// Those that wait, and those whose turn it is.
+/// The connections that wait, and those whose turn it is.
 #[derive(Debug)]
 pub(crate) struct Line {
     waiting: VecDeque<Name>,
@@ -47,7 +48,7 @@ impl Default for Line {
 }
 
 impl Line {
-    /// Nobody is before one who comes now.
+    /// A connection that comes now is the first.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.called.is_empty()
     }
@@ -56,7 +57,7 @@ impl Line {
         !self.waiting.is_empty()
     }
 
-    /// A buffer of the guest's has room for so many bytes.
+    /// The guest's buffers have room for so many bytes each.
     pub(crate) fn measure(&mut self, bytes: usize) {
         self.buffer = bytes.clamp(1, TURN);
     }
@@ -66,18 +67,18 @@ impl Line {
         self.patience = patience;
     }
 
-    pub(crate) fn join(&mut self, name: Name) -> Place {
+    pub(crate) fn join(&mut self, name: Name) -> Position {
         self.waiting.push_back(name);
-        Place::Waiting(TURN)
+        Position::Waiting(TURN)
     }
 
     /// Its turn was cut short for want of room.
-    pub(crate) fn stay(&mut self, name: Name, left: usize) -> Place {
+    pub(crate) fn stay(&mut self, name: Name, left: usize) -> Position {
         self.waiting.push_front(name);
-        Place::Waiting(left)
+        Position::Waiting(left)
     }
 
-    /// Room for `buffers` is there: the next one whose turn it is, if another may be called now.
+    /// The next connection to call, if `buffers` suffice for one more turn than are under way.
     pub(crate) fn next(&mut self, buffers: u16, now: Instant) -> Option<Name> {
         self.called.retain(|(_, since)| now.saturating_duration_since(*since) < self.patience);
         let turns = (usize::from(buffers) * self.buffer).div_ceil(TURN);
@@ -87,17 +88,17 @@ impl Line {
         self.waiting.pop_front()
     }
 
-    pub(crate) fn call(&mut self, name: Name, left: usize, now: Instant) -> Place {
+    pub(crate) fn call(&mut self, name: Name, left: usize, now: Instant) -> Position {
         self.called.push((name, now));
-        Place::Called(left)
+        Position::Called(left)
     }
 
-    /// It is no longer there.
-    pub(crate) fn leave(&mut self, name: Name, place: Place) {
-        match place {
-            Place::Outside => {}
-            Place::Waiting(_) => self.waiting.retain(|one| *one != name),
-            Place::Called(_) => self.called.retain(|(one, _)| *one != name),
+    /// Removes a connection.
+    pub(crate) fn leave(&mut self, name: Name, position: Position) {
+        match position {
+            Position::Outside => {}
+            Position::Waiting(_) => self.waiting.retain(|one| *one != name),
+            Position::Called(_) => self.called.retain(|(one, _)| *one != name),
         }
     }
 

@@ -87,7 +87,7 @@ impl Log {
         }
     }
 
-    /// For who watches (`-v`); costs no line where nobody does.
+    /// Shown with `-v` only; takes no line from the budget otherwise.
     pub(crate) fn debug(&self, what: fmt::Arguments<'_>) {
         if tracing::enabled!(tracing::Level::DEBUG) && self.may_speak() {
             tracing::debug!("vhost-user:{}: {what}", self.path.display());

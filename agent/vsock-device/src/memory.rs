@@ -29,8 +29,8 @@ use crate::{
     vhost_user::{MemoryError, message::Region},
 };
 
-/// File systems whose pages come from this machine's memory or disks. A page of another one may be for
-/// somebody else to bring (FUSE, a network), who need not: who touches it waits for ever.
+/// File systems whose pages come from this machine's memory or disks. With others (FUSE, a network) another
+/// process or machine provides the page; if it does not, the thread that touches the page waits for ever.
 const PROMPT: [FsType; 5] =
     [TMPFS_MAGIC, HUGETLBFS_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
 
@@ -147,7 +147,10 @@ fn check(at: usize, region: &Region, file: &File) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// A path's place among those that share the address space.
+/// What a VM may make the device hold in any case, bytes: the credit of four connections.
+const LEAST_HELD: usize = 1 << 20;
+
+/// One path's account in the shared address space.
 #[derive(Debug)]
 pub(crate) struct Quota(u64);
 
@@ -164,6 +167,14 @@ impl Quota {
         let number = used.last_key_value().map_or(0, |(last, _)| last + 1);
         used.insert(number, 0);
         Self(number)
+    }
+
+    /// Bytes that a VM of this path may make the device hold: at most `most`, and all VMs together a quarter of
+    /// this machine's memory.
+    pub(crate) fn held(&self, most: usize) -> usize {
+        let others = used().keys().filter(|number| **number != self.0).count();
+        let share = machine_memory() / 4 / (u64::try_from(others).unwrap_or(u64::MAX - 1) + 1);
+        usize::try_from(share).unwrap_or(usize::MAX).clamp(LEAST_HELD, most)
     }
 
     /// Address space for a VM of this path, in the place of what it has now.
@@ -204,8 +215,12 @@ impl Drop for Reserved {
 }
 
 fn most_of_one() -> u64 {
-    let machine = sysinfo().map_or(0, |info| info.ram_total().saturating_add(info.swap_total()));
-    machine.saturating_mul(2).max(LEAST)
+    let swap = sysinfo().map_or(0, |info| info.swap_total());
+    machine_memory().saturating_add(swap).saturating_mul(2).max(LEAST)
+}
+
+fn machine_memory() -> u64 {
+    sysinfo().map_or(0, |info| info.ram_total())
 }
 
 #[cfg(test)]
@@ -255,6 +270,16 @@ mod tests {
         let error = Memory::from_regions(&[region], [pipe].into_iter(), &quota).unwrap_err();
         assert!(matches!(error, MemoryError::Foreign), "{error}");
         assert_eq!(used().values().sum::<u64>(), 0, "what was refused holds nothing");
+    }
+
+    #[test]
+    fn all_vms_together_hold_a_quarter_of_the_memory() {
+        let quotas: Vec<_> = (0..10_000).map(|_| Quota::new()).collect();
+        let each = quotas[0].held(64 << 20);
+        let all = u64::try_from(each).unwrap() * 10_000;
+        assert!(all <= machine_memory() / 4 || each == LEAST_HELD, "{each}");
+        drop(quotas);
+        assert!(Quota::new().held(64 << 20) > each);
     }
 
     #[test]

@@ -160,8 +160,8 @@ fn request(
     if known {
         flow.drop_peer(key, tx, after)?;
     }
-    // Also those that are over and whose sessions have not noticed: a guest that connects again and
-    // again would have as many of them as it likes, before everybody else's.
+    // The count includes connections that are over and whose sessions have not noticed. Otherwise a guest
+    // that connects in a loop could have any number of sessions.
     if known || header.dst_port != device.port() || flow.sessions >= MOST {
         flow.answers.push_back(header.reset());
         return Ok(());
@@ -171,7 +171,7 @@ fn request(
     let response = peer.header(key, device.cid(), Op::Response, 0, 0);
     flow.answers.push_back(response);
     let connection = Connection::new(Arc::clone(device), key, id);
-    // Dropped where nobody accepts any more: it is reset then, but not under our lock.
+    // The listener is gone: reset the connection, but drop the handle without taking the lock again.
     if let Err(refused) = device.accepted().try_send(connection) {
         refused.into_inner().forget();
         flow.answers.pop_back();

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     header::{Header, Op},
     inbox::Inbox,
-    line::Place,
+    line::Position,
     log::Log,
     memory::Memory,
 };
@@ -56,7 +56,7 @@ pub(crate) struct Peer {
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
     /// Its turn to send.
-    pub(crate) place: Place,
+    pub(crate) position: Position,
     /// Its last turn was so much work that other tasks of the thread run before the next.
     pub(crate) rests: bool,
 }
@@ -76,7 +76,7 @@ impl Peer {
             finished: false,
             reader: None,
             writer: None,
-            place: Place::Outside,
+            position: Position::Outside,
             rests: false,
         }
     }

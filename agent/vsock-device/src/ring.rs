@@ -101,7 +101,7 @@ impl Ring {
         self.enabled = on;
     }
 
-    /// Ends its work; whatever was wrong with it is over.
+    /// Stops it. If it was broken, it can be set up anew.
     pub(crate) fn stop(&mut self) {
         self.queue.set_ready(false);
         self.call = None;
@@ -114,7 +114,7 @@ impl Ring {
         (self.enabled, self.reset, self.broken) = (false, true, false);
     }
 
-    /// If it works at all: nothing is wrong with one that was stopped.
+    /// A queue that is stopped stays as it is: nothing in it is used any more.
     pub(crate) fn set_broken(&mut self) {
         self.broken = self.queue.ready();
     }
@@ -122,7 +122,7 @@ impl Ring {
     /// Tells the guest, if it has said how.
     pub(crate) fn call(&self) {
         if let Some(call) = &self.call {
-            // Only one that was closed or broken by the VMM fails: its guest waits, and nobody else.
+            // It fails only if the VMM broke its own eventfd. Then its guest waits, and no other.
             eventfd::signal(call.as_fd()).ok();
         }
     }

@@ -1,5 +1,5 @@
 //! One VM, from its connection to its end: what its VMM says, and what its guest's queues have. All of it
-//! happens on one thread, which waits for nobody and nothing but the next event.
+//! happens on one thread, which never blocks on the VMM, the guest or a session.
 
 use std::{
     io,
@@ -38,8 +38,8 @@ const LISTENER: u64 = 4;
 
 /// Messages of the VMM that are dealt with before the guest has its turn.
 const MESSAGES: usize = 16;
-/// Kicks for nothing, one after the other, after which the VM has to wait a moment: so that who kicks and
-/// kicks uses no core up.
+/// Consecutive kicks without any work, after which the thread pauses, so that a VM that only kicks does not
+/// use up a core.
 const IDLE_KICKS: u32 = 64;
 const IDLE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -48,7 +48,7 @@ const IDLE_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct Events {
     epoll: Epoll,
     kicks: [Option<OwnedFd>; 2],
-    /// The queues are to be looked at although nobody has kicked them.
+    /// The queues are to be looked at without a kick.
     pub(crate) look: bool,
 }
 
@@ -69,8 +69,8 @@ impl Events {
             self.epoll.delete(&old)?;
         }
         if let Some(new) = kick {
-            // By its edges it need not be read: each kick is one event, also of one that is full or that
-            // counts down (EFD_SEMAPHORE).
+            // Edge-triggered, so it need not be read: each kick is one event, also from an eventfd that
+            // is full or a semaphore (EFD_SEMAPHORE).
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             self.epoll.add(&new, EpollEvent::new(flags, token))?;
             *slot = Some(new);
@@ -155,7 +155,7 @@ impl<'a> Vm<'a> {
     pub(crate) fn run(&mut self) -> End {
         loop {
             let timeout = if self.waiting {
-                // Who was called and does not come is passed over then.
+                // A connection that was called and has not sent by then is passed over.
                 EpollTimeout::try_from(PATIENCE).unwrap_or(EpollTimeout::NONE)
             } else {
                 EpollTimeout::NONE
@@ -209,7 +209,7 @@ impl<'a> Vm<'a> {
         Ok(count)
     }
 
-    /// It does not wait for an event before it goes on.
+    /// The next turn does not wait for an event.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn has_more(&self) -> bool {
         self.more

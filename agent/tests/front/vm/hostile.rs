@@ -27,7 +27,7 @@ const SHORT: Duration = Duration::from_millis(200);
 /// The same, now and then.
 const LONG: Duration = Duration::from_secs(2);
 
-/// Reads while another VM's guest does harm on a processor of its own; every reply has to come soon.
+/// Reads from a second VM while `harm` runs in a loop on a thread of its own. Every reply has to come soon.
 fn is_not_delayed(agent: &Agent, mut harm: impl FnMut() + Send) {
     let mut other = boot(agent, "two");
     let own = nbd::open(&mut other).unwrap();
@@ -57,7 +57,7 @@ fn is_not_delayed(agent: &Agent, mut harm: impl FnMut() + Send) {
 }
 
 #[test]
-fn buffers_of_a_thousand_descriptors_with_room_for_a_byte_delay_nobody() {
+fn buffers_of_a_thousand_descriptors_for_one_byte_delay_no_other_vm() {
     const SIZE: u16 = 1024;
     const TABLE: u64 = 0x60_0000;
     let agent = agent();
@@ -213,9 +213,8 @@ fn no_vmm_and_no_guest_fills_the_log() {
     assert!(lines.len() < 600 + 40 * seconds, "{} lines in {seconds} s", lines.len());
 }
 
-/// Guests that break their device over and over do not stop those that behave.
 #[test]
-fn who_breaks_its_device_again_and_again_delays_nobody() {
+fn a_guest_that_breaks_its_device_in_a_loop_delays_no_other_vm() {
     let agent = agent();
     let mut guest = boot(&agent, ONE);
     is_not_delayed(&agent, || {
@@ -227,7 +226,7 @@ fn who_breaks_its_device_again_and_again_delays_nobody() {
 }
 
 #[test]
-fn a_guest_that_connects_and_resets_again_and_again_delays_nobody() {
+fn a_guest_that_connects_and_resets_in_a_loop_delays_no_other_vm() {
     let agent = agent();
     let mut guest = boot(&agent, ONE);
     is_not_delayed(&agent, || {
@@ -240,9 +239,8 @@ fn a_guest_that_connects_and_resets_again_and_again_delays_nobody() {
     reads(&mut guest);
 }
 
-/// Kicks without an end, by another processor than the one that serves them.
 #[test]
-fn a_vmm_that_kicks_again_and_again_delays_nobody() {
+fn a_vmm_that_kicks_in_a_loop_delays_no_other_vm() {
     let agent = agent();
     let mut guest = boot(&agent, ONE);
     is_not_delayed(&agent, || {
@@ -254,9 +252,8 @@ fn a_vmm_that_kicks_again_and_again_delays_nobody() {
     reads(&mut guest);
 }
 
-/// All of a guest's memory anew, while another reads.
 #[test]
-fn a_vmm_that_gives_its_memory_again_and_again_delays_nobody() {
+fn a_vmm_that_replaces_its_memory_in_a_loop_delays_no_other_vm() {
     let agent = agent();
     let guest = boot(&agent, ONE);
     is_not_delayed(&agent, || {

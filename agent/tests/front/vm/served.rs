@@ -106,7 +106,7 @@ fn nothing_is_left_of_vms_that_have_gone() {
 #[test]
 fn no_child_of_the_agent_has_a_vms_descriptors() {
     let agent = agent();
-    // Those that it was started with are whoever's.
+    // The agent may have inherited some from the test's runner.
     let before = descriptors(&agent);
     let mut guest = boot(&agent, ONE);
     reads(&mut guest);

@@ -91,7 +91,7 @@ fn credit_is_kept_by_both_ends() {
 }
 
 #[test]
-fn what_is_not_for_us_is_reset_or_not_seen() {
+fn packets_for_other_hosts_are_ignored_and_other_ports_are_reset() {
     let mut driver = Driver::new();
     for (packet, answered) in [
         (Header { dst_port: 1, ..Driver::header(Op::Request, 0) }, true),
@@ -135,7 +135,7 @@ fn a_flood_of_connections_has_an_end() {
 }
 
 #[test]
-fn who_does_not_receive_holds_nothing_up_but_itself() {
+fn a_guest_that_does_not_receive_stops_only_itself() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     // All room is used up, and the answers wait, up to their cap.
@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[test]
-fn a_vmm_that_takes_memory_away_loses_its_device_and_nobody_else_does() {
+fn a_vmm_that_takes_memory_away_loses_its_own_device_only() {
     let file = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
     let file = File::from(file);
     file.set_len(MEMORY as u64).unwrap();

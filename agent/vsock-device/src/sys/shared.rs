@@ -49,14 +49,14 @@ impl Watch {
 /// Bytes whose pages are taken out of this process's tables at a time: some milliseconds at most.
 const PIECE: usize = 256 << 20;
 
-/// Takes a mapping of a file's out of this process's tables, piece by piece; what is in the file stays.
-/// Before it is unmapped: munmap(2) does it in one go, and whoever wants memory of the kernel waits for all
-/// of it, which for a large guest is seconds.
+/// Removes a file mapping's pages from this process's page tables, piece by piece; the file keeps them.
+/// Called before the mapping is unmapped: munmap(2) removes all of them in one go, and other threads that
+/// map or fault memory wait meanwhile, which takes seconds for a large guest.
 pub(crate) fn leave_pages(mapping: &MmapRegion) {
     for at in (0..mapping.size()).step_by(PIECE) {
         let len = PIECE.min(mapping.size() - at);
         // SAFETY: the piece is within the mapping, which is borrowed. A page of a shared file is mapped
-        // again when it is touched; of the memory in the place of what is gone nobody wants anything.
+        // again when it is touched; the empty memory that replaced a lost page holds nothing.
         unsafe { libc::madvise(mapping.as_ptr().add(at).cast(), len, libc::MADV_DONTNEED) };
     }
 }

@@ -39,7 +39,7 @@ use crate::{
     vm::{End, Vm},
 };
 
-/// Turns after which a device that nobody says anything to has nothing to do any more.
+/// Turns after which a device without new input has nothing left to do.
 const QUIET: usize = 200;
 
 /// A VM whose VMM and guest a test plays, on the test's own thread.
@@ -59,9 +59,10 @@ impl Played {
         let path: Arc<Path> = Path::new("/vm").into();
         let log = Arc::new(Log::new(Arc::clone(&path)));
         let (sender, accepted) = channel(MOST);
-        let device = Device::new(&Place { path, cid: 3, port: super::nbd::PORT }, log, sender);
-        let device = Arc::new(device.unwrap());
-        let vm = Vm::new(ours, Arc::clone(&device), Arc::new(Quota::new()), None).unwrap();
+        let quota = Arc::new(Quota::new());
+        let place = Place { path, cid: 3, port: super::nbd::PORT };
+        let device = Arc::new(Device::new(&place, log, sender, &quota).unwrap());
+        let vm = Vm::new(ours, Arc::clone(&device), quota, None).unwrap();
         let rings = Rings::new(vmm.map().unwrap(), SIZE, false);
         Self { vm, vmm, rings, device, accepted }
     }
@@ -70,7 +71,7 @@ impl Played {
     pub(crate) fn settle(&mut self) -> Result<usize, End> {
         for turns in 0..QUIET {
             let events = self.vm.turn(EpollTimeout::ZERO)?;
-            // The replies are nobody's.
+            // Discard the replies, so that the device can go on.
             let mut bytes = [0; 4096];
             while (&self.vmm.socket).read(&mut bytes).is_ok_and(|n| n > 0) {}
             if events == 0 && !self.vm.has_more() {
@@ -168,7 +169,7 @@ fn step(
     let which = usize::from(input.u8()?);
     let queue = which & 1;
     let vmm = &played.vmm;
-    // What the VMM cannot say, because nobody hears it any more, is not said.
+    // Errors of the socket are ignored: the device may have ended the conversation.
     match what % 16 {
         // A message of any kind, long or short, with any descriptors.
         0 | 1 => {

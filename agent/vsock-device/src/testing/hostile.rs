@@ -30,7 +30,7 @@ use crate::{
 
 /// Ports of the guest, so that packets meet.
 const PORTS: u8 = 16;
-/// Answers that one connection adds at most to those that are bounded.
+/// Answers that one connection may add beyond `ANSWERS`.
 const OF_ONE: usize = 8;
 
 /// Plays one input.
@@ -56,8 +56,8 @@ pub fn play(input: &[u8]) {
     check(&driver.device, 0);
     let inner = driver.device.lock();
     assert!(inner.flow.peers.open.is_empty(), "a connection without its session");
-    assert_eq!(inner.flow.held, Held::default(), "kept for nobody");
-    assert!(inner.flow.line.is_empty(), "nobody waits");
+    assert_eq!(inner.flow.held, Held::default(), "memory is held without a connection");
+    assert!(inner.flow.line.is_empty(), "a connection that is gone waits for room");
 }
 
 fn begin_anew(driver: &mut Driver) {

@@ -40,7 +40,7 @@ pub struct Rings {
 /// What the driver knows of one queue.
 #[derive(Debug, Default, Clone, Copy)]
 struct Queue {
-    /// Chains given to the device, and of them those that it has been kicked for.
+    /// Chains given to the device, and how many of them it has been kicked for.
     given: u16,
     kicked: u16,
     /// Chains taken back.

@@ -203,7 +203,7 @@ impl Handler {
         config.get(from..to).unwrap_or_default().to_vec()
     }
 
-    /// What waits for nobody; others are closed.
+    /// The descriptor if it is an eventfd, which can be used without blocking; others are closed.
     fn checked(&self, file: Option<OwnedFd>, what: &str) -> Option<OwnedFd> {
         let file = file?;
         let prepared = |()| eventfd::prepare(file.as_fd()).map_err(|_| "cannot be prepared");

@@ -13,7 +13,7 @@ pub(crate) const MOST_REGIONS: usize = 32;
 /// Bytes of a device's configuration that a message may be about.
 const MOST_CONFIG: u32 = 256;
 
-/// Flags of a header: the version, and who it is from or for.
+/// Flags of a header: the version, whether it is a reply, whether a reply is wanted.
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
@@ -30,7 +30,7 @@ pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// Makes `Kind` and its numbers and names.
 macro_rules! kinds {
     ($($name:ident = $number:literal $text:literal,)*) => {
-        /// What a message is for: those that this device knows.
+        /// The messages that this device knows.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Kind {
             $($name,)*

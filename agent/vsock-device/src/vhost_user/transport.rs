@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_that_nobody_takes_are_kept_and_end_what_is_received() {
+    fn replies_that_the_vmm_does_not_read_are_kept() {
         let (mut ours, vmm) = pair();
         let reply = vec![7; 100_000];
         while !ours.is_stuck() {

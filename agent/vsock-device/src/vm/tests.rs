@@ -72,7 +72,7 @@ fn a_vmm_that_does_well_is_served_with_events_by_index_too() {
 }
 
 #[test]
-fn what_was_not_offered_or_not_taken_is_refused() {
+fn features_and_messages_that_were_not_offered_are_refused() {
     for (code, body, what) in [
         (code::SET_FEATURES, 1 << 26, "takes features that were not offered: 0x4000000"),
         (code::SET_FEATURES, 1_u64 << 63, "not offered"),
@@ -91,7 +91,7 @@ fn what_was_not_offered_or_not_taken_is_refused() {
         let why = refused(&mut played);
         assert!(why.contains(what), "{why}");
     }
-    // Without its feature, and with descriptors that nobody wants.
+    // A message without its feature, and one with a descriptor it does not take.
     let mut played = Played::new();
     played.vmm.say(code::RESET_DEVICE, &[], &[]).unwrap();
     assert!(refused(&mut played).contains("RESET_DEVICE without having taken"));
@@ -131,7 +131,7 @@ fn a_ring_that_runs_is_not_changed() {
 }
 
 #[test]
-fn of_a_kick_that_was_replaced_nothing_is_heard() {
+fn a_kick_that_was_replaced_causes_no_event() {
     let mut played = set_up();
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let new = || EventFd::from_flags(flags).unwrap();
@@ -146,7 +146,7 @@ fn of_a_kick_that_was_replaced_nothing_is_heard() {
         old.write(1).unwrap();
         assert_eq!(played.vm.turn(EpollTimeout::ZERO).unwrap(), 0, "it is heard");
     }
-    // Nor of one that belongs to a ring that was stopped.
+    // The same for the kick of a ring that was stopped.
     played.vmm.ring(code::GET_VRING_BASE, 1, 0).unwrap();
     played.settle().unwrap();
     played.vmm.kick(1);
@@ -156,7 +156,7 @@ fn of_a_kick_that_was_replaced_nothing_is_heard() {
 #[test]
 fn one_signal_is_one_event_whatever_is_given_as_a_kick() {
     let mut played = set_up();
-    // Full, and one that counts down: to read it empty would take centuries.
+    // A full semaphore: reading it to zero would take centuries.
     let flags = EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let kick = EventFd::from_flags(flags).unwrap();
     kick.write(u64::MAX - 1).unwrap();
@@ -171,7 +171,7 @@ fn one_signal_is_one_event_whatever_is_given_as_a_kick() {
 }
 
 #[test]
-fn who_kicks_and_kicks_for_nothing_has_to_wait() {
+fn a_vm_that_only_kicks_is_slowed_down() {
     let mut played = set_up();
     let begun = Instant::now();
     for _ in 0..IDLE_KICKS + 100 {
@@ -184,7 +184,7 @@ fn who_kicks_and_kicks_for_nothing_has_to_wait() {
 }
 
 #[test]
-fn what_is_no_eventfd_or_would_wait_is_not_waited_for() {
+fn descriptors_that_are_no_eventfd_or_would_block_do_not_block() {
     let mut played = set_up();
     let (half, other) = nix::unistd::pipe().unwrap();
     nix::unistd::write(&other, b"1234").unwrap();
@@ -193,7 +193,7 @@ fn what_is_no_eventfd_or_would_wait_is_not_waited_for() {
         played.vmm.event(code, 0, fd).unwrap();
     }
     played.settle().unwrap();
-    // A call that is full, and blocks who writes.
+    // A full eventfd, on which a write blocks.
     let call = EventFd::from_flags(EfdFlags::empty()).unwrap();
     call.write(u64::MAX - 1).unwrap();
     played.vmm.event(code::SET_VRING_CALL, 1, call.as_fd()).unwrap();

@@ -21,7 +21,7 @@ fn works(driver: &mut Driver, port: u32) {
 }
 
 #[test]
-fn what_was_broken_works_again_after_its_queues_were_stopped_or_it_was_reset() {
+fn a_broken_device_works_again_after_its_queues_were_stopped_or_it_was_reset() {
     let mut driver = Driver::new();
     for (port, reset) in [(1, false), (2, true), (3, false)] {
         let connection = driver.connect();

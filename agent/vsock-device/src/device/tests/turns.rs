@@ -202,7 +202,7 @@ fn packets_of_many_descriptors_are_a_short_turn_too() {
 }
 
 #[test]
-fn who_comes_first_is_served_first_and_no_more_than_is_called_for() {
+fn connections_are_served_in_the_order_in_which_they_came() {
     let mut driver = Driver::new();
     let mut all = sessions(&mut driver, 3);
     // The first takes all that is there, the others find nothing.
@@ -235,7 +235,7 @@ fn who_comes_first_is_served_first_and_no_more_than_is_called_for() {
 }
 
 #[test]
-fn who_is_called_and_does_not_come_is_passed_over_and_still_comes_later() {
+fn a_connection_that_misses_its_turn_is_passed_over_and_may_send_later() {
     let mut driver = Driver::new();
     let mut all = sessions(&mut driver, 3);
     for one in &mut all {
@@ -258,7 +258,7 @@ fn who_is_called_and_does_not_come_is_passed_over_and_still_comes_later() {
 }
 
 #[test]
-fn who_leaves_the_line_leaves_room_to_the_next() {
+fn a_connection_that_ends_gives_its_turn_to_the_next() {
     let mut driver = Driver::new();
     let mut all = sessions(&mut driver, 3);
     for one in &mut all {
@@ -272,9 +272,9 @@ fn who_leaves_the_line_leaves_room_to_the_next() {
     assert!(next.turn() > 0);
 }
 
-/// Small buffers: the one that was called before took more of them than were counted for it.
+/// Small buffers: the first of two connections takes all of them.
 #[test]
-fn who_is_called_and_finds_no_room_is_called_again() {
+fn a_connection_that_finds_no_room_in_its_turn_is_called_again() {
     let mut driver = Driver::new();
     driver.device.stop(Which::Rx);
     driver.device.stop(Which::Tx);

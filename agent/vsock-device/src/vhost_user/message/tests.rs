@@ -17,7 +17,7 @@ fn headers_of_other_versions_replies_and_long_ones_are_refused() {
     for (code, flags, len) in [(2, 0, 8), (2, 2, 8), (2, 3, 8), (2, 5, 8), (2, 1, 4097)] {
         assert!(matches!(header(code, flags, len), Err(Refused::Header(..))), "{flags} {len}");
     }
-    // Those that rust-vmm and QEMU know and that are not offered here.
+    // Messages that rust-vmm and QEMU know and that this device does not offer.
     for code in [0, 6, 7, 17, 20, 21, 31, 32, 36, 37, 38, 42, u32::MAX] {
         assert!(matches!(header(code, 1, 8), Err(Refused::Unknown(_))), "{code}");
     }
