@@ -154,10 +154,14 @@ impl Device {
         after.memory = inner.memory.take();
     }
 
-    /// The guest has sent something, or a part of what it sent is still there.
-    pub(crate) fn look(self: &Arc<Self>) -> Taken {
+    /// The guest has sent something, or a part of what it sent is still there. A ring that was reset starts
+    /// with a kick.
+    pub(crate) fn look(self: &Arc<Self>, kicked: bool) -> Taken {
         let mut after = self.after();
         let mut inner = self.lock();
+        if kicked {
+            inner.tx.kicked();
+        }
         let taken = take_in(self, &mut inner, &mut after).unwrap_or_else(|Broken| {
             inner.fail(&mut after);
             Taken { packets: 0, more: false }
@@ -167,19 +171,17 @@ impl Device {
     }
 
     /// The guest has made room. True: some connection waits for more of it.
-    pub(crate) fn make_room(&self) -> bool {
+    pub(crate) fn make_room(&self, kicked: bool) -> bool {
         let mut after = self.after();
         let mut inner = self.lock();
+        if kicked {
+            inner.rx.kicked();
+        }
         if inner.make_room(&mut after).is_err() {
             inner.fail(&mut after);
         }
         self.leave(&mut inner);
         !inner.flow.line.is_empty()
-    }
-
-    /// A kick of this queue was heard.
-    pub(crate) fn kicked(&self, which: Which) {
-        self.lock().ring(which).kicked();
     }
 
     /// For the session: what is there, as `Socket::try_recv`.

@@ -179,14 +179,8 @@ impl<'a> Vm<'a> {
         for event in &happened[..count] {
             match event.data() {
                 VMM => self.hear()?,
-                KICK_RX => {
-                    self.device.kicked(Which::Rx);
-                    (room, kicked) = (true, true);
-                }
-                KICK_TX => {
-                    self.device.kicked(Which::Tx);
-                    (look, kicked) = (true, true);
-                }
+                KICK_RX => (room, kicked) = (true, true),
+                KICK_TX => (look, kicked) = (true, true),
                 WAKE => (room, look) = (true, true),
                 LISTENER => self.device.log().warn(format_args!(
                     "another VMM waits here, and has to until this VM has gone: one path is one VM"
@@ -199,11 +193,11 @@ impl<'a> Vm<'a> {
         }
         let mut packets = 0;
         if look {
-            let taken = self.device.look();
+            let taken = self.device.look(kicked);
             (packets, self.more) = (taken.packets, taken.more);
         }
         if room {
-            self.waiting = self.device.make_room();
+            self.waiting = self.device.make_room(kicked);
         }
         self.rest(kicked && packets == 0 && !self.waiting);
         Ok(count)

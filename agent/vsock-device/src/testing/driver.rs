@@ -70,8 +70,8 @@ impl Driver {
 
     /// The device looks at both queues, until there is nothing to do.
     pub(crate) fn kick(&self) {
-        while self.device.look().more {}
-        self.device.make_room();
+        while self.device.look(true).more {}
+        self.device.make_room(true);
     }
 
     pub(crate) fn header(op: Op, len: usize) -> Header {

@@ -237,8 +237,7 @@ fn a_kick_from_before_a_stop_breaks_nothing_after_it() {
             played.vmm.kick(queue);
         }
         played.settle().unwrap();
-        played.device.kicked(Which::Tx);
-        played.device.look();
+        played.device.look(true);
         played.start_rings(PLAIN).unwrap();
         works(&mut played, port);
     }
