@@ -3,7 +3,7 @@
 //!
 //! Each is a process group of its own with a bound on what it may print and, where the caller names one, a
 //! deadline. When the answer is there, or the deadline passes, or the agent ends, all that the program
-//! started ends with it. A caller waits: on the engine's threads this is for the blocking pool.
+//! started ends with it. A caller waits: on the engine's threads this is for work of a tenant's threads.
 //!
 //! Long-lived children are not for this: the command of `--run` (`process`), another NBD server (`proxy`).
 

@@ -1,7 +1,7 @@
 //! A disk that another NBD server has: its exports, through connections of this agent.
 //!
 //! ```text
-//!  blocking pool: perform --request--> link --socket--> the far server
+//!  tenant's thread: perform --request--> link --socket--> the far server
 //!                    ^                                        |
 //!                    +--answer-- one thread a link <----------+
 //! ```

@@ -12,7 +12,7 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use super::{Ability, read_buffered, read_exactly, write_buffered};
+use super::{Ability, read_buffered, read_exactly, room, write_buffered};
 use crate::{
     Answer,
     ranges::{cuts, length, whole},
@@ -55,11 +55,11 @@ impl Source<'_> {
 }
 
 /// Empty room for `len` bytes from an aligned address on: what stands before it is skipped.
-fn aligned(len: usize) -> (Vec<u8>, usize) {
-    let mut bytes: Vec<u8> = Vec::with_capacity(len + MEMORY);
+fn aligned(len: usize) -> io::Result<(Vec<u8>, usize)> {
+    let mut bytes = room(len + MEMORY)?;
     let skip = bytes.as_ptr().align_offset(MEMORY);
     bytes.resize(skip, 0);
-    (bytes, skip)
+    Ok((bytes, skip))
 }
 
 impl Direct {
@@ -84,7 +84,7 @@ impl Direct {
         let (direct, rest) = self.split(&range);
         if !direct.is_empty() {
             let blocks = self.around(&direct);
-            let (mut bytes, skip) = aligned(length(&blocks));
+            let (mut bytes, skip) = aligned(length(&blocks))?;
             read_exactly(file, &blocks, &mut bytes)?;
             bytes.truncate(bytes.len() - length(&(direct.end..blocks.end)));
             answer.push_scanned(direct.start, bytes, skip + length(&(blocks.start..direct.start)));
@@ -114,13 +114,13 @@ impl Direct {
             cuts(before, self.block).chain(cuts(middle, BOUNCE)).chain(cuts(after, self.block))
         {
             let blocks = self.around(&part);
-            let (mut bytes, skip) = aligned(length(&blocks));
+            let (mut bytes, skip) = aligned(length(&blocks))?;
             all_durable &= self.between_writes(edges, &part, || {
                 if part == blocks {
                     source.append_to(&mut bytes, length(&part));
                 } else {
                     read_exactly(file, &blocks, &mut bytes)?;
-                    let mut new = Vec::with_capacity(length(&part));
+                    let mut new = room(length(&part))?;
                     source.append_to(&mut new, length(&part));
                     let start = skip + length(&(blocks.start..part.start));
                     bytes[start..start + new.len()].copy_from_slice(&new);
@@ -129,7 +129,7 @@ impl Direct {
             })?;
         }
         if let (Some((_, tail)), false) = (&self.tail, rest.is_empty()) {
-            let mut bytes = Vec::with_capacity(length(&rest));
+            let mut bytes = room(length(&rest))?;
             source.append_to(&mut bytes, length(&rest));
             // It may be part of a whole block to those who opened the file since it grew.
             let _together = edges.read().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! A disk that is a file or a block device of the host.
 //!
 //! `plugin` and `exports` open it. A read that the page cache can answer is one system call, on the
-//! connection's own task; everything else waits on the blocking pool. All reading and writing is
+//! connection's own task; everything else waits on the tenant's threads. All reading and writing is
 //! positional, so that nothing depends on the file's own position.
 
 mod direct;
@@ -134,7 +134,7 @@ impl Opened {
             return Turn::Later;
         }
         let len = len as usize;
-        let mut bytes = Vec::with_capacity(len);
+        let Ok(mut bytes) = room(len) else { return Turn::Later };
         let read = || sys::read(&self.file, &mut bytes, len, at, Wait::Never);
         // Failures and short reads: the one who may wait finds out what is the matter.
         if matches!(self.can.read_nowait.with(read), Ok(Some(n)) if n == len) {
@@ -282,8 +282,16 @@ fn shrunk() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was when opened")
 }
 
+/// Room for `len` bytes. Where there is no memory the request fails, and not the process.
+fn room(len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reserved = bytes.try_reserve_exact(len);
+    reserved.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    Ok(bytes)
+}
+
 fn read_buffered(file: &File, range: Range<u64>, answer: &mut Answer) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(length(&range));
+    let mut bytes = room(length(&range))?;
     read_exactly(file, &range, &mut bytes)?;
     answer.push_scanned(range.start, bytes, 0);
     Ok(())

@@ -144,6 +144,16 @@ impl Stream {
         }
     }
 
+    /// Bytes of memory that it holds beyond what the session gave or took.
+    pub(super) fn held(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Secure(secure) => secure.held(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.held(),
+        }
+    }
+
     /// Going to sleep: memory that nothing is in goes back.
     pub(super) fn rest(&mut self) {
         match self {

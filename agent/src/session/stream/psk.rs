@@ -197,6 +197,12 @@ impl Shared {
         &self.stream.get_ref().socket
     }
 
+    /// Bytes of memory that wait here, encrypted.
+    pub(super) fn held(&self) -> u64 {
+        let wire = self.stream.get_ref();
+        (wire.received.capacity() + wire.unsent.capacity()) as u64
+    }
+
     pub(super) fn rest(&mut self) {
         let wire = self.stream.get_mut();
         pool::shrink(&mut wire.received);

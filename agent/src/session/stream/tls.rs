@@ -175,6 +175,12 @@ impl Secure {
         !self.session.wants_write()
     }
 
+    /// Bytes of memory that wait here, encrypted.
+    pub(super) fn held(&self) -> u64 {
+        let unsent = if self.is_flushed() { 0 } else { UNSENT };
+        (self.received.capacity() + unsent) as u64
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         if self.more { Ok(()) } else { self.socket.readable().await }
     }

@@ -245,6 +245,7 @@ impl Transmission {
     /// Bytes of memory that the connection holds.
     fn held(&self) -> u64 {
         self.buffer.capacity() as u64
+            + self.stream.held()
             + self.out.held()
             + self.blocking.bytes()
             + self.incoming.as_ref().map_or(0, Incoming::held)
