@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use disk::{Answer, Asked, Data, Disk, DiskError, Kind, Op, Pages, Progress};
+use disk::{Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress};
 use nbd::{transmit::Checked, wire::Request};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -186,6 +186,15 @@ struct Task {
 }
 
 impl Work for Task {
+    fn is_long(&self) -> bool {
+        match self.checked {
+            Checked::Trim { len, .. } | Checked::Zero { len, .. } | Checked::Cache { len, .. } => {
+                len > DATA_PIECE
+            }
+            _ => false,
+        }
+    }
+
     fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
         let wanted = if self.begun { Wanted::All } else { Wanted::Short };
         if !self.shared.wants(wanted) {

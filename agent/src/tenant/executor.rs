@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -20,6 +20,11 @@ use std::{
 const THREADS: usize = 64;
 /// Most threads that work for one tenant: another finds one at once.
 const THREADS_PER_TENANT: usize = 48;
+/// Most threads that do long work, for all tenants: more would take the processors from the engine's
+/// threads, and a long request is in no hurry.
+static LONG_THREADS: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(2, |cores| cores.get().max(2)));
+
 /// A thread that has had nothing to do for so long ends; the last one stays.
 const IDLE: Duration = Duration::from_secs(10);
 /// Between two warnings that no thread can be started.
@@ -30,6 +35,12 @@ pub trait Work: Send {
     /// Does it, or a part of it that takes some milliseconds: then it is given back, and goes on after
     /// others had their turn.
     fn run(self: Box<Self>) -> Option<Box<dyn Work>>;
+
+    /// It may take a processor for long: little of such work is done at the same time. What is given back by
+    /// `run` counts as such in any case.
+    fn is_long(&self) -> bool {
+        false
+    }
 }
 
 /// The threads. They end when this is dropped and their queues are empty.
@@ -48,6 +59,10 @@ struct State {
     queues: HashMap<u64, Queue>,
     /// Tenants whose next work may run: threads that it has, when it was put here, its number.
     ready: BTreeSet<(usize, u64, u64)>,
+    /// The same for long work.
+    ready_long: BTreeSet<(usize, u64, u64)>,
+    /// Threads that do long work.
+    long: usize,
     /// Counts what was put there.
     turn: u64,
     threads: usize,
@@ -62,6 +77,18 @@ struct Queue {
     running: usize,
     /// Where it stands in `ready`.
     placed: Option<(usize, u64)>,
+    long: VecDeque<Box<dyn Work>>,
+    /// Threads that do long work of it; they are in `running` too.
+    running_long: usize,
+    /// Where it stands in `ready_long`.
+    placed_long: Option<(usize, u64)>,
+}
+
+/// Work that a thread has taken.
+struct Job {
+    id: u64,
+    work: Box<dyn Work>,
+    long: bool,
 }
 
 /// The number of a tenant's queue.
@@ -103,10 +130,15 @@ impl Executor {
     /// Queues `work` for a tenant.
     pub(super) fn submit(&self, id: &QueueId, work: Box<dyn Work>) {
         let mut state = self.shared.lock();
-        state.queues.entry(id.0).or_default().work.push_back(work);
+        let queue = state.queues.entry(id.0).or_default();
+        if work.is_long() {
+            queue.long.push_back(work);
+        } else {
+            queue.work.push_back(work);
+        }
         state.place(id.0);
-        if state.ready.is_empty() {
-            // The tenant has all the threads that it may have: one of them takes it.
+        if !state.has_work() {
+            // There are as many threads as there may be for it: one of them takes it.
             return;
         }
         if state.idle > 0 {
@@ -137,36 +169,60 @@ impl fmt::Debug for Executor {
 }
 
 impl State {
-    /// Puts a queue where it belongs in `ready`, or takes it out.
+    /// There is something that a free thread may do.
+    fn has_work(&self) -> bool {
+        !self.ready.is_empty() || (self.long < *LONG_THREADS && !self.ready_long.is_empty())
+    }
+
+    /// Puts a queue where it belongs in `ready` and `ready_long`, or takes it out.
     fn place(&mut self, id: u64) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if let Some((running, turn)) = queue.placed.take() {
             self.ready.remove(&(running, turn, id));
         }
-        if !queue.work.is_empty() && queue.running < THREADS_PER_TENANT {
+        if let Some((running, turn)) = queue.placed_long.take() {
+            self.ready_long.remove(&(running, turn, id));
+        }
+        let may_run = queue.running < THREADS_PER_TENANT;
+        if may_run && !queue.work.is_empty() {
             self.turn += 1;
             queue.placed = Some((queue.running, self.turn));
             self.ready.insert((queue.running, self.turn, id));
-        } else if queue.work.is_empty() && queue.running == 0 {
+        }
+        if may_run && !queue.long.is_empty() {
+            self.turn += 1;
+            queue.placed_long = Some((queue.running_long, self.turn));
+            self.ready_long.insert((queue.running_long, self.turn, id));
+        }
+        if queue.work.is_empty() && queue.long.is_empty() && queue.running == 0 {
             self.queues.remove(&id);
         }
     }
 
-    /// The next work, of the tenant that has the fewest threads.
-    fn next(&mut self) -> Option<(u64, Box<dyn Work>)> {
-        let &(_, _, id) = self.ready.first()?;
+    /// The next work, of the tenant that has the fewest threads. Long work goes first, since so few threads
+    /// are for it.
+    fn next(&mut self) -> Option<Job> {
+        let long = self.long < *LONG_THREADS && !self.ready_long.is_empty();
+        let ready = if long { &self.ready_long } else { &self.ready };
+        let &(_, _, id) = ready.first()?;
         let queue = self.queues.get_mut(&id)?;
-        let work = queue.work.pop_front()?;
+        let work = if long { queue.long.pop_front() } else { queue.work.pop_front() }?;
         queue.running += 1;
+        if long {
+            queue.running_long += 1;
+            self.long += 1;
+        }
         self.place(id);
-        Some((id, work))
+        Some(Job { id, work, long })
     }
 
     /// A thread is free again; `rest` is what its work still has to do.
-    fn done(&mut self, id: u64, rest: Option<Box<dyn Work>>) {
+    fn done(&mut self, id: u64, long: bool, rest: Option<Box<dyn Work>>) {
+        self.long -= usize::from(long);
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.running -= 1;
-            queue.work.extend(rest);
+            queue.running_long -= usize::from(long);
+            queue.long.extend(rest);
             self.place(id);
         }
     }
@@ -201,14 +257,14 @@ impl Shared {
     fn work(&self) {
         let mut state = self.lock();
         loop {
-            if let Some((id, work)) = state.next() {
+            if let Some(Job { id, work, long }) = state.next() {
                 drop(state);
                 let rest = catch_unwind(AssertUnwindSafe(|| work.run())).unwrap_or_else(|_| {
                     tracing::error!("our bug: work on a disk's thread panicked");
                     None
                 });
                 state = self.lock();
-                state.done(id, rest);
+                state.done(id, long, rest);
                 continue;
             }
             if state.closing {
@@ -219,7 +275,7 @@ impl Shared {
             let timeout;
             (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
-            if timeout.timed_out() && state.ready.is_empty() && state.threads > 1 {
+            if timeout.timed_out() && !state.has_work() && state.threads > 1 {
                 break;
             }
         }
@@ -228,114 +284,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
-
-    use super::*;
-
-    /// Says when it begins, and ends when it is told to.
-    struct Waits(Sender<()>, Receiver<()>);
-
-    impl Work for Waits {
-        fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
-            self.0.send(()).ok();
-            self.1.recv().ok();
-            None
-        }
-    }
-
-    /// Comes back so often.
-    struct Again(u32, Sender<u32>);
-
-    impl Work for Again {
-        fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
-            self.1.send(self.0).ok();
-            self.0 = self.0.checked_sub(1)?;
-            Some(self)
-        }
-    }
-
-    const SOON: Duration = Duration::from_secs(20);
-
-    #[test]
-    fn a_tenant_that_takes_all_it_can_leaves_threads_for_another() {
-        let executor = Executor::default();
-        let (greedy, other) = (QueueId::new(), QueueId::new());
-        let (begun, begins) = channel();
-        let mut held = Vec::new();
-        for _ in 0..200 {
-            let (go, wait) = channel();
-            held.push(go);
-            executor.submit(&greedy, Box::new(Waits(begun.clone(), wait)));
-        }
-        for _ in 0..THREADS_PER_TENANT {
-            begins.recv_timeout(SOON).unwrap();
-        }
-        let (done, finished) = channel();
-        executor.submit(&other, Box::new(Again(3, done)));
-        assert_eq!(
-            (0..4).map(|_| finished.recv_timeout(SOON).unwrap()).collect::<Vec<_>>(),
-            [3, 2, 1, 0]
-        );
-        assert!(begins.try_recv().is_err(), "the greedy one has no more than its share");
-        drop(held);
-        for _ in THREADS_PER_TENANT..200 {
-            begins.recv_timeout(SOON).unwrap();
-        }
-    }
-
-    #[test]
-    fn work_for_ever_lets_the_other_work_of_its_tenant_through() {
-        struct Forever;
-        impl Work for Forever {
-            fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
-                thread::sleep(Duration::from_micros(100));
-                Some(self)
-            }
-        }
-        let executor = Executor::default();
-        let id = QueueId::new();
-        for _ in 0..2 * THREADS {
-            executor.submit(&id, Box::new(Forever));
-        }
-        let (done, finished) = channel();
-        executor.submit(&id, Box::new(Again(5, done)));
-        for _ in 0..6 {
-            finished.recv_timeout(SOON).unwrap();
-        }
-        // For ever is longer than a test: its threads find nothing to do any more.
-        executor.shared.lock().queues.clear();
-        executor.shared.lock().ready.clear();
-    }
-
-    #[test]
-    fn a_panic_ends_the_work_and_not_the_thread() {
-        struct Panics;
-        impl Work for Panics {
-            fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
-                panic!("for the test")
-            }
-        }
-        let executor = Executor::default();
-        let id = QueueId::new();
-        for _ in 0..2 * THREADS {
-            executor.submit(&id, Box::new(Panics));
-        }
-        let (done, finished) = channel();
-        executor.submit(&id, Box::new(Again(0, done)));
-        assert_eq!(finished.recv_timeout(SOON).unwrap(), 0);
-    }
-
-    #[test]
-    fn idle_threads_do_not_keep_a_dropped_executor() {
-        let executor = Executor::default();
-        executor.start().unwrap();
-        let shared = Arc::downgrade(&executor.shared);
-        drop(executor);
-        let start = Instant::now();
-        while shared.strong_count() > 0 {
-            assert!(start.elapsed() < SOON, "the thread is still there");
-            thread::yield_now();
-        }
-    }
-}
+mod tests;

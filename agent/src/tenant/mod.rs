@@ -275,6 +275,10 @@ impl Work for Logged {
         let work = log.scope(|| work.run())?;
         Some(Box::new(Self { log, work }))
     }
+
+    fn is_long(&self) -> bool {
+        self.work.is_long()
+    }
 }
 
 /// Work that is done in one go.
