@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use crate::{
     access::{
-        Action, Caller, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy, Rule,
-        parse_file,
+        Action, Caller, Changes, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy,
+        Rule, Verdict, parse_file,
     },
     causes::chain,
     hooks::Hooks,
@@ -57,11 +57,13 @@ pub enum AdmissionError {
 
 impl Admission {
     /// Puts the gates before and behind those that `stack` has. The limits are asked last: who is
-    /// denied anyway takes no place. Without `certificates` no client can show one.
+    /// denied anyway takes no place. `changes` is told when the file has been read again. Without
+    /// `certificates` no client can show one.
     pub fn guard(
         &self,
         mut stack: Stack,
         hooks: &mut Hooks,
+        changes: &Changes,
         certificates: bool,
     ) -> Result<Stack, AdmissionError> {
         let needy = stack.gates.iter().find_map(|gate| gate.needs_certificate());
@@ -78,7 +80,8 @@ impl Admission {
         let list = Arc::new(List::new(self, certificates)?);
         if list.file.is_some() {
             let list = Arc::clone(&list);
-            hooks.at_reload(move || list.reload());
+            let changes = changes.clone();
+            hooks.at_reload(move || list.reload(&changes));
         }
         Ok(stack.behind(list))
     }
@@ -147,15 +150,16 @@ impl List {
         error.map_or(Ok(()), Err)
     }
 
-    /// At HUP. A file that has become wrong changes nothing, nor does a new one for who is in.
-    fn reload(&self) {
+    /// At HUP. A file that has become wrong changes nothing.
+    fn reload(&self, changes: &Changes) {
         match self.read() {
             Ok((policy, count)) => {
                 *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
                 let path = self.file.as_deref().unwrap_or_else(|| Path::new("")).display();
                 tracing::info!(
-                    "access rules read again: {count} in {path}; open connections go on"
+                    "access rules read again: {count} in {path}; connections that they deny are closed"
                 );
+                changes.tell();
             }
             Err(error) => {
                 let error = chain(&error);
@@ -184,8 +188,8 @@ impl Gate for List {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).admit(caller)
     }
 
-    fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
-        self.policy.read().unwrap_or_else(PoisonError::into_inner).confirm(caller)
+    fn judge(&self, caller: &Caller<'_>) -> Verdict {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).decide(caller)
     }
 }
 
@@ -204,7 +208,7 @@ mod tests {
     fn guarded(words: &Admission, hooks: &mut Hooks) -> Result<Vec<Arc<dyn Gate>>, String> {
         let stack = Stack::new(Single(Arc::new(NullDisk::new(0))));
         words
-            .guard(stack, hooks, false)
+            .guard(stack, hooks, &Changes::default(), false)
             .map(|stack| stack.gates)
             .map_err(|error| chain(&error).to_string())
     }

@@ -13,6 +13,7 @@ use disk::MemoryBudget;
 use thiserror::Error;
 
 use crate::{
+    access::Changes,
     admission::Admission,
     child,
     hooks::Hooks,
@@ -173,10 +174,11 @@ impl Plan {
         status
     }
 
-    fn rules(&self, stack: Stack, tls: tls::Policy) -> Rules {
+    fn rules(&self, stack: Stack, changes: Changes, tls: tls::Policy) -> Rules {
         Rules {
             exports: stack.exports,
             gates: stack.gates,
+            changes: self.admission.file.as_ref().map(|_| changes),
             successions: Arc::default(),
             tenants: Arc::new(Tenants::new(Limits {
                 memory: self.memory.limits(),
@@ -197,6 +199,7 @@ impl Plan {
         hooks: &mut Hooks,
         tls: &tls::Policy,
         leases: &Arc<Leases>,
+        changes: &Changes,
     ) -> Result<Stack, BuildError> {
         let mut words = self.params.iter().collect();
         let layers = layer::choose(&self.filters, &mut words)?;
@@ -209,7 +212,7 @@ impl Plan {
             self.tls.verify_peer && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
         let stack = self
             .admission
-            .guard(stack, hooks, certificates)
+            .guard(stack, hooks, changes, certificates)
             .map_err(|error| BuildError::Own(Box::new(error)))?;
         if self.machines.is_empty() {
             return Ok(stack);
@@ -238,7 +241,9 @@ impl Plan {
             hooks.at_reload(move || at_reload.reload());
             tokio::spawn(watched.watch());
         }
-        let rules = Arc::new(self.rules(self.stack(&mut hooks, &tls, &leases)?, tls));
+        let changes = Changes::default();
+        let stack = self.stack(&mut hooks, &tls, &leases, &changes)?;
+        let rules = Arc::new(self.rules(stack, changes, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         self.announce(&listeners);

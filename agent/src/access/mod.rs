@@ -3,6 +3,7 @@
 //! `session` asks the gates that the command line (`admission`) and the layers have put up. Nothing
 //! here knows NBD, and nothing waits or reads a file.
 
+mod changes;
 mod file;
 mod glob;
 mod limit;
@@ -17,6 +18,7 @@ use std::{any::Any, cell::OnceCell, fmt, sync::Arc};
 use thiserror::Error;
 
 pub use self::{
+    changes::{Changed, Changes},
     file::{Line, LineError, parse_file},
     limit::Limit,
     list::{ListError, parse_cids, parse_list},
@@ -32,16 +34,29 @@ pub trait Gate: Send + Sync + fmt::Debug {
     /// Lets the caller in, or says which rule forbids it.
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied>;
 
-    /// Asked again whenever a caller wants to know or to have an export, if the first answer has to
-    /// wait for its certificate. By then it has shown one, or it has none.
-    fn confirm(&self, _: &Caller<'_>) -> Result<(), Denied> {
-        Ok(())
+    /// What the rules say of a caller now. Asked whenever it wants to know or to have an export, and of all
+    /// that are in when rules have changed (`Changes`). It takes no place.
+    fn judge(&self, _: &Caller<'_>) -> Verdict {
+        Verdict::Allowed
     }
 
     /// A rule that makes no sense where no client can show a certificate.
     fn needs_certificate(&self) -> Option<NeedsCertificate> {
         None
     }
+}
+
+/// What all gates say of a caller.
+pub fn judge(gates: &[Arc<dyn Gate>], caller: &Caller<'_>) -> Verdict {
+    let mut waits = false;
+    for gate in gates {
+        match gate.judge(caller) {
+            Verdict::Allowed => {}
+            Verdict::NotYet => waits = true,
+            denied @ Verdict::Denied(_) => return denied,
+        }
+    }
+    if waits { Verdict::NotYet } else { Verdict::Allowed }
 }
 
 /// Who stands before a gate: the peer, and what more a rule may ask about it.

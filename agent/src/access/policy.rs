@@ -70,18 +70,6 @@ impl Policy {
         }
     }
 
-    /// What it says once the caller has shown a certificate, or none.
-    pub fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
-        if self.needs_certificate().is_none() {
-            return Ok(());
-        }
-        match self.decide(caller) {
-            Verdict::Allowed => Ok(()),
-            Verdict::Denied(denied) => Err(denied),
-            Verdict::NotYet => Err(Denied::new("asked before the certificate was there")),
-        }
-    }
-
     /// Decides; `NotYet` only where the certificate makes a difference.
     pub fn decide(&self, caller: &Caller<'_>) -> Verdict {
         let (mut may_allow, mut may_deny) = (false, false);

@@ -28,7 +28,8 @@ pub(super) struct Words {
 
     /// Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of
     /// rules with 'allow' or 'deny' in front (allow, if neither); the first rule that names a peer
-    /// decides. # starts a comment. HUP reads it again; open connections go on
+    /// decides. # starts a comment. HUP reads it again; connections that it no
+    /// longer lets in are closed when their requests are done
     #[arg(long, value_name = "PATH", help_heading = HEADING)]
     access_file: Option<PathBuf>,
 

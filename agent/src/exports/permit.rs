@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Panicked;
 use crate::{
-    access::{Caller, Denied, Gate},
+    access::{Caller, Denied, Gate, Verdict, judge},
     peer::Peer,
     tenant::Tenant,
     tls::Certificate,
@@ -14,6 +14,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Opening {
     pub peer: Peer,
+    /// What a security module calls it.
+    pub label: Option<String>,
     /// Counts the agent's connections, from 1.
     pub connection: u64,
     /// Writes will be refused (`-r`).
@@ -43,21 +45,24 @@ pub struct Permit {
     covers: Covers,
 }
 
-/// Asks the gates whether a client may have what it asks for; `label` finds out what a security module
-/// says of it. Whether there is such an export does not matter here.
+/// Asks the gates whether a client may have what it asks for. By then it has shown a certificate, or it has
+/// none. Whether there is such an export does not matter here.
 ///
 /// # Errors
 /// The rule that forbids it.
 pub fn authorize(
     gates: &[Arc<dyn Gate>],
     opening: &Opening,
-    label: &dyn Fn() -> Option<String>,
     covers: Covers,
 ) -> Result<Permit, Denied> {
-    let caller = Caller::new(&opening.peer, label);
+    let label = || opening.label.clone();
+    let caller = Caller::new(&opening.peer, &label);
     let caller = caller.with_certificate(opening.certificate.as_deref());
-    gates.iter().try_for_each(|gate| gate.confirm(&caller))?;
-    Ok(Permit { opening: opening.clone(), covers })
+    match judge(gates, &caller) {
+        Verdict::Allowed => Ok(Permit { opening: opening.clone(), covers }),
+        Verdict::Denied(denied) => Err(denied),
+        Verdict::NotYet => Err(Denied::new("asked before the certificate was there")),
+    }
 }
 
 impl Permit {
@@ -100,6 +105,7 @@ impl Permit {
         let tenant = crate::tenant::Tenants::default().get(crate::tenant::Key::of(&peer, None));
         let opening = Opening {
             peer,
+            label: None,
             connection: 1,
             read_only: false,
             tls: false,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Entry;
 use crate::{
-    access::{Action, Caller, Denied, Gate, NeedsCertificate, Pass, Policy, parse_list},
+    access::{Action, Caller, Denied, Gate, NeedsCertificate, Pass, Policy, Verdict, parse_list},
     recipe::{Key, ParamError, Params},
 };
 
@@ -46,8 +46,8 @@ impl Gate for Ip {
         self.0.admit(caller)
     }
 
-    fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
-        self.0.confirm(caller)
+    fn judge(&self, caller: &Caller<'_>) -> Verdict {
+        self.0.decide(caller)
     }
 
     fn needs_certificate(&self) -> Option<NeedsCertificate> {

@@ -22,7 +22,7 @@ use self::{
 };
 use super::{Entry, absolute};
 use crate::{
-    access::{Caller, Denied, Gate, NeedsCertificate, Pass},
+    access::{Caller, Denied, Gate, NeedsCertificate, Pass, Verdict, judge},
     exports::{Exports, Listing, Opened, Permit},
     recipe::{BuildError, Key, Stack},
 };
@@ -121,8 +121,8 @@ impl Gate for Door {
         passes.map(Pass::holding)
     }
 
-    fn confirm(&self, caller: &Caller<'_>) -> Result<(), Denied> {
-        self.below.iter().try_for_each(|gate| gate.confirm(caller))
+    fn judge(&self, caller: &Caller<'_>) -> Verdict {
+        judge(&self.below, caller)
     }
 
     fn needs_certificate(&self) -> Option<NeedsCertificate> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nbd::Refusal;
 
-use super::{End, Rules, stream::Stream};
+use super::{End, Rules};
 use crate::{
     access::{Caller, Denied, Pass},
     exports::{Covers, Opening, Permit, authorize},
@@ -21,8 +21,9 @@ pub(super) struct Admission {
 }
 
 /// Asks every gate.
-pub(super) fn admit(rules: &Rules, peer: &Peer, label: &dyn Fn() -> Option<String>) -> Admission {
-    let caller = Caller::new(peer, label);
+pub(super) fn admit(rules: &Rules, peer: &Peer, label: Option<&str>) -> Admission {
+    let label = || label.map(str::to_owned);
+    let caller = Caller::new(peer, &label);
     let mut passes = Vec::with_capacity(rules.gates.len());
     let denied = rules.gates.iter().find_map(|gate| match gate.admit(&caller) {
         Ok(pass) => {
@@ -53,16 +54,14 @@ impl<'a> Gates<'a> {
     /// export does not matter here, and does not show.
     pub(super) fn authorize(
         &mut self,
-        stream: &Stream,
         opening: &Opening,
         covers: Covers,
     ) -> Result<Permit, Refusal> {
-        let label = || stream.wire().label();
         let export = match &covers {
             Covers::List => None,
             Covers::Export(name) => Some(name.clone()),
         };
-        let permit = authorize(&self.rules.gates, opening, &label, covers);
+        let permit = authorize(&self.rules.gates, opening, covers);
         self.denied = None;
         permit.map_err(|denied| {
             self.denied = Some(End::Denied { denied, export });

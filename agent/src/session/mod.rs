@@ -11,6 +11,7 @@ mod pool;
 mod protocol;
 mod revocable;
 mod spin;
+mod standing;
 mod stream;
 mod succession;
 mod transmit;
@@ -34,16 +35,18 @@ pub use self::succession::Successions;
 use self::{
     admit::Admission,
     blocking::Blocking,
+    revocable::revoked,
+    standing::Standing,
     stream::Stream,
     transmit::{Failures, Transmission},
     wire::Wire,
 };
 use crate::{
-    access::{Denied, Gate, Pass},
+    access::{Changes, Denied, Gate, Pass},
     exports::{Exports, Opening},
     peer::Peer,
     stream::Stream as Connection,
-    tenant::{Tenant, Tenants},
+    tenant::Tenants,
     tls,
 };
 
@@ -53,6 +56,8 @@ pub struct Rules {
     pub exports: Arc<dyn Exports>,
     /// Asked in this order before a client is sent a byte.
     pub gates: Vec<Arc<dyn Gate>>,
+    /// Told when a gate has other rules; `None` where none can have.
+    pub changes: Option<Changes>,
     /// Clients that may come back.
     pub successions: Arc<Successions>,
     /// Whom connections are charged to.
@@ -187,27 +192,40 @@ pub async fn run(
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
 ) -> End {
-    let Admission { tenant, passes } = admit::admit(&rules, &peer, &|| stream.label());
+    let standing = Standing::new(&rules);
+    let label = stream.label();
+    let Admission { tenant, passes } = admit::admit(&rules, &peer, label.as_deref());
     // All that is logged from here on is caused by the client.
     let log = Arc::clone(tenant.log());
-    log.charge(Box::pin(logged(stream, peer, rules, life, tenant, passes))).await
+    let opening = Opening {
+        peer,
+        label,
+        connection: rules.connections.fetch_add(1, Ordering::Relaxed) + 1,
+        read_only: rules.read_only,
+        tls: false,
+        certificate: None,
+        tenant,
+    };
+    log.charge(Box::pin(logged(stream, rules, life, opening, passes, standing))).await
 }
 
 /// From the gates to the line about the session.
 async fn logged(
     stream: Connection,
-    peer: Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
-    tenant: Arc<Tenant>,
+    opening: Opening,
     passes: Result<Vec<Pass>, Denied>,
+    standing: Option<Standing>,
 ) -> End {
+    let peer = opening.peer.clone();
     let started = Instant::now();
     let mut export = None;
     let mut traffic = Traffic::default();
     let end = match passes {
         Ok(passes) => {
-            admitted(stream, &peer, rules, life, (tenant, passes), &mut export, &mut traffic).await
+            let opening = (opening, standing);
+            admitted(stream, &rules, life, opening, passes, &mut export, &mut traffic).await
         }
         Err(denied) => End::Denied { denied, export: None },
     };
@@ -233,37 +251,30 @@ async fn logged(
 /// From the gates to the end.
 async fn admitted(
     stream: Connection,
-    peer: &Peer,
-    rules: Arc<Rules>,
+    rules: &Rules,
     life: watch::Receiver<Life>,
-    (tenant, passes): (Arc<Tenant>, Vec<Pass>),
+    (opening, standing): (Opening, Option<Standing>),
+    passes: Vec<Pass>,
     export: &mut Option<String>,
     traffic: &mut Traffic,
 ) -> End {
-    let place = match tenant.connect() {
+    let place = match opening.tenant.connect() {
         Ok(place) => place,
         Err(full) => {
             return End::Denied { denied: Denied::new(full.to_string()), export: None };
         }
     };
     let revocation = passes.iter().find_map(Pass::revocation).cloned();
-    let opening = Opening {
-        peer: peer.clone(),
-        connection: rules.connections.fetch_add(1, Ordering::Relaxed) + 1,
-        read_only: rules.read_only,
-        tls: false,
-        certificate: None,
-        tenant,
-    };
     // Each pass is a place that this connection takes. Who comes again when it sees the end of this
     // one finds the place free.
     let socket = match Wire::new(stream, (passes, place)) {
         Ok(wire) => Stream::Plain(wire),
         Err(error) => return End::Failed(error.kind()),
     };
-    let serving = async |life| serve(socket, peer, &rules, opening, life, export, traffic).await;
+    let serving =
+        async |life| serve(socket, rules, (opening, standing), life, export, traffic).await;
     match revocation {
-        Some(revocation) => revocable::run(serving, life, revocation).await,
+        Some(revocation) => revocable::run(serving, life, revoked(revocation)).await,
         None => serving(life).await,
     }
 }
@@ -271,19 +282,23 @@ async fn admitted(
 /// From the first byte to the end.
 async fn serve(
     socket: Stream,
-    peer: &Peer,
     rules: &Rules,
-    opening: Opening,
+    (opening, mut standing): (Opening, Option<Standing>),
     life: watch::Receiver<Life>,
     export: &mut Option<String>,
     traffic: &mut Traffic,
 ) -> End {
-    let opened = match negotiate::run(socket, rules, opening, life.clone()).await {
+    let negotiating = negotiate::run(socket, rules, opening, life.clone(), standing.as_mut());
+    let opened = match negotiating.await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let Opening { connection, tls, ref tenant, .. } = opened.opening;
+    let opening = &opened.opening;
+    let Opening { connection, tls, ref peer, ref tenant, .. } = *opening;
     let tenant = Arc::clone(tenant);
+    if let Some(denied) = standing.as_ref().and_then(|it| it.denies(rules, opening)) {
+        return End::Denied { denied, export: Some(opened.export) };
+    }
     tracing::info!(connection, %peer, export = opened.export, tls, "opened");
     *export = Some(opened.export.clone());
     let failures =
@@ -305,10 +320,16 @@ async fn serve(
         *traffic = carried;
         end
     };
-    match member {
-        Some(member) if member.begin() => revocable::run(transmit, life, member.revocation()).await,
-        Some(_) => End::Revoked(succession::FOLLOWED.into()),
+    let judged = async |life| match standing {
+        Some(standing) => revocable::run(transmit, life, standing.over(rules, opening)).await,
         None => transmit(life).await,
+    };
+    match member {
+        Some(member) if member.begin() => {
+            revocable::run(judged, life, revoked(member.revocation())).await
+        }
+        Some(_) => End::Revoked(succession::FOLLOWED.into()),
+        None => judged(life).await,
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     admit::Gates,
     opening::{Waiting, departed, describe},
     protocol::Negotiation,
+    standing::{Shown, Standing},
     stream::Stream,
     succession::Member,
 };
@@ -56,12 +57,23 @@ pub(super) async fn run(
     rules: &Rules,
     opening: Opening,
     life: watch::Receiver<Life>,
+    standing: Option<&mut Standing>,
 ) -> Result<Opened, End> {
     let deadline = rules.handshake_timeout;
     let mut gates = Gates::new(rules);
-    let haggling = haggle(stream, rules, opening, life, &mut gates);
-    let end = timeout(deadline, haggling).await.unwrap_or(Err(End::TooSlow));
-    end.map_err(|end| gates.end(end))
+    let shown = Shown::new();
+    if !rules.tls.is_on() {
+        shown.set(None).ok();
+    }
+    let denied = Standing::denied(standing, rules, opening.clone(), &shown);
+    let haggling = haggle(stream, rules, opening, life, &mut gates, &shown);
+    tokio::select! {
+        biased;
+        denied = denied => Err(End::Denied { denied, export: None }),
+        end = timeout(deadline, haggling) => {
+            end.unwrap_or(Err(End::TooSlow)).map_err(|end| gates.end(end))
+        }
+    }
 }
 
 async fn haggle(
@@ -70,6 +82,7 @@ async fn haggle(
     mut opening: Opening,
     mut life: watch::Receiver<Life>,
     gates: &mut Gates<'_>,
+    certificate: &Shown,
 ) -> Result<Opened, End> {
     let mut out = Vec::new();
     let offers = Offers { tls: offer(&rules.tls), ..rules.offers };
@@ -100,7 +113,7 @@ async fn haggle(
             step = match step {
                 Step::Feed(server) => break server,
                 Step::Ask(Ask::List(ask)) => {
-                    let permit = match gates.authorize(&stream, &opening, Covers::List) {
+                    let permit = match gates.authorize(&opening, Covers::List) {
                         Ok(permit) => permit,
                         Err(refusal) => {
                             step = ask.refuse(&refusal, &mut out);
@@ -121,7 +134,7 @@ async fn haggle(
                 Step::Ask(Ask::Export(mut ask)) => {
                     let name = ask.name().to_owned();
                     let covers = Covers::Export(name.clone());
-                    let permit = match gates.authorize(&stream, &opening, covers) {
+                    let permit = match gates.authorize(&opening, covers) {
                         Ok(permit) => permit,
                         Err(refusal) => {
                             step = ask.answer(Err(refusal), &mut out);
@@ -164,6 +177,7 @@ async fn haggle(
                     stream = secure(stream, rules, &life).await?;
                     opening.tls = true;
                     opening.certificate = stream.certificate();
+                    certificate.set(opening.certificate.clone()).ok();
                     // What was opened, and who it was, is of whoever asked in plain text.
                     last = None;
                     member = None;

@@ -41,14 +41,6 @@ impl Wire {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// What a security module calls the other end.
-    pub(super) fn label(&self) -> Option<String> {
-        match &self.kind {
-            Kind::Kernel(socket) => sys::label::of_peer(socket),
-            Kind::Guest(_) => None,
-        }
-    }
-
     /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
     pub(super) fn try_recv(&self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match &self.kind {

@@ -27,6 +27,7 @@ mod pipelined;
 mod plugins;
 mod proxy;
 mod proxy_loss;
+mod rejudged;
 mod shape;
 mod single;
 mod sockets;

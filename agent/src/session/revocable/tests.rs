@@ -25,6 +25,7 @@ fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
     Arc::new(Rules {
         exports: Arc::new(Single(Arc::new(NullDisk::new(4096)))),
         gates: vec![Arc::clone(leases) as _],
+        changes: None,
         successions: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),

@@ -124,6 +124,7 @@ fn rules(disk: Slow) -> Arc<Rules> {
     Arc::new(Rules {
         exports: Arc::new(Single(Arc::new(disk))),
         gates: Vec::new(),
+        changes: None,
         successions: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),

@@ -30,6 +30,7 @@ fn rules() -> Arc<Rules> {
     Arc::new(Rules {
         exports: Arc::new(Single(Arc::new(NullDisk::new(1 << 30)))),
         gates: Vec::new(),
+        changes: None,
         successions: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),
