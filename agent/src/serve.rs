@@ -250,7 +250,8 @@ pub async fn serve(
             ended = Ended::AtOnce;
         }
         () = tokio::time::sleep(shutdown_timeout) => {
-            tracing::warn!("not done after {shutdown_timeout:?} (--shutdown-timeout): closing what is left");
+            let seconds = shutdown_timeout.as_secs_f64();
+            tracing::warn!("not done after {seconds} s (--shutdown-timeout): closing what is left");
             life.send_replace(Life::Ending);
             tokio::select! {
                 () = all(&mut attendants) => {}

@@ -22,6 +22,12 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
+/// A text that is data, in quotes: what is not to be printed, quotes and backslashes are escaped.
+pub fn quoted(text: &str) -> impl fmt::Display {
+    // Of a text alone this is no form of Rust's, but the escapes that everybody knows.
+    fmt::from_fn(move |f| write!(f, "{text:?}"))
+}
+
 /// The same for a text of several lines: their ends stay.
 pub fn lines(text: &str) -> String {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")

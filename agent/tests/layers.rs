@@ -102,6 +102,64 @@ fn modules_import_downwards_only() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The text of every call of `tracing`'s macros, from the bracket on.
+fn log_calls(text: &str) -> impl Iterator<Item = &str> {
+    ["error", "warn", "info", "debug", "trace"].iter().flat_map(|level| {
+        text.split("tracing::")
+            .filter_map(|rest| rest.strip_prefix(*level)?.strip_prefix("!("))
+            .map(|rest| {
+                let (mut depth, mut inside, mut escaped) = (1, false, false);
+                let end = rest.find(|c| {
+                    match c {
+                        '"' if !escaped => inside = !inside,
+                        '(' if !inside => depth += 1,
+                        ')' if !inside => depth -= 1,
+                        _ => {}
+                    }
+                    escaped = c == '\\' && !escaped;
+                    depth == 0
+                });
+                &rest[..end.unwrap_or(rest.len())]
+            })
+    })
+}
+
+/// Whether it prints a value as `Debug` has it: `?value`, `name = ?value`, `{value:?}`.
+fn prints_debug(call: &str) -> bool {
+    let field = call.split(',').any(|field| {
+        let value = field.split_once(" = ").map_or(field, |(_, value)| value);
+        value.trim_start().starts_with('?')
+    });
+    field || call.contains(":?") || call.contains(":#?") || call.contains("field::debug")
+}
+
+#[test]
+fn no_line_of_the_log_has_rusts_form_of_a_value() {
+    let bad =
+        ["?error, \"x\"", "a = 1, source = ?e, \"x\"", "\"{e:?}\"", "\n    ?range,\n    \"x\""];
+    assert!(bad.iter().all(|call| prints_debug(call)), "the test sees them");
+    let mut files = Vec::new();
+    for part in ["agent/src", "agent/disk/src", "agent/vsock-device/src", "qemu", "libvirt", "nbd"]
+    {
+        sources(&workspace().join(part), &mut files);
+    }
+    let (mut calls, mut wrong) = (0, Vec::new());
+    for file in files.iter().filter(|file| !file.ends_with("log/tests.rs")) {
+        let text = fs::read_to_string(file).expect("UTF-8");
+        for call in log_calls(&text) {
+            calls += 1;
+            if prints_debug(call) {
+                wrong.push(format!("{}: {call}", file.display()));
+            }
+        }
+    }
+    assert!(calls > 60, "the walk found the calls: {calls}");
+    assert!(
+        wrong.is_empty(),
+        "an error is printed by causes::chain, a text by its name: {wrong:#?}"
+    );
+}
+
 /// The modules named in `use crate::{a, b::c}`.
 fn crate_list(text: &str) -> impl Iterator<Item = &str> {
     text.split("use crate::{").skip(1).flat_map(|rest| {

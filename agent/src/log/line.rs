@@ -9,7 +9,7 @@ use tracing::{
 };
 
 use super::clock::Stamp;
-use crate::text::{Json, escaped};
+use crate::text::{Json, escaped, quoted};
 
 /// How a line looks at one target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +209,7 @@ impl Visit for Line {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Text(text) => write!(f, "{}", quoted(text)),
             Self::Plain(text) => f.write_str(&escaped(text)),
             Self::Number(number) => f.write_str(number),
             Self::Bool(is) => write!(f, "{is}"),

@@ -44,6 +44,6 @@ pub(super) fn stopping() {
 /// A manager that cannot be told is no reason to stop.
 pub(super) fn notify(state: &str) {
     if let Err(error) = process::notify(state) {
-        tracing::debug!("the service manager cannot be told {state:?}: {error}");
+        tracing::debug!(state, "the service manager cannot be told: {error}");
     }
 }

@@ -238,7 +238,8 @@ impl Task {
         let (verb, range) = (op.verb(), op.range());
         let done = catch_unwind(AssertUnwindSafe(|| self.disk.perform(&mut op, &mut self.answer)));
         done.unwrap_or_else(|_| {
-            tracing::error!(?verb, ?range, "our bug: a disk panicked");
+            let (at, len) = range;
+            tracing::error!(at, len, "our bug: a disk panicked in its {verb}");
             Err(DiskError::new(Kind::Io, verb, range))
         })
     }

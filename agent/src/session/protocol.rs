@@ -11,6 +11,8 @@ use nbd::{
     },
 };
 
+use crate::text::quoted;
+
 /// A negotiation that is looked at, if it is.
 #[derive(Debug)]
 pub(super) struct Negotiation {
@@ -40,7 +42,7 @@ impl Negotiation {
         {
             self.begun = true;
             eaten = &eaten[ClientFlags::LEN..];
-            self.say(format_args!("client: {flags:?}"));
+            self.say(format_args!("client: flags {flags}"));
         }
         while !eaten.is_empty() {
             let unread = self.skip.min(eaten.len());
@@ -63,7 +65,7 @@ impl Negotiation {
             return;
         }
         if let Ok(Some(greeting)) = Greeting::peek(sent) {
-            self.say(format_args!("server: newstyle greeting, {:?}", greeting.flags));
+            self.say(format_args!("server: newstyle greeting, flags {}", greeting.flags));
             sent = &sent[Greeting::LEN..];
         }
         while let Ok(Some(header)) = OptionReplyHeader::peek(sent) {
@@ -75,7 +77,7 @@ impl Negotiation {
         if self.bare
             && let Some(ExportReply { size, flags }) = ExportReply::peek(sent, false)
         {
-            self.say(format_args!("server: size {size}, {flags:?}"));
+            self.say(format_args!("server: size {size}, flags {flags}"));
         }
     }
 
@@ -92,7 +94,7 @@ pub(super) fn request(connection: u64, request: &Request) {
         cookie = request.cookie,
         offset = request.offset,
         length = request.len,
-        flags = ?request.flags,
+        flags = %request.flags,
         "client: {}", request.command
     );
 }
@@ -103,18 +105,21 @@ fn option(header: OptionHeader, data: &[u8]) -> String {
     let whole = match option {
         _ if data.len() < len as usize => Err(()),
         OptionCode::EXPORT_NAME => {
-            write!(text, " {:?}", String::from_utf8_lossy(data)).map_err(drop)
+            write!(text, " {}", quoted(&String::from_utf8_lossy(data))).map_err(drop)
         }
         OptionCode::INFO | OptionCode::GO => {
             InfoQuery::parse(data).map_err(drop).and_then(|query| {
                 let wanted: Vec<_> = query.wanted.iter().map(ToString::to_string).collect();
-                write!(text, " {:?} [{}]", query.name, wanted.join(", ")).map_err(drop)
+                let name = quoted(query.name);
+                write!(text, " {name} [{}]", wanted.join(", ")).map_err(drop)
             })
         }
         OptionCode::LIST_META_CONTEXT | OptionCode::SET_META_CONTEXT => {
             ContextQuery::parse(data).map_err(drop).and_then(|query| {
-                let queries: Vec<_> = query.queries.iter().map(|query| shown(query)).collect();
-                write!(text, " {:?} {queries:?}", query.name).map_err(drop)
+                let queries = query.queries.iter().map(|query| quoted(&shown(query)).to_string());
+                let queries: Vec<_> = queries.collect();
+                let name = quoted(query.name);
+                write!(text, " {name} [{}]", queries.join(", ")).map_err(drop)
             })
         }
         _ if len == 0 => Ok(()),
@@ -140,13 +145,13 @@ fn reply(header: OptionReplyHeader, data: &[u8]) -> String {
     let mut text = format!("{option}: {code}");
     let parsed = match code {
         ReplyCode::SERVER => ServerEntry::parse(data)
-            .map(|entry| write!(text, " {:?} {:?}", entry.name, entry.description)),
+            .map(|entry| write!(text, " {} {}", quoted(entry.name), quoted(entry.description))),
         ReplyCode::INFO => Info::parse(data).map(|info| match info {
             Info::Export { size, flags } => {
-                write!(text, " NBD_INFO_EXPORT size {size}, {flags:?}")
+                write!(text, " NBD_INFO_EXPORT size {size}, flags {flags}")
             }
-            Info::Name(name) => write!(text, " NBD_INFO_NAME {name:?}"),
-            Info::Description(about) => write!(text, " NBD_INFO_DESCRIPTION {about:?}"),
+            Info::Name(name) => write!(text, " NBD_INFO_NAME {}", quoted(name)),
+            Info::Description(about) => write!(text, " NBD_INFO_DESCRIPTION {}", quoted(about)),
             Info::BlockSize(nbd::BlockSizes { minimum, preferred, maximum }) => write!(
                 text,
                 " NBD_INFO_BLOCK_SIZE minimum {minimum}, preferred {preferred}, maximum {maximum}"
@@ -154,9 +159,9 @@ fn reply(header: OptionReplyHeader, data: &[u8]) -> String {
             Info::Other(other) => write!(text, " {other}"),
         }),
         ReplyCode::META_CONTEXT => ContextEntry::parse(data)
-            .map(|entry| write!(text, " {} {:?}", entry.id, shown(entry.name))),
+            .map(|entry| write!(text, " {} {}", entry.id, quoted(&shown(entry.name)))),
         code if code.is_error() && !data.is_empty() => {
-            Ok(write!(text, " {:?}", String::from_utf8_lossy(data)))
+            Ok(write!(text, " {}", quoted(&String::from_utf8_lossy(data))))
         }
         _ => Ok(Ok(())),
     };

@@ -217,10 +217,22 @@ impl From<rustls::Error> for Failure {
                     .to_owned()
             }
             Error::InvalidCertificate(other) => format!("the client's certificate: {other}"),
-            Error::AlertReceived(alert) => format!("the client ended it: {alert:?}"),
+            Error::AlertReceived(alert) => format!("the client ended it: {}", name_of(alert)),
             other => other.to_string(),
         })
     }
+}
+
+/// An alert as TLS's specification writes it: `unknown_ca`.
+fn name_of(alert: rustls::AlertDescription) -> String {
+    let Some(name) = alert.as_str() else { return format!("alert {}", u8::from(alert)) };
+    let mut out = String::new();
+    for c in name.chars() {
+        let begins = c.is_ascii_uppercase() && out.ends_with(|c: char| c.is_ascii_lowercase());
+        out.extend(begins.then_some('_'));
+        out.push(c.to_ascii_lowercase());
+    }
+    out
 }
 
 impl std::error::Error for Failure {}
@@ -252,6 +264,13 @@ mod tests {
         for uri in ["nbd://localhost:10809", "nbd+unix:///?socket=/nbd", "nbd+vsock://2:10809/a"] {
             assert_eq!(Policy::Off.uri(uri.to_owned()), uri);
         }
+    }
+
+    #[test]
+    fn an_alert_has_its_name_in_the_specification() {
+        assert_eq!(name_of(rustls::AlertDescription::UnknownCA), "unknown_ca");
+        assert_eq!(name_of(rustls::AlertDescription::BadCertificate), "bad_certificate");
+        assert_eq!(name_of(rustls::AlertDescription::Unknown(7)), "alert 7");
     }
 
     #[test]

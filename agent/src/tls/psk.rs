@@ -35,7 +35,7 @@ const LONGEST: usize = 512;
 /// By user.
 type Keys = HashMap<Vec<u8>, Vec<u8>>;
 
-/// The user that a client said it is, by bytes that are fit to be printed with `{:?}`.
+/// The user that a client said it is, a text for people.
 static USER: LazyLock<Option<Index<Ssl, String>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
 /// All that a handshake with shared keys needs; cheap to clone.

@@ -202,10 +202,10 @@ fn verbose_shows_the_protocol_escaped() {
     ask_for_a_wild_name(&agent);
     let lines = agent.wait_for_line(" session ");
     for part in [
-        "server: newstyle greeting, HandshakeFlags(FIXED_NEWSTYLE | NO_ZEROES) connection=1",
-        "client: ClientFlags(FIXED_NEWSTYLE | NO_ZEROES) connection=1",
+        "server: newstyle greeting, flags FIXED_NEWSTYLE | NO_ZEROES connection=1",
+        "client: flags FIXED_NEWSTYLE | NO_ZEROES connection=1",
         r#"client: NBD_OPT_EXPORT_NAME "a\nb\u{1b}[31m\"c" connection=1"#,
-        "server: size 1048576, TransmissionFlags(HAS_FLAGS | ",
+        "server: size 1048576, flags HAS_FLAGS | ",
         " INFO opened connection=1 peer=unix:pid=",
     ] {
         assert!(lines.iter().any(|line| line.contains(part)), "{part} in {lines:#?}");

@@ -1,6 +1,8 @@
 //! Flag words of both phases; unknown bits are kept for the rules to judge.
 
-use bitflags::bitflags;
+use std::fmt;
+
+use bitflags::{bitflags, parser};
 
 bitflags! {
     /// The server's flags in its greeting ("Handshake flags").
@@ -89,5 +91,31 @@ bitflags! {
         /// Reads as zeroes.
         const ZERO = 1 << 1;
         const _ = !0;
+    }
+}
+
+/// Prints flags by their names, as `FUA | NO_HOLE`; bits without a name as a number, and none as `none`.
+macro_rules! printed {
+    ($($flags:ident),+) => {$(
+        impl fmt::Display for $flags {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                if self.is_empty() { f.write_str("none") } else { parser::to_writer(self, f) }
+            }
+        }
+    )+};
+}
+
+printed!(HandshakeFlags, ClientFlags, TransmissionFlags, CommandFlags, ChunkFlags, ExtentFlags);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_printed_by_their_names() {
+        let flags = CommandFlags::FUA | CommandFlags::DF;
+        assert_eq!(flags.to_string(), "FUA | DF");
+        assert_eq!(CommandFlags::empty().to_string(), "none");
+        assert_eq!(CommandFlags::from_bits_retain(0x8001).to_string(), "FUA | 0x8000");
     }
 }

@@ -29,7 +29,10 @@ pub enum PlugError {
     Claim(#[from] ClaimError),
     #[error("the machine has a vsock device already: {0}")]
     Present(Device),
-    #[error("the new device has CID {has:?} and was to have {asked}; it stays in the machine")]
+    #[error(
+        "the new device has {} and was to have CID {asked}; it stays in the machine",
+        .has.map_or_else(|| "no CID".to_owned(), |has| format!("CID {has}"))
+    )]
     Wrong { asked: GuestCid, has: Option<u64> },
 }
 

@@ -9,7 +9,10 @@ use nbd::Buffer;
 use openssl::ssl::{Error, ErrorCode, SslCipherRef, SslStream};
 
 use super::super::{pool, wire::Wire};
-use crate::tls::{self, Failure, SharedKeys};
+use crate::{
+    text::quoted,
+    tls::{self, Failure, SharedKeys},
+};
 
 /// Plaintext that is encrypted before it is sent, in bytes.
 const UNSENT: usize = 16 * RECORD;
@@ -77,7 +80,8 @@ impl Shared {
                     return Err("the client closed in the middle of the handshake".into());
                 }
                 Err(error) => {
-                    let user = tls::user(self.stream.ssl()).map(|user| format!(", as {user:?}"));
+                    let user =
+                        tls::user(self.stream.ssl()).map(|user| format!(", as {}", quoted(user)));
                     let user = user.unwrap_or_default();
                     return Err(format!("no user and key of --tls-psk{user}: {}", said(&error)))?;
                 }
@@ -88,7 +92,7 @@ impl Shared {
         tracing::debug!(
             version = self.stream.ssl().version_str(),
             suite = self.stream.ssl().current_cipher().map(SslCipherRef::name),
-            user = tls::user(self.stream.ssl()).map(tracing::field::debug),
+            user = tls::user(self.stream.ssl()),
             "inside TLS"
         );
         Ok(())

@@ -80,8 +80,8 @@ impl Secure {
         // What came with the client's last word is not announced by the socket again.
         self.more = true;
         tracing::debug!(
-            version = ?self.session.protocol_version(),
-            suite = ?self.session.negotiated_cipher_suite().map(|suite| suite.suite()),
+            version = self.session.protocol_version().and_then(|version| version.as_str()),
+            suite = self.session.negotiated_cipher_suite().and_then(|it| it.suite().as_str()),
             certificate = self.certificate().map(tracing::field::display),
             "inside TLS"
         );
