@@ -19,13 +19,14 @@ use crate::{
     causes::chain,
     hooks::Hooks,
     recipe::Stack,
+    tenant::Limits,
 };
 
 /// Longest access file, bytes. A thousand guests with a line of a hundred letters are a tenth.
 const LONGEST: u64 = 1 << 20;
 
 /// What the command line says about who may connect.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
     /// `None`: neither `--allow` nor `--allow-cid` was given.
     pub allow: Option<Vec<Rule>>,
@@ -35,6 +36,15 @@ pub struct Admission {
     pub limit: usize,
     /// Most connections at once from one CID; 0 is no limit.
     pub limit_per_cid: usize,
+    /// Most connections at once of one tenant; 0 is no limit.
+    pub limit_per_tenant: usize,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        let limit_per_tenant = Limits::default().connections;
+        Self { allow: None, file: None, limit: 0, limit_per_cid: 0, limit_per_tenant }
+    }
 }
 
 /// Why the gates cannot be put up.

@@ -182,6 +182,10 @@ impl Plan {
             successions: Arc::default(),
             tenants: Arc::new(Tenants::new(Limits {
                 memory: self.memory.limits(),
+                connections: match self.admission.limit_per_tenant {
+                    0 => usize::MAX,
+                    most => most,
+                },
                 ..Limits::default()
             })),
             connections: AtomicU64::new(0),

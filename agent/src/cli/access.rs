@@ -40,6 +40,11 @@ pub(super) struct Words {
     /// Most connections at once from one CID; 0 is no limit
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = HEADING)]
     limit_per_cid: u32,
+
+    /// Most connections at once of one tenant, handshakes included: of a machine, a CID, a user over
+    /// Unix sockets, an IPv4 address or an IPv6 /64 network; 0 is no limit
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = HEADING)]
+    limit_per_tenant: u32,
 }
 
 /// Why they mean nothing.
@@ -81,6 +86,7 @@ impl Words {
             file: self.access_file.clone(),
             limit: number(self.limit),
             limit_per_cid: number(self.limit_per_cid),
+            limit_per_tenant: number(self.limit_per_tenant),
         })
     }
 }
@@ -112,12 +118,14 @@ mod tests {
             "--allow-cid=4",
             "--limit=7",
             "--limit-per-cid=2",
+            "--limit-per-tenant=9",
             "--access-file=rules",
         ])
         .unwrap();
         let rules = "uid:0,anyvsock,::1,vsock-guest:3,vsock-guest:5-9,vsock-guest:4";
         assert_eq!(decided.allow, Some(parse_list(rules).unwrap()));
-        assert_eq!((decided.limit, decided.limit_per_cid), (7, 2));
+        let limits = (decided.limit, decided.limit_per_cid, decided.limit_per_tenant);
+        assert_eq!(limits, (7, 2, 9));
         assert_eq!(decided.file, Some("rules".into()));
     }
 

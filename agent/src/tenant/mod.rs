@@ -138,7 +138,7 @@ pub struct Place(Arc<Tenant>);
 
 /// A tenant has as many connections as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} connections of this tenant are open, the most it may have")]
+#[error("--limit-per-tenant {0}, and {0} open")]
 pub struct Full(pub usize);
 
 impl Tenants {

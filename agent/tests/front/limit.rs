@@ -1,10 +1,14 @@
 //! How many may connect at once: `--limit`, `--limit-per-cid` and `--filter=limit`, from outside.
 
-use std::{io::Read, process::Command};
+use std::{
+    io::{BufRead, Read},
+    net::TcpStream,
+    process::Command,
+};
 
 use crate::{
     access::knock,
-    agent::{Agent, greeted, opened, request},
+    agent::{Agent, greeted, opened, receive_greeting, request},
 };
 
 #[test]
@@ -66,6 +70,25 @@ fn who_leaves_in_order_finds_the_place_free() {
         send(&stream, abort);
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
+}
+
+#[test]
+fn a_tenant_has_places_of_its_own() {
+    let mut agent =
+        Agent::start("--print-uri -U {}/s --listen tcp:127.0.0.1:0 --limit-per-tenant 2 null 1M");
+    let uri = agent.stdout().lines().nth(1).unwrap().unwrap();
+    let port: u16 = uri.rsplit_once(':').unwrap().1.parse().unwrap();
+    let first = greeted(&agent.path("s"));
+    let _second = greeted(&agent.path("s"));
+    assert!(!knock(&agent), "the user of this test has two");
+    let lines = agent.wait_for_line("refused");
+    assert!(lines.last().unwrap().contains("rule=--limit-per-tenant 2, and 2 open"), "{lines:#?}");
+    let mut other = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    receive_greeting(&mut other);
+    drop(first);
+    agent.wait_for_line("closed the connection");
+    assert!(knock(&agent), "there is room again");
+    agent.end();
 }
 
 #[test]
