@@ -29,7 +29,7 @@ impl Changed {
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             // Nobody can change them any more.
-            future::pending().await
+            future::pending::<()>().await;
         }
     }
 }

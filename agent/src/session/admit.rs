@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nbd::Refusal;
+use nbd::{Refusal, wire::ReplyCode};
 
 use super::{End, Rules};
 use crate::{
@@ -37,17 +37,34 @@ pub(super) fn admit(rules: &Rules, peer: &Peer, label: Option<&str>) -> Admissio
     Admission { tenant, passes: denied.map_or(Ok(passes), Err) }
 }
 
+/// A session that came to no export.
+#[derive(Debug)]
+pub(super) struct Unopened {
+    pub(super) end: End,
+    pub(super) asked: Option<Asked>,
+}
+
 /// The gates during a negotiation, where rules about certificates are decided.
 #[derive(Debug)]
 pub(super) struct Gates<'a> {
     rules: &'a Rules,
     /// The last answer, if it was no.
     denied: Option<End>,
+    /// What it was about.
+    asked: Option<Asked>,
+}
+
+/// The export that a client asked for last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) export: String,
+    /// Why it was not given.
+    pub(super) refused: Option<String>,
 }
 
 impl<'a> Gates<'a> {
     pub(super) fn new(rules: &'a Rules) -> Self {
-        Self { rules, denied: None }
+        Self { rules, denied: None, asked: None }
     }
 
     /// Asks whether the client may have what it asks for. Whether there is such an
@@ -61,6 +78,9 @@ impl<'a> Gates<'a> {
             Covers::List => None,
             Covers::Export(name) => Some(name.clone()),
         };
+        if let Some(export) = export.clone() {
+            self.asked = Some(Asked { export, refused: None });
+        }
         let permit = authorize(&self.rules.gates, opening, covers);
         self.denied = None;
         permit.map_err(|denied| {
@@ -73,8 +93,20 @@ impl<'a> Gates<'a> {
         })
     }
 
+    /// The export that was asked for last cannot be had.
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        let why = match refusal.code() {
+            // Its text has the name once more.
+            ReplyCode::ERR_UNKNOWN => "there is no such export",
+            _ => refusal.text(),
+        };
+        if let Some(asked) = &mut self.asked {
+            asked.refused = Some(why.to_owned());
+        }
+    }
+
     /// How a session ended that came to no export: denied, if that was the last thing it heard.
-    pub(super) fn end(self, end: End) -> End {
-        self.denied.unwrap_or(end)
+    pub(super) fn end(self, end: End) -> Unopened {
+        Unopened { end: self.denied.unwrap_or(end), asked: self.asked }
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 pub use self::succession::Successions;
 use self::{
-    admit::Admission,
+    admit::{Admission, Asked, Unopened},
     blocking::Blocking,
     revocable::revoked,
     standing::Standing,
@@ -174,6 +174,13 @@ pub struct Traffic {
     pub failed: u64,
 }
 
+/// What the session's line says of it beside its end.
+#[derive(Debug, Default)]
+struct Audit {
+    asked: Option<Asked>,
+    traffic: Traffic,
+}
+
 impl Traffic {
     fn count(&mut self, checked: Checked) {
         match checked {
@@ -220,12 +227,11 @@ async fn logged(
 ) -> End {
     let peer = opening.peer.clone();
     let started = Instant::now();
-    let mut export = None;
-    let mut traffic = Traffic::default();
+    let mut audit = Audit::default();
     let end = match passes {
         Ok(passes) => {
             let opening = (opening, standing);
-            admitted(stream, &rules, life, opening, passes, &mut export, &mut traffic).await
+            admitted(stream, &rules, life, opening, passes, &mut audit).await
         }
         Err(denied) => End::Denied { denied, export: None },
     };
@@ -234,9 +240,13 @@ async fn logged(
         tracing::warn!(%peer, export, rule = %denied, "refused");
         return end;
     }
+    let Audit { asked, traffic } = audit;
+    let refused = asked.as_ref().and_then(|asked| asked.refused.as_deref());
     tracing::info!(
         %peer,
-        export = export.as_deref().unwrap_or("-"),
+        export = asked.as_ref().map_or("-", |asked| &asked.export),
+        // It is said by the end already where that is the refusal.
+        refused = refused.filter(|_| !matches!(end, End::Refused(_))),
         requests = traffic.requests,
         read = traffic.read,
         written = traffic.written,
@@ -255,8 +265,7 @@ async fn admitted(
     life: watch::Receiver<Life>,
     (opening, standing): (Opening, Option<Standing>),
     passes: Vec<Pass>,
-    export: &mut Option<String>,
-    traffic: &mut Traffic,
+    audit: &mut Audit,
 ) -> End {
     let place = match opening.tenant.connect() {
         Ok(place) => place,
@@ -271,8 +280,7 @@ async fn admitted(
         Ok(wire) => Stream::Plain(wire),
         Err(error) => return End::Failed(error.kind()),
     };
-    let serving =
-        async |life| serve(socket, rules, (opening, standing), life, export, traffic).await;
+    let serving = async |life| serve(socket, rules, (opening, standing), life, audit).await;
     match revocation {
         Some(revocation) => revocable::run(serving, life, revoked(revocation)).await,
         None => serving(life).await,
@@ -285,22 +293,24 @@ async fn serve(
     rules: &Rules,
     (opening, mut standing): (Opening, Option<Standing>),
     life: watch::Receiver<Life>,
-    export: &mut Option<String>,
-    traffic: &mut Traffic,
+    audit: &mut Audit,
 ) -> End {
     let negotiating = negotiate::run(socket, rules, opening, life.clone(), standing.as_mut());
     let opened = match negotiating.await {
         Ok(opened) => opened,
-        Err(end) => return end,
+        Err(Unopened { end, asked }) => {
+            audit.asked = asked;
+            return end;
+        }
     };
     let opening = &opened.opening;
     let Opening { connection, tls, ref peer, ref tenant, .. } = *opening;
     let tenant = Arc::clone(tenant);
-    if let Some(denied) = standing.as_ref().and_then(|it| it.denies(rules, opening)) {
+    if let Some(denied) = Standing::denies(standing.as_ref(), rules, opening) {
         return End::Denied { denied, export: Some(opened.export) };
     }
     tracing::info!(connection, %peer, export = opened.export, tls, "opened");
-    *export = Some(opened.export.clone());
+    audit.asked = Some(Asked { export: opened.export.clone(), refused: None });
     let failures =
         Failures { peer: peer.clone(), export: opened.export, tenant: Arc::clone(&tenant) };
     let member = opened.member;
@@ -317,7 +327,7 @@ async fn serve(
     drop(opened.received);
     let transmit = async |life| {
         let (end, carried) = transmission.run(life).await;
-        *traffic = carried;
+        audit.traffic = carried;
         end
     };
     let judged = async |life| match standing {

@@ -18,8 +18,8 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     End, Life, Rules,
-    admit::Gates,
-    opening::{Waiting, departed, describe},
+    admit::{Gates, Unopened},
+    opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
     standing::{Shown, Standing},
     stream::Stream,
@@ -58,7 +58,7 @@ pub(super) async fn run(
     opening: Opening,
     life: watch::Receiver<Life>,
     standing: Option<&mut Standing>,
-) -> Result<Opened, End> {
+) -> Result<Opened, Unopened> {
     let deadline = rules.handshake_timeout;
     let mut gates = Gates::new(rules);
     let shown = Shown::new();
@@ -69,7 +69,9 @@ pub(super) async fn run(
     let haggling = haggle(stream, rules, opening, life, &mut gates, &shown);
     tokio::select! {
         biased;
-        denied = denied => Err(End::Denied { denied, export: None }),
+        denied = denied => {
+            Err(Unopened { end: End::Denied { denied, export: None }, asked: None })
+        }
         end = timeout(deadline, haggling) => {
             end.unwrap_or(Err(End::TooSlow)).map_err(|end| gates.end(end))
         }
@@ -92,6 +94,7 @@ async fn haggle(
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
     let mut member: Option<Arc<Member>> = None;
+    let mut told = Told::default();
     // The machine has eaten all it can of the buffer. After an answer that is not so: the client may have
     // sent several options at once.
     let mut hungry = true;
@@ -121,7 +124,7 @@ async fn haggle(
                         }
                     };
                     let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
-                    let waiting = Waiting { stream, buffer, life };
+                    let waiting = Waiting { stream, buffer, life, told: &mut told };
                     match waiting.list(&*rules.exports, &permit).await? {
                         Ok(list) => {
                             let list = list.iter();
@@ -147,10 +150,11 @@ async fn haggle(
                         disk
                     } else {
                         let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
-                        let waiting = Waiting { stream, buffer, life };
+                        let waiting = Waiting { stream, buffer, life, told: &mut told };
                         match waiting.open(&*rules.exports, &permit).await? {
                             Ok(disk) => disk,
                             Err(refusal) => {
+                                gates.refused(&refusal);
                                 step = ask.answer(Err(refusal), &mut out);
                                 continue;
                             }

@@ -16,7 +16,7 @@ use crate::{
     causes::chain,
     exports::{Exports, Listed, OpenError, Permit},
 };
-use disk::{Disk, Facts, Identity};
+use disk::{Disk, DiskError, Facts, Identity};
 
 /// How long an export may take to open for a client that has ended its sending. Such a client may still be there
 /// to read the answer; one that is gone looks the same.
@@ -27,6 +27,21 @@ pub(super) struct Waiting<'a> {
     pub(super) stream: &'a mut Stream,
     pub(super) buffer: &'a mut Buffer,
     pub(super) life: &'a mut watch::Receiver<Life>,
+    pub(super) told: &'a mut Told,
+}
+
+/// What the log says of a connection's exports that cannot be had: once, however often it asks.
+#[derive(Debug, Default)]
+pub(super) struct Told(Option<(String, String)>);
+
+impl Told {
+    fn cannot_open(&mut self, export: &str, error: &DiskError) {
+        let said = (export.to_owned(), chain(error).to_string());
+        if self.0.as_ref() != Some(&said) {
+            tracing::error!(export, error = %said.1, "export not opened");
+            self.0 = Some(said);
+        }
+    }
 }
 
 impl Waiting<'_> {
@@ -42,7 +57,8 @@ impl Waiting<'_> {
                 Refusal::platform("the exports could not be listed; the server's log says why")
             })
         };
-        self.until(listing).await
+        let Self { stream, buffer, life, .. } = self;
+        until(stream, buffer, life, listing).await
     }
 
     /// The export that the permit covers.
@@ -52,41 +68,42 @@ impl Waiting<'_> {
         permit: &Permit,
     ) -> Result<Result<Arc<dyn Disk>, Refusal>, End> {
         let name = permit.export().unwrap_or_default();
+        let Self { stream, buffer, life, told } = self;
         let opened = async {
             exports.open(name, permit).await.map_err(|error| match error {
                 OpenError::Unknown => Refusal::unknown(name),
                 OpenError::Failed(error) => {
-                    tracing::error!(export = name, error = %chain(&error), "export not opened");
+                    told.cannot_open(name, &error);
                     Refusal::platform("the export could not be opened; the server's log says why")
                 }
             })
         };
-        self.until(opened).await
+        until(stream, buffer, life, opened).await
     }
+}
 
-    /// Waits for `work` as long as its client does and the agent serves.
-    async fn until<T>(
-        self,
-        work: impl Future<Output = Result<T, Refusal>>,
-    ) -> Result<Result<T, Refusal>, End> {
-        let Self { stream, buffer, life } = self;
-        let gone = async {
-            let end = departed(stream, buffer).await;
-            tokio::time::sleep(HALF_CLOSED).await;
-            end
-        };
-        // An error: the agent is gone.
-        let leaving =
-            async { life.wait_for(|life| *life != Life::Serving).await.map(|life| *life) };
-        tokio::select! {
-            biased;
-            done = work => Ok(done),
-            end = gone => Err(end),
-            life = leaving => match life {
-                Ok(Life::Draining) => Ok(Err(Refusal::shutdown())),
-                _ => Err(End::Cut),
-            },
-        }
+/// Waits for `work` as long as its client does and the agent serves.
+async fn until<T>(
+    stream: &mut Stream,
+    buffer: &mut Buffer,
+    life: &mut watch::Receiver<Life>,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<Result<T, Refusal>, End> {
+    let gone = async {
+        let end = departed(stream, buffer).await;
+        tokio::time::sleep(HALF_CLOSED).await;
+        end
+    };
+    // An error: the agent is gone.
+    let leaving = async { life.wait_for(|life| *life != Life::Serving).await.map(|life| *life) };
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        end = gone => Err(end),
+        life = leaving => match life {
+            Ok(Life::Draining) => Ok(Err(Refusal::shutdown())),
+            _ => Err(End::Cut),
+        },
     }
 }
 

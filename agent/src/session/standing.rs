@@ -45,7 +45,12 @@ impl Standing {
 
     /// Whether they deny a client now that has come to an export: they may have changed since it was asked
     /// for.
-    pub(super) fn denies(&self, rules: &Rules, opening: &Opening) -> Option<Denied> {
+    pub(super) fn denies(
+        standing: Option<&Self>,
+        rules: &Rules,
+        opening: &Opening,
+    ) -> Option<Denied> {
+        standing?;
         match verdict(rules, opening, Some(&opening.certificate)) {
             Verdict::Denied(denied) => Some(denied),
             Verdict::Allowed | Verdict::NotYet => None,

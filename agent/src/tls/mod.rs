@@ -227,10 +227,12 @@ impl From<rustls::Error> for Failure {
 fn name_of(alert: rustls::AlertDescription) -> String {
     let Some(name) = alert.as_str() else { return format!("alert {}", u8::from(alert)) };
     let mut out = String::new();
+    let mut before = None;
     for c in name.chars() {
-        let begins = c.is_ascii_uppercase() && out.ends_with(|c: char| c.is_ascii_lowercase());
+        let begins = c.is_ascii_uppercase() && before.is_some_and(|c: char| c.is_ascii_lowercase());
         out.extend(begins.then_some('_'));
         out.push(c.to_ascii_lowercase());
+        before = Some(c);
     }
     out
 }

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::{fs::OpenOptionsExt, net::UnixStream},
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::Path,
     process::Command,
     thread,
@@ -13,7 +16,7 @@ use std::{
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::{signal::Signal, stat::Mode},
-    unistd::mkfifo,
+    unistd::{geteuid, mkfifo},
 };
 
 use crate::agent::{Agent, BINARY, PATIENCE, fails_with, greeted, opened, request};
@@ -182,6 +185,58 @@ fn json_is_an_object_a_line() {
         assert!(line.contains("\"level\":\"INFO\"") && line.contains("\"timestamp\""), "{line}");
         assert!(!line.contains('\x1b'), "{line}");
     }
+}
+
+/// Asks for exports in one negotiation, which it then ends.
+fn ask_for(socket: &Path, names: &[&str]) {
+    let mut stream = greeted(socket);
+    stream.write_all(&3_u32.to_be_bytes()).unwrap();
+    for name in names {
+        let len = u32::try_from(name.len()).unwrap();
+        let data = [&len.to_be_bytes()[..], name.as_bytes(), &[0; 2]].concat();
+        stream.write_all(b"IHAVEOPT\0\0\0\x06").unwrap();
+        stream.write_all(&u32::try_from(data.len()).unwrap().to_be_bytes()).unwrap();
+        stream.write_all(&data).unwrap();
+    }
+    stream.write_all(b"IHAVEOPT\0\0\0\x02\0\0\0\0").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[test]
+fn an_export_that_is_not_given_is_named_once_and_in_words() {
+    let user = if geteuid().is_root() { "-u nobody" } else { "" };
+    let mut agent = Agent::start_by_in(
+        Command::new(BINARY),
+        |dir| {
+            let images = dir.join("images");
+            fs::create_dir(&images).unwrap();
+            fs::write(images.join("secret"), [0; 512]).unwrap();
+            let nobody = fs::Permissions::from_mode(0o0);
+            fs::set_permissions(images.join("secret"), nobody).unwrap();
+        },
+        &format!("-U {{}}/s --listen tcp:127.0.0.1:0 {user} file dir={{}}/images"),
+    );
+    ask_for(&agent.path("s"), &["no\nsuch"]);
+    ask_for(&agent.path("s"), &["secret", "secret", "secret"]);
+    // The one that can only be refused by closing.
+    let mut stream = greeted(&agent.path("s"));
+    stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x04gone").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    let lines = agent.end();
+    let with = |part: &str| lines.iter().filter(|line| line.contains(part)).collect::<Vec<_>>();
+    let [unknown] = with(r"no\nsuch")[..] else { panic!("named once: {lines:#?}") };
+    for part in [" session ", r#"export="no\nsuch" refused="there is no such export""#] {
+        assert!(unknown.contains(part), "{part} in {unknown}");
+    }
+    let [failed] = with("export not opened")[..] else { panic!("said once: {lines:#?}") };
+    for part in [" ERROR ", r#"export="secret""#, "cannot open the disk: cannot open ", "/secret"] {
+        assert!(failed.contains(part), "{part} in {failed}");
+    }
+    assert!(failed.contains(": Permission denied (os error 13)"), "{failed}");
+    assert_eq!(with(r#"export="secret""#).len(), 2, "and in its session's line: {lines:#?}");
+    assert_eq!(with(r#"export="gone""#).len(), 1, "{lines:#?}");
+    assert!(with("served read-only").is_empty() && with("Some(").is_empty(), "{lines:#?}");
+    assert!(with("Os {").is_empty(), "{lines:#?}");
 }
 
 #[test]

@@ -139,12 +139,13 @@ impl FileDisk {
             Cache::Default => OFlag::empty(),
             Cache::None => OFlag::O_DIRECT,
         };
+        let mut protected = None;
         let (file, access) = if options.read_only {
             (open(direct | OFlag::O_RDONLY)?, OFlag::O_RDONLY)
         } else {
             match open(direct | OFlag::O_RDWR) {
                 Err(FileError::Open { source, .. }) if is_write_protected(&source) => {
-                    tracing::warn!(path = %path.display(), "served read-only: {source}");
+                    protected = Some(source);
                     (open(direct | OFlag::O_RDONLY)?, OFlag::O_RDONLY)
                 }
                 other => (other?, OFlag::O_RDWR),
@@ -176,6 +177,10 @@ impl FileDisk {
         if member.has_lost() {
             // Meanwhile: this descriptor may have been opened before that, and hear of it again.
             opened.sync().ok();
+        }
+        if let Some(why) = protected {
+            // Only now: a file that cannot be read either is not served at all.
+            tracing::warn!(path = %path.display(), "served read-only: {why}");
         }
         Ok(Self { held: Some(Held { opened, member }) })
     }
