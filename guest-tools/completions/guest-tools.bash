@@ -149,7 +149,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__attach)
-            opts="-h --device --ublk --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --timeout --help"
+            opts="-h --device --ublk --dead-timeout --connections --read-only --background --wait --keep --direct --json --kernel-fd --kernel-facts --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -176,6 +176,10 @@ _guest__tools() {
                     return 0
                     ;;
                 --kernel-fd)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --kernel-facts)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -805,7 +809,7 @@ _guest__tools() {
             return 0
             ;;
         guest__subcmd__tools__subcmd__test)
-            opts="-h --destroy --read-only --offset --length --connections --requests --seed --json --timeout --help"
+            opts="-h --destroy --read-only --offset --length --most --connections --requests --seed --json --timeout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -816,6 +820,10 @@ _guest__tools() {
                     return 0
                     ;;
                 --length)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --most)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

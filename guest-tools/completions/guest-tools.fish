@@ -116,6 +116,7 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -l json -d
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand dump" -s h -l help -d 'Print help'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l offset -d 'Where to begin, in bytes; suffixes k, M, G, ... are powers of 1024' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l length -d 'How many bytes; default: up to the end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l most -d 'Most that is tested if no length is said' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l connections -d 'Connections at the same time, where the server has multi-conn' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l requests -d 'Requests under way on each' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand test" -l seed -d 'What the random changes begin with; the same seed makes the same requests' -r
@@ -162,6 +163,7 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l conne
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l wait -d 'How long to wait for the server at the start' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l keep -d 'How much of what is acknowledged and not flushed is kept before a flush is asked for' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l kernel-fd -d 'Sockets that this process has open, in place of the kernel' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l kernel-facts -d 'Where a relay for those sockets keeps what the next one has to know' -r -F
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l timeout -d 'How long a server may owe an answer and say next to nothing before it counts as gone, such as 500ms or 5m; 0s: for ever' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l ublk -d 'Only by the kernel\'s ublk driver; default: by it where it is there, and else by nbd'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l read-only -d 'Make a device that cannot be written to'

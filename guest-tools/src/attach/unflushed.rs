@@ -62,7 +62,9 @@ impl Unflushed {
             }
             Verb::Zero(flags) => What::Zero(flags - CommandFlags::FUA - CommandFlags::FAST_ZERO),
             Verb::Trim { .. } => What::Trim,
-            Verb::Read | Verb::Flush | Verb::Cache | Verb::Extents { .. } => return,
+            Verb::Read | Verb::ReadWhole | Verb::Flush | Verb::Cache | Verb::Extents { .. } => {
+                return;
+            }
         };
         self.number += 1;
         self.insert(at, Piece { len, number: self.number, what });

@@ -66,6 +66,11 @@ pub(crate) enum CommandError {
          due: {due}"
     )]
     Wrong { at: u64, found: String, due: String },
+    #[error(
+        "cannot test {0}: it is read-only, and --destroy writes to it; --read-only checks what an \
+         earlier test wrote"
+    )]
+    ReadOnly(String),
     #[error("this writes to the disk: say --destroy if what is on it may be lost")]
     Destroy,
     #[error("cannot measure: {0}")]

@@ -165,7 +165,7 @@ impl Link {
     /// Queues a request; `turn` sends it. An error here says that it does not fit the export: the
     /// link goes on without it.
     pub(crate) fn submit(&mut self, mut order: Order) -> Result<(), SessionError> {
-        if order.verb == Verb::Read {
+        if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
         }
         let put = order.put(&mut self.client, self.outgoing.heads());
@@ -387,7 +387,7 @@ impl AsFd for Link {
 }
 
 const fn is_large(order: &Order) -> bool {
-    matches!(order.verb, Verb::Read) && order.len >= LARGE
+    order.verb.reads() && order.len >= LARGE
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ const MOST_EXTENTS: usize = 1 << 17;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Read,
+    /// The same in one piece (DF), of at most 64 KiB.
+    ReadWhole,
     Write {
         fua: bool,
     },
@@ -31,6 +33,13 @@ pub(crate) enum Verb {
     Extents {
         one: bool,
     },
+}
+
+impl Verb {
+    /// Its answer has bytes.
+    pub(crate) const fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::ReadWhole)
+    }
 }
 
 /// One request.
@@ -93,7 +102,7 @@ impl Order {
     pub(super) fn put(&self, client: &mut Client, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         let Self { verb, at, len, .. } = *self;
         match verb {
-            Verb::Read => client.read(at, len, false, out),
+            Verb::Read | Verb::ReadWhole => client.read(at, len, verb == Verb::ReadWhole, out),
             Verb::Write { fua } => client.write(at, len, fua, out),
             Verb::Flush => client.flush(out),
             Verb::Trim { fua } => client.trim(at, len, fua, out),
@@ -106,7 +115,7 @@ impl Order {
     /// For messages: "cannot ... on URI".
     pub(crate) fn name(&self) -> String {
         let what = match self.verb {
-            Verb::Read => "read",
+            Verb::Read | Verb::ReadWhole => "read",
             Verb::Write { .. } => "write",
             Verb::Flush => return "flush".to_owned(),
             Verb::Trim { .. } => "trim",

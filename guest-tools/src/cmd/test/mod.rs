@@ -1,11 +1,16 @@
 //! `test`: is this disk right? Writes blocks that tell where they belong, over several connections,
 //! and holds everything that is read against what must be there.
 //!
-//! `block` has the blocks, `model` what the disk must hold, `drive` the connections.
+//! `block` has the blocks, `model` what the disk must hold, `drive` the connections, `rounds` the order of
+//! it all, `extents`, `bytes` and `far` a part each.
 
 mod block;
+mod bytes;
 mod drive;
+mod extents;
+mod far;
 mod model;
+mod rounds;
 
 use std::time::Instant;
 
@@ -18,7 +23,7 @@ use super::{CommandError, print::print_json, range::Range};
 use crate::{
     cli::Target,
     link::{Link, Order},
-    size::print_size,
+    size::{parse_size, print_size},
 };
 
 const EXAMPLES: &str = "\
@@ -29,9 +34,12 @@ Examples:
 
 A run fills the range, changes it at random by writes, FUA, zeroes and trims while it reads, flushes
 and cuts the connections, does so again in the middle of writes, and at last writes all of it once
-more, for --read-only. What was answered must be read back, and what was flushed or written with FUA
-must be there after a cut. Requests that are under way at the same time do not overlap: what such
-ones leave is not specified. Without multi-conn one connection is used.
+more, for --read-only. Requests have all lengths up to the longest that the server takes, and some
+have any offset that it takes. What was answered must be read back, what was flushed or written with
+FUA must be there after a cut, and no data may be in an extent that is said to be zeroes. Requests
+that are under way at the same time do not overlap: what such ones leave is not specified. Without
+multi-conn one connection is used. Where the export is longer than the range and --length is not
+given, a few blocks behind it are written too, at its end and around powers of two.
 
 Keys of --json: offset, length (bytes), block (bytes), connections, requests, cuts, seconds, seed.";
 
@@ -52,6 +60,9 @@ pub(crate) struct Test {
     read_only: bool,
     #[command(flatten)]
     range: Range,
+    /// Most that is tested if no length is said
+    #[arg(long, hide = true, value_name = "SIZE", default_value_t = MOST, value_parser = parse_size)]
+    most: u64,
     /// Connections at the same time, where the server has multi-conn
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
@@ -70,11 +81,16 @@ pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
     let begun = Instant::now();
     let uri = &words.target.uri;
     let mut link = Link::open(uri)?;
+    if words.destroy && link.described().flags.contains(TransmissionFlags::READ_ONLY) {
+        link.close();
+        return Err(CommandError::ReadOnly(uri.to_string()));
+    }
     let size = link.described().size;
-    let block = u64::from(link.terms().blocks.minimum).max(512);
+    let unit = u64::from(link.terms().blocks.minimum).max(1);
+    let block = unit.max(512);
     let multi = link.described().flags.contains(TransmissionFlags::CAN_MULTI_CONN);
     let seed = words.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ clock());
-    let (at, len, seed, last) = if words.read_only {
+    let (at, len, end, seed, last) = if words.read_only {
         let at = words.range.offset.next_multiple_of(block);
         link.submit(Order::read(at, block, Vec::new()))?;
         let head = link.next_good()?.order.bytes;
@@ -90,13 +106,13 @@ pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
                 size,
             });
         }
-        (at, len, seed, Some(last))
+        (at, len, at + len, seed, Some(last))
     } else {
         let (at, len) = words.range.inside(size)?;
         let start = at.next_multiple_of(block);
         let len = (at + len).saturating_sub(start);
-        let len = if words.range.length.is_some() { len } else { len.min(MOST) };
-        (start, len - len % block, seed, None)
+        let len = if words.range.length.is_some() { len } else { len.min(words.most) };
+        (start, len - len % block, start + len, seed, None)
     };
     link.close();
     if len < 16 * block {
@@ -105,7 +121,8 @@ pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
     }
     let connections = if multi { words.connections.into() } else { 1 };
     let requests = words.requests.into();
-    let settings = Settings { at, len, size, block, seed, connections, requests };
+    let whole = words.range.length.is_none();
+    let settings = Settings { at, len, end, size, block, unit, whole, seed, connections, requests };
     let mut drive = Drive::new(uri, settings)?;
     let done = match last {
         Some(last) => drive.check_last_run(last),

@@ -3,7 +3,10 @@
 
 use std::{collections::TryReserveError, ops::Range};
 
-use super::block;
+use nbd::wire::ExtentFlags;
+
+use super::block::{self, LINE};
+use crate::link::Extent;
 
 /// What a change leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +159,38 @@ impl Model {
             Some(Wrong { at: at + first as u64, found, due: format!("{due}{settled}") })
         })
     }
+
+    /// Somebody else changes them: anything may be there from now on.
+    pub(super) fn forget(&mut self, blocks: &Range<usize>) {
+        for places in [&mut self.state, &mut self.durable] {
+            places.get_mut(blocks.clone()).into_iter().flatten().for_each(|place| *place = 0);
+        }
+    }
+
+    /// Holds what a server says to be zeroes against what is due there.
+    pub(super) fn judge_extent(&self, extent: &Extent) -> Option<Wrong> {
+        if !extent.flags.contains(ExtentFlags::ZERO) {
+            return None;
+        }
+        let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let size = self.size as u64;
+        let (from, to) = (extent.at, extent.at.saturating_add(extent.len));
+        // No line of a block is all zeroes, though parts of it may be.
+        let first = from.saturating_sub(self.start).next_multiple_of(LINE as u64);
+        let end = to.saturating_sub(self.start) / LINE as u64 * LINE as u64;
+        let blocks = index(first / size)..index(end.div_ceil(size)).min(self.blocks());
+        let block = blocks.filter(|_| first < end).find(|block| {
+            let change = self.state.get(*block).copied().unwrap_or_default();
+            matches!(self.changes.get(change as usize), Some(Kind::Data))
+        })?;
+        let at = self.at(block).max(self.start + first);
+        let change = self.state.get(block).copied().unwrap_or_default();
+        Some(Wrong {
+            at,
+            found: format!("in an extent of zeroes, {} bytes at {}", extent.len, extent.at),
+            due: format!("generation {change}, answered"),
+        })
+    }
 }
 
 fn filled<T: Copy>(len: usize, with: T) -> Result<Vec<T>, TryReserveError> {
@@ -198,5 +233,29 @@ mod tests {
         assert_eq!(model.judge(&(2..4), &first[1024..]), None);
         assert!(model.judge(&(0..2), &vec![0; 1024]).is_some());
         assert!(model.judge(&(5..6), &vec![0; 512]).is_some());
+    }
+
+    #[test]
+    fn data_that_is_said_to_be_zeroes_is_wrong() {
+        let mut model = Model::new(1, 4096, 512, 10).unwrap();
+        for (blocks, kind) in [(2..4, Kind::Data), (4..6, Kind::Zeroes), (6..7, Kind::Anything)] {
+            let stroke = Stroke { blocks, change: model.begin(kind) };
+            model.answered(stroke, false);
+        }
+        let wrong = |at, len, flags| {
+            let flags = ExtentFlags::from_bits_retain(flags);
+            model.judge_extent(&Extent { at, len, flags }).map(|wrong| wrong.at)
+        };
+        // All of it as data, or as a hole that may hold anything.
+        assert_eq!((wrong(0, 1 << 20, 0), wrong(0, 1 << 20, 1)), (None, None));
+        assert_eq!(wrong(0, 1 << 20, 2), Some(4096 + 1024));
+        assert_eq!(wrong(4096, 1024, 3), None);
+        // Of a line in part this says nothing.
+        assert_eq!(wrong(4096, 1024 + 63, 3), None);
+        assert_eq!(wrong(4096, 1024 + 64, 3), Some(4096 + 1024));
+        assert_eq!(wrong(4096 + 1025, 126, 3), None);
+        assert_eq!(wrong(4096 + 1025, 127, 3), Some(4096 + 1088));
+        assert_eq!(wrong(4096 + 2047, 1 << 20, 3), None);
+        assert_eq!(wrong(4096 + 2048, 1 << 20, 3), None);
     }
 }

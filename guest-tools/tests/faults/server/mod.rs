@@ -9,6 +9,7 @@ mod disk;
 mod session;
 
 use std::{
+    collections::HashMap,
     net::Shutdown,
     os::{
         fd::AsFd,
@@ -37,15 +38,64 @@ pub(crate) enum Fault {
     TrimsTooMuch,
     ZeroesTooLittle,
     FlipsABit,
+    /// Only the first bytes of a long request are done, 64 KiB or 256 KiB.
+    CutsZeroes,
+    CutsWrites,
+    /// Of a long read the rest is zeroes.
+    CutsReads,
+    /// As many bytes more than were asked are trimmed, or zeroed, of a long request only.
+    TrimsLongTooFar,
+    ZeroesLongTooFar,
+    /// At an offset inside a block the write goes to the block's start.
+    WritesAtBlocks,
+    /// As reads do.
+    ReadsAtBlocks,
+    /// Parts of blocks are not written.
+    WritesWholeBlocks,
+    /// What is beside a part of a block becomes zeroes.
+    WritesZeroesBeside,
+    /// Zeroes and trims reach over all of a block that they touch.
+    ZeroesWholeBlocks,
+    TrimsWholeBlocks,
+    /// A block is read, changed and written back, and another does so meanwhile.
+    RacesInABlock,
+    /// Bytes behind the last whole block of the disk are not kept.
+    LosesTheTail,
+    /// A write that begins with zeroes is taken for zeroes.
+    TakesForZeroes,
+    /// Fast zeroes are none.
+    ForgetsFastZeroes,
+    /// A read in one piece is none behind its first page.
+    CutsWholeReads,
     /// What is asked to be cached is zeroes from then on.
     CacheDestroys,
+    /// Everything is a hole.
+    SaysAllIsHole,
+    /// Behind 64 KiB of what was asked everything is a hole.
+    SaysTheRestIsHole,
+    /// What was written since the last flush is still a hole.
+    SaysLate,
+    /// 64 KiB are a hole if they begin with one.
+    SaysInLargeBlocks,
+    /// Extents are those of a block later.
+    SaysShifted,
+    /// Offsets of extents count from the block before, where they are inside one.
+    SaysOfBlocks,
+    /// Zeroes with FUA are not durable.
+    IgnoresFuaOfZeroes,
+    /// A flush is of the own connection's writes only, though it says multi-conn.
+    FlushesItsOwn,
+    /// Of offsets, 32 bits count.
+    CutsOffsets,
+    /// The end of the disk is not there.
+    HasLess,
 }
 
 /// What a server offers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
     pub(crate) fault: Option<Fault>,
-    /// Bytes; the disk has `SIZE` in any case.
+    /// Bytes; the disk has `SIZE` in any case, and what is behind it is somewhere else.
     pub(crate) size: usize,
     /// Structured replies, and with them `base:allocation`.
     pub(crate) structured: bool,
@@ -65,6 +115,8 @@ struct Disk {
     kind: Kind,
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// What is behind `SIZE`, in blocks by offset. It is durable at once.
+    far: HashMap<usize, Vec<u8>>,
     writes: u64,
     requests: u64,
     /// It crashes at each so-many-th request.
@@ -127,6 +179,7 @@ impl Server {
             kind,
             now: vec![0; SIZE],
             durable: vec![0; SIZE],
+            far: HashMap::new(),
             writes: 0,
             requests: 0,
             lifetime: None,

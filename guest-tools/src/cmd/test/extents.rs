@@ -1,0 +1,49 @@
+//! What a server says of holes, held against the model: who copies a disk reads nothing where there is said
+//! to be a hole, so data that is called zeroes is lost as surely as data that is not written.
+
+use super::{super::CommandError, drive::Drive};
+use crate::link::{Done, Order, Verb};
+
+/// Parts at random that are asked for, beside all of it.
+const PARTS: u32 = 24;
+/// Requests for all of it: one that says a little at a time says enough.
+const MOST: u32 = 4096;
+
+impl Drive<'_> {
+    /// Asks what is allocated, and judges it. Nothing is under way.
+    pub(super) fn check_extents(&mut self) -> Result<(), CommandError> {
+        if !self.has_extents() {
+            return Ok(());
+        }
+        let unit = self.settings.unit;
+        let (start, len) = self.place(&(0..self.model.blocks()));
+        let end = start + len;
+        let mut at = start;
+        for _ in 0..MOST {
+            if at >= end {
+                break;
+            }
+            let len = (end - at).min(self.longest_range());
+            self.ask(Order::bare(Verb::Extents { one: false }, at, len))?;
+            for done in self.collect()? {
+                self.judge_extents(&done)?;
+                let known = done.extents.iter().map(|extent| extent.len).sum::<u64>();
+                at += (known - known % unit).max(unit);
+            }
+        }
+        for n in 0..PARTS {
+            let shift = self.below(u64::from(u64::BITS - (len / unit).leading_zeros()));
+            let part = 1 + self.below((len / unit) >> shift);
+            let from = self.below(len / unit - part + 1);
+            let (at, len) = (start + from * unit, (part * unit).min(self.longest_range()));
+            self.ask(Order::bare(Verb::Extents { one: n % 4 == 0 }, at, len))?;
+        }
+        let all = self.collect()?;
+        all.iter().try_for_each(|done| self.judge_extents(done))
+    }
+
+    fn judge_extents(&self, done: &Done) -> Result<(), CommandError> {
+        let wrong = done.extents.iter().find_map(|extent| self.model.judge_extent(extent));
+        wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
+    }
+}
