@@ -203,10 +203,10 @@ fn now() -> u64 {
 fn until_change(terms: &[Term], now: u64) -> u64 {
     let changes = terms.iter().flat_map(|term| {
         let (from, until) = (term.from.map_or(0, Moment::seconds), term.until.seconds());
-        // A second later, where it is true by any clock.
-        [from + 1, until.saturating_sub(AHEAD) + 1, until + 1]
+        [from, until.saturating_sub(AHEAD), until]
     });
-    changes.filter(|at| *at > now).map(|at| at - now).min().unwrap_or(DAY).min(DAY)
+    // A second later, where it is true by any clock.
+    changes.filter(|at| *at > now).map(|at| at - now + 1).min().unwrap_or(DAY).min(DAY)
 }
 
 /// From when to when a certificate is valid (RFC 5280, section 4.1).
