@@ -108,7 +108,7 @@ fn transmission(setting: Setting, server: &[u8], piece: usize) -> Vec<String> {
     let allocation = (framing > Framing::Simple).then_some(1);
     let blocks = BlockSizes::default();
     let mut client =
-        client::Client::new(Terms { size: 1 << 21, flags, framing, allocation, blocks });
+        client::Client::new(Terms { size: 1 << 21, flags, framing, allocation, blocks, unit: 1 });
     let mut asked = requests(&mut client);
     let mut told = Vec::new();
     let mut data: Option<(u64, u64, Vec<u8>)> = None;
