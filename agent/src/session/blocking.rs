@@ -196,7 +196,7 @@ impl Work for Task {
     }
 
     fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
-        let wanted = if self.begun { Wanted::All } else { Wanted::Short };
+        let wanted = if self.begun || self.is_long() { Wanted::All } else { Wanted::Short };
         if !self.shared.wants(wanted) {
             let error = {
                 let op = op(self.checked, Data::Bytes(&[]));

@@ -66,12 +66,10 @@ pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
 
 /// Whether the other end of a stream sends no more, also while bytes of it wait to be received.
 pub(crate) fn sends_no_more(fd: BorrowedFd<'_>) -> bool {
-    // nix has no name for it.
-    let sends_no_more = PollFlags::from_bits_retain(libc::POLLRDHUP);
-    let ends = sends_no_more | PollFlags::POLLHUP | PollFlags::POLLERR;
-    let mut fds = [PollFd::new(fd, sends_no_more)];
+    // nix has no name for it, and `revents` is None where it is among them. What else is told without being
+    // asked for is an error or the end of both directions.
+    let mut fds = [PollFd::new(fd, PollFlags::from_bits_retain(libc::POLLRDHUP))];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
-        && fds[0].revents().is_some_and(|events| events.intersects(ends))
 }
 
 /// Whether the other end of `fd` is closed.
@@ -118,7 +116,14 @@ fn flags(fd: &OwnedFd, wanted: PollFlags) -> PollFlags {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::fd::AsRawFd, process::Command};
+    use std::{
+        io::Write,
+        net::{Shutdown, TcpListener, TcpStream},
+        os::{fd::AsRawFd, unix::net::UnixStream},
+        process::Command,
+        thread,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
@@ -142,6 +147,27 @@ mod tests {
         drop(writer);
         wait(&[], &[&reader], PollTimeout::NONE).unwrap();
         assert!(is_hung_up(&reader));
+    }
+
+    #[test]
+    fn a_peer_that_sends_no_more_is_seen_behind_bytes_that_wait() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        (&theirs).write_all(b"x").unwrap();
+        (&client).write_all(b"x").unwrap();
+        assert!(!sends_no_more(ours.as_fd()) && !sends_no_more(server.as_fd()));
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert!(sends_no_more(ours.as_fd()));
+        drop(theirs);
+        assert!(sends_no_more(ours.as_fd()));
+        drop(client);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !sends_no_more(server.as_fd()) {
+            assert!(Instant::now() < deadline, "a client that has gone is not seen");
+            thread::yield_now();
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The connections of a test, all on one thread: keeps those under way apart, and gives every answer to
 //! the model. What is asked, and when, is in `rounds`, `bytes`, `extents` and `far`.
 
-use std::{collections::HashMap, mem, ops::Range};
+use std::{collections::HashMap, fs, mem, ops::Range};
 
 use nbd::{
     Uri,
@@ -15,8 +15,10 @@ use super::{
 };
 use crate::link::{Done, Link, Order, Verb, wait};
 
-/// Bytes of reads and writes that are under way together, or one request: the longest may have as many.
+/// Bytes of reads and writes that are under way together, or of one of them: what the longest request of
+/// most servers has. Where memory is short there are fewer, an eighth of what is free.
 const FLYING: u64 = 32 << 20;
+const SHARE: u64 = 8;
 /// Buffers that are kept to be used again, at most of this length.
 const SPARE: usize = 64;
 const SPARE_LEN: usize = 256 << 10;
@@ -75,8 +77,9 @@ pub(super) struct Drive<'a> {
     links: Vec<Link>,
     pub(super) model: Model,
     under: HashMap<u64, Under>,
-    /// Bytes of reads and writes under way.
+    /// Bytes of reads and writes under way, and the most that may be.
     flying: u64,
+    most: u64,
     answers: Vec<Done>,
     random: u64,
     requests: u64,
@@ -92,6 +95,7 @@ impl<'a> Drive<'a> {
         let model = Model::new(settings.seed, settings.at + settings.block, block, blocks)
             .map_err(|_| CommandError::Memory { len: settings.len, block: settings.block })?;
         let random = mix(settings.seed);
+        let most = (available() / SHARE).clamp(settings.block, FLYING);
         let mut drive = Self {
             uri,
             settings,
@@ -100,6 +104,7 @@ impl<'a> Drive<'a> {
             model,
             under: HashMap::new(),
             flying: 0,
+            most,
             answers: Vec::new(),
             random,
             requests: 0,
@@ -155,7 +160,7 @@ impl<'a> Drive<'a> {
 
     /// Bytes that one request may read or write.
     pub(super) fn longest_payload(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Link::longest_payload).min(FLYING)
+        self.links.first().map_or(self.settings.block, Link::longest_payload).min(self.most)
     }
 
     /// Bytes that one request may do anything else with.
@@ -168,8 +173,17 @@ impl<'a> Drive<'a> {
         self.random % limit.max(1)
     }
 
-    pub(super) fn room(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
+    /// A buffer for so many bytes, once there is room for them beside those under way.
+    pub(super) fn room(&mut self, len: u64) -> Result<Vec<u8>, CommandError> {
+        self.wait_for_room(len)?;
+        Ok(self.spare.pop().unwrap_or_default())
+    }
+
+    fn wait_for_room(&mut self, len: u64) -> Result<(), CommandError> {
+        while self.flying > 0 && self.flying.saturating_add(len) > self.most {
+            self.progress()?;
+        }
+        Ok(())
     }
 
     pub(super) fn place(&self, blocks: &Range<usize>) -> (u64, u64) {
@@ -203,9 +217,8 @@ impl<'a> Drive<'a> {
     /// Puts a request on the connection that has the fewest, when there is room.
     pub(super) fn submit(&mut self, order: Order, under: Under) -> Result<(), CommandError> {
         let weight = weight(&order);
-        while self.links.iter().all(|link| link.under_way() >= self.settings.requests)
-            || self.flying > 0 && self.flying.saturating_add(weight) > FLYING
-        {
+        self.wait_for_room(weight)?;
+        while self.links.iter().all(|link| link.under_way() >= self.settings.requests) {
             self.progress()?;
         }
         if let Under::Read(blocks) | Under::Change { stroke: Stroke { blocks, .. }, .. } = &under {
@@ -338,6 +351,14 @@ const fn weight(order: &Order) -> u64 {
         Verb::Read | Verb::ReadWhole | Verb::Write { .. } => order.len,
         _ => 0,
     }
+}
+
+/// Memory that is free, or can be, in bytes.
+fn available() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.map_or(u64::MAX, |kib: u64| kib.saturating_mul(1024))
 }
 
 /// A number of blocks: there are no more than memory has places.

@@ -112,18 +112,20 @@ impl Drive<'_> {
         self.finish()
     }
 
-    /// As `act_on`, and looks at once at what is beside it: a later change may hide what was done there.
+    /// As `act_on`, with data on both sides of it that is looked at afterwards: a later change may hide what
+    /// was done there.
     fn act_at_length(&mut self, (act, len): (Act, u64)) -> Result<u64, CommandError> {
-        let blocks = self.free_blocks(len)?;
-        let before = blocks.start.saturating_sub(BESIDE)..blocks.start;
-        let behind = blocks.end..(blocks.end + BESIDE).min(self.model.blocks());
+        let whole = self.free_blocks(len + 2 * BESIDE as u64)?;
+        let blocks = whole.start + BESIDE..whole.end - BESIDE;
+        let beside = [whole.start..blocks.start, blocks.end..whole.end];
+        for blocks in beside.clone() {
+            let change = self.model.begin(Kind::Data);
+            self.write(Stroke { blocks, change }, false)?;
+        }
+        self.finish()?;
         self.act_there(act, blocks)?;
         self.finish()?;
-        for beside in [before, behind] {
-            if !beside.is_empty() {
-                self.read(beside)?;
-            }
-        }
+        beside.into_iter().try_for_each(|blocks| self.read(blocks))?;
         Ok(len)
     }
 
@@ -266,13 +268,13 @@ impl Drive<'_> {
         let (at, len) = self.place(&blocks);
         let whole = len <= WHOLE && self.has(TransmissionFlags::SEND_DF) && self.below(4) == 0;
         let verb = if whole { Verb::ReadWhole } else { Verb::Read };
-        let order = Order { verb, ..Order::read(at, len, self.room()) };
+        let order = Order { verb, ..Order::read(at, len, self.room(len)?) };
         self.submit(order, Under::Read(blocks))
     }
 
     fn write(&mut self, stroke: Stroke, fua: bool) -> Result<(), CommandError> {
-        let (at, _) = self.place(&stroke.blocks);
-        let room = self.room();
+        let (at, len) = self.place(&stroke.blocks);
+        let room = self.room(len)?;
         let bytes = self.model.payload(&stroke, room);
         self.submit(Order::write(at, bytes, fua), Under::Change { stroke, fua })
     }
