@@ -174,7 +174,7 @@ mod tests {
     async fn a_reader_that_is_gone_is_told_from_one_that_reads_nothing() {
         let (reading, writing) = nix::unistd::pipe().unwrap();
         let reader = Reader::of(&writing);
-        let soon = std::time::Duration::from_millis(20);
+        let soon = Duration::from_millis(20);
         assert!(tokio::time::timeout(soon, reader.gone()).await.is_err());
         drop(reading);
         reader.gone().await;

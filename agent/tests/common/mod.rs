@@ -8,6 +8,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -26,7 +27,15 @@ pub struct Agent {
     pub child: Child,
     pub socket: PathBuf,
     pub dir: TempDir,
-    log: Option<thread::JoinHandle<String>>,
+    /// What it has written so far.
+    said: Arc<Said>,
+    log: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Said {
+    text: Mutex<String>,
+    changed: Condvar,
 }
 
 impl Agent {
@@ -47,8 +56,9 @@ impl Agent {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the agent starts");
-        let log = read_all(child.stderr.take().expect("piped"));
-        let mut agent = Self { child, socket, dir, log: Some(log) };
+        let said = Arc::default();
+        let log = read_all(child.stderr.take().expect("piped"), Arc::clone(&said));
+        let mut agent = Self { child, socket, dir, said, log: Some(log) };
         let start = Instant::now();
         while UnixStream::connect(&agent.socket).is_err() {
             let gone = agent.child.try_wait().expect("a child").is_some();
@@ -89,14 +99,31 @@ impl Agent {
 
     /// The end of an agent that has been told to end: the exit status and the log.
     pub fn terminated(mut self) -> (ExitStatus, String) {
-        let status = self.child.wait().expect("a child");
-        (status, self.log.take().expect("read once").join().expect("the log"))
+        self.ended()
     }
 
     fn end(&mut self) -> (ExitStatus, String) {
         self.child.kill().ok();
+        self.ended()
+    }
+
+    fn ended(&mut self) -> (ExitStatus, String) {
         let status = self.child.wait().expect("a child");
-        (status, self.log.take().expect("read once").join().expect("the log"))
+        self.log.take().expect("read once").join().expect("the log");
+        (status, std::mem::take(&mut *self.said.text.lock().expect("the log")))
+    }
+
+    /// What stands behind `words` in the first line of the log that has them, once there is one.
+    pub fn wait_for(&self, words: &str) -> String {
+        let behind = |text: &str| {
+            let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            lines.filter_map(|line| line.split_once(words)).map(|(_, rest)| rest.to_owned()).next()
+        };
+        let text = self.said.text.lock().expect("the log");
+        let waited =
+            self.said.changed.wait_timeout_while(text, LONG, |text| behind(text).is_none());
+        let (text, _) = waited.expect("the log");
+        behind(&text).unwrap_or_else(|| panic!("the log has no {words:?}: {text}"))
     }
 
     /// A number of kilobytes from /proc/PID/status, such as VmRSS.
@@ -117,14 +144,14 @@ impl Drop for Agent {
     }
 }
 
-fn read_all(stderr: ChildStderr) -> thread::JoinHandle<String> {
+fn read_all(stderr: ChildStderr, said: Arc<Said>) -> thread::JoinHandle<()> {
     thread::spawn(move || {
-        let mut text = String::new();
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut text = said.text.lock().expect("the log");
             text.push_str(&line);
             text.push('\n');
+            said.changed.notify_all();
         }
-        text
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -35,9 +35,8 @@ impl Host {
     }
 
     pub(crate) fn spawn(command: Command, words: &[&str]) -> Self {
-        let tcp = free_port();
-        let listen = format!("tcp:{tcp}");
-        let agent = Agent::spawn(command, &[&["--listen", &listen], words].concat());
+        let agent = Agent::spawn(command, &[&["--listen", "tcp:127.0.0.1:0"], words].concat());
+        let tcp = agent.wait_for("listening on tcp:").parse().expect("an address");
         Self { agent, tcp }
     }
 
@@ -120,10 +119,4 @@ pub(crate) fn drain(client: &mut Client<TcpStream>, pause: Duration) -> u64 {
             Err(error) => panic!("{error}"),
         }
     }
-}
-
-/// A port of the loopback address that nobody has. Another may take it before the agent does; then the agent
-/// says so, and the test fails.
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port")
 }

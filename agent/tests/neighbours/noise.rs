@@ -8,6 +8,11 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt},
+};
+
 use crate::{
     common::{
         CACHE, FLUSH, OPT_EXTENDED, OPT_GO, OPT_SET_CONTEXT, OPT_STRUCTURED, PAYLOAD, READ, STATUS,
@@ -215,6 +220,15 @@ impl Dialect {
         }
         let len = u32::try_from(len).unwrap_or(!4095);
         request_with(flags & !PAYLOAD, command, 9, offset, len)
+    }
+}
+
+/// Leaves with a reset. The end of a TCP stream stands behind what the client has sent before it, and a server
+/// that takes in no more cannot see it.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&self.stream, sockopt::Linger, &at_once).expect("SO_LINGER");
     }
 }
 

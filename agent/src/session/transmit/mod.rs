@@ -46,7 +46,9 @@ const MAX_WAITING: u64 = 16 << 20;
 const SLACK: u64 = 256 << 10;
 /// Payload of requests on other threads, in bytes; beyond it nothing is taken in.
 const MAX_BLOCKED: u64 = 32 << 20;
-/// Between two looks whether the client of requests that take long is still there.
+/// Between two looks whether the client of requests that take long is still there. Over TCP the end of a stream
+/// stands behind what was sent before it: one that has filled the receive buffer is seen to be gone when it
+/// resets the connection, or when the kernel's keepalive finds nobody.
 const LOOK_FOR_CLIENT: Duration = Duration::from_millis(250);
 /// A write whose payload makes no progress for so long ends its connection.
 const STALLED: Duration = Duration::from_mins(1);
