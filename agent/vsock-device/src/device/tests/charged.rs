@@ -1,7 +1,7 @@
 //! What is held for connections is charged as it is held.
 
 use super::*;
-use crate::flow::COPIED;
+use crate::{flow::COPIED, inbox::LENT};
 
 /// A large write, as packets of one byte, that no session takes.
 #[test]
@@ -9,7 +9,12 @@ fn packets_of_one_byte_cost_as_much_as_large_ones() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     let packet = Driver::header(Op::Data, 1);
-    for _ in 0..100_000 {
+    for _ in 0..=LENT {
+        driver.send(&packet, b"x");
+    }
+    let held = driver.device.lock().flow.held;
+    assert!(held.bytes >= 4096, "the first copied byte takes a chunk: {held:?}");
+    for _ in LENT + 1..100_000 {
         driver.send(&packet, b"x");
     }
     let held = driver.device.lock().flow.held;

@@ -228,7 +228,9 @@ fn connections_are_served_in_the_order_in_which_they_came() {
         assert!(all[woken[0]].turn() > 0);
     }
     let expected = order.iter().cycle().take(served.len());
-    assert!(served.len() > 9 && served.iter().eq(expected), "{served:?}");
+    assert!(served.iter().eq(expected), "{served:?}");
+    // A turn is 64 buffers, given 16 at a time: the connection stays in front for all of it.
+    assert!((10..20).contains(&served.len()), "{served:?}");
     let sent: Vec<_> = all.iter().map(|one| one.bytes).collect();
     let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
     assert!(most - least <= TURN + 64 * 4096, "{sent:?}");
@@ -290,8 +292,8 @@ fn a_connection_that_finds_no_room_in_its_turn_is_called_again() {
     };
     small(&mut driver, 128);
     assert!(all[0].was_woken() && all[1].was_woken(), "room for two turns, as it seems");
-    let first = all[0].turn().max(all[1].turn());
-    assert!(first > 0);
+    assert!(all[0].turn() > 0);
+    assert!(!all[1].wants());
     for _ in 0..4 {
         while driver.rings.take(RX).is_some() {}
         small(&mut driver, 128);
