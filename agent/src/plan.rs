@@ -171,6 +171,8 @@ impl Plan {
         let status = runtime.block_on(self.serve(background, tls, log));
         // Scripts that still run belong to nobody now.
         child::end_all();
+        // What still waits for a name server or a disk is not waited for.
+        runtime.shutdown_background();
         status
     }
 

@@ -76,6 +76,7 @@ impl Listener {
                 vsock::Listener::bind(*cid, *port).map(|it| vec![Socket::Vsock(it)])
             }
             Address::Tcp { host, port, family } => tcp::bind(host.as_deref(), *port, *family)
+                .await
                 .map(|all| all.into_iter().map(Socket::Tcp).collect()),
             Address::Unix(path) => {
                 unix::Listener::bind(path, &Rights::default()).map(|it| vec![Socket::Unix(it)])

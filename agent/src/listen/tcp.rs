@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -10,7 +10,7 @@ use nix::sys::socket::{
     setsockopt,
     sockopt::{Ipv6V6Only, KeepAlive, TcpNoDelay},
 };
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
 use super::{BACKLOG, Cause, Family};
 use crate::peer::Peer;
@@ -27,8 +27,12 @@ pub(super) struct Listener {
 /// Listens on every address of `host` in `family`, all on one port. Without a host these are the
 /// wildcard addresses of both families. An address whose family this machine lacks, or that it
 /// does not have, is passed over if there is another.
-pub(super) fn bind(host: Option<&str>, port: u16, family: Family) -> Result<Vec<Listener>, Cause> {
-    let addresses = addresses(host, port, family)?;
+pub(super) async fn bind(
+    host: Option<&str>,
+    port: u16,
+    family: Family,
+) -> Result<Vec<Listener>, Cause> {
+    let addresses = addresses(host, port, family).await?;
     for _ in 1..TRIES {
         match bind_all(&addresses) {
             // The port that was free on the first address is taken on another: ask for a new one.
@@ -65,13 +69,18 @@ fn not_here(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-fn addresses(host: Option<&str>, port: u16, family: Family) -> Result<Vec<SocketAddr>, Cause> {
+async fn addresses(
+    host: Option<&str>,
+    port: u16,
+    family: Family,
+) -> Result<Vec<SocketAddr>, Cause> {
     let all = match host {
         None => {
             vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
         }
-        Some(host) => (host, port)
-            .to_socket_addrs()
+        // On a thread of its own: a name server that is silent does not keep TERM from ending the start.
+        Some(host) => lookup_host((host, port))
+            .await
             .map_err(|source| Cause::Lookup { host: host.to_owned(), source })?
             .collect(),
     };

@@ -2,14 +2,19 @@
 
 use std::{
     fs,
+    io::Read,
     os::unix::{fs::PermissionsExt, net::UnixListener},
-    process::Command,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
-use crate::agent::{Agent, BINARY, fails, greeted};
+use crate::agent::{Agent, BINARY, PATIENCE, fails, greeted};
 
 #[test]
 fn socket_and_pid_file_are_there_when_ready_and_gone_at_the_end() {
@@ -100,4 +105,47 @@ fn a_failed_start_leaves_no_socket() {
         assert_eq!(code, 1, "{stderr}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{words:?}: {stderr}");
     }
+}
+
+/// A name server that takes questions and answers none; in a network and with a resolv.conf of its own.
+#[test]
+fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    const SILENT: &str = "import os, socket, sys\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 53))\n\
+        s.recvfrom(512); open(sys.argv[1], 'w').close(); s.recvfrom(1); sys.stdin.read()\n";
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:30\n")
+        .unwrap();
+    fs::write(dir.path().join("silent.py"), SILENT).unwrap();
+    let script = format!(
+        "ip link set lo up && mount --bind resolv.conf /etc/resolv.conf && \
+         {{ /usr/bin/python3 silent.py asked <&3 & }} 3<&0 && echo $$ && \
+         until ss -lun | grep -q :53; do sleep 0.02; done && \
+         exec '{BINARY}' -i disks.example -p 0 null </dev/null"
+    );
+    let mut child = Command::new("unshare")
+        .args(["-mn", "sh", "-c", &script])
+        .current_dir(dir.path())
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !dir.path().join("asked").exists() {
+        assert!(start.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "nobody asked");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let told = Instant::now();
+    // unshare(1) becomes the shell, and that the agent.
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let status = child.wait().unwrap();
+    assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
+    drop(child.stdin.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("TERM came before the agent was ready"), "{said}");
 }
