@@ -1,7 +1,7 @@
 //! Logs every request, as nbdkit-log-filter(1) does, to a file and to a script.
 //!
-//! A line costs the engine a place in a queue; a thread writes. When it falls behind, requests wait
-//! for it, on the blocking pool: no line is lost and no other connection stands still.
+//! A line costs the engine a place in a queue; a thread writes. Requests never wait for it: when it falls
+//! behind by 16 MiB, lines are dropped, and a line `Lost lines=N` stands in their place.
 
 mod line;
 mod logged;

@@ -60,7 +60,13 @@ fn use_disk(socket: &Path) {
 
 #[test]
 fn a_log_that_nobody_reads_holds_nobody() {
-    for words in ["", "-v ", "--log=json ", "--log={}/pipe "] {
+    for (words, params) in [
+        ("", ""),
+        ("-v ", ""),
+        ("--log=json ", ""),
+        ("--log={}/pipe ", ""),
+        ("--filter=log ", " logfile={}/pipe"),
+    ] {
         let mut pipe = None;
         let mut command = Command::new("sh");
         // Shells open a FIFO that has a reader at once.
@@ -68,7 +74,7 @@ fn a_log_that_nobody_reads_holds_nobody() {
         let mut agent = Agent::start_by_in(
             command,
             |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
-            &format!("{words}-U {{}}/s memory 1M"),
+            &format!("{words}-U {{}}/s memory 1M{params}"),
         );
         let socket = agent.path("s");
         // With -v more lines than the queue takes.

@@ -47,14 +47,16 @@ impl Line {
         Self { time: SystemTime::now(), connection, kind, act, id, fields }
     }
 
-    /// What it takes in the queue: its lists may be long.
-    pub(super) fn weight(&self) -> usize {
+    /// About what it takes in the queue: its lists may be long.
+    pub(super) fn bytes(&self) -> usize {
         let long = |(_, value): &(_, Value)| match value {
-            Value::Extents(_, extents) => extents.len(),
-            Value::Texts(texts) => texts.len(),
+            Value::Extents(_, extents) => size_of_val(&extents[..]),
+            Value::Text(text) => text.len(),
+            Value::Texts(texts) => texts.iter().map(|text| size_of::<String>() + text.len()).sum(),
             _ => 0,
         };
-        1 + self.fields.iter().map(long).sum::<usize>()
+        let lists: usize = self.fields.iter().map(long).sum();
+        size_of::<Self>() + size_of_val(&self.fields[..]) + lists
     }
 
     /// nbdkit's line.

@@ -75,9 +75,6 @@ impl Disk for Logged {
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        if !self.writer.has_room() {
-            return Ok(Turn::Later);
-        }
         let asked = (op.verb(), op.range());
         let id = self.enter(op);
         let turn = self.below.attempt(op, answer);
@@ -90,7 +87,6 @@ impl Disk for Logged {
     }
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.writer.wait_for_room();
         let asked = (op.verb(), op.range());
         let logged = {
             let mut waiting = self.waiting();

@@ -1,4 +1,5 @@
-//! The thread that writes lines, and the queue to it.
+//! The thread that writes lines, and the queue to it. Nobody waits for the thread: lines that find the queue
+//! full are dropped, and a line in their place says how many they were.
 
 use std::{
     collections::VecDeque,
@@ -6,21 +7,18 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
 use thiserror::Error;
 
-use super::line::Line;
+use super::line::{Line, Type, Value};
 use crate::{causes::chain, child::Job};
 
-/// Lines that may wait, and as many again of requests that were already let in.
-const ROOM: usize = 16 * 1024;
+/// Bytes of lines that may wait: about 50,000 lines.
+const ROOM: usize = 16 << 20;
 /// How long the end of the agent waits for a file or a script that hangs.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
 /// How long a script may take for a line.
@@ -43,8 +41,6 @@ pub(super) enum LogError {
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: Mutex<Queue>,
-    /// What is in the queue or is being written.
-    weight: AtomicUsize,
     filled: Condvar,
     emptied: Condvar,
 }
@@ -52,11 +48,39 @@ pub(super) struct Writer {
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Line>,
+    /// Bytes of the lines that wait or are being written.
+    bytes: usize,
+    /// Lines are dropped until half of the room is free again.
+    full: bool,
+    /// Dropped lines that are not told yet.
+    lost: u64,
     reopen: bool,
     /// Nothing comes any more.
     ended: bool,
     /// Everything is written.
     done: bool,
+}
+
+impl Queue {
+    fn has_room(&mut self) -> bool {
+        let most = if self.full { ROOM / 2 } else { ROOM };
+        self.full = self.bytes > most;
+        !self.full
+    }
+
+    fn add(&mut self, line: Line) {
+        self.bytes += line.bytes();
+        self.lines.push_back(line);
+    }
+
+    /// Puts a line where lines are missing.
+    fn tell_lost(&mut self) {
+        if self.lost > 0 {
+            let lost = i64::try_from(std::mem::take(&mut self.lost)).unwrap_or(i64::MAX);
+            let fields = vec![("lines", Value::Number(lost))];
+            self.add(Line::new(None, Type::Print, "Lost", None, fields));
+        }
+    }
 }
 
 /// Where lines go.
@@ -86,7 +110,6 @@ impl Writer {
         };
         let writer = Arc::new(Self {
             queue: Mutex::default(),
-            weight: AtomicUsize::new(0),
             filled: Condvar::new(),
             emptied: Condvar::new(),
         });
@@ -102,28 +125,17 @@ impl Writer {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never waits.
+    /// Takes a line, or drops and counts it. Never waits.
     pub(super) fn push(&self, line: Line) {
-        self.weight.fetch_add(line.weight(), Ordering::Relaxed);
         let mut queue = self.lock();
-        queue.lines.push_back(line);
-        let first = queue.lines.len() == 1;
+        if !queue.has_room() {
+            queue.lost += 1;
+            return;
+        }
+        queue.tell_lost();
+        queue.add(line);
         drop(queue);
-        if first {
-            self.filled.notify_one();
-        }
-    }
-
-    /// Requests may be let in.
-    pub(super) fn has_room(&self) -> bool {
-        self.weight.load(Ordering::Relaxed) < ROOM
-    }
-
-    pub(super) fn wait_for_room(&self) {
-        if !self.has_room() {
-            let full = |queue: &mut Queue| !self.has_room() && !queue.done;
-            drop(self.emptied.wait_while(self.lock(), full));
-        }
+        self.filled.notify_one();
     }
 
     /// The file may have been moved away: the next line goes to a new one.
@@ -142,9 +154,14 @@ impl Writer {
 
     fn run(&self, mut output: Output) {
         loop {
-            let idle = |queue: &mut Queue| queue.lines.is_empty() && !queue.ended && !queue.reopen;
+            let idle = |queue: &mut Queue| {
+                queue.lines.is_empty() && queue.lost == 0 && !queue.ended && !queue.reopen
+            };
             let mut queue =
                 self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+            if queue.lines.is_empty() {
+                queue.tell_lost();
+            }
             let lines = std::mem::take(&mut queue.lines);
             if std::mem::take(&mut queue.reopen) {
                 drop(queue);
@@ -157,11 +174,7 @@ impl Writer {
                 drop(queue);
             }
             output.write(&lines);
-            let weight = lines.iter().map(Line::weight).sum();
-            self.weight.fetch_sub(weight, Ordering::Relaxed);
-            // With the lock, so that nobody looks before and waits after.
-            let _queue = self.lock();
-            self.emptied.notify_all();
+            self.lock().bytes -= lines.iter().map(Line::bytes).sum::<usize>();
         }
     }
 }
@@ -198,5 +211,44 @@ impl Output {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead, BufReader},
+        time::Instant,
+    };
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_file_that_hangs_and_what_is_lost_is_told() {
+        const LINES: usize = 200_000;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        // With both ends, so that neither open waits.
+        let reader = File::options().read(true).write(true).open(&path).unwrap();
+        let writer = Writer::start(Some(path), true, None, Format::Text).unwrap();
+        let start = Instant::now();
+        for n in 0..LINES {
+            let fields = vec![("offset", Value::Hex(n as u64))];
+            writer.push(Line::new(Some(1), Type::Enter, "Read", Some(1), fields));
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        let mut next = 0;
+        for line in BufReader::new(reader).lines().map(Result::unwrap) {
+            if let Some((_, lost)) = line.split_once(" Lost lines=") {
+                assert_eq!(next + lost.parse::<usize>().unwrap(), LINES);
+                break;
+            }
+            assert!(line.contains(&format!(" offset={next:#x} ")), "in order: {line}");
+            next += 1;
+        }
+        assert!((10_000..LINES).contains(&next), "{next} lines found room");
     }
 }
