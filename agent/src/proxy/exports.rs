@@ -3,8 +3,12 @@
 use std::{
     collections::HashMap,
     io,
+    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
+
+use tokio::{runtime::Builder, sync::Mutex as Turns};
 
 use super::{
     far::{Far, FarError},
@@ -13,22 +17,21 @@ use super::{
     link::Link,
     seat::Seat,
 };
-use crate::exports::{Exports, Listed, Listing, OpenError, Opened, Permit};
-use disk::{Disk, DiskError, Kind, Verb};
+use crate::{
+    exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
+    tenant::Tenant,
+};
 
 /// The exports of a far server.
 #[derive(Debug)]
-pub struct Proxy(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
+pub struct Proxy {
     far: Arc<Far>,
     /// The one that is served under every name; `None`: the one that the client names.
     export: Option<String>,
     /// Tries to connect after the first.
     retry: u32,
-    /// One link for all clients.
-    shared: Option<Mutex<Option<Arc<Link>>>>,
+    /// One link for all clients. Who finds it broken makes another, and the others wait for that.
+    shared: Option<Turns<Option<Arc<Link>>>>,
     /// By the export's name; those that have links.
     ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
 }
@@ -41,35 +44,64 @@ impl Proxy {
         retry: u32,
         shared: bool,
     ) -> Result<Self, io::Error> {
-        let proxy = Inner {
-            far,
-            export,
-            retry,
-            shared: shared.then(Mutex::default),
-            ledgers: Mutex::default(),
-        };
-        if let Some(shared) = &proxy.shared {
+        let shared = shared.then(Turns::default);
+        let mut proxy = Self { far, export, retry, shared, ledgers: Mutex::default() };
+        if proxy.shared.is_some() {
             let name = proxy.export.clone().unwrap_or_default();
-            let link = proxy.link(&name)?;
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
+            let link = at_start(proxy.link(&name, None))?;
+            proxy.shared = Some(Turns::new(Some(link)));
         }
-        Ok(Self(Arc::new(proxy)))
+        Ok(proxy)
     }
-}
 
-impl Inner {
-    fn link(&self, export: &str) -> io::Result<Arc<Link>> {
-        let greeted: Greeted = self.enter(export).map_err(|error| match self.far.ended() {
-            Some(why) => io::Error::new(error.kind(), format!("cannot use {}: {why}", self.far)),
-            None => error,
-        })?;
+    async fn link(&self, export: &str, tenant: Option<&Arc<Tenant>>) -> io::Result<Arc<Link>> {
+        let greeted: Greeted = match self.enter(export, tenant).await {
+            Ok(greeted) => greeted,
+            Err(error) => match self.far.ended().await {
+                Some(why) => {
+                    let why = format!("cannot use {}: {why}", self.far);
+                    return Err(io::Error::new(error.kind(), why));
+                }
+                None => return Err(error),
+            },
+        };
         let (far, shared) = (self.far.to_string(), self.shared.is_some());
         self.ledger(export).enter(|account| Link::new(greeted, far, shared, account))
     }
 
-    fn enter(&self, export: &str) -> io::Result<Greeted> {
-        let socket = self.far.connect(self.retry).map_err(of_far)?;
-        greet::enter(socket, export).map_err(|error| self.told(error))
+    async fn enter(&self, export: &str, tenant: Option<&Arc<Tenant>>) -> io::Result<Greeted> {
+        let socket = self.far.connect(self.retry, tenant).await.map_err(of_far)?;
+        greet::enter(socket, export).await.map_err(|error| self.told(error))
+    }
+
+    async fn names(&self, tenant: &Arc<Tenant>) -> io::Result<Vec<Listed>> {
+        if self.export.is_some() {
+            return Ok(vec![Listed { name: String::new(), description: None }]);
+        }
+        let socket = self.far.connect(self.retry, Some(tenant)).await.map_err(of_far)?;
+        let listed = greet::list(socket).await.map_err(|error| self.told(error))?;
+        let description = |text: String| Some(text).filter(|text| !text.is_empty());
+        Ok(listed
+            .into_iter()
+            .map(|one| Listed { name: one.name, description: description(one.description) })
+            .collect())
+    }
+
+    async fn seat(&self, name: &str, tenant: &Arc<Tenant>) -> io::Result<Seat> {
+        let name = self.export.as_deref().unwrap_or(name);
+        let Some(shared) = &self.shared else {
+            return Ok(Seat::on(self.link(name, Some(tenant)).await?));
+        };
+        let mut shared = shared.lock().await;
+        match &*shared {
+            Some(link) if !link.is_broken() => Ok(Seat::on(Arc::clone(link))),
+            // Those who have the old one keep it, and its errors.
+            _ => {
+                let link = self.link(name, Some(tenant)).await?;
+                *shared = Some(Arc::clone(&link));
+                Ok(Seat::on(link))
+            }
+        }
     }
 
     fn ledger(&self, export: &str) -> Arc<Ledger> {
@@ -95,54 +127,31 @@ fn of_far(error: FarError) -> io::Error {
     }
 }
 
-impl Inner {
-    fn list(&self) -> io::Result<Vec<Listed>> {
-        if self.export.is_some() {
-            return Ok(vec![Listed { name: String::new(), description: None }]);
-        }
-        let socket = self.far.connect(self.retry).map_err(of_far)?;
-        let listed = greet::list(socket).map_err(|error| self.told(error))?;
-        let description = |text: String| Some(text).filter(|text| !text.is_empty());
-        Ok(listed
-            .into_iter()
-            .map(|one| Listed { name: one.name, description: description(one.description) })
-            .collect())
-    }
-
-    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
-        let failed = |error| {
-            let source = Some(error);
-            OpenError::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })
-        };
-        let name = self.export.as_deref().unwrap_or(name);
-        let Some(shared) = &self.shared else {
-            return Ok(Arc::new(Seat::on(self.link(name).map_err(failed)?)));
-        };
-        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*shared {
-            Some(link) if !link.is_broken() => Ok(Arc::new(Seat::on(Arc::clone(link)))),
-            // Those who have the old one keep it, and its errors.
-            _ => {
-                let link = self.link(name).map_err(failed)?;
-                *shared = Some(Arc::clone(&link));
-                Ok(Arc::new(Seat::on(link)))
-            }
-        }
-    }
+/// Waits for something while the agent starts: on a runtime of its own, since the agent's is busy with the start.
+fn at_start<T: Send>(work: impl Future<Output = io::Result<T>> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+            runtime.block_on(work)
+        });
+        waiting.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 impl Exports for Proxy {
     fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move { permit.blocking(move || inner.list()).await? })
+        Box::pin(self.names(permit.tenant()))
     }
 
     fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
-        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
-        Box::pin(async move { permit.blocking(move || inner.open(&name)).await? })
+        Box::pin(async move {
+            let seat = self.seat(name, permit.tenant()).await;
+            let seat = seat.map_err(|error| OpenError::because(&error))?;
+            Ok(Arc::new(seat) as _)
+        })
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
-        self.0.export.as_deref().unwrap_or(name)
+        self.export.as_deref().unwrap_or(name)
     }
 }

@@ -1,39 +1,31 @@
 //! Where the far server is, and how to get a connection to it.
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io,
-    net::{TcpStream, ToSocketAddrs},
+    fmt, fs, io,
     os::{
-        fd::{AsRawFd, OwnedFd},
-        linux::net::SocketAddrExt,
-        unix::{
-            ffi::OsStrExt,
-            net::{SocketAddr, UnixListener, UnixStream},
-        },
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, net::UnixListener},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use nbd::uri::Place;
 use nix::{
-    sys::{
-        signal::{Signal, kill},
-        socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use thiserror::Error;
+use tokio::time::sleep;
 
-use crate::sys;
+use super::dial::dial;
+use crate::{
+    sys::{self, socket::Socket},
+    tenant::Tenant,
+};
 
-/// How long a connection may take to come about.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries, as nbdkit has it.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -103,44 +95,49 @@ impl Far {
         Ok(Self::Started(Server { program, child, place, _directory: directory }))
     }
 
-    /// Connects; where that fails, `again` times more. Waits as long as it takes.
-    pub(super) fn connect(&self, again: u32) -> Result<File, FarError> {
+    /// Connects for a client of `tenant`; where that fails, `again` times more. Waits as long as it takes.
+    pub(super) async fn connect(
+        &self,
+        again: u32,
+        tenant: Option<&Arc<Tenant>>,
+    ) -> Result<Socket, FarError> {
         let mut left = again;
         loop {
-            match self.try_once() {
+            match self.try_once(tenant).await {
                 Err(FarError::Connect { .. }) if left > 0 => {
                     left -= 1;
-                    thread::sleep(PAUSE);
+                    sleep(PAUSE).await;
                 }
-                result => return result.map(File::from),
+                result => return result,
             }
         }
     }
 
-    fn try_once(&self) -> Result<OwnedFd, FarError> {
+    async fn try_once(&self, tenant: Option<&Arc<Tenant>>) -> Result<Socket, FarError> {
+        let failed = |source| FarError::Connect { far: self.to_string(), source };
         let place = match self {
             Self::At(place) => place,
             Self::Connected(socket) => {
                 let taken = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return taken.ok_or(FarError::UsedUp);
+                return Socket::new(taken.ok_or(FarError::UsedUp)?, None).map_err(failed);
             }
             Self::Started(server) => &server.place,
         };
-        to(place).map_err(|source| FarError::Connect { far: self.to_string(), source })
+        dial(place, tenant).await.map_err(failed)
     }
 
     /// Why a server that was started here gives no answer: it is over.
-    pub(super) fn ended(&self) -> Option<String> {
+    pub(super) async fn ended(&self) -> Option<String> {
         let Self::Started(server) = self else { return None };
-        let mut child = server.child.lock().unwrap_or_else(PoisonError::into_inner);
         // Its socket closes a moment before it can be waited for.
         for _ in 0..20 {
-            match child.try_wait().ok()? {
+            let ended = server.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+            match ended.ok()? {
                 Some(status) if status.code() == Some(127) => {
                     return Some("there is no such program".into());
                 }
                 Some(status) => return Some(format!("it ended ({status}); run it by hand")),
-                None => thread::sleep(Duration::from_millis(5)),
+                None => sleep(Duration::from_millis(5)).await,
             }
         }
         None
@@ -170,38 +167,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-fn to(place: &Place) -> io::Result<OwnedFd> {
-    match place {
-        Place::Unix { socket } => match socket.as_slice() {
-            [0, name @ ..] => {
-                let address = SocketAddr::from_abstract_name(name)?;
-                Ok(UnixStream::connect_addr(&address)?.into())
-            }
-            path => Ok(UnixStream::connect(Path::new(std::ffi::OsStr::from_bytes(path)))?.into()),
-        },
-        Place::Tcp { host, port } => {
-            let mut last = io::Error::from(io::ErrorKind::NotFound);
-            for address in (host.as_str(), *port).to_socket_addrs()? {
-                match TcpStream::connect_timeout(&address, PATIENCE) {
-                    Ok(stream) => {
-                        stream.set_nodelay(true)?;
-                        return Ok(stream.into());
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        }
-        Place::Vsock { cid, port } => {
-            let kind = (AddressFamily::Vsock, SockType::Stream);
-            let fd = socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, None)?;
-            // vsock(7): 2 s, unless the socket says otherwise.
-            connect(fd.as_raw_fd(), &VsockAddr::new(*cid, *port))?;
-            Ok(fd)
-        }
     }
 }
 

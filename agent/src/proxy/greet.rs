@@ -1,9 +1,9 @@
-//! The negotiation with a far server, on a blocking socket and with a deadline.
+//! The negotiation with a far server, with a deadline and without a thread that waits.
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
-    time::{Duration, Instant},
+    io::{self, IoSlice, IoSliceMut},
+    time::Duration,
 };
 
 use nbd::{
@@ -11,11 +11,10 @@ use nbd::{
     negotiate::{self, ClientStep, Described, Listed},
     transmit::client::Client,
 };
-use nix::sys::{
-    socket::{setsockopt, sockopt},
-    time::{TimeVal, TimeValLike},
-};
 use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::sys::socket::Socket;
 
 /// For all of it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,6 +48,7 @@ impl From<GreetError> for io::Error {
 /// A connection in transmission: its socket, what has come behind the negotiation, its rules.
 #[derive(Debug)]
 pub(super) struct Greeted {
+    /// From here on it may be silent as long as it likes, and a thread waits for it.
     pub(super) socket: File,
     pub(super) received: Vec<u8>,
     pub(super) client: Client,
@@ -56,71 +56,78 @@ pub(super) struct Greeted {
 }
 
 /// Enters an export.
-pub(super) fn enter(socket: File, export: &str) -> Result<Greeted, GreetError> {
-    let mut talk = Talk::begin(socket);
-    let mut asked = false;
-    loop {
-        match talk.step()? {
-            ClientStep::Ready(ready) if !asked => {
-                asked = true;
-                let next = ready.go(export, true, &mut talk.out);
-                talk.go_on(next)?;
+pub(super) async fn enter(socket: Socket, export: &str) -> Result<Greeted, GreetError> {
+    within(async {
+        let mut talk = Talk::begin(socket);
+        let mut asked = false;
+        loop {
+            match talk.step()? {
+                ClientStep::Ready(ready) if !asked => {
+                    asked = true;
+                    let next = ready.go(export, true, &mut talk.out);
+                    talk.go_on(next).await?;
+                }
+                ClientStep::Done(negotiated, described) => {
+                    let client = Client::new(negotiated.into_terms());
+                    let Talk { socket, received, .. } = talk;
+                    let socket = socket.into_blocking().map_err(GreetError::Lost)?.into();
+                    return Ok(Greeted { socket, received, client, described });
+                }
+                ClientStep::Refused(ready, refusal) => {
+                    ready.abort(&mut talk.out);
+                    talk.say_goodbye();
+                    return Err(GreetError::Refused(refusal));
+                }
+                ClientStep::End(violation) => return Err(GreetError::Violation(violation)),
+                ClientStep::Feed(client) => talk.feed(client).await?,
+                _ => return Err(GreetError::Closed("an answer to the question")),
             }
-            ClientStep::Done(negotiated, described) => {
-                // From here on it may be silent as long as it likes.
-                limit(&talk.socket, Duration::ZERO)?;
-                let client = Client::new(negotiated.into_terms());
-                let Talk { socket, received, .. } = talk;
-                return Ok(Greeted { socket, received, client, described });
-            }
-            ClientStep::Refused(ready, refusal) => {
-                ready.abort(&mut talk.out);
-                // Whether it hears the goodbye changes nothing.
-                talk.socket.write_all(&talk.out).ok();
-                return Err(GreetError::Refused(refusal));
-            }
-            ClientStep::End(violation) => return Err(GreetError::Violation(violation)),
-            ClientStep::Feed(client) => talk.feed(client)?,
-            _ => return Err(GreetError::Closed("an answer to the question")),
         }
-    }
+    })
+    .await
 }
 
 /// Asks for the list.
-pub(super) fn list(socket: File) -> Result<Vec<Listed>, GreetError> {
-    let mut talk = Talk::begin(socket);
-    loop {
-        match talk.step()? {
-            ClientStep::Ready(ready) => {
-                let next = ready.list(&mut talk.out);
-                talk.go_on(next)?;
+pub(super) async fn list(socket: Socket) -> Result<Vec<Listed>, GreetError> {
+    within(async {
+        let mut talk = Talk::begin(socket);
+        loop {
+            match talk.step()? {
+                ClientStep::Ready(ready) => {
+                    let next = ready.list(&mut talk.out);
+                    talk.go_on(next).await?;
+                }
+                ClientStep::Listed(ready, listed) => {
+                    ready.abort(&mut talk.out);
+                    talk.say_goodbye();
+                    return Ok(listed);
+                }
+                ClientStep::Refused(_, refusal) => return Err(GreetError::Refused(refusal)),
+                ClientStep::End(violation) => return Err(GreetError::Violation(violation)),
+                ClientStep::Feed(client) => talk.feed(client).await?,
+                _ => return Err(GreetError::Closed("its list")),
             }
-            ClientStep::Listed(ready, listed) => {
-                ready.abort(&mut talk.out);
-                talk.socket.write_all(&talk.out).ok();
-                return Ok(listed);
-            }
-            ClientStep::Refused(_, refusal) => return Err(GreetError::Refused(refusal)),
-            ClientStep::End(violation) => return Err(GreetError::Violation(violation)),
-            ClientStep::Feed(client) => talk.feed(client)?,
-            _ => return Err(GreetError::Closed("its list")),
         }
-    }
+    })
+    .await
+}
+
+async fn within<T>(talk: impl Future<Output = Result<T, GreetError>>) -> Result<T, GreetError> {
+    let late = |_| Err(GreetError::Lost(io::ErrorKind::TimedOut.into()));
+    timeout(PATIENCE, talk).await.unwrap_or_else(late)
 }
 
 struct Talk {
-    socket: File,
+    socket: Socket,
     machine: Option<negotiate::Client>,
     received: Vec<u8>,
     out: Vec<u8>,
-    deadline: Instant,
 }
 
 impl Talk {
-    fn begin(socket: File) -> Self {
+    fn begin(socket: Socket) -> Self {
         let machine = Some(negotiate::Client::start(Framing::Extended));
-        let deadline = Instant::now() + PATIENCE;
-        Self { socket, machine, received: Vec::new(), out: Vec::new(), deadline }
+        Self { socket, machine, received: Vec::new(), out: Vec::new() }
     }
 
     fn step(&mut self) -> Result<ClientStep, GreetError> {
@@ -131,30 +138,33 @@ impl Talk {
     }
 
     /// Sends what is to be sent, and goes on with what is there.
-    fn go_on(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
+    async fn go_on(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
         self.machine = Some(machine);
-        let sent = self.socket.write_all(&self.out).map_err(GreetError::Lost);
-        self.out.clear();
-        sent
+        let out = std::mem::take(&mut self.out);
+        let mut rest = &*out;
+        while !rest.is_empty() {
+            match self.socket.try_send(&[IoSlice::new(rest)]) {
+                Ok(n) => rest = &rest[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.socket.writable().await.map_err(GreetError::Lost)?;
+                }
+                Err(error) => return Err(GreetError::Lost(error)),
+            }
+        }
+        Ok(())
     }
 
     /// The same, and waits for more.
-    fn feed(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
+    async fn feed(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
         let awaited = machine.awaited();
-        self.go_on(machine)?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(GreetError::Lost(io::ErrorKind::TimedOut.into()));
-        }
-        limit(&self.socket, left)?;
-        let mut bytes = [0; 4096];
+        self.go_on(machine).await?;
+        let mut bytes = vec![0; 4096];
         let n = loop {
-            match self.socket.read(&mut bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            match self.socket.try_recv(&mut [IoSliceMut::new(&mut bytes)]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(GreetError::Lost(io::ErrorKind::TimedOut.into()));
+                    self.socket.readable().await.map_err(GreetError::Lost)?;
                 }
-                read => break read.map_err(GreetError::Lost)?,
+                received => break received.map_err(GreetError::Lost)?,
             }
         };
         if n == 0 {
@@ -163,12 +173,9 @@ impl Talk {
         self.received.extend_from_slice(&bytes[..n]);
         Ok(())
     }
-}
 
-/// How long a receive may wait; zero: for ever.
-fn limit(socket: &File, time: Duration) -> Result<(), GreetError> {
-    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    let time = TimeVal::milliseconds(if time.is_zero() { 0 } else { millis.max(1) });
-    setsockopt(socket, sockopt::ReceiveTimeout, &time)
-        .map_err(|errno| GreetError::Lost(errno.into()))
+    /// Whether the server hears it changes nothing.
+    fn say_goodbye(&self) {
+        self.socket.try_send(&[IoSlice::new(&self.out)]).ok();
+    }
 }

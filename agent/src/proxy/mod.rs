@@ -16,6 +16,7 @@
 //! Where the export says that a flush on one connection covers the others, that holds across links
 //! too (`seat`): a flush on a new link fails while what was answered on an older one may be lost.
 
+mod dial;
 mod exports;
 mod far;
 mod greet;

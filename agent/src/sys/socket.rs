@@ -96,6 +96,16 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// The descriptor, blocking, without the runtime.
+    pub(crate) fn into_blocking(self) -> io::Result<OwnedFd> {
+        let fd = self.from.into_inner();
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        Ok(fd)
+    }
+}
+
 fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_NONBLOCK) {
