@@ -208,6 +208,7 @@ async fn haggle(
                     shown.server(&out);
                     // The session ends one way or the other: a failed send changes nothing.
                     send(&mut stream, &mut out).await.ok();
+                    drop(last);
                     stream.wire().release();
                     stream.finish_sending();
                     super::linger(stream.wire()).await;

@@ -339,3 +339,21 @@ fn overlays_in_which_nothing_was_written_hold_no_descriptors() {
     assert_eq!(reply[16..], [7; 512]);
     agent.end();
 }
+
+#[test]
+fn a_client_that_comes_again_at_once_finds_its_disk_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = format!("dir={}", dir.path().display());
+    let mut agent = start(&["ondemand", "1M", "command=truncate -s $size \"$disk\"", &place]);
+    let socket = agent.path("s");
+    // It keeps its end open until the next one has the disk.
+    let mut last = open(&socket, "one");
+    for n in 0..50 {
+        last.write_all(&request(2, 0, 0)).unwrap();
+        assert_eq!(last.read(&mut [0]).unwrap(), 0);
+        let mut next = asked(&socket, "one");
+        assert_eq!(got(&mut next), Some(1 << 20), "{n}");
+        last = next;
+    }
+    agent.end();
+}

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    ops::Range,
+    ops::{Deref, Range},
     os::unix::fs::FileExt,
     path::Path,
     sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -54,7 +54,7 @@ pub(super) enum Content {
 
 #[derive(Debug)]
 pub(super) struct Overlay {
-    file: File,
+    file: Unnamed,
     /// Of the file, as far as the overlay needs it: what is lost, and who was told.
     pub(super) durability: Durability,
     /// Of the layer: what is written here is gone with it.
@@ -65,6 +65,24 @@ pub(super) struct Overlay {
     map: RwLock<HashMap<u64, Box<[u32; GROUP]>>>,
     slots: Mutex<Slots>,
     locks: [RwLock<()>; LOCKS],
+}
+
+/// A file that ends when it is closed, which may take its time: its blocks are given back.
+#[derive(Debug)]
+struct Unnamed(Option<File>);
+
+impl Deref for Unnamed {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        disk::close(self.0.take());
+    }
 }
 
 /// Places for blocks in the file.
@@ -85,7 +103,7 @@ impl Overlay {
         let (fd, path) = mkstemp(&folder.join("agent-cow-XXXXXX"))?;
         std::fs::remove_file(path)?;
         Ok(Self {
-            file: File::from(fd),
+            file: Unnamed(Some(File::from(fd))),
             durability: Durability::new(false),
             identity,
             size,
@@ -321,7 +339,7 @@ impl Overlay {
         if let (Ok(start), Ok(len)) = (start, len) {
             let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             // A filesystem without holes keeps the room: the next block gets it.
-            fallocate(&self.file, mode, start, len).ok();
+            fallocate(&*self.file, mode, start, len).ok();
         }
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
     }

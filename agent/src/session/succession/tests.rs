@@ -269,7 +269,8 @@ async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_f
     });
     // The old connection ends at once, though what it asked for does not.
     assert_eq!(first.await.unwrap(), End::Revoked(FOLLOWED.into()));
-    assert_eq!(old.read(&mut [0; 16]).unwrap(), 0);
+    // A reset, if the agent had not received all that was asked.
+    assert_eq!(old.read(&mut [0; 16]).unwrap_or(0), 0);
     // That something does not happen cannot be waited for.
     let soon = tokio::time::timeout(Duration::from_millis(200), &mut entering).await;
     assert!(soon.is_err(), "the new connection is let in while the old one's write goes on");

@@ -135,6 +135,8 @@ impl Transmission {
                 _ = life.wait_for(|life| *life == Life::Ending) => {}
             }
         }
+        // Who comes again at the end of this one finds its place free, and its disk.
+        drop((self.blocking, self.disk));
         self.stream.wire().release();
         if end == End::Disconnected {
             // The client closes first. Over vsock Linux answers ENOTCONN, and not an end of the stream, to
