@@ -72,6 +72,30 @@ impl Agent {
         Ok(())
     }
 
+    /// Waits until so many sessions have ended. One whose line was left out, since a client may cause only so
+    /// many, is among those that the log counts every few seconds.
+    pub fn wait_for_ends(&mut self, count: usize) -> Outcome<()> {
+        const LEFT_OUT: &str = "lines of the log were left out";
+        let ends = |line: &String| match line.split_once(LEFT_OUT) {
+            Some((_, rest)) => {
+                let lines = rest.split_once("lines=").and_then(|(_, n)| n.split(' ').next());
+                lines.and_then(|n| n.parse().ok()).unwrap_or(0)
+            }
+            None => usize::from(line.contains(" end=")),
+        };
+        let mut looked = 0;
+        let mut have = 0;
+        loop {
+            let seen = self.log();
+            have += seen[looked..].iter().map(ends).sum::<usize>();
+            looked = seen.len();
+            if have >= count {
+                return Ok(());
+            }
+            self.wait_for(LEFT_OUT)?;
+        }
+    }
+
     /// All that it has said.
     pub fn log(&mut self) -> &[String] {
         self.seen.extend(self.log.try_iter());

@@ -36,7 +36,7 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
     println!("{}", guest.sh(&connects(FIRST))?);
     // The one that stays is one more.
     let mut sessions = FIRST * RATE + 1;
-    agent.wait_for_count(" end=", sessions)?;
+    agent.wait_for_ends(sessions)?;
     let before = held(&agent)?;
     // In parts, so that the figures tell what grows from what was there once.
     for _ in 0..PARTS {
@@ -46,7 +46,7 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
             return Err(agent.failure(&format!("{rate} connects a second, not {RATE}")));
         }
         sessions += SECONDS / PARTS * RATE + 1;
-        agent.wait_for_count(" end=", sessions)?;
+        agent.wait_for_ends(sessions)?;
         println!("{said}; {:?}", held(&agent)?);
     }
     let after = held(&agent)?;
