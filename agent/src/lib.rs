@@ -20,6 +20,7 @@ pub mod machines;
 pub mod peer;
 pub mod plan;
 pub mod plugin;
+mod primitives;
 pub mod process;
 pub mod proxy;
 pub mod recipe;

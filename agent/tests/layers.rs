@@ -15,6 +15,7 @@ const RANKS: &[(&str, u8)] = &[
     ("text", 0),
     ("causes", 0),
     ("units", 0),
+    ("primitives", 0),
     ("stream", 2),
     ("peer", 1),
     ("child", 1),

@@ -1,29 +1,30 @@
 //! Threads for work that blocks, with a queue for each tenant and turns between tenants.
 //!
 //! A tenant reaches it by `Tenant::submit` and `Tenant::run`. A free thread takes the next work of the
-//! tenant that has the fewest threads, so a tenant that asks for much delays itself and nobody else. Work
-//! that takes long comes back after a while and queues again (`Work::run`).
+//! tenant that has the fewest threads, so a tenant that asks for much delays itself and nobody else, and
+//! tenants never have all threads: one that comes finds a free one. Work that takes long comes back after a
+//! while and queues again (`Work::run`).
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
+        LazyLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
+use crate::primitives::{Arc, Condvar, Mutex, MutexGuard, thread};
+
 /// Most threads.
-const THREADS: usize = 64;
-/// Most threads that work for one tenant: another finds one at once.
-const THREADS_PER_TENANT: usize = 48;
+const THREADS: usize = if cfg!(feature = "loom") { 2 } else { 64 };
 /// Most threads that do long work, for all tenants: more would take the processors from the engine's
 /// threads, and a long request is in no hurry.
 static LONG_THREADS: LazyLock<usize> =
-    LazyLock::new(|| thread::available_parallelism().map_or(2, |cores| cores.get().max(2)));
+    LazyLock::new(|| available_parallelism().map_or(2, |cores| cores.get().max(2)));
 
 /// A thread that has had nothing to do for so long ends; the last one stays.
 const IDLE: Duration = Duration::from_secs(10);
@@ -61,12 +62,18 @@ struct State {
     ready: BTreeSet<(usize, u64, u64)>,
     /// The same for long work.
     ready_long: BTreeSet<(usize, u64, u64)>,
-    /// Threads that do long work.
+    /// Threads that do work, and those of them that do long work.
+    busy: usize,
     long: usize,
     /// Counts what was put there.
     turn: u64,
     threads: usize,
+    /// Threads that wait for work.
     idle: usize,
+    /// Of these, how many have been woken and have not come yet.
+    woken: usize,
+    /// Threads that were started and have not come yet.
+    started: usize,
     warned: Option<Instant>,
     closing: bool,
 }
@@ -116,15 +123,12 @@ impl Executor {
     /// Those of starting a thread.
     pub fn start(&self) -> io::Result<()> {
         let mut state = self.shared.lock();
-        if state.threads == 0 {
-            state.threads = 1;
-            drop(state);
-            if let Err(error) = self.shared.spawn() {
-                self.shared.lock().threads = 0;
-                return Err(error);
-            }
+        if state.threads > 0 {
+            return Ok(());
         }
-        Ok(())
+        state.thread_starts();
+        drop(state);
+        Shared::spawn(&self.shared).inspect_err(|_| self.shared.lock().thread_does_not_start())
     }
 
     /// Queues `work` for a tenant.
@@ -137,20 +141,10 @@ impl Executor {
             queue.work.push_back(work);
         }
         state.place(id.0);
-        if !state.has_work() {
-            // There are as many threads as there may be for it: one of them takes it.
-            return;
+        if state.has_work() {
+            Shared::rouse(&self.shared, state);
         }
-        if state.idle > 0 {
-            drop(state);
-            self.shared.changed.notify_one();
-        } else if state.threads < THREADS {
-            state.threads += 1;
-            drop(state);
-            if let Err(error) = self.shared.spawn() {
-                self.shared.lock().failed_to_start(&error);
-            }
-        }
+        // Else there are as many threads as there may be for it: one of them takes it.
     }
 }
 
@@ -171,7 +165,18 @@ impl fmt::Debug for Executor {
 impl State {
     /// There is something that a free thread may do.
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || (self.long < *LONG_THREADS && !self.ready_long.is_empty())
+        self.has_short() || self.has_long()
+    }
+
+    /// A tenant may have one more thread while it has fewer than are left for others.
+    fn has_short(&self) -> bool {
+        let left = THREADS - self.busy;
+        self.ready.first().is_some_and(|&(running, ..)| running < left)
+    }
+
+    fn has_long(&self) -> bool {
+        let left = *LONG_THREADS - self.long;
+        self.busy < THREADS && self.ready_long.first().is_some_and(|&(running, ..)| running < left)
     }
 
     /// Puts a queue where it belongs in `ready` and `ready_long`, or takes it out.
@@ -183,13 +188,12 @@ impl State {
         if let Some((running, turn)) = queue.placed_long.take() {
             self.ready_long.remove(&(running, turn, id));
         }
-        let may_run = queue.running < THREADS_PER_TENANT;
-        if may_run && !queue.work.is_empty() {
+        if !queue.work.is_empty() {
             self.turn += 1;
             queue.placed = Some((queue.running, self.turn));
             self.ready.insert((queue.running, self.turn, id));
         }
-        if may_run && !queue.long.is_empty() {
+        if !queue.long.is_empty() {
             self.turn += 1;
             queue.placed_long = Some((queue.running_long, self.turn));
             self.ready_long.insert((queue.running_long, self.turn, id));
@@ -202,12 +206,16 @@ impl State {
     /// The next work, of the tenant that has the fewest threads. Long work goes first, since so few threads
     /// are for it.
     fn next(&mut self) -> Option<Job> {
-        let long = self.long < *LONG_THREADS && !self.ready_long.is_empty();
+        let long = self.has_long();
+        if !long && !self.has_short() {
+            return None;
+        }
         let ready = if long { &self.ready_long } else { &self.ready };
         let &(_, _, id) = ready.first()?;
         let queue = self.queues.get_mut(&id)?;
         let work = if long { queue.long.pop_front() } else { queue.work.pop_front() }?;
         queue.running += 1;
+        self.busy += 1;
         if long {
             queue.running_long += 1;
             self.long += 1;
@@ -218,6 +226,7 @@ impl State {
 
     /// A thread is free again; `rest` is what its work still has to do.
     fn done(&mut self, id: u64, long: bool, rest: Option<Box<dyn Work>>) {
+        self.busy -= 1;
         self.long -= usize::from(long);
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.running -= 1;
@@ -227,9 +236,19 @@ impl State {
         }
     }
 
+    fn thread_starts(&mut self) {
+        self.threads += 1;
+        self.started += 1;
+    }
+
+    fn thread_does_not_start(&mut self) {
+        self.threads -= 1;
+        self.started -= 1;
+    }
+
     /// The work waits for a thread that there is.
     fn failed_to_start(&mut self, error: &io::Error) {
-        self.threads -= 1;
+        self.thread_does_not_start();
         if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
             tracing::warn!(
@@ -247,23 +266,44 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a thread, which is counted already.
-    fn spawn(self: &Arc<Self>) -> io::Result<()> {
-        let shared = Arc::clone(self);
-        // Not waited for: a disk that hangs does not hold the agent.
-        thread::Builder::new().name("disk".into()).spawn(move || shared.work()).map(drop)
+    /// Has one more thread come for what is queued, if there may be one.
+    fn rouse(shared: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.idle > state.woken {
+            state.woken += 1;
+            drop(state);
+            shared.changed.notify_one();
+        } else if state.threads < THREADS {
+            state.thread_starts();
+            drop(state);
+            if let Err(error) = Self::spawn(shared) {
+                shared.lock().failed_to_start(&error);
+            }
+        }
     }
 
-    fn work(&self) {
-        let mut state = self.lock();
+    /// Starts a thread, which is counted already.
+    fn spawn(shared: &Arc<Self>) -> io::Result<()> {
+        let shared = Arc::clone(shared);
+        // Not waited for: a disk that hangs does not hold the agent.
+        thread::Builder::new().name("disk".into()).spawn(move || Self::work(&shared)).map(drop)
+    }
+
+    fn work(shared: &Arc<Self>) {
+        let mut state = shared.lock();
+        state.started -= 1;
         loop {
             if let Some(Job { id, work, long }) = state.next() {
-                drop(state);
+                // A thread that has become free may have made room for more than it takes itself.
+                if state.has_work() && state.woken + state.started == 0 {
+                    Self::rouse(shared, state);
+                } else {
+                    drop(state);
+                }
                 let rest = catch_unwind(AssertUnwindSafe(|| work.run())).unwrap_or_else(|_| {
                     tracing::error!("our bug: work on a disk's thread panicked");
                     None
                 });
-                state = self.lock();
+                state = shared.lock();
                 state.done(id, long, rest);
                 continue;
             }
@@ -271,10 +311,12 @@ impl Shared {
                 break;
             }
             state.idle += 1;
-            let waited = self.changed.wait_timeout(state, IDLE);
+            let waited = shared.changed.wait_timeout(state, IDLE);
             let timeout;
             (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
+            // If it was not this thread that was meant, the one that was finds this one's work done.
+            state.woken = state.woken.saturating_sub(1);
             if timeout.timed_out() && !state.has_work() && state.threads > 1 {
                 break;
             }
@@ -283,5 +325,7 @@ impl Shared {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
+#[cfg(all(test, not(feature = "loom")))]
 mod tests;

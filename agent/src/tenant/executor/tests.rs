@@ -25,6 +25,8 @@ impl Work for Again {
 }
 
 const SOON: Duration = Duration::from_secs(20);
+/// A tenant's share of the threads while nobody else has any.
+const ALONE: usize = THREADS / 2;
 
 #[test]
 fn a_tenant_that_takes_all_it_can_leaves_threads_for_another() {
@@ -37,7 +39,7 @@ fn a_tenant_that_takes_all_it_can_leaves_threads_for_another() {
         held.push(go);
         executor.submit(&greedy, Box::new(Waits(begun.clone(), wait)));
     }
-    for _ in 0..THREADS_PER_TENANT {
+    for _ in 0..ALONE {
         begins.recv_timeout(SOON).unwrap();
     }
     let (done, finished) = channel();
@@ -48,8 +50,50 @@ fn a_tenant_that_takes_all_it_can_leaves_threads_for_another() {
     );
     assert!(begins.try_recv().is_err(), "the greedy one has no more than its share");
     drop(held);
-    for _ in THREADS_PER_TENANT..200 {
+    for _ in ALONE..200 {
         begins.recv_timeout(SOON).unwrap();
+    }
+}
+
+#[test]
+fn work_behind_a_thread_that_is_woken_and_blocks_finds_another() {
+    let (one, other) = (QueueId::new(), QueueId::new());
+    for _ in 0..100 {
+        // As after a pause: there is one thread, and it waits.
+        let executor = Executor::default();
+        executor.start().unwrap();
+        while executor.shared.lock().idle < 1 {
+            thread::yield_now();
+        }
+        let (begun, begins) = channel();
+        let (held, waits): (Vec<_>, Vec<_>) = (0..2).map(|_| channel()).unzip();
+        for (id, wait) in [&one, &other].into_iter().zip(waits) {
+            executor.submit(id, Box::new(Waits(begun.clone(), wait)));
+        }
+        for _ in 0..2 {
+            begins.recv_timeout(SOON).unwrap();
+        }
+        drop(held);
+    }
+}
+
+#[test]
+fn however_many_tenants_take_all_they_can_the_next_finds_a_thread() {
+    let executor = Executor::default();
+    let (begun, begins) = channel();
+    let mut held = Vec::new();
+    // Each has half of what the one before has left; beyond that they have one each, and turns.
+    for _ in 0..THREADS.ilog2() {
+        let id = QueueId::new();
+        for _ in 0..THREADS {
+            let (go, wait) = channel();
+            held.push(go);
+            executor.submit(&id, Box::new(Waits(begun.clone(), wait)));
+        }
+        begins.recv_timeout(SOON).unwrap();
+        let (done, finished) = channel();
+        executor.submit(&QueueId::new(), Box::new(Again(0, done)));
+        finished.recv_timeout(SOON).unwrap();
     }
 }
 
@@ -97,7 +141,7 @@ fn little_long_work_is_done_at_the_same_time_and_tenants_have_equal_parts_of_it(
         held.push_back(go);
         executor.submit(&greedy, Box::new(Long(Waits(begun.clone(), wait))));
     }
-    for _ in 0..*LONG_THREADS {
+    for _ in 0..(*LONG_THREADS / 2).max(1) {
         begins.recv_timeout(SOON).unwrap();
     }
     // Work that is not long goes on, and the other tenant's long work is the next.
