@@ -8,9 +8,6 @@ use std::{
 /// The latencies that are promised, on a machine with nothing else to do.
 const P99: Duration = Duration::from_millis(50);
 const WORST: Duration = Duration::from_millis(250);
-/// What a build without optimisation takes longer for work on each byte (comparing, copying, random contents):
-/// 10 to 30 times. The promise is a release build's; a debug build shows that no one waits for a whole request.
-const UNOPTIMISED: f64 = if cfg!(debug_assertions) { 20.0 } else { 1.0 };
 /// How long it is measured.
 const LOOK: Duration = Duration::from_millis(60);
 /// What scheduling costs on a quiet machine is no load.
@@ -46,7 +43,7 @@ pub(crate) fn slowness() -> f64 {
 /// The noise itself makes the agent busy, and what else runs on the machine waits together with it: hence twice
 /// the factor where there is one.
 pub(crate) fn bounds(slowness: f64, own: Duration) -> Bounds {
-    let factor = if slowness > 1.0 { 2.0 * slowness } else { 1.0 } * UNOPTIMISED;
+    let factor = if slowness > 1.0 { 2.0 * slowness } else { 1.0 };
     Bounds { p99: P99.mul_f64(factor) + own, worst: WORST.mul_f64(factor) + own }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 /// How long the noise lasts.
 const NOISE: Duration = Duration::from_millis(700);
 /// How long an agent may go on for clients that have gone: what has begun is finished up to its next piece.
-pub(crate) const AFTER: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+pub(crate) const AFTER: Duration = Duration::from_secs(1);
 /// What is known of a disk.
 pub(crate) struct Row {
     pub(crate) errors: Errors,

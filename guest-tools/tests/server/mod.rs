@@ -144,8 +144,8 @@ fn sparse() -> (TempDir, PathBuf) {
     (dir, disk)
 }
 
-/// The agent, built beside the tool under test in the same profile: cargo builds the binaries of
-/// the tested package only.
+/// The agent, built beside the tool under test in the same profile: cargo builds the binaries of the tested
+/// package only. As it is for the tests of the whole workspace, where there is nothing left to build then.
 pub(crate) fn agent() -> PathBuf {
     let built = Path::new(TOOL).parent().expect("a profile's directory");
     let target = built.parent().expect("the target directory");
@@ -155,7 +155,7 @@ pub(crate) fn agent() -> PathBuf {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--package", "agent", "--profile", profile])
+        .args(["build", "--quiet", "--locked", "--workspace", "--tests", "--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
