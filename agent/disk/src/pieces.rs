@@ -47,10 +47,20 @@ impl Progress {
 pub fn in_pieces<E>(
     range: Range<u64>,
     unit: u64,
+    each: impl FnMut(Range<u64>) -> Result<(), E>,
+) -> Result<Progress, E> {
+    in_these(&range, cuts(range.clone(), unit), each)
+}
+
+/// The same with pieces of the caller's: parts of `range` that are not empty, in order. What lies between them
+/// is done already.
+pub(crate) fn in_these<E>(
+    range: &Range<u64>,
+    pieces: impl Iterator<Item = Range<u64>>,
     mut each: impl FnMut(Range<u64>) -> Result<(), E>,
 ) -> Result<Progress, E> {
     let started = Instant::now();
-    for piece in cuts(range.clone(), unit) {
+    for piece in pieces {
         let end = piece.end;
         each(piece)?;
         if end < range.end && started.elapsed() >= SLICE {

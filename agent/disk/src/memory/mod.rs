@@ -10,9 +10,10 @@
 mod budget;
 mod chunk;
 mod extents;
+mod index;
 
 use std::{
-    array, fmt,
+    array, fmt, iter,
     ops::Range,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -22,10 +23,12 @@ use std::{
 
 pub use budget::MemoryBudget;
 use chunk::{CHUNK, Chunk, Chunks, unlent};
+use index::Index;
 
 use super::{
     Answer, Data, Disk, DiskError, Facts, Identity, Kind, NoMemory, Op, PAGE, Page, Pages, Piece,
     Progress, Slice, Turn, in_pieces,
+    pieces::in_these,
     ranges::{cuts, length},
 };
 
@@ -48,8 +51,8 @@ pub struct MemoryDisk {
     shards: Box<[Shard; SHARDS]>,
     /// Pages that hold memory.
     pages: AtomicU64,
-    /// Chunks that hold pages.
-    chunks: AtomicU64,
+    /// The chunks that there are, in order.
+    index: Index,
     budget: Arc<MemoryBudget>,
 }
 
@@ -98,7 +101,7 @@ impl MemoryDisk {
             identity: Identity::fresh(),
             shards: Box::new(shards),
             pages: AtomicU64::new(0),
-            chunks: AtomicU64::new(0),
+            index: Index::default(),
             budget,
         }
     }
@@ -121,19 +124,14 @@ impl MemoryDisk {
         self.shard(chunk).write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chunks of `range` that exist, in order.
-    fn existing(&self, range: &Range<u64>) -> Vec<u64> {
-        let wanted = range.start / CHUNK..range.end.div_ceil(CHUNK);
-        if wanted.end - wanted.start <= self.chunks.load(Ordering::Relaxed) {
-            return wanted.filter(|&chunk| self.look(chunk).contains_key(&chunk)).collect();
+    /// The first chunk that there is in `range`, and which part of it lies there.
+    fn first(&self, range: &Range<u64>) -> Option<(u64, Range<u64>)> {
+        if range.is_empty() {
+            return None;
         }
-        let mut found = Vec::new();
-        for shard in self.shards.iter() {
-            let shard = shard.0.read().unwrap_or_else(PoisonError::into_inner);
-            found.extend(shard.keys().filter(|chunk| wanted.contains(chunk)));
-        }
-        found.sort_unstable();
-        found
+        let number = self.index.first(range.start / CHUNK..range.end.div_ceil(CHUNK))?;
+        let here = number * CHUNK;
+        Some((number, range.start.max(here)..range.end.min(here.saturating_add(CHUNK))))
     }
 
     fn read(&self, range: Range<u64>, answer: &mut Answer) {
@@ -190,7 +188,7 @@ impl MemoryDisk {
             return Err(Lack::Budget);
         }
         let chunk = chunks.entry(number).or_insert_with(|| {
-            self.chunks.fetch_add(1, Ordering::Relaxed);
+            self.index.insert(number);
             Chunk::empty()
         });
         let before = chunk.pages[index].replace(Arc::new(page));
@@ -239,21 +237,13 @@ impl MemoryDisk {
         range: &Range<u64>,
         mut each: impl FnMut(u64, Range<u64>) -> Result<(), Lack>,
     ) -> Result<Progress, Lack> {
-        // As far as the last chunk, the pieces are chunks that exist; between them there is nothing to do.
-        let existing = self.existing(range);
-        let count = existing.len() as u64;
-        let progress = in_pieces(0..count, 1, |piece| {
-            let number = existing[usize::try_from(piece.start).unwrap_or(0)];
-            let here = number * CHUNK;
-            each(number, range.start.max(here)..range.end.min(here.saturating_add(CHUNK)))
-        })?;
-        Ok(match progress {
-            Progress::Done => Progress::Done,
-            Progress::Until(chunks) => {
-                let next = existing[usize::try_from(chunks).unwrap_or(0)] * CHUNK;
-                Progress::Until(next - range.start)
-            }
-        })
+        let mut at = range.start;
+        let parts = iter::from_fn(|| {
+            let (_, part) = self.first(&(at..range.end))?;
+            at = part.end;
+            Some(part)
+        });
+        in_these(range, parts, |part| each(part.start / CHUNK, part))
     }
 
     /// Pages were let go.
@@ -269,9 +259,9 @@ impl MemoryDisk {
             let mut chunks = self.change(number);
             if part.end - part.start == CHUNK.min(self.size - here) {
                 let gone = chunks.remove(&number);
+                self.index.remove(number);
                 drop(chunks);
                 if let Some(chunk) = gone {
-                    self.chunks.fetch_sub(1, Ordering::Relaxed);
                     self.gone(chunk.used);
                 }
                 return Ok(());
@@ -285,7 +275,7 @@ impl MemoryDisk {
             }
             if chunk.used == 0 {
                 chunks.remove(&number);
-                self.chunks.fetch_sub(1, Ordering::Relaxed);
+                self.index.remove(number);
             }
             Ok(())
         })

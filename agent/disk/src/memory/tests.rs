@@ -1,6 +1,10 @@
 use proptest::prelude::*;
 
-use super::{chunk::CHUNK_PAGES, extents::EXTENTS, *};
+use super::{
+    chunk::CHUNK_PAGES,
+    extents::{EXTENTS, LOOKED_AT},
+    *,
+};
 use crate::{
     Extent, perform_all,
     testing::{bytes_of, extents, read, run, trim, try_write, write, zero},
@@ -185,6 +189,58 @@ fn many_extents_are_cut_at_an_extents_end() {
     assert_eq!(listed.len(), EXTENTS);
     assert!(listed.iter().all(|extent| extent.len == PAGE as u64));
     assert_eq!(listed.iter().map(|extent| extent.len).sum::<u64>(), count * PAGE as u64);
+}
+
+/// A disk with a byte in each of its first chunks.
+fn scattered(chunks: u64) -> MemoryDisk {
+    let disk = MemoryDisk::new(MAX);
+    (0..chunks).for_each(|i| write(&disk, i * CHUNK + 1, b"x"));
+    disk
+}
+
+#[test]
+fn extents_of_many_chunks_are_answered_some_chunks_at_a_time() {
+    let chunks = 3 * LOOKED_AT as u64 + 7;
+    let disk = scattered(chunks);
+    let (mut at, mut asked, mut data) = (0, 0, 0);
+    while at < MAX {
+        let listed = extents(&disk, at, MAX - at, false);
+        data += listed.iter().filter(|extent| !extent.hole).map(|extent| extent.len).sum::<u64>();
+        let covered: u64 = listed.iter().map(|extent| extent.len).sum();
+        at += covered;
+        asked += 1;
+        assert!(at == MAX || covered <= LOOKED_AT as u64 * CHUNK, "one answer covers {covered}");
+    }
+    assert_eq!((asked, data), (4, chunks * PAGE as u64));
+}
+
+#[test]
+fn what_one_extent_costs_does_not_grow_with_the_disks_chunks() {
+    let time = |disk: &MemoryDisk| {
+        let once = || {
+            let start = std::time::Instant::now();
+            (0..500).for_each(|_| drop(extents(disk, 0, MAX, true)));
+            start.elapsed()
+        };
+        (0..5).map(|_| once()).min().unwrap()
+    };
+    // With a walk over all chunks 400 times as much.
+    let (few, many) = (time(&scattered(8)), time(&scattered(4000)));
+    assert!(many < 20 * few, "{few:?} with 8 chunks, {many:?} with 4000");
+}
+
+#[test]
+fn a_trim_of_the_largest_disk_finds_its_chunks_wherever_they_are() {
+    let disk = scattered(100);
+    for shift in 30..62 {
+        write(&disk, 1 << shift, b"x");
+    }
+    trim(&disk, CHUNK, MAX - CHUNK - 1);
+    assert_eq!(disk.allocated(), PAGE as u64);
+    write(&disk, MAX - 1, b"x");
+    zero(&disk, 0, MAX, true);
+    assert_eq!(disk.allocated(), 0);
+    assert_eq!(extents(&disk, 0, MAX, true), [Extent { len: MAX, hole: true, zero: true }]);
 }
 
 #[test]
