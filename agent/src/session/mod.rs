@@ -295,8 +295,10 @@ async fn serve(
     life: watch::Receiver<Life>,
     audit: &mut Audit,
 ) -> End {
+    let tenant = Arc::clone(&opening.tenant);
     let negotiating = negotiate::run(socket, rules, opening, life.clone(), standing.as_mut());
-    let opened = match negotiating.await {
+    // In a box, which is gone when the transmission begins.
+    let opened = match turns::within(&tenant, Box::pin(negotiating)).await {
         Ok(opened) => opened,
         Err(Unopened { end, asked }) => {
             audit.asked = asked;
@@ -304,8 +306,7 @@ async fn serve(
         }
     };
     let opening = &opened.opening;
-    let Opening { connection, tls, ref peer, ref tenant, .. } = *opening;
-    let tenant = Arc::clone(tenant);
+    let Opening { connection, tls, ref peer, .. } = *opening;
     if let Some(denied) = Standing::denies(standing.as_ref(), rules, opening) {
         return End::Denied { denied, export: Some(opened.export) };
     }

@@ -101,12 +101,13 @@ async fn haggle(
     loop {
         shown.server(&out);
         send(&mut stream, &mut out).await?;
+        // Each piece of work is a poll, and each poll is one of the tenant's turns (`turns::within`).
+        tokio::task::yield_now().await;
         tokio::select! {
             biased;
             end = followed(member.as_deref()) => return Err(end),
             received = receive(&mut stream, &mut buffer, &mut server, &mut life), if hungry => received?,
-            // A buffer full of options is no reason to keep other clients waiting.
-            () = tokio::task::yield_now(), if !hungry => drop(look(&mut server, &mut life)?),
+            () = future::ready(()), if !hungry => drop(look(&mut server, &mut life)?),
         }
         let (eaten, mut step) = server.step(buffer.filled(), &mut out);
         hungry = matches!(step, Step::Feed(_));

@@ -4,14 +4,20 @@
 //! connections would have a thousand turns while another has one. Here a connection counts the time that it
 //! works to its tenant, and one whose tenant has had its slice waits until every other tenant that waits has
 //! had a turn. A tenant that is alone goes on after one yield.
+//!
+//! `transmit` counts its turns itself. All that comes before it, the handshake of TLS included, runs `within` its
+//! tenant's turns.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
+    future::poll_fn,
+    pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -33,16 +39,35 @@ thread_local! {
     static DISPATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// From when windows are counted.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// A tenant on one thread.
 #[derive(Debug, Default)]
 struct Share {
     /// Nanoseconds that its connections have worked in the current window.
     used: AtomicU64,
+    /// When that began, in nanoseconds since `START`.
+    window: AtomicU64,
     /// Its connections that wait, the first to go on in front.
     waiting: Mutex<VecDeque<Arc<Notify>>>,
 }
 
 impl Share {
+    /// Counts more work. True: the tenant has had its slice.
+    fn add(&self, worked: Duration, now: Instant) -> bool {
+        let now = nanoseconds(now.saturating_duration_since(*START));
+        let worked = nanoseconds(worked);
+        // One thread alone uses this: nothing comes between.
+        if now.saturating_sub(self.window.load(Ordering::Relaxed)) >= nanoseconds(WINDOW) {
+            self.window.store(now, Ordering::Relaxed);
+            self.used.store(worked, Ordering::Relaxed);
+            return worked >= nanoseconds(SLICE);
+        }
+        let before = self.used.fetch_add(worked, Ordering::Relaxed);
+        before.saturating_add(worked) >= nanoseconds(SLICE)
+    }
+
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Arc<Notify>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +79,6 @@ pub(super) struct Turns {
     share: Arc<Share>,
     /// When the connection began to work, or was last counted.
     since: Instant,
-    window: Instant,
 }
 
 impl Turns {
@@ -70,27 +94,23 @@ impl Turns {
             shares.insert(id, Arc::downgrade(&share));
             share
         });
-        let now = Instant::now();
-        Self { share, since: now, window: now }
+        Self { share, since: Instant::now() }
     }
 
-    /// The connection begins to work, after it has waited.
-    pub(super) fn begin(&mut self) {
+    /// The connection begins to work, after it has waited. True: its tenant's other connections have used the
+    /// slice up, and `pass` is due before anything is done.
+    #[must_use]
+    pub(super) fn begin(&mut self) -> bool {
         self.since = Instant::now();
+        self.share.add(Duration::ZERO, self.since)
     }
 
     /// Counts the time since it began or was counted. True: the tenant has had its slice, and `pass` is due.
     pub(super) fn count(&mut self) -> bool {
         let now = Instant::now();
-        let worked = u64::try_from((now - self.since).as_nanos()).unwrap_or(u64::MAX);
+        let worked = now - self.since;
         self.since = now;
-        if now - self.window >= WINDOW {
-            self.window = now;
-            self.share.used.store(worked, Ordering::Relaxed);
-            return Duration::from_nanos(worked) >= SLICE;
-        }
-        let before = self.share.used.fetch_add(worked, Ordering::Relaxed);
-        Duration::from_nanos(before.saturating_add(worked)) >= SLICE
+        self.share.add(worked, now)
     }
 
     /// Waits for the tenant's next turn.
@@ -108,8 +128,37 @@ impl Turns {
             tokio::spawn(dispatch());
         }
         ticket.notified().await;
-        self.begin();
+        self.since = Instant::now();
     }
+}
+
+/// Runs `future`, which is to await something after each piece of its work, in turns of the tenant's: it is not
+/// polled while other tenants that wait come first.
+pub(super) async fn within<T>(tenant: &Arc<Tenant>, future: impl Future<Output = T>) -> T {
+    let mut turns = Turns::new(tenant);
+    let mut future = pin!(future);
+    let mut has_turn = false;
+    loop {
+        let polled = poll_fn(|context| {
+            if turns.begin() && !has_turn {
+                return Poll::Ready(None);
+            }
+            has_turn = false;
+            let polled = future.as_mut().poll(context);
+            turns.count();
+            polled.map(Some)
+        });
+        match polled.await {
+            Some(done) => return done,
+            // Whatever wakes the future meanwhile is not missed: it is polled after the turn in any case.
+            None => turns.pass().await,
+        }
+        has_turn = true;
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Lets one connection of each waiting tenant go on, round after round, until none waits.
@@ -152,7 +201,9 @@ mod tests {
             let mut turns = Turns::new(&tenant);
             let (start, mut count) = (Instant::now(), 0);
             while start.elapsed() < Duration::from_millis(400) {
-                turns.begin();
+                if turns.begin() {
+                    turns.pass().await;
+                }
                 thread::sleep(SLICE);
                 count += 1;
                 if turns.count() {
@@ -181,11 +232,60 @@ mod tests {
     async fn who_is_alone_goes_on_at_once() {
         let tenants = Tenants::default();
         let mut turns = Turns::new(&tenants.get(Key::Cid(3)));
-        turns.begin();
+        assert!(!turns.begin(), "nothing is used");
         thread::sleep(SLICE);
         assert!(turns.count());
         tokio::time::timeout(Duration::from_secs(20), turns.pass()).await.unwrap();
-        turns.begin();
-        assert!(!turns.count(), "a new slice");
+        assert!(!turns.begin(), "a new slice");
+    }
+
+    /// What a storm of handshakes is: many connections of one tenant become ready at once, and each has work of
+    /// a millisecond. How long another tenant waits until it is polled.
+    async fn waits_beside_a_storm<T>(noise: impl Fn(Arc<Tenant>) -> T) -> Duration
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let tenants = Tenants::default();
+        let storm = tenants.get(Key::Cid(3));
+        let tasks: Vec<_> = (0..100).map(|_| tokio::spawn(noise(Arc::clone(&storm)))).collect();
+        let mut worst = Duration::ZERO;
+        while !tasks.iter().all(tokio::task::JoinHandle::is_finished) {
+            let start = Instant::now();
+            tokio::task::yield_now().await;
+            worst = worst.max(start.elapsed());
+        }
+        worst
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn many_connections_that_become_ready_at_once_do_not_all_come_first() {
+        const WORK: Duration = Duration::from_millis(1);
+        // As a handshake: some work, an answer of the client's, more work.
+        let work = async || {
+            for _ in 0..2 {
+                thread::sleep(WORK);
+                tokio::task::yield_now().await;
+            }
+        };
+        let without = waits_beside_a_storm(|_| work()).await;
+        assert!(without >= 40 * WORK, "the test makes no noise: {without:?}");
+        let with = waits_beside_a_storm(move |tenant| async move { within(&tenant, work()).await });
+        let with = with.await;
+        assert!(with <= 15 * WORK, "another tenant waited for {with:?}");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn work_of_connections_that_seldom_work_is_counted_together() {
+        let tenants = Tenants::default();
+        let tenant = tenants.get(Key::Cid(3));
+        let mut turns: Vec<_> = (0..40).map(|_| Turns::new(&tenant)).collect();
+        thread::sleep(WINDOW);
+        let mut due = 0;
+        for turns in &mut turns {
+            due += u32::from(turns.begin());
+            thread::sleep(SLICE / 4);
+            turns.count();
+        }
+        assert!(due > 0, "each of them began a window of its own");
     }
 }

@@ -156,6 +156,9 @@ fn read_all(stderr: ChildStderr, said: Arc<Said>) -> thread::JoinHandle<()> {
 }
 
 /// Option codes, command codes.
+pub const OPT_LIST: u32 = 3;
+pub const OPT_STARTTLS: u32 = 5;
+pub const OPT_INFO: u32 = 6;
 pub const OPT_GO: u32 = 7;
 pub const OPT_STRUCTURED: u32 = 8;
 pub const OPT_SET_CONTEXT: u32 = 10;

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::{common::Agent, quiet::Errors, work::Row};
 
-fn sparse(path: &Path, size: u64) -> String {
+pub(crate) fn sparse(path: &Path, size: u64) -> String {
     File::create(path).and_then(|file| file.set_len(size)).expect("a file");
     path.to_str().expect("UTF-8").to_owned()
 }

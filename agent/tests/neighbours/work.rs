@@ -76,6 +76,22 @@ impl Row {
     }
 }
 
+/// The quiet tenant uses the default export while as many threads make `noise` until the flag is set.
+pub(crate) fn storm(host: &Host, threads: usize, noise: impl Fn(&AtomicBool) + Sync) {
+    let mut quiet = Quiet::new("", Errors::None);
+    let (stop, before) = (AtomicBool::new(false), slowness());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| noise(&stop));
+        }
+        // The noise ends where the quiet tenant panics, too.
+        let measured = catch_unwind(AssertUnwindSafe(|| quiet.measure(host, duration())));
+        stop.store(true, Ordering::Relaxed);
+        measured.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+    quiet.assert_within(bounds(before.max(slowness()), Duration::ZERO));
+}
+
 fn duration() -> Duration {
     let given = env::var("NEIGHBOURS_MS").ok().and_then(|ms| ms.parse().ok());
     given.map_or(NOISE, Duration::from_millis)

@@ -150,7 +150,7 @@ impl Transmission {
     }
 
     async fn serve(&mut self, life: &mut watch::Receiver<Life>) -> End {
-        self.turns.begin();
+        self.begin().await;
         loop {
             if life.has_changed().is_ok_and(|changed| changed) {
                 let now = *life.borrow_and_update();
@@ -193,7 +193,14 @@ impl Transmission {
                 Want::Room | Want::Memory(_) | Want::Nothing => {}
             }
             self.wait(life, want).await;
-            self.turns.begin();
+            self.begin().await;
+        }
+    }
+
+    /// Begins to work after a wait. Many connections of a tenant may become ready at once.
+    async fn begin(&mut self) {
+        if self.turns.begin() {
+            self.turns.pass().await;
         }
     }
 
