@@ -42,6 +42,9 @@ pub use pieces::{DATA_PIECE, PIECE, Progress, in_pieces, perform_all};
 pub use random::RandomDisk;
 pub use split::SplitDisk;
 
+/// The target of log lines about lost data. No client's share of the log suppresses them.
+pub const LOSS: &str = "loss";
+
 /// What stays true of a disk while it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    Identity,
+    Identity, LOSS,
     durability::{Client, Durability},
     file::Inode,
     primitives::{AtomicBool, Mutex, MutexGuard, Ordering},
@@ -78,6 +78,7 @@ impl<W: Witness> Shared<W> {
         if !self.logged.swap(true, Ordering::Relaxed) {
             let name = &self.name;
             tracing::error!(
+                target: LOSS,
                 "cannot make {name} durable: {error}: data may be lost; flushes fail on each \
                  connection that is open now, until its client connects again"
             );

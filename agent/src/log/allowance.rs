@@ -6,6 +6,11 @@
 //! for a client within that client's `Allowance` (`Allowance::charge`), so every line from there is
 //! charged, also those of layers, of disks and of code to come. A line that is not from there, or from a
 //! thread that nobody charged, is limited by its place in the code.
+//!
+//! No party can hide what another one, or the host's administrator, has to know. A line about lost data (the
+//! target `disk::LOSS`) is limited by its place, whoever caused it, so that the party which floods the log does
+//! not hide its own loss. And each party has a small reserve for the time when others have used up what all
+//! have together.
 
 use std::{
     cell::RefCell,
@@ -16,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use disk::LOSS;
 use tracing::{Event, Level, callsite::Identifier};
 
 use super::line::Line;
@@ -24,6 +30,10 @@ use super::line::Line;
 const PARTY: Rate = Rate { per_second: 20, burst: 200 };
 /// Lines of all parties together: a peer may have many addresses.
 const PARTIES: Rate = Rate { per_second: 100, burst: 2000 };
+/// Lines of one party when the others have left nothing of that.
+const RESERVE: Rate = Rate { per_second: 1, burst: 5 };
+/// Such lines of all parties together.
+const RESERVES: Rate = Rate { per_second: 50, burst: 500 };
 /// Lines of one place in the code that nobody is charged for. At start there is one for each listener.
 const PLACE: Rate = Rate { per_second: 20, burst: 1000 };
 
@@ -41,13 +51,20 @@ thread_local! {
 #[derive(Debug)]
 pub struct Allowance {
     name: String,
-    bucket: Mutex<Bucket>,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug)]
+struct Buckets {
+    own: Bucket,
+    reserve: Bucket,
 }
 
 impl Allowance {
     /// For the party of that name.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), bucket: Mutex::new(Bucket::full(PARTY)) }
+        let buckets = Buckets { own: Bucket::full(PARTY), reserve: Bucket::full(RESERVE) };
+        Self { name: name.into(), buckets: Mutex::new(buckets) }
     }
 
     /// Calls `does`, and charges its lines to this party.
@@ -163,6 +180,7 @@ pub(super) struct Ledger(Mutex<Accounts>);
 #[derive(Debug)]
 struct Accounts {
     parties: Bucket,
+    reserves: Bucket,
     places: HashMap<Identifier, Bucket>,
     suppressed: Suppressed,
 }
@@ -196,6 +214,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Self(Mutex::new(Accounts {
             parties: Bucket::full(PARTIES),
+            reserves: Bucket::full(RESERVES),
             places: HashMap::new(),
             suppressed: Suppressed::default(),
         }))
@@ -209,19 +228,34 @@ impl Ledger {
             // Of -v: who asks for all gets all.
             return Verdict::Written;
         }
-        with_party(|party| match party {
-            Some(party) => self.charge_party(party, now),
-            None => self.charge_place(event, now),
+        with_party(|party| {
+            let by_place = party.is_none() || event.metadata().target() == LOSS;
+            if by_place && self.place_has_one(event, now) {
+                return Verdict::Written;
+            }
+            match party {
+                Some(party) => self.charge_party(party, now),
+                None => self.suppress_of_place(event, now),
+            }
         })
     }
 
     fn charge_party(&self, party: &Allowance, now: Instant) -> Verdict {
-        let mut own = lock(&party.bucket);
+        let mut own = lock(&party.buckets);
         let mut accounts = lock(&self.0);
-        if own.has_one(now) && accounts.parties.has_one(now) {
-            own.take();
-            accounts.parties.take();
-            return Verdict::Written;
+        let accounts = &mut *accounts;
+        if own.own.has_one(now) {
+            if accounts.parties.has_one(now) {
+                own.own.take();
+                accounts.parties.take();
+                return Verdict::Written;
+            }
+            if own.reserve.has_one(now) && accounts.reserves.has_one(now) {
+                own.own.take();
+                own.reserve.take();
+                accounts.reserves.take();
+                return Verdict::Written;
+            }
         }
         let suppressed = &mut accounts.suppressed;
         let first = suppressed.is_empty();
@@ -235,17 +269,23 @@ impl Ledger {
         Verdict::suppressed(first, now)
     }
 
-    fn charge_place(&self, event: &Event<'_>, now: Instant) -> Verdict {
+    /// Takes a line of the place where the event is said.
+    fn place_has_one(&self, event: &Event<'_>, now: Instant) -> bool {
         let place = event.metadata().callsite();
         let mut accounts = lock(&self.0);
-        let bucket = accounts.places.entry(place.clone()).or_insert_with(|| Bucket::full(PLACE));
-        if bucket.has_one(now) {
+        let bucket = accounts.places.entry(place).or_insert_with(|| Bucket::full(PLACE));
+        let has_one = bucket.has_one(now);
+        if has_one {
             bucket.take();
-            return Verdict::Written;
         }
+        has_one
+    }
+
+    fn suppress_of_place(&self, event: &Event<'_>, now: Instant) -> Verdict {
+        let mut accounts = lock(&self.0);
         let suppressed = &mut accounts.suppressed;
         let first = suppressed.is_empty();
-        let example = suppressed.places.entry(place);
+        let example = suppressed.places.entry(event.metadata().callsite());
         let new = || Example { lines: 0, message: Line::of(event).message().to_owned() };
         example.or_insert_with(new).lines += 1;
         Verdict::suppressed(first, now)

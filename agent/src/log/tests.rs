@@ -232,7 +232,7 @@ fn parties_that_are_many_are_bounded_together() {
         }
     });
     let noise = count(&lines, "noise");
-    assert!((2000..2500).contains(&noise), "{noise}");
+    assert!((2500..3000).contains(&noise), "{noise}");
     let told = lines.iter().filter(|line| line.contains("left out")).count();
     assert!(told <= 33, "{told} lines about lines");
     let sum = |line: &String| {
@@ -240,6 +240,38 @@ fn parties_that_are_many_are_bounded_together() {
         rest.split(' ').next()?.parse::<usize>().ok()
     };
     assert_eq!(noise + lines.iter().filter_map(sum).sum::<usize>(), 50_000);
+}
+
+#[test]
+fn who_floods_the_log_cannot_hide_that_data_was_lost() {
+    let loud = Arc::new(Allowance::new("loud"));
+    let losses = |lines| (0..lines).for_each(|_| tracing::error!(target: disk::LOSS, "data lost"));
+    let lines = flood(|| {
+        loud.scope(|| {
+            (0..5000).for_each(|n| tracing::info!(n, "noise"));
+            losses(1);
+        });
+        // Lines of that kind are bounded too, and a party that has not said anything has its own lines.
+        loud.scope(|| losses(5000));
+        Arc::new(Allowance::new("quiet")).scope(|| losses(1));
+    });
+    assert!((200..300).contains(&count(&lines, "noise n=")), "{}", lines.len());
+    let lost = count(&lines, "data lost tenant=\"loud\"");
+    assert!((1000..1200).contains(&lost), "{lost}");
+    assert_eq!(count(&lines, "data lost tenant=\"quiet\""), 1);
+}
+
+#[test]
+fn a_quiet_party_has_some_lines_when_others_have_used_up_what_all_have() {
+    let lines = flood(|| {
+        for n in 0..20 {
+            let loud = Arc::new(Allowance::new(format!("loud-{n}")));
+            loud.scope(|| (0..500).for_each(|_| tracing::info!("noise")));
+        }
+        let quiet = Arc::new(Allowance::new("quiet"));
+        quiet.scope(|| (0..3).for_each(|_| tracing::info!("a word")));
+    });
+    assert_eq!(count(&lines, "a word tenant=\"quiet\""), 3, "{}", lines.len());
 }
 
 #[test]

@@ -159,7 +159,11 @@ impl Drop for Leaving {
         }
         if let Err(error) = self.0.flush_within(LAST_FLUSH) {
             let far = self.0.far();
-            tracing::error!(far, "a client has left, and what it wrote cannot be flushed: {error}");
+            tracing::error!(
+                target: disk::LOSS,
+                far,
+                "a client has left, and what it wrote cannot be flushed: {error}"
+            );
             if !self.0.is_broken() {
                 self.0.account().ledger.durability.note_loss();
             }

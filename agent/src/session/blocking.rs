@@ -160,7 +160,11 @@ impl Blocking {
             disk::perform_all(&*disk, &mut Op::Settle, &mut answer)
         });
         if let Some(Err(error)) = flushed.await {
-            tracing::error!(error = %error.with_cause(), "the last flush failed");
+            tracing::error!(
+                target: disk::LOSS,
+                error = %error.with_cause(),
+                "the last flush failed"
+            );
         }
     }
 }

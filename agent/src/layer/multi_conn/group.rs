@@ -233,7 +233,10 @@ impl Drop for Closing {
         if !self.own.writes.is_flushed() {
             // Where it fails, the next client is told.
             if let Err(error) = self.group.make_durable(None) {
-                tracing::error!("filter multi-conn: {error}, which a client left unflushed");
+                tracing::error!(
+                    target: disk::LOSS,
+                    "filter multi-conn: {error}, which a client left unflushed"
+                );
             }
         }
         lock(&self.group.disks).retain(|other| !Arc::ptr_eq(other, &self.own));
