@@ -32,7 +32,7 @@ use crate::{
         pid_file::{PidFile, PidFileError},
         process::notify,
     },
-    tenant::{Limits, MemoryLimits, Tenants},
+    tenant::{Limits, MemoryLimits, Tenants, connections_within},
     tls::{self, TlsError},
 };
 
@@ -188,6 +188,7 @@ impl Plan {
                     0 => usize::MAX,
                     most => most,
                 },
+                connections_in_all: connections_within(sys::process::open_files()),
                 ..Limits::default()
             })),
             connections: AtomicU64::new(0),

@@ -30,6 +30,12 @@ pub(crate) fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 
+/// How many files this process may have open.
+pub(crate) fn open_files() -> u64 {
+    // It cannot fail for a limit that there is; 1024 is what a process has where nobody says more.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
 /// A new directory, mode 0700, named as `template` says, which ends in six X.
 pub(crate) fn private_directory(template: &Path) -> io::Result<PathBuf> {
     Ok(mkdtemp(template)?)

@@ -7,16 +7,14 @@
 
 mod executor;
 mod memory;
+mod places;
 
 use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -26,6 +24,7 @@ use self::executor::QueueId;
 pub use self::{
     executor::{Executor, Work},
     memory::{Account, Cover, FREE, MemoryLimits},
+    places::{Full, Place, connections_within},
 };
 use crate::{log::Allowance, peer::Peer};
 
@@ -96,6 +95,9 @@ impl fmt::Display for Key {
 pub struct Limits {
     /// Connections of one tenant, handshakes included.
     pub connections: usize,
+    /// Connections in all. A tenant may have as many of them as it leaves free, so that one which comes late
+    /// finds a place.
+    pub connections_in_all: usize,
     /// Commands that run for one tenant at once, such as mkfs(8) for a `tmpdisk`.
     pub commands: usize,
     /// What connections hold.
@@ -104,7 +106,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, commands: 4, memory: MemoryLimits::default() }
+        Self {
+            connections: 1024,
+            connections_in_all: usize::MAX,
+            commands: 4,
+            memory: MemoryLimits::default(),
+        }
     }
 }
 
@@ -113,6 +120,8 @@ impl Default for Limits {
 pub struct Tenants {
     limits: Limits,
     by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
+    /// Connections of all of them.
+    connections: Arc<AtomicUsize>,
     executor: Arc<Executor>,
     memory: Arc<memory::Pool>,
 }
@@ -123,6 +132,8 @@ pub struct Tenant {
     key: Key,
     limits: Limits,
     connections: AtomicUsize,
+    /// Those of all tenants.
+    all_connections: Arc<AtomicUsize>,
     commands: Arc<Semaphore>,
     log: Arc<Allowance>,
     executor: Arc<Executor>,
@@ -131,15 +142,6 @@ pub struct Tenant {
     /// When its last connection ended or began.
     used: Mutex<Instant>,
 }
-
-/// A tenant's place for one connection; given back when dropped.
-#[derive(Debug)]
-pub struct Place(Arc<Tenant>);
-
-/// A tenant has as many connections as it may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("--limit-per-tenant {0}, and {0} open")]
-pub struct Full(pub usize);
 
 impl Tenants {
     /// Tenants with these limits.
@@ -170,6 +172,7 @@ impl Tenants {
             key: key.clone(),
             limits: self.limits.clone(),
             connections: AtomicUsize::new(0),
+            all_connections: Arc::clone(&self.connections),
             commands: Arc::new(Semaphore::new(self.limits.commands)),
             log: Arc::new(Allowance::new(key.to_string())),
             executor: Arc::clone(&self.executor),
@@ -200,19 +203,6 @@ fn forget(by_key: &mut HashMap<Key, Arc<Tenant>>) {
 }
 
 impl Tenant {
-    /// Takes a place for a connection.
-    ///
-    /// # Errors
-    /// `Full` if the tenant has as many connections as it may have.
-    pub fn connect(self: &Arc<Self>) -> Result<Place, Full> {
-        let most = self.limits.connections;
-        let taken = self.connections.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-            (count < most).then_some(count + 1)
-        });
-        self.touch();
-        taken.map(|_| Place(Arc::clone(self))).map_err(|_| Full(most))
-    }
-
     /// Who it is.
     pub fn key(&self) -> &Key {
         &self.key
@@ -291,20 +281,6 @@ impl<F: FnOnce() + Send> Work for Once<F> {
     }
 }
 
-impl Place {
-    /// Whose place it is.
-    pub fn tenant(&self) -> &Arc<Tenant> {
-        &self.0
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
-        self.0.touch();
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -329,17 +305,6 @@ mod tests {
         let name: Arc<str> = "web1".into();
         assert_eq!(Key::of(&guest, Some(&name)).to_string(), "machine:web1");
         assert_eq!(tcp("[2001:db8::1]:5").to_string(), "tcp:2001:db8::/64");
-    }
-
-    #[test]
-    fn a_place_is_free_again_when_its_connection_ends() {
-        let tenants = Tenants::new(Limits { connections: 2, ..Limits::default() });
-        let tenant = tenants.get(Key::Cid(3));
-        let (first, _second) = (tenant.connect().unwrap(), tenant.connect().unwrap());
-        assert_eq!(tenants.get(Key::Cid(3)).connect().unwrap_err(), Full(2));
-        assert!(tenants.get(Key::Cid(4)).connect().is_ok());
-        drop(first);
-        assert!(tenant.connect().is_ok());
     }
 
     #[test]

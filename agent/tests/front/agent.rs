@@ -190,7 +190,7 @@ pub(crate) fn receive_greeting(stream: &mut impl Read) {
 }
 
 /// Negotiates the default export in the shortest way (NBD_OPT_EXPORT_NAME); gives the size.
-pub(crate) fn opened(stream: &mut UnixStream) -> u64 {
+pub(crate) fn opened(stream: &mut (impl Read + Write)) -> u64 {
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x01\x00\x00\x00\x00").unwrap();
     let mut reply = [0; 10];

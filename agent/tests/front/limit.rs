@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     access::knock,
-    agent::{Agent, greeted, opened, receive_greeting, request},
+    agent::{Agent, BINARY, greeted, opened, receive_greeting, request},
 };
 
 #[test]
@@ -89,6 +89,40 @@ fn a_tenant_has_places_of_its_own() {
     agent.wait_for_line("closed the connection");
     assert!(knock(&agent), "there is room again");
     agent.end();
+}
+
+#[test]
+fn where_descriptors_are_few_one_tenant_leaves_some_to_others() {
+    // Lowers the hard limit too, which the agent cannot raise again.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", r#"ulimit -n 256; exec "$@""#, "sh", BINARY]);
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(1 << 20).unwrap();
+    let words =
+        format!("--print-uri -U {{}}/s --listen tcp:127.0.0.1:0 file {}", disk.path().display());
+    let mut agent = Agent::start_by(limited, &words);
+    let uri = agent.stdout().lines().nth(1).unwrap().unwrap();
+    let port: u16 = uri.rsplit_once(':').unwrap().1.parse().unwrap();
+    // All that it can have, each with its disk open.
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut greeting = [0; 18];
+        if stream.read_exact(&mut greeting).is_err() {
+            break;
+        }
+        opened(&mut stream);
+        crowd.push(stream);
+    }
+    assert!((10..100).contains(&crowd.len()), "{} connections", crowd.len());
+    let lines = agent.wait_for_line("refused");
+    let open = format!("one tenant has as many as it leaves free: {} open", crowd.len());
+    assert!(lines.last().unwrap().contains(&open), "{lines:#?}");
+    // Another one is served, several times.
+    let mut others: Vec<_> = (0..5).map(|_| greeted(&agent.path("s"))).collect();
+    assert!(others.iter_mut().all(|stream| opened(stream) == 1 << 20));
+    let lines = agent.end();
+    assert!(!lines.iter().any(|line| line.contains("Too many open files")), "{lines:#?}");
 }
 
 #[test]
