@@ -108,7 +108,7 @@ pub enum End {
     Violation(Violation),
     /// The handshake of TLS failed, or what came inside it was not the client's.
     Tls(tls::Failure),
-    /// The client did not send the rest of a write.
+    /// The client did not send the rest of a request in time.
     Stalled,
     /// The client sent a write of so many bytes, and the disk endures none so long.
     TooLong(u64),
@@ -151,7 +151,7 @@ impl fmt::Display for End {
             Self::TooSlow => f.write_str("did not finish negotiating in time"),
             Self::Violation(violation) => write!(f, "broke the protocol: {violation}"),
             Self::Tls(failure) => write!(f, "TLS failed: {failure}"),
-            Self::Stalled => f.write_str("cut off: the rest of a write did not come for a minute"),
+            Self::Stalled => f.write_str("cut off: the rest of a request did not come in time"),
             Self::TooLong(len) => write!(f, "cut off: a write of {len} bytes is too long here"),
             Self::Failed(kind) => write!(f, "connection failed: {kind}"),
             Self::ShutDown => f.write_str("shut down"),

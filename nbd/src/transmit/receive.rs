@@ -192,6 +192,16 @@ impl Receiver {
         }
     }
 
+    /// Bytes that have still to come of a payload that is taken or skipped; 0 outside of one, and of a short
+    /// write, which waits in the buffer.
+    pub const fn payload_left(&self) -> u64 {
+        match self.state {
+            State::Payload { left, .. } => left as u64,
+            State::Skip { left, .. } => left,
+            _ => 0,
+        }
+    }
+
     /// Says that the next `n` bytes of the payload were received straight to where they belong.
     ///
     /// # Panics

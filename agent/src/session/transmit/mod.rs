@@ -4,6 +4,7 @@
 //! replies leave in one send. What would block goes to the threads of the tenant and comes back through
 //! `blocking`. Reads and sends wait at the same time, so neither end can hold up the other.
 
+mod arriving;
 mod failures;
 mod receive;
 mod reply;
@@ -25,6 +26,7 @@ use nbd::{
 };
 use tokio::{sync::watch, time::Instant};
 
+use arriving::Arriving;
 pub(super) use failures::Failures;
 use receive::{Incoming, Want};
 use reply::Lent;
@@ -50,8 +52,6 @@ const MAX_BLOCKED: u64 = 32 << 20;
 /// stands behind what was sent before it: one that has filled the receive buffer is seen to be gone when it
 /// resets the connection, or when the kernel's keepalive finds nobody.
 const LOOK_FOR_CLIENT: Duration = Duration::from_millis(250);
-/// A write whose payload makes no progress for so long ends its connection.
-const STALLED: Duration = Duration::from_mins(1);
 
 /// A connection in transmission.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ pub(super) struct Transmission {
     waiting: Option<Received>,
     /// The large write that is being received.
     incoming: Option<Incoming>,
+    /// The request of which some bytes were missing at the last wait.
+    arriving: Option<Arriving>,
     /// Nothing more is taken in, and the connection ends so once all is answered.
     ended: Option<End>,
     buffer: Buffer,
@@ -110,6 +112,7 @@ impl Transmission {
             receiver: Receiver::new(negotiated, write_cutoff),
             waiting: None,
             incoming: None,
+            arriving: None,
             ended: None,
             buffer,
             answer: Answer::default(),
@@ -215,10 +218,13 @@ impl Transmission {
         self.stream.rest();
         self.out.shrink();
         self.memory.release_to(self.held());
-        // While nothing is received, only a look shows that the client of a long request has gone.
-        let watches = want != Want::Input && !self.blocking.is_empty();
+        // While nothing is received, only a look shows that the client of a long request, or one that waits for
+        // memory, has gone.
+        let for_memory = matches!(want, Want::Memory(_));
+        let watches = for_memory || want != Want::Input && !self.blocking.is_empty();
         let needed = if let Want::Memory(needed) = want { needed } else { 0 };
-        let stalled = self.incoming.as_ref().map(|incoming| incoming.until);
+        let due = self.due(want);
+        let paused = (want != Want::Input).then(Instant::now);
         // Errors come back from the call that they concern.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}
@@ -228,14 +234,33 @@ impl Transmission {
             () = tokio::time::sleep(LOOK_FOR_CLIENT), if watches => {
                 if self.stream.wire().has_hung_up() {
                     self.blocking.client_gone();
+                    if for_memory {
+                        self.ended = Some(End::ClosedInside);
+                    }
                 }
             }
-            () = sleep_until(stalled), if stalled.is_some() && want == Want::Input => {
+            () = sleep_until(due), if due.is_some() => {
                 self.ended = Some(End::Stalled);
             }
             Ok(()) = life.changed() => life.mark_changed(),
         }
+        if let (Some(arriving), Some(paused)) = (&mut self.arriving, paused) {
+            arriving.pause(paused.elapsed());
+        }
         self.turn = Turn::new();
+    }
+
+    /// When the connection ends unless more of a request has come, of which it has the beginning.
+    fn due(&mut self, want: Want) -> Option<Instant> {
+        if !self.receiver.is_inside(&self.buffer) {
+            self.arriving = None;
+            return None;
+        }
+        if want != Want::Input {
+            return None;
+        }
+        let missing = self.receiver.payload_left();
+        Some(Arriving::due(&mut self.arriving, self.traffic.requests, missing))
     }
 
     /// No reply waits to be sent, here or in TLS.

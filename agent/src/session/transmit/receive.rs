@@ -15,11 +15,10 @@ use nbd::{
     transmit::{Checked, Ended, IN_PLACE, Received, Refused, Replies},
     wire::{Errno, Request},
 };
-use tokio::time::Instant;
 
 use super::{
     super::{End, pool, protocol},
-    STALLED, Transmission, reply,
+    Transmission, reply,
     reply::Lent,
 };
 use crate::tenant::Cover;
@@ -27,8 +26,6 @@ use crate::tenant::Cover;
 /// Most bytes received behind a large write's payload: they may be the next large write's, which
 /// then lands in its pages without a copy.
 const BEHIND_PAYLOAD: usize = 4096;
-/// Bytes of a payload that count as progress.
-const PROGRESS: usize = 64 * 1024;
 
 /// No memory is left for a request.
 const NO_MEMORY: Refused =
@@ -53,28 +50,16 @@ pub(super) enum Want {
 #[derive(Debug)]
 pub(super) struct Incoming {
     pages: Pages,
-    /// When the connection ends unless there has been progress.
-    pub(super) until: Instant,
-    /// Bytes that were missing when there was progress last.
-    missing: usize,
 }
 
 impl Incoming {
     fn new(at: u64, len: usize) -> Self {
-        Self { pages: Pages::room(at, len), until: Instant::now() + STALLED, missing: len }
+        Self { pages: Pages::room(at, len) }
     }
 
     /// Bytes of memory that are set apart for it.
     pub(super) fn held(&self) -> u64 {
         (self.pages.len() + 2 * PAGE) as u64
-    }
-
-    fn note_progress(&mut self) {
-        let missing = self.pages.missing();
-        if self.missing - missing >= PROGRESS {
-            self.missing = missing;
-            self.until = Instant::now() + STALLED;
-        }
     }
 }
 
@@ -151,11 +136,10 @@ impl Transmission {
 
     /// Takes `n` bytes of a large write from the front of the buffer.
     fn take_payload(&mut self, n: usize) {
-        if let Some(incoming) = &mut self.incoming {
-            match incoming.pages.copy_in(&self.buffer.filled()[..n]) {
-                Ok(_) => incoming.note_progress(),
-                Err(NoMemory) => self.no_memory(),
-            }
+        if let Some(incoming) = &mut self.incoming
+            && let Err(NoMemory) = incoming.pages.copy_in(&self.buffer.filled()[..n])
+        {
+            self.no_memory();
         }
         self.buffer.consume(n);
     }
@@ -283,7 +267,6 @@ impl Transmission {
                 drop(runs);
                 let direct = n.min(expected);
                 incoming.pages.fill(direct);
-                incoming.note_progress();
                 self.receiver.payload_received(direct);
                 self.buffer.added(n - direct);
                 n

@@ -16,11 +16,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::STALLED;
+use super::arriving::STALLED;
 use crate::{
     exports::Single,
     peer::Peer,
     session::{self, End, Life, Rules},
+    tenant::{Limits, MemoryLimits, Tenants},
     tls,
 };
 
@@ -44,12 +45,19 @@ fn rules() -> Arc<Rules> {
 
 /// A client that has sent the header of a write of `LEN` bytes, and its session.
 async fn write() -> (UnixStream, JoinHandle<End>, watch::Sender<Life>) {
+    write_of(LEN, rules()).await
+}
+
+async fn write_of(
+    len: u32,
+    rules: Arc<Rules>,
+) -> (UnixStream, JoinHandle<End>, watch::Sender<Life>) {
     let (ours, theirs) = Socket::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     let mut client = UnixStream::from_std(theirs).unwrap();
     let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };
     let (life, lives) = watch::channel(Life::Serving);
-    let session = tokio::spawn(session::run(OwnedFd::from(ours).into(), peer, rules(), lives));
+    let session = tokio::spawn(session::run(OwnedFd::from(ours).into(), peer, rules, lives));
     // Fixed newstyle without zeroes, and NBD_OPT_GO of the default export.
     let go = [&3u32.to_be_bytes()[..], b"IHAVEOPT", &[0, 0, 0, 7, 0, 0, 0, 6], &[0; 6]].concat();
     client.write_all(&go).await.unwrap();
@@ -62,7 +70,7 @@ async fn write() -> (UnixStream, JoinHandle<End>, watch::Sender<Life>) {
             break;
         }
     }
-    let header = [&0x2560_9513_0000_0001_u64.to_be_bytes()[..], &[0; 16], &LEN.to_be_bytes()];
+    let header = [&0x2560_9513_0000_0001_u64.to_be_bytes()[..], &[0; 16], &len.to_be_bytes()];
     client.write_all(&header.concat()).await.unwrap();
     (client, session, life)
 }
@@ -90,14 +98,76 @@ async fn a_byte_now_and_then_is_no_progress() {
     assert_eq!(session.await.unwrap(), End::Stalled);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_slow_payload_that_goes_on_is_taken() {
+/// Sends a payload in 16 parts with pauses, and says how the client was answered: by an error number, or not at
+/// all.
+async fn send_slowly(pause: Duration) -> Option<[u8; 4]> {
     let (mut client, _session, _life) = write().await;
     for _ in 0..16 {
-        tokio::time::sleep(STALLED.mul_f64(0.98)).await;
-        client.write_all(&vec![1; LEN as usize / 16]).await.unwrap();
+        tokio::time::sleep(pause).await;
+        client.write_all(&vec![1; LEN as usize / 16]).await.ok()?;
     }
     let mut reply = [0; 16];
-    client.read_exact(&mut reply).await.unwrap();
-    assert_eq!(reply[4..8], [0; 4], "no error");
+    client.read_exact(&mut reply).await.ok()?;
+    Some(reply[4..8].try_into().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_payload_that_comes_within_a_minute_and_a_second_per_mib_is_taken() {
+    assert_eq!(send_slowly(STALLED.mul_f64(0.98 / 16.0)).await, Some([0; 4]), "no error");
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_now_and_then_does_not_hold_memory_for_ever() {
+    // 64 KiB each 59 seconds.
+    assert_eq!(send_slowly(STALLED.mul_f64(0.98)).await, None, "it is cut off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_request_that_begins_and_does_not_go_on_ends_its_connection() {
+    let read_only = || {
+        let mut rules = rules();
+        Arc::get_mut(&mut rules).unwrap().read_only = true;
+        rules
+    };
+    for (what, len, sent, rules) in [
+        ("a short write that lacks a byte", 4096, 4095, rules()),
+        ("a refused write", 1 << 20, 100_000, read_only()),
+        ("a refused write that is short", 4096, 0, read_only()),
+    ] {
+        let (mut client, session, _life) = write_of(len, rules).await;
+        client.write_all(&vec![1; sent]).await.unwrap();
+        let start = Instant::now();
+        assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0, "{what}: nothing is answered");
+        assert_eq!(session.await.unwrap(), End::Stalled, "{what}");
+        let took = start.elapsed();
+        assert!(took >= STALLED && took < STALLED + Duration::from_secs(5), "{what}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_that_is_not_whole_ends_its_connection_and_an_idle_client_stays() {
+    let (mut client, session, _life) = write_of(16, rules()).await;
+    client.write_all(&[1; 16]).await.unwrap();
+    client.read_exact(&mut [0; 16]).await.unwrap();
+    tokio::time::sleep(100 * STALLED).await;
+    assert!(!session.is_finished(), "an idle client may stay");
+    client.write_all(&0x2560_9513_u32.to_be_bytes()).await.unwrap();
+    let start = Instant::now();
+    assert_eq!(session.await.unwrap(), End::Stalled);
+    assert!(start.elapsed() < STALLED + Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_waits_for_memory_and_leaves_is_seen_to_have_left() {
+    let mut rules = rules();
+    let memory = MemoryLimits { tenant: 16 << 20, ..MemoryLimits::default() };
+    let limits = Limits { memory, ..Limits::default() };
+    Arc::get_mut(&mut rules).unwrap().tenants = Arc::new(Tenants::new(limits));
+    let (_holds, first, _life) = write_of(12 << 20, Arc::clone(&rules)).await;
+    let (waits, second, _life) = write_of(12 << 20, rules).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!first.is_finished() && !second.is_finished());
+    drop(waits);
+    tokio::time::timeout(Duration::from_secs(5), second).await.expect("it ends").unwrap();
+    assert!(!first.is_finished());
 }

@@ -1,0 +1,58 @@
+//! How long a request may take to come, once its first byte is there.
+//!
+//! A client that has begun a request holds memory of its tenant's: a receive buffer, and the pages of a large
+//! write. So the rest of it has to come, and not by a byte now and then: 64 KiB of a payload at least once a
+//! minute, and all of a request within a minute and a second per MiB of its payload. Time in which the agent does
+//! not read (it has no room, or no memory) does not count.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A request whose rest makes no progress for so long ends its connection.
+pub(super) const STALLED: Duration = Duration::from_mins(1);
+/// Bytes of a payload that count as progress.
+const PROGRESS: u64 = 64 * 1024;
+/// Bytes per second of a payload, on average and beyond the first minute.
+const SLOWEST: u64 = 1 << 20;
+
+/// A request of which something has come and something is missing.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    /// Requests of this connection before it.
+    number: u64,
+    /// Bytes of its payload that were missing when there was progress last; 0 before the payload begins.
+    missing: u64,
+    /// When there has to be progress.
+    progress: Instant,
+    /// When all of it has to be there.
+    whole: Instant,
+}
+
+impl Arriving {
+    fn new(number: u64, missing: u64, now: Instant) -> Self {
+        let whole = now + STALLED + Duration::from_secs(missing / SLOWEST);
+        Self { number, missing, progress: now + STALLED, whole }
+    }
+
+    /// When the connection ends: of a request that has so many before it, and of whose payload so much is
+    /// missing. `this` is what was known of this request, or of an earlier one.
+    pub(super) fn due(this: &mut Option<Self>, number: u64, missing: u64) -> Instant {
+        let now = Instant::now();
+        let known = this.take().filter(|this| this.number == number && this.missing >= missing);
+        let mut arriving = known.unwrap_or_else(|| Self::new(number, missing, now));
+        if arriving.missing - missing >= PROGRESS {
+            arriving.missing = missing;
+            arriving.progress = now + STALLED;
+        }
+        let due = arriving.progress.min(arriving.whole);
+        *this = Some(arriving);
+        due
+    }
+
+    /// The agent has read nothing for so long.
+    pub(super) fn pause(&mut self, time: Duration) {
+        self.progress += time;
+        self.whole += time;
+    }
+}
