@@ -271,6 +271,7 @@ impl Plan {
         // No thread before this: a user is changed for all of them or for none.
         let engine = Engine::start().map_err(Failure::Engine)?;
         rules.tenants.executor().start().map_err(Failure::Engine)?;
+        disk::start_closer().map_err(Failure::Engine)?;
         // Held to the end, and removed with it.
         let _pid_file = match &self.pid_file {
             Some(path) => match PidFile::write(path) {

@@ -1,71 +1,210 @@
 //! Threads that close what may take its time to close.
 //!
 //! A disk is dropped where its connection ends, on a thread that serves other connections. To close a
-//! file with unwritten data may take as long as the medium takes, or for ever on a network filesystem.
+//! file with unwritten data may take as long as the medium takes, or for ever on a network filesystem. So
+//! what is closed never runs on the caller's thread, and a medium that hangs has some of the threads and not
+//! all of them.
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, VecDeque},
+    io,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-/// Threads at the same time. They end when there is nothing left to close.
+/// Threads at the same time. The last one stays; the others end when there is nothing left to close.
 const THREADS: usize = 64;
+/// Threads that close what is on one medium.
+const PER_MEDIUM: usize = 16;
 /// Bytes of their stacks: they do little.
 const STACK: usize = 128 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What holds up whom: a number for what is closed on the same device, or at the same kind of place.
+pub(crate) type Medium = u64;
+/// Of what is no file. No device has this number: its upper bits are no major number.
+const ELSEWHERE: Medium = u64::MAX;
+
 #[derive(Default)]
 struct Closer {
+    /// Only media with something to do.
+    media: BTreeMap<Medium, Queue>,
+    /// Whose turn it was last.
+    last: Medium,
+    threads: usize,
+    /// The last thread has nothing to do.
+    idle: bool,
+    warned: bool,
+}
+
+#[derive(Default)]
+struct Queue {
     waiting: VecDeque<Job>,
     threads: usize,
+}
+
+impl Closer {
+    /// The next job, of the media in turn.
+    fn next(&mut self) -> Option<(Medium, Job)> {
+        let after = (Bound::Excluded(self.last), Bound::Unbounded);
+        let up_to = (Bound::Unbounded, Bound::Included(self.last));
+        let mut in_turn = self.media.range(after).chain(self.media.range(up_to));
+        let (&medium, _) =
+            in_turn.find(|(_, queue)| !queue.waiting.is_empty() && queue.threads < PER_MEDIUM)?;
+        self.last = medium;
+        let queue = self.media.get_mut(&medium)?;
+        let job = queue.waiting.pop_front()?;
+        queue.threads += 1;
+        Some((medium, job))
+    }
+
+    fn done(&mut self, medium: Medium) {
+        if let Some(queue) = self.media.get_mut(&medium) {
+            queue.threads -= 1;
+            if queue.threads == 0 && queue.waiting.is_empty() {
+                self.media.remove(&medium);
+            }
+        }
+    }
 }
 
 /// Waits until all is closed.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn wait() {
-    while lock().threads > 0 {
+    while !lock().media.is_empty() {
         thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
-static CLOSER: Mutex<Closer> = Mutex::new(Closer { waiting: VecDeque::new(), threads: 0 });
+static CLOSER: Mutex<Closer> =
+    Mutex::new(Closer { media: BTreeMap::new(), last: 0, threads: 0, idle: false, warned: false });
+/// The idle thread has something to do.
+static CHANGED: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, Closer> {
     CLOSER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Drops `what`, soon, on another thread; here and now if there can be none.
+/// Starts the first thread, so that disks are closed however few threads there may be later.
+///
+/// # Errors
+/// Those of starting a thread.
+pub fn start() -> io::Result<()> {
+    let mut closer = lock();
+    if closer.threads == 0 {
+        start_thread(&mut closer)?;
+    }
+    Ok(())
+}
+
+/// Drops `what`, soon, on another thread.
 pub fn close(what: impl Send + 'static) {
-    {
-        let mut closer = lock();
-        closer.waiting.push_back(Box::new(move || drop(what)));
-        if closer.threads == THREADS {
-            return;
+    close_on(ELSEWHERE, what);
+}
+
+/// The same, of what is on that medium.
+pub(crate) fn close_on(medium: Medium, what: impl Send + 'static) {
+    let mut closer = lock();
+    let queue = closer.media.entry(medium).or_default();
+    queue.waiting.push_back(Box::new(move || drop(what)));
+    if queue.threads >= PER_MEDIUM {
+        return;
+    }
+    if closer.idle {
+        closer.idle = false;
+        CHANGED.notify_one();
+    } else if closer.threads < THREADS {
+        // Where none can be started, those that there are come to it later; if there is none at all, the first
+        // one that can be started.
+        if let Err(error) = start_thread(&mut closer)
+            && !closer.warned
+        {
+            closer.warned = true;
+            let threads = closer.threads;
+            drop(closer);
+            tracing::warn!("no more than {threads} threads can be started to close disks: {error}");
         }
-        closer.threads += 1;
     }
-    let thread = thread::Builder::new().name("close".into()).stack_size(STACK);
-    if let Err(error) = thread.spawn(work) {
-        tracing::warn!("no thread can be started to close disks: {error}");
-        work();
-    }
+}
+
+fn start_thread(closer: &mut Closer) -> io::Result<()> {
+    thread::Builder::new().name("close".into()).stack_size(STACK).spawn(work)?;
+    // The thread waits for the lock meanwhile.
+    closer.threads += 1;
+    closer.warned = false;
+    Ok(())
 }
 
 fn work() {
-    let _thread = Working;
+    let mut closer = lock();
     loop {
-        let Some(job) = lock().waiting.pop_front() else { return };
-        job();
+        if let Some((medium, job)) = closer.next() {
+            drop(closer);
+            // A panic has been logged, and costs no thread.
+            catch_unwind(AssertUnwindSafe(job)).ok();
+            closer = lock();
+            closer.done(medium);
+        } else if closer.threads > 1 {
+            closer.threads -= 1;
+            return;
+        } else {
+            closer.idle = true;
+            let woken = CHANGED.wait_while(closer, |closer| closer.idle);
+            closer = woken.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
-/// One of the threads; ends when dropped, by a panic too.
-struct Working;
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
 
-impl Drop for Working {
-    fn drop(&mut self) {
-        lock().threads -= 1;
+    use super::*;
+
+    /// Closing it takes until the other end of the channel is gone.
+    struct Slow(mpsc::Receiver<()>, mpsc::Sender<Medium>, Medium);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            self.0.recv().ok();
+            self.1.send(self.2).ok();
+        }
+    }
+
+    struct Panics;
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("for the test");
+        }
+    }
+
+    #[test]
+    fn a_medium_that_hangs_does_not_hold_up_others_and_all_is_closed_in_the_end() {
+        const HANGS: Medium = 7;
+        let (tell, closed) = mpsc::channel();
+        let slow = |medium| {
+            let (release, wait) = mpsc::channel();
+            close_on(medium, Slow(wait, tell.clone(), medium));
+            release
+        };
+        let held: Vec<_> = (0..2 * THREADS).map(|_| slow(HANGS)).collect();
+        for medium in [8, 9, ELSEWHERE] {
+            drop(slow(medium));
+            let told = closed.recv_timeout(Duration::from_secs(30));
+            assert_eq!(told, Ok(medium), "it waits for another medium");
+        }
+        assert!(lock().media[&HANGS].threads <= PER_MEDIUM);
+        drop(held);
+        for _ in 0..2 * THREADS {
+            assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(HANGS));
+        }
+        // A panic while something is closed costs neither a thread nor a place.
+        (0..2 * PER_MEDIUM).for_each(|_| close_on(HANGS, Panics));
+        drop(slow(HANGS));
+        assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(HANGS));
     }
 }

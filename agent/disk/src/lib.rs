@@ -27,7 +27,7 @@ mod zeroes;
 
 use std::{fmt, pin::Pin};
 
-pub use closer::close;
+pub use closer::{close, start as start_closer};
 pub use durability::{Client, Durability};
 pub use error::{DiskError, Kind, Verb};
 pub use file::FileDisk;

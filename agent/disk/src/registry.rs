@@ -216,6 +216,11 @@ impl<W: Witness> Member<W> {
         &self.shared.witness
     }
 
+    /// The device, or the filesystem, that the file is on.
+    pub(crate) fn medium(&self) -> u64 {
+        self.inode.device
+    }
+
     /// Does a change. A flush has to see to it, also if it failed: it may have been done in part.
     pub(crate) fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let changed = change();

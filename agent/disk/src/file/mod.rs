@@ -258,7 +258,9 @@ impl Disk for FileDisk {
 impl Drop for FileDisk {
     fn drop(&mut self) {
         match self.held.take() {
-            Some(held) if held.member.owes() => closer::close(held),
+            Some(held) if held.member.owes() => {
+                closer::close_on(held.member.medium(), held);
+            }
             held => drop(held),
         }
     }
