@@ -57,7 +57,7 @@ fn block_status_of_all_of_a_large_sparse_memory_disk_delays_nobody() {
         }
     });
     let answers = u32::try_from(answers.into_inner()).expect("not so many");
-    let each = (host.used() - used) / answers;
+    let each = host.used().saturating_sub(used) / answers;
     println!("{answers} answers, {each:?} of processor time for each");
     assert!(each <= EACH, "{each:?} for one extent");
 }
