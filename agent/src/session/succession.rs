@@ -9,13 +9,16 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use nbd::negotiate::Instead;
 use tokio::sync::watch;
 
-use crate::access::{Revocation, Revoker};
+use crate::{
+    access::{Revocation, Revoker},
+    primitives::{Mutex, MutexGuard},
+};
 
 /// What the log says of a connection that was followed by another.
 pub(super) const FOLLOWED: &str = "its client has come back on a new connection";
@@ -144,5 +147,7 @@ impl fmt::Debug for Member {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
+#[cfg(all(test, not(feature = "loom")))]
 mod tests;

@@ -22,8 +22,8 @@ use crate::agent::Agent;
 /// A thing that a VMM says.
 type Says = Box<dyn Fn(&Vmm) -> io::Result<()>>;
 
-/// How long others may wait: 50 ms, and more in a debug build on a machine that has much else to do.
-const SHORT: Duration = Duration::from_millis(200);
+/// How long others may wait, nine times of ten: other tests run beside this one.
+const SHORT: Duration = Duration::from_millis(50);
 /// The same, now and then.
 const LONG: Duration = Duration::from_secs(2);
 
