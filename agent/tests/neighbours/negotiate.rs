@@ -20,9 +20,11 @@ use crate::{
     work::storm,
 };
 
-/// Threads that make noise, and connections that each has ready before it goes on with all of them at once.
-const THREADS: usize = 4;
-const AT_ONCE: usize = 100;
+/// Threads that make noise.
+const THREADS: usize = 2;
+/// Connections that each of them has ready before it goes on with all of them at once.
+const HANDSHAKES: usize = 400;
+const LISTING: usize = 20;
 /// Files in the directory that is listed.
 const FILES: usize = 500;
 
@@ -54,13 +56,13 @@ fn starting(host: &Host) -> Client<TcpStream> {
 #[test]
 fn a_storm_of_tls_handshakes_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
-    Ca::new("the CA").server_in(dir.path());
+    Ca::new("the CA").rsa_server_in(dir.path());
     let certificates = dir.path().to_str().expect("UTF-8");
     let host = Host::start(&["--tls=on", "--tls-certificates", certificates, "memory", "64M"]);
     let (hello, answered) = (client_hello(), AtomicU64::new(0));
     storm(&host, THREADS, |stop: &AtomicBool| {
         while !stop.load(Ordering::Relaxed) {
-            let mut clients: Vec<_> = (0..AT_ONCE).map(|_| starting(&host)).collect();
+            let mut clients: Vec<_> = (0..HANDSHAKES).map(|_| starting(&host)).collect();
             for client in &mut clients {
                 client.stream.write_all(&hello).expect("the agent takes bytes");
             }
@@ -89,7 +91,7 @@ fn a_storm_of_lists_and_infos_delays_nobody() {
     let options = [&b"IHAVEOPT"[..], &OPT_LIST.to_be_bytes(), &[0; 4], b"IHAVEOPT"].concat();
     let options = [&options[..], &OPT_INFO.to_be_bytes(), &6u32.to_be_bytes(), &[0; 6]].concat();
     storm(&host, THREADS, |stop: &AtomicBool| {
-        let mut clients: Vec<_> = (0..AT_ONCE / 10).map(|_| host.connect_noisy()).collect();
+        let mut clients: Vec<_> = (0..LISTING).map(|_| host.connect_noisy()).collect();
         clients.iter_mut().for_each(Client::greet);
         while !stop.load(Ordering::Relaxed) {
             for client in &mut clients {

@@ -79,7 +79,7 @@ impl Row {
 /// The quiet tenant uses the default export while as many threads make `noise` until the flag is set.
 pub(crate) fn storm(host: &Host, threads: usize, noise: impl Fn(&AtomicBool) + Sync) {
     let mut quiet = Quiet::new("", Errors::None);
-    let (stop, before) = (AtomicBool::new(false), slowness());
+    let (stop, before, used) = (AtomicBool::new(false), slowness(), host.used());
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| noise(&stop));
@@ -89,6 +89,7 @@ pub(crate) fn storm(host: &Host, threads: usize, noise: impl Fn(&AtomicBool) + S
         stop.store(true, Ordering::Relaxed);
         measured.unwrap_or_else(|panic| resume_unwind(panic));
     });
+    println!("{:?} of processor time", host.used().saturating_sub(used));
     quiet.assert_within(bounds(before.max(slowness()), Duration::ZERO));
 }
 

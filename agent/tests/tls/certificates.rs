@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256,
     RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
@@ -27,6 +27,12 @@ impl Ca {
     /// A directory for `--tls-certificates`.
     pub(crate) fn server_in(&self, directory: &Path) {
         self.server(directory, named("localhost"));
+    }
+
+    /// The same with an RSA key, whose signatures cost a server most.
+    pub(crate) fn rsa_server_in(&self, directory: &Path) {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        self.sign_key_into(directory, "server", named("localhost"), &key);
     }
 
     /// The same, with a certificate that is valid until then, since 1970.
@@ -52,11 +58,20 @@ impl Ca {
         self.sign_into(directory, "client", client);
     }
 
-    fn sign_into(&self, directory: &Path, role: &str, mut params: CertificateParams) {
+    fn sign_into(&self, directory: &Path, role: &str, params: CertificateParams) {
+        self.sign_key_into(directory, role, params, &KeyPair::generate().unwrap());
+    }
+
+    fn sign_key_into(
+        &self,
+        directory: &Path,
+        role: &str,
+        mut params: CertificateParams,
+        key: &KeyPair,
+    ) {
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         self.trusted_in(directory);
         fs::write(directory.join(format!("{role}-cert.pem")), certificate.pem()).unwrap();
         fs::write(directory.join(format!("{role}-key.pem")), key.serialize_pem()).unwrap();
