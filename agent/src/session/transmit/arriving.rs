@@ -56,3 +56,25 @@ impl Arriving {
         self.whole += time;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nothing_is_read_does_not_count() {
+        let (mut arriving, second) = (None, Duration::from_secs(1));
+        let start = Instant::now();
+        assert_eq!(Arriving::due(&mut arriving, 0, 3 * SLOWEST), start + STALLED);
+        arriving.as_mut().unwrap().pause(100 * second);
+        assert_eq!(Arriving::due(&mut arriving, 0, 3 * SLOWEST), start + STALLED + 100 * second);
+        // Progress counts from now on, but not beyond what all of it may take.
+        tokio::time::advance(30 * second).await;
+        let whole = start + STALLED + 103 * second;
+        assert_eq!(Arriving::due(&mut arriving, 0, 2 * SLOWEST), start + STALLED + 30 * second);
+        tokio::time::advance(120 * second).await;
+        assert_eq!(Arriving::due(&mut arriving, 0, SLOWEST), whole);
+        // Another request begins anew.
+        assert_eq!(Arriving::due(&mut arriving, 1, 0), Instant::now() + STALLED);
+    }
+}
