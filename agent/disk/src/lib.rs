@@ -2,6 +2,7 @@
 //!
 //! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
 
+mod buffer;
 mod closer;
 mod descriptors;
 mod durability;
@@ -27,6 +28,7 @@ mod zeroes;
 
 use std::{fmt, pin::Pin};
 
+pub use buffer::{joined, room, zeroed};
 pub use closer::{close, start as start_closer};
 pub use durability::{Client, Durability};
 pub use error::{DiskError, Kind, Verb};
@@ -172,6 +174,19 @@ impl Op<'_> {
         }
     }
 
+    /// A copy of a write's bytes; nothing of other requests. Without memory for it the request fails.
+    ///
+    /// # Errors
+    /// `Kind::NoMemory`.
+    pub fn copied_data(&self) -> Result<Vec<u8>, DiskError> {
+        match self {
+            Self::Write { data, .. } => {
+                data.copied().map_err(|lack| lack.of(self.verb(), self.range()))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Takes `bytes` off the front of a trim, zero or cache request, which are done.
     ///
     /// # Panics
@@ -227,6 +242,14 @@ impl Data<'_> {
             Self::Bytes(bytes) => vec![bytes],
             Self::Pages(pages) => pages.slices().collect(),
         }
+    }
+
+    /// A copy of the bytes.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn copied(&self) -> Result<Vec<u8>, NoMemory> {
+        joined(self.slices())
     }
 }
 
@@ -320,6 +343,20 @@ pub trait Disk: Send + Sync + fmt::Debug {
         match self.below() {
             Some(below) => below.hold(asked),
             None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    /// Its requests wait for another machine, which may never answer: what takes long is the waiting, and not this
+    /// machine's processors.
+    fn is_remote(&self) -> bool {
+        self.below().is_some_and(<dyn Disk>::is_remote)
+    }
+
+    /// The client of this disk has gone, or has ended its sending: what waits for it on others, for as long as these
+    /// like, may be given up. May be called more than once.
+    fn client_gone(&self) {
+        if let Some(below) = self.below() {
+            below.client_gone();
         }
     }
 

@@ -15,6 +15,7 @@ use super::{
     greet::{self, Greeted},
     ledger::Ledger,
     link::Link,
+    reader::reader,
     seat::Seat,
 };
 use crate::{
@@ -44,6 +45,8 @@ impl Proxy {
         retry: u32,
         shared: bool,
     ) -> Result<Self, io::Error> {
+        // A thread that cannot be had is an error of the start, and not of a client.
+        reader()?;
         let shared = shared.then(Turns::default);
         let mut proxy = Self { far, export, retry, shared, ledgers: Mutex::default() };
         if proxy.shared.is_some() {

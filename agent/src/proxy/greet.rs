@@ -1,8 +1,8 @@
 //! The negotiation with a far server, with a deadline and without a thread that waits.
 
 use std::{
-    fs::File,
     io::{self, IoSlice, IoSliceMut},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -48,8 +48,8 @@ impl From<GreetError> for io::Error {
 /// A connection in transmission: its socket, what has come behind the negotiation, its rules.
 #[derive(Debug)]
 pub(super) struct Greeted {
-    /// From here on it may be silent as long as it likes, and a thread waits for it.
-    pub(super) socket: File,
+    /// From here on it may be silent as long as it likes. On no runtime.
+    pub(super) socket: OwnedFd,
     pub(super) received: Vec<u8>,
     pub(super) client: Client,
     pub(super) described: Described,
@@ -70,7 +70,7 @@ pub(super) async fn enter(socket: Socket, export: &str) -> Result<Greeted, Greet
                 ClientStep::Done(negotiated, described) => {
                     let client = Client::new(negotiated.into_terms());
                     let Talk { socket, received, .. } = talk;
-                    let socket = socket.into_blocking().map_err(GreetError::Lost)?.into();
+                    let socket = socket.into_descriptor();
                     return Ok(Greeted { socket, received, client, described });
                 }
                 ClientStep::Refused(ready, refusal) => {

@@ -1,33 +1,47 @@
-//! What a far server says: read by a thread of the link's own, and handed to whoever asked.
+//! What a far server says: heard by the thread that all links share, and handed to whoever asked.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
-    fs::File,
-    io::{self, Read},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
+    io::{self, IoSliceMut},
+    os::fd::{AsFd, AsRawFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
 };
 
 use nbd::{
     transmit::client::{Client, Event, Failure},
     wire::ExtentFlags,
 };
+use nix::sys::socket::{Shutdown, shutdown};
 
+use super::send::Turns;
+use crate::sys::socket::Socket;
 use disk::Extent;
 
 /// Received at once, bytes.
 const RECEIVE: usize = 256 * 1024;
+/// Receives on one link before others have their turn.
+const RECEIVES: usize = 4;
 /// Shortest hole that stays one, bytes: a shorter one is cheaper as zeroes, and a server that sends many
 /// of one byte would have the agent keep a piece for each.
 const HOLE: u64 = 4096;
 /// Extents of one answer; more are not kept, and not needed.
 const EXTENTS: usize = 64 * 1024;
 
-/// What the link and its thread share.
+thread_local! {
+    /// What is received is understood before the next link has its turn: links need no buffers of their own.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What those who ask and the one who hears share of a link.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// For messages.
     pub(super) far: String,
+    /// On the runtime of the thread that hears.
+    pub(super) socket: Socket,
     pub(super) state: Mutex<State>,
+    pub(super) turns: Turns,
 }
 
 #[derive(Debug)]
@@ -63,7 +77,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on every request fails; those under way do so now.
+    /// From here on every request fails; those under way do so now, also those that are still being sent.
     pub(super) fn fail(&self, why: &str) {
         let mut state = self.lock();
         if state.broken.is_none() {
@@ -73,30 +87,93 @@ impl Shared {
         }
         // Whoever waits sees its sender gone.
         state.waiting.clear();
+        drop(state);
+        self.close();
+    }
+
+    pub(super) fn close(&self) {
+        shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both).ok();
     }
 }
 
-impl Shared {
-    /// Hands out what the server sends, to the end of the connection.
-    pub(super) fn hear(&self, mut socket: File, received: &[u8]) {
-        let mut buffer = vec![0; RECEIVE.max(Client::INPUT + received.len())];
-        buffer[..received.len()].copy_from_slice(received);
-        let (mut start, mut end) = (0, received.len());
-        let why = loop {
-            match self.take(&buffer[start..end]) {
-                Ok(eaten) => start += eaten,
-                Err(violation) => break format!("it broke the protocol: {violation}"),
+/// Fails what is under way when the link is heard no longer.
+struct Heard(Arc<Shared>);
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.0.fail("our bug: it is not heard any more");
+    }
+}
+
+/// Hands out what the server sends, to the end of the connection; `kept` has come already.
+pub(super) async fn hear(shared: Arc<Shared>, mut kept: Vec<u8>) {
+    let shared = Heard(shared);
+    let shared = &shared.0;
+    let mut first = true;
+    loop {
+        for _ in 0..RECEIVES {
+            let heard = BUFFER.with_borrow_mut(|buffer| {
+                // What has come with the negotiation is not looked at before.
+                let first = std::mem::take(&mut first);
+                shared.receive(&mut kept, buffer, first)
+            });
+            match heard {
+                Ok(()) => {}
+                Err(Silence::Yet) => {
+                    if let Err(error) = shared.socket.readable().await {
+                        return shared.fail(&format!("the connection failed: {error}"));
+                    }
+                }
+                Err(Silence::Ever(why)) => return shared.fail(&why),
             }
-            buffer.copy_within(start..end, 0);
-            (start, end) = (0, end - start);
-            match socket.read(&mut buffer[end..]) {
-                Ok(0) => break "it closed the connection".into(),
-                Ok(n) => end += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break format!("the connection failed: {error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Why nothing was received.
+enum Silence {
+    /// Nothing has come.
+    Yet,
+    /// Nothing more will, and why.
+    Ever(String),
+}
+
+impl Shared {
+    /// Receives once. `kept`: what was received before and is not whole. `only_kept`: only that is understood.
+    fn receive(
+        &self,
+        kept: &mut Vec<u8>,
+        buffer: &mut Vec<u8>,
+        only_kept: bool,
+    ) -> Result<(), Silence> {
+        let start = kept.len();
+        let room = RECEIVE.max(Client::INPUT + start);
+        if buffer.len() < room {
+            buffer.resize(room, 0);
+        }
+        buffer[..start].copy_from_slice(kept);
+        let received = if only_kept {
+            0
+        } else {
+            match self.socket.try_recv(&mut [IoSliceMut::new(&mut buffer[start..])]) {
+                Ok(0) => return Err(Silence::Ever("it closed the connection".into())),
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Silence::Yet);
+                }
+                Err(error) => {
+                    return Err(Silence::Ever(format!("the connection failed: {error}")));
+                }
             }
         };
-        self.fail(&why);
+        let input = &buffer[..start + received];
+        let eaten = self
+            .take(input)
+            .map_err(|violation| Silence::Ever(format!("it broke the protocol: {violation}")))?;
+        kept.clear();
+        kept.extend_from_slice(&input[eaten..]);
+        Ok(())
     }
 
     /// Everything that can be understood of it; says how much.

@@ -1,16 +1,14 @@
-//! One connection to a far server, with many requests under way: whoever asks waits for the answer,
-//! and a thread of the link's own hands the answers out.
+//! One connection to a far server, with many requests under way: whoever asks waits for the answer, and the
+//! thread that hears all links hands the answers out.
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{self, IoSlice, Write},
-    os::fd::AsRawFd,
+    io::{self, IoSlice},
+    os::fd::{AsFd, AsRawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{RecvTimeoutError, sync_channel},
     },
-    thread,
     time::Duration,
 };
 
@@ -18,17 +16,21 @@ use nbd::{
     transmit::client::{Client, Unfit},
     wire::{CommandFlags, Errno, TransmissionFlags},
 };
-use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use nix::sys::socket::{MsgFlags, send};
 
 use super::{
+    asker::{Asker, LOOK},
     greet::Greeted,
-    hear::{Got, Shared, State, Waiting},
+    hear::{Got, Shared, State, Waiting, hear},
     ledger::Account,
     pieces::{cut, pieces, put_pieces, take_front},
+    reader::reader,
+    send::{Turn, Turns},
 };
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb, in_pieces};
+use crate::sys::socket::Socket;
+use disk::{Answer, DiskError, Facts, Kind, Op, Progress, Verb, in_pieces, zeroed};
 
-/// A connection in transmission, as a disk. Ends when it is dropped.
+/// A connection in transmission. Ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Link {
     facts: Facts,
@@ -36,8 +38,6 @@ pub(super) struct Link {
     longest: (u64, u64),
     /// All clients have this one.
     pub(super) shared_by_all: bool,
-    /// Requests leave in one piece, one after the other.
-    socket: Mutex<File>,
     shared: Arc<Shared>,
     account: Account,
 }
@@ -73,13 +73,15 @@ impl Link {
         };
         let longest = (client.longest_payload(), client.longest_range());
         let shared_by_all = shared;
-        let state = State { client, waiting: HashMap::new(), broken: None };
-        let shared = Arc::new(Shared { far, state: Mutex::new(state) });
-        let (incoming, hears) = (socket.try_clone()?, Arc::clone(&shared));
-        thread::Builder::new()
-            .name("proxy".into())
-            .spawn(move || hears.hear(incoming, &received))?;
-        Ok(Self { facts, longest, shared_by_all, socket: Mutex::new(socket), shared, account })
+        let reader = reader()?;
+        let socket = {
+            let _on = reader.enter();
+            Socket::new(socket, None)?
+        };
+        let state = Mutex::new(State { client, waiting: HashMap::new(), broken: None });
+        let shared = Arc::new(Shared { far, socket, state, turns: Turns::default() });
+        reader.spawn(hear(Arc::clone(&shared), received));
+        Ok(Self { facts, longest, shared_by_all, shared, account })
     }
 
     /// It has failed, and will not be better.
@@ -89,6 +91,11 @@ impl Link {
 
     pub(super) const fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// For clients of this link.
+    pub(super) fn facts(&self) -> Facts {
+        self.facts.clone()
     }
 
     /// For messages.
@@ -101,20 +108,10 @@ impl Link {
         self.facts.multi_conn && self.facts.can_flush
     }
 
-    /// Sends one request and waits for its answer.
+    /// Sends one request and waits for its answer, as long as the asker does.
     fn ask(
         &self,
-        (verb, at, len): (Verb, u64, u64),
-        payload: &[&[u8]],
-        put: impl FnOnce(&mut Client, &mut Vec<u8>) -> Result<u64, Unfit>,
-    ) -> Result<Got, DiskError> {
-        self.ask_within(Duration::MAX, (verb, at, len), payload, put)
-    }
-
-    /// The same. A link that has not answered by then is broken.
-    fn ask_within(
-        &self,
-        limit: Duration,
+        by: &Asker,
         (verb, at, len): (Verb, u64, u64),
         payload: &[&[u8]],
         put: impl FnOnce(&mut Client, &mut Vec<u8>) -> Result<u64, Unfit>,
@@ -124,58 +121,89 @@ impl Link {
             DiskError { source, ..DiskError::new(kind, verb, (at, len)) }
         };
         let broken = |why: &str| failed(Kind::Io, format!("{}: {why}", self.shared.far));
+        // Before anything is asked: an answer has to be taken in.
+        let room = if verb == Verb::Read { usize::try_from(len).unwrap_or(0) } else { 0 };
+        let bytes = zeroed(room).map_err(|lack| lack.of(verb, (at, len)))?;
         let (tell, told) = sync_channel(1);
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let given_up = || {
+            self.give_up(by);
+            broken("it did not answer in time")
+        };
+        let turn = Turn::wait(&self.shared, by).ok_or_else(given_up)?;
         let mut out = Vec::with_capacity(32);
-        {
+        let cookie = {
             let mut state = self.shared.lock();
             if let Some(why) = &state.broken {
                 return Err(broken(why));
             }
             let cookie = put(&mut state.client, &mut out)
                 .map_err(|unfit| failed(Kind::Invalid, unfit.to_string()))?;
-            let room = if verb == Verb::Read { usize::try_from(len).unwrap_or(0) } else { 0 };
-            let (bytes, holes, extents) = (vec![0; room], Vec::new(), Vec::new());
+            let (holes, extents) = (Vec::new(), Vec::new());
             state.waiting.insert(cookie, Waiting { at, bytes, holes, extents, tell });
-        }
+            cookie
+        };
         let mut runs = vec![IoSlice::new(&out)];
         runs.extend(payload.iter().map(|run| IoSlice::new(run)));
-        if let Err(error) = write_all(&mut socket, &mut runs) {
+        if let Err(error) = self.send(turn, by, &mut runs) {
             self.shared.fail(&format!("the connection failed: {error}"));
         }
-        drop(socket);
-        let mut answered = told.recv_timeout(limit);
-        if matches!(answered, Err(RecvTimeoutError::Timeout)) {
-            self.shared.fail("it did not answer in time");
-            answered = told.recv_timeout(Duration::ZERO);
-        }
-        match answered {
-            Ok((Ok(()), got)) => Ok(got),
-            Ok((Err(failure), _)) => {
-                Err(failed(kind_of(failure.errno), format!("{}: {failure}", self.shared.far)))
-            }
-            Err(_) => {
-                let why = self.shared.lock().broken.clone();
-                Err(broken(why.as_deref().unwrap_or("the connection ended")))
+        loop {
+            match told.recv_timeout(LOOK) {
+                Err(RecvTimeoutError::Timeout) if by.is_over() => {
+                    self.shared.lock().waiting.remove(&cookie);
+                    return Err(given_up());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let why = self.shared.lock().broken.clone();
+                    return Err(broken(why.as_deref().unwrap_or("the connection ended")));
+                }
+                Ok((result, got)) => {
+                    by.answered();
+                    return result.map(|()| got).map_err(|failure| {
+                        let why = format!("{}: {failure}", self.shared.far);
+                        failed(kind_of(failure.errno), why)
+                    });
+                }
             }
         }
     }
 
-    fn read(&self, at: u64, len: u64, answer: &mut Answer) -> Result<(), DiskError> {
+    fn send(&self, turn: Turn, by: &Asker, runs: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let rest = turn.send(by, runs)?;
+        if rest.is_empty() || self.ends_with(by) {
+            return Ok(());
+        }
+        turn.leave(rest)
+    }
+
+    /// Nobody else has this link.
+    fn ends_with(&self, by: &Asker) -> bool {
+        by.link == Some(self.account.number)
+    }
+
+    /// An answer is waited for no longer. A link of the asker's own ends with that; others go on.
+    fn give_up(&self, by: &Asker) {
+        if self.ends_with(by) {
+            self.shared.fail("it did not answer in time, and the client has gone");
+        }
+    }
+
+    fn read(&self, by: &Asker, at: u64, len: u64, answer: &mut Answer) -> Result<(), DiskError> {
         for (at, len) in pieces(at, len, self.longest.0) {
-            let got = self
-                .ask((Verb::Read, at, len), &[], |client, out| client.read(at, len, false, out))?;
+            let got = self.ask(by, (Verb::Read, at, len), &[], |client, out| {
+                client.read(at, len, false, out)
+            })?;
             put_pieces(got, at, answer);
         }
         Ok(())
     }
 
-    fn write(&self, at: u64, runs: &[&[u8]], fua: bool) -> Result<(), DiskError> {
-        let all: u64 = runs.iter().map(|run| run.len() as u64).sum();
-        let mut rest = runs.to_vec();
+    fn write(&self, by: &Asker, at: u64, mut rest: Vec<&[u8]>, fua: bool) -> Result<(), DiskError> {
+        let all: u64 = rest.iter().map(|run| run.len() as u64).sum();
         for (at, len) in pieces(at, all, self.longest.0) {
             let payload = take_front(&mut rest, usize::try_from(len).unwrap_or(usize::MAX));
-            self.ask((Verb::Write, at, len), &payload, |client, out| {
+            self.ask(by, (Verb::Write, at, len), &payload, |client, out| {
                 client.write(at, len, fua, out)
             })?;
         }
@@ -183,30 +211,26 @@ impl Link {
     }
 
     /// Makes durable what clients of this link were answered.
-    pub(super) fn flush(&self) -> Result<(), DiskError> {
-        self.flush_within(Duration::MAX)
+    pub(super) fn flush(&self, by: &Asker) -> Result<(), DiskError> {
+        let mark = self.account.mark();
+        self.ask(by, (Verb::Flush, 0, 0), &[], Client::flush)?;
+        self.account.flushed(mark);
+        Ok(())
     }
 
     /// The same. A link that has not answered by then is broken.
     pub(super) fn flush_within(&self, limit: Duration) -> Result<(), DiskError> {
-        let mark = self.account.mark();
-        self.ask_within(limit, (Verb::Flush, 0, 0), &[], Client::flush)?;
-        self.account.flushed(mark);
-        Ok(())
-    }
-}
-
-impl Disk for Link {
-    fn facts(&self) -> Facts {
-        self.facts.clone()
+        self.flush(&Asker::within(limit, self.account.number))
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
-    }
-
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        let done = self.request(op, answer);
+    /// As `Disk::perform`.
+    pub(super) fn perform(
+        &self,
+        by: &Asker,
+        op: &mut Op<'_>,
+        answer: &mut Answer,
+    ) -> Result<Progress, DiskError> {
+        let done = self.request(by, op, answer);
         if done.is_ok()
             && matches!(
                 op,
@@ -222,22 +246,27 @@ impl Disk for Link {
 }
 
 impl Link {
-    fn request(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn request(
+        &self,
+        by: &Asker,
+        op: &mut Op<'_>,
+        answer: &mut Answer,
+    ) -> Result<Progress, DiskError> {
         let verb = op.verb();
         let unit = self.longest.1;
         match op {
-            Op::Read { at, len } => self.read(*at, u64::from(*len), answer)?,
-            Op::Write { at, data, fua } => self.write(*at, &data.slices(), *fua)?,
+            Op::Read { at, len } => self.read(by, *at, u64::from(*len), answer)?,
+            Op::Write { at, data, fua } => self.write(by, *at, data.slices(), *fua)?,
             Op::Flush | Op::Settle if !self.facts.can_flush => {
                 // A client was told that there is none; one that asks all the same hears the truth.
                 return Err(DiskError::new(Kind::Unsupported, verb, (0, 0)));
             }
-            Op::Flush | Op::Settle => self.flush()?,
+            Op::Flush | Op::Settle => self.flush(by)?,
             &mut Op::Trim { at, len, fua } => {
                 return in_pieces(at..at + len, unit, |piece| {
                     let (at, len) = (piece.start, piece.end - piece.start);
                     let sent = |client: &mut Client, out: &mut _| client.trim(at, len, fua, out);
-                    self.ask((verb, at, len), &[], sent).map(drop)
+                    self.ask(by, (verb, at, len), &[], sent).map(drop)
                 });
             }
             &mut Op::Zero { at, len, fua, may_trim, fast } => {
@@ -248,21 +277,21 @@ impl Link {
                 return in_pieces(at..at + len, unit, |piece| {
                     let (at, len) = (piece.start, piece.end - piece.start);
                     let sent = |client: &mut Client, out: &mut _| client.zero(at, len, flags, out);
-                    self.ask((verb, at, len), &[], sent).map(drop)
+                    self.ask(by, (verb, at, len), &[], sent).map(drop)
                 });
             }
             &mut Op::Cache { at, len } => {
                 return in_pieces(at..at + len, unit, |piece| {
                     let (at, len) = (piece.start, piece.end - piece.start);
                     let sent = |client: &mut Client, out: &mut _| client.cache(at, len, out);
-                    self.ask((verb, at, len), &[], sent).map(drop)
+                    self.ask(by, (verb, at, len), &[], sent).map(drop)
                 });
             }
             &mut Op::Extents { at, len, one } => {
                 // Fewer than were asked for is an answer.
                 let len = len.min(self.longest.1);
                 let sent = |client: &mut Client, out: &mut _| client.extents(at, len, one, out);
-                answer.extents = self.ask((verb, at, len), &[], sent)?.extents;
+                answer.extents = self.ask(by, (verb, at, len), &[], sent)?.extents;
                 cut(&mut answer.extents, len);
             }
         }
@@ -273,7 +302,6 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.account.close(self.is_broken());
-        let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut out = Vec::new();
         {
             let mut state = self.shared.lock();
@@ -286,28 +314,10 @@ impl Drop for Link {
         }
         // Nothing depends on it: the server sees the end of the stream too. A server that takes nothing
         // in is not waited for.
-        send(socket.as_raw_fd(), &out, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).ok();
-        shutdown(socket.as_raw_fd(), Shutdown::Both).ok();
+        let socket = self.shared.socket.as_fd().as_raw_fd();
+        send(socket, &out, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).ok();
+        self.shared.close();
     }
-}
-
-fn write_all(socket: &mut File, runs: &mut [IoSlice<'_>]) -> io::Result<()> {
-    let mut runs = runs;
-    while !runs.is_empty() {
-        // The kernel takes so many at once (IOV_MAX).
-        let n = runs.len().min(sys_max());
-        match socket.write_vectored(&runs[..n]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut runs, n),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn sys_max() -> usize {
-    crate::sys::socket::MAX_RUNS
 }
 
 /// The far server's word, as a disk's.

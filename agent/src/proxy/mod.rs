@@ -3,10 +3,13 @@
 //! ```text
 //!  tenant's thread: perform --request--> link --socket--> the far server
 //!                    ^                                        |
-//!                    +--answer-- one thread a link <----------+
+//!                    +--answer-- one thread for all links <---+
 //! ```
 //! `plugin::nbd` says where the server is (`far`), `link` is one connection with many requests under
 //! way, `exports` gives each client a link of its own or one to all.
+//!
+//! A request waits as long as its client is there. When that has gone and the far server is silent, its requests
+//! end (`asker`): a link of its own is closed, one that all share goes on for the others.
 //!
 //! **When a link breaks, it is not mended.** Every request on it fails from then on, flushes too: what
 //! the far server had acknowledged and not yet made durable may be lost with it, and a flush on a new
@@ -16,6 +19,7 @@
 //! Where the export says that a flush on one connection covers the others, that holds across links
 //! too (`seat`): a flush on a new link fails while what was answered on an older one may be lost.
 
+mod asker;
 mod dial;
 mod exports;
 mod far;
@@ -24,7 +28,9 @@ mod hear;
 mod ledger;
 mod link;
 mod pieces;
+mod reader;
 mod seat;
+mod send;
 
 pub use self::{
     exports::Proxy,

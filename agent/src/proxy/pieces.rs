@@ -1,5 +1,7 @@
 //! Ranges and buffers in parts: what one request of a client is to the far server, and back.
 
+use std::sync::Arc;
+
 use super::hear::Got;
 use disk::{Answer, Extent, Piece, Slice};
 
@@ -39,11 +41,13 @@ pub(super) fn put_pieces(got: Got, at: u64, answer: &mut Answer) {
     }
     holes.sort_unstable();
     let len = bytes.len() as u64;
+    let bytes = Arc::new(bytes);
     let mut next = 0;
     let data = |from: u64, to: u64, answer: &mut Answer| {
         let within = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
-        if let Some(some) = bytes.get(within(from)..within(to)).filter(|some| !some.is_empty()) {
-            answer.pieces.push(Piece::Bytes(Slice::from(some.to_vec())));
+        if from < to && to <= len {
+            let range = within(from)..within(to);
+            answer.pieces.push(Piece::Bytes(Slice::Owned(Arc::clone(&bytes), range)));
         }
     };
     for (begin, hole) in holes {

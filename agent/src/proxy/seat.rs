@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ledger::Others, link::Link};
+use super::{asker::Asker, ledger::Others, link::Link};
 use disk::{Answer, Client, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
 
 /// How long a far server may take to flush what a client has left unflushed.
@@ -28,6 +28,7 @@ const LAST_FLUSH: Duration = Duration::from_secs(30);
 pub(super) struct Seat {
     link: Arc<Link>,
     number: u64,
+    asker: Asker,
     /// Links whose losses a flush has failed for.
     told: Mutex<BTreeSet<u64>>,
     /// Something was lost before, and its first flush has to tell.
@@ -39,7 +40,9 @@ impl Seat {
     pub(super) fn on(link: Arc<Link>) -> Self {
         let ledger = &link.account().ledger;
         let ((number, inherits), client) = (ledger.sit(), ledger.durability.join());
-        Self { link, number, told: Mutex::default(), inherits: inherits.into(), client }
+        let own = (!link.shared_by_all).then_some(link.account().number);
+        let (asker, told) = (Asker::present(own), Mutex::default());
+        Self { link, number, asker, told, inherits: inherits.into(), client }
     }
 
     fn told(&self) -> MutexGuard<'_, BTreeSet<u64>> {
@@ -59,13 +62,13 @@ impl Seat {
             if account.owes_nothing() || known.contains(&account.number) {
                 continue;
             }
-            match link.flush() {
+            match link.flush(&self.asker) {
                 Ok(()) => {}
                 Err(_) if link.is_broken() => lost.push(account.number),
                 Err(error) => failed = Some(error),
             }
         }
-        let own = self.link.flush();
+        let own = self.link.flush(&self.asker);
         if failed.is_some() || (own.is_err() && !self.link.is_broken()) {
             ledger.durability.note_loss();
         }
@@ -107,8 +110,8 @@ impl Disk for Seat {
         self.link.facts()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.link.attempt(op, answer)
+    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::Later)
     }
 
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
@@ -117,7 +120,7 @@ impl Disk for Seat {
         if op.verb() == Verb::Flush && covers_others {
             return self.flush(matches!(op, Op::Flush)).map(|()| Progress::Done);
         }
-        let done = self.link.perform(op, answer);
+        let done = self.link.perform(&self.asker, op, answer);
         if let Err(error) = &done
             && covers_others
             && is_loss(op, error)
@@ -126,6 +129,14 @@ impl Disk for Seat {
             self.link.account().ledger.durability.note_loss();
         }
         done
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn client_gone(&self) {
+        self.asker.leave();
     }
 }
 

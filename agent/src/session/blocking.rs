@@ -27,6 +27,7 @@ pub(super) struct Finished {
 #[derive(Debug)]
 pub(super) struct Blocking {
     tenant: Arc<Tenant>,
+    disk: Arc<dyn Disk>,
     shared: Arc<Shared>,
     /// Those that the disk holds back.
     held: JoinSet<()>,
@@ -73,11 +74,12 @@ impl Blocking {
     pub(super) fn new(
         tenant: Arc<Tenant>,
         threads: usize,
-        holds: bool,
+        disk: Arc<dyn Disk>,
         member: Option<Arc<Member>>,
     ) -> Self {
-        let (shared, held) = (Arc::default(), JoinSet::new());
-        Self { tenant, shared, held, out: 0, threads: threads.max(1), bytes: 0, holds, member }
+        let (shared, held, holds) = (Arc::default(), JoinSet::new(), disk.holds());
+        let threads = threads.max(1);
+        Self { tenant, disk, shared, held, out: 0, threads, bytes: 0, holds, member }
     }
 
     /// Nothing is out.
@@ -90,15 +92,16 @@ impl Blocking {
         self.out < self.threads && self.bytes < max_bytes
     }
 
-    /// The client has gone: a request that takes long ends after the piece that it is in.
+    /// The client has gone: a request that takes long ends after the piece that it is in, and one that waits for
+    /// others when the disk gives it up.
     pub(super) fn client_gone(&self) {
+        self.disk.client_gone();
         self.shared.wanted.fetch_max(Wanted::Short as u8, Ordering::Relaxed);
     }
 
     /// Performs a request on a thread, once the disk holds it no longer; `pages` is a write's payload.
     pub(super) fn launch(
         &mut self,
-        disk: Arc<dyn Disk>,
         request: Request,
         checked: Checked,
         asked: Asked,
@@ -107,7 +110,7 @@ impl Blocking {
         self.out += 1;
         self.bytes += payload(checked);
         let task = Task {
-            disk,
+            disk: Arc::clone(&self.disk),
             request,
             checked,
             pages: pages.unwrap_or_default(),
@@ -154,7 +157,8 @@ impl Blocking {
 
     /// Makes durable what the disk was given; an error is only logged, since nobody is left to be
     /// told.
-    pub(super) async fn flush(&mut self, disk: Arc<dyn Disk>) {
+    pub(super) async fn flush(&mut self) {
+        let disk = Arc::clone(&self.disk);
         let flushed = self.tenant.run(move || {
             let mut answer = Answer::default();
             disk::perform_all(&*disk, &mut Op::Settle, &mut answer)
@@ -171,6 +175,9 @@ impl Blocking {
 
 impl Drop for Blocking {
     fn drop(&mut self) {
+        if self.out > 0 {
+            self.disk.client_gone();
+        }
         self.shared.wanted.store(Wanted::Nothing as u8, Ordering::Relaxed);
     }
 }
@@ -191,16 +198,15 @@ struct Task {
 
 impl Work for Task {
     fn is_long(&self) -> bool {
-        match self.checked {
-            Checked::Trim { len, .. } | Checked::Zero { len, .. } | Checked::Cache { len, .. } => {
-                len > DATA_PIECE
-            }
-            _ => false,
-        }
+        self.goes_on() && !self.is_remote()
+    }
+
+    fn is_remote(&self) -> bool {
+        self.disk.is_remote()
     }
 
     fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
-        let wanted = if self.begun || self.is_long() { Wanted::All } else { Wanted::Short };
+        let wanted = if self.begun || self.goes_on() { Wanted::All } else { Wanted::Short };
         if !self.shared.wants(wanted) {
             let error = {
                 let op = op(self.checked, Data::Bytes(&[]));
@@ -236,6 +242,16 @@ impl Work for Task {
 }
 
 impl Task {
+    /// It may take more than one call.
+    fn goes_on(&self) -> bool {
+        match self.checked {
+            Checked::Trim { len, .. } | Checked::Zero { len, .. } | Checked::Cache { len, .. } => {
+                len > DATA_PIECE
+            }
+            _ => false,
+        }
+    }
+
     /// A panic in a disk is our bug and fails the one request.
     fn perform(&mut self) -> Result<Progress, DiskError> {
         let mut op = op(self.checked, Data::Pages(&mut self.pages));

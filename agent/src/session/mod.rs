@@ -315,7 +315,7 @@ async fn serve(
     let failures =
         Failures { peer: peer.clone(), export: opened.export, tenant: Arc::clone(&tenant) };
     let member = opened.member;
-    let blocking = Blocking::new(tenant, rules.threads, opened.disk.holds(), member.clone());
+    let blocking = Blocking::new(tenant, rules.threads, Arc::clone(&opened.disk), member.clone());
     let transmission = Transmission::new(
         connection,
         opened.stream,

@@ -97,12 +97,9 @@ impl Socket {
 }
 
 impl Socket {
-    /// The descriptor, blocking, without the runtime.
-    pub(crate) fn into_blocking(self) -> io::Result<OwnedFd> {
-        let fd = self.from.into_inner();
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
-        fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-        Ok(fd)
+    /// The descriptor that is received from, without the runtime.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        self.from.into_inner()
     }
 }
 

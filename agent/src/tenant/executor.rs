@@ -42,6 +42,12 @@ pub trait Work: Send {
     fn is_long(&self) -> bool {
         false
     }
+
+    /// It waits for another machine: what `run` gives back does not count as long work, of which a silent machine
+    /// would leave no place to others.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// The threads. They end when this is dropped and their queues are empty.
@@ -231,7 +237,10 @@ impl State {
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.running -= 1;
             queue.running_long -= usize::from(long);
-            queue.long.extend(rest);
+            match rest {
+                Some(rest) if rest.is_remote() => queue.work.push_back(rest),
+                rest => queue.long.extend(rest),
+            }
             self.place(id);
         }
     }

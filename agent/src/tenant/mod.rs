@@ -269,6 +269,10 @@ impl Work for Logged {
     fn is_long(&self) -> bool {
         self.work.is_long()
     }
+
+    fn is_remote(&self) -> bool {
+        self.work.is_remote()
+    }
 }
 
 /// Work that is done in one go.

@@ -27,6 +27,7 @@ mod pipelined;
 mod plugins;
 mod proxy;
 mod proxy_loss;
+mod proxy_silent;
 mod proxy_waits;
 mod rejudged;
 mod shape;

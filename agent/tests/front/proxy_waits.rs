@@ -16,11 +16,11 @@ use crate::{
 
 const CROWD: usize = 100;
 
-fn count(agent: &Agent, what: &str) -> usize {
+pub(crate) fn count(agent: &Agent, what: &str) -> usize {
     fs::read_dir(format!("/proc/{}/{what}", agent.id())).unwrap().count()
 }
 
-fn until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < PATIENCE, "{what}");

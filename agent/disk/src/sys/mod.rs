@@ -3,5 +3,7 @@
 
 #[allow(unsafe_code, reason = "anonymous memory maps, and giving parts of them back")]
 pub(crate) mod blocks;
+#[allow(unsafe_code, reason = "an allocation of zeroes that may fail")]
+pub(crate) mod buffer;
 #[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
 pub(crate) mod file;

@@ -168,6 +168,7 @@ impl Transmission {
                 self.ended = Some(End::Violation(violation));
                 Want::Nothing
             });
+            let held = self.held();
             if let Err(error) = self.send() {
                 return End::from_send(&error);
             }
@@ -193,6 +194,7 @@ impl Transmission {
                 },
                 Want::Turn => continue,
                 Want::Room if self.has_room() => continue,
+                Want::Memory(_) if self.held() < held => continue,
                 Want::Room | Want::Memory(_) | Want::Nothing => {}
             }
             self.wait(life, want).await;
@@ -330,7 +332,7 @@ impl Transmission {
                     () = self.blocking.some() => {}
                 }
             }
-            self.blocking.flush(Arc::clone(&self.disk)).await;
+            self.blocking.flush().await;
             self.stream.finish_sending();
             super::linger(self.stream.wire()).await;
             End::ShutDown

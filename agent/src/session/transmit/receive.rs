@@ -4,10 +4,7 @@
 //! buffer, a large one is received into pages that the disk can keep. Nothing is taken in that the
 //! connection's memory does not cover.
 
-use std::{
-    io::{self, IoSliceMut},
-    sync::Arc,
-};
+use std::io::{self, IoSliceMut};
 
 use disk::{Data, DiskError, Kind, NoMemory, Op, PAGE, Pages, Turn as Attempt};
 use nbd::{
@@ -38,7 +35,7 @@ pub(super) enum Want {
     Input,
     /// Room: replies to be sent, or requests to come back from other threads.
     Room,
-    /// So much memory in all.
+    /// So much memory in all, counted with what is held now: less is needed when some of that goes.
     Memory(u64),
     /// The next turn: others come first.
     Turn,
@@ -92,7 +89,7 @@ impl Transmission {
                         }
                         Cover::Wait => {
                             self.waiting = Some(received);
-                            return Ok(self.wait_for_memory(needed));
+                            return Ok(Want::Memory(needed));
                         }
                         Cover::TooMuch => self.refuse(&request, NO_MEMORY),
                     }
@@ -106,7 +103,7 @@ impl Transmission {
                         }
                         (Cover::Wait, _) => {
                             self.waiting = Some(Received::Write { request, checked });
-                            return Ok(self.wait_for_memory(needed));
+                            return Ok(Want::Memory(needed));
                         }
                         _ => self.receiver.refuse(NO_MEMORY),
                     }
@@ -122,15 +119,6 @@ impl Transmission {
                 Received::Refused { request, refused } => self.refuse(&request, refused),
                 Received::End(ended) => self.end(ended),
             }
-        }
-    }
-
-    /// What is held by replies and requests goes by itself, and is not waited for as memory.
-    fn wait_for_memory(&self, needed: u64) -> Want {
-        if self.out.is_empty() && self.blocking.is_empty() {
-            Want::Memory(needed)
-        } else {
-            Want::Room
         }
     }
 
@@ -217,8 +205,7 @@ impl Transmission {
                     _ => Ok(None),
                 };
                 if let Ok(pages) = pages {
-                    let disk = Arc::clone(&self.disk);
-                    self.blocking.launch(disk, *request, checked, asked, pages);
+                    self.blocking.launch(*request, checked, asked, pages);
                 } else {
                     let error = DiskError::new(Kind::NoMemory, asked.verb, asked.range);
                     self.fail(request, &error);
@@ -298,7 +285,8 @@ impl Transmission {
         let needed = self.held() - capacity as u64 + pool::LARGE as u64;
         if self.memory.cover(needed) == Cover::Covered {
             pool::grow(&mut self.buffer);
-        } else if capacity == 0 {
+        }
+        if self.buffer.capacity() == 0 {
             pool::small(&mut self.buffer);
         }
     }

@@ -98,6 +98,34 @@ fn however_many_tenants_take_all_they_can_the_next_finds_a_thread() {
 }
 
 #[test]
+fn long_work_that_waits_for_another_machine_holds_up_nobody() {
+    struct Remote(u8, Waits);
+    impl Work for Remote {
+        fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
+            let Some(left) = self.0.checked_sub(1) else { return Box::new(self.1).run() };
+            self.0 = left;
+            Some(self)
+        }
+        fn is_remote(&self) -> bool {
+            true
+        }
+    }
+    let executor = Executor::default();
+    let (begun, begins) = channel();
+    let mut held = Vec::new();
+    for _ in 0..*LONG_THREADS {
+        let (go, wait) = channel();
+        held.push(go);
+        executor.submit(&QueueId::new(), Box::new(Remote(3, Waits(begun.clone(), wait))));
+        begins.recv_timeout(SOON).unwrap();
+    }
+    let (done, finished) = channel();
+    executor.submit(&QueueId::new(), Box::new(Again(3, done)));
+    let begun = (0..4).map(|_| finished.recv_timeout(SOON).unwrap());
+    assert_eq!(begun.collect::<Vec<_>>(), [3, 2, 1, 0]);
+}
+
+#[test]
 fn work_for_ever_lets_the_other_work_of_its_tenant_through() {
     struct Forever;
     impl Work for Forever {
