@@ -103,6 +103,92 @@ fn modules_import_downwards_only() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Folders in which requests of clients are handled.
+const REQUESTS: [&str; 7] = [
+    "agent/disk/src",
+    "agent/src/exports",
+    "agent/src/layer",
+    "agent/src/plugin",
+    "agent/src/proxy",
+    "agent/src/session",
+    "agent/src/tenant",
+];
+
+/// What allocates a length that no client chooses: the end of a file's path, and the call.
+const NOT_A_CLIENTS: &[(&str, &str)] = &[
+    // A text of the command line.
+    ("plugin/data/content.rs", "vec![0; usize::try_from(self.len).unwrap_or(0)]"),
+    ("plugin/data/content.rs", "bytes.repeat(CHUNK / bytes.len())"),
+    ("plugin/data/parse.rs", "word.to_vec()"),
+    ("proxy/far.rs", "path.as_os_str().as_bytes().to_vec()"),
+    // So many as the command line names.
+    ("disk/src/split.rs", "Vec::with_capacity(disks.len())"),
+    ("session/admit.rs", "Vec::with_capacity(rules.gates.len())"),
+    // At most the negotiation's buffer.
+    ("session/negotiate.rs", "buffer.filled().to_vec()"),
+];
+
+/// The calls in a line that end the agent when there is no memory, where their length is not a constant.
+fn allocates(line: &str) -> bool {
+    let sized = |call: &str, end: char| {
+        line.match_indices(call).any(|(at, _)| {
+            let len = line[at + call.len()..].split(end).next().unwrap_or_default();
+            let name = len.rsplit("::").next().unwrap_or_default();
+            name.chars()
+                .any(|c| !(c.is_ascii_uppercase() || c.is_ascii_digit() || "_ *".contains(c)))
+        })
+    };
+    sized("vec![0; ", ']')
+        || sized("vec![0u8; ", ']')
+        || sized("vec![0_u8; ", ']')
+        || sized("with_capacity(", ')')
+        || [".concat()", ".to_vec()", ".repeat("].iter().any(|call| line.contains(call))
+}
+
+#[test]
+fn what_a_client_asks_for_is_allocated_so_that_it_may_fail() {
+    let bad = [
+        "let a = vec![0; len];",
+        "vec![0; usize::try_from(len)?]",
+        "Vec::with_capacity(len as usize)",
+        "data.slices().concat()",
+        "bytes.to_vec()",
+    ];
+    assert!(bad.iter().all(|line| allocates(line)), "the test sees them");
+    assert!(
+        !["vec![0; 4096]", "vec![0; pool::SMALL].into()", "Vec::with_capacity(32)"]
+            .iter()
+            .any(|line| allocates(line))
+    );
+    let mut files = Vec::new();
+    for part in REQUESTS {
+        sources(&workspace().join(part), &mut files);
+    }
+    let (mut wrong, mut allowed) = (Vec::new(), 0);
+    for file in files {
+        let path = file.to_string_lossy();
+        if ["tests.rs", "/tests/", "/testing", "model.rs"].iter().any(|part| path.contains(part)) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).expect("UTF-8");
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let exempt = |(end, call): &(&str, &str)| path.ends_with(end) && line.contains(call);
+            if NOT_A_CLIENTS.iter().any(exempt) {
+                allowed += 1;
+            } else if allocates(line) {
+                wrong.push(format!("{path}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "use disk::{{room, zeroed, joined}}: {wrong:#?}");
+    assert_eq!(
+        allowed,
+        NOT_A_CLIENTS.len(),
+        "an exception that nothing needs, or that is needed twice"
+    );
+}
+
 /// The text of every call of `tracing`'s macros, from the bracket on.
 fn log_calls(text: &str) -> impl Iterator<Item = &str> {
     ["error", "warn", "info", "debug", "trace"].iter().flat_map(|level| {

@@ -3,7 +3,10 @@
 
 use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
-use crate::sys::blocks::{BLOCK, Block, Content};
+use crate::{
+    joined,
+    sys::blocks::{BLOCK, Block, Content},
+};
 
 /// Bytes in a page.
 pub const PAGE: usize = BLOCK;
@@ -142,7 +145,10 @@ impl Slice {
     pub fn compact(&mut self) {
         let bytes = self.as_ref();
         if bytes.len() as u64 + ALLOCATION < self.held() / 4 * 3 {
-            *self = bytes.to_vec().into();
+            // Without memory for that nothing is gained.
+            if let Ok(copy) = joined([bytes]) {
+                *self = copy.into();
+            }
         }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! `plugin` makes it. It never waits for anything.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Progress, Turn};
+use super::{
+    Answer, Disk, DiskError, Extent, Facts, Identity, Kind, NoMemory, Op, Piece, Progress, Turn,
+    room,
+};
 
 /// Bytes that are made on the connection's own task; more would hold it for too long.
 const AT_ONCE: u32 = 1 << 20;
@@ -21,16 +24,16 @@ impl PatternDisk {
 }
 
 /// The pattern's bytes from `at` on.
-fn pattern(at: u64, len: usize) -> Vec<u8> {
+fn pattern(at: u64, len: usize) -> Result<Vec<u8>, NoMemory> {
     let start = at - at % 8;
     let skip = usize::try_from(at - start).expect("below 8");
-    let mut bytes = Vec::with_capacity(skip + len + 8);
+    let mut bytes = room(skip + len + 8)?;
     for word in (start..).step_by(8).take((skip + len).div_ceil(8)) {
         bytes.extend_from_slice(&word.to_be_bytes());
     }
     bytes.truncate(skip + len);
     bytes.drain(..skip);
-    bytes
+    Ok(bytes)
 }
 
 impl Disk for PatternDisk {
@@ -55,6 +58,7 @@ impl Disk for PatternDisk {
         match *op {
             Op::Read { at, len } => {
                 let bytes = pattern(at, len as usize);
+                let bytes = bytes.map_err(|lack| lack.of(op.verb(), op.range()))?;
                 answer.pieces.push(Piece::Bytes(bytes.into()));
             }
             Op::Extents { len, .. } => {

@@ -6,7 +6,7 @@ use std::io;
 
 use super::{
     Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Progress, Turn, Verb,
-    in_pieces,
+    in_pieces, room,
 };
 
 /// Bytes that are made on the connection's own task; more would hold it for too long.
@@ -27,16 +27,17 @@ impl RandomDisk {
         Self { size, seed }
     }
 
-    fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+    /// The bytes from `at` on, without an end.
+    fn bytes(&self, at: u64) -> impl Iterator<Item = u8> {
         let first = u64::from(self.seed).wrapping_add(at);
-        (0..len as u64).map(|i| byte(first.wrapping_add(i))).collect()
+        (0..).map(move |i| byte(first.wrapping_add(i)))
     }
 
     /// What is written must be what is there.
     fn compare(&self, at: u64, data: &[&[u8]]) -> Result<(), DiskError> {
         let mut from = at;
         for run in data {
-            let wrong = self.bytes(from, run.len()).iter().zip(*run).position(|(a, b)| a != b);
+            let wrong = self.bytes(from).zip(*run).position(|(there, new)| there != *new);
             if let Some(wrong) = wrong {
                 let at = from + wrong as u64;
                 let source = io::Error::other("it differs from what this disk reads as");
@@ -91,7 +92,9 @@ impl Disk for RandomDisk {
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match op {
             Op::Read { at, len } => {
-                let bytes = self.bytes(*at, *len as usize);
+                let bytes = room(*len as usize);
+                let mut bytes = bytes.map_err(|lack| lack.of(Verb::Read, (*at, (*len).into())))?;
+                bytes.extend(self.bytes(*at).take(*len as usize));
                 answer.pieces.push(Piece::Bytes(bytes.into()));
             }
             Op::Write { at, data, .. } => self.compare(*at, &data.slices())?,

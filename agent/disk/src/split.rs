@@ -117,10 +117,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
         if matches!(op, Op::Zero { fast: true, .. }) && self.shares(at, len).nth(1).is_some() {
             return Err(DiskError::new(Kind::Unsupported, op.verb(), (at, len)));
         }
-        let bytes = match op {
-            Op::Write { data, .. } => data.slices().concat(),
-            _ => Vec::new(),
-        };
+        let bytes = op.copied_data()?;
         let mut done = 0;
         for (disk, share) in self.shares(at, len) {
             let progress = disk

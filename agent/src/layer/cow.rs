@@ -200,7 +200,7 @@ impl CowDisk {
             if may_trim && part == self.overlay.block(number) {
                 self.overlay.trim(number);
             } else if exact {
-                let zeroes = vec![0; usize::try_from(part.end - part.start).unwrap_or(0)];
+                let zeroes = overlay::zeroes(&part)?;
                 self.overlay.write(number, &part, &zeroes, || self.original(number))?;
             }
             Ok(())
@@ -273,8 +273,8 @@ impl Disk for CowDisk {
         let range = at..at + len;
         match op {
             Op::Read { .. } => self.read(&range, answer).map(|()| Progress::Done),
-            Op::Write { data, .. } => {
-                self.write(&range, &data.slices().concat()).map(|()| Progress::Done)
+            Op::Write { .. } => {
+                self.write(&range, &op.copied_data()?).map(|()| Progress::Done)
             }
             Op::Trim { .. } => self.clear(&range, true, false),
             Op::Zero { may_trim, .. } => self.clear(&range, *may_trim, true),

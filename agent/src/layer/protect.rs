@@ -154,10 +154,7 @@ impl Disk for Protect {
         if !self.touches(op) {
             return self.below.perform(op, answer);
         }
-        let data = match op {
-            Op::Write { data, .. } => data.slices().concat(),
-            _ => Vec::new(),
-        };
+        let data = op.copied_data()?;
         let (at, len) = op.range();
         let parts = self.parts(at, len);
         if len > PIECE {

@@ -153,10 +153,7 @@ impl Disk for Truncate {
         if self.is_there(op) {
             return self.below.perform(op, answer);
         }
-        let bytes = match op {
-            Op::Write { data, .. } => data.slices().concat(),
-            _ => Vec::new(),
-        };
+        let bytes = op.copied_data()?;
         self.check(op, &bytes)?;
         if let Some(mut part) = self.shorten(op, &bytes) {
             let progress = self.below.perform(&mut part, answer)?;

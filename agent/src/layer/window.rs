@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use disk::{Answer, Disk, DiskError, Facts, Op, Piece, Progress, Turn, perform_all};
+use disk::{Answer, Disk, DiskError, Facts, Op, Piece, Progress, Turn, Verb, perform_all, room};
 
 /// `len` bytes of `below` from `start` on.
 #[derive(Debug)]
@@ -74,7 +74,8 @@ impl Disk for Window {
 pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskError> {
     let mut answer = Answer::default();
     perform_all(disk, &mut Op::Read { at, len }, &mut answer)?;
-    let mut bytes = Vec::with_capacity(len as usize);
+    let bytes = room(len as usize);
+    let mut bytes = bytes.map_err(|lack| lack.of(Verb::Read, (at, len.into())))?;
     for piece in answer.pieces {
         match piece {
             Piece::Bytes(slice) => bytes.extend_from_slice(slice.as_ref()),

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 
 use nbd::Buffer;
 
+use disk::zeroed;
+
 /// Bytes of a receive buffer: what one receive takes at most.
 pub(super) const LARGE: usize = 256 * 1024;
 /// Bytes of the buffer that a connection keeps which waits for the rest of a request.
@@ -15,11 +17,13 @@ thread_local! {
     static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Makes the buffer large; what is in it stays.
+/// Makes the buffer large; what is in it stays. Without memory for it the buffer stays as it is.
 pub(super) fn grow(buffer: &mut Buffer) {
     if buffer.capacity() < LARGE {
         let free = FREE.with_borrow_mut(Vec::pop);
-        buffer.replace(free.unwrap_or_else(|| vec![0; LARGE].into()));
+        if let Some(large) = free.or_else(|| zeroed(LARGE).ok().map(Into::into)) {
+            buffer.replace(large);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod limit;
 mod log;
 mod made;
 mod manager;
+mod no_memory;
 mod opening;
 mod pid_file;
 mod pipelined;

@@ -12,10 +12,11 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use super::{Ability, read_buffered, read_exactly, room, write_buffered};
+use super::{Ability, read_buffered, read_exactly, write_buffered};
 use crate::{
     Answer,
     ranges::{cuts, length, whole},
+    room,
     sys::file::Until,
 };
 

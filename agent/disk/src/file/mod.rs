@@ -32,7 +32,7 @@ use super::{
     ranges::{cuts, length},
 };
 use crate::{
-    closer,
+    closer, room,
     sys::file::{self as sys, Until, Wait},
 };
 
@@ -282,14 +282,6 @@ fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Res
 /// Why there is nothing to read where the disk has bytes.
 fn shrunk() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was when opened")
-}
-
-/// Room for `len` bytes. Where there is no memory the request fails, and not the process.
-fn room(len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let reserved = bytes.try_reserve_exact(len);
-    reserved.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-    Ok(bytes)
 }
 
 fn read_buffered(file: &File, range: Range<u64>, answer: &mut Answer) -> io::Result<()> {

@@ -13,6 +13,7 @@ use super::{Ability, Opened, extents::signed};
 use crate::{
     ranges::{cuts, length, whole},
     sys::file::{self as sys, Until},
+    zeroed,
 };
 
 /// The zeroes that are written again and again where nothing better is to be had.
@@ -101,7 +102,7 @@ impl Opened {
         if range.is_empty() {
             return Ok(());
         }
-        let zeroes = vec![0; ZEROES.min(length(&(0..range.end - range.start)))];
+        let zeroes = zeroed(ZEROES.min(length(&(0..range.end - range.start))))?;
         for part in cuts(range, STRIDE) {
             let slices: Vec<_> = cuts(0..part.end - part.start, zeroes.len() as u64)
                 .map(|cut| &zeroes[..length(&cut)])

@@ -20,7 +20,7 @@ use nix::{
 };
 
 use crate::sys::writeback;
-use disk::{DiskError, Durability, Identity, Verb};
+use disk::{DiskError, Durability, Identity, Verb, joined, zeroed};
 
 /// Locks of blocks. Neighbours have different ones.
 const LOCKS: usize = 64;
@@ -144,14 +144,14 @@ impl Overlay {
         if size > self.size && short > 0 && self.entry(number) != BELOW {
             let end = self.size.next_multiple_of(self.block).min(size);
             let start = self.size - short;
-            let mut bytes = match self.read(number, &(start..self.size))? {
+            let bytes = match self.read(number, &(start..self.size))? {
                 Content::Bytes(bytes) => bytes,
-                Content::Zeroes | Content::Below => vec![0; usize::try_from(short).unwrap_or(0)],
+                Content::Zeroes | Content::Below => zeroes(&(0..short))?,
             };
             // A block is 64 MiB at most.
             let len = u32::try_from(end - self.size).unwrap_or(u32::MAX);
-            bytes.extend(below(self.size, len)?);
-            self.put(number, &bytes)?;
+            let bytes = joined([&*bytes, &*below(self.size, len)?]);
+            self.put(number, &bytes.map_err(|lack| failed(lack.into()))?)?;
         }
         self.forget(size.div_ceil(self.block));
         self.size = size;
@@ -246,7 +246,7 @@ impl Overlay {
             TRIMMED => return Ok(Content::Zeroes),
             slot => slot,
         };
-        let mut bytes = vec![0; usize::try_from(part.end - part.start).unwrap_or(0)];
+        let mut bytes = zeroes(part)?;
         self.file
             .read_exact_at(&mut bytes, self.offset(slot, number, part.start))
             .map_err(failed)?;
@@ -266,11 +266,7 @@ impl Overlay {
         match self.entry(number) {
             _ if *part == whole => self.put(number, bytes),
             state @ (BELOW | TRIMMED) => {
-                let mut block = if state == BELOW {
-                    original()?
-                } else {
-                    vec![0; usize::try_from(whole.end - whole.start).unwrap_or(0)]
-                };
+                let mut block = if state == BELOW { original()? } else { zeroes(&whole)? };
                 let start = usize::try_from(part.start - whole.start).unwrap_or(usize::MAX);
                 block[start..start + bytes.len()].copy_from_slice(bytes);
                 self.put(number, &block)
@@ -348,6 +344,12 @@ impl Overlay {
 fn place(number: u64) -> (u64, usize) {
     let group = GROUP as u64;
     (number / group, usize::try_from(number % group).unwrap_or(0))
+}
+
+/// As many as the range has bytes.
+pub(super) fn zeroes(range: &Range<u64>) -> Result<Vec<u8>, DiskError> {
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    zeroed(len).map_err(|lack| failed(lack.into()))
 }
 
 /// `Open` stands for what was asked, which the caller knows.

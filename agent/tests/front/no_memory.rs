@@ -1,0 +1,115 @@
+//! No memory: a request fails with ENOMEM and is warned of; its session and the agent go on.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::Command,
+    thread,
+};
+
+use crate::agent::{Agent, BINARY, PATIENCE, greeted, opened, request};
+
+const MIB: usize = 1 << 20;
+const ENOMEM: u32 = 12;
+/// Of one write, bytes.
+const LEN: usize = 24 * MIB;
+/// What an agent may take beyond what it has after its start, bytes of address space.
+const ROOM: usize = 96 * MIB;
+
+/// Takes away the memory that an agent might still get.
+fn starve(agent: &Agent) {
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: usize = size.trim().strip_suffix(" kB").unwrap().parse().unwrap();
+    let most = format!("--as={}", kib * 1024 + ROOM);
+    let pid = agent.id().to_string();
+    assert!(Command::new("prlimit").args(["--pid", &pid, &most]).status().unwrap().success());
+}
+
+fn client(agent: &Agent) -> UnixStream {
+    let mut stream = greeted(&agent.path("s"));
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    opened(&mut stream);
+    stream
+}
+
+/// The error of a simple reply.
+fn reply(stream: &mut UnixStream) -> u32 {
+    let mut header = [0; 16];
+    stream.read_exact(&mut header).unwrap();
+    u32::from_be_bytes(header[4..8].try_into().unwrap())
+}
+
+/// Each of some clients writes so many times; the errors.
+fn crowd(clients: &mut [UnixStream], writes: usize, byte: u8) -> Vec<u32> {
+    thread::scope(|scope| {
+        let work = clients.iter_mut().enumerate().map(|(i, client)| {
+            scope.spawn(move || {
+                let payload = vec![byte; LEN];
+                let mut answers = client.try_clone().unwrap();
+                let reads = thread::spawn(move || {
+                    (0..writes).map(|_| reply(&mut answers)).collect::<Vec<_>>()
+                });
+                for write in 0..writes {
+                    let at = ((i * writes + write) * LEN) as u64;
+                    client.write_all(&request(1, at, u32::try_from(LEN).unwrap())).unwrap();
+                    client.write_all(&payload).unwrap();
+                }
+                reads.join().unwrap()
+            })
+        });
+        let work: Vec<_> = work.collect();
+        work.into_iter().flat_map(|one| one.join().unwrap()).collect()
+    })
+}
+
+fn fails_and_goes_on(words: &str, byte: u8) {
+    let disk = |dir: &Path| fs::File::create(dir.join("disk")).unwrap().set_len(64 << 30).unwrap();
+    let words = format!("-U {{}}/s {words}");
+    let mut agent = Agent::start_by_in(Command::new(BINARY), disk, &words);
+    let mut clients: Vec<_> = (0..6).map(|_| client(&agent)).collect();
+    // What it takes once for each client and thread, it has.
+    for client in &mut clients {
+        client.write_all(&request(0, 0, 512)).unwrap();
+        assert_eq!(reply(client), 0);
+        client.read_exact(&mut [0; 512]).unwrap();
+    }
+    starve(&agent);
+    let errors = crowd(&mut clients, 3, byte);
+    assert!(errors.iter().all(|error| [0, ENOMEM].contains(error)), "{words}: {errors:?}");
+    assert!(errors.contains(&ENOMEM), "{words}: the test takes no more than there is: {errors:?}");
+    agent.wait_for_line("memory");
+    // Each session goes on, and there is memory again.
+    for (i, client) in clients.iter_mut().enumerate() {
+        let at = (i * 3 * LEN) as u64;
+        client.write_all(&request(4, at, u32::try_from(3 * LEN).unwrap())).unwrap();
+        assert_eq!(reply(client), 0, "{words}: trim");
+    }
+    for (i, client) in clients.iter_mut().enumerate() {
+        let at = (i * 3 * LEN) as u64;
+        client.write_all(&[request(1, at, 512), vec![byte; 512]].concat()).unwrap();
+        assert_eq!(reply(client), 0, "{words}: a small write");
+        client.write_all(&request(0, at, 512)).unwrap();
+        assert_eq!(reply(client), 0, "{words}: its bytes");
+        let mut bytes = [0; 512];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, [byte; 512]);
+    }
+    let lines = agent.end();
+    assert!(!lines.iter().any(|line| line.contains("bug")), "{words}: {lines:#?}");
+}
+
+#[test]
+fn writes_without_memory_fail_and_sessions_go_on() {
+    for (words, byte) in [
+        ("memory 64G", 7),
+        ("file {}/disk", 7),
+        ("--filter=cow memory 64G", 7),
+        // What is protected may be written as it is.
+        ("--filter=protect memory 64G protect=0-64000000000", 0),
+    ] {
+        fails_and_goes_on(words, byte);
+    }
+}
