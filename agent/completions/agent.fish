@@ -37,7 +37,7 @@ complete -c agent -n "__fish_agent_serves" -l limit-per-tenant -d 'Most connecti
 complete -c agent -n "__fish_agent_serves" -l memory-per-connection -d 'Most memory that one connection holds in requests and replies, at least 34M' -r
 complete -c agent -n "__fish_agent_serves" -l memory-per-tenant -d 'Most memory that all connections of one tenant hold: of a machine, a CID, a user over Unix sockets, or an address (of IPv6, a /64 network)' -r
 complete -c agent -n "__fish_agent_serves" -l memory-total -d 'Most memory that all connections hold. One tenant gets as much as it leaves free [default: a quarter of the memory]' -r
-complete -c agent -n "__fish_agent_serves" -l memory-max -d 'Most memory that the disks of the plugins memory and data take together; beyond it writes get ENOSPC [default: half of the memory]' -r
+complete -c agent -n "__fish_agent_serves" -l memory-max -d 'Most memory that the disks of the plugins memory and data and the maps of the filter cow take together; beyond it writes get ENOSPC [default: half of the memory]' -r
 complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device gets one. May be given again' -r -F
 complete -c agent -n "__fish_agent_serves" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
 complete -c agent -n "__fish_agent_serves" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r

@@ -30,8 +30,8 @@ pub(super) struct Words {
     #[arg(long, value_name = "SIZE", help_heading = HEADING)]
     memory_total: Option<String>,
 
-    /// Most memory that the disks of the plugins memory and data take together; beyond it writes get
-    /// ENOSPC [default: half of the memory]
+    /// Most memory that the disks of the plugins memory and data and the maps of the filter cow take
+    /// together; beyond it writes get ENOSPC [default: half of the memory]
     #[arg(long, value_name = "SIZE", help_heading = HEADING)]
     memory_max: Option<String>,
 }

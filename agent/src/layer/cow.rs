@@ -4,6 +4,7 @@
 //! (`overlays`). Nothing of it outlives the agent, so a flush has nothing to make durable; it tells what the
 //! host has lost of the overlay.
 
+mod map;
 mod overlay;
 mod overlays;
 
@@ -33,9 +34,10 @@ pub(super) const ENTRY: Entry = Entry {
         Key::once("cow-on-cache", "BOOL", "Requests to cache fill the overlay [default: false]"),
         Key::once("cow-on-read", "BOOL|/PATH", "Reads fill the overlay; while PATH exists"),
     ],
-    build: |params, stack, _| {
+    build: |params, stack, context| {
         let settings = Settings::parse(params)?;
-        let overlays = Arc::new(Overlays::new(settings.block));
+        let overlays = Overlays::new(settings.block, Arc::clone(&context.memory));
+        let overlays = Arc::new(overlays);
         let exports = Cow { below: stack.exports, settings, overlays };
         Ok(Stack { exports: Arc::new(exports), gates: stack.gates })
     },
@@ -156,7 +158,11 @@ impl CowDisk {
         let copy = self.settings.on_read.is_on();
         for (number, part) in self.overlay.blocks(range) {
             if copy {
-                self.overlay.fill(number, || self.original(number))?;
+                match self.overlay.fill(number, || self.original(number)) {
+                    // It can be read all the same.
+                    Err(DiskError { kind: DiskKind::NoSpace | DiskKind::NoMemory, .. }) => {}
+                    filled => filled?,
+                }
             }
             let len = part.end - part.start;
             match self.overlay.read(number, &part)? {
@@ -198,7 +204,10 @@ impl CowDisk {
         in_pieces(range.clone(), self.overlay.block_size(), |part| {
             let number = part.start / self.overlay.block_size();
             if may_trim && part == self.overlay.block(number) {
-                self.overlay.trim(number);
+                // A trim is advice: without memory for it the block stays what it is.
+                self.overlay
+                    .trim(number)
+                    .or_else(|error| if exact { Err(error) } else { Ok(()) })?;
             } else if exact {
                 let zeroes = overlay::zeroes(&part)?;
                 self.overlay.write(number, &part, &zeroes, || self.original(number))?;
@@ -273,9 +282,7 @@ impl Disk for CowDisk {
         let range = at..at + len;
         match op {
             Op::Read { .. } => self.read(&range, answer).map(|()| Progress::Done),
-            Op::Write { .. } => {
-                self.write(&range, &op.copied_data()?).map(|()| Progress::Done)
-            }
+            Op::Write { .. } => self.write(&range, &op.copied_data()?).map(|()| Progress::Done),
             Op::Trim { .. } => self.clear(&range, true, false),
             Op::Zero { may_trim, .. } => self.clear(&range, *may_trim, true),
             Op::Cache { .. } if self.settings.on_cache => {

@@ -21,7 +21,7 @@ impl MemoryBudget {
     }
 
     /// Takes `bytes`, if there are so many left.
-    pub(super) fn take(&self, bytes: u64) -> bool {
+    pub fn take(&self, bytes: u64) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed);
         let fits = used.saturating_add(bytes) <= self.most;
         if !fits {
@@ -30,7 +30,8 @@ impl MemoryBudget {
         fits
     }
 
-    pub(super) fn give_back(&self, bytes: u64) {
+    /// Gives back what was taken.
+    pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }

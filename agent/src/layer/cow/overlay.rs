@@ -5,13 +5,12 @@
 //! once.
 
 use std::{
-    collections::HashMap,
     fs::File,
     io,
     ops::{Deref, Range},
     os::unix::fs::FileExt,
     path::Path,
-    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use nix::{
@@ -19,18 +18,12 @@ use nix::{
     unistd::mkstemp,
 };
 
+use super::map::{BELOW, FIRST_SLOT, Map, TRIMMED};
 use crate::sys::writeback;
-use disk::{DiskError, Durability, Identity, Verb, joined, zeroed};
+use disk::{DiskError, Durability, Identity, MemoryBudget, Verb, joined, zeroed};
 
 /// Locks of blocks. Neighbours have different ones.
 const LOCKS: usize = 64;
-/// Blocks that the map takes memory for at once.
-const GROUP: usize = 4096;
-
-/// What stands in the map for a block: where its bytes are in the file comes after these.
-const BELOW: u32 = 0;
-const TRIMMED: u32 = 1;
-const FIRST_SLOT: u32 = 2;
 
 /// Where the bytes of a block are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +55,7 @@ pub(super) struct Overlay {
     /// Bytes of the disk.
     size: u64,
     block: u64,
-    map: RwLock<HashMap<u64, Box<[u32; GROUP]>>>,
+    map: RwLock<Map>,
     slots: Mutex<Slots>,
     locks: [RwLock<()>; LOCKS],
 }
@@ -93,12 +86,14 @@ struct Slots {
 }
 
 impl Overlay {
-    /// For a disk of `size` bytes, in blocks of `block`; the file is in `folder`, unseen.
+    /// For a disk of `size` bytes, in blocks of `block`; the file is in `folder`, unseen. The map takes its memory
+    /// from `budget`.
     pub(super) fn new(
         folder: &Path,
         size: u64,
         block: u64,
         identity: Identity,
+        budget: Arc<MemoryBudget>,
     ) -> io::Result<Self> {
         let (fd, path) = mkstemp(&folder.join("agent-cow-XXXXXX"))?;
         std::fs::remove_file(path)?;
@@ -108,7 +103,7 @@ impl Overlay {
             identity,
             size,
             block,
-            map: RwLock::default(),
+            map: RwLock::new(Map::new(budget)),
             slots: Mutex::new(Slots { next: FIRST_SLOT, free: Vec::new() }),
             locks: [const { RwLock::new(()) }; LOCKS],
         })
@@ -161,15 +156,7 @@ impl Overlay {
     /// Drops all blocks from this one on.
     fn forget(&mut self, first: u64) {
         let map = self.map.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut slots = Vec::new();
-        for (group, entries) in map.iter_mut() {
-            let kept = first.saturating_sub(group * GROUP as u64).min(GROUP as u64);
-            let gone = &mut entries[usize::try_from(kept).unwrap_or(GROUP)..];
-            slots.extend(gone.iter().copied().filter(|entry| *entry >= FIRST_SLOT));
-            gone.fill(BELOW);
-        }
-        map.retain(|_, entries| entries.iter().any(|entry| *entry != BELOW));
-        for slot in slots {
+        for slot in map.forget(first) {
             self.give_back(slot);
         }
     }
@@ -204,15 +191,11 @@ impl Overlay {
     }
 
     fn entry(&self, number: u64) -> u32 {
-        let (group, index) = place(number);
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        map.get(&group).map_or(BELOW, |group| group[index])
+        self.map.read().unwrap_or_else(PoisonError::into_inner).get(number)
     }
 
-    fn set(&self, number: u64, entry: u32) {
-        let (group, index) = place(number);
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        map.entry(group).or_insert_with(|| Box::new([BELOW; GROUP]))[index] = entry;
+    fn set(&self, number: u64, entry: u32) -> Result<(), DiskError> {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).set(number, entry)
     }
 
     fn reading(&self, number: u64) -> RwLockReadGuard<'_, ()> {
@@ -289,33 +272,29 @@ impl Overlay {
     }
 
     /// Makes a whole block zeroes, which take no room.
-    pub(super) fn trim(&self, number: u64) {
+    pub(super) fn trim(&self, number: u64) -> Result<(), DiskError> {
         let _lock = self.writing(number);
         let before = self.entry(number);
-        self.set(number, TRIMMED);
+        self.set(number, TRIMMED)?;
         if before >= FIRST_SLOT {
             self.give_back(before);
         }
+        Ok(())
     }
 
     /// All bytes of a block, under its lock.
     fn put(&self, number: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let before = self.entry(number);
         let slot = if before >= FIRST_SLOT { before } else { self.slot()? };
-        let written = self.file.write_all_at(bytes, u64::from(slot - FIRST_SLOT) * self.block);
-        match written {
-            Ok(()) if before >= FIRST_SLOT => Ok(()),
-            Ok(()) => {
-                self.set(number, slot);
-                Ok(())
-            }
-            Err(error) => {
-                if before < FIRST_SLOT {
-                    self.give_back(slot);
-                }
-                Err(failed(error))
+        let at = u64::from(slot - FIRST_SLOT) * self.block;
+        let mut done = self.file.write_all_at(bytes, at).map_err(failed);
+        if before < FIRST_SLOT {
+            done = done.and_then(|()| self.set(number, slot));
+            if done.is_err() {
+                self.give_back(slot);
             }
         }
+        done
     }
 
     fn slot(&self) -> Result<u32, DiskError> {
@@ -339,11 +318,6 @@ impl Overlay {
         }
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
     }
-}
-
-fn place(number: u64) -> (u64, usize) {
-    let group = GROUP as u64;
-    (number / group, usize::try_from(number % group).unwrap_or(0))
 }
 
 /// As many as the range has bytes.

@@ -15,7 +15,7 @@ use super::{
     overlay::Overlay,
 };
 use crate::exports::OpenError;
-use disk::{Disk, Identity};
+use disk::{Disk, Identity, MemoryBudget};
 
 /// Overlays that are kept. Each has a descriptor and room on the host's disk, and one in which something was written
 /// cannot be given up.
@@ -27,6 +27,8 @@ pub(super) struct Overlays {
     block: u64,
     /// Of all overlays that this layer makes: one that nobody has written to can be made anew, and is the same.
     identity: Identity,
+    /// For their maps.
+    budget: Arc<MemoryBudget>,
     kept: Mutex<HashMap<String, Kept>>,
 }
 
@@ -50,8 +52,8 @@ impl Kept {
 }
 
 impl Overlays {
-    pub(super) fn new(block: u64) -> Self {
-        Self { block, identity: Identity::fresh(), kept: Mutex::default() }
+    pub(super) fn new(block: u64, budget: Arc<MemoryBudget>) -> Self {
+        Self { block, identity: Identity::fresh(), budget, kept: Mutex::default() }
     }
 
     /// The overlay for a disk that was opened by `name`. Blocks.
@@ -93,7 +95,8 @@ impl Overlays {
     fn make(&self, size: u64) -> Result<Arc<Overlay>, OpenError> {
         let folder = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
         let folder = Path::new(&folder);
-        let overlay = Overlay::new(folder, size, self.block, self.identity);
+        let overlay =
+            Overlay::new(folder, size, self.block, self.identity, Arc::clone(&self.budget));
         overlay.map(Arc::new).map_err(|error| {
             let folder = folder.display();
             refuse(format!("filter cow: no overlay can be made in {folder} (TMPDIR): {error}"))

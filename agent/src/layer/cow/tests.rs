@@ -4,18 +4,23 @@ use proptest::prelude::*;
 
 use super::*;
 use disk::{
-    Data, Identity, MemoryDisk,
-    testing::{bytes_of, extents, read, run, trim, write, zero},
+    Data, Identity, MemoryBudget, MemoryDisk,
+    testing::{bytes_of, extents, read, run, trim, try_write, write, zero},
 };
 
 const SIZE: u64 = 300_001;
+
+fn unlimited() -> Arc<MemoryBudget> {
+    Arc::new(MemoryBudget::new(u64::MAX))
+}
 
 /// A disk of bytes that are not zero, and what lies over it.
 fn cow(block: u64, on_read: OnRead) -> (Arc<MemoryDisk>, CowDisk) {
     let below = Arc::new(MemoryDisk::new(SIZE));
     write(&*below, 0, &original());
-    let overlay =
-        Arc::new(Overlay::new(&std::env::temp_dir(), SIZE, block, Identity::fresh()).unwrap());
+    let overlay = Arc::new(
+        Overlay::new(&std::env::temp_dir(), SIZE, block, Identity::fresh(), unlimited()).unwrap(),
+    );
     let settings = Settings { block, on_cache: false, on_read };
     (Arc::clone(&below), CowDisk::new(below, overlay, settings))
 }
@@ -133,8 +138,10 @@ fn connections_that_write_parts_of_one_block_do_not_undo_each_other() {
 #[test]
 fn extents_say_what_is_here_what_is_below_and_what_is_gone() {
     let below = Arc::new(MemoryDisk::new(1 << 20));
-    let overlay =
-        Arc::new(Overlay::new(&std::env::temp_dir(), 1 << 20, 65536, Identity::fresh()).unwrap());
+    let overlay = Arc::new(
+        Overlay::new(&std::env::temp_dir(), 1 << 20, 65536, Identity::fresh(), unlimited())
+            .unwrap(),
+    );
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     write(&*below, 0, &[1; 131_072]);
     let disk = CowDisk::new(below, overlay, settings);
@@ -166,8 +173,9 @@ fn the_last_block_may_be_short_and_a_disk_may_be_huge() {
     write(&disk, SIZE - 1, &[9]);
     assert_eq!(bytes_of(&read(&disk, SIZE - 2, 2)), [original()[original().len() - 2], 9]);
     let size = i64::MAX as u64;
-    let overlay =
-        Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh()).unwrap());
+    let overlay = Arc::new(
+        Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh(), unlimited()).unwrap(),
+    );
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     let disk = CowDisk::new(Arc::new(MemoryDisk::new(size)), overlay, settings);
     write(&disk, size - 3, b"end");
@@ -190,8 +198,9 @@ fn room_that_was_trimmed_is_used_again() {
 #[test]
 fn one_request_takes_no_more_than_its_share_of_memory() {
     let size = i64::MAX as u64;
-    let overlay =
-        Arc::new(Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh()).unwrap());
+    let overlay = Arc::new(
+        Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh(), unlimited()).unwrap(),
+    );
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     let disk = CowDisk::new(Arc::new(MemoryDisk::new(size)), overlay, settings);
     trim(&disk, 0, size);
@@ -243,7 +252,7 @@ fn first_byte(disk: &dyn Disk) -> u8 {
 
 #[test]
 fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
-    let overlays = Overlays::new(4096);
+    let overlays = Overlays::new(4096, unlimited());
     let (one, other) = (memory(8192), memory(8192));
     let first = over(&overlays, "a", &one).unwrap();
     write(&first, 0, b"x");
@@ -262,7 +271,7 @@ fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
 
 #[test]
 fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
-    let overlays = Overlays::new(4096);
+    let overlays = Overlays::new(4096, unlimited());
     let below: Arc<dyn Disk> =
         Arc::new(Said { below: memory(8192), edit: |facts| facts.ephemeral = true });
     let first = over(&overlays, "", &below).unwrap();
@@ -277,7 +286,7 @@ fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
 
 #[test]
 fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
-    let overlays = Overlays::new(4096);
+    let overlays = Overlays::new(4096, unlimited());
     let below = memory(8192);
     let said = over(&overlays, "0", &below).unwrap().facts();
     for name in 1..100 {
@@ -292,7 +301,7 @@ fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
 
 #[test]
 fn where_it_is_not_known_which_disk_it_is_the_name_decides() {
-    let overlays = Overlays::new(4096);
+    let overlays = Overlays::new(4096, unlimited());
     let unknown = |size| -> Arc<dyn Disk> {
         Arc::new(Said { below: memory(size), edit: |facts| facts.identity = None })
     };
@@ -304,7 +313,7 @@ fn where_it_is_not_known_which_disk_it_is_the_name_decides() {
 
 #[test]
 fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
-    let overlays = Overlays::new(4096);
+    let overlays = Overlays::new(4096, unlimited());
     // The same disk in several sizes: each byte is its number.
     let bytes: Vec<u8> = (0..40_000_u32).map(|at| (at % 251) as u8 + 1).collect();
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -343,4 +352,29 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
     let larger = over(&overlays, "", &sized(40_000)).unwrap();
     expected[36_864..39_999].fill(0);
     assert!(whole(&larger) == expected);
+}
+
+#[test]
+fn the_map_is_bounded_by_the_budget_of_disks_in_memory() {
+    let size = 1 << 50;
+    let budget = Arc::new(MemoryBudget::new(1 << 20));
+    let overlay =
+        Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh(), Arc::clone(&budget));
+    let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Always };
+    let below = Arc::new(MemoryDisk::new(size));
+    let disk = CowDisk::new(below, Arc::new(overlay.unwrap()), settings);
+    // Each is a group of its own.
+    let far = |i: u64| i << 30;
+    for i in 0..1000 {
+        trim(&disk, far(i), 65536);
+    }
+    assert!(budget.used() > (1 << 20) - (1 << 16) && budget.used() <= 1 << 20);
+    let error = try_write(&disk, far(2000), b"x", false).unwrap_err();
+    assert_eq!((error.kind, error.verb, error.at), (DiskKind::NoSpace, Verb::Write, far(2000)));
+    let mut zero = Op::Zero { at: far(2000), len: 65536, fua: false, may_trim: true, fast: false };
+    assert_eq!(run(&disk, &mut zero).unwrap_err().kind, DiskKind::NoSpace);
+    assert_eq!(bytes_of(&read(&disk, far(2000), 3)), [0; 3], "what would be copied is read below");
+    write(&disk, far(3) + 65536, b"a neighbour of what is there");
+    drop(disk);
+    assert_eq!(budget.used(), 0);
 }
