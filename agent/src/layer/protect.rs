@@ -128,7 +128,6 @@ impl Protect {
                 Op::Zero { at, fua, may_trim, fast, .. } => {
                     Op::Zero { at, len, fua, may_trim, fast }
                 }
-                // A write's bytes are never so many.
                 _ => return Err(DiskError::new(Kind::Invalid, op.verb(), op.range())),
             };
             self.below.perform(&mut first, answer)?
@@ -157,7 +156,8 @@ impl Disk for Protect {
         let data = op.copied_data()?;
         let (at, len) = op.range();
         let parts = self.parts(at, len);
-        if len > PIECE {
+        // A write has its bytes here already, and is done as a whole however long it is.
+        if len > PIECE && !matches!(op, Op::Write { .. }) {
             return self.perform_first(op, &parts, answer);
         }
         // All of it is looked at before any of it is written.
@@ -239,5 +239,18 @@ mod tests {
         assert_eq!(run(&disk, &mut op).unwrap_err().kind, Kind::Denied);
         zero(&disk, 501, 499, true);
         assert_eq!(bytes_of(&read(&disk, 500, 2)), [7, 0]);
+    }
+
+    #[test]
+    fn a_write_that_is_longer_than_a_piece_is_compared_too() {
+        let len = usize::try_from(PIECE).unwrap() + 1000;
+        let below = Arc::new(MemoryDisk::new(1 << 30));
+        let disk = Protect { below, ranges: Arc::from([100..200].as_slice()) };
+        let mut bytes = vec![0; len];
+        bytes[len - 1] = 3;
+        write(&disk, 0, &bytes);
+        assert_eq!(bytes_of(&read(&disk, PIECE + 999, 1)), [3]);
+        bytes[150] = 1;
+        assert_eq!(try_write(&disk, 0, &bytes, false).unwrap_err().kind, Kind::Denied);
     }
 }
