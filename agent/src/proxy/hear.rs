@@ -109,25 +109,27 @@ impl Drop for Heard {
 pub(super) async fn hear(shared: Arc<Shared>, mut kept: Vec<u8>) {
     let shared = Heard(shared);
     let shared = &shared.0;
-    let mut first = true;
+    let (mut first, mut receives) = (true, 0);
     loop {
-        for _ in 0..RECEIVES {
-            let heard = BUFFER.with_borrow_mut(|buffer| {
-                // What has come with the negotiation is not looked at before.
-                let first = std::mem::take(&mut first);
-                shared.receive(&mut kept, buffer, first)
-            });
-            match heard {
-                Ok(()) => {}
-                Err(Silence::Yet) => {
-                    if let Err(error) = shared.socket.readable().await {
-                        return shared.fail(&format!("the connection failed: {error}"));
-                    }
+        let heard = BUFFER.with_borrow_mut(|buffer| {
+            // What has come with the negotiation is understood before more is received.
+            let only_kept = std::mem::take(&mut first);
+            shared.receive(&mut kept, buffer, only_kept)
+        });
+        match heard {
+            Ok(()) => receives += 1,
+            Err(Silence::Yet) => {
+                receives = 0;
+                if let Err(error) = shared.socket.readable().await {
+                    return shared.fail(&format!("the connection failed: {error}"));
                 }
-                Err(Silence::Ever(why)) => return shared.fail(&why),
             }
+            Err(Silence::Ever(why)) => return shared.fail(&why),
         }
-        tokio::task::yield_now().await;
+        if receives >= RECEIVES {
+            receives = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 
