@@ -245,7 +245,7 @@ mod tests {
     fn a_write_that_is_longer_than_a_piece_is_compared_too() {
         let len = usize::try_from(PIECE).unwrap() + 1000;
         let below = Arc::new(MemoryDisk::new(1 << 30));
-        let disk = Protect { below, ranges: Arc::from([100..200].as_slice()) };
+        let disk = Protect { below, ranges: Arc::from([100..200, 300..301].as_slice()) };
         let mut bytes = vec![0; len];
         bytes[len - 1] = 3;
         write(&disk, 0, &bytes);
