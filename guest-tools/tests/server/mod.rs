@@ -154,7 +154,15 @@ pub(crate) fn agent() -> PathBuf {
         Some(other) => other,
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let status = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo says to a test of this package: build scripts that look at it would run anew, and all that
+    // depends on them.
+    for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("CARGO_")) {
+        if key != "CARGO_HOME" {
+            command.env_remove(key);
+        }
+    }
+    let status = command
         .args(["build", "--quiet", "--locked", "--workspace", "--tests", "--profile", profile])
         .arg("--target-dir")
         .arg(target)
