@@ -31,7 +31,6 @@ impl Ca {
 
     /// The same with an RSA key, whose signatures cost a server most.
     #[allow(dead_code, reason = "for the storm of handshakes in the tests of noisy neighbours")]
-    #[allow(dead_code, reason = "the noisy neighbours use it")]
     pub(crate) fn rsa_server_in(&self, directory: &Path) {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
         self.sign_key_into(directory, "server", named("localhost"), &key);
