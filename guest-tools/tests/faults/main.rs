@@ -138,7 +138,12 @@ fn a_read_only_export_is_not_begun_with() {
     let output = test(&server, &["--destroy"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(error(&output).contains("it is read-only"), "{}", error(&output));
-    // It says goodbye.
+    // It says goodbye, and the server may hear it when the tool has ended.
+    let begun = std::time::Instant::now();
+    while server.requests() == 0 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it says nothing");
+        std::thread::yield_now();
+    }
     assert_eq!(server.requests(), 1);
 }
 
