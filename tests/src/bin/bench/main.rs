@@ -50,6 +50,10 @@ struct Options {
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
 
+    /// Another agent's binary for the server `control`: before and after a change, in one run
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+
     /// Servers to measure; nbdkit is what the others are compared with
     #[arg(long, value_delimiter = ',', value_enum, default_values_t = Kind::ALL)]
     servers: Vec<Kind>,
@@ -199,11 +203,13 @@ fn start(
         eprintln!("bench: writing and caching {}", file.display());
         Content::new(DISK).write_file(&file)?;
     }
+    let other = options.control.as_deref();
+    let of = |kind: Kind| if kind == Kind::Control { other.or(agent) } else { agent };
     let mut rigs = Vec::new();
     for &kind in &options.servers {
         let server = match media {
-            Media::Memory => Server::start_memory(kind, room, DISK, agent, options.pin)?,
-            Media::File => Server::start_file(kind, room, &file, agent, options.pin)?,
+            Media::Memory => Server::start_memory(kind, room, DISK, of(kind), options.pin)?,
+            Media::File => Server::start_file(kind, room, &file, of(kind), options.pin)?,
         };
         let content = Content::new(DISK);
         if media == Media::Memory {
