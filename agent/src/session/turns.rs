@@ -3,7 +3,7 @@
 //! tokio runs ready tasks in the order in which they became ready, so a tenant with a thousand busy
 //! connections would have a thousand turns while another has one. Here a connection counts the time that it
 //! works to its tenant, and one whose tenant has had its slice waits until every other tenant that waits has
-//! had a turn. A tenant that is alone goes on after one yield.
+//! had a turn. A tenant that is alone with a few connections only yields, and nothing is counted.
 //!
 //! `transmit` counts its turns itself. All that comes before it, the handshake of TLS included, runs `within` its
 //! tenant's turns.
@@ -27,8 +27,8 @@ use crate::tenant::Tenant;
 
 /// How long a tenant's connections work on a thread before others have their turn.
 pub(super) const SLICE: Duration = Duration::from_micros(500);
-/// Connections of a tenant that go on at once where no other tenant is connected to the thread. More of them would
-/// be a delay of milliseconds for one that connects meanwhile, fewer a wait for the kernel's events before each.
+/// Connections of a tenant that need no turns where no other tenant is connected to the thread. More of them would
+/// be a delay of milliseconds for one that connects meanwhile.
 const ALONE: usize = 8;
 /// What was used is forgotten after so long: a tenant that works less than a quarter of the time never
 /// waits.
@@ -40,13 +40,15 @@ thread_local! {
     /// Tenants with connections that wait, each once.
     static WAITING: RefCell<VecDeque<Arc<Share>>> = RefCell::default();
     static DISPATCHING: Cell<bool> = const { Cell::new(false) };
+    /// Tenants that are connected to this thread.
+    static TENANTS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// From when windows are counted.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A tenant on one thread.
-#[derive(Debug, Default)]
+/// A tenant on one thread, which makes and drops it.
+#[derive(Debug)]
 struct Share {
     /// Nanoseconds that its connections have worked in the current window.
     used: AtomicU64,
@@ -56,7 +58,19 @@ struct Share {
     waiting: Mutex<VecDeque<Arc<Notify>>>,
 }
 
+impl Drop for Share {
+    fn drop(&mut self) {
+        // A thread that ends has no turns any more.
+        TENANTS.try_with(|tenants| tenants.set(tenants.get() - 1)).ok();
+    }
+}
+
 impl Share {
+    fn new() -> Self {
+        TENANTS.set(TENANTS.get() + 1);
+        Self { used: AtomicU64::new(0), window: AtomicU64::new(0), waiting: Mutex::default() }
+    }
+
     /// Counts more work. True: the tenant has had its slice.
     fn add(&self, worked: Duration, now: Instant) -> bool {
         let now = nanoseconds(now.saturating_duration_since(*START));
@@ -80,8 +94,8 @@ impl Share {
 #[derive(Debug)]
 pub(super) struct Turns {
     share: Arc<Share>,
-    /// When the connection began to work, or was last counted.
-    since: Instant,
+    /// When the connection began to work, or was last counted; `None` while nothing is counted.
+    since: Option<Instant>,
 }
 
 impl Turns {
@@ -93,31 +107,44 @@ impl Turns {
                 return share;
             }
             shares.retain(|_, share| share.strong_count() > 0);
-            let share = Arc::default();
+            let share = Arc::new(Share::new());
             shares.insert(id, Arc::downgrade(&share));
             share
         });
-        Self { share, since: Instant::now() }
+        Self { share, since: None }
+    }
+
+    /// Nobody else is there to have a turn, and few of its own.
+    fn has_the_thread(&self) -> bool {
+        TENANTS.get() == 1 && Arc::strong_count(&self.share) <= ALONE
     }
 
     /// The connection begins to work, after it has waited. True: its tenant's other connections have used the
     /// slice up, and `pass` is due before anything is done.
     #[must_use]
     pub(super) fn begin(&mut self) -> bool {
-        self.since = Instant::now();
-        self.share.add(Duration::ZERO, self.since)
+        self.since = None;
+        !self.has_the_thread() && self.count()
     }
 
     /// Counts the time since it began or was counted. True: the tenant has had its slice, and `pass` is due.
     pub(super) fn count(&mut self) -> bool {
+        if self.has_the_thread() {
+            self.since = None;
+            return false;
+        }
         let now = Instant::now();
-        let worked = now - self.since;
-        self.since = now;
+        let worked = self.since.map_or(Duration::ZERO, |since| now - since);
+        self.since = Some(now);
         self.share.add(worked, now)
     }
 
     /// Waits for the tenant's next turn.
     pub(super) async fn pass(&mut self) {
+        if self.has_the_thread() {
+            self.since = None;
+            return tokio::task::yield_now().await;
+        }
         let ticket = Arc::new(Notify::new());
         let first = {
             let mut waiting = self.share.waiting();
@@ -131,7 +158,7 @@ impl Turns {
             tokio::spawn(dispatch());
         }
         ticket.notified().await;
-        self.since = Instant::now();
+        self.since = Some(Instant::now());
     }
 }
 
@@ -164,11 +191,6 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// No more than one tenant has been connected to this thread since shares were tidied up last.
-fn is_alone() -> bool {
-    SHARES.with_borrow(HashMap::len) == 1
-}
-
 /// Lets one connection of each waiting tenant go on, round after round, until none waits.
 async fn dispatch() {
     loop {
@@ -178,7 +200,7 @@ async fn dispatch() {
         for _ in 0..round {
             let Some(share) = WAITING.with_borrow_mut(VecDeque::pop_front) else { break };
             share.used.store(0, Ordering::Relaxed);
-            let most = if is_alone() { ALONE } else { 1 };
+            let most = if TENANTS.get() == 1 { ALONE } else { 1 };
             let more = {
                 let mut waiting = share.waiting();
                 let count = waiting.len().min(most);
@@ -214,9 +236,9 @@ mod tests {
                 }
                 thread::sleep(SLICE);
                 count += 1;
-                if turns.count() {
-                    turns.pass().await;
-                }
+                // As a connection does after a slice of its own.
+                let _ = turns.count();
+                turns.pass().await;
             }
             count
         };
@@ -242,9 +264,18 @@ mod tests {
         let mut turns = Turns::new(&tenants.get(Key::Cid(3)));
         assert!(!turns.begin(), "nothing is used");
         thread::sleep(SLICE);
+        assert!(!turns.count(), "nobody waits");
+        tokio::time::timeout(Duration::from_secs(20), turns.pass()).await.unwrap();
+        // As soon as another one is there, it counts.
+        let other = Turns::new(&tenants.get(Key::Cid(4)));
+        assert!(!turns.begin());
+        thread::sleep(SLICE);
         assert!(turns.count());
         tokio::time::timeout(Duration::from_secs(20), turns.pass()).await.unwrap();
         assert!(!turns.begin(), "a new slice");
+        drop(other);
+        thread::sleep(SLICE);
+        assert!(!turns.count(), "it has gone");
     }
 
     /// What a storm of handshakes is: many connections of one tenant become ready at once, and each has work of
