@@ -14,6 +14,7 @@ mod turn;
 
 use std::{
     io::{self, IoSlice},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -24,7 +25,10 @@ use nbd::{
     negotiate::Negotiated,
     transmit::{Received, Receiver},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
 
 use arriving::Arriving;
 pub(super) use failures::Failures;
@@ -67,6 +71,9 @@ pub(super) struct Transmission {
     incoming: Option<Incoming>,
     /// The request of which some bytes were missing at the last wait.
     arriving: Option<Arriving>,
+    /// Wakes the connection when a request may have taken too long to come. It is set once and not for each
+    /// wait: most requests are there before.
+    watchdog: Option<Pin<Box<Sleep>>>,
     /// Nothing more is taken in, and the connection ends so once all is answered.
     ended: Option<End>,
     buffer: Buffer,
@@ -113,6 +120,7 @@ impl Transmission {
             waiting: None,
             incoming: None,
             arriving: None,
+            watchdog: None,
             ended: None,
             buffer,
             answer: Answer::default(),
@@ -226,6 +234,9 @@ impl Transmission {
         let watches = for_memory || want != Want::Input && !self.blocking.is_empty();
         let needed = if let Want::Memory(needed) = want { needed } else { 0 };
         let due = self.due(want);
+        if let (Some(due), None) = (due, &self.watchdog) {
+            self.watchdog = Some(Box::pin(sleep_until(due)));
+        }
         let paused = (want != Want::Input).then(Instant::now);
         // Errors come back from the call that they concern.
         tokio::select! {
@@ -241,8 +252,11 @@ impl Transmission {
                     }
                 }
             }
-            () = sleep_until(due), if due.is_some() => {
-                self.ended = Some(End::Stalled);
+            Some(()) = rings(&mut self.watchdog), if due.is_some() => {
+                self.watchdog = None;
+                if due.is_some_and(|due| due <= Instant::now()) {
+                    self.ended = Some(End::Stalled);
+                }
             }
             Ok(()) = life.changed() => life.mark_changed(),
         }
@@ -344,10 +358,8 @@ impl Transmission {
     }
 }
 
-/// Waits until then; for ever without a time.
-async fn sleep_until(then: Option<Instant>) {
-    match then {
-        Some(then) => tokio::time::sleep_until(then).await,
-        None => std::future::pending().await,
-    }
+/// Waits for the watchdog, if there is one.
+async fn rings(watchdog: &mut Option<Pin<Box<Sleep>>>) -> Option<()> {
+    watchdog.as_mut()?.await;
+    Some(())
 }
