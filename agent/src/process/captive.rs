@@ -163,14 +163,17 @@ impl Captive {
 
     /// TERM to all that it is, and KILL to what is left of that.
     async fn end_all(&mut self) {
-        let tree = Tree::of(self.id);
+        let mut tree = Tree::of(self.id);
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            tree.freeze();
             if let Err(error) = tree.signal(signal) {
                 tracing::warn!("--run: a process of the command cannot be sent {signal}: {error}");
             }
+            tree.signal(Signal::SIGCONT).ok();
             let end = Instant::now() + GRACE;
             while !tree.has_ended() && Instant::now() < end {
                 tokio::time::sleep(PAUSE).await;
+                tree.grow();
             }
         }
     }

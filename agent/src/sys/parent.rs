@@ -46,8 +46,38 @@ impl Tree {
     /// That of a child which has not been waited for.
     pub(crate) fn of(root: Pid) -> Self {
         let mut found = Self(Vec::new());
-        let mut next = vec![root];
+        found.add(vec![root]);
+        found
+    }
+
+    /// Adds what its processes have started meanwhile.
+    pub(crate) fn grow(&mut self) {
+        let alive = self.0.iter().filter(|(_, end)| !poll::is_readable(end));
+        let next = alive.flat_map(|(pid, _)| children(*pid)).collect();
+        self.add(next);
+    }
+
+    /// Stops all of them, so that none starts another unseen, until `SIGCONT` or `SIGKILL`.
+    pub(crate) fn freeze(&mut self) {
+        loop {
+            let count = self.0.len();
+            // What cannot be stopped cannot be ended either, and that is told.
+            self.signal(Signal::SIGSTOP).ok();
+            self.grow();
+            if self.0.len() == count {
+                return;
+            }
+        }
+    }
+
+    fn add(&mut self, mut next: Vec<Pid>) {
         while let Some(pid) = next.pop() {
+            if self.0.len() >= MOST {
+                break;
+            }
+            if self.0.iter().any(|(known, end)| *known == pid && !poll::is_readable(end)) {
+                continue;
+            }
             // Opened before its children are read, so that it is the one whose children they are.
             let Ok(end) =
                 u32::try_from(pid.as_raw()).map_err(io::Error::other).and_then(poll::process)
@@ -55,12 +85,8 @@ impl Tree {
                 continue;
             };
             next.extend(children(pid));
-            found.0.push((pid, end));
-            if found.0.len() >= MOST {
-                break;
-            }
+            self.0.push((pid, end));
         }
-        found
     }
 
     /// Sends the signal to those that are there, the root first. Gives the first error.
