@@ -266,8 +266,10 @@ impl Task {
 
     fn finish(&mut self, result: Result<Answer, DiskError>) {
         let (request, checked) = (self.request, self.checked);
-        // Before the client can know of it: it may ask on another connection.
+        // Before the client can know of it: it may ask on another connection, and it counts on the memory, which is
+        // charged no longer either.
         self.member = None;
+        self.pages = Pages::default();
         lock(&self.shared.finished).push(Finished { request, checked, result });
         self.shared.changed.notify_one();
     }
