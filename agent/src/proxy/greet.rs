@@ -141,17 +141,7 @@ impl Talk {
     async fn go_on(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
         self.machine = Some(machine);
         let out = std::mem::take(&mut self.out);
-        let mut rest = &*out;
-        while !rest.is_empty() {
-            match self.socket.try_send(&[IoSlice::new(rest)]) {
-                Ok(n) => rest = &rest[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.writable().await.map_err(GreetError::Lost)?;
-                }
-                Err(error) => return Err(GreetError::Lost(error)),
-            }
-        }
-        Ok(())
+        self.socket.send_all(&out).await.map_err(GreetError::Lost)
     }
 
     /// The same, and waits for more.

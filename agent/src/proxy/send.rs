@@ -80,23 +80,10 @@ impl Turn {
     pub(super) fn leave(self, rest: &[IoSlice<'_>]) -> io::Result<()> {
         let bytes = joined(rest.iter().map(|run| &**run))?;
         reader()?.spawn(async move {
-            if let Err(error) = self.send_all(&bytes).await {
+            if let Err(error) = self.0.socket.send_all(&bytes).await {
                 self.0.fail(&format!("the connection failed: {error}"));
             }
         });
-        Ok(())
-    }
-
-    async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.0.socket.try_send(&[IoSlice::new(bytes)]) {
-                Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.0.socket.writable().await?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
         Ok(())
     }
 }

@@ -124,7 +124,7 @@ impl Turns {
     #[must_use]
     pub(super) fn begin(&mut self) -> bool {
         self.since = None;
-        !self.has_the_thread() && self.count()
+        self.count()
     }
 
     /// Counts the time since it began or was counted. True: the tenant has had its slice, and `pass` is due.

@@ -52,8 +52,7 @@ impl Tree {
 
     /// Adds what its processes have started meanwhile.
     pub(crate) fn grow(&mut self) {
-        let alive = self.0.iter().filter(|(_, end)| !poll::is_readable(end));
-        let next = alive.flat_map(|(pid, _)| children(*pid)).collect();
+        let next = self.alive().flat_map(children).collect();
         self.add(next);
     }
 
@@ -75,6 +74,7 @@ impl Tree {
             if self.0.len() >= MOST {
                 break;
             }
+            // The number first: to look whether it has ended is a call.
             if self.0.iter().any(|(known, end)| *known == pid && !poll::is_readable(end)) {
                 continue;
             }
@@ -91,8 +91,7 @@ impl Tree {
 
     /// Sends the signal to those that are there, the root first. Gives the first error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        let alive = self.0.iter().filter(|(_, end)| !poll::is_readable(end));
-        let sent = alive.map(|(pid, _)| kill(*pid, signal));
+        let sent = self.alive().map(|pid| kill(pid, signal));
         // One that has just ended needs none.
         let failed = sent.filter_map(Result::err).find(|error| *error != nix::Error::ESRCH);
         failed.map_or(Ok(()), |error| Err(error.into()))
@@ -100,7 +99,11 @@ impl Tree {
 
     /// All of them have ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.0.iter().all(|(_, end)| poll::is_readable(end))
+        self.alive().next().is_none()
+    }
+
+    fn alive(&self) -> impl Iterator<Item = Pid> {
+        self.0.iter().filter(|(_, end)| !poll::is_readable(end)).map(|(pid, _)| *pid)
     }
 }
 

@@ -97,6 +97,18 @@ impl Socket {
 }
 
 impl Socket {
+    /// Sends all of `bytes`.
+    pub(crate) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_send(&[IoSlice::new(bytes)]) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// The descriptor that is received from, without the runtime.
     pub(crate) fn into_descriptor(self) -> OwnedFd {
         self.from.into_inner()

@@ -116,8 +116,8 @@ impl Agent {
     /// What stands behind `words` in the first line of the log that has them, once there is one.
     pub fn wait_for(&self, words: &str) -> String {
         let behind = |text: &str| {
-            let lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-            lines.filter_map(|line| line.split_once(words)).map(|(_, rest)| rest.to_owned()).next()
+            let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            lines.find_map(|line| line.split_once(words)).map(|(_, rest)| rest.to_owned())
         };
         let text = self.said.text.lock().expect("the log");
         let waited =

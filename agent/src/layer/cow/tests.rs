@@ -14,13 +14,16 @@ fn unlimited() -> Arc<MemoryBudget> {
     Arc::new(MemoryBudget::new(u64::MAX))
 }
 
+fn overlay(size: u64, block: u64) -> Arc<Overlay> {
+    let overlay = Overlay::new(&std::env::temp_dir(), size, block, Identity::fresh(), unlimited());
+    Arc::new(overlay.unwrap())
+}
+
 /// A disk of bytes that are not zero, and what lies over it.
 fn cow(block: u64, on_read: OnRead) -> (Arc<MemoryDisk>, CowDisk) {
     let below = Arc::new(MemoryDisk::new(SIZE));
     write(&*below, 0, &original());
-    let overlay = Arc::new(
-        Overlay::new(&std::env::temp_dir(), SIZE, block, Identity::fresh(), unlimited()).unwrap(),
-    );
+    let overlay = overlay(SIZE, block);
     let settings = Settings { block, on_cache: false, on_read };
     (Arc::clone(&below), CowDisk::new(below, overlay, settings))
 }
@@ -138,10 +141,7 @@ fn connections_that_write_parts_of_one_block_do_not_undo_each_other() {
 #[test]
 fn extents_say_what_is_here_what_is_below_and_what_is_gone() {
     let below = Arc::new(MemoryDisk::new(1 << 20));
-    let overlay = Arc::new(
-        Overlay::new(&std::env::temp_dir(), 1 << 20, 65536, Identity::fresh(), unlimited())
-            .unwrap(),
-    );
+    let overlay = overlay(1 << 20, 65536);
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     write(&*below, 0, &[1; 131_072]);
     let disk = CowDisk::new(below, overlay, settings);
@@ -173,9 +173,7 @@ fn the_last_block_may_be_short_and_a_disk_may_be_huge() {
     write(&disk, SIZE - 1, &[9]);
     assert_eq!(bytes_of(&read(&disk, SIZE - 2, 2)), [original()[original().len() - 2], 9]);
     let size = i64::MAX as u64;
-    let overlay = Arc::new(
-        Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh(), unlimited()).unwrap(),
-    );
+    let overlay = overlay(size, 65536);
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     let disk = CowDisk::new(Arc::new(MemoryDisk::new(size)), overlay, settings);
     write(&disk, size - 3, b"end");
@@ -198,9 +196,7 @@ fn room_that_was_trimmed_is_used_again() {
 #[test]
 fn one_request_takes_no_more_than_its_share_of_memory() {
     let size = i64::MAX as u64;
-    let overlay = Arc::new(
-        Overlay::new(&std::env::temp_dir(), size, 65536, Identity::fresh(), unlimited()).unwrap(),
-    );
+    let overlay = overlay(size, 65536);
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
     let disk = CowDisk::new(Arc::new(MemoryDisk::new(size)), overlay, settings);
     trim(&disk, 0, size);
