@@ -7,10 +7,10 @@
 //! charged, also those of layers, of disks and of code to come. A line that is not from there, or from a
 //! thread that nobody charged, is limited by its place in the code.
 //!
-//! No party can hide what another one, or the host's administrator, has to know. A line about lost data (the
-//! target `disk::LOSS`) is limited by its place, whoever caused it, so that the party which floods the log does
-//! not hide its own loss. And each party has a small reserve for the time when others have used up what all
-//! have together.
+//! No party can suppress the lines that another one, or the host's administrator, needs. A line about lost data
+//! (target `disk::LOSS`) is limited by its place in the code and not charged to a party, so a party that floods the
+//! log cannot suppress the line about its own loss. Each party also has a small reserve, for when others have used
+//! up the common allowance.
 
 use std::{
     cell::RefCell,

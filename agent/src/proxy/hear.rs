@@ -1,4 +1,5 @@
-//! What a far server says: heard by the thread that all links share, and handed to whoever asked.
+//! Receives the replies of far servers on one thread for all links, and passes each to the thread that sent the
+//! request.
 
 use std::{
     cell::RefCell,

@@ -1,5 +1,5 @@
-//! One connection to a far server, with many requests under way: whoever asks waits for the answer, and the
-//! thread that hears all links hands the answers out.
+//! One connection to a far server, with many requests under way. The thread that sends a request waits for its
+//! reply; one thread receives the replies of all links (`hear`).
 
 use std::{
     collections::HashMap,

@@ -14,8 +14,8 @@ const OWN: u64 = 64;
 /// The same for each engine thread, of which there is one a core.
 const PER_THREAD: u64 = 4;
 
-/// How many connections so many descriptors are enough for; at least 2, so that one is never refused for this
-/// alone.
+/// The number of connections that may be open at once when the process may have `descriptors` open files. At least
+/// 2, since a tenant gets at most half: one connection is always possible.
 pub fn connections_within(descriptors: u64) -> usize {
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
     let connections = descriptors.saturating_sub(OWN + threads * PER_THREAD) / PER_CONNECTION;
