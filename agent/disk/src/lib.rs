@@ -264,6 +264,7 @@ pub struct Answer {
 }
 
 impl Answer {
+    #[inline]
     pub fn clear(&mut self) {
         self.pieces.clear();
         self.extents.clear();

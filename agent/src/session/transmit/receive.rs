@@ -74,52 +74,65 @@ impl Transmission {
             if !self.has_room() {
                 return Ok(Want::Room);
             }
-            let received = match self.waiting.take() {
-                Some(received) => received,
-                None => self.receiver.next(&mut self.buffer)?,
+            let want = if let Some(received) = self.waiting.take() {
+                self.take(&received)
+            } else {
+                // It is large, and looked at where it lies: to move it costs as much as to read it.
+                match self.receiver.next(&mut self.buffer) {
+                    Ok(ref received) => self.take(received),
+                    Err(violation) => return Err(violation),
+                }
             };
-            match received {
-                Received::Incomplete => return Ok(Want::Input),
-                Received::Request { request, checked, payload } => {
-                    let needed = self.held() + cost(checked);
-                    match self.memory.cover(needed) {
-                        Cover::Covered => {
-                            self.large_writes &= payload == 0;
-                            self.answer(&request, checked, Some(Payload::Received(payload)));
-                        }
-                        Cover::Wait => {
-                            self.waiting = Some(received);
-                            return Ok(Want::Memory(needed));
-                        }
-                        Cover::TooMuch => self.refuse(&request, NO_MEMORY),
-                    }
-                    self.buffer.consume(payload);
-                }
-                Received::Write { request, checked } => {
-                    let needed = self.held() + cost(checked);
-                    match (self.memory.cover(needed), checked) {
-                        (Cover::Covered, Checked::Write { at, len, .. }) => {
-                            self.incoming = Some(Incoming::new(at, len as usize));
-                        }
-                        (Cover::Wait, _) => {
-                            self.waiting = Some(Received::Write { request, checked });
-                            return Ok(Want::Memory(needed));
-                        }
-                        _ => self.receiver.refuse(NO_MEMORY),
-                    }
-                }
-                Received::Payload(n) => self.take_payload(n),
-                Received::Written { request, checked } => {
-                    self.large_writes = true;
-                    if let Some(mut incoming) = self.incoming.take() {
-                        let payload = Payload::Pages(&mut incoming.pages);
-                        self.answer(&request, checked, Some(payload));
-                    }
-                }
-                Received::Refused { request, refused } => self.refuse(&request, refused),
-                Received::End(ended) => self.end(ended),
+            if let Some(want) = want {
+                return Ok(want);
             }
         }
+    }
+
+    /// Does what has been received; says what it waits for instead, if it does.
+    fn take(&mut self, received: &Received) -> Option<Want> {
+        match received {
+            Received::Incomplete => return Some(Want::Input),
+            Received::Request { request, checked, payload } => {
+                let needed = self.held() + cost(*checked);
+                match self.memory.cover(needed) {
+                    Cover::Covered => {
+                        self.large_writes &= *payload == 0;
+                        self.answer(request, *checked, Some(Payload::Received(*payload)));
+                    }
+                    Cover::Wait => {
+                        self.waiting = Some(*received);
+                        return Some(Want::Memory(needed));
+                    }
+                    Cover::TooMuch => self.refuse(request, NO_MEMORY),
+                }
+                self.buffer.consume(*payload);
+            }
+            Received::Write { checked, .. } => {
+                let needed = self.held() + cost(*checked);
+                match (self.memory.cover(needed), *checked) {
+                    (Cover::Covered, Checked::Write { at, len, .. }) => {
+                        self.incoming = Some(Incoming::new(at, len as usize));
+                    }
+                    (Cover::Wait, _) => {
+                        self.waiting = Some(*received);
+                        return Some(Want::Memory(needed));
+                    }
+                    _ => self.receiver.refuse(NO_MEMORY),
+                }
+            }
+            Received::Payload(n) => self.take_payload(*n),
+            Received::Written { request, checked } => {
+                self.large_writes = true;
+                if let Some(mut incoming) = self.incoming.take() {
+                    let payload = Payload::Pages(&mut incoming.pages);
+                    self.answer(request, *checked, Some(payload));
+                }
+            }
+            Received::Refused { request, refused } => self.refuse(request, *refused),
+            Received::End(ended) => self.end(*ended),
+        }
+        None
     }
 
     /// Takes `n` bytes of a large write from the front of the buffer.

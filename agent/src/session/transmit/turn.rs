@@ -19,26 +19,26 @@ pub(super) struct Turn {
     started: Instant,
     bytes: u64,
     requests: u32,
-    /// Bytes when the clock was looked at last.
-    looked: u64,
+    /// Bytes and requests at which it is looked whether the turn is over.
+    look: (u64, u32),
     over: bool,
 }
 
 impl Turn {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), bytes: 0, requests: 0, looked: 0, over: false }
+        let look = (LOOK_BYTES, LOOK);
+        Self { started: Instant::now(), bytes: 0, requests: 0, look, over: false }
     }
 
     /// One more request, which moved so many bytes.
     pub(super) fn count(&mut self, bytes: u64) {
         self.requests += 1;
         self.bytes += bytes;
-        self.over = self.bytes >= BYTES || self.requests >= REQUESTS;
-        if !self.over
-            && (self.requests.is_multiple_of(LOOK) || self.bytes - self.looked >= LOOK_BYTES)
-        {
-            self.looked = self.bytes;
-            self.over = self.started.elapsed() >= SLICE;
+        if self.bytes >= self.look.0 || self.requests >= self.look.1 {
+            self.look =
+                ((self.bytes + LOOK_BYTES).min(BYTES), (self.requests + LOOK).min(REQUESTS));
+            self.over =
+                self.bytes >= BYTES || self.requests >= REQUESTS || self.started.elapsed() >= SLICE;
         }
     }
 
