@@ -180,7 +180,7 @@ impl Plan {
         Rules {
             exports: stack.exports,
             gates: stack.gates,
-            changes: self.admission.file.as_ref().map(|_| changes),
+            changes: (self.admission.file.is_some() || self.tls.verify_peer).then_some(changes),
             successions: Arc::default(),
             tenants: Arc::new(Tenants::new(Limits {
                 memory: self.memory.limits(),
@@ -243,12 +243,17 @@ impl Plan {
         let mut hooks = Hooks::default();
         log.hook(&mut hooks);
         let leases = Arc::default();
+        let changes = Changes::default();
         if let Some(source) = tls.source() {
-            let (at_reload, watched) = (Arc::clone(source), Arc::clone(source));
-            hooks.at_reload(move || at_reload.reload());
+            let (at_reload, watched, changes) =
+                (Arc::clone(source), Arc::clone(source), changes.clone());
+            hooks.at_reload(move || {
+                if at_reload.reload() {
+                    changes.tell();
+                }
+            });
             tokio::spawn(watched.watch());
         }
-        let changes = Changes::default();
         let stack = self.stack(&mut hooks, &tls, &leases, &changes)?;
         let rules = Arc::new(self.rules(stack, changes, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.

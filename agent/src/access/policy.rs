@@ -163,7 +163,11 @@ mod tests {
     #[test]
     fn a_certificate_is_waited_for_where_it_makes_a_difference() {
         let peer = Peer::Tcp("127.0.0.1:1".parse().unwrap());
-        let shown = Certificate { dn: "CN=me,O=BigCo".into(), issuer_dn: "CN=BigCo".into() };
+        let shown = Certificate {
+            dn: "CN=me,O=BigCo".into(),
+            issuer_dn: "CN=BigCo".into(),
+            chain: Vec::new(),
+        };
         let open = Policy::open;
         let (yes, wait) = (|| Verdict::Allowed, || Verdict::NotYet);
         let no = |by: &str| Verdict::Denied(Denied::new(by));

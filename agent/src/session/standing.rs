@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::Semaphore;
+
 use super::{
     Rules,
     revocable::{Over, When},
@@ -14,6 +16,10 @@ use crate::{
 
 /// What a client has shown of itself so far: nothing while the lock is not set.
 pub(super) type Shown = OnceLock<Option<Arc<Certificate>>>;
+
+/// A thousand connections hear of a change at once. They are judged one after the other, so that the threads
+/// that they are on serve others in between: to verify a certificate takes 0.1 ms.
+static JUDGED: Semaphore = Semaphore::const_new(1);
 
 /// A connection whose rules can change.
 #[derive(Debug)]
@@ -37,6 +43,7 @@ impl Standing {
         let Some(standing) = standing else { return std::future::pending().await };
         loop {
             standing.changed.next().await;
+            let _turn = JUDGED.acquire().await;
             if let Verdict::Denied(denied) = verdict(rules, &opening, shown.get()) {
                 return denied;
             }
@@ -74,6 +81,11 @@ fn why(denied: &Denied) -> Arc<str> {
 fn verdict(rules: &Rules, opening: &Opening, shown: Option<&Option<Arc<Certificate>>>) -> Verdict {
     let label = || opening.label.clone();
     let caller = Caller::new(&opening.peer, &label);
+    if let Some(Some(certificate)) = shown
+        && let Some(refused) = rules.tls.refuses(certificate)
+    {
+        return Verdict::Denied(Denied::new(refused.to_string()));
+    }
     match shown {
         Some(certificate) => judge(&rules.gates, &caller.with_certificate(certificate.as_deref())),
         None => judge(&rules.gates, &caller),

@@ -10,22 +10,23 @@ use rustls::{
 
 use super::files::{Certificates, File, TlsError};
 
-/// All that a handshake needs.
+/// Judges clients' certificates.
+pub(super) type Verifier = Arc<dyn ClientCertVerifier>;
+
+/// All that a handshake needs, and what judges clients' certificates where they are wanted.
 pub(super) fn server(
     mut certificates: Certificates,
     verify_peer: bool,
-) -> Result<Arc<ServerConfig>, TlsError> {
+) -> Result<(Arc<ServerConfig>, Option<Verifier>), TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = if verify_peer {
-        verifier(&mut certificates, &provider)?
-    } else {
-        WebPkiClientVerifier::no_client_auth()
-    };
+    let verifier = verify_peer.then(|| verifier(&mut certificates, &provider)).transpose()?;
     let key = certificates.path(File::Key);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for both versions")
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(
+            verifier.clone().unwrap_or_else(WebPkiClientVerifier::no_client_auth),
+        )
         .with_single_cert(certificates.chain, certificates.key)
         .map_err(|source| match source {
             rustls::Error::General(_) => TlsError::KeyKind { path: key },
@@ -35,14 +36,14 @@ pub(super) fn server(
     // connects once and stays.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), verifier))
 }
 
 /// Takes certificates of the CA that no list revokes. A client without one is refused.
 fn verifier(
     certificates: &mut Certificates,
     provider: &Arc<rustls::crypto::CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+) -> Result<Verifier, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in std::mem::take(&mut certificates.ca) {
         roots.add(certificate).map_err(|source| TlsError::Useless {

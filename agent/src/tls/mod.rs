@@ -175,6 +175,11 @@ impl Policy {
         }
     }
 
+    /// Why a client that has shown a certificate before may not stay, by what was read last.
+    pub fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
+        self.source()?.refuses(certificate)
+    }
+
     /// For the next STARTTLS, where it is possible.
     pub fn acceptor(&self) -> Option<Acceptor> {
         self.source().map(|source| source.acceptor())
@@ -183,7 +188,7 @@ impl Policy {
 
 /// Who the other end is, once the handshake is through; `None` unless `--tls-verify-peer`.
 pub fn certificate(session: &ServerConnection) -> Option<Certificate> {
-    session.peer_certificates()?.first().and_then(Certificate::read)
+    Certificate::of_chain(session.peer_certificates()?)
 }
 
 /// Why a client's TLS came to nothing; for the log.

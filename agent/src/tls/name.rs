@@ -19,9 +19,24 @@ pub struct Certificate {
     pub dn: String,
     /// Who vouches for it.
     pub issuer_dn: String,
+    /// As it was shown, the owner's first: it is verified again when lists of revoked ones are read again.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
+/// Most bytes of a chain that are kept while a client is connected.
+const LONGEST_CHAIN: usize = 16 << 10;
+
 impl Certificate {
+    /// Of a client that has shown this chain. Of one that is too long to be kept only the owner's is: it is
+    /// refused when it is verified again.
+    pub(super) fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let owner = chain.first()?;
+        let fits = chain.iter().map(|one| one.len()).sum::<usize>() <= LONGEST_CHAIN;
+        let kept = if fits { chain } else { std::slice::from_ref(owner) };
+        let chain = kept.iter().map(|one| one.clone().into_owned()).collect();
+        Some(Self { chain, ..Self::read(owner)? })
+    }
+
     /// Reads the names in a certificate (RFC 5280, section 4.1).
     pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
         let mut outer = Der::of(certificate);
@@ -35,7 +50,7 @@ impl Certificate {
         let issuer = fields.expect(SEQUENCE)?;
         fields.expect(SEQUENCE)?; // From when to when.
         let subject = fields.expect(SEQUENCE)?;
-        Some(Self { dn: name(subject)?, issuer_dn: name(issuer)? })
+        Some(Self { dn: name(subject)?, issuer_dn: name(issuer)?, chain: Vec::new() })
     }
 }
 

@@ -6,12 +6,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use rustls::{CertificateError, pki_types::UnixTime};
 use tokio::sync::Notify;
 
 #[cfg(feature = "psk")]
 use super::psk::SharedKeys;
 use super::{
-    Acceptor, TlsError, config,
+    Acceptor, Certificate, Failure, TlsError, config,
     expiry::{self, Part, Term},
     files::{Certificates, File},
 };
@@ -30,6 +31,8 @@ pub(super) enum Place {
 #[derive(Debug)]
 struct Loaded {
     acceptor: Acceptor,
+    /// Judges clients' certificates, where they are wanted.
+    verifier: Option<config::Verifier>,
     terms: Vec<Term>,
 }
 
@@ -52,23 +55,48 @@ impl Source {
 
     /// For the next handshake.
     pub(super) fn acceptor(&self) -> Acceptor {
-        self.loaded.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
+        self.ask(|loaded| loaded.acceptor.clone())
     }
 
-    /// At HUP. Files that have become wrong change nothing, nor do new ones for handshakes that are
-    /// through.
-    pub fn reload(&self) {
+    /// Why a client that was verified before is refused by what was read last. What has only become too old
+    /// meanwhile is no reason: it is said in the log, and counts for those who come.
+    pub(super) fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
+        let verifier = self.ask(|loaded| loaded.verifier.clone())?;
+        let (owner, others) = certificate.chain.split_first()?;
+        let error = verifier.verify_client_cert(owner, others, UnixTime::now()).err()?;
+        match error {
+            rustls::Error::InvalidCertificate(
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+                | CertificateError::ExpiredRevocationList
+                | CertificateError::ExpiredRevocationListContext { .. },
+            ) => None,
+            error => Some(error.into()),
+        }
+    }
+
+    /// At HUP. Files that have become wrong change nothing. True: they are new, and connections are to be judged
+    /// again.
+    pub fn reload(&self) -> bool {
         match self.place.load() {
             Ok(loaded) => {
                 let what = self.place.words();
-                tracing::info!("{what} read again; open connections go on");
+                let others = match loaded.verifier {
+                    Some(_) => "connections of clients that they refuse are closed",
+                    None => "open connections go on",
+                };
+                tracing::info!("{what} read again; {others}");
                 expiry::say(&loaded.terms);
                 *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
                 self.renewed.notify_one();
+                true
             }
             Err(error) => {
                 let (what, error) = (self.place.words(), chain(&error));
                 tracing::error!("{what} stay as they were read before: {error}");
+                false
             }
         }
     }
@@ -76,19 +104,19 @@ impl Source {
     /// Says, as time goes by, what is about to expire and what has. Never ends.
     pub async fn watch(self: Arc<Self>) {
         // What is there now was said when it was read.
-        let mut pause = self.ask(expiry::pause);
+        let mut pause = self.ask(|loaded| expiry::pause(&loaded.terms));
         loop {
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = self.ask(expiry::say),
-                () = self.renewed.notified() => pause = self.ask(expiry::pause),
+                () = tokio::time::sleep(pause) => pause = self.ask(|loaded| expiry::say(&loaded.terms)),
+                () = self.renewed.notified() => pause = self.ask(|loaded| expiry::pause(&loaded.terms)),
             }
         }
     }
 }
 
 impl Source {
-    fn ask<T>(&self, about: impl FnOnce(&[Term]) -> T) -> T {
-        about(&self.loaded.read().unwrap_or_else(PoisonError::into_inner).terms)
+    fn ask<T>(&self, about: impl FnOnce(&Loaded) -> T) -> T {
+        about(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -102,13 +130,13 @@ impl Place {
                 let lists = Term::of_lists(read.path(File::Revoked), &read.revoked);
                 let lists = lists.filter(|_| *verify_peer);
                 let terms = [own, ca, lists].into_iter().flatten().collect();
-                let acceptor = Acceptor::Certificates(config::server(read, *verify_peer)?);
-                Ok(Loaded { acceptor, terms })
+                let (config, verifier) = config::server(read, *verify_peer)?;
+                Ok(Loaded { acceptor: Acceptor::Certificates(config), verifier, terms })
             }
             #[cfg(feature = "psk")]
             Self::SharedKeys(path) => {
                 let acceptor = Acceptor::SharedKeys(SharedKeys::read(path)?);
-                Ok(Loaded { acceptor, terms: Vec::new() })
+                Ok(Loaded { acceptor, verifier: None, terms: Vec::new() })
             }
         }
     }

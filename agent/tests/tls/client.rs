@@ -1,10 +1,10 @@
 //! A client that says exactly what it is told to, in plain text and inside TLS; libnbd's tools.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Lines, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Command, Output},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -164,4 +164,55 @@ pub(crate) fn noise(len: usize) -> Vec<u8> {
 /// A file of the agent's directory, as a word.
 pub(crate) fn word(agent: &Agent, path: impl AsRef<Path>) -> String {
     agent.dir.path().join(path).to_str().unwrap().to_owned()
+}
+
+/// A client by libnbd that stays.
+pub(crate) struct Guest {
+    child: Child,
+    /// What it says.
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Guest {
+    /// One that is in.
+    pub(crate) fn connect(uri: &str) -> Self {
+        let script = "import nbd, sys
+h = nbd.NBD()
+h.set_uri_allow_local_file(True)
+h.connect_uri(sys.argv[1])
+print('in', flush=True)
+for _ in sys.stdin:
+    try:
+        h.pread(512, 0)
+        print('in', flush=True)
+    except nbd.Error:
+        print('out', flush=True)";
+        let mut child = Command::new("/usr/bin/python3")
+            .args(["-c", script, uri])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3-libnbd is installed");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut guest = Self { child, lines };
+        assert_eq!(guest.line(), "in");
+        guest
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("it says something").unwrap()
+    }
+
+    /// Whether it still can read.
+    pub(crate) fn is_in(&mut self) -> bool {
+        self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.line() == "in"
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::{
     agent::{Agent, BINARY},
     certificates::{Ca, client},
-    client::{ACK, STARTTLS, agent, ask, handshake, plain, size, uri},
+    client::{ACK, Guest, STARTTLS, agent, ask, handshake, plain, size, uri},
 };
 
 const DAY: u64 = 24 * 60 * 60;
@@ -27,7 +27,7 @@ fn hang_up(agent: &Agent, expected: &str) -> String {
     agent.wait_for_line(expected).pop().unwrap()
 }
 
-const READ_AGAIN: &str = "/server read again; open connections go on";
+const READ_AGAIN: &str = "/server read again; ";
 
 #[test]
 fn a_renewed_revocation_list_counts_from_hup_on() {
@@ -57,6 +57,34 @@ fn a_renewed_revocation_list_counts_from_hup_on() {
     fs::remove_file(server.join("ca-crl.pem")).unwrap();
     hang_up(&agent, READ_AGAIN);
     assert!(let_in("eight"));
+}
+
+#[test]
+fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
+    let (agent, ca) = agent("--tls-verify-peer memory 1M");
+    let server = agent.path("server");
+    for (name, serial) in [("seven", 7), ("eight", 8)] {
+        ca.client_in(&agent.path(name), client(serial));
+    }
+    let mut seven = Guest::connect(&uri(&agent, "nbds", "seven"));
+    let mut eight = Guest::connect(&uri(&agent, "nbds", "eight"));
+    assert!(seven.is_in() && eight.is_in());
+    // A list that is too old now says nothing of those who are in.
+    ca.revoke_until(&server, 9, from_now(-10));
+    hang_up(&agent, READ_AGAIN);
+    assert!(seven.is_in() && eight.is_in());
+    ca.revoke_in(&server, 7, 2098);
+    hang_up(&agent, "connections of clients that they refuse are closed");
+    let line = agent.wait_for_line("end=cut off").pop().unwrap();
+    assert!(line.contains("the client's certificate is revoked by ca-crl.pem"), "{line}");
+    assert!(!seven.is_in(), "it was sent away");
+    assert!(eight.is_in());
+    // Another CA vouches for nobody who is in.
+    Ca::new("the new CA").server_in(&server);
+    fs::remove_file(server.join("ca-crl.pem")).unwrap();
+    hang_up(&agent, READ_AGAIN);
+    agent.wait_for_line("is not signed by the CA in ca-cert.pem");
+    assert!(!eight.is_in());
 }
 
 #[test]

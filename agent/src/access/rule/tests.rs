@@ -194,7 +194,8 @@ fn the_label_is_asked_for_once_and_only_by_a_rule_about_it() {
 
 #[test]
 fn names_in_certificates_are_decided_when_there_is_one_or_none() {
-    let shown = Certificate { dn: "CN=me,O=BigCo".into(), issuer_dn: "CN=BigCo".into() };
+    let shown =
+        Certificate { dn: "CN=me,O=BigCo".into(), issuer_dn: "CN=BigCo".into(), chain: Vec::new() };
     let caller = || Caller::new(&Peer::Pipe, &|| None);
     for (text, matches) in [
         ("dn:CN=me,O=BigCo", Match::Yes),
