@@ -129,7 +129,7 @@ fn sixty_writes_that_lack_their_last_byte_have_the_budget_of_their_tenant() {
     let whole = clients.iter().filter(|(_, rest)| *rest == 0).count();
     println!("{whole} payloads lack a byte, peak {} MiB", host.peak_mib());
     assert!(whole >= 1, "the budget is used");
-    host.assert_memory(0);
+    host.assert_memory(0, 0);
     assert_undisturbed(&host, "");
     // What the first of them hold goes to the others.
     clients.retain(|(_, rest)| *rest > 0);

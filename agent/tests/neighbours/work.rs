@@ -67,7 +67,7 @@ impl Row {
         println!("{open} noisy connections, {threads} threads, peak {} MiB", host.peak_mib());
         assert!(open > 0, "there was no noise");
         quiet.assert_within(bounds(slowness, self.own));
-        host.assert_memory(self.contents_mib);
+        host.assert_memory(self.contents_mib, threads);
         let allowed = THREADS + self.threads;
         assert!(threads <= allowed, "{threads} threads, allowed {allowed}");
         host.assert_quiet(AFTER.mul_f64(slowness));
