@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use rustls::{CertificateError, pki_types::UnixTime};
@@ -55,13 +55,13 @@ impl Source {
 
     /// For the next handshake.
     pub(super) fn acceptor(&self) -> Acceptor {
-        self.ask(|loaded| loaded.acceptor.clone())
+        self.loaded().acceptor.clone()
     }
 
     /// Why a client that was verified before is refused by what was read last. What has only become too old
     /// meanwhile is no reason: it is said in the log, and counts for those who come.
     pub(super) fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
-        let verifier = self.ask(|loaded| loaded.verifier.clone())?;
+        let verifier = self.loaded().verifier.clone()?;
         let (owner, others) = certificate.chain.split_first()?;
         let error = verifier.verify_client_cert(owner, others, UnixTime::now()).err()?;
         match error {
@@ -104,19 +104,19 @@ impl Source {
     /// Says, as time goes by, what is about to expire and what has. Never ends.
     pub async fn watch(self: Arc<Self>) {
         // What is there now was said when it was read.
-        let mut pause = self.ask(|loaded| expiry::pause(&loaded.terms));
+        let mut pause = expiry::pause(&self.loaded().terms);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = self.ask(|loaded| expiry::say(&loaded.terms)),
-                () = self.renewed.notified() => pause = self.ask(|loaded| expiry::pause(&loaded.terms)),
+                () = tokio::time::sleep(pause) => pause = expiry::say(&self.loaded().terms),
+                () = self.renewed.notified() => pause = expiry::pause(&self.loaded().terms),
             }
         }
     }
 }
 
 impl Source {
-    fn ask<T>(&self, about: impl FnOnce(&Loaded) -> T) -> T {
-        about(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    fn loaded(&self) -> RwLockReadGuard<'_, Loaded> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,20 +27,27 @@ fn hang_up(agent: &Agent, expected: &str) -> String {
     agent.wait_for_line(expected).pop().unwrap()
 }
 
-const READ_AGAIN: &str = "/server read again; ";
+const READ_AGAIN: &str = "/server read again; open connections go on";
+const JUDGED_AGAIN: &str = "/server read again; connections of clients that they refuse are closed";
 
-#[test]
-fn a_renewed_revocation_list_counts_from_hup_on() {
+/// An agent that verifies clients, and two that have certificates of its CA.
+fn verifies_seven_and_eight() -> (Agent, Ca) {
     let (agent, ca) = agent("--tls-verify-peer memory 1M");
-    let server = agent.path("server");
     for (name, serial) in [("seven", 7), ("eight", 8)] {
         ca.client_in(&agent.path(name), client(serial));
     }
+    (agent, ca)
+}
+
+#[test]
+fn a_renewed_revocation_list_counts_from_hup_on() {
+    let (agent, ca) = verifies_seven_and_eight();
+    let server = agent.path("server");
     let let_in = |name: &str| size(&uri(&agent, "nbds", name)).is_ok();
     assert!(let_in("seven") && let_in("eight"));
     ca.revoke_in(&server, 7, 2098);
     assert!(let_in("seven"), "nothing was said yet");
-    hang_up(&agent, READ_AGAIN);
+    hang_up(&agent, JUDGED_AGAIN);
     assert!(!let_in("seven") && let_in("eight"));
     // After its next update a list lets nobody in, until there is a newer one.
     ca.revoke_until(&server, 7, from_now(-10));
@@ -52,29 +59,26 @@ fn a_renewed_revocation_list_counts_from_hup_on() {
     let line = agent.wait_for_line("renew it and send HUP").pop().unwrap();
     assert!(line.contains("session"), "{line}");
     ca.revoke_in(&server, 8, 2098);
-    hang_up(&agent, READ_AGAIN);
+    hang_up(&agent, JUDGED_AGAIN);
     assert!(let_in("seven") && !let_in("eight"));
     fs::remove_file(server.join("ca-crl.pem")).unwrap();
-    hang_up(&agent, READ_AGAIN);
+    hang_up(&agent, JUDGED_AGAIN);
     assert!(let_in("eight"));
 }
 
 #[test]
 fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
-    let (agent, ca) = agent("--tls-verify-peer memory 1M");
+    let (agent, ca) = verifies_seven_and_eight();
     let server = agent.path("server");
-    for (name, serial) in [("seven", 7), ("eight", 8)] {
-        ca.client_in(&agent.path(name), client(serial));
-    }
     let mut seven = Guest::connect(&uri(&agent, "nbds", "seven"));
     let mut eight = Guest::connect(&uri(&agent, "nbds", "eight"));
     assert!(seven.is_in() && eight.is_in());
     // A list that is too old now says nothing of those who are in.
     ca.revoke_until(&server, 9, from_now(-10));
-    hang_up(&agent, READ_AGAIN);
+    hang_up(&agent, JUDGED_AGAIN);
     assert!(seven.is_in() && eight.is_in());
     ca.revoke_in(&server, 7, 2098);
-    hang_up(&agent, "connections of clients that they refuse are closed");
+    hang_up(&agent, JUDGED_AGAIN);
     let line = agent.wait_for_line("end=cut off").pop().unwrap();
     assert!(line.contains("the client's certificate is revoked by ca-crl.pem"), "{line}");
     assert!(!seven.is_in(), "it was sent away");
@@ -82,7 +86,7 @@ fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
     // Another CA vouches for nobody who is in.
     Ca::new("the new CA").server_in(&server);
     fs::remove_file(server.join("ca-crl.pem")).unwrap();
-    hang_up(&agent, READ_AGAIN);
+    hang_up(&agent, JUDGED_AGAIN);
     agent.wait_for_line("is not signed by the CA in ca-cert.pem");
     assert!(!eight.is_in());
 }
