@@ -219,8 +219,9 @@ impl Transmission {
 
     /// Waits until there is something to do.
     async fn wait(&mut self, life: &mut watch::Receiver<Life>, want: Want) {
-        if self.is_all_sent() && self.blocking.is_empty() && self.spin.turn() {
-            tokio::task::yield_now().await;
+        let idle = want == Want::Input && self.is_all_sent() && self.blocking.is_empty();
+        if idle && self.poll(life).await {
+            self.turn = Turn::new();
             return;
         }
         self.spin.stop();
@@ -264,6 +265,26 @@ impl Transmission {
             arriving.pause(paused.elapsed());
         }
         self.turn = Turn::new();
+    }
+
+    /// Looks for more bytes a few times before the connection goes to sleep. True: there is something to do. A look
+    /// that finds nothing is all that it costs: connections that poll share the thread with those that work.
+    async fn poll(&mut self, life: &watch::Receiver<Life>) -> bool {
+        while self.spin.turn() {
+            tokio::task::yield_now().await;
+            match self.receive() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(()) => return true,
+                Err(error) => {
+                    self.ended = Some(End::from_receive(&error));
+                    return true;
+                }
+            }
+            if life.has_changed().is_ok_and(|changed| changed) {
+                return true;
+            }
+        }
+        false
     }
 
     /// When the connection ends unless more of a request has come, of which it has the beginning.
