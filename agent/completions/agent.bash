@@ -65,7 +65,7 @@ _agent() {
 
     case "${cmd}" in
         agent)
-            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --exportname --threads --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor libvirt man qemu"
+            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --exportname --threads --io --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor libvirt man qemu"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -161,6 +161,10 @@ _agent() {
                     ;;
                 -t)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --io)
+                    COMPREPLY=($(compgen -W "auto uring threads" -- "${cur}"))
                     return 0
                     ;;
                 --timeout)
@@ -567,7 +571,7 @@ fi
 # parameters of the plugin and of the filters that are named.
 _agent_words() {
     local cur="$2" prev="$3" key="" before="" word plugin="" known=""
-    local -a files options=(-p --port -i --ipaddr -U --unix --listen --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --filter -e --exportname -t --threads --timeout --shutdown-timeout --tls --tls-certificates --tls-psk --run -u --user -g --group --selinux-label -P --pidfile --log --mask-handshake)
+    local -a files options=(-p --port -i --ipaddr -U --unix --listen --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --filter -e --exportname -t --threads --io --timeout --shutdown-timeout --tls --tls-certificates --tls-psk --run -u --user -g --group --selinux-label -P --pidfile --log --mask-handshake)
 
     if [[ " completions doctor libvirt man qemu " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
         _agent "$@"

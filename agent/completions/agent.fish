@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_agent_global_optspecs
-    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= limit-per-tenant= memory-per-connection= memory-per-tenant= memory-total= memory-max= qmp= qmp-cid= e/exportname= t/threads= timeout= shutdown-timeout= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter= tls= log=
+    string join \n vsock p/port= i/ipaddr= 4/ipv4-only 6/ipv6-only U/unix= listen= s/single keepalive r/readonly allow= allow-cid= access-file= limit= limit-per-cid= limit-per-tenant= memory-per-connection= memory-per-tenant= memory-total= memory-max= qmp= qmp-cid= e/exportname= t/threads= io= timeout= shutdown-timeout= tls-certificates= tls-verify-peer tls-psk= f/foreground background run= exit-with-parent u/user= g/group= swap selinux-label= P/pidfile= print-uri v/verbose no-sr no-mc mask-handshake= n/newstyle h/help V/version dump-config dump-plugin short-options long-options filter= tls= log=
 end
 
 function __fish_agent_needs_command
@@ -41,7 +41,10 @@ complete -c agent -n "__fish_agent_serves" -l memory-max -d 'Most memory that th
 complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device gets one. May be given again' -r -F
 complete -c agent -n "__fish_agent_serves" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
 complete -c agent -n "__fish_agent_serves" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r
-complete -c agent -n "__fish_agent_serves" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]' -r
+complete -c agent -n "__fish_agent_serves" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 for as many as is best' -r
+complete -c agent -n "__fish_agent_serves" -l io -d 'How files are read and written: by io_uring where the kernel allows it (auto), by nothing else (uring), or by threads that wait' -r -f -a "auto\t''
+uring\t''
+threads\t''"
 complete -c agent -n "__fish_agent_serves" -l timeout -d 'Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m' -r
 complete -c agent -n "__fish_agent_serves" -l shutdown-timeout -d 'At TERM and INT, close connections that are not done by then' -r
 complete -c agent -n "__fish_agent_serves" -l tls-certificates -d 'Where ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem are [default: /etc/pki/nbdkit for root, else ~/.pki/nbdkit or ~/.config/pki/nbdkit]' -r -F

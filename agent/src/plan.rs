@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use disk::MemoryBudget;
+use disk::{MemoryBudget, ring::Io};
 use thiserror::Error;
 
 use crate::{
@@ -55,8 +55,10 @@ pub struct Plan {
     pub machines: Machines,
     /// For the URIs that are printed.
     pub export_name: String,
-    /// Most requests of a connection that block at once; at least 1.
-    pub threads: usize,
+    /// Most requests of a connection that are out at once, if not as many as is best; at least 1.
+    pub threads: Option<usize>,
+    /// How files are read and written.
+    pub io: Io,
     pub handshake_timeout: Duration,
     pub shutdown_timeout: Duration,
     pub pid_file: Option<PathBuf>,
@@ -100,6 +102,8 @@ impl Memory {
 pub enum Failure {
     #[error(transparent)]
     Given(#[from] GivenError),
+    #[error("--io=uring: there is no io_uring here")]
+    Io(#[source] io::Error),
     #[error("cannot start the engine's threads")]
     Engine(#[source] io::Error),
     #[error(transparent)]
@@ -131,6 +135,9 @@ impl Failure {
             Self::Tls(error) => error.mend(),
             Self::Machine(error) => error.mend(),
             Self::Log(error) => error.mend(),
+            Self::Io(_) => {
+                Some("leave --io out: files are then read and written by threads".into())
+            }
             Self::Engine(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Some("raise the limit of threads (ulimit -u, or TasksMax= of the unit)".into())
             }
@@ -254,6 +261,7 @@ impl Plan {
             });
             tokio::spawn(watched.watch());
         }
+        disk::ring::choose(self.io).map_err(Failure::Io)?;
         let stack = self.stack(&mut hooks, &tls, &leases, &changes)?;
         let rules = Arc::new(self.rules(stack, changes, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.

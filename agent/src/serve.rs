@@ -3,6 +3,7 @@
 //!
 //! `plan` calls `serve` once, with everything open.
 
+mod ring;
 mod status;
 mod watchdog;
 
@@ -138,6 +139,7 @@ impl Worker {
                 Err(error) => return tell.send(Err(error)).unwrap_or_default(),
             };
             tell.send(Ok(runtime.handle().clone())).ok();
+            runtime.spawn(ring::run(disk::ring::attach()));
             // An error is what is waited for: the sender is dropped.
             runtime.block_on(ended).ok();
             // A disk that hangs does not hold the agent.

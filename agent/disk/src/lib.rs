@@ -13,6 +13,7 @@ mod identity;
 mod memory;
 mod null;
 mod ones;
+mod op;
 mod page;
 mod pattern;
 mod pieces;
@@ -20,6 +21,7 @@ mod primitives;
 mod random;
 mod ranges;
 mod registry;
+pub mod ring;
 mod split;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
@@ -38,6 +40,7 @@ pub use identity::Identity;
 pub use memory::{MemoryBudget, MemoryDisk};
 pub use null::NullDisk;
 pub use ones::OnesDisk;
+pub use op::{Asked, Data, Op};
 pub use page::{NoMemory, PAGE, Page, Pages, Slice};
 pub use pattern::PatternDisk;
 pub use pieces::{DATA_PIECE, PIECE, Progress, in_pieces, perform_all};
@@ -119,140 +122,6 @@ impl Facts {
     }
 }
 
-/// One request to a disk. Ranges lie within the disk and are never empty: `session/` has checked.
-#[derive(Debug)]
-pub enum Op<'a> {
-    /// `len` bytes from `at`; the pieces pushed to the answer cover them exactly, in order.
-    Read { at: u64, len: u32 },
-    /// `data.len()` bytes to `at`; with `fua` they are durable when it returns.
-    Write { at: u64, data: Data<'a>, fua: bool },
-    /// Everything written and answered before, by any connection, is durable when it returns.
-    Flush,
-    /// The same, for the agent itself: no client hears whether it fails, so what is lost is still to be
-    /// told by a flush.
-    Settle,
-    /// The range is no longer needed; it may read as anything the disk likes afterwards.
-    Trim { at: u64, len: u64, fua: bool },
-    /// The range reads as zeroes afterwards. `may_trim`: a hole may be punched.
-    /// `fast`: fail with `Kind::Unsupported`, at once and with nothing changed, if it would be as
-    /// slow as writing zeroes.
-    Zero { at: u64, len: u64, fua: bool, may_trim: bool, fast: bool },
-    /// The range will be read soon.
-    Cache { at: u64, len: u64 },
-    /// The extents of the range from `at` on, at least one, in order, at most `len` bytes together;
-    /// with `one` the first is enough. Fewer bytes than `len` is allowed.
-    Extents { at: u64, len: u64, one: bool },
-}
-
-/// What a request asks for, without its bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    pub verb: Verb,
-    /// Offset and length in bytes; a flush is (0, 0).
-    pub range: (u64, u64),
-    /// A zero that is to fail rather than be slow.
-    pub fast: bool,
-}
-
-impl Op<'_> {
-    /// What it asks for.
-    pub fn asked(&self) -> Asked {
-        let fast = matches!(self, Self::Zero { fast: true, .. });
-        Asked { verb: self.verb(), range: self.range(), fast }
-    }
-
-    /// What is being done, for messages.
-    pub fn verb(&self) -> Verb {
-        match self {
-            Self::Read { .. } => Verb::Read,
-            Self::Write { .. } => Verb::Write,
-            Self::Flush | Self::Settle => Verb::Flush,
-            Self::Trim { .. } => Verb::Trim,
-            Self::Zero { .. } => Verb::Zero,
-            Self::Cache { .. } => Verb::Cache,
-            Self::Extents { .. } => Verb::Extents,
-        }
-    }
-
-    /// A copy of a write's bytes; nothing of other requests. Without memory for it the request fails.
-    ///
-    /// # Errors
-    /// `Kind::NoMemory`.
-    pub fn copied_data(&self) -> Result<Vec<u8>, DiskError> {
-        match self {
-            Self::Write { data, .. } => {
-                data.copied().map_err(|lack| lack.of(self.verb(), self.range()))
-            }
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Takes `bytes` off the front of a trim, zero or cache request, which are done.
-    ///
-    /// # Panics
-    /// If it is another request: those are done in one call.
-    pub fn skip(&mut self, bytes: u64) {
-        match self {
-            Self::Trim { at, len, .. } | Self::Zero { at, len, .. } | Self::Cache { at, len } => {
-                *at += bytes;
-                *len -= bytes;
-            }
-            _ => panic!("a disk left a {:?} request half done", self.verb()),
-        }
-    }
-
-    /// Offset and length in bytes; a flush is (0, 0).
-    pub fn range(&self) -> (u64, u64) {
-        match self {
-            Self::Read { at, len } => (*at, u64::from(*len)),
-            Self::Write { at, data, .. } => (*at, data.len() as u64),
-            Self::Flush | Self::Settle => (0, 0),
-            Self::Trim { at, len, .. }
-            | Self::Zero { at, len, .. }
-            | Self::Cache { at, len }
-            | Self::Extents { at, len, .. } => (*at, *len),
-        }
-    }
-}
-
-/// The bytes of a write.
-#[derive(Debug)]
-pub enum Data<'a> {
-    /// In the connection's receive buffer: copy what is to be kept.
-    Bytes(&'a [u8]),
-    /// Received into pages of their own: a disk may take whole ones and keep them.
-    Pages(&'a mut Pages),
-}
-
-impl Data<'_> {
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Bytes(bytes) => bytes.len(),
-            Self::Pages(pages) => pages.len(),
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes in order, as the runs they lie in.
-    pub fn slices(&self) -> Vec<&[u8]> {
-        match self {
-            Self::Bytes(bytes) => vec![bytes],
-            Self::Pages(pages) => pages.slices().collect(),
-        }
-    }
-
-    /// A copy of the bytes.
-    ///
-    /// # Errors
-    /// `NoMemory`.
-    pub fn copied(&self) -> Result<Vec<u8>, NoMemory> {
-        joined(self.slices())
-    }
-}
-
 /// What a disk has to say; emptied by the engine before each request, and used again. After an error
 /// it means nothing.
 #[derive(Debug, Default)]
@@ -313,6 +182,15 @@ pub enum Turn {
     Later,
 }
 
+/// Who waits for a request that a disk has begun. It is told once, on any thread.
+pub trait Waiter: fmt::Debug + Send {
+    /// It is done, or has failed.
+    fn done(self: Box<Self>, result: Result<Answer, DiskError>);
+
+    /// It is to be performed where blocking is allowed; `pages` is a write's payload.
+    fn blocks(self: Box<Self>, pages: Pages);
+}
+
 /// A disk, shared by all connections to it.
 ///
 /// Both calls may come from many threads at once. Requests that overlap and are in flight at the
@@ -326,6 +204,23 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Does `op`, waiting as long as it takes. A trim, zero or cache request that takes long is left after a
     /// while (`in_pieces`), and the caller calls again for the rest.
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError>;
+
+    /// Whether `begin` may go on with a request by itself. Asked once by each connection.
+    fn begins(&self) -> bool {
+        false
+    }
+
+    /// Goes on with `op` while no thread waits for it, or has `waiter` perform it. Called on a thread that serves
+    /// other connections too, after `attempt`. The payload of a write is in pages, and is taken from them.
+    fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
+        waiter.blocks(op.take_pages());
+    }
+
+    /// To perform it takes microseconds as a rule, less than to wake a thread: it is better done by a thread that
+    /// does others of its connection, one after the other.
+    fn is_brief(&self, asked: Asked) -> bool {
+        self.below().is_some_and(|below| below.is_brief(asked))
+    }
 
     /// The disk that this one is a layer around.
     fn below(&self) -> Option<&dyn Disk> {

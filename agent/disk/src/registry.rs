@@ -224,8 +224,13 @@ impl<W: Witness> Member<W> {
     /// Does a change. A flush has to see to it, also if it failed: it may have been done in part.
     pub(crate) fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let changed = change();
-        self.shared.durability.wrote();
+        self.wrote();
         changed
+    }
+
+    /// Something was changed, or may have been in part: a flush has to see to it.
+    pub(crate) fn wrote(&self) {
+        self.shared.durability.wrote();
     }
 
     /// Does a write that has to be durable when it is acknowledged; `write` says whether it is. Whatever
@@ -234,7 +239,7 @@ impl<W: Witness> Member<W> {
         match write() {
             Ok(true) => Ok(()),
             Ok(false) => {
-                self.shared.durability.wrote();
+                self.wrote();
                 self.make_durable()
             }
             Err(error) => {

@@ -3,21 +3,76 @@
 mod medium;
 pub mod model;
 
-use std::sync::Mutex;
+use std::{
+    sync::{Mutex, mpsc},
+    thread,
+};
 
 pub use self::medium::{FlakyDisk, Medium, Mishap};
 use super::{
-    Answer, Data, Disk, DiskError, Extent, Facts, Op, Piece, Progress, Turn, Verb, perform_all,
+    Answer, Data, Disk, DiskError, Extent, Facts, Op, Pages, Piece, Progress, Turn, Verb, Waiter,
+    perform_all, ring,
 };
 
-/// As the engine does it: attempt, and perform if that came to nothing.
+/// As the engine does it: attempt, begin, and perform if that came to nothing.
 pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     let mut answer = Answer::default();
-    if disk.attempt(op, &mut answer)? == Turn::Later {
-        assert!(answer.pieces.is_empty() && answer.extents.is_empty(), "Later left an answer");
-        perform_all(disk, op, &mut answer)?;
+    if disk.attempt(op, &mut answer)? == Turn::Done {
+        return Ok(answer);
     }
+    assert!(answer.pieces.is_empty() && answer.extents.is_empty(), "Later left an answer");
+    if disk.begins() {
+        if let Op::Write { at, data, fua } = op {
+            let (at, fua) = (*at, *fua);
+            let mut pages = Pages::copied(at, &data.copied().expect("memory")).expect("memory");
+            let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua };
+            return match begun(disk, &mut op) {
+                Begun::Done(result) => result,
+                Begun::Blocks(mut pages) => {
+                    let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua };
+                    perform_all(disk, &mut op, &mut answer).map(|()| answer)
+                }
+            };
+        }
+        if let Begun::Done(result) = begun(disk, op) {
+            return result;
+        }
+    }
+    perform_all(disk, op, &mut answer)?;
     Ok(answer)
+}
+
+/// What became of a request that a disk was to begin.
+#[derive(Debug)]
+pub enum Begun {
+    Done(Result<Answer, DiskError>),
+    /// It is to be performed, with this payload.
+    Blocks(Pages),
+}
+
+/// Has the disk begin a request, and waits for it. The thread's ring is turned meanwhile.
+pub fn begun(disk: &dyn Disk, op: &mut Op<'_>) -> Begun {
+    #[derive(Debug)]
+    struct Told(mpsc::Sender<Begun>);
+    impl Waiter for Told {
+        fn done(self: Box<Self>, result: Result<Answer, DiskError>) {
+            self.0.send(Begun::Done(result)).ok();
+        }
+        fn blocks(self: Box<Self>, pages: Pages) {
+            self.0.send(Begun::Blocks(pages)).ok();
+        }
+    }
+    let turns = ring::attach();
+    let (tell, told) = mpsc::channel();
+    disk.begin(op, Box::new(Told(tell)));
+    loop {
+        turns.turn();
+        match told.try_recv() {
+            Ok(begun) => return begun,
+            Err(mpsc::TryRecvError::Empty) => thread::yield_now(),
+            Err(mpsc::TryRecvError::Disconnected) => panic!("nobody was told"),
+        }
+    }
 }
 
 /// What a read gives, checked to cover its range.

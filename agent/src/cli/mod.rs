@@ -22,6 +22,7 @@ use std::{
 };
 
 use clap::{CommandFactory, FromArgMatches};
+use disk::ring::Io;
 use thiserror::Error;
 
 use self::options::Said;
@@ -35,8 +36,6 @@ use crate::{
 
 /// The port of NBD (IANA), for TCP and by custom for vsock.
 const DEFAULT_PORT: &str = "10809";
-/// nbdkit's, for plugins that take requests in parallel.
-const DEFAULT_THREADS: usize = 16;
 /// NBD_MAX_STRING: no export can have a longer name, in bytes.
 const EXPORT_NAME_MAX: usize = 4096;
 
@@ -185,9 +184,11 @@ impl Said {
             memory: self.limits.decide()?,
             machines,
             export_name: self.exportname,
-            threads: match usize::try_from(self.threads) {
-                Ok(threads) if threads > 0 => threads,
-                _ => DEFAULT_THREADS,
+            threads: usize::try_from(self.threads).ok().filter(|threads| *threads > 0),
+            io: match self.io.as_str() {
+                "uring" => Io::Uring,
+                "threads" => Io::Threads,
+                _ => Io::Auto,
             },
             handshake_timeout,
             shutdown_timeout: time("--shutdown-timeout", self.shutdown_timeout)?,

@@ -108,9 +108,20 @@ pub(super) struct Said {
     )]
     pub(super) exportname: String,
 
-    /// Requests of one connection that may wait for the disk at once; 0 is the default [default: 16]
+    /// Requests of one connection that may wait for the disk at once; 0 for as many as is best
     #[arg(short, long, default_value_t = 0, hide_default_value = true, help_heading = "Serving")]
     pub(super) threads: u32,
+
+    /// How files are read and written: by io_uring where the kernel allows it (auto), by nothing else (uring), or
+    /// by threads that wait
+    #[arg(
+        long,
+        value_name = "WAY",
+        value_parser = ["auto", "uring", "threads"],
+        default_value = "auto",
+        help_heading = "Serving"
+    )]
+    pub(super) io: String,
 
     /// Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Serving")]

@@ -43,7 +43,8 @@ fn the_defaults_are_those_of_nbdkit() {
             machines: Machines::default(),
             read_only: false,
             export_name: String::new(),
-            threads: 16,
+            threads: None,
+            io: Io::Auto,
             handshake_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(5),
             pid_file: None,
@@ -87,8 +88,10 @@ fn every_option_has_the_spellings_of_nbdkit() {
         (&["-e x", "--exportname=x", "--export x", "--export-name x"], |plan| {
             plan.export_name == "x"
         }),
-        (&["-t 3", "-t3", "--threads=3"], |plan| plan.threads == 3),
-        (&["-t 0", "--threads 0"], |plan| plan.threads == 16),
+        (&["-t 3", "-t3", "--threads=3"], |plan| plan.threads == Some(3)),
+        (&["-t 0", "--threads 0"], |plan| plan.threads.is_none()),
+        (&["--io=uring", "--io uring"], |plan| plan.io == Io::Uring),
+        (&["--io=threads"], |plan| plan.io == Io::Threads),
         (&["-P x", "--pidfile=x", "--pid-file x"], |plan| {
             plan.pid_file == Some(PathBuf::from("x"))
         }),
@@ -117,7 +120,7 @@ fn every_option_has_the_spellings_of_nbdkit() {
             |plan| !plan.read_only,
         ),
         (&["-rfv", "-r -r", "-fre x"], |plan| plan.read_only),
-        (&["-t 1 -t 2"], |plan| plan.threads == 2),
+        (&["-t 1 -t 2"], |plan| plan.threads == Some(2)),
         (&["--keepalive", "--keep"], |plan| plan.keep_alive),
         (&["--no-sr", "--no-structured-replies"], |plan| {
             !plan.offers.structured && !plan.offers.extended

@@ -171,7 +171,7 @@ mod tests {
     use disk::{MemoryDisk, testing::run};
 
     fn asked(verb: Verb) -> Asked {
-        Asked { verb, range: (0, 1), fast: false }
+        Asked { verb, range: (0, 1), fast: false, durable: false }
     }
 
     fn times(words: &[(&str, &str)]) -> Result<Times, String> {

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use disk::{MemoryDisk, Verb, testing};
 
-    const READ: Asked = Asked { verb: Verb::Read, range: (0, 1), fast: false };
+    const READ: Asked = Asked { verb: Verb::Read, range: (0, 1), fast: false, durable: false };
 
     fn is_ready(future: impl Future) -> bool {
         let waker = task::Waker::noop();

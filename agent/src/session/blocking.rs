@@ -4,15 +4,15 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
 
-use disk::{Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress};
+use disk::{Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress, Waiter};
 use nbd::{transmit::Checked, wire::Request};
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{succession::Member, transmit::op};
+use super::{serial::Serial, succession::Member, transmit::op};
 use crate::tenant::{Tenant, Work};
 
 /// A request that came back.
@@ -21,7 +21,15 @@ pub(super) struct Finished {
     pub(super) request: Request,
     pub(super) checked: Checked,
     pub(super) result: Result<Answer, DiskError>,
+    /// A write's payload: its memory goes back to the thread that received it.
+    pub(super) pages: Pages,
+    on_thread: bool,
 }
+
+/// Most requests that a connection has out at once, unless the operator says how many.
+const MOST: usize = 64;
+/// Of these, most that block a thread each.
+const MOST_ON_THREADS: usize = 16;
 
 /// The requests of one connection that are out.
 #[derive(Debug)]
@@ -31,25 +39,31 @@ pub(super) struct Blocking {
     shared: Arc<Shared>,
     /// Those that the disk holds back.
     held: JoinSet<()>,
-    /// How many are out.
+    /// How many are out, and most that may be.
     out: usize,
-    /// Most that may be out at once.
-    threads: usize,
+    most: usize,
+    /// Most that may block a thread each.
+    most_on_threads: usize,
     /// Payload bytes of those that are out.
     bytes: u64,
     /// The disk holds requests (`Disk::hold`).
     pub(super) holds: bool,
+    /// The disk goes on with some of them by itself (`Disk::begin`).
+    begins: bool,
     /// Each request that is out has it: who follows this connection waits for them.
     member: Option<Arc<Member>>,
 }
 
-/// What the connection and its requests on other threads have in common.
+/// What the connection and its requests that are out have in common.
 #[derive(Debug, Default)]
 struct Shared {
     finished: Mutex<Vec<Finished>>,
     /// Told of each of them.
     changed: Notify,
     wanted: AtomicU8,
+    /// Those that are out and block a thread each, or wait for one.
+    on_threads: AtomicUsize,
+    serial: Serial,
 }
 
 /// What a connection still wants of its requests.
@@ -73,13 +87,23 @@ impl Shared {
 impl Blocking {
     pub(super) fn new(
         tenant: Arc<Tenant>,
-        threads: usize,
+        threads: Option<usize>,
         disk: Arc<dyn Disk>,
         member: Option<Arc<Member>>,
     ) -> Self {
-        let (shared, held, holds) = (Arc::default(), JoinSet::new(), disk.holds());
-        let threads = threads.max(1);
-        Self { tenant, disk, shared, held, out: 0, threads, bytes: 0, holds, member }
+        Self {
+            shared: Arc::default(),
+            held: JoinSet::new(),
+            out: 0,
+            most: threads.unwrap_or(MOST),
+            most_on_threads: threads.unwrap_or(MOST_ON_THREADS),
+            bytes: 0,
+            holds: disk.holds(),
+            begins: disk.begins(),
+            tenant,
+            disk,
+            member,
+        }
     }
 
     /// Nothing is out.
@@ -89,7 +113,9 @@ impl Blocking {
 
     /// Another may go out.
     pub(super) fn has_room(&self, max_bytes: u64) -> bool {
-        self.out < self.threads && self.bytes < max_bytes
+        self.out < self.most
+            && self.bytes < max_bytes
+            && self.shared.on_threads.load(Ordering::Relaxed) < self.most_on_threads
     }
 
     /// The client has gone: a request that takes long ends after the piece that it is in, and one that waits for
@@ -99,7 +125,7 @@ impl Blocking {
         self.shared.wanted.fetch_max(Wanted::Short as u8, Ordering::Relaxed);
     }
 
-    /// Performs a request on a thread, once the disk holds it no longer; `pages` is a write's payload.
+    /// Has a request done, once the disk holds it no longer; `pages` is a write's payload.
     pub(super) fn launch(
         &mut self,
         request: Request,
@@ -109,23 +135,25 @@ impl Blocking {
     ) {
         self.out += 1;
         self.bytes += payload(checked);
-        let task = Task {
+        let task = Box::new(Task {
+            tenant: Arc::clone(&self.tenant),
             disk: Arc::clone(&self.disk),
             request,
             checked,
             pages: pages.unwrap_or_default(),
             answer: Answer::default(),
             begun: false,
+            on_thread: false,
             shared: Arc::clone(&self.shared),
             member: self.member.clone(),
-        };
+        });
+        let begins = self.begins;
         if !self.holds {
-            return self.tenant.submit(Box::new(task));
+            return task.start(begins);
         }
-        let tenant = Arc::clone(&self.tenant);
         self.held.spawn(async move {
             task.disk.hold(asked).await;
-            tenant.submit(Box::new(task));
+            task.start(begins);
         });
     }
 
@@ -136,11 +164,21 @@ impl Blocking {
         }
         while self.held.try_join_next().is_some() {}
         let finished = std::mem::take(&mut *lock(&self.shared.finished));
+        let mut on_threads = 0;
         for finished in &finished {
             self.out -= 1;
             self.bytes -= payload(finished.checked);
+            on_threads += usize::from(finished.on_thread);
+        }
+        if on_threads > 0 {
+            self.shared.on_threads.fetch_sub(on_threads, Ordering::Relaxed);
         }
         finished
+    }
+
+    /// `reap` has something to give.
+    pub(super) fn has_finished(&self) -> bool {
+        self.out > 0 && !lock(&self.shared.finished).is_empty()
     }
 
     /// Bytes of memory that the requests hold.
@@ -150,7 +188,7 @@ impl Blocking {
 
     /// Waits until `reap` has something to give; for ever if nothing is out.
     pub(super) async fn some(&mut self) {
-        while lock(&self.shared.finished).is_empty() {
+        while !self.has_finished() {
             self.shared.changed.notified().await;
         }
     }
@@ -182,8 +220,10 @@ impl Drop for Blocking {
     }
 }
 
-/// A request on its way through the threads.
-struct Task {
+/// A request that is out.
+#[derive(Debug)]
+pub(super) struct Task {
+    tenant: Arc<Tenant>,
     disk: Arc<dyn Disk>,
     request: Request,
     /// What is left of the request.
@@ -191,6 +231,8 @@ struct Task {
     pages: Pages,
     answer: Answer,
     begun: bool,
+    /// It blocks a thread, or waits for one.
+    on_thread: bool,
     shared: Arc<Shared>,
     /// Beyond the session, if that ends before.
     member: Option<Arc<Member>>,
@@ -198,21 +240,60 @@ struct Task {
 
 impl Work for Task {
     fn is_long(&self) -> bool {
-        self.goes_on() && !self.is_remote()
+        self.goes_on() && !self.disk.is_remote()
     }
 
-    fn is_remote(&self) -> bool {
+    fn stays_short(&self) -> bool {
         self.disk.is_remote()
     }
 
-    fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
+    fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
+        self.go_on().map(|rest| rest as Box<dyn Work>)
+    }
+}
+
+impl Waiter for Task {
+    fn done(self: Box<Self>, result: Result<Answer, DiskError>) {
+        (*self).finish(result);
+    }
+
+    fn blocks(mut self: Box<Self>, pages: Pages) {
+        self.pages = pages;
+        self.queue();
+    }
+}
+
+impl Task {
+    /// Hands it to the disk, if that `begins` some by itself, or to a thread.
+    fn start(mut self: Box<Self>, begins: bool) {
+        if begins {
+            let (disk, mut pages) = (Arc::clone(&self.disk), std::mem::take(&mut self.pages));
+            disk.begin(&mut op(self.checked, Data::Pages(&mut pages)), self);
+        } else {
+            self.queue();
+        }
+    }
+
+    /// Hands it to a thread of the tenant.
+    fn queue(mut self: Box<Self>) {
+        let (tenant, shared) = (Arc::clone(&self.tenant), Arc::clone(&self.shared));
+        if self.disk.is_brief(op(self.checked, Data::Pages(&mut self.pages)).asked()) {
+            return shared.serial.push(self, &tenant);
+        }
+        self.on_thread = true;
+        shared.on_threads.fetch_add(1, Ordering::Relaxed);
+        tenant.submit(self);
+    }
+
+    /// Performs the request, or a part of it that takes some milliseconds: then it is given back.
+    pub(super) fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
         let wanted = if self.begun || self.goes_on() { Wanted::All } else { Wanted::Short };
         if !self.shared.wants(wanted) {
             let error = {
                 let op = op(self.checked, Data::Bytes(&[]));
                 DiskError::new(Kind::ShutDown, op.verb(), op.range())
             };
-            self.finish(Err(error));
+            (*self).finish(Err(error));
             return None;
         }
         match self.perform() {
@@ -223,7 +304,7 @@ impl Work for Task {
             }
             Ok(Progress::Done) => {
                 let answer = std::mem::take(&mut self.answer);
-                self.finish(Ok(answer));
+                (*self).finish(Ok(answer));
             }
             Err(error) => match self.checked {
                 // A disk that has zeroed one part quickly and cannot so zero the next: to fail now would say
@@ -234,14 +315,12 @@ impl Work for Task {
                     self.checked = Checked::Zero { at, len, fua, may_trim, fast: false };
                     return Some(self);
                 }
-                _ => self.finish(Err(error)),
+                _ => (*self).finish(Err(error)),
             },
         }
         None
     }
-}
 
-impl Task {
     /// It may take more than one call.
     fn goes_on(&self) -> bool {
         match self.checked {
@@ -264,13 +343,14 @@ impl Task {
         })
     }
 
-    fn finish(&mut self, result: Result<Answer, DiskError>) {
+    fn finish(mut self, result: Result<Answer, DiskError>) {
         let (request, checked) = (self.request, self.checked);
         // Before the client can know of it: it may ask on another connection, and it counts on the memory, which is
         // charged no longer either.
         self.member = None;
-        self.pages = Pages::default();
-        lock(&self.shared.finished).push(Finished { request, checked, result });
+        let (pages, on_thread) = (std::mem::take(&mut self.pages), self.on_thread);
+        let finished = Finished { request, checked, result, pages, on_thread };
+        lock(&self.shared.finished).push(finished);
         self.shared.changed.notify_one();
     }
 }

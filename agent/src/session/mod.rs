@@ -10,6 +10,7 @@ mod opening;
 mod pool;
 mod protocol;
 mod revocable;
+mod serial;
 mod spin;
 mod standing;
 mod stream;
@@ -70,8 +71,8 @@ pub struct Rules {
     pub offers: Offers,
     /// Refuse every write; `--readonly`.
     pub read_only: bool,
-    /// Most requests of a connection that block at once (`--threads`); at least 1.
-    pub threads: usize,
+    /// Most requests of a connection that are out at once (`--threads`); at least 1.
+    pub threads: Option<usize>,
     /// What STARTTLS comes to; `--tls`.
     pub tls: tls::Policy,
 }

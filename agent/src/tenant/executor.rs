@@ -43,9 +43,9 @@ pub trait Work: Send {
         false
     }
 
-    /// It waits for another machine: what `run` gives back does not count as long work, of which a silent machine
-    /// would leave no place to others.
-    fn is_remote(&self) -> bool {
+    /// What `run` gives back does not count as long work: it is of many short ones, or waits for another machine,
+    /// which would leave no place for long work to others.
+    fn stays_short(&self) -> bool {
         false
     }
 }
@@ -238,7 +238,7 @@ impl State {
             queue.running -= 1;
             queue.running_long -= usize::from(long);
             match rest {
-                Some(rest) if rest.is_remote() => queue.work.push_back(rest),
+                Some(rest) if rest.stays_short() => queue.work.push_back(rest),
                 rest => queue.long.extend(rest),
             }
             self.place(id);

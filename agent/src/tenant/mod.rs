@@ -270,8 +270,8 @@ impl Work for Logged {
         self.work.is_long()
     }
 
-    fn is_remote(&self) -> bool {
-        self.work.is_remote()
+    fn stays_short(&self) -> bool {
+        self.work.stays_short()
     }
 }
 

@@ -5,14 +5,9 @@
 //! come between. If the file does not end with a whole block, its last part goes through the page
 //! cache: through it alone, so that the two ways never meet in one block.
 
-use std::{
-    fs::File,
-    io,
-    ops::Range,
-    sync::{PoisonError, RwLock},
-};
+use std::{fs::File, io, ops::Range};
 
-use super::{Ability, read_buffered, read_exactly, write_buffered};
+use super::{Ability, edges::Edges, read_buffered, read_exactly, write_buffered};
 use crate::{
     Answer,
     ranges::{cuts, length, whole},
@@ -56,7 +51,7 @@ impl Source<'_> {
 }
 
 /// Empty room for `len` bytes from an aligned address on: what stands before it is skipped.
-fn aligned(len: usize) -> io::Result<(Vec<u8>, usize)> {
+pub(super) fn aligned(len: usize) -> io::Result<(Vec<u8>, usize)> {
     let mut bytes = room(len + MEMORY)?;
     let skip = bytes.as_ptr().align_offset(MEMORY);
     bytes.resize(skip, 0);
@@ -71,8 +66,13 @@ impl Direct {
         (range.start..middle, middle..range.end)
     }
 
+    /// Some of it is not read and written directly.
+    pub(super) fn has_tail_in(&self, range: &Range<u64>) -> bool {
+        self.tail.as_ref().is_some_and(|(start, _)| *start < range.end)
+    }
+
     /// The whole blocks that a range touches.
-    fn around(&self, range: &Range<u64>) -> Range<u64> {
+    pub(super) fn around(&self, range: &Range<u64>) -> Range<u64> {
         range.start / self.block * self.block..range.end.next_multiple_of(self.block)
     }
 
@@ -100,7 +100,7 @@ impl Direct {
     pub(super) fn write(
         &self,
         file: &File,
-        edges: &RwLock<()>,
+        edges: &Edges,
         at: u64,
         slices: &[&[u8]],
         until: Until,
@@ -133,7 +133,7 @@ impl Direct {
             let mut bytes = room(length(&rest))?;
             source.append_to(&mut bytes, length(&rest));
             // It may be part of a whole block to those who opened the file since it grew.
-            let _together = edges.read().unwrap_or_else(PoisonError::into_inner);
+            let _together = edges.together();
             all_durable &= write_buffered(tail, rest.start, &[&bytes], until, durable)?;
         }
         Ok(all_durable)
@@ -143,15 +143,15 @@ impl Direct {
     /// blocks itself, while nobody else changes anything.
     pub(super) fn between_writes<T>(
         &self,
-        edges: &RwLock<()>,
+        edges: &Edges,
         range: &Range<u64>,
         change: impl FnOnce() -> T,
     ) -> T {
         if self.around(range) == *range {
-            let _together = edges.read().unwrap_or_else(PoisonError::into_inner);
+            let _together = edges.together();
             change()
         } else {
-            let _alone = edges.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = edges.alone();
             change()
         }
     }

@@ -4,7 +4,9 @@
 //! connection's own task; everything else waits on the tenant's threads. All reading and writing is
 //! positional, so that nothing depends on the file's own position.
 
+mod begin;
 mod direct;
+mod edges;
 mod extents;
 mod open;
 mod shared;
@@ -17,18 +19,20 @@ use std::{
     ops::Range,
     os::unix::fs::MetadataExt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use direct::Direct;
+use edges::Edges;
 pub(crate) use open::Inode;
 pub use open::{Advice, Cache, FileError, Options};
 use shared::Member;
 
 use super::{
-    Answer, DATA_PIECE, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, in_pieces,
+    Answer, Asked, DATA_PIECE, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, Verb,
+    Waiter, in_pieces,
     ranges::{cuts, length},
 };
 use crate::{
@@ -38,11 +42,17 @@ use crate::{
 
 /// Most bytes that are read on the connection's own task, and with one system call.
 const WINDOW: u64 = 1 << 20;
+/// Bytes in the smallest page of the page cache.
+const CACHE_PAGE: u64 = 4096;
 
 /// A file or block device, opened for one connection: what others who have it open lose is told here
 /// too (`durability`).
 #[derive(Debug)]
-pub struct FileDisk {
+pub struct FileDisk(Arc<Inner>);
+
+/// Requests that the kernel goes on with have it too, and may be the last.
+#[derive(Debug)]
+struct Inner {
     /// `None` only while it is dropped.
     held: Option<Held>,
 }
@@ -63,12 +73,13 @@ struct Opened {
     sector: Option<u64>,
     /// O_DIRECT, `cache=none`.
     direct: Option<Direct>,
-    /// See `Shared::edges`.
-    edges: Arc<RwLock<()>>,
+    edges: Edges,
     /// What the file's kind has not refused yet.
     can: Abilities,
     /// The file may have holes. Zeroes that were read are known for what they are in any case.
     sparse: AtomicBool,
+    /// The kernel goes on with some requests by itself (`begin`).
+    ringed: bool,
 }
 
 /// What the kernel and the filesystem may turn out not to have. Each is tried until it is refused.
@@ -116,7 +127,7 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-impl FileDisk {
+impl Inner {
     fn held(&self) -> &Held {
         self.held.as_ref().expect("it is there until it is dropped")
     }
@@ -169,7 +180,7 @@ impl Opened {
         if let Some(direct) = &self.direct {
             direct.write(&self.file, &self.edges, at, slices, until, &self.can.write_durable)
         } else {
-            let _together = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            let _together = self.edges.together();
             write_buffered(&self.file, at, slices, until, &self.can.write_durable)
         }
     }
@@ -233,19 +244,31 @@ impl Held {
 
 impl Disk for FileDisk {
     fn facts(&self) -> Facts {
-        self.held().opened.facts.clone()
+        self.0.held().opened.facts.clone()
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match op {
-            Op::Read { at, len } => Ok(self.held().opened.read_cached(*at, *len, answer)),
+            Op::Read { at, len } => Ok(self.0.held().opened.read_cached(*at, *len, answer)),
             _ => Ok(Turn::Later),
         }
     }
 
+    fn begins(&self) -> bool {
+        self.0.held().opened.ringed
+    }
+
+    fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
+        self.0.begin(op, waiter);
+    }
+
+    fn is_brief(&self, asked: Asked) -> bool {
+        self.is_cached_write(asked)
+    }
+
     fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range) = (op.verb(), op.range());
-        let held = self.held();
+        let held = self.0.held();
         if held.opened.facts.read_only
             && matches!(op, Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. })
         {
@@ -255,7 +278,18 @@ impl Disk for FileDisk {
     }
 }
 
-impl Drop for FileDisk {
+impl FileDisk {
+    /// A write that finds all it needs in the page cache: no page is read first, and nothing is waited for.
+    fn is_cached_write(&self, asked: Asked) -> bool {
+        let (at, len) = asked.range;
+        asked.verb == Verb::Write
+            && !asked.durable
+            && self.0.held().opened.direct.is_none()
+            && (at | len).is_multiple_of(CACHE_PAGE)
+    }
+}
+
+impl Drop for Inner {
     fn drop(&mut self) {
         match self.held.take() {
             Some(held) if held.member.owes() => {

@@ -8,22 +8,26 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
-    sync::{Arc, RwLock, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{OFlag, PosixFadviseAdvice, open, posix_fadvise},
-    sys::stat::Mode,
+    sys::{
+        stat::Mode,
+        statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs},
+    },
 };
 use thiserror::Error;
 
 use super::{
-    Abilities, Direct, FileDisk, Held, Opened,
+    Abilities, Direct, FileDisk, Held, Inner, Opened,
+    edges::Edges,
     shared::{FILES, Shared},
     which,
 };
-use crate::{Facts, descriptors::Sync, sys::file as sys};
+use crate::{Facts, descriptors::Sync, ring, sys::file as sys};
 
 /// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
 const BLOCK: u32 = 4096;
@@ -163,7 +167,7 @@ impl FileDisk {
         let shared = member.witness();
         let read_only = access == OFlag::O_RDONLY;
         let mut opened =
-            Opened::new(file, options, read_only, Arc::clone(&shared.edges)).map_err(unseen)?;
+            Opened::new(file, options, read_only, shared.edges.clone()).map_err(unseen)?;
         opened.advise().map_err(unseen)?;
         if options.cache == Cache::None {
             let block = opened.sector.unwrap_or_else(|| BLOCK.into());
@@ -182,7 +186,7 @@ impl FileDisk {
             // Only now: a file that cannot be read either is not served at all.
             tracing::warn!(path = %path.display(), "served read-only: {why}");
         }
-        Ok(Self { held: Some(Held { opened, member }) })
+        Ok(Self(Arc::new(Inner { held: Some(Held { opened, member }) })))
     }
 }
 
@@ -192,7 +196,7 @@ impl Opened {
         mut file: File,
         options: Options,
         mut read_only: bool,
-        edges: Arc<RwLock<()>>,
+        edges: Edges,
     ) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let device = metadata.file_type().is_block_device();
@@ -208,6 +212,7 @@ impl Opened {
             let block = u32::try_from(metadata.blksize()).unwrap_or(BLOCK_MAX);
             facts.block_preferred = preferred(block);
         }
+        let ringed = ring::is_used() && (device || goes_on_alone(&file));
         facts.read_only = read_only;
         facts.can_trim = !read_only;
         facts.can_fast_zero = !read_only;
@@ -221,6 +226,7 @@ impl Opened {
             edges,
             can: Abilities::default(),
             sparse: AtomicBool::new(true),
+            ringed,
         };
         opened.look_for_holes();
         Ok(opened)
@@ -235,6 +241,13 @@ impl Opened {
         posix_fadvise(&self.file, 0, 0, advice)?;
         Ok(())
     }
+}
+
+/// The filesystem reads and writes what is not in the page cache while no thread waits. On others a thread of the
+/// kernel would wait, of which there are few for all: one that hangs would hold up other disks.
+fn goes_on_alone(file: &File) -> bool {
+    let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC];
+    fstatfs(file).is_ok_and(|found| known.contains(&found.filesystem_type()))
 }
 
 fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), FileError> {

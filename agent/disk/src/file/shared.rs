@@ -6,14 +6,14 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     sync::{
-        Arc, LazyLock, RwLock,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
-use super::Opened;
+use super::{Opened, edges::Edges};
 use crate::{
     descriptors::{Descriptors, Sync},
     registry::{self, Witness},
@@ -30,9 +30,7 @@ pub(super) struct Shared {
     descriptors: Descriptors<File, Opened>,
     /// Somebody can write.
     writable: AtomicBool,
-    /// Taken alone by who changes part of a block past the page cache, together by all others who
-    /// change anything.
-    pub(super) edges: Arc<RwLock<()>>,
+    pub(super) edges: Edges,
 }
 
 impl Shared {
@@ -42,7 +40,7 @@ impl Shared {
         let found = fstatfs(&witness).map(|found| found.filesystem_type());
         let separate = found == Ok(FUSE_SUPER_MAGIC);
         let descriptors = Descriptors::new(witness, separate);
-        Self { descriptors, writable: AtomicBool::new(false), edges: Arc::default() }
+        Self { descriptors, writable: AtomicBool::new(false), edges: Edges::default() }
     }
 
     /// One like `new` that others have, or `new`.

@@ -1,4 +1,5 @@
 mod array;
+mod begin;
 
 use std::{
     fs::{self, OpenOptions},
@@ -39,7 +40,7 @@ fn open(path: &Path) -> FileDisk {
 
 impl FileDisk {
     fn opened(&self) -> &Opened {
-        &self.held().opened
+        &self.0.held().opened
     }
 
     /// Serves what is open already, and nobody else's.
@@ -48,10 +49,10 @@ impl FileDisk {
         let inode = Inode { device: 0, inode: None };
         let member =
             Registry::new().join_with(inode, Identity::fresh(), "a test".to_owned(), shared);
-        let edges = Arc::clone(&member.witness().edges);
+        let edges = member.witness().edges.clone();
         let opened = Opened::new(file, Options::default(), read_only, edges).unwrap();
         let opened = member.witness().share(opened);
-        Self { held: Some(Held { opened, member }) }
+        Self(Arc::new(Inner { held: Some(Held { opened, member }) }))
     }
 }
 

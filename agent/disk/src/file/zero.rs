@@ -1,11 +1,7 @@
 //! Trimming and zeroing: by punching holes where that can be, else by zeroing in the kernel, else
 //! by writing zeroes.
 
-use std::{
-    io,
-    ops::Range,
-    sync::{PoisonError, atomic::Ordering},
-};
+use std::{io, ops::Range, sync::atomic::Ordering};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -92,7 +88,7 @@ impl Opened {
         let done = if let Some(direct) = &self.direct {
             direct.between_writes(&self.edges, range, || ability.with(call))
         } else {
-            let _together = self.edges.read().unwrap_or_else(PoisonError::into_inner);
+            let _together = self.edges.together();
             ability.with(call)
         };
         Ok(done?.is_some())

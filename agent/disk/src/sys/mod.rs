@@ -7,3 +7,5 @@ pub(crate) mod blocks;
 pub(crate) mod buffer;
 #[allow(unsafe_code, reason = "system calls without a safe interface in std or nix")]
 pub(crate) mod file;
+#[allow(unsafe_code, reason = "buffers that belong to the kernel for a while")]
+pub(crate) mod ring;

@@ -37,7 +37,7 @@ fn about(seconds: f64, expected: f64) {
 }
 
 fn asked(verb: Verb, bytes: u64) -> Asked {
-    Asked { verb, range: (0, bytes), fast: false }
+    Asked { verb, range: (0, bytes), fast: false, durable: false }
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
             tls: Tls::Off,
         },
         read_only: false,
-        threads: 1,
+        threads: Some(1),
         tls: tls::Policy::Off,
     })
 }

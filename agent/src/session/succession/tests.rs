@@ -132,7 +132,7 @@ fn rules(disk: Slow) -> Arc<Rules> {
         offers: Offers { tls: Tls::Off, ..Offers::default() },
         read_only: false,
         // One after the other: what waits behind a write has not begun.
-        threads: 1,
+        threads: Some(1),
         tls: tls::Policy::Off,
     })
 }

@@ -219,8 +219,7 @@ impl Transmission {
 
     /// Waits until there is something to do.
     async fn wait(&mut self, life: &mut watch::Receiver<Life>, want: Want) {
-        let idle = want == Want::Input && self.is_all_sent() && self.blocking.is_empty();
-        if idle && self.poll(life).await {
+        if self.is_all_sent() && self.poll(life, want).await {
             self.turn = Turn::new();
             return;
         }
@@ -267,12 +266,24 @@ impl Transmission {
         self.turn = Turn::new();
     }
 
-    /// Looks for more bytes a few times before the connection goes to sleep. True: there is something to do. A look
-    /// that finds nothing is all that it costs: connections that poll share the thread with those that work.
-    async fn poll(&mut self, life: &watch::Receiver<Life>) -> bool {
+    /// Looks a few times for more bytes and for requests that have come back, before the connection goes to sleep.
+    /// True: there is something to do. A look that finds nothing is all that it costs: connections that poll share
+    /// the thread with those that work.
+    async fn poll(&mut self, life: &watch::Receiver<Life>, want: Want) -> bool {
+        if want != Want::Input && self.blocking.is_empty() {
+            return false;
+        }
         while self.spin.turn() {
             tokio::task::yield_now().await;
-            match self.receive() {
+            if self.blocking.has_finished() {
+                self.spin.hit(false);
+                return true;
+            }
+            let received = match want {
+                Want::Input => self.receive(),
+                _ => Err(io::ErrorKind::WouldBlock.into()),
+            };
+            match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(()) => return true,
                 Err(error) => {

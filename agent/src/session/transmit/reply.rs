@@ -102,7 +102,9 @@ impl Transmission {
 
     /// Answers what came back from other threads.
     pub(super) fn reap(&mut self) {
-        for Finished { request, checked, result } in self.blocking.reap() {
+        for Finished { request, checked, result, pages, .. } in self.blocking.reap() {
+            // Before its client hears of it: it counts on the memory.
+            drop(pages);
             match result {
                 Ok(mut got) => {
                     let mut replies = Replies { out: &mut self.out, terms: self.receiver.terms() };

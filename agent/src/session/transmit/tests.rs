@@ -38,7 +38,7 @@ fn rules() -> Arc<Rules> {
         handshake_timeout: Duration::from_mins(1),
         offers: Offers { tls: Tls::Off, ..Offers::default() },
         read_only: false,
-        threads: 1,
+        threads: Some(1),
         tls: tls::Policy::Off,
     })
 }

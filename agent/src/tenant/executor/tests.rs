@@ -106,7 +106,7 @@ fn long_work_that_waits_for_another_machine_holds_up_nobody() {
             self.0 = left;
             Some(self)
         }
-        fn is_remote(&self) -> bool {
+        fn stays_short(&self) -> bool {
             true
         }
     }

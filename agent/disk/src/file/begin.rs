@@ -1,0 +1,114 @@
+//! Requests that the kernel goes on with while no thread waits: what the page cache lacks is read so, and
+//! whole blocks past it are read and written.
+//!
+//! Nothing fails here. What comes to less than was asked for is performed by a thread once more, and that finds
+//! out what is the matter.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+};
+
+use super::{Inner, Opened, WINDOW, direct::aligned};
+use crate::{
+    Answer, Data, Op, Pages, Waiter,
+    ranges::{length, whole},
+    ring, room,
+    sys::ring::Transfer,
+};
+
+/// Longest read of a file that may have holes: in a longer one these are looked for, and not read.
+const BLIND: u64 = 256 << 10;
+
+impl AsFd for Opened {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Inner {
+    /// See `Disk::begin`.
+    pub(super) fn begin(self: &Arc<Self>, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
+        match op {
+            Op::Read { at, len } => self.begin_read(*at, u64::from(*len), waiter),
+            Op::Write { at, data: Data::Pages(pages), fua } => {
+                let pages = std::mem::take(*pages);
+                self.begin_write(*at, pages, *fua, waiter);
+            }
+            _ => waiter.blocks(op.take_pages()),
+        }
+    }
+
+    fn begin_read(self: &Arc<Self>, at: u64, len: u64, waiter: Box<dyn Waiter>) {
+        let opened = &self.held().opened;
+        let most = if opened.may_have_holes() { BLIND } else { WINDOW };
+        let asked = at..at + len;
+        let range = match &opened.direct {
+            Some(direct) => direct.around(&asked),
+            None => asked.clone(),
+        };
+        let past = opened.direct.as_ref().is_some_and(|direct| direct.has_tail_in(&range));
+        let buffer = match &opened.direct {
+            _ if len > most || past => None,
+            Some(_) => aligned(length(&range)).ok(),
+            None => room(length(&range)).ok().map(|bytes| (bytes, 0)),
+        };
+        let Some((bytes, skip)) = buffer else { return waiter.blocks(Pages::default()) };
+        let whole = length(&range);
+        // What stands before and behind what was asked for.
+        let (before, behind) =
+            (length(&(range.start..asked.start)), length(&(asked.end..range.end)));
+        let then = move |moved: std::io::Result<usize>, transfer| match (moved, transfer) {
+            (Ok(n), Transfer::Read { mut bytes, .. }) if n == whole => {
+                let mut answer = Answer::default();
+                bytes.truncate(bytes.len() - behind);
+                answer.push_scanned(asked.start, bytes, skip + before);
+                waiter.done(Ok(answer));
+            }
+            _ => waiter.blocks(Pages::default()),
+        };
+        let transfer = Transfer::Read { bytes, len: whole };
+        self.push(range.start, transfer, Box::new(then));
+    }
+
+    fn begin_write(
+        self: &Arc<Self>,
+        at: u64,
+        pages: Pages,
+        durable: bool,
+        waiter: Box<dyn Waiter>,
+    ) {
+        let opened = &self.held().opened;
+        let (range, len) = (at..at + pages.len() as u64, pages.len());
+        let may = opened.direct.as_ref().is_some_and(|direct| {
+            let [before, _, after] = whole(&range, direct.block);
+            before.is_empty() && after.is_empty() && !direct.has_tail_in(&range)
+        });
+        let together =
+            if may && !opened.facts.read_only { opened.edges.try_together() } else { None };
+        let Some(together) = together else { return waiter.blocks(pages) };
+        let inner = Arc::clone(self);
+        let then = move |moved: std::io::Result<usize>, transfer| {
+            let all = matches!(moved, Ok(n) if n == len);
+            if !(all && durable) {
+                // Before it is acknowledged; also if it was done in part.
+                inner.held().member.wrote();
+            }
+            drop(together);
+            match transfer {
+                _ if all => waiter.done(Ok(Answer::default())),
+                Transfer::Write { pages, .. } => waiter.blocks(pages),
+                Transfer::Read { .. } => waiter.blocks(Pages::default()),
+            }
+        };
+        self.push(at, Transfer::Write { pages, durable }, Box::new(then));
+    }
+
+    fn push(self: &Arc<Self>, at: u64, transfer: Transfer, then: crate::sys::ring::Then) {
+        let file = Arc::clone(&self.held().opened);
+        if let Err((transfer, then)) = ring::push(file, at, transfer, then) {
+            // As if nothing had been moved.
+            then(Ok(0), transfer);
+        }
+    }
+}

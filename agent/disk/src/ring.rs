@@ -1,0 +1,175 @@
+//! Which files are read and written by io_uring(7), and the rings of the threads that do so.
+//!
+//! A thread with an event loop of its own says so (`attach`), and runs `Turns` on it. A file's request is pushed
+//! by `push` and submitted when the thread's other tasks have had their say: one system call for all of them.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Poll, Waker},
+};
+
+use crate::sys::ring::{Keep, Ring, Then, Transfer};
+
+/// By what files are read and written: `--io`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Io {
+    /// By io_uring where the kernel has it and allows it.
+    #[default]
+    Auto,
+    /// By io_uring.
+    Uring,
+    /// By threads that wait.
+    Threads,
+}
+
+static CHOSEN: AtomicU8 = AtomicU8::new(Io::Auto as u8);
+
+/// Whether there are rings; found out, and said in the log, when the first file is opened.
+static USED: LazyLock<bool> = LazyLock::new(|| {
+    if CHOSEN.load(Ordering::Relaxed) == Io::Threads as u8 {
+        tracing::info!("files are read and written by threads (--io=threads)");
+        return false;
+    }
+    match Ring::new() {
+        Ok(_) => {
+            tracing::info!("files are read and written by io_uring where the filesystem can");
+            true
+        }
+        Err(error) => {
+            tracing::info!("files are read and written by threads: no io_uring: {}", why(&error));
+            false
+        }
+    }
+});
+
+/// Chooses for the process; to be called before a file is opened.
+///
+/// # Errors
+/// `Io::Uring`, and there is none.
+pub fn choose(io: Io) -> io::Result<()> {
+    CHOSEN.store(io as u8, Ordering::Relaxed);
+    if io == Io::Uring {
+        Ring::new().map_err(|error| io::Error::new(error.kind(), why(&error)))?;
+    }
+    Ok(())
+}
+
+fn why(error: &io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::ENOSYS) => " (the kernel has none, or a filter of system calls hides it)",
+        Some(libc::EPERM) => " (sysctl kernel.io_uring_disabled, or a filter of system calls)",
+        Some(libc::ENOMEM) => " (see ulimit -l, LimitMEMLOCK= of the unit)",
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+#[derive(Debug, Default)]
+struct Here {
+    /// The thread runs `Turns`.
+    attached: bool,
+    /// Made when the first request comes.
+    ring: Option<Ring>,
+    /// Of `Turns`, while it waits for requests.
+    waker: Option<Waker>,
+}
+
+thread_local! {
+    static HERE: RefCell<Here> = RefCell::default();
+}
+
+/// This process reads and writes files by io_uring.
+pub(crate) fn is_used() -> bool {
+    *USED
+}
+
+/// Has the kernel move `transfer` to or from `file` at offset `at`.
+///
+/// # Errors
+/// Not on this thread, or not now: what was given comes back.
+pub(crate) fn push(
+    file: Keep,
+    at: u64,
+    transfer: Transfer,
+    then: Then,
+) -> Result<(), (Transfer, Then)> {
+    HERE.with_borrow_mut(|here| {
+        if !here.attached {
+            return Err((transfer, then));
+        }
+        if here.ring.is_none() {
+            match Ring::new() {
+                Ok(ring) => here.ring = Some(ring),
+                Err(error) => {
+                    tracing::warn!("no io_uring for one more thread: {}", why(&error));
+                    here.attached = false;
+                    return Err((transfer, then));
+                }
+            }
+        }
+        let ring = here.ring.as_mut().expect("it was just made");
+        ring.push(file, at, transfer, then)?;
+        if let Some(waker) = here.waker.take() {
+            waker.wake();
+        }
+        Ok(())
+    })
+}
+
+/// The turns of this thread's ring. They stay on the thread.
+#[derive(Debug)]
+pub struct Turns(());
+
+/// The thread will run turns from now on, so that requests may go to its ring.
+pub fn attach() -> Turns {
+    HERE.with_borrow_mut(|here| here.attached = true);
+    Turns(())
+}
+
+impl Turns {
+    /// Waits until something was pushed.
+    pub async fn filled(&self) {
+        poll_fn(|context| {
+            HERE.with_borrow_mut(|here| {
+                if here.ring.as_mut().is_some_and(Ring::is_filled) {
+                    return Poll::Ready(());
+                }
+                here.waker = Some(context.waker().clone());
+                Poll::Pending
+            })
+        })
+        .await;
+    }
+
+    /// Becomes readable anew whenever something is done. It is not to be read from.
+    ///
+    /// # Errors
+    /// There is no ring before something was pushed; or too many files are open.
+    pub fn done(&self) -> io::Result<OwnedFd> {
+        HERE.with_borrow(|here| {
+            let ring = here.ring.as_ref().ok_or(io::ErrorKind::NotFound)?;
+            ring.done().try_clone_to_owned()
+        })
+    }
+
+    /// Submits what was pushed, and tells what is done.
+    pub fn turn(&self) {
+        let mut done = Vec::new();
+        HERE.with_borrow_mut(|here| {
+            if let Some(ring) = &mut here.ring {
+                ring.turn(&mut done);
+            }
+        });
+        for completion in done {
+            completion.tell();
+        }
+    }
+}
