@@ -186,7 +186,7 @@ impl FileDisk {
             // Only now: a file that cannot be read either is not served at all.
             tracing::warn!(path = %path.display(), "served read-only: {why}");
         }
-        Ok(Self(Arc::new(Inner { held: Some(Held { opened, member }) })))
+        Ok(Self(Arc::new(Inner::new(Held { opened, member }))))
     }
 }
 
