@@ -182,10 +182,11 @@ pub enum Turn {
     Later,
 }
 
-/// Who waits for a request that a disk has begun. It is told once, on any thread.
+/// Who waits for a request that a disk has begun. It is told once, on any thread; never of an error: that is for
+/// who performs the request to find.
 pub trait Waiter: fmt::Debug + Send {
-    /// It is done, or has failed.
-    fn done(self: Box<Self>, result: Result<Answer, DiskError>);
+    /// It is done.
+    fn done(self: Box<Self>, answer: Answer);
 
     /// It is to be performed where blocking is allowed; `pages` is a write's payload.
     fn blocks(self: Box<Self>, pages: Pages);
@@ -207,13 +208,23 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Whether `begin` may go on with a request by itself. Asked once by each connection.
     fn begins(&self) -> bool {
-        false
+        self.below().is_some_and(<dyn Disk>::begins)
     }
 
     /// Goes on with `op` while no thread waits for it, or has `waiter` perform it. Called on a thread that serves
-    /// other connections too, after `attempt`. The payload of a write is in pages, and is taken from them.
+    /// other connections too, after `attempt` or in place of it. The payload of a write is in pages, and is taken
+    /// from them.
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
-        waiter.blocks(op.take_pages());
+        match self.below() {
+            Some(below) if self.passes(op) => below.begin(op, waiter),
+            _ => waiter.blocks(op.take_pages()),
+        }
+    }
+
+    /// A layer does nothing to `op`, neither before it nor after it: the disk below may begin it.
+    fn passes(&self, op: &Op<'_>) -> bool {
+        let _ = op;
+        false
     }
 
     /// To perform it takes microseconds as a rule, less than to wake a thread: it is better done by a thread that

@@ -27,15 +27,15 @@ pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
             let mut pages = Pages::copied(at, &data.copied().expect("memory")).expect("memory");
             let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua };
             return match begun(disk, &mut op) {
-                Begun::Done(result) => result,
+                Begun::Done(answer) => Ok(answer),
                 Begun::Blocks(mut pages) => {
                     let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua };
                     perform_all(disk, &mut op, &mut answer).map(|()| answer)
                 }
             };
         }
-        if let Begun::Done(result) = begun(disk, op) {
-            return result;
+        if let Begun::Done(answer) = begun(disk, op) {
+            return Ok(answer);
         }
     }
     perform_all(disk, op, &mut answer)?;
@@ -45,7 +45,7 @@ pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
 /// What became of a request that a disk was to begin.
 #[derive(Debug)]
 pub enum Begun {
-    Done(Result<Answer, DiskError>),
+    Done(Answer),
     /// It is to be performed, with this payload.
     Blocks(Pages),
 }
@@ -55,8 +55,8 @@ pub fn begun(disk: &dyn Disk, op: &mut Op<'_>) -> Begun {
     #[derive(Debug)]
     struct Told(mpsc::Sender<Begun>);
     impl Waiter for Told {
-        fn done(self: Box<Self>, result: Result<Answer, DiskError>) {
-            self.0.send(Begun::Done(result)).ok();
+        fn done(self: Box<Self>, answer: Answer) {
+            self.0.send(Begun::Done(answer)).ok();
         }
         fn blocks(self: Box<Self>, pages: Pages) {
             self.0.send(Begun::Blocks(pages)).ok();

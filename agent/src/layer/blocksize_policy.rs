@@ -178,6 +178,10 @@ impl Disk for Policed {
         self.below.perform(op, answer)
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        self.check(op).is_ok()
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

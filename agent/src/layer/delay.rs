@@ -135,6 +135,10 @@ impl Disk for Delay {
         self.below.perform(op, answer)
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        self.check(op).is_ok()
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

@@ -201,6 +201,10 @@ impl Disk for ErrorDisk {
         }
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        self.errors.of(op.verb()).is_none()
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

@@ -105,6 +105,10 @@ impl Disk for Fua {
         }
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        matches!(op, Op::Read { .. })
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

@@ -168,6 +168,10 @@ impl Disk for MultiConn {
         done
     }
 
+    fn passes(&self, _: &Op<'_>) -> bool {
+        self.emulated.is_none()
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

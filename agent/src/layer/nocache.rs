@@ -71,6 +71,10 @@ impl Disk for NoCache {
         }
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        op.verb() != Verb::Cache
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

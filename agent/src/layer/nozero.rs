@@ -152,6 +152,10 @@ impl Disk for NoZero {
         }
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        !matches!(op, Op::Zero { .. })
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

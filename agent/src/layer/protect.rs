@@ -183,6 +183,10 @@ impl Disk for Protect {
         Ok(Progress::Done)
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        !self.touches(op)
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

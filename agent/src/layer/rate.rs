@@ -135,6 +135,10 @@ impl Disk for Rate {
         self.below.perform(op, answer)
     }
 
+    fn passes(&self, _: &Op<'_>) -> bool {
+        true
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

@@ -54,6 +54,10 @@ impl Disk for Readonly {
         self.below.perform(op, answer)
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        !writes(op)
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

@@ -165,6 +165,10 @@ impl Disk for Truncate {
         Ok(Progress::Done)
     }
 
+    fn passes(&self, op: &Op<'_>) -> bool {
+        self.is_there(op)
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use disk::{Answer, Disk, DiskError, Facts, Op, Piece, Progress, Turn, Verb, perform_all, room};
+use disk::{
+    Answer, Asked, Disk, DiskError, Facts, Op, Piece, Progress, Turn, Verb, Waiter, perform_all,
+    room,
+};
 
 /// `len` bytes of `below` from `start` on.
 #[derive(Debug)]
@@ -65,6 +68,15 @@ impl Disk for Window {
         self.below(op, |below, op| below.perform(op, answer)).map_err(|error| self.told(error))
     }
 
+    fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
+        self.below(op, |below, op| below.begin(op, waiter));
+    }
+
+    fn is_brief(&self, asked: Asked) -> bool {
+        let (at, len) = asked.range;
+        self.below.is_brief(Asked { range: (at + self.start, len), ..asked })
+    }
+
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }
@@ -92,7 +104,7 @@ pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskEr
 mod tests {
     use super::*;
     use disk::{
-        Data, Extent, MemoryDisk, Pages,
+        Data, Extent, FileDisk, MemoryDisk, Pages, file,
         testing::{bytes_of, extents, read, run, trim, write, zero},
     };
 
@@ -110,6 +122,27 @@ mod tests {
         trim(&window, 2, 2);
         assert_eq!(bytes_of(&read(&window, 0, 5)), b"\0\0\0\0t");
         run(&window, &mut Op::Flush).unwrap();
+    }
+
+    #[test]
+    fn what_the_disk_below_goes_on_with_by_itself_lands_there_too() {
+        // Beside the test's binary: a filesystem that has O_DIRECT, where /tmp may have none.
+        let beside = std::env::current_exe().unwrap();
+        let file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let options = file::Options { cache: file::Cache::None, ..file::Options::default() };
+        let below: Arc<dyn Disk> = Arc::new(FileDisk::open(file.path(), options).unwrap());
+        let window = Window::new(Arc::clone(&below), 8192, 500_000).unwrap();
+        assert_eq!(window.begins(), below.begins());
+        for fill in [1, 2] {
+            write(&window, 4096, &[fill; 4096]);
+            assert_eq!(bytes_of(&read(&window, 4096, 4096)), [fill; 4096]);
+            assert_eq!(bytes_of(&read(&*below, 12_288, 4096)), [fill; 4096]);
+        }
+        let cached = Asked { verb: Verb::Write, range: (1, 4096), fast: false, durable: false };
+        let below = Arc::new(FileDisk::open(file.path(), file::Options::default()).unwrap());
+        let window = Window::new(below, 4095, 500_000).unwrap();
+        assert!(window.is_brief(cached), "below it is a whole page");
     }
 
     #[test]

@@ -253,8 +253,8 @@ impl Work for Task {
 }
 
 impl Waiter for Task {
-    fn done(self: Box<Self>, result: Result<Answer, DiskError>) {
-        (*self).finish(result);
+    fn done(self: Box<Self>, answer: Answer) {
+        (*self).finish(Ok(answer));
     }
 
     fn blocks(mut self: Box<Self>, pages: Pages) {

@@ -53,6 +53,7 @@ impl Inner {
             Some(_) => aligned(length(&range)).ok(),
             None => room(length(&range)).ok().map(|bytes| (bytes, 0)),
         };
+        let direct = opened.direct.is_some();
         let Some((bytes, skip)) = buffer else { return waiter.blocks(Pages::default()) };
         let whole = length(&range);
         // What stands before and behind what was asked for.
@@ -63,11 +64,11 @@ impl Inner {
                 let mut answer = Answer::default();
                 bytes.truncate(bytes.len() - behind);
                 answer.push_scanned(asked.start, bytes, skip + before);
-                waiter.done(Ok(answer));
+                waiter.done(answer);
             }
             _ => waiter.blocks(Pages::default()),
         };
-        let transfer = Transfer::Read { bytes, len: whole };
+        let transfer = Transfer::Read { bytes, len: whole, direct };
         self.push(range.start, transfer, Box::new(then));
     }
 
@@ -96,7 +97,7 @@ impl Inner {
             }
             drop(together);
             match transfer {
-                _ if all => waiter.done(Ok(Answer::default())),
+                _ if all => waiter.done(Answer::default()),
                 Transfer::Write { pages, .. } => waiter.blocks(pages),
                 Transfer::Read { .. } => waiter.blocks(Pages::default()),
             }

@@ -22,11 +22,15 @@ const COMPLETIONS: u32 = 1024;
 /// What is read or written.
 #[derive(Debug)]
 pub(crate) enum Transfer {
-    /// So many bytes, to be appended to a buffer that has the room.
-    Read { bytes: Vec<u8>, len: usize },
-    /// All that the pages hold; `durable`: the medium has it when it is done (RWF_DSYNC).
+    /// So many bytes, to be appended to a buffer that has the room; past the page cache if `direct`.
+    Read { bytes: Vec<u8>, len: usize, direct: bool },
+    /// All that the pages hold, past the page cache; `durable`: the medium has it when it is done (RWF_DSYNC).
     Write { pages: Pages, durable: bool },
 }
+
+/// What would wait fails with EAGAIN (RWF_NOWAIT), where else one of the kernel's threads would wait with it: these
+/// are few, and shared by all tenants. A read through the page cache waits without a thread, and only without it.
+const NOWAIT: libc::c_int = libc::RWF_NOWAIT;
 
 /// Told how many bytes were moved.
 pub(crate) type Then = Box<dyn FnOnce(io::Result<usize>, Transfer) + Send>;
@@ -108,11 +112,15 @@ impl Ring {
         let mut request = Box::new(Request { transfer, slices: Vec::new(), then, _file: file });
         let Request { transfer, slices, .. } = &mut *request;
         let entry = match transfer {
-            Transfer::Read { bytes, len } => {
+            Transfer::Read { bytes, len, direct } => {
+                let flags = if *direct { NOWAIT } else { 0 };
                 let spare = bytes.spare_capacity_mut();
                 assert!(*len <= spare.len(), "a read needs its room beforehand");
                 let len = u32::try_from(*len).expect("less than 4 GiB");
-                opcode::Read::new(fd, spare.as_mut_ptr().cast(), len).offset(at).build()
+                opcode::Read::new(fd, spare.as_mut_ptr().cast(), len)
+                    .offset(at)
+                    .rw_flags(flags)
+                    .build()
             }
             Transfer::Write { pages, durable } => {
                 slices.extend(pages.slices().map(|slice| libc::iovec {
@@ -121,7 +129,7 @@ impl Ring {
                     iov_len: slice.len(),
                 }));
                 let count = u32::try_from(slices.len()).expect("a page each");
-                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
+                let flags = NOWAIT | if *durable { libc::RWF_DSYNC } else { 0 };
                 opcode::Writev::new(fd, slices.as_ptr(), count).offset(at).rw_flags(flags).build()
             }
         };
@@ -172,7 +180,7 @@ impl Completion {
         let Request { mut transfer, then, .. } = *self.request;
         let moved = usize::try_from(self.result)
             .map_err(|_| io::Error::from_raw_os_error(self.result.saturating_neg()));
-        if let (Transfer::Read { bytes, len }, Ok(n)) = (&mut transfer, &moved) {
+        if let (Transfer::Read { bytes, len, .. }, Ok(n)) = (&mut transfer, &moved) {
             assert!(n <= len, "the kernel has read more than was asked for");
             // SAFETY: n <= len <= the spare capacity, and the kernel has written the first n bytes of it.
             unsafe { bytes.set_len(bytes.len() + n) };

@@ -8,6 +8,22 @@ pub(crate) enum Media {
     Memory,
     /// A regular file whose pages are all in the page cache.
     File,
+    /// A larger one of which the page cache has nothing when a round begins.
+    Cold,
+    /// The same past the page cache: `cache=none`, which nbdkit's file plugin does not have as O_DIRECT.
+    Direct,
+}
+
+impl Media {
+    pub(crate) const ALL: [Self; 4] = [Self::Memory, Self::File, Self::Cold, Self::Direct];
+
+    /// Bytes of the disk.
+    pub(crate) const fn size(self) -> u64 {
+        match self {
+            Self::Memory | Self::File => 1 << 30,
+            Self::Cold | Self::Direct => 4 << 30,
+        }
+    }
 }
 
 /// One line of the table.
@@ -32,6 +48,10 @@ pub(crate) enum Figure {
     Cpu,
     /// Median latency, agent to nbdkit.
     P50,
+    /// Requests a second, agent to qemu-nbd.
+    RateByQemu,
+    /// Server CPU per request, agent to qemu-nbd.
+    CpuByQemu,
     /// Memory per idle connection of the agent, KiB.
     IdleKib,
     /// How much of its rate the agent's busy connection loses beside idle ones, percent.
@@ -69,8 +89,16 @@ const TWICE_AT_HALF: &[Goal] =
     &[goal(Figure::Rate, Bound::AtLeast(2.0)), goal(Figure::Cpu, Bound::AtMost(0.5))];
 const BULK: &[Goal] = &[goal(Figure::Rate, Bound::AtLeast(1.3))];
 
-const SMALL: Load = Load { verb: Verb::Read, random: true, block: 4096, depth: 32 };
-const BIG_READ: Load = Load { verb: Verb::Read, random: false, block: 256 * 1024, depth: 8 };
+const RATE: &[Goal] = &[goal(Figure::Rate, Bound::AtLeast(1.0))];
+const WRITES: &[Goal] =
+    &[goal(Figure::Rate, Bound::AtLeast(1.5)), goal(Figure::Cpu, Bound::AtMost(0.7))];
+const AS_QUICK: &[Goal] = &[goal(Figure::P50, Bound::AtMost(1.0))];
+const PAST_CACHE: &[Goal] =
+    &[goal(Figure::RateByQemu, Bound::AtLeast(1.5)), goal(Figure::CpuByQemu, Bound::AtMost(0.6))];
+
+const SMALL: Load = Load { verb: Verb::Read, random: true, block: 4096, depth: 32, flush_every: 0 };
+const SMALL_WRITE: Load = Load { verb: Verb::Write, ..SMALL };
+const BIG_READ: Load = Load { random: false, block: 256 * 1024, depth: 8, ..SMALL };
 const BIG_WRITE: Load = Load { verb: Verb::Write, ..BIG_READ };
 
 const fn case(
@@ -113,4 +141,26 @@ pub(crate) const CASES: &[Case] = &[
         1,
         &[goal(Figure::Rate, Bound::AtLeast(2.0))],
     ),
+    case(
+        "cold 4k randread qd32 c1",
+        Media::Cold,
+        SMALL,
+        1,
+        &[goal(Figure::Rate, Bound::AtLeast(1.3))],
+    ),
+    case("cold 4k randread qd32 c4", Media::Cold, SMALL, 4, RATE),
+    case("cold 4k randread qd1 c1", Media::Cold, Load { depth: 1, ..SMALL }, 1, RATE),
+    case("cold 256k seqread qd8 c1", Media::Cold, BIG_READ, 1, RATE),
+    case("cold 4k randwrite qd32 c1", Media::Cold, SMALL_WRITE, 1, WRITES),
+    case("cold 4k randwrite qd1 c1", Media::Cold, Load { depth: 1, ..SMALL_WRITE }, 1, AS_QUICK),
+    case(
+        "cold 4k randwrite qd32 c1, a flush every 32",
+        Media::Cold,
+        Load { flush_every: 32, ..SMALL_WRITE },
+        1,
+        RATE,
+    ),
+    case("cold 256k seqwrite qd8 c1", Media::Cold, BIG_WRITE, 1, RATE),
+    case("direct 4k randread qd32 c1", Media::Direct, SMALL, 1, PAST_CACHE),
+    case("direct 4k randwrite qd32 c1", Media::Direct, SMALL_WRITE, 1, PAST_CACHE),
 ];

@@ -12,7 +12,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::{Failure, session::Session};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use crate::{Failure, case::Media, session::Session};
 
 /// Bytes that are written at once, and the period of the pattern.
 pub(crate) const UNIT: usize = 256 * 1024;
@@ -25,6 +27,8 @@ pub(crate) const BLOCK: usize = 4096;
 pub(crate) struct Content {
     /// How often each unit has been written since the fill.
     generations: Vec<AtomicU32>,
+    /// All servers have the same file: what is written is what it has already.
+    shared: bool,
 }
 
 /// splitmix64's finisher.
@@ -39,9 +43,10 @@ fn stamp(at: u64, generation: u32) -> u64 {
 }
 
 impl Content {
-    /// A disk of `size` bytes, a multiple of `UNIT`, as it is after the fill.
-    pub(crate) fn new(size: u64) -> Self {
-        Self { generations: (0..size / UNIT as u64).map(|_| AtomicU32::new(0)).collect() }
+    /// A disk as it is after the fill.
+    pub(crate) fn of(media: Media) -> Self {
+        let generations = (0..media.size() / UNIT as u64).map(|_| AtomicU32::new(0)).collect();
+        Self { generations, shared: media != Media::Memory }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -65,8 +70,17 @@ impl Content {
     /// Puts the stamps for the next writing of the unit at `at` into `unit`, which from now on is
     /// what the disk must read as there.
     pub(crate) fn stamp_next(&self, at: u64, unit: &mut [u8]) {
-        let generation = self.generation(at).fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = self.generation(at).fetch_add((!self.shared).into(), Ordering::Relaxed);
+        let generation = generation + u32::from(!self.shared);
         Self::put_stamps(at, generation, unit);
+    }
+
+    /// The bytes of `len` at `at`, within a unit, as they are; `unit` is any unit's.
+    pub(crate) fn stamp_again<'a>(&self, at: u64, len: u32, unit: &'a mut [u8]) -> &'a [u8] {
+        let from = usize::try_from(at % UNIT as u64).expect("less than a unit");
+        let part = &mut unit[from..from + len as usize];
+        Self::put_stamps(at, self.generation(at).load(Ordering::Relaxed), part);
+        part
     }
 
     fn put_stamps(at: u64, generation: u32, unit: &mut [u8]) {
@@ -119,6 +133,13 @@ impl Content {
                 .into()),
             }
         })
+    }
+
+    /// Has the page cache forget a file.
+    pub(crate) fn forget_file(path: &Path) -> Result<(), Failure> {
+        let file = File::open(path)?;
+        file.sync_data()?;
+        Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 
     /// Writes all of the disk to a file, whose pages are then in the page cache and on the medium.

@@ -21,7 +21,7 @@ use crate::{
     Failure,
     content::{BLOCK, Content, UNIT},
     session::{
-        CHUNK_NONE, CHUNK_OFFSET_DATA, CMD_READ, CMD_WRITE, FLAG_DONE, SIMPLE_REPLY,
+        CHUNK_NONE, CHUNK_OFFSET_DATA, CMD_FLUSH, CMD_READ, CMD_WRITE, FLAG_DONE, SIMPLE_REPLY,
         STRUCTURED_REPLY, Session, Wire, request,
     },
 };
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Read,
-    /// Of whole units.
+    /// Of whole units; or of blocks, which become what they are.
     Write,
 }
 
@@ -43,6 +43,8 @@ pub(crate) struct Load {
     pub(crate) block: u32,
     /// Requests in flight.
     pub(crate) depth: usize,
+    /// Every so many requests one is a flush; 0: none is.
+    pub(crate) flush_every: u64,
 }
 
 /// When requests count.
@@ -189,7 +191,12 @@ impl<'a> Client<'a> {
         at
     }
 
-    /// Sends a request for every free slot: all reads in one send, writes in one each.
+    /// The next request is a flush.
+    fn is_flush(&self) -> bool {
+        self.load.flush_every > 0 && self.sequence.is_multiple_of(self.load.flush_every)
+    }
+
+    /// Sends a request for every free slot, all in one send; writes of whole units in one each.
     fn refill(&mut self, now: Instant) -> Result<(), Failure> {
         while let Some(i) = self.free.pop() {
             let at = self.next_at();
@@ -201,10 +208,18 @@ impl<'a> Client<'a> {
                 Verb::Read => {
                     self.headers.extend(request(CMD_READ, cookie, at, self.load.block));
                 }
-                Verb::Write => {
+                Verb::Write if self.is_flush() => {
+                    self.headers.extend(request(CMD_FLUSH, cookie, 0, 0));
+                }
+                Verb::Write if self.load.block as usize == UNIT => {
                     self.content.stamp_next(at, &mut self.unit);
                     let header = request(CMD_WRITE, cookie, at, self.load.block);
                     self.session.send(&header, &self.unit)?;
+                }
+                Verb::Write => {
+                    let block = self.content.stamp_again(at, self.load.block, &mut self.unit);
+                    self.headers.extend(request(CMD_WRITE, cookie, at, self.load.block));
+                    self.headers.extend_from_slice(block);
                 }
             }
         }

@@ -57,7 +57,7 @@ impl Entry {
         self.row(Kind::Nbdkit).or_else(|| self.row(Kind::Agent))
     }
 
-    /// By nbdkit, of which the goals speak.
+    /// By nbdkit, of which most goals speak.
     fn ratio(&self, row: &Row, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
         Some(row.by(self.row(Kind::Nbdkit)?, figure))
     }
@@ -69,6 +69,8 @@ impl Entry {
             Figure::Rate => self.ratio(agent, |sample| sample.rate)?,
             Figure::Cpu => self.ratio(agent, |sample| sample.server_us)?,
             Figure::P50 => self.ratio(agent, |sample| sample.p50)?,
+            Figure::RateByQemu => agent.by(self.row(Kind::QemuNbd)?, |sample| sample.rate),
+            Figure::CpuByQemu => agent.by(self.row(Kind::QemuNbd)?, |sample| sample.server_us),
             Figure::IdleKib => agent.spread(|s| s.idle.map_or(f64::NAN, |i| i.bytes / 1024.0)),
             Figure::IdleLoss => {
                 agent.spread(|s| s.idle.map_or(f64::NAN, |i| (1.0 - i.kept) * 100.0))
@@ -296,6 +298,8 @@ fn figure_name(figure: Figure) -> &'static str {
         Figure::Rate => "requests a second by nbdkit's",
         Figure::Cpu => "server CPU per request by nbdkit's",
         Figure::P50 => "median latency by nbdkit's",
+        Figure::RateByQemu => "requests a second by qemu-nbd's",
+        Figure::CpuByQemu => "server CPU per request by qemu-nbd's",
         Figure::IdleKib => "memory of an idle connection, KiB",
         Figure::IdleLoss => "rate lost beside idle connections, %",
     }

@@ -16,7 +16,7 @@ use nix::{
 };
 use tempfile::NamedTempFile;
 
-use crate::{Failure, session::Session};
+use crate::{Failure, case::Media, session::Session};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -108,23 +108,36 @@ impl Server {
         }
     }
 
-    /// With `file`, which exists.
+    /// With `file`, which exists; past the page cache if that is `media`.
     pub(crate) fn start_file(
         kind: Kind,
+        media: Media,
         room: &Path,
         file: &Path,
         agent: Option<&Path>,
         pin: bool,
     ) -> Result<Self, Failure> {
         let socket = room.join(format!("file-{kind}.sock"));
+        let direct = media == Media::Direct;
         let (serves, args) = match kind {
             Kind::Nbdkit => ("file plugin", with_file(nbdkit(&socket), file)),
             Kind::Agent | Kind::Control | Kind::Layered => {
                 let mut args = agent_words(agent, &socket)?;
                 args.extend(kind.layers());
-                ("file disk", with_file(args, file))
+                args = with_file(args, file);
+                args.extend(direct.then(|| "cache=none".into()));
+                ("file disk", args)
             }
-            Kind::QemuNbd => ("file, raw", qemu_nbd(&socket, file)),
+            Kind::QemuNbd => {
+                let mut args = qemu_nbd(&socket, file);
+                args.extend(
+                    ["--aio=io_uring", "--cache=none"]
+                        .map(String::from)
+                        .into_iter()
+                        .filter(|_| direct),
+                );
+                ("file, raw", args)
+            }
         };
         Self::start(kind, serves, socket, &args, None, pin)
     }

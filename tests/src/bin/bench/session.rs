@@ -29,6 +29,7 @@ pub(crate) const SIMPLE_REPLY: u32 = 0x6744_6698;
 pub(crate) const STRUCTURED_REPLY: u32 = 0x668e_33ef;
 pub(crate) const CMD_READ: u16 = 0;
 pub(crate) const CMD_WRITE: u16 = 1;
+pub(crate) const CMD_FLUSH: u16 = 3;
 const CMD_DISC: u16 = 2;
 pub(crate) const FLAG_DONE: u16 = 1;
 pub(crate) const CHUNK_NONE: u16 = 0;
