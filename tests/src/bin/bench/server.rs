@@ -117,7 +117,8 @@ impl Server {
         agent: Option<&Path>,
         pin: bool,
     ) -> Result<Self, Failure> {
-        let socket = room.join(format!("file-{kind}.sock"));
+        // One that was killed leaves its socket there.
+        let socket = room.join(format!("{media:?}-{kind}.sock"));
         let direct = media == Media::Direct;
         let (serves, args) = match kind {
             Kind::Nbdkit => ("file plugin", with_file(nbdkit(&socket), file)),
