@@ -69,19 +69,20 @@ impl Ring {
     /// # Errors
     /// Why there is no io_uring here: an old kernel, kernel.io_uring_disabled, a filter of system calls.
     pub(crate) fn new() -> io::Result<Self> {
+        // Since Linux 6.1: completions come when the thread asks for them, and interrupt nothing.
+        Self::build(true).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => Self::build(false),
+            _ => Err(error),
+        })
+    }
+
+    fn build(deferred: bool) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_cqsize(COMPLETIONS).setup_clamp();
-        // Since Linux 6.1: completions come when the thread asks for them, and interrupt nothing.
-        let deferred = builder
-            .clone()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(REQUESTS);
-        let uring = deferred.or_else(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => builder.build(REQUESTS),
-            _ => Err(error),
-        })?;
+        if deferred {
+            builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        }
+        let uring = builder.build(REQUESTS)?;
         let parameters = uring.params();
         // 5.12; also that a request's slices are read when it is submitted, and that no completion is lost.
         if !parameters.is_feature_native_workers() || !parameters.is_feature_nodrop() {
@@ -192,5 +193,57 @@ impl Completion {
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("in_flight", &self.in_flight).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::mpsc};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_told_with_and_without_deferred_completions() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 8192]).unwrap();
+        let file = Arc::new(file);
+        for deferred in [true, false] {
+            let mut ring = match Ring::build(deferred) {
+                Ok(ring) => ring,
+                Err(error) => {
+                    println!("SKIPPED: no io_uring here, deferred {deferred}: {error}");
+                    continue;
+                }
+            };
+            let (tell, told) = mpsc::channel();
+            let bytes = Vec::with_capacity(4096);
+            let transfer = Transfer::Read { bytes, len: 4096, direct: false };
+            let then = move |moved: io::Result<usize>, transfer| {
+                tell.send((moved.unwrap(), transfer)).unwrap();
+            };
+            let pushed =
+                ring.push(Arc::<std::fs::File>::clone(&file), 4096, transfer, Box::new(then));
+            assert!(pushed.is_ok() && ring.is_filled());
+            let mut done = Vec::new();
+            ring.turn(&mut done);
+            assert!(!ring.is_filled());
+            while done.is_empty() {
+                let mut event = [PollFd::new(ring.done(), PollFlags::POLLIN)];
+                let soon = PollTimeout::try_from(20_000).unwrap();
+                assert_eq!(
+                    poll(&mut event, soon).unwrap(),
+                    1,
+                    "nothing is told, deferred {deferred}"
+                );
+                ring.turn(&mut done);
+            }
+            done.into_iter().for_each(Completion::tell);
+            let (moved, transfer) = told.try_recv().unwrap();
+            assert!(
+                matches!(transfer, Transfer::Read { bytes, .. } if moved == 4096 && bytes == [7; 4096])
+            );
+        }
     }
 }
