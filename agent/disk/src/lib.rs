@@ -1,4 +1,5 @@
-//! What a disk is to the engine: facts, an attempt that never blocks, and a performance that may.
+//! What a disk is to the engine: facts, an attempt that never blocks, a request that it may begin and go on with
+//! by itself, and a performance that may block.
 //!
 //! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
 
@@ -222,8 +223,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
 
     /// A layer does nothing to `op`, neither before it nor after it: the disk below may begin it.
-    fn passes(&self, op: &Op<'_>) -> bool {
-        let _ = op;
+    fn passes(&self, _: &Op<'_>) -> bool {
         false
     }
 

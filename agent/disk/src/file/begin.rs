@@ -5,16 +5,17 @@
 //! out what is the matter.
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
-use super::{Inner, Opened, WINDOW, direct::aligned};
+use super::{Inner, MISSED, Opened, UNLOOKED, WINDOW, direct::aligned};
 use crate::{
     Answer, Data, Op, Pages, Waiter,
-    ranges::{length, whole},
+    ranges::length,
     ring, room,
-    sys::ring::Transfer,
+    sys::ring::{Then, Transfer},
 };
 
 /// Longest read of a file that may have holes: in a longer one these are looked for, and not read.
@@ -59,7 +60,7 @@ impl Inner {
         // What stands before and behind what was asked for.
         let (before, behind) =
             (length(&(range.start..asked.start)), length(&(asked.end..range.end)));
-        let then = move |moved: std::io::Result<usize>, transfer| match (moved, transfer) {
+        let then = move |moved: io::Result<usize>, transfer| match (moved, transfer) {
             (Ok(n), Transfer::Read { mut bytes, .. }) if n == whole => {
                 let mut answer = Answer::default();
                 bytes.truncate(bytes.len() - behind);
@@ -68,6 +69,11 @@ impl Inner {
             }
             _ => waiter.blocks(Pages::default()),
         };
+        // Here and not where the look came to nothing: under a layer that has reads performed by threads, each
+        // is to be looked for.
+        if self.unlooked.load(Ordering::Relaxed) == MISSED {
+            self.unlooked.store(UNLOOKED, Ordering::Relaxed);
+        }
         let transfer = Transfer::Read { bytes, len: whole, direct };
         self.push(range.start, transfer, Box::new(then));
     }
@@ -81,15 +87,15 @@ impl Inner {
     ) {
         let opened = &self.held().opened;
         let (range, len) = (at..at + pages.len() as u64, pages.len());
-        let may = opened.direct.as_ref().is_some_and(|direct| {
-            let [before, _, after] = whole(&range, direct.block);
-            before.is_empty() && after.is_empty() && !direct.has_tail_in(&range)
-        });
+        let may = opened
+            .direct
+            .as_ref()
+            .is_some_and(|direct| direct.is_whole(&range) && !direct.has_tail_in(&range));
         let together =
             if may && !opened.facts.read_only { opened.edges.try_together() } else { None };
         let Some(together) = together else { return waiter.blocks(pages) };
         let inner = Arc::clone(self);
-        let then = move |moved: std::io::Result<usize>, transfer| {
+        let then = move |moved: io::Result<usize>, transfer| {
             let all = matches!(moved, Ok(n) if n == len);
             if !(all && durable) {
                 // Before it is acknowledged; also if it was done in part.
@@ -105,7 +111,7 @@ impl Inner {
         self.push(at, Transfer::Write { pages, durable }, Box::new(then));
     }
 
-    fn push(self: &Arc<Self>, at: u64, transfer: Transfer, then: crate::sys::ring::Then) {
+    fn push(self: &Arc<Self>, at: u64, transfer: Transfer, then: Then) {
         let file = Arc::clone(&self.held().opened);
         if let Err((transfer, then)) = ring::push(file, at, transfer, then) {
             // As if nothing had been moved.

@@ -76,6 +76,11 @@ impl Direct {
         range.start / self.block * self.block..range.end.next_multiple_of(self.block)
     }
 
+    /// It is of whole blocks.
+    pub(super) fn is_whole(&self, range: &Range<u64>) -> bool {
+        self.around(range) == *range
+    }
+
     pub(super) fn read(
         &self,
         file: &File,
@@ -147,7 +152,7 @@ impl Direct {
         range: &Range<u64>,
         change: impl FnOnce() -> T,
     ) -> T {
-        if self.around(range) == *range {
+        if self.is_whole(range) {
             let _together = edges.together();
             change()
         } else {

@@ -42,8 +42,10 @@ use crate::{
 
 /// Most bytes that are read on the connection's own task, and with one system call.
 const WINDOW: u64 = 1 << 20;
-/// Reads after one that the page cache did not have.
-const UNLOOKED: u32 = 15;
+/// Reads that are not looked for after one that the page cache did not have.
+const UNLOOKED: u32 = 16;
+/// In place of their number: the last look found nothing, and the read was not begun yet.
+const MISSED: u32 = u32::MAX;
 /// Bytes in the smallest page of the page cache.
 const CACHE_PAGE: u64 = 4096;
 
@@ -140,19 +142,17 @@ impl Inner {
         self.held.as_ref().expect("it is there until it is dropped")
     }
 
-    /// See `Opened::read_cached`. Where the last look found nothing the next reads are not looked for: the ring
-    /// finds what is cached too, and one look for nothing costs as much as half a read.
+    /// See `Opened::read_cached`. After a read that was begun the next ones are not looked for (`begin_read`): the
+    /// ring finds what is cached too, and one look for nothing costs as much as half a read.
     fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
-        let opened = &self.held().opened;
         let unlooked = self.unlooked.load(Ordering::Relaxed);
-        if unlooked > 0 {
+        if unlooked > 0 && unlooked != MISSED {
             self.unlooked.store(unlooked - 1, Ordering::Relaxed);
             return Turn::Later;
         }
-        let turn = opened.read_cached(at, len, answer);
-        if turn == Turn::Later && opened.ringed {
-            self.unlooked.store(UNLOOKED, Ordering::Relaxed);
-        }
+        let turn = self.held().opened.read_cached(at, len, answer);
+        let missed = if turn == Turn::Later { MISSED } else { 0 };
+        self.unlooked.store(missed, Ordering::Relaxed);
         turn
     }
 }

@@ -48,9 +48,6 @@ struct Request {
     _file: Keep,
 }
 
-// SAFETY: the pointers in `slices` are to bytes of `transfer`, which is Send and goes with them.
-unsafe impl Send for Request {}
-
 /// A request that is done.
 pub(crate) struct Completion {
     request: Box<Request>,
@@ -62,7 +59,6 @@ pub(crate) struct Ring {
     uring: IoUring,
     /// Signalled when something is done: the ring's own descriptor is not, with completions that are asked for.
     done: EventFd,
-    in_flight: usize,
 }
 
 impl Ring {
@@ -90,7 +86,7 @@ impl Ring {
         }
         let done = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         uring.submitter().register_eventfd(done.as_fd().as_raw_fd())?;
-        Ok(Self { uring, done, in_flight: 0 })
+        Ok(Self { uring, done })
     }
 
     /// Queues a request for `file` at offset `at`; `turn` submits it.
@@ -137,14 +133,13 @@ impl Ring {
         let request = Box::into_raw(request);
         let entry = entry.user_data(request.expose_provenance() as u64);
         // SAFETY: what the entry points to is part of the request or owned by it, on the heap, and nobody touches
-        // or frees it before `reap` has taken its completion. The file is open until then.
+        // or frees it before `turn` has taken its completion. The file is open until then.
         let pushed = unsafe { self.uring.submission().push(&entry) };
         if pushed.is_err() {
             // SAFETY: it was just made from a box, and the ring has not taken it.
             let Request { transfer, then, .. } = *unsafe { Box::from_raw(request) };
             return Err((transfer, then));
         }
-        self.in_flight += 1;
         Ok(())
     }
 
@@ -169,7 +164,6 @@ impl Ring {
             // SAFETY: only `push` makes entries: the number is the address of a request that it made from a box,
             // and the kernel gives it back once, when it is done with all of it.
             let request = unsafe { Box::from_raw(request) };
-            self.in_flight -= 1;
             done.push(Completion { request, result: entry.result() });
         }
     }
@@ -192,7 +186,7 @@ impl Completion {
 
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ring").field("in_flight", &self.in_flight).finish_non_exhaustive()
+        f.write_str("Ring")
     }
 }
 
