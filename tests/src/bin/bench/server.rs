@@ -131,12 +131,9 @@ impl Server {
             }
             Kind::QemuNbd => {
                 let mut args = qemu_nbd(&socket, file);
-                args.extend(
-                    ["--aio=io_uring", "--cache=none"]
-                        .map(String::from)
-                        .into_iter()
-                        .filter(|_| direct),
-                );
+                if direct {
+                    args.extend(["--aio=io_uring", "--cache=none"].map(String::from));
+                }
                 ("file, raw", args)
             }
         };

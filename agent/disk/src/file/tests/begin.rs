@@ -31,12 +31,13 @@ fn filled() -> (TempDir, PathBuf, Vec<u8>) {
     (directory, path, bytes)
 }
 
-/// There is no io_uring where the tests run: it is said, and nothing is tried.
-fn is_off(disk: &FileDisk) -> bool {
+/// `None` where there is no io_uring, or a filesystem that does not go on by itself: it is said, and nothing is tried.
+fn ringed(path: &Path, options: Options) -> Option<FileDisk> {
+    let disk = FileDisk::open(path, options).unwrap();
     if !disk.begins() {
         println!("SKIPPED: no io_uring, or a filesystem that does not go on by itself");
     }
-    !disk.begins()
+    disk.begins().then_some(disk)
 }
 
 fn done(begun: Begun) -> Option<Vec<u8>> {
@@ -75,10 +76,7 @@ fn write_begun(disk: &FileDisk, at: u64, data: &[u8], fua: bool) -> Option<Vec<u
 fn any_range_is_read_and_what_is_too_much_is_left_to_a_thread() {
     let (_directory, path, bytes) = filled();
     for options in [Options::default(), DIRECT] {
-        let disk = FileDisk::open(&path, options).unwrap();
-        if is_off(&disk) {
-            return;
-        }
+        let Some(disk) = ringed(&path, options) else { return };
         for (at, len) in [(0, 4096), (1, 1), (4095, 2), (70_000, 100_000), (1 << 20, 1 << 20)] {
             let expected = &bytes[at..at + len];
             let got = sometime(|| read_begun(&disk, at as u64, u32::try_from(len).unwrap()));
@@ -95,10 +93,7 @@ fn any_range_is_read_and_what_is_too_much_is_left_to_a_thread() {
 #[test]
 fn whole_blocks_are_written_past_the_cache_and_all_else_by_a_thread() {
     let (_directory, path, mut model) = filled();
-    let disk = FileDisk::open(&path, DIRECT).unwrap();
-    if is_off(&disk) {
-        return;
-    }
+    let Some(disk) = ringed(&path, DIRECT) else { return };
     for (at, len, fua) in [(0, 4096, false), (32_768, 65_536, true), (1 << 20, 1 << 20, false)] {
         let data = vec![u8::try_from(len % 250).unwrap() + 1; len];
         assert!(sometime(|| write_begun(&disk, at as u64, &data, fua)).is_some(), "{len} at {at}");
@@ -122,10 +117,7 @@ fn whole_blocks_are_written_past_the_cache_and_all_else_by_a_thread() {
 #[test]
 fn a_write_that_was_begun_is_owed_until_a_flush() {
     let (_directory, path, _) = filled();
-    let disk = FileDisk::open(&path, DIRECT).unwrap();
-    if is_off(&disk) {
-        return;
-    }
+    let Some(disk) = ringed(&path, DIRECT) else { return };
     run(&disk, &mut Op::Flush).unwrap();
     let owes = || disk.0.held().member.owes();
     let write = |fua| sometime(|| write_begun(&disk, 0, &[1; 4096], fua)).is_some();
@@ -137,10 +129,7 @@ fn a_write_that_was_begun_is_owed_until_a_flush() {
 #[test]
 fn a_write_waits_for_nobody_who_changes_part_of_a_block() {
     let (_directory, path, _) = filled();
-    let disk = FileDisk::open(&path, DIRECT).unwrap();
-    if is_off(&disk) {
-        return;
-    }
+    let Some(disk) = ringed(&path, DIRECT) else { return };
     let alone = disk.opened().edges.alone();
     assert!(write_begun(&disk, 0, &[1; 4096], false).is_none());
     drop(alone);
@@ -151,10 +140,7 @@ fn a_write_waits_for_nobody_who_changes_part_of_a_block() {
 fn what_comes_short_is_left_to_a_thread_which_says_why() {
     let (_directory, path, _) = filled();
     for options in [Options::default(), DIRECT] {
-        let disk = FileDisk::open(&path, options).unwrap();
-        if is_off(&disk) {
-            return;
-        }
+        let Some(disk) = ringed(&path, options) else { return };
         OpenOptions::new().write(true).open(&path).unwrap().set_len(8192).unwrap();
         assert!(read_begun(&disk, 4096, 8192).is_none(), "a file that shrank");
         assert_eq!(try_read(&disk, 4096, 8192).unwrap_err().kind, Kind::Io);
@@ -179,10 +165,7 @@ fn more_than_the_ring_holds_and_a_disk_that_is_closed_meanwhile() {
     const REQUESTS: u64 = 5000;
     let (_directory, path) = sparse(0);
     fs::write(&path, vec![7; 4 << 20]).unwrap();
-    let disk = FileDisk::open(&path, DIRECT).unwrap();
-    if is_off(&disk) {
-        return;
-    }
+    let Some(disk) = ringed(&path, DIRECT) else { return };
     let turns = ring::attach();
     let told = Arc::new(AtomicUsize::new(0));
     for i in 0..REQUESTS {
@@ -203,10 +186,7 @@ fn more_than_the_ring_holds_and_a_disk_that_is_closed_meanwhile() {
 #[test]
 fn what_is_read_is_what_others_wrote_meanwhile_or_before() {
     let (_directory, path, _) = filled();
-    let disk = FileDisk::open(&path, DIRECT).unwrap();
-    if is_off(&disk) {
-        return;
-    }
+    let Some(disk) = ringed(&path, DIRECT) else { return };
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&[5; 8192], 0).unwrap();
     file.sync_all().unwrap();
