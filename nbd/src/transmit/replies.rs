@@ -68,7 +68,7 @@ impl<P: Payload> Replies<'_, P> {
         &mut self,
         request: &Request,
         df: bool,
-        pieces: impl ExactSizeIterator<Item = ReadPiece<P>>,
+        mut pieces: impl ExactSizeIterator<Item = ReadPiece<P>>,
     ) {
         if self.terms.framing == Framing::Simple {
             self.simple(request, Errno(0));
@@ -77,7 +77,20 @@ impl<P: Payload> Replies<'_, P> {
         if request.len == 0 {
             return self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
         }
-        if df && pieces.len() > 1 {
+        if pieces.len() == 1 {
+            // Nearly every read.
+            return match pieces.next() {
+                Some(ReadPiece::Data(data)) => {
+                    self.data_chunk(request, ChunkFlags::DONE, request.offset, request.len);
+                    self.out.payload(data);
+                }
+                Some(ReadPiece::Hole(len)) => {
+                    self.hole_chunk(request, ChunkFlags::DONE, request.offset, len);
+                }
+                None => {}
+            };
+        }
+        if df {
             self.data_chunk(request, ChunkFlags::DONE, request.offset, request.len);
             return self.bytes(pieces);
         }
@@ -86,23 +99,12 @@ impl<P: Payload> Replies<'_, P> {
         let mut run: Vec<P> = Vec::new();
         for piece in pieces {
             match piece {
-                // The common case: one piece that is all.
-                ReadPiece::Data(data) if data.as_ref().len() as u64 == request.len => {
-                    self.data_chunk(request, ChunkFlags::DONE, at, request.len);
-                    self.out.payload(data);
-                    at = end;
-                }
                 ReadPiece::Data(data) => run.push(data),
                 ReadPiece::Hole(len) => {
                     at = self.data_run(request, &mut run, at, end);
-                    let flags = done_if(at.saturating_add(len) >= end);
-                    self.chunk(request, flags, ChunkType::OFFSET_HOLE, 12);
-                    let short = u32::try_from(len).unwrap_or(u32::MAX);
-                    self.out.small(|out| {
-                        out.extend_from_slice(&at.to_be_bytes());
-                        out.extend_from_slice(&short.to_be_bytes());
-                    });
-                    at = at.saturating_add(len);
+                    let next = at.saturating_add(len);
+                    self.hole_chunk(request, done_if(next >= end), at, len);
+                    at = next;
                 }
             }
         }
@@ -162,15 +164,38 @@ impl<P: Payload> Replies<'_, P> {
     }
 
     fn chunk(&mut self, request: &Request, flags: ChunkFlags, kind: ChunkType, len: u64) {
+        self.chunk_with(request, flags, kind, len, &[]);
+    }
+
+    /// A header, and `fields` right behind it.
+    fn chunk_with(
+        &mut self,
+        request: &Request,
+        flags: ChunkFlags,
+        kind: ChunkType,
+        len: u64,
+        fields: &[u8],
+    ) {
         let header =
             ChunkHeader { flags, kind, cookie: request.cookie, offset: request.offset, len };
         let extended = self.terms.framing == Framing::Extended;
-        self.out.small(|out| header.put(extended, out));
+        self.out.small(|out| {
+            header.put(extended, out);
+            out.extend_from_slice(fields);
+        });
     }
 
     fn data_chunk(&mut self, request: &Request, flags: ChunkFlags, at: u64, len: u64) {
-        self.chunk(request, flags, ChunkType::OFFSET_DATA, 8 + len);
-        self.out.small(|out| out.extend_from_slice(&at.to_be_bytes()));
+        self.chunk_with(request, flags, ChunkType::OFFSET_DATA, 8 + len, &at.to_be_bytes());
+    }
+
+    fn hole_chunk(&mut self, request: &Request, flags: ChunkFlags, at: u64, len: u64) {
+        // A read has at most 32 bits.
+        let short = u32::try_from(len).unwrap_or(u32::MAX);
+        let mut fields = [0; 12];
+        fields[..8].copy_from_slice(&at.to_be_bytes());
+        fields[8..].copy_from_slice(&short.to_be_bytes());
+        self.chunk_with(request, flags, ChunkType::OFFSET_HOLE, 12, &fields);
     }
 
     /// Sends a run of data as one chunk; says where the next begins.

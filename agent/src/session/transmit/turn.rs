@@ -9,7 +9,7 @@ const BYTES: u64 = 1 << 20;
 /// Requests.
 const REQUESTS: u32 = 256;
 /// Requests between two looks at the clock, which costs a few percent of the cheapest of them.
-const LOOK: u32 = 8;
+const LOOK: u32 = 16;
 /// Bytes after which the clock is looked at in any case.
 const LOOK_BYTES: u64 = 64 << 10;
 
