@@ -10,6 +10,7 @@ mod child;
 pub mod cli;
 pub mod command;
 mod doctor;
+mod event_loop;
 pub mod exports;
 pub mod hooks;
 pub mod layer;

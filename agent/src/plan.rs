@@ -32,7 +32,7 @@ use crate::{
         pid_file::{PidFile, PidFileError},
         process::notify,
     },
-    tenant::{Limits, MemoryLimits, Tenants, connections_within},
+    tenant::{Limits, MemoryLimits, Tenants, connections_within, own_threads_within},
     tls::{self, TlsError},
 };
 
@@ -196,6 +196,7 @@ impl Plan {
                     most => most,
                 },
                 connections_in_all: connections_within(sys::process::open_files()),
+                own_threads: own_threads_within(sys::process::open_files()),
                 ..Limits::default()
             })),
             connections: AtomicU64::new(0),

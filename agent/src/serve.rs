@@ -3,7 +3,6 @@
 //!
 //! `plan` calls `serve` once, with everything open.
 
-mod ring;
 mod status;
 mod watchdog;
 
@@ -12,20 +11,19 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
     thread,
     time::Duration,
 };
 
 use tokio::{
-    runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, watch},
     task::JoinSet,
 };
 
 use crate::{
+    event_loop::EventLoop,
     hooks::Hooks,
     listen::Listener,
     peer::Peer,
@@ -51,10 +49,8 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Worker {
-    handle: Handle,
+    event_loop: EventLoop,
     sessions: Arc<AtomicUsize>,
-    /// Dropped to end the thread.
-    _alive: oneshot::Sender<()>,
 }
 
 /// A session's place on a thread, given back when the session ends in any way.
@@ -104,7 +100,7 @@ impl Engine {
     async fn answers(&self) {
         for worker in &self.workers {
             // It cannot panic, and nothing aborts it.
-            worker.handle.spawn(async {}).await.ok();
+            worker.event_loop.handle().spawn(async {}).await.ok();
         }
     }
 
@@ -123,30 +119,14 @@ impl Engine {
             let _seat = seat;
             session.await;
         };
-        sessions.spawn_on(task, &worker.handle);
+        sessions.spawn_on(task, worker.event_loop.handle());
     }
 }
 
 impl Worker {
     fn start(index: usize) -> io::Result<Self> {
-        let (alive, ended) = oneshot::channel::<()>();
-        let (tell, told) = mpsc::sync_channel(1);
-        // The runtime is made on its thread: where no thread can be started, none has to be dropped here,
-        // which tokio does not allow on the main thread's runtime.
-        thread::Builder::new().name(format!("engine-{index}")).spawn(move || {
-            let runtime = match Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => return tell.send(Err(error)).unwrap_or_default(),
-            };
-            tell.send(Ok(runtime.handle().clone())).ok();
-            runtime.spawn(ring::run(disk::ring::attach()));
-            // An error is what is waited for: the sender is dropped.
-            runtime.block_on(ended).ok();
-            // A disk that hangs does not hold the agent.
-            runtime.shutdown_background();
-        })?;
-        let handle = told.recv().map_err(io::Error::other)??;
-        Ok(Self { handle, sessions: Arc::default(), _alive: alive })
+        let event_loop = EventLoop::start(format!("engine-{index}"), ())?;
+        Ok(Self { event_loop, sessions: Arc::default() })
     }
 }
 

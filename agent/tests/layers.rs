@@ -22,6 +22,7 @@ const RANKS: &[(&str, u8)] = &[
     ("hooks", 1),
     ("log", 2),
     ("tls", 1),
+    ("event_loop", 1),
     ("access", 2),
     ("tenant", 3),
     ("shell", 4),

@@ -227,8 +227,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
         false
     }
 
-    /// To perform it takes microseconds as a rule, less than to wake a thread: it is better done by a thread that
-    /// does others of its connection, one after the other.
+    /// To perform it takes microseconds as a rule, less than to wake a thread: it is better done on the connection's
+    /// own thread, if it has one, or by a thread that does others of it, one after the other.
     fn is_brief(&self, asked: Asked) -> bool {
         self.below().is_some_and(|below| below.is_brief(asked))
     }

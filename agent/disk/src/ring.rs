@@ -80,6 +80,8 @@ struct Here {
     ring: Option<Ring>,
     /// Of `Turns`, while it waits for requests.
     waker: Option<Waker>,
+    /// Of `drained`.
+    ending: Option<Waker>,
 }
 
 thread_local! {
@@ -124,6 +126,22 @@ pub(crate) fn push(
     })
 }
 
+/// Waits until this thread's ring has nothing that the kernel is not done with, and takes nothing more. `Turns` go on
+/// meanwhile.
+pub async fn drained() {
+    poll_fn(|context| {
+        HERE.with_borrow_mut(|here| {
+            here.attached = false;
+            if here.ring.as_ref().is_none_or(Ring::is_idle) {
+                return Poll::Ready(());
+            }
+            here.ending = Some(context.waker().clone());
+            Poll::Pending
+        })
+    })
+    .await;
+}
+
 /// The turns of this thread's ring. They stay on the thread.
 #[derive(Debug)]
 pub struct Turns(());
@@ -166,6 +184,11 @@ impl Turns {
         HERE.with_borrow_mut(|here| {
             if let Some(ring) = &mut here.ring {
                 ring.turn(&mut done);
+                if ring.is_idle()
+                    && let Some(ending) = here.ending.take()
+                {
+                    ending.wake();
+                }
             }
         });
         for completion in done {

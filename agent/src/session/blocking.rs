@@ -1,4 +1,5 @@
-//! Requests that wait for a medium: out to the threads of the connection's tenant, back as finished ones.
+//! Requests that wait for a medium: out to the disk, where it goes on with them by itself, or to the threads of the
+//! connection's tenant, and back as finished ones.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -8,7 +9,9 @@ use std::{
     },
 };
 
-use disk::{Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress, Waiter};
+use disk::{
+    Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress, Verb, Waiter,
+};
 use nbd::{transmit::Checked, wire::Request};
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -331,16 +334,10 @@ impl Task {
         }
     }
 
-    /// A panic in a disk is our bug and fails the one request.
     fn perform(&mut self) -> Result<Progress, DiskError> {
         let mut op = op(self.checked, Data::Pages(&mut self.pages));
         let (verb, range) = (op.verb(), op.range());
-        let done = catch_unwind(AssertUnwindSafe(|| self.disk.perform(&mut op, &mut self.answer)));
-        done.unwrap_or_else(|_| {
-            let (at, len) = range;
-            tracing::error!(at, len, "our bug: a disk panicked in its {verb}");
-            Err(DiskError::new(Kind::Io, verb, range))
-        })
+        caught(verb, range, || self.disk.perform(&mut op, &mut self.answer))
     }
 
     fn finish(mut self, result: Result<Answer, DiskError>) {
@@ -353,6 +350,19 @@ impl Task {
         lock(&self.shared.finished).push(finished);
         self.shared.changed.notify_one();
     }
+}
+
+/// Has a disk do something: a panic in it is our bug, and fails the one request.
+pub(super) fn caught<T>(
+    verb: Verb,
+    range: (u64, u64),
+    act: impl FnOnce() -> Result<T, DiskError>,
+) -> Result<T, DiskError> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
+        let (at, len) = range;
+        tracing::error!(at, len, "our bug: a disk panicked in its {verb}");
+        Err(DiskError::new(Kind::Io, verb, range))
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

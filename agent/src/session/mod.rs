@@ -317,7 +317,7 @@ async fn serve(
         Failures { peer: peer.clone(), export: opened.export, tenant: Arc::clone(&tenant) };
     let member = opened.member;
     let blocking = Blocking::new(tenant, rules.threads, Arc::clone(&opened.disk), member.clone());
-    let transmission = Transmission::new(
+    let transmission = Box::new(Transmission::new(
         connection,
         opened.stream,
         opened.disk,
@@ -325,7 +325,7 @@ async fn serve(
         &opened.received,
         blocking,
         failures,
-    );
+    ));
     drop(opened.received);
     let transmit = async |life| {
         let (end, carried) = transmission.run(life).await;

@@ -36,6 +36,15 @@ impl Wire {
         Ok(Self { held: Mutex::new(Some(Box::new(guard))), kind })
     }
 
+    /// Is on the event loop of the current thread from now on; on an error it stays where it is.
+    pub(super) fn move_here(&mut self) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Kernel(socket) => socket.move_here(),
+            // It wakes whoever waits.
+            Kind::Guest(_) => Ok(()),
+        }
+    }
+
     /// Drops what is held now: nothing more than a farewell is sent.
     pub(super) fn release(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -36,6 +36,16 @@ impl Socket {
         Ok(Self { from: register(from)?, to: to.map(register).transpose()? })
     }
 
+    /// Registers it with the runtime of the current thread in place of the one that it is registered with. On an
+    /// error all is as before.
+    pub(crate) fn move_here(&mut self) -> io::Result<()> {
+        let again = |fd: &AsyncFd<OwnedFd>| register(fd.get_ref().try_clone()?);
+        let from = again(&self.from)?;
+        self.to = self.to.as_ref().map(again).transpose()?;
+        self.from = from;
+        Ok(())
+    }
+
     fn to(&self) -> &AsyncFd<OwnedFd> {
         self.to.as_ref().unwrap_or(&self.from)
     }

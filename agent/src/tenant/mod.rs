@@ -8,6 +8,7 @@
 mod executor;
 mod memory;
 mod places;
+mod threads;
 
 use std::{
     collections::HashMap,
@@ -25,6 +26,7 @@ pub use self::{
     executor::{Executor, Work},
     memory::{Account, Cover, FREE, MemoryLimits},
     places::{Full, Place, connections_within},
+    threads::{OwnThread, own_threads_within},
 };
 use crate::{log::Allowance, peer::Peer};
 
@@ -98,6 +100,8 @@ pub struct Limits {
     /// Connections in all. A tenant may have as many of them as it leaves free, so that one which comes late
     /// finds a place.
     pub connections_in_all: usize,
+    /// Connections in all that have a thread to themselves. A tenant may have as many as it leaves free.
+    pub own_threads: usize,
     /// Commands that run for one tenant at once, such as mkfs(8) for a `tmpdisk`.
     pub commands: usize,
     /// What connections hold.
@@ -109,6 +113,7 @@ impl Default for Limits {
         Self {
             connections: 1024,
             connections_in_all: usize::MAX,
+            own_threads: threads::OWN_THREADS,
             commands: 4,
             memory: MemoryLimits::default(),
         }
@@ -122,6 +127,8 @@ pub struct Tenants {
     by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
     /// Connections of all of them.
     connections: Arc<AtomicUsize>,
+    /// Connections of all of them that have a thread to themselves.
+    own_threads: Arc<AtomicUsize>,
     executor: Arc<Executor>,
     memory: Arc<memory::Pool>,
 }
@@ -134,6 +141,9 @@ pub struct Tenant {
     connections: AtomicUsize,
     /// Those of all tenants.
     all_connections: Arc<AtomicUsize>,
+    own_threads: AtomicUsize,
+    /// Those of all tenants.
+    all_own_threads: Arc<AtomicUsize>,
     commands: Arc<Semaphore>,
     log: Arc<Allowance>,
     executor: Arc<Executor>,
@@ -173,6 +183,8 @@ impl Tenants {
             limits: self.limits.clone(),
             connections: AtomicUsize::new(0),
             all_connections: Arc::clone(&self.connections),
+            own_threads: AtomicUsize::new(0),
+            all_own_threads: Arc::clone(&self.own_threads),
             commands: Arc::new(Semaphore::new(self.limits.commands)),
             log: Arc::new(Allowance::new(key.to_string())),
             executor: Arc::clone(&self.executor),

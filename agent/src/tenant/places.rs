@@ -5,19 +5,21 @@ use std::{
     thread,
 };
 
-use super::Tenant;
+use super::{Tenant, threads::own_threads_within};
 
 /// Descriptors of one connection: its socket, and up to three of its disk.
 const PER_CONNECTION: u64 = 4;
 /// Descriptors of the agent itself: listeners, logs, files of its disks.
 const OWN: u64 = 64;
-/// The same for each engine thread, of which there is one a core.
-const PER_THREAD: u64 = 4;
+/// The same for each thread that serves connections: of its event loop and its ring.
+const PER_THREAD: u64 = 7;
 
 /// The number of connections that may be open at once when the process may have `descriptors` open files. At least
 /// 2, since a tenant gets at most half: one connection is always possible.
 pub fn connections_within(descriptors: u64) -> usize {
-    let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
+    // One a processor, and those that connections have to themselves.
+    let threads = thread::available_parallelism().map_or(1, usize::from) as u64
+        + own_threads_within(descriptors) as u64;
     let connections = descriptors.saturating_sub(OWN + threads * PER_THREAD) / PER_CONNECTION;
     usize::try_from(connections).unwrap_or(usize::MAX).max(2)
 }

@@ -59,6 +59,8 @@ pub(crate) struct Ring {
     uring: IoUring,
     /// Signalled when something is done: the ring's own descriptor is not, with completions that are asked for.
     done: EventFd,
+    /// Requests that were pushed and whose completion was not taken.
+    has: usize,
 }
 
 impl Ring {
@@ -86,7 +88,7 @@ impl Ring {
         }
         let done = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         uring.submitter().register_eventfd(done.as_fd().as_raw_fd())?;
-        Ok(Self { uring, done })
+        Ok(Self { uring, done, has: 0 })
     }
 
     /// Queues a request for `file` at offset `at`; `turn` submits it.
@@ -140,7 +142,13 @@ impl Ring {
             let Request { transfer, then, .. } = *unsafe { Box::from_raw(request) };
             return Err((transfer, then));
         }
+        self.has += 1;
         Ok(())
+    }
+
+    /// It has no request.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.has == 0
     }
 
     /// Something was pushed and not submitted.
@@ -164,6 +172,7 @@ impl Ring {
             // SAFETY: only `push` makes entries: the number is the address of a request that it made from a box,
             // and the kernel gives it back once, when it is done with all of it.
             let request = unsafe { Box::from_raw(request) };
+            self.has -= 1;
             done.push(Completion { request, result: entry.result() });
         }
     }

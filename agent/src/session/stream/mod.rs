@@ -144,6 +144,16 @@ impl Stream {
         }
     }
 
+    /// The same, to be changed.
+    pub(super) fn wire_mut(&mut self) -> &mut Wire {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Secure(secure) => secure.wire_mut(),
+            #[cfg(feature = "psk")]
+            Self::Shared(shared) => shared.wire_mut(),
+        }
+    }
+
     /// Bytes of memory that it holds beyond what the session gave or took.
     pub(super) fn held(&self) -> u64 {
         match self {

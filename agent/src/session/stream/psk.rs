@@ -201,6 +201,10 @@ impl Shared {
         &self.stream.get_ref().socket
     }
 
+    pub(super) fn wire_mut(&mut self) -> &mut Wire {
+        &mut self.stream.get_mut().socket
+    }
+
     /// Bytes of memory that wait here, encrypted.
     pub(super) fn held(&self) -> u64 {
         let wire = self.stream.get_ref();

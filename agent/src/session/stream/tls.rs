@@ -205,6 +205,10 @@ impl Secure {
         &self.socket
     }
 
+    pub(super) fn wire_mut(&mut self) -> &mut Wire {
+        &mut self.socket
+    }
+
     pub(super) fn rest(&mut self) {
         pool::shrink(&mut self.received);
     }

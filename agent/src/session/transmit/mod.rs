@@ -4,7 +4,9 @@
 //! replies leave in one send. What would block goes to the threads of the tenant and comes back through
 //! `blocking`. Reads and sends wait at the same time, so neither end can hold up the other.
 
+mod alone;
 mod arriving;
+mod closing;
 mod failures;
 mod receive;
 mod reply;
@@ -30,6 +32,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use alone::{Stop, Where};
 use arriving::Arriving;
 pub(super) use failures::Failures;
 use receive::{Incoming, Want};
@@ -57,6 +60,15 @@ const MAX_BLOCKED: u64 = 32 << 20;
 /// stands behind what was sent before it: one that has filled the receive buffer is seen to be gone when it
 /// resets the connection, or when the kernel's keepalive finds nobody.
 const LOOK_FOR_CLIENT: Duration = Duration::from_millis(250);
+
+/// What a wait has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// There may be something to do.
+    Enough,
+    /// There has been nothing for long, and the connection has a thread to itself.
+    Idle,
+}
 
 /// A connection in transmission.
 #[derive(Debug)]
@@ -91,7 +103,7 @@ pub(super) struct Transmission {
     /// Whether the last write was a large one.
     large_writes: bool,
     turn: Turn,
-    turns: Turns,
+    runs: Where,
 }
 
 impl Transmission {
@@ -133,43 +145,22 @@ impl Transmission {
             traffic: Traffic::default(),
             large_writes: false,
             turn: Turn::new(),
-            turns: Turns::new(&failures.tenant),
+            runs: Where::default(),
             failures,
         }
     }
 
-    /// Runs to the end.
-    pub(super) async fn run(mut self, mut life: watch::Receiver<Life>) -> (End, Traffic) {
-        let end = self.serve(&mut life).await;
-        if end == End::Disconnected && self.blocking.holds {
-            tokio::select! {
-                () = self.disk.part() => {}
-                _ = life.wait_for(|life| *life == Life::Ending) => {}
-            }
-        }
-        // Who comes again at the end of this one finds its place free, and its disk.
-        drop((self.blocking, self.disk));
-        self.stream.wire().release();
-        if end == End::Disconnected {
-            // The client closes first. Over vsock Linux answers ENOTCONN, and not an end of the stream, to
-            // one that says it sends no more when the other side has closed already, as libnbd does.
-            self.stream.finish_sending();
-            super::linger(self.stream.wire()).await;
-        } else {
-            self.stream.say_goodbye();
-        }
-        (end, self.traffic)
-    }
-
-    async fn serve(&mut self, life: &mut watch::Receiver<Life>) -> End {
-        self.begin().await;
+    async fn serve(&mut self, life: &mut watch::Receiver<Life>) -> Stop {
+        // It stays on this thread, and with it on who polls this.
+        let mut turns = Turns::new(&self.failures.tenant);
+        begin(&mut turns).await;
         loop {
             if life.has_changed().is_ok_and(|changed| changed) {
                 let now = *life.borrow_and_update();
                 match now {
                     Life::Serving => {}
-                    Life::Draining => return self.drain(life).await,
-                    Life::Ending => return End::Cut,
+                    Life::Draining => return Stop::End(self.drain(life).await),
+                    Life::Ending => return Stop::End(End::Cut),
                 }
             }
             self.reap();
@@ -179,17 +170,20 @@ impl Transmission {
             });
             let held = self.held();
             if let Err(error) = self.send() {
-                return End::from_send(&error);
+                return Stop::End(End::from_send(&error));
             }
             if let Some(end) = &self.ended
                 && self.is_all_sent()
                 && self.blocking.is_empty()
             {
-                return end.clone();
+                return Stop::End(end.clone());
+            }
+            if self.runs.wants_thread() {
+                return Stop::Move;
             }
             // In this order: the time is counted in any case.
-            if self.turns.count() || self.turn.is_over() {
-                self.turns.pass().await;
+            if turns.count() || self.turn.is_over() {
+                turns.pass().await;
                 self.turn = Turn::new();
             }
             match want {
@@ -206,23 +200,18 @@ impl Transmission {
                 Want::Memory(_) if self.held() < held => continue,
                 Want::Room | Want::Memory(_) | Want::Nothing => {}
             }
-            self.wait(life, want).await;
-            self.begin().await;
-        }
-    }
-
-    /// Begins to work after a wait. Many connections of a tenant may become ready at once.
-    async fn begin(&mut self) {
-        if self.turns.begin() {
-            self.turns.pass().await;
+            if self.wait(life, want).await == Waited::Idle {
+                return Stop::Move;
+            }
+            begin(&mut turns).await;
         }
     }
 
     /// Waits until there is something to do.
-    async fn wait(&mut self, life: &mut watch::Receiver<Life>, want: Want) {
+    async fn wait(&mut self, life: &mut watch::Receiver<Life>, want: Want) -> Waited {
         if self.is_all_sent() && self.poll(life, want).await {
             self.turn = Turn::new();
-            return;
+            return Waited::Enough;
         }
         self.spin.stop();
         pool::shrink(&mut self.buffer);
@@ -239,6 +228,7 @@ impl Transmission {
             self.watchdog = Some(Box::pin(sleep_until(due)));
         }
         let paused = (want != Want::Input).then(Instant::now);
+        let mut waited = Waited::Enough;
         // Errors come back from the call that they concern.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}
@@ -260,11 +250,17 @@ impl Transmission {
                 }
             }
             Ok(()) = life.changed() => life.mark_changed(),
+            () = self.runs.tick() => {
+                if self.runs.is_idle(self.traffic.requests) && self.blocking.is_empty() {
+                    waited = Waited::Idle;
+                }
+            }
         }
         if let (Some(arriving), Some(paused)) = (&mut self.arriving, paused) {
             arriving.pause(paused.elapsed());
         }
         self.turn = Turn::new();
+        waited
     }
 
     /// Looks a few times for more bytes and for requests that have come back, before the connection goes to sleep.
@@ -361,33 +357,12 @@ impl Transmission {
         }
         Ok(())
     }
+}
 
-    /// The agent is going away: nothing new is taken in; what was is finished, made durable and
-    /// answered.
-    async fn drain(&mut self, life: &mut watch::Receiver<Life>) -> End {
-        let finishing = async {
-            loop {
-                self.reap();
-                if let Err(error) = self.send() {
-                    return End::from_send(&error);
-                }
-                if self.blocking.is_empty() && self.is_all_sent() {
-                    break;
-                }
-                tokio::select! {
-                    _ = self.stream.writable(), if self.stuck => {}
-                    () = self.blocking.some() => {}
-                }
-            }
-            self.blocking.flush().await;
-            self.stream.finish_sending();
-            super::linger(self.stream.wire()).await;
-            End::ShutDown
-        };
-        tokio::select! {
-            end = finishing => end,
-            _ = life.wait_for(|life| *life == Life::Ending) => End::Cut,
-        }
+/// Begins to work after a wait. Many connections of a tenant may become ready at once.
+async fn begin(turns: &mut Turns) {
+    if turns.begin() {
+        turns.pass().await;
     }
 }
 

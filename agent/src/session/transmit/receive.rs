@@ -197,7 +197,13 @@ impl Transmission {
         let attempt = if self.blocking.holds {
             Ok(Attempt::Later)
         } else {
-            self.disk.attempt(&mut op, &mut self.answer)
+            match self.disk.attempt(&mut op, &mut self.answer) {
+                Ok(Attempt::Later) => {
+                    let done = self.runs.attempt(&*self.disk, &mut op, &mut self.answer);
+                    done.map_or(Ok(Attempt::Later), |done| done.map(|()| Attempt::Done))
+                }
+                attempt => attempt,
+            }
         };
         match attempt {
             Ok(Attempt::Done) => {

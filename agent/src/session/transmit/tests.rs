@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use disk::NullDisk;
+use disk::{Disk, NullDisk};
 use nbd::negotiate::{Offers, Tls};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -28,8 +28,13 @@ use crate::{
 const LEN: u32 = 1 << 20;
 
 fn rules() -> Arc<Rules> {
+    rules_of(Arc::new(NullDisk::new(1 << 30)))
+}
+
+/// Rules of an agent that offers `disk`.
+pub(super) fn rules_of(disk: Arc<dyn Disk>) -> Arc<Rules> {
     Arc::new(Rules {
-        exports: Arc::new(Single(Arc::new(NullDisk::new(1 << 30)))),
+        exports: Arc::new(Single(disk)),
         gates: Vec::new(),
         changes: None,
         successions: Arc::default(),
@@ -52,6 +57,19 @@ async fn write_of(
     len: u32,
     rules: Arc<Rules>,
 ) -> (UnixStream, JoinHandle<End>, watch::Sender<Life>) {
+    let (mut client, session, life) = open(rules).await;
+    client.write_all(&header(1, len)).await.unwrap();
+    (client, session, life)
+}
+
+/// The header of a write of `len` bytes at the disk's beginning, or of another command that has no flags.
+pub(super) fn header(command: u8, len: u32) -> Vec<u8> {
+    [&0x2560_9513_0000_0000_u64.to_be_bytes()[..7], &[command], &[0; 16], &len.to_be_bytes()]
+        .concat()
+}
+
+/// A client that has the default export, and its session.
+pub(super) async fn open(rules: Arc<Rules>) -> (UnixStream, JoinHandle<End>, watch::Sender<Life>) {
     let (ours, theirs) = Socket::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
     let mut client = UnixStream::from_std(theirs).unwrap();
@@ -70,8 +88,6 @@ async fn write_of(
             break;
         }
     }
-    let header = [&0x2560_9513_0000_0001_u64.to_be_bytes()[..], &[0; 16], &len.to_be_bytes()];
-    client.write_all(&header.concat()).await.unwrap();
     (client, session, life)
 }
 

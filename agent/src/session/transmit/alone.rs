@@ -1,0 +1,208 @@
+//! A connection that has a thread to itself, and may block it.
+//!
+//! A write that the page cache takes costs less than to hand it to another thread and back, but it may block: when
+//! much is to be written back, or the filesystem needs room. On a thread that it shares a connection must not do it;
+//! one with many such writes gets a thread of its own, and does them in place. Where one takes long, the next are
+//! handed over again for a while, so that the connection's other requests go on.
+
+use std::{
+    io,
+    panic::resume_unwind,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use disk::{Answer, Disk, DiskError, Op};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Sleep, sleep},
+};
+
+use super::{
+    super::{End, Life, blocking::caught},
+    Transmission,
+};
+use crate::tenant::{OwnThread, Tenant};
+
+/// Writes after which a thread pays.
+const WRITES: u32 = 32;
+/// A connection without a request for so long gives its thread back.
+const IDLE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
+/// A write in place that takes so long is waiting for something.
+const SLOW: Duration = Duration::from_millis(2);
+/// For so long the next ones are handed over.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a connection runs.
+#[derive(Debug)]
+pub(super) enum Where {
+    /// On a thread with others; so many of its writes could have been done in place since it was asked whether it
+    /// gets one of its own.
+    Shared { writes: u32 },
+    /// On a thread of its own.
+    Alone {
+        /// Until it is looked whether it has been idle; its requests at the last look.
+        tick: Pin<Box<Sleep>>,
+        requests: u64,
+        /// Nothing is done in place until then.
+        paused: Option<Instant>,
+    },
+}
+
+impl Default for Where {
+    fn default() -> Self {
+        Self::Shared { writes: 0 }
+    }
+}
+
+impl Where {
+    /// Does in place what takes microseconds, if that may block; `None` if it may not.
+    pub(super) fn attempt(
+        &mut self,
+        disk: &dyn Disk,
+        op: &mut Op<'_>,
+        answer: &mut Answer,
+    ) -> Option<Result<(), DiskError>> {
+        if !disk.is_brief(op.asked()) {
+            return None;
+        }
+        let paused = match self {
+            Self::Shared { writes } => {
+                *writes += 1;
+                return None;
+            }
+            Self::Alone { paused, .. } => paused,
+        };
+        let started = Instant::now();
+        if paused.is_some_and(|until| started < until) {
+            return None;
+        }
+        let (verb, range) = (op.verb(), op.range());
+        let done = caught(verb, range, || disk::perform_all(disk, op, answer).map(drop));
+        *paused = (started.elapsed() >= SLOW).then(|| Instant::now() + PAUSE);
+        Some(done)
+    }
+
+    /// A thread of its own pays.
+    pub(super) const fn wants_thread(&self) -> bool {
+        matches!(self, Self::Shared { writes: WRITES.. })
+    }
+
+    /// Waits until it is to be looked whether the connection has been idle; for ever on a shared thread.
+    pub(super) async fn tick(&mut self) {
+        match self {
+            Self::Shared { .. } => std::future::pending().await,
+            Self::Alone { tick, .. } => tick.as_mut().await,
+        }
+    }
+
+    /// The connection has done nothing since the last look.
+    pub(super) fn is_idle(&mut self, now: u64) -> bool {
+        match self {
+            Self::Shared { .. } => false,
+            Self::Alone { tick, requests, .. } => {
+                tick.set(sleep(IDLE));
+                std::mem::replace(requests, now) == now
+            }
+        }
+    }
+}
+
+/// Why `Transmission::serve` came back.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The connection is over.
+    End(End),
+    /// It is to run on another thread.
+    Move,
+}
+
+impl Transmission {
+    /// Serves the connection to its end, on whichever thread is best.
+    pub(super) async fn carry(
+        mut self: Box<Self>,
+        life: &mut watch::Receiver<Life>,
+    ) -> (Box<Self>, End) {
+        loop {
+            if let Stop::End(end) = self.serve(life).await {
+                return (self, end);
+            }
+            self.runs = Where::default();
+            let tenant = Arc::clone(&self.failures.tenant);
+            if let Some(thread) = self.own_thread(&tenant) {
+                // In a box: few connections come here, and what this needs every one of them would keep.
+                let (back, end) = Box::pin(self.carry_alone(&tenant, &thread, life.clone())).await;
+                self = back;
+                let moved = self.move_here();
+                if let Some(end) = end {
+                    return (self, end);
+                }
+                if let Err(error) = moved {
+                    return (self, End::Failed(error.kind()));
+                }
+            }
+        }
+    }
+
+    /// A thread of its own, to which the connection has moved; without one it goes on where it is.
+    fn own_thread(&mut self, tenant: &Arc<Tenant>) -> Option<OwnThread> {
+        let moved = tenant.own_thread().and_then(|thread| {
+            let Some(thread) = thread else { return Ok(None) };
+            let _there = thread.handle().enter();
+            self.move_here()?;
+            Ok(Some(thread))
+        });
+        moved.unwrap_or_else(|error| {
+            tracing::debug!("no thread for one connection, it goes on as it is: {error}");
+            None
+        })
+    }
+
+    /// Has the event loop of the current thread, or of the one that was entered, tell when the stream is ready.
+    fn move_here(&mut self) -> io::Result<()> {
+        self.stream.wire_mut().move_here()?;
+        self.watchdog = None;
+        Ok(())
+    }
+
+    /// Runs on `thread` until the connection's end, or until it is idle.
+    async fn carry_alone(
+        mut self: Box<Self>,
+        tenant: &Tenant,
+        thread: &OwnThread,
+        mut life: watch::Receiver<Life>,
+    ) -> (Box<Self>, Option<End>) {
+        let serving = async move {
+            let tick = Box::pin(sleep(IDLE));
+            self.runs = Where::Alone { tick, requests: self.traffic.requests, paused: None };
+            let stop = self.serve(&mut life).await;
+            self.runs = Where::default();
+            match stop {
+                Stop::End(end) => (self, Some(end)),
+                Stop::Move => (self, None),
+            }
+        };
+        let serving = Arc::clone(tenant.log()).charge(Box::pin(serving));
+        let mut task = Task(thread.handle().spawn(serving));
+        match (&mut task.0).await {
+            Ok(stopped) => stopped,
+            // Nothing else aborts it.
+            Err(error) => resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// Ends with who waits for it.
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+#[path = "alone_tests.rs"]
+mod tests;

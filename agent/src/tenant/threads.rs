@@ -1,0 +1,92 @@
+//! Threads that serve one connection each: how many a tenant may have, and all of them.
+
+use std::{
+    io,
+    sync::{Arc, LazyLock, atomic::Ordering},
+    thread::available_parallelism,
+};
+
+use tokio::runtime::Handle;
+
+use super::Tenant;
+use crate::event_loop::EventLoop;
+
+/// Most of them, for all tenants. A tenant may have as many as it leaves free.
+pub(super) const OWN_THREADS: usize = 32;
+/// Descriptors that the process may have open for each of them: nine in ten are left to connections.
+const DESCRIPTORS_EACH: u64 = 70;
+/// Most for one tenant: more could not run at once, and would only take turns from other tenants.
+static PER_TENANT: LazyLock<usize> =
+    LazyLock::new(|| available_parallelism().map_or(2, |cores| cores.get().max(2)));
+
+/// How many there may be in all, where the process may have `descriptors` open files.
+pub fn own_threads_within(descriptors: u64) -> usize {
+    usize::try_from(descriptors / DESCRIPTORS_EACH).unwrap_or(usize::MAX).min(OWN_THREADS)
+}
+
+/// A thread of a tenant that serves one connection and may be blocked by it. Dropped, it ends.
+#[derive(Debug)]
+pub struct OwnThread(EventLoop);
+
+/// Counts one while the thread runs, which may be longer than it is wanted.
+#[derive(Debug)]
+struct Counted(Arc<Tenant>);
+
+impl Tenant {
+    /// Starts a thread for one connection; `None` if the tenant has as many as it may have.
+    ///
+    /// # Errors
+    /// Those of `EventLoop::start`.
+    pub fn own_thread(self: &Arc<Self>) -> io::Result<Option<OwnThread>> {
+        let has = self.own_threads.fetch_add(1, Ordering::AcqRel);
+        let all = self.all_own_threads.fetch_add(1, Ordering::AcqRel) + 1;
+        let counted = Counted(Arc::clone(self));
+        if has >= *PER_TENANT || has + 1 > self.limits.own_threads.saturating_sub(all) {
+            return Ok(None);
+        }
+        EventLoop::start(format!("own-{all}"), counted).map(|thread| Some(OwnThread(thread)))
+    }
+}
+
+impl OwnThread {
+    /// To run something on the thread.
+    pub fn handle(&self) -> &Handle {
+        self.0.handle()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.own_threads.fetch_sub(1, Ordering::AcqRel);
+        self.0.all_own_threads.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{iter, thread, time::Duration};
+
+    use super::*;
+    use crate::tenant::{Key, Tenants};
+
+    #[test]
+    fn no_tenant_has_the_threads_of_others_and_those_that_end_are_free_again() {
+        let tenants = Tenants::default();
+        let all = || tenants.own_threads.load(Ordering::Acquire);
+        let take = |cid| {
+            let tenant = tenants.get(Key::Cid(cid));
+            iter::from_fn(|| tenant.own_thread().unwrap()).collect::<Vec<_>>()
+        };
+        let first = take(3);
+        assert_eq!(first.len(), (*PER_TENANT).min(OWN_THREADS / 2));
+        let others: Vec<_> = (4..100).map(take).collect();
+        assert!(!others[0].is_empty() && !others[1].is_empty(), "nothing is left for others");
+        assert!(all() <= OWN_THREADS);
+        drop((first, others));
+        let start = std::time::Instant::now();
+        while all() > 0 {
+            assert!(start.elapsed() < Duration::from_secs(20), "{} threads do not end", all());
+            thread::yield_now();
+        }
+    }
+}
