@@ -1,11 +1,19 @@
-//! TERM with clients connected: who is negotiating is told, what was taken in is finished, and what
-//! was answered is in the file.
+//! The end of an agent with clients connected. TERM: who is negotiating is told, what was taken in is finished,
+//! and what was answered is in the file. KILL: what was answered is in the file.
 
 mod common;
 
-use std::{fs, io::Read};
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Instant,
+};
 
-use common::{Agent, OPT_GO, WRITE, request};
+use common::{Agent, Client, LONG, OPT_GO, WRITE, request, request_with};
 use nix::sys::signal::{Signal, kill};
 
 #[test]
@@ -33,7 +41,7 @@ fn what_was_answered_before_the_end_is_in_the_file() {
     let agent = Agent::start(&["file", disk.to_str().expect("UTF-8")]);
     let mut client = agent.open();
     let mut sender = client.stream.try_clone().expect("a second handle");
-    let writer = std::thread::spawn(move || {
+    let writer = thread::spawn(move || {
         for i in 0..BLOCKS {
             let at = u64::from(i) * BLOCK as u64;
             let header = request(WRITE, i.into(), at, u32::try_from(BLOCK).expect("fits"));
@@ -68,5 +76,91 @@ fn what_was_answered_before_the_end_is_in_the_file() {
         }
         // A write that was not answered may be there or not, but not in part: it was whole.
         assert!(block.iter().all(|byte| *byte == block[0]), "block {i} is torn");
+    }
+}
+
+/// Writes of one client: it writes its blocks again and again, `WINDOW` writes in flight, and says what it has sent
+/// and what was acknowledged of each block when the agent was killed.
+fn write_until_killed(
+    mut client: Client,
+    first: usize,
+    acknowledged: &AtomicUsize,
+) -> Vec<(u64, u64)> {
+    let mut blocks = vec![(0_u64, 0_u64); WINDOW];
+    let write = |block: usize, stamp: u64| {
+        let at = ((first + block) * BLOCK) as u64;
+        // Some are to be durable at once.
+        let flags = u16::from(stamp % 16 == 5);
+        let len = u32::try_from(BLOCK).expect("short");
+        let header = request_with(flags, WRITE, block as u64, at, len);
+        [&header[..], &stamp.to_le_bytes().repeat(BLOCK / 8)].concat()
+    };
+    let all: Vec<u8> = (0..WINDOW).flat_map(|block| write(block, 1)).collect();
+    blocks.iter_mut().for_each(|(sent, _)| *sent = 1);
+    if client.stream.write_all(&all).is_err() {
+        return blocks;
+    }
+    let mut reply = [0; 16];
+    while client.stream.read_exact(&mut reply).is_ok() {
+        assert_eq!(reply[4..8], [0; 4], "a write failed");
+        let block = usize::from(reply[15]);
+        let (sent, told) = &mut blocks[block];
+        *told = *sent;
+        *sent += 1;
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+        if client.stream.write_all(&write(block, *sent)).is_err() {
+            break;
+        }
+    }
+    blocks
+}
+
+const BLOCK: usize = 4096;
+const WINDOW: usize = 64;
+const CLIENTS: usize = 16;
+
+/// Kills an agent with 1,024 writes in flight: what it had acknowledged is in the file.
+fn kill_in_the_middle(words: &[&str], disk: &Path) {
+    println!("{words:?}");
+    fs::write(disk, vec![0; CLIENTS * WINDOW * BLOCK]).expect("a file");
+    let mut agent = Agent::start(words);
+    let acknowledged = AtomicUsize::new(0);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| agent.open()).collect();
+    let blocks: Vec<_> = thread::scope(|scope| {
+        let mut writers = Vec::new();
+        for (i, client) in clients.into_iter().enumerate() {
+            let acknowledged = &acknowledged;
+            writers.push(scope.spawn(move || write_until_killed(client, i * WINDOW, acknowledged)));
+        }
+        let start = Instant::now();
+        while acknowledged.load(Ordering::Relaxed) < 30 * CLIENTS * WINDOW {
+            assert!(start.elapsed() < LONG, "{acknowledged:?} writes in a minute");
+            thread::yield_now();
+        }
+        agent.child.kill().expect("a running agent");
+        agent.child.wait().expect("a child");
+        writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect()
+    });
+    let found = fs::read(disk).expect("the file");
+    for ((sent, told), found) in blocks.iter().zip(found.chunks(BLOCK)) {
+        for stamp in found.chunks(8) {
+            let stamp = u64::from_le_bytes(stamp.try_into().expect("8 bytes"));
+            assert!((*told..=*sent).contains(&stamp), "{stamp} of {told} told and {sent} sent");
+        }
+    }
+}
+
+#[test]
+fn what_was_acknowledged_outlives_a_kill_with_a_thousand_writes_in_flight() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = dir.path().join("disk");
+    let path = disk.to_str().expect("UTF-8");
+    for io in ["--io=threads", "--io=auto"] {
+        kill_in_the_middle(&[io, "file", path], &disk);
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&disk);
+        match direct {
+            Ok(_) => kill_in_the_middle(&[io, "file", path, "cache=none"], &disk),
+            Err(error) => println!("NOT TRIED past the page cache, {path}: {error}"),
+        }
     }
 }
