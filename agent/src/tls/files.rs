@@ -42,6 +42,11 @@ pub enum TlsError {
     Nowhere { option: &'static str, places: Vec<PathBuf> },
     #[error("--tls-certificates: cannot read {}", .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error(
+        "{} was there before and is gone: the certificates that it revokes would be taken again; put \
+         an empty list there, or start the agent anew", .path.display()
+    )]
+    ListGone { path: PathBuf },
     #[error("{} is not a regular file, and it has to be read again at HUP", .path.display())]
     NotAFile { path: PathBuf },
     #[error("{} is longer than {LONGEST} bytes", .path.display())]

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use rustls::{CertificateError, pki_types::UnixTime};
+use rustls::{
+    CertificateError,
+    pki_types::{CertificateDer, UnixTime},
+};
 use tokio::sync::Notify;
 
 #[cfg(feature = "psk")]
@@ -34,6 +37,8 @@ struct Loaded {
     /// Judges clients' certificates, where they are wanted.
     verifier: Option<config::Verifier>,
     terms: Vec<Term>,
+    /// The CA that has a list of revoked certificates here.
+    revokes: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// A place, and what was read there last.
@@ -48,7 +53,7 @@ pub struct Source {
 impl Source {
     /// Reads it for the first time.
     pub(super) fn open(place: Place) -> Result<Arc<Self>, TlsError> {
-        let loaded = place.load()?;
+        let loaded = place.load(None)?;
         expiry::say(&loaded.terms);
         Ok(Arc::new(Self { place, loaded: RwLock::new(loaded), renewed: Notify::new() }))
     }
@@ -80,7 +85,7 @@ impl Source {
     /// At HUP. Files that have become wrong change nothing. True: they are new, and connections are to be judged
     /// again.
     pub fn reload(&self) -> bool {
-        match self.place.load() {
+        match self.place.load(self.loaded().revokes.as_deref()) {
             Ok(loaded) => {
                 let what = self.place.words();
                 let others = match loaded.verifier {
@@ -121,22 +126,29 @@ impl Source {
 }
 
 impl Place {
-    fn load(&self) -> Result<Loaded, TlsError> {
+    /// `revoked`: the CA that had a list of revoked certificates here before. Without it they would be let in again,
+    /// and it may only be missing for a moment, while it is renewed.
+    fn load(&self, revoked: Option<&[CertificateDer<'_>]>) -> Result<Loaded, TlsError> {
         match self {
             Self::Certificates { directory, verify_peer } => {
                 let read = Certificates::read(directory)?;
+                if read.revoked.is_empty() && revoked == Some(&*read.ca) {
+                    return Err(TlsError::ListGone { path: read.path(File::Revoked) });
+                }
+                let revokes = (!read.revoked.is_empty()).then(|| read.ca.clone());
                 let own = Term::of_certificates(read.path(File::Own), Part::Own, &read.chain);
                 let ca = Term::of_certificates(read.path(File::Ca), Part::Ca, &read.ca);
                 let lists = Term::of_lists(read.path(File::Revoked), &read.revoked);
                 let lists = lists.filter(|_| *verify_peer);
                 let terms = [own, ca, lists].into_iter().flatten().collect();
                 let (config, verifier) = config::server(read, *verify_peer)?;
-                Ok(Loaded { acceptor: Acceptor::Certificates(config), verifier, terms })
+                let acceptor = Acceptor::Certificates(config);
+                Ok(Loaded { acceptor, verifier, terms, revokes })
             }
             #[cfg(feature = "psk")]
             Self::SharedKeys(path) => {
                 let acceptor = Acceptor::SharedKeys(SharedKeys::read(path)?);
-                Ok(Loaded { acceptor, verifier: None, terms: Vec::new() })
+                Ok(Loaded { acceptor, verifier: None, terms: Vec::new(), revokes: None })
             }
         }
     }
