@@ -47,7 +47,7 @@ fn what_was_answered_before_the_end_is_in_the_file() {
             let header = request(WRITE, i.into(), at, u32::try_from(BLOCK).expect("fits"));
             let bytes = [&header[..], &[0xa5; BLOCK]].concat();
             // The agent stops reading when it ends.
-            if std::io::Write::write_all(&mut sender, &bytes).is_err() {
+            if sender.write_all(&bytes).is_err() {
                 break;
             }
         }
@@ -96,7 +96,9 @@ fn write_until_killed(
         [&header[..], &stamp.to_le_bytes().repeat(BLOCK / 8)].concat()
     };
     let all: Vec<u8> = (0..WINDOW).flat_map(|block| write(block, 1)).collect();
-    blocks.iter_mut().for_each(|(sent, _)| *sent = 1);
+    for (sent, _) in &mut blocks {
+        *sent = 1;
+    }
     if client.stream.write_all(&all).is_err() {
         return blocks;
     }

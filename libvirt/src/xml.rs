@@ -122,6 +122,8 @@ pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
 /// What stands in `<?xml ... encoding="..."?>`.
 fn declared_encoding(text: &str) -> Option<&str> {
     let declaration = text.strip_prefix("<?xml")?.split_once("?>")?.0;
+    // Not another instruction whose name begins so.
+    declaration.starts_with(BLANKS).then_some(())?;
     let value = declaration.split_once("encoding")?.1.trim_start().strip_prefix('=')?.trim_start();
     let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
     value.get(1..)?.split_once(quote).map(|(value, _)| value)

@@ -15,7 +15,7 @@ use std::{
     process,
 };
 
-use nix::errno::Errno;
+use nix::{errno::Errno, fcntl::OFlag};
 use thiserror::Error;
 
 use super::lock::try_exclusive;
@@ -61,7 +61,10 @@ impl PidFile {
         let path = std::path::absolute(path)?;
         // Only a regular file may be replaced: `-P /dev/stdout` must not remove a device.
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            OpenOptions::new().write(true).open(&path)?.write_all(content().as_bytes())?;
+            // To open a pipe that nobody reads would wait.
+            let flags = OFlag::O_NONBLOCK.bits();
+            let mut file = OpenOptions::new().write(true).custom_flags(flags).open(&path)?;
+            file.write_all(content().as_bytes())?;
             return Ok(Self { path, file: None });
         }
         // A link is followed, so that it is not the link that is replaced.

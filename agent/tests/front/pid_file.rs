@@ -56,3 +56,14 @@ fn a_stale_file_is_overwritten_whoever_has_its_number() {
         assert!(!path.exists());
     }
 }
+
+#[test]
+fn a_pipe_that_nobody_reads_does_not_hold_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut command = Command::new(BINARY);
+    let (code, said) = fails(command.args(["-U", "-", "null", "1M", "-P"]).arg(&pipe));
+    assert_eq!(code, 1);
+    assert!(said.lines().last().unwrap().contains(pipe.to_str().unwrap()), "{said}");
+}
