@@ -283,7 +283,7 @@ impl Plan {
         // Again after a change of the user.
         let parent = self.process.follow_parent()?;
         // No thread before this: a user is changed for all of them or for none.
-        let engine = Engine::start().map_err(Failure::Engine)?;
+        let engine = Engine::start(&listeners).map_err(Failure::Engine)?;
         rules.tenants.executor().start().map_err(Failure::Engine)?;
         disk::start_closer().map_err(Failure::Engine)?;
         // Held to the end, and removed with it.

@@ -7,7 +7,9 @@ mod status;
 mod watchdog;
 
 use std::{
+    collections::HashMap,
     fmt, io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -40,9 +42,14 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// One thread a processor, each with a runtime and an epoll of its own. Not tokio's multi-thread
 /// runtime: there each event may wake a second thread, which costs a request more than its work.
+///
+/// And one for each VM whose memory the agent reads and writes: who touches a page of it waits as long as its VMM likes
+/// (a file that is not in the page cache, a hole that is being punched).
 #[derive(Debug)]
 pub struct Engine {
     workers: Vec<Worker>,
+    /// By the path of the VM's socket.
+    vms: HashMap<Arc<Path>, Worker>,
     /// A session has come or gone.
     changed: Arc<Notify>,
 }
@@ -71,10 +78,31 @@ impl Drop for Seat {
 }
 
 impl Engine {
-    pub fn start() -> io::Result<Self> {
+    /// Starts the threads that `listeners` need.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub fn start(listeners: &[Listener]) -> io::Result<Self> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let workers = (0..threads).map(Worker::start).collect::<io::Result<_>>()?;
-        Ok(Self { workers, changed: Arc::default() })
+        let start = |index| Worker::start(format!("engine-{index}"));
+        let workers = (0..threads).map(start).collect::<io::Result<_>>()?;
+        let vms = listeners.iter().filter_map(Listener::vm).enumerate();
+        let vms = vms.map(|(index, path)| Ok((path, Worker::start(format!("vm-{index}"))?)));
+        Ok(Self { workers, vms: vms.collect::<io::Result<_>>()?, changed: Arc::default() })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().chain(self.vms.values())
+    }
+
+    /// Where the peer's session runs: on its VM's own thread, or on the one that has the fewest.
+    fn worker(&self, peer: &Peer) -> &Worker {
+        let own = match peer {
+            Peer::Vm { path, .. } => self.vms.get(path),
+            _ => None,
+        };
+        let count = |worker: &&Worker| worker.sessions.load(Ordering::Relaxed);
+        own.or_else(|| self.workers.iter().min_by_key(count)).expect("there is always one thread")
     }
 
     /// Serves a client in a session of its own.
@@ -93,10 +121,10 @@ impl Engine {
 
     /// How many there are.
     fn sessions(&self) -> usize {
-        self.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
+        self.all().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
     }
 
-    /// Waits until every thread has done something: one that hangs never does.
+    /// Waits until every thread that is not a VM's has done something: one that hangs never does.
     async fn answers(&self) {
         for worker in &self.workers {
             // It cannot panic, and nothing aborts it.
@@ -104,13 +132,12 @@ impl Engine {
         }
     }
 
-    /// Runs a session on the thread that has the fewest.
+    /// Runs a session.
     fn run<S>(&self, sessions: &mut JoinSet<()>, peer: Peer, session: S)
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        let count = |worker: &&Worker| worker.sessions.load(Ordering::Relaxed);
-        let worker = self.workers.iter().min_by_key(count).expect("there is always one thread");
+        let worker = self.worker(&peer);
         worker.sessions.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
         let (sessions_here, changed) = (Arc::clone(&worker.sessions), Arc::clone(&self.changed));
@@ -124,8 +151,8 @@ impl Engine {
 }
 
 impl Worker {
-    fn start(index: usize) -> io::Result<Self> {
-        let event_loop = EventLoop::start(format!("engine-{index}"), ())?;
+    fn start(name: String) -> io::Result<Self> {
+        let event_loop = EventLoop::start(name, ())?;
         Ok(Self { event_loop, sessions: Arc::default() })
     }
 }
@@ -301,6 +328,8 @@ impl fmt::Debug for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::{iter, sync::mpsc};
+
     use super::*;
 
     /// Runs until `count` sessions have ended.
@@ -313,14 +342,40 @@ mod tests {
         panics
     }
 
+    /// With so many threads, and one for a VM.
+    fn engine(threads: usize) -> Engine {
+        let worker = || Worker::start("engine".into()).unwrap();
+        let workers = iter::repeat_with(worker).take(threads).collect();
+        let vms = HashMap::from([(Path::new("/vm").into(), worker())]);
+        Engine { workers, vms, changed: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn a_vm_whose_memory_does_not_come_holds_no_other_thread() {
+        let engine = engine(1);
+        let mut sessions = JoinSet::new();
+        let (come, memory) = mpsc::channel::<()>();
+        let memory = std::sync::Mutex::new(memory);
+        let vm = Peer::Vm { path: Path::new("/vm").into(), port: Some(1) };
+        engine.run(&mut sessions, vm, async move {
+            memory.lock().unwrap().recv().ok();
+        });
+        // Neither the others' sessions wait for it, nor what systemd is told.
+        engine.run(&mut sessions, Peer::Vsock { cid: 3, port: 1, to: 2 }, async {});
+        assert_eq!(ended(&mut sessions, 1).await, 0);
+        engine.answers().await;
+        assert_eq!(engine.sessions(), 1);
+        come.send(()).unwrap();
+        assert_eq!(ended(&mut sessions, 1).await, 0);
+    }
+
     fn taken(engine: &Engine) -> Vec<usize> {
         engine.workers.iter().map(|worker| worker.sessions.load(Ordering::Relaxed)).collect()
     }
 
     #[tokio::test]
     async fn sessions_are_spread_and_a_panic_ends_one_of_them() {
-        let workers = vec![Worker::start(0).unwrap(), Worker::start(1).unwrap()];
-        let engine = Engine { workers, changed: Arc::default() };
+        let engine = engine(2);
         let peer = || Peer::Vsock { cid: 3, port: 1, to: 2 };
         let mut sessions = JoinSet::new();
         let (finish, life) = watch::channel(Life::Serving);

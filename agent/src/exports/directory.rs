@@ -18,14 +18,11 @@ use nix::{
     sys::stat::{Mode, SFlag, fstat},
 };
 
-use super::{Exports, Listed, Listing, OpenError, Opened, Permit};
+use super::{Exports, LISTED, Listed, Listing, OpenError, Opened, Permit};
 use disk::{
     Disk, FileDisk,
     file::{FileError, Options},
 };
-
-/// Most names in a list; more files than that can be opened and are not shown.
-const LISTED: usize = 10_000;
 
 /// An open directory.
 #[derive(Debug)]

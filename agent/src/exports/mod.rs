@@ -16,6 +16,9 @@ pub use self::{
 use crate::causes::chain;
 use disk::{Disk, DiskError, Kind, Verb};
 
+/// Most names in a list; more than that can be opened and are not shown.
+pub(crate) const LISTED: usize = 10_000;
+
 /// An export as LIST shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {

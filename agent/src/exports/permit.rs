@@ -87,7 +87,13 @@ impl Permit {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Panicked> {
-        self.opening.tenant.run(work).await.ok_or(Panicked)
+        let tenant = &self.opening.tenant;
+        let done = match self.covers {
+            // A directory may have many entries, and they are put in order.
+            Covers::List => tenant.run_long(work).await,
+            Covers::Export(_) => tenant.run(work).await,
+        };
+        done.ok_or(Panicked)
     }
 
     /// The export that it covers. One to list covers none by name.

@@ -20,6 +20,8 @@ mod vsock;
 use std::{
     fmt, io,
     os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -94,6 +96,16 @@ impl Listener {
         match sockets {
             Ok(sockets) => Ok(sockets.into_iter().map(Self::new).collect()),
             Err(source) => Err(BindError { address: address.clone(), source }),
+        }
+    }
+
+    /// The path of the VM whose memory its connections are in.
+    pub fn vm(&self) -> Option<Arc<Path>> {
+        match &self.socket {
+            Socket::Vm(vm::Listener::VhostUser { host, .. }) => {
+                Some(Arc::clone(&host.place().path))
+            }
+            _ => None,
         }
     }
 

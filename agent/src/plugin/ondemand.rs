@@ -5,7 +5,7 @@
 //! lock, since the kernel tells nobody when it is free.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     io,
     os::fd::OwnedFd,
@@ -26,7 +26,7 @@ use super::{
     made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed, refused},
 };
 use crate::{
-    exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
+    exports::{Exports, LISTED, Listed, Listing, OpenError, Opened, Permit},
     recipe::{BuildError, Key, Params, Stack},
     shell, sys,
 };
@@ -112,17 +112,19 @@ impl OnDemand {
 
 impl Inner {
     fn list(&self) -> io::Result<Vec<Listed>> {
-        let mut names = Vec::new();
+        let mut names = BTreeSet::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             // NBD's names are UTF-8: another name cannot be asked for.
             let Ok(name) = entry.file_name().into_string() else { continue };
             let can_be_had = file_name(&name) == Some(&name) && name != DEFAULT;
             if can_be_had && entry.file_type()?.is_file() {
-                names.push(name);
+                names.insert(name);
+            }
+            if names.len() > LISTED {
+                names.pop_last();
             }
         }
-        names.sort();
         let names = std::iter::once(String::new()).chain(names);
         Ok(names.map(|name| Listed { name, description: None }).collect())
     }

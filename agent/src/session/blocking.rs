@@ -16,7 +16,7 @@ use nbd::{transmit::Checked, wire::Request};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{serial::Serial, succession::Member, transmit::op};
-use crate::tenant::{Tenant, Work};
+use crate::tenant::{Account, Place, Tenant, Work};
 
 /// A request that came back.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(super) struct Blocking {
     most_on_threads: usize,
     /// Payload bytes of those that are out.
     bytes: u64,
+    /// What the connection may hold, with what these hold.
+    pub(super) memory: Account,
     /// The disk holds requests (`Disk::hold`).
     pub(super) holds: bool,
     /// The disk goes on with some of them by itself (`Disk::begin`).
@@ -67,6 +69,8 @@ struct Shared {
     /// Those that are out and block a thread each, or wait for one.
     on_threads: AtomicUsize,
     serial: Serial,
+    /// What those take of the tenant's that are out when the connection is over: until the last of them is back.
+    rest: Mutex<Option<(Account, Place)>>,
 }
 
 /// What a connection still wants of its requests.
@@ -101,6 +105,7 @@ impl Blocking {
             most: threads.unwrap_or(MOST),
             most_on_threads: threads.unwrap_or(MOST_ON_THREADS),
             bytes: 0,
+            memory: Account::new(Arc::clone(&tenant)),
             holds: disk.holds(),
             begins: disk.begins(),
             tenant,
@@ -190,9 +195,12 @@ impl Blocking {
     }
 
     /// Waits until `reap` has something to give; for ever if nothing is out.
-    pub(super) async fn some(&mut self) {
-        while !self.has_finished() {
-            self.shared.changed.notified().await;
+    pub(super) fn some(&self) -> impl Future<Output = ()> + use<> {
+        let (shared, out) = (Arc::clone(&self.shared), self.out);
+        async move {
+            while out == 0 || lock(&shared.finished).is_empty() {
+                shared.changed.notified().await;
+            }
         }
     }
 
@@ -218,6 +226,10 @@ impl Drop for Blocking {
     fn drop(&mut self) {
         if self.out > 0 {
             self.disk.client_gone();
+            self.memory.release_to(self.bytes);
+            let memory =
+                std::mem::replace(&mut self.memory, Account::new(Arc::clone(&self.tenant)));
+            *lock(&self.shared.rest) = Some((memory, self.tenant.stay()));
         }
         self.shared.wanted.store(Wanted::Nothing as u8, Ordering::Relaxed);
     }
@@ -243,7 +255,8 @@ pub(super) struct Task {
 
 impl Work for Task {
     fn is_long(&self) -> bool {
-        self.goes_on() && !self.disk.is_remote()
+        let busy = self.goes_on() || matches!(self.checked, Checked::Extents { .. });
+        busy && !self.disk.is_remote()
     }
 
     fn stays_short(&self) -> bool {

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     exports::{Covers, Opening},
+    tenant::Account,
     tls::Policy,
 };
 use disk::Disk;
@@ -95,12 +96,15 @@ async fn haggle(
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
     let mut member: Option<Arc<Member>> = None;
     let mut told = Told::default();
+    // What a long answer takes, until it is sent.
+    let mut memory = Account::new(Arc::clone(&opening.tenant));
     // The machine has eaten all it can of the buffer. After an answer that is not so: the client may have
     // sent several options at once.
     let mut hungry = true;
     loop {
         shown.server(&out);
         send(&mut stream, &mut out).await?;
+        memory.release_to(0);
         // Each piece of work is a poll, and each poll is one of the tenant's turns (`turns::within`).
         tokio::task::yield_now().await;
         tokio::select! {
@@ -126,7 +130,7 @@ async fn haggle(
                     };
                     let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
                     let waiting = Waiting { stream, buffer, life, told: &mut told };
-                    match waiting.list(&*rules.exports, &permit).await? {
+                    match waiting.list(&*rules.exports, &permit, &mut memory).await? {
                         Ok(list) => {
                             let list = list.iter();
                             let list = list.map(|one| (&*one.name, one.description.as_deref()));
@@ -286,6 +290,8 @@ async fn secure(
 async fn send(stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), End> {
     stream.send_all(out).await.map_err(|error| End::from_send(&error))?;
     out.clear();
+    // After a long answer nothing so long may come for long.
+    out.shrink_to(BUFFER);
     Ok(())
 }
 

@@ -15,12 +15,16 @@ use super::{End, Life, stream::Stream};
 use crate::{
     causes::chain,
     exports::{Exports, Listed, OpenError, Permit},
+    tenant::Account,
 };
 use disk::{Disk, DiskError, Facts, Identity};
 
 /// How long an export may take to open for a client that has ended its sending. Such a client may still be there
 /// to read the answer; one that is gone looks the same.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
+
+/// Bytes of the longest list and of the answer that is made of it: 10,000 names of 255 bytes.
+const LIST: u64 = 6 << 20;
 
 /// A client that waits.
 pub(super) struct Waiting<'a> {
@@ -45,13 +49,15 @@ impl Told {
 }
 
 impl Waiting<'_> {
-    /// What LIST answers.
+    /// What LIST answers. The list and its answer are in `memory`.
     pub(super) async fn list(
         self,
         exports: &dyn Exports,
         permit: &Permit,
+        memory: &mut Account,
     ) -> Result<Result<Vec<Listed>, Refusal>, End> {
         let listing = async {
+            memory.acquire(LIST.min(memory.most())).await;
             exports.list(permit).await.map_err(|error| {
                 tracing::error!(%error, "exports not listed");
                 Refusal::platform("the exports could not be listed; the server's log says why")

@@ -88,11 +88,21 @@ impl Wire {
         }
     }
 
-    /// Whether the client sends no more, also while bytes of it wait to be received.
+    /// Whether the client has gone, as far as can be seen, also while bytes of it wait to be received. Over TCP and
+    /// the kernel's vsock one that has only ended its sending looks the same.
     pub(super) fn has_hung_up(&self) -> bool {
         match &self.kind {
+            Kind::Kernel(socket) if socket.is_unix() => self.is_closed(),
             Kind::Kernel(socket) => sys::poll::sends_no_more(socket.as_fd()),
             Kind::Guest(connection) => connection.has_hung_up(),
+        }
+    }
+
+    /// Whether the client has certainly gone: nothing that is sent arrives.
+    pub(super) fn is_closed(&self) -> bool {
+        match &self.kind {
+            Kind::Kernel(socket) => sys::poll::is_closed(socket.as_fd()),
+            Kind::Guest(connection) => connection.is_closed(),
         }
     }
 

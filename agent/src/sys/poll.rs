@@ -59,6 +59,13 @@ pub(crate) fn wait<F: AsFd>(inputs: &[F], ends: &[F], timeout: PollTimeout) -> n
     }
 }
 
+/// Whether the other end of a stream is closed for both directions, or the connection has failed. Over TCP an end
+/// that is closed looks like one that only sends no more, until it is sent something.
+pub(crate) fn is_closed(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
 /// Whether `fd` can be read from now.
 pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     flags(fd, PollFlags::POLLIN).contains(PollFlags::POLLIN)

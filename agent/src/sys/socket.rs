@@ -13,7 +13,7 @@ use std::{
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
-        socket::{Shutdown, shutdown},
+        socket::{AddressFamily, Shutdown, SockaddrLike, SockaddrStorage, getsockname, shutdown},
         uio::{readv, writev},
     },
 };
@@ -44,6 +44,12 @@ impl Socket {
         self.to = self.to.as_ref().map(again).transpose()?;
         self.from = from;
         Ok(())
+    }
+
+    /// A Unix socket tells when its other end is closed, and not only that nothing more comes.
+    pub(crate) fn is_unix(&self) -> bool {
+        getsockname::<SockaddrStorage>(self.from.as_raw_fd())
+            .is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
     }
 
     fn to(&self) -> &AsyncFd<OwnedFd> {

@@ -123,6 +123,11 @@ impl Account {
         Self { tenant, lease: 0, permit: None }
     }
 
+    /// The most that it can ever cover, bytes.
+    pub fn most(&self) -> u64 {
+        self.share().limits.most()
+    }
+
     fn share(&self) -> &Share {
         &self.tenant.memory
     }
@@ -140,7 +145,7 @@ impl Account {
     }
 
     fn grow(&mut self, held: u64) -> Cover {
-        if held > self.share().limits.most() {
+        if held > self.most() {
             return Cover::TooMuch;
         }
         let missing = self.missing(held);

@@ -15,7 +15,10 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -161,8 +164,14 @@ impl Tenants {
 
     /// Bytes that their connections hold.
     #[cfg(test)]
-    fn memory_used(&self) -> u64 {
+    pub(crate) fn memory_used(&self) -> u64 {
         self.memory.used()
+    }
+
+    /// Places that are taken.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
     }
 
     /// The threads that work for all of them.
@@ -241,13 +250,30 @@ impl Tenant {
         &self,
         act: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
+        self.run_as(act, false).await
+    }
+
+    /// The same for what may take a processor for long (`Work::is_long`).
+    pub async fn run_long<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.run_as(act, true).await
+    }
+
+    async fn run_as<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> T + Send + 'static,
+        long: bool,
+    ) -> Option<T> {
         let (tell, told) = oneshot::channel();
-        self.submit(Box::new(Once(move || {
+        let act = move || {
             // Whoever waited for it may be gone.
             if !tell.is_closed() {
                 tell.send(act()).ok();
             }
-        })));
+        };
+        self.submit(Box::new(Once { act, long }));
         told.await.ok()
     }
 
@@ -288,12 +314,19 @@ impl Work for Logged {
 }
 
 /// Work that is done in one go.
-struct Once<F>(F);
+struct Once<F> {
+    act: F,
+    long: bool,
+}
 
 impl<F: FnOnce() + Send> Work for Once<F> {
     fn run(self: Box<Self>) -> Option<Box<dyn Work>> {
-        (self.0)();
+        (self.act)();
         None
+    }
+
+    fn is_long(&self) -> bool {
+        self.long
     }
 }
 

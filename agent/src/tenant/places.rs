@@ -69,6 +69,16 @@ impl Tenant {
     }
 }
 
+impl Tenant {
+    /// A place for what a connection leaves behind that is over, whatever the limits say: it keeps its disk open, and
+    /// its client could come again and again.
+    pub fn stay(self: &Arc<Self>) -> Place {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        self.all_connections.fetch_add(1, Ordering::AcqRel);
+        Place(Arc::clone(self))
+    }
+}
+
 impl Place {
     /// Whose place it is.
     pub fn tenant(&self) -> &Arc<Tenant> {

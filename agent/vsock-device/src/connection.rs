@@ -58,6 +58,13 @@ impl Connection {
         inner.flow.peers.get(self.which).is_none_or(|peer| peer.input_ended)
     }
 
+    /// Whether nothing that is sent arrives.
+    pub fn is_closed(&self) -> bool {
+        let mut inner = self.device.lock();
+        let peer = inner.flow.peers.get(self.which);
+        peer.is_none_or(|peer| peer.input_ended && peer.output_ended)
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
         self.device.finish(self.which);

@@ -12,6 +12,8 @@ use tokio::{
     net::UnixStream,
 };
 
+use crate::tenant::FREE;
+
 use super::{
     super::tests::{header, open, rules_of},
     *,
@@ -30,6 +32,8 @@ struct Brief {
     /// How long a write takes.
     takes: Mutex<Duration>,
     panics: Mutex<bool>,
+    /// A write may take any time, and says so.
+    long: bool,
 }
 
 impl Disk for Brief {
@@ -58,7 +62,7 @@ impl Disk for Brief {
     }
 
     fn is_brief(&self, asked: Asked) -> bool {
-        asked.verb == Verb::Write
+        asked.verb == Verb::Write && !self.long
     }
 }
 
@@ -151,4 +155,33 @@ async fn a_session_that_is_dropped_ends_its_connection() {
     let (_disk, mut client, session, _life) = alone().await;
     session.abort();
     assert_eq!(client.read(&mut [0; 16]).await.unwrap(), 0, "it goes on");
+}
+
+#[tokio::test]
+async fn what_a_session_leaves_on_a_disk_that_hangs_is_charged_until_it_is_back() {
+    const PAYLOAD: u32 = 4 << 20;
+    let disk = Arc::new(Brief { long: true, ..Brief::default() });
+    disk.held.store(true, Ordering::SeqCst);
+    let rules = rules_of(disk.clone());
+    let tenants = Arc::clone(&rules.tenants);
+    for round in 1..4 {
+        let (mut client, session, life) = open(Arc::clone(&rules)).await;
+        let write = [header(1, PAYLOAD), vec![1; PAYLOAD as usize]].concat();
+        client.write_all(&write).await.unwrap();
+        while disk.busy.load(Ordering::SeqCst) < round {
+            tokio::task::yield_now().await;
+        }
+        life.send_replace(Life::Ending);
+        assert_eq!(session.await.unwrap(), End::Cut);
+        let held = tenants.memory_used();
+        let least = round as u64 * (u64::from(PAYLOAD) - 2 * FREE);
+        assert!(held >= least, "{held} bytes are charged in round {round}");
+        assert_eq!(tenants.places(), round, "who comes again and again finds places");
+    }
+    disk.held.store(false, Ordering::SeqCst);
+    let start = Instant::now();
+    while tenants.memory_used() > 0 || tenants.places() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is charged for ever");
+        sleep(Duration::from_millis(1)).await;
+    }
 }

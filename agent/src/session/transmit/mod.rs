@@ -43,7 +43,7 @@ use turn::Turn;
 use super::{
     End, Life, Traffic, blocking::Blocking, pool, spin::Spin, stream::Stream, turns::Turns,
 };
-use crate::{sys::socket::MAX_RUNS, tenant::Account};
+use crate::sys::socket::MAX_RUNS;
 
 /// Bytes of replies after which they are sent before more requests are taken in. What was read is still in the
 /// processor's cache when it is sent: four times as many halved the rate of 256 KiB reads from a file.
@@ -96,7 +96,6 @@ pub(super) struct Transmission {
     /// The last send found no room.
     stuck: bool,
     blocking: Blocking,
-    memory: Account,
     spin: Spin,
     traffic: Traffic,
     failures: Failures,
@@ -140,7 +139,6 @@ impl Transmission {
             out: Gather::default(),
             stuck: false,
             blocking,
-            memory: Account::new(Arc::clone(&failures.tenant)),
             spin: Spin::default(),
             traffic: Traffic::default(),
             large_writes: false,
@@ -217,7 +215,7 @@ impl Transmission {
         pool::shrink(&mut self.buffer);
         self.stream.rest();
         self.out.shrink();
-        self.memory.release_to(self.held());
+        self.blocking.memory.release_to(self.held());
         // While nothing is received, only a look shows that the client of a long request, or one that waits for
         // memory, has gone.
         let for_memory = matches!(want, Want::Memory(_));
@@ -229,18 +227,19 @@ impl Transmission {
         }
         let paused = (want != Want::Input).then(Instant::now);
         let mut waited = Waited::Enough;
+        let some = self.blocking.some();
         // Errors come back from the call that they concern.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}
             _ = self.stream.writable(), if !self.is_all_sent() => {}
-            () = self.blocking.some() => {}
-            () = self.memory.acquire(needed), if needed > 0 => {}
+            () = some => {}
+            () = self.blocking.memory.acquire(needed), if needed > 0 => {}
             () = tokio::time::sleep(LOOK_FOR_CLIENT), if watches => {
+                if for_memory && self.stream.wire().is_closed() {
+                    self.ended = Some(End::ClosedInside);
+                }
                 if self.stream.wire().has_hung_up() {
                     self.blocking.client_gone();
-                    if for_memory {
-                        self.ended = Some(End::ClosedInside);
-                    }
                 }
             }
             Some(()) = rings(&mut self.watchdog), if due.is_some() => {

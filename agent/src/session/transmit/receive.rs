@@ -95,7 +95,7 @@ impl Transmission {
             Received::Incomplete => return Some(Want::Input),
             Received::Request { request, checked, payload } => {
                 let needed = self.held() + cost(*checked);
-                match self.memory.cover(needed) {
+                match self.blocking.memory.cover(needed) {
                     Cover::Covered => {
                         self.large_writes &= *payload == 0;
                         self.answer(request, *checked, Some(Payload::Received(*payload)));
@@ -110,7 +110,7 @@ impl Transmission {
             }
             Received::Write { checked, .. } => {
                 let needed = self.held() + cost(*checked);
-                match (self.memory.cover(needed), *checked) {
+                match (self.blocking.memory.cover(needed), *checked) {
                     (Cover::Covered, Checked::Write { at, len, .. }) => {
                         self.incoming = Some(Incoming::new(at, len as usize));
                     }
@@ -302,7 +302,7 @@ impl Transmission {
             return;
         }
         let needed = self.held() - capacity as u64 + pool::LARGE as u64;
-        if self.memory.cover(needed) == Cover::Covered {
+        if self.blocking.memory.cover(needed) == Cover::Covered {
             pool::grow(&mut self.buffer);
         }
         if self.buffer.capacity() == 0 {
