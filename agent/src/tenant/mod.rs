@@ -15,10 +15,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
@@ -171,7 +168,7 @@ impl Tenants {
     /// Places that are taken.
     #[cfg(test)]
     pub(crate) fn places(&self) -> usize {
-        self.connections.load(Ordering::Acquire)
+        self.connections.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// The threads that work for all of them.

@@ -85,7 +85,8 @@ impl Source {
     /// At HUP. Files that have become wrong change nothing. True: they are new, and connections are to be judged
     /// again.
     pub fn reload(&self) -> bool {
-        match self.place.load(self.loaded().revokes.as_deref()) {
+        let revokes = self.loaded().revokes.clone();
+        match self.place.load(revokes.as_deref()) {
             Ok(loaded) => {
                 let what = self.place.words();
                 let others = match loaded.verifier {
