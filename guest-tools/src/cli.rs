@@ -37,7 +37,8 @@ Examples:
 
 A server counts as gone when it owes an answer and --timeout passes without one, and with fewer than
 4096 bytes either way. An answer before an export is entered must be whole by then. Only the flush at
-the end of a copy takes as long as it takes, and attach has --dead-timeout for a disk in use.
+the end of copy, write, zero and trim takes as long as it takes, while the server answers reads, and
+attach has --dead-timeout for a disk in use.
 
 Exit codes: 0 when it is done; 1 when not, with one line on standard error; 2 for a question whose
 answer is no.";

@@ -100,6 +100,8 @@ pub(crate) fn run(words: &Copy) -> Result<(), CommandError> {
         flush: !words.no_flush,
         verify: words.verify,
         progress: if words.quiet { How::None } else { words.progress },
+        quiet: words.quiet,
+        json: words.json,
     };
     let copied = copy(&plan)?;
     if words.json {
@@ -107,7 +109,9 @@ pub(crate) fn run(words: &Copy) -> Result<(), CommandError> {
     }
     if !words.quiet {
         let Copied { data, zeroes, time, .. } = copied;
-        let flushed = if words.no_flush { ", not flushed" } else { "" };
+        let kept = !matches!(words.destination, Word::Stdio | Word::Null);
+        let unflushed = words.no_flush || kept && !copied.flushed;
+        let flushed = if unflushed { ", not flushed" } else { "" };
         let verified = if copied.verified { ", verified" } else { "" };
         eprintln!(
             "guest-tools: {} bytes copied ({} of data, {} of zeroes) in {:.3} s, {}/s{flushed}{verified}",

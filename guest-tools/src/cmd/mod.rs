@@ -89,6 +89,8 @@ pub(crate) enum CommandError {
          with --offset and --length"
     )]
     Memory { len: u64, block: u64 },
+    #[error("all was read and written, but it may not be durable")]
+    Kept(#[source] io::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
     /// The answer to a yes-or-no question. All is said.

@@ -1,12 +1,17 @@
 //! `read`: bytes of an export to standard output or a file, or held against the pattern.
 
-use std::{fs::File, io, path::PathBuf};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::FileTypeExt},
+    path::PathBuf,
+};
 
 use clap::Args;
 use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
-use crate::{cli::Target, link::Link, session};
+use crate::{cli::Target, link::Link, session, sys};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,18 +62,30 @@ pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
         eprintln!("guest-tools: {len} bytes at {at} are the pattern");
         return Ok(());
     }
-    match &words.output {
-        Some(path) => {
-            let opened = File::create(path);
-            let mut file =
-                opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
-            session::read(&mut link, at, len, &mut file)?;
-        }
-        None => session::read(&mut link, at, len, &mut io::stdout().lock())?,
+    if let Some(path) = &words.output {
+        let opened = File::create(path);
+        let mut file =
+            opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
+        session::read(&mut link, at, len, &mut file)?;
+        keep(&file)?;
+    } else {
+        let output = io::stdout();
+        sys::was_open(output.as_fd()).map_err(CommandError::Print)?;
+        session::read(&mut link, at, len, &mut output.lock())?;
+        keep(&File::from(output.as_fd().try_clone_to_owned().map_err(CommandError::Print)?))?;
     }
     link.close();
     if words.json {
         return print_json(&json!({ "offset": at, "length": len }));
+    }
+    Ok(())
+}
+
+/// What is kept has to be durable before it may be said that all went well: a disk may fail later.
+fn keep(output: &File) -> Result<(), CommandError> {
+    let kind = output.metadata().map_err(CommandError::Kept)?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        output.sync_all().map_err(CommandError::Kept)?;
     }
     Ok(())
 }

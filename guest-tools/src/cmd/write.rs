@@ -19,6 +19,7 @@ use crate::{
     session::{self, Durability},
     size::{parse_size, print_size},
     stamp::Stamp,
+    sys,
 };
 
 const EXAMPLES: &str = "\
@@ -87,7 +88,9 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
             fits(0)?;
             let path = Path::new("standard input");
             let wrong = |source| CommandError::Open { path: path.to_owned(), source };
-            let input = io::stdin().as_fd().try_clone_to_owned().map_err(wrong)?;
+            let input = io::stdin();
+            sys::was_open(input.as_fd()).map_err(wrong)?;
+            let input = input.as_fd().try_clone_to_owned().map_err(wrong)?;
             whole(&File::from(input), path, &mut copy)?
         }
     };

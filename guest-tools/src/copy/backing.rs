@@ -98,6 +98,17 @@ impl System {
         any && contains_export(&nodes, &exports(), export)
     }
 
+    /// Whether the process `server` has `file` open, or something that has its bytes: what it serves from there is
+    /// what is written here. What cannot be seen is not known.
+    pub(super) fn serves(&self, server: i32, file: &File) -> bool {
+        let nodes = self.made_of(file, Depth::Bytes);
+        let Ok(open) = fs::read_dir(self.root.join(format!("proc/{server}/fd"))) else {
+            return false;
+        };
+        let open = open.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
+        open.filter_map(|facts| Node::of(&facts)).any(|node| nodes.contains(&node))
+    }
+
     /// `file`, and all that it is made of.
     pub(super) fn made_of(&self, file: &File, depth: Depth) -> BTreeSet<Node> {
         let mut found = BTreeSet::new();

@@ -77,7 +77,14 @@ impl Side {
     pub(super) fn again(&self, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
             (Self::Link(link), Word::Uri(uri)) => {
-                Self::Link(Box::new(Link::again(uri, link.described().size)?))
+                let again = Link::again(uri, link.described().size)?;
+                let (before, now) = (link.terms(), again.terms());
+                if before.flags != now.flags || before.blocks != now.blocks {
+                    let uri = uri.to_string();
+                    again.close();
+                    return Err(CopyError::Unlike(uri));
+                }
+                Self::Link(Box::new(again))
             }
             (Self::File(local), _) => Self::File(Arc::clone(local)),
             (Self::Stream(local), _) => Self::Stream(Arc::clone(local)),

@@ -25,6 +25,15 @@ pub(crate) enum CopyError {
          source; nothing was written"
     )]
     Made { upper: String, lower: String },
+    #[error("{0} says other things of the disk on another connection (flags or block sizes)")]
+    Unlike(String),
+    #[error(
+        "{file} is open in the server of {uri}, process {server}: it may be the same disk; nothing was \
+         written"
+    )]
+    Served { file: String, uri: String, server: i32 },
+    #[error("{what} would be written among the bytes: say another place for it, or --quiet")]
+    Words { what: &'static str },
     #[error("{0} is read-only: the server takes no writes")]
     ReadOnly(String),
     #[error(

@@ -15,6 +15,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{Whence, lseek},
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Local {
     pub(super) kind: Kind,
     /// Bytes; 0 for a stream.
     pub(super) size: u64,
+    /// It keeps what is written, as a pipe does not.
+    keeps: bool,
     /// As it was when it was opened. A pipe has none.
     stamp: Option<Stamp>,
     /// What the ranges of zeroing must be multiples of, bytes.
@@ -83,6 +86,7 @@ impl Local {
             file,
             kind,
             size,
+            keeps: kind != Kind::Stream,
             stamp,
             sector,
             cannot_punch: unknown(),
@@ -130,10 +134,11 @@ impl Local {
         Self::new(file, name)
     }
 
-    /// Standard input or output, whatever it is: a stream.
+    /// Standard input or output, whatever it is: read or written in order.
     pub(super) fn stdio(stream: impl AsFd, name: &str) -> Result<Self, CopyError> {
         let name = name.to_owned();
-        let cloned = stream.as_fd().try_clone_to_owned();
+        let open = sys::was_open(stream.as_fd());
+        let cloned = open.and_then(|()| stream.as_fd().try_clone_to_owned());
         let file = cloned.map_err(|source| CopyError::local("open", &name, source))?;
         let local = Self::new(File::from(file), name)?;
         Ok(Self { kind: Kind::Stream, size: 0, ..local })
@@ -166,7 +171,10 @@ impl Local {
         if self.kind != Kind::Regular {
             return Ok(());
         }
-        let done = self.file.set_len(0).and_then(|()| self.file.set_len(size));
+        // A length that cannot be is found out while the old content is there.
+        let grows = self.file.metadata().is_ok_and(|facts| facts.len() < size);
+        let grown = if grows { self.file.set_len(size) } else { Ok(()) };
+        let done = grown.and_then(|()| self.file.set_len(0)).and_then(|()| self.file.set_len(size));
         done.map_err(|source| CopyError::local("set the length of", &self.name, source))
     }
 
@@ -184,7 +192,7 @@ impl Local {
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), CopyError> {
         let range = (at, bytes.len() as u64);
         let written = match self.kind {
-            Kind::Stream => (&self.file).write_all(bytes),
+            Kind::Stream => write_to_stream(&self.file, bytes),
             _ => self.file.write_all_at(bytes, at),
         };
         written.map_err(|source| CopyError::at("write", range, &self.name, source))
@@ -270,7 +278,7 @@ impl Local {
 
     /// Makes what was written durable. Whether there is such a thing.
     pub(super) fn flush(&self) -> Result<bool, CopyError> {
-        if self.kind == Kind::Stream {
+        if !self.keeps {
             return Ok(false);
         }
         let done = self.file.sync_all();
@@ -282,6 +290,22 @@ impl Local {
     pub(super) fn forget(&self) {
         posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).ok();
     }
+}
+
+/// All of it, also where whoever gave us the stream has made it one that does not wait.
+fn write_to_stream(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE).ok();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Does what is not known to be impossible. False if it is.

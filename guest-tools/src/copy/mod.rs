@@ -26,11 +26,16 @@ mod word;
 mod zeroes;
 
 use std::{
+    fs::File,
+    io,
     num::NonZero,
+    os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
+
+use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use self::{
     backing::{Depth, Overlap, System},
@@ -72,6 +77,10 @@ pub(crate) struct Plan {
     pub(crate) flush: bool,
     pub(crate) verify: bool,
     pub(crate) progress: How,
+    /// Nothing but errors is said on standard error.
+    pub(crate) quiet: bool,
+    /// JSON is printed on standard output at the end.
+    pub(crate) json: bool,
 }
 
 /// What was done.
@@ -93,7 +102,15 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     let mut progress = Progress::new(plan.progress)?;
     plan.check_words(names)?;
     let source = Side::source(&plan.source)?;
-    let target = match plan.target(&source, names) {
+    let target =
+        plan.target(&source, names).and_then(|target| match plan.words(&target, &progress) {
+            Ok(()) => Ok(target),
+            Err(error) => {
+                target.close();
+                Err(error)
+            }
+        });
+    let target = match target {
         Ok(target) => target,
         Err(error) => {
             source.close();
@@ -151,6 +168,21 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     })
 }
 
+/// The process of the source's server, where that has the destination open.
+fn served(system: &System, source: &Side, target: &File) -> Option<i32> {
+    let server = source.linked()?.server()?;
+    system.serves(server, target).then_some(server)
+}
+
+/// Whether both are one file, pipe or device; terminals and /dev/null may be.
+fn is_same(said: impl AsFd, bytes: &File) -> bool {
+    let (Ok(said), Ok(bytes)) = (fstat(said), fstat(bytes)) else { return false };
+    let kind = |facts: &FileStat| SFlag::from_bits_truncate(facts.st_mode) & SFlag::S_IFMT;
+    let device = kind(&said) == SFlag::S_IFBLK && kind(&bytes) == SFlag::S_IFBLK;
+    let one = (said.st_dev, said.st_ino) == (bytes.st_dev, bytes.st_ino);
+    kind(&said) != SFlag::S_IFCHR && (one || device && said.st_rdev == bytes.st_rdev)
+}
+
 impl Plan {
     pub(crate) fn source_name(&self) -> String {
         match &self.source {
@@ -204,6 +236,23 @@ impl Plan {
         Ok(target)
     }
 
+    /// Nothing that is said on the way goes where the bytes go.
+    fn words(&self, target: &Side, progress: &Progress) -> Result<(), CopyError> {
+        let Some(file) = target.file() else { return Ok(()) };
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let said = [
+            (progress.descriptor(), "the progress"),
+            (self.json.then(|| stdout.as_fd()), "the JSON"),
+            ((!self.quiet).then(|| stderr.as_fd()), "what is said on standard error"),
+        ];
+        for (fd, what) in said {
+            if fd.is_some_and(|fd| is_same(fd, file)) {
+                return Err(CopyError::Words { what });
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses two sides of which one is the other, or is made of it. A name may be a link, a standard
     /// stream may be a file, and a device may be a file or, by `attach`, an export.
     fn are_apart(
@@ -225,6 +274,11 @@ impl Plan {
             },
             (Some(from), None) if system.is_over_export(from, Depth::Filesystems, &self.target) => {
                 made(names.0, names.1)
+            }
+            // A file is made empty first. The other way round what is written is what is there.
+            (None, Some(to)) if let Some(server) = served(&system, source, to) => {
+                let (file, uri) = (names.1.to_owned(), names.0.to_owned());
+                Err(CopyError::Served { file, uri, server })
             }
             (None, Some(to)) if system.is_over_export(to, Depth::Bytes, &self.source) => {
                 made(names.1, names.0)

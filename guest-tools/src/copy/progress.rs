@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, IsTerminal, Write},
+    os::fd::{AsFd, BorrowedFd},
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -75,6 +76,11 @@ impl Progress {
         };
         let now = Instant::now();
         Ok(Self { how, to, verb: "copied", begun: now, shown: now, percent: None, any: false })
+    }
+
+    /// Where numbers for a program go.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.to.as_ref().map(AsFd::as_fd)
     }
 
     /// Begins anew, with another word for what is done.

@@ -19,6 +19,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
 };
 
 use nbd::{
@@ -27,11 +28,14 @@ use nbd::{
     transmit::client::{Client, Event},
     wire::BASE_ALLOCATION,
 };
-use nix::poll::PollFlags;
+use nix::{
+    poll::PollFlags,
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+};
 
 pub(crate) use self::order::{Done, Extent, Order, Verb};
-use self::outgoing::Outgoing;
 pub(crate) use self::wait::{least, wait};
+use self::{outgoing::Outgoing, wait::wait_for};
 use crate::{
     dial::Stream,
     error::SessionError,
@@ -43,6 +47,8 @@ use crate::{
 const RECEIVE: usize = 256 << 10;
 /// Received behind a large read that is received in place: the headers that follow.
 const BEHIND: usize = 4 << 10;
+/// How long what was asked may still be answered when a session ends for another reason.
+const SETTLE: Duration = Duration::from_secs(2);
 /// From this length on a read is received in place, bytes.
 const LARGE: u64 = 32 << 10;
 
@@ -238,10 +244,23 @@ impl Link {
         }
     }
 
-    /// Lets everything that was asked be answered. Some servers take it badly when a client leaves
+    /// Lets everything that was asked be answered, for a moment. Some servers take it badly when a client leaves
     /// before that, nbdkit 1.32 by an assertion.
     pub(crate) fn settle(&mut self) {
-        while self.under_way() > 0 && self.next().is_ok() {}
+        let begun = Instant::now();
+        while self.under_way() > 0 && self.turn().is_ok() {
+            while self.pop().is_some() {}
+            let left = SETTLE.saturating_sub(begun.elapsed());
+            if self.under_way() == 0 || left.is_zero() || wait_for(&[self], Some(left)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The process that has made the server's Unix socket, where this is one and the process can be seen.
+    pub(crate) fn server(&self) -> Option<i32> {
+        let peer = getsockopt(&self.socket.as_fd(), PeerCredentials).ok()?;
+        Some(peer.pid()).filter(|pid| *pid > 0)
     }
 
     /// Ends the session. Everything that was asked has been answered.

@@ -67,7 +67,7 @@ pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
 }
 
 /// As `wait`, but no longer than `most`.
-fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError> {
+pub(super) fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError> {
     let mut fds: Vec<_> =
         links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
     let limit = links.iter().filter_map(|link| link.left()).chain(most).min();

@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
+    sync::atomic::{AtomicU8, Ordering},
 };
 
 use nix::errno::Errno;
@@ -70,6 +71,34 @@ pub(crate) fn become_io_flusher() -> Result<(), Errno> {
     // this thread.
     let done = unsafe { nix::libc::prctl(PR_SET_IO_FLUSHER, on, unused, unused, unused) };
     Errno::result(done).map(drop)
+}
+
+/// Standard streams that were closed when this program was started: a bit each. Rust's runtime opens /dev/null in
+/// their place before `main`, and then what is written there is gone without an error.
+static CLOSED: AtomicU8 = AtomicU8::new(0);
+
+extern "C" fn look_at_standard_streams() {
+    for number in 0..3 {
+        // SAFETY: the call takes numbers only, and asks for the flags of a descriptor, which may not be there.
+        if unsafe { nix::libc::fcntl(number, nix::libc::F_GETFD) } == -1 {
+            CLOSED.fetch_or(1 << number, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: the C runtime calls what stands in this section once, on the only thread, before Rust's runtime begins; the
+// function uses nothing of that, and does not unwind.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static AT_START: extern "C" fn() = look_at_standard_streams;
+
+/// An error if the standard stream `stream` was closed when this program was started.
+pub(crate) fn was_open(stream: BorrowedFd<'_>) -> io::Result<()> {
+    let closed = CLOSED.load(Ordering::Relaxed);
+    match u32::try_from(stream.as_raw_fd()) {
+        Ok(number @ 0..3) if closed & (1 << number) != 0 => Err(Errno::EBADF.into()),
+        _ => Ok(()),
+    }
 }
 
 /// A second descriptor of what the caller of this program has open under a number.

@@ -5,6 +5,7 @@ mod changes;
 mod ends;
 mod faults;
 mod holes;
+mod kept;
 mod layouts;
 mod loops;
 mod pipes;

@@ -88,8 +88,8 @@ impl Lane<'_> {
                 self.flush_link().map_err(undurable)?;
                 true
             }
-            Side::File(local) => local.flush().map_err(undurable)?,
-            _ => false,
+            Side::File(local) | Side::Stream(local) => local.flush().map_err(undurable)?,
+            Side::Link(_) | Side::Null => false,
         };
         self.job.flushed.store(flushed, Ordering::Relaxed);
         Ok(())
