@@ -19,7 +19,6 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
-    time::{Duration, Instant},
 };
 
 use nbd::{
@@ -34,8 +33,8 @@ use nix::{
 };
 
 pub(crate) use self::order::{Done, Extent, Order, Verb};
+use self::outgoing::Outgoing;
 pub(crate) use self::wait::{least, wait};
-use self::{outgoing::Outgoing, wait::wait_for};
 use crate::{
     dial::Stream,
     error::SessionError,
@@ -47,8 +46,6 @@ use crate::{
 const RECEIVE: usize = 256 << 10;
 /// Received behind a large read that is received in place: the headers that follow.
 const BEHIND: usize = 4 << 10;
-/// How long what was asked may still be answered when a session ends for another reason.
-const SETTLE: Duration = Duration::from_secs(2);
 /// From this length on a read is received in place, bytes.
 const LARGE: u64 = 32 << 10;
 
@@ -240,19 +237,6 @@ impl Link {
             Err(source) => {
                 let (uri, doing) = (self.uri.clone(), done.order.name());
                 Err(SessionError::Failed { uri, doing, source })
-            }
-        }
-    }
-
-    /// Lets everything that was asked be answered, for a moment. Some servers take it badly when a client leaves
-    /// before that, nbdkit 1.32 by an assertion.
-    pub(crate) fn settle(&mut self) {
-        let begun = Instant::now();
-        while self.under_way() > 0 && self.turn().is_ok() {
-            while self.pop().is_some() {}
-            let left = SETTLE.saturating_sub(begun.elapsed());
-            if self.under_way() == 0 || left.is_zero() || wait_for(&[self], Some(left)).is_err() {
-                return;
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Where those wait who have one link or several and nothing else; `copy` has more to look at.
 
-use std::{os::fd::AsFd, time::Duration};
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use nix::{
     errno::Errno,
@@ -12,6 +15,9 @@ use crate::{
     error::SessionError,
     patience::{self, poll_timeout},
 };
+
+/// How long what was asked may still be answered when a session ends for another reason.
+const SETTLE: Duration = Duration::from_secs(2);
 
 impl Link {
     /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
@@ -59,6 +65,19 @@ impl Link {
         }
         flushed
     }
+
+    /// Lets everything that was asked be answered, for a moment. Some servers take it badly when a client leaves
+    /// before that, nbdkit 1.32 by an assertion.
+    pub(crate) fn settle(&mut self) {
+        let begun = Instant::now();
+        while self.under_way() > 0 && self.turn().is_ok() {
+            while self.pop().is_some() {}
+            let left = SETTLE.saturating_sub(begun.elapsed());
+            if self.under_way() == 0 || left.is_zero() || wait_for(&[self], Some(left)).is_err() {
+                return;
+            }
+        }
+    }
 }
 
 /// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
@@ -67,7 +86,7 @@ pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
 }
 
 /// As `wait`, but no longer than `most`.
-pub(super) fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError> {
+fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError> {
     let mut fds: Vec<_> =
         links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
     let limit = links.iter().filter_map(|link| link.left()).chain(most).min();
