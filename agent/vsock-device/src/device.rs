@@ -166,7 +166,7 @@ impl Device {
             inner.fail(&mut after);
             Taken { packets: 0, more: false }
         });
-        self.leave(&mut inner);
+        self.leave(&mut inner, &mut after);
         taken
     }
 
@@ -180,7 +180,7 @@ impl Device {
         if inner.make_room(&mut after).is_err() {
             inner.fail(&mut after);
         }
-        self.leave(&mut inner);
+        self.leave(&mut inner, &mut after);
         !inner.flow.line.is_empty()
     }
 
@@ -196,7 +196,7 @@ impl Device {
             inner.fail(&mut after);
             return Ok(0);
         };
-        self.leave(&mut inner);
+        self.leave(&mut inner, &mut after);
         received
     }
 
@@ -208,7 +208,7 @@ impl Device {
             inner.fail(&mut after);
             Err(io::ErrorKind::BrokenPipe.into())
         });
-        self.leave(&mut inner);
+        self.leave(&mut inner, &mut after);
         sent
     }
 
@@ -256,6 +256,7 @@ impl Device {
 
     /// The session sends no more.
     pub(crate) fn finish(&self, name: Name) {
+        let mut after = self.after();
         let mut inner = self.lock();
         let cid = self.cid;
         if let Some(peer) = inner.flow.peers.get(name).filter(|peer| !peer.finished) {
@@ -265,7 +266,7 @@ impl Device {
             // If it breaks here, the next packet will tell.
             inner.send_answers().ok();
         }
-        self.leave(&mut inner);
+        self.leave(&mut inner, &mut after);
     }
 
     /// The session is over.
@@ -287,11 +288,12 @@ impl Device {
         if closed.and_then(|()| inner.make_room(&mut after)).is_err() {
             inner.fail(&mut after);
         }
-        self.leave(&mut inner);
+        self.leave(&mut inner, &mut after);
     }
 
     /// Before the lock is left: the device's thread goes on with what is left to do.
-    fn leave(&self, inner: &mut Inner) {
+    fn leave(&self, inner: &mut Inner, after: &mut After<'_>) {
+        inner.bound_tables(after);
         let flow = &mut inner.flow;
         let room = flow.stalled && !flow.is_full();
         if room || flow.unfinished {

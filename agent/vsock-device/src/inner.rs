@@ -1,14 +1,18 @@
 //! What a VM's lock is around: its queues and memory, and what goes through them.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    time::{Duration, Instant},
+};
 
 use crate::{
     flow::{Flow, Rx},
     line::Name,
-    memory::Memory,
+    memory::{Memory, most_tables},
     peers::{After, Key},
     queue::{Broken, Queue},
     ring::{Mark, Ring, Which},
+    sys::page_tables,
 };
 
 /// A VM's queues, memory and connections.
@@ -20,7 +24,12 @@ pub(crate) struct Inner {
     pub(crate) flow: Flow,
     /// Where the TX queue was when it was stopped.
     pub(crate) stopped: Option<Mark>,
+    /// When it was last looked how many page tables there are.
+    looked: Option<Instant>,
 }
+
+/// Between two looks at the number of page tables: a guest has some 25 MiB of them made in that time.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl Inner {
     pub(crate) fn ring(&mut self, which: Which) -> &mut Ring {
@@ -41,6 +50,25 @@ impl Inner {
         self.flow.clear(after);
         self.rx.set_broken();
         self.tx.set_broken();
+    }
+
+    /// Has the guest's memory mapped anew where this process has too many page tables. The guest that has them made
+    /// comes here, and each other one loses no more than the time that it takes to find its pages again.
+    pub(crate) fn bound_tables(&mut self, after: &mut After<'_>) {
+        let now = Instant::now();
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return;
+        }
+        self.looked = Some(now);
+        // What the VMM has taken away stays lost.
+        let Some(memory) = self.memory.as_ref().filter(|memory| memory.is_there().is_ok()) else {
+            return;
+        };
+        if page_tables().is_some_and(|bytes| bytes > most_tables())
+            && let Ok(anew) = memory.again()
+        {
+            after.memory = self.memory.replace(anew);
+        }
     }
 
     /// A connection is over at once; what it held goes back.

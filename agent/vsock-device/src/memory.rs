@@ -20,7 +20,8 @@ use nix::sys::{
     sysinfo::sysinfo,
 };
 use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion,
 };
 
 use crate::{
@@ -93,6 +94,24 @@ impl Memory {
             let mapping = MmapRegion::from_file(place, len).map_err(io::Error::other)?;
             let guest = GuestAddress(region.guest);
             mapped.push(GuestRegionMmap::new(mapping, guest).ok_or(MemoryError::Range(at))?);
+        }
+        let map = GuestMemoryMmap::from_regions(mapped).map_err(io::Error::other)?;
+        Self::watched(map, Some(reserved)).map_err(MemoryError::System)
+    }
+
+    /// The same memory, mapped anew: page tables of what was touched before go with the old mapping. To remove the
+    /// pages alone leaves the tables, of which a guest can have the device make one for every 2 MiB of a file in
+    /// which there is nothing.
+    pub(crate) fn again(&self) -> Result<Self, MemoryError> {
+        let wrong = || MemoryError::System(io::ErrorKind::Unsupported.into());
+        let Some(Reserved(quota, bytes)) = &self.0.reserved else { return Err(wrong()) };
+        let reserved = quota.reserve(*bytes)?;
+        let mut mapped = Vec::new();
+        for part in self.0.map.iter() {
+            let mapping = part.get_mmap();
+            let place = mapping.file_offset().cloned().ok_or_else(wrong)?;
+            let mapping = MmapRegion::from_file(place, mapping.size()).map_err(io::Error::other)?;
+            mapped.push(GuestRegionMmap::new(mapping, part.start_addr()).ok_or_else(wrong)?);
         }
         let map = GuestMemoryMmap::from_regions(mapped).map_err(io::Error::other)?;
         Self::watched(map, Some(reserved)).map_err(MemoryError::System)
@@ -219,6 +238,12 @@ fn most_of_one() -> u64 {
     machine_memory().saturating_add(swap).saturating_mul(2).max(LEAST)
 }
 
+/// Bytes of page tables that this process may have before VMs have theirs made anew: those of 64 GiB, or of what this
+/// machine has.
+pub(crate) fn most_tables() -> u64 {
+    (machine_memory() / 256).max(128 << 20)
+}
+
 fn machine_memory() -> u64 {
     sysinfo().map_or(0, |info| info.ram_total())
 }
@@ -232,12 +257,36 @@ mod tests {
         unistd::ftruncate,
     };
 
+    use vm_memory::Bytes;
+
     use super::*;
+    use crate::sys::page_tables;
 
     fn file(len: u64) -> OwnedFd {
         let file = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
         ftruncate(&file, i64::try_from(len).unwrap()).unwrap();
         file
+    }
+
+    #[test]
+    fn tables_of_what_was_touched_go_when_memory_is_mapped_anew() {
+        const LEN: u64 = 16 << 30;
+        let quota = Arc::new(Quota::new());
+        let before = map(&quota, &[(0, LEN, 0)], LEN).unwrap();
+        let tables = || page_tables().expect("/proc is there");
+        let least = tables();
+        for at in (0..LEN).step_by(2 << 20) {
+            before.map().write_slice(&[7], GuestAddress(at)).unwrap();
+        }
+        assert!(tables() > least + (24 << 20), "{} of {least}", tables());
+        let after = before.again().unwrap();
+        drop(before);
+        assert!(tables() < least + (8 << 20), "{} of {least}", tables());
+        let mut byte = [0];
+        after.map().read_slice(&mut byte, GuestAddress(LEN / 2)).unwrap();
+        assert_eq!(byte, [7]);
+        drop(after);
+        assert_eq!(used().get(&quota.0), Some(&0));
     }
 
     fn map(

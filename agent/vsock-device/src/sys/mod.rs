@@ -9,3 +9,11 @@ pub(crate) mod eventfd;
 pub(crate) mod shared;
 #[allow(unsafe_code, reason = "nix loses the descriptors of a message that was cut")]
 pub(crate) mod socket;
+
+/// Bytes of page tables that this process has (VmPTE of proc_pid_status(5)); `None` where /proc does not say.
+pub(crate) fn page_tables() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
