@@ -14,6 +14,7 @@ mod backend;
 mod connection;
 mod device;
 mod flow;
+mod foreign;
 mod header;
 mod inbox;
 mod inner;

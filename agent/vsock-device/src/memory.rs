@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -25,6 +25,7 @@ use vm_memory::{
 };
 
 use crate::{
+    foreign::Foreign,
     queue::Broken,
     sys::shared::{Watch, leave_pages},
     vhost_user::{MemoryError, message::Region},
@@ -70,11 +71,11 @@ impl Memory {
     /// Maps the regions, each from its own file.
     pub(crate) fn from_regions(
         regions: &[Region],
-        files: impl Iterator<Item = OwnedFd>,
+        files: impl Iterator<Item = Foreign>,
         quota: &Arc<Quota>,
     ) -> Result<Self, MemoryError> {
-        let mut parts: Vec<(usize, Region, File)> =
-            files.zip(regions).enumerate().map(|(i, (file, at))| (i, *at, file.into())).collect();
+        let mut parts: Vec<(usize, Region, Foreign)> =
+            files.zip(regions).enumerate().map(|(i, (file, at))| (i, *at, file)).collect();
         parts.sort_by_key(|(_, region, _)| region.guest);
         let mut total = 0_u64;
         let mut end = 0;
@@ -90,7 +91,7 @@ impl Memory {
         let mut mapped = Vec::new();
         for (at, region, file) in parts {
             let len = usize::try_from(region.len).map_err(|_| MemoryError::Range(at))?;
-            let place = FileOffset::new(file, region.offset);
+            let place = FileOffset::new(File::from(file.known()), region.offset);
             let mapping = MmapRegion::from_file(place, len).map_err(io::Error::other)?;
             let guest = GuestAddress(region.guest);
             mapped.push(GuestRegionMmap::new(mapping, guest).ok_or(MemoryError::Range(at))?);
@@ -139,7 +140,7 @@ impl Memory {
     }
 }
 
-fn check(at: usize, region: &Region, file: &File) -> Result<(), MemoryError> {
+fn check(at: usize, region: &Region, file: &Foreign) -> Result<(), MemoryError> {
     let whole = |begin: u64| begin.checked_add(region.len).ok_or(MemoryError::Range(at));
     whole(region.guest)?;
     whole(region.user)?;
@@ -297,7 +298,7 @@ mod tests {
         let regions: Vec<_> = (regions.iter())
             .map(|&(guest, len, offset)| Region { guest, len, user: guest, offset })
             .collect();
-        Memory::from_regions(&regions, regions.iter().map(|_| file(file_len)), quota)
+        Memory::from_regions(&regions, regions.iter().map(|_| Foreign::new(file(file_len))), quota)
     }
 
     #[test]
@@ -316,7 +317,8 @@ mod tests {
         }
         let pipe = nix::unistd::pipe().unwrap().0;
         let region = Region { guest: 0, len: 4096, user: 0, offset: 0 };
-        let error = Memory::from_regions(&[region], [pipe].into_iter(), &quota).unwrap_err();
+        let error =
+            Memory::from_regions(&[region], [Foreign::new(pipe)].into_iter(), &quota).unwrap_err();
         assert!(matches!(error, MemoryError::Foreign), "{error}");
         assert_eq!(used().values().sum::<u64>(), 0, "what was refused holds nothing");
     }

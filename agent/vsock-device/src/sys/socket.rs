@@ -6,6 +6,8 @@ use std::{
     ptr,
 };
 
+use crate::foreign::Foreign;
+
 /// Descriptors that the kernel lets one message have (SCM_MAX_FD).
 const MOST_FILES: usize = 253;
 
@@ -17,7 +19,7 @@ const NUMBER: usize = size_of::<RawFd>();
 pub(crate) struct Received {
     pub(crate) bytes: usize,
     /// They are closed on exec, from the moment they are ours.
-    pub(crate) files: Vec<OwnedFd>,
+    pub(crate) files: Vec<Foreign>,
     /// The sender sent more descriptors than this process may have.
     pub(crate) cut: bool,
 }
@@ -55,7 +57,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Rec
                 // SAFETY: the kernel wrote so many numbers there.
                 let number = unsafe { data.add(i * NUMBER).cast::<[u8; NUMBER]>().read() };
                 // SAFETY: each is a new descriptor of this process, which nobody else knows.
-                files.push(unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(number)) });
+                let file = unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(number)) };
+                files.push(Foreign::new(file));
             }
         }
         // SAFETY: as for the first.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     device::Device,
+    foreign::Foreign,
     memory::{Memory, Quota},
     ring::{Ring, Which},
     sys::eventfd,
@@ -53,7 +54,7 @@ impl Handler {
         &mut self,
         header: Header,
         body: &[u8],
-        files: Vec<OwnedFd>,
+        files: Vec<Foreign>,
         events: &mut Events,
     ) -> Result<Option<Vec<u8>>, Refused> {
         let kind = header.kind;
@@ -79,7 +80,7 @@ impl Handler {
         &mut self,
         kind: Kind,
         request: Request,
-        files: Vec<OwnedFd>,
+        files: Vec<Foreign>,
         events: &mut Events,
     ) -> Result<Option<Reply>, Refused> {
         let mut files = files.into_iter();
@@ -204,11 +205,11 @@ impl Handler {
     }
 
     /// The descriptor if it is an eventfd, which can be used without blocking; others are closed.
-    fn checked(&self, file: Option<OwnedFd>, what: &str) -> Option<OwnedFd> {
+    fn checked(&self, file: Option<Foreign>, what: &str) -> Option<OwnedFd> {
         let file = file?;
         let prepared = |()| eventfd::prepare(file.as_fd()).map_err(|_| "cannot be prepared");
         match eventfd::check(file.as_fd()).and_then(prepared) {
-            Ok(()) => Some(file),
+            Ok(()) => Some(file.known()),
             Err(why) => {
                 let log = self.device.log();
                 log.warn(format_args!("the VMM gave a {what} that {why}: that queue stands still"));

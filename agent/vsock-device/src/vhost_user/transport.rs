@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     mem,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
 };
@@ -13,12 +13,12 @@ use super::{
     Refused,
     message::{HEADER, Header, MOST_REGIONS},
 };
-use crate::sys::socket::receive;
+use crate::{foreign::Foreign, sys::socket::receive};
 
 /// What the VMM has sent.
 #[derive(Debug)]
 pub(crate) enum Incoming {
-    Message(Header, Vec<u8>, Vec<OwnedFd>),
+    Message(Header, Vec<u8>, Vec<Foreign>),
     /// No whole message is there.
     Nothing,
     /// The VMM has closed its end.
@@ -35,7 +35,7 @@ pub(crate) struct Transport {
     body: Vec<u8>,
     /// Bytes of the header or of the body that are there.
     got: usize,
-    files: Vec<OwnedFd>,
+    files: Vec<Foreign>,
     /// Replies that the VMM has not taken.
     unsent: Vec<u8>,
 }
