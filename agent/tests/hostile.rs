@@ -240,3 +240,27 @@ fn disc_finishes_what_is_outstanding() {
     client.send(&bytes);
     assert_eq!(client.recv_to_end().len(), 20 * (16 + 4096));
 }
+
+#[test]
+fn lists_that_nobody_reads_are_charged() {
+    const CLIENTS: usize = 100;
+    let images = tempfile::tempdir().expect("a directory");
+    for i in 0..5000 {
+        std::fs::File::create(images.path().join(format!("{i:0>200}"))).expect("a file");
+    }
+    let dir = format!("dir={}", images.path().display());
+    let agent = Agent::start(&["--memory-per-tenant=34M", "--timeout=3s", "file", &dir]);
+    let before = agent.memory_kib("VmHWM");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| agent.connect()).collect();
+    for client in &mut clients {
+        client.greet();
+        client.option(3, &[]);
+    }
+    // Each has its list, or waits for it, until its time is over.
+    for client in &mut clients {
+        client.recv_to_end();
+    }
+    let grown = agent.memory_kib("VmHWM") - before;
+    // 100 lists are 200 MiB.
+    assert!(grown < 80 << 10, "{grown} KiB");
+}

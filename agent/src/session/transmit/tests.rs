@@ -193,3 +193,27 @@ async fn a_client_that_waits_for_memory_and_leaves_is_seen_to_have_left() {
     tokio::time::timeout(Duration::from_secs(5), second).await.expect("it ends").unwrap();
     assert!(!first.is_finished());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_ended_its_sending_is_answered_when_there_is_memory() {
+    let mut rules = rules();
+    let memory = MemoryLimits { tenant: 16 << 20, ..MemoryLimits::default() };
+    let limits = Limits { memory, ..Limits::default() };
+    Arc::get_mut(&mut rules).unwrap().tenants = Arc::new(Tenants::new(limits));
+    let (holds, first, _life) = write_of(12 << 20, Arc::clone(&rules)).await;
+    let (mut waits, _second, _life) = write_of(8 << 20, rules).await;
+    let (mut replies, mut requests) = waits.split();
+    let sending = async {
+        requests.write_all(&vec![1; 8 << 20]).await.unwrap();
+        requests.shutdown().await.unwrap();
+    };
+    let answered = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!first.is_finished());
+        drop(holds);
+        let mut reply = [0; 16];
+        replies.read_exact(&mut reply).await.unwrap();
+        assert_eq!(reply[4..8], [0; 4], "no error");
+    };
+    tokio::join!(sending, answered);
+}
