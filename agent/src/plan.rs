@@ -184,6 +184,7 @@ impl Plan {
     }
 
     fn rules(&self, stack: Stack, changes: Changes, tls: tls::Policy) -> Rules {
+        let descriptors = sys::process::open_files();
         Rules {
             exports: stack.exports,
             gates: stack.gates,
@@ -195,8 +196,8 @@ impl Plan {
                     0 => usize::MAX,
                     most => most,
                 },
-                connections_in_all: connections_within(sys::process::open_files()),
-                own_threads: own_threads_within(sys::process::open_files()),
+                connections_in_all: connections_within(descriptors),
+                own_threads: own_threads_within(descriptors),
                 ..Limits::default()
             })),
             connections: AtomicU64::new(0),

@@ -1,7 +1,8 @@
 //! A thread with an event loop of its own: a runtime of tokio for one thread, and a ring for the files that its
 //! connections use.
 //!
-//! `serve` has one a processor, which connections share; `session` gives one more to a connection that may block it.
+//! `serve` has one a processor, which connections share, and one for each VM whose memory is read and written;
+//! `tenant` has one for each connection that may block it.
 
 mod ring;
 

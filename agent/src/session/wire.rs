@@ -40,7 +40,7 @@ impl Wire {
     pub(super) fn move_here(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::Kernel(socket) => socket.move_here(),
-            // It wakes whoever waits.
+            // The device wakes the task that waits, on any thread.
             Kind::Guest(_) => Ok(()),
         }
     }

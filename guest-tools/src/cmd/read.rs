@@ -1,17 +1,12 @@
 //! `read`: bytes of an export to standard output or a file, or held against the pattern.
 
-use std::{
-    fs::File,
-    io,
-    os::{fd::AsFd, unix::fs::FileTypeExt},
-    path::PathBuf,
-};
+use std::{fs::File, io, os::fd::AsFd, path::PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
-use crate::{cli::Target, link::Link, session, sys};
+use crate::{cli::Target, copy::sync, link::Link, session, sys};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,25 +62,17 @@ pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
         let mut file =
             opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
         session::read(&mut link, at, len, &mut file)?;
-        keep(&file)?;
+        sync(&file).map_err(CommandError::Kept)?;
     } else {
         let output = io::stdout();
         sys::was_open(output.as_fd()).map_err(CommandError::Print)?;
         session::read(&mut link, at, len, &mut output.lock())?;
-        keep(&File::from(output.as_fd().try_clone_to_owned().map_err(CommandError::Print)?))?;
+        let output = output.as_fd().try_clone_to_owned().map_err(CommandError::Print)?;
+        sync(&File::from(output)).map_err(CommandError::Kept)?;
     }
     link.close();
     if words.json {
         return print_json(&json!({ "offset": at, "length": len }));
-    }
-    Ok(())
-}
-
-/// What is kept has to be durable before it may be said that all went well: a disk may fail later.
-fn keep(output: &File) -> Result<(), CommandError> {
-    let kind = output.metadata().map_err(CommandError::Kept)?.file_type();
-    if kind.is_file() || kind.is_block_device() {
-        output.sync_all().map_err(CommandError::Kept)?;
     }
     Ok(())
 }

@@ -47,8 +47,6 @@ pub(super) struct Local {
     pub(super) kind: Kind,
     /// Bytes; 0 for a stream.
     pub(super) size: u64,
-    /// It keeps what is written, as a pipe does not.
-    keeps: bool,
     /// As it was when it was opened. A pipe has none.
     stamp: Option<Stamp>,
     /// What the ranges of zeroing must be multiples of, bytes.
@@ -86,7 +84,6 @@ impl Local {
             file,
             kind,
             size,
-            keeps: kind != Kind::Stream,
             stamp,
             sector,
             cannot_punch: unknown(),
@@ -278,12 +275,7 @@ impl Local {
 
     /// Makes what was written durable. Whether there is such a thing.
     pub(super) fn flush(&self) -> Result<bool, CopyError> {
-        if !self.keeps {
-            return Ok(false);
-        }
-        let done = self.file.sync_all();
-        done.map_err(|source| CopyError::local("flush", &self.name, source))?;
-        Ok(true)
+        sync(&self.file).map_err(|source| CopyError::local("flush", &self.name, source))
     }
 
     /// What is read next comes from the disk, as far as the kernel likes to forget it.
@@ -292,7 +284,17 @@ impl Local {
     }
 }
 
-/// All of it, also where whoever gave us the stream has made it one that does not wait.
+/// Makes durable what was written to a regular file or a block device; others keep nothing. Whether it is durable.
+pub(crate) fn sync(file: &File) -> io::Result<bool> {
+    let kind = file.metadata()?.file_type();
+    let keeps = kind.is_file() || kind.is_block_device();
+    if keeps {
+        file.sync_all()?;
+    }
+    Ok(keeps)
+}
+
+/// Writes all bytes, also to a stream that is non-blocking (O_NONBLOCK).
 fn write_to_stream(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {

@@ -49,6 +49,7 @@ use self::{
 
 pub(crate) use self::{
     error::CopyError,
+    local::sync,
     progress::{How, per_second, short},
     word::Word,
 };
@@ -102,15 +103,7 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     let mut progress = Progress::new(plan.progress)?;
     plan.check_words(names)?;
     let source = Side::source(&plan.source)?;
-    let target =
-        plan.target(&source, names).and_then(|target| match plan.words(&target, &progress) {
-            Ok(()) => Ok(target),
-            Err(error) => {
-                target.close();
-                Err(error)
-            }
-        });
-    let target = match target {
+    let target = match plan.target(&source, &progress, names) {
         Ok(target) => target,
         Err(error) => {
             source.close();
@@ -209,7 +202,12 @@ impl Plan {
     }
 
     /// Opens the destination, if it is another thing than the source, has room, and can be verified.
-    fn target(&self, source: &Side, names: (&str, &str)) -> Result<Side, CopyError> {
+    fn target(
+        &self,
+        source: &Side,
+        progress: &Progress,
+        names: (&str, &str),
+    ) -> Result<Side, CopyError> {
         let stream = |name: &str| CopyError::Stream(name.to_owned());
         if self.verify && matches!(source, Side::Stream(_)) {
             return Err(stream(names.0));
@@ -229,7 +227,7 @@ impl Plan {
                 }
             }),
         };
-        if let Err(error) = checked {
+        if let Err(error) = checked.and_then(|()| self.words(&target, progress)) {
             target.close();
             return Err(error);
         }

@@ -1,8 +1,8 @@
 //! A disk that is a file or a block device of the host.
 //!
 //! `plugin` and `exports` open it. A read that the page cache can answer is one system call, on the
-//! connection's own task; other reads are begun (`begin`), and all else is performed on a thread that may wait. All reading and writing is
-//! positional, so that nothing depends on the file's own position.
+//! connection's own task; other reads are begun (`begin`), and all else is performed on a thread that may
+//! wait. All reading and writing is positional, so that nothing depends on the file's own position.
 
 mod begin;
 mod direct;

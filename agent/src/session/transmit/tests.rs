@@ -31,6 +31,15 @@ fn rules() -> Arc<Rules> {
     rules_of(Arc::new(NullDisk::new(1 << 30)))
 }
 
+/// Rules by which each tenant has 16 MiB.
+fn rules_of_16_mib() -> Arc<Rules> {
+    let mut rules = rules();
+    let memory = MemoryLimits { tenant: 16 << 20, ..MemoryLimits::default() };
+    let limits = Limits { memory, ..Limits::default() };
+    Arc::get_mut(&mut rules).unwrap().tenants = Arc::new(Tenants::new(limits));
+    rules
+}
+
 /// Rules of an agent that offers `disk`.
 pub(super) fn rules_of(disk: Arc<dyn Disk>) -> Arc<Rules> {
     Arc::new(Rules {
@@ -181,10 +190,7 @@ async fn a_header_that_is_not_whole_ends_its_connection_and_an_idle_client_stays
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_waits_for_memory_and_leaves_is_seen_to_have_left() {
-    let mut rules = rules();
-    let memory = MemoryLimits { tenant: 16 << 20, ..MemoryLimits::default() };
-    let limits = Limits { memory, ..Limits::default() };
-    Arc::get_mut(&mut rules).unwrap().tenants = Arc::new(Tenants::new(limits));
+    let rules = rules_of_16_mib();
     let (_holds, first, _life) = write_of(12 << 20, Arc::clone(&rules)).await;
     let (waits, second, _life) = write_of(12 << 20, rules).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -196,10 +202,7 @@ async fn a_client_that_waits_for_memory_and_leaves_is_seen_to_have_left() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_has_ended_its_sending_is_answered_when_there_is_memory() {
-    let mut rules = rules();
-    let memory = MemoryLimits { tenant: 16 << 20, ..MemoryLimits::default() };
-    let limits = Limits { memory, ..Limits::default() };
-    Arc::get_mut(&mut rules).unwrap().tenants = Arc::new(Tenants::new(limits));
+    let rules = rules_of_16_mib();
     let (holds, first, _life) = write_of(12 << 20, Arc::clone(&rules)).await;
     let (mut waits, _second, _life) = write_of(8 << 20, rules).await;
     let (mut replies, mut requests) = waits.split();
