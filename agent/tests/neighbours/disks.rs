@@ -11,6 +11,11 @@ pub(crate) fn sparse(path: &Path, size: u64) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
+/// A disk whose files are in `dir`.
+fn on(dir: &TempDir) -> Row<'_> {
+    Row { medium: Some(dir.path()), ..Row::default() }
+}
+
 #[test]
 fn memory() {
     Row { contents_mib: 64, ..Row::default() }.run(&["memory", "64M"]);
@@ -19,13 +24,13 @@ fn memory() {
 #[test]
 fn file() {
     let dir = TempDir::new().expect("a directory");
-    Row::default().run(&["file", &sparse(&dir.path().join("disk"), 64 << 20)]);
+    on(&dir).run(&["file", &sparse(&dir.path().join("disk"), 64 << 20)]);
 }
 
 #[test]
 fn file_without_the_page_cache() {
     let dir = TempDir::new().expect("a directory");
-    Row::default().run(&["file", &sparse(&dir.path().join("disk"), 64 << 20), "cache=none"]);
+    on(&dir).run(&["file", &sparse(&dir.path().join("disk"), 64 << 20), "cache=none"]);
 }
 
 #[test]
@@ -33,14 +38,14 @@ fn a_file_of_a_directory() {
     let dir = TempDir::new().expect("a directory");
     sparse(&dir.path().join("disk"), 16 << 20);
     let words = format!("dir={}", dir.path().display());
-    Row::default().run(&["--filter=exportname", "file", &words, "default-export=disk"]);
+    on(&dir).run(&["--filter=exportname", "file", &words, "default-export=disk"]);
 }
 
 #[test]
 fn split() {
     let dir = TempDir::new().expect("a directory");
     let names = ["one", "two"].map(|name| sparse(&dir.path().join(name), 24 << 20));
-    Row::default().run(&["split", &names[0], &names[1]]);
+    on(&dir).run(&["split", &names[0], &names[1]]);
 }
 
 #[test]
@@ -58,7 +63,7 @@ fn ondemand() {
     let dir = TempDir::new().expect("a directory");
     let words = format!("dir={}", dir.path().display());
     // An export is one client's at a time.
-    let row = Row { export: "quiet", ..Row::default() };
+    let row = Row { export: "quiet", ..on(&dir) };
     row.run(&["ondemand", "4M", &words, "command=truncate -s 4M \"$disk\""]);
 }
 

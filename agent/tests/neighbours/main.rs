@@ -14,6 +14,7 @@ mod disks;
 mod host;
 mod layers;
 mod load;
+mod medium;
 mod negotiate;
 mod noise;
 mod quiet;
