@@ -93,6 +93,8 @@ fn who_was_let_in_by_a_certificate_is_judged_by_it_again() {
         fs::write(&file, "allow dn:*\n").unwrap();
         let agent = agent_for_guest_7(&format!("--access-file {}", file.path().display()));
         let mut client = Guest::connect(&uri(&agent, "nbds", "client"));
+        // The client may know of it before the session is one that can be cut off.
+        agent.wait_for_line(" opened ");
         fs::write(&file, rules).unwrap();
         agent.signal(Signal::SIGHUP);
         agent.wait_for_line("access rules read again");
