@@ -1,7 +1,7 @@
 //! Which files are read and written by io_uring(7), and the rings of the threads that do so.
 //!
-//! A thread with an event loop of its own says so (`attach`), and runs `Turns` on it. A file's request is pushed
-//! by `push` and submitted when the thread's other tasks have had their say: one system call for all of them.
+//! A thread with an event loop of its own says so (`attach`), and runs `Turns` on it, which tells what is done. A
+//! file's request is submitted when it is pushed.
 
 use std::{
     cell::RefCell,
@@ -15,7 +15,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use crate::sys::ring::{Keep, Ring, Then, Transfer};
+use crate::sys::ring::{Completion, Keep, Ring, Then, Transfer};
 
 /// By what files are read and written: `--io`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,7 +78,7 @@ struct Here {
     attached: bool,
     /// Made when the first request comes.
     ring: Option<Ring>,
-    /// Of `Turns`, while it waits for requests.
+    /// Of `Turns`, while it waits for what to submit.
     waker: Option<Waker>,
     /// Of `drained`.
     ending: Option<Waker>,
@@ -93,7 +93,7 @@ pub(crate) fn is_used() -> bool {
     *USED
 }
 
-/// Has the kernel move `transfer` to or from `file` at offset `at`.
+/// Has the kernel move `transfer` to or from `file` at offset `at`. What is done at once is told before this returns.
 ///
 /// # Errors
 /// Not on this thread, or not now: what was given comes back.
@@ -103,10 +103,12 @@ pub(crate) fn push(
     transfer: Transfer,
     then: Then,
 ) -> Result<(), (Transfer, Then)> {
-    HERE.with_borrow_mut(|here| {
+    let mut done = Vec::new();
+    let pushed = HERE.with_borrow_mut(|here| {
         if !here.attached {
             return Err((transfer, then));
         }
+        let first = here.ring.is_none();
         if here.ring.is_none() {
             match Ring::new() {
                 Ok(ring) => here.ring = Some(ring),
@@ -119,11 +121,16 @@ pub(crate) fn push(
         }
         let ring = here.ring.as_mut().expect("it was just made");
         ring.push(file, at, transfer, then)?;
-        if let Some(waker) = here.waker.take() {
+        ring.take(&mut done);
+        if (first || ring.is_filled())
+            && let Some(waker) = here.waker.take()
+        {
             waker.wake();
         }
         Ok(())
-    })
+    });
+    done.into_iter().for_each(Completion::tell);
+    pushed
 }
 
 /// Waits until this thread's ring has nothing that the kernel is not done with, and takes nothing more. `Turns` go on
@@ -153,7 +160,21 @@ pub fn attach() -> Turns {
 }
 
 impl Turns {
-    /// Waits until something was pushed.
+    /// Waits until there is a ring: until something was pushed for the first time.
+    pub async fn made(&self) {
+        poll_fn(|context| {
+            HERE.with_borrow_mut(|here| {
+                if here.ring.is_some() {
+                    return Poll::Ready(());
+                }
+                here.waker = Some(context.waker().clone());
+                Poll::Pending
+            })
+        })
+        .await;
+    }
+
+    /// Waits until there is something that the kernel has not taken yet.
     pub async fn filled(&self) {
         poll_fn(|context| {
             HERE.with_borrow_mut(|here| {
@@ -178,7 +199,7 @@ impl Turns {
         })
     }
 
-    /// Submits what was pushed, and tells what is done.
+    /// Submits what the kernel has not taken yet, and tells what is done.
     pub fn turn(&self) {
         let mut done = Vec::new();
         HERE.with_borrow_mut(|here| {
@@ -191,8 +212,6 @@ impl Turns {
                 }
             }
         });
-        for completion in done {
-            completion.tell();
-        }
+        done.into_iter().for_each(Completion::tell);
     }
 }

@@ -10,10 +10,10 @@ use crate::sys::poll;
 /// Between two looks where the event loop does not take the ring, for want of memory.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Submits what disks push and tells them what is done, for ever. It is a task and not part of the thread's main
+/// Tells disks what the kernel has done for them, for ever. It is a task and not part of the thread's main
 /// future: to wake that costs a system call.
 pub(super) async fn run(turns: Turns) {
-    turns.filled().await;
+    turns.made().await;
     let ready = turns.done().and_then(poll::readable);
     let ready = ready
         .inspect_err(|error| tracing::warn!("cannot wait for io_uring, looking at it: {error}"));

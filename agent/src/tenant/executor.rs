@@ -147,10 +147,11 @@ impl Executor {
             queue.work.push_back(work);
         }
         state.place(id.0);
-        if state.has_work() {
+        // A thread that is on its way rouses the next one: many at once cost more than their work. Without one, and
+        // where there are as many as there may be, one that becomes free takes it.
+        if state.has_work() && state.woken + state.started == 0 {
             Shared::rouse(&self.shared, state);
         }
-        // Else there are as many threads as there may be for it: one of them takes it.
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod case;
 mod content;
+mod fio;
 mod load;
 mod measure;
 mod report;
@@ -32,6 +33,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use case::{CASES, Case, Media};
 use content::Content;
+use fio::Fio;
 use measure::{Bench, Sample};
 use report::Report;
 use server::{Kind, Server};
@@ -39,7 +41,7 @@ use server::{Kind, Server};
 /// Says what was tried, on what, and why it failed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Compares NBD servers over Unix sockets: requests a second, CPU per request, latency.
+/// Compares NBD servers over Unix sockets, and fio on the same file: requests a second, CPU per request, latency.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Options {
@@ -88,7 +90,8 @@ struct Options {
     #[arg(long, value_name = "TIMES", default_value_t = 0)]
     client_poll: u32,
 
-    /// Read every disk back and compare all of it, after the fill and at the end
+    /// Read every disk back and compare all of it, after the fill and at the end; not with fio, which writes
+    /// something else
     #[arg(long)]
     verify: bool,
 
@@ -141,6 +144,9 @@ fn run(options: &Options) -> Result<bool, Failure> {
     if options.check && !options.servers.contains(&Kind::Agent) {
         return Err("--check judges the agent: leave it in --servers".into());
     }
+    if options.verify && options.servers.contains(&Kind::Fio) {
+        return Err("--verify: fio writes what it likes: leave it out of --servers".into());
+    }
     raise_open_files()?;
     if options.pin {
         pin_self()?;
@@ -184,8 +190,31 @@ fn run(options: &Options) -> Result<bool, Failure> {
 /// A server, and what its disk must read as.
 #[derive(Debug)]
 struct Rig {
-    server: Server,
+    runs: Runs,
     content: Content,
+}
+
+#[derive(Debug)]
+enum Runs {
+    Server(Server),
+    Fio(Fio),
+}
+
+impl Rig {
+    fn kind(&self) -> Kind {
+        match &self.runs {
+            Runs::Server(server) => server.kind,
+            Runs::Fio(_) => Kind::Fio,
+        }
+    }
+
+    /// For the table.
+    fn serves(&self) -> &'static str {
+        match &self.runs {
+            Runs::Server(server) => server.serves,
+            Runs::Fio(_) => "the file itself",
+        }
+    }
 }
 
 /// Starts the servers on `media`, with the disks filled.
@@ -205,6 +234,13 @@ fn start(
     let of = |kind: Kind| if kind == Kind::Control { other.or(agent) } else { agent };
     let mut rigs = Vec::new();
     for &kind in &options.servers {
+        if kind == Kind::Fio {
+            if matches!(media, Media::Cold | Media::Direct) {
+                let runs = Runs::Fio(Fio::new(&file, media == Media::Direct));
+                rigs.push(Rig { runs, content: Content::of(media) });
+            }
+            continue;
+        }
         let server = match media {
             Media::Memory => Server::start_memory(kind, room, media.size(), of(kind), options.pin)?,
             // Its file plugin has no O_DIRECT.
@@ -216,7 +252,7 @@ fn start(
             eprintln!("bench: filling {} ({})", kind, server.serves);
             content.fill(&mut server.connect(bench.structured)?)?;
         }
-        rigs.push(Rig { server, content });
+        rigs.push(Rig { runs: Runs::Server(server), content });
     }
     if options.verify {
         verify(&rigs, bench)?;
@@ -229,11 +265,12 @@ fn has_size(file: &Path, size: u64) -> bool {
 }
 
 fn verify(rigs: &[Rig], bench: &Bench) -> Result<(), Failure> {
-    for rig in rigs {
-        eprintln!("bench: reading {} back", rig.server.kind);
-        rig.content
-            .verify(&mut rig.server.connect(bench.structured)?)
-            .map_err(|failure| format!("{}: {failure}", rig.server.kind))?;
+    for Rig { runs, content } in rigs {
+        let Runs::Server(server) = runs else { continue };
+        eprintln!("bench: reading {} back", server.kind);
+        content
+            .verify(&mut server.connect(bench.structured)?)
+            .map_err(|failure| format!("{}: {failure}", server.kind))?;
     }
     Ok(())
 }
@@ -251,19 +288,25 @@ fn measure_case(
     for round in 0..bench.rounds {
         for turn in 0..rigs.len() {
             let i = (round + turn) % rigs.len();
-            let Rig { server, content } = &rigs[i];
+            let Rig { runs, content } = &rigs[i];
             let sample = bench.calm(|| {
                 if matches!(case.media, Media::Cold | Media::Direct) {
                     Content::forget_file(file)?;
                 }
-                if case.idle == 0 {
-                    bench.load(server, content, &case.load, case.connections)
-                } else {
-                    bench.idle(server, content, &case.load, case.idle)
+                match runs {
+                    Runs::Fio(fio) => fio.load(&case.load, case.connections, bench.span),
+                    Runs::Server(server) if case.idle == 0 => {
+                        bench.load(server, content, &case.load, case.connections)
+                    }
+                    Runs::Server(server) => bench.idle(server, content, &case.load, case.idle),
                 }
             });
             samples[i].push(sample.map_err(|failure| {
-                format!("{}: {}: {failure}{}", case.name, server.kind, server.last_words())
+                let last = match runs {
+                    Runs::Server(server) => server.last_words(),
+                    Runs::Fio(_) => String::new(),
+                };
+                format!("{}: {}: {failure}{last}", case.name, rigs[i].kind())
             })?);
         }
     }

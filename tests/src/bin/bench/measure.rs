@@ -188,7 +188,7 @@ impl Usage {
         Ok(Self {
             at: Instant::now(),
             ours: client + Duration::from(server.now()?),
-            all: machine_busy(&fs::read_to_string("/proc/stat")?)?,
+            all: machine_busy_now()?,
         })
     }
 
@@ -198,6 +198,11 @@ impl Usage {
         let others = all.saturating_sub(self.ours.saturating_sub(before.ours));
         others.as_secs_f64() / (self.at - before.at).as_secs_f64()
     }
+}
+
+/// Processor time that this machine has used so far.
+pub(crate) fn machine_busy_now() -> Result<Duration, Failure> {
+    machine_busy(&fs::read_to_string("/proc/stat")?)
 }
 
 /// User, nice, system, irq, softirq and steal of all cores, from the text of /proc/stat.

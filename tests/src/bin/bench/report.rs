@@ -71,6 +71,7 @@ impl Entry {
             Figure::P50 => self.ratio(agent, |sample| sample.p50)?,
             Figure::RateByQemu => agent.by(self.row(Kind::QemuNbd)?, |sample| sample.rate),
             Figure::CpuByQemu => agent.by(self.row(Kind::QemuNbd)?, |sample| sample.server_us),
+            Figure::RateByFio => agent.by(self.row(Kind::Fio)?, |sample| sample.rate),
             Figure::IdleKib => agent.spread(|s| s.idle.map_or(f64::NAN, |i| i.bytes / 1024.0)),
             Figure::IdleLoss => {
                 agent.spread(|s| s.idle.map_or(f64::NAN, |i| (1.0 - i.kept) * 100.0))
@@ -108,7 +109,7 @@ impl Report {
         let rows = rigs
             .iter()
             .zip(samples)
-            .map(|(rig, samples)| Row { kind: rig.server.kind, serves: rig.server.serves, samples })
+            .map(|(rig, samples)| Row { kind: rig.kind(), serves: rig.serves(), samples })
             .collect();
         self.entries.push(Entry { case, rows });
     }
@@ -161,7 +162,7 @@ impl Report {
 fn print_entry(entry: &Entry) {
     println!("{}", entry.case.name);
     println!(
-        "  {:<9} {:<14} {:>10} {:>15} {:>8} {:>10} {:>10} {:>8} {:>8}   by {}: rate, CPU, p50",
+        "  {:<9} {:<15} {:>10} {:>15} {:>8} {:>10} {:>10} {:>8} {:>8}   by {}: rate, CPU, p50",
         "",
         "serves",
         "requests/s",
@@ -300,6 +301,7 @@ fn figure_name(figure: Figure) -> &'static str {
         Figure::P50 => "median latency by nbdkit's",
         Figure::RateByQemu => "requests a second by qemu-nbd's",
         Figure::CpuByQemu => "server CPU per request by qemu-nbd's",
+        Figure::RateByFio => "requests a second by fio's",
         Figure::IdleKib => "memory of an idle connection, KiB",
         Figure::IdleLoss => "rate lost beside idle connections, %",
     }

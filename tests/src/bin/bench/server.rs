@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Nbdkit,
     QemuNbd,
     Agent,
+    /// No server, but fio on the same file: the limit of them all.
+    Fio,
     /// The agent once more: what two of the same differ by is noise.
     Control,
     /// The agent with one layer that passes everything on: what a layer costs.
@@ -31,7 +33,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// What is compared unless others are asked for.
-    pub(crate) const ALL: [Self; 3] = [Self::Nbdkit, Self::QemuNbd, Self::Agent];
+    pub(crate) const ALL: [Self; 4] = [Self::Nbdkit, Self::QemuNbd, Self::Agent, Self::Fio];
 
     pub(crate) const fn is_agent(self) -> bool {
         matches!(self, Self::Agent | Self::Control | Self::Layered)
@@ -49,6 +51,7 @@ impl fmt::Display for Kind {
             Self::Nbdkit => "nbdkit",
             Self::QemuNbd => "qemu-nbd",
             Self::Agent => "agent",
+            Self::Fio => "fio",
             Self::Control => "control",
             Self::Layered => "layered",
         })
@@ -105,6 +108,7 @@ impl Server {
                 let args = qemu_nbd(&socket, file.path());
                 Self::start(kind, "file on tmpfs", socket, &args, Some(file), pin)
             }
+            Kind::Fio => Err("fio serves nothing".into()),
         }
     }
 
@@ -136,6 +140,7 @@ impl Server {
                 }
                 ("file, raw", args)
             }
+            Kind::Fio => return Err("fio serves nothing".into()),
         };
         Self::start(kind, serves, socket, &args, None, pin)
     }
@@ -237,6 +242,7 @@ impl Kind {
         match self {
             Self::Nbdkit => "it is in Debian's package nbdkit (taskset in util-linux)",
             Self::QemuNbd => "it is in Debian's package qemu-utils (taskset in util-linux)",
+            Self::Fio => "it is in Debian's package fio",
             Self::Agent | Self::Control | Self::Layered => {
                 "cargo build --release -p agent makes it (taskset is in util-linux)"
             }
