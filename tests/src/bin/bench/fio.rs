@@ -1,4 +1,6 @@
 //! What the medium gives without any server: fio(1) with io_uring on the same file. The limit of them all.
+//!
+//! It writes to another file of the same size and contents, since what it writes is not what the disk is to be.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     Failure,
+    content::Content,
     load::{Load, Verb},
     measure::{Sample, machine_busy_now},
 };
@@ -18,21 +21,23 @@ use crate::{
 /// fio on a file.
 #[derive(Debug)]
 pub(crate) struct Fio {
-    file: PathBuf,
+    reads: PathBuf,
+    writes: PathBuf,
     /// Past the page cache.
     direct: bool,
 }
 
 impl Fio {
-    pub(crate) fn new(file: &Path, direct: bool) -> Self {
-        Self { file: file.to_owned(), direct }
+    pub(crate) fn new(reads: &Path, writes: &Path, direct: bool) -> Self {
+        Self { reads: reads.to_owned(), writes: writes.to_owned(), direct }
     }
 
-    /// As many jobs as there would be connections, for `span`. What fio writes is not what the disk is to be.
+    /// As many jobs as there would be connections, for `span`.
     pub(crate) fn load(&self, load: &Load, jobs: usize, span: Duration) -> Result<Sample, Failure> {
+        let file = if load.verb == Verb::Read { &self.reads } else { &self.writes };
         let (at, busy, ours) = (Instant::now(), machine_busy_now()?, children()?);
         let output = Command::new("fio")
-            .args(self.words(load, jobs, span))
+            .args(self.words(file, load, jobs, span))
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("starting fio: {error}; it is in Debian's package fio"))?;
@@ -44,11 +49,15 @@ impl Fio {
             .saturating_sub(busy)
             .saturating_sub(children()?.saturating_sub(ours));
         let others = others.as_secs_f64() / at.elapsed().as_secs_f64();
+        if load.verb == Verb::Write {
+            // Or it is written back while the next server is measured.
+            Content::forget_file(file)?;
+        }
         sample(&output.stdout, load.verb, others)
             .ok_or_else(|| "fio: its JSON has not what fio 3 says".into())
     }
 
-    fn words(&self, load: &Load, jobs: usize, span: Duration) -> Vec<String> {
+    fn words(&self, file: &Path, load: &Load, jobs: usize, span: Duration) -> Vec<String> {
         let verb = match (load.verb, load.random) {
             (Verb::Read, true) => "randread",
             (Verb::Read, false) => "read",
@@ -69,7 +78,7 @@ impl Fio {
         .map(String::from)
         .into();
         words.extend([
-            format!("--filename={}", self.file.display()),
+            format!("--filename={}", file.display()),
             format!("--rw={verb}"),
             format!("--bs={}", load.block),
             format!("--iodepth={}", load.depth),

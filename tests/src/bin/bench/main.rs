@@ -90,8 +90,7 @@ struct Options {
     #[arg(long, value_name = "TIMES", default_value_t = 0)]
     client_poll: u32,
 
-    /// Read every disk back and compare all of it, after the fill and at the end; not with fio, which writes
-    /// something else
+    /// Read every disk back and compare all of it, after the fill and at the end
     #[arg(long)]
     verify: bool,
 
@@ -143,9 +142,6 @@ fn run(options: &Options) -> Result<bool, Failure> {
     }
     if options.check && !options.servers.contains(&Kind::Agent) {
         return Err("--check judges the agent: leave it in --servers".into());
-    }
-    if options.verify && options.servers.contains(&Kind::Fio) {
-        return Err("--verify: fio writes what it likes: leave it out of --servers".into());
     }
     raise_open_files()?;
     if options.pin {
@@ -225,10 +221,16 @@ fn start(
     agent: Option<&Path>,
     bench: &Bench,
 ) -> Result<Vec<Rig>, Failure> {
-    let file = room.join("disk.raw");
-    if media != Media::Memory && !has_size(&file, media.size()) {
-        eprintln!("bench: writing {}", file.display());
-        Content::of(media).write_file(&file)?;
+    let (file, second) = (room.join("disk.raw"), room.join("fio.raw"));
+    let make = |file: &Path| -> Result<(), Failure> {
+        if !has_size(file, media.size()) {
+            eprintln!("bench: writing {}", file.display());
+            Content::of(media).write_file(file)?;
+        }
+        Ok(())
+    };
+    if media != Media::Memory {
+        make(&file)?;
     }
     let other = options.control.as_deref();
     let of = |kind: Kind| if kind == Kind::Control { other.or(agent) } else { agent };
@@ -236,7 +238,8 @@ fn start(
     for &kind in &options.servers {
         if kind == Kind::Fio {
             if matches!(media, Media::Cold | Media::Direct) {
-                let runs = Runs::Fio(Fio::new(&file, media == Media::Direct));
+                make(&second)?;
+                let runs = Runs::Fio(Fio::new(&file, &second, media == Media::Direct));
                 rigs.push(Rig { runs, content: Content::of(media) });
             }
             continue;
