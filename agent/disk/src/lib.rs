@@ -3,6 +3,7 @@
 //!
 //! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
 
+mod auditor;
 mod buffer;
 mod closer;
 mod descriptors;

@@ -14,6 +14,7 @@ use std::{
 
 use crate::{
     Identity, LOSS,
+    auditor::{Audit, Begun},
     durability::{Client, Durability},
     file::Inode,
     primitives::{AtomicBool, Mutex, MutexGuard, Ordering},
@@ -28,6 +29,12 @@ pub(crate) trait Witness: fmt::Debug + Send + Sync {
 
     /// The file has no name any more: when it is closed, it is gone.
     fn is_unlinked(&self) -> bool;
+
+    /// Before a durable write begins.
+    fn begin(&self) -> Begun;
+
+    /// Whether one that has succeeded is durable (`auditor`).
+    fn audit(&self, begun: Begun) -> Audit;
 }
 
 /// Entries of one process. Clones are the same registry.
@@ -236,13 +243,16 @@ impl<W: Witness> Member<W> {
     /// Does a write that has to be durable when it is acknowledged; `write` says whether it is. Whatever
     /// fails here may have been the last word about bytes that others wrote.
     pub(crate) fn write_durably(&self, write: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
-        match write() {
-            Ok(true) => Ok(()),
-            Ok(false) => {
+        let begun = self.shared.witness.begin();
+        let audited = write()
+            .map(|durable| if durable { self.shared.witness.audit(begun) } else { Audit::Unknown });
+        match audited {
+            Ok(Audit::Durable) => Ok(()),
+            Ok(Audit::Unknown) => {
                 self.wrote();
                 self.make_durable()
             }
-            Err(error) => {
+            Ok(Audit::Lost(error)) | Err(error) => {
                 self.shared.log(&error);
                 self.shared.durability.lose(|| self.shared.sync());
                 Err(error)

@@ -43,7 +43,7 @@ pub(super) struct Words {
 
     /// Most connections at once of one tenant, handshakes included: of a machine, a CID, a user over
     /// Unix sockets, an IPv4 address or an IPv6 /64 network; 0 is no limit of its own. In all there are
-    /// as many as a quarter of the hard limit of open files, less some for the agent; one tenant has at
+    /// as many as a fifth of the hard limit of open files, less some for the agent; one tenant has at
     /// most as many of them as it leaves free
     #[arg(long, value_name = "N", default_value_t = 1024, help_heading = HEADING)]
     limit_per_tenant: u32,

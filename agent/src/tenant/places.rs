@@ -7,8 +7,8 @@ use std::{
 
 use super::{Tenant, threads::own_threads_within};
 
-/// Descriptors of one connection: its socket, and up to three of its disk.
-const PER_CONNECTION: u64 = 4;
+/// Descriptors of one connection: its socket, and up to four of its disk.
+const PER_CONNECTION: u64 = 5;
 /// Descriptors of the agent itself: listeners, logs, files of its disks.
 const OWN: u64 = 64;
 /// The same for each thread that serves connections: of its event loop and its ring.

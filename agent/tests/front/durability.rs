@@ -8,13 +8,16 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::agent::{Agent, BINARY};
+use crate::{
+    agent::{Agent, BINARY},
+    engines::ENGINES,
+};
 
 /// A loop device of 8 MiB over a full tmpfs of 1 MiB: it takes writes, and writing them back fails. Taken
 /// away when dropped.
-struct Failing {
+pub(crate) struct Failing {
     dir: TempDir,
-    device: PathBuf,
+    pub(crate) device: PathBuf,
 }
 
 fn run(program: &str, words: &[&str]) -> Result<String, String> {
@@ -27,7 +30,7 @@ fn run(program: &str, words: &[&str]) -> Result<String, String> {
 
 impl Failing {
     /// `None`, said on stderr, where this is not allowed.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let mut device = Self { dir: TempDir::new().unwrap(), device: PathBuf::new() };
         match device.set_up() {
             Ok(()) => Some(device),
@@ -52,11 +55,11 @@ impl Failing {
     }
 
     /// Takes all there is.
-    fn take_room(&self) {
+    pub(crate) fn take_room(&self) {
         fs::write(self.dir.path().join("ballast"), vec![1; 2 << 20]).unwrap_err();
     }
 
-    fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         fs::remove_file(self.dir.path().join("ballast")).unwrap();
     }
 }
@@ -96,8 +99,14 @@ fn device_directory(device: &str) -> TempDir {
 
 #[test]
 fn a_durable_write_that_fails_does_not_hide_lost_writes_from_a_flush() {
+    for io in ENGINES {
+        durable_write_that_fails(io);
+    }
+}
+
+fn durable_write_that_fails(io: &str) {
     let Some(device) = Failing::new() else { return };
-    let mut agent = Agent::start(&format!("-U {{}}/s file {}", device.device.display()));
+    let mut agent = Agent::start(&format!("{io} -U {{}}/s file {}", device.device.display()));
     // What is written back by others than the agent: the kernel does so by itself too.
     let code = format!(
         "import os\n\
@@ -127,27 +136,26 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
     let directory = format!("file dir={}", directory.path().display());
     // Past the page cache the write itself fails, and nothing is lost.
     let (lost, refused) = (["ok", "EIO", "EIO", "EIO"], ["ENOSPC", "ok", "ok", "ok"]);
-    for (turn, (words, expected)) in [
+    let rows = [
         (format!("file {path}"), lost),
         (format!("split {path}"), lost),
         (directory.clone(), lost),
         (format!("{directory} cache=none"), refused),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ];
+    let rows = ENGINES.iter().flat_map(|io| rows.iter().map(move |row| (io, row)));
+    for (turn, (io, (words, expected))) in rows.enumerate() {
         if turn > 0 {
             device.take_room();
         }
         // Where nothing has been written in an earlier turn: it may have its room already.
         let at = format!("{turn} << 20");
-        let agent = Agent::start(&format!("-U {{}}/s {words}"));
+        let agent = Agent::start(&format!("{io} -U {{}}/s {words}"));
         let code = format!(
             "a = connect()\nb = connect()\n\
              told(a.pwrite, BLOCK, {at})\ntold(a.flush)\ntold(b.flush)\n\
              told(a.flush)\n"
         );
-        assert_eq!(client(&agent.path("s"), &code), expected, "{words}");
+        assert_eq!(client(&agent.path("s"), &code), *expected, "{io} {words}");
         device.make_room();
         let code = format!(
             "c = connect()\ntold(c.pwrite, BLOCK, {at})\ntold(c.flush)\n\
@@ -161,8 +169,10 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
 fn what_is_lost_after_the_last_client_has_left_is_told_to_the_next_once() {
     let Some(device) = Failing::new() else { return };
     let path = device.device.to_str().unwrap();
-    for (turn, words) in [format!("file {path}"), format!("split {path}")].into_iter().enumerate() {
-        let agent = Agent::start(&format!("-U {{}}/s {words}"));
+    let rows = ENGINES.iter().flat_map(|io| ["file", "split"].map(|plugin| (io, plugin)));
+    for (turn, (io, plugin)) in rows.enumerate() {
+        let words = format!("{plugin} {path}");
+        let agent = Agent::start(&format!("{io} -U {{}}/s {words}"));
         let code = format!("a = connect()\ntold(a.pwrite, BLOCK, {turn} << 20)\na.shutdown()\n");
         assert_eq!(client(&agent.path("s"), &code), ["ok"], "{words}");
         // The agent has it written back, although nobody asked it to.

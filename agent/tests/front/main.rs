@@ -11,6 +11,7 @@ mod doctor;
 mod dump;
 mod durability;
 mod endings;
+mod engines;
 mod exhaustion;
 mod filters;
 mod flags;

@@ -160,7 +160,7 @@ impl FileDisk {
             member
         } else {
             // Before anything is written by the other one: this one hears of each error.
-            let shared = Shared::new(open(OFlag::O_RDONLY)?);
+            let shared = Shared::new(open(OFlag::O_RDONLY)?, open(OFlag::O_RDONLY)?);
             let identity = which::identity(&file, &found).map_err(unseen)?;
             FILES.join_with(inode, identity, path.display().to_string(), shared)
         };

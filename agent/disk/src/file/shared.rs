@@ -15,6 +15,7 @@ use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 
 use super::{Opened, edges::Edges};
 use crate::{
+    auditor::{Audit, Auditor, Begun},
     descriptors::{Descriptors, Sync},
     registry::{self, Witness},
 };
@@ -28,19 +29,21 @@ pub(super) type Member = registry::Member<Shared>;
 #[derive(Debug)]
 pub(super) struct Shared {
     descriptors: Descriptors<File, Opened>,
+    auditor: Auditor<File>,
     /// Somebody can write.
     writable: AtomicBool,
     pub(super) edges: Edges,
 }
 
 impl Shared {
-    /// `witness`: nothing was written yet through another descriptor.
-    pub(super) fn new(witness: File) -> Self {
+    /// `witness`, `auditor`: nothing was written yet through another descriptor.
+    pub(super) fn new(witness: File, auditor: File) -> Self {
         // What fdatasync covers is up to the program that serves it: sshfs has a queue for each descriptor.
         let found = fstatfs(&witness).map(|found| found.filesystem_type());
         let separate = found == Ok(FUSE_SUPER_MAGIC);
         let descriptors = Descriptors::new(witness, separate);
-        Self { descriptors, writable: AtomicBool::new(false), edges: Edges::default() }
+        let (writable, auditor) = (AtomicBool::new(false), Auditor::new(auditor));
+        Self { descriptors, auditor, writable, edges: Edges::default() }
     }
 
     /// One like `new` that others have, or `new`.
@@ -69,6 +72,14 @@ impl Witness for Shared {
     fn is_unlinked(&self) -> bool {
         let found = self.descriptors.witness().metadata();
         found.is_ok_and(|found| found.is_file() && found.nlink() == 0)
+    }
+
+    fn begin(&self) -> Begun {
+        self.auditor.begin()
+    }
+
+    fn audit(&self, begun: Begun) -> Audit {
+        self.auditor.audit(begun)
     }
 }
 

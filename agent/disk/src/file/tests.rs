@@ -45,7 +45,8 @@ impl FileDisk {
 
     /// Serves what is open already, and nobody else's.
     fn from_file(file: File, read_only: bool) -> Self {
-        let shared = Shared::new(file.try_clone().unwrap());
+        let [witness, auditor] = [(); 2].map(|()| file.try_clone().unwrap());
+        let shared = Shared::new(witness, auditor);
         let inode = Inode { device: 0, inode: None };
         let member =
             Registry::new().join_with(inode, Identity::fresh(), "a test".to_owned(), shared);

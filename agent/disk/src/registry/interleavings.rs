@@ -11,7 +11,11 @@ use loom::{
 };
 
 use super::{Member, Registry, Witness};
-use crate::{Identity, file::Inode};
+use crate::{
+    Identity,
+    auditor::{Audit, Begun},
+    file::Inode,
+};
 
 const INODE: Inode = Inode { device: 0, inode: None };
 
@@ -32,6 +36,14 @@ impl Witness for Failed {
 
     fn is_unlinked(&self) -> bool {
         false
+    }
+
+    fn begin(&self) -> Begun {
+        Begun::default()
+    }
+
+    fn audit(&self, _: Begun) -> Audit {
+        Audit::Unknown
     }
 }
 

@@ -73,6 +73,15 @@ pub(crate) fn write(
     count(n)
 }
 
+/// The error of the file's writeback that this descriptor has not been told yet (sync_file_range(2)). Waits for
+/// nothing and writes nothing: it asks of a page far behind any file.
+pub(crate) fn written_back(file: &File) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+    // SAFETY: the call takes numbers only.
+    let done = unsafe { libc::sync_file_range(file.as_raw_fd(), 1 << 62, 1, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 mod ioctl {
     // linux/fs.h: group 0x12, encoded without a direction or size ("bad" in nix's words).
     nix::ioctl_read_bad!(read_only, nix::request_code_none!(0x12, 94), libc::c_int);

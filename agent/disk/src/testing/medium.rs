@@ -10,6 +10,7 @@ use std::{
 use super::model::BLOCKS;
 use crate::{
     Answer, Disk, DiskError, Facts, Identity, Op, Piece, Progress, Turn,
+    auditor::{Audit, Auditor, Begun, Hears},
     descriptors::{Descriptors, Sync},
     file::Inode,
     registry::{Member, Registry, Witness},
@@ -31,7 +32,7 @@ pub enum Mishap {
 #[derive(Debug, Clone)]
 pub struct Medium {
     file: Arc<Mutex<Kept>>,
-    registry: Registry<Descriptors<Descriptor, Descriptor>>,
+    registry: Registry<Opens>,
 }
 
 impl Default for Medium {
@@ -105,10 +106,11 @@ impl Medium {
         let descriptor = || Descriptor::open(&self.file);
         let member = self.registry.join(inode).unwrap_or_else(|| {
             let identity = Identity::of("medium", &[]);
-            let witness = Descriptors::new(descriptor(), false);
+            let descriptors = Descriptors::new(descriptor(), false);
+            let witness = Opens { descriptors, auditor: Auditor::new(descriptor()) };
             self.registry.join_with(inode, identity, "the medium".to_owned(), witness)
         });
-        let opened = member.witness().add(descriptor(), |_, _| false);
+        let opened = member.witness().descriptors.add(descriptor(), |_, _| false);
         FlakyDisk { opened, member }
     }
 }
@@ -216,13 +218,34 @@ impl Sync for Descriptor {
     }
 }
 
-impl Witness for Descriptors<Descriptor, Descriptor> {
+impl Hears for Descriptor {
+    fn hear(&self) -> Option<io::Result<()>> {
+        Some(self.check(&mut lock(&self.file)))
+    }
+}
+
+/// The descriptors that a process has of the medium.
+#[derive(Debug)]
+struct Opens {
+    descriptors: Descriptors<Descriptor, Descriptor>,
+    auditor: Auditor<Descriptor>,
+}
+
+impl Witness for Opens {
     fn sync(&self) -> io::Result<()> {
-        Self::sync(self)
+        self.descriptors.sync()
     }
 
     fn is_unlinked(&self) -> bool {
         false
+    }
+
+    fn begin(&self) -> Begun {
+        self.auditor.begin()
+    }
+
+    fn audit(&self, begun: Begun) -> Audit {
+        self.auditor.audit(begun)
     }
 }
 
@@ -230,7 +253,7 @@ impl Witness for Descriptors<Descriptor, Descriptor> {
 #[derive(Debug)]
 pub struct FlakyDisk {
     opened: Arc<Descriptor>,
-    member: Member<Descriptors<Descriptor, Descriptor>>,
+    member: Member<Opens>,
 }
 
 impl FlakyDisk {
