@@ -5,13 +5,12 @@
 //! succeeds: the first has heard of both. So a write that has succeeded asks here. This descriptor is there for this
 //! question alone, which one asks at a time: an error that it hears is known to all whose write had begun before.
 
-use std::{
-    fs::File,
-    io,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{fs::File, io, sync::PoisonError};
 
-use crate::sys::file as sys;
+use crate::{
+    primitives::{Mutex, MutexGuard},
+    sys::file as sys,
+};
 
 /// Tells the error of a file's writeback that this descriptor has not heard of yet.
 pub(crate) trait Hears {
@@ -95,7 +94,9 @@ impl<D: Hears> Auditor<D> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "loom"))]
+mod interleavings;
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
