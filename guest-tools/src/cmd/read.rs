@@ -6,7 +6,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
-use crate::{cli::Target, copy::sync, link::Link, session, sys};
+use crate::{
+    cli::Target,
+    copy::{sync, sync_name},
+    link::Link,
+    session, sys,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,7 +67,7 @@ pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
         let mut file =
             opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
         session::read(&mut link, at, len, &mut file)?;
-        sync(&file).map_err(CommandError::Kept)?;
+        sync(&file).and_then(|_| sync_name(path)).map_err(CommandError::Kept)?;
     } else {
         let output = io::stdout();
         sys::was_open(output.as_fd()).map_err(CommandError::Print)?;

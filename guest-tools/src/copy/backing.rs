@@ -84,7 +84,8 @@ impl System {
         } else if self.made_of(source, Depth::Filesystems).contains(&to) {
             Some(Overlap::SourceOverTarget)
         } else if self.made_of(target, Depth::Bytes).contains(&from) {
-            // A file on the source's own filesystem is none of these: the source stays what it is.
+            // A file on the source's own filesystem is none of these: a device that is mounted for writing changes
+            // in any case.
             Some(Overlap::TargetOverSource)
         } else {
             None

@@ -8,7 +8,7 @@ use std::{
         fd::AsFd,
         unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -49,6 +49,8 @@ pub(super) struct Local {
     pub(super) size: u64,
     /// As it was when it was opened. A pipe has none.
     stamp: Option<Stamp>,
+    /// Its path, if there was no such file before.
+    made: Option<PathBuf>,
     /// What the ranges of zeroing must be multiples of, bytes.
     sector: u64,
     /// The kernel has said that it cannot.
@@ -85,6 +87,7 @@ impl Local {
             kind,
             size,
             stamp,
+            made: None,
             sector,
             cannot_punch: unknown(),
             cannot_zero: unknown(),
@@ -113,8 +116,9 @@ impl Local {
     /// To write to. Nothing is changed yet, but a file that was not there is.
     pub(super) fn target(path: &Path) -> Result<Self, CopyError> {
         let name = path.display().to_string();
-        let made = OpenOptions::new().write(true).create_new(true).open(path);
-        let opened = match made {
+        let opened = OpenOptions::new().write(true).create_new(true).open(path);
+        let made = opened.is_ok().then(|| path.to_owned());
+        let opened = match opened {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let block = path.metadata().is_ok_and(|facts| facts.file_type().is_block_device());
                 // On a block device: refused while it is mounted or part of another one.
@@ -128,7 +132,7 @@ impl Local {
             let mend = if busy { " (it is mounted or in use: unmount it first)" } else { "" };
             CopyError::Open { name: name.clone(), mend, source }
         })?;
-        Self::new(file, name)
+        Ok(Self { made, ..Self::new(file, name)? })
     }
 
     /// Standard input or output, whatever it is: read or written in order.
@@ -275,7 +279,10 @@ impl Local {
 
     /// Makes what was written durable. Whether there is such a thing.
     pub(super) fn flush(&self) -> Result<bool, CopyError> {
-        sync(&self.file).map_err(|source| CopyError::local("flush", &self.name, source))
+        let failed = |source| CopyError::local("flush", &self.name, source);
+        let durable = sync(&self.file).map_err(failed)?;
+        self.made.as_deref().map_or(Ok(()), sync_name).map_err(failed)?;
+        Ok(durable)
     }
 
     /// What is read next comes from the disk, as far as the kernel likes to forget it.
@@ -292,6 +299,17 @@ pub(crate) fn sync(file: &File) -> io::Result<bool> {
         file.sync_all()?;
     }
     Ok(keeps)
+}
+
+/// Makes durable that there is a file of this name. A directory that may be written and not read, and one on a
+/// filesystem that has no such thing, is left to the kernel.
+pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let Ok(directory) = File::open(parent.unwrap_or_else(|| Path::new("."))) else { return Ok(()) };
+    match directory.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 /// Writes all bytes, also to a stream that is non-blocking (O_NONBLOCK).

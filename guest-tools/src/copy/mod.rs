@@ -49,7 +49,7 @@ use self::{
 
 pub(crate) use self::{
     error::CopyError,
-    local::sync,
+    local::{sync, sync_name},
     progress::{How, per_second, short},
     word::Word,
 };
