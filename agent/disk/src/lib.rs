@@ -95,6 +95,8 @@ pub struct Facts {
     pub identity: Option<Identity>,
     /// The disk ends with the connection that has opened it, and no other connection sees its bytes.
     pub ephemeral: bool,
+    /// A read is answered with pages that the disk keeps: nothing was copied for it.
+    pub lends: bool,
 }
 
 impl Facts {
@@ -120,6 +122,7 @@ impl Facts {
             description: None,
             identity: identity.into(),
             ephemeral: false,
+            lends: false,
         }
     }
 }

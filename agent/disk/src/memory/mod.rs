@@ -322,7 +322,7 @@ impl Drop for MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn facts(&self) -> Facts {
-        Facts::plain(self.size, self.identity)
+        Facts { lends: true, ..Facts::plain(self.size, self.identity) }
     }
 
     fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
