@@ -14,30 +14,21 @@ use crate::{
 
 /// Tells the error of a file's writeback that this descriptor has not heard of yet.
 pub(crate) trait Hears {
-    /// Fails with it, once; `None` where this cannot be asked.
-    fn hear(&self) -> Option<io::Result<()>>;
+    /// Fails with it, once.
+    fn hear(&self) -> io::Result<()>;
 }
 
 impl Hears for File {
-    fn hear(&self) -> Option<io::Result<()>> {
-        match sys::written_back(self) {
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE)
-                ) =>
-            {
-                None
-            }
-            heard => Some(heard),
-        }
+    fn hear(&self) -> io::Result<()> {
+        sys::written_back(self)
     }
 }
 
 /// One for each file that this process has open.
 #[derive(Debug)]
 pub(crate) struct Auditor<D> {
-    descriptor: D,
+    /// `None` where it cannot be asked.
+    descriptor: Option<D>,
     /// Errors that it has heard.
     heard: Mutex<u64>,
 }
@@ -58,9 +49,11 @@ pub(crate) enum Audit {
 }
 
 impl<D: Hears> Auditor<D> {
-    /// `descriptor`: open before the first write.
+    /// `descriptor`: open before the first write. An old kernel, and a filter of system calls, may not let it ask.
     pub(crate) fn new(descriptor: D) -> Self {
-        Self { descriptor, heard: Mutex::new(0) }
+        let cannot = [libc::ENOSYS, libc::EINVAL, libc::ESPIPE, libc::EPERM].map(Some);
+        let able = descriptor.hear().err().is_none_or(|e| !cannot.contains(&e.raw_os_error()));
+        Self { descriptor: able.then_some(descriptor), heard: Mutex::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, u64> {
@@ -70,7 +63,7 @@ impl<D: Hears> Auditor<D> {
     /// To be asked before a durable write begins. What has failed before is not this one's.
     pub(crate) fn begin(&self) -> Begun {
         let mut heard = self.lock();
-        if let Some(Err(_)) = self.descriptor.hear() {
+        if self.descriptor.as_ref().is_some_and(|descriptor| descriptor.hear().is_err()) {
             *heard += 1;
         }
         Begun(*heard)
@@ -78,15 +71,10 @@ impl<D: Hears> Auditor<D> {
 
     /// To be asked when it has succeeded.
     pub(crate) fn audit(&self, begun: Begun) -> Audit {
+        let Some(descriptor) = &self.descriptor else { return Audit::Unknown };
         let mut heard = self.lock();
-        let failed = match self.descriptor.hear() {
-            None => return Audit::Unknown,
-            Some(Ok(())) => None,
-            Some(Err(error)) => {
-                *heard += 1;
-                Some(error)
-            }
-        };
+        let failed = descriptor.hear().err();
+        *heard += u64::from(failed.is_some());
         if *heard == begun.0 {
             return Audit::Durable;
         }
@@ -102,27 +90,43 @@ mod tests {
 
     use super::*;
 
+    /// Fails once when it is told to.
     #[derive(Debug, Default)]
     struct Once(AtomicBool);
 
-    impl Hears for Once {
-        fn hear(&self) -> Option<io::Result<()>> {
+    impl Hears for &Once {
+        fn hear(&self) -> io::Result<()> {
             let failed = self.0.swap(false, Ordering::Relaxed);
-            Some(if failed { Err(io::ErrorKind::Other.into()) } else { Ok(()) })
+            if failed { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }
+
+    struct Refused;
+
+    impl Hears for Refused {
+        fn hear(&self) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(libc::EPERM))
         }
     }
 
     #[test]
+    fn where_it_cannot_ask_it_knows_nothing() {
+        let auditor = Auditor::new(Refused);
+        assert!(matches!(auditor.audit(auditor.begin()), Audit::Unknown));
+    }
+
+    #[test]
     fn an_error_is_told_to_all_who_had_begun_and_to_nobody_later() {
-        let auditor = Auditor::new(Once::default());
+        let once = Once::default();
+        let auditor = Auditor::new(&once);
         let [one, two, three] = [(); 3].map(|()| auditor.begin());
         assert!(matches!(auditor.audit(one), Audit::Durable));
-        auditor.descriptor.0.store(true, Ordering::Relaxed);
+        once.0.store(true, Ordering::Relaxed);
         assert!(matches!(auditor.audit(two), Audit::Lost(_)));
         assert!(matches!(auditor.audit(three), Audit::Lost(_)), "the other has heard for both");
         let four = auditor.begin();
         assert!(matches!(auditor.audit(four), Audit::Durable));
-        auditor.descriptor.0.store(true, Ordering::Relaxed);
+        once.0.store(true, Ordering::Relaxed);
         let five = auditor.begin();
         assert!(matches!(auditor.audit(five), Audit::Durable), "it failed before that began");
         assert!(matches!(auditor.audit(four), Audit::Lost(_)));

@@ -219,8 +219,8 @@ impl Sync for Descriptor {
 }
 
 impl Hears for Descriptor {
-    fn hear(&self) -> Option<io::Result<()>> {
-        Some(self.check(&mut lock(&self.file)))
+    fn hear(&self) -> io::Result<()> {
+        self.check(&mut lock(&self.file))
     }
 }
 
