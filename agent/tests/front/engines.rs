@@ -7,12 +7,12 @@ use std::{
     io::{Read, Write},
     ops::Range,
     os::unix::net::UnixStream,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
     agent::{Agent, PATIENCE, greeted, opened},
     durability::Failing,
+    random::{Random, seed},
 };
 
 const READ: u16 = 0;
@@ -94,24 +94,17 @@ impl Client {
     }
 }
 
-/// Numbers that look random (`splitmix64`).
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % end as u64).unwrap()
+    fn index(&mut self, end: usize) -> usize {
+        usize::try_from(self.below(end as u64)).unwrap()
     }
 
     /// Half of them are of whole blocks.
     fn range(&mut self) -> Range<usize> {
-        let bits = self.below(18);
-        let len = 1 + self.below(1 << bits);
-        let at = self.below(SIZE - len);
-        if self.below(2) == 0 {
+        let bits = self.index(18);
+        let len = 1 + self.index(1 << bits);
+        let at = self.index(SIZE - len);
+        if self.index(2) == 0 {
             return at..at + len;
         }
         let at = at / 4096 * 4096;
@@ -120,10 +113,10 @@ impl Random {
 
     fn request(&mut self) -> Request {
         let range = self.range();
-        let command = [READ, READ, WRITE, WRITE, WRITE, ZERO, FLUSH][self.below(7)];
+        let command = [READ, READ, WRITE, WRITE, WRITE, ZERO, FLUSH][self.index(7)];
         let len = if command == FLUSH { 0 } else { range.len() };
-        let byte = if command == WRITE { u8::try_from(self.below(255)).unwrap() + 1 } else { 0 };
-        let fua = matches!(command, WRITE | ZERO) && self.below(4) == 0;
+        let byte = if command == WRITE { u8::try_from(self.index(255)).unwrap() + 1 } else { 0 };
+        let fua = matches!(command, WRITE | ZERO) && self.index(4) == 0;
         let at = if command == FLUSH { 0 } else { range.start };
         Request { command, fua, at, data: vec![byte; len] }
     }
@@ -143,9 +136,9 @@ fn settle(client: &mut Client, model: &mut [u8], what: &str) {
 
 #[test]
 fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    println!("seed {seed}");
-    let mut random = Random(seed.into());
+    let seed = seed();
+    println!("NEIGHBOURS_SEED={seed}");
+    let mut random = Random::new(seed);
     for io in ENGINES {
         for cache in CACHES {
             let what = format!("{io} {cache}");

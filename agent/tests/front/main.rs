@@ -31,6 +31,9 @@ mod proxy;
 mod proxy_loss;
 mod proxy_silent;
 mod proxy_waits;
+#[path = "../neighbours/random.rs"]
+#[allow(dead_code, reason = "shared with the noisy neighbours")]
+mod random;
 mod rejudged;
 mod shape;
 mod single;

@@ -7,7 +7,7 @@ use loom::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use super::{Audit, Auditor, Hears};
@@ -46,6 +46,15 @@ struct Lab {
 }
 
 impl Lab {
+    /// Another thread's write fails meanwhile; whether it is acknowledged.
+    fn with_one_that_fails() -> (Arc<Self>, JoinHandle<bool>) {
+        let errors = Arc::new(AtomicU64::new(0));
+        let (written, heard) = (Descriptor::new(&errors), Descriptor::new(&errors));
+        let lab = Arc::new(Self { written, auditor: Auditor::new(heard) });
+        let other = Arc::clone(&lab);
+        (lab, thread::spawn(move || other.writes(true)))
+    }
+
     /// Whether a durable write on the one descriptor is acknowledged.
     fn writes(&self, fails: bool) -> bool {
         let begun = self.auditor.begin();
@@ -59,13 +68,7 @@ impl Lab {
 #[test]
 fn no_write_that_failed_is_acknowledged_whoever_hears_of_it() {
     loom::model(|| {
-        let errors = Arc::new(AtomicU64::new(0));
-        let (written, heard) = (Descriptor::new(&errors), Descriptor::new(&errors));
-        let lab = Arc::new(Lab { written, auditor: Auditor::new(heard) });
-        let other = {
-            let lab = Arc::clone(&lab);
-            thread::spawn(move || lab.writes(true))
-        };
+        let (lab, other) = Lab::with_one_that_fails();
         // One that is well, or so it seems, may hear of the others' too.
         lab.writes(false);
         assert!(!lab.writes(true), "here");
@@ -76,13 +79,7 @@ fn no_write_that_failed_is_acknowledged_whoever_hears_of_it() {
 #[test]
 fn a_write_that_begins_after_the_others_are_done_is_durable() {
     loom::model(|| {
-        let errors = Arc::new(AtomicU64::new(0));
-        let (written, heard) = (Descriptor::new(&errors), Descriptor::new(&errors));
-        let lab = Arc::new(Lab { written, auditor: Auditor::new(heard) });
-        let other = {
-            let lab = Arc::clone(&lab);
-            thread::spawn(move || lab.writes(true))
-        };
+        let (lab, other) = Lab::with_one_that_fails();
         lab.writes(true);
         other.join().unwrap();
         // Who wrote last may have left its error on the descriptor that is written by: that is told once.

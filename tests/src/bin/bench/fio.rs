@@ -13,9 +13,12 @@ use serde_json::Value;
 
 use crate::{
     Failure,
+    case::Media,
     content::Content,
     load::{Load, Verb},
+    make_file,
     measure::{Sample, machine_busy_now},
+    server::Kind,
 };
 
 /// fio on a file.
@@ -23,24 +26,29 @@ use crate::{
 pub(crate) struct Fio {
     reads: PathBuf,
     writes: PathBuf,
-    /// Past the page cache.
-    direct: bool,
+    media: Media,
 }
 
 impl Fio {
-    pub(crate) fn new(reads: &Path, writes: &Path, direct: bool) -> Self {
-        Self { reads: reads.to_owned(), writes: writes.to_owned(), direct }
+    pub(crate) fn new(reads: &Path, writes: &Path, media: Media) -> Self {
+        Self { reads: reads.to_owned(), writes: writes.to_owned(), media }
     }
 
     /// As many jobs as there would be connections, for `span`.
     pub(crate) fn load(&self, load: &Load, jobs: usize, span: Duration) -> Result<Sample, Failure> {
-        let file = if load.verb == Verb::Read { &self.reads } else { &self.writes };
+        let file = match load.verb {
+            Verb::Read => &self.reads,
+            Verb::Write => {
+                make_file(&self.writes, self.media)?;
+                &self.writes
+            }
+        };
         let (at, busy, ours) = (Instant::now(), machine_busy_now()?, children()?);
         let output = Command::new("fio")
             .args(self.words(file, load, jobs, span))
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| format!("starting fio: {error}; it is in Debian's package fio"))?;
+            .map_err(|error| format!("starting fio: {error}; {}", Kind::Fio.how_to_get()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("fio: {}: {}", output.status, said.trim()).into());
@@ -83,7 +91,7 @@ impl Fio {
             format!("--bs={}", load.block),
             format!("--iodepth={}", load.depth),
             format!("--numjobs={jobs}"),
-            format!("--direct={}", u8::from(self.direct)),
+            format!("--direct={}", u8::from(self.media == Media::Direct)),
             format!("--fdatasync={}", load.flush_every),
             format!("--runtime={}ms", span.as_millis()),
             format!("--ramp_time={}ms", (span / 10).as_millis()),

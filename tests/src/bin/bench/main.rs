@@ -221,16 +221,9 @@ fn start(
     agent: Option<&Path>,
     bench: &Bench,
 ) -> Result<Vec<Rig>, Failure> {
-    let (file, second) = (room.join("disk.raw"), room.join("fio.raw"));
-    let make = |file: &Path| -> Result<(), Failure> {
-        if !has_size(file, media.size()) {
-            eprintln!("bench: writing {}", file.display());
-            Content::of(media).write_file(file)?;
-        }
-        Ok(())
-    };
+    let file = room.join("disk.raw");
     if media != Media::Memory {
-        make(&file)?;
+        make_file(&file, media)?;
     }
     let other = options.control.as_deref();
     let of = |kind: Kind| if kind == Kind::Control { other.or(agent) } else { agent };
@@ -238,8 +231,7 @@ fn start(
     for &kind in &options.servers {
         if kind == Kind::Fio {
             if matches!(media, Media::Cold | Media::Direct) {
-                make(&second)?;
-                let runs = Runs::Fio(Fio::new(&file, &second, media == Media::Direct));
+                let runs = Runs::Fio(Fio::new(&file, &room.join("fio.raw"), media));
                 rigs.push(Rig { runs, content: Content::of(media) });
             }
             continue;
@@ -263,8 +255,13 @@ fn start(
     Ok(rigs)
 }
 
-fn has_size(file: &Path, size: u64) -> bool {
-    file.metadata().is_ok_and(|found| found.len() == size)
+/// Writes a file with what a disk on `media` has, unless it is there.
+fn make_file(file: &Path, media: Media) -> Result<(), Failure> {
+    if file.metadata().is_ok_and(|found| found.len() == media.size()) {
+        return Ok(());
+    }
+    eprintln!("bench: writing {}", file.display());
+    Content::of(media).write_file(file)
 }
 
 fn verify(rigs: &[Rig], bench: &Bench) -> Result<(), Failure> {

@@ -238,7 +238,7 @@ impl Drop for Server {
 }
 
 impl Kind {
-    fn how_to_get(self) -> &'static str {
+    pub(crate) fn how_to_get(self) -> &'static str {
         match self {
             Self::Nbdkit => "it is in Debian's package nbdkit (taskset in util-linux)",
             Self::QemuNbd => "it is in Debian's package qemu-utils (taskset in util-linux)",
