@@ -109,7 +109,7 @@ pub(crate) fn push(
             return Err((transfer, then));
         }
         let first = here.ring.is_none();
-        if here.ring.is_none() {
+        if first {
             match Ring::new() {
                 Ok(ring) => here.ring = Some(ring),
                 Err(error) => {
@@ -162,23 +162,19 @@ pub fn attach() -> Turns {
 impl Turns {
     /// Waits until there is a ring: until something was pushed for the first time.
     pub async fn made(&self) {
-        poll_fn(|context| {
-            HERE.with_borrow_mut(|here| {
-                if here.ring.is_some() {
-                    return Poll::Ready(());
-                }
-                here.waker = Some(context.waker().clone());
-                Poll::Pending
-            })
-        })
-        .await;
+        self.until(|here| here.ring.is_some()).await;
     }
 
     /// Waits until there is something that the kernel has not taken yet.
     pub async fn filled(&self) {
+        self.until(|here| here.ring.as_mut().is_some_and(Ring::is_filled)).await;
+    }
+
+    /// Looks again whenever `push` says so.
+    async fn until(&self, is_so: impl Fn(&mut Here) -> bool) {
         poll_fn(|context| {
             HERE.with_borrow_mut(|here| {
-                if here.ring.as_mut().is_some_and(Ring::is_filled) {
+                if is_so(here) {
                     return Poll::Ready(());
                 }
                 here.waker = Some(context.waker().clone());
