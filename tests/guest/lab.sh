@@ -31,3 +31,10 @@ refuses() {
     cat /run/lab/refused
     grep -qF -- "$text" /run/lab/refused
 }
+
+# release DEVICE: takes the kernel's nbd device from its server, and waits until it can have another. Who has it
+# open, as udev may for a moment after every close, keeps the connection's record there.
+release() {
+    nbd-client -d "$1"
+    while [ -e "/sys/block/${1##*/}/pid" ]; do sleep 0.05; done
+}

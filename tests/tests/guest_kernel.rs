@@ -46,7 +46,8 @@ fn a_filesystem_on_the_kernels_nbd_device() -> Outcome<()> {
         guest.check(
             &format!("{name}: what was written is there after a new connection"),
             &format!(
-                "nbd-client -d /dev/nbd0
+                "{LAB}
+                 release /dev/nbd0
                  {connect}
                  mount -o ro /dev/nbd0 /mnt/disk
                  cmp /run/lab/in /mnt/disk/file
@@ -55,10 +56,13 @@ fn a_filesystem_on_the_kernels_nbd_device() -> Outcome<()> {
         )?;
         guest.expect(
             &format!("{name}: blkdiscard of the whole disk gives the file's blocks back"),
-            "blkdiscard /dev/nbd0
-             cmp -n 268435456 /dev/nbd0 /dev/zero
-             nbd-client -d /dev/nbd0 >/dev/null
-             stat -c %b /run/lab/disk",
+            &format!(
+                "{LAB}
+                 blkdiscard /dev/nbd0
+                 cmp -n 268435456 /dev/nbd0 /dev/zero
+                 release /dev/nbd0 >/dev/null
+                 stat -c %b /run/lab/disk"
+            ),
             "0",
         )?;
     }
