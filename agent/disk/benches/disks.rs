@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use disk::{Answer, Data, Disk, FileDisk, MemoryDisk, Op, Pages, Turn, file::Options, perform_all};
+use disk::{Answer, Data, Disk, FileDisk, MemoryDisk, Op, Pages, Turn, execute_all, file::Options};
 use nix::time::{ClockId, clock_gettime};
 
 const GIB: u64 = 1 << 30;
@@ -55,8 +55,8 @@ fn spent() -> Duration {
 fn read(disk: &dyn Disk, at: u64, len: u32, answer: &mut Answer) {
     answer.clear();
     let mut op = Op::Read { at, len };
-    if disk.attempt(&mut op, answer).unwrap() == Turn::Later {
-        perform_all(disk, &mut op, answer).unwrap();
+    if disk.try_execute(&mut op, answer).unwrap() == Turn::WouldBlock {
+        execute_all(disk, &mut op, answer).unwrap();
     }
     black_box(&answer);
 }
@@ -64,8 +64,8 @@ fn read(disk: &dyn Disk, at: u64, len: u32, answer: &mut Answer) {
 fn write(disk: &dyn Disk, at: u64, data: Data<'_>) {
     let mut answer = Answer::default();
     let mut op = Op::Write { at, data, fua: false };
-    if disk.attempt(&mut op, &mut answer).unwrap() == Turn::Later {
-        perform_all(disk, &mut op, &mut answer).unwrap();
+    if disk.try_execute(&mut op, &mut answer).unwrap() == Turn::WouldBlock {
+        execute_all(disk, &mut op, &mut answer).unwrap();
     }
 }
 
@@ -108,7 +108,7 @@ fn memory() {
     measure("memory: list extents of 32 MiB", || {
         let mut answer = Answer::default();
         let (at, len) = (offsets.next(GIB, 32 << 20), 32 << 20);
-        disk.attempt(&mut Op::Extents { at, len, one: false }, &mut answer).unwrap();
+        disk.try_execute(&mut Op::Extents { at, len, one: false }, &mut answer).unwrap();
         black_box(answer);
     });
     // From a second thread: is a lock in the way?
@@ -126,7 +126,7 @@ fn memory() {
     });
     let start = Instant::now();
     let mut op = Op::Trim { at: 0, len: i64::MAX as u64, fua: false };
-    perform_all(&*disk, &mut op, &mut Answer::default()).unwrap();
+    execute_all(&*disk, &mut op, &mut Answer::default()).unwrap();
     let held = resident().saturating_sub(before) >> 20;
     println!("memory: trim of all: {:?}, {held} MiB stay resident", start.elapsed());
 }

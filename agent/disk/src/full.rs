@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits and holds no memory.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Progress, Turn};
+use super::{Answer, Disk, DiskError, DiskInfo, Extent, Identity, Kind, Op, Progress, Turn};
 
 /// nbdkit-full-plugin(1): writes, zeroes and trims fail for want of space.
 #[derive(Debug)]
@@ -18,11 +18,11 @@ impl FullDisk {
 }
 
 impl Disk for FullDisk {
-    fn facts(&self) -> Facts {
-        Facts::plain(self.size, Identity::of("full", &[self.size]))
+    fn info(&self) -> DiskInfo {
+        DiskInfo::plain(self.size, Identity::of("full", &[self.size]))
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match *op {
             Op::Read { len, .. } => answer.push_hole(u64::from(len)),
             Op::Extents { len, .. } => {
@@ -36,8 +36,8 @@ impl Disk for FullDisk {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.attempt(op, answer).map(|_| Progress::Done)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.try_execute(op, answer).map(|_| Progress::Done)
     }
 }
 

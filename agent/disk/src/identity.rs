@@ -1,5 +1,5 @@
 //! Which disk it is, for a client that comes back after its server was gone: the same number for the same
-//! bytes, also by another run of the agent, and another for others. `Facts` carries it; clients ask for
+//! bytes, also by another run of the agent, and another for others. `DiskInfo` carries it; clients ask for
 //! it by `x-agent:identity`.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What a disk is to the engine: facts, an attempt that never blocks, a request that it may begin and go on with
+//! What a disk is to the engine: info, an attempt that never blocks, a request that it may begin and go on with
 //! by itself, and a performance that may block.
 //!
 //! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
@@ -45,7 +45,7 @@ pub use ones::OnesDisk;
 pub use op::{Asked, Data, Op};
 pub use page::{NoMemory, PAGE, Page, Pages, Slice};
 pub use pattern::PatternDisk;
-pub use pieces::{DATA_PIECE, PIECE, Progress, in_pieces, perform_all};
+pub use pieces::{DATA_PIECE, PIECE, Progress, execute_all, in_pieces};
 pub use random::RandomDisk;
 pub use split::SplitDisk;
 
@@ -54,7 +54,7 @@ pub const LOSS: &str = "loss";
 
 /// What stays true of a disk while it is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct DiskInfo {
     /// Bytes; at most 2^63 - 1.
     pub size: u64,
     /// Writes, trims and zeroes are refused.
@@ -81,11 +81,11 @@ pub struct Facts {
     pub block_minimum: u32,
     /// Smallest unit that clients are told to keep to, where it is larger than `block_minimum`,
     /// which they have to.
-    pub block_told: u32,
+    pub block_advertised: u32,
     /// Longest read or write that clients are told of, in bytes.
     pub block_maximum: u32,
     /// Longest write that is answered, in bytes: a longer one ends the connection.
-    pub write_endured: u32,
+    pub write_cutoff: u32,
     /// Unit at which requests cost least, bytes: a power of two, at least 512.
     pub block_preferred: u32,
     /// One line for people; shown by LIST and INFO.
@@ -99,7 +99,7 @@ pub struct Facts {
     pub lends: bool,
 }
 
-impl Facts {
+impl DiskInfo {
     /// The facts of a plain writable disk in which everything is supported.
     pub fn plain(size: u64, identity: impl Into<Option<Identity>>) -> Self {
         Self {
@@ -115,9 +115,9 @@ impl Facts {
             multi_conn: true,
             rotational: false,
             block_minimum: 1,
-            block_told: 1,
+            block_advertised: 1,
             block_maximum: 32 << 20,
-            write_endured: u32::MAX,
+            write_cutoff: u32::MAX,
             block_preferred: 4096,
             description: None,
             identity: identity.into(),
@@ -183,8 +183,8 @@ pub enum Turn {
     /// Done; the answer is complete.
     Done,
     /// It would block: nothing has been done, nothing has been put into the answer or taken from
-    /// the data. The engine calls `perform` where blocking is allowed.
-    Later,
+    /// the data. The engine calls `execute` where blocking is allowed.
+    WouldBlock,
 }
 
 /// Who waits for a request that a disk has begun. It is told once, on any thread; never of an error: that is for
@@ -202,14 +202,14 @@ pub trait Waiter: fmt::Debug + Send {
 /// Both calls may come from many threads at once. Requests that overlap and are in flight at the
 /// same time may be done in either order, but a byte is never anything but its old or new value.
 pub trait Disk: Send + Sync + fmt::Debug {
-    fn facts(&self) -> Facts;
+    fn info(&self) -> DiskInfo;
 
     /// Does `op` if that takes no waiting. Called on a thread that serves other connections too.
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError>;
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError>;
 
     /// Does `op`, waiting as long as it takes. A trim, zero or cache request that takes long is left after a
     /// while (`in_pieces`), and the caller calls again for the rest.
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError>;
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError>;
 
     /// Whether `begin` may go on with a request by itself. Asked once by each connection.
     fn begins(&self) -> bool {
@@ -217,7 +217,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
 
     /// Goes on with `op` while no thread waits for it, or has `waiter` perform it. Called on a thread that serves
-    /// other connections too, after `attempt` or in place of it. The payload of a write is in pages, and is taken
+    /// other connections too, after `try_execute` or in place of it. The payload of a write is in pages, and is taken
     /// from them.
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
         match self.below() {
@@ -242,17 +242,17 @@ pub trait Disk: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether `hold` may make a request wait. Asked once by each connection: where it is false,
-    /// `hold` is never called and costs nothing.
-    fn holds(&self) -> bool {
-        self.below().is_some_and(<dyn Disk>::holds)
+    /// Whether `throttle` may make a request wait. Asked once by each connection: where it is false,
+    /// `throttle` is never called and costs nothing.
+    fn throttles(&self) -> bool {
+        self.below().is_some_and(<dyn Disk>::throttles)
     }
 
     /// Waits until a request may be performed. No thread waits with
     /// it: this is for layers that are slow on purpose. A layer that holds awaits the one below too.
-    fn hold(&self, asked: Asked) -> Hold<'_> {
+    fn throttle(&self, asked: Asked) -> Throttle<'_> {
         match self.below() {
-            Some(below) => below.hold(asked),
+            Some(below) => below.throttle(asked),
             None => Box::pin(std::future::ready(())),
         }
     }
@@ -272,14 +272,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     }
 
     /// Waits before the connection of a client that has said its last is closed. Called once, and
-    /// only where `holds`; a layer that waits here awaits the one below too.
-    fn part(&self) -> Hold<'_> {
+    /// only where `throttles`; a layer that waits here awaits the one below too.
+    fn linger(&self) -> Throttle<'_> {
         match self.below() {
-            Some(below) => below.part(),
+            Some(below) => below.linger(),
             None => Box::pin(std::future::ready(())),
         }
     }
 }
 
 /// A wait, on the runtime of the connection.
-pub type Hold<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub type Throttle<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

@@ -2,7 +2,7 @@
 //!
 //! `plugin` makes it. It never waits and holds no memory.
 
-use super::{Answer, Disk, DiskError, Extent, Facts, Identity, Op, Progress, Turn};
+use super::{Answer, Disk, DiskError, DiskInfo, Extent, Identity, Op, Progress, Turn};
 
 /// nbdkit-null-plugin(1).
 #[derive(Debug)]
@@ -18,11 +18,11 @@ impl NullDisk {
 }
 
 impl Disk for NullDisk {
-    fn facts(&self) -> Facts {
-        Facts::plain(self.size, Identity::of("null", &[self.size]))
+    fn info(&self) -> DiskInfo {
+        DiskInfo::plain(self.size, Identity::of("null", &[self.size]))
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match *op {
             Op::Read { len, .. } => answer.push_hole(u64::from(len)),
             Op::Extents { len, .. } => {
@@ -38,8 +38,8 @@ impl Disk for NullDisk {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.attempt(op, answer).map(|_| Progress::Done)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.try_execute(op, answer).map(|_| Progress::Done)
     }
 }
 

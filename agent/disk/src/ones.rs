@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use super::{
-    Answer, Disk, DiskError, Extent, Facts, Identity, Op, PAGE, Page, Piece, Progress, Slice, Turn,
+    Answer, Disk, DiskError, DiskInfo, Extent, Identity, Op, PAGE, Page, Piece, Progress, Slice,
+    Turn,
 };
 
 /// nbdkit-ones-plugin(1).
@@ -25,12 +26,16 @@ impl OnesDisk {
 }
 
 impl Disk for OnesDisk {
-    fn facts(&self) -> Facts {
+    fn info(&self) -> DiskInfo {
         let identity = Identity::of("ones", &[self.size, self.byte.into()]);
-        Facts { can_extents: false, can_fast_zero: false, ..Facts::plain(self.size, identity) }
+        DiskInfo {
+            can_extents: false,
+            can_fast_zero: false,
+            ..DiskInfo::plain(self.size, identity)
+        }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match *op {
             Op::Read { len, .. } => {
                 let mut left = len as usize;
@@ -54,8 +59,8 @@ impl Disk for OnesDisk {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.attempt(op, answer).map(|_| Progress::Done)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.try_execute(op, answer).map(|_| Progress::Done)
     }
 }
 

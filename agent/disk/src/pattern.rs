@@ -3,7 +3,7 @@
 //! `plugin` makes it. It never waits for anything.
 
 use super::{
-    Answer, Disk, DiskError, Extent, Facts, Identity, Kind, NoMemory, Op, Piece, Progress, Turn,
+    Answer, Disk, DiskError, DiskInfo, Extent, Identity, Kind, NoMemory, Op, Piece, Progress, Turn,
     room,
 };
 
@@ -37,24 +37,24 @@ fn pattern(at: u64, len: usize) -> Result<Vec<u8>, NoMemory> {
 }
 
 impl Disk for PatternDisk {
-    fn facts(&self) -> Facts {
-        Facts {
+    fn info(&self) -> DiskInfo {
+        DiskInfo {
             read_only: true,
             can_trim: false,
             can_fast_zero: false,
             can_extents: false,
-            ..Facts::plain(self.size, Identity::of("pattern", &[self.size]))
+            ..DiskInfo::plain(self.size, Identity::of("pattern", &[self.size]))
         }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         if matches!(op, Op::Read { len, .. } if *len > AT_ONCE) {
-            return Ok(Turn::Later);
+            return Ok(Turn::WouldBlock);
         }
-        self.perform(op, answer).map(|_| Turn::Done)
+        self.execute(op, answer).map(|_| Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match *op {
             Op::Read { at, len } => {
                 let bytes = pattern(at, len as usize);
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn it_cannot_be_written() {
         let disk = PatternDisk::new(100);
-        assert!(disk.facts().read_only);
+        assert!(disk.info().read_only);
         assert_eq!(try_write(&disk, 0, b"x", false).unwrap_err().kind, Kind::Denied);
     }
 }

@@ -18,7 +18,7 @@ pub const DATA_PIECE: u64 = 1 << 20;
 /// wait, longer than what the hand-over costs.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// How far `Disk::perform` has come.
+/// How far `Disk::execute` has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a request that is not done has to be called again for its rest"]
 pub enum Progress {
@@ -75,8 +75,8 @@ pub(crate) fn in_these<E>(
 ///
 /// # Errors
 /// Those of the disk.
-pub fn perform_all(disk: &dyn Disk, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
-    while let Progress::Until(bytes) = disk.perform(op, answer)? {
+pub fn execute_all(disk: &dyn Disk, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
+    while let Progress::Until(bytes) = disk.execute(op, answer)? {
         op.skip(bytes);
     }
     Ok(())

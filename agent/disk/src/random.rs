@@ -5,7 +5,7 @@
 use std::io;
 
 use super::{
-    Answer, Disk, DiskError, Extent, Facts, Identity, Kind, Op, Piece, Progress, Turn, Verb,
+    Answer, Disk, DiskError, DiskInfo, Extent, Identity, Kind, Op, Piece, Progress, Turn, Verb,
     in_pieces, room,
 };
 
@@ -77,19 +77,23 @@ fn byte(seed: u64) -> u8 {
 }
 
 impl Disk for RandomDisk {
-    fn facts(&self) -> Facts {
+    fn info(&self) -> DiskInfo {
         let identity = Identity::of("random", &[self.size, self.seed.into()]);
-        Facts { can_fast_zero: false, can_extents: false, ..Facts::plain(self.size, identity) }
-    }
-
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        if matches!(op.verb(), Verb::Read | Verb::Write | Verb::Zero) && op.range().1 > AT_ONCE {
-            return Ok(Turn::Later);
+        DiskInfo {
+            can_fast_zero: false,
+            can_extents: false,
+            ..DiskInfo::plain(self.size, identity)
         }
-        self.perform(op, answer).map(|_| Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        if matches!(op.verb(), Verb::Read | Verb::Write | Verb::Zero) && op.range().1 > AT_ONCE {
+            return Ok(Turn::WouldBlock);
+        }
+        self.execute(op, answer).map(|_| Turn::Done)
+    }
+
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match op {
             Op::Read { at, len } => {
                 let bytes = room(*len as usize);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{
-    Answer, Data, Disk, DiskError, Facts, Identity, Kind, Op, Progress, Turn, Verb, perform_all,
+    Answer, Data, Disk, DiskError, DiskInfo, Identity, Kind, Op, Progress, Turn, Verb, execute_all,
 };
 
 /// nbdkit-split-plugin(1).
@@ -27,7 +27,7 @@ impl<D: Disk> SplitDisk<D> {
         let mut parts = Vec::with_capacity(disks.len());
         for disk in disks {
             let start = end;
-            end = start.checked_add(disk.facts().size).filter(|end| i64::try_from(*end).is_ok())?;
+            end = start.checked_add(disk.info().size).filter(|end| i64::try_from(*end).is_ok())?;
             // A part of no bytes would never be asked for any.
             if start < end {
                 parts.push(Part { range: start..end, disk });
@@ -69,47 +69,47 @@ fn on_part<'a>(op: &Op<'_>, bytes: &'a [u8], done: u64, share: &Range<u64>) -> O
 }
 
 impl<D: Disk> Disk for SplitDisk<D> {
-    fn facts(&self) -> Facts {
-        let mut all = Facts::plain(0, Identity::of("split", &[]));
+    fn info(&self) -> DiskInfo {
+        let mut all = DiskInfo::plain(0, Identity::of("split", &[]));
         // What no part can do, or not every part, is not offered.
-        for facts in self.parts.iter().map(|part| part.disk.facts()) {
-            all.size += facts.size;
-            let both = all.identity.zip(facts.identity);
-            all.identity = both.map(|(all, part)| all.and_disk(part).and("", &[facts.size]));
-            all.read_only |= facts.read_only;
-            all.can_fua &= facts.can_fua;
-            all.can_zero &= facts.can_zero;
-            all.can_trim &= facts.can_trim;
-            all.can_fast_zero &= facts.can_fast_zero;
-            all.can_cache &= facts.can_cache;
-            all.can_extents &= facts.can_extents;
-            all.multi_conn &= facts.multi_conn;
-            all.ephemeral |= facts.ephemeral;
-            all.rotational |= facts.rotational;
-            all.block_preferred = all.block_preferred.max(facts.block_preferred);
-            all.write_endured = all.write_endured.min(facts.write_endured);
+        for info in self.parts.iter().map(|part| part.disk.info()) {
+            all.size += info.size;
+            let both = all.identity.zip(info.identity);
+            all.identity = both.map(|(all, part)| all.and_disk(part).and("", &[info.size]));
+            all.read_only |= info.read_only;
+            all.can_fua &= info.can_fua;
+            all.can_zero &= info.can_zero;
+            all.can_trim &= info.can_trim;
+            all.can_fast_zero &= info.can_fast_zero;
+            all.can_cache &= info.can_cache;
+            all.can_extents &= info.can_extents;
+            all.multi_conn &= info.multi_conn;
+            all.ephemeral |= info.ephemeral;
+            all.rotational |= info.rotational;
+            all.block_preferred = all.block_preferred.max(info.block_preferred);
+            all.write_cutoff = all.write_cutoff.min(info.write_cutoff);
         }
         all
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         let (at, len) = op.range();
         let mut shares = self.shares(at, len);
         match (&*op, shares.next(), shares.next()) {
             (Op::Read { .. } | Op::Cache { .. }, Some((disk, share)), None)
             | (Op::Extents { .. }, Some((disk, share)), _) => {
-                disk.attempt(&mut on_part(op, &[], 0, &share), answer)
+                disk.try_execute(&mut on_part(op, &[], 0, &share), answer)
             }
             // Writes to files wait anyway.
-            _ => Ok(Turn::Later),
+            _ => Ok(Turn::WouldBlock),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (at, len) = op.range();
         if op.verb() == Verb::Flush {
             // Each, whatever comes of another: they have not failed together.
-            let flush = |part: &Part<D>| perform_all(&part.disk, op, answer);
+            let flush = |part: &Part<D>| execute_all(&part.disk, op, answer);
             let flushed: Vec<_> = self.parts.iter().map(flush).collect();
             return flushed.into_iter().collect::<Result<(), _>>().map(|()| Progress::Done);
         }
@@ -121,7 +121,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
         let mut done = 0;
         for (disk, share) in self.shares(at, len) {
             let progress = disk
-                .perform(&mut on_part(op, &bytes, done, &share), answer)
+                .execute(&mut on_part(op, &bytes, done, &share), answer)
                 .map_err(|error| DiskError { at: error.at - share.start + at + done, ..error })?;
             if let Progress::Until(_) = progress {
                 return Ok(progress.after(done));
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn requests_are_cut_at_the_borders() {
         let disk = disk();
-        assert_eq!(disk.facts().size, 105_010);
+        assert_eq!(disk.info().size, 105_010);
         let bytes: Vec<u8> = (0..105_010_u32).map(|i| i.to_le_bytes()[0] | 1).collect();
         write(&disk, 0, &bytes);
         assert_eq!(bytes_of(&read(&disk, 0, 105_010)), bytes);

@@ -10,17 +10,17 @@ use std::{
 
 pub use self::medium::{FlakyDisk, Medium, Mishap};
 use super::{
-    Answer, Data, Disk, DiskError, Extent, Facts, Op, Pages, Piece, Progress, Turn, Verb, Waiter,
-    perform_all, ring,
+    Answer, Data, Disk, DiskError, DiskInfo, Extent, Op, Pages, Piece, Progress, Turn, Verb,
+    Waiter, execute_all, ring,
 };
 
-/// As the engine does it: attempt, begin, and perform if that came to nothing.
+/// As the engine does it: try_execute, begin, and execute if that came to nothing.
 pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     let mut answer = Answer::default();
-    if disk.attempt(op, &mut answer)? == Turn::Done {
+    if disk.try_execute(op, &mut answer)? == Turn::Done {
         return Ok(answer);
     }
-    assert!(answer.pieces.is_empty() && answer.extents.is_empty(), "Later left an answer");
+    assert!(answer.pieces.is_empty() && answer.extents.is_empty(), "WouldBlock left an answer");
     if disk.begins() {
         if let Op::Write { at, data, fua } = op {
             let (at, fua) = (*at, *fua);
@@ -30,7 +30,7 @@ pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
                 Begun::Done(answer) => Ok(answer),
                 Begun::Blocks(mut pages) => {
                     let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua };
-                    perform_all(disk, &mut op, &mut answer).map(|()| answer)
+                    execute_all(disk, &mut op, &mut answer).map(|()| answer)
                 }
             };
         }
@@ -38,7 +38,7 @@ pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
             return Ok(answer);
         }
     }
-    perform_all(disk, op, &mut answer)?;
+    execute_all(disk, op, &mut answer)?;
     Ok(answer)
 }
 
@@ -135,11 +135,11 @@ impl Recorder {
 }
 
 impl Disk for Recorder {
-    fn facts(&self) -> Facts {
-        Facts::plain(1 << 20, None)
+    fn info(&self) -> DiskInfo {
+        DiskInfo::plain(1 << 20, None)
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         let (at, len) = op.range();
         let flags = match *op {
             Op::Write { fua, .. } | Op::Trim { fua, .. } => {
@@ -168,7 +168,7 @@ impl Disk for Recorder {
         Ok(Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.attempt(op, answer).map(|_| Progress::Done)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.try_execute(op, answer).map(|_| Progress::Done)
     }
 }

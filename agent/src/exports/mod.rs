@@ -86,7 +86,7 @@ pub struct Single(pub Arc<dyn Disk>);
 
 impl Exports for Single {
     fn list<'a>(&'a self, _: &'a Permit) -> Listing<'a> {
-        let listed = Listed { name: String::new(), description: self.0.facts().description };
+        let listed = Listed { name: String::new(), description: self.0.info().description };
         Box::pin(ready(Ok(vec![listed])))
     }
 

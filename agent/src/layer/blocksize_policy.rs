@@ -5,7 +5,7 @@ use std::{io, sync::Arc};
 
 use super::{Entry, each};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "blocksize-policy",
@@ -103,14 +103,14 @@ impl Policy {
     }
 
     /// The sizes over a disk that has its own: minimum, preferred, maximum, which fit together.
-    fn over(&self, facts: &Facts) -> (u32, u32, u32) {
-        let told = facts.block_minimum.max(facts.block_told);
-        let minimum = self.minimum.unwrap_or(told).max(facts.block_minimum);
-        let preferred = self.preferred.unwrap_or(facts.block_preferred).max(minimum);
+    fn over(&self, info: &DiskInfo) -> (u32, u32, u32) {
+        let told = info.block_minimum.max(info.block_advertised);
+        let minimum = self.minimum.unwrap_or(told).max(info.block_minimum);
+        let preferred = self.preferred.unwrap_or(info.block_preferred).max(minimum);
         // Who keeps to the sizes is not dropped.
         let endured = self.endured.map_or(u32::MAX, |endured| endured / minimum * minimum);
-        let maximum = self.maximum.unwrap_or_else(|| facts.block_maximum.min(endured));
-        let maximum = maximum.min(facts.block_maximum);
+        let maximum = self.maximum.unwrap_or_else(|| info.block_maximum.min(endured));
+        let maximum = maximum.min(info.block_maximum);
         (minimum, preferred, maximum.max(minimum))
     }
 }
@@ -128,9 +128,9 @@ struct Policed {
 
 impl Policed {
     fn new(below: Arc<dyn Disk>, policy: Policy) -> Self {
-        let facts = below.facts();
-        let endured = policy.endured.unwrap_or(u32::MAX).min(facts.write_endured);
-        Self { below, sizes: policy.over(&facts), refuse: policy.refuse, endured, size: facts.size }
+        let info = below.info();
+        let endured = policy.endured.unwrap_or(u32::MAX).min(info.write_cutoff);
+        Self { below, sizes: policy.over(&info), refuse: policy.refuse, endured, size: info.size }
     }
 
     /// The length of a request, with what is missing of the disk's last block where it may be.
@@ -162,20 +162,26 @@ impl Policed {
 }
 
 impl Disk for Policed {
-    fn facts(&self) -> Facts {
-        let (block_told, block_preferred, block_maximum) = self.sizes;
-        let write_endured = self.endured;
-        Facts { block_told, block_maximum, write_endured, block_preferred, ..self.below.facts() }
+    fn info(&self) -> DiskInfo {
+        let (block_advertised, block_preferred, block_maximum) = self.sizes;
+        let write_cutoff = self.endured;
+        DiskInfo {
+            block_advertised,
+            block_maximum,
+            write_cutoff,
+            block_preferred,
+            ..self.below.info()
+        }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         self.check(op)?;
-        self.below.attempt(op, answer)
+        self.below.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.check(op)?;
-        self.below.perform(op, answer)
+        self.below.execute(op, answer)
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
@@ -221,16 +227,16 @@ mod tests {
     #[test]
     fn what_ends_a_connection_is_longer_than_what_is_told() {
         let policy = Policy { minimum: Some(512), endured: Some(10_000), ..NONE };
-        let facts = Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy).facts();
-        assert_eq!((facts.block_maximum, facts.write_endured), (9728, 10_000));
+        let info = Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy).info();
+        assert_eq!((info.block_maximum, info.write_cutoff), (9728, 10_000));
     }
 
     #[test]
     fn clients_are_told_sizes_that_fit_together() {
-        let facts = policed(65536, u32::MAX, Refuse::None).facts();
-        let told = (facts.block_minimum, facts.block_told, facts.block_preferred);
+        let info = policed(65536, u32::MAX, Refuse::None).info();
+        let told = (info.block_minimum, info.block_advertised, info.block_preferred);
         assert_eq!(told, (1, 65536, 65536));
-        assert_eq!(facts.block_maximum, 32 << 20);
+        assert_eq!(info.block_maximum, 32 << 20);
     }
 
     #[test]

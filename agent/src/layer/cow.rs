@@ -20,8 +20,8 @@ use crate::{
     recipe::{BuildError, Key, Params, Stack},
 };
 use disk::{
-    Answer, Client, Disk, DiskError, Extent, Facts, Kind as DiskKind, Op, Piece, Progress, Turn,
-    Verb, in_pieces, perform_all,
+    Answer, Client, Disk, DiskError, DiskInfo, Extent, Kind as DiskKind, Op, Piece, Progress, Turn,
+    Verb, execute_all, in_pieces,
 };
 
 pub(super) const NAME: &str = "cow";
@@ -172,7 +172,7 @@ impl CowDisk {
                     // What lies in one block has 32 bits.
                     let len = u32::try_from(len).unwrap_or(u32::MAX);
                     let mut op = Op::Read { at: part.start, len };
-                    perform_all(&*self.below, &mut op, answer)?;
+                    execute_all(&*self.below, &mut op, answer)?;
                 }
             }
         }
@@ -224,10 +224,10 @@ impl CowDisk {
         let end = same.last().map_or(part.end, |(_, part)| part.end);
         let len = end - part.start;
         match state {
-            State::Below if self.below.facts().can_extents => {
+            State::Below if self.below.info().can_extents => {
                 // An answer that ends before is an answer too.
                 let mut op = Op::Extents { at: part.start, len, one };
-                perform_all(&*self.below, &mut op, answer)?;
+                execute_all(&*self.below, &mut op, answer)?;
             }
             State::Below | State::Here => {
                 answer.extents.push(Extent { len, hole: false, zero: false });
@@ -245,39 +245,39 @@ const MOST_BLOCKS: usize = 1 << 20;
 const LOOKED_AT: usize = 1 << 14;
 
 impl Disk for CowDisk {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
         let identity = below.identity.map(|below| below.and_disk(self.overlay.identity()));
-        Facts {
+        DiskInfo {
             can_cache: below.can_cache || self.settings.on_cache,
             rotational: below.rotational,
             block_preferred: below.block_preferred,
-            write_endured: below.write_endured,
+            write_cutoff: below.write_cutoff,
             description: below.description.clone(),
             can_fast_zero: false,
             // Another connection has another disk, and what is written over it.
             multi_conn: !below.ephemeral,
             ephemeral: below.ephemeral,
-            ..Facts::plain(below.size, identity)
+            ..DiskInfo::plain(below.size, identity)
         }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match *op {
             Op::Read { at, len } if matches!(self.settings.on_read, OnRead::Never) => {
                 let range = at..at + u64::from(len);
                 let below = |(number, _)| self.overlay.state(number) == State::Below;
                 if self.overlay.blocks(&range).all(below) {
-                    self.below.attempt(op, answer)
+                    self.below.try_execute(op, answer)
                 } else {
-                    Ok(Turn::Later)
+                    Ok(Turn::WouldBlock)
                 }
             }
-            _ => Ok(Turn::Later),
+            _ => Ok(Turn::WouldBlock),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (at, len) = op.range();
         let range = at..at + len;
         match op {
@@ -291,7 +291,7 @@ impl Disk for CowDisk {
                     self.overlay.fill(number, || self.original(number))
                 })
             }
-            Op::Cache { .. } if self.below.facts().can_cache => self.below.perform(op, answer),
+            Op::Cache { .. } if self.below.info().can_cache => self.below.execute(op, answer),
             Op::Cache { .. } => Ok(Progress::Done),
             Op::Flush => self.flush(true),
             Op::Settle => self.flush(false),

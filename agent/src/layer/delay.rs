@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Entry, each, each_later};
 use crate::recipe::{BuildError, Key, ParamError, Params};
-use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Kind, Op, Progress, Throttle, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
@@ -95,10 +95,10 @@ impl Times {
     }
 
     fn is_zero(&self) -> bool {
-        !self.holds() && self.open.is_zero()
+        !self.throttles() && self.open.is_zero()
     }
 
-    fn holds(&self) -> bool {
+    fn throttles(&self) -> bool {
         let Self { read, write, zero, trim, extents, cache, flush, close, .. } = self;
         [read, write, zero, trim, extents, cache, flush, close].iter().any(|time| !time.is_zero())
     }
@@ -120,19 +120,19 @@ impl Delay {
 }
 
 impl Disk for Delay {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
-        Facts { can_fast_zero: below.can_fast_zero || self.times.no_fast_zero, ..below }
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
+        DiskInfo { can_fast_zero: below.can_fast_zero || self.times.no_fast_zero, ..below }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         self.check(op)?;
-        self.below.attempt(op, answer)
+        self.below.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         self.check(op)?;
-        self.below.perform(op, answer)
+        self.below.execute(op, answer)
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
@@ -143,11 +143,11 @@ impl Disk for Delay {
         Some(&*self.below)
     }
 
-    fn holds(&self) -> bool {
-        self.times.holds() || self.below.holds()
+    fn throttles(&self) -> bool {
+        self.times.throttles() || self.below.throttles()
     }
 
-    fn hold(&self, asked: Asked) -> Hold<'_> {
+    fn throttle(&self, asked: Asked) -> Throttle<'_> {
         // A fast zero that will be refused is refused at once.
         let refused = asked.fast && self.times.no_fast_zero;
         let time = if refused { Duration::ZERO } else { self.times.of(asked.verb) };
@@ -155,16 +155,16 @@ impl Disk for Delay {
             if !time.is_zero() {
                 tokio::time::sleep(time).await;
             }
-            self.below.hold(asked).await;
+            self.below.throttle(asked).await;
         })
     }
 
-    fn part(&self) -> Hold<'_> {
+    fn linger(&self) -> Throttle<'_> {
         Box::pin(async move {
             if !self.times.close.is_zero() {
                 tokio::time::sleep(self.times.close).await;
             }
-            self.below.part().await;
+            self.below.linger().await;
         })
     }
 }
@@ -195,7 +195,7 @@ mod tests {
             of(&[Verb::Trim, Verb::Flush, Verb::Cache]),
             [S / 2, Duration::ZERO, Duration::ZERO]
         );
-        assert!(all.holds());
+        assert!(all.throttles());
         for (key, holds) in [
             ("delay-read", true),
             ("delay-write", true),
@@ -207,7 +207,7 @@ mod tests {
             ("delay-open", false),
         ] {
             let times = times(&[(key, "1.5")]).unwrap();
-            assert_eq!((times.holds(), times.is_zero()), (holds, false), "{key}");
+            assert_eq!((times.throttles(), times.is_zero()), (holds, false), "{key}");
         }
         assert!(times(&[("delay-read", "0"), ("delay-fast-zero", "0")]).unwrap().is_zero());
         for (key, value) in [("rdelay", "x"), ("delay-open", "-1"), ("delay-fast-zero", "2")] {
@@ -223,11 +223,11 @@ mod tests {
         let below = Arc::new(Delay { below: memory, times: first });
         let disk = Delay { below, times: second };
         let start = tokio::time::Instant::now();
-        disk.hold(asked(Verb::Read)).await;
+        disk.throttle(asked(Verb::Read)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.hold(asked(Verb::Write)).await;
+        disk.throttle(asked(Verb::Write)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.part().await;
+        disk.linger().await;
         assert_eq!(start.elapsed().as_secs(), 12);
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use super::{Entry, absolute, each};
 use crate::recipe::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 const ERROR: &str = "EPERM|EIO|ENOMEM|EINVAL|ENOSPC|ENOTSUP|EOVERFLOW|ESHUTDOWN";
 const RATE: &str = "N%|0..1|N:M";
@@ -174,22 +174,22 @@ fn injected(failing: &Failing, op: &Op<'_>) -> DiskError {
 }
 
 impl Disk for ErrorDisk {
-    fn facts(&self) -> Facts {
-        self.below.facts()
+    fn info(&self) -> DiskInfo {
+        self.below.info()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match self.errors.of(op.verb()) {
-            None => self.below.attempt(op, answer),
+            None => self.below.try_execute(op, answer),
             Some(failing) if failing.rate >= 1.0 && failing.file.is_none() => {
                 Err(injected(failing, op))
             }
             // The die is cast once, and the file looked for where that may take its time.
-            Some(_) => Ok(Turn::Later),
+            Some(_) => Ok(Turn::WouldBlock),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.errors.of(op.verb()) {
             Some(failing)
                 if failing.file.as_ref().is_none_or(|file| file.exists())
@@ -197,7 +197,7 @@ impl Disk for ErrorDisk {
             {
                 Err(injected(failing, op))
             }
-            _ => self.below.perform(op, answer),
+            _ => self.below.execute(op, answer),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     shell,
     tenant::Tenant,
 };
-use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exportname",
@@ -197,16 +197,16 @@ struct Described {
 }
 
 impl Disk for Described {
-    fn facts(&self) -> Facts {
-        Facts { description: self.description.clone(), ..self.below.facts() }
+    fn info(&self) -> DiskInfo {
+        DiskInfo { description: self.description.clone(), ..self.below.info() }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.attempt(op, answer)
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.perform(op, answer)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.below.execute(op, answer)
     }
 
     fn passes(&self, _: &Op<'_>) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Entry, each};
 use crate::recipe::Key;
-use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
 
@@ -72,36 +72,36 @@ impl Fua {
 }
 
 impl Disk for Fua {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
         let can_fua = match self.mode {
             Mode::None => false,
             Mode::Pass => below.can_fua,
             Mode::Emulate | Mode::Force | Mode::Discard => true,
         };
-        Facts { can_fua, ..below }
+        DiskInfo { can_fua, ..below }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match self.mode {
             Mode::Discard if op.verb() == Verb::Flush => Ok(Turn::Done),
             // Two requests below: the second must not be left over when the first is done.
-            Mode::Emulate if flag(op).is_some_and(|fua| *fua) => Ok(Turn::Later),
-            _ => self.with_flag(op, |op| self.below.attempt(op, answer)),
+            Mode::Emulate if flag(op).is_some_and(|fua| *fua) => Ok(Turn::WouldBlock),
+            _ => self.with_flag(op, |op| self.below.try_execute(op, answer)),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.mode {
             Mode::Discard if op.verb() == Verb::Flush => Ok(Progress::Done),
             Mode::Emulate if flag(op).is_some_and(|fua| *fua) => {
-                let progress = self.with_flag(op, |op| self.below.perform(op, answer))?;
+                let progress = self.with_flag(op, |op| self.below.execute(op, answer))?;
                 match progress {
-                    Progress::Done => self.below.perform(&mut Op::Settle, answer),
+                    Progress::Done => self.below.execute(&mut Op::Settle, answer),
                     Progress::Until(_) => Ok(progress),
                 }
             }
-            _ => self.with_flag(op, |op| self.below.perform(op, answer)),
+            _ => self.with_flag(op, |op| self.below.execute(op, answer)),
         }
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn only_none_does_not_offer_it() {
         for (mode, offered) in [(Mode::None, false), (Mode::Pass, true), (Mode::Discard, true)] {
             let disk = Fua { below: Arc::new(Recorder::default()), mode };
-            assert_eq!(disk.facts().can_fua, offered);
+            assert_eq!(disk.info().can_fua, offered);
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
     exports::{Exports, Listing, Opened, Permit},
     recipe::{BuildError, Key, Stack},
 };
-use disk::Facts;
+use disk::DiskInfo;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "log",
@@ -158,7 +158,7 @@ impl Exports for LoggedExports {
         Box::pin(async move {
             let below = self.below.open(name, permit).await?;
             let connection = next(&self.log.opened);
-            let fields = connect(name, permit, &below.facts());
+            let fields = connect(name, permit, &below.info());
             self.log.writer.push(Line::new(Some(connection), Type::Print, "Connect", None, fields));
             Ok(Arc::new(Logged::new(below, Arc::clone(&self.log.writer), connection)) as _)
         })
@@ -170,27 +170,27 @@ impl Exports for LoggedExports {
 }
 
 /// What a client finds.
-fn connect(name: &str, permit: &Permit, facts: &Facts) -> Fields {
-    let writable = !(facts.read_only || permit.opening().read_only);
+fn connect(name: &str, permit: &Permit, info: &DiskInfo) -> Fields {
+    let writable = !(info.read_only || permit.opening().read_only);
     let flag = |yes: bool| Value::Number(yes.into());
     // nbdkit's numbers: 1 would be what the server does with other requests.
     let native = |yes: bool| Value::Number(if yes { 2 } else { 0 });
     vec![
         ("export", Value::Text(name.to_owned())),
         ("tls", flag(permit.opening().tls)),
-        ("size", Value::Hex(facts.size)),
-        ("minsize", Value::Hex(facts.block_minimum.into())),
-        ("prefsize", Value::Hex(facts.block_preferred.into())),
+        ("size", Value::Hex(info.size)),
+        ("minsize", Value::Hex(info.block_minimum.into())),
+        ("prefsize", Value::Hex(info.block_preferred.into())),
         ("maxsize", Value::Hex(0xffff_ffff)),
         ("write", flag(writable)),
         ("flush", flag(true)),
-        ("rotational", flag(facts.rotational)),
-        ("trim", flag(writable && facts.can_trim)),
-        ("zero", native(writable && facts.can_zero)),
-        ("fua", native(writable && facts.can_fua)),
-        ("extents", flag(facts.can_extents)),
-        ("cache", native(facts.can_cache)),
-        ("fast_zero", flag(writable && facts.can_fast_zero)),
+        ("rotational", flag(info.rotational)),
+        ("trim", flag(writable && info.can_trim)),
+        ("zero", native(writable && info.can_zero)),
+        ("fua", native(writable && info.can_fua)),
+        ("extents", flag(info.can_extents)),
+        ("cache", native(info.can_cache)),
+        ("fast_zero", flag(writable && info.can_fast_zero)),
     ]
 }
 

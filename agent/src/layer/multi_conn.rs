@@ -11,7 +11,7 @@ use std::sync::Arc;
 use self::group::{Connection, Groups};
 use super::{Entry, each};
 use crate::recipe::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["auto", "emulate", "plugin", "disable", "unsafe"];
 
@@ -102,7 +102,7 @@ impl MultiConn {
         settings: Settings,
     ) -> Self {
         let mode = match settings.mode {
-            Mode::Auto if below.facts().multi_conn => Mode::Plugin,
+            Mode::Auto if below.info().multi_conn => Mode::Plugin,
             Mode::Auto => Mode::Emulate,
             mode => mode,
         };
@@ -126,38 +126,38 @@ fn is_refusal(kind: Kind) -> bool {
 }
 
 impl Disk for MultiConn {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
         let multi_conn = match self.mode {
             Mode::Auto | Mode::Plugin => below.multi_conn,
             Mode::Emulate | Mode::Unsafe => true,
             Mode::Disable => false,
         };
-        Facts { multi_conn, ..below }
+        DiskInfo { multi_conn, ..below }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        let Some(connection) = &self.emulated else { return self.below.attempt(op, answer) };
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        let Some(connection) = &self.emulated else { return self.below.try_execute(op, answer) };
         if op.verb() == Verb::Flush || is_durable(op) {
-            return Ok(Turn::Later);
+            return Ok(Turn::WouldBlock);
         }
         let verb = op.verb();
-        let turn = self.below.attempt(op, answer);
+        let turn = self.below.try_execute(op, answer);
         if turn.as_ref().map_or(true, |turn| *turn == Turn::Done) {
             connection.count(verb);
         }
         turn
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        let Some(connection) = &self.emulated else { return self.below.perform(op, answer) };
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        let Some(connection) = &self.emulated else { return self.below.execute(op, answer) };
         match op {
             Op::Flush => return connection.flush().map(|()| Progress::Done),
             Op::Settle => return connection.settle().map(|()| Progress::Done),
             _ => {}
         }
         let (verb, durable) = (op.verb(), is_durable(op));
-        let done = self.below.perform(op, answer);
+        let done = self.below.execute(op, answer);
         match &done {
             // This disk has seen to it.
             Ok(Progress::Done) if durable => connection.flush_others_for_write()?,

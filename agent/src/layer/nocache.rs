@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Entry, each};
 use crate::recipe::Key;
 use disk::{
-    Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb, in_pieces, perform_all,
+    Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
 };
 
 /// Read at once where caching is emulated, bytes.
@@ -40,34 +40,34 @@ struct NoCache {
 }
 
 impl Disk for NoCache {
-    fn facts(&self) -> Facts {
-        Facts { can_cache: self.mode != Mode::None, ..self.below.facts() }
+    fn info(&self) -> DiskInfo {
+        DiskInfo { can_cache: self.mode != Mode::None, ..self.below.info() }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match (&*op, self.mode) {
             (Op::Cache { .. }, Mode::None) => {
                 Err(DiskError::new(Kind::Invalid, Verb::Cache, op.range()))
             }
-            (Op::Cache { .. }, Mode::Emulate) => Ok(Turn::Later),
+            (Op::Cache { .. }, Mode::Emulate) => Ok(Turn::WouldBlock),
             (Op::Cache { .. }, Mode::Nop) => Ok(Turn::Done),
-            _ => self.below.attempt(op, answer),
+            _ => self.below.try_execute(op, answer),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match (&*op, self.mode) {
             (Op::Cache { at, len }, Mode::Emulate) => {
                 let done = in_pieces(*at..at + len, CHUNK.into(), |piece| {
                     let len = u32::try_from(piece.end - piece.start).unwrap_or(CHUNK);
                     answer.clear();
-                    perform_all(&*self.below, &mut Op::Read { at: piece.start, len }, answer)
+                    execute_all(&*self.below, &mut Op::Read { at: piece.start, len }, answer)
                 });
                 answer.clear();
                 done
             }
-            (Op::Cache { .. }, _) => self.attempt(op, answer).map(|_| Progress::Done),
-            _ => self.below.perform(op, answer),
+            (Op::Cache { .. }, _) => self.try_execute(op, answer).map(|_| Progress::Done),
+            _ => self.below.execute(op, answer),
         }
     }
 
@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(cache(Mode::None).unwrap_err().kind, Kind::Invalid);
         assert_eq!(cache(Mode::Emulate).unwrap(), 0);
         assert_eq!(cache(Mode::Nop).unwrap(), 0);
-        assert!(!disk(Mode::None).facts().can_cache);
-        assert!(disk(Mode::Emulate).facts().can_cache && disk(Mode::Nop).facts().can_cache);
+        assert!(!disk(Mode::None).info().can_cache);
+        assert!(disk(Mode::Emulate).info().can_cache && disk(Mode::Nop).info().can_cache);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use disk::{Answer, Disk, DiskError, Extent, Facts, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
@@ -18,23 +18,23 @@ struct NoExtents {
 }
 
 impl Disk for NoExtents {
-    fn facts(&self) -> Facts {
-        Facts { can_extents: false, ..self.below.facts() }
+    fn info(&self) -> DiskInfo {
+        DiskInfo { can_extents: false, ..self.below.info() }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         if let Op::Extents { len, .. } = *op {
             answer.extents.push(Extent { len, hole: false, zero: false });
             return Ok(Turn::Done);
         }
-        self.below.attempt(op, answer)
+        self.below.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if let Op::Extents { .. } = op {
-            return self.attempt(op, answer).map(|_| Progress::Done);
+            return self.try_execute(op, answer).map(|_| Progress::Done);
         }
-        self.below.perform(op, answer)
+        self.below.execute(op, answer)
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn all_is_data() {
         let disk = NoExtents { below: Arc::new(MemoryDisk::new(1 << 30)) };
-        assert!(!disk.facts().can_extents);
+        assert!(!disk.info().can_extents);
         let data = Extent { len: 1 << 20, hole: false, zero: false };
         assert_eq!(extents(&disk, 4096, 1 << 20, false), [data]);
     }

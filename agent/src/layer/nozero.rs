@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::{Entry, each, refuse};
 use crate::recipe::{BuildError, Key, Params};
 use disk::{
-    Answer, Data, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb, in_pieces, perform_all,
+    Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
 };
 
 /// Written at once where zeroes are emulated.
@@ -31,7 +31,7 @@ pub(super) const ENTRY: Entry = Entry {
     build: |params, stack, _| {
         let modes = Modes::parse(params)?;
         Ok(each(stack, move |below, _| {
-            if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.facts().can_zero {
+            if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.info().can_zero {
                 let why = "filter nozero: this zeromode needs a disk that takes zeroes";
                 return Err(refuse(why.to_owned()));
             }
@@ -117,14 +117,14 @@ impl NoZero {
         in_pieces(at..at + len, ZEROES.len() as u64, |piece| {
             let len = usize::try_from(piece.end - piece.start).unwrap_or(ZEROES.len());
             let data = Data::Bytes(&ZEROES[..len]);
-            perform_all(&*self.below, &mut Op::Write { at: piece.start, data, fua }, answer)
+            execute_all(&*self.below, &mut Op::Write { at: piece.start, data, fua }, answer)
         })
     }
 }
 
 impl Disk for NoZero {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
         let can_zero = self.modes.zero != Zero::None;
         let can_fast_zero = match self.modes {
             Modes { fast: Fast::None, .. } | Modes { zero: Zero::None, .. } => false,
@@ -133,22 +133,22 @@ impl Disk for NoZero {
             }
             _ => below.can_fast_zero,
         };
-        Facts { can_zero, can_fast_zero, ..below }
+        DiskInfo { can_zero, can_fast_zero, ..below }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match self.judge(op)? {
-            None => self.below.attempt(op, answer),
-            Some(_) if self.modes.zero == Zero::Emulate => Ok(Turn::Later),
-            Some(mut zero) => self.below.attempt(&mut zero, answer),
+            None => self.below.try_execute(op, answer),
+            Some(_) if self.modes.zero == Zero::Emulate => Ok(Turn::WouldBlock),
+            Some(mut zero) => self.below.try_execute(&mut zero, answer),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         match self.judge(op)? {
-            None => self.below.perform(op, answer),
+            None => self.below.execute(op, answer),
             Some(zero) if self.modes.zero == Zero::Emulate => self.emulate(&zero, answer),
-            Some(mut zero) => self.below.perform(&mut zero, answer),
+            Some(mut zero) => self.below.execute(&mut zero, answer),
         }
     }
 

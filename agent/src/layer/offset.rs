@@ -16,7 +16,7 @@ pub(super) const ENTRY: Entry = Entry {
         let start = params.size("offset")?.unwrap_or(0);
         let range = params.size("range")?;
         Ok(each(stack, move |below, _| {
-            let size = below.facts().size;
+            let size = below.info().size;
             let len = range.or_else(|| size.checked_sub(start));
             let window = len.and_then(|len| Window::new(below, start, len));
             window.map(|window| Arc::new(window) as _).ok_or_else(|| {

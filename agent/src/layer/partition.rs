@@ -83,7 +83,7 @@ impl Wanted {
     /// The partition as a disk.
     fn window(self, below: Arc<dyn Disk>) -> Result<Arc<dyn Disk>, OpenError> {
         let range = self.find(&*below).map_err(|error| {
-            let (number, size) = (self.number, below.facts().size);
+            let (number, size) = (self.number, below.info().size);
             refuse(format!("filter partition: partition={number} of {size} bytes: {error}"))
         })?;
         // `find` has looked at the disk's end.
@@ -93,7 +93,7 @@ impl Wanted {
 
     /// Where the partition lies, in bytes of the disk.
     fn find(self, disk: &dyn Disk) -> Result<Range<u64>, NoPartition> {
-        let size = disk.facts().size;
+        let size = disk.info().size;
         if size < MBR as u64 {
             return Err(NoPartition::NoTable);
         }
@@ -119,7 +119,7 @@ impl Wanted {
     /// The first 512 bytes of a sector; `None` where the disk ends before.
     fn read(self, disk: &dyn Disk, sector: u64) -> Result<Option<Vec<u8>>, NoPartition> {
         let at = sector.checked_mul(self.sector).ok_or(NoPartition::Damaged)?;
-        if at.checked_add(512).is_none_or(|end| end > disk.facts().size) {
+        if at.checked_add(512).is_none_or(|end| end > disk.info().size) {
             return Ok(None);
         }
         Ok(Some(window::read(disk, at, 512)?))
@@ -137,7 +137,7 @@ impl Wanted {
         let at = first
             .checked_mul(self.sector)
             .and_then(|at| at.checked_add(u64::from(self.number - 1) * u64::from(len)))
-            .filter(|at| at.checked_add(128).is_some_and(|end| end <= disk.facts().size))
+            .filter(|at| at.checked_add(128).is_some_and(|end| end <= disk.info().size))
             .ok_or(NoPartition::Damaged)?;
         let entry = window::read(disk, at, 128)?;
         if entry[..16] == [0; 16] {

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use self::control::Socket;
 use super::{Entry, absolute, each};
 use crate::recipe::{BuildError, Key};
-use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Op, Progress, Turn};
+use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "pause",
@@ -111,30 +111,30 @@ struct Pause {
 }
 
 impl Disk for Pause {
-    fn facts(&self) -> Facts {
-        self.below.facts()
+    fn info(&self) -> DiskInfo {
+        self.below.info()
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
+    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::WouldBlock)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let _busy = self.state.begin();
-        self.below.perform(op, answer)
+        self.below.execute(op, answer)
     }
 
     fn below(&self) -> Option<&dyn Disk> {
         Some(&*self.below)
     }
 
-    fn holds(&self) -> bool {
+    fn throttles(&self) -> bool {
         true
     }
 
-    fn hold(&self, asked: Asked) -> Hold<'_> {
+    fn throttle(&self, asked: Asked) -> Throttle<'_> {
         Box::pin(async move {
-            self.below.hold(asked).await;
+            self.below.throttle(asked).await;
             self.state.held().await;
         })
     }
@@ -159,15 +159,15 @@ mod tests {
         let state = Arc::new(State::default());
         let below = Arc::new(MemoryDisk::new(1 << 20));
         let disk = Arc::new(Pause { below, state: Arc::clone(&state) });
-        assert!(disk.holds() && is_ready(disk.hold(READ)));
+        assert!(disk.throttles() && is_ready(disk.throttle(READ)));
         state.pause().await;
-        assert!(!is_ready(disk.hold(Asked { verb: Verb::Flush, ..READ })));
+        assert!(!is_ready(disk.throttle(Asked { verb: Verb::Flush, ..READ })));
         // One that was held no longer when the pause came.
         let late = Arc::clone(&disk);
         let thread = thread::spawn(move || testing::read(&*late, 0, 1));
         assert!(is_ready(state.pause()), "it is paused already");
         state.resume();
-        disk.hold(READ).await;
+        disk.throttle(READ).await;
         thread.join().unwrap();
     }
 

@@ -6,7 +6,8 @@ use std::{ops::Range, sync::Arc};
 use super::{Entry, each, window};
 use crate::{recipe::Key, units::parse_number};
 use disk::{
-    Answer, Data, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, in_pieces, perform_all,
+    Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, PIECE, Progress, Turn, execute_all,
+    in_pieces,
 };
 
 /// Compared at once, bytes.
@@ -130,7 +131,7 @@ impl Protect {
                 }
                 _ => return Err(DiskError::new(Kind::Invalid, op.verb(), op.range())),
             };
-            self.below.perform(&mut first, answer)?
+            self.below.execute(&mut first, answer)?
         };
         Ok(if progress == Progress::Done && parts.len() > 1 {
             Progress::Until(len)
@@ -141,17 +142,17 @@ impl Protect {
 }
 
 impl Disk for Protect {
-    fn facts(&self) -> Facts {
-        self.below.facts()
+    fn info(&self) -> DiskInfo {
+        self.below.info()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        if self.touches(op) { Ok(Turn::Later) } else { self.below.attempt(op, answer) }
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        if self.touches(op) { Ok(Turn::WouldBlock) } else { self.below.try_execute(op, answer) }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if !self.touches(op) {
-            return self.below.perform(op, answer);
+            return self.below.execute(op, answer);
         }
         let data = op.copied_data()?;
         let (at, len) = op.range();
@@ -178,7 +179,7 @@ impl Disk for Protect {
                 }
                 _ => continue,
             };
-            perform_all(&*self.below, &mut op, answer)?;
+            execute_all(&*self.below, &mut op, answer)?;
         }
         Ok(Progress::Done)
     }

@@ -15,7 +15,7 @@ use crate::{
     recipe::{Key, ParamError, Params},
     tenant::Tenant,
 };
-use disk::{Answer, Asked, Disk, DiskError, Facts, Hold, Op, Progress, Turn, Verb};
+use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "rate",
@@ -123,16 +123,16 @@ impl Rate {
 }
 
 impl Disk for Rate {
-    fn facts(&self) -> Facts {
-        self.below.facts()
+    fn info(&self) -> DiskInfo {
+        self.below.info()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.attempt(op, answer)
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.perform(op, answer)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.below.execute(op, answer)
     }
 
     fn passes(&self, _: &Op<'_>) -> bool {
@@ -143,20 +143,20 @@ impl Disk for Rate {
         Some(&*self.below)
     }
 
-    fn holds(&self) -> bool {
+    fn throttles(&self) -> bool {
         true
     }
 
-    fn hold(&self, asked: Asked) -> Hold<'_> {
+    fn throttle(&self, asked: Asked) -> Throttle<'_> {
         let direction = match asked.verb {
             Verb::Read => 0,
             Verb::Write => 1,
             // These send no more than a header.
-            _ => return self.below.hold(asked),
+            _ => return self.below.throttle(asked),
         };
         Box::pin(async move {
             self.take(direction, asked.range.1.saturating_mul(8)).await;
-            self.below.hold(asked).await;
+            self.below.throttle(asked).await;
         })
     }
 }

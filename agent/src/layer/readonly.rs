@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{Entry, absolute, each};
 use crate::recipe::Key;
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "readonly",
@@ -32,26 +32,26 @@ fn denied(op: &Op<'_>) -> DiskError {
 }
 
 impl Disk for Readonly {
-    fn facts(&self) -> Facts {
-        let facts = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let info = self.below.info();
         // The file comes and goes, and a client is told once.
-        Facts { read_only: facts.read_only || self.file.is_none(), ..facts }
+        DiskInfo { read_only: info.read_only || self.file.is_none(), ..info }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match &self.file {
-            _ if !writes(op) => self.below.attempt(op, answer),
+            _ if !writes(op) => self.below.try_execute(op, answer),
             None => Err(denied(op)),
             // To look for a file may take its time.
-            Some(_) => Ok(Turn::Later),
+            Some(_) => Ok(Turn::WouldBlock),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if writes(op) && self.file.as_ref().is_none_or(|file| file.exists()) {
             return Err(denied(op));
         }
-        self.below.perform(op, answer)
+        self.below.execute(op, answer)
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn writes_trims_and_zeroes_are_denied() {
         let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file: None };
-        assert!(disk.facts().read_only);
+        assert!(disk.info().read_only);
         for mut op in [
             Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false },
             Op::Trim { at: 0, len: 1, fua: false },
@@ -89,7 +89,7 @@ mod tests {
         let path = dir.path().join("ro");
         let file = Some(Arc::new(path.clone()));
         let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file };
-        assert!(!disk.facts().read_only);
+        assert!(!disk.info().read_only);
         let write = || run(&disk, &mut Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false });
         write().unwrap();
         std::fs::write(&path, "").unwrap();

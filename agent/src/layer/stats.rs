@@ -17,7 +17,7 @@ use thiserror::Error;
 use self::{count::Counts, report::report};
 use super::{Entry, absolute, each};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Disk, DiskError, Facts, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "stats",
@@ -106,23 +106,23 @@ struct Counted {
 }
 
 impl Disk for Counted {
-    fn facts(&self) -> Facts {
-        self.below.facts()
+    fn info(&self) -> DiskInfo {
+        self.below.info()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         // A large write's payload is taken from the request: it is asked before.
         let (verb, range, started) = (op.verb(), op.range(), Instant::now());
-        let turn = self.below.attempt(op, answer)?;
+        let turn = self.below.try_execute(op, answer)?;
         if turn == Turn::Done {
             self.stats.counts.add(verb, range, started.elapsed());
         }
         Ok(turn)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range, started) = (op.verb(), op.range(), Instant::now());
-        let progress = self.below.perform(op, answer)?;
+        let progress = self.below.execute(op, answer)?;
         match progress {
             Progress::Done => self.stats.counts.add(verb, range, started.elapsed()),
             Progress::Until(bytes) => self.stats.counts.add_part(verb, bytes, started.elapsed()),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::{Entry, each, refuse};
 use crate::recipe::{BuildError, Key, Params};
-use disk::{Answer, Data, Disk, DiskError, Extent, Facts, Kind, Op, Piece, Progress, Turn, Verb};
+use disk::{
+    Answer, Data, Disk, DiskError, DiskInfo, Extent, Kind, Op, Piece, Progress, Turn, Verb,
+};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "truncate",
@@ -19,7 +21,7 @@ pub(super) const ENTRY: Entry = Entry {
     build: |params, stack, _| {
         let wanted = Wanted::parse(params)?;
         Ok(each(stack, move |below, _| {
-            let real = below.facts().size;
+            let real = below.info().size;
             let Some(size) = wanted.size(real) else {
                 let why = "filter truncate: the disk would have more than 2^63 - 1 bytes";
                 return Err(refuse(why.to_owned()));
@@ -124,39 +126,39 @@ impl Truncate {
 }
 
 impl Disk for Truncate {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
         let identity = below.identity.map(|all| all.and("truncate", &[self.size]));
-        Facts { size: self.size, identity, ..below }
+        DiskInfo { size: self.size, identity, ..below }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         if self.is_there(op) {
-            return self.below.attempt(op, answer);
+            return self.below.try_execute(op, answer);
         }
         match op {
             Op::Read { .. } | Op::Extents { .. } => {
                 let part = self.shorten(op, &[]);
                 let turn =
-                    part.map_or(Ok(Turn::Done), |mut op| self.below.attempt(&mut op, answer));
+                    part.map_or(Ok(Turn::Done), |mut op| self.below.try_execute(&mut op, answer));
                 if turn.as_ref().is_ok_and(|turn| *turn == Turn::Done) {
                     self.complete(op, answer);
                 }
                 turn
             }
             // At the border everything else takes its time.
-            _ => Ok(Turn::Later),
+            _ => Ok(Turn::WouldBlock),
         }
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if self.is_there(op) {
-            return self.below.perform(op, answer);
+            return self.below.execute(op, answer);
         }
         let bytes = op.copied_data()?;
         self.check(op, &bytes)?;
         if let Some(mut part) = self.shorten(op, &bytes) {
-            let progress = self.below.perform(&mut part, answer)?;
+            let progress = self.below.execute(&mut part, answer)?;
             if let Progress::Until(_) = progress {
                 return Ok(progress);
             }
@@ -232,6 +234,6 @@ mod tests {
         let disk = disk(3000, 1000);
         write(&disk, 0, &[7; 1000]);
         assert_eq!(bytes_of(&read(&disk, 0, 1000)), [7; 1000]);
-        assert_eq!(disk.facts().size, 1000);
+        assert_eq!(disk.info().size, 1000);
     }
 }

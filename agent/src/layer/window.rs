@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use disk::{
-    Answer, Asked, Disk, DiskError, Facts, Op, Piece, Progress, Turn, Verb, Waiter, perform_all,
+    Answer, Asked, Disk, DiskError, DiskInfo, Op, Piece, Progress, Turn, Verb, Waiter, execute_all,
     room,
 };
 
@@ -19,7 +19,7 @@ impl Window {
     /// `None` if it reaches over the end of the disk.
     pub(super) fn new(below: Arc<dyn Disk>, start: u64, len: u64) -> Option<Self> {
         let end = start.checked_add(len)?;
-        (end <= below.facts().size).then_some(Self { below, start, len })
+        (end <= below.info().size).then_some(Self { below, start, len })
     }
 
     /// Does `act` with the request where it lies below, and puts it back.
@@ -53,19 +53,19 @@ fn offset<'a>(op: &'a mut Op<'_>) -> Option<&'a mut u64> {
 }
 
 impl Disk for Window {
-    fn facts(&self) -> Facts {
-        let below = self.below.facts();
+    fn info(&self) -> DiskInfo {
+        let below = self.below.info();
         // A disk that takes whole blocks only does so at its own borders.
         let identity = below.identity.map(|all| all.and("part", &[self.start, self.len]));
-        Facts { size: self.len, identity, ..below }
+        DiskInfo { size: self.len, identity, ..below }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below(op, |below, op| below.attempt(op, answer)).map_err(|error| self.told(error))
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below(op, |below, op| below.try_execute(op, answer)).map_err(|error| self.told(error))
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below(op, |below, op| below.perform(op, answer)).map_err(|error| self.told(error))
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.below(op, |below, op| below.execute(op, answer)).map_err(|error| self.told(error))
     }
 
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
@@ -85,7 +85,7 @@ impl Disk for Window {
 /// The bytes of a range of `disk`; waits for them.
 pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskError> {
     let mut answer = Answer::default();
-    perform_all(disk, &mut Op::Read { at, len }, &mut answer)?;
+    execute_all(disk, &mut Op::Read { at, len }, &mut answer)?;
     let bytes = room(len as usize);
     let mut bytes = bytes.map_err(|lack| lack.of(Verb::Read, (at, len.into())))?;
     for piece in answer.pieces {
@@ -112,7 +112,7 @@ mod tests {
     fn requests_land_where_the_window_stands() {
         let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let window = Window::new(Arc::clone(&below), 1001, 500_000).unwrap();
-        assert_eq!(window.facts().size, 500_000);
+        assert_eq!(window.info().size, 500_000);
         write(&window, 0, b"first");
         write(&window, 499_996, b"last");
         assert_eq!(bytes_of(&read(&*below, 1001, 5)), b"first");

@@ -16,7 +16,7 @@ use thiserror::Error;
 use self::content::{Content, Stretch};
 use super::{Entry, single};
 use crate::recipe::{BuildError, Context, Key, Params, Stack};
-use disk::{Answer, Data, DiskError, MemoryDisk, Op, perform_all};
+use disk::{Answer, Data, DiskError, MemoryDisk, Op, execute_all};
 
 /// Bytes that are put into memory, at most: `1*1000000000000` would be more than there is.
 const MOST: u64 = 4 << 30;
@@ -132,5 +132,5 @@ fn fill(disk: &MemoryDisk, content: &Content, size: u64) -> Result<(), DataDiskE
 }
 
 fn run(disk: &MemoryDisk, op: &mut Op<'_>) -> Result<(), DataDiskError> {
-    perform_all(disk, op, &mut Answer::default()).map_err(DataDiskError::Memory)
+    execute_all(disk, op, &mut Answer::default()).map_err(DataDiskError::Memory)
 }

@@ -12,7 +12,7 @@ use crate::{
     recipe::{BuildError, Key, Params},
     shell::{self, Turn as Permission},
 };
-use disk::{Answer, Disk, DiskError, Facts, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const TYPE: Key =
     Key::once("type", "FS", "The filesystem, as mkfs(8) -t [default: ext4]");
@@ -176,7 +176,7 @@ pub(super) struct Made<H> {
 impl<H> Made<H> {
     /// A file that is there for the client who comes back.
     pub(super) fn new(disk: FileDisk, held: H) -> Self {
-        let identity = disk.facts().identity;
+        let identity = disk.info().identity;
         Self { disk, identity, ephemeral: false, _held: held }
     }
 
@@ -187,18 +187,18 @@ impl<H> Made<H> {
 }
 
 impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
-    fn facts(&self) -> Facts {
+    fn info(&self) -> DiskInfo {
         // No second connection sees the same disk.
         let (identity, ephemeral) = (self.identity, self.ephemeral);
-        Facts { multi_conn: false, identity, ephemeral, ..self.disk.facts() }
+        DiskInfo { multi_conn: false, identity, ephemeral, ..self.disk.info() }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.disk.attempt(op, answer)
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.disk.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.disk.perform(op, answer)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.disk.execute(op, answer)
     }
 
     fn below(&self) -> Option<&dyn Disk> {

@@ -29,7 +29,7 @@ fn words(words: &[&str]) -> Vec<Word> {
 /// The size of the disk that the words make.
 fn size(plugin: &str, params: &[&str]) -> u64 {
     let exports = build(plugin, &words(params), false).unwrap();
-    open_now(&*exports, "any").unwrap().facts().size
+    open_now(&*exports, "any").unwrap().info().size
 }
 
 /// The whole error, causes and all, as the command line prints it.
@@ -60,7 +60,7 @@ fn words_become_disks() {
     let more = [&format!("file={path}"), "cache=default", "fadvise=sequential"];
     assert_eq!(size("file", &more), 12345);
     assert!(
-        open_now(&*build("file", &words(&[path]), true).unwrap(), "").unwrap().facts().read_only
+        open_now(&*build("file", &words(&[path]), true).unwrap(), "").unwrap().info().read_only
     );
 }
 
@@ -71,7 +71,7 @@ fn a_directory_is_many_exports() {
     let dir = format!("dir={}", directory.path().display());
     let exports = build("file", &words(&[&dir]), false).unwrap();
     assert_eq!(list_now(&*exports).unwrap().len(), 1);
-    assert_eq!(open_now(&*exports, "one").unwrap().facts().size, 1);
+    assert_eq!(open_now(&*exports, "one").unwrap().info().size, 1);
     assert!(open_now(&*exports, "").is_err());
 }
 

@@ -82,7 +82,7 @@ fn take(
 ) -> Result<Arc<dyn Disk>, OpenError> {
     let disk = FileDisk::open(&workshop.0.join("disk"), options);
     let disk = disk.map_err(|error| OpenError::because(&error))?;
-    place.resize(disk.facts().size, 0)?;
+    place.resize(disk.info().size, 0)?;
     // From here on it has no name: whatever becomes of the agent, nothing stays behind.
     drop(workshop);
     Ok(Arc::new(Made::for_once(disk, place)))

@@ -28,12 +28,12 @@ use super::{
     send::{Turn, Turns},
 };
 use crate::sys::socket::Socket;
-use disk::{Answer, DiskError, Facts, Kind, Op, Progress, Verb, in_pieces, zeroed};
+use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, zeroed};
 
 /// A connection in transmission. Ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Link {
-    facts: Facts,
+    info: DiskInfo,
     /// The longest read or write, and the longest range of the rest, in bytes.
     longest: (u64, u64),
     /// All clients have this one.
@@ -54,7 +54,7 @@ impl Link {
         let flag = |flag| described.flags.contains(flag);
         let (blocks, terms) = (described.blocks, client.terms());
         let read_only = flag(TransmissionFlags::READ_ONLY);
-        let facts = Facts {
+        let info = DiskInfo {
             read_only,
             can_fua: flag(TransmissionFlags::SEND_FUA),
             can_flush: flag(TransmissionFlags::SEND_FLUSH),
@@ -69,7 +69,7 @@ impl Link {
             block_preferred: blocks.preferred,
             block_maximum: blocks.maximum,
             description: described.description.clone(),
-            ..Facts::plain(described.size, None)
+            ..DiskInfo::plain(described.size, None)
         };
         let longest = (client.longest_payload(), client.longest_range());
         let shared_by_all = shared;
@@ -81,7 +81,7 @@ impl Link {
         let state = Mutex::new(State { client, waiting: HashMap::new(), broken: None });
         let shared = Arc::new(Shared { far, socket, state, turns: Turns::default() });
         reader.spawn(hear(Arc::clone(&shared), received));
-        Ok(Self { facts, longest, shared_by_all, shared, account })
+        Ok(Self { info, longest, shared_by_all, shared, account })
     }
 
     /// It has failed, and will not be better.
@@ -94,8 +94,8 @@ impl Link {
     }
 
     /// For clients of this link.
-    pub(super) fn facts(&self) -> Facts {
-        self.facts.clone()
+    pub(super) fn info(&self) -> DiskInfo {
+        self.info.clone()
     }
 
     /// For messages.
@@ -105,7 +105,7 @@ impl Link {
 
     /// Clients were told that a flush covers what other connections were answered.
     pub(super) const fn covers_others(&self) -> bool {
-        self.facts.multi_conn && self.facts.can_flush
+        self.info.multi_conn && self.info.can_flush
     }
 
     /// Sends one request and waits for its answer, as long as the asker does.
@@ -223,8 +223,8 @@ impl Link {
         self.flush(&Asker::within(limit, self.account.number))
     }
 
-    /// As `Disk::perform`.
-    pub(super) fn perform(
+    /// As `Disk::execute`.
+    pub(super) fn execute(
         &self,
         by: &Asker,
         op: &mut Op<'_>,
@@ -257,7 +257,7 @@ impl Link {
         match op {
             Op::Read { at, len } => self.read(by, *at, u64::from(*len), answer)?,
             Op::Write { at, data, fua } => self.write(by, *at, data.slices(), *fua)?,
-            Op::Flush | Op::Settle if !self.facts.can_flush => {
+            Op::Flush | Op::Settle if !self.info.can_flush => {
                 // A client was told that there is none; one that asks all the same hears the truth.
                 return Err(DiskError::new(Kind::Unsupported, verb, (0, 0)));
             }

@@ -1,7 +1,7 @@
 //! A disk that another NBD server has: its exports, through connections of this agent.
 //!
 //! ```text
-//!  tenant's thread: perform --request--> link --socket--> the far server
+//!  tenant's thread: execute --request--> link --socket--> the far server
 //!                    ^                                        |
 //!                    +--answer-- one thread for all links <---+
 //! ```

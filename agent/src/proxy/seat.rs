@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::{asker::Asker, ledger::Others, link::Link};
-use disk::{Answer, Client, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Client, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 /// How long a far server may take to flush what a client has left unflushed.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
@@ -106,21 +106,21 @@ fn is_loss(op: &Op<'_>, error: &DiskError) -> bool {
 }
 
 impl Disk for Seat {
-    fn facts(&self) -> Facts {
-        self.link.facts()
+    fn info(&self) -> DiskInfo {
+        self.link.info()
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
+    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::WouldBlock)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         // Where flushes cover one connection only, that one has failed by itself.
         let covers_others = self.link.covers_others();
         if op.verb() == Verb::Flush && covers_others {
             return self.flush(matches!(op, Op::Flush)).map(|()| Progress::Done);
         }
-        let done = self.link.perform(&self.asker, op, answer);
+        let done = self.link.execute(&self.asker, op, answer);
         if let Err(error) = &done
             && covers_others
             && is_loss(op, error)

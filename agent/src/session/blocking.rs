@@ -52,7 +52,7 @@ pub(super) struct Blocking {
     /// What the connection may hold, with what these hold.
     pub(super) memory: Account,
     /// The disk holds requests (`Disk::hold`).
-    pub(super) holds: bool,
+    pub(super) throttles: bool,
     /// The disk goes on with some of them by itself (`Disk::begin`).
     begins: bool,
     /// Each request that is out has it: who follows this connection waits for them.
@@ -106,7 +106,7 @@ impl Blocking {
             most_on_threads: threads.unwrap_or(MOST_ON_THREADS),
             bytes: 0,
             memory: Account::new(Arc::clone(&tenant)),
-            holds: disk.holds(),
+            throttles: disk.throttles(),
             begins: disk.begins(),
             tenant,
             disk,
@@ -156,11 +156,11 @@ impl Blocking {
             member: self.member.clone(),
         });
         let begins = self.begins;
-        if !self.holds {
+        if !self.throttles {
             return task.start(begins);
         }
         self.held.spawn(async move {
-            task.disk.hold(asked).await;
+            task.disk.throttle(asked).await;
             task.start(begins);
         });
     }
@@ -210,7 +210,7 @@ impl Blocking {
         let disk = Arc::clone(&self.disk);
         let flushed = self.tenant.run(move || {
             let mut answer = Answer::default();
-            disk::perform_all(&*disk, &mut Op::Settle, &mut answer)
+            disk::execute_all(&*disk, &mut Op::Settle, &mut answer)
         });
         if let Some(Err(error)) = flushed.await {
             tracing::error!(
@@ -312,7 +312,7 @@ impl Task {
             (*self).finish(Err(error));
             return None;
         }
-        match self.perform() {
+        match self.execute() {
             Ok(Progress::Until(bytes)) => {
                 self.checked = self.checked.after(bytes);
                 self.begun = true;
@@ -347,10 +347,10 @@ impl Task {
         }
     }
 
-    fn perform(&mut self) -> Result<Progress, DiskError> {
+    fn execute(&mut self) -> Result<Progress, DiskError> {
         let mut op = op(self.checked, Data::Pages(&mut self.pages));
         let (verb, range) = (op.verb(), op.range());
-        caught(verb, range, || self.disk.perform(&mut op, &mut self.answer))
+        caught(verb, range, || self.disk.execute(&mut op, &mut self.answer))
     }
 
     fn finish(mut self, result: Result<Answer, DiskError>) {

@@ -165,7 +165,7 @@ async fn haggle(
                             }
                         }
                     };
-                    let export = describe(&disk.facts(), rules.read_only);
+                    let export = describe(&disk.info(), rules.read_only);
                     last = Some((name, disk));
                     if let Some(instead) = ask.instead() {
                         // Whoever it was before: that one does not wait for itself.

@@ -17,7 +17,7 @@ use crate::{
     exports::{Exports, Listed, OpenError, Permit},
     tenant::Account,
 };
-use disk::{Disk, DiskError, Facts, Identity};
+use disk::{Disk, DiskError, DiskInfo, Identity};
 
 /// How long an export may take to open for a client that has ended its sending. Such a client may still be there
 /// to read the answer; one that is gone looks the same.
@@ -137,32 +137,32 @@ pub(super) async fn departed(stream: &mut Stream, buffer: &mut Buffer) -> End {
 static THIS_RUN: LazyLock<Identity> = LazyLock::new(Identity::fresh);
 
 /// What a client is told of a disk.
-pub(super) fn describe(facts: &Facts, read_only: bool) -> Export {
-    let writable = !(facts.read_only || read_only);
+pub(super) fn describe(info: &DiskInfo, read_only: bool) -> Export {
+    let writable = !(info.read_only || read_only);
     let mut flags = TransmissionFlags::HAS_FLAGS;
-    flags.set(TransmissionFlags::SEND_FLUSH, facts.can_flush);
+    flags.set(TransmissionFlags::SEND_FLUSH, info.can_flush);
     flags.set(TransmissionFlags::READ_ONLY, !writable);
-    flags.set(TransmissionFlags::SEND_FUA, writable && facts.can_fua);
-    flags.set(TransmissionFlags::ROTATIONAL, facts.rotational);
-    flags.set(TransmissionFlags::SEND_TRIM, writable && facts.can_trim);
-    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable && facts.can_zero);
-    let fast_zero = writable && facts.can_zero && facts.can_fast_zero;
+    flags.set(TransmissionFlags::SEND_FUA, writable && info.can_fua);
+    flags.set(TransmissionFlags::ROTATIONAL, info.rotational);
+    flags.set(TransmissionFlags::SEND_TRIM, writable && info.can_trim);
+    flags.set(TransmissionFlags::SEND_WRITE_ZEROES, writable && info.can_zero);
+    let fast_zero = writable && info.can_zero && info.can_fast_zero;
     flags.set(TransmissionFlags::SEND_FAST_ZERO, fast_zero);
-    flags.set(TransmissionFlags::SEND_CACHE, facts.can_cache);
-    flags.set(TransmissionFlags::CAN_MULTI_CONN, facts.multi_conn);
+    flags.set(TransmissionFlags::SEND_CACHE, info.can_cache);
+    flags.set(TransmissionFlags::CAN_MULTI_CONN, info.multi_conn);
     Export {
-        size: facts.size,
+        size: info.size,
         flags,
         blocks: BlockSizes {
-            minimum: facts.block_minimum.max(facts.block_told),
-            preferred: facts.block_preferred,
-            maximum: facts.block_maximum.min(nbd::transmit::MAX_PAYLOAD),
+            minimum: info.block_minimum.max(info.block_advertised),
+            preferred: info.block_preferred,
+            maximum: info.block_maximum.min(nbd::transmit::MAX_PAYLOAD),
         },
-        unit: facts.block_minimum,
+        unit: info.block_minimum,
         name: None,
-        description: facts.description.clone(),
-        allocation: facts.can_extents,
-        identity: facts.identity.map(|identity| identity.to_string()),
+        description: info.description.clone(),
+        allocation: info.can_extents,
+        identity: info.identity.map(|identity| identity.to_string()),
         instance: Some(THIS_RUN.to_string()),
     }
 }

@@ -92,7 +92,7 @@ impl Inner {
             .as_ref()
             .is_some_and(|direct| direct.is_whole(&range) && !direct.has_tail_in(&range));
         let together =
-            if may && !opened.facts.read_only { opened.edges.try_together() } else { None };
+            if may && !opened.info.read_only { opened.edges.try_together() } else { None };
         let Some(together) = together else { return waiter.blocks(pages) };
         let inner = Arc::clone(self);
         let then = move |moved: io::Result<usize>, transfer| {

@@ -31,7 +31,7 @@ pub use open::{Advice, Cache, FileError, Options};
 use shared::Member;
 
 use super::{
-    Answer, Asked, DATA_PIECE, Disk, DiskError, Facts, Kind, Op, PIECE, Progress, Turn, Verb,
+    Answer, Asked, DATA_PIECE, Disk, DiskError, DiskInfo, Kind, Op, PIECE, Progress, Turn, Verb,
     Waiter, in_pieces,
     ranges::{cuts, length},
 };
@@ -74,7 +74,7 @@ struct Held {
 struct Opened {
     file: File,
     options: Options,
-    facts: Facts,
+    info: DiskInfo,
     /// A block device: whole sectors, no holes to be seen.
     sector: Option<u64>,
     /// O_DIRECT, `cache=none`.
@@ -148,10 +148,10 @@ impl Inner {
         let unlooked = self.unlooked.load(Ordering::Relaxed);
         if unlooked > 0 && unlooked != MISSED {
             self.unlooked.store(unlooked - 1, Ordering::Relaxed);
-            return Turn::Later;
+            return Turn::WouldBlock;
         }
         let turn = self.held().opened.read_cached(at, len, answer);
-        let missed = if turn == Turn::Later { MISSED } else { 0 };
+        let missed = if turn == Turn::WouldBlock { MISSED } else { 0 };
         self.unlooked.store(missed, Ordering::Relaxed);
         turn
     }
@@ -160,23 +160,23 @@ impl Inner {
 impl Opened {
     /// What is asked of one can as well be asked of the other.
     fn is_like(&self, other: &Self) -> bool {
-        self.options == other.options && self.facts == other.facts
+        self.options == other.options && self.info == other.info
     }
 
     /// A range that the page cache has is answered; anything else changes nothing.
     fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
         if u64::from(len) > WINDOW || self.direct.is_some() {
-            return Turn::Later;
+            return Turn::WouldBlock;
         }
         let len = len as usize;
-        let Ok(mut bytes) = room(len) else { return Turn::Later };
+        let Ok(mut bytes) = room(len) else { return Turn::WouldBlock };
         let read = || sys::read(&self.file, &mut bytes, len, at, Wait::Never);
         // Failures and short reads: the one who may wait finds out what is the matter.
         if matches!(self.can.read_nowait.with(read), Ok(Some(n)) if n == len) {
             answer.push_scanned(at, bytes, 0);
             return Turn::Done;
         }
-        Turn::Later
+        Turn::WouldBlock
     }
 
     /// Holes are not read where the filesystem tells them; a window that starts with data is.
@@ -212,7 +212,7 @@ impl Opened {
     /// Fewer blocks than bytes: there are holes. A filesystem that compresses may count few blocks
     /// for a file without holes; that costs a question more a read, no more.
     fn look_for_holes(&self) {
-        let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.facts.size);
+        let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.info.size);
         self.sparse.store(sparse, Ordering::Relaxed);
     }
 }
@@ -267,14 +267,14 @@ impl Held {
 }
 
 impl Disk for FileDisk {
-    fn facts(&self) -> Facts {
-        self.0.held().opened.facts.clone()
+    fn info(&self) -> DiskInfo {
+        self.0.held().opened.info.clone()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match op {
             Op::Read { at, len } => Ok(self.0.read_cached(*at, *len, answer)),
-            _ => Ok(Turn::Later),
+            _ => Ok(Turn::WouldBlock),
         }
     }
 
@@ -290,10 +290,10 @@ impl Disk for FileDisk {
         self.is_cached_write(asked)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range) = (op.verb(), op.range());
         let held = self.0.held();
-        if held.opened.facts.read_only
+        if held.opened.info.read_only
             && matches!(op, Op::Write { .. } | Op::Trim { .. } | Op::Zero { .. })
         {
             return Err(DiskError::new(Kind::Denied, verb, range));

@@ -27,7 +27,7 @@ use super::{
     shared::{FILES, Shared},
     which,
 };
-use crate::{Facts, descriptors::Sync, ring, sys::file as sys};
+use crate::{DiskInfo, descriptors::Sync, ring, sys::file as sys};
 
 /// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
 const BLOCK: u32 = 4096;
@@ -171,10 +171,10 @@ impl FileDisk {
         opened.advise().map_err(unseen)?;
         if options.cache == Cache::None {
             let block = opened.sector.unwrap_or_else(|| BLOCK.into());
-            let end = opened.facts.size / block * block;
-            let tail = if end < opened.facts.size { Some((end, open(access)?)) } else { None };
-            opened.facts.block_preferred = u32::try_from(block).unwrap_or(BLOCK);
-            opened.facts.can_cache = false;
+            let end = opened.info.size / block * block;
+            let tail = if end < opened.info.size { Some((end, open(access)?)) } else { None };
+            opened.info.block_preferred = u32::try_from(block).unwrap_or(BLOCK);
+            opened.info.can_cache = false;
             opened.direct = Some(Direct { block, tail });
         }
         let opened = shared.share(opened);
@@ -200,27 +200,27 @@ impl Opened {
     ) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let device = metadata.file_type().is_block_device();
-        let mut facts = Facts::plain(metadata.size(), which::identity(&file, &metadata)?);
+        let mut info = DiskInfo::plain(metadata.size(), which::identity(&file, &metadata)?);
         let mut sector = None;
         if device {
             read_only |= sys::read_only(&file)?;
-            facts.size = file.seek(SeekFrom::End(0))?;
-            facts.block_preferred = preferred(sys::physical_sector(&file).unwrap_or(BLOCK));
-            facts.rotational = is_rotational(metadata.rdev());
+            info.size = file.seek(SeekFrom::End(0))?;
+            info.block_preferred = preferred(sys::physical_sector(&file).unwrap_or(BLOCK));
+            info.rotational = is_rotational(metadata.rdev());
             sector = Some(u64::from(sys::sector(&file)?.clamp(512, BLOCK_MAX)));
         } else {
             let block = u32::try_from(metadata.blksize()).unwrap_or(BLOCK_MAX);
-            facts.block_preferred = preferred(block);
+            info.block_preferred = preferred(block);
         }
         let ringed = ring::is_used() && (device || goes_on_alone(&file));
-        facts.read_only = read_only;
-        facts.can_trim = !read_only;
-        facts.can_fast_zero = !read_only;
-        facts.can_extents = !device;
+        info.read_only = read_only;
+        info.can_trim = !read_only;
+        info.can_fast_zero = !read_only;
+        info.can_extents = !device;
         let opened = Self {
             file,
             options,
-            facts,
+            info,
             sector,
             direct: None,
             edges,

@@ -48,7 +48,7 @@ impl Shared {
 
     /// One like `new` that others have, or `new`.
     pub(super) fn share(&self, new: Opened) -> Arc<Opened> {
-        if !new.facts.read_only {
+        if !new.info.read_only {
             self.writable.store(true, Ordering::Relaxed);
         }
         self.descriptors.add(new, Opened::is_like)

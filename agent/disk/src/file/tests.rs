@@ -69,7 +69,7 @@ fn refusal(path: &Path) -> String {
 fn what_is_written_is_in_the_file() {
     let (_directory, path) = sparse(3 * MIB);
     let disk = open(&path);
-    assert_eq!(disk.facts().size, 3 * MIB);
+    assert_eq!(disk.info().size, 3 * MIB);
     write(&disk, 5, b"hello");
     try_write(&disk, MIB, b"durable", true).unwrap();
     let mut pages = Pages::room(70_000, 100_000);
@@ -96,14 +96,14 @@ fn a_cached_read_is_answered_at_once_and_a_cold_one_later() {
     let disk = disk.unwrap();
     let attempt = |at| {
         let mut answer = Answer::default();
-        let turn = disk.attempt(&mut Op::Read { at, len: 4096 }, &mut answer).unwrap();
+        let turn = disk.try_execute(&mut Op::Read { at, len: 4096 }, &mut answer).unwrap();
         let expected = if turn == Turn::Done { vec![1; 4096] } else { Vec::new() };
         assert_eq!(bytes_of(&answer.pieces), expected, "all or nothing");
         turn
     };
     // The kernel starts to read what it does not have, and a fast disk may be done before the kernel
     // looks again: so not each of them need come later.
-    assert!((0..4 * MIB).step_by(STEP).any(|at| attempt(at) == Turn::Later));
+    assert!((0..4 * MIB).step_by(STEP).any(|at| attempt(at) == Turn::WouldBlock));
     // Not every filesystem can say what is cached; the usual ones of Linux can.
     if !disk.opened().can.read_nowait.refused.load(Ordering::Relaxed) {
         // What has been read may be given up again at any time.
@@ -249,7 +249,7 @@ fn a_read_only_disk_is_not_written() {
     let (_directory, path) = sparse(MIB);
     let options = Options { read_only: true, ..Options::default() };
     let disk = FileDisk::open(&path, options).unwrap();
-    assert!(disk.facts().read_only && !disk.facts().can_trim);
+    assert!(disk.info().read_only && !disk.info().can_trim);
     assert_eq!(try_write(&disk, 0, b"x", false).unwrap_err().kind, Kind::Denied);
     let mut op = Op::Trim { at: 0, len: MIB, fua: false };
     assert_eq!(run(&disk, &mut op).unwrap_err().kind, Kind::Denied);
@@ -260,7 +260,7 @@ fn a_read_only_disk_is_not_written() {
 fn a_file_that_cannot_be_written_is_served_read_only() {
     // A program that runs, as this one does.
     let disk = open(&std::env::current_exe().unwrap());
-    assert!(disk.facts().read_only);
+    assert!(disk.info().read_only);
     assert_eq!(bytes_of(&read(&disk, 1, 3)), b"ELF");
 }
 
@@ -287,7 +287,7 @@ fn advice_and_an_empty_file_are_taken() {
     for advice in [Advice::Normal, Advice::Random, Advice::Sequential] {
         for cache in [Cache::Default, Cache::None] {
             let disk = FileDisk::open(&path, Options { read_only: false, cache, advice }).unwrap();
-            assert_eq!(disk.facts().size, 0);
+            assert_eq!(disk.info().size, 0);
         }
     }
 }
@@ -299,7 +299,7 @@ fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
     // To this one, the file's last bytes are part of a block, and it is past the page cache too.
     OpenOptions::new().write(true).open(&path).unwrap().set_len(3 * 4096).unwrap();
     let second = FileDisk::open(&path, DIRECT).unwrap();
-    assert_eq!(first.facts().block_preferred, 4096);
+    assert_eq!(first.info().block_preferred, 4096);
     let part = 300;
     std::thread::scope(|scope| {
         for (disk, mine) in [(&first, 0), (&second, 1)] {

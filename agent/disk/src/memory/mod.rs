@@ -26,8 +26,8 @@ use chunk::{CHUNK, Chunk, Chunks, unlent};
 use index::Index;
 
 use super::{
-    Answer, Data, Disk, DiskError, Facts, Identity, Kind, NoMemory, Op, PAGE, Page, Pages, Piece,
-    Progress, Slice, Turn, in_pieces,
+    Answer, Data, Disk, DiskError, DiskInfo, Identity, Kind, NoMemory, Op, PAGE, Page, Pages,
+    Piece, Progress, Slice, Turn, in_pieces,
     pieces::in_these,
     ranges::{cuts, length},
 };
@@ -321,22 +321,22 @@ impl Drop for MemoryDisk {
 }
 
 impl Disk for MemoryDisk {
-    fn facts(&self) -> Facts {
-        Facts { lends: true, ..Facts::plain(self.size, self.identity) }
+    fn info(&self) -> DiskInfo {
+        DiskInfo { lends: true, ..DiskInfo::plain(self.size, self.identity) }
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match op {
             Op::Trim { len, .. } | Op::Zero { len, may_trim: true, .. } if self.is_long(*len) => {
-                return Ok(Turn::Later);
+                return Ok(Turn::WouldBlock);
             }
-            Op::Zero { len, .. } if *len > FILL * PAGE as u64 => return Ok(Turn::Later),
+            Op::Zero { len, .. } if *len > FILL * PAGE as u64 => return Ok(Turn::WouldBlock),
             _ => {}
         }
-        self.perform(op, answer).map(|_| Turn::Done)
+        self.execute(op, answer).map(|_| Turn::Done)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, (at, len)) = (op.verb(), op.range());
         let range = at..at + len;
         let done = match op {

@@ -6,7 +6,7 @@ use super::{
     *,
 };
 use crate::{
-    Extent, perform_all,
+    Extent, execute_all,
     testing::{bytes_of, extents, read, run, trim, try_write, write, zero},
     zeroes::is_zero,
 };
@@ -18,13 +18,13 @@ fn write_pages(disk: &MemoryDisk, at: u64, first: u64, bytes: &[u8]) {
     let mut pages = Pages::room(first, bytes.len());
     assert_eq!(pages.copy_in(bytes), Ok(bytes.len()));
     let mut op = Op::Write { at, data: Data::Pages(&mut pages), fua: false };
-    assert_eq!(disk.attempt(&mut op, &mut Answer::default()).unwrap(), Turn::Done);
+    assert_eq!(disk.try_execute(&mut op, &mut Answer::default()).unwrap(), Turn::Done);
 }
 
 #[test]
 fn a_new_disk_of_the_largest_size_is_one_hole_and_costs_nothing() {
     let disk = MemoryDisk::new(MAX);
-    assert_eq!(disk.facts().size, MAX);
+    assert_eq!(disk.info().size, MAX);
     assert_eq!(extents(&disk, 0, MAX, false), [Extent { len: MAX, hole: true, zero: true }]);
     assert!(matches!(read(&disk, MAX - 10, 10)[..], [Piece::Hole(10)]));
     trim(&disk, 0, MAX);
@@ -98,7 +98,7 @@ fn a_page_that_nobody_has_is_written_in_place_and_a_received_one_is_kept() {
     pages.copy_in(&[1; PAGE]).unwrap();
     let received = pages.part(0).unwrap().as_ptr();
     let mut op = Op::Write { at: 0, data: Data::Pages(&mut pages), fua: false };
-    disk.attempt(&mut op, &mut Answer::default()).unwrap();
+    disk.try_execute(&mut op, &mut Answer::default()).unwrap();
     assert_eq!(address(&disk), received, "a whole page is taken, not copied");
 }
 
@@ -169,12 +169,12 @@ fn bytes_of_an_earlier_page_never_show_through() {
 fn a_long_trim_is_left_to_the_pool_and_a_long_hole_is_not() {
     let disk = MemoryDisk::new(MAX);
     let mut op = Op::Trim { at: 0, len: MAX, fua: false };
-    assert_eq!(disk.attempt(&mut op, &mut Answer::default()).unwrap(), Turn::Done);
+    assert_eq!(disk.try_execute(&mut op, &mut Answer::default()).unwrap(), Turn::Done);
     for i in 0..=WALK {
         write(&disk, i * PAGE as u64, b"x");
     }
-    assert_eq!(disk.attempt(&mut op, &mut Answer::default()).unwrap(), Turn::Later);
-    perform_all(&disk, &mut op, &mut Answer::default()).unwrap();
+    assert_eq!(disk.try_execute(&mut op, &mut Answer::default()).unwrap(), Turn::WouldBlock);
+    execute_all(&disk, &mut op, &mut Answer::default()).unwrap();
     assert_eq!(disk.allocated(), 0);
 }
 

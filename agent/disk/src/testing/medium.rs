@@ -9,7 +9,7 @@ use std::{
 
 use super::model::BLOCKS;
 use crate::{
-    Answer, Disk, DiskError, Facts, Identity, Op, Piece, Progress, Turn,
+    Answer, Disk, DiskError, DiskInfo, Identity, Op, Piece, Progress, Turn,
     auditor::{Audit, Auditor, Begun, Hears},
     descriptors::{Descriptors, Sync},
     file::Inode,
@@ -299,16 +299,16 @@ impl FlakyDisk {
 }
 
 impl Disk for FlakyDisk {
-    fn facts(&self) -> Facts {
+    fn info(&self) -> DiskInfo {
         let size = lock(&self.opened.file).blocks.len() as u64 * BLOCK;
-        Facts { can_extents: false, can_cache: false, ..Facts::plain(size, None) }
+        DiskInfo { can_extents: false, can_cache: false, ..DiskInfo::plain(size, None) }
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
+    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::WouldBlock)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range) = (op.verb(), op.range());
         self.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))?;
         Ok(Progress::Done)

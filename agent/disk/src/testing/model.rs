@@ -119,7 +119,7 @@ impl Model<'_> {
 
     fn change(&mut self, connection: &Connection, block: usize, fua: bool, trim: bool) {
         self.value = self.value % 200 + 1;
-        let fua = fua && connection.disk.facts().can_fua;
+        let fua = fua && connection.disk.info().can_fua;
         let (at, data) = (block as u64 * 512, [self.value; 512]);
         let (mut op, value) = if trim {
             (Op::Trim { at, len: 512, fua }, 0)

@@ -83,7 +83,7 @@ fn two_who_open_a_file_by_different_names_see_each_others_writes() {
     let second = open_now(&exports, "link-to-a").unwrap();
     write(&*first, 0, b"one");
     assert_eq!(bytes_of(&read(&*second, 0, 3)), b"one");
-    assert_eq!(first.facts().identity, second.facts().identity);
+    assert_eq!(first.info().identity, second.info().identity);
 }
 
 #[test]
@@ -97,10 +97,10 @@ fn who_comes_after_a_file_grew_or_was_replaced_sees_it() {
         let before = open_now(&exports, "a").unwrap();
         File::options().write(true).open(served.join("a")).unwrap().set_len(9999).unwrap();
         let after = open_now(&exports, "a").unwrap();
-        assert_eq!((before.facts().size, after.facts().size), (4096, 9999));
+        assert_eq!((before.info().size, after.info().size), (4096, 9999));
         fs::rename(served.join("b"), served.join("a")).unwrap();
         let other = open_now(&exports, "a").unwrap();
-        assert_ne!(other.facts().identity, after.facts().identity);
+        assert_ne!(other.info().identity, after.info().identity);
         assert_eq!(bytes_of(&read(&*other, 0, 1)), b"x");
         fs::write(served.join("b"), [b'x'; 4096]).unwrap();
     }

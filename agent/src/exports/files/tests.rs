@@ -25,13 +25,13 @@ fn a_file_that_was_resized_or_replaced_is_seen_by_the_next_one() {
         assert_eq!(bytes_of(&read(&*other, 0, 1)), b"x");
         write(&*other, 0, &[1]);
         fs::File::options().write(true).open(&path).unwrap().set_len(9999).unwrap();
-        assert_eq!((first.facts().size, open().facts().size), (4096, 9999));
+        assert_eq!((first.info().size, open().info().size), (4096, 9999));
         fs::write(dir.path().join("new"), [2; 4096]).unwrap();
         fs::rename(dir.path().join("new"), &path).unwrap();
         let replaced = open();
         assert_eq!(bytes_of(&read(&*replaced, 0, 1)), [2]);
         assert_eq!(bytes_of(&read(&*first, 0, 1)), [1]);
-        assert_ne!(replaced.facts().identity, first.facts().identity);
+        assert_ne!(replaced.info().identity, first.info().identity);
         fs::remove_file(&path).unwrap();
         assert!(matches!(open_now(&exports, ""), Err(OpenError::Failed(_))));
         fs::write(&path, [1; 4096]).unwrap();
@@ -49,7 +49,7 @@ fn of_joined_files_each_is_opened_anew() {
     let first = open_now(&exports, "").unwrap();
     fs::File::options().write(true).open(&paths[0]).unwrap().set_len(1500).unwrap();
     let second = open_now(&exports, "").unwrap();
-    assert_eq!((first.facts().size, second.facts().size), (2000, 2500));
+    assert_eq!((first.info().size, second.info().size), (2000, 2500));
     write(&*first, 1000, b"b");
     assert_eq!(bytes_of(&read(&*second, 1500, 1)), b"b");
 }
@@ -77,5 +77,5 @@ fn a_file_that_is_kept_is_the_same_one() {
     let source = &exports.0.sources[0];
     let kept: Vec<_> = source.kept.iter().map(|(flags, _)| *flags).collect();
     assert!(kept.contains(&(OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)), "{kept:?}");
-    assert_eq!(open_now(&exports, "").unwrap().facts().size, 4096);
+    assert_eq!(open_now(&exports, "").unwrap().info().size, 4096);
 }

@@ -58,14 +58,14 @@ impl Overlays {
 
     /// The overlay for a disk that was opened by `name`. Blocks.
     pub(super) fn of(&self, name: &str, below: &dyn Disk) -> Result<Arc<Overlay>, OpenError> {
-        let facts = below.facts();
-        if facts.ephemeral {
-            return self.make(facts.size);
+        let info = below.info();
+        if info.ephemeral {
+            return self.make(info.size);
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match kept.get_mut(name) {
-            Some(found) if found.is_of(facts.identity) => {
-                if found.overlay.size() != facts.size {
+            Some(found) if found.is_of(info.identity) => {
+                if found.overlay.size() != info.size {
                     resize(found, below)?;
                 }
                 return Ok(Arc::clone(&found.overlay));
@@ -86,8 +86,8 @@ impl Overlays {
                 "filter cow: {MOST} overlays are kept already; start the agent again, which drops them"
             )));
         }
-        let overlay = self.make(facts.size)?;
-        let new = Kept { below: facts.identity, overlay: Arc::clone(&overlay) };
+        let overlay = self.make(info.size)?;
+        let new = Kept { below: info.identity, overlay: Arc::clone(&overlay) };
         kept.insert(name.to_owned(), new);
         Ok(overlay)
     }
@@ -111,7 +111,7 @@ impl Overlays {
 
 /// Fits an overlay to the size that its disk has now.
 fn resize(kept: &mut Kept, below: &dyn Disk) -> Result<(), OpenError> {
-    let (old, new) = (kept.overlay.size(), below.facts().size);
+    let (old, new) = (kept.overlay.size(), below.info().size);
     let Some(overlay) = Arc::get_mut(&mut kept.overlay) else {
         return Err(refuse(format!(
             "filter cow: the disk has {new} bytes now, and there are clients who have it with {old}; \

@@ -209,22 +209,22 @@ fn one_request_takes_no_more_than_its_share_of_memory() {
 #[derive(Debug)]
 struct Said {
     below: Arc<dyn Disk>,
-    edit: fn(&mut Facts),
+    edit: fn(&mut DiskInfo),
 }
 
 impl Disk for Said {
-    fn facts(&self) -> Facts {
-        let mut facts = self.below.facts();
-        (self.edit)(&mut facts);
-        facts
+    fn info(&self) -> DiskInfo {
+        let mut info = self.below.info();
+        (self.edit)(&mut info);
+        info
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.attempt(op, answer)
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+        self.below.try_execute(op, answer)
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.perform(op, answer)
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+        self.below.execute(op, answer)
     }
 }
 
@@ -252,15 +252,15 @@ fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
     let (one, other) = (memory(8192), memory(8192));
     let first = over(&overlays, "a", &one).unwrap();
     write(&first, 0, b"x");
-    let said = first.facts();
+    let said = first.info();
     assert_eq!(first_byte(&over(&overlays, "a", &one).unwrap()), b'x', "at the same time");
     assert_eq!(first_byte(&over(&overlays, "b", &one).unwrap()), 0, "another name");
     drop(first);
     let again = over(&overlays, "a", &one).unwrap();
-    assert_eq!((first_byte(&again), again.facts()), (b'x', said.clone()));
+    assert_eq!((first_byte(&again), again.info()), (b'x', said.clone()));
     let replaced = over(&overlays, "a", &other).unwrap();
     assert_eq!(first_byte(&replaced), 0, "another disk");
-    assert_ne!(replaced.facts().identity, said.identity);
+    assert_ne!(replaced.info().identity, said.identity);
     assert_eq!(first_byte(&again), b'x', "who has the last one keeps it");
     assert_eq!(overlays.len(), 1);
 }
@@ -269,10 +269,10 @@ fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
 fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
     let overlays = Overlays::new(4096, unlimited());
     let below: Arc<dyn Disk> =
-        Arc::new(Said { below: memory(8192), edit: |facts| facts.ephemeral = true });
+        Arc::new(Said { below: memory(8192), edit: |info| info.ephemeral = true });
     let first = over(&overlays, "", &below).unwrap();
     write(&first, 0, b"x");
-    assert!(first.facts().ephemeral && !first.facts().multi_conn);
+    assert!(first.info().ephemeral && !first.info().multi_conn);
     assert_eq!(first_byte(&over(&overlays, "", &below).unwrap()), 0);
     assert_eq!(overlays.len(), 0);
     let overlay = Arc::downgrade(&first.overlay);
@@ -284,12 +284,12 @@ fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
 fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
     let overlays = Overlays::new(4096, unlimited());
     let below = memory(8192);
-    let said = over(&overlays, "0", &below).unwrap().facts();
+    let said = over(&overlays, "0", &below).unwrap().info();
     for name in 1..100 {
         over(&overlays, &name.to_string(), &below).unwrap();
         assert!(overlays.len() <= 2);
     }
-    assert_eq!(over(&overlays, "0", &below).unwrap().facts(), said, "for a client that comes back");
+    assert_eq!(over(&overlays, "0", &below).unwrap().info(), said, "for a client that comes back");
     write(&over(&overlays, "0", &below).unwrap(), 0, b"x");
     over(&overlays, "1", &below).unwrap();
     assert_eq!(first_byte(&over(&overlays, "0", &below).unwrap()), b'x');
@@ -299,10 +299,10 @@ fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
 fn where_it_is_not_known_which_disk_it_is_the_name_decides() {
     let overlays = Overlays::new(4096, unlimited());
     let unknown = |size| -> Arc<dyn Disk> {
-        Arc::new(Said { below: memory(size), edit: |facts| facts.identity = None })
+        Arc::new(Said { below: memory(size), edit: |info| info.identity = None })
     };
     let first = over(&overlays, "", &unknown(8192)).unwrap();
-    assert_eq!(first.facts().identity, None);
+    assert_eq!(first.info().identity, None);
     write(&first, 0, b"x");
     assert_eq!(first_byte(&over(&overlays, "", &unknown(8192)).unwrap()), b'x');
 }
@@ -318,8 +318,7 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
         std::fs::write(file.path(), &bytes[..len]).unwrap();
         Arc::new(disk::FileDisk::open(file.path(), disk::file::Options::default()).unwrap())
     };
-    let whole =
-        |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(disk.facts().size).unwrap()));
+    let whole = |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(disk.info().size).unwrap()));
     let disk = over(&overlays, "", &sized(10_000)).unwrap();
     write(&disk, 9_000, b"end");
     write(&disk, 5, b"begin");

@@ -10,7 +10,7 @@ use super::{
     line::{Line, Type, Value},
     writer::Writer,
 };
-use disk::{Answer, Disk, DiskError, Facts, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 /// What is known of a request without its parameters.
 type Asked = (Verb, (u64, u64));
@@ -22,7 +22,7 @@ pub(super) struct Logged {
     connection: u64,
     /// Requests so far.
     count: AtomicU64,
-    /// Those that were logged by `attempt` and wait for `perform`. Of two that are asked the same,
+    /// Those that were logged by `try_execute` and wait for `execute`. Of two that are asked the same,
     /// either may stand for the other.
     waiting: Mutex<Vec<(Asked, u64)>>,
 }
@@ -70,23 +70,23 @@ impl Drop for Logged {
 }
 
 impl Disk for Logged {
-    fn facts(&self) -> Facts {
-        self.below.facts()
+    fn info(&self) -> DiskInfo {
+        self.below.info()
     }
 
-    fn attempt(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
+    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         let asked = (op.verb(), op.range());
         let id = self.enter(op);
-        let turn = self.below.attempt(op, answer);
+        let turn = self.below.try_execute(op, answer);
         match &turn {
             Ok(Turn::Done) => self.leave(asked, id, Ok(answer)),
-            Ok(Turn::Later) => self.waiting().push((asked, id)),
+            Ok(Turn::WouldBlock) => self.waiting().push((asked, id)),
             Err(error) => self.leave(asked, id, Err(error)),
         }
         turn
     }
 
-    fn perform(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let asked = (op.verb(), op.range());
         let logged = {
             let mut waiting = self.waiting();
@@ -94,7 +94,7 @@ impl Disk for Logged {
             place.map(|place| waiting.remove(place).1)
         };
         let id = logged.unwrap_or_else(|| self.enter(op));
-        let done = self.below.perform(op, answer);
+        let done = self.below.execute(op, answer);
         match &done {
             Ok(Progress::Until(bytes)) => {
                 // It goes on under the number that it has.

@@ -90,7 +90,7 @@ impl Below {
     /// group know of a loss, and the same is not told twice.
     fn flush(&self, mut op: Op<'_>) -> Result<(), DiskError> {
         let marks = [self.writes.mark(), self.work.mark()];
-        let flushed = disk::perform_all(&*self.disk, &mut op, &mut Answer::default());
+        let flushed = disk::execute_all(&*self.disk, &mut op, &mut Answer::default());
         self.failed.store(flushed.is_err(), Ordering::Relaxed);
         self.writes.flushed(marks[0]);
         self.work.flushed(marks[1]);

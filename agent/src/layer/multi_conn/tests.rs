@@ -138,15 +138,15 @@ impl Drop for SelfishDisk {
 }
 
 impl Disk for SelfishDisk {
-    fn facts(&self) -> Facts {
-        Facts { multi_conn: false, ..Facts::plain(BLOCKS as u64 * 512, None) }
+    fn info(&self) -> DiskInfo {
+        DiskInfo { multi_conn: false, ..DiskInfo::plain(BLOCKS as u64 * 512, None) }
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
+    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::WouldBlock)
     }
 
-    fn perform(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
         let (verb, range) = (op.verb(), op.range());
         let number = usize::try_from(range.0 / 512).unwrap();
         let (value, fua) = match op {

@@ -28,7 +28,7 @@ fn connections(words: &[(&str, &str)]) -> impl FnMut() -> Arc<Rate> + use<> {
 /// Seconds that reading so many bytes takes.
 async fn seconds(disk: &Rate, verb: Verb, bytes: u64) -> f64 {
     let start = Instant::now();
-    disk.hold(asked(verb, bytes)).await;
+    disk.throttle(asked(verb, bytes)).await;
     start.elapsed().as_secs_f64()
 }
 
@@ -64,7 +64,10 @@ async fn connections_share_what_is_for_all_and_have_what_is_for_each() {
         let mut connect = connections(&[(key, "8M"), ("burstiness", "0")]);
         let start = Instant::now();
         let (one, other) = (connect(), connect());
-        tokio::join!(one.hold(asked(Verb::Read, 1 << 20)), other.hold(asked(Verb::Read, 1 << 20)));
+        tokio::join!(
+            one.throttle(asked(Verb::Read, 1 << 20)),
+            other.throttle(asked(Verb::Read, 1 << 20))
+        );
         about(start.elapsed().as_secs_f64(), expected);
     }
 }
@@ -78,7 +81,7 @@ async fn greedy(disk: Arc<Rate>, depth: usize, len: u64) -> u64 {
             let end = Instant::now() + Duration::from_secs(10);
             let mut bytes = 0;
             loop {
-                disk.hold(asked(Verb::Read, len)).await;
+                disk.throttle(asked(Verb::Read, len)).await;
                 if Instant::now() > end {
                     break;
                 }

@@ -26,7 +26,7 @@ use crate::{
     session::{self, End, Life, Rules},
     tls,
 };
-use disk::{Answer, Disk, DiskError, Facts, Identity, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, DiskInfo, Identity, Op, Progress, Turn};
 
 fn instead(generation: u64) -> Instead {
     Instead { token: 7, generation }
@@ -105,15 +105,15 @@ struct Slow {
 }
 
 impl Disk for Slow {
-    fn facts(&self) -> Facts {
-        Facts::plain(1 << 20, Identity::of("slow", &[]))
+    fn info(&self) -> DiskInfo {
+        DiskInfo::plain(1 << 20, Identity::of("slow", &[]))
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
+    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::WouldBlock)
     }
 
-    fn perform(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
         self.begun.lock().unwrap().send(op.range().0).unwrap();
         self.go_on.lock().unwrap().recv().unwrap();
         Ok(Progress::Done)

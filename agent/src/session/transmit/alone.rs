@@ -59,7 +59,7 @@ impl Default for Where {
 
 impl Where {
     /// Does in place what takes microseconds, if that may block; `None` if it may not.
-    pub(super) fn attempt(
+    pub(super) fn try_execute(
         &mut self,
         disk: &dyn Disk,
         op: &mut Op<'_>,
@@ -80,7 +80,7 @@ impl Where {
             return None;
         }
         let (verb, range) = (op.verb(), op.range());
-        let done = caught(verb, range, || disk::perform_all(disk, op, answer).map(drop));
+        let done = caught(verb, range, || disk::execute_all(disk, op, answer).map(drop));
         *paused = (started.elapsed() >= SLOW).then(|| Instant::now() + PAUSE);
         Some(done)
     }

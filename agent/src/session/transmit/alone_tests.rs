@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use disk::{Asked, Facts, Progress, Turn, Verb};
+use disk::{Asked, DiskInfo, Progress, Turn, Verb};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -37,15 +37,15 @@ struct Brief {
 }
 
 impl Disk for Brief {
-    fn facts(&self) -> Facts {
-        disk::NullDisk::new(1 << 30).facts()
+    fn info(&self) -> DiskInfo {
+        disk::NullDisk::new(1 << 30).info()
     }
 
-    fn attempt(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::Later)
+    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
+        Ok(Turn::WouldBlock)
     }
 
-    fn perform(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
+    fn execute(&self, op: &mut Op<'_>, _: &mut Answer) -> Result<Progress, DiskError> {
         if op.verb() == Verb::Write {
             self.busy.fetch_add(1, Ordering::SeqCst);
             while self.held.load(Ordering::SeqCst) {

@@ -14,9 +14,9 @@ impl Transmission {
         mut life: watch::Receiver<Life>,
     ) -> (End, Traffic) {
         let (mut this, end) = self.carry(&mut life).await;
-        if end == End::Disconnected && this.blocking.holds {
+        if end == End::Disconnected && this.blocking.throttles {
             tokio::select! {
-                () = this.disk.part() => {}
+                () = this.disk.linger() => {}
                 _ = life.wait_for(|life| *life == Life::Ending) => {}
             }
         }

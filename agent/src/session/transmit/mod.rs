@@ -127,9 +127,9 @@ impl Transmission {
             buffer.spare()[..received.len()].copy_from_slice(received);
             buffer.added(received.len());
         }
-        let facts = disk.facts();
-        let write_cutoff = facts.write_endured.into();
-        let batch = if facts.lends { BATCH_LENT } else { BATCH };
+        let info = disk.info();
+        let write_cutoff = info.write_cutoff.into();
+        let batch = if info.lends { BATCH_LENT } else { BATCH };
         Self {
             connection,
             stream,

@@ -194,13 +194,13 @@ impl Transmission {
             Some(Payload::Pages(pages)) => Data::Pages(pages),
         };
         let mut op = reply::op(checked, data);
-        let attempt = if self.blocking.holds {
-            Ok(Attempt::Later)
+        let attempt = if self.blocking.throttles {
+            Ok(Attempt::WouldBlock)
         } else {
-            match self.disk.attempt(&mut op, &mut self.answer) {
-                Ok(Attempt::Later) => {
-                    let done = self.runs.attempt(&*self.disk, &mut op, &mut self.answer);
-                    done.map_or(Ok(Attempt::Later), |done| done.map(|()| Attempt::Done))
+            match self.disk.try_execute(&mut op, &mut self.answer) {
+                Ok(Attempt::WouldBlock) => {
+                    let done = self.runs.try_execute(&*self.disk, &mut op, &mut self.answer);
+                    done.map_or(Ok(Attempt::WouldBlock), |done| done.map(|()| Attempt::Done))
                 }
                 attempt => attempt,
             }
@@ -213,7 +213,7 @@ impl Transmission {
                 self.turn.count(self.out.len() - before + reply::moved(checked));
                 self.traffic.count(checked);
             }
-            Ok(Attempt::Later) => {
+            Ok(Attempt::WouldBlock) => {
                 self.turn.count(0);
                 let asked = op.asked();
                 let pages = match op {
