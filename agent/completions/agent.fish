@@ -109,14 +109,14 @@ complete -c agent -n "__fish_agent_serves" -l dump-plugin -d 'What the plugin is
 complete -c agent -n "__fish_agent_serves" -l short-options -d 'The options of one letter, one a line'
 complete -c agent -n "__fish_agent_serves" -l long-options -d 'The long options, one a line'
 complete -c agent -n "__fish_agent_needs_command" -a "completions" -d 'Prints a shell\'s completions of this command line'
-complete -c agent -n "__fish_agent_needs_command" -a "doctor" -d 'Says why vsock does not work here, and what mends it'
+complete -c agent -n "__fish_agent_needs_command" -a "doctor" -d 'Says why vsock does not work here, and how to fix it'
 complete -c agent -n "__fish_agent_needs_command" -a "libvirt" -d 'Gives domains of libvirt their vsock devices'
 complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages of the manual'
 complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
 complete -c agent -n "__fish_agent_using_subcommand completions" -l dir -d 'Write those of bash, fish and zsh into this directory' -r -F
 complete -c agent -n "__fish_agent_using_subcommand doctor" -s p -l port -d 'The vsock port of the agent' -r
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l json -d 'Print one JSON object'
-complete -c agent -n "__fish_agent_using_subcommand doctor" -l fix -d 'Do the safe mends, each after a yes, and look again'
+complete -c agent -n "__fish_agent_using_subcommand doctor" -l fix -d 'Run the safe fixes, each after a yes, and look again'
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l yes -d 'Take every answer for yes'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "xml" -d 'Prints the <vsock> element of a domain'
 complete -c agent -n "__fish_agent_using_subcommand libvirt; and not __fish_seen_subcommand_from xml edit attach cid" -f -a "edit" -d 'Puts a vsock device into a domain\'s XML, and prints all of it'

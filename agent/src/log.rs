@@ -66,8 +66,8 @@ pub enum LogError {
 
 impl LogError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
-        let mend = match self {
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
             Self::File(_, error) => match error.kind() {
                 io::ErrorKind::NotFound => "make its directory first",
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -79,7 +79,7 @@ impl LogError {
             Self::Thread(_) => "raise the limit of processes (ulimit -u, TasksMax=)",
             Self::Socket(..) => return None,
         };
-        Some(mend.into())
+        Some(hint.into())
     }
 }
 

@@ -49,10 +49,10 @@ pub enum MachineError {
 
 impl MachineError {
     /// What to do about it, where that is known and not said already.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Qmp(error) => error.mend(),
-            Self::Plug { source, .. } => mend_of_plug(source),
+            Self::Qmp(error) => error.hint(),
+            Self::Plug { source, .. } => hint_of_plug(source),
             Self::NoCid { .. } => Some(
                 "--qmp needs one device of the kernel's (vhost-vsock); 'agent qemu detach' takes \
                  others out"
@@ -65,12 +65,12 @@ impl MachineError {
 
 /// What to do about a machine that has no new vsock device: where the kernel's device does not open,
 /// the doctor knows.
-pub fn mend_of_plug(error: &PlugError) -> Option<String> {
+pub fn hint_of_plug(error: &PlugError) -> Option<String> {
     match error {
         PlugError::Claim(ClaimError::Open(_, error)) => {
-            error.raw_os_error().and_then(doctor::mend_of_device)
+            error.raw_os_error().and_then(doctor::hint_of_device)
         }
-        other => other.mend(),
+        other => other.hint(),
     }
 }
 

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let handed = match activation::take() {
         Ok(handed) => handed,
         Err(error) => {
-            report(&error, error.mend().map(str::to_owned));
+            report(&error, error.hint().map(str::to_owned));
             return ExitCode::FAILURE;
         }
     };
@@ -36,14 +36,14 @@ fn main() -> ExitCode {
     let started = match plan.log.start(spared) {
         Ok(started) => started,
         Err(error) => {
-            report(&error, error.mend());
+            report(&error, error.hint());
             return ExitCode::FAILURE;
         }
     };
     match plan.run(started) {
         Ok(status) => status.into(),
         Err(failure) => {
-            report(&failure, failure.mend());
+            report(&failure, failure.hint());
             ExitCode::FAILURE
         }
     }
@@ -79,11 +79,11 @@ fn one_line(error: &clap::Error) -> String {
     lines.join("; ").replace(":; ", ": ")
 }
 
-/// One line: what was tried, why it failed down to the first cause, and the mend.
-fn report(error: &(dyn Error + 'static), mend: Option<String>) {
+/// One line: what was tried, why it failed down to the first cause, and the hint.
+fn report(error: &(dyn Error + 'static), hint: Option<String>) {
     let error = chain(error);
-    match mend {
-        Some(mend) => say(&format!("{error}; {mend}")),
+    match hint {
+        Some(hint) => say(&format!("{error}; {hint}")),
         None => say(&error.to_string()),
     }
 }

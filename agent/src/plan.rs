@@ -128,13 +128,13 @@ pub enum Failure {
 
 impl Failure {
     /// What to do about it, where that is known and not said already.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Bind(error) => error.mend(),
-            Self::Given(error) => error.mend(),
-            Self::Tls(error) => error.mend(),
-            Self::Machine(error) => error.mend(),
-            Self::Log(error) => error.mend(),
+            Self::Bind(error) => error.hint(),
+            Self::Given(error) => error.hint(),
+            Self::Tls(error) => error.hint(),
+            Self::Machine(error) => error.hint(),
+            Self::Log(error) => error.hint(),
             Self::Io(_) => {
                 Some("leave --io out: files are then read and written by threads".into())
             }

@@ -27,7 +27,7 @@ end
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -l timeout -d 'How long a server may owe an answer and say next to nothing before it counts as gone, such as 500ms or 5m; 0s: for ever' -r
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -s h -l help -d 'Print help'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -s V -l version -d 'Print version'
-complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
+complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "probe" -d 'Find out why vsock does not work here, and how to fix it'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "connect" -d 'Connect standard input and output to a vsock port'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "info" -d 'Tell what an export is and what it can do'
 complete -c guest-tools -n "__fish_guest_tools_needs_command" -f -a "list" -d 'List the exports of a server, each as `info` tells it'
@@ -178,7 +178,7 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -s h -l 
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand status" -l timeout -d 'How long a server may owe an answer and say next to nothing before it counts as gone, such as 500ms or 5m; 0s: for ever' -r
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand status" -l json -d 'Print JSON'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand status" -s h -l help -d 'Print help'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench copy attach detach status help" -f -a "probe" -d 'Find out why vsock does not work here, and what mends it'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench copy attach detach status help" -f -a "probe" -d 'Find out why vsock does not work here, and how to fix it'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench copy attach detach status help" -f -a "connect" -d 'Connect standard input and output to a vsock port'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench copy attach detach status help" -f -a "info" -d 'Tell what an export is and what it can do'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand help; and not __fish_seen_subcommand_from probe connect info list map read write zero trim cache dump test bench copy attach detach status help" -f -a "list" -d 'List the exports of a server, each as `info` tells it'

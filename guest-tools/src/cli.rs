@@ -57,7 +57,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Find out why vsock does not work here, and what mends it
+    /// Find out why vsock does not work here, and how to fix it
     Probe(Probe),
     /// Connect standard input and output to a vsock port
     Connect(Connect),

@@ -1,4 +1,4 @@
-//! What can go wrong while an image is built: one type, each message with its mend.
+//! What can go wrong while an image is built: one type, each message with its hint.
 
 use std::{io, path::PathBuf, process::ExitStatus};
 

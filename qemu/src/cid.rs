@@ -196,7 +196,7 @@ pub enum ClaimError {
 
 impl ClaimError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Open(_, error) => match error.raw_os_error() {
                 Some(libc::ENOENT) => {

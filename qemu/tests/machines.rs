@@ -54,7 +54,7 @@ async fn q35_wants_a_free_port_with_an_id() {
             (Ok(place), Ok(port)) => assert_eq!(place.port.as_deref(), Some(port)),
             (Err(error @ PlaceError::NoPort { .. }), Err(said)) => {
                 assert!(error.to_string().ends_with(said), "{error}");
-                assert!(error.mend().unwrap().contains("-device pcie-root-port"));
+                assert!(error.hint().unwrap().contains("-device pcie-root-port"));
             }
             other => panic!("{devices:?}: {other:?}"),
         }
@@ -68,7 +68,7 @@ async fn other_machines_have_a_place_at_once_or_never() {
     let (_machine, mut client) = Machine::start("microvm", &[]).await;
     let error = vsock::place(&mut client).await.unwrap_err();
     assert_eq!(error.to_string(), "microvm takes no virtio device while it runs");
-    assert!(error.mend().unwrap().contains("agent qemu args --machine microvm"));
+    assert!(error.hint().unwrap().contains("agent qemu args --machine microvm"));
 }
 
 /// Up to the kernel's device, and with it where the kernel has one.
@@ -87,7 +87,7 @@ async fn a_new_device_is_claimed_from_the_kernel() {
             let error = plugged.unwrap_err();
             assert!(matches!(error, PlugError::Claim(ClaimError::Open(..))), "{error}");
             assert_eq!(error.to_string(), "cannot open /dev/vhost-vsock");
-            assert!(error.mend().unwrap().contains("modprobe vhost_vsock"));
+            assert!(error.hint().unwrap().contains("modprobe vhost_vsock"));
             assert_eq!(vsock::list(&mut client).await.unwrap(), []);
         }
     }

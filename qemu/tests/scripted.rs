@@ -140,10 +140,10 @@ async fn nobody_at_the_socket_is_an_error_with_a_mend() {
     let path = dir.path().join("qmp");
     let error = Client::connect(&path, limits()).await.unwrap_err();
     assert_eq!(error.step, Step::Connect);
-    assert!(error.mend().unwrap().contains("-qmp unix:PATH"), "{:?}", error.mend());
+    assert!(error.hint().unwrap().contains("-qmp unix:PATH"), "{:?}", error.hint());
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let error = Client::connect(&path, limits()).await.unwrap_err();
-    assert!(error.mend().unwrap().contains("running"), "{:?}", error.mend());
+    assert!(error.hint().unwrap().contains("running"), "{:?}", error.hint());
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn silence_has_a_deadline_at_every_step() {
         let error = whole(&peer, limits()).await;
         assert_eq!(error.step, step);
         assert!(matches!(error.why, Why::Deadline(_)), "{}", chain(&error));
-        assert!(error.mend().is_some());
+        assert!(error.hint().is_some());
         assert!(started.elapsed() < BOUND, "{step:?}");
     }
 }

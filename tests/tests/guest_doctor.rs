@@ -85,7 +85,7 @@ fn open_to_all(guest: &mut Guest) -> Outcome<()> {
          test $(stat -c %a /dev/vhost-vsock) = 666",
     )?;
     guest.check(
-        "--fix --yes mends it for now and for the next start",
+        "--fix --yes fixes it for now and for the next start",
         "agent doctor --fix --yes
          test $(stat -c %a /dev/vhost-vsock) = 660
          grep -r vhost-vsock /etc/udev/rules.d
@@ -93,7 +93,7 @@ fn open_to_all(guest: &mut Guest) -> Outcome<()> {
          test $(stat -c %a /dev/vhost-vsock) = 660",
     )?;
     let said = Said::of(guest)?;
-    said.must("mended", 0, "vhost-vsock", "ok", &["it opens"])
+    said.must("fixed", 0, "vhost-vsock", "ok", &["it opens"])
 }
 
 /// On this kernel VMCI alone keeps nobody out: a guest of VMware's has it.
@@ -131,7 +131,7 @@ fn vmci_in_the_hosts_place(guest: &mut Guest) -> Outcome<()> {
          systemctl --quiet is-active vmci",
     )?;
     guest.check(
-        "when its holder has ended, the mend that was told works",
+        "when its holder has ended, the hint that was told works",
         "systemctl stop vmci
          if lsmod | grep -q ^vmw_vsock_vmci_transport; then
              modprobe -r vmw_vsock_vmci_transport
@@ -139,7 +139,7 @@ fn vmci_in_the_hosts_place(guest: &mut Guest) -> Outcome<()> {
          modprobe vhost_vsock",
     )?;
     let said = Said::of(guest)?;
-    said.must("mended", 0, "vhost-vsock", "ok", &["it opens"])
+    said.must("fixed", 0, "vhost-vsock", "ok", &["it opens"])
 }
 
 fn without_the_module(guest: &mut Guest) -> Outcome<()> {

@@ -134,7 +134,7 @@ fn kept(host: &mut Host) -> Outcome<()> {
 
 fn refused(host: &mut Host) -> Outcome<()> {
     host.check(
-        "a machine without a free port is refused with the mend",
+        "a machine without a free port is refused with the hint",
         "domain full | sed '/pcie-root-port/d' | paused full
          refuses \"needs a free <controller type='pci' model='pcie-root-port'/>\" \\
              agent libvirt attach full --live --config --cid 11

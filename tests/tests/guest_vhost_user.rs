@@ -295,7 +295,7 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
     let mut guest = machine.start(Accel::of_this_machine(&images)?)?;
     for text in [
         "fault    device: none among",
-        "mend: give the VM one: QEMU's '-device vhost-vsock-pci,guest-cid=N'",
+        "hint: give the VM one: QEMU's '-device vhost-vsock-pci,guest-cid=N'",
         "fault    cid: none",
         "fault    connect: nbd+vsock://2/",
         "this machine has no vsock device",

@@ -162,8 +162,8 @@ mod tests {
             self.0[usize::from(what / 4 % 2)].fail(what);
         }
 
-        fn mend(&self) {
-            self.0.iter().for_each(Medium::mend);
+        fn hint(&self) {
+            self.0.iter().for_each(Medium::hint);
         }
 
         fn losses(&self) -> u64 {

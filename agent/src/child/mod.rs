@@ -1,4 +1,4 @@
-//! Programs that the agent runs for what they answer: virsh, the doctor's probes and mends, the scripts of
+//! Programs that the agent runs for what they answer: virsh, the doctor's probes and fixes, the scripts of
 //! plugins and layers.
 //!
 //! Each is a process group of its own with a bound on what it may print and, where the caller names one, a

@@ -27,7 +27,7 @@ impl Said {
         let first = |contrary: &[(bool, &'static str)]| {
             contrary.iter().find(|(given, _)| *given).map(|(_, name)| *name)
         };
-        let together = |one, other, mend| Err(Stop::Together { one, other, mend });
+        let together = |one, other, hint| Err(Stop::Together { one, other, hint });
         if let Some(handed) = handed {
             let others = [(self.single, SINGLE), (self.run.is_some(), RUN)];
             let contrary = first(&listening).or_else(|| first(&others));
@@ -50,7 +50,7 @@ impl Said {
 
 /// An answer on stdout, such as the help, would be sent to the client.
 pub(super) fn no_answer() -> Stop {
-    Stop::Together { one: SINGLE, other: "an option that prints on stdout", mend: ONE_CLIENT }
+    Stop::Together { one: SINGLE, other: "an option that prints on stdout", hint: ONE_CLIENT }
 }
 
 #[cfg(test)]

@@ -52,8 +52,8 @@ impl Words {
             }
             _ => None,
         };
-        if let Some((other, mend)) = other {
-            return Err(Stop::Together { one: "--qmp", other, mend });
+        if let Some((other, hint)) = other {
+            return Err(Stop::Together { one: "--qmp", other, hint });
         }
         // What somebody else has opened may be anything.
         let vsock = listen.iter().any(|address| matches!(address, Address::Vsock { .. }));

@@ -65,12 +65,12 @@ pub enum Stop {
     NoVsock,
     #[error("--qmp-cid is about the devices of --qmp; name a machine with --qmp SOCKET")]
     NoMachine,
-    #[error("{option} is known to nbdkit, not built into agent yet; {mend}")]
-    NotBuilt { option: String, mend: &'static str },
+    #[error("{option} is known to nbdkit, not built into agent yet; {hint}")]
+    NotBuilt { option: String, hint: &'static str },
     #[error("{option} is refused: {why}")]
     Refused { option: String, why: &'static str },
-    #[error("{one} and {other} cannot be used together; {mend}")]
-    Together { one: &'static str, other: &'static str, mend: &'static str },
+    #[error("{one} and {other} cannot be used together; {hint}")]
+    Together { one: &'static str, other: &'static str, hint: &'static str },
     #[error("no plugin is given; say what to serve, such as 'agent --vsock memory 1G'")]
     NoPlugin,
     #[error("{option} '{value}'")]
@@ -151,10 +151,10 @@ impl Said {
         }
         let tls = self.tls.decide(process::is_nbdkit(name))?;
         if !offers.fixed && tls.requires() {
-            let mend = "STARTTLS needs the fixed newstyle: add 1 to the mask";
+            let hint = "STARTTLS needs the fixed newstyle: add 1 to the mask";
             let other = if tls.mode.is_some() { "--tls=require" } else { "--tls-verify-peer" };
             let one = "--mask-handshake";
-            return Err(Stop::Together { one, other, mend });
+            return Err(Stop::Together { one, other, hint });
         }
         let target = match self.log.as_str() {
             // nbdkit-service(1), LOGGING.
@@ -211,7 +211,7 @@ impl Said {
             _ => Family::Any,
         };
         let own_words = self.vsock || self.unix.is_some();
-        for (both, one, other, mend) in [
+        for (both, one, other, hint) in [
             (
                 self.vsock && self.unix.is_some(),
                 "--vsock",
@@ -238,7 +238,7 @@ impl Said {
             ),
         ] {
             if both {
-                return Err(Stop::Together { one, other, mend });
+                return Err(Stop::Together { one, other, hint });
             }
         }
 
@@ -290,7 +290,7 @@ impl Said {
             return Err(Stop::Together {
                 one,
                 other,
-                mend: "leave the first out: it is about TCP",
+                hint: "leave the first out: it is about TCP",
             });
         }
         Ok(addresses)

@@ -18,7 +18,7 @@ In a guest: nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'
 
 Instead of serving, as the first word:
   agent completions SHELL              what a shell needs to complete all this
-  agent doctor                         why vsock does not work here, and what mends it
+  agent doctor                         why vsock does not work here, and how to fix it
   agent libvirt                        vsock devices of libvirt's domains
   agent man                            the manual's pages
   agent qemu                           vsock devices of QEMU's machines, by QMP

@@ -18,16 +18,16 @@ pub(super) fn is_nbdkit(name: &OsStr) -> bool {
 impl Said {
     /// `name` is what the program was called by; `activated`: the sockets are systemd's.
     pub(super) fn process(&self, name: &OsStr, activated: bool) -> Result<Process, Stop> {
-        let mend = "leave --background out";
-        for (both, one, mend) in [
+        let hint = "leave --background out";
+        for (both, one, hint) in [
             (self.foreground, "-f/--foreground", "leave one of them out"),
-            (self.run.is_some(), "--run", mend),
-            (self.exit_with_parent, "--exit-with-parent", mend),
-            (self.single, "-s/--single", mend),
-            (activated, "socket activation (LISTEN_FDS)", mend),
+            (self.run.is_some(), "--run", hint),
+            (self.exit_with_parent, "--exit-with-parent", hint),
+            (self.single, "-s/--single", hint),
+            (activated, "socket activation (LISTEN_FDS)", hint),
         ] {
             if self.background && both {
-                return Err(Stop::Together { one, other: "--background", mend });
+                return Err(Stop::Together { one, other: "--background", hint });
             }
         }
         let stays = self.foreground

@@ -22,8 +22,8 @@ enum Why {
     Never(&'static str),
 }
 
-const fn option(spellings: &'static [&'static str], mend: &'static str) -> Refused {
-    Refused { spellings, value: true, harmless: &[], why: Why::NotYet(mend) }
+const fn option(spellings: &'static [&'static str], hint: &'static str) -> Refused {
+    Refused { spellings, value: true, harmless: &[], why: Why::NotYet(hint) }
 }
 
 const fn never(spellings: &'static [&'static str], value: bool, why: &'static str) -> Refused {
@@ -82,7 +82,7 @@ pub(super) fn given(matches: &ArgMatches) -> Option<Stop> {
     })?;
     let option = refused.spellings.join("/");
     Some(match refused.why {
-        Why::NotYet(mend) => Stop::NotBuilt { option, mend },
+        Why::NotYet(hint) => Stop::NotBuilt { option, hint },
         Why::Never(why) => Stop::Refused { option, why },
     })
 }

@@ -1,4 +1,4 @@
-//! `agent doctor`: why a guest cannot be served over AF_VSOCK here, and what mends it.
+//! `agent doctor`: why a guest cannot be served over AF_VSOCK here, and how to fix it.
 
 use std::{
     fmt::Write as _,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print, print_json};
 use crate::{
-    doctor::{self, Finding, Machine, Mend, Report, Verdict, Way},
+    doctor::{self, Finding, Hint, Machine, Report, Verdict, Way},
     text,
 };
 
@@ -19,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry { word: "doctor", command, run };
 const EXAMPLES: &str = "\
 Examples:
   agent doctor
-  agent doctor --port 10810 --json | jq -r '.findings[] | select(.verdict != \"ok\") | .mend'
+  agent doctor --port 10810 --json | jq -r '.findings[] | select(.verdict != \"ok\") | .hint'
   agent doctor --fix
 
 The exit status is 0 when a guest could be served over the kernel's vsock (--vsock) now, else 1.
@@ -41,8 +41,8 @@ With --json, one object, whose keys and ids stay:
     checked   what was looked at
     evidence  what was seen
     meaning   what follows from it
-    mend      what to do, or null
-    steps     the commands of the mend, for a root shell, in their order; may be empty
+    hint      what to do, or null
+    steps     the commands of the hint, for a root shell, in their order; may be empty
     safe      whether --fix runs them
   fixed     with --fix, the commands that were run, each an object:
     step      the command
@@ -50,11 +50,11 @@ With --json, one object, whose keys and ids stay:
 
 fn command() -> Command {
     Command::new(ENTRY.word)
-        .about("Says why vsock does not work here, and what mends it")
+        .about("Says why vsock does not work here, and how to fix it")
         .long_about(
             "Looks at all that lies between a guest and the agent: the kernel, its vsock transports, \
              /dev/vhost-vsock, what forbids sockets, the port, limits, QEMU and libvirt. Says what \
-             it found, what it means and the exact mend. It changes nothing without --fix (but the \
+             it found, what it means and the exact fix. It changes nothing without --fix (but the \
              kernel may load its vsock modules, as it does when a guest starts). Where it \
              runs matters: as the user, and in the container or unit, that the agent and QEMU have.",
         )
@@ -73,7 +73,7 @@ fn command() -> Command {
             Arg::new("fix")
                 .long("fix")
                 .action(ArgAction::SetTrue)
-                .help("Do the safe mends, each after a yes, and look again"),
+                .help("Run the safe fixes, each after a yes, and look again"),
         )
         .arg(
             Arg::new("yes")
@@ -93,7 +93,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         if !json {
             print(&in_words(&report))?;
         }
-        let done = mend(&report.findings, matches.get_flag("yes"), &mut io::stdin().lock());
+        let done = run_fixes(&report.findings, matches.get_flag("yes"), &mut io::stdin().lock());
         if !done.is_empty() {
             report = doctor::examine(&Machine::here(port));
             if !json {
@@ -114,23 +114,23 @@ fn run(matches: &ArgMatches) -> Outcome {
 /// A step that was run, and why it failed.
 type Done = (String, Result<(), String>);
 
-/// Runs the safe mends. All that is asked and told goes to stderr, for stdout may be JSON.
-fn mend(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done> {
+/// Runs the safe fixes. All that is asked and told goes to stderr, for stdout may be JSON.
+fn run_fixes(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done> {
     let mut done = Vec::new();
-    let mut seen: Vec<&Mend> = Vec::new();
+    let mut seen: Vec<&Hint> = Vec::new();
     let wrong = findings.iter().filter(|finding| finding.verdict != Verdict::Ok);
-    for (finding, mend) in wrong.filter_map(|finding| Some((finding, finding.mend.as_ref()?))) {
-        // Two findings may have one mend.
-        let again = seen.iter().any(|other| other.steps == mend.steps);
-        if !mend.safe || mend.steps.is_empty() || again {
+    for (finding, hint) in wrong.filter_map(|finding| Some((finding, finding.hint.as_ref()?))) {
+        // Two findings may have one hint.
+        let again = seen.iter().any(|other| other.steps == hint.steps);
+        if !hint.safe || hint.steps.is_empty() || again {
             continue;
         }
-        seen.push(mend);
+        seen.push(hint);
         tell(&format!("{}: {}\n", finding.id, finding.meaning));
-        if !mend.advice.is_empty() {
-            tell(&format!("{}\n", mend.advice));
+        if !hint.advice.is_empty() {
+            tell(&format!("{}\n", hint.advice));
         }
-        for step in &mend.steps {
+        for step in &hint.steps {
             let question = if yes { "\n" } else { " - do it? [y/N] " };
             tell(&format!("{step}{question}"));
             if !yes && !is_yes(answers) {
@@ -149,7 +149,7 @@ fn mend(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done
         }
     }
     if seen.is_empty() {
-        tell("there is no mend that is safe to run\n");
+        tell("there is no fix that is safe to run\n");
     }
     done
 }
@@ -168,12 +168,12 @@ fn tell(text: &str) {
 
 fn in_words(Report { findings, ways }: &Report) -> String {
     let mut text = String::new();
-    for Finding { id, verdict, checked, evidence, meaning, mend } in findings {
+    for Finding { id, verdict, checked, evidence, meaning, hint } in findings {
         // Writing to a string does not fail.
         writeln!(text, "{:<8} {id}: {checked}: {evidence}", verdict.word()).ok();
         writeln!(text, "         {meaning}").ok();
-        if let Some(mend) = mend {
-            writeln!(text, "         mend: {mend}").ok();
+        if let Some(hint) = hint {
+            writeln!(text, "         hint: {hint}").ok();
         }
     }
     for Way { option, works, why, .. } in ways {
@@ -198,8 +198,8 @@ fn in_json(report: &Report, fixed: Option<&[Done]>) -> Value {
     let list: Vec<_> = report
         .findings
         .iter()
-        .map(|Finding { id, verdict, checked, evidence, meaning, mend }| {
-            let steps = mend.iter().flat_map(|mend| &mend.steps);
+        .map(|Finding { id, verdict, checked, evidence, meaning, hint }| {
+            let steps = hint.iter().flat_map(|hint| &hint.steps);
             let steps: Vec<_> = steps.map(ToString::to_string).collect();
             json!({
                 "id": id,
@@ -207,9 +207,9 @@ fn in_json(report: &Report, fixed: Option<&[Done]>) -> Value {
                 "checked": checked,
                 "evidence": evidence,
                 "meaning": meaning,
-                "mend": mend.as_ref().map(ToString::to_string),
+                "hint": hint.as_ref().map(ToString::to_string),
                 "steps": steps,
-                "safe": mend.as_ref().is_some_and(|mend| mend.safe),
+                "safe": hint.as_ref().is_some_and(|hint| hint.safe),
             })
         })
         .collect();

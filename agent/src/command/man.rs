@@ -320,7 +320,7 @@ const SECTIONS: &[Section] = &[
             ("0", "It has served, or answered."),
             (
                 "1",
-                "Something was wrong; one line on stderr says what and how to mend it. Nothing was started.",
+                "Something was wrong; one line on stderr says what and how to fix it. Nothing was started.",
             ),
             ("other", "With --run, the command's."),
         ],

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::text;
 
-/// An exit status, or why it could not be done: one line, which says the mend.
+/// An exit status, or why it could not be done: one line, which says the hint.
 pub type Outcome = Result<u8, Box<dyn Error>>;
 
 /// One of them.

@@ -3,7 +3,7 @@
 //! Denials are in logs that root reads, and partly the groups adm and systemd-journal. To anyone else
 //! nothing but the own confinement and a refusal is to be seen: that is said, and no more is claimed.
 
-use super::{Finding, Machine, Verdict, mend::Mend};
+use super::{Finding, Machine, Verdict, hint::Hint};
 
 /// Where denials are written; the kernel's own log and the journal are probes.
 const LOGS: &[&str] =
@@ -79,7 +79,7 @@ fn unproven(
     match (refused(machine), unread) {
         (Some(what), _) => finding(Verdict::Warning, format!("{seen}; {what}"))
             .meaning("it refuses like that, and so it may be what does")
-            .mend(Mend::advice(look)),
+            .hint(Hint::advice(look)),
         (None, true) => finding(Verdict::Ok, seen).meaning(
             "nothing was refused to the doctor itself; what others were denied, root sees",
         ),
@@ -113,7 +113,7 @@ fn selinux(machine: &Machine) -> Finding {
         Search::Denied(line) => {
             return finding(Verdict::Warning, format!("{mode}: {line}"))
                 .meaning("a program was denied vsock; where it enforces, that guest is not served")
-                .mend(Mend::advice(
+                .hint(Hint::advice(
                     "'ausearch -m avc -ts recent | audit2allow -M agent-vsock', read \
                      agent-vsock.te, then 'semodule -i agent-vsock.pp'; or let systemd start the \
                      agent in a domain that may",
@@ -145,7 +145,7 @@ fn apparmor(machine: &Machine) -> Finding {
             let profile = profile.unwrap_or("PROFILE").to_owned();
             return finding(Verdict::Warning, format!("{mode}: {line}"))
                 .meaning(format!("the profile {profile} keeps vsock from its program"))
-                .mend(Mend::advice(format!(
+                .hint(Hint::advice(format!(
                     "add 'network vsock,' and '/dev/vhost-vsock rw,' to the profile {profile} below \
                      /etc/apparmor.d (libvirt's: abstractions/libvirt-qemu), then 'apparmor_parser \
                      -r' on its file"
@@ -183,7 +183,7 @@ mod tests {
         let found = enforcing().file("/var/log/audit/audit.log", &text).finding(check, "selinux");
         assert_eq!(found.verdict, Verdict::Warning);
         assert!(found.evidence.ends_with("permissive=0"), "{found:?}");
-        assert!(found.mend.unwrap().to_string().contains("audit2allow"));
+        assert!(found.hint.unwrap().to_string().contains("audit2allow"));
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(found.verdict, Verdict::Warning);
         assert!(found.evidence.contains("this process is agent (enforce)"), "{found:?}");
         assert!(found.evidence.ends_with("socket(AF_VSOCK) fails with EACCES"), "{found:?}");
-        assert!(found.mend.unwrap().to_string().contains("aa-status"));
+        assert!(found.hint.unwrap().to_string().contains("aa-status"));
         // The groups of the journal need not be root.
         let line = "2026-01-02T03:04:05+00:00 host audit[9]: AVC apparmor=\"DENIED\" \
                     operation=\"create\" class=\"net\" profile=\"agent\" family=\"vsock\"\n";
@@ -239,7 +239,7 @@ mod tests {
             found.evidence.contains("this process is system_u:system_r:nbd_t:s0;"),
             "{found:?}"
         );
-        assert!(found.mend.unwrap().to_string().contains("semodule -DB"));
+        assert!(found.hint.unwrap().to_string().contains("semodule -DB"));
         // A mode forbids it to others.
         let tree = tree.probe(|probes| probes.user = "ann".into());
         assert_eq!(tree.finding(check, "selinux").verdict, Verdict::Ok);

@@ -3,10 +3,10 @@
 use super::{
     Finding, Machine, Verdict,
     container::Container,
+    hint::{Hint, Step},
     kernel::{self, Set, VHOST_VSOCK},
     loading::{self, Obstacle},
     machine::Source,
-    mend::{Mend, Step},
     probes::{Node, Probes},
     transport::{self, Place},
     unit::{self, Own},
@@ -47,25 +47,25 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
             let error = std::io::Error::from_raw_os_error(errno);
             Finding::new("vhost-vsock", Verdict::Fault, CHECKED, format!("{error}"))
                 .meaning("the device does not open, for a reason that is not a usual one")
-                .mend(Mend::advice("the kernel's log ('dmesg') may say more"))
+                .hint(Hint::advice("the kernel's log ('dmesg') may say more"))
         }
     }];
     for fault in findings.iter_mut().filter(|finding| finding.verdict == Verdict::Fault) {
-        fault.mend = fault.mend.take().map(|mend| mend.or(WITHOUT));
+        fault.hint = fault.hint.take().map(|hint| hint.or(WITHOUT));
     }
     findings.extend(node.and_then(|node| open_to_all(machine, node)));
     findings
 }
 
-/// What mends a device that did not open, from the error that it gave: the same finding that `agent
+/// How to fix a device that did not open, from the error that it gave: the same finding that `agent
 /// doctor` would print.
-pub(crate) fn mend_of_device(errno: i32) -> Option<String> {
-    mend_on(&Machine::new("/", Probes::of_device(Err(errno))))
+pub(crate) fn hint_of_device(errno: i32) -> Option<String> {
+    hint_on(&Machine::new("/", Probes::of_device(Err(errno))))
 }
 
-fn mend_on(machine: &Machine) -> Option<String> {
-    let Finding { meaning, mend, .. } = check(machine).into_iter().next()?;
-    Some(format!("{meaning}: {}; 'agent doctor' says more", mend?))
+fn hint_on(machine: &Machine) -> Option<String> {
+    let Finding { meaning, hint, .. } = check(machine).into_iter().next()?;
+    Some(format!("{meaning}: {}; 'agent doctor' says more", hint?))
 }
 
 fn missing(machine: &Machine) -> Finding {
@@ -82,8 +82,8 @@ fn missing(machine: &Machine) -> Finding {
         } else {
             format!("this is a container ({kind}), and its host has not loaded vhost_vsock either")
         };
-        return finding(&format!("there is no /dev/vhost-vsock; {proof}")).meaning(meaning).mend(
-            Mend::advice(
+        return finding(&format!("there is no /dev/vhost-vsock; {proof}")).meaning(meaning).hint(
+            Hint::advice(
                 "run 'agent doctor' on its host, then start it with the device (docker and podman: \
              '--device /dev/vhost-vsock'); or run QEMU on the host",
             ),
@@ -91,7 +91,7 @@ fn missing(machine: &Machine) -> Finding {
     }
     finding("the module vhost_vsock is loaded, and there is no /dev/vhost-vsock")
         .meaning("the node was removed, or udev and devtmpfs do not run here")
-        .mend(Mend::advice(
+        .hint(Hint::advice(
             "make it: 'mknod -m 660 /dev/vhost-vsock c $(tr : \" \" < \
              /sys/class/misc/vhost-vsock/dev) && chgrp kvm /dev/vhost-vsock'",
         ))
@@ -106,7 +106,7 @@ fn in_service(machine: &Machine, own: &Own, seen: &str, why: &str) -> Finding {
     };
     let edit = unit::edit(own.systemctl(), name, unit::DEVICE);
     if !own.is_agents() {
-        return finding(Verdict::Fault).meaning(IN_SERVICE).mend(edit);
+        return finding(Verdict::Fault).meaning(IN_SERVICE).hint(edit);
     }
     if machine.has("/sys/class/misc/vhost-vsock") {
         return finding(Verdict::Ok)
@@ -114,7 +114,7 @@ fn in_service(machine: &Machine, own: &Own, seen: &str, why: &str) -> Finding {
     }
     finding(Verdict::Warning)
         .meaning("whether QEMU may open the machine's own is not to be seen from here")
-        .mend(Mend::advice(format!(
+        .hint(Hint::advice(format!(
             "run 'agent doctor' outside {name}, as who starts QEMU; only for --qmp: {}",
             edit.advice
         )))
@@ -137,13 +137,13 @@ fn unit(machine: &Machine) -> Option<(Own, String)> {
 
 const PRIVATE: &str = "PrivateDevices=yes";
 
-/// The module is not there, and the reason decides about the mend.
+/// The module is not there, and the reason decides about the hint.
 fn not_loaded(machine: &Machine, seen: &str) -> Finding {
     let finding = |evidence: String| Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
     if let Some(ban) = machine.kept_out("vhost_vsock") {
         return finding(format!("{seen}; {} keeps the module vhost_vsock out", ban.by))
             .meaning("an administrator has forbidden the module")
-            .mend(Mend::advice(ban.lifted()));
+            .hint(Hint::advice(ban.lifted()));
     }
     let source = kernel::source(machine, "vhost_vsock", VHOST_VSOCK);
     let configured = kernel::configured(machine, VHOST_VSOCK);
@@ -156,22 +156,22 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
         let words = configured.said;
         return finding(format!("{seen}; this kernel has no module vhost_vsock{words}"))
             .meaning(meaning)
-            .mend(Mend::advice(kernel::missing(machine, VHOST_VSOCK)));
+            .hint(Hint::advice(kernel::missing(machine, VHOST_VSOCK)));
     }
     let place = transport::place(machine);
     let mut evidence = vec![seen.to_owned()];
     let obstacles = if source == Source::File { loading::obstacles(machine) } else { Vec::new() };
     evidence.extend(obstacles.iter().map(|obstacle| obstacle.evidence.clone()));
-    if let Some(Obstacle { meaning, mend, .. }) = obstacles.into_iter().next() {
+    if let Some(Obstacle { meaning, hint, .. }) = obstacles.into_iter().next() {
         if let Place::Taken(module, _) = &place {
             evidence.push(format!("and {} has its place", module.name));
         }
-        return finding(evidence.join("; ")).meaning(meaning).mend(mend);
+        return finding(evidence.join("; ")).meaning(meaning).hint(hint);
     }
     if let Place::Taken(module, why) = &place {
         return finding(format!("{seen}; {why}"))
             .meaning(transport::meaning(machine, module))
-            .mend(transport::unload(machine, module));
+            .hint(transport::unload(machine, module));
     }
     match source {
         Source::Unknown => finding(format!(
@@ -179,13 +179,13 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
             configured.said
         ))
         .meaning("this kernel was built without vhost_vsock, or its modules are not installed")
-        .mend(Mend::advice(kernel::missing(machine, VHOST_VSOCK))),
+        .hint(Hint::advice(kernel::missing(machine, VHOST_VSOCK))),
         Source::BuiltIn => finding(format!("{seen}; vhost_vsock is built into this kernel"))
             .meaning("it could not start when the kernel did")
-            .mend(Mend::advice("look for vhost_vsock and vsock in the kernel's log ('dmesg')")),
+            .hint(Hint::advice("look for vhost_vsock and vsock in the kernel's log ('dmesg')")),
         Source::File | Source::Missing => {
-            if let Some(Obstacle { evidence: why, meaning, mend }) = loading::logged(machine) {
-                return finding(format!("{seen}; {why}")).meaning(meaning).mend(mend);
+            if let Some(Obstacle { evidence: why, meaning, hint }) = loading::logged(machine) {
+                return finding(format!("{seen}; {why}")).meaning(meaning).hint(hint);
             }
             evidence.push("vhost_vsock is not loaded".into());
             let perhaps = match place {
@@ -195,7 +195,7 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
             let suspects: Vec<_> = loading::suspects(machine).into_iter().chain(perhaps).collect();
             let suspected = !suspects.is_empty();
             evidence.extend(suspects);
-            let (meaning, mend) = if machine.probes.vhost != Err(libc::ENOENT) {
+            let (meaning, hint) = if machine.probes.vhost != Err(libc::ENOENT) {
                 let tried = "the kernel has tried to load the module and failed; what is to be seen \
                              from here does not settle why";
                 (tried, loading::unsettled())
@@ -206,7 +206,7 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
             } else {
                 ("the module is there and nothing has loaded it", kernel::load())
             };
-            finding(evidence.join("; ")).meaning(meaning).mend(mend)
+            finding(evidence.join("; ")).meaning(meaning).hint(hint)
         }
     }
 }
@@ -222,14 +222,14 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
     let Some(Node { mode, owner, group }) = node else {
         return Finding::new("vhost-vsock", Verdict::Fault, CHECKED, "it is forbidden")
             .meaning("a directory above it, a container or a security module forbids it")
-            .mend(Mend::advice("see the findings below, or run 'agent doctor' on the host"));
+            .hint(Hint::advice("see the findings below, or run 'agent doctor' on the host"));
     };
     let evidence = format!("{user} may not: its mode is {mode:04o}, its owner {owner}:{group}");
     let finding = Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
     if user == "root" {
         return finding
             .meaning("root is refused by a container's device rules or by a security module")
-            .mend(Mend::advice(
+            .hint(Hint::advice(
                 "give the container the device ('--device /dev/vhost-vsock', systemd: \
                  'DeviceAllow=/dev/vhost-vsock rw'), or see the denials below",
             ));
@@ -243,24 +243,24 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
         if let Some(own) = own.as_ref().filter(|own| own.is_agents()) {
             return Finding { verdict: Verdict::Warning, ..finding }
                 .meaning(format!("{} serves, but cannot give guests CIDs (--qmp)", own.name))
-                .mend(Mend::advice(groups(own)));
+                .hint(Hint::advice(groups(own)));
         }
         if listed(machine, group, user) {
             return finding
                 .meaning(format!("{user} is in the group {group}, and this login is from before"))
-                .mend(Mend::advice(format!("log in anew, or 'newgrp {group}' in this shell")));
+                .hint(Hint::advice(format!("log in anew, or 'newgrp {group}' in this shell")));
         }
         let inside =
             own.map_or_else(String::new, |own| format!("; or for this service: {}", groups(&own)));
         return finding
             .meaning(format!("QEMU of this user gets no CID; those in the group {group} do"))
-            .mend(Mend::advice(format!(
+            .hint(Hint::advice(format!(
                 "'usermod -aG {group} {user}' as root, then log in anew; or let libvirt start the \
                  guest, which opens the device itself{inside}"
             )));
     }
     // It widens who may, which is for an administrator to want.
-    finding.meaning("only root may give guests CIDs").mend(Mend::unsafe_steps(
+    finding.meaning("only root may give guests CIDs").hint(Hint::unsafe_steps(
         format!("then 'usermod -aG kvm {user}' and a new login"),
         vec![RULE, GROUP, MODE],
     ))
@@ -305,7 +305,7 @@ fn open_to_all(machine: &Machine, node: &Node) -> Option<Finding> {
                 "every user of this machine can start a guest with any free CID, so a CID says \
                  nothing about who asks (--allow-cid)",
             )
-            .mend(Mend::safe(steps).and(from_then_on)),
+            .hint(Hint::safe(steps).and(from_then_on)),
     )
 }
 

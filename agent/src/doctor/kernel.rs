@@ -2,8 +2,8 @@
 
 use super::{
     Finding, Machine, Verdict,
+    hint::{Hint, Step},
     machine::Source,
-    mend::{Mend, Step},
 };
 
 /// AF_VSOCK itself, and the host's half of it, in the kernel's configuration.
@@ -28,7 +28,7 @@ fn version(machine: &Machine) -> Finding {
         None => finding(Verdict::Warning).meaning("the version cannot be read from that"),
         Some(version) if version < VHOST => finding(Verdict::Fault)
             .meaning("vhost_vsock, which connects guests to AF_VSOCK, came with Linux 4.8")
-            .mend(Mend::advice("boot a kernel of 4.8 or later")),
+            .hint(Hint::advice("boot a kernel of 4.8 or later")),
         Some(version) if version < SIDE_BY_SIDE => finding(Verdict::Ok).meaning(
             "before Linux 5.5 there is one vsock transport at a time: any other one keeps \
              vhost_vsock out",
@@ -55,24 +55,24 @@ fn family(machine: &Machine) -> Finding {
         let by = &ban.by;
         return finding(Verdict::Fault, format!("{unknown}; {by} keeps the module vsock out"))
             .meaning("an administrator has forbidden the module")
-            .mend(Mend::advice(ban.lifted()));
+            .hint(Hint::advice(ban.lifted()));
     }
     match source(machine, "vsock", VSOCKETS) {
         Source::File => {
             finding(Verdict::Fault, format!("{unknown}; the module vsock is not loaded"))
                 .meaning("the module is there and nothing has loaded it")
-                .mend(load())
+                .hint(load())
         }
         Source::Missing => {
             let said = configured(machine, VSOCKETS).said;
             finding(Verdict::Fault, format!("{unknown}; this kernel has no module vsock{said}"))
                 .meaning("this kernel was built or packaged without vsock")
-                .mend(Mend::advice(missing(machine, VSOCKETS)))
+                .hint(Hint::advice(missing(machine, VSOCKETS)))
         }
         Source::BuiltIn | Source::Unknown => {
             finding(Verdict::Fault, format!("{unknown}{}", configured(machine, VSOCKETS).said))
                 .meaning("this kernel has no vsock, or no list of its modules is here")
-                .mend(Mend::advice(missing(machine, VSOCKETS)))
+                .hint(Hint::advice(missing(machine, VSOCKETS)))
         }
     }
 }
@@ -84,8 +84,8 @@ pub(super) fn knows_vsock(machine: &Machine) -> bool {
 }
 
 /// Loads the host's half now and at each start.
-pub(super) fn load() -> Mend {
-    Mend::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), AT_START])
+pub(super) fn load() -> Hint {
+    Hint::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), AT_START])
 }
 
 pub(super) const AT_START: Step =
@@ -216,13 +216,13 @@ mod tests {
         ] {
             let found = tree.finding(check, "vsock");
             assert_eq!(found.verdict, Verdict::Fault);
-            assert!(found.mend.unwrap().to_string().contains(part), "{part}");
+            assert!(found.hint.unwrap().to_string().contains(part), "{part}");
         }
         let configured = without().file("/boot/config-6.1.0", "# CONFIG_VSOCKETS is not set\n");
         let found = configured.finding(check, "vsock");
         let said = "CONFIG_VSOCKETS is not set in /boot/config-6.1.0";
         assert!(found.evidence.ends_with(said), "{found:?}");
-        assert!(found.mend.unwrap().to_string().contains("no package adds it"));
+        assert!(found.hint.unwrap().to_string().contains("no package adds it"));
         let known = without().file("/proc/net/protocols", "protocol size\nAF_VSOCK 1240 0\n");
         assert_eq!(known.finding(check, "vsock").verdict, Verdict::Ok);
     }

@@ -1,6 +1,6 @@
 //! RLIMITs that a server of disks meets.
 
-use super::{Finding, Machine, Verdict, mend::Mend};
+use super::{Finding, Machine, Verdict, hint::Hint};
 
 /// A connection is a descriptor, a file disk some more. The agent raises the soft limit itself.
 const FEW_FILES: u64 = 4096;
@@ -9,15 +9,15 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let Some(text) = machine.read("/proc/self/limits") else { return Vec::new() };
     let mut evidence = Vec::new();
     let mut meanings = Vec::new();
-    let mut mends = Vec::new();
+    let mut hints = Vec::new();
     if let Some(hard) = hard(&text, "Max open files") {
         evidence.push(format!("open files: {}", words(hard)));
         if hard < FEW_FILES {
             meanings.push("few guests at once: each connection is an open file");
-            mends.push("LimitNOFILE=65536 ('ulimit -Hn' in a shell)");
+            hints.push("LimitNOFILE=65536 ('ulimit -Hn' in a shell)");
         }
     }
-    for (row, what, meaning, mend) in [
+    for (row, what, meaning, hint) in [
         (
             "Max file size",
             "file size",
@@ -35,7 +35,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
             evidence.push(format!("{what}: {}", words(hard)));
             if hard != UNLIMITED {
                 meanings.push(meaning);
-                mends.push(mend);
+                hints.push(hint);
             }
         }
     }
@@ -43,14 +43,14 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
         // Only `--swap` locks memory, and says itself when it may not.
         evidence.push(format!("locked memory: {}", words(hard)));
     }
-    let verdict = if mends.is_empty() { Verdict::Ok } else { Verdict::Warning };
+    let verdict = if hints.is_empty() { Verdict::Ok } else { Verdict::Warning };
     let finding = Finding::new("limits", verdict, "the hard limits here", evidence.join(", "));
-    vec![if mends.is_empty() {
+    vec![if hints.is_empty() {
         finding.meaning("they leave room for many guests")
     } else {
-        finding.meaning(meanings.join("; ")).mend(Mend::advice(format!(
+        finding.meaning(meanings.join("; ")).hint(Hint::advice(format!(
             "raise them for whatever starts the agent, in its systemd unit: {}",
-            mends.join(", ")
+            hints.join(", ")
         )))
     }]
 }
@@ -93,8 +93,8 @@ mod tests {
         assert!(found.evidence.contains("open files: 524288"), "{found:?}");
         let found = limits("1024", "1048576");
         assert_eq!(found.verdict, Verdict::Warning);
-        let mend = found.mend.unwrap().to_string();
-        assert!(mend.contains("LimitNOFILE") && mend.contains("LimitFSIZE"), "{mend}");
+        let hint = found.hint.unwrap().to_string();
+        assert!(hint.contains("LimitNOFILE") && hint.contains("LimitFSIZE"), "{hint}");
         assert!(check(&Tree::new("6.1.0").machine()).is_empty());
     }
 }

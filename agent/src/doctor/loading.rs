@@ -4,15 +4,16 @@
 //! evidence tells them apart. Where it does not, `unsettled` says what does.
 
 use super::{
-    Machine, kernel,
-    mend::{Mend, Step},
+    Machine,
+    hint::{Hint, Step},
+    kernel,
 };
 
 /// Something that is known to stand in the way, whatever else does.
 pub(super) struct Obstacle {
     pub(super) evidence: String,
     pub(super) meaning: String,
-    pub(super) mend: Mend,
+    pub(super) hint: Hint,
 }
 
 /// What is known to keep vhost_vsock out now, apart from other transports.
@@ -65,7 +66,7 @@ fn locked(machine: &Machine) -> Option<Obstacle> {
         meaning:
             "this machine loads and unloads no module any more until its next start, on purpose"
                 .into(),
-        mend: Mend::unsafe_steps(
+        hint: Hint::unsafe_steps(
             "and reboot: that file's modules are loaded before sysctls are set, and nothing takes \
              kernel.modules_disabled back while the machine runs",
             vec![kernel::AT_START],
@@ -99,7 +100,7 @@ fn dependency(machine: &Machine, file: &ModuleFile) -> Option<Obstacle> {
         return Some(Obstacle {
             evidence: format!("{path} is not there, and modules.dep names it"),
             meaning: format!("the file of {name} is missing, {what}"),
-            mend: Mend::advice(format!(
+            hint: Hint::advice(format!(
                 "install the modules of this kernel again ({}), then 'depmod -a' and 'modprobe \
                  vhost_vsock'",
                 machine.release()
@@ -111,7 +112,7 @@ fn dependency(machine: &Machine, file: &ModuleFile) -> Option<Obstacle> {
     Some(Obstacle {
         evidence: format!("{} keeps the module {name} out", ban.by),
         meaning: format!("an administrator has forbidden {name}, {what}"),
-        mend: Mend::advice(ban.lifted()),
+        hint: Hint::advice(ban.lifted()),
     })
 }
 
@@ -141,7 +142,7 @@ fn signature(machine: &Machine) -> Option<Obstacle> {
                   'modprobe vhost_vsock' says 'Key was rejected by service' or 'Operation not \
                   permitted' if it was"
                 .into(),
-        mend: Mend::advice(
+        hint: Hint::advice(
             "install the modules that came with this kernel; one of your own build must be signed \
              with a key that the firmware trusts ('mokutil --import KEY.der', then 'kmodsign sha512 \
              KEY.priv KEY.der FILE.ko')",
@@ -163,7 +164,7 @@ fn mismatch(machine: &Machine, names: &[String]) -> Option<Obstacle> {
             "when it was tried last the module, or one below it, was of another build than the \
                   running kernel"
                 .into(),
-        mend: Mend::advice(format!(
+        hint: Hint::advice(format!(
             "install the modules of the running kernel ({}) again, 'depmod -a', or reboot into the \
              kernel that is installed",
             machine.release()
@@ -186,13 +187,13 @@ fn helper(machine: &Machine) -> Option<Obstacle> {
     Some(Obstacle {
         evidence,
         meaning: "the kernel loads no module by itself here: they must be loaded by name".into(),
-        mend: kernel::load(),
+        hint: kernel::load(),
     })
 }
 
 /// Loads it by name, and what the words of a failure mean.
-pub(super) fn unsettled() -> Mend {
-    Mend::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), kernel::AT_START]).and(
+pub(super) fn unsettled() -> Hint {
+    Hint::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), kernel::AT_START]).and(
         "where that fails, its words settle it: 'Device or resource busy' is another transport in \
          the host's place ('lsmod', 'modprobe -r vmw_vsock_vmci_transport'); 'Key was rejected', \
          'Required key not available' or 'Operation not permitted' is a signature or lockdown; \

@@ -1,17 +1,17 @@
-//! Why a guest cannot be served over AF_VSOCK here, and what mends it: checks over a view of the
+//! Why a guest cannot be served over AF_VSOCK here, and how to fix it: checks over a view of the
 //! machine, one topic a file, none of which changes anything.
 //!
-//! `agent doctor` prints what they find; an error of a `--vsock` listener takes its mend from here.
+//! `agent doctor` prints what they find; an error of a `--vsock` listener takes its hint from here.
 //! A check knows only its `Machine`, which is this one or a recorded one.
 
 mod container;
 mod denial;
 mod device;
+mod hint;
 mod kernel;
 mod limits;
 mod loading;
 mod machine;
-mod mend;
 mod namespace;
 mod probes;
 mod programs;
@@ -25,12 +25,12 @@ mod testing;
 #[cfg(test)]
 mod trees;
 
-pub(crate) use device::mend_of_device;
-pub(crate) use machine::Machine;
-pub(crate) use mend::Mend;
+pub(crate) use device::hint_of_device;
+pub(crate) use hint::Hint;
 #[cfg(test)]
-pub(crate) use mend::Step;
-pub(crate) use socket::mend_of_bind;
+pub(crate) use hint::Step;
+pub(crate) use machine::Machine;
+pub(crate) use socket::hint_of_bind;
 pub(crate) use ways::Way;
 
 /// How bad it is.
@@ -38,7 +38,7 @@ pub(crate) use ways::Way;
 pub(crate) enum Verdict {
     /// As it should be, or of no matter.
     Ok,
-    /// A guest can be served, but something should be known or mended.
+    /// A guest can be served, but something should be known or fixed.
     Warning,
     /// No guest can be served like this.
     Fault,
@@ -63,13 +63,13 @@ pub(crate) struct Finding {
     pub(crate) checked: String,
     pub(crate) evidence: String,
     pub(crate) meaning: String,
-    pub(crate) mend: Option<Mend>,
+    pub(crate) hint: Option<Hint>,
 }
 
 impl Finding {
     fn new(id: &'static str, verdict: Verdict, checked: &str, evidence: impl Into<String>) -> Self {
         let (checked, evidence) = (checked.to_owned(), evidence.into());
-        Self { id, verdict, checked, evidence, meaning: String::new(), mend: None }
+        Self { id, verdict, checked, evidence, meaning: String::new(), hint: None }
     }
 
     fn meaning(mut self, meaning: impl Into<String>) -> Self {
@@ -77,8 +77,8 @@ impl Finding {
         self
     }
 
-    fn mend(mut self, mend: Mend) -> Self {
-        self.mend = Some(mend);
+    fn hint(mut self, hint: Hint) -> Self {
+        self.hint = Some(hint);
         self
     }
 }

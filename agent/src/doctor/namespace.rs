@@ -1,6 +1,6 @@
 //! The vsock mode of this network namespace, on kernels that have one.
 
-use super::{Finding, Machine, Verdict, mend::Mend};
+use super::{Finding, Machine, Verdict, hint::Hint};
 
 const MODE: &str = "/proc/sys/net/vsock/ns_mode";
 const OF_CHILDREN: &str = "/proc/sys/net/vsock/child_ns_mode";
@@ -19,7 +19,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     vec![match (mode.as_str(), children.as_str()) {
         ("local", _) => finding(Verdict::Warning, evidence)
             .meaning("only guests whose QEMU was started in this very namespace reach an agent here")
-            .mend(Mend::advice(
+            .hint(Hint::advice(
                 "start the agent in QEMU's namespace ('nsenter -t PID-OF-QEMU -n agent ...'), or \
                  both in a global one; a namespace never changes its mode",
             )),
@@ -28,7 +28,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
                 "guests that are started in namespaces made from here (containers, PrivateNetwork=) \
                  do not reach an agent here",
             )
-            .mend(Mend::advice(
+            .hint(Hint::advice(
                 "'sysctl net.vsock.child_ns_mode=global' before those are made, where the kernel \
                  lets it, or an agent in each of them",
             )),

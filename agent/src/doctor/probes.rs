@@ -91,7 +91,7 @@ pub(super) struct Probes {
     pub(super) journal: String,
 }
 
-/// Nothing but success; what a test or an error's mend does not ask.
+/// Nothing but success; what a test or an error's hint does not ask.
 impl Default for Probes {
     fn default() -> Self {
         Self {

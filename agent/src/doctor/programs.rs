@@ -1,6 +1,6 @@
 //! What starts guests: QEMU with its vsock devices, and libvirt.
 
-use super::{Finding, Machine, Verdict, mend::Mend, probes::Asked};
+use super::{Finding, Machine, Verdict, hint::Hint, probes::Asked};
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings: Vec<_> = machine.probes.qemu.iter().map(qemu).collect();
@@ -18,7 +18,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
                     "no guest of QEMU can be started here; {others}: '--listen hybrid:PATH' serves \
                      their guests"
                 ))
-                .mend(Mend::advice(
+                .hint(Hint::advice(
                     "install it (Debian: qemu-system-x86, Fedora: qemu-kvm), or put it into the PATH",
                 )),
         );
@@ -35,7 +35,7 @@ fn qemu(Asked { program, answer }: &Asked) -> Finding {
         Err(error) => {
             return finding(Verdict::Warning, format!("'-device help' fails: {error}"))
                 .meaning("this QEMU does not run")
-                .mend(Mend::advice(format!("try '{program} -device help'")));
+                .hint(Hint::advice(format!("try '{program} -device help'")));
         }
     };
     let names = devices(help);
@@ -45,11 +45,11 @@ fn qemu(Asked { program, answer }: &Asked) -> Finding {
     if names.is_empty() {
         return finding(Verdict::Warning, "none".into())
             .meaning("this QEMU was built without vsock, or older than 2.8")
-            .mend(Mend::advice("install a QEMU of 2.8 or later with vhost-vsock"));
+            .hint(Hint::advice("install a QEMU of 2.8 or later with vhost-vsock"));
     }
     finding(Verdict::Warning, names.join(", "))
         .meaning("its guests can have vsock by vhost-user only")
-        .mend(Mend::advice(
+        .hint(Hint::advice(
             "serve them with '--listen vhost-user:PATH', or install a QEMU with vhost-vsock",
         ))
 }
@@ -84,7 +84,7 @@ fn libvirt(machine: &Machine) -> Finding {
         }
         Some(Err(error)) => finding(Verdict::Warning, error.clone())
             .meaning("virsh is there and does not reach the system's libvirt")
-            .mend(Mend::advice(format!(
+            .hint(Hint::advice(format!(
                 "'systemctl start libvirtd' (or virtqemud.socket); users need the group libvirt \
                  ('usermod -aG libvirt {}')",
                 machine.probes.user

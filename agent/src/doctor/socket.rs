@@ -3,8 +3,8 @@
 use super::{
     Finding, Machine, Verdict,
     container::Container,
+    hint::Hint,
     kernel,
-    mend::Mend,
     probes::Probes,
     unit::{self, Own},
 };
@@ -45,7 +45,7 @@ fn family(machine: &Machine) -> Finding {
             .meaning("AF_VSOCK is unknown to this kernel, or its module is not loaded")
             // Whether the module may be loaded, the finding about the device has looked at: it alone
             // has the steps.
-            .mend(Mend::advice(
+            .hint(Hint::advice(
                 "'modprobe vhost_vsock' on a VM host ('agent doctor' says what keeps it out), \
                  'modprobe vsock' on a guest's side",
             ));
@@ -63,7 +63,7 @@ fn family(machine: &Machine) -> Finding {
     {
         return finding
             .meaning(format!("the seccomp profile of the container ({kind}) forbids AF_VSOCK"))
-            .mend(Mend::advice(
+            .hint(Hint::advice(
                 "start it with a profile that allows socket(AF_VSOCK) (docker and podman: \
                  '--security-opt seccomp=PROFILE.json'), or run the agent on the host",
             ));
@@ -78,21 +78,21 @@ fn family(machine: &Machine) -> Finding {
         if families && !(refused && calls) {
             return finding
                 .meaning(format!("RestrictAddressFamilies= of {name} keeps AF_VSOCK from it"))
-                .mend(unit::edit(systemctl, name, unit::FAMILY));
+                .hint(unit::edit(systemctl, name, unit::FAMILY));
         }
         if calls {
             return finding
                 .meaning(format!("SystemCallFilter= of {name} keeps socket() from it"))
-                .mend(unit::edit(systemctl, name, unit::CALL));
+                .hint(unit::edit(systemctl, name, unit::CALL));
         }
     }
     if filtered {
         return finding
             .meaning("a seccomp filter of this process forbids AF_VSOCK")
-            .mend(Mend::advice("let whoever starts it allow socket(AF_VSOCK) in the filter"));
+            .hint(Hint::advice("let whoever starts it allow socket(AF_VSOCK) in the filter"));
     }
-    finding.meaning("a security module or a filter forbids AF_VSOCK to this process").mend(
-        Mend::advice("see the denials of SELinux and AppArmor ('agent doctor' as root lists them)"),
+    finding.meaning("a security module or a filter forbids AF_VSOCK to this process").hint(
+        Hint::advice("see the denials of SELinux and AppArmor ('agent doctor' as root lists them)"),
     )
 }
 
@@ -104,18 +104,18 @@ fn port(machine: &Machine) -> Finding {
         Err(libc::EADDRINUSE) => of_systemd(machine).unwrap_or_else(|| taken(machine)),
         Err(libc::EACCES) if port < 1024 => finding(Verdict::Fault, "it fails with EACCES".into())
             .meaning("vsock ports below 1024 need CAP_NET_BIND_SERVICE")
-            .mend(Mend::advice("choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE")),
+            .hint(Hint::advice("choose a port from 1024 on, or grant CAP_NET_BIND_SERVICE")),
         Err(errno)
             if let Some((own, unit)) = unit::own_shown(machine)
                 && let Some(call) = unit.forbidden_call() =>
         {
             finding(Verdict::Fault, format!("it fails with {}", name(errno)))
                 .meaning(format!("SystemCallFilter= of {} keeps {call}() from it", own.name))
-                .mend(unit::edit(own.systemctl(), &own.name, unit::CALL))
+                .hint(unit::edit(own.systemctl(), &own.name, unit::CALL))
         }
         Err(errno) => finding(Verdict::Fault, format!("it fails with {}", name(errno)))
             .meaning("AF_VSOCK is there and does not let this process listen")
-            .mend(Mend::advice("see the denials of SELinux and AppArmor")),
+            .hint(Hint::advice("see the denials of SELinux and AppArmor")),
     }
 }
 
@@ -133,7 +133,7 @@ fn taken(machine: &Machine) -> Finding {
         .map_or_else(|| "it is taken".to_owned(), |line| format!("it is taken, says ss: {line}"));
     of_port(port, Verdict::Fault, evidence)
         .meaning("another process, or a listener named before this one, has the port")
-        .mend(Mend::advice(format!(
+        .hint(Hint::advice(format!(
             "stop that ('ss -lp --vsock' names it, look for :{port}), or choose another port (--port)"
         )))
 }
@@ -160,7 +160,7 @@ fn of_systemd(machine: &Machine) -> Option<Finding> {
     Some(
         finding(Verdict::Fault, format!("systemd listens there for {unit}"))
             .meaning("another socket unit has the port")
-            .mend(Mend::advice(format!(
+            .hint(Hint::advice(format!(
                 "'systemctl stop {unit}' ('systemctl disable {unit}' for good), or choose another \
                  port (--port)"
             ))),
@@ -186,13 +186,13 @@ fn holder(listening: &str, port: u32) -> Option<String> {
     Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// What mends a listener that could not be had, from the error that it met: the same finding that
+/// How to fix a listener that could not be had, from the error that it met: the same finding that
 /// `agent doctor` would print. `None` where the error has nothing to do with vsock.
-pub(crate) fn mend_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
-    mend_on("/", errno, cid, port)
+pub(crate) fn hint_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+    hint_on("/", errno, cid, port)
 }
 
-fn mend_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+fn hint_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
     let mut probes = Probes { port, ..Probes::default() };
     let found = match errno {
         libc::EADDRNOTAVAIL => {
@@ -215,8 +215,8 @@ fn mend_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String
         }
         _ => return None,
     };
-    let Finding { meaning, mend, .. } = found;
-    Some(format!("{meaning}: {}; 'agent doctor' says more", mend?))
+    let Finding { meaning, hint, .. } = found;
+    Some(format!("{meaning}: {}; 'agent doctor' says more", hint?))
 }
 
 #[cfg(test)]
@@ -231,7 +231,7 @@ mod tests {
         let tree = |errno| Tree::new("6.1.0").probe(|probes| probes.socket = Err(errno));
         let known = |errno| tree(errno).file(KNOWN.0, KNOWN.1);
         let filtered = |tree: Tree| tree.file("/proc/self/status", "Name:\tagent\nSeccomp:\t2\n");
-        for (tree, meaning, mend) in [
+        for (tree, meaning, hint) in [
             (tree(libc::EAFNOSUPPORT), "unknown to this kernel", "modprobe vhost_vsock"),
             (
                 filtered(known(libc::EAFNOSUPPORT))
@@ -258,7 +258,7 @@ mod tests {
             let found = tree.finding(check, "socket");
             assert_eq!(found.verdict, Verdict::Fault);
             assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
-            assert!(found.mend.unwrap().to_string().contains(mend), "{mend}");
+            assert!(found.hint.unwrap().to_string().contains(hint), "{hint}");
             assert_eq!(check(&tree.machine()).len(), 1, "no port without a socket");
         }
         assert_eq!(Tree::new("6.1.0").finding(check, "socket").verdict, Verdict::Ok);
@@ -301,7 +301,7 @@ mod tests {
         assert!(found.evidence.ends_with("for agent.socket"), "{found:?}");
         let found = taken(22, Some(sockets)).finding(check, "port");
         assert_eq!(found.verdict, Verdict::Fault);
-        assert!(found.mend.unwrap().to_string().contains("systemctl stop sshd-vsock.socket"));
+        assert!(found.hint.unwrap().to_string().contains("systemctl stop sshd-vsock.socket"));
         assert_eq!(taken(809, Some(sockets)).finding(check, "port").verdict, Verdict::Fault);
         // In the agent's own service, where systemctl does not reach systemd.
         let inside =
@@ -322,10 +322,10 @@ mod tests {
             (libc::EACCES, None, 10809, "forbids AF_VSOCK"),
             (libc::EACCES, None, 80, "CAP_NET_BIND_SERVICE"),
         ] {
-            let mend = mend_on(root, errno, cid, port).unwrap();
-            assert!(mend.contains(part) && mend.ends_with("'agent doctor' says more"), "{mend}");
-            assert!(!mend.contains('\n'), "{mend}");
+            let hint = hint_on(root, errno, cid, port).unwrap();
+            assert!(hint.contains(part) && hint.ends_with("'agent doctor' says more"), "{hint}");
+            assert!(!hint.contains('\n'), "{hint}");
         }
-        assert_eq!(mend_on(root, libc::EMFILE, None, 10809), None);
+        assert_eq!(hint_on(root, libc::EMFILE, None, 10809), None);
     }
 }

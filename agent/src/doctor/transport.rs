@@ -8,10 +8,10 @@
 
 use super::{
     Finding, Machine, Verdict,
+    hint::{Hint, Step},
     kernel::{self, SIDE_BY_SIDE},
     loading,
     machine::{Module, Source},
-    mend::{Mend, Step},
 };
 
 const VMCI: &str = "vmw_vsock_vmci_transport";
@@ -145,7 +145,7 @@ fn conflict(machine: &Machine) -> Finding {
         }
         Place::Taken(module, why) => finding(Verdict::Fault, why)
             .meaning(meaning(machine, &module))
-            .mend(unload(machine, &module)),
+            .hint(unload(machine, &module)),
         // The one reason that is known comes first; to load it by name would pass over a ban.
         Place::Unsettled(_, why) if known(machine) => finding(Verdict::Ok, why)
             .meaning("that shows once nothing else keeps vhost_vsock out: see the finding above"),
@@ -154,7 +154,7 @@ fn conflict(machine: &Machine) -> Finding {
                 "where a VM of VMware was started here, VMCI is the host's transport and keeps \
                  vhost_vsock out; else it does not",
             )
-            .mend(loading::unsettled()),
+            .hint(loading::unsettled()),
     }
 }
 
@@ -182,10 +182,10 @@ pub(super) fn meaning(machine: &Machine, module: &Module) -> String {
 }
 
 /// How that transport makes place.
-pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
+pub(super) fn unload(machine: &Machine, blocker: &Module) -> Hint {
     const NEWER: &str = "boot Linux 5.5 or later, where a host's and a guest's have a place each";
     let (remove, ban) = match blocker.name.as_str() {
-        HYPERV => return Mend::advice(NEWER),
+        HYPERV => return Hint::advice(NEWER),
         VMCI => (
             Step::Run(&["modprobe", "-r", VMCI]),
             Step::Write {
@@ -203,14 +203,14 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
     };
     let load = Step::Run(&["modprobe", "vhost_vsock"]);
     if let Some(ban) = machine.kept_out("vhost_vsock") {
-        return Mend::unsafe_steps(format!("and {}", ban.lifted()), vec![remove]);
+        return Hint::unsafe_steps(format!("and {}", ban.lifted()), vec![remove]);
     }
     let locked = loading::modules_disabled(machine);
     if blocker.users == Some(0)
         && !locked
         && let Some(process) = hypervisor(machine).filter(|_| blocker.name == VMCI)
     {
-        return Mend::unsafe_steps(
+        return Hint::unsafe_steps(
             format!("once the VMs of VMware have ended, which lose their vsock by it: {process}"),
             vec![remove, load],
         );
@@ -220,18 +220,18 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
         // A guest's transport is its way to its own host, though nothing may use it just now.
         return if blocker.name == VIRTIO || vmware_guest(machine) {
             let newer = if alone(machine) { format!("; or {NEWER}") } else { String::new() };
-            Mend::unsafe_steps(
+            Hint::unsafe_steps(
                 format!(
                     "this machine is a guest itself, and loses its way to its host; {again}{newer}"
                 ),
                 vec![remove, load],
             )
         } else {
-            Mend::safe(vec![remove, load]).and(again)
+            Hint::safe(vec![remove, load]).and(again)
         };
     }
     if locked {
-        return Mend::unsafe_steps(
+        return Hint::unsafe_steps(
             "and reboot: this machine unloads no module any more (kernel.modules_disabled)",
             vec![ban, kernel::AT_START],
         );
@@ -244,7 +244,7 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Mend {
     };
     let tools = holders.iter().any(|holder| holder.contains("open-vm-tools"));
     let first = if tools { "'systemctl stop open-vm-tools' (or vmtoolsd), then " } else { "" };
-    Mend::unsafe_steps(
+    Hint::unsafe_steps(
         format!(
             "and reboot: {stop} ({first}\"{remove}\" and \"{load}\" would do without a reboot)"
         ),

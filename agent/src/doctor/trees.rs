@@ -55,7 +55,7 @@ fn recorded_machines_are_told_apart() {
             let finding = finding.unwrap_or_else(|| panic!("{name}: no {id}: {found:#?}"));
             assert_eq!(finding.verdict, *verdict, "{name}: {finding:#?}");
             assert!(finding.evidence.contains(evidence), "{name}: {finding:#?}");
-            assert_eq!(finding.mend.is_some(), *verdict != Ok, "{name}: {finding:#?}");
+            assert_eq!(finding.hint.is_some(), *verdict != Ok, "{name}: {finding:#?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What systemd keeps from a service: the one that this process is in, and the agent's own where it
 //! is installed. `systemctl show` says it, drop-ins and all.
 
-use super::{Finding, Machine, Verdict, mend::Mend, probes::Asked};
+use super::{Finding, Machine, Verdict, hint::Hint, probes::Asked};
 
 /// What is asked of `systemctl show`.
 pub(super) const PROPERTIES: &str = "--property=Id,LoadState,RestrictAddressFamilies,\
@@ -177,9 +177,9 @@ pub(super) fn own_shown(machine: &Machine) -> Option<(Own, Unit)> {
     Some((own, unit))
 }
 
-/// The mend of a unit: lines for its drop-in.
-pub(super) fn edit(systemctl: &str, unit: &str, lines: &str) -> Mend {
-    Mend::advice(format!(
+/// The hint of a unit: lines for its drop-in.
+pub(super) fn edit(systemctl: &str, unit: &str, lines: &str) -> Hint {
+    Hint::advice(format!(
         "'{systemctl} edit {unit}' with the lines [Service] and {lines}, then '{systemctl} restart \
          {unit}'"
     ))
@@ -257,7 +257,7 @@ fn told(unit: &Unit, own: Option<&Own>, systemctl: &str) -> Finding {
     let finding =
         Finding::new("unit", verdict, &format!("what {id}{here} may do"), evidence.join("; "));
     let finding = finding.meaning(meanings.join("; "));
-    if lines.is_empty() { finding } else { finding.mend(edit(systemctl, id, &lines.join(" and "))) }
+    if lines.is_empty() { finding } else { finding.hint(edit(systemctl, id, &lines.join(" and "))) }
 }
 
 #[cfg(test)]

@@ -53,12 +53,12 @@ enum Refuse {
 
 impl Policy {
     fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
-        let size = |key, fits: fn(u32) -> bool, mend| {
+        let size = |key, fits: fn(u32) -> bool, hint| {
             let Some(size) = params.size(key)? else { return Ok(None) };
             // A longest request beyond 32 bits is one that has no limit.
             let size = u32::try_from(size).unwrap_or(u32::MAX);
             let text = params.value(key).unwrap_or_default();
-            let wrong = || params.wrong(key, text, "a block size", mend);
+            let wrong = || params.wrong(key, text, "a block size", hint);
             fits(size).then_some(Some(size)).ok_or_else(wrong)
         };
         let minimum = size(
@@ -72,8 +72,8 @@ impl Policy {
             "write a power of two from 512 to 32M",
         )?;
         let maximum = size("blocksize-maximum", |it| it > 0, "write one byte or more")?;
-        let wrong = |key, size: u32, mend| {
-            Err(BuildError::from(params.wrong(key, &size.to_string(), "a block size", mend)))
+        let wrong = |key, size: u32, hint| {
+            Err(BuildError::from(params.wrong(key, &size.to_string(), "a block size", hint)))
         };
         let least = minimum.unwrap_or(1);
         if let Some(preferred) = preferred.filter(|preferred| *preferred < least) {
@@ -83,15 +83,15 @@ impl Policy {
             && maximum != u32::MAX
             && (maximum % least != 0 || maximum < preferred.unwrap_or(least))
         {
-            let mend = "it is a multiple of blocksize-minimum, and at least blocksize-preferred";
-            return wrong("blocksize-maximum", maximum, mend);
+            let hint = "it is a multiple of blocksize-minimum, and at least blocksize-preferred";
+            return wrong("blocksize-maximum", maximum, hint);
         }
         let endured = size("blocksize-write-disconnect", |_| true, "")?.filter(|it| *it > 0);
         if let (Some(endured), Some(minimum)) = (endured, minimum)
             && endured <= minimum
         {
-            let mend = "it is more than blocksize-minimum";
-            return wrong("blocksize-write-disconnect", endured, mend);
+            let hint = "it is more than blocksize-minimum";
+            return wrong("blocksize-write-disconnect", endured, hint);
         }
         let refuse = params.choice(
             "blocksize-error-policy",

@@ -75,8 +75,8 @@ impl Words {
             Some(("fixed", text)) => Description::Fixed(text.to_owned()),
             Some(("script", command)) => Description::Script(command.to_owned()),
             _ => {
-                let mend = "write keep, none, fixed:TEXT or script:COMMAND";
-                return Err(params.wrong("exportdesc", text, "a kind of description", mend));
+                let hint = "write keep, none, fixed:TEXT or script:COMMAND";
+                return Err(params.wrong("exportdesc", text, "a kind of description", hint));
             }
         };
         Ok(Self {

@@ -59,7 +59,7 @@ impl fmt::Display for Which {
 
 impl ActivationError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Number { .. } => Some("unset it, or let a service manager set it"),
             Self::Unusable(_, error) if error.raw_os_error() == Some(libc::EBADF) => {

@@ -52,7 +52,7 @@ pub enum Cause {
 
 impl BindError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match (&self.source, &self.address) {
             (Cause::Lookup { .. }, _) => Some("give an address instead of a name".into()),
             (Cause::NoAddress { family, .. }, _) => Some(match family {
@@ -98,9 +98,9 @@ fn stop_that(path: impl fmt::Display) -> String {
 
 fn errno(errno: i32, address: &Address) -> Option<String> {
     if let Address::Vsock { cid, port } = address
-        && let Some(mend) = doctor::mend_of_bind(errno, *cid, *port)
+        && let Some(hint) = doctor::hint_of_bind(errno, *cid, *port)
     {
-        return Some(mend);
+        return Some(hint);
     }
     Some(match (address, errno) {
         (Address::Tcp { port, .. }, libc::EADDRINUSE) => format!(
@@ -149,8 +149,8 @@ mod tests {
         ] {
             let source = Cause::System(io::Error::from_raw_os_error(errno));
             let error = BindError { address: address.parse().unwrap(), source };
-            let mend = error.mend().expect(address);
-            assert!(mend.contains(part), "{address}: {mend}");
+            let hint = error.hint().expect(address);
+            assert!(hint.contains(part), "{address}: {hint}");
         }
     }
 }

@@ -69,10 +69,10 @@ impl Adopted {
 
 impl GivenError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Activation(error) => error.mend().map(str::to_owned),
-            Self::Stdio(error) => Some(error.mend().to_owned()),
+            Self::Activation(error) => error.hint().map(str::to_owned),
+            Self::Stdio(error) => Some(error.hint().to_owned()),
         }
     }
 }

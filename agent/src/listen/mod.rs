@@ -154,7 +154,7 @@ impl Listener {
                         tracing::warn!(
                             "{self} cannot accept: {error}; connections wait, those that are open \
                              go on{}",
-                            mend(&error)
+                            hint(&error)
                         );
                     }
                     let pause = self.pause;
@@ -217,7 +217,7 @@ fn only_that_connection(error: &io::Error) -> bool {
     )
 }
 
-fn mend(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => "; raise the hard limit of open files (LimitNOFILE=, 'ulimit -Hn')",
         Some(libc::ENFILE) => "; raise fs.file-max",

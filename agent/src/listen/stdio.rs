@@ -24,7 +24,7 @@ pub enum StdioError {
 
 impl StdioError {
     /// What to do about it.
-    pub(super) fn mend(&self) -> &'static str {
+    pub(super) fn hint(&self) -> &'static str {
         match self {
             Self::NoClient { .. } => {
                 "start it from inetd, xinetd or a client, or with pipes: \

@@ -67,8 +67,8 @@ impl Maker {
         let room = Room { most: params.size("max-total")?, taken: Arc::default() };
         if room.most.is_some_and(|most| most < size) {
             let text = params.needed("max-total")?;
-            let mend = "not one disk of size= fits; make it larger";
-            return Err(params.wrong("max-total", text, "enough", mend).into());
+            let hint = "not one disk of size= fits; make it larger";
+            return Err(params.wrong("max-total", text, "enough", hint).into());
         }
         let command = params.value("command").unwrap_or(MKFS).to_owned();
         Ok(Self { size, command, variables, room })

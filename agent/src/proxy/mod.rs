@@ -11,7 +11,7 @@
 //! A request waits as long as its client is there. When that has gone and the far server is silent, its requests
 //! end (`asker`): a link of its own is closed, one that all share goes on for the others.
 //!
-//! **When a link breaks, it is not mended.** Every request on it fails from then on, flushes too: what
+//! **When a link breaks, it is not repaired.** Every request on it fails from then on, flushes too: what
 //! the far server had acknowledged and not yet made durable may be lost with it, and a flush on a new
 //! connection would say that it is not. The client sees errors and knows; who connects anew gets a new
 //! link. nbdkit does the same.

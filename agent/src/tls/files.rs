@@ -85,7 +85,7 @@ impl TlsError {
     }
 
     /// What to do about it, where that is known and not said already.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
             Self::Nowhere { .. } => {
                 Some("say where they are with --tls-certificates DIRECTORY".into())

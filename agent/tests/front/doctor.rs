@@ -37,7 +37,7 @@ fn the_status_the_words_and_the_json_agree() {
         for key in ["checked", "evidence", "meaning"] {
             assert!(finding[key].as_str().is_some_and(|said| !said.is_empty()), "{key}: {finding}");
         }
-        assert!(finding["verdict"] != "fault" || finding["mend"].is_string(), "mend: {finding}");
+        assert!(finding["verdict"] != "fault" || finding["hint"].is_string(), "hint: {finding}");
     }
     let ways: Vec<_> = object["ways"].as_array().unwrap().iter().collect();
     let names: Vec<_> = ways.iter().map(|way| way["way"].as_str().unwrap()).collect();
@@ -87,8 +87,8 @@ print(doctor.stdout, agent.stderr)
     let port: Vec<_> = said.lines().next().expect("python has vsock").split(' ').collect();
     assert_eq!(port[1..], ["1", "1"], "{said}");
     assert!(said.contains(&format!("fault    port: binding vsock port {}", port[0])), "{said}");
-    let mend = format!("stop that ('ss -lp --vsock' names it, look for :{})", port[0]);
-    assert_eq!(said.matches(&mend).count(), 2, "{said}");
+    let hint = format!("stop that ('ss -lp --vsock' names it, look for :{})", port[0]);
+    assert_eq!(said.matches(&hint).count(), 2, "{said}");
     assert!(said.contains("'agent doctor' says more"), "{said}");
 }
 

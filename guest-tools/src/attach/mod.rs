@@ -67,10 +67,10 @@ pub(crate) enum AttachError {
     Unfit { uri: String, why: String },
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("cannot attach: the kernel has no {driver} driver here ({mend})")]
-    NoDriver { driver: &'static str, mend: &'static str, source: io::Error },
-    #[error("cannot make {device} of {uri} ({mend})")]
-    Connect { device: String, uri: String, mend: &'static str, source: io::Error },
+    #[error("cannot attach: the kernel has no {driver} driver here ({hint})")]
+    NoDriver { driver: &'static str, hint: &'static str, source: io::Error },
+    #[error("cannot make {device} of {uri} ({hint})")]
+    Connect { device: String, uri: String, hint: &'static str, source: io::Error },
     #[error("cannot {what}")]
     System { what: &'static str, source: io::Error },
     #[error("{device} ends early")]

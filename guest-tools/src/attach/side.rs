@@ -236,7 +236,7 @@ pub(super) fn nbd() -> Result<Nbd, AttachError> {
         opened("nbd", Nbd::open).map_err(AttachError::system("ask the kernel's nbd driver"))?;
     opened.map_err(|source| AttachError::NoDriver {
         driver: "nbd",
-        mend: "modprobe nbd, as root; it is in the package of the kernel's modules",
+        hint: "modprobe nbd, as root; it is in the package of the kernel's modules",
         source,
     })
 }
@@ -247,7 +247,7 @@ pub(super) fn ublk() -> Result<Ublk, AttachError> {
         .map_err(AttachError::system("ask the kernel's ublk driver"))?;
     opened.map_err(|source| AttachError::NoDriver {
         driver: "ublk",
-        mend: match source.raw_os_error().map(Errno::from_raw) {
+        hint: match source.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EOPNOTSUPP) => "it has to be that of Linux 6.5 or newer",
             _ => "modprobe ublk_drv, as root; it is in the package of the kernel's modules",
         },
@@ -292,7 +292,7 @@ fn pairs(count: usize) -> Result<(Vec<OwnedFd>, Vec<UnixStream>), AttachError> {
 
 /// What the nbd driver's refusal means.
 pub(super) fn nbd_refused(device: &str, uri: &str, source: io::Error) -> AttachError {
-    let mend = match source.raw_os_error().map(Errno::from_raw) {
+    let hint = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
         Some(Errno::EBUSY) => {
             "another program has it, or has it open: see 'guest-tools status', fuser"
@@ -305,17 +305,17 @@ pub(super) fn nbd_refused(device: &str, uri: &str, source: io::Error) -> AttachE
         _ => "dmesg may say why",
     };
     let (device, uri) = (device.to_owned(), uri.to_owned());
-    AttachError::Connect { device, uri, mend, source }
+    AttachError::Connect { device, uri, hint, source }
 }
 
 /// What the ublk driver's refusal means.
 fn ublk_refused(device: &str, uri: &str, source: io::Error) -> AttachError {
-    let mend = match source.raw_os_error().map(Errno::from_raw) {
+    let hint = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
         Some(Errno::EEXIST | Errno::EBUSY) => "another process has it: see 'guest-tools status'",
         Some(Errno::EOPNOTSUPP) => "the driver has to be that of Linux 6.5 or newer",
         _ => "dmesg may say why",
     };
     let (device, uri) = (device.to_owned(), uri.to_owned());
-    AttachError::Connect { device, uri, mend, source }
+    AttachError::Connect { device, uri, hint, source }
 }

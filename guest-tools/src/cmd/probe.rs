@@ -1,4 +1,4 @@
-//! `probe`: why vsock does not work here, and what mends it; and whether a connection works.
+//! `probe`: why vsock does not work here, and how to fix it; and whether a connection works.
 
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -39,7 +39,7 @@ For TCP and Unix sockets only the connection is looked at.
 
 Keys of --json: uri, works (true or false), waited (seconds), findings: a list with id (device, driver,
 socket, node, cid, transports, connect, server, export), verdict (ok, warning, fault), evidence,
-meaning, mend (or null).
+meaning, hint (or null).
 
 Exit codes: 0 when a connection works and a server greets on it; else 1.";
 
@@ -131,18 +131,18 @@ fn connect(uri: &Uri) -> Vec<Finding> {
             let export = Finding::new("export", Verdict::Ok, format!("{:?}: {size}", uri.export));
             vec![connected(), greeted(), export.meaning("the disk is there")]
         }
-        Err(SessionError::Dial(DialError::Connect { mend, source, .. })) => {
+        Err(SessionError::Dial(DialError::Connect { hint, source, .. })) => {
             vec![
                 Finding::new("connect", Verdict::Fault, format!("{uri}: {source}"))
                     .meaning("no connection")
-                    .mend(mend),
+                    .hint(hint),
             ]
         }
         Err(SessionError::Dial(error)) => {
             vec![
                 Finding::new("connect", Verdict::Fault, chain(&error))
                     .meaning(UNTRIED)
-                    .mend("see the addresses in 'guest-tools --help'"),
+                    .hint("see the addresses in 'guest-tools --help'"),
             ]
         }
         Err(SessionError::Refused { source, .. }) => {
@@ -151,19 +151,19 @@ fn connect(uri: &Uri) -> Vec<Finding> {
                     "the server does not open the export {:?} for this guest",
                     uri.export
                 ))
-                .mend("'guest-tools list' names those that it has; the agent's log says why");
+                .hint("'guest-tools list' names those that it has; the agent's log says why");
             vec![connected(), greeted(), refused]
         }
         Err(error @ (SessionError::Closed { .. } | SessionError::Lost { .. })) => {
             let closed = Finding::new("server", Verdict::Fault, chain(&error))
                 .meaning("the connection was taken and ended before a greeting: a rule of the server may refuse this guest, or no server stands behind the listener")
-                .mend("the agent's log on the host names each connection that it refused, and the rule");
+                .hint("the agent's log on the host names each connection that it refused, and the rule");
             vec![connected(), closed]
         }
         Err(error) => {
             let other = Finding::new("server", Verdict::Fault, chain(&error))
                 .meaning("what listens there is no NBD server that can be used")
-                .mend("check the port, and the server's version");
+                .hint("check the port, and the server's version");
             vec![connected(), other]
         }
     }

@@ -12,8 +12,8 @@ use crate::{error::SessionError, size::print_size, stamp::Change};
 pub(crate) enum CopyError {
     #[error(transparent)]
     Session(#[from] SessionError),
-    #[error("cannot open {name}{mend}")]
-    Open { name: String, mend: &'static str, source: io::Error },
+    #[error("cannot open {name}{hint}")]
+    Open { name: String, hint: &'static str, source: io::Error },
     #[error("cannot {doing} {name}")]
     Local { doing: String, name: String, source: io::Error },
     #[error("{0} is a directory: a file, a block device, an address or - is wanted")]

@@ -101,7 +101,7 @@ impl Local {
         let name = path.display().to_string();
         let opened = File::open(path);
         let file =
-            opened.map_err(|e| CopyError::Open { name: name.clone(), mend: "", source: e })?;
+            opened.map_err(|e| CopyError::Open { name: name.clone(), hint: "", source: e })?;
         let mut local = Self::new(file, name)?;
         // What the kernel makes up as it is read, in /proc, says that it has no bytes.
         let is_empty = local.kind == Kind::Regular && local.size == 0;
@@ -129,8 +129,8 @@ impl Local {
         };
         let file = opened.map_err(|source| {
             let busy = source.kind() == io::ErrorKind::ResourceBusy;
-            let mend = if busy { " (it is mounted or in use: unmount it first)" } else { "" };
-            CopyError::Open { name: name.clone(), mend, source }
+            let hint = if busy { " (it is mounted or in use: unmount it first)" } else { "" };
+            CopyError::Open { name: name.clone(), hint, source }
         })?;
         Ok(Self { made, ..Self::new(file, name)? })
     }

@@ -70,7 +70,7 @@ impl Progress {
             How::To(fd) => {
                 let opened = sys::duplicate(fd);
                 let name = format!("descriptor {fd} of --progress");
-                Some(opened.map_err(|source| CopyError::Open { name, mend: "", source })?)
+                Some(opened.map_err(|source| CopyError::Open { name, hint: "", source })?)
             }
             _ => None,
         };

@@ -29,11 +29,11 @@ pub(crate) enum DialError {
     Tls { uri: String, source: TlsError },
     #[error("{0:?} is no address: names are not looked up here, write nbd://127.0.0.1/ or [::1]")]
     Name(String),
-    #[error("cannot connect to {uri} ({mend})")]
+    #[error("cannot connect to {uri} ({hint})")]
     Connect {
         uri: String,
         /// What it means, and what to do about it.
-        mend: String,
+        hint: String,
         source: io::Error,
     },
     #[error("cannot set up the socket for {uri}")]
@@ -60,12 +60,12 @@ pub(crate) fn dial_raw(uri: &Uri) -> Result<File, DialError> {
         Place::Vsock { cid, port } => vsock::connect(*cid, *port),
     };
     let fd = connected.map_err(|source| {
-        let mend = match &uri.place {
-            Place::Tcp { port, .. } => tcp::mend(&source, *port),
-            Place::Unix { .. } => unix::mend(&source),
-            Place::Vsock { cid, port } => vsock::mend(&source, vsock::device(), *cid, *port),
+        let hint = match &uri.place {
+            Place::Tcp { port, .. } => tcp::hint(&source, *port),
+            Place::Unix { .. } => unix::hint(&source),
+            Place::Vsock { cid, port } => vsock::hint(&source, vsock::device(), *cid, *port),
         };
-        DialError::Connect { uri: uri.to_string(), mend, source }
+        DialError::Connect { uri: uri.to_string(), hint, source }
     })?;
     Ok(File::from(fd))
 }

@@ -42,7 +42,7 @@ pub(super) fn connect(addresses: &[SocketAddr]) -> io::Result<OwnedFd> {
     Err(first.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
-pub(super) fn mend(error: &io::Error, port: u16) -> String {
+pub(super) fn hint(error: &io::Error, port: u16) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
             format!("nothing listens on TCP port {port} there: is the server running?")

@@ -37,7 +37,7 @@ pub(super) fn connect(socket: &[u8]) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-pub(super) fn mend(error: &io::Error) -> String {
+pub(super) fn hint(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such socket: is the server running?",
         io::ErrorKind::ConnectionRefused => {

@@ -46,7 +46,7 @@ pub(super) fn device() -> Device {
 
 /// What a failed connect means and what to do about it. A host without a listener answers with a
 /// reset, which looks the same as one that refuses this guest.
-pub(super) fn mend(error: &io::Error, device: Device, cid: u32, port: u32) -> String {
+pub(super) fn hint(error: &io::Error, device: Device, cid: u32, port: u32) -> String {
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
     match (errno, device) {
         (Errno::EAFNOSUPPORT, _) => {
@@ -105,7 +105,7 @@ mod tests {
             (Errno::EPERM, Device::Unknown, 2, "seccomp"),
             (Errno::EIO, Device::Unknown, 2, "port 10809"),
         ] {
-            let text = mend(&io::Error::from(errno), device, cid, 10809);
+            let text = hint(&io::Error::from(errno), device, cid, 10809);
             assert!(text.contains(says), "{errno}: {text}");
         }
     }

@@ -1,4 +1,4 @@
-//! Why vsock does not work in this guest: findings, each with its mend, out of what is to be seen of
+//! Why vsock does not work in this guest: findings, each with its hint, out of what is to be seen of
 //! the machine. `cmd::probe` prints them. The checks are functions of a `Machine`, which is this one
 //! or one in a test; they change nothing.
 
@@ -32,28 +32,28 @@ pub(crate) struct Finding {
     pub(crate) verdict: Verdict,
     pub(crate) evidence: String,
     pub(crate) meaning: String,
-    pub(crate) mend: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl Finding {
     pub(crate) fn new(id: &'static str, verdict: Verdict, evidence: impl Into<String>) -> Self {
-        Self { id, verdict, evidence: evidence.into(), meaning: String::new(), mend: None }
+        Self { id, verdict, evidence: evidence.into(), meaning: String::new(), hint: None }
     }
 
     pub(crate) fn meaning(self, meaning: impl Into<String>) -> Self {
         Self { meaning: meaning.into(), ..self }
     }
 
-    pub(crate) fn mend(self, mend: impl Into<String>) -> Self {
-        Self { mend: Some(mend.into()), ..self }
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// In two or three lines, as `agent doctor` has them.
     pub(crate) fn text(&self) -> String {
-        let Self { id, verdict, evidence, meaning, mend } = self;
+        let Self { id, verdict, evidence, meaning, hint } = self;
         let mut text = format!("{:8} {id}: {evidence}\n", verdict.word());
         for line in
-            [meaning.clone(), mend.as_ref().map_or_else(String::new, |m| format!("mend: {m}"))]
+            [meaning.clone(), hint.as_ref().map_or_else(String::new, |m| format!("hint: {m}"))]
         {
             if !line.is_empty() {
                 text = format!("{text}         {line}\n");
@@ -63,10 +63,10 @@ impl Finding {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let Self { id, verdict, evidence, meaning, mend } = self;
+        let Self { id, verdict, evidence, meaning, hint } = self;
         json!({
             "id": id, "verdict": verdict.word(), "evidence": evidence, "meaning": meaning,
-            "mend": mend,
+            "hint": hint,
         })
     }
 }
@@ -102,13 +102,13 @@ fn device(machine: &Machine) -> Finding {
     if let Some(device) = machine.vsock.first() {
         return finding(Verdict::Fault, format!("{} has no driver", device.name))
             .meaning("the vsock device is there, and nothing in the kernel uses it")
-            .mend(load(machine, TRANSPORT, "CONFIG_VIRTIO_VSOCKETS"));
+            .hint(load(machine, TRANSPORT, "CONFIG_VIRTIO_VSOCKETS"));
     }
     if let Some(device) = machine.pci.first() {
         let driver = device.driver.as_deref().unwrap_or("no driver");
         return finding(Verdict::Fault, format!("PCI device {} has {driver}", device.name))
             .meaning("the vsock device is on PCI, and it is not on the virtio bus")
-            .mend(load(machine, "virtio_pci", "CONFIG_VIRTIO_PCI"));
+            .hint(load(machine, "virtio_pci", "CONFIG_VIRTIO_PCI"));
     }
     for (module, whose) in [("hv_sock", "Hyper-V"), ("vmw_vsock_vmci_transport", "VMware")] {
         if machine.has(module) {
@@ -119,12 +119,12 @@ fn device(machine: &Machine) -> Finding {
     if !machine.sysfs {
         return finding(Verdict::Warning, "there is no /sys".into())
             .meaning("whether this machine has a vsock device cannot be seen")
-            .mend("mount -t sysfs sysfs /sys");
+            .hint("mount -t sysfs sysfs /sys");
     }
     let evidence = format!("none among {} virtio devices, none on PCI", machine.virtio);
     finding(Verdict::Fault, evidence)
         .meaning("the host gives this guest no vsock device; or a container hides it")
-        .mend(
+        .hint(
             "give the VM one: QEMU's '-device vhost-vsock-pci,guest-cid=N', or libvirt's <vsock \
              model='virtio'><cid auto='yes'/></vsock>; 'agent qemu attach' plugs one into a VM \
              that runs",
@@ -165,7 +165,7 @@ fn driver(machine: &Machine) -> Finding {
     let verdict = if machine.vsock.is_empty() { Verdict::Warning } else { Verdict::Fault };
     finding(verdict, format!("{TRANSPORT} is not loaded"))
         .meaning("the kernel would not use a virtio vsock device")
-        .mend(load(machine, TRANSPORT, "CONFIG_VIRTIO_VSOCKETS"))
+        .hint(load(machine, TRANSPORT, "CONFIG_VIRTIO_VSOCKETS"))
 }
 
 /// Whether this process may have such sockets.
@@ -177,7 +177,7 @@ fn socket(machine: &Machine) -> Finding {
         Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
             finding(Verdict::Fault, format!("socket(AF_VSOCK): {errno}"))
                 .meaning("this process may have no vsock sockets: a seccomp or SELinux rule")
-                .mend(
+                .hint(
                     "a container's seccomp profile can forbid them: allow AF_VSOCK in it; in a \
                      systemd unit: RestrictAddressFamilies=AF_VSOCK AF_UNIX",
                 )
@@ -185,11 +185,11 @@ fn socket(machine: &Machine) -> Finding {
         Err(Errno::EAFNOSUPPORT) if !machine.protocol => {
             finding(Verdict::Fault, "socket(AF_VSOCK): address family not supported".into())
                 .meaning("the kernel has no AF_VSOCK")
-                .mend(load(machine, TRANSPORT, "CONFIG_VSOCKETS"))
+                .hint(load(machine, TRANSPORT, "CONFIG_VSOCKETS"))
         }
         Err(errno) => finding(Verdict::Fault, format!("socket(AF_VSOCK): {errno}"))
             .meaning("the kernel gives no vsock socket to this process")
-            .mend("in a container or unit, allow AF_VSOCK; else see the kernel's log"),
+            .hint("in a container or unit, allow AF_VSOCK; else see the kernel's log"),
     }
 }
 
@@ -200,10 +200,10 @@ fn node(machine: &Machine) -> Finding {
         (_, Ok(_)) => finding(Verdict::Ok, "/dev/vsock opens").meaning("it tells the CID"),
         (true, Err(errno)) => finding(Verdict::Warning, &format!("/dev/vsock: {errno}"))
             .meaning("this machine's own CID cannot be asked for; connections do without")
-            .mend("chmod a+r /dev/vsock; or run this as root"),
+            .hint("chmod a+r /dev/vsock; or run this as root"),
         (false, _) if machine.protocol => finding(Verdict::Warning, "there is no /dev/vsock")
             .meaning("this machine's own CID cannot be asked for; connections do without")
-            .mend("mount -t devtmpfs devtmpfs /dev; in a container, give it the device"),
+            .hint("mount -t devtmpfs devtmpfs /dev; in a container, give it the device"),
         (false, _) => finding(Verdict::Warning, "there is no /dev/vsock")
             .meaning("it comes with the module vsock, which is not in the kernel"),
     }
@@ -215,13 +215,13 @@ fn cid(machine: &Machine) -> Finding {
     match machine.cid {
         Ok(CID_ANY) => finding(Verdict::Fault, "none".into())
             .meaning("no transport gives this machine an address: it has no vsock device, or no driver for it")
-            .mend("see device and driver above"),
+            .hint("see device and driver above"),
         Ok(1) => finding(Verdict::Fault, "1".into())
             .meaning("vsock goes from this machine to itself alone (vsock_loopback)")
-            .mend("see device and driver above"),
+            .hint("see device and driver above"),
         Ok(HOST_CID) => finding(Verdict::Warning, HOST_CID.to_string())
             .meaning("this machine counts as a host (vhost_vsock is loaded), and as nobody's guest")
-            .mend("if it is a guest, see device and driver above"),
+            .hint("if it is a guest, see device and driver above"),
         Ok(cid @ (0 | 3..)) => finding(Verdict::Ok, cid.to_string())
             .meaning(format!("the host knows this guest as CID {cid}; the host is CID {HOST_CID}")),
         Err(errno) => finding(Verdict::Warning, format!("not known: {errno}"))
@@ -248,7 +248,7 @@ fn transports(machine: &Machine) -> Finding {
             .meaning(format!(
                 "a kernel has one way to the host: {rival} may have taken the place of {TRANSPORT}"
             ))
-            .mend(format!("modprobe -r {rival}, then load {TRANSPORT} again")),
+            .hint(format!("modprobe -r {rival}, then load {TRANSPORT} again")),
         _ if machine.has("vhost_vsock") => {
             found.meaning("this machine can have guests of its own; CID 2 is still its host's")
         }

@@ -50,7 +50,7 @@ fn has(finding: &Finding, verdict: Verdict, says: &str) {
     let text = finding.text();
     assert!(finding.verdict == verdict && text.contains(says), "{says:?}: {text}");
     assert!(verdict == Verdict::Ok || !finding.meaning.is_empty(), "{text}");
-    assert!(verdict != Verdict::Fault || finding.mend.is_some(), "a fault has a mend: {text}");
+    assert!(verdict != Verdict::Fault || finding.hint.is_some(), "a fault has a hint: {text}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn the_device_is_driven_idle_on_pci_alone_or_absent() {
     has(&device(&idle.machine()), Verdict::Fault, "an initramfs needs");
     has(&driver(&idle.machine()), Verdict::Fault, "not loaded");
     let idle = idle.modules(&["vmw_vsock_virtio_transport", "vsock"]);
-    has(&device(&idle.machine()), Verdict::Fault, "mend: modprobe vmw_vsock_virtio_transport;");
+    has(&device(&idle.machine()), Verdict::Fault, "hint: modprobe vmw_vsock_virtio_transport;");
     let idle = idle.modules(&["nbd"]);
     has(&device(&idle.machine()), Verdict::Fault, "linux-modules-extra-6.12.1");
 
@@ -72,7 +72,7 @@ fn the_device_is_driven_idle_on_pci_alone_or_absent() {
             .file("sys/bus/pci/devices/0000:00:03.0/vendor", "0x1af4\n")
             .file("sys/bus/pci/devices/0000:00:03.0/device", id)
             .modules(&["virtio_pci"]);
-        has(&device(&pci.machine()), Verdict::Fault, "mend: modprobe virtio_pci");
+        has(&device(&pci.machine()), Verdict::Fault, "hint: modprobe virtio_pci");
     }
     let disk = Tree::new().file("sys/bus/virtio/devices/virtio1/device", "0x0002\n");
     has(&device(&disk.machine()), Verdict::Fault, "none among 1 virtio devices");
@@ -172,8 +172,8 @@ fn the_protocol_is_seen_in_proc() {
 
 #[test]
 fn findings_are_read_by_people_and_programs() {
-    let finding = Finding::new("cid", Verdict::Fault, "none").meaning("a").mend("b");
-    assert_eq!(finding.text(), "fault    cid: none\n         a\n         mend: b\n");
+    let finding = Finding::new("cid", Verdict::Fault, "none").meaning("a").hint("b");
+    assert_eq!(finding.text(), "fault    cid: none\n         a\n         hint: b\n");
     assert_eq!(finding.json()["verdict"], "fault");
     assert_eq!(findings(&Tree::new().machine()).len(), 6);
 }

@@ -43,7 +43,7 @@ fn an_export_that_is_not_there_is_a_warning() {
     assert_eq!(output.status.code(), Some(0));
     let told = json(&output.stdout);
     assert_eq!(verdicts(&told), ["connect ok", "server ok", "export warning"]);
-    assert!(told["findings"][2]["mend"].as_str().expect("a mend").contains("guest-tools list"));
+    assert!(told["findings"][2]["hint"].as_str().expect("a hint").contains("guest-tools list"));
 }
 
 /// What `probe` says of a listener that does something with each connection.
@@ -81,7 +81,7 @@ fn what_listens_and_is_no_server_is_told_apart() {
     let output = output.expect("it starts");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(
-        text.contains("fault    connect: ") && text.contains("mend: there is no such"),
+        text.contains("fault    connect: ") && text.contains("hint: there is no such"),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1));

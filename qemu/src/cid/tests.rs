@@ -96,7 +96,7 @@ fn draws_are_in_the_range_and_differ() {
 fn a_device_that_is_missing_or_another_has_a_mend() {
     let missing = claim_on(Path::new("/nonexistent/vhost-vsock"), Range::default()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot open /nonexistent/vhost-vsock");
-    assert!(missing.mend().unwrap().contains("modprobe vhost_vsock"));
+    assert!(missing.hint().unwrap().contains("modprobe vhost_vsock"));
     let other = claim_on(Path::new("/dev/null"), Range::default()).unwrap_err();
     assert!(matches!(other, ClaimError::Refused(..)), "{other}");
 }

@@ -98,7 +98,7 @@ impl Error {
     }
 
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         Some(match (&self.step, &self.why) {
             (Step::Connect, Why::Io(error)) => match error.kind() {
                 io::ErrorKind::NotFound => {

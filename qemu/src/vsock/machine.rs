@@ -139,9 +139,9 @@ pub enum PlaceError {
 
 impl PlaceError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Qmp(error) => error.mend(),
+            Self::Qmp(error) => error.hint(),
             Self::NoHotplug { machine } => Some(format!(
                 "end it, and start it with what 'agent qemu args --machine {machine}' prints"
             )),

@@ -38,11 +38,11 @@ pub enum PlugError {
 
 impl PlugError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Place(error) => error.mend(),
-            Self::Claim(error) => error.mend().map(Into::into),
-            Self::Qmp(error) => error.mend(),
+            Self::Place(error) => error.hint(),
+            Self::Claim(error) => error.hint().map(Into::into),
+            Self::Qmp(error) => error.hint(),
             Self::Present(_) => {
                 Some("use that one, or take it out first with 'agent qemu detach'".into())
             }
@@ -121,9 +121,9 @@ pub enum UnplugError {
 
 impl UnplugError {
     /// What to do about it, where that is known.
-    pub fn mend(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Qmp(error) => error.mend(),
+            Self::Qmp(error) => error.hint(),
             Self::Guest(_) => Some("end what uses the vsock device in the guest".into()),
             Self::Deadline { .. } => Some(
                 "QEMU has asked it, and it still may: its kernel has to run and to know hotplug"

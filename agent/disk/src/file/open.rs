@@ -70,7 +70,7 @@ pub(crate) struct Inode {
 /// Why a file was not opened.
 #[derive(Debug, Error)]
 pub enum FileError {
-    #[error("cannot open {}{}", .path.display(), mend(.source))]
+    #[error("cannot open {}{}", .path.display(), hint(.source))]
     Open { path: PathBuf, source: io::Error },
     #[error("{} is {kind}: only regular files and block devices can be served", .path.display())]
     Kind { path: PathBuf, kind: &'static str },
@@ -95,7 +95,7 @@ impl From<FileError> for io::Error {
     }
 }
 
-fn mend(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => " (create it first, for example with truncate -s SIZE)",
         io::ErrorKind::PermissionDenied => " (the agent's user must be allowed to read it)",

@@ -69,7 +69,7 @@ impl Medium {
     }
 
     /// Nothing goes wrong from now on.
-    pub fn mend(&self) {
+    pub fn hint(&self) {
         lock(&self.file).next.clear();
     }
 

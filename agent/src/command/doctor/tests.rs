@@ -3,19 +3,19 @@
 use super::*;
 use crate::doctor::Step;
 
-fn finding(verdict: Verdict, mend: Option<Mend>) -> Finding {
+fn finding(verdict: Verdict, hint: Option<Hint>) -> Finding {
     Finding {
         id: "thing",
         verdict,
         checked: "the thing".into(),
         evidence: "it is so".into(),
         meaning: "so it goes".into(),
-        mend,
+        hint,
     }
 }
 
-fn mend_of(steps: &[Step], safe: bool) -> Mend {
-    Mend { steps: steps.to_vec(), safe, ..Mend::default() }
+fn hint_of(steps: &[Step], safe: bool) -> Hint {
+    Hint { steps: steps.to_vec(), safe, ..Hint::default() }
 }
 
 const TRUE: Step = Step::Run(&["true"]);
@@ -23,23 +23,23 @@ const FALSE: Step = Step::Run(&["false"]);
 
 #[test]
 fn only_safe_mends_are_run_and_only_on_a_yes() {
-    let safe = [finding(Verdict::Fault, Some(mend_of(&[TRUE, TRUE], true)))];
+    let safe = [finding(Verdict::Fault, Some(hint_of(&[TRUE, TRUE], true)))];
     for (answers, runs) in [("", 0), ("n\n", 0), ("maybe\n", 0), ("y\n", 1), ("y\nYES\n", 2)] {
-        assert_eq!(mend(&safe, false, &mut answers.as_bytes()).len(), runs, "{answers:?}");
+        assert_eq!(run_fixes(&safe, false, &mut answers.as_bytes()).len(), runs, "{answers:?}");
     }
-    assert_eq!(mend(&safe, true, &mut &b""[..]).len(), 2);
+    assert_eq!(run_fixes(&safe, true, &mut &b""[..]).len(), 2);
     for not in [
-        finding(Verdict::Fault, Some(mend_of(&[TRUE], false))),
-        finding(Verdict::Fault, Some(mend_of(&[], true))),
-        finding(Verdict::Ok, Some(mend_of(&[TRUE], true))),
+        finding(Verdict::Fault, Some(hint_of(&[TRUE], false))),
+        finding(Verdict::Fault, Some(hint_of(&[], true))),
+        finding(Verdict::Ok, Some(hint_of(&[TRUE], true))),
         finding(Verdict::Fault, None),
     ] {
-        assert!(mend(&[not], true, &mut &b""[..]).is_empty());
+        assert!(run_fixes(&[not], true, &mut &b""[..]).is_empty());
     }
     let twice = [safe[0].clone(), safe[0].clone()];
-    assert_eq!(mend(&twice, true, &mut &b""[..]).len(), 2, "one mend of two findings");
-    let fails = [finding(Verdict::Fault, Some(mend_of(&[FALSE, TRUE], true)))];
-    let done = mend(&fails, true, &mut &b""[..]);
+    assert_eq!(run_fixes(&twice, true, &mut &b""[..]).len(), 2, "one hint of two findings");
+    let fails = [finding(Verdict::Fault, Some(hint_of(&[FALSE, TRUE], true)))];
+    let done = run_fixes(&fails, true, &mut &b""[..]);
     assert!(matches!(done.as_slice(), [(_, Err(_))]), "{done:?}");
 }
 
@@ -47,7 +47,7 @@ fn only_safe_mends_are_run_and_only_on_a_yes() {
 fn words_and_json_say_the_same() {
     let way = Way { id: "vsock", option: "--vsock", works: false, why: "thing: so".into() };
     let findings = vec![
-        finding(Verdict::Fault, Some(mend_of(&[TRUE], true))),
+        finding(Verdict::Fault, Some(hint_of(&[TRUE], true))),
         finding(Verdict::Warning, None),
     ];
     let mut report = Report { findings, ways: vec![way] };
@@ -56,14 +56,14 @@ fn words_and_json_say_the_same() {
         words.contains("fault    thing: the thing: it is so\n         so it goes\n"),
         "{words}"
     );
-    assert!(words.contains("         mend: \"true\"\n"), "{words}");
+    assert!(words.contains("         hint: \"true\"\n"), "{words}");
     let end = "way      --vsock: no: thing: so\n\
                no guest can be served by --vsock: 1 faults, 1 warnings\n";
     assert!(words.ends_with(end), "{words}");
     let object = in_json(&report, None);
     assert_eq!(object["served"], false);
     assert_eq!(object["findings"][0]["steps"][0], "true");
-    assert_eq!(object["findings"][1]["mend"], Value::Null);
+    assert_eq!(object["findings"][1]["hint"], Value::Null);
     assert!(object.get("fixed").is_none());
     assert_eq!(object["ways"][0]["works"], false);
     let lists = ["findings", "ways"].iter().flat_map(|key| object[key].as_array().unwrap());

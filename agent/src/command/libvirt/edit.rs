@@ -77,8 +77,8 @@ fn run(matches: &ArgMatches) -> Outcome {
     }
     let edited = libvirt::edit(&text, wanted, existing).map_err(|error| match error {
         EditError::Other(..) | EditError::Cid(..) => {
-            let mend = if replace { "--cid" } else { "--replace" };
-            format!("{}; {mend} changes it", failed(shown, &error))
+            let hint = if replace { "--cid" } else { "--replace" };
+            format!("{}; {hint} changes it", failed(shown, &error))
         }
         _ => failed(shown, &error),
     })?;

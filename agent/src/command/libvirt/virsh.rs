@@ -51,7 +51,7 @@ pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<S
     if let Some(uri) = matches.get_one::<String>("connect") {
         virsh.args(["--connect", uri]);
     }
-    // Mends are found by its messages.
+    // Hints are found by its messages.
     virsh.arg("--quiet").args(words).env("LC_ALL", "C").env_remove("LANGUAGE");
     let time = matches.get_one("timeout").copied().unwrap_or_default();
     // A connection by ssh may ask for a password.
@@ -84,11 +84,11 @@ pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<S
     let said = if said.is_empty() { answer.status.to_string() } else { said };
     let shown: String = said.chars().take(SHOWN).collect();
     let more = if shown.len() < said.len() { "..." } else { "" };
-    Err(format!("virsh {word} {domain:?}: {shown}{more}{}", mend(&said)))
+    Err(format!("virsh {word} {domain:?}: {shown}{more}{}", hint(&said)))
 }
 
 /// What to do about libvirt's commonest words.
-fn mend(said: &str) -> &'static str {
+fn hint(said: &str) -> &'static str {
     if said.contains("failed to get domain") {
         "; 'virsh list --all' names them, with the same --connect"
     } else if said.contains("failed to connect") {

@@ -92,8 +92,8 @@ fn arguments(matches: &ArgMatches) -> Result<(Vec<String>, Option<u32>), Box<dyn
     let socket = matches.get_one::<PathBuf>("vhost-user");
     let Some((socket, memory)) = socket.zip(matches.get_one::<Memory>("memory")) else {
         let cid = cid::draw(cids(matches)).map_err(|error| {
-            let mend = error.mend().map(Into::into);
-            failed(&error, mend)
+            let hint = error.hint().map(Into::into);
+            failed(&error, hint)
         })?;
         return Ok((kernel(bus, id, cid).into(), Some(cid.get())));
     };

@@ -11,7 +11,7 @@ use super::{
     DEVICE_KEYS, Outcome, Part, cid_option, cids, connect, device_json, device_words, failed, id,
     id_option, json_option, qmp_option, say, wait_for,
 };
-use crate::machines::mend_of_plug;
+use crate::machines::hint_of_plug;
 
 pub(super) const PART: Part = Part { word: "attach", command, run };
 
@@ -54,7 +54,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let mut client = connect(matches).await?;
         let plugged = vsock::plug(&mut client, cids(matches), id(matches)).await;
         let Plugged { machine, device, .. } =
-            plugged.map_err(|error| failed(&error, mend_of_plug(&error)))?;
+            plugged.map_err(|error| failed(&error, hint_of_plug(&error)))?;
         let port = matches.get_one("port").copied().unwrap_or(10809);
         let (object, words) = told(&machine.name, &device, port);
         say(matches, &object, &words)?;

@@ -55,7 +55,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let id = matches.get_one::<String>("id").map(String::as_str);
         let device = choose(&devices, id)?;
         let unplugged = vsock::unplug(&mut client, device, duration(matches, "timeout")).await;
-        unplugged.map_err(|error| failed(&error, error.mend()))?;
+        unplugged.map_err(|error| failed(&error, error.hint()))?;
         let words = format!("detached {}", device_words(device));
         say(matches, &device_json(device), &words)?;
         Ok(0)

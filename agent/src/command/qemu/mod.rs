@@ -60,7 +60,7 @@ fn run(matches: &ArgMatches) -> Outcome {
     part.map_or(Ok(0), |part| (part.run)(matches))
 }
 
-/// What a user reads of a library's error: its causes, and the mend.
+/// What a user reads of a library's error: its causes, and the hint.
 #[derive(Debug)]
 struct Failed(String);
 
@@ -72,7 +72,7 @@ impl fmt::Display for Failed {
 
 impl Error for Failed {}
 
-fn failed(error: &dyn Error, mend: Option<String>) -> Box<dyn Error> {
+fn failed(error: &dyn Error, hint: Option<String>) -> Box<dyn Error> {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -82,14 +82,14 @@ fn failed(error: &dyn Error, mend: Option<String>) -> Box<dyn Error> {
         }
         cause = error.source();
     }
-    if let Some(mend) = mend {
-        line = format!("{line}; {mend}");
+    if let Some(hint) = hint {
+        line = format!("{line}; {hint}");
     }
     Box::new(Failed(line))
 }
 
 fn of_qmp(error: &qmp::Error) -> Box<dyn Error> {
-    failed(error, error.mend())
+    failed(error, error.hint())
 }
 
 /// Runs what waits for QEMU.

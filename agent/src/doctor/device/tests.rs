@@ -1,4 +1,4 @@
-//! Each way in which the device can fail, and its mend.
+//! Each way in which the device can fail, and its hint.
 
 use super::*;
 use crate::doctor::testing::Tree;
@@ -7,7 +7,7 @@ use crate::doctor::testing::Tree;
 fn every_way_the_device_can_fail_has_its_own_mend() {
     let tree = |errno| Tree::new("6.1.0").probe(|probes| probes.vhost = Err(errno));
     let user = |tree: Tree| tree.probe(|probes| probes.user = "ann".into());
-    for (tree, meaning, mend) in [
+    for (tree, meaning, hint) in [
         (
             tree(libc::ENOENT).loadable(&["vhost_vsock"]),
             "nothing has loaded it",
@@ -92,8 +92,8 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
         let found = tree.finding(check, "vhost-vsock");
         assert_eq!(found.verdict, Verdict::Fault, "{found:?}");
         assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
-        let said = found.mend.unwrap().to_string();
-        assert!(said.contains(mend), "{mend}: {said}");
+        let said = found.hint.unwrap().to_string();
+        assert!(said.contains(hint), "{hint}: {said}");
     }
 }
 
@@ -101,8 +101,8 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
 fn every_fault_of_the_device_names_the_way_without_it() {
     for errno in [libc::ENOENT, libc::ENODEV, libc::EACCES, libc::EIO] {
         let tree = Tree::new("6.1.0").probe(|probes| probes.vhost = Err(errno));
-        let mend = tree.finding(check, "vhost-vsock").mend.unwrap().to_string();
-        assert!(mend.contains("'agent --listen vhost-user:PATH'"), "{mend}");
+        let hint = tree.finding(check, "vhost-vsock").hint.unwrap().to_string();
+        assert!(hint.contains("'agent --listen vhost-user:PATH'"), "{hint}");
     }
 }
 
@@ -127,9 +127,9 @@ fn a_device_open_to_all_is_a_warning_with_a_safe_mend() {
         let found = tree.finding(check, "vhost-vsock-mode");
         assert_eq!(found.verdict, Verdict::Warning);
         assert!(found.evidence.starts_with("0666, root:"), "{found:?}");
-        let mend = found.mend.unwrap();
-        assert!(mend.safe && mend.steps.len() == steps.len() + 1, "{mend}");
-        let said = mend.to_string();
+        let hint = found.hint.unwrap();
+        assert!(hint.safe && hint.steps.len() == steps.len() + 1, "{hint}");
+        let said = hint.to_string();
         assert!(said.starts_with(&steps.join(", then ")), "{said}");
         assert!(said.contains("> /etc/udev/rules.d/99-vhost-vsock.rules") && said.contains(part));
     }
@@ -148,10 +148,10 @@ fn an_error_of_the_device_has_its_mend() {
     ] {
         let tree = Tree::new("6.1.0").loadable(&["vhost_vsock"]);
         let tree = tree.probe(|probes| probes.vhost = Err(errno));
-        let mend = mend_on(&tree.machine()).unwrap();
-        assert!(mend.contains(part) && mend.ends_with("'agent doctor' says more"), "{mend}");
-        assert!(!mend.contains('\n'), "{mend}");
+        let hint = hint_on(&tree.machine()).unwrap();
+        assert!(hint.contains(part) && hint.ends_with("'agent doctor' says more"), "{hint}");
+        assert!(!hint.contains('\n'), "{hint}");
     }
     // Nothing is wrong with it.
-    assert_eq!(mend_on(&Tree::new("6.1.0").machine()), None);
+    assert_eq!(hint_on(&Tree::new("6.1.0").machine()), None);
 }

@@ -29,7 +29,7 @@ fn what_keeps_a_module_out_is_told_by_its_evidence() {
         tree.probe(|probes| probes.log = line)
     };
     let rejected = "Loading of unsigned module is rejected";
-    for (tree, evidence, meaning, mend) in [
+    for (tree, evidence, meaning, hint) in [
         (
             refused().file("/proc/sys/kernel/modules_disabled", "1\n"),
             "modules_disabled is 1",
@@ -90,8 +90,8 @@ fn what_keeps_a_module_out_is_told_by_its_evidence() {
         assert_eq!(found.verdict, Verdict::Fault);
         assert!(found.evidence.contains(evidence), "{evidence}: {found:?}");
         assert!(found.meaning.contains(meaning), "{meaning}: {found:?}");
-        let said = found.mend.unwrap().to_string();
-        assert!(said.contains(mend), "{mend}: {said}");
+        let said = found.hint.unwrap().to_string();
+        assert!(said.contains(hint), "{hint}: {said}");
         let transport = tree.finding(transport::check, "transport");
         assert_ne!(transport.verdict, Verdict::Fault, "VMCI is not blamed: {transport:?}");
     }
@@ -122,7 +122,7 @@ fn what_only_looks_like_an_obstacle_is_none() {
     quiet(tree.probe(|probes| probes.log = log.into()));
 }
 
-/// The log may tell of a time before it was mended; this machine's CID tells of now.
+/// The log may tell of a time before it was fixed; this machine's CID tells of now.
 #[test]
 fn a_transport_that_is_in_the_place_goes_before_the_log() {
     let log = "4,521,2,-;vhost_vsock: Unknown symbol vhost_dev_init (err -2)\n";
@@ -151,9 +151,9 @@ fn what_the_evidence_does_not_settle_is_said_to_be_so() {
         let found = tree.finding(device::check, "vhost-vsock");
         assert!(found.evidence.contains(evidence), "{evidence}: {found:?}");
         assert!(found.meaning.contains("does not settle"), "{found:?}");
-        let mend = found.mend.unwrap();
-        assert!(mend.safe, "loading it by name harms nothing");
-        let said = mend.to_string();
+        let hint = found.hint.unwrap();
+        assert!(hint.safe, "loading it by name harms nothing");
+        let said = hint.to_string();
         for words in ["\"modprobe vhost_vsock\"", "Device or resource busy", "Key was rejected"] {
             assert!(said.contains(words), "{words}: {said}");
         }

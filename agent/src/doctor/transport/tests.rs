@@ -16,16 +16,16 @@ fn before_5_5_any_other_transport_is_in_the_way() {
         let found = refused("5.4.0").modules(&[(name, 0)]).finding(check, "transport");
         assert_eq!(found.verdict, Verdict::Fault, "{name}");
         assert!(found.meaning.ends_with(&format!("and {name} is it")), "{found:?}");
-        let mend = found.mend.unwrap();
-        assert!(mend.to_string().starts_with(&format!("\"modprobe -r {name}\"")), "{mend}");
-        assert_eq!(mend.safe, name == VMCI, "a guest's way to its host is not cut");
+        let hint = found.hint.unwrap();
+        assert!(hint.to_string().starts_with(&format!("\"modprobe -r {name}\"")), "{hint}");
+        assert_eq!(hint.safe, name == VMCI, "a guest's way to its host is not cut");
     }
     // The kernel is too old for both; hv_sock is where it belongs, and stays.
     let found = refused("5.4.0").modules(&[(HYPERV, 0)]).finding(check, "transport");
     assert_eq!(found.verdict, Verdict::Fault);
     assert!(found.meaning.contains("older than Linux 5.5"), "{found:?}");
-    let mend = found.mend.unwrap();
-    assert!(mend.steps.is_empty() && mend.to_string().starts_with("boot Linux 5.5"), "{mend}");
+    let hint = found.hint.unwrap();
+    assert!(hint.steps.is_empty() && hint.to_string().starts_with("boot Linux 5.5"), "{hint}");
 }
 
 #[test]
@@ -64,27 +64,27 @@ fn vmci_is_blamed_on_proof_only() {
         let found = tree.finding(check, "transport");
         assert_eq!(found.verdict, verdict, "{found:?}");
         assert!(found.evidence.contains(part), "{part}: {found:?}");
-        assert_eq!(found.mend.is_some(), verdict != Verdict::Ok);
+        assert_eq!(found.hint.is_some(), verdict != Verdict::Ok);
     }
 }
 
 #[test]
 fn what_cannot_be_unloaded_is_not_said_to_be() {
     let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Some(2));
-    let mend = tree().finding(check, "transport").mend.unwrap();
-    assert!(mend.safe, "{mend}");
+    let hint = tree().finding(check, "transport").hint.unwrap();
+    assert!(hint.safe, "{hint}");
     let running = tree().file("/proc/70/comm", "vmware-vmx\n").finding(check, "transport");
     assert!(running.evidence.contains("with 0 users: vmware-vmx (process 70)"), "{running:?}");
-    let mend = running.mend.unwrap();
-    assert!(!mend.safe && mend.to_string().contains("VMs of VMware have ended"), "{mend}");
+    let hint = running.hint.unwrap();
+    assert!(!hint.safe && hint.to_string().contains("VMs of VMware have ended"), "{hint}");
     let locked = tree().file("/proc/sys/kernel/modules_disabled", "1\n");
-    let mend = locked.finding(check, "transport").mend.unwrap();
-    assert!(!mend.safe && mend.to_string().contains("and reboot"), "{mend}");
-    assert!(!mend.to_string().contains("modprobe -r"), "{mend}");
+    let hint = locked.finding(check, "transport").hint.unwrap();
+    assert!(!hint.safe && hint.to_string().contains("and reboot"), "{hint}");
+    assert!(!hint.to_string().contains("modprobe -r"), "{hint}");
     // Nor is loaded what was kept out on purpose.
     let banned = tree().file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
-    let mend = banned.finding(check, "transport").mend.unwrap();
-    assert!(!mend.safe && mend.steps.len() == 1, "{mend}");
+    let hint = banned.finding(check, "transport").hint.unwrap();
+    assert!(!hint.safe && hint.steps.len() == 1, "{hint}");
 }
 
 #[test]
@@ -129,12 +129,12 @@ fn a_transport_in_use_is_kept_out_for_good_and_its_holders_are_named() {
     assert!(found.evidence.contains("vmtoolsd of open-vm-tools (process 812)"), "{found:?}");
     assert!(found.evidence.contains("vmx-thing (process 4000)"), "{found:?}");
     assert!(!found.evidence.contains("bash"), "{found:?}");
-    let mend = found.mend.unwrap();
-    assert!(!mend.safe);
-    let mend = mend.to_string();
+    let hint = found.hint.unwrap();
+    assert!(!hint.safe);
+    let hint = hint.to_string();
     let ban = "\"echo 'blacklist vmw_vsock_vmci_transport' > /etc/modprobe.d/no-vsock-vmci.conf\"";
-    assert!(mend.starts_with(ban) && mend.contains("reboot"), "{mend}");
-    assert!(mend.contains("systemctl stop open-vm-tools"), "{mend}");
+    assert!(hint.starts_with(ban) && hint.contains("reboot"), "{hint}");
+    assert!(hint.contains("systemctl stop open-vm-tools"), "{hint}");
     // As the kernel writes it: the users that are modules are named.
     let line = format!("{VMCI} 40960 1 other, Live 0xffff\n");
     let found = refused("6.1.0").file("/proc/modules", &line).finding(check, "transport");

@@ -65,7 +65,7 @@ fn families_are_told_from_calls() {
     let unit = |lines: &str| {
         shown(&format!("Id=agent@7.service\nLoadState=loaded\n{lines}")).finding(check, "unit")
     };
-    for (lines, said, not, mend) in [
+    for (lines, said, not, hint) in [
         ("RestrictAddressFamilies=AF_UNIX\n", FAMILIES, CALLS, FAMILY),
         ("RestrictAddressFamilies=~AF_VSOCK AF_PACKET\n", FAMILIES, CALLS, FAMILY),
         // As "none" is shown.
@@ -78,8 +78,8 @@ fn families_are_told_from_calls() {
         assert_eq!(found.verdict, Verdict::Warning);
         assert!(found.evidence.contains(said), "{said}: {found:?}");
         assert!(!found.evidence.contains(not), "{not}: {found:?}");
-        let edit = found.mend.unwrap().to_string();
-        assert!(edit.contains("'systemctl edit agent@7.service'") && edit.contains(mend), "{edit}");
+        let edit = found.hint.unwrap().to_string();
+        assert!(edit.contains("'systemctl edit agent@7.service'") && edit.contains(hint), "{edit}");
     }
     for lines in [
         "",
@@ -165,7 +165,7 @@ fn the_agents_service_without_the_device_serves_all_the_same() {
         let tree = tree.file("/proc/self/cgroup", &format!("0::/system.slice/{name}\n"));
         tree.probe(|probes| (probes.vhost, probes.user) = (Err(errno), "64748".into()))
     };
-    for (errno, lines, evidence, mend) in [
+    for (errno, lines, evidence, hint) in [
         (libc::ENOENT, "PrivateDevices=yes\n", "has PrivateDevices=yes", "DeviceAllow=/dev/vhost"),
         (libc::EPERM, "DevicePolicy=closed\n", "has DevicePolicy=closed", "DeviceAllow=/dev/vhost"),
         (libc::EACCES, "", "64748 may not", "SupplementaryGroups=kvm"),
@@ -176,7 +176,7 @@ fn the_agents_service_without_the_device_serves_all_the_same() {
             let found = tree.finding(device::check, "vhost-vsock");
             assert_eq!(found.verdict, verdict, "{found:?}");
             assert!(found.evidence.contains(evidence), "{found:?}");
-            assert!(found.mend.unwrap().to_string().contains(mend));
+            assert!(found.hint.unwrap().to_string().contains(hint));
         }
         if errno != libc::EACCES {
             let loaded = agents().file("/sys/class/misc/vhost-vsock/dev", "10:241\n");

@@ -186,7 +186,7 @@ impl Host for Emulated {
         self.file.next_fails.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn mend(&self) {
+    fn hint(&self) {
         self.file.next_fails.store(0, Ordering::Relaxed);
     }
 

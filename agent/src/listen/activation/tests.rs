@@ -161,6 +161,6 @@ fn what_cannot_be_served_is_named() {
         let message = error.to_string();
         assert!(message.starts_with("socket activation: descriptor 3 (n) is"), "{message}");
         assert!(message.contains(what), "{message}");
-        assert!(error.mend().unwrap().contains("ListenStream="));
+        assert!(error.hint().unwrap().contains("ListenStream="));
     }
 }

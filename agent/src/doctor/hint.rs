@@ -1,4 +1,4 @@
-//! What mends a finding: advice for a person, and steps that can be run as they are printed.
+//! How to fix a finding: advice for a person, and steps that can be run as they are printed.
 
 use std::{fmt, fs, path::Path, process::Command, time::Duration};
 
@@ -15,7 +15,7 @@ pub(crate) enum Step {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Mend {
+pub(crate) struct Hint {
     /// What no command does, or when and why.
     pub(crate) advice: String,
     pub(crate) steps: Vec<Step>,
@@ -25,7 +25,7 @@ pub(crate) struct Mend {
     pub(crate) instead: Option<&'static str>,
 }
 
-impl Mend {
+impl Hint {
     pub(super) fn advice(advice: impl Into<String>) -> Self {
         Self { advice: advice.into(), ..Self::default() }
     }
@@ -50,7 +50,7 @@ impl Mend {
 }
 
 /// On one line: the commands in quotes, and the advice behind them.
-impl fmt::Display for Mend {
+impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, step) in self.steps.iter().enumerate() {
             let then = if i == 0 { "" } else { ", then " };
@@ -127,17 +127,17 @@ mod tests {
 
     #[test]
     fn a_mend_is_printed_as_it_is_run() {
-        let mend = Mend::safe(vec![
+        let hint = Hint::safe(vec![
             Step::Run(&["modprobe", "vhost_vsock"]),
             Step::Write { path: "/etc/modules-load.d/v.conf", line: "vhost_vsock" },
         ]);
         assert_eq!(
-            mend.to_string(),
+            hint.to_string(),
             "\"modprobe vhost_vsock\", then \"echo 'vhost_vsock' > /etc/modules-load.d/v.conf\""
         );
-        assert_eq!(mend.and("as root").to_string().split(": ").last(), Some("as root"));
-        assert_eq!(Mend::advice("reboot").to_string(), "reboot");
-        assert_eq!(Mend::advice("reboot").or("wait").to_string(), "reboot; or wait");
+        assert_eq!(hint.and("as root").to_string().split(": ").last(), Some("as root"));
+        assert_eq!(Hint::advice("reboot").to_string(), "reboot");
+        assert_eq!(Hint::advice("reboot").or("wait").to_string(), "reboot; or wait");
     }
 
     #[test]
