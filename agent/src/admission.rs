@@ -17,7 +17,7 @@ use crate::{
         Rule, Verdict, parse_file,
     },
     causes::chain,
-    hooks::Hooks,
+    lifecycle::Lifecycle,
     recipe::Stack,
     tenant::Limits,
 };
@@ -72,7 +72,7 @@ impl Admission {
     pub fn guard(
         &self,
         mut stack: Stack,
-        hooks: &mut Hooks,
+        lifecycle: &mut Lifecycle,
         changes: &Changes,
         certificates: bool,
     ) -> Result<Stack, AdmissionError> {
@@ -91,7 +91,7 @@ impl Admission {
         if list.file.is_some() {
             let list = Arc::clone(&list);
             let changes = changes.clone();
-            hooks.at_reload(move || list.reload(&changes));
+            lifecycle.at_reload(move || list.reload(&changes));
         }
         Ok(stack.behind(list))
     }
@@ -215,10 +215,10 @@ mod tests {
     };
     use disk::NullDisk;
 
-    fn guarded(words: &Admission, hooks: &mut Hooks) -> Result<Vec<Arc<dyn Gate>>, String> {
+    fn guarded(words: &Admission, lifecycle: &mut Lifecycle) -> Result<Vec<Arc<dyn Gate>>, String> {
         let stack = Stack::new(Single(Arc::new(NullDisk::new(0))));
         words
-            .guard(stack, hooks, &Changes::default(), false)
+            .guard(stack, lifecycle, &Changes::default(), false)
             .map(|stack| stack.gates)
             .map_err(|error| chain(&error).to_string())
     }
@@ -234,17 +234,17 @@ mod tests {
 
     #[test]
     fn without_words_there_is_no_gate() {
-        let mut hooks = Hooks::default();
-        assert_eq!(guarded(&Admission::default(), &mut hooks).unwrap().len(), 0);
+        let mut lifecycle = Lifecycle::default();
+        assert_eq!(guarded(&Admission::default(), &mut lifecycle).unwrap().len(), 0);
     }
 
     #[test]
     fn what_is_not_named_is_refused() {
-        let mut hooks = Hooks::default();
+        let mut lifecycle = Lifecycle::default();
         let mut allow = parse_list("vsock-cid:1").unwrap();
         allow.extend(parse_cids("3,5-6").unwrap());
         let words = Admission { allow: Some(allow), ..Admission::default() };
-        let gates = guarded(&words, &mut hooks).unwrap();
+        let gates = guarded(&words, &mut lifecycle).unwrap();
         assert_eq!(let_in(&gates), [1, 3, 5, 6]);
         let denied = gates[0].admit(&Caller::new(&Peer::Pipe, &|| None)).unwrap_err();
         assert_eq!(denied.rule, "not named by --allow or --allow-cid");
@@ -259,36 +259,36 @@ mod tests {
             file: Some(path.clone()),
             ..Admission::default()
         };
-        let mut hooks = Hooks::default();
-        let error = guarded(&words, &mut hooks).unwrap_err();
+        let mut lifecycle = Lifecycle::default();
+        let error = guarded(&words, &mut lifecycle).unwrap_err();
         assert!(error.contains("--access-file") && error.contains("No such file"), "{error}");
 
         fs::write(&path, "deny vsock-cid:4\nvsock-guest:3-6").unwrap();
-        let gates = guarded(&words, &mut hooks).unwrap();
+        let gates = guarded(&words, &mut lifecycle).unwrap();
         assert_eq!(let_in(&gates), [3, 5, 6, 9]);
         for wrong in ["vsock-cid:x", "dn:CN=me", "any\u{0}"] {
             fs::write(&path, wrong).unwrap();
-            hooks.reload();
+            lifecycle.reload();
             assert_eq!(let_in(&gates), [3, 5, 6, 9], "{wrong}");
         }
         fs::remove_file(&path).unwrap();
-        hooks.reload();
+        lifecycle.reload();
         assert_eq!(let_in(&gates), [3, 5, 6, 9]);
         fs::write(&path, "# nobody\n").unwrap();
-        hooks.reload();
+        lifecycle.reload();
         assert_eq!(let_in(&gates), [9]);
     }
 
     #[test]
     fn what_cannot_be_read_again_is_no_access_file() {
-        let mut hooks = Hooks::default();
+        let mut lifecycle = Lifecycle::default();
         for (path, part) in [
             ("/dev/null", "not a regular file"),
             ("/", "not a regular file"),
             ("", "cannot be read"),
         ] {
             let words = Admission { file: Some(path.into()), ..Admission::default() };
-            let error = guarded(&words, &mut hooks).unwrap_err();
+            let error = guarded(&words, &mut lifecycle).unwrap_err();
             assert!(error.contains(part), "{path}: {error}");
         }
     }

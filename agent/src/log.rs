@@ -25,7 +25,7 @@ use self::{
     outlet::{Datagrams, JOURNAL, LogFile, Outlet, SYSLOG, Wait},
     queue::Queue,
 };
-use crate::hooks::Hooks;
+use crate::lifecycle::Lifecycle;
 
 /// Where the log goes, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,9 +177,9 @@ impl Started {
     }
 
     /// Lets HUP open the file again.
-    pub fn hook(&self, hooks: &mut Hooks) {
+    pub fn hook(&self, lifecycle: &mut Lifecycle) {
         let logger = Arc::clone(&self.0);
-        hooks.at_reload(move || logger.reopen());
+        lifecycle.at_reload(move || logger.reopen());
     }
 }
 

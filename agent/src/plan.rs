@@ -15,10 +15,9 @@ use thiserror::Error;
 use crate::{
     access::Changes,
     admission::Admission,
-    child,
-    hooks::Hooks,
-    layer,
+    child, layer,
     lease::Leases,
+    lifecycle::Lifecycle,
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
     log::{self, Log},
     machines::{MachineError, Machines},
@@ -189,7 +188,7 @@ impl Plan {
             exports: stack.exports,
             gates: stack.gates,
             changes: (self.admission.file.is_some() || self.tls.verify_peer).then_some(changes),
-            successions: Arc::default(),
+            fencing: Arc::default(),
             tenants: Arc::new(Tenants::new(Limits {
                 memory: self.memory.limits(),
                 connections: match self.admission.limit_per_tenant {
@@ -212,7 +211,7 @@ impl Plan {
     /// What is served: the plugin, and the layers around it.
     fn stack(
         &self,
-        hooks: &mut Hooks,
+        lifecycle: &mut Lifecycle,
         tls: &tls::Policy,
         leases: &Arc<Leases>,
         changes: &Changes,
@@ -221,14 +220,15 @@ impl Plan {
         let layers = layer::choose(&self.filters, &mut words)?;
         let read_only = self.read_only || layer::spare_below(&layers);
         let changes_user = self.process.user.is_some() || self.process.group.is_some();
-        let mut context = Context { read_only, changes_user, hooks, memory: self.memory.disks() };
+        let mut context =
+            Context { read_only, changes_user, lifecycle, memory: self.memory.disks() };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
         let stack = layer::wrap(bottom, &layers, &mut context)?;
         let certificates =
             self.tls.verify_peer && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
         let stack = self
             .admission
-            .guard(stack, hooks, changes, certificates)
+            .guard(stack, lifecycle, changes, certificates)
             .map_err(|error| BuildError::Own(Box::new(error)))?;
         if self.machines.is_empty() {
             return Ok(stack);
@@ -249,14 +249,14 @@ impl Plan {
         }
         let Adopted { mut listeners, connected } = adopted;
         let change = self.process.check()?;
-        let mut hooks = Hooks::default();
-        log.hook(&mut hooks);
+        let mut lifecycle = Lifecycle::default();
+        log.hook(&mut lifecycle);
         let leases = Arc::default();
         let changes = Changes::default();
         if let Some(source) = tls.source() {
             let (at_reload, watched, changes) =
                 (Arc::clone(source), Arc::clone(source), changes.clone());
-            hooks.at_reload(move || {
+            lifecycle.at_reload(move || {
                 if at_reload.reload() {
                     changes.tell();
                 }
@@ -264,21 +264,21 @@ impl Plan {
             tokio::spawn(watched.watch());
         }
         disk::ring::choose(self.io).map_err(Failure::Io)?;
-        let stack = self.stack(&mut hooks, &tls, &leases, &changes)?;
+        let stack = self.stack(&mut lifecycle, &tls, &leases, &changes)?;
         let rules = Arc::new(self.rules(stack, changes, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         self.announce(&listeners);
         tokio::select! {
             opened = self.open(&leases) => listeners.extend(opened?),
-            signal = signals.stop(&hooks) => return Err(Failure::Stopped(signal)),
+            signal = signals.stop(&lifecycle) => return Err(Failure::Stopped(signal)),
         }
         self.process.lock()?;
         // The command is whose the agent was when it started, as with nbdkit.
         let mut captive = None;
         let changes = change.is_some();
         if let Some(change) = change {
-            captive = self.captive(&listeners, &hooks, &rules.tls)?;
+            captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
             change.make(&listeners)?;
         }
         // Again after a change of the user.
@@ -307,16 +307,17 @@ impl Plan {
             ready = format!("{ready}\nMAINPID={}", std::process::id());
         }
         if !changes {
-            captive = self.captive(&listeners, &hooks, &rules.tls)?;
+            captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
         }
         if let Err(error) = notify(&ready) {
             tracing::warn!("the service manager cannot be told READY=1: {error}");
         }
         let timeout = self.shutdown_timeout;
         let ended =
-            serve::serve(listeners, connected, rules, engine, &mut signals, &hooks, timeout).await;
+            serve::serve(listeners, connected, rules, engine, &mut signals, &lifecycle, timeout)
+                .await;
         match captive {
-            Some(captive) => Ok(captive.outlast(ended, parent, &mut signals, &hooks).await),
+            Some(captive) => Ok(captive.outlast(ended, parent, &mut signals, &lifecycle).await),
             None => Ok(0),
         }
     }
@@ -356,7 +357,7 @@ impl Plan {
     fn captive(
         &self,
         listeners: &[Listener],
-        hooks: &Hooks,
+        lifecycle: &Lifecycle,
         tls: &tls::Policy,
     ) -> Result<Option<Captive>, Failure> {
         let Some(command) = &self.process.command else {
@@ -380,7 +381,7 @@ impl Plan {
             tls_certificates: certificates.map(Into::into),
             tls_psk: shared_keys.map(Into::into),
         };
-        let captive = Captive::start(command, &variables, hooks.stop());
+        let captive = Captive::start(command, &variables, lifecycle.stop());
         let captive = captive.map_err(ProcessError::Command)?;
         self.process.spare();
         Ok(Some(captive))

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     event_loop::EventLoop,
-    hooks::Hooks,
+    lifecycle::Lifecycle,
     listen::Listener,
     peer::Peer,
     session::{self, Life, Rules},
@@ -183,7 +183,7 @@ impl Signals {
     }
 
     /// Waits for one that says stop; does what the others say until then.
-    pub async fn stop(&mut self, hooks: &Hooks) -> &'static str {
+    pub async fn stop(&mut self, lifecycle: &Lifecycle) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "TERM",
@@ -191,9 +191,9 @@ impl Signals {
                 _ = self.quit.recv() => return "QUIT",
                 _ = self.hangup.recv() => {
                     tracing::info!("HUP: reading again what can be");
-                    status::reloading(|| hooks.reload());
+                    status::reloading(|| lifecycle.reload());
                 }
-                _ = self.report.recv() => hooks.report(),
+                _ = self.report.recv() => lifecycle.report(),
             }
         }
     }
@@ -216,7 +216,7 @@ pub async fn serve(
     rules: Arc<Rules>,
     engine: Engine,
     signals: &mut Signals,
-    hooks: &Hooks,
+    lifecycle: &Lifecycle,
     shutdown_timeout: Duration,
 ) -> Ended {
     let (life, _) = watch::channel(Life::Serving);
@@ -234,12 +234,12 @@ pub async fn serve(
 
     let pings = watchdog::pings(&engine);
     let status = status::tell(&engine);
-    let stop = hooks.stop();
+    let stop = lifecycle.stop();
     let why = tokio::select! {
         // Never: it is there for what it does.
         () = pings => None,
         () = status => None,
-        name = signals.stop(hooks) => Some(name.to_owned()),
+        name = signals.stop(lifecycle) => Some(name.to_owned()),
         why = stop.asked() => Some(why),
         // Never with a listener: it is attended to for as long as the agent serves.
         () = all(&mut attendants) => None,
@@ -254,7 +254,7 @@ pub async fn serve(
     let mut ended = Ended::InOrder;
     tokio::select! {
         () = all(&mut attendants) => {}
-        name = signals.stop(hooks) => {
+        name = signals.stop(lifecycle) => {
             tracing::warn!("{name} again: ending now, whatever is in flight");
             ended = Ended::AtOnce;
         }
@@ -264,7 +264,7 @@ pub async fn serve(
             life.send_replace(Life::Ending);
             tokio::select! {
                 () = all(&mut attendants) => {}
-                _ = signals.stop(hooks) => ended = Ended::AtOnce,
+                _ = signals.stop(lifecycle) => ended = Ended::AtOnce,
                 () = tokio::time::sleep(LAST_MOMENT) => {}
             }
         }
@@ -273,7 +273,7 @@ pub async fn serve(
     if ended == Ended::InOrder {
         tokio::time::timeout(COMMANDS, shell::all_ended()).await.ok();
     }
-    hooks.exit();
+    lifecycle.exit();
     ended
 }
 

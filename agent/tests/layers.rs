@@ -19,7 +19,7 @@ const RANKS: &[(&str, u8)] = &[
     ("stream", 2),
     ("peer", 1),
     ("child", 1),
-    ("hooks", 1),
+    ("lifecycle", 1),
     ("log", 2),
     ("tls", 1),
     ("event_loop", 1),
@@ -124,7 +124,7 @@ const NOT_A_CLIENTS: &[(&str, &str)] = &[
     ("proxy/far.rs", "path.as_os_str().as_bytes().to_vec()"),
     // So many as the command line names.
     ("disk/src/split.rs", "Vec::with_capacity(disks.len())"),
-    ("session/admit.rs", "Vec::with_capacity(rules.gates.len())"),
+    ("session/authorize.rs", "Vec::with_capacity(rules.gates.len())"),
     // At most the negotiation's buffer.
     ("session/negotiate.rs", "buffer.filled().to_vec()"),
 ];
@@ -157,7 +157,7 @@ fn what_a_client_asks_for_is_allocated_so_that_it_may_fail() {
     ];
     assert!(bad.iter().all(|line| allocates(line)), "the test sees them");
     assert!(
-        !["vec![0; 4096]", "vec![0; pool::SMALL].into()", "Vec::with_capacity(32)"]
+        !["vec![0; 4096]", "vec![0; buffer_pool::SMALL].into()", "Vec::with_capacity(32)"]
             .iter()
             .any(|line| allocates(line))
     );

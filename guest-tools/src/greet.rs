@@ -9,7 +9,7 @@ use std::{
 use nbd::{
     Framing, Refusal, Uri,
     negotiate::{
-        self, ClientStep, ClientTls, Described, IDENTITY, INSTANCE, Instead, Listed, Ready,
+        self, ClientStep, ClientTls, Described, FencingToken, IDENTITY, INSTANCE, Listed, Ready,
         answer_to,
     },
     transmit::client::Client,
@@ -59,21 +59,21 @@ pub(crate) struct Standing {
 
 /// Connects and enters the export in place of the connections that this client had before. A server that
 /// knows nothing of that says nothing.
-pub(crate) fn enter_instead(
+pub(crate) fn enter_fenced(
     uri: &Uri,
-    instead: Instead,
+    fencing: FencingToken,
 ) -> Result<(Entered, Standing), SessionError> {
     let (mut talk, mut ready) = Talk::begin(uri)?;
     let mut standing = Standing::default();
     if ready.framing() >= Framing::Structured {
-        let instead = instead.to_string();
-        let next = ready.contexts_of(&uri.export, &[IDENTITY, INSTANCE, &instead], &mut talk.out);
+        let fencing = fencing.to_string();
+        let next = ready.contexts_of(&uri.export, &[IDENTITY, INSTANCE, &fencing], &mut talk.out);
         ready = match talk.answer(next)? {
             ClientStep::Contexts(ready, names) => {
                 let said = |query| names.iter().find_map(|name| answer_to(query, name));
                 standing.identity = said(IDENTITY).map(str::to_owned);
                 standing.instance = said(INSTANCE).map(str::to_owned);
-                standing.follows = names.contains(&instead);
+                standing.follows = names.contains(&fencing);
                 ready
             }
             // A server without any contexts, or one whose GO says better why.

@@ -8,7 +8,7 @@ use std::sync::{
 use super::{Entry, each};
 use crate::{
     access::{Caller, Denied, Gate, Pass},
-    hooks::Stop,
+    lifecycle::Stop,
 };
 
 pub(super) const ENTRY: Entry = Entry {
@@ -19,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
         let clients = Arc::new(Clients {
             connected: AtomicUsize::new(0),
             opened: AtomicBool::new(false),
-            stop: context.hooks.stop(),
+            stop: context.lifecycle.stop(),
         });
         let opened = Arc::clone(&clients);
         let mut stack = each(stack, move |below, _| {
@@ -69,7 +69,7 @@ mod tests {
     use crate::{
         exports::Permit,
         exports::Single,
-        hooks::Hooks,
+        lifecycle::Lifecycle,
         peer::Peer,
         recipe::{Context, Params, Stack},
     };
@@ -77,14 +77,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_of_those_that_overlap_ends_it_and_a_probe_does_not() {
-        let mut hooks = Hooks::default();
-        let stop = hooks.stop();
+        let mut lifecycle = Lifecycle::default();
+        let stop = lifecycle.stop();
         let params = Params::of_filter("exitlast", ENTRY.keys, &mut Vec::new()).unwrap();
         let stack = Stack::new(Single(Arc::new(MemoryDisk::new(512))));
         let context = &mut Context {
             read_only: false,
             changes_user: false,
-            hooks: &mut hooks,
+            lifecycle: &mut lifecycle,
             memory: Context::unlimited(),
         };
         let stack = (ENTRY.build)(&params, stack, context).unwrap();

@@ -21,7 +21,7 @@ use self::event::Event;
 use super::{Entry, absolute};
 use crate::{
     access::{Caller, Denied, Gate, Pass},
-    hooks::Stop,
+    lifecycle::Stop,
     recipe::{BuildError, Key, ParamError, Params},
     sys::poll,
 };
@@ -43,7 +43,7 @@ pub(super) const ENTRY: Entry = Entry {
         if events.is_empty() {
             return Ok(stack);
         }
-        let watch = Watch::start(events, poll, context.hooks.stop())
+        let watch = Watch::start(events, poll, context.lifecycle.stop())
             .map_err(|error| BuildError::Own(Box::new(error)))?;
         stack.gates.push(Arc::new(Door(watch)));
         Ok(stack)

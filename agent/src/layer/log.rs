@@ -49,8 +49,8 @@ pub(super) const ENTRY: Entry = Entry {
         let writer = Writer::start(file, append, script, format.unwrap_or(Format::Text))
             .map_err(|error| BuildError::Own(Box::new(error)))?;
         let (at_reload, at_exit) = (Arc::clone(&writer), Arc::clone(&writer));
-        context.hooks.at_reload(move || at_reload.reopen());
-        context.hooks.at_exit(move || at_exit.finish());
+        context.lifecycle.at_reload(move || at_reload.reopen());
+        context.lifecycle.at_exit(move || at_exit.finish());
         let log = Arc::new(Log::new(writer, context.read_only));
         log.print("Ready", vec![("thread_model", Value::Number(3))]);
         log.print("Fork", Vec::new());

@@ -21,7 +21,7 @@ pub(super) const ENTRY: Entry = Entry {
         let socket = Socket::bind(path).map_err(|error| BuildError::Own(Box::new(error)))?;
         let name = socket.name();
         tokio::spawn(socket.serve(Arc::clone(&state)));
-        context.hooks.at_exit(move || name.remove());
+        context.lifecycle.at_exit(move || name.remove());
         Ok(each(stack, move |below, _| Ok(Arc::new(Pause { below, state: Arc::clone(&state) }))))
     },
 };

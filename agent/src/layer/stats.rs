@@ -30,8 +30,8 @@ pub(super) const ENTRY: Entry = Entry {
     build: |params, stack, context| {
         let stats = Arc::new(Stats::parse(params)?);
         let (at_report, at_exit) = (Arc::clone(&stats), Arc::clone(&stats));
-        context.hooks.at_report(move || at_report.write());
-        context.hooks.at_exit(move || at_exit.write());
+        context.lifecycle.at_report(move || at_report.write());
+        context.lifecycle.at_exit(move || at_exit.write());
         Ok(each(stack, move |below, _| Ok(Arc::new(Counted { below, stats: Arc::clone(&stats) }))))
     },
 };

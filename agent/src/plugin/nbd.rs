@@ -181,7 +181,7 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     let retry = params.number("retry")?.unwrap_or(0);
     let far = Arc::new(far);
     let ends = Arc::clone(&far);
-    context.hooks.at_exit(move || ends.end());
+    context.lifecycle.at_exit(move || ends.end());
     let proxy = Proxy::new(far, export, retry, shared);
     Ok(Stack::new(proxy.map_err(|error| own(NbdError::Far(error)))?))
 }

@@ -3,14 +3,18 @@ use std::error::Error;
 use super::*;
 use crate::{
     exports::{Exports, list_now, open_now},
-    hooks::Hooks,
+    lifecycle::Lifecycle,
 };
 
 /// What the words make.
 fn build(plugin: &str, words: &[Word], read_only: bool) -> Result<Arc<dyn Exports>, BuildError> {
-    let mut hooks = Hooks::default();
-    let mut context =
-        Context { read_only, changes_user: false, hooks: &mut hooks, memory: Context::unlimited() };
+    let mut lifecycle = Lifecycle::default();
+    let mut context = Context {
+        read_only,
+        changes_user: false,
+        lifecycle: &mut lifecycle,
+        memory: Context::unlimited(),
+    };
     let words: Vec<&Word> = words.iter().collect();
     Ok(find(plugin)?.build(&words, &mut context)?.exports)
 }

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::Parent;
 use crate::{
-    hooks::{Hooks, Stop},
+    lifecycle::{Lifecycle, Stop},
     serve::{Ended, Signals},
     sys::parent::Tree,
 };
@@ -141,7 +141,7 @@ impl Captive {
         served: Ended,
         parent: Option<Parent>,
         signals: &mut Signals,
-        hooks: &Hooks,
+        lifecycle: &Lifecycle,
     ) -> u8 {
         let orphaned = parent.is_some_and(|parent| parent.0.is_gone());
         if orphaned && !self.end.is_finished() {
@@ -155,7 +155,7 @@ impl Captive {
             }
             tokio::select! {
                 status = self.ended() => return status,
-                name = signals.stop(hooks) => tracing::warn!("{name}: the command of --run is ended"),
+                name = signals.stop(lifecycle) => tracing::warn!("{name}: the command of --run is ended"),
             }
         }
         TERMINATED

@@ -9,7 +9,7 @@ use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 use thiserror::Error;
 
 pub use self::params::{Key, ParamError, Params, Word};
-use crate::{access::Gate, exports::Exports, hooks::Hooks};
+use crate::{access::Gate, exports::Exports, lifecycle::Lifecycle};
 use disk::{MemoryBudget, file::FileError};
 
 /// What is served so far: a plugin makes the first, each layer makes one from another.
@@ -43,7 +43,7 @@ pub struct Context<'a> {
     /// `-u`, `-g`: the agent becomes another user once the stack is built.
     pub changes_user: bool,
     /// What is to be called when the agent is told something.
-    pub hooks: &'a mut Hooks,
+    pub lifecycle: &'a mut Lifecycle,
     /// What all memory disks may take together.
     pub memory: Arc<MemoryBudget>,
 }

@@ -15,7 +15,7 @@ use disk::{
 use nbd::{transmit::Checked, wire::Request};
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{serial::Serial, succession::Member, transmit::op};
+use super::{fencing::Fenced, serial::Serial, transmit::op};
 use crate::tenant::{Account, Place, Tenant, Work};
 
 /// A request that came back.
@@ -56,7 +56,7 @@ pub(super) struct Blocking {
     /// The disk goes on with some of them by itself (`Disk::begin`).
     begins: bool,
     /// Each request that is out has it: who follows this connection waits for them.
-    member: Option<Arc<Member>>,
+    fenced: Option<Arc<Fenced>>,
 }
 
 /// What the connection and its requests that are out have in common.
@@ -96,7 +96,7 @@ impl Blocking {
         tenant: Arc<Tenant>,
         threads: Option<usize>,
         disk: Arc<dyn Disk>,
-        member: Option<Arc<Member>>,
+        fenced: Option<Arc<Fenced>>,
     ) -> Self {
         Self {
             shared: Arc::default(),
@@ -110,7 +110,7 @@ impl Blocking {
             begins: disk.begins(),
             tenant,
             disk,
-            member,
+            fenced,
         }
     }
 
@@ -153,7 +153,7 @@ impl Blocking {
             begun: false,
             on_thread: false,
             shared: Arc::clone(&self.shared),
-            member: self.member.clone(),
+            fenced: self.fenced.clone(),
         });
         let begins = self.begins;
         if !self.throttles {
@@ -250,7 +250,7 @@ pub(super) struct Task {
     on_thread: bool,
     shared: Arc<Shared>,
     /// Beyond the session, if that ends before.
-    member: Option<Arc<Member>>,
+    fenced: Option<Arc<Fenced>>,
 }
 
 impl Work for Task {
@@ -357,7 +357,7 @@ impl Task {
         let (request, checked) = (self.request, self.checked);
         // Before the client can know of it: it may ask on another connection, and it counts on the memory, which is
         // charged no longer either.
-        self.member = None;
+        self.fenced = None;
         let (pages, on_thread) = (std::mem::take(&mut self.pages), self.on_thread);
         let finished = Finished { request, checked, result, pages, on_thread };
         lock(&self.shared.finished).push(finished);

@@ -2,19 +2,19 @@
 //!
 //! `serve` calls `run` with what a listener gave.
 
-mod admit;
+mod authorize;
 mod blocking;
+mod buffer_pool;
+mod busy_poll;
 mod errno;
+mod fencing;
 mod negotiate;
 mod opening;
-mod pool;
 mod protocol;
 mod revocable;
 mod serial;
-mod spin;
 mod standing;
 mod stream;
-mod succession;
 mod transmit;
 mod turns;
 mod wire;
@@ -32,9 +32,9 @@ use std::{
 use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
-pub use self::succession::Successions;
+pub use self::fencing::Fencing;
 use self::{
-    admit::{Admission, Asked, Unopened},
+    authorize::{Admission, Asked, Unopened},
     blocking::Blocking,
     revocable::revoked,
     standing::Standing,
@@ -60,7 +60,7 @@ pub struct Rules {
     /// Told when a gate has other rules; `None` where none can have.
     pub changes: Option<Changes>,
     /// Clients that may come back.
-    pub successions: Arc<Successions>,
+    pub fencing: Arc<Fencing>,
     /// Whom connections are charged to.
     pub tenants: Arc<Tenants>,
     /// Connections so far.
@@ -202,7 +202,7 @@ pub async fn run(
 ) -> End {
     let standing = Standing::new(&rules);
     let label = stream.label();
-    let Admission { tenant, passes } = admit::admit(&rules, &peer, label.as_deref());
+    let Admission { tenant, passes } = authorize::admit(&rules, &peer, label.as_deref());
     // All that is logged from here on is caused by the client.
     let log = Arc::clone(tenant.log());
     let opening = Opening {
@@ -315,8 +315,8 @@ async fn serve(
     audit.asked = Some(Asked { export: opened.export.clone(), refused: None });
     let failures =
         Failures { peer: peer.clone(), export: opened.export, tenant: Arc::clone(&tenant) };
-    let member = opened.member;
-    let blocking = Blocking::new(tenant, rules.threads, Arc::clone(&opened.disk), member.clone());
+    let fenced = opened.fenced;
+    let blocking = Blocking::new(tenant, rules.threads, Arc::clone(&opened.disk), fenced.clone());
     let transmission = Box::new(Transmission::new(
         connection,
         opened.stream,
@@ -336,11 +336,11 @@ async fn serve(
         Some(standing) => revocable::run(transmit, life, standing.over(rules, opening)).await,
         None => transmit(life).await,
     };
-    match member {
-        Some(member) if member.begin() => {
-            revocable::run(judged, life, revoked(member.revocation())).await
+    match fenced {
+        Some(fenced) if fenced.begin() => {
+            revocable::run(judged, life, revoked(fenced.revocation())).await
         }
-        Some(_) => End::Revoked(succession::FOLLOWED.into()),
+        Some(_) => End::Revoked(fencing::FOLLOWED.into()),
         None => judged(life).await,
     }
 }

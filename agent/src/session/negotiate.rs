@@ -12,18 +12,18 @@ use std::{
 
 use nbd::{
     Buffer,
-    negotiate::{Ask, Ending, Instead, Negotiated, Offers, Server, Step, Tls},
+    negotiate::{Ask, Ending, FencingToken, Negotiated, Offers, Server, Step, Tls},
 };
 use tokio::{sync::watch, time::timeout};
 
 use super::{
     End, Life, Rules,
-    admit::{Gates, Unopened},
+    authorize::{Gates, Unopened},
+    fencing::Fenced,
     opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
     standing::{Shown, Standing},
     stream::Stream,
-    succession::Member,
 };
 use crate::{
     exports::{Covers, Opening},
@@ -49,7 +49,7 @@ pub(super) struct Opened {
     /// What came behind the negotiation's last byte.
     pub(super) received: Vec<u8>,
     /// The client has named itself.
-    pub(super) member: Option<Arc<Member>>,
+    pub(super) fenced: Option<Arc<Fenced>>,
 }
 
 /// Negotiates within the deadline.
@@ -94,7 +94,7 @@ async fn haggle(
     let mut buffer = Buffer::new(vec![0; BUFFER].into());
     // The export that was asked about last: an INFO and the GO after it open it once.
     let mut last: Option<(String, Arc<dyn Disk>)> = None;
-    let mut member: Option<Arc<Member>> = None;
+    let mut fenced: Option<Arc<Fenced>> = None;
     let mut told = Told::default();
     // What a long answer takes, until it is sent.
     let mut memory = Account::new(Arc::clone(&opening.tenant));
@@ -109,7 +109,7 @@ async fn haggle(
         tokio::task::yield_now().await;
         tokio::select! {
             biased;
-            end = followed(member.as_deref()) => return Err(end),
+            end = followed(fenced.as_deref()) => return Err(end),
             received = receive(&mut stream, &mut buffer, &mut server, &mut life), if hungry => received?,
             () = future::ready(()), if !hungry => drop(look(&mut server, &mut life)?),
         }
@@ -167,14 +167,14 @@ async fn haggle(
                     };
                     let export = describe(&disk.info(), rules.read_only);
                     last = Some((name, disk));
-                    if let Some(instead) = ask.instead() {
+                    if let Some(fencing) = ask.fencing() {
                         // Whoever it was before: that one does not wait for itself.
-                        drop(member.take());
-                        member = tokio::select! {
-                            member = follow(rules, instead, &mut life) => member?,
+                        drop(fenced.take());
+                        fenced = tokio::select! {
+                            fenced = follow(rules, fencing, &mut life) => fenced?,
                             end = departed(&mut stream, &mut buffer) => return Err(end),
                         };
-                        if member.is_none() {
+                        if fenced.is_none() {
                             ask.refuse_instead();
                         }
                     }
@@ -189,7 +189,7 @@ async fn haggle(
                     certificate.set(opening.certificate.clone()).ok();
                     // What was opened, and who it was, is of whoever asked in plain text.
                     last = None;
-                    member = None;
+                    fenced = None;
                     break start.secured();
                 }
                 Step::Done(negotiated) => {
@@ -206,7 +206,7 @@ async fn haggle(
                         opening,
                         export,
                         received: buffer.filled().to_vec(),
-                        member,
+                        fenced,
                     });
                 }
                 Step::End(ending) => {
@@ -232,19 +232,19 @@ async fn haggle(
 /// Waits until nothing of the client's older connections is under way any more.
 async fn follow(
     rules: &Rules,
-    instead: Instead,
+    fencing: FencingToken,
     life: &mut watch::Receiver<Life>,
-) -> Result<Option<Arc<Member>>, End> {
+) -> Result<Option<Arc<Fenced>>, End> {
     tokio::select! {
-        member = rules.successions.follow(instead) => Ok(member),
+        fenced = rules.fencing.follow(fencing) => Ok(fenced),
         _ = life.wait_for(|life| *life == Life::Ending) => Err(End::Cut),
     }
 }
 
 /// Waits until the client has come back on another connection; for ever if it has not named itself.
-async fn followed(member: Option<&Member>) -> End {
-    match member {
-        Some(member) => End::Revoked(member.revocation().revoked().await),
+async fn followed(fenced: Option<&Fenced>) -> End {
+    match fenced {
+        Some(fenced) => End::Revoked(fenced.revocation().revoked().await),
         None => future::pending().await,
     }
 }

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, fmt::Write};
 
 use nbd::{
-    negotiate::{INSTEAD, Instead},
+    negotiate::{FencingToken, INSTEAD},
     wire::{
         ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery,
         OptionCode, OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
@@ -133,8 +133,8 @@ fn option(header: OptionHeader, data: &[u8]) -> String {
 
 /// A context's name. The token of a client is its secret, also in a query that is not quite right.
 fn shown(name: &str) -> Cow<'_, str> {
-    match Instead::parse(name) {
-        Some(instead) => format!("{INSTEAD}*.{}", instead.generation).into(),
+    match FencingToken::parse(name) {
+        Some(fencing) => format!("{INSTEAD}*.{}", fencing.generation).into(),
         None if name.starts_with(INSTEAD) => format!("{INSTEAD}*").into(),
         None => name.into(),
     }
@@ -177,8 +177,8 @@ mod tests {
 
     #[test]
     fn a_token_is_not_shown() {
-        let instead = Instead { token: 0xabc, generation: 7 };
-        assert_eq!(shown(&instead.to_string()), "x-agent:instead=*.7");
+        let fencing = FencingToken { token: 0xabc, generation: 7 };
+        assert_eq!(shown(&fencing.to_string()), "x-agent:instead=*.7");
         assert_eq!(shown("x-agent:instead=ABC.7"), "x-agent:instead=*");
         assert_eq!(shown("base:allocation"), "base:allocation");
     }

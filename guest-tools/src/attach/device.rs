@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd::{Uri, negotiate::Instead, wire::TransmissionFlags};
+use nbd::{Uri, negotiate::FencingToken, wire::TransmissionFlags};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -96,11 +96,11 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     let system = AttachError::system;
     // What does not work anyway is told before anybody is connected to.
     let mut side = Side::choose(&mut wish)?;
-    let instead = match side.before() {
+    let fencing = match side.before() {
         Some(before) => before.next(),
-        None => Instead { token: token().map_err(system("get random bytes"))?, generation: 1 },
+        None => FencingToken { token: token().map_err(system("get random bytes"))?, generation: 1 },
     };
-    let (links, export, block) = connect(&wish, instead, &side)?;
+    let (links, export, block) = connect(&wish, fencing, &side)?;
     if let Some(before) = side.before() {
         let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
         before.is_still(&export).map_err(unfit)?;
@@ -123,10 +123,10 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         relay: true,
     };
     let lanes = side.lanes(&mut facts, &export)?;
-    let saved = side.saved(&facts, &export, instead)?;
+    let saved = side.saved(&facts, &export, fencing)?;
     let state = state(&facts);
     let inherits = side.before().is_some();
-    let known = (instead, saved, inherits);
+    let known = (fencing, saved, inherits);
     let (relay, end) = start(&wish, (lanes, links), (&export, block), known, &state)?;
     let device = match side.start(&facts, &export) {
         Ok(device) => device,
@@ -174,11 +174,11 @@ pub(super) fn connections(wish: &Wish, export: &Export) -> usize {
 /// All links.
 fn connect(
     wish: &Wish,
-    instead: Instead,
+    fencing: FencingToken,
     side: &Side,
 ) -> Result<(Vec<Link>, Export, u32), AttachError> {
     let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
-    let (first, standing) = first(wish, instead)?;
+    let (first, standing) = first(wish, fencing)?;
     let mut export = Export::of_link(&first, standing, wish.read_only);
     let block = export.block().map_err(unfit)?;
     if export.visible(block) == 0 {
@@ -187,7 +187,7 @@ fn connect(
     let count = side.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];
     while links.len() < count {
-        let (link, standing) = Link::open_instead(&wish.uri, instead)?;
+        let (link, standing) = Link::open_fenced(&wish.uri, fencing)?;
         let again = export.again(&link, standing);
         export.is_still(&again).map_err(unfit)?;
         export.and(&again);
@@ -197,11 +197,11 @@ fn connect(
 }
 
 /// The first link: a server may come up later than its guest.
-fn first(wish: &Wish, instead: Instead) -> Result<(Link, Standing), SessionError> {
+fn first(wish: &Wish, fencing: FencingToken) -> Result<(Link, Standing), SessionError> {
     let until = Instant::now() + wish.wait;
     let mut tries = 1;
     loop {
-        let error = match Link::open_instead(&wish.uri, instead) {
+        let error = match Link::open_fenced(&wish.uri, fencing) {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
@@ -253,12 +253,12 @@ fn start(
     wish: &Wish,
     (lanes, links): (Vec<Box<dyn Lane>>, Vec<Link>),
     (export, block): (&Export, u32),
-    (instead, saved, inherits): (Instead, Option<Saved>, bool),
+    (fencing, saved, inherits): (FencingToken, Option<Saved>, bool),
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
     let tasks = Tasks::new(export, block, longest);
-    let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), instead);
+    let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), fencing);
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
     let known = (saved, inherits);

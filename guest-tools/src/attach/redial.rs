@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use nbd::{Uri, negotiate::Instead};
+use nbd::{Uri, negotiate::FencingToken};
 
 use super::export::Export;
 use crate::{chain, link::Link};
@@ -43,12 +43,12 @@ pub(super) struct Redial {
 }
 
 impl Redial {
-    /// `count` connections to the export of `uri`, which must be `export`, in place of those of `instead`.
+    /// `count` connections to the export of `uri`, which must be `export`, in place of those of `fencing`.
     pub(super) fn start(
         uri: Uri,
         count: usize,
         export: Export,
-        mut instead: Instead,
+        mut fencing: FencingToken,
     ) -> io::Result<Self> {
         let (wake, mut woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -57,8 +57,8 @@ impl Redial {
         thread::Builder::new().name("redial".to_owned()).stack_size(STACK).spawn(move || {
             while let Ok(run) = asked.recv() {
                 // A try that fails half way leaves connections that the next one stands in place of.
-                instead.generation += 1;
-                let links = links(&uri, count, &export, instead, run.as_deref());
+                fencing.generation += 1;
+                let links = links(&uri, count, &export, fencing, run.as_deref());
                 // The relay has ended when nobody listens.
                 if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
                     return;
@@ -108,13 +108,13 @@ fn links(
     uri: &Uri,
     count: usize,
     export: &Export,
-    instead: Instead,
+    fencing: FencingToken,
     run: Option<&str>,
 ) -> Result<Found, String> {
     let mut links = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
-        let opened = Link::open_instead(uri, instead);
+        let opened = Link::open_fenced(uri, fencing);
         let (link, standing) = opened.map_err(|error| chain(&error))?;
         // It knows clients that come back, and says that this one is not the last.
         if standing.identity.is_some() && !standing.follows {

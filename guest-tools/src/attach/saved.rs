@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nbd::{negotiate::Instead, wire::TransmissionFlags};
+use nbd::{negotiate::FencingToken, wire::TransmissionFlags};
 use serde_json::{Value, json};
 
 use super::{control::RUN, export::Export, name::Device};
@@ -29,16 +29,16 @@ pub(super) struct Saved {
     pub(super) export: Export,
     pub(super) block: u32,
     /// As the last relay named itself at its start.
-    pub(super) instead: Instead,
+    pub(super) fencing: FencingToken,
     /// A flush of a relay's own has failed, and the kernel has not been told.
     pub(super) untold: bool,
 }
 
 impl Saved {
     /// As whom the next relay comes.
-    pub(super) const fn next(&self) -> Instead {
-        let Instead { token, generation } = self.instead;
-        Instead { token, generation: generation + NEXT }
+    pub(super) const fn next(&self) -> FencingToken {
+        let FencingToken { token, generation } = self.fencing;
+        FencingToken { token, generation: generation + NEXT }
     }
 
     /// Whether the kernel's device has the size that it was given.
@@ -94,8 +94,8 @@ impl Saved {
     fn to_json(&self) -> Value {
         json!({
             "uri": self.uri,
-            "token": format!("{:032x}", self.instead.token),
-            "generation": self.instead.generation,
+            "token": format!("{:032x}", self.fencing.token),
+            "generation": self.fencing.generation,
             "block": self.block,
             "size": self.export.size,
             "flags": self.export.flags.bits(),
@@ -123,7 +123,7 @@ impl Saved {
                 instance: text("instance"),
             },
             block: u32::try_from(number("block")?).ok()?,
-            instead: Instead {
+            fencing: FencingToken {
                 token: u128::from_str_radix(&text("token")?, 16).ok()?,
                 generation: number("generation")?,
             },
@@ -156,7 +156,7 @@ mod tests {
                 instance: Some("run7".to_owned()),
             },
             block: 512,
-            instead: Instead { token: 0xabc, generation: 1 },
+            fencing: FencingToken { token: 0xabc, generation: 1 },
             untold: true,
         }
     }
@@ -184,7 +184,7 @@ mod tests {
         now.instance = saved.export.instance.clone();
         now.size += 1;
         assert!(saved.is_still(&now).unwrap_err().contains("its size was"));
-        assert!(saved.next().generation > saved.instead.generation + 1_000_000_000);
+        assert!(saved.next().generation > saved.fencing.generation + 1_000_000_000);
         assert_eq!(saved.next().token, 0xabc);
     }
 }

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use nbd::negotiate::Instead;
+use nbd::negotiate::FencingToken;
 use nix::{
     errno::Errno,
     sys::socket::{setsockopt, sockopt},
@@ -193,7 +193,7 @@ impl Side {
         &self,
         facts: &Ready,
         export: &Export,
-        instead: Instead,
+        fencing: FencingToken,
     ) -> Result<Option<Saved>, AttachError> {
         let path = match self {
             Self::Ublk { made: Some(number), .. } => facts_of(Device::Ublk(*number)),
@@ -202,7 +202,7 @@ impl Side {
         };
         let (uri, export) = (facts.uri.clone(), export.clone());
         let untold = self.before().is_some_and(|before| before.untold);
-        let saved = Saved { path, uri, export, block: facts.block, instead, untold };
+        let saved = Saved { path, uri, export, block: facts.block, fencing, untold };
         saved.write().map_err(AttachError::system("write what the next relay has to know"))?;
         Ok(Some(saved))
     }

@@ -23,7 +23,7 @@ use std::{
 
 use nbd::{
     Terms, Uri,
-    negotiate::{Described, Instead},
+    negotiate::{Described, FencingToken},
     transmit::client::{Client, Event},
     wire::BASE_ALLOCATION,
 };
@@ -38,7 +38,7 @@ pub(crate) use self::wait::{least, wait};
 use crate::{
     dial::Stream,
     error::SessionError,
-    greet::{Entered, Standing, enter, enter_instead},
+    greet::{Entered, Standing, enter, enter_fenced},
     patience::Pulse,
 };
 
@@ -85,11 +85,11 @@ impl Link {
     }
 
     /// As `open`, in place of the connections that this client had before, and without extents.
-    pub(crate) fn open_instead(
+    pub(crate) fn open_fenced(
         uri: &Uri,
-        instead: Instead,
+        fencing: FencingToken,
     ) -> Result<(Self, Standing), SessionError> {
-        let (entered, standing) = enter_instead(uri, instead)?;
+        let (entered, standing) = enter_fenced(uri, fencing)?;
         Ok((Self::over(uri, entered)?, standing))
     }
 

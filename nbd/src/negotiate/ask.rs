@@ -4,7 +4,7 @@
 use super::{
     Export, LIST_BYTES, LIST_LIMIT, Negotiated,
     meta::ALLOCATION_ID,
-    own::{IDENTITY, INSTANCE, Instead},
+    own::{FencingToken, IDENTITY, INSTANCE},
     server::{Ending, Server, Step},
 };
 use crate::{
@@ -105,7 +105,7 @@ pub(super) struct Wanted {
     /// They ask for the server's run.
     pub(super) instance: bool,
     /// The connection is to stand in place of others.
-    pub(super) instead: Option<Instead>,
+    pub(super) fencing: Option<FencingToken>,
 }
 
 /// What is this export?
@@ -131,13 +131,13 @@ impl AskExport {
 
     /// In place of which connections this one is to stand: the caller answers when nothing of theirs is
     /// under way any more.
-    pub const fn instead(&self) -> Option<Instead> {
-        self.wanted.instead
+    pub const fn fencing(&self) -> Option<FencingToken> {
+        self.wanted.fencing
     }
 
     /// The answer will not say that it does.
     pub const fn refuse_instead(&mut self) {
-        self.wanted.instead = None;
+        self.wanted.fencing = None;
     }
 
     /// The export, or why not. `Feed` gives the machine back; `Done` only when the purpose was to
@@ -185,8 +185,8 @@ impl AskExport {
                 let identity = identity.map(|identity| format!("{IDENTITY}={identity}"));
                 let instance = export.instance.as_ref().filter(|_| self.wanted.instance);
                 let instance = instance.map(|instance| format!("{INSTANCE}={instance}"));
-                let instead = self.wanted.instead.map(|instead| instead.to_string());
-                for name in [identity, instance, instead].into_iter().flatten() {
+                let fencing = self.wanted.fencing.map(|fencing| fencing.to_string());
+                for name in [identity, instance, fencing].into_iter().flatten() {
                     put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
                         ContextEntry { id: 0, name: fit(&name) }.put(out);
                     });

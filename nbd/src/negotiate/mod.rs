@@ -29,7 +29,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
-pub use own::{IDENTITY, INSTANCE, INSTEAD, Instead, answer_to};
+pub use own::{FencingToken, IDENTITY, INSTANCE, INSTEAD, answer_to};
 pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;

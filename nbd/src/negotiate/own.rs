@@ -23,14 +23,14 @@ pub const INSTEAD: &str = "x-agent:instead=";
 
 /// The connection stands in place of all with the same token and a lower generation.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Instead {
+pub struct FencingToken {
     /// Known to one client only, who has made it at random.
     pub token: u128,
     /// Grows each time the client has to connect anew; its connections at one time have the same.
     pub generation: u64,
 }
 
-impl Instead {
+impl FencingToken {
     /// The query, exactly as `Display` writes it.
     pub fn parse(query: &str) -> Option<Self> {
         let (token, generation) = query.strip_prefix(INSTEAD)?.split_once('.')?;
@@ -43,16 +43,16 @@ impl Instead {
 }
 
 /// The query, and the answer.
-impl fmt::Display for Instead {
+impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{INSTEAD}{:032x}.{}", self.token, self.generation)
     }
 }
 
 /// Without the token: whoever knows it can end the client's connections.
-impl fmt::Debug for Instead {
+impl fmt::Debug for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Instead").field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("FencingToken").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 
@@ -67,11 +67,11 @@ mod tests {
 
     #[test]
     fn a_query_has_one_form() {
-        let instead = Instead { token: 0xabc, generation: 7 };
+        let fencing = FencingToken { token: 0xabc, generation: 7 };
         let text = "x-agent:instead=00000000000000000000000000000abc.7";
-        assert_eq!(instead.to_string(), text);
-        assert_eq!(Instead::parse(text), Some(instead));
-        assert!(!format!("{instead:?}").contains("abc"));
+        assert_eq!(fencing.to_string(), text);
+        assert_eq!(FencingToken::parse(text), Some(fencing));
+        assert!(!format!("{fencing:?}").contains("abc"));
         for text in [
             "",
             "x-agent:",
@@ -84,7 +84,7 @@ mod tests {
             "x-agent:instead=00000000000000000000000000000abc",
             "x-agent:instead=00000000000000000000000000000abc.18446744073709551616",
         ] {
-            assert_eq!(Instead::parse(text), None, "{text}");
+            assert_eq!(FencingToken::parse(text), None, "{text}");
         }
         assert_eq!(answer_to(IDENTITY, "x-agent:identity=12"), Some("12"));
         assert_eq!(answer_to(IDENTITY, "x-agent:identity"), None);

@@ -4,7 +4,7 @@ use super::{
     OPTION_LIMIT, Offers, SKIP_LIMIT,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
     meta::{Selection, lists_allocation, selects_allocation},
-    own::{IDENTITY, INSTANCE, Instead},
+    own::{FencingToken, IDENTITY, INSTANCE},
     starttls::{Channel, StartTls},
 };
 use crate::{
@@ -327,7 +327,7 @@ impl Server {
                 allocation: lists_allocation(queries),
                 identity: queries.contains(&IDENTITY),
                 instance: queries.contains(&INSTANCE),
-                instead: queries.iter().find_map(|query| Instead::parse(query)),
+                fencing: queries.iter().find_map(|query| FencingToken::parse(query)),
                 ..Wanted::default()
             },
         };

@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 use crate::{
     exports::{Single, list_now, open_now},
-    hooks::Hooks,
+    lifecycle::Lifecycle,
     peer::Peer,
     recipe::{Context, Params},
 };
@@ -18,12 +18,12 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
     let words: Vec<_> =
         words.iter().map(|(key, value)| (Some((*key).into()), (*value).into())).collect();
     let params = Params::of_filter("log", ENTRY.keys, &mut words.iter().collect()).unwrap();
-    let mut hooks = Hooks::default();
+    let mut lifecycle = Lifecycle::default();
     let stack = Stack::new(Single(Arc::new(MemoryDisk::new(1 << 20))));
     let context = &mut Context {
         read_only: false,
         changes_user: false,
-        hooks: &mut hooks,
+        lifecycle: &mut lifecycle,
         memory: Context::unlimited(),
     };
     let stack = (ENTRY.build)(&params, stack, context).unwrap();
@@ -35,7 +35,7 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
     testing::run(&*disk, &mut disk::Op::Extents { at: 0, len: 65536, one: false }).unwrap();
     testing::run(&*disk, &mut disk::Op::Flush).unwrap();
     drop(disk);
-    hooks.exit();
+    lifecycle.exit();
     let text = fs::read_to_string(path).unwrap();
     text.lines().map(str::to_owned).collect()
 }

@@ -26,7 +26,7 @@ fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
         exports: Arc::new(Single(Arc::new(NullDisk::new(4096)))),
         gates: vec![Arc::clone(leases) as _],
         changes: None,
-        successions: Arc::default(),
+        fencing: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),
         handshake_timeout: Duration::from_mins(1),

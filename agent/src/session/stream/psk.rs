@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use nbd::Buffer;
 use openssl::ssl::{Error, ErrorCode, SslCipherRef, SslStream};
 
-use super::super::{pool, wire::Wire};
+use super::super::{buffer_pool, wire::Wire};
 use crate::{
     text::quoted,
     tls::{self, Failure, SharedKeys},
@@ -213,7 +213,7 @@ impl Shared {
 
     pub(super) fn rest(&mut self) {
         let wire = self.stream.get_mut();
-        pool::shrink(&mut wire.received);
+        buffer_pool::shrink(&mut wire.received);
         if wire.unsent.is_empty() {
             wire.unsent = Vec::new();
         }
@@ -234,10 +234,10 @@ impl Ends {
 impl Read for Ends {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         if self.received.is_empty() {
-            if self.room > pool::SMALL {
-                pool::grow(&mut self.received);
+            if self.room > buffer_pool::SMALL {
+                buffer_pool::grow(&mut self.received);
             } else if self.received.capacity() == 0 {
-                self.received = Buffer::new(vec![0; pool::SMALL].into());
+                self.received = Buffer::new(vec![0; buffer_pool::SMALL].into());
             }
             let n = self.socket.try_recv(&mut [IoSliceMut::new(self.received.spare())])?;
             self.received.added(n);

@@ -1,7 +1,7 @@
 //! A stream inside TLS: rustls between the engine and the socket.
 //!
 //! Bounds of one connection: what was received and not yet decrypted stands in a lent buffer
-//! (`pool`), what was decrypted is at most two records of 16 KiB, what was encrypted and not yet
+//! (`buffer_pool`), what was decrypted is at most two records of 16 KiB, what was encrypted and not yet
 //! sent is at most `UNSENT` and what the records add to it.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 
 use nbd::Buffer;
 
-use super::super::pool;
+use super::super::buffer_pool;
 use super::super::wire::Wire;
 use crate::tls::{self, Certificate, Failure, IoState, ServerConfig, ServerConnection};
 
@@ -135,10 +135,10 @@ impl Secure {
 
     /// One receive from the socket. `room` is how much plaintext the caller could take.
     fn receive(&mut self, room: usize) -> io::Result<usize> {
-        if room > pool::SMALL {
-            pool::grow(&mut self.received);
+        if room > buffer_pool::SMALL {
+            buffer_pool::grow(&mut self.received);
         } else if self.received.capacity() == 0 {
-            self.received = Buffer::new(vec![0; pool::SMALL].into());
+            self.received = Buffer::new(vec![0; buffer_pool::SMALL].into());
         }
         let n = self.socket.try_recv(&mut [IoSliceMut::new(self.received.spare())])?;
         self.received.added(n);
@@ -210,7 +210,7 @@ impl Secure {
     }
 
     pub(super) fn rest(&mut self) {
-        pool::shrink(&mut self.received);
+        buffer_pool::shrink(&mut self.received);
     }
 
     pub(super) fn certificate(&self) -> Option<Arc<Certificate>> {

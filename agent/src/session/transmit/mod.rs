@@ -41,7 +41,8 @@ pub(super) use reply::op;
 use turn::Turn;
 
 use super::{
-    End, Life, Traffic, blocking::Blocking, pool, spin::Spin, stream::Stream, turns::Turns,
+    End, Life, Traffic, blocking::Blocking, buffer_pool, busy_poll::BusyPoll, stream::Stream,
+    turns::Turns,
 };
 use crate::sys::socket::MAX_RUNS;
 
@@ -100,7 +101,7 @@ pub(super) struct Transmission {
     /// `BATCH`, or `BATCH_LENT`.
     batch: u64,
     blocking: Blocking,
-    spin: Spin,
+    busy_poll: BusyPoll,
     traffic: Traffic,
     failures: Failures,
     /// Whether the last write was a large one.
@@ -123,7 +124,7 @@ impl Transmission {
         let mut buffer = Buffer::default();
         if !received.is_empty() {
             // At most the negotiation's buffer.
-            pool::small(&mut buffer);
+            buffer_pool::small(&mut buffer);
             buffer.spare()[..received.len()].copy_from_slice(received);
             buffer.added(received.len());
         }
@@ -146,7 +147,7 @@ impl Transmission {
             stuck: false,
             batch,
             blocking,
-            spin: Spin::default(),
+            busy_poll: BusyPoll::default(),
             traffic: Traffic::default(),
             large_writes: false,
             turn: Turn::new(),
@@ -218,8 +219,8 @@ impl Transmission {
             self.turn = Turn::new();
             return Waited::Enough;
         }
-        self.spin.stop();
-        pool::shrink(&mut self.buffer);
+        self.busy_poll.stop();
+        buffer_pool::shrink(&mut self.buffer);
         self.stream.rest();
         self.out.shrink();
         self.blocking.memory.release_to(self.held());
@@ -276,10 +277,10 @@ impl Transmission {
         if want != Want::Input && self.blocking.is_empty() {
             return false;
         }
-        while self.spin.turn() {
+        while self.busy_poll.turn() {
             tokio::task::yield_now().await;
             if self.blocking.has_finished() {
-                self.spin.hit(false);
+                self.busy_poll.hit(false);
                 return true;
             }
             let received = match want {

@@ -14,7 +14,7 @@ use nbd::{
 };
 
 use super::{
-    super::{End, pool, protocol},
+    super::{End, buffer_pool, protocol},
     Transmission, reply,
     reply::Lent,
 };
@@ -290,7 +290,7 @@ impl Transmission {
             self.blocking.client_gone();
             self.ended = Some(if inside { End::ClosedInside } else { End::Closed });
         } else {
-            self.spin.hit(expected > 0);
+            self.busy_poll.hit(expected > 0);
         }
         Ok(())
     }
@@ -298,15 +298,15 @@ impl Transmission {
     /// A large buffer where memory allows it; else one that the smallest requests fit into.
     fn grow_buffer(&mut self) {
         let capacity = self.buffer.capacity();
-        if capacity == pool::LARGE {
+        if capacity == buffer_pool::LARGE {
             return;
         }
-        let needed = self.held() - capacity as u64 + pool::LARGE as u64;
+        let needed = self.held() - capacity as u64 + buffer_pool::LARGE as u64;
         if self.blocking.memory.cover(needed) == Cover::Covered {
-            pool::grow(&mut self.buffer);
+            buffer_pool::grow(&mut self.buffer);
         }
         if self.buffer.capacity() == 0 {
-            pool::small(&mut self.buffer);
+            buffer_pool::small(&mut self.buffer);
         }
     }
 }
@@ -328,4 +328,4 @@ enum Payload<'a> {
     Pages(&'a mut Pages),
 }
 
-const _: () = assert!(pool::SMALL > IN_PLACE + 32);
+const _: () = assert!(buffer_pool::SMALL > IN_PLACE + 32);

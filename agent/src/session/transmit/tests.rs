@@ -46,7 +46,7 @@ pub(super) fn rules_of(disk: Arc<dyn Disk>) -> Arc<Rules> {
         exports: Arc::new(Single(disk)),
         gates: Vec::new(),
         changes: None,
-        successions: Arc::default(),
+        fencing: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),
         handshake_timeout: Duration::from_mins(1),

@@ -11,7 +11,7 @@ const MOST_PAUSE: u32 = 64;
 
 /// The polling of one connection.
 #[derive(Debug)]
-pub(super) struct Spin {
+pub(super) struct BusyPoll {
     /// Turns left before sleep.
     left: u32,
     /// This wait has been polled for.
@@ -22,13 +22,13 @@ pub(super) struct Spin {
     pause: u32,
 }
 
-impl Default for Spin {
+impl Default for BusyPoll {
     fn default() -> Self {
         Self { left: MOST, polled: false, skip: 0, pause: 1 }
     }
 }
 
-impl Spin {
+impl BusyPoll {
     /// Something came: if it came while polling, polling pays. With `more` the rest of a message
     /// is on its way and always worth a poll: to sleep in the middle of a large write lets the
     /// client's send buffer run full, and then both ends wait for wake-ups.
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     /// Turns until the next sleep.
-    fn poll(spin: &mut Spin) -> u32 {
+    fn poll(spin: &mut BusyPoll) -> u32 {
         let mut turns = 0;
         while spin.turn() {
             turns += 1;
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn polling_that_never_pays_is_tried_ever_more_rarely() {
-        let mut spin = Spin::default();
+        let mut spin = BusyPoll::default();
         let waits = 10_000;
         let mut turns = 0;
         for _ in 0..waits {
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn polling_that_pays_goes_on() {
-        let mut spin = Spin::default();
+        let mut spin = BusyPoll::default();
         for _ in 0..1000 {
             assert!(spin.turn() && spin.turn());
             spin.hit(false);
@@ -100,14 +100,14 @@ mod tests {
 
     #[test]
     fn an_idle_connection_does_not_poll() {
-        let mut spin = Spin::default();
+        let mut spin = BusyPoll::default();
         poll(&mut spin);
         assert_eq!((0..1000).map(|_| poll(&mut spin)).sum::<u32>(), 0);
     }
 
     #[test]
     fn the_middle_of_a_message_is_always_polled_for() {
-        let mut spin = Spin::default();
+        let mut spin = BusyPoll::default();
         for _ in 0..100 {
             spin.hit(true);
             assert_eq!(poll(&mut spin), MOST);

@@ -4,15 +4,15 @@
 use super::*;
 use loom::thread;
 
-const fn of(generation: u64) -> Instead {
-    Instead { token: 7, generation }
+const fn of(generation: u64) -> FencingToken {
+    FencingToken { token: 7, generation }
 }
 
 /// Either the old connection begins, and the new one waits for its end; or it does not begin at all.
 #[test]
 fn an_old_connection_that_begins_is_waited_for() {
     loom::model(|| {
-        let clients = Arc::new(Successions::default());
+        let clients = Arc::new(Fencing::default());
         let old = clients.enter(of(1)).unwrap();
         let (begins, after) = (Arc::clone(&old), Arc::clone(&clients));
         let beginning = thread::spawn(move || begins.begin());
@@ -28,7 +28,7 @@ fn an_old_connection_that_begins_is_waited_for() {
 #[test]
 fn of_two_new_connections_the_later_generation_is_let_in() {
     loom::model(|| {
-        let clients = Arc::new(Successions::default());
+        let clients = Arc::new(Fencing::default());
         let old = clients.enter(of(1)).unwrap();
         assert!(old.begin());
         let other = Arc::clone(&clients);

@@ -4,7 +4,7 @@
 //! anew, asks again and goes on, such a change could come last and undo a newer one. So a client names
 //! itself by a token (`x-agent:instead`), and its new connection is let in when nothing of the old ones
 //! is under way any more. `negotiate` asks here; a session and each of its requests on a blocking thread
-//! hold a `Member`.
+//! hold a `Fenced`.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use nbd::negotiate::Instead;
+use nbd::negotiate::FencingToken;
 use tokio::sync::watch;
 
 use crate::{
@@ -25,7 +25,7 @@ pub(super) const FOLLOWED: &str = "its client has come back on a new connection"
 
 /// The clients that have named themselves.
 #[derive(Default)]
-pub struct Successions(Mutex<Clients>);
+pub struct Fencing(Mutex<Clients>);
 
 #[derive(Default)]
 struct Clients {
@@ -42,60 +42,60 @@ struct Known {
     followed: bool,
     /// It has a disk: until it ends there may be something under way.
     active: bool,
-    /// Its other end is in the member.
+    /// Its other end is in the `Fenced`.
     end: watch::Receiver<()>,
 }
 
 /// A connection whose client has named itself. It ends with its last holder.
-pub(super) struct Member {
-    clients: Arc<Successions>,
-    instead: Instead,
+pub(super) struct Fenced {
+    clients: Arc<Fencing>,
+    fencing: FencingToken,
     number: u64,
     revocation: Revocation,
-    /// Closes when the member is gone.
+    /// Closes when the last `Fenced` is dropped.
     _end: watch::Sender<()>,
 }
 
-impl Successions {
+impl Fencing {
     /// Makes a connection stand in place of all of a lower generation: these end, and when nothing of
     /// theirs is under way any more, it is one. `None` if another one stands in its place already.
-    pub(super) async fn follow(self: &Arc<Self>, instead: Instead) -> Option<Arc<Member>> {
-        let member = self.enter(instead)?;
+    pub(super) async fn follow(self: &Arc<Self>, fencing: FencingToken) -> Option<Arc<Fenced>> {
+        let fenced = self.enter(fencing)?;
         // Others of the same generation wait for the same.
-        while let Some(mut end) = self.before(instead) {
+        while let Some(mut end) = self.before(fencing) {
             // An error is what it waits for.
             while end.changed().await.is_ok() {}
         }
-        Some(member)
+        Some(fenced)
     }
 
-    fn enter(self: &Arc<Self>, instead: Instead) -> Option<Arc<Member>> {
+    fn enter(self: &Arc<Self>, fencing: FencingToken) -> Option<Arc<Fenced>> {
         let mut clients = self.clients();
         clients.next += 1;
         let number = clients.next;
-        let connections = clients.by_token.entry(instead.token).or_default();
-        if connections.iter().any(|known| known.generation > instead.generation) {
+        let connections = clients.by_token.entry(fencing.token).or_default();
+        if connections.iter().any(|known| known.generation > fencing.generation) {
             return None;
         }
-        for known in connections.iter_mut().filter(|known| known.generation < instead.generation) {
+        for known in connections.iter_mut().filter(|known| known.generation < fencing.generation) {
             known.followed = true;
             known.revoker.revoke(FOLLOWED);
         }
         let revoker = Revoker::default();
         let revocation = revoker.revocation();
         let (sender, end) = watch::channel(());
-        let generation = instead.generation;
+        let generation = fencing.generation;
         let known = Known { number, generation, revoker, followed: false, active: false, end };
         connections.push(known);
         let clients = Arc::clone(self);
-        Some(Arc::new(Member { clients, instead, number, revocation, _end: sender }))
+        Some(Arc::new(Fenced { clients, fencing, number, revocation, _end: sender }))
     }
 
     /// The end of an older connection that has a disk.
-    fn before(&self, instead: Instead) -> Option<watch::Receiver<()>> {
+    fn before(&self, fencing: FencingToken) -> Option<watch::Receiver<()>> {
         let clients = self.clients();
-        let connections = clients.by_token.get(&instead.token)?;
-        let older = |known: &&Known| known.generation < instead.generation && known.active;
+        let connections = clients.by_token.get(&fencing.token)?;
+        let older = |known: &&Known| known.generation < fencing.generation && known.active;
         Some(connections.iter().find(older)?.end.clone())
     }
 
@@ -104,11 +104,11 @@ impl Successions {
     }
 }
 
-impl Member {
+impl Fenced {
     /// Before the connection's first request. Says no when it has been followed by another.
     pub(super) fn begin(&self) -> bool {
         let mut clients = self.clients.clients();
-        let connections = clients.by_token.entry(self.instead.token).or_default();
+        let connections = clients.by_token.entry(self.fencing.token).or_default();
         let own = connections.iter_mut().find(|known| known.number == self.number);
         own.filter(|known| !known.followed).map(|known| known.active = true).is_some()
     }
@@ -119,13 +119,13 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Fenced {
     fn drop(&mut self) {
         let mut clients = self.clients.clients();
-        let Some(connections) = clients.by_token.get_mut(&self.instead.token) else { return };
+        let Some(connections) = clients.by_token.get_mut(&self.fencing.token) else { return };
         connections.retain(|known| known.number != self.number);
         if connections.is_empty() {
-            clients.by_token.remove(&self.instead.token);
+            clients.by_token.remove(&self.fencing.token);
             // Tokens are many over the years of an agent.
             if clients.by_token.len() < clients.by_token.capacity() / 4 {
                 clients.by_token.shrink_to_fit();
@@ -135,15 +135,15 @@ impl Drop for Member {
 }
 
 /// Tokens are secrets of their clients.
-impl fmt::Debug for Successions {
+impl fmt::Debug for Fencing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Successions").finish_non_exhaustive()
+        f.debug_struct("Fencing").finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Member {
+impl fmt::Debug for Fenced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Member").field("instead", &self.instead).finish_non_exhaustive()
+        f.debug_struct("Fenced").field("fencing", &self.fencing).finish_non_exhaustive()
     }
 }
 

@@ -28,28 +28,28 @@ use crate::{
 };
 use disk::{Answer, Disk, DiskError, DiskInfo, Identity, Op, Progress, Turn};
 
-fn instead(generation: u64) -> Instead {
-    Instead { token: 7, generation }
+fn fencing(generation: u64) -> FencingToken {
+    FencingToken { token: 7, generation }
 }
 
 fn now<T>(waits: impl Future<Output = T>) -> Poll<T> {
     pin!(waits).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn entered(all: &Arc<Successions>, generation: u64) -> Arc<Member> {
-    match now(all.follow(instead(generation))) {
-        Poll::Ready(Some(member)) => member,
+fn entered(all: &Arc<Fencing>, generation: u64) -> Arc<Fenced> {
+    match now(all.follow(fencing(generation))) {
+        Poll::Ready(Some(fenced)) => fenced,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn one_follows_when_the_last_holder_of_the_one_before_is_gone() {
-    let all = Arc::new(Successions::default());
+    let all = Arc::new(Fencing::default());
     let first = entered(&all, 1);
     assert!(first.begin());
     let request = Arc::clone(&first);
-    let mut waits = pin!(all.follow(instead(2)));
+    let mut waits = pin!(all.follow(fencing(2)));
     let context = &mut Context::from_waker(Waker::noop());
     assert!(waits.as_mut().poll(context).is_pending());
     assert!(matches!(now(first.revocation().revoked()), Poll::Ready(why) if &*why == FOLLOWED));
@@ -61,19 +61,19 @@ fn one_follows_when_the_last_holder_of_the_one_before_is_gone() {
 
 #[test]
 fn those_of_one_generation_stand_beside_each_other_and_an_old_one_comes_too_late() {
-    let all = Arc::new(Successions::default());
+    let all = Arc::new(Fencing::default());
     let (one, two) = (entered(&all, 3), entered(&all, 3));
     assert!(one.begin() && two.begin());
-    assert!(matches!(now(all.follow(instead(2))), Poll::Ready(None)));
+    assert!(matches!(now(all.follow(fencing(2))), Poll::Ready(None)));
     assert!(now(one.revocation().revoked()).is_pending());
     // Other clients are others.
-    let other = Instead { token: 8, generation: 9 };
+    let other = FencingToken { token: 8, generation: 9 };
     assert!(matches!(now(all.follow(other)), Poll::Ready(Some(_))));
 }
 
 #[test]
 fn who_has_no_disk_yet_is_not_waited_for_and_gets_none_any_more() {
-    let all = Arc::new(Successions::default());
+    let all = Arc::new(Fencing::default());
     let first = entered(&all, 1);
     let second = entered(&all, 2);
     assert!(!first.begin());
@@ -82,7 +82,7 @@ fn who_has_no_disk_yet_is_not_waited_for_and_gets_none_any_more() {
 
 #[test]
 fn who_was_followed_begins_nothing_though_the_follower_has_left() {
-    let all = Arc::new(Successions::default());
+    let all = Arc::new(Fencing::default());
     let first = entered(&all, 1);
     drop(entered(&all, 2));
     assert!(!first.begin());
@@ -90,7 +90,7 @@ fn who_was_followed_begins_nothing_though_the_follower_has_left() {
 
 #[test]
 fn nothing_is_kept_of_those_who_left() {
-    let all = Arc::new(Successions::default());
+    let all = Arc::new(Fencing::default());
     for generation in 0..100 {
         drop(entered(&all, generation));
     }
@@ -125,7 +125,7 @@ fn rules(disk: Slow) -> Arc<Rules> {
         exports: Arc::new(Single(Arc::new(disk))),
         gates: Vec::new(),
         changes: None,
-        successions: Arc::default(),
+        fencing: Arc::default(),
         tenants: Arc::default(),
         connections: AtomicU64::new(0),
         handshake_timeout: Duration::from_mins(1),
@@ -164,13 +164,13 @@ fn answer(stream: &mut UnixStream, mut client: Client, out: &mut Vec<u8>) -> Cli
 }
 
 /// Negotiates up to the export; what was said to the queries.
-fn enter(stream: &mut UnixStream, instead: Instead) -> Vec<String> {
+fn enter(stream: &mut UnixStream, fencing: FencingToken) -> Vec<String> {
     let mut out = Vec::new();
     let ClientStep::Ready(ready) = answer(stream, Client::start(Framing::Structured), &mut out)
     else {
         panic!("no greeting");
     };
-    let client = ready.contexts_of("", &[IDENTITY, INSTANCE, &instead.to_string()], &mut out);
+    let client = ready.contexts_of("", &[IDENTITY, INSTANCE, &fencing.to_string()], &mut out);
     let ClientStep::Contexts(ready, names) = answer(stream, client, &mut out) else {
         panic!("no contexts");
     };
@@ -190,11 +190,11 @@ fn write(stream: &mut UnixStream, at: u64) {
 }
 
 /// Negotiates up to the contexts; the rest is not said yet.
-fn name(stream: &mut UnixStream, instead: Instead) {
+fn name(stream: &mut UnixStream, fencing: FencingToken) {
     let mut out = Vec::new();
     let step = answer(stream, Client::start(Framing::Structured), &mut out);
     let ClientStep::Ready(ready) = step else { panic!("no greeting") };
-    drop(ready.contexts_of("", &[&instead.to_string()], &mut out));
+    drop(ready.contexts_of("", &[&fencing.to_string()], &mut out));
     stream.write_all(&out).unwrap();
 }
 
@@ -209,10 +209,10 @@ async fn who_negotiates_still_is_over_too_and_who_waits_in_vain_may_leave() {
     let (mut naming, first) = session(&rules, &life);
     let (mut writing, second) = session(&rules, &life);
     let clients = tokio::task::spawn_blocking(move || {
-        name(&mut naming, instead(1));
+        name(&mut naming, fencing(1));
         // The answer: then it is known.
         naming.read_exact(&mut [0; 20]).unwrap();
-        enter(&mut writing, instead(2));
+        enter(&mut writing, fencing(2));
         write(&mut writing, 0);
         begins.recv_timeout(patience).unwrap();
         (naming, writing)
@@ -222,7 +222,7 @@ async fn who_negotiates_still_is_over_too_and_who_waits_in_vain_may_leave() {
 
     let (mut waiting, third) = session(&rules, &life);
     let named = tokio::task::spawn_blocking(move || {
-        name(&mut waiting, instead(3));
+        name(&mut waiting, fencing(3));
         waiting
     });
     let waiting = named.await.unwrap();
@@ -245,10 +245,10 @@ async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_f
 
     let (mut old, first) = session(&rules, &life);
     let mut old = tokio::task::spawn_blocking(move || {
-        let names = enter(&mut old, instead(1));
+        let names = enter(&mut old, fencing(1));
         assert_eq!(answer_to(IDENTITY, &names[0]).map(str::len), Some(32));
         assert_eq!(answer_to(INSTANCE, &names[1]).map(str::len), Some(32));
-        assert_eq!(names[2..], [instead(1).to_string()]);
+        assert_eq!(names[2..], [fencing(1).to_string()]);
         write(&mut old, 4096);
         write(&mut old, 8192);
         old
@@ -263,7 +263,7 @@ async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_f
 
     let (mut new, _second) = session(&rules, &life);
     let mut entering = tokio::task::spawn_blocking(move || {
-        enter(&mut new, instead(2));
+        enter(&mut new, fencing(2));
         write(&mut new, 0);
         new
     });

@@ -1,6 +1,6 @@
 //! What is called when the agent is told something: to read its files again, to report, to stop.
 //!
-//! Plugins and layers put hooks in while they are built; `serve` calls them on its thread. A hook
+//! Plugins and layers put lifecycle in while they are built; `serve` calls them on its thread. A hook
 //! must not wait for long.
 
 use std::{fmt, sync::Arc};
@@ -12,14 +12,14 @@ pub type Hook = Box<dyn Fn() + Send>;
 
 /// Every hook of an agent.
 #[derive(Default)]
-pub struct Hooks {
+pub struct Lifecycle {
     stop: Stop,
     reload: Vec<Hook>,
     report: Vec<Hook>,
     exit: Vec<Hook>,
 }
 
-impl Hooks {
+impl Lifecycle {
     /// Lets its holder stop the agent.
     pub fn stop(&self) -> Stop {
         self.stop.clone()
@@ -53,10 +53,10 @@ impl Hooks {
     }
 }
 
-impl fmt::Debug for Hooks {
+impl fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = (self.reload.len(), self.report.len(), self.exit.len());
-        f.debug_struct("Hooks").field("reload_report_exit", &count).finish_non_exhaustive()
+        f.debug_struct("Lifecycle").field("reload_report_exit", &count).finish_non_exhaustive()
     }
 }
 
