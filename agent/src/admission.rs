@@ -18,7 +18,7 @@ use crate::{
     },
     causes::chain,
     lifecycle::Lifecycle,
-    recipe::Stack,
+    stack::Stack,
     tenant::Limits,
 };
 

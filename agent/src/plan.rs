@@ -21,11 +21,12 @@ use crate::{
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
     log::{self, Log},
     machines::{MachineError, Machines},
+    params::Word,
     plugin,
     process::{Background, Captive, Parted, Process, ProcessError, Variables},
-    recipe::{BuildError, Context, Stack, Word},
     serve::{self, Engine, Signals},
     session::Rules,
+    stack::{BuildError, Context, Stack},
     sys::{
         self,
         pid_file::{PidFile, PidFileError},

@@ -7,9 +7,9 @@ use clap::CommandFactory;
 
 use super::{Said, Stop};
 use crate::{
-    layer, plugin,
-    recipe::{Key, Params, Word},
-    tls,
+    layer,
+    params::{Key, Params, Word},
+    plugin, tls,
 };
 
 const NAME: &str = env!("CARGO_PKG_NAME");

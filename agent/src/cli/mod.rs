@@ -29,8 +29,9 @@ use self::options::Said;
 use crate::{
     listen::{Address, AddressError, Family, Given, activation::Handed},
     log::{Log, Target},
+    params::Word,
     plan::Plan,
-    recipe::{BuildError, Word},
+    stack::BuildError,
     units::{DurationError, parse_duration},
 };
 

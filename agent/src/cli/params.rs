@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::Stop;
-use crate::recipe::Word;
+use crate::params::Word;
 
 /// Most bytes of a file of parameters.
 const FILE_LIMIT: u64 = 1 << 20;

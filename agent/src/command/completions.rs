@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, builder::PossibleValuesParser, value_parser};
 use clap_complete::{Generator, Shell};
 
 use super::{ALL, Entry, Outcome, print_as_it_is, whole};
-use crate::{layer, plugin, recipe::Key};
+use crate::{layer, params::Key, plugin};
 
 pub(super) const ENTRY: Entry = Entry { word: "completions", command, run };
 

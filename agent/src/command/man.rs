@@ -9,7 +9,7 @@ use clap_mangen::{
 };
 
 use super::{Entry, Outcome, print_as_it_is, whole};
-use crate::{layer, plugin, recipe::Key};
+use crate::{layer, params::Key, plugin};
 
 pub(super) const ENTRY: Entry = Entry { word: "man", command, run };
 

@@ -4,7 +4,10 @@
 use std::{io, sync::Arc};
 
 use super::{Entry, each};
-use crate::recipe::{BuildError, Key, Params};
+use crate::{
+    params::{Key, Params},
+    stack::BuildError,
+};
 use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {

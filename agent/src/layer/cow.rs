@@ -17,7 +17,8 @@ use self::{
 use super::{Entry, absolute, window};
 use crate::{
     exports::{Exports, Listing, Opened, Permit},
-    recipe::{BuildError, Key, Params, Stack},
+    params::{Key, Params},
+    stack::{BuildError, Stack},
 };
 use disk::{
     Answer, Client, Disk, DiskError, DiskInfo, Extent, Kind as DiskKind, Op, Piece, Progress, Turn,

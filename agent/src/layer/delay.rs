@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Entry, each, each_later};
-use crate::recipe::{BuildError, Key, ParamError, Params};
+use crate::{
+    params::{Key, ParamError, Params},
+    stack::BuildError,
+};
 use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Kind, Op, Progress, Throttle, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{Entry, absolute, each};
-use crate::recipe::{Key, ParamError, Params};
+use crate::params::{Key, ParamError, Params};
 use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 const ERROR: &str = "EPERM|EIO|ENOMEM|EINVAL|ENOSPC|ENOTSUP|EOVERFLOW|ESHUTDOWN";

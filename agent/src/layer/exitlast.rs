@@ -70,8 +70,9 @@ mod tests {
         exports::Permit,
         exports::Single,
         lifecycle::Lifecycle,
+        params::Params,
         peer::Peer,
-        recipe::{Context, Params, Stack},
+        stack::{Context, Stack},
     };
     use disk::MemoryDisk;
 

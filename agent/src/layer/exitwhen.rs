@@ -22,7 +22,8 @@ use super::{Entry, absolute};
 use crate::{
     access::{Caller, Denied, Gate, Pass},
     lifecycle::Stop,
-    recipe::{BuildError, Key, ParamError, Params},
+    params::{Key, ParamError, Params},
+    stack::BuildError,
     sys::poll,
 };
 

@@ -6,8 +6,9 @@ use std::{io, sync::Arc};
 use super::Entry;
 use crate::{
     exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
-    recipe::{Key, ParamError, Params, Stack},
+    params::{Key, ParamError, Params},
     shell,
+    stack::Stack,
     tenant::Tenant,
 };
 use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use crate::recipe::Key;
+use crate::params::Key;
 use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Entry;
 use crate::{
     access::{Action, Caller, Denied, Gate, NeedsCertificate, Pass, Policy, Verdict, parse_list},
-    recipe::{Key, ParamError, Params},
+    params::{Key, ParamError, Params},
 };
 
 pub(super) const ENTRY: Entry = Entry {

@@ -24,7 +24,8 @@ use super::{Entry, absolute};
 use crate::{
     access::{Caller, Denied, Gate, NeedsCertificate, Pass, Verdict, judge},
     exports::{Exports, Listing, Opened, Permit},
-    recipe::{BuildError, Key, Stack},
+    params::Key,
+    stack::{BuildError, Stack},
 };
 use disk::DiskInfo;
 

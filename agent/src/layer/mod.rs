@@ -39,7 +39,8 @@ use std::{
 
 use crate::{
     exports::{Exports, Listing, OpenError, Opened, Permit},
-    recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
+    params::{Key, Kind, Params, Word},
+    stack::{BuildError, Context, Stack},
 };
 use disk::{Disk, DiskError, Kind as DiskKind, Verb};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use self::group::{Connection, Groups};
 use super::{Entry, each};
-use crate::recipe::{Key, ParamError, Params};
+use crate::params::{Key, ParamError, Params};
 use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["auto", "emulate", "plugin", "disable", "unsafe"];

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::{Entry, each, refuse};
-use crate::recipe::{BuildError, Key, Params};
+use crate::{
+    params::{Key, Params},
+    stack::BuildError,
+};
 use disk::{
     Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entry, each, refuse, window::Window};
-use crate::recipe::Key;
+use crate::params::Key;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "offset",

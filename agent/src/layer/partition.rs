@@ -10,7 +10,8 @@ use thiserror::Error;
 use super::{Entry, each_later, refuse, window};
 use crate::{
     exports::OpenError,
-    recipe::{BuildError, Key, Params},
+    params::{Key, Params},
+    stack::BuildError,
 };
 use disk::{Disk, DiskError};
 

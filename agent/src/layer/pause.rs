@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use self::control::Socket;
 use super::{Entry, absolute, each};
-use crate::recipe::{BuildError, Key};
+use crate::{params::Key, stack::BuildError};
 use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn};
 
 pub(super) const ENTRY: Entry = Entry {

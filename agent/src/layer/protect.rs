@@ -4,7 +4,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{Entry, each, window};
-use crate::{recipe::Key, units::parse_number};
+use crate::{params::Key, units::parse_number};
 use disk::{
     Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, PIECE, Progress, Turn, execute_all,
     in_pieces,

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use self::bucket::{Bucket, Source};
 use super::{Entry, absolute, each};
 use crate::{
-    recipe::{Key, ParamError, Params},
+    params::{Key, ParamError, Params},
     tenant::Tenant,
 };
 use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn, Verb};

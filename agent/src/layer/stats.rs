@@ -16,7 +16,10 @@ use thiserror::Error;
 
 use self::{count::Counts, report::report};
 use super::{Entry, absolute, each};
-use crate::recipe::{BuildError, Key, Params};
+use crate::{
+    params::{Key, Params},
+    stack::BuildError,
+};
 use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use super::{Entry, each, refuse};
-use crate::recipe::{BuildError, Key, Params};
+use crate::{
+    params::{Key, Params},
+    stack::BuildError,
+};
 use disk::{
     Answer, Data, Disk, DiskError, DiskInfo, Extent, Kind, Op, Piece, Progress, Turn, Verb,
 };

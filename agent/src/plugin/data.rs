@@ -15,7 +15,10 @@ use thiserror::Error;
 
 use self::content::{Content, Stretch};
 use super::{Entry, single};
-use crate::recipe::{BuildError, Context, Key, Params, Stack};
+use crate::{
+    params::{Key, Params},
+    stack::{BuildError, Context, Stack},
+};
 use disk::{Answer, Data, DiskError, MemoryDisk, Op, execute_all};
 
 /// Bytes that are put into memory, at most: `1*1000000000000` would be more than there is.

@@ -9,8 +9,9 @@ use std::{
 
 use crate::{
     exports::OpenError,
-    recipe::{BuildError, Key, Params},
+    params::{Key, Params},
     shell::{self, Turn as Permission},
+    stack::BuildError,
 };
 use disk::{Answer, Disk, DiskError, DiskInfo, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
 

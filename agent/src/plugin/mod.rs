@@ -17,7 +17,8 @@ use std::{
 
 use crate::{
     exports::{Directory, Files, Layout, Single},
-    recipe::{BuildError, Context, Key, Kind, Params, Stack, Word},
+    params::{Key, Kind, Params, Word},
+    stack::{BuildError, Context, Stack},
     units::parse_number,
 };
 use disk::{

@@ -10,8 +10,9 @@ use thiserror::Error;
 
 use super::Entry;
 use crate::{
+    params::{Key, Params},
     proxy::{Far, Proxy},
-    recipe::{BuildError, Context, Key, Params, Stack},
+    stack::{BuildError, Context, Stack},
     sys,
 };
 

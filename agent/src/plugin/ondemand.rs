@@ -27,8 +27,10 @@ use super::{
 };
 use crate::{
     exports::{Exports, LISTED, Listed, Listing, OpenError, Opened, Permit},
-    recipe::{BuildError, Key, Params, Stack},
-    shell, sys,
+    params::{Key, Params},
+    shell,
+    stack::{BuildError, Stack},
+    sys,
 };
 use disk::{Disk, FileDisk, Kind, file::Options};
 

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
-    recipe::Stack,
-    shell, sys,
+    shell,
+    stack::Stack,
+    sys,
 };
 use disk::{Disk, FileDisk, file::Options};
 

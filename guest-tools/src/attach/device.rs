@@ -24,18 +24,18 @@ use serde_json::{Value, json};
 use super::{
     AttachError,
     control::Control,
+    driver::Driver,
     export::Export,
+    frontend::{Frontend, FrontendError},
     harden::harden,
-    lane::{Lane, LaneError},
+    inflight::Inflight,
     name::Device,
     notify::{notify, tell},
     redial::{Redial, STACK, pause},
     relay::Relay,
     release::release,
     saved::Saved,
-    side::Side,
     state::{Phase, Shared, State},
-    tasks::Tasks,
 };
 use crate::{chain, error::SessionError, greet::Standing, link::Link};
 
@@ -95,13 +95,13 @@ impl Ready {
 pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), AttachError> {
     let system = AttachError::system;
     // What does not work anyway is told before anybody is connected to.
-    let mut side = Side::choose(&mut wish)?;
-    let fencing = match side.before() {
+    let mut driver = Driver::choose(&mut wish)?;
+    let fencing = match driver.before() {
         Some(before) => before.next(),
         None => FencingToken { token: token().map_err(system("get random bytes"))?, generation: 1 },
     };
-    let (links, export, block) = connect(&wish, fencing, &side)?;
-    if let Some(before) = side.before() {
+    let (links, export, block) = connect(&wish, fencing, &driver)?;
+    if let Some(before) = driver.before() {
         let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
         before.is_still(&export).map_err(unfit)?;
     }
@@ -122,18 +122,18 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
         relay: true,
     };
-    let lanes = side.lanes(&mut facts, &export)?;
-    let saved = side.saved(&facts, &export, fencing)?;
+    let frontends = driver.frontends(&mut facts, &export)?;
+    let saved = driver.saved(&facts, &export, fencing)?;
     let state = state(&facts);
-    let inherits = side.before().is_some();
+    let inherits = driver.before().is_some();
     let known = (fencing, saved, inherits);
-    let (relay, end) = start(&wish, (lanes, links), (&export, block), known, &state)?;
-    let device = match side.start(&facts, &export) {
+    let (relay, end) = start(&wish, (frontends, links), (&export, block), known, &state)?;
+    let device = match driver.start(&facts, &export) {
         Ok(device) => device,
         Err(refused) => {
-            if side.gives_up() {
+            if driver.gives_up() {
                 joined(relay, &facts.device)?;
-                side.end();
+                driver.end();
             }
             return Err(refused);
         }
@@ -154,7 +154,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         return Ok(());
     }
     joined(relay, &facts.device)?;
-    side.end();
+    driver.end();
     Ok(())
 }
 
@@ -175,7 +175,7 @@ pub(super) fn connections(wish: &Wish, export: &Export) -> usize {
 fn connect(
     wish: &Wish,
     fencing: FencingToken,
-    side: &Side,
+    driver: &Driver,
 ) -> Result<(Vec<Link>, Export, u32), AttachError> {
     let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
     let (first, standing) = first(wish, fencing)?;
@@ -184,7 +184,7 @@ fn connect(
     if export.visible(block) == 0 {
         return Err(unfit("it has no bytes".to_owned()));
     }
-    let count = side.count().unwrap_or_else(|| connections(wish, &export));
+    let count = driver.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];
     while links.len() < count {
         let (link, standing) = Link::open_fenced(&wish.uri, fencing)?;
@@ -246,23 +246,23 @@ fn state(facts: &Ready) -> Shared {
     })
 }
 
-type Running = JoinHandle<Result<(), LaneError>>;
+type Running = JoinHandle<Result<(), FrontendError>>;
 
 /// The relay on its own thread, and a socket whose other end closes with it.
 fn start(
     wish: &Wish,
-    (lanes, links): (Vec<Box<dyn Lane>>, Vec<Link>),
+    (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Link>),
     (export, block): (&Export, u32),
     (fencing, saved, inherits): (FencingToken, Option<Saved>, bool),
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
-    let tasks = Tasks::new(export, block, longest);
+    let inflight = Inflight::new(export, block, longest);
     let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), fencing);
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
     let known = (saved, inherits);
-    let relay = Relay::new((lanes, links), redial, tasks, limits, known, state.clone());
+    let relay = Relay::new((frontends, links), redial, inflight, limits, known, state.clone());
     let (end, alive) = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
     let thread = thread::Builder::new().name("relay".to_owned()).stack_size(STACK);
     let running = thread.spawn(move || {
@@ -274,9 +274,9 @@ fn start(
 }
 
 fn joined(relay: Running, device: &str) -> Result<(), AttachError> {
-    let panicked = || LaneError::Socket(io::Error::other("the relay panicked, which is a bug"));
+    let panicked = || FrontendError::Socket(io::Error::other("the relay panicked, which is a bug"));
     let ended = relay.join().unwrap_or_else(|_| Err(panicked()));
-    ended.map_err(|source| AttachError::Lane { device: device.to_owned(), source })
+    ended.map_err(|source| AttachError::Frontend { device: device.to_owned(), source })
 }
 
 /// Answers questions and signals until the relay ends. Says yes where it is to leave its device to

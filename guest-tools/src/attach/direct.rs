@@ -6,10 +6,10 @@ use nbd::wire::TransmissionFlags;
 use super::{
     AttachError,
     device::{Ready, Wish, connections},
+    driver::{nbd, nbd_refused},
     export::Export,
     name::Device,
     netlink::Connect,
-    side::{nbd, nbd_refused},
 };
 use crate::greet::{Standing, enter_for_kernel};
 

@@ -2,10 +2,10 @@
 //! and a relay between them.
 //!
 //! ```text
-//!  kernel's ublk driver <-- io_uring ----> lane \
-//!                                                tasks -- relay -- link <-- vsock --> agent
-//!  kernel's nbd driver <-- socket pairs -> lane /    |         \
-//!                                             unflushed       redial
+//!  kernel's ublk driver <-- io_uring ----> frontend \
+//!                                                    inflight -- relay -- link <-- vsock --> agent
+//!  kernel's nbd driver <-- socket pairs -> frontend /    |           \
+//!                                                    unflushed     redial
 //! ```
 //!
 //! `device` sets it all up and stays until the kernel disconnects; the commands `attach`, `detach` and
@@ -28,9 +28,11 @@
 mod control;
 mod device;
 mod direct;
+mod driver;
 mod export;
+mod frontend;
 mod harden;
-mod lane;
+mod inflight;
 mod name;
 mod netlink;
 mod notify;
@@ -38,9 +40,7 @@ mod redial;
 mod relay;
 mod release;
 mod saved;
-mod side;
 mod state;
-mod tasks;
 mod ublk;
 mod unflushed;
 
@@ -49,7 +49,7 @@ use std::io;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use self::lane::LaneError;
+use self::frontend::FrontendError;
 use crate::error::SessionError;
 
 pub(crate) use self::{
@@ -74,7 +74,7 @@ pub(crate) enum AttachError {
     #[error("cannot {what}")]
     System { what: &'static str, source: io::Error },
     #[error("{device} ends early")]
-    Lane { device: String, source: LaneError },
+    Frontend { device: String, source: FrontendError },
     #[error(
         "{0} is in use: unmount it first; --force takes it away, and loses what is not written"
     )]

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!            requests                 orders
-//!  kernel --> Lane --> Tasks::accept --> ready ----> Link --> server
-//!  kernel <-- Lane <-- Tasks::replies <-- finish <-- Link <-- server
+//!  kernel --> Frontend --> Inflight::accept --> ready ----> Link --> server
+//!  kernel <-- Frontend <-- Inflight::replies <-- finish <-- Link <-- server
 //! ```
 //!
 //! What happens when a server goes away is told in `again`. `device` starts the relay with the sockets
 //! that it gives the kernel, and waits for its end, which comes when the kernel disconnects.
 
-mod again;
+mod reconnect;
 
 use std::{
     os::fd::AsFd,
@@ -23,12 +23,12 @@ use nix::{
 };
 
 use super::{
-    lane::{Lane, LaneError, Next},
+    frontend::{Frontend, FrontendError, Next},
+    inflight::Inflight,
     notify::tell,
     redial::Redial,
     saved::Saved,
     state::Shared,
-    tasks::Tasks,
 };
 use crate::{
     chain,
@@ -54,10 +54,10 @@ enum Net {
 /// The relay.
 #[derive(Debug)]
 pub(super) struct Relay {
-    lanes: Vec<Box<dyn Lane>>,
+    frontends: Vec<Box<dyn Frontend>>,
     net: Net,
     redial: Redial,
-    tasks: Tasks,
+    inflight: Inflight,
     /// Since when nothing is answered, because of connections that broke.
     broken: Option<Instant>,
     /// Connections since then: a server may be there and answer nothing right.
@@ -88,20 +88,20 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(
-        (lanes, links): (Vec<Box<dyn Lane>>, Vec<Link>),
+        (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Link>),
         redial: Redial,
-        tasks: Tasks,
+        inflight: Inflight,
         (dead_timeout, keep): (Option<Duration>, usize),
         (saved, inherits): (Option<Saved>, bool),
         state: Shared,
     ) -> Self {
         // Where nothing is kept back, nothing is lost.
-        let inherits = inherits && tasks.flushes();
+        let inherits = inherits && inflight.flushes();
         Self {
-            lanes,
+            frontends,
             net: Net::Up(links),
             redial,
-            tasks,
+            inflight,
             broken: None,
             vain: 0,
             dead_timeout,
@@ -119,9 +119,9 @@ impl Relay {
     }
 
     /// Relays until the kernel has disconnected.
-    pub(super) fn run(mut self) -> Result<(), LaneError> {
-        self.lanes.iter_mut().try_for_each(|lane| lane.begin())?;
-        while !self.lanes.iter().all(|lane| lane.has_ended()) {
+    pub(super) fn run(mut self) -> Result<(), FrontendError> {
+        self.frontends.iter_mut().try_for_each(|frontend| frontend.begin())?;
+        while !self.frontends.iter().all(|frontend| frontend.has_ended()) {
             self.take_requests()?;
             self.ask();
             self.answer_kernel()?;
@@ -135,28 +135,28 @@ impl Relay {
 
     /// Requests are taken while there is somewhere to send them, or nothing to wait for.
     fn accepts(&self) -> bool {
-        let kept = self.tasks.unflushed.held() > 2 * self.keep && !self.cannot_flush;
+        let kept = self.inflight.unflushed.held() > 2 * self.keep && !self.cannot_flush;
         let open = matches!(self.net, Net::Up(_)) || self.failing;
-        open && !kept && self.tasks.weight() < WEIGHT
+        open && !kept && self.inflight.weight() < WEIGHT
     }
 
-    fn take_requests(&mut self) -> Result<(), LaneError> {
-        for index in 0..self.lanes.len() {
+    fn take_requests(&mut self) -> Result<(), FrontendError> {
+        for index in 0..self.frontends.len() {
             while self.accepts() {
-                let Some(lane) = self.lanes.get_mut(index) else { break };
-                let Next::Asked(asked) = lane.next()? else { break };
-                let room = lane.room();
-                let full = self.tasks.unflushed.held() > 2 * self.keep;
+                let Some(frontend) = self.frontends.get_mut(index) else { break };
+                let Next::Asked(asked) = frontend.next()? else { break };
+                let room = frontend.room();
+                let full = self.inflight.unflushed.held() > 2 * self.keep;
                 if self.failing && !matches!(self.net, Net::Up(_)) {
-                    lane.answer(asked.request.cookie, Code::EIO, Vec::new())?;
+                    frontend.answer(asked.request.cookie, Code::EIO, Vec::new())?;
                 } else if full && !asked.bytes.is_empty() {
                     // The server cannot make anything durable, and no more can be kept for it.
                     self.flush_ourselves();
-                    if let Some(lane) = self.lanes.get_mut(index) {
-                        lane.answer(asked.request.cookie, Code::EIO, Vec::new())?;
+                    if let Some(frontend) = self.frontends.get_mut(index) {
+                        frontend.answer(asked.request.cookie, Code::EIO, Vec::new())?;
                     }
                 } else {
-                    self.tasks.accept(index, asked, room);
+                    self.inflight.accept(index, asked, room);
                 }
             }
         }
@@ -165,7 +165,7 @@ impl Relay {
 
     /// Sends what is ready, and receives what has come.
     fn ask(&mut self) {
-        let much = self.tasks.unflushed.held() > self.keep;
+        let much = self.inflight.unflushed.held() > self.keep;
         if (much || self.inherits) && !self.cannot_flush {
             self.flush_ourselves();
         }
@@ -173,12 +173,12 @@ impl Relay {
         if links.iter().all(|link| link.under_way() == 0) {
             self.heard = Instant::now();
         }
-        while let Some(order) = self.tasks.next_order() {
+        while let Some(order) = self.inflight.next_order() {
             let Some(link) = links.iter_mut().min_by_key(|link| link.under_way()) else { break };
             let bare = Order { bytes: Vec::new(), ..order };
             if let Err(error) = link.submit(order) {
                 tell(&format!("the server is not asked: {}", chain(&error)));
-                self.tasks.finish(bare, Code::EINVAL);
+                self.inflight.finish(bare, Code::EINVAL);
             }
         }
         let pushed = links.iter_mut().try_for_each(Link::push);
@@ -192,17 +192,17 @@ impl Relay {
             && let Some(link) = links.first_mut()
             && link.submit(Order::bare(Verb::Flush, 0, 0).tagged(OWN_FLUSH)).is_ok()
         {
-            self.flush = Some(self.tasks.unflushed.mark());
+            self.flush = Some(self.inflight.unflushed.mark());
         }
     }
 
-    fn answer_kernel(&mut self) -> Result<(), LaneError> {
-        for reply in self.tasks.replies() {
-            if let Some(lane) = self.lanes.get_mut(reply.lane) {
-                lane.answer(reply.cookie, reply.error, reply.payload)?;
+    fn answer_kernel(&mut self) -> Result<(), FrontendError> {
+        for reply in self.inflight.replies() {
+            if let Some(frontend) = self.frontends.get_mut(reply.frontend) {
+                frontend.answer(reply.cookie, reply.error, reply.payload)?;
             }
         }
-        self.lanes.iter_mut().try_for_each(|lane| lane.send())?;
+        self.frontends.iter_mut().try_for_each(|frontend| frontend.send())?;
         // Not before the kernel has the answer: this process may be killed in between.
         if std::mem::take(&mut self.telling) {
             self.owe_failure(false);
@@ -211,7 +211,7 @@ impl Relay {
     }
 
     /// Waits until there is something to do, and receives from the links that have something.
-    fn wait(&mut self) -> Result<(), LaneError> {
+    fn wait(&mut self) -> Result<(), FrontendError> {
         let accepts = self.accepts();
         let timeout = self.timeout();
         let links = match &self.net {
@@ -220,15 +220,17 @@ impl Relay {
         };
         let mut fds = vec![PollFd::new(self.redial.as_fd(), PollFlags::POLLIN)];
         fds.extend(links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())));
-        let lanes: Vec<_> = (0..self.lanes.len())
-            .filter(|&index| self.lanes.get(index).is_some_and(|lane| !lane.has_ended()))
+        let frontends: Vec<_> = (0..self.frontends.len())
+            .filter(|&index| {
+                self.frontends.get(index).is_some_and(|frontend| !frontend.has_ended())
+            })
             .collect();
-        if lanes.is_empty() {
+        if frontends.is_empty() {
             // The kernel has left during this turn, and nothing would wake us any more.
             return Ok(());
         }
-        for lane in lanes.iter().filter_map(|&index| self.lanes.get(index)) {
-            fds.push(PollFd::new(lane.as_fd(), lane.interest(accepts)));
+        for frontend in frontends.iter().filter_map(|&index| self.frontends.get(index)) {
+            fds.push(PollFd::new(frontend.as_fd(), frontend.interest(accepts)));
         }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -243,12 +245,12 @@ impl Relay {
             .collect();
         let woken = happened.get(1..=links.len()).unwrap_or_default().to_vec();
         drop(fds);
-        for (index, events) in lanes.into_iter().zip(lane_events) {
-            let Some(lane) = self.lanes.get_mut(index) else { continue };
+        for (index, events) in frontends.into_iter().zip(lane_events) {
+            let Some(frontend) = self.frontends.get_mut(index) else { continue };
             if events.contains(PollFlags::POLLHUP) {
-                lane.end();
+                frontend.end();
             } else if events.contains(PollFlags::POLLIN) {
-                lane.wake()?;
+                frontend.wake()?;
             }
         }
         self.receive(&woken);
@@ -309,7 +311,7 @@ impl Relay {
             // It will be back, and do it then.
             (tag, Some(failure)) if failure.errno == Code::ESHUTDOWN => {
                 if tag < REPLAYED {
-                    self.tasks.unanswered(done.order);
+                    self.inflight.unanswered(done.order);
                 }
                 return Some("the server is shutting down".to_owned());
             }
@@ -323,7 +325,7 @@ impl Relay {
                         tell(&text);
                     }
                     (None, Some(mark)) => {
-                        self.tasks.unflushed.flushed(mark);
+                        self.inflight.unflushed.flushed(mark);
                         self.inherits = false;
                     }
                     (None, None) => {}
@@ -349,7 +351,7 @@ impl Relay {
                     self.inherits &= !flushed;
                 }
                 (self.broken, self.vain) = (None, 0);
-                self.tasks.done(done);
+                self.inflight.done(done);
             }
         }
         None
@@ -370,7 +372,7 @@ impl Relay {
 
     fn note(&self) {
         let mut state = self.state.lock();
-        state.under_way = self.tasks.under_way();
-        state.unflushed = self.tasks.unflushed.held();
+        state.under_way = self.inflight.under_way();
+        state.unflushed = self.inflight.unflushed.held();
     }
 }

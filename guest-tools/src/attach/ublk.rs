@@ -1,5 +1,5 @@
 //! The kernel's ublk driver (ublk, <linux/ublk_cmd.h>): the commands that make a device, start it, take
-//! it away, and give it to another process. `lane::Ublk` is what requests come by.
+//! it away, and give it to another process. `frontend::Ublk` is what requests come by.
 //!
 //! A device is made for recovery: when the process behind it is gone, the kernel keeps it, holds new
 //! requests back, and gives those that were not answered to the process that comes next.
@@ -12,14 +12,14 @@ use std::{
 use nbd::wire::TransmissionFlags as Flags;
 use nix::errno::Errno;
 
-use super::{export::Export, lane::Ublk};
+use super::{export::Export, frontend::Ublk};
 use crate::sys::ublk::{Control, Queue};
 
 /// Requests at a time.
 const DEPTH: u16 = 128;
 /// The longest request, bytes.
 const LONGEST: u32 = 1 << 20;
-/// The longest range that is discarded or zeroed at once, sectors: what the lane's numbers bear.
+/// The longest range that is discarded or zeroed at once, sectors: what the frontend's numbers bear.
 const RANGE: u64 = 1 << 21;
 const SECTOR: u32 = 512;
 /// How long the process before may take to be gone.
@@ -89,11 +89,11 @@ impl Driver {
     }
 
     /// What requests will come by. One process has it at a time: EBUSY.
-    pub(super) fn lane(number: u32) -> io::Result<Ublk> {
+    pub(super) fn frontend(number: u32) -> io::Result<Ublk> {
         Queue::open(&format!("/dev/ublkc{number}"), DEPTH).map(Ublk::new)
     }
 
-    /// Lets the device appear. The lane has to begin for that, and is asked before this returns.
+    /// Lets the device appear. The frontend has to begin for that, and is asked before this returns.
     pub(super) fn start(&mut self, number: u32) -> io::Result<()> {
         self.command(START_DEV, number, u64::from(process::id()), &mut [])
     }
@@ -114,12 +114,12 @@ impl Driver {
         }
     }
 
-    /// Lets it go on. As with `start`, the lane has to begin for that.
+    /// Lets it go on. As with `start`, the frontend has to begin for that.
     pub(super) fn go_on(&mut self, number: u32) -> io::Result<()> {
         self.command(END_USER_RECOVERY, number, u64::from(process::id()), &mut [])
     }
 
-    /// Takes the disk away, when what was asked for is answered, and ends the lane.
+    /// Takes the disk away, when what was asked for is answered, and ends the frontend.
     pub(super) fn stop(&mut self, number: u32) -> io::Result<()> {
         self.command(STOP_DEV, number, 0, &mut [])
     }

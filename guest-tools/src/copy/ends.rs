@@ -1,4 +1,4 @@
-//! The two sides of a copy, open. Each lane has its own: a connection is a lane's alone, files are
+//! The two sides of a copy, open. Each worker has its own: a connection is a worker's alone, files are
 //! shared.
 
 use std::{
@@ -73,7 +73,7 @@ impl Side {
         })
     }
 
-    /// For one lane more.
+    /// For one worker more.
     pub(super) fn again(&self, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
             (Self::Link(link), Word::Uri(uri)) => {

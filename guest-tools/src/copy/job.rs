@@ -1,4 +1,4 @@
-//! What all lanes of a copy share: the rules, what is left to do, and how it went.
+//! What all workers of a copy share: the rules, what is left to do, and how it went.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -22,9 +22,9 @@ pub(super) struct Rules {
     pub(super) room: Option<u64>,
     /// Bytes of one read or write, at most.
     pub(super) request: u64,
-    /// Requests of one lane.
+    /// Requests of one worker.
     pub(super) depth: usize,
-    /// Bytes that one lane has under way, or a little more.
+    /// Bytes that one worker has under way, or a little more.
     pub(super) queue: u64,
     /// What offsets and lengths are multiples of, bytes; a power of two.
     pub(super) align: u64,
@@ -51,15 +51,15 @@ pub(super) struct Job {
     /// Bytes that were copied as data, and as zeroes.
     pub(super) data: AtomicU64,
     pub(super) zeroes: AtomicU64,
-    /// Lanes that have something to do.
+    /// Workers that have something to do.
     busy: AtomicUsize,
     /// It has been made durable.
     pub(super) flushed: AtomicBool,
 }
 
 impl Job {
-    pub(super) fn new(rules: Rules, lanes: usize) -> Result<Self, CopyError> {
-        let share = rules.size.unwrap_or(0) / (4 * lanes as u64);
+    pub(super) fn new(rules: Rules, workers: usize) -> Result<Self, CopyError> {
+        let share = rules.size.unwrap_or(0) / (4 * workers as u64);
         let stride = share.clamp(SHORTEST, LONGEST).next_multiple_of(rules.request);
         Ok(Self {
             rules,
@@ -68,7 +68,7 @@ impl Job {
             failure: Mutex::new(None),
             data: AtomicU64::new(0),
             zeroes: AtomicU64::new(0),
-            busy: AtomicUsize::new(lanes),
+            busy: AtomicUsize::new(workers),
             flushed: AtomicBool::new(false),
         })
     }
@@ -101,7 +101,7 @@ impl Job {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A lane has nothing more to do. True for the last one.
+    /// A worker has nothing more to do. True for the last one.
     pub(super) fn was_last(&self) -> bool {
         self.busy.fetch_sub(1, Ordering::AcqRel) == 1
     }

@@ -2,8 +2,8 @@
 //! `copy` calls it.
 //!
 //! ```text
-//!  word -> Side ----+                          +-> Lane (thread, connections of its own)
-//!  word -> Side ----+-> Rules -> Job --------- +-> Lane ...
+//!  word -> Side ----+                          +-> Worker (thread, connections of its own)
+//!  word -> Side ----+-> Rules -> Job --------- +-> Worker ...
 //!                                              +-> this thread: signals, progress
 //! ```
 //!
@@ -17,12 +17,12 @@ mod ends;
 mod error;
 mod halt;
 mod job;
-mod lane;
 mod local;
 mod ordered;
 mod progress;
 mod verify;
 mod word;
+mod worker;
 mod zeroes;
 
 use std::{
@@ -42,9 +42,9 @@ use self::{
     crew::Crew,
     ends::Side,
     job::{Job, Rules},
-    lane::Lane,
     progress::Progress,
     verify::Verifier,
+    worker::Worker,
 };
 
 pub(crate) use self::{
@@ -56,7 +56,7 @@ pub(crate) use self::{
 
 /// Connections to a server if nothing is said; no more than there are processors.
 const CONNECTIONS: usize = 4;
-/// Requests and bytes that one lane has under way if nothing is said: short requests are many, and
+/// Requests and bytes that one worker has under way if nothing is said: short requests are many, and
 /// long ones stay in the processor's cache. 16 MiB cost a fifth more time than 4 MiB.
 const REQUESTS: usize = 64;
 const QUEUE: u64 = 4 << 20;
@@ -122,13 +122,13 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     if let (Side::File(local), size) = (&target, source.size().unwrap_or(0)) {
         local.prepare(size)?;
     }
-    let pairs = plan.lanes(source, target, &rules)?;
+    let pairs = plan.workers(source, target, &rules)?;
     let connections = pairs.len();
     let job = Job::new(rules, connections)?;
     let crew = Crew::new()?;
     progress.begin("copied");
     crew.work(&job, &mut progress, pairs, |job, (source, target)| {
-        Lane::new(job, source, target, names).run();
+        Worker::new(job, source, target, names).run();
     })?;
     progress.end();
     if let Some(source) = job.failure() {
@@ -324,7 +324,7 @@ impl Plan {
     }
 
     /// The two sides, as often as they can be had and are wanted.
-    fn lanes(
+    fn workers(
         &self,
         source: Side,
         target: Side,
@@ -332,12 +332,12 @@ impl Plan {
     ) -> Result<Vec<(Side, Side)>, CopyError> {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let wanted = self.connections.unwrap_or_else(|| CONNECTIONS.min(processors)).max(1);
-        // A lane that gets a few requests is not worth its connections.
+        // A worker that gets a few requests is not worth its connections.
         let useful = rules.size.unwrap_or(0) / (8 * rules.request);
-        let lanes = wanted.min(usize::try_from(useful).unwrap_or(usize::MAX)).max(1);
+        let workers = wanted.min(usize::try_from(useful).unwrap_or(usize::MAX)).max(1);
         let multiple = source.is_multiple() && target.is_multiple();
         let mut pairs = Vec::new();
-        for _ in 1..if multiple { lanes } else { 1 } {
+        for _ in 1..if multiple { workers } else { 1 } {
             pairs.push((source.again(&self.source)?, target.again(&self.target)?));
         }
         pairs.push((source, target));
@@ -363,7 +363,7 @@ impl Plan {
         let both = || from.iter().chain(&to).try_for_each(|local| local.has_size(due));
         from.iter().chain(&to).for_each(|local| local.forget());
         both()?;
-        let pairs = self.lanes(source, target, &rules)?;
+        let pairs = self.workers(source, target, &rules)?;
         let job = Job::new(rules, pairs.len())?;
         progress.begin("verified");
         crew.work(&job, progress, pairs, |job, (source, target)| {

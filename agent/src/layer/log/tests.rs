@@ -4,8 +4,9 @@ use super::*;
 use crate::{
     exports::{Single, list_now, open_now},
     lifecycle::Lifecycle,
+    params::Params,
     peer::Peer,
-    recipe::{Context, Params},
+    stack::Context,
 };
 use disk::{MemoryDisk, testing};
 

@@ -19,9 +19,9 @@ use crate::{
     inbox::Held,
     peers::{Key, MOST, ROOM},
     testing::{
-        driver::{Driver, PORT, SIZE},
         hostile,
         rings::MEMORY,
+        test_driver::{Driver, PORT, SIZE},
     },
 };
 

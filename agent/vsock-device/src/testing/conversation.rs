@@ -22,10 +22,10 @@ use tokio::sync::mpsc::{Receiver, channel};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    driver::{Driver, SIZE},
     hostile::check,
     input::Input,
     rings::{MEMORY, Rings},
+    test_driver::{Driver, SIZE},
     vmm::{EVENT_IDX, PLAIN, USER, Vmm, code},
 };
 use crate::{

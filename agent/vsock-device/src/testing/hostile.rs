@@ -11,9 +11,9 @@ use std::{
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{
-    driver::{Driver, PORT, SIZE},
     input::Input,
     rings::{INDIRECT, MEMORY, RX, TX},
+    test_driver::{Driver, PORT, SIZE},
 };
 use crate::{
     connection::Connection,

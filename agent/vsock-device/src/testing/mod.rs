@@ -3,8 +3,6 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod conversation;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod driver;
 pub mod guest;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
@@ -12,4 +10,6 @@ pub mod hostile;
 mod input;
 pub mod nbd;
 pub mod rings;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod test_driver;
 pub mod vmm;

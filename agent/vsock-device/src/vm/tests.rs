@@ -20,7 +20,7 @@ use crate::{
     header::{Header, Op},
     testing::{
         conversation::{Played, play},
-        driver::Driver,
+        test_driver::Driver,
         vmm::{EVENT_IDX, PLAIN, USER, code},
     },
 };

@@ -1,11 +1,26 @@
 //! The parameters of one plugin or layer: each known, typed, and given as often as it may be.
 
-use std::{error::Error, str::FromStr, time::Duration};
+use std::{error::Error, fmt, str::FromStr, time::Duration};
 
 use thiserror::Error;
 
-use super::Kind;
 use crate::units::{parse_duration, parse_size};
+
+/// What a name is the name of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Plugin,
+    Filter,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plugin => "plugin",
+            Self::Filter => "filter",
+        })
+    }
+}
 
 /// `KEY=VALUE`, or a value alone.
 pub type Word = (Option<String>, String);

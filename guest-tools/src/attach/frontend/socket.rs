@@ -1,4 +1,4 @@
-//! A lane to the nbd driver: one end of a socket pair, whose other end the driver has.
+//! A frontend to the nbd driver: one end of a socket pair, whose other end the driver has.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
 use nbd::wire::{Command, Errno, Request, SimpleReply};
 use nix::poll::PollFlags;
 
-use super::{Asked, Lane, LaneError, Next, Spares};
+use super::{Asked, Frontend, FrontendError, Next, Spares};
 
 /// Received at once, bytes.
 const RECEIVE: usize = 128 << 10;
@@ -62,9 +62,9 @@ impl Socket {
         })
     }
 
-    fn begin_write(&mut self, request: Request) -> Result<(), LaneError> {
+    fn begin_write(&mut self, request: Request) -> Result<(), FrontendError> {
         if request.len > LONGEST {
-            return Err(LaneError::TooLong(request.len));
+            return Err(FrontendError::TooLong(request.len));
         }
         let len = usize::try_from(request.len).unwrap_or(usize::MAX);
         let mut bytes = self.room();
@@ -94,13 +94,13 @@ impl Socket {
         }
     }
 
-    fn failed(&mut self, source: io::Error) -> LaneError {
+    fn failed(&mut self, source: io::Error) -> FrontendError {
         self.ended = true;
-        LaneError::Socket(source)
+        FrontendError::Socket(source)
     }
 }
 
-impl Lane for Socket {
+impl Frontend for Socket {
     fn interest(&self, accepts: bool) -> PollFlags {
         let mut interest = PollFlags::empty();
         interest.set(PollFlags::POLLIN, accepts);
@@ -108,12 +108,12 @@ impl Lane for Socket {
         interest
     }
 
-    fn wake(&mut self) -> Result<(), LaneError> {
+    fn wake(&mut self) -> Result<(), FrontendError> {
         self.drained = false;
         Ok(())
     }
 
-    fn next(&mut self) -> Result<Next, LaneError> {
+    fn next(&mut self) -> Result<Next, FrontendError> {
         loop {
             if self.ended {
                 return Ok(Next::End);
@@ -175,13 +175,13 @@ impl Lane for Socket {
         self.spares.take()
     }
 
-    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), LaneError> {
+    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), FrontendError> {
         let head = SimpleReply { error, cookie }.bytes();
         self.replies.push_back(Reply { head, payload });
         Ok(())
     }
 
-    fn send(&mut self) -> Result<(), LaneError> {
+    fn send(&mut self) -> Result<(), FrontendError> {
         while !self.replies.is_empty() && !self.ended {
             let mut slices = Vec::with_capacity(2 * REPLIES);
             let mut skip = self.sent;

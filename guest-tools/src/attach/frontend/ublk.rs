@@ -1,4 +1,4 @@
-//! A lane to the ublk driver: a queue of commands, one for each request that there may be at a time. The
+//! A frontend to the ublk driver: a queue of commands, one for each request that there may be at a time. The
 //! command of a tag comes back when there is a request, and is given again with its answer. The bytes of
 //! requests are read from and written to the driver's file (UBLK_F_USER_COPY), so that the driver knows
 //! no memory of this process. (ublk(4), <linux/ublk_cmd.h>.)
@@ -12,7 +12,7 @@ use std::{
 use nbd::wire::{Command, CommandFlags, Errno, Request};
 use nix::{errno::Errno as System, poll::PollFlags};
 
-use super::{Asked, Lane, LaneError, Next, Spares};
+use super::{Asked, Frontend, FrontendError, Next, Spares};
 use crate::sys::ublk::Queue;
 
 /// `_IOWR('u', 0x20, struct ublksrv_io_cmd)`: wait for the first request of a tag.
@@ -59,7 +59,7 @@ impl Ublk {
         Self { queue, asked, waiting: 0, come, ended: false, pushed: false, spares }
     }
 
-    fn push(&mut self, operation: u32, tag: u16, result: i32) -> Result<(), LaneError> {
+    fn push(&mut self, operation: u32, tag: u16, result: i32) -> Result<(), FrontendError> {
         let mut words = [0; 16];
         // Queue 0, the tag, the result, and no address.
         words[2..4].copy_from_slice(&tag.to_ne_bytes());
@@ -73,7 +73,7 @@ impl Ublk {
 
     /// Takes in what the driver has done with its commands. It is looked at also when no requests are
     /// wanted: nothing else tells that the device is being taken away.
-    fn collect(&mut self) -> Result<(), LaneError> {
+    fn collect(&mut self) -> Result<(), FrontendError> {
         while let Some((tag, result)) = self.queue.pop() {
             self.waiting -= 1;
             match result {
@@ -92,7 +92,7 @@ impl Ublk {
     }
 
     /// The request that a command has brought.
-    fn request(&mut self, tag: u16) -> Result<Next, LaneError> {
+    fn request(&mut self, tag: u16) -> Result<Next, FrontendError> {
         let words = self.queue.descriptor(tag).unwrap_or([u32::MAX; 6]);
         let [operation, sectors, low, high, ..] = words;
         let mut flags = CommandFlags::empty();
@@ -132,15 +132,15 @@ impl Ublk {
         Ok(Next::Asked(Asked { request, bytes }))
     }
 
-    const fn failed(&mut self, what: &'static str, source: io::Error) -> LaneError {
+    const fn failed(&mut self, what: &'static str, source: io::Error) -> FrontendError {
         self.ended = true;
-        LaneError::Driver { what, source }
+        FrontendError::Driver { what, source }
     }
 }
 
-impl Lane for Ublk {
+impl Frontend for Ublk {
     /// Tells the driver that each tag is waited for: when it knows that of all, the device can be.
-    fn begin(&mut self) -> Result<(), LaneError> {
+    fn begin(&mut self) -> Result<(), FrontendError> {
         let enabled = self.queue.enable();
         enabled.map_err(|error| self.failed("take the queue", error))?;
         for tag in 0..self.queue.depth() {
@@ -153,7 +153,7 @@ impl Lane for Ublk {
         PollFlags::POLLIN
     }
 
-    fn wake(&mut self) -> Result<(), LaneError> {
+    fn wake(&mut self) -> Result<(), FrontendError> {
         let before = self.waiting;
         self.collect()?;
         // The last submission may have collected already what it is woken for.
@@ -165,7 +165,7 @@ impl Lane for Ublk {
         Ok(())
     }
 
-    fn next(&mut self) -> Result<Next, LaneError> {
+    fn next(&mut self) -> Result<Next, FrontendError> {
         if self.ended {
             return Ok(Next::End);
         }
@@ -176,7 +176,7 @@ impl Lane for Ublk {
         self.spares.take()
     }
 
-    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), LaneError> {
+    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), FrontendError> {
         let Ok(tag) = u16::try_from(cookie) else { return Ok(()) };
         let asked = self.asked.get_mut(usize::from(tag)).and_then(Option::take);
         let Some(len) = asked else { return Ok(()) };
@@ -193,7 +193,7 @@ impl Lane for Ublk {
         self.push(COMMIT_AND_FETCH, tag, result)
     }
 
-    fn send(&mut self) -> Result<(), LaneError> {
+    fn send(&mut self) -> Result<(), FrontendError> {
         if !self.pushed || self.ended {
             return Ok(());
         }

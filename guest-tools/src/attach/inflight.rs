@@ -9,7 +9,7 @@ use std::{collections::VecDeque, mem};
 
 use nbd::wire::{Command, CommandFlags, Errno};
 
-use super::{export::Export, lane::Asked, unflushed::Unflushed};
+use super::{export::Export, frontend::Asked, unflushed::Unflushed};
 use crate::link::{Done, Order, Verb};
 
 /// The longest read that is collected in memory; the driver's limit.
@@ -18,7 +18,7 @@ const LONGEST_READ: u64 = 32 << 20;
 /// A request of the kernel that is not answered.
 #[derive(Debug)]
 struct Task {
-    lane: usize,
+    frontend: usize,
     cookie: u64,
     at: u64,
     /// Parts that are not answered.
@@ -35,7 +35,7 @@ struct Task {
 /// An answer for the kernel.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub(super) lane: usize,
+    pub(super) frontend: usize,
     pub(super) cookie: u64,
     pub(super) error: Errno,
     pub(super) payload: Vec<u8>,
@@ -43,14 +43,14 @@ pub(super) struct Reply {
 
 /// All requests under way.
 #[derive(Debug)]
-pub(super) struct Tasks {
+pub(super) struct Inflight {
     size: u64,
     block: u64,
     read_only: bool,
     flushes: bool,
     /// The longest read or write, and the longest range of another command.
     longest: (u64, u64),
-    tasks: Vec<Option<Task>>,
+    inflight: Vec<Option<Task>>,
     free: Vec<usize>,
     /// Ranges that are being changed, with the task.
     busy: Vec<(u64, u64, u64)>,
@@ -63,7 +63,7 @@ pub(super) struct Tasks {
     pub(super) unflushed: Unflushed,
 }
 
-impl Tasks {
+impl Inflight {
     pub(super) fn new(export: &Export, block: u32, longest: (u64, u64)) -> Self {
         let block = u64::from(block);
         let whole = |len: u64| len - len % block;
@@ -73,7 +73,7 @@ impl Tasks {
             read_only: export.flags.contains(nbd::wire::TransmissionFlags::READ_ONLY),
             flushes: export.flushes(),
             longest: (whole(longest.0.min(LONGEST_READ)), whole(longest.1)),
-            tasks: Vec::new(),
+            inflight: Vec::new(),
             free: Vec::new(),
             busy: Vec::new(),
             ready: VecDeque::new(),
@@ -86,7 +86,7 @@ impl Tasks {
 
     /// Requests that are not answered.
     pub(super) fn under_way(&self) -> usize {
-        self.tasks.len() - self.free.len()
+        self.inflight.len() - self.free.len()
     }
 
     /// The server may lose what it has answered, until a flush.
@@ -100,14 +100,14 @@ impl Tasks {
     }
 
     /// A request has come. `room` is a buffer to read into.
-    pub(super) fn accept(&mut self, lane: usize, asked: Asked, room: Vec<u8>) {
+    pub(super) fn accept(&mut self, frontend: usize, asked: Asked, room: Vec<u8>) {
         let Asked { request, bytes } = asked;
         let (at, len, cookie) = (request.offset, request.len, request.cookie);
         let Some(verb) = self.judge(request.command, request.flags, at, len) else {
-            return self.reply(lane, cookie, Errno::EINVAL, bytes);
+            return self.reply(frontend, cookie, Errno::EINVAL, bytes);
         };
         if self.read_only && is_change(verb) {
-            return self.reply(lane, cookie, Errno::EPERM, bytes);
+            return self.reply(frontend, cookie, Errno::EPERM, bytes);
         }
         let payload = matches!(verb, Verb::Read | Verb::Write { .. });
         let longest = if payload { self.longest.0 } else { self.longest.1 };
@@ -115,7 +115,7 @@ impl Tasks {
         let weight = if payload { usize::try_from(len).unwrap_or(usize::MAX) } else { 0 };
         let read = if verb == Verb::Read && parts > 1 { vec![0; weight] } else { Vec::new() };
         let error = Errno(0);
-        let task = Task { lane, cookie, at, left: parts, error, read, mark: 0, weight };
+        let task = Task { frontend, cookie, at, left: parts, error, read, mark: 0, weight };
         self.weight += weight;
         let tag = self.insert(task);
         if parts == 1 {
@@ -225,7 +225,7 @@ impl Tasks {
         }
         let Some(task) = self.remove(tag) else { return };
         let payload = if task.read.is_empty() { payload } else { task.read };
-        self.reply(task.lane, task.cookie, task.error, payload);
+        self.reply(task.frontend, task.cookie, task.error, payload);
     }
 
     /// Answers everything with an error, and forgets it.
@@ -233,9 +233,9 @@ impl Tasks {
         self.ready.clear();
         self.held.clear();
         self.busy.clear();
-        for tag in 0..self.tasks.len() as u64 {
+        for tag in 0..self.inflight.len() as u64 {
             if let Some(task) = self.remove(tag) {
-                self.reply(task.lane, task.cookie, error, Vec::new());
+                self.reply(task.frontend, task.cookie, error, Vec::new());
             }
         }
     }
@@ -246,11 +246,11 @@ impl Tasks {
     }
 
     /// What failed has nothing to bring.
-    fn reply(&mut self, lane: usize, cookie: u64, error: Errno, mut payload: Vec<u8>) {
+    fn reply(&mut self, frontend: usize, cookie: u64, error: Errno, mut payload: Vec<u8>) {
         if error.0 != 0 {
             payload.clear();
         }
-        self.replies.push(Reply { lane, cookie, error, payload });
+        self.replies.push(Reply { frontend, cookie, error, payload });
     }
 
     /// Lets an order go, or holds it back.
@@ -270,22 +270,22 @@ impl Tasks {
 
     fn insert(&mut self, task: Task) -> u64 {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.tasks.push(None);
-            self.tasks.len() - 1
+            self.inflight.push(None);
+            self.inflight.len() - 1
         });
-        if let Some(place) = self.tasks.get_mut(index) {
+        if let Some(place) = self.inflight.get_mut(index) {
             *place = Some(task);
         }
         index as u64
     }
 
     fn task(&mut self, tag: u64) -> Option<&mut Task> {
-        self.tasks.get_mut(usize::try_from(tag).ok()?)?.as_mut()
+        self.inflight.get_mut(usize::try_from(tag).ok()?)?.as_mut()
     }
 
     fn remove(&mut self, tag: u64) -> Option<Task> {
         let index = usize::try_from(tag).ok()?;
-        let task = self.tasks.get_mut(index)?.take()?;
+        let task = self.inflight.get_mut(index)?.take()?;
         self.free.push(index);
         self.weight -= task.weight;
         Some(task)

@@ -1,5 +1,5 @@
 //! The kernel's end: requests in, answers out, without waiting. The kernel is trusted with what it says,
-//! but what makes no sense ends the lane with an error and not with a guess. `relay` owns the lanes;
+//! but what makes no sense ends the frontend with an error and not with a guess. `relay` owns the frontends;
 //! nothing here knows the server.
 
 mod socket;
@@ -21,13 +21,13 @@ const SPARE: usize = 8 << 20;
 /// A request of the kernel.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// Its cookie is the lane's own.
+    /// Its cookie is the frontend's own.
     pub(super) request: Request,
     /// What a write brings.
     pub(super) bytes: Vec<u8>,
 }
 
-/// What came of a look at a lane.
+/// What came of a look at a frontend.
 #[derive(Debug)]
 pub(super) enum Next {
     Asked(Asked),
@@ -38,9 +38,9 @@ pub(super) enum Next {
 }
 
 /// A way by which the kernel asks.
-pub(super) trait Lane: AsFd + Debug + Send {
+pub(super) trait Frontend: AsFd + Debug + Send {
     /// Before anything else, on the thread that uses it.
-    fn begin(&mut self) -> Result<(), LaneError> {
+    fn begin(&mut self) -> Result<(), FrontendError> {
         Ok(())
     }
 
@@ -48,30 +48,30 @@ pub(super) trait Lane: AsFd + Debug + Send {
     fn interest(&self, accepts: bool) -> PollFlags;
 
     /// The descriptor is readable.
-    fn wake(&mut self) -> Result<(), LaneError>;
+    fn wake(&mut self) -> Result<(), FrontendError>;
 
     /// The next whole request.
-    fn next(&mut self) -> Result<Next, LaneError>;
+    fn next(&mut self) -> Result<Next, FrontendError>;
 
     /// A buffer of some length or none, with any bytes in it.
     fn room(&mut self) -> Vec<u8>;
 
     /// Queues an answer; `payload` is what a read that succeeded has read.
-    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), LaneError>;
+    fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), FrontendError>;
 
     /// Lets the answers go, as far as there is room for them.
-    fn send(&mut self) -> Result<(), LaneError>;
+    fn send(&mut self) -> Result<(), FrontendError>;
 
     /// The other end is closed: there is nobody to answer.
     fn end(&mut self);
 
-    /// The kernel has disconnected, or the lane has failed.
+    /// The kernel has disconnected, or the frontend has failed.
     fn has_ended(&self) -> bool;
 }
 
-/// Why a lane cannot go on.
+/// Why a frontend cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LaneError {
+pub(crate) enum FrontendError {
     #[error("the kernel's socket failed")]
     Socket(#[source] io::Error),
     #[error("the kernel sent what is no request")]

@@ -12,11 +12,11 @@ use super::{
         ordered::Piece,
         zeroes::{is_zero, runs},
     },
-    Lane,
+    Worker,
 };
 use crate::link::{Order, Verb};
 
-impl Lane<'_> {
+impl Worker<'_> {
     /// Bytes are here: what of them is zeroes goes another way.
     pub(super) fn got(
         &mut self,

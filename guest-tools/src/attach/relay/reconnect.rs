@@ -59,7 +59,7 @@ impl Relay {
             for order in link.unanswered() {
                 if order.tag < REPLAYED {
                     self.state.lock().repeated += 1;
-                    self.tasks.unanswered(order);
+                    self.inflight.unanswered(order);
                 }
             }
         }
@@ -116,7 +116,7 @@ impl Relay {
             // a newer request.
             self.broke(&reason);
             self.failing = true;
-            self.tasks.fail_all(Code::EIO);
+            self.inflight.fail_all(Code::EIO);
             self.missed(&reason);
         }
     }
@@ -127,7 +127,7 @@ impl Relay {
         let Some(link) = links.first_mut() else { return };
         let mut done = Ok(());
         while link.under_way() < DEPTH {
-            let Some(order) = self.tasks.unflushed.again(*from, link.longest_payload()) else {
+            let Some(order) = self.inflight.unflushed.again(*from, link.longest_payload()) else {
                 break;
             };
             *from = order.at + order.len;
@@ -143,7 +143,7 @@ impl Relay {
             self.net = Net::Up(std::mem::take(links));
             self.failing = false;
             self.vain = self.vain.saturating_add(1);
-            if self.tasks.under_way() == 0 {
+            if self.inflight.under_way() == 0 {
                 self.broken = None;
             }
             // From here on this run of the server has all that was acknowledged.
@@ -160,7 +160,7 @@ impl Relay {
     /// The kernel is gone: what it did not flush is flushed, if that can be done soon.
     pub(super) fn goodbye(&mut self) {
         let until = Instant::now() + GOODBYE;
-        if !self.tasks.unflushed.is_empty() {
+        if !self.inflight.unflushed.is_empty() {
             self.flush = None;
             self.flush_ourselves();
         }

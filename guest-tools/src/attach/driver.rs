@@ -1,4 +1,4 @@
-//! The kernel's side of a device: which driver makes it, what requests come by, and its start and end.
+//! The kernel's driver of a device: which driver makes it, what requests come by, and its start and end.
 //! `device` goes through it in the order of its functions; `release` takes a device away from outside.
 
 use std::{
@@ -19,7 +19,7 @@ use super::{
     control::ask,
     device::{Ready, Wish},
     export::Export,
-    lane::{Lane, Socket},
+    frontend::{Frontend, Socket},
     name::Device,
     netlink::{Connect, Driver as Nbd},
     saved::{Saved, facts_of},
@@ -33,7 +33,7 @@ const LEFT: &str = "read what its last relay left";
 const BUFFER: usize = 1 << 20;
 
 /// Who asks.
-pub(super) enum Side {
+pub(super) enum Driver {
     /// Somebody else, by sockets that are in these hands.
     Played {
         ends: Vec<UnixStream>,
@@ -57,7 +57,7 @@ pub(super) enum Side {
     },
 }
 
-impl Side {
+impl Driver {
     /// The driver that is asked for, or the one that the kernel has: ublk, which is faster and keeps the
     /// device when the relay is killed, or else nbd.
     pub(super) fn choose(wish: &mut Wish) -> Result<Self, AttachError> {
@@ -117,15 +117,15 @@ impl Side {
     }
 
     /// What the relay is to answer.
-    pub(super) fn lanes(
+    pub(super) fn frontends(
         &mut self,
         facts: &mut Ready,
         export: &Export,
-    ) -> Result<Vec<Box<dyn Lane>>, AttachError> {
+    ) -> Result<Vec<Box<dyn Frontend>>, AttachError> {
         let boxed = |ends: Vec<UnixStream>| {
-            let lane = |end| Ok(Box::new(Socket::new(end)?) as Box<dyn Lane>);
-            let lanes: io::Result<Vec<_>> = ends.into_iter().map(lane).collect();
-            lanes.map_err(AttachError::system("set up the sockets"))
+            let frontend = |end| Ok(Box::new(Socket::new(end)?) as Box<dyn Frontend>);
+            let frontends: io::Result<Vec<_>> = ends.into_iter().map(frontend).collect();
+            frontends.map_err(AttachError::system("set up the sockets"))
         };
         match self {
             Self::Played { ends, .. } => boxed(mem::take(ends)),
@@ -136,22 +136,22 @@ impl Side {
             }
             Self::Ublk { driver, wanted, before, made } => {
                 let refused = |source| ublk_refused(&facts.device, &facts.uri, source);
-                let lane = if let (Some(number), Some(_)) = (*wanted, before) {
+                let frontend = if let (Some(number), Some(_)) = (*wanted, before) {
                     driver.take_over(number).map_err(refused)?;
                     *made = Some(number);
-                    Ublk::lane(number).map_err(refused)?
+                    Ublk::frontend(number).map_err(refused)?
                 } else {
                     let number = driver.add(*wanted).map_err(refused)?;
                     *made = Some(number);
                     let described = driver.describe(number, export, facts.block);
-                    described.and_then(|()| Ublk::lane(number)).map_err(|source| {
+                    described.and_then(|()| Ublk::frontend(number)).map_err(|source| {
                         // Nobody has seen it yet.
                         driver.delete(number).ok();
                         refused(source)
                     })?
                 };
                 facts.device = made.map(Device::Ublk).map_or_else(String::new, |d| d.to_string());
-                Ok(vec![Box::new(lane)])
+                Ok(vec![Box::new(frontend)])
             }
         }
     }

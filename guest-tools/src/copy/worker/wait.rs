@@ -1,4 +1,4 @@
-//! Where a lane waits: for its sockets, and for the flush at the end.
+//! Where a worker waits: for its sockets, and for the flush at the end.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -13,14 +13,14 @@ use super::{
         ends::{Side, until},
         error::CopyError,
     },
-    Lane, good, heed,
+    Worker, good, heed,
 };
 use crate::{
     link::{Link, Order, Verb, least},
     patience::poll_timeout,
 };
 
-impl Lane<'_> {
+impl Worker<'_> {
     /// Waits until a server or a stream can go on, and no longer than `most`.
     pub(super) fn wait(&mut self, most: Option<Duration>) -> Result<(), CopyError> {
         let (source, target) = (self.source.poll(), self.target.poll());
@@ -65,7 +65,7 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// All lanes are through: the length of a file that was a stream, whether both sides were left
+    /// All workers are through: the length of a file that was a stream, whether both sides were left
     /// alone meanwhile, and the flush.
     pub(super) fn finish(&mut self) -> Result<(), CopyError> {
         if let (Side::Stream(_), Side::File(local)) = (&self.source, &self.target) {

@@ -1,15 +1,17 @@
-//! What plugins and layers are made from: words with keys, and what they may ask of the agent.
+//! What a plugin and its layers build: the exports, and the gates before them.
 //!
-//! `plan` puts the words in, `plugin` and `layer` take them out. Nothing is opened here.
+//! `plugin` makes a stack, each `layer` makes one from the stack below it, and `plan` serves the last.
 
-mod params;
-
-use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
+use std::{error::Error, io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
-pub use self::params::{Key, ParamError, Params, Word};
-use crate::{access::Gate, exports::Exports, lifecycle::Lifecycle};
+use crate::{
+    access::Gate,
+    exports::Exports,
+    lifecycle::Lifecycle,
+    params::{Kind, ParamError},
+};
 use disk::{MemoryBudget, file::FileError};
 
 /// What is served so far: a plugin makes the first, each layer makes one from another.
@@ -76,20 +78,4 @@ pub enum BuildError {
     /// Of one plugin or layer, which has an error type of its own and says its name.
     #[error(transparent)]
     Own(Box<dyn Error + Send + Sync>),
-}
-
-/// What a name is the name of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Plugin,
-    Filter,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plugin => "plugin",
-            Self::Filter => "filter",
-        })
-    }
 }

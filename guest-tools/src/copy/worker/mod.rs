@@ -38,9 +38,9 @@ const QUICK: Duration = Duration::from_millis(100);
 /// Requests to zero that are under way together, if they are long.
 const ZEROES: u64 = 8;
 
-/// A lane.
+/// A worker.
 #[derive(Debug)]
-pub(super) struct Lane<'a> {
+pub(super) struct Worker<'a> {
     job: &'a Job,
     source: Side,
     target: Side,
@@ -72,7 +72,7 @@ pub(super) struct Lane<'a> {
     broken: (bool, bool),
 }
 
-impl<'a> Lane<'a> {
+impl<'a> Worker<'a> {
     pub(super) fn new(job: &'a Job, source: Side, target: Side, names: (&'a str, &'a str)) -> Self {
         Self {
             job,
