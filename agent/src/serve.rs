@@ -27,11 +27,10 @@ use tokio::{
 use crate::{
     event_loop::EventLoop,
     lifecycle::Lifecycle,
-    listen::Listener,
+    listen::{Accepted, Listener},
     peer::Peer,
     session::{self, Life, Rules},
     shell,
-    stream::Stream,
 };
 
 /// How long commands that made something for a client have to end: a little more than they get to end by
@@ -109,13 +108,13 @@ impl Engine {
     fn serve(
         &self,
         sessions: &mut JoinSet<()>,
-        stream: Stream,
+        accepted: Accepted,
         peer: Peer,
         rules: Arc<Rules>,
         life: watch::Receiver<Life>,
     ) {
         self.run(sessions, peer.clone(), async move {
-            session::run(stream, peer, rules, life).await;
+            session::run(accepted, peer, rules, life).await;
         });
     }
 
@@ -212,7 +211,7 @@ pub enum Ended {
 /// it also ends with the last of the `connected`.
 pub async fn serve(
     listeners: Vec<Listener>,
-    connected: Vec<(Stream, Peer)>,
+    connected: Vec<(Accepted, Peer)>,
     rules: Arc<Rules>,
     engine: Engine,
     signals: &mut Signals,
@@ -295,8 +294,8 @@ async fn attend(
             _ = serving.wait_for(|life| *life != Life::Serving) => break,
             // How it ended is in the log already; it only makes room here.
             Some(_) = sessions.join_next() => {}
-            (stream, peer) = listener.accept() => {
-                engine.serve(&mut sessions, stream, peer, Arc::clone(&rules), life.clone());
+            (accepted, peer) = listener.accept() => {
+                engine.serve(&mut sessions, accepted, peer, Arc::clone(&rules), life.clone());
             }
         }
     }
@@ -308,14 +307,14 @@ async fn attend(
 
 /// The sessions of connections that were there at start.
 async fn attend_connected(
-    connected: Vec<(Stream, Peer)>,
+    connected: Vec<(Accepted, Peer)>,
     engine: Arc<Engine>,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
 ) {
     let mut sessions = JoinSet::new();
-    for (stream, peer) in connected {
-        engine.serve(&mut sessions, stream, peer, Arc::clone(&rules), life.clone());
+    for (accepted, peer) in connected {
+        engine.serve(&mut sessions, accepted, peer, Arc::clone(&rules), life.clone());
     }
     all(&mut sessions).await;
 }

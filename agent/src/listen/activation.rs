@@ -12,11 +12,12 @@ use std::{
 
 use thiserror::Error;
 
+use super::Accepted;
 use super::{
     Adopted, Listener,
     descriptor::{Found, find_out, prepare},
 };
-use crate::{peer::Peer, stream::Stream, sys::inherited};
+use crate::{peer::Peer, sys::inherited};
 
 /// The first of them, `SD_LISTEN_FDS_START`.
 const FIRST: RawFd = 3;
@@ -156,7 +157,7 @@ pub(super) fn adopt(handed: &Handed) -> Result<Adopted, ActivationError> {
 
 enum One {
     Listener(Listener),
-    Connection(Stream, Peer),
+    Connection(Accepted, Peer),
 }
 
 fn one(which: &Which, fd: OwnedFd) -> Result<One, ActivationError> {

@@ -4,13 +4,14 @@
 
 use thiserror::Error;
 
+use super::Accepted;
 use super::{
     Listener,
     activation::{self, ActivationError, Handed},
     stdio::{self, StdioError},
     tcp,
 };
-use crate::{peer::Peer, stream::Stream};
+use crate::peer::Peer;
 
 /// What whoever started the agent has given it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,7 +29,7 @@ pub enum Given {
 #[derive(Debug, Default)]
 pub struct Adopted {
     pub listeners: Vec<Listener>,
-    pub connected: Vec<(Stream, Peer)>,
+    pub connected: Vec<(Accepted, Peer)>,
 }
 
 /// Why it cannot be taken.
@@ -58,7 +59,7 @@ impl Adopted {
     pub fn keep_alive(&self) {
         for (stream, peer) in &self.connected {
             if matches!(peer, Peer::Tcp(_))
-                && let Stream::Kernel { from, .. } = stream
+                && let Accepted::Kernel { from, .. } = stream
                 && let Err(error) = tcp::keep_alive(from)
             {
                 tracing::warn!("--keepalive has no effect on {peer}: {error}");

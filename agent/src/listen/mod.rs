@@ -3,6 +3,7 @@
 //! `plan` binds them or takes those that were opened elsewhere, `serve` accepts from them. A failed
 //! accept never ends a listener.
 
+mod accepted;
 pub mod activation;
 mod address;
 mod descriptor;
@@ -29,12 +30,13 @@ use vsock_device::Place;
 
 use self::descriptor::Kind;
 pub use self::{
+    accepted::Accepted,
     address::{Address, AddressError, Family},
     error::{BindError, Cause},
     given::{Adopted, Given, GivenError},
     rights::Rights,
 };
-use crate::{peer::Peer, stream::Stream};
+use crate::peer::Peer;
 
 /// Connections that the kernel keeps until they are accepted; it cuts this to
 /// `net.core.somaxconn`. Over vsock the one too many is reset, so it is worth having room.
@@ -126,7 +128,7 @@ impl Listener {
 
     /// The next connection. Waits as long as it takes, through every failure; nothing is lost when
     /// the future is dropped, and a new one tries again at once.
-    pub async fn accept(&mut self) -> (Stream, Peer) {
+    pub async fn accept(&mut self) -> (Accepted, Peer) {
         loop {
             let plain = |(socket, peer): (OwnedFd, Peer)| (socket.into(), peer);
             let accepted = match &mut self.socket {

@@ -8,8 +8,9 @@ use std::{
 
 use thiserror::Error;
 
+use super::Accepted;
 use super::descriptor::{Found, find_out, prepare};
-use crate::{peer::Peer, stream::Stream, sys::inherited};
+use crate::{peer::Peer, sys::inherited};
 
 /// Why there is no client on stdin and stdout.
 #[derive(Debug, Error)]
@@ -45,7 +46,7 @@ pub fn spare_client(single: bool) -> bool {
 }
 
 /// Takes the client away from stdin and stdout; /dev/null is there from then on.
-pub(super) fn take_client() -> Result<(Stream, Peer), StdioError> {
+pub(super) fn take_client() -> Result<(Accepted, Peer), StdioError> {
     inherited::part_stderr_from_client(true)?;
     let (stdin, stdout) = inherited::take_stdin_and_stdout()?;
     let input = judge("stdin", &stdin)?;
@@ -58,7 +59,7 @@ pub(super) fn take_client() -> Result<(Stream, Peer), StdioError> {
         prepare(end, &peer);
     }
     let to = (!is_one).then_some(stdout);
-    Ok((Stream::Kernel { from: stdin, to }, peer))
+    Ok((Accepted::Kernel { from: stdin, to }, peer))
 }
 
 /// Who is at the other end.

@@ -12,8 +12,9 @@ use std::{
 
 use vsock_device::{Host, Place};
 
+use super::Accepted;
 use super::{Cause, Rights, unix};
-use crate::{peer::Peer, stream::Stream};
+use crate::peer::Peer;
 
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -63,12 +64,12 @@ impl Listener {
         }
     }
 
-    pub(super) async fn accept(&mut self) -> io::Result<(Stream, Peer)> {
+    pub(super) async fn accept(&mut self) -> io::Result<(Accepted, Peer)> {
         match self {
             Self::VhostUser { host, .. } => {
                 let connection = host.accept().await?;
                 let (path, port) = (Arc::clone(&host.place().path), Some(connection.port()));
-                Ok((Stream::Guest(connection), Peer::Vm { path, port }))
+                Ok((Accepted::Guest(connection), Peer::Vm { path, port }))
             }
             Self::Hybrid { socket, path, .. } => {
                 let (stream, _vmm) = socket.accept().await?;

@@ -4,7 +4,6 @@
 
 mod authorize;
 mod blocking;
-mod buffer_pool;
 mod busy_poll;
 mod errno;
 mod fencing;
@@ -14,14 +13,12 @@ mod protocol;
 mod revocable;
 mod serial;
 mod standing;
-mod stream;
 mod transmit;
 mod turns;
-mod wire;
 
 use std::{
     fmt,
-    io::{self, IoSliceMut},
+    io::{self},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -38,17 +35,16 @@ use self::{
     blocking::Blocking,
     revocable::revoked,
     standing::Standing,
-    stream::Stream,
     transmit::{Failures, Transmission},
-    wire::Wire,
 };
 use crate::{
     access::{Changes, Denied, Gate, Pass},
     exports::{Exports, Opening},
+    listen::Accepted,
     peer::Peer,
-    stream::Stream as Connection,
     tenant::Tenants,
     tls,
+    transport::{self, Transport, Wire},
 };
 
 /// What all sessions of an agent share.
@@ -125,7 +121,7 @@ pub enum End {
 
 impl End {
     fn from_receive(error: &io::Error) -> Self {
-        match stream::failure(error) {
+        match transport::failure(error) {
             Some(failure) => Self::Tls(failure),
             None => Self::Failed(error.kind()),
         }
@@ -195,7 +191,7 @@ impl Traffic {
 /// Runs one session on a connected stream. `stream` may be blocking or not: it is made non-blocking
 /// here. Ends soon after `life` says so.
 pub async fn run(
-    stream: Connection,
+    stream: Accepted,
     peer: Peer,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
@@ -219,7 +215,7 @@ pub async fn run(
 
 /// From the gates to the line about the session.
 async fn logged(
-    stream: Connection,
+    stream: Accepted,
     rules: Arc<Rules>,
     life: watch::Receiver<Life>,
     opening: Opening,
@@ -261,7 +257,7 @@ async fn logged(
 
 /// From the gates to the end.
 async fn admitted(
-    stream: Connection,
+    stream: Accepted,
     rules: &Rules,
     life: watch::Receiver<Life>,
     (opening, standing): (Opening, Option<Standing>),
@@ -278,7 +274,7 @@ async fn admitted(
     // Each pass is a place that this connection takes. Who comes again when it sees the end of this
     // one finds the place free.
     let socket = match Wire::new(stream, (passes, place)) {
-        Ok(wire) => Stream::Plain(wire),
+        Ok(wire) => Transport::Plain(wire),
         Err(error) => return End::Failed(error.kind()),
     };
     let serving = async |life| serve(socket, rules, (opening, standing), life, audit).await;
@@ -290,7 +286,7 @@ async fn admitted(
 
 /// From the first byte to the end.
 async fn serve(
-    socket: Stream,
+    socket: Transport,
     rules: &Rules,
     (opening, mut standing): (Opening, Option<Standing>),
     life: watch::Receiver<Life>,
@@ -343,28 +339,4 @@ async fn serve(
         Some(_) => End::Revoked(fencing::FOLLOWED.into()),
         None => judged(life).await,
     }
-}
-
-/// How long a client gets to take in the last replies after the agent has said its last.
-const LINGER: Duration = Duration::from_millis(250);
-
-/// Waits, when nothing more will be sent, so that what was sent arrives: to close a TCP socket with
-/// unread bytes in it resets the connection, and the reset overtakes the last replies.
-async fn linger(socket: &Wire) {
-    let mut bytes = [0; 4096];
-    let mut discard = async || {
-        loop {
-            match socket.try_recv(&mut [IoSliceMut::new(&mut bytes)]) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if socket.readable().await.is_err() {
-                        return;
-                    }
-                }
-                Ok(0) | Err(_) => return,
-            }
-        }
-    };
-    // Over time is over: the client had its chance.
-    tokio::time::timeout(LINGER, discard()).await.ok();
 }

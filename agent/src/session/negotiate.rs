@@ -23,12 +23,12 @@ use super::{
     opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
     standing::{Shown, Standing},
-    stream::Stream,
 };
 use crate::{
     exports::{Covers, Opening},
     tenant::Account,
     tls::Policy,
+    transport::Transport,
 };
 use disk::Disk;
 
@@ -40,7 +40,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A negotiation that came to an export.
 pub(super) struct Opened {
-    pub(super) stream: Stream,
+    pub(super) stream: Transport,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) negotiated: Negotiated,
     pub(super) opening: Opening,
@@ -54,7 +54,7 @@ pub(super) struct Opened {
 
 /// Negotiates within the deadline.
 pub(super) async fn run(
-    stream: Stream,
+    stream: Transport,
     rules: &Rules,
     opening: Opening,
     life: watch::Receiver<Life>,
@@ -80,7 +80,7 @@ pub(super) async fn run(
 }
 
 async fn haggle(
-    mut stream: Stream,
+    mut stream: Transport,
     rules: &Rules,
     mut opening: Opening,
     mut life: watch::Receiver<Life>,
@@ -216,7 +216,7 @@ async fn haggle(
                     drop(last);
                     stream.wire().release();
                     stream.finish_sending();
-                    super::linger(stream.wire()).await;
+                    stream.wire().linger().await;
                     return Err(match ending {
                         Ending::Aborted => End::Aborted,
                         Ending::ShutDown => End::ShutDown,
@@ -260,11 +260,11 @@ fn offer(policy: &Policy) -> Tls {
 /// Takes the handshake. When the agent goes away there is no way to tell the client before it is
 /// through.
 async fn secure(
-    stream: Stream,
+    stream: Transport,
     rules: &Rules,
     life: &watch::Receiver<Life>,
-) -> Result<Stream, End> {
-    let (Stream::Plain(socket), Some(acceptor)) = (stream, rules.tls.acceptor()) else {
+) -> Result<Transport, End> {
+    let (Transport::Plain(socket), Some(acceptor)) = (stream, rules.tls.acceptor()) else {
         tracing::error!("our bug: TLS was started twice, or without certificates");
         return Err(End::Cut);
     };
@@ -282,12 +282,12 @@ async fn secure(
         End::Cut
     };
     tokio::select! {
-        secure = Stream::secure(socket, &acceptor) => secure.map_err(End::Tls),
+        secure = Transport::secure(socket, &acceptor) => secure.map_err(End::Tls),
         end = leaving => Err(end),
     }
 }
 
-async fn send(stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), End> {
+async fn send(stream: &mut Transport, out: &mut Vec<u8>) -> Result<(), End> {
     stream.send_all(out).await.map_err(|error| End::from_send(&error))?;
     out.clear();
     // After a long answer nothing so long may come for long.
@@ -298,7 +298,7 @@ async fn send(stream: &mut Stream, out: &mut Vec<u8>) -> Result<(), End> {
 /// Waits for bytes. When the agent goes away, a client is told with the answer to its next option;
 /// one that has none does not hold the agent up.
 async fn receive(
-    stream: &mut Stream,
+    stream: &mut Transport,
     buffer: &mut Buffer,
     server: &mut Server,
     life: &mut watch::Receiver<Life>,

@@ -11,11 +11,12 @@ use std::{
 use nbd::{BlockSizes, Buffer, Refusal, negotiate::Export, wire::TransmissionFlags};
 use tokio::sync::watch;
 
-use super::{End, Life, stream::Stream};
+use super::{End, Life};
 use crate::{
     causes::chain,
     exports::{Exports, Listed, OpenError, Permit},
     tenant::Account,
+    transport::Transport,
 };
 use disk::{Disk, DiskError, DiskInfo, Identity};
 
@@ -28,7 +29,7 @@ const LIST: u64 = 6 << 20;
 
 /// A client that waits.
 pub(super) struct Waiting<'a> {
-    pub(super) stream: &'a mut Stream,
+    pub(super) stream: &'a mut Transport,
     pub(super) buffer: &'a mut Buffer,
     pub(super) life: &'a mut watch::Receiver<Life>,
     pub(super) told: &'a mut Told,
@@ -90,7 +91,7 @@ impl Waiting<'_> {
 
 /// Waits for `work` as long as its client does and the agent serves.
 async fn until<T>(
-    stream: &mut Stream,
+    stream: &mut Transport,
     buffer: &mut Buffer,
     life: &mut watch::Receiver<Life>,
     work: impl Future<Output = Result<T, Refusal>>,
@@ -115,7 +116,7 @@ async fn until<T>(
 
 /// Waits until the client leaves without an answer. What it says meanwhile is kept for later; one that
 /// fills the buffer is not listened to.
-pub(super) async fn departed(stream: &mut Stream, buffer: &mut Buffer) -> End {
+pub(super) async fn departed(stream: &mut Transport, buffer: &mut Buffer) -> End {
     loop {
         if buffer.spare().is_empty() {
             return future::pending().await;

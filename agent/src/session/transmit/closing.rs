@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::{
-    super::{End, Life, Traffic, linger},
+    super::{End, Life, Traffic},
     Transmission,
 };
 
@@ -27,7 +27,7 @@ impl Transmission {
             // The client closes first. Over vsock Linux answers ENOTCONN, and not an end of the stream, to
             // one that says it sends no more when the other side has closed already, as libnbd does.
             this.stream.finish_sending();
-            linger(this.stream.wire()).await;
+            this.stream.wire().linger().await;
         } else {
             this.stream.say_goodbye();
         }
@@ -53,7 +53,7 @@ impl Transmission {
             }
             self.blocking.flush().await;
             self.stream.finish_sending();
-            linger(self.stream.wire()).await;
+            self.stream.wire().linger().await;
             End::ShutDown
         };
         tokio::select! {

@@ -40,11 +40,11 @@ use reply::Lent;
 pub(super) use reply::op;
 use turn::Turn;
 
-use super::{
-    End, Life, Traffic, blocking::Blocking, buffer_pool, busy_poll::BusyPoll, stream::Stream,
-    turns::Turns,
+use super::{End, Life, Traffic, blocking::Blocking, busy_poll::BusyPoll, turns::Turns};
+use crate::{
+    sys::socket::MAX_RUNS,
+    transport::{Transport, buffer_pool},
 };
-use crate::sys::socket::MAX_RUNS;
 
 /// Bytes of replies after which they are sent before more requests are taken in. What was read for them is still in
 /// the processor's cache when it is sent: four times as many halved the rate of 256 KiB reads from a file.
@@ -78,7 +78,7 @@ enum Waited {
 pub(super) struct Transmission {
     /// Its number, for the log.
     connection: u64,
-    stream: Stream,
+    stream: Transport,
     disk: Arc<dyn Disk>,
     receiver: Receiver,
     /// What was received and waits for memory.
@@ -114,7 +114,7 @@ impl Transmission {
     /// `received` has come behind the negotiation's last byte.
     pub(super) fn new(
         connection: u64,
-        stream: Stream,
+        stream: Transport,
         disk: Arc<dyn Disk>,
         negotiated: Negotiated,
         received: &[u8],

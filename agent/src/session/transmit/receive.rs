@@ -14,11 +14,11 @@ use nbd::{
 };
 
 use super::{
-    super::{End, buffer_pool, protocol},
+    super::{End, protocol},
     Transmission, reply,
     reply::Lent,
 };
-use crate::tenant::Cover;
+use crate::{tenant::Cover, transport::buffer_pool};
 
 /// Most bytes received behind a large write's payload: they may be the next large write's, which
 /// then lands in its pages without a copy.

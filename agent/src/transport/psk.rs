@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use nbd::Buffer;
 use openssl::ssl::{Error, ErrorCode, SslCipherRef, SslStream};
 
-use super::super::{buffer_pool, wire::Wire};
+use super::{buffer_pool, wire::Wire};
 use crate::{
     text::quoted,
     tls::{self, Failure, SharedKeys},
@@ -21,7 +21,7 @@ const RECORD: usize = 16 * 1024;
 
 /// A stream whose handshake is through.
 #[derive(Debug)]
-pub(in crate::session) struct Shared {
+pub(crate) struct Shared {
     stream: SslStream<Ends>,
     /// The last receive stopped for want of room, not of bytes.
     more: bool,
@@ -42,10 +42,7 @@ struct Ends {
 
 impl Shared {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
-    pub(in crate::session) async fn accept(
-        socket: Wire,
-        keys: &SharedKeys,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn accept(socket: Wire, keys: &SharedKeys) -> Result<Self, Failure> {
         let wire =
             Ends { socket, received: Buffer::default(), room: 0, unsent: Vec::new(), sent: 0 };
         let stream = SslStream::new(keys.begin()?, wire);
@@ -55,7 +52,7 @@ impl Shared {
             Err(failure) => {
                 // The alert tells the client why.
                 shared.finish_sending();
-                super::super::linger(shared.wire()).await;
+                shared.wire().linger().await;
                 Err(failure)
             }
         }

@@ -7,9 +7,9 @@ use nbd::Buffer;
 use disk::zeroed;
 
 /// Bytes of a receive buffer: what one receive takes at most.
-pub(super) const LARGE: usize = 256 * 1024;
+pub(crate) const LARGE: usize = 256 * 1024;
 /// Bytes of the buffer that a connection keeps which waits for the rest of a request.
-pub(super) const SMALL: usize = 20 * 1024;
+pub(crate) const SMALL: usize = 20 * 1024;
 /// Free buffers that one thread keeps.
 const SPARE: usize = 4;
 
@@ -18,7 +18,7 @@ thread_local! {
 }
 
 /// Makes the buffer large; what is in it stays. Without memory for it the buffer stays as it is.
-pub(super) fn grow(buffer: &mut Buffer) {
+pub(crate) fn grow(buffer: &mut Buffer) {
     if buffer.capacity() < LARGE {
         let free = FREE.with_borrow_mut(Vec::pop);
         if let Some(large) = free.or_else(|| zeroed(LARGE).ok().map(Into::into)) {
@@ -28,12 +28,12 @@ pub(super) fn grow(buffer: &mut Buffer) {
 }
 
 /// Gives a connection that has no buffer a small one.
-pub(super) fn small(buffer: &mut Buffer) {
+pub(crate) fn small(buffer: &mut Buffer) {
     buffer.replace(vec![0; SMALL].into());
 }
 
 /// Gives back what is more than the buffer's contents need while nothing comes.
-pub(super) fn shrink(buffer: &mut Buffer) {
+pub(crate) fn shrink(buffer: &mut Buffer) {
     if buffer.capacity() < LARGE || buffer.len() > SMALL {
         return;
     }

@@ -1,4 +1,4 @@
-//! A connection before the runtime knows it: `listen` yields these, `session` takes them.
+//! An accepted connection before the runtime knows it: `listen` yields it, `transport` takes it.
 
 use std::os::fd::OwnedFd;
 
@@ -6,7 +6,7 @@ use crate::sys;
 
 /// A connected stream.
 #[derive(Debug)]
-pub enum Stream {
+pub enum Accepted {
     /// Of the kernel: connected descriptors, blocking or not.
     Kernel {
         /// A socket, or what comes from the client.
@@ -18,7 +18,7 @@ pub enum Stream {
     Guest(vsock_device::Connection),
 }
 
-impl Stream {
+impl Accepted {
     /// What a security module calls the other end, where it calls it something.
     pub fn label(&self) -> Option<String> {
         match self {
@@ -28,7 +28,7 @@ impl Stream {
     }
 }
 
-impl From<OwnedFd> for Stream {
+impl From<OwnedFd> for Accepted {
     fn from(socket: OwnedFd) -> Self {
         Self::Kernel { from: socket, to: None }
     }

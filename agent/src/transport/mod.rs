@@ -1,9 +1,12 @@
-//! The stream under a session: plain, or inside TLS. The engine sees one type; a plain stream pays
-//! a branch for it.
+//! The byte stream of a session: a kernel socket or a guest's virtqueues (`wire`), plain or inside TLS.
+//!
+//! `session` uses one type for all of them. A plain stream costs a branch per call.
 
+pub(crate) mod buffer_pool;
 #[cfg(feature = "psk")]
 mod psk;
 mod tls;
+mod wire;
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -11,21 +14,21 @@ use std::{
 };
 
 use self::tls::Secure;
-use super::wire::Wire;
+pub(crate) use self::wire::Wire;
 use crate::tls::{Acceptor, Certificate, Failure};
 
 /// A connected stream.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Transport {
     Plain(Wire),
     Secure(Box<Secure>),
     #[cfg(feature = "psk")]
     Shared(Box<psk::Shared>),
 }
 
-impl Stream {
+impl Transport {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
-    pub(super) async fn secure(socket: Wire, acceptor: &Acceptor) -> Result<Self, Failure> {
+    pub(crate) async fn secure(socket: Wire, acceptor: &Acceptor) -> Result<Self, Failure> {
         match acceptor {
             Acceptor::Certificates(config) => {
                 Ok(Self::Secure(Box::new(Secure::accept(socket, config).await?)))
@@ -38,7 +41,7 @@ impl Stream {
     }
 
     /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
-    pub(super) fn try_recv(&mut self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    pub(crate) fn try_recv(&mut self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_recv(runs),
             Self::Secure(secure) => secure.try_recv(runs),
@@ -48,7 +51,7 @@ impl Stream {
     }
 
     /// Takes as much as goes; `WouldBlock` if nothing does. Taken is not sent: `is_flushed`.
-    pub(super) fn try_send(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn try_send(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_send(runs),
             Self::Secure(secure) => secure.try_send(runs),
@@ -58,7 +61,7 @@ impl Stream {
     }
 
     /// Sends what was taken; `WouldBlock` if some of it is left.
-    pub(super) fn try_flush(&mut self) -> io::Result<()> {
+    pub(crate) fn try_flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
             Self::Secure(secure) => secure.try_flush(),
@@ -68,7 +71,7 @@ impl Stream {
     }
 
     /// Nothing that was taken waits to be sent.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         match self {
             Self::Plain(_) => true,
             Self::Secure(secure) => secure.is_flushed(),
@@ -78,7 +81,7 @@ impl Stream {
     }
 
     /// Waits until `try_recv` is worth a call.
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.readable().await,
             Self::Secure(secure) => secure.readable().await,
@@ -88,7 +91,7 @@ impl Stream {
     }
 
     /// Waits until `try_send` or `try_flush` is worth a call.
-    pub(super) async fn writable(&self) -> io::Result<()> {
+    pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.writable().await,
             Self::Secure(secure) => secure.writable().await,
@@ -98,7 +101,7 @@ impl Stream {
     }
 
     /// Sends all of `bytes`.
-    pub(super) async fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() || !self.is_flushed() {
             let sent = if bytes.is_empty() {
                 self.try_flush()
@@ -115,7 +118,7 @@ impl Stream {
     }
 
     /// Says that nothing more will be sent.
-    pub(super) fn finish_sending(&mut self) {
+    pub(crate) fn finish_sending(&mut self) {
         match self {
             Self::Plain(socket) => socket.finish_sending(),
             Self::Secure(secure) => secure.finish_sending(),
@@ -125,7 +128,7 @@ impl Stream {
     }
 
     /// The session is over: the client is told so where TLS has a word for it.
-    pub(super) fn say_goodbye(&mut self) {
+    pub(crate) fn say_goodbye(&mut self) {
         match self {
             Self::Plain(_) => {}
             Self::Secure(secure) => secure.say_goodbye(),
@@ -135,7 +138,7 @@ impl Stream {
     }
 
     /// What is below all this.
-    pub(super) fn wire(&self) -> &Wire {
+    pub(crate) fn wire(&self) -> &Wire {
         match self {
             Self::Plain(socket) => socket,
             Self::Secure(secure) => secure.wire(),
@@ -145,7 +148,7 @@ impl Stream {
     }
 
     /// The same, to be changed.
-    pub(super) fn wire_mut(&mut self) -> &mut Wire {
+    pub(crate) fn wire_mut(&mut self) -> &mut Wire {
         match self {
             Self::Plain(socket) => socket,
             Self::Secure(secure) => secure.wire_mut(),
@@ -155,7 +158,7 @@ impl Stream {
     }
 
     /// Bytes of memory that it holds beyond what the session gave or took.
-    pub(super) fn held(&self) -> u64 {
+    pub(crate) fn held(&self) -> u64 {
         match self {
             Self::Plain(_) => 0,
             Self::Secure(secure) => secure.held(),
@@ -165,7 +168,7 @@ impl Stream {
     }
 
     /// Going to sleep: memory that nothing is in goes back.
-    pub(super) fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         match self {
             Self::Plain(_) => {}
             Self::Secure(secure) => secure.rest(),
@@ -175,7 +178,7 @@ impl Stream {
     }
 
     /// Whom the other end has proven to be.
-    pub(super) fn certificate(&self) -> Option<Arc<Certificate>> {
+    pub(crate) fn certificate(&self) -> Option<Arc<Certificate>> {
         match self {
             Self::Plain(_) => None,
             Self::Secure(secure) => secure.certificate(),
@@ -186,6 +189,6 @@ impl Stream {
 }
 
 /// TLS's own reason in an error of the stream.
-pub(super) fn failure(error: &io::Error) -> Option<Failure> {
+pub(crate) fn failure(error: &io::Error) -> Option<Failure> {
     error.get_ref()?.downcast_ref::<Failure>().cloned()
 }

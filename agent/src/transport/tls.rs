@@ -11,8 +11,7 @@ use std::{
 
 use nbd::Buffer;
 
-use super::super::buffer_pool;
-use super::super::wire::Wire;
+use super::{buffer_pool, wire::Wire};
 use crate::tls::{self, Certificate, Failure, IoState, ServerConfig, ServerConnection};
 
 /// Plaintext that is encrypted before it is sent, in bytes: whole records.
@@ -22,7 +21,7 @@ const RUNS: usize = 128;
 
 /// A stream whose handshake is through.
 #[derive(Debug)]
-pub(in crate::session) struct Secure {
+pub(crate) struct Secure {
     socket: Wire,
     session: ServerConnection,
     /// Received, and not yet given to the session.
@@ -33,10 +32,7 @@ pub(in crate::session) struct Secure {
 
 impl Secure {
     /// Takes the handshake. Nothing may have been received behind STARTTLS.
-    pub(in crate::session) async fn accept(
-        socket: Wire,
-        config: &Arc<ServerConfig>,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn accept(socket: Wire, config: &Arc<ServerConfig>) -> Result<Self, Failure> {
         let mut session = ServerConnection::new(Arc::clone(config)).map_err(Failure::from)?;
         session.set_buffer_limit(Some(UNSENT));
         let mut secure = Self { socket, session, received: Buffer::default(), more: false };
@@ -45,7 +41,7 @@ impl Secure {
             Err(error) => {
                 // The alert tells the client why.
                 secure.finish_sending();
-                super::super::linger(&secure.socket).await;
+                secure.socket.linger().await;
                 Err(super::failure(&error).unwrap_or_else(|| error.to_string().into()))
             }
         }
