@@ -29,6 +29,7 @@ pub mod serve;
 pub mod session;
 mod shell;
 pub mod stack;
+pub mod startup;
 mod sys;
 pub mod tenant;
 pub mod text;

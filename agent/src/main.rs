@@ -11,7 +11,7 @@ use agent::{
     cli::{self, Stop},
     command,
     listen::{Given, activation, stdio},
-    log, text,
+    log, startup, text,
 };
 
 fn main() -> ExitCode {
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match plan.run(started) {
+    match startup::run(plan, started) {
         Ok(status) => status.into(),
         Err(failure) => {
             report(&failure, failure.hint());

@@ -41,6 +41,7 @@ const RANKS: &[(&str, u8)] = &[
     ("serve", 7),
     ("process", 8),
     ("plan", 9),
+    ("startup", 10),
     ("cli", 10),
     ("command", 11),
     ("lib", 12),

@@ -1,0 +1,352 @@
+//! The start of the agent: opens what `plan` decided, in the order of ARCHITECTURE.md, and serves.
+//!
+//! `main` calls `run` once. Nothing is opened before.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use thiserror::Error;
+
+use crate::{
+    access::Changes,
+    child, layer,
+    lease::Leases,
+    lifecycle::Lifecycle,
+    listen::{Adopted, BindError, GivenError, Listener},
+    log,
+    machines::MachineError,
+    plan::Plan,
+    plugin,
+    process::{Background, Captive, Parted, ProcessError, Variables},
+    serve::{self, Engine, Signals},
+    session::Rules,
+    stack::{BuildError, Context, Stack},
+    sys::{
+        self,
+        pid_file::{PidFile, PidFileError},
+        process::notify,
+    },
+    tenant::{Limits, Tenants, connections_within, own_threads_within},
+    tls::{self, TlsError},
+};
+
+/// Why the agent did not start. The cause is the source.
+#[derive(Debug, Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Given(#[from] GivenError),
+    #[error("--io=uring: there is no io_uring here")]
+    Io(#[source] io::Error),
+    #[error("cannot start the engine's threads")]
+    Engine(#[source] io::Error),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Machine(#[from] Box<MachineError>),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("{0} came before the agent was ready; nothing was served")]
+    Stopped(&'static str),
+    #[error("cannot write the pid file {}", .path.display())]
+    PidFile { path: PathBuf, source: PidFileError },
+    #[error("cannot print the URI on stdout")]
+    Stdout(#[source] io::Error),
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+}
+
+impl Failure {
+    /// What to do about it, where that is known and not said already.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bind(error) => error.hint(),
+            Self::Given(error) => error.hint(),
+            Self::Tls(error) => error.hint(),
+            Self::Machine(error) => error.hint(),
+            Self::Log(error) => error.hint(),
+            Self::Io(_) => {
+                Some("leave --io out: files are then read and written by threads".into())
+            }
+            Self::Engine(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Some("raise the limit of threads (ulimit -u, or TasksMax= of the unit)".into())
+            }
+            Self::PidFile { source: PidFileError::Taken(_), .. } => {
+                Some("end that one first, or choose another file".into())
+            }
+            Self::PidFile { source: PidFileError::Io(error), .. } => match error.kind() {
+                io::ErrorKind::NotFound => Some("make its directory first".into()),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a directory that this user may write to".into())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Starts the agent and serves until it is told to end, or until the last client that was there already has gone.
+/// Returns the exit status: 0, or the status of the command of `--run`, or of the background process that did not
+/// get ready.
+///
+/// # Errors
+/// Why the agent did not start.
+pub fn run(plan: Plan, log: log::Started) -> Result<u8, Failure> {
+    Startup { plan }.run(log)
+}
+
+/// A plan that is being carried out.
+#[derive(Debug)]
+struct Startup {
+    plan: Plan,
+}
+
+impl Startup {
+    fn run(self, log: log::Started) -> Result<u8, Failure> {
+        let background = match self.plan.process.part()? {
+            Parted::Working(background) => background,
+            Parted::Over(status) => return Ok(status),
+        };
+        log.write_aside()?;
+        if let Err(error) = sys::process::raise_open_files() {
+            tracing::debug!("the limit of open files stays as it is: {error}");
+        }
+        let tls = self.plan.tls.prepare()?;
+        // This thread accepts, the engine's threads serve.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::Engine)?;
+        let status = runtime.block_on(self.serve(background, tls, log));
+        // Scripts that still run belong to nobody now.
+        child::end_all();
+        // What still waits for a name server or a disk is not waited for.
+        runtime.shutdown_background();
+        status
+    }
+
+    fn rules(&self, stack: Stack, changes: Changes, tls: tls::Policy) -> Rules {
+        let descriptors = sys::process::open_files();
+        Rules {
+            exports: stack.exports,
+            gates: stack.gates,
+            changes: (self.plan.admission.file.is_some() || self.plan.tls.verify_peer)
+                .then_some(changes),
+            fencing: Arc::default(),
+            tenants: Arc::new(Tenants::new(Limits {
+                memory: self.plan.memory.limits(),
+                connections: match self.plan.admission.limit_per_tenant {
+                    0 => usize::MAX,
+                    most => most,
+                },
+                connections_in_all: connections_within(descriptors),
+                own_threads: own_threads_within(descriptors),
+                ..Limits::default()
+            })),
+            connections: AtomicU64::new(0),
+            handshake_timeout: self.plan.handshake_timeout,
+            offers: self.plan.offers,
+            read_only: self.plan.read_only,
+            threads: self.plan.threads,
+            tls,
+        }
+    }
+
+    /// What is served: the plugin, and the layers around it.
+    fn stack(
+        &self,
+        lifecycle: &mut Lifecycle,
+        tls: &tls::Policy,
+        leases: &Arc<Leases>,
+        changes: &Changes,
+    ) -> Result<Stack, BuildError> {
+        let mut words = self.plan.params.iter().collect();
+        let layers = layer::choose(&self.plan.filters, &mut words)?;
+        let read_only = self.plan.read_only || layer::spare_below(&layers);
+        let changes_user = self.plan.process.user.is_some() || self.plan.process.group.is_some();
+        let mut context =
+            Context { read_only, changes_user, lifecycle, memory: self.plan.memory.disks() };
+        let bottom = plugin::find(&self.plan.plugin)?.build(&words, &mut context)?;
+        let stack = layer::wrap(bottom, &layers, &mut context)?;
+        let certificates = self.plan.tls.verify_peer
+            && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
+        let stack = self
+            .plan
+            .admission
+            .guard(stack, lifecycle, changes, certificates)
+            .map_err(|error| BuildError::Own(Box::new(error)))?;
+        if self.plan.machines.is_empty() {
+            return Ok(stack);
+        }
+        Ok(stack.behind(Arc::clone(leases) as _))
+    }
+
+    async fn serve(
+        self,
+        background: Option<Background>,
+        tls: tls::Policy,
+        log: log::Started,
+    ) -> Result<u8, Failure> {
+        // First of all, so that nothing is said to a client on stdout.
+        let adopted = self.plan.given.adopt()?;
+        if self.plan.keep_alive {
+            adopted.keep_alive();
+        }
+        let Adopted { mut listeners, connected } = adopted;
+        let change = self.plan.process.check()?;
+        let mut lifecycle = Lifecycle::default();
+        log.hook(&mut lifecycle);
+        let leases = Arc::default();
+        let changes = Changes::default();
+        if let Some(source) = tls.source() {
+            let (at_reload, watched, changes) =
+                (Arc::clone(source), Arc::clone(source), changes.clone());
+            lifecycle.at_reload(move || {
+                if at_reload.reload() {
+                    changes.tell();
+                }
+            });
+            tokio::spawn(watched.watch());
+        }
+        disk::ring::choose(self.plan.io).map_err(Failure::Io)?;
+        let stack = self.stack(&mut lifecycle, &tls, &leases, &changes)?;
+        let rules = Arc::new(self.rules(stack, changes, tls));
+        // Before the first socket stands in the filesystem, so that no signal leaves it there.
+        let mut signals = Signals::catch().map_err(Failure::Engine)?;
+        self.announce(&listeners);
+        tokio::select! {
+            opened = self.open(&leases) => listeners.extend(opened?),
+            signal = signals.stop(&lifecycle) => return Err(Failure::Stopped(signal)),
+        }
+        self.plan.process.lock()?;
+        // The command is whose the agent was when it started, as with nbdkit.
+        let mut captive = None;
+        let changes = change.is_some();
+        if let Some(change) = change {
+            captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
+            change.make(&listeners)?;
+        }
+        // Again after a change of the user.
+        let parent = self.plan.process.follow_parent()?;
+        // No thread before this: a user is changed for all of them or for none.
+        let engine = Engine::start(&listeners).map_err(Failure::Engine)?;
+        rules.tenants.executor().start().map_err(Failure::Engine)?;
+        disk::start_closer().map_err(Failure::Engine)?;
+        // Held to the end, and removed with it.
+        let _pid_file = match &self.plan.pid_file {
+            Some(path) => match PidFile::write(path) {
+                Ok(file) => Some(file),
+                Err(source) => return Err(Failure::PidFile { path: path.clone(), source }),
+            },
+            None => None,
+        };
+        log.settle();
+        if self.plan.print_uri {
+            print_uris(&listeners, &self.plan.export_name, &rules.tls).map_err(Failure::Stdout)?;
+        }
+        let mut ready = "READY=1".to_owned();
+        if let Some(background) = background {
+            // A terminal or a pipe is not held; a file of the user's own goes on.
+            let stays = self.plan.log.verbose || sys::process::stderr_is_a_file();
+            background.detach(self.plan.log.needs_stderr() && stays)?;
+            ready = format!("{ready}\nMAINPID={}", std::process::id());
+        }
+        if !changes {
+            captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
+        }
+        if let Err(error) = notify(&ready) {
+            tracing::warn!("the service manager cannot be told READY=1: {error}");
+        }
+        let timeout = self.plan.shutdown_timeout;
+        let ended =
+            serve::serve(listeners, connected, rules, engine, &mut signals, &lifecycle, timeout)
+                .await;
+        match captive {
+            Some(captive) => Ok(captive.outlast(ended, parent, &mut signals, &lifecycle).await),
+            None => Ok(0),
+        }
+    }
+
+    /// All that may wait for another process: for its lock, or for a QEMU's answer.
+    async fn open(&self, leases: &Arc<Leases>) -> Result<Vec<Listener>, Failure> {
+        let listeners = self.plan.process.labelled(self.bind()).await??;
+        self.announce(&listeners);
+        // Last of what other programs see, and while the user may open what only root can.
+        for machine in self.plan.machines.wire(leases).await.map_err(Box::new)? {
+            tokio::spawn(machine.follow());
+        }
+        Ok(listeners)
+    }
+
+    async fn bind(&self) -> Result<Vec<Listener>, BindError> {
+        let mut listeners = Vec::new();
+        for address in &self.plan.listen {
+            listeners.extend(Listener::bind(address).await?);
+        }
+        Ok(listeners)
+    }
+
+    fn announce(&self, listeners: &[Listener]) {
+        for listener in listeners {
+            tracing::info!("listening on {listener}");
+            if self.plan.keep_alive
+                && let Err(error) = listener.keep_alive()
+            {
+                tracing::warn!("--keepalive has no effect on {listener}: {error}");
+            }
+        }
+    }
+
+    /// Starts the command of `--run`, if there is one, and tells it of the first listener. From then
+    /// on the agent is what its children are not.
+    fn captive(
+        &self,
+        listeners: &[Listener],
+        lifecycle: &Lifecycle,
+        tls: &tls::Policy,
+    ) -> Result<Option<Captive>, Failure> {
+        let Some(command) = &self.plan.process.command else {
+            self.plan.process.spare();
+            return Ok(None);
+        };
+        let first = listeners.first();
+        let (certificates, shared_keys) = self.plan.tls.named(tls);
+        let needed = match (tls, shared_keys, certificates) {
+            (tls::Policy::Require(_), Some(keys), _) => Some(("tls-psk-file", keys)),
+            (tls::Policy::Require(_), _, Some(directory)) => Some(("tls-certificates", directory)),
+            _ => None,
+        };
+        let uri = first.and_then(|first| first.local_uri(&self.plan.export_name, needed));
+        let variables = Variables {
+            uri: uri.map(|uri| tls.uri(uri)).unwrap_or_default(),
+            export_name: self.plan.export_name.clone(),
+            port: first.and_then(Listener::port),
+            unix_socket: first.and_then(Listener::unix_path).map(Into::into),
+            tls: tls.level(),
+            tls_certificates: certificates.map(Into::into),
+            tls_psk: shared_keys.map(Into::into),
+        };
+        let captive = Captive::start(command, &variables, lifecycle.stop());
+        let captive = captive.map_err(ProcessError::Command)?;
+        self.plan.process.spare();
+        Ok(Some(captive))
+    }
+}
+/// A line a listener; the wildcard addresses of both families have one in common.
+fn print_uris(listeners: &[Listener], export: &str, tls: &tls::Policy) -> io::Result<()> {
+    let uris = listeners.iter().filter_map(|listener| listener.uri(export));
+    let mut uris: Vec<String> = uris.map(|uri| tls.uri(uri)).collect();
+    uris.dedup();
+    let mut stdout = io::stdout().lock();
+    for uri in uris {
+        writeln!(stdout, "{uri}")?;
+    }
+    stdout.flush()
+}
