@@ -215,7 +215,7 @@ impl Startup {
             });
             tokio::spawn(watched.watch());
         }
-        disk::ring::choose(self.plan.io).map_err(Failure::Io)?;
+        disk::ring::choose(self.plan.io);
         let stack = self.stack(&mut lifecycle, &tls, &leases, &changes)?;
         let rules = Arc::new(self.rules(stack, changes, tls));
         // Before the first socket stands in the filesystem, so that no signal leaves it there.
@@ -233,6 +233,8 @@ impl Startup {
             captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
             change.make(&listeners)?;
         }
+        // What the user may do now is what it may do to the end.
+        disk::ring::settle().map_err(Failure::Io)?;
         // Again after a change of the user.
         let parent = self.plan.process.follow_parent()?;
         // No thread before this: a user is changed for all of them or for none.

@@ -20,6 +20,7 @@ mod page;
 mod pattern;
 mod pieces;
 mod primitives;
+mod queue;
 mod random;
 mod ranges;
 mod registry;
@@ -46,6 +47,7 @@ pub use op::{Asked, Data, Op};
 pub use page::{NoMemory, PAGE, Page, Pages, Slice};
 pub use pattern::PatternDisk;
 pub use pieces::{DATA_PIECE, PIECE, Progress, execute_all, in_pieces};
+pub use queue::Payer;
 pub use random::RandomDisk;
 pub use split::SplitDisk;
 

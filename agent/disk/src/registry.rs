@@ -260,6 +260,33 @@ impl<W: Witness> Member<W> {
         }
     }
 
+    /// Before a durable write that goes on by itself.
+    pub(crate) fn begin_durable(&self) -> Begun {
+        self.shared.witness.begin()
+    }
+
+    /// When it has come back: whether it is durable, if it was done at all. What has failed is a loss from here on,
+    /// also if the write succeeds when it is done once more: it may have been the last word about bytes that others
+    /// wrote, such as the failure of the device's cache, which is told once. Waits for nothing.
+    pub(crate) fn end_durable(&self, begun: Begun, failed: Option<io::Error>) -> bool {
+        let lost = match failed {
+            // The request was not taken, or was not for the ring.
+            Some(error) if is_refusal(&error) => None,
+            Some(error) => Some(error),
+            None => match self.shared.witness.audit(begun) {
+                Audit::Durable => return true,
+                Audit::Unknown => None,
+                Audit::Lost(error) => Some(error),
+            },
+        };
+        if let Some(error) = lost {
+            self.shared.log(&error);
+            self.shared.durability.note_loss();
+        }
+        self.wrote();
+        false
+    }
+
     /// Makes everything durable that anybody was acknowledged before.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.shared.durability.flush(&self.client, || self.shared.sync())?;
@@ -281,6 +308,13 @@ impl<W: Witness> Member<W> {
     pub(crate) fn owes(&self) -> bool {
         self.shared.durability.is_dirty()
     }
+}
+
+/// The kernel did not begin it.
+fn is_refusal(error: &io::Error) -> bool {
+    let errnos =
+        [libc::EAGAIN, libc::EINTR, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS, libc::ECANCELED];
+    error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
 }
 
 impl<W: Witness> Drop for Member<W> {

@@ -8,13 +8,16 @@ use std::{
     future::poll_fn,
     io,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         LazyLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Poll, Waker},
+    time::{Duration, Instant},
 };
 
+pub use crate::sys::ring::Due;
 use crate::sys::ring::{Completion, Keep, Ring, Then, Transfer};
 
 /// By what files are read and written: `--io`.
@@ -30,9 +33,15 @@ pub enum Io {
     Threads,
 }
 
+/// How long a thread does without a ring when there was no memory or descriptor for one.
+const RETRY: Duration = Duration::from_secs(1);
+
 static CHOSEN: AtomicU8 = AtomicU8::new(Io::Auto as u8);
 
-/// Whether there are rings; found out, and said in the log, when the first file is opened.
+/// Between `choose` and `settle` it is not known yet.
+static SETTLED: AtomicBool = AtomicBool::new(true);
+
+/// Whether there are rings; found out, and said in the log, when the first file is opened for a client.
 static USED: LazyLock<bool> = LazyLock::new(|| {
     if CHOSEN.load(Ordering::Relaxed) == Io::Threads as u8 {
         tracing::info!("files are read and written by threads (--io=threads)");
@@ -50,13 +59,19 @@ static USED: LazyLock<bool> = LazyLock::new(|| {
     }
 });
 
-/// Chooses for the process; to be called before a file is opened.
+/// Chooses for the process; to be called before a file is opened. Nothing is tried before `settle`.
+pub fn choose(io: Io) {
+    CHOSEN.store(io as u8, Ordering::Relaxed);
+    SETTLED.store(false, Ordering::Relaxed);
+}
+
+/// The process is the user that it stays, and may use io_uring or not.
 ///
 /// # Errors
 /// `Io::Uring`, and there is none.
-pub fn choose(io: Io) -> io::Result<()> {
-    CHOSEN.store(io as u8, Ordering::Relaxed);
-    if io == Io::Uring {
+pub fn settle() -> io::Result<()> {
+    SETTLED.store(true, Ordering::Relaxed);
+    if CHOSEN.load(Ordering::Relaxed) == Io::Uring as u8 {
         Ring::new().map_err(|error| io::Error::new(error.kind(), why(&error)))?;
     }
     Ok(())
@@ -78,19 +93,51 @@ struct Here {
     attached: bool,
     /// Made when the first request comes.
     ring: Option<Ring>,
+    /// There was no memory or descriptor for one; until then none is made.
+    retry: Option<Instant>,
     /// Of `Turns`, while it waits for what to submit.
     waker: Option<Waker>,
     /// Of `drained`.
     ending: Option<Waker>,
 }
 
+impl Here {
+    /// The thread's ring, which is made if there is none.
+    fn ring(&mut self) -> Option<&mut Ring> {
+        if self.ring.is_none() {
+            if self.retry.is_some_and(|retry| Instant::now() < retry) {
+                return None;
+            }
+            match Ring::new() {
+                Ok(ring) => self.ring = Some(ring),
+                Err(error) => {
+                    tracing::warn!("no io_uring for one more thread: {}", why(&error));
+                    self.attached = is_short(&error);
+                    self.retry = Some(Instant::now() + RETRY);
+                }
+            }
+        }
+        self.ring.as_mut()
+    }
+}
+
+/// The error passes: there is no memory or descriptor now.
+fn is_short(error: &io::Error) -> bool {
+    let errnos = [libc::ENOMEM, libc::EAGAIN, libc::EMFILE, libc::ENFILE];
+    error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
+}
+
 thread_local! {
     static HERE: RefCell<Here> = RefCell::default();
 }
 
-/// This process reads and writes files by io_uring.
+/// This process reads and writes files by io_uring. Before `settle` it may turn out that it cannot.
 pub(crate) fn is_used() -> bool {
-    *USED
+    if SETTLED.load(Ordering::Relaxed) {
+        *USED
+    } else {
+        CHOSEN.load(Ordering::Relaxed) != Io::Threads as u8
+    }
 }
 
 /// Has the kernel move `transfer` to or from `file` at offset `at`. What is done at once is told before this returns.
@@ -109,17 +156,7 @@ pub(crate) fn push(
             return Err((transfer, then));
         }
         let first = here.ring.is_none();
-        if first {
-            match Ring::new() {
-                Ok(ring) => here.ring = Some(ring),
-                Err(error) => {
-                    tracing::warn!("no io_uring for one more thread: {}", why(&error));
-                    here.attached = false;
-                    return Err((transfer, then));
-                }
-            }
-        }
-        let ring = here.ring.as_mut().expect("it was just made");
+        let Some(ring) = here.ring() else { return Err((transfer, then)) };
         ring.push(file, at, transfer, then)?;
         ring.take(&mut done);
         if (first || ring.is_filled())
@@ -129,8 +166,15 @@ pub(crate) fn push(
         }
         Ok(())
     });
-    done.into_iter().for_each(Completion::tell);
+    tell(done);
     pushed
+}
+
+/// Tells who asked. A panic of one is logged, and costs neither the others their answers nor the thread its turns.
+fn tell(done: Vec<Completion>) {
+    for completion in done {
+        catch_unwind(AssertUnwindSafe(|| completion.tell())).ok();
+    }
 }
 
 /// Waits until this thread's ring has nothing that the kernel is not done with, and takes nothing more. `Turns` go on
@@ -195,12 +239,13 @@ impl Turns {
         })
     }
 
-    /// Submits what the kernel has not taken yet, and tells what is done.
-    pub fn turn(&self) {
+    /// Submits what the kernel has not taken yet, and tells what is done. Says whether another turn is due.
+    pub fn turn(&self) -> Due {
         let mut done = Vec::new();
+        let mut due = Due::Nothing;
         HERE.with_borrow_mut(|here| {
             if let Some(ring) = &mut here.ring {
-                ring.turn(&mut done);
+                due = ring.turn(&mut done);
                 if ring.is_idle()
                     && let Some(ending) = here.ending.take()
                 {
@@ -208,6 +253,7 @@ impl Turns {
                 }
             }
         });
-        done.into_iter().for_each(Completion::tell);
+        tell(done);
+        due
     }
 }

@@ -162,8 +162,8 @@ mod tests {
             self.0[usize::from(what / 4 % 2)].fail(what);
         }
 
-        fn hint(&self) {
-            self.0.iter().for_each(Medium::hint);
+        fn recover(&self) {
+            self.0.iter().for_each(Medium::recover);
         }
 
         fn losses(&self) -> u64 {

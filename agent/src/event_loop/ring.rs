@@ -2,12 +2,12 @@
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use disk::ring::Turns;
+use disk::ring::{Due, Turns};
 use tokio::io::unix::AsyncFd;
 
 use crate::sys::poll;
 
-/// Between two looks where the event loop does not take the ring, for want of memory.
+/// Between two looks where the event loop does not take the ring, or the kernel not its requests, for want of memory.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Tells disks what the kernel has done for them, for ever. It is a task and not part of the thread's main
@@ -18,10 +18,13 @@ pub(super) async fn run(turns: Turns) {
     let ready = ready
         .inspect_err(|error| tracing::warn!("cannot wait for io_uring, looking at it: {error}"));
     loop {
-        turns.turn();
-        tokio::select! {
-            () = turns.filled() => {}
-            () = is_done(ready.as_ref().ok()) => {}
+        match turns.turn() {
+            Due::Nothing => tokio::select! {
+                () = turns.filled() => {}
+                () = is_done(ready.as_ref().ok()) => {}
+            },
+            Due::Now => tokio::task::yield_now().await,
+            Due::Later => tokio::time::sleep(LOOK).await,
         }
     }
 }

@@ -20,7 +20,7 @@ use nix::{
 
 use super::{Exports, LISTED, Listed, Listing, OpenError, Opened, Permit};
 use disk::{
-    Disk, FileDisk,
+    Disk, FileDisk, Payer,
     file::{FileError, Options},
 };
 
@@ -100,14 +100,14 @@ impl Inner {
         Ok(names.into_iter().map(|name| Listed { name, description: None }).collect())
     }
 
-    fn open(&self, name: &str) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, name: &str, payer: Payer) -> Result<Arc<dyn Disk>, OpenError> {
         if matches!(name, "" | "." | "..") || name.contains(['/', '\0']) {
             return Err(OpenError::Unknown);
         }
         let path = self.path.join(name);
         let disk = FileDisk::open_by(&path, self.options, &|flags| self.open_beneath(name, flags));
         match disk {
-            Ok(disk) => Ok(Arc::new(disk)),
+            Ok(disk) => Ok(Arc::new(disk.charged_to(payer))),
             Err(error) if is_absence(&error) => Err(OpenError::Unknown),
             Err(error) => Err(OpenError::because(&error)),
         }
@@ -122,7 +122,8 @@ impl Exports for Directory {
 
     fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
         let (inner, name) = (Arc::clone(&self.0), name.to_owned());
-        Box::pin(async move { permit.blocking(move || inner.open(&name)).await? })
+        let payer = permit.tenant().number();
+        Box::pin(async move { permit.blocking(move || inner.open(&name, payer)).await? })
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {

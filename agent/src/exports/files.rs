@@ -15,7 +15,7 @@ use nix::{
 
 use super::{Exports, Listed, Listing, OpenError, Opened, Permit};
 use disk::{
-    Disk, FileDisk, SplitDisk,
+    Disk, FileDisk, Payer, SplitDisk,
     file::{FileError, Options},
 };
 
@@ -68,14 +68,15 @@ impl Files {
 
     /// The disk as the files are now; blocks.
     pub fn open_now(&self) -> Result<Arc<dyn Disk>, OpenError> {
-        self.0.open()
+        self.0.open(Payer::default())
     }
 }
 
 impl Inner {
-    fn open(&self) -> Result<Arc<dyn Disk>, OpenError> {
+    fn open(&self, payer: Payer) -> Result<Arc<dyn Disk>, OpenError> {
         let open = |source: &Source| {
             FileDisk::open_by(&source.path, self.options, &|flags| source.open(flags))
+                .map(|disk| disk.charged_to(payer))
         };
         let files = self.sources.iter().map(open).collect::<Result<Vec<_>, FileError>>();
         let mut files = files.map_err(|error| OpenError::because(&error))?;
@@ -135,7 +136,8 @@ impl Exports for Files {
 
     fn open<'a>(&'a self, _: &'a str, permit: &'a Permit) -> Opened<'a> {
         let inner = Arc::clone(&self.0);
-        Box::pin(async move { permit.blocking(move || inner.open()).await? })
+        let payer = permit.tenant().number();
+        Box::pin(async move { permit.blocking(move || inner.open(payer)).await? })
     }
 
     fn canonical<'a>(&'a self, _: &'a str) -> &'a str {

@@ -261,11 +261,12 @@ impl OnDemand {
         let lock = self.lock(name, permit).await?;
         let options = Options { read_only: permit.opening().read_only, ..Options::default() };
         let name = name.to_owned();
+        let payer = permit.tenant().number();
         let open = move |inner: &Inner| {
             let path = inner.path.join(&name);
             let disk = FileDisk::open_by(&path, options, &|flags| inner.file(&name, flags));
             // The lock ends first: who is the next finds it free.
-            let disk = disk.map_err(|error| OpenError::because(&error))?;
+            let disk = disk.map_err(|error| OpenError::because(&error))?.charged_to(payer);
             Ok(Arc::new(Made::new(disk, (lock, turn))) as _)
         };
         self.blocking(permit, open).await?

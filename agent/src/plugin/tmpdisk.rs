@@ -18,7 +18,7 @@ use crate::{
     stack::Stack,
     sys,
 };
-use disk::{Disk, FileDisk, file::Options};
+use disk::{Disk, FileDisk, Payer, file::Options};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "tmpdisk",
@@ -66,10 +66,11 @@ impl Fresh {
         let path = workshop.0.join("disk");
         let held = self.maker.make(&permission, &path, (workshop, place)).await?;
         let options = Options { read_only: permit.opening().read_only, ..Options::default() };
+        let payer = permit.tenant().number();
         let take = move || {
             let _permission = permission;
             let (workshop, place) = held;
-            take(workshop, place, options)
+            take(workshop, place, options, payer)
         };
         permit.blocking(take).await?
     }
@@ -80,9 +81,10 @@ fn take(
     workshop: Workshop,
     mut place: Place,
     options: Options,
+    payer: Payer,
 ) -> Result<Arc<dyn Disk>, OpenError> {
     let disk = FileDisk::open(&workshop.0.join("disk"), options);
-    let disk = disk.map_err(|error| OpenError::because(&error))?;
+    let disk = disk.map_err(|error| OpenError::because(&error))?.charged_to(payer);
     place.resize(disk.info().size, 0)?;
     // From here on it has no name: whatever becomes of the agent, nothing stays behind.
     drop(workshop);

@@ -110,8 +110,13 @@ pub(super) struct QueueId(u64);
 
 impl QueueId {
     pub(super) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // 0 is the payer of what is charged to nobody.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.0
     }
 }
 

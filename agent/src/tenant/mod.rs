@@ -221,6 +221,11 @@ fn forget(by_key: &mut HashMap<Key, Arc<Tenant>>) {
 }
 
 impl Tenant {
+    /// Its number, which no other tenant of this process ever has; at least 1.
+    pub fn number(&self) -> disk::Payer {
+        self.queue.number()
+    }
+
     /// Who it is.
     pub fn key(&self) -> &Key {
         &self.key

@@ -7,10 +7,10 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
-use super::{Inner, MISSED, Opened, UNLOOKED, WINDOW, direct::aligned};
+use super::{Inner, Opened, WINDOW, direct::aligned};
 use crate::{
     Answer, Data, Op, Pages, Waiter,
     ranges::length,
@@ -41,6 +41,8 @@ impl Inner {
     }
 
     fn begin_read(self: &Arc<Self>, at: u64, len: u64, waiter: Box<dyn Waiter>) {
+        self.take_missed();
+        let Some(place) = self.share.place() else { return waiter.blocks(Pages::default()) };
         let opened = &self.held().opened;
         let most = if opened.may_have_holes() { BLIND } else { WINDOW };
         let asked = at..at + len;
@@ -60,20 +62,19 @@ impl Inner {
         // What stands before and behind what was asked for.
         let (before, behind) =
             (length(&(range.start..asked.start)), length(&(asked.end..range.end)));
-        let then = move |moved: io::Result<usize>, transfer| match (moved, transfer) {
-            (Ok(n), Transfer::Read { mut bytes, .. }) if n == whole => {
-                let mut answer = Answer::default();
-                bytes.truncate(bytes.len() - behind);
-                answer.push_scanned(asked.start, bytes, skip + before);
-                waiter.done(answer);
+        let then = move |moved: io::Result<usize>, transfer| {
+            drop(place);
+            match (moved, transfer) {
+                (Ok(n), Transfer::Read { mut bytes, .. }) if n == whole => {
+                    let mut answer = Answer::default();
+                    bytes.truncate(bytes.len() - behind);
+                    answer.push_scanned(asked.start, bytes, skip + before);
+                    waiter.done(answer);
+                }
+                _ => waiter.blocks(Pages::default()),
             }
-            _ => waiter.blocks(Pages::default()),
         };
-        // Here and not where the look came to nothing: under a layer that has reads performed by threads, each
-        // is to be looked for.
-        if self.unlooked.load(Ordering::Relaxed) == MISSED {
-            self.unlooked.store(UNLOOKED, Ordering::Relaxed);
-        }
+        self.stop_looking();
         let transfer = Transfer::Read { bytes, len: whole, direct };
         self.push(range.start, transfer, Box::new(then));
     }
@@ -93,14 +94,23 @@ impl Inner {
             .is_some_and(|direct| direct.is_whole(&range) && !direct.has_tail_in(&range));
         let together =
             if may && !opened.info.read_only { opened.edges.try_together() } else { None };
-        let Some(together) = together else { return waiter.blocks(pages) };
+        let Some((together, place)) = together.zip(self.share.place()) else {
+            return waiter.blocks(pages);
+        };
         let inner = Arc::clone(self);
+        let begun = durable.then(|| inner.held().member.begin_durable());
         let then = move |moved: io::Result<usize>, transfer| {
+            drop(place);
+            let member = &inner.held().member;
             let all = matches!(moved, Ok(n) if n == len);
-            if !(all && durable) {
-                // Before it is acknowledged; also if it was done in part.
-                inner.held().member.wrote();
-            }
+            // Before it is acknowledged, or done once more; also if it was done in part.
+            let all = match begun {
+                Some(begun) => member.end_durable(begun, moved.err()) && all,
+                None => {
+                    member.wrote();
+                    all
+                }
+            };
             drop(together);
             match transfer {
                 _ if all => waiter.done(Answer::default()),

@@ -8,6 +8,7 @@ mod begin;
 mod direct;
 mod edges;
 mod extents;
+mod look;
 mod open;
 mod shared;
 mod which;
@@ -36,16 +37,14 @@ use super::{
     ranges::{cuts, length},
 };
 use crate::{
-    closer, room,
+    closer,
+    queue::{Payer, Share},
+    room,
     sys::file::{self as sys, Until, Wait},
 };
 
 /// Most bytes that are read on the connection's own task, and with one system call.
 const WINDOW: u64 = 1 << 20;
-/// Reads that are not looked for after one that the page cache did not have.
-const UNLOOKED: u32 = 16;
-/// In place of their number: the last look found nothing, and the read was not begun yet.
-const MISSED: u32 = u32::MAX;
 /// Bytes in the smallest page of the page cache.
 const CACHE_PAGE: u64 = 4096;
 
@@ -59,6 +58,10 @@ pub struct FileDisk(Arc<Inner>);
 struct Inner {
     /// `None` only while it is dropped.
     held: Option<Held>,
+    /// Of the queue of the device that it is on.
+    share: Arc<Share>,
+    /// Reads that the page cache did not have: they were started by the look for them, and counted in the share.
+    missed: AtomicU32,
     /// Reads that are begun without a look whether the page cache has them.
     unlooked: AtomicU32,
 }
@@ -84,6 +87,8 @@ struct Opened {
     can: Abilities,
     /// The file may have holes. Zeroes that were read are known for what they are in any case.
     sparse: AtomicBool,
+    /// It is on a block device of this machine.
+    local: bool,
     /// The kernel goes on with some requests by itself (`begin`).
     ringed: bool,
 }
@@ -134,26 +139,14 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 impl Inner {
-    fn new(held: Held) -> Self {
-        Self { held: Some(held), unlooked: AtomicU32::new(0) }
+    fn new(held: Held, payer: Payer) -> Self {
+        let share = Share::of(held.member.medium(), payer, held.opened.local);
+        let [missed, unlooked] = [(); 2].map(|()| AtomicU32::new(0));
+        Self { held: Some(held), share, missed, unlooked }
     }
 
     fn held(&self) -> &Held {
         self.held.as_ref().expect("it is there until it is dropped")
-    }
-
-    /// See `Opened::read_cached`. After a read that was begun the next ones are not looked for (`begin_read`): the
-    /// ring finds what is cached too, and one look for nothing costs as much as half a read.
-    fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
-        let unlooked = self.unlooked.load(Ordering::Relaxed);
-        if unlooked > 0 && unlooked != MISSED {
-            self.unlooked.store(unlooked - 1, Ordering::Relaxed);
-            return Turn::WouldBlock;
-        }
-        let turn = self.held().opened.read_cached(at, len, answer);
-        let missed = if turn == Turn::WouldBlock { MISSED } else { 0 };
-        self.unlooked.store(missed, Ordering::Relaxed);
-        turn
     }
 }
 
@@ -161,22 +154,6 @@ impl Opened {
     /// What is asked of one can as well be asked of the other.
     fn is_like(&self, other: &Self) -> bool {
         self.options == other.options && self.info == other.info
-    }
-
-    /// A range that the page cache has is answered; anything else changes nothing.
-    fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
-        if u64::from(len) > WINDOW || self.direct.is_some() {
-            return Turn::WouldBlock;
-        }
-        let len = len as usize;
-        let Ok(mut bytes) = room(len) else { return Turn::WouldBlock };
-        let read = || sys::read(&self.file, &mut bytes, len, at, Wait::Never);
-        // Failures and short reads: the one who may wait finds out what is the matter.
-        if matches!(self.can.read_nowait.with(read), Ok(Some(n)) if n == len) {
-            answer.push_scanned(at, bytes, 0);
-            return Turn::Done;
-        }
-        Turn::WouldBlock
     }
 
     /// Holes are not read where the filesystem tells them; a window that starts with data is.
@@ -298,11 +275,26 @@ impl Disk for FileDisk {
         {
             return Err(DiskError::new(Kind::Denied, verb, range));
         }
+        let _reading = matches!(op, Op::Read { .. }).then(|| {
+            let reading = self.0.share.reading();
+            self.0.take_missed();
+            reading
+        });
         held.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))
     }
 }
 
 impl FileDisk {
+    /// Charges the requests of this connection to `payer`: those of one payer share its part of the device's queue.
+    /// Without it all connections are one payer.
+    #[must_use]
+    pub fn charged_to(mut self, payer: Payer) -> Self {
+        let inner = Arc::get_mut(&mut self.0).expect("it was opened, and nobody else has it yet");
+        let held = inner.held();
+        inner.share = Share::of(held.member.medium(), payer, held.opened.local);
+        self
+    }
+
     /// A write that finds all it needs in the page cache: no page is read first, and nothing is waited for.
     fn is_cached_write(&self, asked: Asked) -> bool {
         let (at, len) = asked.range;
@@ -315,6 +307,8 @@ impl FileDisk {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // Of reads whose connection has gone meanwhile.
+        self.share.uncount(*self.missed.get_mut());
         match self.held.take() {
             Some(held) if held.member.owes() => {
                 closer::close_on(held.member.medium(), held);

@@ -27,7 +27,7 @@ use super::{
     shared::{FILES, Shared},
     which,
 };
-use crate::{DiskInfo, descriptors::Sync, ring, sys::file as sys};
+use crate::{DiskInfo, descriptors::Sync, queue::Payer, ring, sys::file as sys};
 
 /// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
 const BLOCK: u32 = 4096;
@@ -186,7 +186,7 @@ impl FileDisk {
             // Only now: a file that cannot be read either is not served at all.
             tracing::warn!(path = %path.display(), "served read-only: {why}");
         }
-        Ok(Self(Arc::new(Inner::new(Held { opened, member }))))
+        Ok(Self(Arc::new(Inner::new(Held { opened, member }, Payer::default()))))
     }
 }
 
@@ -212,7 +212,8 @@ impl Opened {
             let block = u32::try_from(metadata.blksize()).unwrap_or(BLOCK_MAX);
             info.block_preferred = preferred(block);
         }
-        let ringed = ring::is_used() && (device || goes_on_alone(&file));
+        let local = device || goes_on_alone(&file);
+        let ringed = ring::is_used() && local;
         info.read_only = read_only;
         info.can_trim = !read_only;
         info.can_fast_zero = !read_only;
@@ -226,6 +227,7 @@ impl Opened {
             edges,
             can: Abilities::default(),
             sparse: AtomicBool::new(true),
+            local,
             ringed,
         };
         opened.look_for_holes();

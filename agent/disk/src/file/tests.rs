@@ -53,7 +53,7 @@ impl FileDisk {
         let edges = member.witness().edges.clone();
         let opened = Opened::new(file, Options::default(), read_only, edges).unwrap();
         let opened = member.witness().share(opened);
-        Self(Arc::new(Inner::new(Held { opened, member })))
+        Self(Arc::new(Inner::new(Held { opened, member }, Payer::default())))
     }
 }
 

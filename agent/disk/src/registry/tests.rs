@@ -32,6 +32,17 @@ fn a_durable_write_that_hears_of_a_loss_does_not_hide_it_from_flushes() {
 }
 
 #[test]
+fn a_loss_that_a_durable_write_by_itself_hears_of_is_told_by_flushes() {
+    let medium = Medium::new().beginning();
+    let [writer, durable] = [medium.open(), medium.open()];
+    write(&writer, 1, false);
+    medium.next(Mishap::DeviceFlush);
+    assert!(write(&durable, 2, true), "it succeeds when it is done once more");
+    assert!(!flush(&writer) && !flush(&durable));
+    assert!(flush(&medium.open()), "it was told");
+}
+
+#[test]
 fn a_loss_is_told_to_each_who_was_there_and_to_nobody_who_came_after_it_was_told() {
     let medium = Medium::new();
     let [writer, other] = [medium.open(), medium.open()];
@@ -74,5 +85,12 @@ proptest! {
         steps in prop::collection::vec(any::<[u8; 4]>(), 1..60),
     ) {
         check(&Around(Medium::new(), |disk| disk), &steps);
+    }
+
+    #[test]
+    fn no_flush_succeeds_over_a_loss_of_what_goes_on_by_itself(
+        steps in prop::collection::vec(any::<[u8; 4]>(), 1..60),
+    ) {
+        check(&Around(Medium::new().beginning(), |disk| disk), &steps);
     }
 }

@@ -48,6 +48,16 @@ struct Request {
     _file: Keep,
 }
 
+/// What is left to be done after a turn, though the kernel signals nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    Nothing,
+    /// Another turn, after the other tasks of the thread: the kernel does a bounded amount of work in one call.
+    Now,
+    /// Another turn in a moment: the kernel could not take what there is.
+    Later,
+}
+
 /// A request that is done.
 pub(crate) struct Completion {
     request: Box<Request>,
@@ -106,7 +116,7 @@ impl Ring {
         then: Then,
     ) -> Result<(), (Transfer, Then)> {
         if self.uring.submission().is_full() {
-            self.submit();
+            self.submit().ok();
         }
         if self.uring.submission().is_full() {
             return Err((transfer, then));
@@ -147,7 +157,8 @@ impl Ring {
             return Err((transfer, then));
         }
         self.has += 1;
-        self.submit();
+        // What is not taken now stays in the queue, and `turn` submits it.
+        self.submit().ok();
         Ok(())
     }
 
@@ -156,7 +167,7 @@ impl Ring {
         self.has == 0
     }
 
-    /// Something was pushed and not submitted.
+    /// A turn is due that nothing signals: something was pushed and not submitted.
     pub(crate) fn is_filled(&mut self) -> bool {
         !self.uring.submission().is_empty()
     }
@@ -167,20 +178,25 @@ impl Ring {
     }
 
     /// Submits what was not taken when it was pushed, and takes what is done.
-    pub(crate) fn turn(&mut self, done: &mut Vec<Completion>) {
-        let due = {
-            let queue = self.uring.submission();
-            !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
-        };
-        if due {
-            self.submit();
-        }
+    pub(crate) fn turn(&mut self, done: &mut Vec<Completion>) -> Due {
+        let failed = self.is_due() && self.submit().is_err();
         self.take(done);
+        match self.is_due() {
+            false => Due::Nothing,
+            true if failed => Due::Later,
+            true => Due::Now,
+        }
     }
 
-    fn submit(&self) {
-        // Full (EBUSY), or no memory at the moment (EAGAIN): what is left is submitted with the next.
-        self.uring.submit().ok();
+    /// The kernel has to be called: for requests that it has not taken, or for completions that it has not told.
+    fn is_due(&mut self) -> bool {
+        let queue = self.uring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    /// Fails when the ring is full (EBUSY), or when there is no memory at the moment (EAGAIN).
+    fn submit(&self) -> io::Result<usize> {
+        self.uring.submit()
     }
 
     /// Takes what is done.

@@ -9,7 +9,7 @@ use std::{
 
 use super::model::BLOCKS;
 use crate::{
-    Answer, Disk, DiskError, DiskInfo, Identity, Op, Piece, Progress, Turn,
+    Answer, Disk, DiskError, DiskInfo, Identity, Op, Piece, Progress, Turn, Waiter,
     auditor::{Audit, Auditor, Begun, Hears},
     descriptors::{Descriptors, Sync},
     file::Inode,
@@ -33,6 +33,7 @@ pub enum Mishap {
 pub struct Medium {
     file: Arc<Mutex<Kept>>,
     registry: Registry<Opens>,
+    begins: bool,
 }
 
 impl Default for Medium {
@@ -50,7 +51,14 @@ impl Medium {
     /// Of so many blocks of 512 bytes.
     pub fn of(blocks: usize) -> Self {
         let kept = Kept { blocks: vec![Block::default(); blocks], ..Kept::default() };
-        Self { file: Arc::new(Mutex::new(kept)), registry: Registry::new() }
+        Self { file: Arc::new(Mutex::new(kept)), registry: Registry::new(), begins: false }
+    }
+
+    /// Disks that are opened from now on go on with writes by themselves, as a file does by io_uring.
+    #[must_use]
+    pub fn beginning(mut self) -> Self {
+        self.begins = true;
+        self
     }
 
     /// Something goes wrong, or the kernel does what it may at any time.
@@ -69,7 +77,7 @@ impl Medium {
     }
 
     /// Nothing goes wrong from now on.
-    pub fn hint(&self) {
+    pub fn recover(&self) {
         lock(&self.file).next.clear();
     }
 
@@ -111,7 +119,7 @@ impl Medium {
             self.registry.join_with(inode, identity, "the medium".to_owned(), witness)
         });
         let opened = member.witness().descriptors.add(descriptor(), |_, _| false);
-        FlakyDisk { opened, member }
+        FlakyDisk { opened, member, begins: self.begins }
     }
 }
 
@@ -254,6 +262,7 @@ impl Witness for Opens {
 pub struct FlakyDisk {
     opened: Arc<Descriptor>,
     member: Member<Opens>,
+    begins: bool,
 }
 
 impl FlakyDisk {
@@ -306,6 +315,26 @@ impl Disk for FlakyDisk {
 
     fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
         Ok(Turn::WouldBlock)
+    }
+
+    fn begins(&self) -> bool {
+        self.begins
+    }
+
+    fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
+        let Op::Write { at, data, fua } = op else { return waiter.blocks(op.take_pages()) };
+        let (block, value, fua) = (*at / BLOCK, data.slices()[0][0], *fua);
+        let pages = op.take_pages();
+        let begun = fua.then(|| self.member.begin_durable());
+        let moved = self.write(usize::try_from(block).unwrap_or(usize::MAX), value, fua);
+        let done = match begun {
+            Some(begun) => self.member.end_durable(begun, moved.err()),
+            None => {
+                self.member.wrote();
+                moved.is_ok()
+            }
+        };
+        if done { waiter.done(Answer::default()) } else { waiter.blocks(pages) }
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {

@@ -16,7 +16,7 @@ pub trait Host {
     /// Something goes wrong: now, or the next time that it can. The same number, the same thing.
     fn fail(&self, what: u8);
     /// Nothing goes wrong from now on.
-    fn hint(&self);
+    fn recover(&self);
     /// How often something has gone wrong.
     fn losses(&self) -> u64;
     /// What each block has after a power cut, one byte for all of it; `None` if what was written last is
@@ -41,8 +41,8 @@ impl<F: Fn(Box<dyn Disk>) -> Box<dyn Disk>> Host for Around<F> {
         self.0.fail(what);
     }
 
-    fn hint(&self) {
-        self.0.hint();
+    fn recover(&self) {
+        self.0.recover();
     }
 
     fn losses(&self) -> u64 {
@@ -67,8 +67,8 @@ impl<H: Host> Host for Inexact<H> {
         self.0.fail(what);
     }
 
-    fn hint(&self) {
-        self.0.hint();
+    fn recover(&self) {
+        self.0.recover();
     }
 
     fn losses(&self) -> u64 {
@@ -175,7 +175,7 @@ pub fn check(host: &dyn Host, steps: &[[u8; 4]]) {
             _ => host.fail(what / 16),
         }
     }
-    host.hint();
+    host.recover();
     drop(connections);
     crate::closer::wait();
     model.flush(&mut model.open());

@@ -186,7 +186,7 @@ impl Host for Emulated {
         self.file.next_fails.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn hint(&self) {
+    fn recover(&self) {
         self.file.next_fails.store(0, Ordering::Relaxed);
     }
 

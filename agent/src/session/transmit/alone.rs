@@ -132,15 +132,21 @@ impl Transmission {
             self.runs = Where::default();
             let tenant = Arc::clone(&self.failures.tenant);
             if let Some(thread) = self.own_thread(&tenant) {
-                // In a box: few connections come here, and what this needs every one of them would keep.
-                let (back, end) = Box::pin(self.carry_alone(&tenant, &thread, life.clone())).await;
-                self = back;
-                let moved = self.move_here();
-                if let Some(end) = end {
-                    return (self, end);
-                }
-                if let Err(error) = moved {
-                    return (self, End::Failed(error.kind()));
+                loop {
+                    // In a box: few connections come here, and what this needs every one of them would keep.
+                    let alone = Box::pin(self.carry_alone(&tenant, &thread, life.clone()));
+                    let (back, end) = alone.await;
+                    self = back;
+                    let moved = self.move_here();
+                    if let Some(end) = end {
+                        return (self, end);
+                    }
+                    match moved {
+                        Ok(()) => break,
+                        Err(error) => {
+                            tracing::debug!("a connection stays on its own thread: {error}")
+                        }
+                    }
                 }
             }
         }
