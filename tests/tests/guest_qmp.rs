@@ -135,12 +135,14 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
         &format!(
             "modprobe vhost_vsock
              {}{}
-             serve disks --vsock --qmp /run/lab/long.qmp --qmp /run/lab/short.qmp null 1000G
+             serve disks --vsock --qmp /run/lab/long.qmp --qmp /run/lab/short.qmp \
+                 --filter=rate null 1000G rate=8M
              cid long >long.cid
              cid short >short.cid
              qmp short cont
              qmp long cont",
-            // One that never comes to an end, and one that looks and goes.
+            // One that never comes to an end, slowly: it leaves the processors to the others. And one that looks and
+            // goes.
             vm("long", &["write --pattern --length 1000G"]),
             vm("short", &["info"])
         ),
