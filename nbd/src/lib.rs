@@ -23,5 +23,5 @@ pub mod wire;
 pub use buffer::Buffer;
 pub use error::{Refusal, Violation};
 pub use gather::{Gather, Payload};
-pub use terms::{BlockSizes, Framing, Terms};
+pub use terms::{AgreedContext, BlockSizes, Framing, Terms};
 pub use uri::Uri;

@@ -6,6 +6,7 @@ mod authorize;
 mod blocking;
 mod buffer_pool;
 mod busy_poll;
+mod contexts;
 mod errno;
 mod fencing;
 mod negotiate;

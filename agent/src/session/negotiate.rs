@@ -12,13 +12,14 @@ use std::{
 
 use nbd::{
     Buffer,
-    negotiate::{Ask, Ending, FencingToken, Negotiated, Offers, Server, Step, Tls},
+    negotiate::{Ask, AskExport, Ending, Negotiated, Offers, Purpose, Server, Step, Tls},
 };
 use tokio::{sync::watch, time::timeout};
 
 use super::{
     End, Life, Rules,
     authorize::{Gates, Unopened},
+    contexts::FencingToken,
     fencing::Fenced,
     opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
@@ -139,7 +140,7 @@ async fn haggle(
                         Err(refusal) => ask.refuse(&refusal, &mut out),
                     }
                 }
-                Step::Ask(Ask::Export(mut ask)) => {
+                Step::Ask(Ask::Export(ask)) => {
                     let name = ask.name().to_owned();
                     let covers = Covers::Export(name.clone());
                     let permit = match gates.authorize(&opening, covers) {
@@ -165,17 +166,18 @@ async fn haggle(
                             }
                         }
                     };
-                    let export = describe(&disk.info(), rules.read_only);
+                    let mut export = describe(&disk.info(), rules.read_only);
                     last = Some((name, disk));
-                    if let Some(fencing) = ask.fencing() {
-                        // Whoever it was before: that one does not wait for itself.
+                    if let Some(fencing) = claimed(&ask) {
+                        // Drop this client's previous registration first; otherwise it would wait for
+                        // itself.
                         drop(fenced.take());
                         fenced = tokio::select! {
                             fenced = follow(rules, fencing, &mut life) => fenced?,
                             end = departed(&mut stream, &mut buffer) => return Err(end),
                         };
-                        if fenced.is_none() {
-                            ask.refuse_instead();
+                        if fenced.is_some() {
+                            export.contexts.push(fencing.granted());
                         }
                     }
                     ask.answer(Ok(export), &mut out)
@@ -226,6 +228,14 @@ async fn haggle(
                 }
             };
         };
+    }
+}
+
+/// The connections that this one claims to replace.
+fn claimed(ask: &AskExport) -> Option<FencingToken> {
+    match ask.purpose() {
+        Purpose::ListContexts => ask.queries().into_iter().find_map(FencingToken::parse),
+        _ => None,
     }
 }
 

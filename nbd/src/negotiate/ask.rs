@@ -3,15 +3,14 @@
 
 use super::{
     Export, LIST_BYTES, LIST_LIMIT, Negotiated,
-    meta::ALLOCATION_ID,
-    own::{FencingToken, IDENTITY, INSTANCE},
+    context::{Selection, list, select},
     server::{Ending, Server, Step},
 };
 use crate::{
-    Framing, Refusal, Terms,
+    AgreedContext, Framing, Refusal, Terms,
     wire::{
-        BASE_ALLOCATION, ContextEntry, ExportReply, Info, InfoType, MAX_STRING, OptionCode,
-        ReplyCode, ServerEntry, TransmissionFlags, fit, put_option_reply,
+        ContextEntry, ContextQuery, ExportReply, Info, InfoType, MAX_STRING, OptionCode, ReplyCode,
+        ServerEntry, TransmissionFlags, fit, put_option_reply,
     },
 };
 
@@ -93,19 +92,14 @@ impl Purpose {
     }
 }
 
-/// What else the answer to an export question has to say.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanted {
-    pub(super) name: bool,
-    pub(super) description: bool,
-    /// The queries found `base:allocation`.
-    pub(super) allocation: bool,
-    /// They ask for the export's identity.
-    pub(super) identity: bool,
-    /// They ask for the server's run.
-    pub(super) instance: bool,
-    /// The connection is to stand in place of others.
-    pub(super) fencing: Option<FencingToken>,
+/// What the client wants to be told of an export, besides what every client is told.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// NBD_OPT_INFO, NBD_OPT_GO: these texts.
+    Infos { name: bool, description: bool },
+    /// NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT: the option's data, which is a
+    /// `ContextQuery`. Kept as bytes, so that many short queries take no more memory than they came in.
+    Contexts(Vec<u8>),
 }
 
 /// What is this export?
@@ -129,15 +123,17 @@ impl AskExport {
         self.purpose
     }
 
-    /// In place of which connections this one is to stand: the caller answers when nothing of theirs is
-    /// under way any more.
-    pub const fn fencing(&self) -> Option<FencingToken> {
-        self.wanted.fencing
-    }
-
-    /// The answer will not say that it does.
-    pub const fn refuse_instead(&mut self) {
-        self.wanted.fencing = None;
+    /// The queries of NBD_OPT_LIST_META_CONTEXT or NBD_OPT_SET_META_CONTEXT, in the client's order;
+    /// nothing for the other purposes. A server that registers a [`Context::fact`](super::Context::fact)
+    /// which depends on the query reads it here.
+    pub fn queries(&self) -> Vec<&str> {
+        match &self.wanted {
+            Wanted::Contexts(data) => {
+                // `Server::option` has parsed it before.
+                ContextQuery::parse(data).map(|query| query.queries).unwrap_or_default()
+            }
+            Wanted::Infos { .. } => Vec::new(),
+        }
     }
 
     /// The export, or why not. `Feed` gives the machine back; `Done` only when the purpose was to
@@ -170,28 +166,19 @@ impl AskExport {
                 ExportReply { size, flags }.put(self.server.sends_zeroes(), out);
                 return Step::Done(self.settle(export));
             }
-            Purpose::ListContexts | Purpose::SetContexts => {
-                if export.allocation && self.wanted.allocation {
-                    let set = self.purpose == Purpose::SetContexts;
-                    let id = if set { ALLOCATION_ID } else { 0 };
-                    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
-                        ContextEntry { id, name: BASE_ALLOCATION }.put(out);
-                    });
-                    if set {
-                        self.server.selection.set(self.name);
-                    }
-                }
-                let identity = export.identity.as_ref().filter(|_| self.wanted.identity);
-                let identity = identity.map(|identity| format!("{IDENTITY}={identity}"));
-                let instance = export.instance.as_ref().filter(|_| self.wanted.instance);
-                let instance = instance.map(|instance| format!("{INSTANCE}={instance}"));
-                let fencing = self.wanted.fencing.map(|fencing| fencing.to_string());
-                for name in [identity, instance, fencing].into_iter().flatten() {
-                    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
-                        ContextEntry { id: 0, name: fit(&name) }.put(out);
-                    });
+            Purpose::ListContexts => {
+                for name in list(&export.contexts, &self.queries()) {
+                    put_context(option, ContextEntry { id: 0, name }, out);
                 }
                 put_option_reply(option, ReplyCode::ACK, out, |_| ());
+            }
+            Purpose::SetContexts => {
+                let contexts = select(&export.contexts, &self.queries());
+                for AgreedContext { id, name } in &contexts {
+                    put_context(option, ContextEntry { id: *id, name }, out);
+                }
+                put_option_reply(option, ReplyCode::ACK, out, |_| ());
+                self.server.selection = Selection::new(self.name, contexts);
             }
         }
         Step::Feed(self.server)
@@ -206,11 +193,12 @@ impl AskExport {
         };
         put(Info::Export { size: export.size, flags: self.flags(export) });
         put(Info::BlockSize(export.blocks));
-        if self.wanted.name {
+        if let Wanted::Infos { name: true, .. } = self.wanted {
             let name = export.name.as_deref().filter(|name| name.len() <= MAX_STRING);
             put(Info::Name(name.map_or(&*self.name, fit)));
         }
-        if let Some(description) = export.description.as_deref().filter(|_| self.wanted.description)
+        if let Wanted::Infos { description: true, .. } = self.wanted
+            && let Some(description) = &export.description
         {
             put(Info::Description(fit(description)));
         }
@@ -234,12 +222,12 @@ impl AskExport {
     fn settle(self, export: &Export) -> Negotiated {
         let flags = self.flags(export);
         let Self { server, purpose, name, .. } = self;
-        let allocation = server.selection.id_for(&name).filter(|_| export.allocation);
+        let contexts = server.selection.take_for(&name, &export.contexts);
         let terms = Terms {
             size: export.size,
             flags,
             framing: server.framing,
-            allocation,
+            contexts,
             blocks: export.blocks,
             unit: export.unit,
         };
@@ -248,12 +236,18 @@ impl AskExport {
 }
 
 impl Wanted {
+    /// NBD_OPT_EXPORT_NAME has no place for more.
+    pub(super) const NOTHING: Self = Self::Infos { name: false, description: false };
+
     /// The client may wish a thing twice or for a thing without a name: told once, ignored.
     pub(super) fn from_infos(infos: &[InfoType]) -> Self {
-        Self {
+        Self::Infos {
             name: infos.contains(&InfoType::NAME),
             description: infos.contains(&InfoType::DESCRIPTION),
-            ..Self::default()
         }
     }
+}
+
+fn put_context(option: OptionCode, entry: ContextEntry<'_>, out: &mut Vec<u8>) {
+    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| entry.put(out));
 }

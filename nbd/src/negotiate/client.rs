@@ -18,7 +18,7 @@ use super::{
     told::{Described, Told, describe},
 };
 use crate::{
-    Framing, Refusal, Violation,
+    AgreedContext, Framing, Refusal, Violation,
     wire::{
         ClientFlags, ContextEntry, ExportReply, Greeting, HandshakeFlags, InfoQuery, InfoType,
         MAX_STRING, OptionCode, OptionHeader, OptionReplyHeader, ReplyCode, ServerEntry,
@@ -104,18 +104,18 @@ pub(super) enum Phase {
     },
     Contexts {
         name: String,
-        /// The one that is wanted.
-        context: String,
-        id: Option<u32>,
+        /// The names of the contexts that the caller wants.
+        wanted: Vec<String>,
+        contexts: Vec<AgreedContext>,
     },
     Go {
         name: String,
-        id: Option<u32>,
+        contexts: Vec<AgreedContext>,
         told: Told,
     },
     ExportName {
         name: String,
-        id: Option<u32>,
+        contexts: Vec<AgreedContext>,
     },
     /// Nobody's: the question cannot be asked of this server.
     Barred,
@@ -150,19 +150,24 @@ impl Client {
         Self { agreed, phase, replies: 0 }
     }
 
-    pub(super) fn go(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
+    pub(super) fn go(
+        agreed: Agreed,
+        name: String,
+        contexts: Vec<AgreedContext>,
+        out: &mut Vec<u8>,
+    ) -> Self {
         put_info(OptionCode::GO, &name, out);
-        Self::new(agreed, Phase::Go { name, id, told: Told::default() })
+        Self::new(agreed, Phase::Go { name, contexts, told: Told::default() })
     }
 
     pub(super) fn export_name(
         agreed: Agreed,
         name: String,
-        id: Option<u32>,
+        contexts: Vec<AgreedContext>,
         out: &mut Vec<u8>,
     ) -> Self {
         put_option(OptionCode::EXPORT_NAME, out, |out| out.extend_from_slice(name.as_bytes()));
-        Self::new(agreed, Phase::ExportName { name, id })
+        Self::new(agreed, Phase::ExportName { name, contexts })
     }
 
     /// What the server owes, for the error when it closes instead.
@@ -305,11 +310,9 @@ impl Client {
                 found.push(ContextEntry::parse(data).map_err(unfit)?.name.to_owned());
                 return Ok(Turn::Again(self));
             }
-            (Phase::Contexts { id, context, .. }, ReplyCode::META_CONTEXT) => {
+            (Phase::Contexts { wanted, contexts, .. }, ReplyCode::META_CONTEXT) => {
                 let entry = ContextEntry::parse(data).map_err(unfit)?;
-                if entry.name == context {
-                    *id = Some(entry.id);
-                }
+                select(wanted, contexts, entry)?;
                 return Ok(Turn::Again(self));
             }
             (_, ReplyCode::ACK) => {}
@@ -331,10 +334,12 @@ impl Client {
                 let described = told.finish(agreed.framing)?;
                 Turn::Stop(ClientStep::Told(Ready(agreed), described))
             }
-            Phase::Contexts { name, id, .. } => Turn::Again(Self::go(agreed, name, id, out)),
-            Phase::Go { name, id, told } => {
+            Phase::Contexts { name, contexts, .. } => {
+                Turn::Again(Self::go(agreed, name, contexts, out))
+            }
+            Phase::Go { name, contexts, told } => {
                 let described = told.finish(agreed.framing)?;
-                let negotiated = described.negotiated(agreed.framing, id, name, Purpose::Go);
+                let negotiated = described.negotiated(agreed.framing, contexts, name, Purpose::Go);
                 Turn::Stop(ClientStep::Done(negotiated, described))
             }
             Phase::Greeting | Phase::ExportName { .. } | Phase::Barred => {
@@ -354,14 +359,14 @@ impl Client {
             }
             Phase::Structured if !fatal => Turn::Stop(ClientStep::Ready(Ready(agreed))),
             Phase::Contexts { name, .. } if !fatal => {
-                Turn::Again(Self::go(agreed, name, None, out))
+                Turn::Again(Self::go(agreed, name, Vec::new(), out))
             }
-            Phase::Go { name, id, .. } if refusal.code() == ReplyCode::ERR_UNSUP => {
+            Phase::Go { name, contexts, .. } if refusal.code() == ReplyCode::ERR_UNSUP => {
                 if agreed.framing == Framing::Extended {
                     let text = "NBD_OPT_GO is unsupported where extended headers are";
                     return Err(Violation::Unexpected(text));
                 }
-                Turn::Again(Self::export_name(agreed, name, id, out))
+                Turn::Again(Self::export_name(agreed, name, contexts, out))
             }
             _ => Turn::Stop(ClientStep::Refused(Ready(agreed), refusal)),
         })
@@ -376,13 +381,33 @@ impl Client {
         let framing = self.agreed.framing;
         let described = describe(size, flags, framing)?;
         Ok(match self.phase {
-            Phase::ExportName { name, id } => {
-                let negotiated = described.negotiated(framing, id, name, Purpose::ExportName);
+            Phase::ExportName { name, contexts } => {
+                let purpose = Purpose::ExportName;
+                let negotiated = described.negotiated(framing, contexts, name, purpose);
                 Turn::Stop(ClientStep::Done(negotiated, described))
             }
             _ => return Err(Violation::Unexpected("an export where none was asked for")),
         })
     }
+}
+
+/// Takes in one granted context. A context that the client did not want is ignored, and the last id
+/// that the server names for a context counts.
+fn select(
+    wanted: &[String],
+    contexts: &mut Vec<AgreedContext>,
+    entry: ContextEntry<'_>,
+) -> Result<(), Violation> {
+    let ContextEntry { id, name } = entry;
+    if !wanted.iter().any(|wanted| wanted == name) {
+        return Ok(());
+    }
+    contexts.retain(|context| context.name != name);
+    if contexts.iter().any(|context| context.id == id) {
+        return Err(Violation::Unexpected("two metadata contexts with the same id"));
+    }
+    contexts.push(AgreedContext::new(id, name));
+    Ok(())
 }
 
 /// Appends INFO or GO. Asking for block sizes is a promise to keep to them.

@@ -20,8 +20,7 @@
 
 mod ask;
 mod client;
-mod meta;
-mod own;
+mod context;
 mod ready;
 mod server;
 mod starttls;
@@ -29,7 +28,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
-pub use own::{FencingToken, IDENTITY, INSTANCE, INSTEAD, answer_to};
+pub use context::Context;
 pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;
@@ -103,12 +102,9 @@ pub struct Export {
     pub name: Option<String>,
     /// A text for people.
     pub description: Option<String>,
-    /// It has `base:allocation`.
-    pub allocation: bool,
-    /// Which disk it is, for a client that comes back: printable ASCII (`x-agent:identity`).
-    pub identity: Option<String>,
-    /// Which run of the server it is, for the same client: printable ASCII (`x-agent:instance`).
-    pub instance: Option<String>,
+    /// The metadata contexts that it offers, in the order in which they are told. Of two contexts with
+    /// the same name the first one counts.
+    pub contexts: Vec<Context>,
 }
 
 /// The end of a successful negotiation; nothing else makes one.

@@ -78,27 +78,36 @@ impl Ready {
         Client::new(self.0, Phase::ContextNames { found: Vec::new(), bytes: 0 })
     }
 
-    /// Enters the transmission of an export; with `allocation`, `base:allocation` is selected if
-    /// the server has it. Falls back to NBD_OPT_EXPORT_NAME.
+    /// Enters the transmission of an export (NBD_OPT_GO). With `allocation`, `base:allocation` is
+    /// selected if the server has it. Falls back to NBD_OPT_EXPORT_NAME.
     pub fn go(self, name: &str, allocation: bool, out: &mut Vec<u8>) -> Client {
         self.go_with(name, allocation.then_some(BASE_ALLOCATION), out)
     }
 
-    /// As `go`, with any one context. Its extents come as those of `base:allocation` do, with its
-    /// own flags; whether it was selected is in `Terms::allocation`.
-    pub fn go_with(self, name: &str, context: Option<&str>, out: &mut Vec<u8>) -> Client {
+    /// As [`go`](Self::go), with any metadata contexts, by their full names. Those that the server
+    /// granted are in [`Terms::contexts`](crate::Terms::contexts); their extents come with the id of
+    /// their context. Contexts need structured or extended replies: without these none is asked for.
+    ///
+    /// Names that exceed about 4000 bytes together are refused by every server.
+    pub fn go_with<'a>(
+        self,
+        name: &str,
+        contexts: impl IntoIterator<Item = &'a str>,
+        out: &mut Vec<u8>,
+    ) -> Client {
         let name = name.to_owned();
         if !self.0.fixed {
-            return Client::export_name(self.0, name, None, out);
+            return Client::export_name(self.0, name, Vec::new(), out);
         }
-        if let Some(context) = context.filter(|_| self.0.framing >= Framing::Structured) {
-            put_option(OptionCode::SET_META_CONTEXT, out, |out| {
-                ContextQuery { name: &name, queries: vec![context] }.put(out);
-            });
-            let context = context.to_owned();
-            return Client::new(self.0, Phase::Contexts { name, context, id: None });
+        let queries: Vec<&str> = contexts.into_iter().collect();
+        if queries.is_empty() || self.0.framing < Framing::Structured {
+            return Client::go(self.0, name, Vec::new(), out);
         }
-        Client::go(self.0, name, None, out)
+        let wanted = queries.iter().map(|&query| query.to_owned()).collect();
+        put_option(OptionCode::SET_META_CONTEXT, out, |out| {
+            ContextQuery { name: &name, queries }.put(out);
+        });
+        Client::new(self.0, Phase::Contexts { name, wanted, contexts: Vec::new() })
     }
 
     /// Says goodbye. The server may acknowledge or just close; neither need be waited for.

@@ -3,8 +3,7 @@
 use super::{
     OPTION_LIMIT, Offers, SKIP_LIMIT,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
-    meta::{Selection, lists_allocation, selects_allocation},
-    own::{FencingToken, IDENTITY, INSTANCE},
+    context::Selection,
     starttls::{Channel, StartTls},
 };
 use crate::{
@@ -223,7 +222,7 @@ impl Server {
                 } else {
                     Purpose::ListContexts
                 };
-                match self.contexts(purpose, data) {
+                match self.contexts(data) {
                     Ok((name, wanted)) => return Ok(self.ask(purpose, name, wanted)),
                     Err(refusal) => Err(refusal),
                 }
@@ -287,7 +286,7 @@ impl Server {
             return Err(Violation::ExportName("extended headers were negotiated"));
         }
         let name = Reader::new(data).string(data.len())?.to_owned();
-        Ok(self.ask(Purpose::ExportName, name, Wanted::default()))
+        Ok(self.ask(Purpose::ExportName, name, Wanted::NOTHING))
     }
 
     fn structured(&mut self, data: &[u8]) -> Result<(), Refusal> {
@@ -308,7 +307,7 @@ impl Server {
         Ok(())
     }
 
-    fn contexts(&self, purpose: Purpose, data: &[u8]) -> Result<(String, Wanted), Refusal> {
+    fn contexts(&self, data: &[u8]) -> Result<(String, Wanted), Refusal> {
         if !self.offers.contexts {
             return Err(unsupported(OptionCode::SET_META_CONTEXT));
         }
@@ -318,20 +317,7 @@ impl Server {
             ));
         }
         let query = ContextQuery::parse(data).map_err(unfit)?;
-        let queries = &*query.queries;
-        let wanted = match purpose {
-            Purpose::SetContexts => {
-                Wanted { allocation: selects_allocation(queries), ..Wanted::default() }
-            }
-            _ => Wanted {
-                allocation: lists_allocation(queries),
-                identity: queries.contains(&IDENTITY),
-                instance: queries.contains(&INSTANCE),
-                fencing: queries.iter().find_map(|query| FencingToken::parse(query)),
-                ..Wanted::default()
-            },
-        };
-        Ok((query.name.to_owned(), wanted))
+        Ok((query.name.to_owned(), Wanted::Contexts(data.to_vec())))
     }
 
     fn ask(self, purpose: Purpose, name: String, wanted: Wanted) -> Turn {

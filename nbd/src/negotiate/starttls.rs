@@ -2,7 +2,7 @@
 
 use super::{
     Offers, Tls,
-    meta::Selection,
+    context::Selection,
     server::{Phase, Server, Step, Turn, no_data},
 };
 use crate::{

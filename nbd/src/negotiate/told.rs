@@ -2,7 +2,7 @@
 
 use super::{Negotiated, Purpose};
 use crate::{
-    BlockSizes, Framing, Terms, Violation,
+    AgreedContext, BlockSizes, Framing, Terms, Violation,
     wire::{Info, TransmissionFlags, Truncated},
 };
 
@@ -90,13 +90,13 @@ impl Described {
     pub(super) fn negotiated(
         &self,
         framing: Framing,
-        allocation: Option<u32>,
+        contexts: Vec<AgreedContext>,
         export_name: String,
         purpose: Purpose,
     ) -> Negotiated {
         let Self { size, flags, blocks, .. } = *self;
         Negotiated {
-            terms: Terms { size, flags, framing, allocation, blocks, unit: blocks.minimum },
+            terms: Terms { size, flags, framing, contexts, blocks, unit: blocks.minimum },
             export_name,
             purpose,
         }

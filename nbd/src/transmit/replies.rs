@@ -1,7 +1,7 @@
 //! Answers in the form that was agreed: simple, structured or extended.
 
 use crate::{
-    Framing, Terms,
+    AgreedContext, Framing, Terms,
     gather::{Gather, Payload},
     wire::{ChunkFlags, ChunkHeader, ChunkType, Errno, ExtentFlags, Request, SimpleReply},
 };
@@ -18,12 +18,13 @@ pub enum ReadPiece<P> {
     Hole(u64),
 }
 
-/// A run of one status in `base:allocation`.
+/// A run of bytes with one status in a metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes.
     pub len: u64,
-    /// Its status.
+    /// The status. Each context gives the bits a meaning of its own; the named ones are those of
+    /// `base:allocation`. For another context use `ExtentFlags::from_bits_retain`.
     pub flags: ExtentFlags,
 }
 
@@ -111,44 +112,51 @@ impl<P: Payload> Replies<'_, P> {
         self.data_run(request, &mut run, at, end);
     }
 
-    /// Extents of `base:allocation` from the request's offset on: merged where alike, clipped to
-    /// the request, only one if that was asked.
-    pub fn extents(&mut self, request: &Request, one: bool, extents: impl Iterator<Item = Extent>) {
-        let mut merged: Vec<Extent> = Vec::new();
-        let mut left = request.len;
-        for mut extent in extents {
-            extent.len = extent.len.min(left);
-            if extent.len == 0 {
-                continue;
-            }
-            let full = merged.len() == if one { 1 } else { MAX_EXTENTS };
-            match merged.last_mut() {
-                Some(last) if last.flags == extent.flags => last.len += extent.len,
-                Some(_) if full => break,
-                _ => merged.push(extent),
-            }
-            left -= extent.len;
+    /// Answers NBD_CMD_BLOCK_STATUS: one chunk for each agreed context, whose extents `extents_of`
+    /// gives. They begin at the request's offset and follow each other. Neighbours with the same flags
+    /// are merged, and what reaches past the request is cut off. With `one` only the first extent of each
+    /// context is sent.
+    pub fn extents<I>(
+        &mut self,
+        request: &Request,
+        one: bool,
+        mut extents_of: impl FnMut(&AgreedContext) -> I,
+    ) where
+        I: IntoIterator<Item = Extent>,
+    {
+        let last = self.terms.contexts.len().saturating_sub(1);
+        for (index, context) in self.terms.contexts.iter().enumerate() {
+            let merged = merge(request.len, one, extents_of(context));
+            self.status_chunk(request, done_if(index == last), context.id, merged);
         }
-        let id = self.terms.allocation.unwrap_or_default();
-        let count = merged.len();
+    }
+
+    fn status_chunk(
+        &mut self,
+        request: &Request,
+        flags: ChunkFlags,
+        id: u32,
+        extents: Vec<Extent>,
+    ) {
+        let count = extents.len();
         if self.terms.framing == Framing::Extended {
             let len = 8 + 16 * count as u64;
-            self.chunk(request, ChunkFlags::DONE, ChunkType::BLOCK_STATUS_EXT, len);
+            self.chunk(request, flags, ChunkType::BLOCK_STATUS_EXT, len);
             let count = u32::try_from(count).unwrap_or_default();
             self.out.small(|out| {
                 out.extend_from_slice(&id.to_be_bytes());
                 out.extend_from_slice(&count.to_be_bytes());
-                for Extent { len, flags } in merged {
+                for Extent { len, flags } in extents {
                     out.extend_from_slice(&len.to_be_bytes());
                     out.extend_from_slice(&u64::from(flags.bits()).to_be_bytes());
                 }
             });
         } else {
             let len = 4 + 8 * count as u64;
-            self.chunk(request, ChunkFlags::DONE, ChunkType::BLOCK_STATUS, len);
+            self.chunk(request, flags, ChunkType::BLOCK_STATUS, len);
             self.out.small(|out| {
                 out.extend_from_slice(&id.to_be_bytes());
-                for Extent { len, flags } in merged {
+                for Extent { len, flags } in extents {
                     // Clipped to the request, whose length has 32 bits here.
                     let len = u32::try_from(len).unwrap_or(u32::MAX);
                     out.extend_from_slice(&len.to_be_bytes());
@@ -220,6 +228,28 @@ impl<P: Payload> Replies<'_, P> {
             }
         }
     }
+}
+
+/// Cuts extents to a request of `len` bytes, merges neighbours that are alike, and stops after one or
+/// `MAX_EXTENTS` of them.
+fn merge(len: u64, one: bool, extents: impl IntoIterator<Item = Extent>) -> Vec<Extent> {
+    let most = if one { 1 } else { MAX_EXTENTS };
+    let mut merged: Vec<Extent> = Vec::new();
+    let mut left = len;
+    for mut extent in extents {
+        extent.len = extent.len.min(left);
+        if extent.len == 0 {
+            continue;
+        }
+        let is_full = merged.len() == most;
+        match merged.last_mut() {
+            Some(last) if last.flags == extent.flags => last.len += extent.len,
+            Some(_) if is_full => break,
+            _ => merged.push(extent),
+        }
+        left -= extent.len;
+    }
+    merged
 }
 
 const fn done_if(last: bool) -> ChunkFlags {

@@ -159,7 +159,7 @@ pub fn check(terms: &Terms, request: &Request) -> Result<Checked, Refused> {
         Command::TRIM => can(TransmissionFlags::SEND_TRIM),
         Command::WRITE_ZEROES => can(TransmissionFlags::SEND_WRITE_ZEROES),
         Command::CACHE => can(TransmissionFlags::SEND_CACHE),
-        Command::BLOCK_STATUS => terms.allocation.is_some(),
+        Command::BLOCK_STATUS => !terms.contexts.is_empty(),
         _ => true,
     };
     let changes = matches!(command, Command::WRITE | Command::TRIM | Command::WRITE_ZEROES);

@@ -36,7 +36,8 @@ pub const CHUNK_LEN: usize = 20;
 /// Bytes of an extended chunk header.
 pub const EXTENDED_CHUNK_LEN: usize = 32;
 
-/// The only meta context that this project knows.
+/// The metadata context that tells holes from data ("Metadata querying"). [`ExtentFlags`](super::ExtentFlags)
+/// are its status bits.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
 /// Which message a magic belongs to, for errors.

@@ -46,8 +46,9 @@ pub enum Event<'a> {
         /// At least 1.
         len: u64,
     },
-    /// A run of one status. The first begins at the request's offset, each other where the one
-    /// before ends; the last may reach beyond the request, but not beyond the export.
+    /// A run of bytes with one status in a metadata context. The first extent of a context begins at
+    /// the request's offset, each other one where its predecessor ends. The last one may reach beyond
+    /// the request, but not beyond the export. All extents of a context come before those of the next.
     Extent {
         /// The request.
         cookie: u64,
@@ -55,7 +56,10 @@ pub enum Event<'a> {
         at: u64,
         /// At least 1.
         len: u64,
-        /// Its status in `base:allocation`.
+        /// The id of the context whose status it is ([`Terms::contexts`]).
+        context: u32,
+        /// The lower 32 bits of the status. Each context gives them a meaning of its own; the named ones
+        /// are those of `base:allocation`.
         flags: ExtentFlags,
     },
     /// The end of a request. If it failed, what was read before counts for nothing.
@@ -139,8 +143,10 @@ struct Pending {
     at: u64,
     len: u64,
     coverage: Coverage,
-    /// Chunks of content, or of status.
+    /// Chunks of content.
     chunks: u64,
+    /// Contexts whose status has come.
+    contexts: Vec<u32>,
     errors: u32,
     failure: Option<Failure>,
 }
@@ -248,7 +254,7 @@ impl Client {
         Ok(self.send(Command::CACHE, CommandFlags::empty(), at, len, out))
     }
 
-    /// NBD_CMD_BLOCK_STATUS; `one`: only the first extent.
+    /// NBD_CMD_BLOCK_STATUS: the extents of all agreed contexts; with `one`, only the first of each.
     pub fn extents(
         &mut self,
         at: u64,
@@ -256,8 +262,8 @@ impl Client {
         one: bool,
         out: &mut Vec<u8>,
     ) -> Result<u64, Unfit> {
-        if self.terms.allocation.is_none() {
-            return Err(Unfit::NotOffered("base:allocation"));
+        if self.terms.contexts.is_empty() {
+            return Err(Unfit::NotOffered("block status"));
         }
         self.range(at, len, self.longest_range())?;
         let flags = if one { CommandFlags::REQ_ONE } else { CommandFlags::empty() };
@@ -341,8 +347,17 @@ impl Client {
         let cookie = self.cookie;
         Request { flags, command, cookie, offset: at, len }.put(self.extended(), out);
         let coverage = Coverage::new(at, at.saturating_add(len));
-        let (chunks, errors, failure) = (0, 0, None);
-        let pending = Pending { command, flags, at, len, coverage, chunks, errors, failure };
+        let pending = Pending {
+            command,
+            flags,
+            at,
+            len,
+            coverage,
+            chunks: 0,
+            contexts: Vec::new(),
+            errors: 0,
+            failure: None,
+        };
         self.pending.insert(cookie, pending);
         cookie
     }

@@ -34,6 +34,7 @@ pub(super) enum Now {
     /// Descriptors of a block status.
     Extents {
         cookie: u64,
+        context: u32,
         at: u64,
         left: u64,
         wide: bool,
@@ -78,21 +79,21 @@ impl Client {
                 self.placed(len as u64);
                 Ok(Turn::Tell(Event::Data { cookie, at, bytes }))
             }
-            Now::Extents { cookie, at, left, wide, done } => {
+            Now::Extents { cookie, context, at, left, wide, done } => {
                 let Some((len, flags)) = descriptor(rest, wide) else { return Ok(Turn::Hungry) };
                 let end = self.judge_extent(cookie, at, len)?;
                 self.now = match left {
                     1 => after_chunk(cookie, done),
-                    _ => Now::Extents { cookie, at: end, left: left - 1, wide, done },
+                    _ => Now::Extents { cookie, context, at: end, left: left - 1, wide, done },
                 };
-                Ok(Turn::Tell(Event::Extent { cookie, at, len, flags }))
+                Ok(Turn::Tell(Event::Extent { cookie, context, at, len, flags }))
             }
             Now::Finish { cookie } => {
                 self.now = Now::Header;
                 let Some(pending) = self.pending.remove(&cookie) else {
                     return Err(breach(cookie, "no such request is outstanding"));
                 };
-                let result = pending.finish(cookie)?;
+                let result = pending.finish(cookie, self.terms.contexts.len())?;
                 Ok(Turn::Tell(Event::Done { cookie, result }))
             }
         }
@@ -192,7 +193,6 @@ impl Client {
     fn chunk<'a>(&mut self, header: &ChunkHeader, body: &[u8]) -> Result<Turn<'a>, Violation> {
         let ChunkHeader { flags, kind, cookie, len, .. } = *header;
         let done = flags.contains(ChunkFlags::DONE);
-        let allocation = self.terms.allocation;
         let mut reader = Reader::new(body);
         self.now = after_chunk(cookie, done);
         match kind {
@@ -212,16 +212,20 @@ impl Client {
                 let left = if wide { (len - 8) / 16 } else { (len - 4) / 8 };
                 let id = reader.u32()?;
                 let count = if wide { reader.u32()? } else { 0 };
+                let selected = self.terms.contexts.iter().any(|context| context.id == id);
                 let pending = self.pending(cookie)?;
-                pending.chunks += 1;
-                if Some(id) != allocation || pending.chunks > 1 {
+                if !selected {
                     return Err(breach(cookie, "the status of a context that was not selected"));
                 }
+                if pending.contexts.contains(&id) {
+                    return Err(breach(cookie, "the status of a context that has come already"));
+                }
+                pending.contexts.push(id);
                 if count != 0 && u64::from(count) != left {
                     return Err(breach(cookie, "a count of extents that disagrees with its chunk"));
                 }
                 let at = pending.at;
-                self.now = Now::Extents { cookie, at, left, wide, done };
+                self.now = Now::Extents { cookie, context: id, at, left, wide, done };
             }
             _ => {
                 let failure = failure(cookie, kind, reader)?;
@@ -280,7 +284,7 @@ impl Pending {
     }
 
     /// No more chunks come.
-    fn finish(self, cookie: u64) -> Result<Result<(), Failure>, Violation> {
+    fn finish(self, cookie: u64, contexts: usize) -> Result<Result<(), Failure>, Violation> {
         if let Some(failure) = self.failure {
             return Ok(Err(failure));
         }
@@ -288,8 +292,8 @@ impl Pending {
             Command::READ if !self.coverage.is_whole() => {
                 Err(breach(cookie, "success, though bytes of the read are missing"))
             }
-            Command::BLOCK_STATUS if self.chunks == 0 => {
-                Err(breach(cookie, "success, though the status is missing"))
+            Command::BLOCK_STATUS if self.contexts.len() < contexts => {
+                Err(breach(cookie, "success, though the status of a context is missing"))
             }
             _ => Ok(Ok(())),
         }

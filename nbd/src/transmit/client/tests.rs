@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    BlockSizes, Violation,
+    AgreedContext, BlockSizes, Violation,
     wire::{ChunkFlags, ChunkType, SimpleReply},
 };
 
@@ -11,10 +11,13 @@ fn client(framing: Framing) -> Client {
         size: SIZE,
         flags: !TransmissionFlags::READ_ONLY,
         framing,
-        allocation: (framing > Framing::Simple).then_some(9),
+        contexts: Vec::new(),
         blocks: BlockSizes::default(),
         unit: 1,
     };
+    if framing > Framing::Simple {
+        terms.contexts.push(AgreedContext::new(9, "base:allocation"));
+    }
     terms.flags.set(TransmissionFlags::SEND_DF, framing > Framing::Simple);
     Client::new(terms)
 }
@@ -65,6 +68,8 @@ struct Got {
     data: Vec<(u64, Vec<u8>)>,
     holes: Vec<(u64, u64)>,
     extents: Vec<(u64, u64, u32)>,
+    /// The context of each extent.
+    contexts: Vec<u32>,
     done: Vec<(u64, Result<(), Failure>)>,
 }
 
@@ -84,8 +89,9 @@ fn feed(client: &mut Client, bytes: &[u8], step: usize) -> Result<Got, Violation
                     _ => got.data.push((at, bytes.to_vec())),
                 },
                 Some(Event::Hole { at, len, .. }) => got.holes.push((at, len)),
-                Some(Event::Extent { at, len, flags, .. }) => {
+                Some(Event::Extent { at, len, flags, context, .. }) => {
                     got.extents.push((at, len, flags.bits()));
+                    got.contexts.push(context);
                 }
                 Some(Event::Done { cookie, result }) => got.done.push((cookie, result)),
             }
@@ -198,6 +204,42 @@ fn extents_come_one_by_one() {
     }
 }
 
+/// `compact` for another context.
+fn compact_of(id: u32, extents: &[(u32, u32)]) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &compact(extents)[4..]].concat()
+}
+
+#[test]
+fn the_extents_of_every_agreed_context_come_once_in_any_order() {
+    let (one, two) = (compact(&[(60, 0), (40, 3)]), compact_of(4, &[(100, 1)]));
+    let stranger = compact_of(5, &[(100, 1)]);
+    for (bodies, fits) in [
+        (vec![&one, &two], true),
+        (vec![&two, &one], true),
+        (vec![&one], false),
+        (vec![&one, &two, &one], false),
+        (vec![&one, &one], false),
+        (vec![&one, &two, &stranger], false),
+    ] {
+        let mut client = client(Framing::Structured);
+        client.terms.contexts.push(AgreedContext::new(4, "qemu:dirty-bitmap:backup"));
+        let cookie = client.extents(512, 100, false, &mut vec![]).unwrap();
+        let mut bytes = Vec::new();
+        for (index, body) in bodies.iter().enumerate() {
+            let done = index + 1 == bodies.len();
+            let kind = ChunkType::BLOCK_STATUS;
+            bytes.extend(chunk(Framing::Structured, done, kind, cookie, 512, body));
+        }
+        let got = feed(&mut client, &bytes, 7);
+        assert_eq!(got.is_ok(), fits, "{bodies:?}: {got:?}");
+        if let Ok(got) = got {
+            assert_eq!(got.extents.len(), 3);
+            assert_eq!(got.contexts.iter().filter(|&&context| context == 9).count(), 2);
+            assert_eq!(got.done, [(cookie, Ok(()))]);
+        }
+    }
+}
+
 #[test]
 fn a_chunk_of_too_many_extents_is_refused_by_its_header() {
     let mut client = client(Framing::Structured);
@@ -281,7 +323,7 @@ fn replies_that_do_not_fit_a_read_are_violations() {
 
 #[test]
 fn replies_that_do_not_fit_a_block_status_are_violations() {
-    let other = [&8_u32.to_be_bytes()[..], &compact(&[(100, 0)])[4..]].concat();
+    let other = compact_of(8, &[(100, 0)]);
     let size = u32::try_from(SIZE).unwrap();
     for (why, one, bodies) in [
         ("no extent", false, vec![compact(&[])]),
