@@ -1,5 +1,5 @@
-//! Questions of the server's machine that only its caller can answer: which exports there are,
-//! and what one of them is. An answer gives the machine back.
+//! The questions of a client that only the server's caller can answer: which exports there are, and how one
+//! of them is described. An answer gives the machine back.
 
 use super::{
     Export, LIST_BYTES, LIST_LIMIT, Negotiated,
@@ -14,26 +14,26 @@ use crate::{
     },
 };
 
-/// What the machine has to be told before it can go on.
+/// A question that the caller has to answer before the negotiation continues.
 #[derive(Debug)]
-#[must_use = "the machine comes back with the answer"]
+#[must_use = "an answer gives the machine back"]
 pub enum Ask {
-    /// Which exports are there?
+    /// The names of all exports.
     List(AskList),
-    /// What is this export?
+    /// The description of one export.
     Export(AskExport),
 }
 
-/// Which exports are there? (NBD_OPT_LIST)
+/// The client asks for the names of the exports (NBD_OPT_LIST).
 #[derive(Debug)]
-#[must_use = "the machine comes back with the answer"]
+#[must_use = "an answer gives the machine back"]
 pub struct AskList {
     pub(super) server: Server,
 }
 
 impl AskList {
-    /// Names and descriptions. A name that the protocol cannot carry is left out; beyond
-    /// `LIST_LIMIT` or `LIST_BYTES` the list ends in ERR_TOO_BIG.
+    /// Answers with names and descriptions, or refuses. A name that the protocol cannot carry is left out. A
+    /// list longer than [`LIST_LIMIT`] or [`LIST_BYTES`] ends in ERR_TOO_BIG.
     pub fn answer<'a>(
         self,
         exports: Result<impl IntoIterator<Item = (&'a str, Option<&'a str>)>, Refusal>,
@@ -58,25 +58,25 @@ impl AskList {
         Step::Feed(self.server)
     }
 
-    /// Tells the client no.
+    /// Refuses.
     pub fn refuse(self, refusal: &Refusal, out: &mut Vec<u8>) -> Step {
         refusal.put(OptionCode::LIST, out);
         Step::Feed(self.server)
     }
 }
 
-/// Why a client asks for an export.
+/// The client's purpose in asking for an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// To be told of it (NBD_OPT_INFO).
+    /// To get its description (NBD_OPT_INFO).
     Info,
     /// To use it (NBD_OPT_GO).
     Go,
-    /// To use it, and a refusal closes the connection (NBD_OPT_EXPORT_NAME).
+    /// To use it, where a refusal closes the connection (NBD_OPT_EXPORT_NAME).
     ExportName,
-    /// To be told of its meta contexts (NBD_OPT_LIST_META_CONTEXT).
+    /// To list its metadata contexts (NBD_OPT_LIST_META_CONTEXT).
     ListContexts,
-    /// To select meta contexts of it (NBD_OPT_SET_META_CONTEXT).
+    /// To select metadata contexts of it (NBD_OPT_SET_META_CONTEXT).
     SetContexts,
 }
 
@@ -92,19 +92,19 @@ impl Purpose {
     }
 }
 
-/// What the client wants to be told of an export, besides what every client is told.
+/// The parts of the description that only some clients ask for.
 #[derive(Debug)]
 pub(super) enum Wanted {
     /// NBD_OPT_INFO, NBD_OPT_GO: these texts.
     Infos { name: bool, description: bool },
     /// NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT: the option's data, which is a
-    /// `ContextQuery`. Kept as bytes, so that many short queries take no more memory than they came in.
+    /// `ContextQuery`. Kept as bytes, so that many short queries take no more memory than they had on the wire.
     Contexts(Vec<u8>),
 }
 
-/// What is this export?
+/// The client asks for one export.
 #[derive(Debug)]
-#[must_use = "the machine comes back with the answer"]
+#[must_use = "an answer gives the machine back"]
 pub struct AskExport {
     pub(super) server: Server,
     pub(super) purpose: Purpose,
@@ -113,12 +113,12 @@ pub struct AskExport {
 }
 
 impl AskExport {
-    /// The export's name as the client said it; empty for the default export.
+    /// The export's name as the client sent it; empty for the default export.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the client wants with it.
+    /// The client's purpose.
     pub const fn purpose(&self) -> Purpose {
         self.purpose
     }
@@ -136,8 +136,9 @@ impl AskExport {
         }
     }
 
-    /// The export, or why not. `Feed` gives the machine back; `Done` only when the purpose was to
-    /// use the export; `End` when the refusal cannot be told.
+    /// Answers with the export's description, or refuses. The result is `Done` if the purpose was to use the
+    /// export and it was granted, `End` if it was refused and only closing can tell the client so, else
+    /// `Feed`.
     pub fn answer(self, export: Result<Export, Refusal>, out: &mut Vec<u8>) -> Step {
         match export {
             Ok(export) => self.grant(&export, out),
@@ -184,8 +185,8 @@ impl AskExport {
         Step::Feed(self.server)
     }
 
-    /// EXPORT must be told. BLOCK_SIZE too, since there are constraints that differ from what a
-    /// client assumes; NAME and DESCRIPTION only who asked.
+    /// Tells EXPORT and BLOCK_SIZE to every client: the first is required, and the second may differ from
+    /// what a client assumes. Tells NAME and DESCRIPTION only to a client that asked.
     fn put_infos(&self, export: &Export, out: &mut Vec<u8>) {
         let option = self.purpose.option();
         let mut put = |info: Info<'_>| {
@@ -205,7 +206,7 @@ impl AskExport {
         put_option_reply(option, ReplyCode::ACK, out, |_| ());
     }
 
-    /// HAS_FLAGS always; SEND_DF exactly when replies can be fragmented ("Transmission flags").
+    /// HAS_FLAGS is always set, SEND_DF exactly when replies can be fragmented ("Transmission flags").
     fn flags(&self, export: &Export) -> TransmissionFlags {
         let framing = self.server.framing;
         let mut flags = export.flags | TransmissionFlags::HAS_FLAGS;
@@ -239,7 +240,7 @@ impl Wanted {
     /// NBD_OPT_EXPORT_NAME has no place for more.
     pub(super) const NOTHING: Self = Self::Infos { name: false, description: false };
 
-    /// The client may wish a thing twice or for a thing without a name: told once, ignored.
+    /// A kind that the client names twice is told once; one without a name is ignored.
     pub(super) fn from_infos(infos: &[InfoType]) -> Self {
         Self::Infos {
             name: infos.contains(&InfoType::NAME),

@@ -1,4 +1,4 @@
-//! Answers in the form that was agreed: simple, structured or extended.
+//! Replies in the framing that was agreed: simple, structured or extended.
 
 use crate::{
     AgreedContext, Framing, Terms,
@@ -6,39 +6,39 @@ use crate::{
     wire::{ChunkFlags, ChunkHeader, ChunkType, Errno, ExtentFlags, Request, SimpleReply},
 };
 
-/// Most extents in one reply: 64 KiB of compact descriptors.
+/// The most extents of one context in one reply: 64 KiB of compact descriptors.
 const MAX_EXTENTS: usize = 8192;
 
-/// A run of what was read.
+/// A run of bytes that were read.
 #[derive(Debug)]
 pub enum ReadPiece<P> {
-    /// Bytes.
+    /// Data.
     Data(P),
-    /// So many bytes of a hole.
+    /// A hole of so many bytes, which read as zeroes.
     Hole(u64),
 }
 
 /// A run of bytes with one status in a metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes.
+    /// The length, in bytes.
     pub len: u64,
     /// The status. Each context gives the bits a meaning of its own; the named ones are those of
     /// `base:allocation`. For another context use `ExtentFlags::from_bits_retain`.
     pub flags: ExtentFlags,
 }
 
-/// Puts replies into a `Gather`, in the form that the terms ask for.
+/// Appends replies to a [`Gather`], in the framing of the terms.
 #[derive(Debug)]
 pub struct Replies<'a, P> {
-    /// Where they go.
+    /// The queue that the replies go to.
     pub out: &'a mut Gather<P>,
-    /// What was agreed.
+    /// The rules of the transmission.
     pub terms: &'a Terms,
 }
 
 impl<P: Payload> Replies<'_, P> {
-    /// The request was done, and there is nothing to send with that.
+    /// Answers a request that succeeded and has no data.
     pub fn done(&mut self, request: &Request) {
         if self.terms.framing == Framing::Extended {
             self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
@@ -48,7 +48,7 @@ impl<P: Payload> Replies<'_, P> {
         }
     }
 
-    /// The request failed. The text is cut to what a reply can carry.
+    /// Answers a request that failed. At most 1024 bytes of the text are sent, and none in a simple reply.
     pub fn error(&mut self, request: &Request, errno: Errno, text: &str) {
         if self.terms.framing == Framing::Simple {
             return self.simple(request, errno);
@@ -63,8 +63,8 @@ impl<P: Payload> Replies<'_, P> {
         });
     }
 
-    /// What was read: `pieces` cover the request exactly, in order. With `df` they go in one
-    /// chunk, zeroes and all, unless they are one hole.
+    /// Answers NBD_CMD_READ. The pieces have to cover the request exactly, in order: otherwise the client
+    /// takes data for headers. With `df` they go in one chunk, holes as zeroes, unless all of it is one hole.
     pub fn read(
         &mut self,
         request: &Request,
@@ -79,7 +79,7 @@ impl<P: Payload> Replies<'_, P> {
             return self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
         }
         if pieces.len() == 1 {
-            // Nearly every read.
+            // The usual case.
             return match pieces.next() {
                 Some(ReadPiece::Data(data)) => {
                     self.data_chunk(request, ChunkFlags::DONE, request.offset, request.len);
@@ -175,7 +175,7 @@ impl<P: Payload> Replies<'_, P> {
         self.chunk_with(request, flags, kind, len, &[]);
     }
 
-    /// A header, and `fields` right behind it.
+    /// A header, and `fields` right after it.
     fn chunk_with(
         &mut self,
         request: &Request,
@@ -206,7 +206,7 @@ impl<P: Payload> Replies<'_, P> {
         self.chunk_with(request, flags, ChunkType::OFFSET_HOLE, 12, &fields);
     }
 
-    /// Sends a run of data as one chunk; says where the next begins.
+    /// Sends a run of data as one chunk. Returns the offset of the next one.
     fn data_run(&mut self, request: &Request, run: &mut Vec<P>, at: u64, end: u64) -> u64 {
         let len: u64 = run.iter().map(|data| data.as_ref().len() as u64).sum();
         if len == 0 {
