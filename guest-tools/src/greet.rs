@@ -8,15 +8,13 @@ use std::{
 
 use nbd::{
     Framing, Refusal, Uri,
-    negotiate::{
-        self, ClientStep, ClientTls, Described, FencingToken, IDENTITY, INSTANCE, Listed, Ready,
-        answer_to,
-    },
+    negotiate::{self, ClientStep, ClientTls, Described, Listed, Ready},
     transmit::client::Client,
     wire::ReplyCode,
 };
 
 use crate::{
+    agent_contexts::{FencingToken, IDENTITY, INSTANCE, answer_to},
     dial::{DialError, Stream, dial, prepare},
     error::SessionError,
 };

@@ -8,8 +8,8 @@
 use std::{env, fs, io, path::Path};
 
 use nbd::{
-    BlockSizes, Framing, Gather, Terms,
-    negotiate::{Ask, Export, Offers, Server, Step},
+    AgreedContext, BlockSizes, Framing, Gather, Terms,
+    negotiate::{Ask, Context, Export, Offers, Server, Step},
     transmit::{Extent, ReadPiece, Replies, client::Client},
     wire::{
         ClientFlags, Command, CommandFlags, ContextQuery, Errno, ExtentFlags, InfoQuery, InfoType,
@@ -90,6 +90,13 @@ fn negotiations() -> Vec<(u8, Vec<u8>)> {
     seeds
 }
 
+/// With two contexts, as the target `client_replies` has them.
+fn contexts(framing: Framing) -> Vec<AgreedContext> {
+    let names = ["base:allocation", "qemu:dirty-bitmap:b"];
+    let all = names.into_iter().zip(1..).map(|(name, id)| AgreedContext::new(id, name));
+    all.filter(|_| framing > Framing::Simple).collect()
+}
+
 fn terms(framing: Framing) -> Terms {
     let mut flags = TransmissionFlags::from_bits_retain(0x0ffd);
     flags.set(TransmissionFlags::SEND_DF, framing > Framing::Simple);
@@ -97,7 +104,7 @@ fn terms(framing: Framing) -> Terms {
         size: 1 << 21,
         flags,
         framing,
-        allocation: (framing > Framing::Simple).then_some(1),
+        contexts: contexts(framing),
         blocks: BlockSizes::default(),
         unit: 1,
     }
@@ -201,9 +208,7 @@ fn export() -> Export {
         unit: 1,
         name: None,
         description: Some("a disk".to_owned()),
-        allocation: true,
-        identity: None,
-        instance: None,
+        contexts: vec![Context::with_extents("base:allocation")],
     }
 }
 
@@ -232,9 +237,9 @@ fn answered(framing: Framing) -> Vec<u8> {
         let extent = |len, flags| Extent { len, flags };
         let extents = [extent(1000, ExtentFlags::empty()), extent(4000, ExtentFlags::HOLE)];
         let status = request(8, Command::BLOCK_STATUS, 512, 5000);
-        replies.extents(&status, false, extents.into_iter());
+        replies.extents(&status, false, |_| extents);
         let status = request(9, Command::BLOCK_STATUS, 512, 5000);
-        replies.extents(&status, true, extents.into_iter());
+        replies.extents(&status, true, |_| extents);
     }
     let mut slices = Vec::new();
     out.slices(usize::MAX, &mut slices);

@@ -1,7 +1,6 @@
-//! Bytes received and not yet understood: filled at the back, eaten at the front, never larger
-//! than it was made.
+//! A buffer of received bytes: filled at the end, consumed at the front, of fixed size.
 
-/// A receive buffer over memory that its owner lends and can take back.
+/// A receive buffer of fixed size over memory that its owner lends and can take back.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -10,19 +9,19 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Works in `bytes`, whose contents do not matter.
+    /// An empty buffer in the memory `bytes`.
     pub const fn new(bytes: Box<[u8]>) -> Self {
         Self { bytes, start: 0, end: 0 }
     }
 
-    /// What has been received and not consumed.
+    /// The bytes that have been received and not consumed.
     #[inline]
     pub fn filled(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Where the next bytes go. Moves what is left to the front when less than half is free
-    /// behind it.
+    /// The room for the next bytes. Moves the contents to the front first if less than half of the memory is
+    /// free after them.
     pub fn spare(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
@@ -35,51 +34,51 @@ impl Buffer {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
 
-    /// Says that `n` bytes of the spare room have been filled.
+    /// Records that the first `n` bytes of the spare room have been filled.
     ///
     /// # Panics
-    /// If there was less room.
+    /// If there is less room.
     pub fn added(&mut self, n: usize) {
         assert!(n <= self.bytes.len() - self.end, "received more than there was room for");
         self.end += n;
     }
 
-    /// Drops `n` bytes from the front.
+    /// Removes `n` bytes from the front.
     ///
     /// # Panics
-    /// If fewer are there.
+    /// If the buffer has fewer.
     #[inline]
     pub fn consume(&mut self, n: usize) {
         assert!(n <= self.end - self.start, "consumed more than was there");
         self.start += n;
     }
 
-    /// Bytes that have not been consumed.
+    /// The number of bytes that have not been consumed.
     #[inline]
     pub const fn len(&self) -> usize {
         self.end - self.start
     }
 
-    /// Nothing is there.
+    /// Whether all bytes have been consumed.
     #[inline]
     pub const fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// Most bytes that it can hold.
+    /// The size of the memory, in bytes.
     pub const fn capacity(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Gives the memory back; what was in it is gone.
+    /// Returns the memory and discards the contents.
     pub fn take(&mut self) -> Box<[u8]> {
         std::mem::take(self).bytes
     }
 
-    /// The same contents in other memory.
+    /// Moves the contents to other memory.
     ///
     /// # Panics
-    /// If they do not fit.
+    /// If the contents do not fit.
     pub fn replace(&mut self, mut bytes: Box<[u8]>) {
         let filled = self.filled();
         let len = filled.len();
@@ -93,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_as_they_went_in_across_compactions() {
+    fn bytes_keep_their_order_across_compactions() {
         let mut buffer = Buffer::new(vec![0; 16].into());
         let (mut next_in, mut next_out) = (0u8, 0u8);
         for round in 0..1000usize {
@@ -104,18 +103,18 @@ mod tests {
                 next_in = next_in.wrapping_add(1);
             }
             buffer.added(n);
-            let eat = buffer.len().min(round % 5 + 1);
-            for byte in &buffer.filled()[..eat] {
+            let consumed = buffer.len().min(round % 5 + 1);
+            for byte in &buffer.filled()[..consumed] {
                 assert_eq!(*byte, next_out);
                 next_out = next_out.wrapping_add(1);
             }
-            buffer.consume(eat);
+            buffer.consume(consumed);
         }
         assert!(next_out > 0);
     }
 
     #[test]
-    fn a_full_buffer_has_room_again_when_its_front_is_eaten() {
+    fn a_full_buffer_has_room_again_after_its_front_is_consumed() {
         let mut buffer = Buffer::new(vec![0; 8].into());
         buffer.added(8);
         assert!(buffer.spare().is_empty());

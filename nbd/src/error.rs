@@ -1,5 +1,5 @@
-//! What can be wrong with the other end: a breach that ends the connection, or an option that is
-//! refused while the negotiation goes on.
+//! The two ways in which the other end is wrong: a violation, which ends the connection, and an option that is
+//! refused while the negotiation continues.
 
 use std::fmt;
 
@@ -9,23 +9,23 @@ use crate::wire::{
     MAX_STRING, Magic, OptionCode, ReplyCode, Truncated, fit, printable, put_option_reply,
 };
 
-/// A breach after which the connection must be closed: where the next message starts is unknown,
-/// or the specification asks for it. Each names the section that it breaks.
+/// A breach of the protocol after which the connection must be closed: the start of the next message is
+/// unknown, or the specification demands it. The texts name the section in parentheses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A message began with something else than its magic.
+    /// A message does not begin with its magic.
     #[error("expected the magic of {expected}, got {got:#x}")]
     Magic {
-        /// Which message was due.
+        /// The message that was expected.
         expected: Magic,
-        /// What came, widened.
+        /// The number in its place, widened to 64 bits.
         got: u64,
     },
     /// "Newstyle negotiation": a client flag that the server did not offer.
     #[error("unknown client flags {0:#x} (newstyle negotiation)")]
     ClientFlags(u32),
-    /// An option whose announced data is beyond any sense.
+    /// An option whose announced length exceeds [`SKIP_LIMIT`](crate::negotiate::SKIP_LIMIT).
     #[error("option of {len} bytes announced, over the limit of {limit} (option haggling)")]
     OptionTooLong {
         /// Announced.
@@ -33,17 +33,18 @@ pub enum Violation {
         /// Where the connection is closed.
         limit: u32,
     },
-    /// "Oldstyle negotiation".
+    /// The server speaks the protocol of "Oldstyle negotiation".
     #[error("the server speaks the oldstyle protocol, which has no options; newstyle is needed")]
     Oldstyle,
-    /// "FORCEDTLS mode": nothing may come between NBD_OPT_STARTTLS and its acknowledgement. These
-    /// bytes are in plain text, and whoever put them there wants them taken for the client's.
+    /// "FORCEDTLS mode": the client may send nothing between NBD_OPT_STARTTLS and its acknowledgement. These
+    /// bytes are plain text that an attacker may have inserted to be taken for the client's first bytes inside
+    /// TLS.
     #[error("{0} bytes in plain text behind NBD_OPT_STARTTLS, before it was acknowledged (TLS)")]
     BehindStartTls(usize),
-    /// An NBD_OPT_EXPORT_NAME that cannot be taken, and has no way to be answered but to close.
+    /// An NBD_OPT_EXPORT_NAME that the server cannot take. The only way to refuse it is to close.
     #[error("NBD_OPT_EXPORT_NAME that can only be refused by closing: {0}")]
     ExportName(&'static str),
-    /// "Terminating the transmission phase" or a request whose payload cannot be skipped.
+    /// A request whose payload is too long to be skipped.
     #[error("request announces a payload of {len} bytes, over the limit of {limit}")]
     PayloadTooLong {
         /// Announced.
@@ -51,18 +52,18 @@ pub enum Violation {
         /// Where the connection is closed.
         limit: u64,
     },
-    /// A server answered another option than the one that was asked.
+    /// A server's reply names another option than the client sent.
     #[error("{answered} was answered where {asked} was asked (option haggling)")]
     WrongOption {
-        /// What this end asked.
+        /// The option that this end sent.
         asked: OptionCode,
-        /// What the server answered.
+        /// The option that the reply names.
         answered: OptionCode,
     },
-    /// A server answered with a reply that does not belong to the option.
+    /// A server's reply does not belong to the option.
     #[error("{0} where it has no place (option reply types)")]
     UnexpectedReply(ReplyCode),
-    /// A server's reply is longer than any that makes sense.
+    /// A server's reply is longer than [`REPLY_LIMIT`](crate::negotiate::REPLY_LIMIT).
     #[error("a reply of {len} bytes announced, over the limit of {limit}")]
     ReplyTooLong {
         /// Announced.
@@ -70,42 +71,42 @@ pub enum Violation {
         /// Where the connection is closed.
         limit: u64,
     },
-    /// A server goes on and on.
+    /// A server's answer to an option has too many replies, or too many bytes.
     #[error("{option} was answered with more than the limit of {limit}")]
     TooManyReplies {
-        /// What was asked.
+        /// The option.
         option: OptionCode,
-        /// Replies, or bytes of a list.
+        /// The limit, in replies or in bytes of a list.
         limit: usize,
     },
-    /// A server's reply does not fit the request.
+    /// A server's reply does not match the request.
     #[error("the reply to request {cookie}: {why} (transmission)")]
     Reply {
-        /// As the server said it.
+        /// The cookie of the reply.
         cookie: u64,
         /// What is wrong.
         why: &'static str,
     },
-    /// An export that no client can address.
+    /// A size of more than 2^63-1 bytes.
     #[error("an export of {0} bytes, over the limit of 2^63-1")]
     Size(u64),
-    /// A fixed part of a message ended too early.
+    /// A message whose parts do not match its length.
     #[error(transparent)]
     Truncated(#[from] Truncated),
-    /// The data of a server's reply to an option is not what it has to be.
+    /// The data of a server's reply to an option does not parse.
     #[error("{reply} that cannot be read: {why} (option reply types)")]
     ReplyData {
-        /// The reply.
+        /// The type of the reply.
         reply: ReplyCode,
-        /// What is wrong with it.
+        /// What is wrong with its data.
         why: Truncated,
     },
-    /// The peer closed or answered in a state in which it must not.
+    /// The peer sent what it must not send in this state.
     #[error("{0}")]
     Unexpected(&'static str),
 }
 
-/// Why an option was not granted; the negotiation goes on. The text reaches the other end's user.
+/// Why an option was refused. The negotiation continues. The text is shown to the client's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     code: ReplyCode,
@@ -117,27 +118,27 @@ impl Refusal {
         Self { code, text: text.into() }
     }
 
-    /// There is no such export, or the client is to think so.
+    /// There is no such export, or the client must not learn that there is (NBD_REP_ERR_UNKNOWN).
     pub fn unknown(name: &str) -> Self {
         Self::new(ReplyCode::ERR_UNKNOWN, format!("no export is named {}", Quoted(name)))
     }
 
-    /// A rule of the server forbids it.
+    /// A rule of the server forbids it (NBD_REP_ERR_POLICY).
     pub fn policy(text: impl Into<String>) -> Self {
         Self::new(ReplyCode::ERR_POLICY, text)
     }
 
-    /// The server's platform cannot do it, or failed to.
+    /// The server cannot do it, or failed to (NBD_REP_ERR_PLATFORM).
     pub fn platform(text: impl Into<String>) -> Self {
         Self::new(ReplyCode::ERR_PLATFORM, text)
     }
 
-    /// The server is going away.
+    /// The server is shutting down (NBD_REP_ERR_SHUTDOWN).
     pub fn shutdown() -> Self {
         Self::new(ReplyCode::ERR_SHUTDOWN, "the server is shutting down")
     }
 
-    /// Not without TLS.
+    /// The client has to start TLS first (NBD_REP_ERR_TLS_REQD).
     pub fn tls_required() -> Self {
         Self::new(ReplyCode::ERR_TLS_REQD, "TLS is required: send NBD_OPT_STARTTLS first")
     }
@@ -154,7 +155,7 @@ impl Refusal {
         Self::new(ReplyCode::ERR_TOO_BIG, text)
     }
 
-    /// As a server sent it; the text is made fit to be printed, and short.
+    /// A server's refusal. The text is made printable, and cut.
     pub(crate) fn received(code: ReplyCode, text: &[u8]) -> Self {
         Self { code, text: reason(text) }
     }
@@ -164,7 +165,7 @@ impl Refusal {
         self.code
     }
 
-    /// For people.
+    /// The text for people. A server's text is printable and short.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -189,8 +190,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why a server did not do something, in its words: fit to be printed, and no longer than anybody
-/// reads.
+/// A server's text about an error: made printable, and cut after 400 bytes.
 pub(crate) fn reason(text: &[u8]) -> String {
     const SHOWN: usize = 400;
     let mut text = printable(text.get(..MAX_STRING).unwrap_or(text));
@@ -202,7 +202,7 @@ pub(crate) fn reason(text: &[u8]) -> String {
     text
 }
 
-/// A name of the other end in a text: escaped, and short.
+/// A name that the other end sent, for use in a text: escaped, and cut after 256 bytes.
 pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,23 +1,24 @@
-//! Bytes waiting to be sent: headers in one arena, payloads where they are, in order.
+//! A queue of bytes to be sent: headers are copied into one arena, payloads stay where they are.
 //!
-//! The owner asks for the runs, sends them with one vectored call, and says how much went.
+//! The owner takes the runs, sends them by one vectored call, and reports how much was sent.
 
 use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
-/// Zeroes that every hole is sent from where the framing has no word for holes.
+/// The zeroes that are sent for a hole, where the framing cannot express one.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// Consumed bytes at the front of the arena that are worth moving the rest for.
+/// The arena is compacted after so many bytes at its front have been sent.
 const COMPACT: usize = 32 * 1024;
 
-/// Bytes that are sent from where they are.
+/// Bytes that are sent from where they are, without a copy.
 pub trait Payload: AsRef<[u8]> {
-    /// Bytes of memory that it keeps from being given back.
+    /// The memory that it keeps allocated, in bytes. It is more than its length if it is a part of a larger
+    /// allocation.
     fn held(&self) -> u64 {
         self.as_ref().len() as u64
     }
 
-    /// Becomes a copy of its bytes alone where it keeps much more than these.
+    /// Replaces itself by a copy of its own bytes if it keeps much more memory than these.
     fn compact(&mut self) {}
 }
 
@@ -27,22 +28,22 @@ impl Payload for Vec<u8> {}
 enum Part<P> {
     /// Bytes of the arena, counted from its logical start.
     Arena(Range<usize>),
-    /// And what it was counted as.
+    /// A payload, and the memory that it was counted as.
     Payload(P, u64),
     Zeroes(u64),
 }
 
-/// A queue of bytes; `P` is whatever payload is held by.
+/// A queue of bytes to be sent. `P` is the type that owns or lends a payload.
 #[derive(Debug)]
 pub struct Gather<P> {
     arena: Vec<u8>,
-    /// Logical offset of `arena[0]`.
+    /// The logical offset of `arena[0]`.
     base: usize,
     parts: VecDeque<Part<P>>,
-    /// Bytes of the first part that are gone already.
+    /// Bytes of the first part that have been sent.
     sent: u64,
     len: u64,
-    /// Bytes of memory that the payloads and the parts keep.
+    /// The memory that the payloads and the parts keep, in bytes.
     held: u64,
 }
 
@@ -55,17 +56,17 @@ impl<P> Default for Gather<P> {
 impl<P: Payload> Gather<P> {
     const PART: u64 = size_of::<Part<P>>() as u64;
 
-    /// Bytes that wait.
+    /// The length of the queue, in bytes.
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// Nothing waits.
+    /// Whether the queue is empty.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Lets `put` append small bytes to the arena.
+    /// Appends the bytes that `put` adds to the arena. For headers and short texts.
     pub fn small(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
         let before = self.arena.len();
         put(&mut self.arena);
@@ -78,7 +79,7 @@ impl<P: Payload> Gather<P> {
         }
     }
 
-    /// Appends bytes that are sent from where they are.
+    /// Appends a payload, which is sent from where it is.
     pub fn payload(&mut self, payload: P) {
         let len = payload.as_ref().len() as u64;
         if len > 0 {
@@ -101,12 +102,12 @@ impl<P: Payload> Gather<P> {
         self.parts.push_back(part);
     }
 
-    /// Bytes of memory that what waits keeps.
+    /// The memory that the queue keeps, in bytes.
     pub const fn held(&self) -> u64 {
         self.held + self.arena.len() as u64
     }
 
-    /// Makes payloads give back what is more than their bytes: for when they may have to wait for long.
+    /// Calls [`Payload::compact`] for every payload, before the queue may have to wait for a long time.
     pub fn compact(&mut self) {
         for part in &mut self.parts {
             if let Part::Payload(payload, held) = part {
@@ -118,7 +119,7 @@ impl<P: Payload> Gather<P> {
         }
     }
 
-    /// The waiting bytes from the front, as at most `max` runs.
+    /// Appends the first runs of the queue to `out`, until `out` has `max` of them.
     pub fn slices<'a>(&'a self, max: usize, out: &mut Vec<IoSlice<'a>>) {
         let mut skip = self.sent;
         for part in &self.parts {
@@ -144,7 +145,7 @@ impl<P: Payload> Gather<P> {
         }
     }
 
-    /// Says that the first `n` bytes have been sent.
+    /// Removes the first `n` bytes, which have been sent.
     pub fn advance(&mut self, n: u64) {
         debug_assert!(n <= self.len, "more sent than there was");
         self.len -= n;
@@ -168,13 +169,13 @@ impl<P: Payload> Gather<P> {
         } else if let Some(Part::Arena(range)) = self.parts.front()
             && range.start - self.base >= COMPACT
         {
-            // A queue that never runs dry must not let the arena grow.
+            // Otherwise the arena of a queue that is never empty would grow without bound.
             self.arena.drain(..range.start - self.base);
             self.base = range.start;
         }
     }
 
-    /// Gives back memory that an idle connection does not need.
+    /// Frees the memory of an empty queue. For idle connections.
     pub fn shrink(&mut self) {
         if self.is_empty() {
             *self = Self::default();

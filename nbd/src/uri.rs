@@ -1,14 +1,24 @@
-//! NBD URIs, as libnbd and `doc/uri.md` of the NBD project have them: parse and print.
+//! NBD URIs as in libnbd and in `doc/uri.md` of the NBD project: parsed and printed.
 //!
 //! ```text
 //! nbd://HOST[:PORT]/NAME       nbd+unix:///NAME?socket=PATH       nbd+vsock://[CID][:PORT]/NAME
 //! nbds://...                   nbds+unix://...                    nbds+vsock://...       (TLS)
 //! ```
-//! With TLS, `tls-certificates=DIR` says where the certificates are, and `tls-hostname=NAME` which
-//! name the server's must have.
+//! With TLS, `tls-certificates=DIR` is the folder of the certificates, and `tls-hostname=NAME` the name that
+//! the server's certificate must have.
 //!
-//! Nothing is resolved or opened here. Parameters that this project has no use for are refused by
-//! name: one that is ignored could be the one that asked for encryption.
+//! Nothing is resolved or opened here. Unknown parameters are refused by name: an ignored one could be the one
+//! that asks for encryption.
+//!
+//! ```
+//! use nbd::{Uri, uri::Place};
+//!
+//! let uri: Uri = "nbd+unix:///disk?socket=/run/nbd.sock".parse()?;
+//! assert_eq!(uri.export, "disk");
+//! assert_eq!(uri.place, Place::Unix { socket: b"/run/nbd.sock".to_vec() });
+//! assert_eq!(uri.to_string(), "nbd+unix:///disk?socket=/run/nbd.sock");
+//! # Ok::<_, nbd::uri::UriError>(())
+//! ```
 
 use std::{fmt, str::FromStr};
 
@@ -16,75 +26,75 @@ use thiserror::Error;
 
 use crate::wire::{DEFAULT_PORT, MAX_STRING};
 
-/// The CID of a guest's own host, where a vsock URI without one goes.
+/// The CID of a guest's own host (VMADDR_CID_HOST), the default of a vsock URI.
 pub const HOST_CID: u32 = 2;
 
-/// Where a server is, and which export of it is meant.
+/// The address of a server, and the name of one of its exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
-    /// With TLS from the start of the negotiation (`nbds`).
+    /// Whether TLS is required (`nbds`).
     pub tls: bool,
-    /// Where to connect.
+    /// The address to connect to.
     pub place: Place,
     /// The export's name; empty for the default one.
     pub export: String,
-    /// What is said of TLS; nothing without it.
+    /// The parameters about TLS; empty without TLS.
     pub tls_options: TlsOptions,
 }
 
-/// What a URI says of TLS.
+/// The parameters of a URI about TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// The directory of the certificates, in bytes.
+    /// The folder of the certificates, as the bytes of a path.
     pub certificates: Option<Vec<u8>>,
-    /// The name that the server's certificate must have, if it is not the host's.
+    /// The name that the server's certificate must have, if it differs from the host.
     pub hostname: Option<String>,
 }
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// TCP.
     Tcp {
-        /// A name or an address; an IPv6 address without its brackets.
+        /// A host name or an address. An IPv6 address has no brackets here.
         host: String,
         /// The port.
         port: u16,
     },
     /// A Unix socket.
     Unix {
-        /// Its path, in bytes; one that begins with NUL is an abstract name.
+        /// The bytes of its path. A path that begins with NUL is an abstract name.
         socket: Vec<u8>,
     },
     /// AF_VSOCK.
     Vsock {
-        /// Whose.
+        /// The context id of the machine.
         cid: u32,
-        /// The port; it has 32 bits here.
+        /// The port, which has 32 bits in AF_VSOCK.
         port: u32,
     },
 }
 
-/// Why a text is no NBD URI.
+/// Why a text is not an NBD URI.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UriError {
-    /// Something else than `nbd[s][+unix|+vsock]:`.
+    /// The scheme is not `nbd[s][+unix|+vsock]:`.
     #[error("{0:?} does not begin with nbd://, nbds://, nbd+unix:// or nbd+vsock://")]
     Scheme(String),
-    /// A percent sign without two hexadecimal digits, or bytes that are not UTF-8.
+    /// A percent sign without two hexadecimal digits after it, or bytes that are not UTF-8.
     #[error("{0:?} has a percent-encoding that is none, or that is not UTF-8")]
     Encoding(String),
-    /// A NUL or more than 4096 bytes.
+    /// An export name with a NUL or with more than 4096 bytes.
     #[error("the export name is over 4096 bytes or has a NUL in it")]
     Export,
-    /// TCP needs a host.
+    /// A TCP URI without a host.
     #[error("no host: nbd://HOST[:PORT]/NAME")]
     NoHost,
-    /// Brackets that do not match, or something around them.
+    /// A host with brackets that do not match, or with text around them.
     #[error("{0:?} is no host: an IPv6 address goes in brackets, as in nbd://[::1]:10809/")]
     Host(String),
-    /// A port that is no number or too large.
+    /// A port that is not a number, or is too large.
     #[error("port {port:?} is not a number from 0 to {maximum}")]
     Port {
         /// As written.
@@ -92,28 +102,28 @@ pub enum UriError {
         /// 65535, or 2^32-1 for vsock.
         maximum: u32,
     },
-    /// A CID that is no number of 32 bits.
+    /// A CID that is not a number of 32 bits.
     #[error("CID {0:?} is not a number from 0 to 4294967295")]
     Cid(String),
-    /// A Unix URI says where its socket is in the parameter only.
+    /// A Unix URI without the parameter `socket=`.
     #[error("no socket: nbd+unix:///NAME?socket=PATH")]
     NoSocket,
-    /// A Unix URI has no host.
+    /// A Unix URI with a host.
     #[error("{0:?} where a Unix socket has no host: nbd+unix:///NAME?socket=PATH")]
     HostOfUnix(String),
-    /// A user name is for a kind of TLS that is not here.
+    /// A user name. It belongs to TLS with shared keys, which is not supported.
     #[error("{0:?} has a user name, which this program has no use for")]
     User(String),
-    /// A parameter that is not known, or has no place in this scheme, or is said twice.
+    /// A parameter that is unknown, does not belong to the scheme, or is given twice.
     #[error("parameter {0:?} is not known here, or is said twice")]
     Parameter(String),
-    /// `#...`
+    /// A fragment (`#...`).
     #[error("a fragment has no meaning here: write %23 for a # in a name")]
     Fragment,
 }
 
 impl Uri {
-    /// An export without TLS.
+    /// A URI without TLS.
     pub const fn plain(place: Place, export: String) -> Self {
         let tls_options = TlsOptions { certificates: None, hostname: None };
         Self { tls: false, place, export, tls_options }
@@ -147,7 +157,7 @@ impl FromStr for Uri {
             return Err(UriError::Export);
         }
         let place = match transport {
-            // "nbd+tcp" is nobody's scheme.
+            // There is no scheme "nbd+tcp".
             "tcp" if !before.contains('+') => tcp(authority)?,
             "vsock" => vsock(authority)?,
             "unix" if !authority.is_empty() => {
@@ -222,7 +232,7 @@ fn vsock(authority: &str) -> Result<Place, UriError> {
     Ok(Place::Vsock { cid, port })
 }
 
-/// Digits only: no sign, no space. `None` for nothing at all.
+/// Parses digits, without sign and space. `None` if there are none.
 fn number(digits: &str, maximum: u32) -> Result<Option<u32>, UriError> {
     if digits.is_empty() {
         return Ok(None);
@@ -238,7 +248,7 @@ fn text_of(encoded: &str) -> Result<String, UriError> {
     String::from_utf8(decode(encoded)?).map_err(|_| UriError::Encoding(encoded.to_owned()))
 }
 
-/// Takes percent-encoding off. A plus sign is a plus sign: these are not forms.
+/// Decodes percent-encoding. A plus sign stays a plus sign, as this is not form data.
 fn decode(encoded: &str) -> Result<Vec<u8>, UriError> {
     let mut bytes = Vec::with_capacity(encoded.len());
     let mut rest = encoded.bytes();
@@ -256,8 +266,8 @@ fn decode(encoded: &str) -> Result<Vec<u8>, UriError> {
     Ok(bytes)
 }
 
-/// Prints bytes so that `decode` gives them back and no part of a URI is mistaken for another. One
-/// more byte may stand as it is.
+/// Prints bytes with percent-encoding, so that `decode` gives them back and they cannot be taken for
+/// another part of the URI. The byte in the second field is not encoded.
 struct Encoded<'a>(&'a [u8], u8);
 
 impl fmt::Display for Encoded<'_> {

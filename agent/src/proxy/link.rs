@@ -14,7 +14,7 @@ use std::{
 
 use nbd::{
     transmit::client::{Client, Unfit},
-    wire::{CommandFlags, Errno, TransmissionFlags},
+    wire::{BASE_ALLOCATION, CommandFlags, Errno, TransmissionFlags},
 };
 use nix::sys::socket::{MsgFlags, send};
 
@@ -62,7 +62,7 @@ impl Link {
             can_trim: flag(TransmissionFlags::SEND_TRIM),
             can_fast_zero: flag(TransmissionFlags::SEND_FAST_ZERO),
             can_cache: flag(TransmissionFlags::SEND_CACHE),
-            can_extents: terms.allocation.is_some(),
+            can_extents: terms.context(BASE_ALLOCATION).is_some(),
             multi_conn: shared || flag(TransmissionFlags::CAN_MULTI_CONN),
             rotational: flag(TransmissionFlags::ROTATIONAL),
             block_minimum: blocks.minimum,

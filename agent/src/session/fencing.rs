@@ -12,9 +12,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use nbd::negotiate::FencingToken;
 use tokio::sync::watch;
 
+use super::contexts::FencingToken;
 use crate::{
     access::{Revocation, Revoker},
     primitives::{Mutex, MutexGuard},

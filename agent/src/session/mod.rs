@@ -5,6 +5,7 @@
 mod authorize;
 mod blocking;
 mod busy_poll;
+mod contexts;
 mod errno;
 mod fencing;
 mod negotiate;

@@ -12,13 +12,14 @@ use std::{
 
 use nbd::{
     Buffer,
-    negotiate::{Ask, Ending, FencingToken, Negotiated, Offers, Server, Step, Tls},
+    negotiate::{Ask, AskExport, AskList, Ending, Negotiated, Offers, Purpose, Server, Step, Tls},
 };
 use tokio::{sync::watch, time::timeout};
 
 use super::{
     End, Life, Rules,
     authorize::{Gates, Unopened},
+    contexts::FencingToken,
     fencing::Fenced,
     opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
@@ -67,165 +68,231 @@ pub(super) async fn run(
         shown.set(None).ok();
     }
     let denied = Standing::denied(standing, rules, opening.clone(), &shown);
-    let haggling = haggle(stream, rules, opening, life, &mut gates, &shown);
+    let answering = Answering::new(rules, opening, life, &mut gates, &shown).run(stream);
     tokio::select! {
         biased;
         denied = denied => {
             Err(Unopened { end: End::Denied { denied, export: None }, asked: None })
         }
-        end = timeout(deadline, haggling) => {
+        end = timeout(deadline, answering) => {
             end.unwrap_or(Err(End::TooSlow)).map_err(|end| gates.end(end))
         }
     }
 }
 
-async fn haggle(
-    mut stream: Transport,
-    rules: &Rules,
-    mut opening: Opening,
-    mut life: watch::Receiver<Life>,
-    gates: &mut Gates<'_>,
-    certificate: &Shown,
-) -> Result<Opened, End> {
-    let mut out = Vec::new();
-    let offers = Offers { tls: offer(&rules.tls), ..rules.offers };
-    let mut server = Server::start(offers, &mut out);
-    let mut shown = Negotiation::new(opening.connection);
-    let mut buffer = Buffer::new(vec![0; BUFFER].into());
-    // The export that was asked about last: an INFO and the GO after it open it once.
-    let mut last: Option<(String, Arc<dyn Disk>)> = None;
-    let mut fenced: Option<Arc<Fenced>> = None;
-    let mut told = Told::default();
-    // What a long answer takes, until it is sent.
-    let mut memory = Account::new(Arc::clone(&opening.tenant));
-    // The machine has eaten all it can of the buffer. After an answer that is not so: the client may have
-    // sent several options at once.
-    let mut hungry = true;
-    loop {
-        shown.server(&out);
-        send(&mut stream, &mut out).await?;
-        memory.release_to(0);
-        // Each piece of work is a poll, and each poll is one of the tenant's turns (`turns::within`).
-        tokio::task::yield_now().await;
-        tokio::select! {
-            biased;
-            end = followed(fenced.as_deref()) => return Err(end),
-            received = receive(&mut stream, &mut buffer, &mut server, &mut life), if hungry => received?,
-            () = future::ready(()), if !hungry => drop(look(&mut server, &mut life)?),
+/// A negotiation under way, and what the answers to the client's questions need. The stream is apart: TLS
+/// replaces it.
+struct Answering<'a, 'r> {
+    rules: &'r Rules,
+    gates: &'a mut Gates<'r>,
+    certificate: &'a Shown,
+    opening: Opening,
+    life: watch::Receiver<Life>,
+    buffer: Buffer,
+    /// Answers that have not been sent.
+    out: Vec<u8>,
+    shown: Negotiation,
+    /// The export of the last question: an INFO and the GO after it open it once.
+    last: Option<(String, Arc<dyn Disk>)>,
+    fenced: Option<Arc<Fenced>>,
+    told: Told,
+    /// Memory that a long answer takes until it is sent.
+    memory: Account,
+}
+
+impl<'a, 'r> Answering<'a, 'r> {
+    fn new(
+        rules: &'r Rules,
+        opening: Opening,
+        life: watch::Receiver<Life>,
+        gates: &'a mut Gates<'r>,
+        certificate: &'a Shown,
+    ) -> Self {
+        let shown = Negotiation::new(opening.connection);
+        let memory = Account::new(Arc::clone(&opening.tenant));
+        Self {
+            rules,
+            gates,
+            certificate,
+            opening,
+            life,
+            buffer: Buffer::new(vec![0; BUFFER].into()),
+            out: Vec::new(),
+            shown,
+            last: None,
+            fenced: None,
+            told: Told::default(),
+            memory,
         }
-        let (eaten, mut step) = server.step(buffer.filled(), &mut out);
-        hungry = matches!(step, Step::Feed(_));
-        shown.client(&buffer.filled()[..eaten]);
-        buffer.consume(eaten);
-        server = loop {
-            step = match step {
-                Step::Feed(server) => break server,
-                Step::Ask(Ask::List(ask)) => {
-                    let permit = match gates.authorize(&opening, Covers::List) {
-                        Ok(permit) => permit,
-                        Err(refusal) => {
-                            step = ask.refuse(&refusal, &mut out);
-                            continue;
-                        }
-                    };
-                    let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
-                    let waiting = Waiting { stream, buffer, life, told: &mut told };
-                    match waiting.list(&*rules.exports, &permit, &mut memory).await? {
-                        Ok(list) => {
-                            let list = list.iter();
-                            let list = list.map(|one| (&*one.name, one.description.as_deref()));
-                            ask.answer(Ok(list), &mut out)
-                        }
-                        Err(refusal) => ask.refuse(&refusal, &mut out),
-                    }
-                }
-                Step::Ask(Ask::Export(mut ask)) => {
-                    let name = ask.name().to_owned();
-                    let covers = Covers::Export(name.clone());
-                    let permit = match gates.authorize(&opening, covers) {
-                        Ok(permit) => permit,
-                        Err(refusal) => {
-                            step = ask.answer(Err(refusal), &mut out);
-                            continue;
-                        }
-                    };
-                    // Another one is closed before this one is opened: it may be the same disk.
-                    let same = last.take().filter(|(of, _)| *of == name);
-                    let disk = if let Some((_, disk)) = same {
-                        disk
-                    } else {
-                        let (stream, buffer, life) = (&mut stream, &mut buffer, &mut life);
-                        let waiting = Waiting { stream, buffer, life, told: &mut told };
-                        match waiting.open(&*rules.exports, &permit).await? {
-                            Ok(disk) => disk,
-                            Err(refusal) => {
-                                gates.refused(&refusal);
-                                step = ask.answer(Err(refusal), &mut out);
-                                continue;
-                            }
-                        }
-                    };
-                    let export = describe(&disk.info(), rules.read_only);
-                    last = Some((name, disk));
-                    if let Some(fencing) = ask.fencing() {
-                        // Whoever it was before: that one does not wait for itself.
-                        drop(fenced.take());
-                        fenced = tokio::select! {
-                            fenced = follow(rules, fencing, &mut life) => fenced?,
-                            end = departed(&mut stream, &mut buffer) => return Err(end),
-                        };
-                        if fenced.is_none() {
-                            ask.refuse_instead();
-                        }
-                    }
-                    ask.answer(Ok(export), &mut out)
-                }
+    }
+
+    async fn run(mut self, mut stream: Transport) -> Result<Opened, End> {
+        let offers = Offers { tls: offer(&self.rules.tls), ..self.rules.offers };
+        let mut server = Server::start(offers, &mut self.out);
+        // The machine has consumed all it can of the buffer. After an answer that is not so: the client may
+        // have sent several options at once.
+        let mut hungry = true;
+        loop {
+            self.send(&mut stream).await?;
+            self.memory.release_to(0);
+            // Each piece of work is a poll, and each poll is one of the tenant's turns (`turns::within`).
+            tokio::task::yield_now().await;
+            let Self { buffer, life, fenced, .. } = &mut self;
+            tokio::select! {
+                biased;
+                end = followed(fenced.as_deref()) => return Err(end),
+                received = receive(&mut stream, buffer, &mut server, life), if hungry => received?,
+                () = future::ready(()), if !hungry => drop(look(&mut server, life)?),
+            }
+            let (consumed, step) = server.step(self.buffer.filled(), &mut self.out);
+            hungry = matches!(step, Step::Feed(_));
+            self.shown.client(&self.buffer.filled()[..consumed]);
+            self.buffer.consume(consumed);
+            let step = match step {
+                Step::Ask(Ask::List(ask)) => self.list(&mut stream, ask).await?,
+                Step::Ask(Ask::Export(ask)) => self.export(&mut stream, ask).await?,
+                step => step,
+            };
+            server = match step {
+                Step::Feed(server) => server,
                 Step::StartTls(start) => {
-                    shown.server(&out);
-                    send(&mut stream, &mut out).await?;
-                    stream = secure(stream, rules, &life).await?;
-                    opening.tls = true;
-                    opening.certificate = stream.certificate();
-                    certificate.set(opening.certificate.clone()).ok();
-                    // What was opened, and who it was, is of whoever asked in plain text.
-                    last = None;
-                    fenced = None;
-                    break start.secured();
+                    stream = self.start_tls(stream).await?;
+                    start.secured()
                 }
-                Step::Done(negotiated) => {
-                    shown.server(&out);
-                    send(&mut stream, &mut out).await?;
-                    let Some((export, disk)) = last else {
-                        tracing::error!("our bug: a negotiation ended without an export");
-                        return Err(End::Cut);
-                    };
-                    return Ok(Opened {
-                        stream,
-                        disk,
-                        negotiated,
-                        opening,
-                        export,
-                        received: buffer.filled().to_vec(),
-                        fenced,
-                    });
-                }
-                Step::End(ending) => {
-                    shown.server(&out);
-                    // The session ends one way or the other: a failed send changes nothing.
-                    send(&mut stream, &mut out).await.ok();
-                    drop(last);
-                    stream.wire().release();
-                    stream.finish_sending();
-                    stream.wire().linger().await;
-                    return Err(match ending {
-                        Ending::Aborted => End::Aborted,
-                        Ending::ShutDown => End::ShutDown,
-                        Ending::Refused(refusal) => End::Refused(refusal),
-                        Ending::Violation(violation) => End::Violation(violation),
-                    });
+                Step::Done(negotiated) => return self.done(stream, negotiated).await,
+                Step::End(ending) => return Err(self.end(stream, ending).await),
+                Step::Ask(_) => {
+                    tracing::error!("our bug: an answer asked a question");
+                    return Err(End::Cut);
                 }
             };
+        }
+    }
+
+    /// Answers NBD_OPT_LIST.
+    async fn list(&mut self, stream: &mut Transport, ask: AskList) -> Result<Step, End> {
+        let permit = match self.gates.authorize(&self.opening, Covers::List) {
+            Ok(permit) => permit,
+            Err(refusal) => return Ok(ask.refuse(&refusal, &mut self.out)),
         };
+        let Self { rules, buffer, life, told, memory, out, .. } = self;
+        let waiting = Waiting { stream, buffer, life, told };
+        Ok(match waiting.list(&*rules.exports, &permit, memory).await? {
+            Ok(list) => {
+                let list = list.iter().map(|one| (&*one.name, one.description.as_deref()));
+                ask.answer(Ok(list), out)
+            }
+            Err(refusal) => ask.refuse(&refusal, out),
+        })
+    }
+
+    /// Answers a question about one export, and opens it for that.
+    async fn export(&mut self, stream: &mut Transport, ask: AskExport) -> Result<Step, End> {
+        let name = ask.name().to_owned();
+        let covers = Covers::Export(name.clone());
+        let permit = match self.gates.authorize(&self.opening, covers) {
+            Ok(permit) => permit,
+            Err(refusal) => return Ok(ask.answer(Err(refusal), &mut self.out)),
+        };
+        // Another one is closed before this one is opened: it may be the same disk.
+        let same = self.last.take().filter(|(of, _)| *of == name);
+        let disk = if let Some((_, disk)) = same {
+            disk
+        } else {
+            let Self { rules, buffer, life, told, .. } = self;
+            let waiting = Waiting { stream, buffer, life, told };
+            match waiting.open(&*rules.exports, &permit).await? {
+                Ok(disk) => disk,
+                Err(refusal) => {
+                    self.gates.refused(&refusal);
+                    return Ok(ask.answer(Err(refusal), &mut self.out));
+                }
+            }
+        };
+        let mut export = describe(&disk.info(), self.rules.read_only);
+        self.last = Some((name, disk));
+        if let Some(fencing) = claimed(&ask)
+            && self.fence(stream, fencing).await?
+        {
+            export.contexts.push(fencing.granted());
+        }
+        Ok(ask.answer(Ok(export), &mut self.out))
+    }
+
+    /// Waits until the client's older connections have ended. Says no if a newer one has replaced this
+    /// one already.
+    async fn fence(&mut self, stream: &mut Transport, fencing: FencingToken) -> Result<bool, End> {
+        // Drop this client's previous registration first; otherwise it would wait for itself.
+        drop(self.fenced.take());
+        self.fenced = tokio::select! {
+            fenced = follow(self.rules, fencing, &mut self.life) => fenced?,
+            end = departed(stream, &mut self.buffer) => return Err(end),
+        };
+        Ok(self.fenced.is_some())
+    }
+
+    /// Sends the acknowledgement of NBD_OPT_STARTTLS and takes the handshake.
+    async fn start_tls(&mut self, mut stream: Transport) -> Result<Transport, End> {
+        self.send(&mut stream).await?;
+        let stream = secure(stream, self.rules, &self.life).await?;
+        self.opening.tls = true;
+        self.opening.certificate = stream.certificate();
+        self.certificate.set(self.opening.certificate.clone()).ok();
+        // The client in plain text may have been another one: neither its export nor its name counts.
+        self.last = None;
+        self.fenced = None;
+        Ok(stream)
+    }
+
+    /// Sends the last answer; the transmission follows.
+    async fn done(mut self, mut stream: Transport, negotiated: Negotiated) -> Result<Opened, End> {
+        self.send(&mut stream).await?;
+        let Some((export, disk)) = self.last else {
+            tracing::error!("our bug: a negotiation ended without an export");
+            return Err(End::Cut);
+        };
+        Ok(Opened {
+            stream,
+            disk,
+            negotiated,
+            opening: self.opening,
+            export,
+            received: self.buffer.filled().to_vec(),
+            fenced: self.fenced,
+        })
+    }
+
+    /// Sends the last answer and closes.
+    async fn end(mut self, mut stream: Transport, ending: Ending) -> End {
+        // The session ends regardless of whether this can be sent.
+        self.send(&mut stream).await.ok();
+        drop(self.last);
+        stream.wire().release();
+        stream.finish_sending();
+        stream.wire().linger().await;
+        match ending {
+            Ending::Aborted => End::Aborted,
+            Ending::ShutDown => End::ShutDown,
+            Ending::Refused(refusal) => End::Refused(refusal),
+            Ending::Violation(violation) => End::Violation(violation),
+        }
+    }
+
+    async fn send(&mut self, stream: &mut Transport) -> Result<(), End> {
+        self.shown.server(&self.out);
+        stream.send_all(&self.out).await.map_err(|error| End::from_send(&error))?;
+        self.out.clear();
+        // A long answer is rarely followed by another one.
+        self.out.shrink_to(BUFFER);
+        Ok(())
+    }
+}
+
+/// The connections that this one claims to replace.
+fn claimed(ask: &AskExport) -> Option<FencingToken> {
+    match ask.purpose() {
+        Purpose::ListContexts => ask.queries().into_iter().find_map(FencingToken::parse),
+        _ => None,
     }
 }
 
@@ -285,14 +352,6 @@ async fn secure(
         secure = Transport::secure(socket, &acceptor) => secure.map_err(End::Tls),
         end = leaving => Err(end),
     }
-}
-
-async fn send(stream: &mut Transport, out: &mut Vec<u8>) -> Result<(), End> {
-    stream.send_all(out).await.map_err(|error| End::from_send(&error))?;
-    out.clear();
-    // After a long answer nothing so long may come for long.
-    out.shrink_to(BUFFER);
-    Ok(())
 }
 
 /// Waits for bytes. When the agent goes away, a client is told with the answer to its next option;

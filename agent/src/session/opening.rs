@@ -4,21 +4,21 @@
 use std::{
     future,
     io::{self, IoSliceMut},
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::Duration,
 };
 
 use nbd::{BlockSizes, Buffer, Refusal, negotiate::Export, wire::TransmissionFlags};
 use tokio::sync::watch;
 
-use super::{End, Life};
+use super::{End, Life, contexts};
 use crate::{
     causes::chain,
     exports::{Exports, Listed, OpenError, Permit},
     tenant::Account,
     transport::Transport,
 };
-use disk::{Disk, DiskError, DiskInfo, Identity};
+use disk::{Disk, DiskError, DiskInfo};
 
 /// How long an export may take to open for a client that has ended its sending. Such a client may still be there
 /// to read the answer; one that is gone looks the same.
@@ -134,9 +134,6 @@ pub(super) async fn departed(stream: &mut Transport, buffer: &mut Buffer) -> End
     }
 }
 
-/// For clients that come back: whether what the agent was told and did not flush may be lost.
-static THIS_RUN: LazyLock<Identity> = LazyLock::new(Identity::fresh);
-
 /// What a client is told of a disk.
 pub(super) fn describe(info: &DiskInfo, read_only: bool) -> Export {
     let writable = !(info.read_only || read_only);
@@ -162,8 +159,6 @@ pub(super) fn describe(info: &DiskInfo, read_only: bool) -> Export {
         unit: info.block_minimum,
         name: None,
         description: info.description.clone(),
-        allocation: info.can_extents,
-        identity: info.identity.map(|identity| identity.to_string()),
-        instance: Some(THIS_RUN.to_string()),
+        contexts: contexts::offered(info),
     }
 }

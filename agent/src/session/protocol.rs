@@ -3,14 +3,12 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-use nbd::{
-    negotiate::{FencingToken, INSTEAD},
-    wire::{
-        ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery,
-        OptionCode, OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
-    },
+use nbd::wire::{
+    ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery, OptionCode,
+    OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
 };
 
+use super::contexts::{FencingToken, INSTEAD};
 use crate::text::quoted;
 
 /// A negotiation that is looked at, if it is.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd::{Uri, negotiate::FencingToken, wire::TransmissionFlags};
+use nbd::{Uri, wire::TransmissionFlags};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -37,7 +37,9 @@ use super::{
     saved::Saved,
     state::{Phase, Shared, State},
 };
-use crate::{chain, error::SessionError, greet::Standing, link::Link};
+use crate::{
+    agent_contexts::FencingToken, chain, error::SessionError, greet::Standing, link::Link,
+};
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;

@@ -8,7 +8,6 @@ use std::{
     process::Command,
 };
 
-use nbd::negotiate::FencingToken;
 use nix::{
     errno::Errno,
     sys::socket::{setsockopt, sockopt},
@@ -25,7 +24,7 @@ use super::{
     saved::{Saved, facts_of},
     ublk::Driver as Ublk,
 };
-use crate::init;
+use crate::{agent_contexts::FencingToken, init};
 
 /// What cannot be done.
 const LEFT: &str = "read what its last relay left";

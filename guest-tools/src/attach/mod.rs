@@ -23,7 +23,7 @@
 //!
 //! What it cannot know: whether a server that is alive still works on what a broken connection had
 //! asked for. A server that died does not, and the agent lets a client that comes back in when that is
-//! over (`nbd::negotiate::FencingToken`). Other servers are trusted to end a connection's work with it.
+//! over (`agent_contexts::FencingToken`). Other servers are trusted to end a connection's work with it.
 
 mod control;
 mod device;

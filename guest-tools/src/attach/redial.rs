@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use nbd::{Uri, negotiate::FencingToken};
+use nbd::Uri;
 
 use super::export::Export;
-use crate::{chain, link::Link};
+use crate::{agent_contexts::FencingToken, chain, link::Link};
 
 /// The thread's stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;

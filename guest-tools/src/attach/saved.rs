@@ -12,10 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nbd::{negotiate::FencingToken, wire::TransmissionFlags};
+use nbd::wire::TransmissionFlags;
 use serde_json::{Value, json};
 
 use super::{control::RUN, export::Export, name::Device};
+use crate::agent_contexts::FencingToken;
 
 /// Higher than any number that a relay reaches by redialling.
 const NEXT: u64 = 1 << 32;

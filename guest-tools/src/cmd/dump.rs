@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use nbd::wire::ExtentFlags;
+use nbd::wire::{BASE_ALLOCATION, ExtentFlags};
 use serde_json::json;
 
 use super::{CommandError, range::Range};
@@ -78,7 +78,7 @@ fn dump(
         let (from, len) = whole(at, end);
         session::read(link, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
     };
-    if len == 0 || link.terms().allocation.is_none() {
+    if len == 0 || link.terms().context(BASE_ALLOCATION).is_none() {
         return read(link, rows, at, end);
     }
     let mut walk = Walk::new(link, whole(at, end), 1);

@@ -57,7 +57,7 @@ pub(crate) struct Map {
 pub(crate) fn run(words: &Map) -> Result<(), CommandError> {
     let mut link = Link::open_with(&words.target.uri, &words.context)?;
     let range = words.range.inside(link.described().size);
-    if link.terms().allocation.is_none() || range.is_err() {
+    if link.terms().context(&words.context).is_none() || range.is_err() {
         link.close();
         range?;
         let context = printable(words.context.as_bytes());

@@ -35,6 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nbd::wire::BASE_ALLOCATION;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use self::{
@@ -314,7 +315,7 @@ impl Plan {
             sparse: if sparse.is_multiple_of(align) { sparse } else { align },
             extents: self.extents
                 && match source {
-                    Side::Link(link) => link.terms().allocation.is_some(),
+                    Side::Link(link) => link.terms().context(BASE_ALLOCATION).is_some(),
                     _ => true,
                 },
             zero: self.zero,

@@ -23,7 +23,7 @@ use std::{
 
 use nbd::{
     Terms, Uri,
-    negotiate::{Described, FencingToken},
+    negotiate::Described,
     transmit::client::{Client, Event},
     wire::BASE_ALLOCATION,
 };
@@ -36,6 +36,7 @@ pub(crate) use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
 pub(crate) use self::wait::{least, wait};
 use crate::{
+    agent_contexts::FencingToken,
     dial::Stream,
     error::SessionError,
     greet::{Entered, Standing, enter, enter_fenced},

@@ -90,6 +90,12 @@ fn extents_are_judged() {
             ASKING,
             "an extent that begins past the end of the request",
         ),
+    ]);
+}
+
+#[test]
+fn chunks_of_extents_are_judged() {
+    fail(&[
         Wrong(
             "the extents of another context",
             CHUNKED,
@@ -129,7 +135,7 @@ fn extents_are_judged() {
                 _ => Act::Say(honest),
             },
             ASKING,
-            "the status of a context that was not selected",
+            "the status of a context that has come already",
         ),
         Wrong(
             "a count of extents that is not theirs",

@@ -74,6 +74,12 @@ fn failures_are_told_and_end() {
             ENTERING,
             "an error without a code",
         ),
+    ]);
+}
+
+#[test]
+fn errors_that_break_the_protocol_end_the_connection() {
+    fail(&[
         Wrong(
             "an error text of 4097 bytes",
             CHUNKED,

@@ -92,6 +92,12 @@ fn bytes_come_once_and_all_of_them() {
             READING,
             "bytes that have come already",
         ),
+    ]);
+}
+
+#[test]
+fn holes_and_chunks_are_judged() {
+    fail(&[
         Wrong(
             "a hole over bytes",
             CHUNKED,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use nbd::{
-    BlockSizes, Framing, Terms,
+    AgreedContext, BlockSizes, Framing, Terms,
     negotiate::{self, ClientStep, REPLY_LIMIT},
     transmit::client::{self, Event},
     wire::{CommandFlags, OptionReplyHeader, TransmissionFlags},
@@ -105,10 +105,12 @@ fn transmission(setting: Setting, server: &[u8], piece: usize) -> Vec<String> {
     let framing = setting.framing();
     let mut flags = TransmissionFlags::from_bits_retain(0x0ffd);
     flags.set(TransmissionFlags::SEND_DF, framing > Framing::Simple);
-    let allocation = (framing > Framing::Simple).then_some(1);
+    let names = ["base:allocation", "qemu:dirty-bitmap:b"];
+    let contexts = names.into_iter().zip(1..).map(|(name, id)| AgreedContext::new(id, name));
+    let contexts = contexts.filter(|_| framing > Framing::Simple).collect();
     let blocks = BlockSizes::default();
     let mut client =
-        client::Client::new(Terms { size: 1 << 21, flags, framing, allocation, blocks, unit: 1 });
+        client::Client::new(Terms { size: 1 << 21, flags, framing, contexts, blocks, unit: 1 });
     let mut asked = requests(&mut client);
     let mut told = Vec::new();
     let mut data: Option<(u64, u64, Vec<u8>)> = None;

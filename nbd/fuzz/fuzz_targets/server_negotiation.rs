@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use nbd::{
     BlockSizes, Refusal, Violation,
-    negotiate::{Ask, Ending, Export, Offers, Server, Step, Tls},
+    negotiate::{Ask, Context, Ending, Export, Offers, Server, Step, Tls},
     wire::{OptionReplyHeader, TransmissionFlags},
 };
 use nbd_fuzz::Setting;
@@ -83,9 +83,11 @@ fn export() -> Export {
         unit: 1,
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
-        allocation: true,
-        identity: None,
-        instance: None,
+        contexts: vec![
+            Context::with_extents("base:allocation"),
+            Context::with_extents("qemu:dirty-bitmap:b"),
+            Context::fact("x-test:fact", "x-test:fact=1"),
+        ],
     }
 }
 

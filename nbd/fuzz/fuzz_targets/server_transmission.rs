@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use nbd::{
     BlockSizes, Buffer, Framing, Gather, Terms,
-    negotiate::{Export, Negotiated},
+    negotiate::{Context, Export, Negotiated},
     transmit::{
         Checked, Ended, Extent, IN_PLACE, MAX_PAYLOAD, ReadPiece, Received, Receiver, Replies,
     },
@@ -32,9 +32,7 @@ fn agreed(setting: Setting) -> Negotiated {
         unit,
         name: None,
         description: None,
-        allocation: true,
-        identity: None,
-        instance: None,
+        contexts: vec![Context::with_extents("base:allocation")],
     };
     negotiated(setting.framing(), !setting.bit(4), &export)
 }
@@ -92,7 +90,7 @@ fn answer(
         Checked::Extents { at, len, one } => {
             range(at, len);
             let extents = half(len).map(|len| Extent { len, flags: ExtentFlags::HOLE });
-            replies.extents(request, one, extents.into_iter());
+            replies.extents(request, one, |_| extents);
         }
         Checked::Cache { at, len } => {
             range(at, len);

@@ -1,40 +1,39 @@
-//! Questions of the server's machine that only its caller can answer: which exports there are,
-//! and what one of them is. An answer gives the machine back.
+//! The questions of a client that only the server's caller can answer: which exports there are, and how one
+//! of them is described. An answer gives the machine back.
 
 use super::{
     Export, LIST_BYTES, LIST_LIMIT, Negotiated,
-    meta::ALLOCATION_ID,
-    own::{FencingToken, IDENTITY, INSTANCE},
+    context::{Selection, list, select},
     server::{Ending, Server, Step},
 };
 use crate::{
-    Framing, Refusal, Terms,
+    AgreedContext, Framing, Refusal, Terms,
     wire::{
-        BASE_ALLOCATION, ContextEntry, ExportReply, Info, InfoType, MAX_STRING, OptionCode,
-        ReplyCode, ServerEntry, TransmissionFlags, fit, put_option_reply,
+        ContextEntry, ContextQuery, ExportReply, Info, InfoType, MAX_STRING, OptionCode, ReplyCode,
+        ServerEntry, TransmissionFlags, fit, put_option_reply,
     },
 };
 
-/// What the machine has to be told before it can go on.
+/// A question that the caller has to answer before the negotiation continues.
 #[derive(Debug)]
-#[must_use = "the machine comes back with the answer"]
+#[must_use = "an answer gives the machine back"]
 pub enum Ask {
-    /// Which exports are there?
+    /// The names of all exports.
     List(AskList),
-    /// What is this export?
+    /// The description of one export.
     Export(AskExport),
 }
 
-/// Which exports are there? (NBD_OPT_LIST)
+/// The client asks for the names of the exports (NBD_OPT_LIST).
 #[derive(Debug)]
-#[must_use = "the machine comes back with the answer"]
+#[must_use = "an answer gives the machine back"]
 pub struct AskList {
     pub(super) server: Server,
 }
 
 impl AskList {
-    /// Names and descriptions. A name that the protocol cannot carry is left out; beyond
-    /// `LIST_LIMIT` or `LIST_BYTES` the list ends in ERR_TOO_BIG.
+    /// Answers with names and descriptions, or refuses. A name that the protocol cannot carry is left out. A
+    /// list longer than [`LIST_LIMIT`] or [`LIST_BYTES`] ends in ERR_TOO_BIG.
     pub fn answer<'a>(
         self,
         exports: Result<impl IntoIterator<Item = (&'a str, Option<&'a str>)>, Refusal>,
@@ -59,25 +58,25 @@ impl AskList {
         Step::Feed(self.server)
     }
 
-    /// Tells the client no.
+    /// Refuses.
     pub fn refuse(self, refusal: &Refusal, out: &mut Vec<u8>) -> Step {
         refusal.put(OptionCode::LIST, out);
         Step::Feed(self.server)
     }
 }
 
-/// Why a client asks for an export.
+/// The client's purpose in asking for an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
-    /// To be told of it (NBD_OPT_INFO).
+    /// To get its description (NBD_OPT_INFO).
     Info,
     /// To use it (NBD_OPT_GO).
     Go,
-    /// To use it, and a refusal closes the connection (NBD_OPT_EXPORT_NAME).
+    /// To use it, where a refusal closes the connection (NBD_OPT_EXPORT_NAME).
     ExportName,
-    /// To be told of its meta contexts (NBD_OPT_LIST_META_CONTEXT).
+    /// To list its metadata contexts (NBD_OPT_LIST_META_CONTEXT).
     ListContexts,
-    /// To select meta contexts of it (NBD_OPT_SET_META_CONTEXT).
+    /// To select metadata contexts of it (NBD_OPT_SET_META_CONTEXT).
     SetContexts,
 }
 
@@ -93,24 +92,19 @@ impl Purpose {
     }
 }
 
-/// What else the answer to an export question has to say.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Wanted {
-    pub(super) name: bool,
-    pub(super) description: bool,
-    /// The queries found `base:allocation`.
-    pub(super) allocation: bool,
-    /// They ask for the export's identity.
-    pub(super) identity: bool,
-    /// They ask for the server's run.
-    pub(super) instance: bool,
-    /// The connection is to stand in place of others.
-    pub(super) fencing: Option<FencingToken>,
+/// The parts of the description that only some clients ask for.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// NBD_OPT_INFO, NBD_OPT_GO: these texts.
+    Infos { name: bool, description: bool },
+    /// NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT: the option's data, which is a
+    /// `ContextQuery`. Kept as bytes, so that many short queries take no more memory than they had on the wire.
+    Contexts(Vec<u8>),
 }
 
-/// What is this export?
+/// The client asks for one export.
 #[derive(Debug)]
-#[must_use = "the machine comes back with the answer"]
+#[must_use = "an answer gives the machine back"]
 pub struct AskExport {
     pub(super) server: Server,
     pub(super) purpose: Purpose,
@@ -119,29 +113,32 @@ pub struct AskExport {
 }
 
 impl AskExport {
-    /// The export's name as the client said it; empty for the default export.
+    /// The export's name as the client sent it; empty for the default export.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the client wants with it.
+    /// The client's purpose.
     pub const fn purpose(&self) -> Purpose {
         self.purpose
     }
 
-    /// In place of which connections this one is to stand: the caller answers when nothing of theirs is
-    /// under way any more.
-    pub const fn fencing(&self) -> Option<FencingToken> {
-        self.wanted.fencing
+    /// The queries of NBD_OPT_LIST_META_CONTEXT or NBD_OPT_SET_META_CONTEXT, in the client's order;
+    /// nothing for the other purposes. A server that registers a [`Context::fact`](super::Context::fact)
+    /// which depends on the query reads it here.
+    pub fn queries(&self) -> Vec<&str> {
+        match &self.wanted {
+            Wanted::Contexts(data) => {
+                // `Server::option` has parsed it before.
+                ContextQuery::parse(data).map(|query| query.queries).unwrap_or_default()
+            }
+            Wanted::Infos { .. } => Vec::new(),
+        }
     }
 
-    /// The answer will not say that it does.
-    pub const fn refuse_instead(&mut self) {
-        self.wanted.fencing = None;
-    }
-
-    /// The export, or why not. `Feed` gives the machine back; `Done` only when the purpose was to
-    /// use the export; `End` when the refusal cannot be told.
+    /// Answers with the export's description, or refuses. The result is `Done` if the purpose was to use the
+    /// export and it was granted, `End` if it was refused and only closing can tell the client so, else
+    /// `Feed`.
     pub fn answer(self, export: Result<Export, Refusal>, out: &mut Vec<u8>) -> Step {
         match export {
             Ok(export) => self.grant(&export, out),
@@ -170,35 +167,26 @@ impl AskExport {
                 ExportReply { size, flags }.put(self.server.sends_zeroes(), out);
                 return Step::Done(self.settle(export));
             }
-            Purpose::ListContexts | Purpose::SetContexts => {
-                if export.allocation && self.wanted.allocation {
-                    let set = self.purpose == Purpose::SetContexts;
-                    let id = if set { ALLOCATION_ID } else { 0 };
-                    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
-                        ContextEntry { id, name: BASE_ALLOCATION }.put(out);
-                    });
-                    if set {
-                        self.server.selection.set(self.name);
-                    }
-                }
-                let identity = export.identity.as_ref().filter(|_| self.wanted.identity);
-                let identity = identity.map(|identity| format!("{IDENTITY}={identity}"));
-                let instance = export.instance.as_ref().filter(|_| self.wanted.instance);
-                let instance = instance.map(|instance| format!("{INSTANCE}={instance}"));
-                let fencing = self.wanted.fencing.map(|fencing| fencing.to_string());
-                for name in [identity, instance, fencing].into_iter().flatten() {
-                    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| {
-                        ContextEntry { id: 0, name: fit(&name) }.put(out);
-                    });
+            Purpose::ListContexts => {
+                for name in list(&export.contexts, &self.queries()) {
+                    put_context(option, ContextEntry { id: 0, name }, out);
                 }
                 put_option_reply(option, ReplyCode::ACK, out, |_| ());
+            }
+            Purpose::SetContexts => {
+                let contexts = select(&export.contexts, &self.queries());
+                for AgreedContext { id, name } in &contexts {
+                    put_context(option, ContextEntry { id: *id, name }, out);
+                }
+                put_option_reply(option, ReplyCode::ACK, out, |_| ());
+                self.server.selection = Selection::new(self.name, contexts);
             }
         }
         Step::Feed(self.server)
     }
 
-    /// EXPORT must be told. BLOCK_SIZE too, since there are constraints that differ from what a
-    /// client assumes; NAME and DESCRIPTION only who asked.
+    /// Tells EXPORT and BLOCK_SIZE to every client: the first is required, and the second may differ from
+    /// what a client assumes. Tells NAME and DESCRIPTION only to a client that asked.
     fn put_infos(&self, export: &Export, out: &mut Vec<u8>) {
         let option = self.purpose.option();
         let mut put = |info: Info<'_>| {
@@ -206,18 +194,19 @@ impl AskExport {
         };
         put(Info::Export { size: export.size, flags: self.flags(export) });
         put(Info::BlockSize(export.blocks));
-        if self.wanted.name {
+        if let Wanted::Infos { name: true, .. } = self.wanted {
             let name = export.name.as_deref().filter(|name| name.len() <= MAX_STRING);
             put(Info::Name(name.map_or(&*self.name, fit)));
         }
-        if let Some(description) = export.description.as_deref().filter(|_| self.wanted.description)
+        if let Wanted::Infos { description: true, .. } = self.wanted
+            && let Some(description) = &export.description
         {
             put(Info::Description(fit(description)));
         }
         put_option_reply(option, ReplyCode::ACK, out, |_| ());
     }
 
-    /// HAS_FLAGS always; SEND_DF exactly when replies can be fragmented ("Transmission flags").
+    /// HAS_FLAGS is always set, SEND_DF exactly when replies can be fragmented ("Transmission flags").
     fn flags(&self, export: &Export) -> TransmissionFlags {
         let framing = self.server.framing;
         let mut flags = export.flags | TransmissionFlags::HAS_FLAGS;
@@ -234,12 +223,12 @@ impl AskExport {
     fn settle(self, export: &Export) -> Negotiated {
         let flags = self.flags(export);
         let Self { server, purpose, name, .. } = self;
-        let allocation = server.selection.id_for(&name).filter(|_| export.allocation);
+        let contexts = server.selection.take_for(&name, &export.contexts);
         let terms = Terms {
             size: export.size,
             flags,
             framing: server.framing,
-            allocation,
+            contexts,
             blocks: export.blocks,
             unit: export.unit,
         };
@@ -248,12 +237,18 @@ impl AskExport {
 }
 
 impl Wanted {
-    /// The client may wish a thing twice or for a thing without a name: told once, ignored.
+    /// NBD_OPT_EXPORT_NAME has no place for more.
+    pub(super) const NOTHING: Self = Self::Infos { name: false, description: false };
+
+    /// A kind that the client names twice is told once; one without a name is ignored.
     pub(super) fn from_infos(infos: &[InfoType]) -> Self {
-        Self {
+        Self::Infos {
             name: infos.contains(&InfoType::NAME),
             description: infos.contains(&InfoType::DESCRIPTION),
-            ..Self::default()
         }
     }
+}
+
+fn put_context(option: OptionCode, entry: ContextEntry<'_>, out: &mut Vec<u8>) {
+    put_option_reply(option, ReplyCode::META_CONTEXT, out, |out| entry.put(out));
 }

@@ -9,16 +9,17 @@
 //!                                        +------> Done(Negotiated)         any time: End
 //! ```
 //!
-//! One question at a time, as the specification wants. Everything that a server sends is capped:
-//! the length of a reply, the number of replies to an option, what is kept of them.
+//! The client asks one question at a time, as the specification demands. It bounds what a server may send:
+//! the length of a reply, the number of replies to an option, and the memory that it keeps of them.
 
 use super::{
     LIST_BYTES, LIST_LIMIT, Negotiated, Purpose,
+    phase::{Agreed, Phase, Turn},
     ready::{ClientTls, Ready},
     told::{Described, Told, describe},
 };
 use crate::{
-    Framing, Refusal, Violation,
+    AgreedContext, Framing, Refusal, Violation,
     wire::{
         ClientFlags, ContextEntry, ExportReply, Greeting, HandshakeFlags, InfoQuery, InfoType,
         MAX_STRING, OptionCode, OptionHeader, OptionReplyHeader, ReplyCode, ServerEntry,
@@ -26,16 +27,16 @@ use crate::{
     },
 };
 
-/// Longest option reply that is taken, in bytes of data. All that are known fit in 8200.
+/// The longest option reply that the client takes, in bytes of data. All known kinds fit in 8200.
 pub const REPLY_LIMIT: u32 = 16 << 10;
 
-/// Where the machine is after a step.
+/// The state of the negotiation after a step.
 #[derive(Debug)]
-#[must_use = "the machine is in here"]
+#[must_use = "it contains the machine"]
 pub enum ClientStep {
-    /// More bytes are needed than were there.
+    /// More bytes are needed.
     Feed(Client),
-    /// Greeted, framing agreed: what next?
+    /// The framing is agreed. The caller asks the next question.
     Ready(Ready),
     /// The answer to `Ready::list`.
     Listed(Ready, Vec<Listed>),
@@ -43,36 +44,24 @@ pub enum ClientStep {
     Told(Ready, Described),
     /// The answer to `Ready::contexts`.
     Contexts(Ready, Vec<String>),
-    /// The server is ready for TLS, which the caller shakes hands for. Bytes behind what was
-    /// consumed must be refused: they came in plain text.
+    /// The server is ready for TLS, and the caller performs the handshake. It has to refuse input that was
+    /// not consumed: those bytes came in plain text.
     StartTls(ClientTls),
-    /// The server said no; another question may follow (after ERR_SHUTDOWN only `abort`).
+    /// The server refused. Another question may follow; after ERR_SHUTDOWN only `abort`.
     Refused(Ready, Refusal),
-    /// The answer to `Ready::go`. Input after what was consumed belongs to the transmission.
+    /// The answer to `Ready::go`. The input that was not consumed belongs to the transmission.
     Done(Negotiated, Described),
-    /// The server broke the protocol; close.
+    /// The server broke the protocol. Close the connection.
     End(Violation),
 }
 
 /// One export of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// As `Ready::go` takes it.
+    /// The name, as `Ready::go` takes it.
     pub name: String,
-    /// For people; may be empty.
+    /// The description for people; may be empty.
     pub description: String,
-}
-
-/// What was agreed so far.
-#[derive(Debug)]
-pub(super) struct Agreed {
-    /// The most that the caller wants.
-    wish: Framing,
-    pub(super) framing: Framing,
-    pub(super) fixed: bool,
-    zeroes: bool,
-    /// TLS is still to be asked for.
-    pub(super) secure: bool,
 }
 
 /// The client's end, waiting for bytes.
@@ -80,63 +69,21 @@ pub(super) struct Agreed {
 pub struct Client {
     agreed: Agreed,
     phase: Phase,
-    /// Replies to the option under way.
+    /// Replies to the current option so far.
     replies: usize,
 }
 
-/// Whose answer is due.
-#[derive(Debug)]
-pub(super) enum Phase {
-    Greeting,
-    StartTls,
-    Extended,
-    Structured,
-    List {
-        found: Vec<Listed>,
-        bytes: usize,
-    },
-    Info {
-        told: Told,
-    },
-    ContextNames {
-        found: Vec<String>,
-        bytes: usize,
-    },
-    Contexts {
-        name: String,
-        /// The one that is wanted.
-        context: String,
-        id: Option<u32>,
-    },
-    Go {
-        name: String,
-        id: Option<u32>,
-        told: Told,
-    },
-    ExportName {
-        name: String,
-        id: Option<u32>,
-    },
-    /// Nobody's: the question cannot be asked of this server.
-    Barred,
-}
-
-pub(super) enum Turn {
-    Hungry(Client),
-    Again(Client),
-    Stop(ClientStep),
-}
-
 impl Client {
-    /// Room that the input needs so that every reply that is taken fits.
+    /// The size of an input buffer that holds every reply that the client takes, in bytes.
     pub const INPUT: usize = OptionReplyHeader::LEN + REPLY_LIMIT as usize;
 
-    /// Starts; `wish` is the most that is asked for. The server speaks first.
+    /// Starts a negotiation. The client asks for the framing `wish`, and falls back to what the server has.
+    /// The server sends the first bytes.
     pub const fn start(wish: Framing) -> Self {
         Self::begin(wish, false)
     }
 
-    /// As `start`, and nothing is said before TLS but what asks for it.
+    /// As [`start`](Self::start), but the client sends nothing before TLS except the request for it.
     pub const fn start_secure(wish: Framing) -> Self {
         Self::begin(wish, true)
     }
@@ -150,22 +97,27 @@ impl Client {
         Self { agreed, phase, replies: 0 }
     }
 
-    pub(super) fn go(agreed: Agreed, name: String, id: Option<u32>, out: &mut Vec<u8>) -> Self {
+    pub(super) fn go(
+        agreed: Agreed,
+        name: String,
+        contexts: Vec<AgreedContext>,
+        out: &mut Vec<u8>,
+    ) -> Self {
         put_info(OptionCode::GO, &name, out);
-        Self::new(agreed, Phase::Go { name, id, told: Told::default() })
+        Self::new(agreed, Phase::Go { name, contexts, told: Told::default() })
     }
 
     pub(super) fn export_name(
         agreed: Agreed,
         name: String,
-        id: Option<u32>,
+        contexts: Vec<AgreedContext>,
         out: &mut Vec<u8>,
     ) -> Self {
         put_option(OptionCode::EXPORT_NAME, out, |out| out.extend_from_slice(name.as_bytes()));
-        Self::new(agreed, Phase::ExportName { name, id })
+        Self::new(agreed, Phase::ExportName { name, contexts })
     }
 
-    /// What the server owes, for the error when it closes instead.
+    /// What the server has to send next, for the text of an error when it closes instead.
     pub const fn awaited(&self) -> &'static str {
         match self.phase {
             Phase::Greeting => "its greeting",
@@ -184,8 +136,9 @@ impl Client {
         }
     }
 
-    /// Eats from the front of `input` (all bytes not consumed so far) and says how many it
-    /// consumed. What is in `out` must be sent even when the step ends the session.
+    /// Consumes bytes from the front of `input`, which begins with all bytes that were not consumed before.
+    /// Returns how many it consumed, and the new state. Appends options to `out`; the caller sends them
+    /// also when the negotiation has ended.
     pub fn step(self, input: &[u8], out: &mut Vec<u8>) -> (usize, ClientStep) {
         let mut client = self;
         let mut rest = input;
@@ -232,7 +185,7 @@ impl Client {
         };
         *rest = rest.get(whole..).unwrap_or_default();
         self.replies += 1;
-        // The last one says that the list is over.
+        // The last one ends the list.
         if self.replies > LIST_LIMIT + 1 {
             return Err(Violation::TooManyReplies { option, limit: LIST_LIMIT });
         }
@@ -254,7 +207,7 @@ impl Client {
         flags.set(ClientFlags::NO_ZEROES, !self.agreed.zeroes);
         flags.put(out);
         if self.agreed.secure {
-            // One that is not fixed newstyle cannot be asked.
+            // A server without fixed newstyle cannot be asked for TLS.
             if !self.agreed.fixed {
                 return Ok(Turn::Again(Self::new(self.agreed, Phase::Barred)));
             }
@@ -264,7 +217,7 @@ impl Client {
         Ok(Self::agree_framing(self.agreed, out))
     }
 
-    /// Asks for the framing that is wished for.
+    /// Asks for the framing that the caller wants.
     pub(super) fn agree_framing(agreed: Agreed, out: &mut Vec<u8>) -> Turn {
         if !agreed.fixed || agreed.wish == Framing::Simple {
             return Turn::Stop(ClientStep::Ready(Ready(agreed)));
@@ -277,7 +230,7 @@ impl Client {
         Turn::Again(Self::new(agreed, Phase::Structured))
     }
 
-    /// A reply that is no error.
+    /// Takes a reply that is not an error.
     fn reply(mut self, code: ReplyCode, data: &[u8], out: &mut Vec<u8>) -> Result<Turn, Violation> {
         let unfit = |why| Violation::ReplyData { reply: code, why };
         match (&mut self.phase, code) {
@@ -305,11 +258,9 @@ impl Client {
                 found.push(ContextEntry::parse(data).map_err(unfit)?.name.to_owned());
                 return Ok(Turn::Again(self));
             }
-            (Phase::Contexts { id, context, .. }, ReplyCode::META_CONTEXT) => {
+            (Phase::Contexts { wanted, contexts, .. }, ReplyCode::META_CONTEXT) => {
                 let entry = ContextEntry::parse(data).map_err(unfit)?;
-                if entry.name == context {
-                    *id = Some(entry.id);
-                }
+                select(wanted, contexts, entry)?;
                 return Ok(Turn::Again(self));
             }
             (_, ReplyCode::ACK) => {}
@@ -331,10 +282,12 @@ impl Client {
                 let described = told.finish(agreed.framing)?;
                 Turn::Stop(ClientStep::Told(Ready(agreed), described))
             }
-            Phase::Contexts { name, id, .. } => Turn::Again(Self::go(agreed, name, id, out)),
-            Phase::Go { name, id, told } => {
+            Phase::Contexts { name, contexts, .. } => {
+                Turn::Again(Self::go(agreed, name, contexts, out))
+            }
+            Phase::Go { name, contexts, told } => {
                 let described = told.finish(agreed.framing)?;
-                let negotiated = described.negotiated(agreed.framing, id, name, Purpose::Go);
+                let negotiated = described.negotiated(agreed.framing, contexts, name, Purpose::Go);
                 Turn::Stop(ClientStep::Done(negotiated, described))
             }
             Phase::Greeting | Phase::ExportName { .. } | Phase::Barred => {
@@ -343,7 +296,7 @@ impl Client {
         })
     }
 
-    /// A reply that is an error. What is only wished for is done without.
+    /// Takes a reply that is an error. The client continues without what is optional.
     fn refused(self, refusal: Refusal, out: &mut Vec<u8>) -> Result<Turn, Violation> {
         let agreed = self.agreed;
         let fatal = matches!(refusal.code(), ReplyCode::ERR_SHUTDOWN | ReplyCode::ERR_TLS_REQD);
@@ -354,14 +307,14 @@ impl Client {
             }
             Phase::Structured if !fatal => Turn::Stop(ClientStep::Ready(Ready(agreed))),
             Phase::Contexts { name, .. } if !fatal => {
-                Turn::Again(Self::go(agreed, name, None, out))
+                Turn::Again(Self::go(agreed, name, Vec::new(), out))
             }
-            Phase::Go { name, id, .. } if refusal.code() == ReplyCode::ERR_UNSUP => {
+            Phase::Go { name, contexts, .. } if refusal.code() == ReplyCode::ERR_UNSUP => {
                 if agreed.framing == Framing::Extended {
                     let text = "NBD_OPT_GO is unsupported where extended headers are";
                     return Err(Violation::Unexpected(text));
                 }
-                Turn::Again(Self::export_name(agreed, name, id, out))
+                Turn::Again(Self::export_name(agreed, name, contexts, out))
             }
             _ => Turn::Stop(ClientStep::Refused(Ready(agreed), refusal)),
         })
@@ -376,8 +329,9 @@ impl Client {
         let framing = self.agreed.framing;
         let described = describe(size, flags, framing)?;
         Ok(match self.phase {
-            Phase::ExportName { name, id } => {
-                let negotiated = described.negotiated(framing, id, name, Purpose::ExportName);
+            Phase::ExportName { name, contexts } => {
+                let purpose = Purpose::ExportName;
+                let negotiated = described.negotiated(framing, contexts, name, purpose);
                 Turn::Stop(ClientStep::Done(negotiated, described))
             }
             _ => return Err(Violation::Unexpected("an export where none was asked for")),
@@ -385,11 +339,30 @@ impl Client {
     }
 }
 
-/// Appends INFO or GO. Asking for block sizes is a promise to keep to them.
+/// Takes in one granted context. A context that the client did not want is ignored, and the last id
+/// that the server names for a context counts.
+fn select(
+    wanted: &[String],
+    contexts: &mut Vec<AgreedContext>,
+    entry: ContextEntry<'_>,
+) -> Result<(), Violation> {
+    let ContextEntry { id, name } = entry;
+    if !wanted.iter().any(|wanted| wanted == name) {
+        return Ok(());
+    }
+    contexts.retain(|context| context.name != name);
+    if contexts.iter().any(|context| context.id == id) {
+        return Err(Violation::Unexpected("two metadata contexts with the same id"));
+    }
+    contexts.push(AgreedContext::new(id, name));
+    Ok(())
+}
+
+/// Appends INFO or GO. A client that asks for block sizes promises to keep to them.
 pub(super) fn put_info(option: OptionCode, name: &str, out: &mut Vec<u8>) {
     let wanted = vec![InfoType::NAME, InfoType::DESCRIPTION, InfoType::BLOCK_SIZE];
     put_option(option, out, |out| InfoQuery { name, wanted }.put(out));
 }
 
-// The longest option that this end sends: a name in a context query. (A context's name is short.)
+// The longest usual option that this end sends: an export's name in a context query, with a short context.
 const _: () = assert!(OptionHeader::LEN + MAX_STRING + 64 < super::OPTION_LIMIT as usize);

@@ -1,4 +1,4 @@
-//! From the first byte to an agreed export, both ends.
+//! From the first byte to an agreed export, both ends ("Session negotiation").
 //!
 //! ```text
 //!              start                    flags                       GO, EXPORT_NAME
@@ -7,21 +7,20 @@
 //!                                  option over 8 KiB   v  | skipped, answered        |
 //!                                                   [Skip]-+                         |
 //!                                                      |                             |
-//!            a question that only the caller answers:  +--> Ask --refused, told------+
+//!               a question to the caller:               +--> Ask --refused, told------+
 //!                                                            |
 //!            Done(Negotiated) <------GO, EXPORT_NAME granted-+     End(Ending): any time
 //!
 //!  [Options] --STARTTLS--> StartTls, the handshake, --secured--> [Options] of a fresh machine
 //! ```
 //!
-//! A machine is consumed by each step and comes back in its result, so a state that is over cannot
-//! be used. `Negotiated` is made only here: it is the proof that a transmission may begin.
-//! `session/negotiate` (agent) drives the server, `session` (guest-tools) the client.
+//! A machine is consumed by each step and comes back in its result, so a state that has ended cannot
+//! be used. Only this module makes a [`Negotiated`]: it is the proof that a transmission may begin.
 
 mod ask;
 mod client;
-mod meta;
-mod own;
+mod context;
+mod phase;
 mod ready;
 mod server;
 mod starttls;
@@ -29,7 +28,7 @@ mod told;
 
 pub use ask::{Ask, AskExport, AskList, Purpose};
 pub use client::{Client, ClientStep, Listed, REPLY_LIMIT};
-pub use own::{FencingToken, IDENTITY, INSTANCE, INSTEAD, answer_to};
+pub use context::Context;
 pub use ready::{ClientTls, Ready};
 pub use server::{Ending, Server, Step};
 pub use starttls::StartTls;
@@ -37,20 +36,20 @@ pub use told::Described;
 
 use crate::{BlockSizes, Terms, wire::TransmissionFlags};
 
-/// Longest option that is taken, in bytes of data. A longer one is refused and skipped.
+/// The longest option that the server takes, in bytes of data. It skips and refuses a longer one.
 pub const OPTION_LIMIT: u32 = 8 << 10;
-/// Longest option that is skipped, in bytes of data. At a longer one the connection is closed.
+/// The longest option that the server skips, in bytes of data. A longer one is a violation.
 pub const SKIP_LIMIT: u32 = 1 << 20;
-/// Most exports in one answer to NBD_OPT_LIST.
+/// The most exports in one answer to NBD_OPT_LIST.
 pub const LIST_LIMIT: usize = 10_000;
-/// Most bytes of one answer to NBD_OPT_LIST; the entry that crosses it is still sent.
+/// The most bytes in one answer to NBD_OPT_LIST. The entry that crosses the limit is still sent.
 pub const LIST_BYTES: usize = 1 << 20;
 
-/// What the server's end is willing to agree on.
+/// What the server agrees to. The default is everything but TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offers {
-    /// NBD_FLAG_FIXED_NEWSTYLE: options other than NBD_OPT_EXPORT_NAME. Only tests of clients go
-    /// without.
+    /// NBD_FLAG_FIXED_NEWSTYLE: options other than NBD_OPT_EXPORT_NAME. Only tests of clients turn it
+    /// off.
     pub fixed: bool,
     /// NBD_OPT_STRUCTURED_REPLY.
     pub structured: bool,
@@ -58,20 +57,21 @@ pub struct Offers {
     pub extended: bool,
     /// NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT.
     pub contexts: bool,
-    /// Leave out the 124 zeroes of NBD_OPT_EXPORT_NAME for clients that ask for that.
+    /// NBD_FLAG_NO_ZEROES: leave out the 124 zeroes after the answer to NBD_OPT_EXPORT_NAME for clients
+    /// that ask for that.
     pub no_zeroes: bool,
     /// NBD_OPT_STARTTLS.
     pub tls: Tls,
 }
 
-/// Whether a session may or must go on inside TLS ("TLS support", "Server-side requirements").
+/// Whether a client may or must start TLS ("TLS support", "Server-side requirements").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
-    /// There is none: NOTLS.
+    /// The server has no TLS: NOTLS mode.
     Off,
-    /// The client chooses: SELECTIVETLS with no export that insists.
+    /// The client chooses: SELECTIVETLS mode, without an export that requires TLS.
     On,
-    /// Nothing without it: FORCEDTLS.
+    /// Only STARTTLS and ABORT are allowed before TLS: FORCEDTLS mode.
     Require,
 }
 
@@ -88,30 +88,29 @@ impl Default for Offers {
     }
 }
 
-/// What the caller says of an export that a client asked for.
+/// The caller's description of an export that a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
-    /// Bytes.
+    /// The size, in bytes. At most 2^63-1, or clients refuse it.
     pub size: u64,
-    /// What it can do. HAS_FLAGS and SEND_DF are the machine's business.
+    /// What it can do. The machine sets HAS_FLAGS and SEND_DF itself, and clears flags that the framing
+    /// does not allow.
     pub flags: TransmissionFlags,
-    /// Constraints that the client is told.
+    /// The constraints that the client is told.
     pub blocks: BlockSizes,
-    /// Every offset and length has to be a multiple of so many bytes, else the request is refused.
+    /// A request whose offset or length is not a multiple of so many bytes is refused. A power of two, at
+    /// most `blocks.minimum`.
     pub unit: u32,
-    /// The canonical name, if another than the client's.
+    /// The canonical name, if it differs from the client's.
     pub name: Option<String>,
-    /// A text for people.
+    /// A description for people. At most 4096 bytes are sent.
     pub description: Option<String>,
-    /// It has `base:allocation`.
-    pub allocation: bool,
-    /// Which disk it is, for a client that comes back: printable ASCII (`x-agent:identity`).
-    pub identity: Option<String>,
-    /// Which run of the server it is, for the same client: printable ASCII (`x-agent:instance`).
-    pub instance: Option<String>,
+    /// The metadata contexts that it offers, in the order in which they are told. Of two contexts with
+    /// the same name the first one counts.
+    pub contexts: Vec<Context>,
 }
 
-/// The end of a successful negotiation; nothing else makes one.
+/// The result of a successful negotiation. Only the machines of this module make one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negotiated {
     terms: Terms,
@@ -125,7 +124,7 @@ impl Negotiated {
         &self.terms
     }
 
-    /// The name as the client said it.
+    /// The export's name as the client sent it.
     pub fn export_name(&self) -> &str {
         &self.export_name
     }
@@ -135,7 +134,7 @@ impl Negotiated {
         self.purpose
     }
 
-    /// The rules alone, when the rest is logged.
+    /// The rules of the transmission, without the rest.
     pub fn into_terms(self) -> Terms {
         self.terms
     }

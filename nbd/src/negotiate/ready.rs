@@ -1,4 +1,4 @@
-//! The client between two questions: what it may ask.
+//! The client between two questions.
 //!
 //! ```text
 //!  Client::start_secure --StartTls(ClientTls)--> the caller's handshake --secured--> Client
@@ -6,25 +6,28 @@
 //!  Client::start ---------------Ready(Ready)--> list, info, contexts, go, abort <------+
 //! ```
 
-use super::client::{Agreed, Client, ClientStep, Phase, Turn, put_info};
-use super::told::Told;
+use super::{
+    client::{Client, ClientStep, put_info},
+    phase::{Agreed, Phase, Turn},
+    told::Told,
+};
 use crate::{
     Framing,
     wire::{BASE_ALLOCATION, ContextQuery, OptionCode, put_option},
 };
 
-/// The client's end, waiting for a question.
+/// The client's end, waiting for the caller's next question.
 #[derive(Debug)]
 pub struct Ready(pub(super) Agreed);
 
-/// The server waits for the TLS handshake.
+/// The server has agreed to TLS and waits for the handshake.
 #[derive(Debug)]
-#[must_use = "the negotiation goes on behind the handshake"]
+#[must_use = "the negotiation continues after the handshake"]
 pub struct ClientTls(pub(super) Agreed);
 
 impl ClientTls {
-    /// Goes on inside TLS, once the handshake has succeeded: `Feed` or `Ready`. Greeting and flags
-    /// are not said again.
+    /// Continues inside TLS, after the handshake has succeeded. The result is `Feed` or `Ready`. Greeting
+    /// and flags are not sent again.
     pub fn secured(self, out: &mut Vec<u8>) -> ClientStep {
         match Client::agree_framing(self.0, out) {
             Turn::Hungry(client) | Turn::Again(client) => ClientStep::Feed(client),
@@ -34,17 +37,18 @@ impl ClientTls {
 }
 
 impl Ready {
-    /// How messages will be framed.
+    /// The framing that was agreed.
     pub const fn framing(&self) -> Framing {
         self.0.framing
     }
 
-    /// Whether the server speaks fixed newstyle; if not, all that can be asked is `go`.
+    /// Whether the server speaks fixed newstyle. If not, `go` is the only question that it answers, and the
+    /// result of every other one is [`ClientStep::Refused`].
     pub const fn is_fixed(&self) -> bool {
         self.0.fixed
     }
 
-    /// Asks for the names of the exports.
+    /// Asks for the names of the exports (NBD_OPT_LIST).
     pub fn list(self, out: &mut Vec<u8>) -> Client {
         if !self.0.fixed {
             return Client::new(self.0, Phase::Barred);
@@ -53,7 +57,8 @@ impl Ready {
         Client::new(self.0, Phase::List { found: Vec::new(), bytes: 0 })
     }
 
-    /// Asks for everything about an export. A name over 4096 bytes is refused by every server.
+    /// Asks for the description of an export (NBD_OPT_INFO). Every server refuses a name of more than 4096
+    /// bytes.
     pub fn info(self, name: &str, out: &mut Vec<u8>) -> Client {
         if !self.0.fixed {
             return Client::new(self.0, Phase::Barred);
@@ -62,12 +67,14 @@ impl Ready {
         Client::new(self.0, Phase::Info { told: Told::default() })
     }
 
-    /// Asks for the names of the metadata contexts of an export. They need structured replies.
+    /// Asks for the names of the metadata contexts of an export (NBD_OPT_LIST_META_CONTEXT). Contexts need
+    /// structured or extended replies.
     pub fn contexts(self, name: &str, out: &mut Vec<u8>) -> Client {
         self.contexts_of(name, &[], out)
     }
 
-    /// As `contexts`: those that the queries find. None find all that the server tells to everybody.
+    /// As [`contexts`](Self::contexts), but only the contexts that the queries find. Without a query the
+    /// server names all that it tells to every client.
     pub fn contexts_of(self, name: &str, queries: &[&str], out: &mut Vec<u8>) -> Client {
         if !self.0.fixed {
             return Client::new(self.0, Phase::Barred);
@@ -78,30 +85,40 @@ impl Ready {
         Client::new(self.0, Phase::ContextNames { found: Vec::new(), bytes: 0 })
     }
 
-    /// Enters the transmission of an export; with `allocation`, `base:allocation` is selected if
-    /// the server has it. Falls back to NBD_OPT_EXPORT_NAME.
+    /// Enters the transmission of an export (NBD_OPT_GO). With `allocation`, `base:allocation` is
+    /// selected if the server has it. Falls back to NBD_OPT_EXPORT_NAME.
     pub fn go(self, name: &str, allocation: bool, out: &mut Vec<u8>) -> Client {
         self.go_with(name, allocation.then_some(BASE_ALLOCATION), out)
     }
 
-    /// As `go`, with any one context. Its extents come as those of `base:allocation` do, with its
-    /// own flags; whether it was selected is in `Terms::allocation`.
-    pub fn go_with(self, name: &str, context: Option<&str>, out: &mut Vec<u8>) -> Client {
+    /// As [`go`](Self::go), with any metadata contexts, by their full names. Those that the server
+    /// granted are in [`Terms::contexts`](crate::Terms::contexts); their extents come with the id of
+    /// their context. Contexts need structured or extended replies: without these none is asked for.
+    ///
+    /// Names that exceed about 4000 bytes together are refused by every server.
+    pub fn go_with<'a>(
+        self,
+        name: &str,
+        contexts: impl IntoIterator<Item = &'a str>,
+        out: &mut Vec<u8>,
+    ) -> Client {
         let name = name.to_owned();
         if !self.0.fixed {
-            return Client::export_name(self.0, name, None, out);
+            return Client::export_name(self.0, name, Vec::new(), out);
         }
-        if let Some(context) = context.filter(|_| self.0.framing >= Framing::Structured) {
-            put_option(OptionCode::SET_META_CONTEXT, out, |out| {
-                ContextQuery { name: &name, queries: vec![context] }.put(out);
-            });
-            let context = context.to_owned();
-            return Client::new(self.0, Phase::Contexts { name, context, id: None });
+        let queries: Vec<&str> = contexts.into_iter().collect();
+        if queries.is_empty() || self.0.framing < Framing::Structured {
+            return Client::go(self.0, name, Vec::new(), out);
         }
-        Client::go(self.0, name, None, out)
+        let wanted = queries.iter().map(|&query| query.to_owned()).collect();
+        put_option(OptionCode::SET_META_CONTEXT, out, |out| {
+            ContextQuery { name: &name, queries }.put(out);
+        });
+        Client::new(self.0, Phase::Contexts { name, wanted, contexts: Vec::new() })
     }
 
-    /// Says goodbye. The server may acknowledge or just close; neither need be waited for.
+    /// Ends the negotiation (NBD_OPT_ABORT). The server may acknowledge it or only close; the client need
+    /// not wait for either.
     pub fn abort(self, out: &mut Vec<u8>) {
         if self.0.fixed {
             put_option(OptionCode::ABORT, out, |_| ());

@@ -1,10 +1,9 @@
-//! The server's end of the negotiation. The picture is in `mod.rs`.
+//! The server's end of the negotiation. The diagram is in `mod.rs`.
 
 use super::{
     OPTION_LIMIT, Offers, SKIP_LIMIT,
     ask::{Ask, AskExport, AskList, Purpose, Wanted},
-    meta::{Selection, lists_allocation, selects_allocation},
-    own::{FencingToken, IDENTITY, INSTANCE},
+    context::Selection,
     starttls::{Channel, StartTls},
 };
 use crate::{
@@ -15,31 +14,31 @@ use crate::{
     },
 };
 
-/// Where the machine is after a step or an answer.
+/// The state of the negotiation after a step or an answer.
 #[derive(Debug)]
-#[must_use = "the machine is in here"]
+#[must_use = "it contains the machine"]
 pub enum Step {
-    /// More bytes are needed than were there.
+    /// More bytes are needed.
     Feed(Server),
-    /// The caller has to answer something.
+    /// The client asks something that the caller has to answer.
     Ask(Ask),
-    /// Once what is in `out` is sent, the TLS handshake is due; what comes after it is for the
+    /// The caller sends what is in `out` and performs the TLS handshake. The bytes after that are for the
     /// machine that `StartTls` gives.
     StartTls(StartTls),
-    /// Agreed. Input after what was consumed belongs to the transmission.
+    /// An export is agreed. The input that was not consumed belongs to the transmission.
     Done(super::Negotiated),
-    /// Over; close once what is in `out` is sent.
+    /// The negotiation has ended. Close the connection after `out` has been sent.
     End(Ending),
 }
 
-/// How a negotiation ended without a transmission.
+/// Why a negotiation ended without a transmission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// The client said NBD_OPT_ABORT, and was acknowledged.
+    /// The client sent NBD_OPT_ABORT, and the server acknowledged it.
     Aborted,
-    /// NBD_OPT_EXPORT_NAME arrived while draining: it can only be refused by closing.
+    /// NBD_OPT_EXPORT_NAME arrived while draining. The only way to refuse it is to close.
     ShutDown,
-    /// The caller refused an NBD_OPT_EXPORT_NAME, which can only be told by closing.
+    /// The caller refused an NBD_OPT_EXPORT_NAME. The only way to tell the client is to close.
     Refused(Refusal),
     /// The client broke the protocol.
     Violation(Violation),
@@ -59,15 +58,15 @@ pub struct Server {
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// The client's flags are due.
+    /// The client's flags come next.
     Flags,
-    /// An option is due.
+    /// An option comes next.
     Options,
-    /// The data of an option goes by unseen; then it is answered.
+    /// The rest of a long option's data comes next. It is skipped, and then the option is answered.
     Skip { option: OptionCode, left: u32 },
 }
 
-/// What came of one message.
+/// The result of one message.
 pub(super) enum Turn {
     Hungry(Server),
     Again(Server),
@@ -75,10 +74,10 @@ pub(super) enum Turn {
 }
 
 impl Server {
-    /// Room that the input needs so that every option that is taken fits.
+    /// The size of an input buffer that holds every option that the server takes, in bytes.
     pub const INPUT: usize = OptionHeader::LEN + OPTION_LIMIT as usize;
 
-    /// Starts; appends the greeting to `out`.
+    /// Starts a negotiation. Appends the greeting to `out`.
     pub fn start(offers: Offers, out: &mut Vec<u8>) -> Self {
         let mut flags = HandshakeFlags::empty();
         flags.set(HandshakeFlags::FIXED_NEWSTYLE, offers.fixed);
@@ -95,8 +94,9 @@ impl Server {
         }
     }
 
-    /// Eats from the front of `input` (all bytes not consumed so far) and says how many it
-    /// consumed. What is in `out` must be sent even when the step ends the session.
+    /// Consumes bytes from the front of `input`, which begins with all bytes that were not consumed before.
+    /// Returns how many it consumed, and the new state. Appends answers to `out`; the caller sends them
+    /// also when the negotiation has ended.
     pub fn step(self, input: &[u8], out: &mut Vec<u8>) -> (usize, Step) {
         let mut server = self;
         let mut rest = input;
@@ -111,13 +111,13 @@ impl Server {
         (input.len() - rest.len(), step)
     }
 
-    /// From now on every option is answered ERR_SHUTDOWN, but ABORT, which is acknowledged. The
-    /// specification wants the client to leave first; whoever drains has a deadline for it.
+    /// From now on the server refuses every option with ERR_SHUTDOWN, except ABORT, which it acknowledges.
+    /// The specification lets the client leave first, so the caller sets a deadline for that.
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// The client did not ask to leave out the 124 zeroes.
+    /// Whether the client expects the 124 zeroes.
     pub(super) fn sends_zeroes(&self) -> bool {
         !self.client.contains(ClientFlags::NO_ZEROES)
     }
@@ -158,8 +158,8 @@ impl Server {
                 consume(rest, whole);
                 let before = out.len();
                 let turn = self.option(option, data, out);
-                // Sent before the acknowledgement, so not by a client that keeps to the protocol:
-                // plain text that would stand in front of what comes inside TLS.
+                // A client that keeps to the protocol sends nothing before the acknowledgement. These
+                // bytes are plain text that would be taken for the first bytes inside TLS.
                 if matches!(turn, Ok(Turn::Stop(Step::StartTls(_)))) && !rest.is_empty() {
                     out.truncate(before);
                     return Err(Violation::BehindStartTls(rest.len()));
@@ -180,7 +180,7 @@ impl Server {
         }
     }
 
-    /// Answers an option whose data is all in `data`.
+    /// Answers an option whose data is complete.
     fn option(
         mut self,
         option: OptionCode,
@@ -194,7 +194,7 @@ impl Server {
             OptionCode::ABORT => return Ok(Self::abort(out)),
             OptionCode::EXPORT_NAME => return self.export_name(data),
             _ if self.draining => Err(Refusal::shutdown()),
-            // "Fixed newstyle negotiation": without it only EXPORT_NAME may come.
+            // "Fixed newstyle negotiation": without it only EXPORT_NAME is allowed.
             _ if !self.client.contains(ClientFlags::FIXED_NEWSTYLE) => Err(Refusal::invalid(
                 "only NBD_OPT_EXPORT_NAME is allowed without NBD_FLAG_C_FIXED_NEWSTYLE",
             )),
@@ -223,7 +223,7 @@ impl Server {
                 } else {
                     Purpose::ListContexts
                 };
-                match self.contexts(purpose, data) {
+                match self.contexts(data) {
                     Ok((name, wanted)) => return Ok(self.ask(purpose, name, wanted)),
                     Err(refusal) => Err(refusal),
                 }
@@ -239,7 +239,7 @@ impl Server {
         Ok(Turn::Again(self))
     }
 
-    /// Answers an option whose data was over `OPTION_LIMIT`.
+    /// Answers an option whose data exceeded `OPTION_LIMIT`.
     fn skipped(mut self, option: OptionCode, out: &mut Vec<u8>) -> Result<Turn, Violation> {
         let refusal = match option {
             OptionCode::LIST
@@ -247,7 +247,7 @@ impl Server {
             | OptionCode::EXTENDED_HEADERS
             | OptionCode::STARTTLS
             | OptionCode::ABORT => {
-                // The answer does not depend on how much data there was, if there was any.
+                // The answer depends on whether there was data, not on how much.
                 return self.option(option, &[0], out);
             }
             OptionCode::INFO | OptionCode::GO => Refusal::too_big(TOO_LONG),
@@ -287,7 +287,7 @@ impl Server {
             return Err(Violation::ExportName("extended headers were negotiated"));
         }
         let name = Reader::new(data).string(data.len())?.to_owned();
-        Ok(self.ask(Purpose::ExportName, name, Wanted::default()))
+        Ok(self.ask(Purpose::ExportName, name, Wanted::NOTHING))
     }
 
     fn structured(&mut self, data: &[u8]) -> Result<(), Refusal> {
@@ -308,7 +308,7 @@ impl Server {
         Ok(())
     }
 
-    fn contexts(&self, purpose: Purpose, data: &[u8]) -> Result<(String, Wanted), Refusal> {
+    fn contexts(&self, data: &[u8]) -> Result<(String, Wanted), Refusal> {
         if !self.offers.contexts {
             return Err(unsupported(OptionCode::SET_META_CONTEXT));
         }
@@ -318,20 +318,7 @@ impl Server {
             ));
         }
         let query = ContextQuery::parse(data).map_err(unfit)?;
-        let queries = &*query.queries;
-        let wanted = match purpose {
-            Purpose::SetContexts => {
-                Wanted { allocation: selects_allocation(queries), ..Wanted::default() }
-            }
-            _ => Wanted {
-                allocation: lists_allocation(queries),
-                identity: queries.contains(&IDENTITY),
-                instance: queries.contains(&INSTANCE),
-                fencing: queries.iter().find_map(|query| FencingToken::parse(query)),
-                ..Wanted::default()
-            },
-        };
-        Ok((query.name.to_owned(), wanted))
+        Ok((query.name.to_owned(), Wanted::Contexts(data.to_vec())))
     }
 
     fn ask(self, purpose: Purpose, name: String, wanted: Wanted) -> Turn {
@@ -354,7 +341,7 @@ fn unsupported(option: OptionCode) -> Refusal {
     Refusal::unsupported(format!("{option} is not supported by this server"))
 }
 
-/// Data that cannot be cut into its parts.
+/// Refuses data that does not parse.
 fn unfit(why: Truncated) -> Refusal {
     match why {
         Truncated::StringTooLong(len) => Refusal::too_big(format!(
@@ -364,7 +351,7 @@ fn unfit(why: Truncated) -> Refusal {
     }
 }
 
-/// Drops the first `len` bytes.
+/// Removes the first `len` bytes.
 fn consume(rest: &mut &[u8], len: usize) {
     *rest = rest.get(len..).unwrap_or_default();
 }

@@ -1,8 +1,9 @@
-//! From plain text into TLS ("TLS support"): who may, who must, and what is left of before.
+//! From plain text into TLS ("TLS support"): when a client may or must start it, and what remains of the
+//! negotiation before it.
 
 use super::{
     Offers, Tls,
-    meta::Selection,
+    context::Selection,
     server::{Phase, Server, Step, Turn, no_data},
 };
 use crate::{
@@ -10,10 +11,10 @@ use crate::{
     wire::{ClientFlags, OptionCode, ReplyCode, put_option_reply},
 };
 
-/// NBD_OPT_STARTTLS was acknowledged. All that was negotiated before is gone with the machine that
-/// gave this: a man in the middle may have said it.
+/// NBD_OPT_STARTTLS has been acknowledged. Everything that was negotiated before it is discarded, because
+/// a man in the middle may have sent it.
 #[derive(Debug)]
-#[must_use = "the negotiation goes on behind the handshake"]
+#[must_use = "the negotiation continues after the handshake"]
 pub struct StartTls {
     offers: Offers,
     client: ClientFlags,
@@ -21,8 +22,8 @@ pub struct StartTls {
 }
 
 impl StartTls {
-    /// The machine for what comes inside TLS, once the handshake has succeeded. Options are due at
-    /// once: greeting and flags are not said again.
+    /// The machine for the bytes inside TLS, after the handshake has succeeded. The client sends options at
+    /// once: greeting and flags are not sent again.
     pub fn secured(self) -> Server {
         let Self { offers, client, draining } = self;
         Server {
@@ -37,7 +38,7 @@ impl StartTls {
     }
 }
 
-/// What the options come over.
+/// How the options arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Channel {
     Plain,
@@ -45,7 +46,7 @@ pub(super) enum Channel {
 }
 
 impl Server {
-    /// "FORCEDTLS mode": nothing but STARTTLS and ABORT before TLS.
+    /// "FORCEDTLS mode": before TLS, only STARTTLS and ABORT are allowed.
     pub(super) fn needs_tls(&self) -> bool {
         self.channel == Channel::Plain && self.offers.tls == Tls::Require
     }

@@ -1,29 +1,29 @@
-//! What a server tells a client of an export, judged: a client trusts no number of it unseen.
+//! A server's description of an export, judged: the client believes no number in it unchecked.
 
 use super::{Negotiated, Purpose};
 use crate::{
-    BlockSizes, Framing, Terms, Violation,
+    AgreedContext, BlockSizes, Framing, Terms, Violation,
     wire::{Info, TransmissionFlags, Truncated},
 };
 
-/// An export as a server described it.
+/// An export as the server described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
-    /// Bytes; at most 2^63-1.
+    /// The size, in bytes. At most 2^63-1.
     pub size: u64,
-    /// What it can do.
+    /// What it can do. Flags that the agreed framing rules out are cleared.
     pub flags: TransmissionFlags,
-    /// As told, or what a client assumes that was told nothing.
+    /// The block sizes that the server told, or else the default ones.
     pub blocks: BlockSizes,
-    /// The server told block sizes, and they made sense.
+    /// Whether the server told block sizes that keep to "Block size constraints".
     pub blocks_told: bool,
-    /// The canonical name, if told.
+    /// The canonical name, if the server told one.
     pub name: Option<String>,
-    /// A text for people, if told.
+    /// A description for people, if the server told one.
     pub description: Option<String>,
 }
 
-/// Collects the NBD_REP_INFO of one answer.
+/// Collects the NBD_REP_INFO replies of one answer.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     export: Option<(u64, TransmissionFlags)>,
@@ -33,7 +33,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Takes one in. Repeated kinds replace each other, so what is kept is bounded.
+    /// Takes one reply in. A repeated kind replaces the earlier one, so the memory is bounded.
     pub(super) fn take(&mut self, data: &[u8]) -> Result<(), Truncated> {
         match Info::parse(data)? {
             Info::Export { size, flags } => self.export = Some((size, flags)),
@@ -45,10 +45,10 @@ impl Told {
         Ok(())
     }
 
-    /// The answer ended in ACK.
+    /// The result, after NBD_REP_ACK.
     pub(super) fn finish(self, framing: Framing) -> Result<Described, Violation> {
-        let unsaid = "NBD_REP_ACK without NBD_INFO_EXPORT before it";
-        let (size, flags) = self.export.ok_or(Violation::Unexpected(unsaid))?;
+        let missing = "NBD_REP_ACK without NBD_INFO_EXPORT before it";
+        let (size, flags) = self.export.ok_or(Violation::Unexpected(missing))?;
         let mut described = describe(size, flags, framing)?;
         if let Some(blocks) = self.blocks.filter(|blocks| sound(*blocks, size)) {
             described.blocks = blocks;
@@ -60,7 +60,7 @@ impl Told {
     }
 }
 
-/// Judges what both GO and EXPORT_NAME tell.
+/// Judges the size and flags, which the answers to GO and EXPORT_NAME both have.
 pub(super) fn describe(
     size: u64,
     mut flags: TransmissionFlags,
@@ -72,7 +72,7 @@ pub(super) fn describe(
     if !flags.contains(TransmissionFlags::HAS_FLAGS) {
         return Err(Violation::Unexpected("transmission flags without NBD_FLAG_HAS_FLAGS"));
     }
-    // Flags that depend on others, whatever the server says.
+    // Flags that depend on the framing or on other flags.
     if framing < Framing::Structured {
         flags.remove(TransmissionFlags::SEND_DF);
     }
@@ -90,21 +90,21 @@ impl Described {
     pub(super) fn negotiated(
         &self,
         framing: Framing,
-        allocation: Option<u32>,
+        contexts: Vec<AgreedContext>,
         export_name: String,
         purpose: Purpose,
     ) -> Negotiated {
         let Self { size, flags, blocks, .. } = *self;
         Negotiated {
-            terms: Terms { size, flags, framing, allocation, blocks, unit: blocks.minimum },
+            terms: Terms { size, flags, framing, contexts, blocks, unit: blocks.minimum },
             export_name,
             purpose,
         }
     }
 }
 
-/// "Block size constraints". A server that sends others is not obeyed in them: a maximum of 0, for
-/// one, could never be kept to.
+/// Whether block sizes keep to "Block size constraints". The client ignores others: it could not keep to a
+/// maximum of 0, for example.
 fn sound(blocks: BlockSizes, size: u64) -> bool {
     let BlockSizes { minimum, preferred, maximum } = blocks;
     minimum.is_power_of_two()
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn block_sizes_that_make_no_sense_are_not_taken() {
+    fn block_sizes_outside_the_constraints_are_ignored() {
         let size = 1 << 30;
         for (minimum, preferred, maximum, fit) in [
             (1, 4096, 32 << 20, true),

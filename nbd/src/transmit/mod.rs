@@ -1,12 +1,12 @@
-//! Requests and replies after the negotiation.
+//! Requests and replies after the negotiation ("Transmission").
 //!
 //! ```text
-//! bytes -> Receiver (Request::peek -> check) -+-> Checked -> (a disk) -+-> Replies -> Gather
+//! bytes -> Receiver (Request::peek -> check) -+-> Checked -> a disk ---+-> Replies -> Gather
 //!                                             +-> Refused -------------+
 //! ```
 //!
-//! `Receiver` is the server's end of the stream, `check` its judgement: a pure function.
-//! `client` is the other end.
+//! [`Receiver`] is the server's end of the stream. [`check`] judges a request; it is a pure function.
+//! [`client`] is the other end.
 
 pub mod client;
 mod receive;

@@ -1,16 +1,16 @@
-//! The server's end of the transmission: received bytes to requests.
+//! The server's end of the transmission: from received bytes to requests.
 //!
 //! ```text
-//!            +--Request: done by the caller--+
+//!            +---Request: for the caller-----+
 //!            v                               |
 //!   bytes -> [Header] --long payload--> Write, [Payload] --Payload, Payload, ...--> Written
 //!            |      \--refused--> [Skip] --> Refused
 //!            +--NBD_CMD_DISC, a write over the cut-off--> End
 //! ```
 //!
-//! The payload of a short write stays in the buffer until it is whole. That of a longer one goes where the
-//! caller wants it, out of the buffer or straight from the socket. The payload of a refused request is
-//! skipped, whatever the reason.
+//! The payload of a short write stays in the buffer until it is complete. The payload of a longer write goes
+//! where the caller puts it, out of the buffer or straight from the socket. The payload of a refused request
+//! is skipped.
 
 use super::{Checked, Refused, check, payload_len};
 use crate::{
@@ -19,63 +19,63 @@ use crate::{
     wire::{Command, Request},
 };
 
-/// Payload up to which a write waits in the buffer until it is whole, in bytes. The buffer has to hold that
-/// much and a header.
+/// The longest payload of a write that waits in the buffer until it is complete, in bytes. The buffer has to
+/// hold that and a header of [`EXTENDED_REQUEST_LEN`](crate::wire::EXTENDED_REQUEST_LEN) bytes.
 pub const IN_PLACE: usize = 16 * 1024;
 
 /// What has been received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// Nothing whole: more bytes are needed.
+    /// No complete message: more bytes are needed.
     Incomplete,
-    /// A request that may be done.
+    /// A request that may be executed.
     Request {
         /// As it was sent.
         request: Request,
         /// What it comes to.
         checked: Checked,
-        /// Of a write: so many bytes at the front of the buffer are its payload, all of it. The caller
-        /// consumes them.
+        /// For a write, the length of its payload, which is at the front of the buffer; else 0. The caller
+        /// consumes these bytes.
         payload: usize,
     },
-    /// A write that may be done, whose payload comes next.
+    /// A write that may be executed, whose payload comes next.
     Write {
         /// As it was sent.
         request: Request,
         /// What it comes to.
         checked: Checked,
     },
-    /// So many bytes at the front of the buffer belong to the payload of that write. The caller takes and
-    /// consumes them.
+    /// So many bytes at the front of the buffer belong to the payload of the last `Write`. The caller copies
+    /// and consumes them.
     Payload(usize),
-    /// The payload of that write is whole.
+    /// The payload of the last `Write` is complete.
     Written {
         /// As it was sent.
         request: Request,
         /// What it comes to.
         checked: Checked,
     },
-    /// A request that is answered by an error; its payload has been skipped.
+    /// A request that the server answers with an error. Its payload has been skipped.
     Refused {
         /// As it was sent.
         request: Request,
         /// The error.
         refused: Refused,
     },
-    /// Nothing more is taken from this client.
+    /// The transmission has ended: no more requests are taken from this client.
     End(Ended),
 }
 
-/// Why nothing more is taken from a client.
+/// Why a transmission has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// The client said so: NBD_CMD_DISC.
+    /// The client sent NBD_CMD_DISC.
     Disconnected(Request),
-    /// A write over the cut-off: neither taken in nor answered.
+    /// A write longer than the caller's limit. It is neither received nor answered.
     TooLong(Request),
 }
 
-/// The machine. It is made of a `Negotiated` only, so that nothing is done that was not agreed.
+/// The server's machine. It needs a [`Negotiated`], so no request is taken before an export is agreed.
 #[derive(Debug)]
 pub struct Receiver {
     negotiated: Negotiated,
@@ -92,7 +92,7 @@ enum State {
 }
 
 impl Receiver {
-    /// At the first byte of the transmission. A write of more than `write_cutoff` bytes ends it.
+    /// Starts at the first byte of the transmission. A write of more than `write_cutoff` bytes ends it.
     pub const fn new(negotiated: Negotiated, write_cutoff: u64) -> Self {
         Self { negotiated, write_cutoff, state: State::Header }
     }
@@ -102,10 +102,11 @@ impl Receiver {
         self.negotiated.terms()
     }
 
-    /// Takes the next thing off the front of `buffer`.
+    /// Takes the next message, or part of one, off the front of `buffer`.
     ///
     /// # Errors
-    /// A breach of the protocol after which the connection has to be closed.
+    /// A [`Violation`] after which the connection has to be closed: a wrong magic, or a payload longer than
+    /// [`MAX_DRAIN`](super::MAX_DRAIN).
     pub fn next(&mut self, buffer: &mut Buffer) -> Result<Received, Violation> {
         match &mut self.state {
             State::Header => self.header(buffer),
@@ -184,7 +185,7 @@ impl Receiver {
         Received::End(ended)
     }
 
-    /// Bytes of a write's payload that have still to come; 0 outside of one.
+    /// The bytes that are missing of a write's payload; 0 outside of a payload.
     pub const fn payload_missing(&self) -> usize {
         match self.state {
             State::Payload { left, .. } => left,
@@ -192,8 +193,8 @@ impl Receiver {
         }
     }
 
-    /// Bytes that have still to come of a payload that is taken or skipped; 0 outside of one, and of a short
-    /// write, which waits in the buffer.
+    /// The bytes that are missing of a payload that is received or skipped; 0 outside of a payload, and for a
+    /// short write, which waits in the buffer.
     pub const fn payload_left(&self) -> u64 {
         match self.state {
             State::Payload { left, .. } => left as u64,
@@ -202,10 +203,10 @@ impl Receiver {
         }
     }
 
-    /// Says that the next `n` bytes of the payload were received straight to where they belong.
+    /// Records that the caller received the next `n` bytes of the payload without the buffer.
     ///
     /// # Panics
-    /// If fewer are missing.
+    /// If fewer bytes are missing.
     pub fn payload_received(&mut self, n: usize) {
         assert!(n <= self.payload_missing(), "more bytes received than the payload has");
         if let State::Payload { left, .. } = &mut self.state {
@@ -213,14 +214,14 @@ impl Receiver {
         }
     }
 
-    /// Refuses the write whose payload comes next: what is missing of it is skipped.
+    /// Refuses the write whose payload comes next: the missing bytes are skipped.
     pub fn refuse(&mut self, refused: Refused) {
         if let State::Payload { request, left, .. } = self.state {
             self.state = State::Skip { request, refused, left: left as u64 };
         }
     }
 
-    /// Whether the bytes of a message have begun to come, in or before `buffer`.
+    /// Whether a message has begun and is not complete.
     pub const fn is_inside(&self, buffer: &Buffer) -> bool {
         !buffer.is_empty() || !matches!(self.state, State::Header | State::Ended(_))
     }

@@ -1,43 +1,44 @@
-//! Answers in the form that was agreed: simple, structured or extended.
+//! Replies in the framing that was agreed: simple, structured or extended.
 
 use crate::{
-    Framing, Terms,
+    AgreedContext, Framing, Terms,
     gather::{Gather, Payload},
     wire::{ChunkFlags, ChunkHeader, ChunkType, Errno, ExtentFlags, Request, SimpleReply},
 };
 
-/// Most extents in one reply: 64 KiB of compact descriptors.
+/// The most extents of one context in one reply: 64 KiB of compact descriptors.
 const MAX_EXTENTS: usize = 8192;
 
-/// A run of what was read.
+/// A run of bytes that were read.
 #[derive(Debug)]
 pub enum ReadPiece<P> {
-    /// Bytes.
+    /// Data.
     Data(P),
-    /// So many bytes of a hole.
+    /// A hole of so many bytes, which read as zeroes.
     Hole(u64),
 }
 
-/// A run of one status in `base:allocation`.
+/// A run of bytes with one status in a metadata context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes.
+    /// The length, in bytes.
     pub len: u64,
-    /// Its status.
+    /// The status. Each context gives the bits a meaning of its own; the named ones are those of
+    /// `base:allocation`. For another context use `ExtentFlags::from_bits_retain`.
     pub flags: ExtentFlags,
 }
 
-/// Puts replies into a `Gather`, in the form that the terms ask for.
+/// Appends replies to a [`Gather`], in the framing of the terms.
 #[derive(Debug)]
 pub struct Replies<'a, P> {
-    /// Where they go.
+    /// The queue that the replies go to.
     pub out: &'a mut Gather<P>,
-    /// What was agreed.
+    /// The rules of the transmission.
     pub terms: &'a Terms,
 }
 
 impl<P: Payload> Replies<'_, P> {
-    /// The request was done, and there is nothing to send with that.
+    /// Answers a request that succeeded and has no data.
     pub fn done(&mut self, request: &Request) {
         if self.terms.framing == Framing::Extended {
             self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
@@ -47,7 +48,7 @@ impl<P: Payload> Replies<'_, P> {
         }
     }
 
-    /// The request failed. The text is cut to what a reply can carry.
+    /// Answers a request that failed. At most 1024 bytes of the text are sent, and none in a simple reply.
     pub fn error(&mut self, request: &Request, errno: Errno, text: &str) {
         if self.terms.framing == Framing::Simple {
             return self.simple(request, errno);
@@ -62,8 +63,8 @@ impl<P: Payload> Replies<'_, P> {
         });
     }
 
-    /// What was read: `pieces` cover the request exactly, in order. With `df` they go in one
-    /// chunk, zeroes and all, unless they are one hole.
+    /// Answers NBD_CMD_READ. The pieces have to cover the request exactly, in order: otherwise the client
+    /// takes data for headers. With `df` they go in one chunk, holes as zeroes, unless all of it is one hole.
     pub fn read(
         &mut self,
         request: &Request,
@@ -78,7 +79,7 @@ impl<P: Payload> Replies<'_, P> {
             return self.chunk(request, ChunkFlags::DONE, ChunkType::NONE, 0);
         }
         if pieces.len() == 1 {
-            // Nearly every read.
+            // The usual case.
             return match pieces.next() {
                 Some(ReadPiece::Data(data)) => {
                     self.data_chunk(request, ChunkFlags::DONE, request.offset, request.len);
@@ -111,44 +112,51 @@ impl<P: Payload> Replies<'_, P> {
         self.data_run(request, &mut run, at, end);
     }
 
-    /// Extents of `base:allocation` from the request's offset on: merged where alike, clipped to
-    /// the request, only one if that was asked.
-    pub fn extents(&mut self, request: &Request, one: bool, extents: impl Iterator<Item = Extent>) {
-        let mut merged: Vec<Extent> = Vec::new();
-        let mut left = request.len;
-        for mut extent in extents {
-            extent.len = extent.len.min(left);
-            if extent.len == 0 {
-                continue;
-            }
-            let full = merged.len() == if one { 1 } else { MAX_EXTENTS };
-            match merged.last_mut() {
-                Some(last) if last.flags == extent.flags => last.len += extent.len,
-                Some(_) if full => break,
-                _ => merged.push(extent),
-            }
-            left -= extent.len;
+    /// Answers NBD_CMD_BLOCK_STATUS: one chunk for each agreed context, whose extents `extents_of`
+    /// gives. They begin at the request's offset and follow each other. Neighbours with the same flags
+    /// are merged, and what reaches past the request is cut off. With `one` only the first extent of each
+    /// context is sent.
+    pub fn extents<I>(
+        &mut self,
+        request: &Request,
+        one: bool,
+        mut extents_of: impl FnMut(&AgreedContext) -> I,
+    ) where
+        I: IntoIterator<Item = Extent>,
+    {
+        let last = self.terms.contexts.len().saturating_sub(1);
+        for (index, context) in self.terms.contexts.iter().enumerate() {
+            let merged = merge(request.len, one, extents_of(context));
+            self.status_chunk(request, done_if(index == last), context.id, merged);
         }
-        let id = self.terms.allocation.unwrap_or_default();
-        let count = merged.len();
+    }
+
+    fn status_chunk(
+        &mut self,
+        request: &Request,
+        flags: ChunkFlags,
+        id: u32,
+        extents: Vec<Extent>,
+    ) {
+        let count = extents.len();
         if self.terms.framing == Framing::Extended {
             let len = 8 + 16 * count as u64;
-            self.chunk(request, ChunkFlags::DONE, ChunkType::BLOCK_STATUS_EXT, len);
+            self.chunk(request, flags, ChunkType::BLOCK_STATUS_EXT, len);
             let count = u32::try_from(count).unwrap_or_default();
             self.out.small(|out| {
                 out.extend_from_slice(&id.to_be_bytes());
                 out.extend_from_slice(&count.to_be_bytes());
-                for Extent { len, flags } in merged {
+                for Extent { len, flags } in extents {
                     out.extend_from_slice(&len.to_be_bytes());
                     out.extend_from_slice(&u64::from(flags.bits()).to_be_bytes());
                 }
             });
         } else {
             let len = 4 + 8 * count as u64;
-            self.chunk(request, ChunkFlags::DONE, ChunkType::BLOCK_STATUS, len);
+            self.chunk(request, flags, ChunkType::BLOCK_STATUS, len);
             self.out.small(|out| {
                 out.extend_from_slice(&id.to_be_bytes());
-                for Extent { len, flags } in merged {
+                for Extent { len, flags } in extents {
                     // Clipped to the request, whose length has 32 bits here.
                     let len = u32::try_from(len).unwrap_or(u32::MAX);
                     out.extend_from_slice(&len.to_be_bytes());
@@ -167,7 +175,7 @@ impl<P: Payload> Replies<'_, P> {
         self.chunk_with(request, flags, kind, len, &[]);
     }
 
-    /// A header, and `fields` right behind it.
+    /// A header, and `fields` right after it.
     fn chunk_with(
         &mut self,
         request: &Request,
@@ -198,7 +206,7 @@ impl<P: Payload> Replies<'_, P> {
         self.chunk_with(request, flags, ChunkType::OFFSET_HOLE, 12, &fields);
     }
 
-    /// Sends a run of data as one chunk; says where the next begins.
+    /// Sends a run of data as one chunk. Returns the offset of the next one.
     fn data_run(&mut self, request: &Request, run: &mut Vec<P>, at: u64, end: u64) -> u64 {
         let len: u64 = run.iter().map(|data| data.as_ref().len() as u64).sum();
         if len == 0 {
@@ -220,6 +228,28 @@ impl<P: Payload> Replies<'_, P> {
             }
         }
     }
+}
+
+/// Cuts extents to a request of `len` bytes, merges neighbours that are alike, and stops after one or
+/// `MAX_EXTENTS` of them.
+fn merge(len: u64, one: bool, extents: impl IntoIterator<Item = Extent>) -> Vec<Extent> {
+    let most = if one { 1 } else { MAX_EXTENTS };
+    let mut merged: Vec<Extent> = Vec::new();
+    let mut left = len;
+    for mut extent in extents {
+        extent.len = extent.len.min(left);
+        if extent.len == 0 {
+            continue;
+        }
+        let is_full = merged.len() == most;
+        match merged.last_mut() {
+            Some(last) if last.flags == extent.flags => last.len += extent.len,
+            Some(_) if is_full => break,
+            _ => merged.push(extent),
+        }
+        left -= extent.len;
+    }
+    merged
 }
 
 const fn done_if(last: bool) -> ChunkFlags {

@@ -9,7 +9,7 @@ fn terms(framing: Framing) -> Terms {
         size: 1 << 40,
         flags: TransmissionFlags::HAS_FLAGS,
         framing,
-        allocation: Some(7),
+        contexts: vec![AgreedContext::new(7, "base:allocation")],
         blocks: BlockSizes::default(),
         unit: 1,
     }
@@ -128,7 +128,7 @@ const DATA: ExtentFlags = ExtentFlags::empty();
 
 fn extents(framing: Framing, len: u64, one: bool, list: &[(u64, ExtentFlags)]) -> Vec<(u64, u64)> {
     let list = list.iter().map(|&(len, flags)| Extent { len, flags });
-    let got = bytes(framing, |r| r.extents(&request(0, len), one, list));
+    let got = bytes(framing, |r| r.extents(&request(0, len), one, |_| list.clone()));
     let got = chunks(&got, framing == Framing::Extended);
     assert_eq!(got.len(), 1);
     assert_eq!(got[0].2[..4], 7u32.to_be_bytes());
@@ -161,4 +161,32 @@ fn lengths_of_32_bits_fit_and_longer_ones_go_extended() {
     let max = u64::from(u32::MAX);
     assert_eq!(extents(Framing::Structured, max, false, &[(1 << 40, DATA)]), [(max, 0)]);
     assert_eq!(extents(Framing::Extended, 1 << 40, false, &[(1 << 50, DATA)]), [(1 << 40, 0)]);
+}
+
+#[test]
+fn each_agreed_context_has_a_chunk_with_extents_of_its_own() {
+    for framing in [Framing::Structured, Framing::Extended] {
+        let mut terms = terms(framing);
+        terms.contexts.push(AgreedContext::new(9, "qemu:dirty-bitmap:backup"));
+        let mut out = Gather::<Vec<u8>>::default();
+        let mut replies = Replies { out: &mut out, terms: &terms };
+        replies.extents(&request(0, 100), false, |context| {
+            let dirty = ExtentFlags::from_bits_retain(1);
+            match &*context.name {
+                "base:allocation" => vec![Extent { len: 100, flags: DATA }],
+                _ => vec![Extent { len: 60, flags: dirty }, Extent { len: 60, flags: DATA }],
+            }
+        });
+        let mut slices = Vec::new();
+        out.slices(1024, &mut slices);
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        let chunks = chunks(&bytes, framing == Framing::Extended);
+        let ids: Vec<_> = chunks.iter().map(|chunk| chunk.2[..4].to_vec()).collect();
+        assert_eq!(ids, [7u32.to_be_bytes(), 9u32.to_be_bytes()]);
+        let done: Vec<bool> = chunks.iter().map(|chunk| chunk.0).collect();
+        assert_eq!(done, [false, true], "the last chunk ends the reply");
+        let (head, extent) = if framing == Framing::Extended { (8, 16) } else { (4, 8) };
+        let counts: Vec<_> = chunks.iter().map(|chunk| (chunk.2.len() - head) / extent).collect();
+        assert_eq!(counts, [1, 2]);
+    }
 }

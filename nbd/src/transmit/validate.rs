@@ -1,78 +1,78 @@
-//! Whether a request may be done: one pure function from terms and header to a verdict.
+//! Whether a request may be executed: one pure function from terms and header to a verdict.
 
 use crate::{
     Framing, Terms, Violation,
     wire::{Command, CommandFlags, Errno, Request, TransmissionFlags},
 };
 
-/// Longest payload of one request or reply, in bytes: 64 MiB. Twice what is advertised, since
-/// clients that do not ask for block sizes send what other servers take.
+/// The longest payload of one request or reply, in bytes: 64 MiB. That is twice the usual advertised
+/// maximum, because clients that do not ask for block sizes send as much as other servers take.
 pub const MAX_PAYLOAD: u32 = 64 << 20;
 
-/// Longest payload that is skipped rather than answered by closing, in bytes.
+/// The longest payload of a refused request that is skipped, in bytes. At a longer one the server closes.
 pub const MAX_DRAIN: u64 = u32::MAX as u64;
 
-/// A request that may be done; the range lies within the export. A length of 0 is possible and
-/// asks for nothing.
+/// A request that may be executed: its range lies within the export, and the server has offered it. A length
+/// of 0 is possible, except where noted, and has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Checked {
     /// NBD_CMD_READ.
     Read {
-        /// Offset.
+        /// The offset, in bytes.
         at: u64,
-        /// At most `MAX_PAYLOAD`.
+        /// The length, in bytes. At most [`MAX_PAYLOAD`].
         len: u32,
-        /// In one chunk.
+        /// The reply must be one chunk.
         df: bool,
     },
     /// NBD_CMD_WRITE.
     Write {
-        /// Offset.
+        /// The offset, in bytes.
         at: u64,
-        /// At most `MAX_PAYLOAD`.
+        /// The length, in bytes. At most [`MAX_PAYLOAD`].
         len: u32,
-        /// Durable before the reply.
+        /// The data has to be durable before the reply.
         fua: bool,
     },
     /// NBD_CMD_FLUSH.
     Flush,
     /// NBD_CMD_TRIM.
     Trim {
-        /// Offset.
+        /// The offset, in bytes.
         at: u64,
-        /// Length.
+        /// The length, in bytes.
         len: u64,
-        /// Durable before the reply.
+        /// The data has to be durable before the reply.
         fua: bool,
     },
     /// NBD_CMD_WRITE_ZEROES.
     Zero {
-        /// Offset.
+        /// The offset, in bytes.
         at: u64,
-        /// Length.
+        /// The length, in bytes.
         len: u64,
-        /// Durable before the reply.
+        /// The data has to be durable before the reply.
         fua: bool,
-        /// A hole will do.
+        /// The range may become a hole.
         may_trim: bool,
-        /// Fail rather than be slow.
+        /// Fail with ENOTSUP if it is not faster than a write.
         fast: bool,
     },
     /// NBD_CMD_CACHE.
     Cache {
-        /// Offset.
+        /// The offset, in bytes.
         at: u64,
-        /// Length.
+        /// The length, in bytes.
         len: u64,
     },
-    /// NBD_CMD_BLOCK_STATUS; the length is at least 1.
+    /// NBD_CMD_BLOCK_STATUS. The answer has the extents of every agreed context.
     Extents {
-        /// Offset.
+        /// The offset, in bytes.
         at: u64,
-        /// Length.
+        /// The length, in bytes. At least 1.
         len: u64,
-        /// One extent only.
+        /// Only the first extent of each context.
         one: bool,
     },
     /// NBD_CMD_DISC.
@@ -80,7 +80,8 @@ pub enum Checked {
 }
 
 impl Checked {
-    /// What is left of a trim, zero or cache request when `bytes` from its start are done.
+    /// The rest of a trim, zero or cache request after the first `bytes` of it are done. Other requests stay
+    /// as they are.
     #[must_use]
     pub fn after(self, bytes: u64) -> Self {
         match self {
@@ -99,12 +100,12 @@ impl Checked {
     }
 }
 
-/// A request that is answered by an error.
+/// Why the server refuses a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
-    /// For the reply.
+    /// The error number of the reply.
     pub errno: Errno,
-    /// For the reply, where the framing has room for it.
+    /// The text of the reply, where the framing has room for one.
     pub text: &'static str,
 }
 
@@ -112,7 +113,10 @@ const fn refused(errno: Errno, text: &'static str) -> Refused {
     Refused { errno, text }
 }
 
-/// Bytes of payload that follow a request, whatever becomes of it.
+/// The length of the payload that follows a request, in bytes, also when the request is refused.
+///
+/// # Errors
+/// [`Violation::PayloadTooLong`] if the payload exceeds [`MAX_DRAIN`].
 #[inline]
 pub fn payload_len(terms: &Terms, request: &Request) -> Result<u64, Violation> {
     let has_payload = request.command == Command::WRITE
@@ -128,6 +132,9 @@ pub fn payload_len(terms: &Terms, request: &Request) -> Result<u64, Violation> {
 }
 
 /// Judges a request ("Request types", "Command flags", "Error values").
+///
+/// # Errors
+/// The error to answer with. The connection continues.
 #[inline]
 pub fn check(terms: &Terms, request: &Request) -> Result<Checked, Refused> {
     let Request { flags, command, offset: at, len, .. } = *request;
@@ -159,7 +166,7 @@ pub fn check(terms: &Terms, request: &Request) -> Result<Checked, Refused> {
         Command::TRIM => can(TransmissionFlags::SEND_TRIM),
         Command::WRITE_ZEROES => can(TransmissionFlags::SEND_WRITE_ZEROES),
         Command::CACHE => can(TransmissionFlags::SEND_CACHE),
-        Command::BLOCK_STATUS => terms.allocation.is_some(),
+        Command::BLOCK_STATUS => !terms.contexts.is_empty(),
         _ => true,
     };
     let changes = matches!(command, Command::WRITE | Command::TRIM | Command::WRITE_ZEROES);
@@ -198,7 +205,7 @@ pub fn check(terms: &Terms, request: &Request) -> Result<Checked, Refused> {
             fast: flags.contains(CommandFlags::FAST_ZERO),
         }),
         Command::CACHE => Ok(Checked::Cache { at, len }),
-        // What is left: BLOCK_STATUS.
+        // BLOCK_STATUS is the only command left.
         _ if len == 0 => Err(refused(Errno::EINVAL, "a block status of no bytes")),
         _ => Ok(Checked::Extents { at, len, one: flags.contains(CommandFlags::REQ_ONE) }),
     }

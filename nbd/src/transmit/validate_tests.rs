@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::BlockSizes;
+use crate::{AgreedContext, BlockSizes};
 
 const SIZE: u64 = 1 << 30;
 
@@ -10,7 +10,7 @@ fn terms() -> Terms {
         size: SIZE,
         flags: TransmissionFlags::all() - TransmissionFlags::READ_ONLY,
         framing: Framing::Structured,
-        allocation: Some(1),
+        contexts: vec![AgreedContext::new(1, "base:allocation")],
         blocks: BlockSizes::default(),
         unit: 1,
     }
@@ -78,7 +78,7 @@ fn what_was_not_offered_is_refused() {
     let bare = Terms {
         flags: TransmissionFlags::HAS_FLAGS,
         framing: Framing::Simple,
-        allocation: None,
+        contexts: Vec::new(),
         ..terms()
     };
     for command in [

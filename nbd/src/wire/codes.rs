@@ -1,4 +1,4 @@
-//! Code numbers as open types: a number without a name is kept, and judged by the rules.
+//! Code numbers as open types: a number without a name is kept, and the rules judge it.
 
 use std::fmt;
 
@@ -30,27 +30,27 @@ macro_rules! codes {
 }
 
 codes! {
-    /// What a client asks for while haggling ("Option types").
+    /// The type of a client's option ("Option types").
     OptionCode(u32) {
-        /// Choose an export and go on without a reply header.
+        /// Enter the transmission of an export; the answer has no reply header.
         EXPORT_NAME = 1, "NBD_OPT_EXPORT_NAME";
         /// End the negotiation.
         ABORT = 2, "NBD_OPT_ABORT";
-        /// Which exports are there?
+        /// List the exports.
         LIST = 3, "NBD_OPT_LIST";
         /// Withdrawn by the specification.
         PEEK_EXPORT = 4, "NBD_OPT_PEEK_EXPORT";
-        /// Go on inside TLS.
+        /// Start TLS.
         STARTTLS = 5, "NBD_OPT_STARTTLS";
-        /// Tell of an export without opening it.
+        /// Describe an export.
         INFO = 6, "NBD_OPT_INFO";
-        /// Tell of an export and start its transmission.
+        /// Describe an export and enter its transmission.
         GO = 7, "NBD_OPT_GO";
         /// Use structured replies.
         STRUCTURED_REPLY = 8, "NBD_OPT_STRUCTURED_REPLY";
-        /// Which meta contexts does an export have?
+        /// List the metadata contexts of an export.
         LIST_META_CONTEXT = 9, "NBD_OPT_LIST_META_CONTEXT";
-        /// Select meta contexts.
+        /// Select metadata contexts of an export.
         SET_META_CONTEXT = 10, "NBD_OPT_SET_META_CONTEXT";
         /// Use extended headers.
         EXTENDED_HEADERS = 11, "NBD_OPT_EXTENDED_HEADERS";
@@ -58,33 +58,33 @@ codes! {
 }
 
 codes! {
-    /// What a server answers to an option ("Option reply types"); bit 31 marks errors.
+    /// The type of a server's reply to an option ("Option reply types"). Bit 31 marks errors.
     ReplyCode(u32) {
-        /// Done.
+        /// Success; the last reply to an option.
         ACK = 1, "NBD_REP_ACK";
         /// One export of a list.
         SERVER = 2, "NBD_REP_SERVER";
-        /// One piece of information.
+        /// One piece of information about an export.
         INFO = 3, "NBD_REP_INFO";
-        /// One meta context.
+        /// One metadata context.
         META_CONTEXT = 4, "NBD_REP_META_CONTEXT";
-        /// The option is not known.
+        /// The server does not support the option.
         ERR_UNSUP = (1 << 31) | 1, "NBD_REP_ERR_UNSUP";
-        /// The option is forbidden here.
+        /// A rule of the server forbids the option.
         ERR_POLICY = (1 << 31) | 2, "NBD_REP_ERR_POLICY";
-        /// The option made no sense.
+        /// The option is malformed or not allowed in this state.
         ERR_INVALID = (1 << 31) | 3, "NBD_REP_ERR_INVALID";
-        /// This build cannot do it.
+        /// The server's platform or build cannot do it.
         ERR_PLATFORM = (1 << 31) | 4, "NBD_REP_ERR_PLATFORM";
-        /// Only inside TLS.
+        /// The option is allowed only inside TLS.
         ERR_TLS_REQD = (1 << 31) | 5, "NBD_REP_ERR_TLS_REQD";
-        /// No such export.
+        /// There is no such export.
         ERR_UNKNOWN = (1 << 31) | 6, "NBD_REP_ERR_UNKNOWN";
-        /// The server is going away.
+        /// The server is shutting down.
         ERR_SHUTDOWN = (1 << 31) | 7, "NBD_REP_ERR_SHUTDOWN";
         /// The client has to ask for block sizes first.
         ERR_BLOCK_SIZE_REQD = (1 << 31) | 8, "NBD_REP_ERR_BLOCK_SIZE_REQD";
-        /// Longer than the server takes.
+        /// The option or its answer is too long.
         ERR_TOO_BIG = (1 << 31) | 9, "NBD_REP_ERR_TOO_BIG";
         /// The client has to ask for extended headers first.
         ERR_EXT_HEADER_REQD = (1 << 31) | 10, "NBD_REP_ERR_EXT_HEADER_REQD";
@@ -92,20 +92,20 @@ codes! {
 }
 
 impl ReplyCode {
-    /// Bit 31: the option failed.
+    /// Whether bit 31 is set: the option failed.
     pub const fn is_error(self) -> bool {
         self.0 & (1 << 31) != 0
     }
 }
 
 codes! {
-    /// Kinds of NBD_REP_INFO ("NBD_INFO" in "Option reply types").
+    /// The type of an NBD_REP_INFO ("Option reply types").
     InfoType(u16) {
         /// Size and transmission flags.
         EXPORT = 0, "NBD_INFO_EXPORT";
         /// The canonical name.
         NAME = 1, "NBD_INFO_NAME";
-        /// A text for people.
+        /// A description for people.
         DESCRIPTION = 2, "NBD_INFO_DESCRIPTION";
         /// Block size constraints.
         BLOCK_SIZE = 3, "NBD_INFO_BLOCK_SIZE";
@@ -113,7 +113,7 @@ codes! {
 }
 
 codes! {
-    /// What a request asks ("Request types").
+    /// The command of a request ("Request types").
     Command(u16) {
         /// Read bytes.
         READ = 0, "NBD_CMD_READ";
@@ -121,29 +121,29 @@ codes! {
         WRITE = 1, "NBD_CMD_WRITE";
         /// End the session.
         DISC = 2, "NBD_CMD_DISC";
-        /// Make what was answered durable.
+        /// Make the writes that were answered before durable.
         FLUSH = 3, "NBD_CMD_FLUSH";
-        /// The range is not needed any more.
+        /// Discard the range.
         TRIM = 4, "NBD_CMD_TRIM";
-        /// The range will be read soon.
+        /// Prepare for reads of the range.
         CACHE = 5, "NBD_CMD_CACHE";
         /// Write zeroes without a payload.
         WRITE_ZEROES = 6, "NBD_CMD_WRITE_ZEROES";
-        /// Extents of the selected meta contexts.
+        /// Tell the extents of the selected metadata contexts.
         BLOCK_STATUS = 7, "NBD_CMD_BLOCK_STATUS";
-        /// An extension that nobody has.
+        /// Resize the export; an extension without known implementations.
         RESIZE = 8, "NBD_CMD_RESIZE";
     }
 }
 
 codes! {
-    /// Kinds of chunk in structured and extended replies ("Structured reply types").
+    /// The type of a chunk in structured and extended replies ("Structured reply types").
     ChunkType(u16) {
-        /// Nothing; only to carry DONE.
+        /// No payload; it only carries DONE.
         NONE = 0, "NBD_REPLY_TYPE_NONE";
-        /// Offset and bytes.
+        /// An offset and data.
         OFFSET_DATA = 1, "NBD_REPLY_TYPE_OFFSET_DATA";
-        /// Offset and a length of zeroes.
+        /// An offset and the length of a hole.
         OFFSET_HOLE = 2, "NBD_REPLY_TYPE_OFFSET_HOLE";
         /// Extents with 32-bit lengths.
         BLOCK_STATUS = 5, "NBD_REPLY_TYPE_BLOCK_STATUS";
@@ -157,30 +157,30 @@ codes! {
 }
 
 impl ChunkType {
-    /// Bit 15: an error chunk, laid out as `ERROR` even if the type is unknown.
+    /// Whether bit 15 is set: an error chunk. All of them begin with the fields of `ERROR`.
     pub const fn is_error(self) -> bool {
         self.0 & (1 << 15) != 0
     }
 }
 
 codes! {
-    /// Error numbers of replies ("Error values").
+    /// The error number of a reply ("Error values").
     Errno(u32) {
-        /// Not permitted.
+        /// The operation is not permitted.
         EPERM = 1, "EPERM";
-        /// Input or output error.
+        /// An input or output error.
         EIO = 5, "EIO";
-        /// Out of memory.
+        /// The server is out of memory.
         ENOMEM = 12, "ENOMEM";
-        /// The request makes no sense.
+        /// The request is invalid.
         EINVAL = 22, "EINVAL";
-        /// No space left.
+        /// There is no space left.
         ENOSPC = 28, "ENOSPC";
-        /// A value is too large.
+        /// A value is too large, or a read cannot be sent as one chunk.
         EOVERFLOW = 75, "EOVERFLOW";
-        /// Not supported.
+        /// The operation is not supported.
         ENOTSUP = 95, "ENOTSUP";
-        /// The server is going away.
+        /// The server is shutting down.
         ESHUTDOWN = 108, "ESHUTDOWN";
     }
 }

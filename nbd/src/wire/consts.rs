@@ -1,45 +1,46 @@
-//! Magics, sizes of fixed headers, and the limits of the specification.
+//! Magic numbers, sizes of headers, and limits of the specification.
 
 use std::fmt;
 
-/// The TCP and vsock port that NBD is at home on.
+/// The default port of NBD, for TCP and vsock.
 pub const DEFAULT_PORT: u16 = 10809;
-/// "NBDMAGIC", the first eight bytes of a server.
+/// "NBDMAGIC", the first eight bytes that a server sends.
 pub const NBD_MAGIC: u64 = 0x4e42_444d_4147_4943;
-/// What an oldstyle server sends instead of `OPTION_MAGIC` ("Oldstyle negotiation").
+/// The second eight bytes of an oldstyle server ("Oldstyle negotiation").
 pub const OLDSTYLE_MAGIC: u64 = 0x0000_4202_8186_1253;
 /// "IHAVEOPT": the second eight bytes of a newstyle server, and the start of every option.
 pub const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
-/// Start of every option reply.
+/// The start of every option reply.
 pub const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-/// Start of a compact request.
+/// The start of a compact request.
 pub const REQUEST_MAGIC: u32 = 0x2560_9513;
-/// Start of an extended request.
+/// The start of an extended request.
 pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
-/// Start of a simple reply.
+/// The start of a simple reply.
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
-/// Start of a structured reply chunk.
+/// The start of a structured reply chunk.
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
-/// Start of an extended reply chunk.
+/// The start of an extended reply chunk.
 pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
-/// Longest string of the protocol in bytes ("Values": 4096).
+/// The longest string of the protocol, in bytes ("Values").
 pub const MAX_STRING: usize = 4096;
-/// Bytes of a compact request header.
+/// The length of a compact request header, in bytes.
 pub const REQUEST_LEN: usize = 28;
-/// Bytes of an extended request header.
+/// The length of an extended request header, in bytes.
 pub const EXTENDED_REQUEST_LEN: usize = 32;
-/// Bytes of a simple reply header.
+/// The length of a simple reply header, in bytes.
 pub const SIMPLE_REPLY_LEN: usize = 16;
-/// Bytes of a structured chunk header.
+/// The length of a structured chunk header, in bytes.
 pub const CHUNK_LEN: usize = 20;
-/// Bytes of an extended chunk header.
+/// The length of an extended chunk header, in bytes.
 pub const EXTENDED_CHUNK_LEN: usize = 32;
 
-/// The only meta context that this project knows.
+/// The metadata context that tells holes from data ("Metadata querying"). [`ExtentFlags`](super::ExtentFlags)
+/// are its status bits.
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
-/// Which message a magic belongs to, for errors.
+/// The message that a magic number belongs to, for errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Magic {

@@ -1,4 +1,4 @@
-//! Flag words of both phases; unknown bits are kept for the rules to judge.
+//! The flag words of both phases. Unknown bits are kept, and the rules judge them.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ bitflags! {
     pub struct HandshakeFlags: u16 {
         /// Fixed newstyle.
         const FIXED_NEWSTYLE = 1 << 0;
-        /// The 124 zeroes after EXPORT_NAME can be left out.
+        /// The server can leave out the 124 zeroes after its answer to NBD_OPT_EXPORT_NAME.
         const NO_ZEROES = 1 << 1;
         const _ = !0;
     }
 
-    /// The client's answer to them ("Client flags").
+    /// The client's flags in its answer to the greeting ("Client flags").
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ClientFlags: u32 {
         /// Fixed newstyle.
         const FIXED_NEWSTYLE = 1 << 0;
-        /// Leave out the 124 zeroes.
+        /// The server leaves out the 124 zeroes.
         const NO_ZEROES = 1 << 1;
         const _ = !0;
     }
@@ -28,15 +28,15 @@ bitflags! {
     /// What an export can do ("Transmission flags").
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct TransmissionFlags: u16 {
-        /// Always set.
+        /// The flags are valid. Always set.
         const HAS_FLAGS = 1 << 0;
-        /// Writes are refused.
+        /// The export is read-only.
         const READ_ONLY = 1 << 1;
         /// NBD_CMD_FLUSH.
         const SEND_FLUSH = 1 << 2;
         /// NBD_CMD_FLAG_FUA.
         const SEND_FUA = 1 << 3;
-        /// Sequential access gains.
+        /// Sequential access is faster, as on a rotating disk.
         const ROTATIONAL = 1 << 4;
         /// NBD_CMD_TRIM.
         const SEND_TRIM = 1 << 5;
@@ -44,7 +44,7 @@ bitflags! {
         const SEND_WRITE_ZEROES = 1 << 6;
         /// NBD_CMD_FLAG_DF.
         const SEND_DF = 1 << 7;
-        /// Flush covers all connections.
+        /// A flush covers the writes of all connections.
         const CAN_MULTI_CONN = 1 << 8;
         /// NBD_CMD_RESIZE, an extension.
         const SEND_RESIZE = 1 << 9;
@@ -52,7 +52,7 @@ bitflags! {
         const SEND_CACHE = 1 << 10;
         /// NBD_CMD_FLAG_FAST_ZERO.
         const SEND_FAST_ZERO = 1 << 11;
-        /// BLOCK_STATUS takes a payload of context ids (extended headers).
+        /// NBD_CMD_BLOCK_STATUS takes a payload of context ids (extended headers).
         const BLOCK_STATUS_PAYLOAD = 1 << 12;
         const _ = !0;
     }
@@ -62,15 +62,15 @@ bitflags! {
     pub struct CommandFlags: u16 {
         /// Durable before the reply.
         const FUA = 1 << 0;
-        /// Zeroes must be allocated.
+        /// The zeroes must not become a hole.
         const NO_HOLE = 1 << 1;
         /// Do not fragment the reply.
         const DF = 1 << 2;
         /// One extent only.
         const REQ_ONE = 1 << 3;
-        /// Fail rather than write zeroes slowly.
+        /// Fail if writing zeroes is not fast.
         const FAST_ZERO = 1 << 4;
-        /// The length is that of a payload (extended headers).
+        /// The length is that of the payload (extended headers).
         const PAYLOAD_LEN = 1 << 5;
         const _ = !0;
     }
@@ -78,12 +78,13 @@ bitflags! {
     /// Flags of a structured or extended chunk ("Structured reply flags").
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ChunkFlags: u16 {
-        /// The last chunk of this reply.
+        /// This is the last chunk of the reply.
         const DONE = 1 << 0;
         const _ = !0;
     }
 
-    /// Status of an extent in `base:allocation`.
+    /// The status of an extent in `base:allocation` ("Metadata querying"). Other contexts have bits of their
+    /// own.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ExtentFlags: u32 {
         /// Not allocated.

@@ -1,12 +1,12 @@
-//! The first words of both ends ("Newstyle negotiation").
+//! The first messages of both ends ("Newstyle negotiation").
 
 use super::{ClientFlags, HandshakeFlags, Magic, NBD_MAGIC, OLDSTYLE_MAGIC, OPTION_MAGIC, Reader};
 use crate::Violation;
 
-/// What a newstyle server says first.
+/// The first message of a newstyle server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Greeting {
-    /// What the server knows.
+    /// The server's flags.
     pub flags: HandshakeFlags,
 }
 
@@ -21,8 +21,11 @@ impl Greeting {
         out.extend_from_slice(&self.flags.bits().to_be_bytes());
     }
 
-    /// Reads a greeting off the front; `None` until it is all there. Each magic is judged as soon
-    /// as it is there: an oldstyle server says no more than it has to.
+    /// Parses a greeting at the front of `bytes`; `None` if it is not complete. Each magic is judged as soon as
+    /// it is complete, because an oldstyle server's greeting has another length.
+    ///
+    /// # Errors
+    /// A wrong magic, or the one of an oldstyle server.
     pub fn peek(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let mut reader = Reader::new(bytes);
         let Ok(first) = reader.u64() else { return Ok(None) };
@@ -50,7 +53,7 @@ impl ClientFlags {
         out.extend_from_slice(&self.bits().to_be_bytes());
     }
 
-    /// Reads the client's answer off the front; `None` until it is all there.
+    /// Parses the client's answer at the front of `bytes`; `None` if it is not complete.
     pub fn peek(bytes: &[u8]) -> Option<Self> {
         Reader::new(bytes).u32().ok().map(Self::from_bits_retain)
     }

@@ -1,4 +1,4 @@
-//! Bytes to values and back; nothing here remembers anything.
+//! Constants and codecs of the wire: bytes to values and back, without state. Numbers are big-endian.
 
 mod codes;
 mod consts;

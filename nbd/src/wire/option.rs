@@ -1,4 +1,4 @@
-//! What a client sends while haggling: headers of options and their data ("Option types").
+//! The client's messages of the negotiation: headers of options and their data ("Option types").
 
 use super::{InfoType, Magic, OPTION_MAGIC, OptionCode, Reader, Truncated};
 use crate::Violation;
@@ -6,14 +6,14 @@ use crate::Violation;
 /// The header of an option; `len` bytes of data follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionHeader {
-    /// What is asked.
+    /// The type of the option.
     pub option: OptionCode,
-    /// Bytes of data.
+    /// The length of the data, in bytes.
     pub len: u32,
 }
 
 impl OptionHeader {
-    /// Bytes on the wire.
+    /// The length on the wire, in bytes.
     pub const LEN: usize = 16;
 
     /// Appends the header.
@@ -23,7 +23,10 @@ impl OptionHeader {
         out.extend_from_slice(&self.len.to_be_bytes());
     }
 
-    /// Reads a header off the front; `None` until it is all there.
+    /// Parses a header at the front of `bytes`; `None` if it is not complete.
+    ///
+    /// # Errors
+    /// A wrong magic.
     pub fn peek(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let mut reader = Reader::new(bytes);
         let Ok(magic) = reader.u64() else { return Ok(None) };
@@ -35,7 +38,8 @@ impl OptionHeader {
     }
 }
 
-/// Appends an option whose data `body` writes. Data over 4 GiB cannot come from this crate.
+/// Appends an option with the data that `body` appends. The length is wrong for data of 4 GiB or more, which
+/// this crate never makes.
 pub fn put_option(option: OptionCode, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     OptionHeader { option, len: 0 }.put(out);
     let start = out.len();
@@ -46,7 +50,8 @@ pub fn put_option(option: OptionCode, out: &mut Vec<u8>, body: impl FnOnce(&mut 
     }
 }
 
-/// Appends a string with its 32-bit length. A longer one cannot come from this crate.
+/// Appends a string after its 32-bit length. The length is wrong for a string of 4 GiB or more, which this crate
+/// never makes.
 pub fn put_counted_string(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
@@ -57,12 +62,15 @@ pub fn put_counted_string(text: &str, out: &mut Vec<u8>) {
 pub struct InfoQuery<'a> {
     /// The export.
     pub name: &'a str,
-    /// What the client wants to be told, as sent: there may be repetitions and unknown kinds.
+    /// The types of information that the client asks for, as sent: with repetitions and unknown types.
     pub wanted: Vec<InfoType>,
 }
 
 impl<'a> InfoQuery<'a> {
-    /// Reads the whole data of an option. Takes memory in the order of `bytes`.
+    /// Parses the complete data of an option. Allocates at most a small multiple of the length of `bytes`.
+    ///
+    /// # Errors
+    /// The data is too short or too long for its fields, or has a string that the protocol does not allow.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(bytes);
         let name = reader.counted_string()?;
@@ -76,7 +84,7 @@ impl<'a> InfoQuery<'a> {
         Ok(Self { name, wanted })
     }
 
-    /// Appends the data. More than 65,535 wishes are cut.
+    /// Appends the data. Only the first 65,535 types are sent.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_counted_string(self.name, out);
         let count = u16::try_from(self.wanted.len()).unwrap_or(u16::MAX);
@@ -92,17 +100,20 @@ impl<'a> InfoQuery<'a> {
 pub struct ContextQuery<'a> {
     /// The export.
     pub name: &'a str,
-    /// `namespace:leaf`, in the client's order.
+    /// Each is `NAMESPACE:LEAF` or a prefix, in the client's order.
     pub queries: Vec<&'a str>,
 }
 
 impl<'a> ContextQuery<'a> {
-    /// Reads the whole data of an option. Takes memory in the order of `bytes`.
+    /// Parses the complete data of an option. Allocates at most a small multiple of the length of `bytes`.
+    ///
+    /// # Errors
+    /// The data is too short or too long for its fields, or has a string that the protocol does not allow.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(bytes);
         let name = reader.counted_string()?;
         let count = usize::try_from(reader.u32()?).unwrap_or(usize::MAX);
-        // Each query has at least its length: so many cannot be there, and no memory is taken.
+        // Each query takes at least the 4 bytes of its length. Check that before memory is allocated.
         let least = count.saturating_mul(4);
         if least > reader.rest().len() {
             return Err(Truncated::Short { need: least, have: reader.rest().len() });

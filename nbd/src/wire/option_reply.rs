@@ -1,4 +1,4 @@
-//! What a server answers while haggling: headers of replies and their data ("Option reply types").
+//! The server's messages of the negotiation: headers of replies and their data ("Option reply types").
 
 use super::{
     InfoType, MAX_STRING, Magic, OPTION_REPLY_MAGIC, OptionCode, Reader, ReplyCode,
@@ -11,14 +11,14 @@ use crate::{BlockSizes, Violation};
 pub struct OptionReplyHeader {
     /// The option that is answered.
     pub option: OptionCode,
-    /// The answer.
+    /// The type of the reply.
     pub code: ReplyCode,
-    /// Bytes of data.
+    /// The length of the data, in bytes.
     pub len: u32,
 }
 
 impl OptionReplyHeader {
-    /// Bytes on the wire.
+    /// The length on the wire, in bytes.
     pub const LEN: usize = 20;
 
     /// Appends the header.
@@ -29,7 +29,10 @@ impl OptionReplyHeader {
         out.extend_from_slice(&self.len.to_be_bytes());
     }
 
-    /// Reads a header off the front; `None` until it is all there.
+    /// Parses a header at the front of `bytes`; `None` if it is not complete.
+    ///
+    /// # Errors
+    /// A wrong magic.
     pub fn peek(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let mut reader = Reader::new(bytes);
         let Ok(magic) = reader.u64() else { return Ok(None) };
@@ -43,7 +46,8 @@ impl OptionReplyHeader {
     }
 }
 
-/// Appends a reply whose data `body` writes. Data over 4 GiB cannot come from this crate.
+/// Appends a reply with the data that `body` appends. The length is wrong for data of 4 GiB or more, which this
+/// crate never makes.
 pub fn put_option_reply(
     option: OptionCode,
     code: ReplyCode,
@@ -59,14 +63,14 @@ pub fn put_option_reply(
     }
 }
 
-/// The longest head of `text` that is a string of the protocol: at most 4096 bytes, no NUL.
+/// The longest prefix of `text` that is a string of the protocol: at most 4096 bytes, without NUL ("Values").
 pub fn fit(text: &str) -> &str {
     let text = text.split('\0').next().unwrap_or_default();
     text.get(..text.floor_char_boundary(MAX_STRING)).unwrap_or_default()
 }
 
-/// Whether a character only adds to a text. Controls move a terminal's cursor; others turn text
-/// around, end lines, or cannot be seen, so that what is read is not what is there.
+/// Whether a character can be printed without side effects. Control characters move a terminal's cursor. Others
+/// reverse text, end lines or are invisible, and so change what a reader sees.
 pub fn is_plain(c: char) -> bool {
     let hides = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
         | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
@@ -74,7 +78,8 @@ pub fn is_plain(c: char) -> bool {
     !c.is_control() && !hides
 }
 
-/// A text of the other end made fit to be printed: what is not UTF-8 or not plain is replaced.
+/// Makes a text of the other end printable. Invalid UTF-8 becomes U+FFFD, a character that is not plain becomes a
+/// space, and both ends are trimmed.
 pub fn printable(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let text = text.trim_matches(|c: char| c.is_whitespace() || !is_plain(c));
@@ -86,12 +91,15 @@ pub fn printable(text: &[u8]) -> String {
 pub struct ServerEntry<'a> {
     /// The export's name.
     pub name: &'a str,
-    /// A text for people; empty when there is none.
+    /// The description for people; empty if there is none.
     pub description: &'a str,
 }
 
 impl<'a> ServerEntry<'a> {
-    /// Reads the whole data of a reply.
+    /// Parses the complete data of a reply.
+    ///
+    /// # Errors
+    /// The data is too short or too long for its fields, or has a string that the protocol does not allow.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(bytes);
         let name = reader.counted_string()?;
@@ -111,23 +119,26 @@ impl<'a> ServerEntry<'a> {
 pub enum Info<'a> {
     /// NBD_INFO_EXPORT.
     Export {
-        /// Bytes.
+        /// The size of the export, in bytes.
         size: u64,
-        /// What the export can do.
+        /// What it can do.
         flags: TransmissionFlags,
     },
     /// NBD_INFO_NAME.
     Name(&'a str),
     /// NBD_INFO_DESCRIPTION.
     Description(&'a str),
-    /// NBD_INFO_BLOCK_SIZE, unjudged.
+    /// NBD_INFO_BLOCK_SIZE, not checked.
     BlockSize(BlockSizes),
-    /// A kind without a name; to be ignored.
+    /// An unknown type, which the client ignores.
     Other(InfoType),
 }
 
 impl<'a> Info<'a> {
-    /// Reads the whole data of a reply.
+    /// Parses the complete data of a reply.
+    ///
+    /// # Errors
+    /// The data is too short or too long for its fields, or has a string that the protocol does not allow.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(bytes);
         let info = match InfoType(reader.u16()?) {
@@ -180,14 +191,17 @@ impl<'a> Info<'a> {
 /// The data of NBD_REP_META_CONTEXT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextEntry<'a> {
-    /// The id that extents will carry; 0 in a list.
+    /// The id that the extents will have; 0 in a list.
     pub id: u32,
-    /// `namespace:leaf`.
+    /// The full name, `NAMESPACE:LEAF`.
     pub name: &'a str,
 }
 
 impl<'a> ContextEntry<'a> {
-    /// Reads the whole data of a reply.
+    /// Parses the complete data of a reply.
+    ///
+    /// # Errors
+    /// The data is too short or too long for its fields, or has a string that the protocol does not allow.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(bytes);
         Ok(Self { id: reader.u32()?, name: reader.string(reader.rest().len())? })
@@ -200,22 +214,22 @@ impl<'a> ContextEntry<'a> {
     }
 }
 
-/// What a server answers to NBD_OPT_EXPORT_NAME; 124 zeroes follow unless NO_ZEROES was agreed.
+/// The answer to NBD_OPT_EXPORT_NAME. 124 zeroes follow unless NO_ZEROES was agreed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExportReply {
-    /// Bytes of the export.
+    /// The size of the export, in bytes.
     pub size: u64,
     /// What it can do.
     pub flags: TransmissionFlags,
 }
 
 impl ExportReply {
-    /// Bytes without the zeroes.
+    /// The length without the zeroes, in bytes.
     pub const LEN: usize = 10;
-    /// The reserved zeroes.
+    /// The number of reserved zeroes.
     pub const ZEROES: usize = 124;
 
-    /// Bytes on the wire.
+    /// The length on the wire, in bytes.
     pub const fn wire_len(zeroes: bool) -> usize {
         if zeroes { Self::LEN + Self::ZEROES } else { Self::LEN }
     }
@@ -229,7 +243,7 @@ impl ExportReply {
         }
     }
 
-    /// Reads an answer off the front; `None` until it is all there.
+    /// Parses an answer at the front of `bytes`; `None` if it is not complete.
     pub fn peek(bytes: &[u8], zeroes: bool) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         if bytes.len() < Self::wire_len(zeroes) {

@@ -1,28 +1,28 @@
-//! The one way in which bytes of a peer are cut up.
+//! The only way in which this crate parses bytes of a peer.
 
 use thiserror::Error;
 
 use super::MAX_STRING;
 
-/// A message was shorter than its parts say, longer, or a string in it was unfit.
+/// A message is shorter or longer than its fields say, or a string in it is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Truncated {
     /// A field reaches past the end.
     #[error("{need} bytes needed where {have} are left")]
     Short {
-        /// Length of the field.
+        /// The length of the field, in bytes.
         need: usize,
-        /// What is left of the message.
+        /// The bytes that are left of the message.
         have: usize,
     },
-    /// Bytes follow after the last field.
+    /// So many bytes follow the last field.
     #[error("{0} bytes too many")]
     Long(usize),
-    /// A string over 4096 bytes.
+    /// A string of more than 4096 bytes.
     #[error("a string of {0} bytes, over the limit of 4096")]
     StringTooLong(usize),
-    /// A string with a NUL in it or not in UTF-8 ("Values").
+    /// A string that has a NUL or is not UTF-8 ("Values").
     #[error("a string that is not UTF-8 without NUL")]
     StringUnfit,
 }
@@ -38,6 +38,9 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `len` bytes.
+    ///
+    /// # Errors
+    /// Fewer bytes are left.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Truncated> {
         let short = Truncated::Short { need: len, have: self.0.len() };
         let (head, tail) = self.0.split_at_checked(len).ok_or(short)?;
@@ -53,21 +56,33 @@ impl<'a> Reader<'a> {
     }
 
     /// A big-endian number of 16 bits.
+    ///
+    /// # Errors
+    /// Fewer bytes are left.
     pub fn u16(&mut self) -> Result<u16, Truncated> {
         self.array().map(u16::from_be_bytes)
     }
 
     /// A big-endian number of 32 bits.
+    ///
+    /// # Errors
+    /// Fewer bytes are left.
     pub fn u32(&mut self) -> Result<u32, Truncated> {
         self.array().map(u32::from_be_bytes)
     }
 
     /// A big-endian number of 64 bits.
+    ///
+    /// # Errors
+    /// Fewer bytes are left.
     pub fn u64(&mut self) -> Result<u64, Truncated> {
         self.array().map(u64::from_be_bytes)
     }
 
-    /// `len` bytes that are a string of the protocol: at most 4096, UTF-8, no NUL.
+    /// The next `len` bytes as a string of the protocol: at most 4096 bytes, UTF-8, without NUL ("Values").
+    ///
+    /// # Errors
+    /// The message is too short, or the string is not allowed.
     pub fn string(&mut self, len: usize) -> Result<&'a str, Truncated> {
         let bytes = self.take(len)?;
         if len > MAX_STRING {
@@ -80,17 +95,23 @@ impl<'a> Reader<'a> {
     }
 
     /// A 32-bit length and a string of that length.
+    ///
+    /// # Errors
+    /// The message is too short, or the string is not allowed.
     pub fn counted_string(&mut self) -> Result<&'a str, Truncated> {
         let len = self.u32()?;
         self.string(len.try_into().unwrap_or(usize::MAX))
     }
 
-    /// What is left.
+    /// The bytes that are left.
     pub const fn rest(&self) -> &'a [u8] {
         self.0
     }
 
-    /// Says that the message ends here.
+    /// Checks that the message ends here.
+    ///
+    /// # Errors
+    /// Bytes are left.
     pub fn finish(self) -> Result<(), Truncated> {
         if self.0.is_empty() { Ok(()) } else { Err(Truncated::Long(self.0.len())) }
     }

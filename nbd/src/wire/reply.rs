@@ -1,4 +1,4 @@
-//! Headers of replies: simple ones, and chunks of structured and extended ones.
+//! The headers of replies: simple replies, and chunks of structured and extended replies.
 
 use super::{
     CHUNK_LEN, ChunkFlags, ChunkType, EXTENDED_CHUNK_LEN, EXTENDED_REPLY_MAGIC, Errno, Magic,
@@ -6,10 +6,10 @@ use super::{
 };
 use crate::Violation;
 
-/// A simple reply ("Simple reply message"); after it follow a read's bytes if `error` is 0.
+/// A simple reply ("Simple reply message"). If `error` is 0, the data of a read follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimpleReply {
-    /// 0 or an error.
+    /// 0 for success, or an error.
     pub error: Errno,
     /// The request's cookie.
     pub cookie: u64,
@@ -22,7 +22,7 @@ impl SimpleReply {
         out.extend_from_slice(&self.bytes());
     }
 
-    /// The header.
+    /// The header, as bytes.
     #[inline]
     pub fn bytes(&self) -> [u8; SIMPLE_REPLY_LEN] {
         let mut bytes = [0; SIMPLE_REPLY_LEN];
@@ -37,7 +37,10 @@ impl SimpleReply {
         bytes
     }
 
-    /// Reads a header off the front; `None` until it is all there.
+    /// Parses a header at the front of `bytes`; `None` if it is not complete.
+    ///
+    /// # Errors
+    /// A wrong magic.
     pub fn peek(bytes: &[u8]) -> Result<Option<Self>, Violation> {
         let mut reader = Reader::new(bytes);
         let Ok(magic) = reader.u32() else { return Ok(None) };
@@ -54,26 +57,26 @@ impl SimpleReply {
 /// The header of a chunk ("Structured reply message", "Extended reply message").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkHeader {
-    /// DONE and what is unknown.
+    /// The flags, with unknown ones.
     pub flags: ChunkFlags,
-    /// What the payload is.
+    /// The type of the payload.
     pub kind: ChunkType,
     /// The request's cookie.
     pub cookie: u64,
-    /// The request's offset; only extended chunks carry it.
+    /// The request's offset, in bytes. Only extended chunks have it.
     pub offset: u64,
-    /// Bytes of payload that follow.
+    /// The length of the payload that follows, in bytes.
     pub len: u64,
 }
 
 impl ChunkHeader {
-    /// The header's size on the wire.
+    /// The length of the header on the wire, in bytes.
     pub const fn wire_len(extended: bool) -> usize {
         if extended { EXTENDED_CHUNK_LEN } else { CHUNK_LEN }
     }
 
-    /// Appends the header. In a structured one a length over 32 bits is cut: no chunk is that
-    /// long (`transmit::replies`).
+    /// Appends the header. In a structured chunk only the lower 32 bits of the length are sent:
+    /// `transmit::Replies` makes no longer chunk.
     #[inline]
     pub fn put(&self, extended: bool, out: &mut Vec<u8>) {
         let magic = if extended { EXTENDED_REPLY_MAGIC } else { STRUCTURED_REPLY_MAGIC };
@@ -108,7 +111,10 @@ impl ChunkHeader {
         }
     }
 
-    /// Reads a header off the front; `None` until it is all there.
+    /// Parses a header at the front of `bytes`; `None` if it is not complete.
+    ///
+    /// # Errors
+    /// A wrong magic.
     pub fn peek(bytes: &[u8], extended: bool) -> Result<Option<Self>, Violation> {
         let mut reader = Reader::new(bytes);
         let Ok(magic) = reader.u32() else { return Ok(None) };
@@ -128,7 +134,7 @@ impl ChunkHeader {
     }
 }
 
-/// Lays fields side by side. One fixed array and one append a header: this is the hot path.
+/// Puts the fields next to each other. This is the hot path: one array of fixed size, one append per header.
 #[inline]
 fn put_fields<const N: usize, const M: usize>(bytes: &mut [u8; N], fields: [&[u8]; M]) {
     let mut rest = &mut bytes[..];

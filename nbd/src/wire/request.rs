@@ -1,4 +1,4 @@
-//! The header of a request, compact and extended ("Request message").
+//! The header of a request, compact or extended ("Request message").
 
 use super::{
     Command, CommandFlags, EXTENDED_REQUEST_LEN, EXTENDED_REQUEST_MAGIC, Magic, REQUEST_LEN,
@@ -6,29 +6,32 @@ use super::{
 };
 use crate::Violation;
 
-/// A request header. `len` is the effect's length, or the payload's where PAYLOAD_LEN says so.
+/// The header of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Flags, unknown ones too.
+    /// The flags, with unknown ones.
     pub flags: CommandFlags,
-    /// What is asked.
+    /// The command.
     pub command: Command,
-    /// The client's name for the request, given back in the reply.
+    /// The client's number for the request. The reply repeats it.
     pub cookie: u64,
-    /// Bytes from the start of the export.
+    /// The offset from the start of the export, in bytes.
     pub offset: u64,
-    /// Bytes; 32 bits in a compact header.
+    /// The length of the range, in bytes; with PAYLOAD_LEN that of the payload. It has 32 bits in a compact
+    /// header.
     pub len: u64,
 }
 
 impl Request {
-    /// The header's size on the wire.
+    /// The length of the header on the wire, in bytes.
     pub const fn wire_len(extended: bool) -> usize {
         if extended { EXTENDED_REQUEST_LEN } else { REQUEST_LEN }
     }
 
-    /// Reads a header off the front of `bytes`; `None` until it is all there. A wrong magic is
-    /// seen as soon as its four bytes are.
+    /// Parses a header at the front of `bytes`; `None` if it is not complete.
+    ///
+    /// # Errors
+    /// A wrong magic, as soon as its four bytes are there.
     #[inline]
     pub fn peek(bytes: &[u8], extended: bool) -> Result<Option<Self>, Violation> {
         let mut reader = Reader::new(bytes);
@@ -49,8 +52,8 @@ impl Request {
         }))
     }
 
-    /// Appends the header. In a compact one a length over 32 bits is cut: the client's rules
-    /// (`transmit::client`) never let one through.
+    /// Appends the header. In a compact header only the lower 32 bits of the length are sent:
+    /// `transmit::client` refuses longer requests before.
     pub fn put(&self, extended: bool, out: &mut Vec<u8>) {
         let magic = if extended { EXTENDED_REQUEST_MAGIC } else { REQUEST_MAGIC };
         out.extend_from_slice(&magic.to_be_bytes());

@@ -2,15 +2,20 @@
 
 use nbd::{
     BlockSizes, Framing, Refusal,
-    negotiate::{Ask, Client, ClientStep, Described, Export, Negotiated, Offers, Server, Step},
-    wire::TransmissionFlags,
+    negotiate::{
+        Ask, Client, ClientStep, Context, Described, Export, Negotiated, Offers, Server, Step,
+    },
+    wire::{BASE_ALLOCATION, TransmissionFlags},
 };
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use crate::{Pipe, framing};
 
 /// Bytes of the disk.
 pub(crate) const SIZE: u16 = 40_960;
+
+/// What the export has, in the server's order.
+const CONTEXTS: [&str; 2] = [BASE_ALLOCATION, "x-test:map"];
 
 fn export(size: u64) -> Export {
     Export {
@@ -20,9 +25,7 @@ fn export(size: u64) -> Export {
         unit: 1,
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
-        allocation: true,
-        identity: None,
-        instance: None,
+        contexts: CONTEXTS.map(Context::with_extents).to_vec(),
     }
 }
 
@@ -32,7 +35,8 @@ pub(crate) enum Wish {
     List,
     Info(String),
     Contexts(String),
-    Go(String, bool),
+    /// Enters the export, with these contexts.
+    Go(String, Vec<&'static str>),
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -41,7 +45,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         Just(Wish::List),
         name.clone().prop_map(Wish::Info),
         name.clone().prop_map(Wish::Contexts),
-        (name, any::<bool>()).prop_map(|(name, allocation)| Wish::Go(name, allocation)),
+        (name, subsequence(&CONTEXTS[..], 0..=2)).prop_map(|(name, wanted)| Wish::Go(name, wanted)),
     ]
 }
 
@@ -59,7 +63,7 @@ pub(crate) fn negotiate(
     let mut client = Some(Client::start(wish));
     let (mut served, mut entered) = (None, None);
     // After what was wished, an export that is there.
-    let last = Wish::Go("disk".to_owned(), true);
+    let last = Wish::Go("disk".to_owned(), CONTEXTS.to_vec());
     let mut wishes = wishes.iter().chain([&last]);
     while served.is_none() || entered.is_none() {
         let moved = (up.arrive(), down.arrive());
@@ -88,7 +92,7 @@ pub(crate) fn negotiate(
                 Wish::List => ready.list(&mut out),
                 Wish::Info(name) => ready.info(name, &mut out),
                 Wish::Contexts(name) => ready.contexts(name, &mut out),
-                Wish::Go(name, allocation) => ready.go(name, *allocation, &mut out),
+                Wish::Go(name, contexts) => ready.go_with(name, contexts.iter().copied(), &mut out),
             });
         }
         up.send(&mut out);
@@ -147,10 +151,12 @@ proptest! {
         };
         prop_assert_eq!(terms.framing, framed);
         let chosen = wishes.iter().find_map(|wish| match wish {
-            Wish::Go(name, allocation) if name == "disk" => Some(*allocation),
+            Wish::Go(name, contexts) if name == "disk" => Some(contexts.clone()),
             _ => None,
         });
-        let selected = contexts && framed >= Framing::Structured && chosen.unwrap_or(true);
-        prop_assert_eq!(terms.allocation.is_some(), selected);
+        let possible = contexts && framed >= Framing::Structured;
+        let due = if possible { chosen.unwrap_or_else(|| CONTEXTS.to_vec()) } else { Vec::new() };
+        let agreed: Vec<_> = terms.contexts.iter().map(|context| &*context.name).collect();
+        prop_assert_eq!(agreed, due);
     }
 }

@@ -10,7 +10,7 @@ use nbd::{
         Checked, Extent, ReadPiece, Received, Receiver, Replies,
         client::{self, Event},
     },
-    wire::{CommandFlags, ExtentFlags, Request},
+    wire::{BASE_ALLOCATION, CommandFlags, ExtentFlags, Request},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -116,7 +116,15 @@ impl Transmission {
                         Extent { len: *len, flags: ExtentFlags::HOLE | ExtentFlags::ZERO }
                     }
                 });
-                replies.extents(request, one, extents);
+                // The second context says where data is, in bits of its own.
+                replies.extents(request, one, |context| {
+                    let is_base = context.name == BASE_ALLOCATION;
+                    let own = |extent: Extent| Extent {
+                        flags: ExtentFlags::from_bits_retain(u32::from(extent.flags.is_empty())),
+                        ..extent
+                    };
+                    extents.clone().map(move |extent| if is_base { extent } else { own(extent) })
+                });
             }
             _ => replies.done(request),
         }
@@ -169,7 +177,8 @@ fn pieces(disk: &[u8], range: std::ops::Range<usize>) -> Vec<ReadPiece<Vec<u8>>>
 struct Hope {
     at: usize,
     read: Vec<u8>,
-    extents: u64,
+    /// Bytes whose status has come, by context.
+    extents: HashMap<u32, u64>,
 }
 
 proptest! {
@@ -232,7 +241,7 @@ proptest! {
             };
             if let Some((at, len, sent)) = sent {
                 let (at, len) = (usize::try_from(at).unwrap(), usize::try_from(len).unwrap());
-                hopes.insert(sent.unwrap(), Hope { at, read: vec![0xaa; len], extents: 0 });
+                hopes.insert(sent.unwrap(), Hope { at, read: vec![0xaa; len], extents: HashMap::new() });
             }
             both.up.send(&mut out);
             both.arrive(|event| judge(&mut hopes, &event));
@@ -265,14 +274,16 @@ fn judge(hopes: &mut HashMap<u64, Hope>, event: &Event<'_>) {
             let hole = range(*at - hope.at as u64, *len);
             assert!(hope.read[hole].iter().all(|byte| *byte == 0));
         }
-        Event::Extent { cookie, at, len, .. } => {
+        Event::Extent { cookie, context, at, len, .. } => {
             let hope = hopes.get_mut(cookie).unwrap();
-            assert_eq!(*at, hope.at as u64 + hope.extents, "consecutive");
-            hope.extents += len;
+            let told = hope.extents.entry(*context).or_default();
+            assert_eq!(*at, hope.at as u64 + *told, "consecutive");
+            *told += len;
         }
         Event::Done { cookie, result } => {
             assert_eq!(result, &Ok(()));
-            hopes.remove(cookie).unwrap();
+            let hope = hopes.remove(cookie).unwrap();
+            assert!([0, 2].contains(&hope.extents.len()), "the status of both contexts or of none");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Option haggling, client's end, against servers made of bytes: old, honest, and hostile ones.
 
 use nbd::{
-    Framing, Violation,
+    AgreedContext, Framing, Violation,
     negotiate::{Client, ClientStep, Ready},
     wire::{OptionCode, ReplyCode},
 };
@@ -112,7 +112,7 @@ fn a_server_without_tls_refuses() {
 }
 
 #[test]
-fn the_contexts_of_an_export_are_listed_and_one_of_them_is_selected() {
+fn the_contexts_of_an_export_are_listed_and_some_of_them_are_selected() {
     let mut out = Vec::new();
     let client = ready(Framing::Structured).contexts("disk", &mut out);
     assert!(out.starts_with(b"IHAVEOPT\0\0\0\x09"), "{out:?}");
@@ -126,15 +126,36 @@ fn the_contexts_of_an_export_are_listed_and_one_of_them_is_selected() {
     assert_eq!(names, ["base:allocation", "qemu:x"]);
 
     out.clear();
-    let client = ready.go_with("disk", Some("qemu:x"), &mut out);
-    assert!(out.ends_with(b"qemu:x"));
+    let client = ready.go_with("disk", ["qemu:x", "qemu:z"], &mut out);
+    assert!(out.ends_with(b"\0\0\0\x02\0\0\0\x06qemu:x\0\0\0\x06qemu:z"));
     let set = OptionCode::SET_META_CONTEXT;
     let answers = [
         [entry(set, 5, "base:allocation"), entry(set, 7, "qemu:x"), ack(set)].concat(),
         [export(1 << 20, 1), ack(OptionCode::GO)].concat(),
     ];
     let step = step(client, &answers.concat());
-    assert!(matches!(step, ClientStep::Done(done, _) if done.terms().allocation == Some(7)));
+    let ClientStep::Done(done, _) = step else { panic!("{step:?}") };
+    assert_eq!(done.terms().contexts, [AgreedContext::new(7, "qemu:x")]);
+}
+
+#[test]
+fn two_contexts_may_be_selected_with_ids_of_their_own() {
+    let set = OptionCode::SET_META_CONTEXT;
+    let entry = |id: u32, name: &str| {
+        reply(set, ReplyCode::META_CONTEXT, &[&id.to_be_bytes()[..], name.as_bytes()].concat())
+    };
+    let enter = |entries: Vec<Vec<u8>>| {
+        let names = ["base:allocation", "qemu:dirty-bitmap:b"];
+        let client = ready(Framing::Structured).go_with("disk", names, &mut Vec::new());
+        let rest = [ack(set), export(1 << 20, 1), ack(OptionCode::GO)].concat();
+        step(client, &[entries.concat(), rest].concat())
+    };
+    let both = vec![entry(0, "qemu:dirty-bitmap:b"), entry(9, "base:allocation")];
+    let ClientStep::Done(done, _) = enter(both) else { panic!("not done") };
+    assert_eq!(done.terms().context("base:allocation"), Some(9));
+    assert_eq!(done.terms().context("qemu:dirty-bitmap:b"), Some(0));
+    let same = vec![entry(9, "qemu:dirty-bitmap:b"), entry(9, "base:allocation")];
+    assert!(matches!(violation(enter(same)), Violation::Unexpected(_)));
 }
 
 #[test]
@@ -234,7 +255,7 @@ fn infos_are_taken_in_any_order_and_unknown_ones_ignored() {
     ]
     .concat();
     let ClientStep::Done(done, described) = step(client, &input) else { panic!() };
-    assert_eq!(done.terms().allocation, Some(7));
+    assert_eq!(done.terms().context("base:allocation"), Some(7));
     assert_eq!(done.terms().blocks.minimum, 512);
     assert_eq!(described.name.as_deref(), Some("canon"));
     assert_eq!(described.description.as_deref(), Some("a text"));
@@ -254,7 +275,7 @@ fn a_refused_context_is_done_without() {
     ]
     .concat();
     let ClientStep::Done(done, _) = step(client, &input) else { panic!() };
-    assert_eq!(done.terms().allocation, None);
+    assert_eq!(done.terms().contexts, []);
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn meta_contexts_before_structured_replies_are_invalid() {
     }
     talk.one(OptionCode::STRUCTURED_REPLY, b"");
     talk.all(OptionCode::GO, &info("", &[]));
-    assert_eq!(talk.done().terms().allocation, None);
+    assert_eq!(talk.done().terms().contexts, []);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn list_meta_context_lists_all_without_a_query_and_by_wildcard() {
         }
     }
     talk.all(OptionCode::GO, &info("", &[]));
-    assert_eq!(talk.done().terms().allocation, None, "a list selects nothing");
+    assert_eq!(talk.done().terms().contexts, [], "a list selects nothing");
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn set_meta_context_selects_only_by_full_name() {
             assert_eq!(codes(&replies), [ReplyCode::ACK], "{queries:?}");
         }
         talk.all(OptionCode::GO, &info("disk", &[]));
-        assert_eq!(talk.done().terms().allocation, id, "{queries:?}");
+        assert_eq!(talk.done().terms().context("base:allocation"), id, "{queries:?}");
     }
 }
 
@@ -70,7 +70,7 @@ fn contexts_work_with_extended_headers_alone() {
     let replies = talk.all(OptionCode::SET_META_CONTEXT, &contexts("", &["base:allocation"]));
     assert_eq!(codes(&replies), [ReplyCode::META_CONTEXT, ReplyCode::ACK]);
     talk.all(OptionCode::GO, &info("", &[]));
-    assert!(talk.done().terms().allocation.is_some());
+    assert!(talk.done().terms().context("base:allocation").is_some());
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_stored_context_is_ignored_when_go_names_another_export() {
         talk.all(OptionCode::SET_META_CONTEXT, &contexts("", &["base:allocation"]));
         let data = if enter == OptionCode::GO { info("disk", &[]) } else { b"disk".to_vec() };
         talk.option(enter, &data);
-        assert_eq!(talk.done().terms().allocation, None);
+        assert_eq!(talk.done().terms().contexts, []);
     }
 }
 
@@ -93,13 +93,13 @@ fn a_failed_set_meta_context_clears_what_was_set() {
         talk.all(OptionCode::SET_META_CONTEXT, &contexts("", &["base:allocation"]));
         assert!(talk.one(OptionCode::SET_META_CONTEXT, bad).code.is_error());
         talk.all(OptionCode::GO, &info("", &[]));
-        assert_eq!(talk.done().terms().allocation, None, "{bad:?}");
+        assert_eq!(talk.done().terms().contexts, [], "{bad:?}");
     }
     let mut talk = Talk::structured();
     talk.all(OptionCode::SET_META_CONTEXT, &contexts("", &["base:allocation"]));
     talk.all(OptionCode::SET_META_CONTEXT, &contexts("", &[]));
     talk.all(OptionCode::GO, &info("", &[]));
-    assert_eq!(talk.done().terms().allocation, None, "an empty set clears too");
+    assert_eq!(talk.done().terms().contexts, [], "an empty set clears too");
 }
 
 #[test]
@@ -138,16 +138,15 @@ fn contexts_of_an_unknown_export_are_refused() {
 }
 
 #[test]
-fn own_contexts_are_told_to_whoever_names_them_and_selected_by_nobody() {
-    let instead = "x-agent:instead=000000000000000000000000000000ff.3";
+fn facts_are_told_to_the_client_that_names_them_and_cannot_be_selected() {
     let (list, set) = (OptionCode::LIST_META_CONTEXT, OptionCode::SET_META_CONTEXT);
     for (option, queries, found) in [
-        (list, &["x-agent:identity"][..], &["x-agent:identity=12ab"][..]),
-        (list, &["x-agent:instance"], &["x-agent:instance=run7"]),
-        (list, &[instead, "x-agent:identity"], &["x-agent:identity=12ab", instead]),
-        (list, &["base:", "x-agent:identity"], &["base:allocation", "x-agent:identity=12ab"]),
-        (list, &["x-agent:", "x-agent:identity=12ab", "x-agent:instead"], &[]),
-        (set, &["x-agent:identity", "x-agent:instance", instead], &[]),
+        (list, &["x-test:serial"][..], &["x-test:serial=12ab"][..]),
+        (list, &["x-test:run"], &["x-test:run=7"]),
+        (list, &["x-test:run", "x-test:serial"], &["x-test:serial=12ab", "x-test:run=7"]),
+        (list, &["base:", "x-test:serial"], &["base:allocation", "x-test:serial=12ab"]),
+        (list, &["x-test:", "x-test:serial=12ab", "x-test:other"], &[]),
+        (set, &["x-test:serial", "x-test:run"], &[]),
     ] {
         let mut talk = Talk::structured();
         let replies = talk.all(option, &contexts("disk", queries));
@@ -155,4 +154,13 @@ fn own_contexts_are_told_to_whoever_names_them_and_selected_by_nobody() {
         let due: Vec<_> = found.iter().map(|name| name.as_bytes()).collect();
         assert_eq!(names, due, "{queries:?}");
     }
+}
+
+#[test]
+fn the_server_is_given_the_queries_as_the_client_sent_them() {
+    let mut talk = Talk::structured();
+    talk.all(OptionCode::LIST_META_CONTEXT, &contexts("disk", &["b:", "a:x", "b:"]));
+    assert_eq!(talk.queries, ["b:", "a:x", "b:"]);
+    talk.all(OptionCode::INFO, &info("disk", &[1]));
+    assert!(talk.queries.is_empty());
 }

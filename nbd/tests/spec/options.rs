@@ -132,7 +132,7 @@ fn go_tells_export_and_block_size_and_enters_the_transmission() {
     assert_eq!(negotiated.purpose(), Purpose::Go);
     assert_eq!(negotiated.terms().size, SIZE);
     assert_eq!(negotiated.terms().framing, Framing::Simple);
-    assert_eq!(negotiated.terms().allocation, None);
+    assert_eq!(negotiated.terms().contexts, []);
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use nbd::{
     BlockSizes, Refusal,
-    negotiate::{Ask, Ending, Export, Negotiated, Offers, Purpose, Server, StartTls, Step, Tls},
+    negotiate::{
+        Ask, Context, Ending, Export, Negotiated, Offers, Purpose, Server, StartTls, Step, Tls,
+    },
     wire::{OptionCode, ReplyCode, TransmissionFlags},
 };
 
@@ -38,6 +40,8 @@ pub(crate) struct Talk {
     pub(crate) sent: Vec<u8>,
     /// What the caller was asked.
     pub(crate) asked: Vec<(Purpose, String)>,
+    /// The queries of the last question.
+    pub(crate) queries: Vec<String>,
 }
 
 pub(crate) fn export() -> Export {
@@ -48,9 +52,11 @@ pub(crate) fn export() -> Export {
         unit: 1,
         name: Some("canonical".to_owned()),
         description: Some("a disk".to_owned()),
-        allocation: true,
-        identity: Some("12ab".to_owned()),
-        instance: Some("run7".to_owned()),
+        contexts: vec![
+            Context::with_extents("base:allocation"),
+            Context::fact("x-test:serial", "x-test:serial=12ab"),
+            Context::fact("x-test:run", "x-test:run=7"),
+        ],
     }
 }
 
@@ -63,7 +69,13 @@ impl Talk {
     pub(crate) fn greeted_by(offers: Offers) -> Self {
         let mut sent = Vec::new();
         let server = Server::start(offers, &mut sent);
-        Self { left: Some(Left::Open(server)), pending: vec![], sent, asked: vec![] }
+        Self {
+            left: Some(Left::Open(server)),
+            pending: vec![],
+            sent,
+            asked: vec![],
+            queries: vec![],
+        }
     }
 
     /// Greeted and flags sent; the greeting is taken.
@@ -136,6 +148,7 @@ impl Talk {
             Ask::Export(ask) => {
                 let name = ask.name().to_owned();
                 self.asked.push((ask.purpose(), name.clone()));
+                self.queries = ask.queries().into_iter().map(str::to_owned).collect();
                 let known = ["", "disk", &*"n".repeat(4096)].contains(&&*name);
                 let answer = if known { Ok(export()) } else { Err(Refusal::unknown(&name)) };
                 ask.answer(answer, &mut self.sent)

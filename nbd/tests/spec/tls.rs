@@ -171,7 +171,7 @@ fn all_that_was_negotiated_before_tls_is_forgotten() {
         assert_eq!(reply.code, ReplyCode::ERR_INVALID, "no structured replies any more");
         talk.option(OptionCode::GO, &info("disk", &[]));
         let terms = talk.done().terms();
-        assert_eq!((terms.framing, terms.allocation), (Framing::Simple, None));
+        assert_eq!((terms.framing, terms.contexts.len()), (Framing::Simple, 0));
     }
 }
 
@@ -183,7 +183,7 @@ fn it_can_be_negotiated_again_inside_tls() {
     assert_eq!(talk.all(OptionCode::SET_META_CONTEXT, &wishes).len(), 2);
     talk.option(OptionCode::GO, &info("disk", &[]));
     let terms = talk.done().terms();
-    assert_eq!((terms.framing, terms.allocation.is_some()), (Framing::Structured, true));
+    assert_eq!((terms.framing, terms.contexts.len()), (Framing::Structured, 1));
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn conversation() -> Vec<u8> {
 fn at_once() -> Vec<u8> {
     let mut talk = Talk::greeted();
     talk.say(&conversation());
-    assert!(talk.done().terms().allocation.is_some());
+    assert!(talk.done().terms().context("base:allocation").is_some());
     talk.sent
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use nbd::{
     Framing,
-    negotiate::{Client, ClientStep, IDENTITY, INSTANCE, Offers, Tls, answer_to},
+    negotiate::{Client, ClientStep, Offers, Tls},
 };
 use tokio::task::JoinHandle;
 
@@ -170,7 +170,11 @@ fn enter(stream: &mut UnixStream, fencing: FencingToken) -> Vec<String> {
     else {
         panic!("no greeting");
     };
-    let client = ready.contexts_of("", &[IDENTITY, INSTANCE, &fencing.to_string()], &mut out);
+    let client = ready.contexts_of(
+        "",
+        &["x-agent:identity", "x-agent:instance", &fencing.to_string()],
+        &mut out,
+    );
     let ClientStep::Contexts(ready, names) = answer(stream, client, &mut out) else {
         panic!("no contexts");
     };
@@ -246,8 +250,9 @@ async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_f
     let (mut old, first) = session(&rules, &life);
     let mut old = tokio::task::spawn_blocking(move || {
         let names = enter(&mut old, fencing(1));
-        assert_eq!(answer_to(IDENTITY, &names[0]).map(str::len), Some(32));
-        assert_eq!(answer_to(INSTANCE, &names[1]).map(str::len), Some(32));
+        let value = |name: &str, query| name.strip_prefix(query).map(str::len);
+        assert_eq!(value(&names[0], "x-agent:identity="), Some(32));
+        assert_eq!(value(&names[1], "x-agent:instance="), Some(32));
         assert_eq!(names[2..], [fencing(1).to_string()]);
         write(&mut old, 4096);
         write(&mut old, 8192);

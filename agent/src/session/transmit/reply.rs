@@ -49,13 +49,16 @@ pub(super) fn answer(
             replies.read(request, df, pieces);
         }
         Checked::Extents { one, .. } => {
-            let extents = got.extents.drain(..).map(|extent| {
-                let mut flags = ExtentFlags::empty();
-                flags.set(ExtentFlags::HOLE, extent.hole);
-                flags.set(ExtentFlags::ZERO, extent.zero);
-                Extent { len: extent.len, flags }
+            // `base:allocation` is the only context with extents that the agent offers.
+            replies.extents(request, one, |_| {
+                got.extents.iter().map(|extent| {
+                    let mut flags = ExtentFlags::empty();
+                    flags.set(ExtentFlags::HOLE, extent.hole);
+                    flags.set(ExtentFlags::ZERO, extent.zero);
+                    Extent { len: extent.len, flags }
+                })
             });
-            replies.extents(request, one, extents);
+            got.extents.clear();
         }
         _ => replies.done(request),
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, mem, ops::Range};
 
 use nbd::{
     Uri,
-    wire::{CommandFlags, Errno, TransmissionFlags},
+    wire::{BASE_ALLOCATION, CommandFlags, Errno, TransmissionFlags},
 };
 
 use super::{
@@ -155,7 +155,7 @@ impl<'a> Drive<'a> {
 
     /// It can be asked what is allocated.
     pub(super) fn has_extents(&self) -> bool {
-        self.links.first().is_some_and(|link| link.terms().allocation.is_some())
+        self.links.first().is_some_and(|link| link.terms().context(BASE_ALLOCATION).is_some())
     }
 
     /// Bytes that one request may read or write.

@@ -1,27 +1,27 @@
-//! Which bytes of a read have come: none may come twice, and in the end none may be missing.
+//! The bytes of a read that have arrived. None may arrive twice, and in the end none may be missing.
 
 use std::collections::BTreeMap;
 
-/// Most separate runs of one read. Only a server that answers out of order makes any.
+/// The most separate runs of one read. Only a server that answers out of order causes any.
 const MOST_RUNS: usize = 1 << 16;
 
-/// Bytes of one range that have been seen.
+/// The bytes of one range that have arrived.
 #[derive(Debug)]
 pub(super) struct Coverage {
-    /// All from the start of the range to here have.
+    /// All bytes before this offset have arrived.
     front: u64,
     end: u64,
-    /// Runs beyond the front: start to end; apart from each other and from the front.
+    /// Runs beyond the front, from start to end. They touch neither each other nor the front.
     runs: BTreeMap<u64, u64>,
 }
 
 impl Coverage {
-    /// Nothing of `at..end` yet.
+    /// The range `at..end`, of which nothing has arrived.
     pub(super) const fn new(at: u64, end: u64) -> Self {
         Self { front: at, end, runs: BTreeMap::new() }
     }
 
-    /// Takes `at..at + len` in. The text says what is wrong with it.
+    /// Adds `at..at + len`. An error says what is wrong with it.
     pub(super) fn add(&mut self, at: u64, len: u64) -> Result<(), &'static str> {
         let end = at.checked_add(len).filter(|end| *end <= self.end);
         let Some(end) = end else { return Err("bytes past the end of the read") };
@@ -58,7 +58,7 @@ impl Coverage {
         Ok(())
     }
 
-    /// All bytes have come.
+    /// Whether all bytes have arrived.
     pub(super) fn is_whole(&self) -> bool {
         self.front == self.end
     }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a plain array of flags.
+        /// The model is an array of flags.
         #[test]
         fn agrees_with_an_array(pieces in vec((0_u64..70, 0_u64..20), 0..40)) {
             let (start, end) = (10, 60);

@@ -1,4 +1,4 @@
-//! The client's end of the transmission: requests out, replies in.
+//! The client's end of the transmission: requests out, replies in ("Transmission").
 //!
 //! ```text
 //!  read, write, ... -> header in `out` -> (socket) -> server
@@ -6,132 +6,48 @@
 //!  Data, Hole, Extent, ..., Done <- step(input) <- (socket)
 //! ```
 //!
-//! Payload passes through as slices of the input and is never collected here. What a server sends
-//! is held against the request: a byte that was not asked for, one that comes twice or one that is
-//! missing is a `Violation`. Commands that the export does not have never leave (`Unfit`).
+//! Payload passes through as slices of the input and is never copied here. The machine checks each reply
+//! against its request: a byte that was not requested, that comes twice or that is missing is a
+//! [`Violation`]. A request that the export does not take is refused before it is sent ([`Unfit`]).
+//!
+//! ```
+//! use nbd::{Framing, Terms, transmit::client::{Client, Event}, wire::TransmissionFlags};
+//!
+//! let mut client = Client::new(Terms {
+//!     size: 4096,
+//!     flags: TransmissionFlags::HAS_FLAGS,
+//!     framing: Framing::Simple,
+//!     contexts: Vec::new(),
+//!     blocks: nbd::BlockSizes::default(),
+//!     unit: 1,
+//! });
+//! let mut out = Vec::new();
+//! let cookie = client.read(0, 3, false, &mut out)?;
+//! // `out` goes to the server, which answers:
+//! let input = [&b"\x67\x44\x66\x98\0\0\0\0"[..], &cookie.to_be_bytes(), b"abc"].concat();
+//! let (consumed, event) = client.step(&input)?;
+//! assert_eq!(event, Some(Event::Data { cookie, at: 0, bytes: b"abc" }));
+//! let (_, event) = client.step(&input[consumed..])?;
+//! assert_eq!(event, Some(Event::Done { cookie, result: Ok(()) }));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 mod coverage;
+mod event;
 mod replies;
 
-use std::{collections::HashMap, fmt};
-
-use thiserror::Error;
+use std::collections::HashMap;
 
 use self::{coverage::Coverage, replies::Now};
 use crate::{
     Framing, Terms,
-    wire::{ChunkHeader, Command, CommandFlags, Errno, ExtentFlags, Request, TransmissionFlags},
+    wire::{ChunkHeader, Command, CommandFlags, Request, TransmissionFlags},
 };
 
+pub use event::{Event, Failure, Unfit};
 pub use replies::{ERROR_LIMIT, EXTENTS_LIMIT};
 
-/// What a server says to a request. Offsets are counted from the start of the export.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// Bytes that were read, a slice of the input.
-    Data {
-        /// The request.
-        cookie: u64,
-        /// Where they belong.
-        at: u64,
-        /// At least one.
-        bytes: &'a [u8],
-    },
-    /// Zeroes that were read.
-    Hole {
-        /// The request.
-        cookie: u64,
-        /// Where they belong.
-        at: u64,
-        /// At least 1.
-        len: u64,
-    },
-    /// A run of one status. The first begins at the request's offset, each other where the one
-    /// before ends; the last may reach beyond the request, but not beyond the export.
-    Extent {
-        /// The request.
-        cookie: u64,
-        /// Where it begins.
-        at: u64,
-        /// At least 1.
-        len: u64,
-        /// Its status in `base:allocation`.
-        flags: ExtentFlags,
-    },
-    /// The end of a request. If it failed, what was read before counts for nothing.
-    Done {
-        /// The request; free to be used again.
-        cookie: u64,
-        /// How it went.
-        result: Result<(), Failure>,
-    },
-}
-
-/// What a server said went wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub struct Failure {
-    /// The code. One without a name means EINVAL ("Error values").
-    pub errno: Errno,
-    /// For people; fit to be printed; may be empty.
-    pub text: String,
-    /// Where it went wrong, if the server said.
-    pub at: Option<u64>,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server answered {}", self.errno)?;
-        if !self.text.is_empty() {
-            write!(f, ": {}", self.text)?;
-        }
-        self.at.map_or(Ok(()), |at| write!(f, " (at offset {at})"))
-    }
-}
-
-/// Why a request does not leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Unfit {
-    /// Not inside the export.
-    #[error("offset {at} and length {len} reach past the end of the export, {size} bytes")]
-    PastEnd {
-        /// Offset.
-        at: u64,
-        /// Length.
-        len: u64,
-        /// The export's.
-        size: u64,
-    },
-    /// Not in blocks.
-    #[error("offset {at} and length {len} are not multiples of the block size, {minimum} bytes")]
-    Unaligned {
-        /// Offset.
-        at: u64,
-        /// Length.
-        len: u64,
-        /// The export's minimum.
-        minimum: u32,
-    },
-    /// Longer than one request may be.
-    #[error("{len} bytes in one request, over the limit of {maximum}")]
-    TooLong {
-        /// Length.
-        len: u64,
-        /// The longest for this command.
-        maximum: u64,
-    },
-    /// What a server does with it is not specified.
-    #[error("a request for no bytes")]
-    Empty,
-    /// The export cannot be changed.
-    #[error("the export is read-only")]
-    ReadOnly,
-    /// The server did not offer it.
-    #[error("the server does not offer {0}")]
-    NotOffered(&'static str),
-}
-
-/// A request whose answer is not complete.
+/// A request whose answer is not complete yet.
 #[derive(Debug)]
 struct Pending {
     command: Command,
@@ -139,13 +55,18 @@ struct Pending {
     at: u64,
     len: u64,
     coverage: Coverage,
-    /// Chunks of content, or of status.
+    /// Chunks of content.
     chunks: u64,
+    /// Contexts whose status has come.
+    contexts: Vec<u32>,
     errors: u32,
     failure: Option<Failure>,
 }
 
-/// The client's end.
+/// The client's machine of the transmission. Several requests may be outstanding; each has a cookie, and the
+/// answers come in any order.
+///
+/// A method for a request appends it to `out` and returns its cookie.
 #[derive(Debug)]
 pub struct Client {
     terms: Terms,
@@ -155,37 +76,41 @@ pub struct Client {
 }
 
 impl Client {
-    /// Room that the input needs so that everything that must be seen whole fits.
+    /// The size of an input buffer that holds every part that must be complete before it is understood, in
+    /// bytes.
     pub const INPUT: usize = ChunkHeader::wire_len(true) + ERROR_LIMIT;
 
-    /// Begins right after the negotiation.
+    /// Starts right after the negotiation.
     pub fn new(terms: Terms) -> Self {
         Self { terms, pending: HashMap::new(), cookie: 0, now: Now::Header }
     }
 
-    /// What was agreed.
+    /// The rules of the transmission.
     pub const fn terms(&self) -> &Terms {
         &self.terms
     }
 
-    /// Requests whose answer is not complete.
+    /// The number of requests whose answer is not complete.
     pub fn outstanding(&self) -> usize {
         self.pending.len()
     }
 
-    /// The longest read or write, in bytes.
+    /// The limit for one read or write, in bytes.
     pub fn longest_payload(&self) -> u64 {
         self.terms.blocks.maximum.into()
     }
 
-    /// The longest range of the other commands, in bytes.
+    /// The limit for the range of another command, in bytes.
     pub fn longest_range(&self) -> u64 {
         let minimum = u64::from(self.terms.blocks.minimum.max(1));
         let most = if self.extended() { i64::MAX as u64 } else { u64::from(u32::MAX) };
         most - most % minimum
     }
 
-    /// NBD_CMD_READ; `df`: in one piece.
+    /// NBD_CMD_READ. With `df` the server answers in one chunk.
+    ///
+    /// # Errors
+    /// The range is not allowed, or the server does not offer DF.
     pub fn read(&mut self, at: u64, len: u64, df: bool, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         let mut flags = CommandFlags::empty();
         if df {
@@ -196,8 +121,11 @@ impl Client {
         Ok(self.send(Command::READ, flags, at, len, out))
     }
 
-    /// The header of NBD_CMD_WRITE; exactly `len` bytes must follow it. `fua`: durable before the
-    /// answer.
+    /// The header of NBD_CMD_WRITE. The caller has to append exactly `len` bytes of payload. With `fua` the
+    /// data is durable before the answer.
+    ///
+    /// # Errors
+    /// The export is read-only, the range is not allowed, or the server does not offer FUA.
     pub fn write(&mut self, at: u64, len: u64, fua: bool, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         self.writable()?;
         let mut flags = self.fua(fua)?;
@@ -206,13 +134,19 @@ impl Client {
         Ok(self.send(Command::WRITE, flags, at, len, out))
     }
 
-    /// NBD_CMD_FLUSH: what was answered before becomes durable.
+    /// NBD_CMD_FLUSH: every write that was answered before becomes durable.
+    ///
+    /// # Errors
+    /// The server does not offer it.
     pub fn flush(&mut self, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         self.offers(TransmissionFlags::SEND_FLUSH, "flush")?;
         Ok(self.send(Command::FLUSH, CommandFlags::empty(), 0, 0, out))
     }
 
-    /// NBD_CMD_TRIM: the range is not needed any more.
+    /// NBD_CMD_TRIM: the server may discard the range.
+    ///
+    /// # Errors
+    /// The export is read-only, the range is not allowed, or the server does not offer it.
     pub fn trim(&mut self, at: u64, len: u64, fua: bool, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         self.writable()?;
         self.offers(TransmissionFlags::SEND_TRIM, "trim")?;
@@ -221,7 +155,10 @@ impl Client {
         Ok(self.send(Command::TRIM, flags, at, len, out))
     }
 
-    /// NBD_CMD_WRITE_ZEROES; of `flags`, FUA, NO_HOLE and FAST_ZERO count.
+    /// NBD_CMD_WRITE_ZEROES. Of `flags`, only FUA, NO_HOLE and FAST_ZERO are used.
+    ///
+    /// # Errors
+    /// The export is read-only, the range is not allowed, or the server does not offer it.
     pub fn zero(
         &mut self,
         at: u64,
@@ -242,13 +179,19 @@ impl Client {
     }
 
     /// NBD_CMD_CACHE: the range will be read soon.
+    ///
+    /// # Errors
+    /// The range is not allowed, or the server does not offer it.
     pub fn cache(&mut self, at: u64, len: u64, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         self.offers(TransmissionFlags::SEND_CACHE, "caching")?;
         self.range(at, len, self.longest_range())?;
         Ok(self.send(Command::CACHE, CommandFlags::empty(), at, len, out))
     }
 
-    /// NBD_CMD_BLOCK_STATUS; `one`: only the first extent.
+    /// NBD_CMD_BLOCK_STATUS: the extents of all agreed contexts. With `one`, only the first of each.
+    ///
+    /// # Errors
+    /// The range is not allowed, or no context was agreed.
     pub fn extents(
         &mut self,
         at: u64,
@@ -256,22 +199,22 @@ impl Client {
         one: bool,
         out: &mut Vec<u8>,
     ) -> Result<u64, Unfit> {
-        if self.terms.allocation.is_none() {
-            return Err(Unfit::NotOffered("base:allocation"));
+        if self.terms.contexts.is_empty() {
+            return Err(Unfit::NotOffered("block status"));
         }
         self.range(at, len, self.longest_range())?;
         let flags = if one { CommandFlags::REQ_ONE } else { CommandFlags::empty() };
         Ok(self.send(Command::BLOCK_STATUS, flags, at, len, out))
     }
 
-    /// NBD_CMD_DISC; the server closes. Wait for what is outstanding first.
+    /// NBD_CMD_DISC: the server closes the connection. Wait for all outstanding requests first.
     pub fn disconnect(mut self, out: &mut Vec<u8>) {
         self.send(Command::DISC, CommandFlags::empty(), 0, 0, out);
     }
 
-    /// The bytes of a read that come next: its cookie, where they belong, how many. A caller that
-    /// has no input left over may receive them, or the first of them, in place, and say so by
-    /// `placed`: it saves a copy.
+    /// The data of a read that comes next: cookie, offset and number of bytes. A caller without unconsumed
+    /// input may receive these bytes, or the first of them, directly into their place. It reports that by
+    /// [`placed`](Self::placed), and saves a copy.
     pub const fn expects(&self) -> Option<(u64, u64, u64)> {
         match self.now {
             Now::Data { cookie, at, left, .. } => Some((cookie, at, left)),
@@ -279,8 +222,8 @@ impl Client {
         }
     }
 
-    /// The first `len` of the bytes that `expects` names were received in place. More than it
-    /// names count for no more than that.
+    /// Records that the first `len` of the bytes that [`expects`](Self::expects) names were received in their
+    /// place. A larger `len` counts as all of them.
     pub const fn placed(&mut self, len: u64) {
         if let Now::Data { cookie, at, left, done } = self.now {
             self.now = if len < left {
@@ -341,8 +284,17 @@ impl Client {
         let cookie = self.cookie;
         Request { flags, command, cookie, offset: at, len }.put(self.extended(), out);
         let coverage = Coverage::new(at, at.saturating_add(len));
-        let (chunks, errors, failure) = (0, 0, None);
-        let pending = Pending { command, flags, at, len, coverage, chunks, errors, failure };
+        let pending = Pending {
+            command,
+            flags,
+            at,
+            len,
+            coverage,
+            chunks: 0,
+            contexts: Vec::new(),
+            errors: 0,
+            failure: None,
+        };
         self.pending.insert(cookie, pending);
         cookie
     }

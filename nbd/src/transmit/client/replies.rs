@@ -1,4 +1,4 @@
-//! Replies cut from the stream and held against their requests ("Structured reply types").
+//! Replies, parsed from the stream and checked against their requests ("Structured reply types").
 
 use super::{Client, Event, Failure, Pending};
 use crate::{
@@ -10,17 +10,17 @@ use crate::{
     },
 };
 
-/// Longest error chunk that is taken, in bytes: a text of 4096 and all fields around it fit.
+/// The longest error chunk that the client takes, in bytes. A text of 4096 bytes and all other fields fit.
 pub const ERROR_LIMIT: usize = 8 << 10;
 
-/// Longest chunk of extents that is taken, in bytes: 2^20 of 64 bits, which is the most that any
-/// server is known to send. A caller may keep them all.
+/// The longest chunk of extents that the client takes, in bytes: 2^20 extents with 64-bit fields, the most
+/// that any known server sends. A caller can afford to keep them all.
 pub const EXTENTS_LIMIT: u64 = 8 + (16 << 20);
 
-/// Most errors of one request. A server may send one for each piece of a read that failed.
+/// The most errors of one request. A server may send one for each failed piece of a read.
 const MOST_ERRORS: u32 = 1024;
 
-/// What the next bytes are.
+/// The meaning of the next bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Now {
     Header,
@@ -34,6 +34,7 @@ pub(super) enum Now {
     /// Descriptors of a block status.
     Extents {
         cookie: u64,
+        context: u32,
         at: u64,
         left: u64,
         wide: bool,
@@ -50,9 +51,12 @@ fn breach(cookie: u64, why: &'static str) -> Violation {
 }
 
 impl Client {
-    /// Eats from the front of `input` (all bytes not consumed so far), says how many bytes it
-    /// consumed, and the first thing that they mean. `None`: more bytes are needed; until then
-    /// call again with what was not consumed, even if that is nothing.
+    /// Consumes bytes from the front of `input`, which begins with all bytes that were not consumed before.
+    /// Returns how many it consumed, and the first event in them. The caller repeats the call with the rest
+    /// of the input, even if it is empty, until there is no event: then more bytes are needed.
+    ///
+    /// # Errors
+    /// The server broke the protocol. Close the connection.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Event<'a>>), Violation> {
         let mut rest = input;
         let event = loop {
@@ -78,21 +82,21 @@ impl Client {
                 self.placed(len as u64);
                 Ok(Turn::Tell(Event::Data { cookie, at, bytes }))
             }
-            Now::Extents { cookie, at, left, wide, done } => {
+            Now::Extents { cookie, context, at, left, wide, done } => {
                 let Some((len, flags)) = descriptor(rest, wide) else { return Ok(Turn::Hungry) };
                 let end = self.judge_extent(cookie, at, len)?;
                 self.now = match left {
                     1 => after_chunk(cookie, done),
-                    _ => Now::Extents { cookie, at: end, left: left - 1, wide, done },
+                    _ => Now::Extents { cookie, context, at: end, left: left - 1, wide, done },
                 };
-                Ok(Turn::Tell(Event::Extent { cookie, at, len, flags }))
+                Ok(Turn::Tell(Event::Extent { cookie, context, at, len, flags }))
             }
             Now::Finish { cookie } => {
                 self.now = Now::Header;
                 let Some(pending) = self.pending.remove(&cookie) else {
                     return Err(breach(cookie, "no such request is outstanding"));
                 };
-                let result = pending.finish(cookie)?;
+                let result = pending.finish(cookie, self.terms.contexts.len())?;
                 Ok(Turn::Tell(Event::Done { cookie, result }))
             }
         }
@@ -144,8 +148,8 @@ impl Client {
         Ok(())
     }
 
-    /// Judges a chunk by its header, before anything of its payload is waited for. Says how many
-    /// bytes of payload must be seen together.
+    /// Judges a chunk by its header, before its payload arrives. Returns how many bytes of payload must be
+    /// complete before they are parsed.
     fn judge_header(&mut self, header: &ChunkHeader) -> Result<usize, Violation> {
         let ChunkHeader { flags, kind, cookie, offset, len } = *header;
         let extended = self.terms.framing == Framing::Extended;
@@ -192,7 +196,6 @@ impl Client {
     fn chunk<'a>(&mut self, header: &ChunkHeader, body: &[u8]) -> Result<Turn<'a>, Violation> {
         let ChunkHeader { flags, kind, cookie, len, .. } = *header;
         let done = flags.contains(ChunkFlags::DONE);
-        let allocation = self.terms.allocation;
         let mut reader = Reader::new(body);
         self.now = after_chunk(cookie, done);
         match kind {
@@ -212,16 +215,20 @@ impl Client {
                 let left = if wide { (len - 8) / 16 } else { (len - 4) / 8 };
                 let id = reader.u32()?;
                 let count = if wide { reader.u32()? } else { 0 };
+                let selected = self.terms.contexts.iter().any(|context| context.id == id);
                 let pending = self.pending(cookie)?;
-                pending.chunks += 1;
-                if Some(id) != allocation || pending.chunks > 1 {
+                if !selected {
                     return Err(breach(cookie, "the status of a context that was not selected"));
                 }
+                if pending.contexts.contains(&id) {
+                    return Err(breach(cookie, "the status of a context that has come already"));
+                }
+                pending.contexts.push(id);
                 if count != 0 && u64::from(count) != left {
                     return Err(breach(cookie, "a count of extents that disagrees with its chunk"));
                 }
                 let at = pending.at;
-                self.now = Now::Extents { cookie, at, left, wide, done };
+                self.now = Now::Extents { cookie, context: id, at, left, wide, done };
             }
             _ => {
                 let failure = failure(cookie, kind, reader)?;
@@ -241,7 +248,7 @@ impl Client {
         Ok(Turn::Again)
     }
 
-    /// Says where the extent ends.
+    /// Checks an extent and returns the offset of its end.
     fn judge_extent(&mut self, cookie: u64, at: u64, len: u64) -> Result<u64, Violation> {
         let size = self.terms.size;
         let pending = self.pending(cookie)?;
@@ -270,7 +277,7 @@ pub(super) const fn after_chunk(cookie: u64, done: bool) -> Now {
 }
 
 impl Pending {
-    /// A chunk of what was read.
+    /// Records a chunk of data or of a hole.
     fn content(&mut self, cookie: u64, at: u64, len: u64) -> Result<(), Violation> {
         self.chunks += 1;
         if self.chunks > 1 && self.flags.contains(CommandFlags::DF) {
@@ -279,8 +286,8 @@ impl Pending {
         self.coverage.add(at, len).map_err(|why| breach(cookie, why))
     }
 
-    /// No more chunks come.
-    fn finish(self, cookie: u64) -> Result<Result<(), Failure>, Violation> {
+    /// Judges the answer after its last chunk. `contexts` is the number of agreed contexts.
+    fn finish(self, cookie: u64, contexts: usize) -> Result<Result<(), Failure>, Violation> {
         if let Some(failure) = self.failure {
             return Ok(Err(failure));
         }
@@ -288,7 +295,7 @@ impl Pending {
             Command::READ if !self.coverage.is_whole() => {
                 Err(breach(cookie, "success, though bytes of the read are missing"))
             }
-            Command::BLOCK_STATUS if self.chunks == 0 => {
+            Command::BLOCK_STATUS if self.contexts.len() < contexts => {
                 Err(breach(cookie, "success, though the status is missing"))
             }
             _ => Ok(Ok(())),
@@ -296,11 +303,11 @@ impl Pending {
     }
 }
 
-/// Takes a descriptor off the front when it is all there.
+/// Takes an extent's descriptor off the front, if it is complete.
 fn descriptor(rest: &mut &[u8], wide: bool) -> Option<(u64, ExtentFlags)> {
     let mut reader = Reader::new(rest);
     let (len, flags) = if wide {
-        // The upper half of the status is for contexts that this end does not select.
+        // No known context uses the upper half of the status.
         let (len, _upper) = (reader.u64().ok()?, reader.u32().ok()?);
         (len, reader.u32().ok()?)
     } else {
@@ -310,7 +317,7 @@ fn descriptor(rest: &mut &[u8], wide: bool) -> Option<(u64, ExtentFlags)> {
     Some((len, ExtentFlags::from_bits_retain(flags)))
 }
 
-/// An error chunk, also one of a kind without a name: they all begin alike.
+/// Parses an error chunk. Types without a name begin with the same fields.
 fn failure(cookie: u64, kind: ChunkType, mut reader: Reader<'_>) -> Result<Failure, Violation> {
     let (errno, len) = (Errno(reader.u32()?), usize::from(reader.u16()?));
     let Ok(text) = reader.take(len) else {

@@ -1,8 +1,10 @@
 use super::*;
 use crate::{
-    BlockSizes, Violation,
-    wire::{ChunkFlags, ChunkType, SimpleReply},
+    AgreedContext, BlockSizes, Violation,
+    wire::{ChunkFlags, ChunkType, Errno, SimpleReply},
 };
+
+mod extents;
 
 const SIZE: u64 = 1 << 20;
 
@@ -11,10 +13,13 @@ fn client(framing: Framing) -> Client {
         size: SIZE,
         flags: !TransmissionFlags::READ_ONLY,
         framing,
-        allocation: (framing > Framing::Simple).then_some(9),
+        contexts: Vec::new(),
         blocks: BlockSizes::default(),
         unit: 1,
     };
+    if framing > Framing::Simple {
+        terms.contexts.push(AgreedContext::new(9, "base:allocation"));
+    }
     terms.flags.set(TransmissionFlags::SEND_DF, framing > Framing::Simple);
     Client::new(terms)
 }
@@ -65,6 +70,8 @@ struct Got {
     data: Vec<(u64, Vec<u8>)>,
     holes: Vec<(u64, u64)>,
     extents: Vec<(u64, u64, u32)>,
+    /// The context of each extent.
+    contexts: Vec<u32>,
     done: Vec<(u64, Result<(), Failure>)>,
 }
 
@@ -84,8 +91,9 @@ fn feed(client: &mut Client, bytes: &[u8], step: usize) -> Result<Got, Violation
                     _ => got.data.push((at, bytes.to_vec())),
                 },
                 Some(Event::Hole { at, len, .. }) => got.holes.push((at, len)),
-                Some(Event::Extent { at, len, flags, .. }) => {
+                Some(Event::Extent { at, len, flags, context, .. }) => {
                     got.extents.push((at, len, flags.bits()));
+                    got.contexts.push(context);
                 }
                 Some(Event::Done { cookie, result }) => got.done.push((cookie, result)),
             }
@@ -173,41 +181,6 @@ fn an_error_comes_with_its_text_and_offset() {
     }
 }
 
-#[test]
-fn extents_come_one_by_one() {
-    let mut wide = 9_u32.to_be_bytes().to_vec();
-    wide.extend_from_slice(&2_u32.to_be_bytes());
-    for (len, flags) in [(1000_u64, 0_u64), (SIZE - 1000 - 512, 3)] {
-        wide.extend_from_slice(&len.to_be_bytes());
-        wide.extend_from_slice(&flags.to_be_bytes());
-    }
-    let short = compact(&[(1000, 0), (u32::try_from(SIZE).unwrap() - 1000 - 512, 3)]);
-    for (framing, kind, body) in [
-        (Framing::Structured, ChunkType::BLOCK_STATUS, &short),
-        (Framing::Extended, ChunkType::BLOCK_STATUS, &short),
-        (Framing::Extended, ChunkType::BLOCK_STATUS_EXT, &wide),
-    ] {
-        for step in [1, 9, 1000] {
-            let mut client = client(framing);
-            let cookie = client.extents(512, 2000, false, &mut vec![]).unwrap();
-            let bytes = chunk(framing, true, kind, cookie, 512, body);
-            let got = feed(&mut client, &bytes, step).unwrap();
-            assert_eq!(got.extents, [(512, 1000, 0), (1512, SIZE - 1512, 3)]);
-            assert_eq!(got.done, [(cookie, Ok(()))]);
-        }
-    }
-}
-
-#[test]
-fn a_chunk_of_too_many_extents_is_refused_by_its_header() {
-    let mut client = client(Framing::Structured);
-    let cookie = client.extents(0, SIZE, false, &mut vec![]).unwrap();
-    let len = usize::try_from(EXTENTS_LIMIT).unwrap() + 4;
-    let kind = ChunkType::BLOCK_STATUS;
-    let bytes = chunk(Framing::Structured, true, kind, cookie, 0, &vec![0; len]);
-    assert!(client.step(&bytes[..20]).is_err());
-}
-
 /// What a hostile or broken server may say to a read of 512..612, each with a reason.
 #[test]
 fn replies_that_do_not_fit_a_read_are_violations() {
@@ -276,39 +249,6 @@ fn replies_that_do_not_fit_a_read_are_violations() {
                 .collect();
             assert!(feed(&mut client, &bytes, 10_000).is_err(), "{why}");
         }
-    }
-}
-
-#[test]
-fn replies_that_do_not_fit_a_block_status_are_violations() {
-    let other = [&8_u32.to_be_bytes()[..], &compact(&[(100, 0)])[4..]].concat();
-    let size = u32::try_from(SIZE).unwrap();
-    for (why, one, bodies) in [
-        ("no extent", false, vec![compact(&[])]),
-        ("half an extent", false, vec![vec![0; 8]]),
-        ("an empty extent", false, vec![compact(&[(0, 0)])]),
-        ("another context", false, vec![other]),
-        ("two chunks", false, vec![compact(&[(50, 0)]), compact(&[(50, 0)])]),
-        ("an extent too many", false, vec![compact(&[(100, 0), (1, 3)])]),
-        ("past the export", false, vec![compact(&[(size - 511, 0)])]),
-        ("more than one", true, vec![compact(&[(50, 0), (50, 3)])]),
-        ("one too long", true, vec![compact(&[(101, 0)])]),
-    ] {
-        let mut client = client(Framing::Structured);
-        let cookie = client.extents(512, 100, one, &mut vec![]).unwrap();
-        let mut bytes = Vec::new();
-        for (index, body) in bodies.iter().enumerate() {
-            let done = index + 1 == bodies.len();
-            let kind = ChunkType::BLOCK_STATUS;
-            bytes.extend(chunk(Framing::Structured, done, kind, cookie, 512, body));
-        }
-        assert!(feed(&mut client, &bytes, 10_000).is_err(), "{why}");
-    }
-    for framing in [Framing::Structured, Framing::Extended] {
-        let mut client = client(framing);
-        let cookie = client.extents(512, 100, false, &mut vec![]).unwrap();
-        let bytes = chunk(framing, true, ChunkType::NONE, cookie, 512, &[]);
-        assert!(feed(&mut client, &bytes, 10_000).is_err(), "success without a status");
     }
 }
 
