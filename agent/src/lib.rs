@@ -9,6 +9,7 @@ pub mod causes;
 mod child;
 pub mod cli;
 pub mod command;
+mod diagnosis;
 mod doctor;
 mod event_loop;
 pub mod exports;

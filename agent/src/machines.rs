@@ -18,7 +18,7 @@ use qemu::{
 use thiserror::Error;
 
 use crate::{
-    doctor,
+    diagnosis,
     lease::{Lease, Leases, Taken},
     log::Allowance,
 };
@@ -64,11 +64,11 @@ impl MachineError {
 }
 
 /// What to do about a machine that has no new vsock device: where the kernel's device does not open,
-/// the doctor knows.
+/// crate `doctor` knows.
 pub fn hint_of_plug(error: &PlugError) -> Option<String> {
     match error {
         PlugError::Claim(ClaimError::Open(_, error)) => {
-            error.raw_os_error().and_then(doctor::hint_of_device)
+            error.raw_os_error().and_then(diagnosis::hint_of_device)
         }
         other => other.hint(),
     }

@@ -28,6 +28,7 @@ const RANKS: &[(&str, u8)] = &[
     ("shell", 4),
     ("lease", 3),
     ("doctor", 3),
+    ("diagnosis", 4),
     ("exports", 4),
     ("proxy", 5),
     ("session", 5),

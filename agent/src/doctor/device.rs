@@ -2,14 +2,16 @@
 
 use super::{
     Finding, Machine, Verdict,
-    container::Container,
+    container::{Container, container},
     hint::{Hint, Step},
     kernel::{self, Set, VHOST_VSOCK},
     loading::{self, Obstacle},
     machine::Source,
     probes::{Node, Probes},
+    run::Run,
+    service::Own,
     transport::{self, Place},
-    unit::{self, Own},
+    unit,
 };
 
 const CHECKED: &str = "opening /dev/vhost-vsock, as QEMU does";
@@ -59,8 +61,8 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 
 /// How to fix a device that did not open, from the error that it gave: the same finding that `agent
 /// doctor` would print.
-pub(crate) fn hint_of_device(errno: i32) -> Option<String> {
-    hint_on(&Machine::new("/", Probes::of_device(Err(errno))))
+pub(crate) fn hint_of_device(errno: i32, run: &dyn Run) -> Option<String> {
+    hint_on(&Machine::new("/", Probes::of_device(Err(errno), run)))
 }
 
 fn hint_on(machine: &Machine) -> Option<String> {
@@ -72,11 +74,11 @@ fn missing(machine: &Machine) -> Finding {
     if let Some((own, why)) = unit(machine).filter(|(_, why)| why == PRIVATE) {
         return in_service(machine, &own, "there is no /dev/vhost-vsock in its own /dev", &why);
     }
-    if machine.module("vhost_vsock").is_none() && machine.container().is_none() {
+    if machine.module("vhost_vsock").is_none() && container(machine).is_none() {
         return not_loaded(machine, "there is no /dev/vhost-vsock");
     }
     let finding = |evidence: &str| Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
-    if let Some(Container { kind, evidence: proof }) = machine.container() {
+    if let Some(Container { kind, evidence: proof }) = container(machine) {
         let meaning = if machine.has("/sys/class/misc/vhost-vsock") {
             format!("this is a container ({kind}) that was not given the device")
         } else {
@@ -129,7 +131,7 @@ fn unit(machine: &Machine) -> Option<(Own, String)> {
         return Some((own, unit.forbids_device()?));
     }
     // Inside a service that is kept from the bus too, /dev itself tells: the machine's is a devtmpfs.
-    let own = unit::own(machine).filter(|_| machine.container().is_none())?;
+    let own = unit::own(machine).filter(|_| container(machine).is_none())?;
     let mounts = machine.read("/proc/self/mountinfo")?;
     let dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"))?;
     dev.contains(" - tmpfs ").then(|| (own, PRIVATE.to_owned()))

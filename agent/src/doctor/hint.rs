@@ -1,11 +1,20 @@
 //! How to fix a finding: advice for a person, and steps that can be run as they are printed.
 
-use std::{fmt, fs, path::Path, process::Command, time::Duration};
+use std::{
+    fmt, fs, io,
+    path::Path,
+    process::{ExitStatus, Output},
+    time::Duration,
+};
 
-use crate::child::{ChildError, Job};
+use thiserror::Error;
+
+use super::run::{Run, RunError};
 
 /// How long a step may take: systemd gives a unit 90 s to stop.
-const PATIENCE: Duration = Duration::from_mins(2);
+const TIME_TO_RUN: Duration = Duration::from_mins(2);
+/// Most characters of a program's error message that are kept.
+const SHOWN: usize = 500;
 
 /// One command, or one file with one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,35 +84,54 @@ impl fmt::Display for Step {
     }
 }
 
+/// Why a step was not done.
+#[derive(Debug, Error)]
+pub(crate) enum StepError {
+    /// The program did not start.
+    #[error("{program} does not run")]
+    Start { program: &'static str, source: io::Error },
+    /// The program started, and was ended.
+    #[error("{step}")]
+    Ended { step: Step, source: Box<dyn std::error::Error + Send + Sync> },
+    /// The program failed; `said` is the first line of its stderr.
+    #[error("{step}: {status} {said}")]
+    Failed { step: Step, status: ExitStatus, said: String },
+    /// The file could not be written, or says something else already.
+    #[error("cannot write {path}")]
+    Write { path: &'static str, source: io::Error },
+}
+
 impl Step {
-    /// Does it, here.
-    pub(crate) fn take(&self) -> Result<(), String> {
-        match self {
+    /// Does it on this machine; `run` runs its program, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`] where the program does not run or fails, or the file cannot be written.
+    pub(crate) fn apply(&self, run: &dyn Run) -> Result<(), StepError> {
+        match *self {
             Self::Run([program, words @ ..]) => {
-                let mut command = Command::new(program);
-                command.args(words);
-                let job = Job::new(command).within(PATIENCE).interruptible(false);
-                let answer = job.answer().map_err(|error| match error {
-                    ChildError::Start(error) => format!("{program} does not run: {error}"),
-                    error => format!("{self}: {error}"),
-                })?;
-                if answer.status.success() {
+                let Output { status, stderr, .. } =
+                    run.run(program, words, TIME_TO_RUN).map_err(|error| match error {
+                        RunError::Start(source) => StepError::Start { program, source },
+                        RunError::Ended(source) => StepError::Ended { step: self.clone(), source },
+                    })?;
+                if status.success() {
                     return Ok(());
                 }
-                let said = String::from_utf8_lossy(&answer.stderr);
-                let said: String =
-                    said.lines().next().unwrap_or_default().chars().take(500).collect();
-                Err(format!("{self}: {} {said}", answer.status))
+                let said = String::from_utf8_lossy(&stderr);
+                let said = said.lines().next().unwrap_or_default().chars().take(SHOWN).collect();
+                Err(StepError::Failed { step: self.clone(), status, said })
             }
             Self::Run([]) => Ok(()),
-            Self::Write { path, line } => write(Path::new(path), line)
-                .map_err(|error| format!("cannot write {path}: {error}")),
+            Self::Write { path, line } => {
+                write(Path::new(path), line).map_err(|source| StepError::Write { path, source })
+            }
         }
     }
 }
 
 /// What an administrator has written there stays.
-fn write(path: &Path, line: &str) -> std::io::Result<()> {
+fn write(path: &Path, line: &str) -> io::Result<()> {
     if let Ok(text) = fs::read_to_string(path) {
         if text.lines().any(|written| written == line) {
             return Ok(());
@@ -112,7 +140,7 @@ fn write(path: &Path, line: &str) -> std::io::Result<()> {
             text.lines().any(|line| !matches!(line.trim().chars().next(), None | Some('#')));
         if other {
             let why = "it is there already and says something else: add the line by hand";
-            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, why));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
         }
     }
     if let Some(directory) = path.parent() {
@@ -124,6 +152,7 @@ fn write(path: &Path, line: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::testing::Unbounded;
 
     #[test]
     fn a_mend_is_printed_as_it_is_run() {
@@ -142,14 +171,16 @@ mod tests {
 
     #[test]
     fn steps_do_what_they_say_or_tell_why_not() {
-        assert_eq!(Step::Run(&["true"]).take(), Ok(()));
-        let error = Step::Run(&["sh", "-c", "echo why >&2; exit 3"]).take().unwrap_err();
-        assert!(error.ends_with("exit status: 3 why"), "{error}");
-        let error = Step::Run(&["/none/such"]).take().unwrap_err();
-        assert!(error.starts_with("/none/such does not run"), "{error}");
-        let error = Step::Write { path: "/proc/none/such", line: "x" }.take().unwrap_err();
-        assert!(error.starts_with("cannot write /proc/none/such"), "{error}");
+        let failed = |step: Step| step.apply(&Unbounded).unwrap_err();
+        Step::Run(&["true"]).apply(&Unbounded).unwrap();
+        let error = failed(Step::Run(&["sh", "-c", "echo why >&2; exit 3"]));
+        assert!(error.to_string().ends_with("exit status: 3 why"), "{error}");
+        let error = failed(Step::Run(&["/none/such"]));
+        assert_eq!(error.to_string(), "/none/such does not run");
+        let error = failed(Step::Write { path: "/proc/none/such", line: "x" });
+        assert_eq!(error.to_string(), "cannot write /proc/none/such");
     }
+
     #[test]
     fn a_file_that_says_something_else_stays() {
         let directory = tempfile::tempdir().unwrap();

@@ -5,8 +5,10 @@
 
 use super::{
     Machine,
+    container::container,
     hint::{Hint, Step},
     kernel,
+    machine::ModuleFile,
 };
 
 /// Something that is known to stand in the way, whatever else does.
@@ -72,20 +74,6 @@ fn locked(machine: &Machine) -> Option<Obstacle> {
             vec![kernel::AT_START],
         ),
     })
-}
-
-/// A module's file, as modules.dep names it.
-pub(super) struct ModuleFile {
-    /// From the root on.
-    pub(super) path: String,
-}
-
-impl ModuleFile {
-    /// Its name, as the kernel has it.
-    pub(super) fn name(&self) -> String {
-        let file = self.path.rsplit('/').next().unwrap_or_default();
-        file.split('.').next().unwrap_or_default().replace('-', "_")
-    }
 }
 
 fn dependency(machine: &Machine, file: &ModuleFile) -> Option<Obstacle> {
@@ -176,7 +164,7 @@ fn mismatch(machine: &Machine, names: &[String]) -> Option<Obstacle> {
 fn helper(machine: &Machine) -> Option<Obstacle> {
     // The path is one of the machine's, not of a container's.
     let path =
-        machine.value("/proc/sys/kernel/modprobe").filter(|_| machine.container().is_none())?;
+        machine.value("/proc/sys/kernel/modprobe").filter(|_| container(machine).is_none())?;
     let evidence = if path.is_empty() {
         "/proc/sys/kernel/modprobe is empty".to_owned()
     } else if !machine.has(&path) {

@@ -6,11 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    container::{self, Container},
-    loading::ModuleFile,
-    probes::{Probes, asked},
-};
+use super::{probes::Probes, run::Run};
 
 /// Of a file more than this is not read; of a log, its end. A list of modules has up to 1 MiB.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
@@ -31,10 +27,25 @@ pub(super) struct Module {
     pub(super) by: Vec<String>,
 }
 
+/// A module's file, as modules.dep names it.
+pub(super) struct ModuleFile {
+    /// From the root on.
+    pub(super) path: String,
+}
+
+impl ModuleFile {
+    /// Its name, as the kernel has it.
+    pub(super) fn name(&self) -> String {
+        let file = self.path.rsplit('/').next().unwrap_or_default();
+        file.split('.').next().unwrap_or_default().replace('-', "_")
+    }
+}
+
 impl Machine {
-    /// This machine, asked with what changes nothing. `port`: what an agent would listen on.
-    pub(crate) fn here(port: u32) -> Self {
-        Self { root: "/".into(), probes: Probes::ask(port) }
+    /// This machine, asked with what changes nothing. `port`: what an agent would listen on. `run`
+    /// runs the programs that are asked.
+    pub(crate) fn here(port: u32, run: &dyn Run) -> Self {
+        Self { root: "/".into(), probes: Probes::ask(port, run) }
     }
 
     pub(super) fn new(root: impl Into<PathBuf>, probes: Probes) -> Self {
@@ -51,14 +62,6 @@ impl Machine {
 
     pub(super) fn read(&self, path: &str) -> Option<String> {
         read(&self.path(path)).ok()
-    }
-
-    /// A file that gzip has packed. By that program, which every distribution's base has: one file
-    /// of the kernel's is not worth a crate.
-    pub(super) fn unpacked(&self, path: &str) -> Option<String> {
-        let path = self.path(path);
-        let path = path.to_str().filter(|_| path.exists())?;
-        asked("gzip", &["-dc", path])?.answer.ok()
     }
 
     /// A file of one value, without the blanks at its ends.
@@ -192,11 +195,6 @@ impl Machine {
         files
             .filter(|path| Path::new(path).extension().is_some_and(|end| end == "conf"))
             .find(|path| self.read(path).is_some_and(|text| text.lines().any(said)))
-    }
-
-    /// The container that this process is in.
-    pub(super) fn container(&self) -> Option<Container> {
-        container::container(self)
     }
 }
 

@@ -7,6 +7,7 @@
 mod container;
 mod denial;
 mod device;
+mod finding;
 mod hint;
 mod kernel;
 mod limits;
@@ -15,7 +16,11 @@ mod machine;
 mod namespace;
 mod probes;
 mod programs;
+mod run;
+mod service;
 mod socket;
+#[allow(unsafe_code, reason = "nix has no ioctl of AF_VSOCK")]
+mod sys;
 mod transport;
 mod unit;
 mod ways;
@@ -26,62 +31,14 @@ mod testing;
 mod trees;
 
 pub(crate) use device::hint_of_device;
-pub(crate) use hint::Hint;
+pub(crate) use finding::{Finding, Verdict};
 #[cfg(test)]
 pub(crate) use hint::Step;
+pub(crate) use hint::{Hint, StepError};
 pub(crate) use machine::Machine;
+pub(crate) use run::{Run, RunError};
 pub(crate) use socket::hint_of_bind;
 pub(crate) use ways::Way;
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// As it should be, or of no matter.
-    Ok,
-    /// A guest can be served, but something should be known or fixed.
-    Warning,
-    /// No guest can be served like this.
-    Fault,
-}
-
-impl Verdict {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Fault => "fault",
-        }
-    }
-}
-
-/// What one check found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Finding {
-    /// A word that stays, for programs.
-    pub(crate) id: &'static str,
-    pub(crate) verdict: Verdict,
-    pub(crate) checked: String,
-    pub(crate) evidence: String,
-    pub(crate) meaning: String,
-    pub(crate) hint: Option<Hint>,
-}
-
-impl Finding {
-    fn new(id: &'static str, verdict: Verdict, checked: &str, evidence: impl Into<String>) -> Self {
-        let (checked, evidence) = (checked.to_owned(), evidence.into());
-        Self { id, verdict, checked, evidence, meaning: String::new(), hint: None }
-    }
-
-    fn meaning(mut self, meaning: impl Into<String>) -> Self {
-        self.meaning = meaning.into();
-        self
-    }
-
-    fn hint(mut self, hint: Hint) -> Self {
-        self.hint = Some(hint);
-        self
-    }
-}
 
 type Check = fn(&Machine) -> Vec<Finding>;
 

@@ -7,25 +7,22 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    process::Command,
-    time::Duration,
+    path::Path,
 };
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use super::{
-    unit::{self, Own},
-    ways::HYBRID,
-};
-use crate::{
-    child::{ChildError, Job, Printed},
+    run::{Asked, Run, ask},
+    service::{self, Own},
     sys,
 };
 
-/// How long a program may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Most characters of what a program says is wrong.
-const SHOWN: usize = 500;
+/// The hypervisors whose vsock ends in a Unix socket on the host.
+pub(super) const HYBRID: &[&str] = &["firecracker", "cloud-hypervisor"];
+
+/// The running kernel's configuration, which gzip has packed.
+pub(super) const OWN_CONFIG: &str = "/proc/config.gz";
 
 /// The kernel's ring is soon written over, and is root's on most machines; the journal is neither.
 const JOURNAL: &[&str] = &[
@@ -50,17 +47,12 @@ pub(super) struct Node {
     pub(super) group: String,
 }
 
-/// A program that was asked, and what it said or why it said nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) program: String,
-    pub(super) answer: Result<String, String>,
-}
-
 #[derive(Debug, Clone)]
 pub(super) struct Probes {
     /// `uname -r`.
     pub(super) release: String,
+    /// What is packed in [`OWN_CONFIG`].
+    pub(super) config: Option<String>,
     /// Who asks.
     pub(super) user: String,
     pub(super) node: Option<Node>,
@@ -96,6 +88,7 @@ impl Default for Probes {
     fn default() -> Self {
         Self {
             release: String::new(),
+            config: None,
             user: "root".into(),
             node: None,
             vhost: Ok(()),
@@ -116,11 +109,11 @@ impl Default for Probes {
 }
 
 impl Probes {
-    pub(super) fn ask(port: u32) -> Self {
+    pub(super) fn ask(port: u32, run: &dyn Run) -> Self {
         // First, so that its module is the one that the kernel loads: a socket has the kernel load any
         // transport that there is, and before 5.5 that one would keep this one out.
         let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
-        let (socket, bind) = match sys::vsock::try_port(port) {
+        let (socket, bind) = match sys::try_port(port) {
             Ok(bound) => (Ok(()), number(bound)),
             Err(error) => (number(Err(error)), Ok(())),
         };
@@ -128,31 +121,32 @@ impl Probes {
             socket,
             port,
             bind,
-            listening: asked("ss", &["-lpnH", "--vsock"]).and_then(|asked| asked.answer.ok()),
-            sockets: asked("systemctl", &["list-sockets", "--no-pager", "--no-legend", "--full"])
-                .and_then(|asked| asked.answer.ok()),
-            qemu: qemus().iter().filter_map(|name| asked(name, &["-device", "help"])).collect(),
+            listening: answer(run, "ss", &["-lpnH", "--vsock"]),
+            sockets: answer(
+                run,
+                "systemctl",
+                &["list-sockets", "--no-pager", "--no-legend", "--full"],
+            ),
+            qemu: qemus().iter().filter_map(|name| ask(run, name, &["-device", "help"])).collect(),
             hypervisors: HYBRID
                 .iter()
                 .filter(|name| in_path(name))
                 .map(|&name| name.into())
                 .collect(),
-            libvirt: asked("virsh", &["-c", "qemu:///system", "--readonly", "version"]),
-            units: units(),
-            journal: asked("journalctl", JOURNAL)
-                .and_then(|asked| asked.answer.ok())
-                .unwrap_or_default(),
-            ..Self::of_device(number(vhost.map(drop)))
+            libvirt: ask(run, "virsh", &["-c", "qemu:///system", "--readonly", "version"]),
+            units: units(run),
+            journal: answer(run, "journalctl", JOURNAL).unwrap_or_default(),
+            ..Self::of_device(number(vhost.map(drop)), run)
         }
     }
 
     /// What explains how the device opened or did not.
-    pub(super) fn of_device(vhost: Answer) -> Self {
-        let cid = File::open("/dev/vsock").and_then(|device| sys::vsock::local_cid(&device));
+    pub(super) fn of_device(vhost: Answer, run: &dyn Run) -> Self {
+        let cid = File::open("/dev/vsock").and_then(|device| sys::local_cid(&device));
         Self {
-            release: asked("uname", &["-r"])
-                .and_then(|asked| asked.answer.ok())
+            release: answer(run, "uname", &["-r"])
                 .map_or_else(String::new, |release| release.trim().to_owned()),
+            config: unpacked(run, OWN_CONFIG),
             user: user(geteuid()),
             node: node("/dev/vhost-vsock"),
             vhost,
@@ -161,6 +155,17 @@ impl Probes {
             ..Self::default()
         }
     }
+}
+
+/// What a program answers, where it does.
+fn answer(run: &dyn Run, program: &str, words: &[&str]) -> Option<String> {
+    ask(run, program, words)?.answer.ok()
+}
+
+/// A file that gzip has packed. By that program, which every distribution's base has: one file
+/// of the kernel's is not worth a crate.
+fn unpacked(run: &dyn Run, path: &str) -> Option<String> {
+    Path::new(path).exists().then(|| answer(run, "gzip", &["-dc", path])).flatten()
 }
 
 fn number(result: io::Result<()>) -> Answer {
@@ -198,17 +203,17 @@ fn in_path(name: &str) -> bool {
 }
 
 /// A user's services are known to that user's systemd only.
-fn units() -> Option<Asked> {
+fn units(run: &dyn Run) -> Option<Asked> {
     let own = Own::of(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
     let (users, own): (Vec<_>, Vec<_>) = own.iter().partition(|own| own.is_users());
-    let ask = |how: &[&str], names: Vec<&str>| {
-        asked("systemctl", &[how, &["show", unit::PROPERTIES, "--"], &names].concat())
+    let show = |how: &[&str], names: Vec<&str>| {
+        ask(run, "systemctl", &[how, &["show", service::PROPERTIES, "--"], &names].concat())
     };
-    let names = own.iter().map(|own| own.name.as_str()).chain(unit::SHIPPED.iter().copied());
-    let mut of_system = ask(&[], names.collect())?;
+    let names = own.iter().map(|own| own.name.as_str()).chain(service::SHIPPED.iter().copied());
+    let mut of_system = show(&[], names.collect())?;
     if !users.is_empty() {
         let names = users.iter().map(|own| own.name.as_str()).collect();
-        let of_user = ask(&["--user"], names)?.answer;
+        let of_user = show(&["--user"], names)?.answer;
         of_system.answer = match (of_system.answer, of_user) {
             (Ok(system), Ok(user)) => Ok(format!("{system}\n{user}")),
             (Err(_), user) => user,
@@ -216,29 +221,6 @@ fn units() -> Option<Asked> {
         };
     }
     Some(of_system)
-}
-
-/// `None` where there is no such program.
-pub(super) fn asked(program: &str, words: &[&str]) -> Option<Asked> {
-    let mut command = Command::new(program);
-    command.args(words).env("LC_ALL", "C");
-    let answer = match Job::new(command).within(PATIENCE).interruptible(false).answer() {
-        Ok(Printed { status, stdout, .. }) if status.success() => {
-            Ok(String::from_utf8_lossy(&stdout).into_owned())
-        }
-        Ok(Printed { status, stderr, .. }) => {
-            // A library's warnings may stand before it.
-            let said = String::from_utf8_lossy(&stderr);
-            let mut lines = said.lines().filter(|line| !line.trim().is_empty());
-            let why = lines.clone().find(|line| line.starts_with("error:"));
-            let why = why.or_else(|| lines.next());
-            Err(why.map_or_else(|| status.to_string(), |why| why.chars().take(SHOWN).collect()))
-        }
-        Err(ChildError::Start(error)) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(ChildError::Start(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    Some(Asked { program: program.into(), answer })
 }
 
 /// All of it that is there, without waiting for more.
@@ -260,25 +242,21 @@ fn kernel_log() -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::doctor::testing::Unbounded;
 
     #[test]
-    fn a_program_is_heard_or_told_from_one_that_is_not_there() {
-        assert_eq!(asked("/none/such", &[]), None);
-        let answer = asked("sh", &["-c", "echo yes"]).unwrap().answer;
-        assert_eq!(answer.unwrap(), "yes\n");
-        let answer = asked("sh", &["-c", "echo; echo why >&2; exit 1"]).unwrap().answer;
-        assert_eq!(answer.unwrap_err(), "why");
-        let warned = "echo '(x:1): GLib-WARNING' >&2; echo 'error: why' >&2; exit 1";
-        let answer = asked("sh", &["-c", warned]).unwrap().answer;
-        assert_eq!(answer.unwrap_err(), "error: why");
-        // Nobody waits for what it leaves running.
-        let answer = asked("sh", &["-c", "sleep 1000 & echo yes"]).unwrap().answer;
-        assert_eq!(answer.unwrap(), "yes\n");
-        let answer = asked("sh", &["-c", "yes"]).unwrap().answer;
-        assert!(answer.unwrap_err().contains("prints more than"));
-        // More than a pipe holds, on both.
-        let flood = "yes | head -c 300000; yes | head -c 300000 >&2";
-        assert_eq!(asked("sh", &["-c", flood]).unwrap().answer.unwrap().len(), 300_000);
+    fn a_packed_file_is_unpacked_and_any_other_says_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
+        fs::write(path("config"), "CONFIG_VSOCKETS=y\n").unwrap();
+        assert!(Command::new("gzip").arg(path("config")).status().unwrap().success());
+        let unpacked = |name| unpacked(&Unbounded, &path(name));
+        assert_eq!(unpacked("config.gz").as_deref(), Some("CONFIG_VSOCKETS=y\n"));
+        fs::write(path("plain.gz"), "CONFIG_VHOST_VSOCK=y\n").unwrap();
+        assert_eq!(unpacked("plain.gz"), None);
+        assert_eq!(unpacked("none.gz"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What starts guests: QEMU with its vsock devices, and libvirt.
 
-use super::{Finding, Machine, Verdict, hint::Hint, probes::Asked};
+use super::{Finding, Machine, Verdict, hint::Hint, run::Asked};
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings: Vec<_> = machine.probes.qemu.iter().map(qemu).collect();
@@ -82,7 +82,7 @@ fn libvirt(machine: &Machine) -> Finding {
             finding(Verdict::Ok, versions.join(", "))
                 .meaning("it can be reached, and its domains can have <vsock>")
         }
-        Some(Err(error)) => finding(Verdict::Warning, error.clone())
+        Some(Err(error)) => finding(Verdict::Warning, error.to_string())
             .meaning("virsh is there and does not reach the system's libvirt")
             .hint(Hint::advice(format!(
                 "'systemctl start libvirtd' (or virtqemud.socket); users need the group libvirt \
@@ -95,7 +95,7 @@ fn libvirt(machine: &Machine) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::doctor::{run::NoAnswer, testing::Tree};
 
     #[test]
     fn qemu_is_known_by_its_devices() {
@@ -107,7 +107,7 @@ mod tests {
             (Ok("name \"e1000\", bus PCI"), Verdict::Warning, "none"),
             (Err("no answer in 5 s"), Verdict::Warning, "no answer in 5 s"),
         ] {
-            let answer = answer.map(str::to_owned).map_err(str::to_owned);
+            let answer = answer.map(str::to_owned).map_err(|why| NoAnswer(why.into()));
             let asked = Asked { program: "qemu-kvm".into(), answer };
             let tree = Tree::new("6.1.0").probe(|probes| probes.qemu = vec![asked]);
             let found = tree.finding(check, "qemu");
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn libvirt_may_be_missing_but_not_out_of_reach() {
         let asked = |answer: Result<&str, &str>| {
-            let answer = answer.map(str::to_owned).map_err(str::to_owned);
+            let answer = answer.map(str::to_owned).map_err(|why| NoAnswer(why.into()));
             let asked = Some(Asked { program: "virsh".into(), answer });
             let tree = Tree::new("6.1.0").probe(|probes| probes.libvirt = asked);
             tree.finding(check, "libvirt")

@@ -2,11 +2,12 @@
 
 use super::{
     Finding, Machine, Verdict,
-    container::Container,
+    container::{Container, container},
     hint::Hint,
     kernel,
     probes::Probes,
-    unit::{self, Own},
+    service::Own,
+    unit,
 };
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
@@ -57,7 +58,7 @@ fn family(machine: &Machine) -> Finding {
     let own = unit::own(machine);
     let shown = unit::own_shown(machine).map(|(_, unit)| unit);
     // systemd's filter of families gives EAFNOSUPPORT, those of calls and of containers EPERM.
-    if let Some(Container { kind, .. }) = machine.container()
+    if let Some(Container { kind, .. }) = container(machine)
         && (refused || own.is_none())
         && shown.as_ref().is_none_or(|unit| unit.forbidden_call().is_none())
     {

@@ -1,13 +1,28 @@
 //! Machines for tests: a tree of files, and probes.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 
 use super::{
     Finding, Machine,
     probes::{Node, Probes},
+    run::{Run, RunError},
 };
+
+/// Runs programs without the bounds that a caller has to keep.
+pub(super) struct Unbounded;
+
+impl Run for Unbounded {
+    fn run(&self, program: &str, words: &[&str], _: Duration) -> Result<Output, RunError> {
+        Command::new(program).args(words).env("LC_ALL", "C").output().map_err(RunError::Start)
+    }
+}
 
 pub(super) struct Tree {
     root: TempDir,
@@ -70,13 +85,9 @@ impl Tree {
         self
     }
 
-    /// A file that gzip has packed; `path` ends in .gz.
-    pub(super) fn packed(self, path: &str, text: &str) -> Self {
-        let plain = path.trim_end_matches(".gz");
-        let tree = self.file(plain, text);
-        let plain = tree.root.path().join(plain.trim_start_matches('/'));
-        assert!(Command::new("gzip").arg(plain).status().unwrap().success());
-        tree
+    /// The running kernel's configuration.
+    pub(super) fn config(self, text: &str) -> Self {
+        self.probe(|probes| probes.config = Some(text.into()))
     }
 
     /// Inside a container of docker's.

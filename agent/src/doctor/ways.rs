@@ -1,7 +1,7 @@
 //! The ways in which a guest reaches an agent: the kernel's vsock is one of three. The others need
 //! neither a module nor root here, and none of what the checks look at but a hypervisor.
 
-use super::{Finding, Machine, Verdict, programs};
+use super::{Finding, Machine, Verdict, probes::HYBRID, programs};
 
 /// One way, as an option of the agent's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,9 +13,6 @@ pub(crate) struct Way {
     pub(crate) works: bool,
     pub(crate) why: String,
 }
-
-/// The hypervisors whose vsock ends in a Unix socket on the host.
-pub(super) const HYBRID: &[&str] = &["firecracker", "cloud-hypervisor"];
 
 pub(super) fn ways(machine: &Machine, findings: &[Finding]) -> Vec<Way> {
     vec![vsock(findings), vhost_user(machine), hybrid(machine)]
@@ -54,7 +51,7 @@ fn hybrid(machine: &Machine) -> Way {
 
 #[cfg(test)]
 mod tests {
-    use crate::doctor::{examine, probes::Asked, testing::Tree};
+    use crate::doctor::{examine, run::Asked, testing::Tree};
 
     fn works(tree: &Tree) -> [bool; 3] {
         let report = examine(&tree.machine());

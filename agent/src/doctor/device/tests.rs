@@ -20,22 +20,16 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
         ),
         (tree(libc::ENOENT), "built without vhost_vsock", "CONFIG_VHOST_VSOCK=m"),
         (
-            tree(libc::ENOENT).packed("/proc/config.gz", "CONFIG_VSOCKETS=y\n"),
+            tree(libc::ENOENT).config("CONFIG_VSOCKETS=y\n"),
             "was built without the host's half",
             "no package adds it",
         ),
         (
-            tree(libc::ENOENT)
-                .packed("/proc/config.gz", "CONFIG_VHOST_VSOCK=m\n")
-                .loadable(&["vsock"]),
+            tree(libc::ENOENT).config("CONFIG_VHOST_VSOCK=m\n").loadable(&["vsock"]),
             "is not installed",
             "linux-modules-extra-6.1.0",
         ),
-        (
-            tree(libc::ENOENT).packed("/proc/config.gz", "CONFIG_VHOST_VSOCK=y\n"),
-            "could not start",
-            "dmesg",
-        ),
+        (tree(libc::ENOENT).config("CONFIG_VHOST_VSOCK=y\n"), "could not start", "dmesg"),
         // An image of a container has left this behind.
         (
             tree(libc::ENOENT).file("/.dockerenv", "").loadable(&["vhost_vsock"]),

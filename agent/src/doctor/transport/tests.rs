@@ -51,7 +51,7 @@ fn vmci_is_blamed_on_proof_only() {
         (node(nested(Some(77))), Verdict::Warning, "vmw_vsock_virtio_transport is loaded"),
         (guest(tree(Some(77))), Verdict::Warning, "a guest of VMware"),
         (
-            tree(Some(77)).packed("/proc/config.gz", "CONFIG_VIRTIO_VSOCKETS=y\n"),
+            tree(Some(77)).config("CONFIG_VIRTIO_VSOCKETS=y\n"),
             Verdict::Warning,
             "built into this kernel",
         ),

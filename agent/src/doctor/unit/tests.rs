@@ -1,7 +1,7 @@
 //! What `systemctl show` prints, and what follows from it.
 
 use super::*;
-use crate::doctor::{device, socket, testing::Tree};
+use crate::doctor::{device, run::NoAnswer, socket, testing::Tree};
 
 /// The unit as it is shipped, its list of calls cut short.
 const HARDENED: &str = "\
@@ -189,7 +189,7 @@ fn the_agents_service_without_the_device_serves_all_the_same() {
 fn a_systemctl_that_does_not_answer_is_said() {
     let tree = Tree::new("6.1.0").file("/proc/self/cgroup", "0::/system.slice/nbd.service\n");
     assert_eq!(tree.finding(check, "unit").evidence, "there is no systemctl here");
-    let failed = Asked { program: "systemctl".into(), answer: Err("no bus".into()) };
+    let failed = Asked { program: "systemctl".into(), answer: Err(NoAnswer("no bus".into())) };
     let tree = tree.probe(|probes| probes.units = Some(failed));
     let found = tree.finding(check, "unit");
     assert_eq!(found.verdict, Verdict::Ok);

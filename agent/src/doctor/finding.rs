@@ -1,0 +1,58 @@
+//! What a check found: its verdict, its evidence, its meaning and its hint.
+
+use super::hint::Hint;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As it should be, or of no matter.
+    Ok,
+    /// A guest can be served, but something should be known or fixed.
+    Warning,
+    /// No guest can be served like this.
+    Fault,
+}
+
+impl Verdict {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// A word that stays, for programs.
+    pub(crate) id: &'static str,
+    pub(crate) verdict: Verdict,
+    pub(crate) checked: String,
+    pub(crate) evidence: String,
+    pub(crate) meaning: String,
+    pub(crate) hint: Option<Hint>,
+}
+
+impl Finding {
+    pub(super) fn new(
+        id: &'static str,
+        verdict: Verdict,
+        checked: &str,
+        evidence: impl Into<String>,
+    ) -> Self {
+        let (checked, evidence) = (checked.to_owned(), evidence.into());
+        Self { id, verdict, checked, evidence, meaning: String::new(), hint: None }
+    }
+
+    pub(super) fn meaning(mut self, meaning: impl Into<String>) -> Self {
+        self.meaning = meaning.into();
+        self
+    }
+
+    pub(super) fn hint(mut self, hint: Hint) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+}

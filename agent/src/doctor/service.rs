@@ -1,0 +1,45 @@
+//! The systemd service that a process is in, and what is asked of systemd about services.
+
+/// What is asked of `systemctl show`.
+pub(super) const PROPERTIES: &str = "--property=Id,LoadState,RestrictAddressFamilies,\
+                                     SystemCallFilter,SystemCallErrorNumber,PrivateDevices,\
+                                     DevicePolicy,DeviceAllow";
+
+/// The units that come with the agent.
+pub(super) const SHIPPED: &[&str] = &["agent.service", "agent@*.service"];
+
+/// The service that a process is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) name: String,
+    /// Of a user's systemd.
+    user: bool,
+}
+
+impl Own {
+    /// From /proc/PID/cgroup.
+    pub(super) fn of(groups: &str) -> Option<Self> {
+        let named = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
+        let path = groups.lines().filter(named).find_map(|line| {
+            let path = line.rsplit(':').next()?;
+            path.contains(".service").then_some(path)
+        })?;
+        // A login is user@1000.service or a scope, which filter nothing.
+        let name = path.split('/').rfind(|part| part.ends_with(".service"))?;
+        let user = path.contains("/user@");
+        (!name.starts_with("user@")).then(|| Self { name: name.into(), user })
+    }
+
+    pub(super) fn systemctl(&self) -> &'static str {
+        if self.user { "systemctl --user" } else { "systemctl" }
+    }
+
+    /// Whether it is one that comes with the agent: no QEMU runs in it.
+    pub(super) fn is_agents(&self) -> bool {
+        self.name == "agent.service" || self.name.starts_with("agent@")
+    }
+
+    pub(super) fn is_users(&self) -> bool {
+        self.user
+    }
+}

@@ -1,0 +1,33 @@
+//! The calls about AF_VSOCK that a check makes.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, bind, socket};
+
+nix::ioctl_read_bad!(
+    /// `IOCTL_VM_SOCKETS_GET_LOCAL_CID`, <linux/vm_sockets.h>.
+    get_local_cid,
+    nix::request_code_none!(7, 0xb9),
+    libc::c_uint
+);
+
+/// This machine's own CID, from an open `/dev/vsock`: as a guest where it is one, else as a host.
+pub(super) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
+    let mut cid = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes one
+    // `unsigned int` to `cid`, which lives until the call returns.
+    unsafe { get_local_cid(device.as_fd().as_raw_fd(), &raw mut cid) }?;
+    Ok(cid)
+}
+
+/// Takes the port on every CID of this machine, and gives it back. Nothing listens meanwhile.
+/// The outer error is that of the socket, the inner one the port's.
+pub(super) fn try_port(port: u32) -> io::Result<io::Result<()>> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    let address = VsockAddr::new(libc::VMADDR_CID_ANY, port);
+    Ok(bind(socket.as_raw_fd(), &address).map_err(io::Error::from))
+}
