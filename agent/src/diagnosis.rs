@@ -5,10 +5,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    child::{ChildError, Job, Printed},
-    doctor::{self, Machine, Report, Run, RunError},
-};
+use doctor::{Machine, Report, Run, RunError};
+
+use crate::child::{ChildError, Job, Printed};
 
 /// Checks this machine for an agent on vsock port `port`. Waits for the programs that it asks.
 pub(crate) fn examine(port: u32) -> Report {

@@ -10,7 +10,6 @@ mod child;
 pub mod cli;
 pub mod command;
 mod diagnosis;
-mod doctor;
 mod event_loop;
 pub mod exports;
 pub mod layer;

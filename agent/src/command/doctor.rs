@@ -6,13 +6,13 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use doctor::{Finding, Hint, Report, StepError, Verdict, Way};
 use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print, print_json};
 use crate::{
     causes::chain,
     diagnosis::{self, Programs},
-    doctor::{Finding, Hint, Report, StepError, Verdict, Way},
     text,
 };
 

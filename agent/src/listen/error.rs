@@ -5,7 +5,6 @@ use std::{fmt, io, path::PathBuf};
 use thiserror::Error;
 
 use super::{Address, Family};
-use crate::doctor;
 
 /// An address that could not be listened on. The cause is the source.
 #[derive(Debug, Error)]

@@ -1,7 +1,7 @@
 //! Each way in which the device can fail, and its hint.
 
 use super::*;
-use crate::doctor::testing::Tree;
+use crate::testing::Tree;
 
 #[test]
 fn every_way_the_device_can_fail_has_its_own_mend() {

@@ -39,7 +39,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     #[test]
     fn a_local_namespace_is_told() {

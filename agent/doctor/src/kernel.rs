@@ -181,7 +181,7 @@ pub(super) fn source(machine: &Machine, module: &str, option: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     #[test]
     fn versions_are_told_apart() {

@@ -12,7 +12,7 @@ use super::{probes::Probes, run::Run};
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub struct Machine {
     root: PathBuf,
     pub(super) probes: Probes,
 }
@@ -44,7 +44,7 @@ impl ModuleFile {
 impl Machine {
     /// This machine, asked with what changes nothing. `port`: what an agent would listen on. `run`
     /// runs the programs that are asked.
-    pub(crate) fn here(port: u32, run: &dyn Run) -> Self {
+    pub fn here(port: u32, run: &dyn Run) -> Self {
         Self { root: "/".into(), probes: Probes::ask(port, run) }
     }
 
@@ -262,7 +262,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     #[test]
     fn modules_their_files_and_their_bans_are_read() {

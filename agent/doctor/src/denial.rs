@@ -165,7 +165,7 @@ fn apparmor(machine: &Machine) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     const AVC: &str = "type=AVC msg=audit(1.2:3): avc:  denied  { create } for  pid=7 \
                        comm=\"agent\" scontext=a tcontext=b tclass=vsock_socket permissive=0";

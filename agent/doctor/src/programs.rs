@@ -95,7 +95,7 @@ fn libvirt(machine: &Machine) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{run::NoAnswer, testing::Tree};
+    use crate::{run::NoAnswer, testing::Tree};
 
     #[test]
     fn qemu_is_known_by_its_devices() {

@@ -74,7 +74,7 @@ fn words(limit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     #[test]
     fn what_is_short_is_told() {

@@ -61,7 +61,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 
 /// How to fix a device that did not open, from the error that it gave: the same finding that `agent
 /// doctor` would print.
-pub(crate) fn hint_of_device(errno: i32, run: &dyn Run) -> Option<String> {
+pub fn hint_of_device(errno: i32, run: &dyn Run) -> Option<String> {
     hint_on(&Machine::new("/", Probes::of_device(Err(errno), run)))
 }
 

@@ -58,7 +58,7 @@ fn root(mounts: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     #[test]
     fn a_container_is_known_by_what_holds_now_and_not_by_a_file_alone() {

@@ -4,7 +4,7 @@ use super::hint::Hint;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// As it should be, or of no matter.
     Ok,
     /// A guest can be served, but something should be known or fixed.
@@ -14,7 +14,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warning => "warning",
@@ -25,14 +25,14 @@ impl Verdict {
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Finding {
+pub struct Finding {
     /// A word that stays, for programs.
-    pub(crate) id: &'static str,
-    pub(crate) verdict: Verdict,
-    pub(crate) checked: String,
-    pub(crate) evidence: String,
-    pub(crate) meaning: String,
-    pub(crate) hint: Option<Hint>,
+    pub id: &'static str,
+    pub verdict: Verdict,
+    pub checked: String,
+    pub evidence: String,
+    pub meaning: String,
+    pub hint: Option<Hint>,
 }
 
 impl Finding {

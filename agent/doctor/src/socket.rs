@@ -189,7 +189,7 @@ fn holder(listening: &str, port: u32) -> Option<String> {
 
 /// How to fix a listener that could not be had, from the error that it met: the same finding that
 /// `agent doctor` would print. `None` where the error has nothing to do with vsock.
-pub(crate) fn hint_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+pub fn hint_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
     hint_on("/", errno, cid, port)
 }
 
@@ -223,7 +223,7 @@ fn hint_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Tree;
+    use crate::testing::Tree;
 
     const KNOWN: (&str, &str) = ("/proc/net/protocols", "AF_VSOCK 1240 0\n");
 

@@ -5,13 +5,13 @@ use super::{Finding, Machine, Verdict, probes::HYBRID, programs};
 
 /// One way, as an option of the agent's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Way {
+pub struct Way {
     /// A word that stays, for programs.
-    pub(crate) id: &'static str,
-    pub(crate) option: &'static str,
+    pub id: &'static str,
+    pub option: &'static str,
     /// Whether a guest could be served by it now.
-    pub(crate) works: bool,
-    pub(crate) why: String,
+    pub works: bool,
+    pub why: String,
 }
 
 pub(super) fn ways(machine: &Machine, findings: &[Finding]) -> Vec<Way> {
@@ -51,7 +51,7 @@ fn hybrid(machine: &Machine) -> Way {
 
 #[cfg(test)]
 mod tests {
-    use crate::doctor::{examine, run::Asked, testing::Tree};
+    use crate::{examine, run::Asked, testing::Tree};
 
     fn works(tree: &Tree) -> [bool; 3] {
         let report = examine(&tree.machine());

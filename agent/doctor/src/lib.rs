@@ -30,15 +30,13 @@ mod testing;
 #[cfg(test)]
 mod trees;
 
-pub(crate) use device::hint_of_device;
-pub(crate) use finding::{Finding, Verdict};
-#[cfg(test)]
-pub(crate) use hint::Step;
-pub(crate) use hint::{Hint, StepError};
-pub(crate) use machine::Machine;
-pub(crate) use run::{Run, RunError};
-pub(crate) use socket::hint_of_bind;
-pub(crate) use ways::Way;
+pub use device::hint_of_device;
+pub use finding::{Finding, Verdict};
+pub use hint::{Hint, Step, StepError};
+pub use machine::Machine;
+pub use run::{Run, RunError};
+pub use socket::hint_of_bind;
+pub use ways::Way;
 
 type Check = fn(&Machine) -> Vec<Finding>;
 
@@ -57,19 +55,19 @@ const CHECKS: &[Check] = &[
 
 /// All that was found.
 #[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) findings: Vec<Finding>,
-    pub(crate) ways: Vec<Way>,
+pub struct Report {
+    pub findings: Vec<Finding>,
+    pub ways: Vec<Way>,
 }
 
 impl Report {
     /// Whether a guest could be served over the kernel's vsock now.
-    pub(crate) fn served(&self) -> bool {
+    pub fn served(&self) -> bool {
         self.findings.iter().all(|finding| finding.verdict != Verdict::Fault)
     }
 }
 
-pub(crate) fn examine(machine: &Machine) -> Report {
+pub fn examine(machine: &Machine) -> Report {
     let findings: Vec<_> = CHECKS.iter().flat_map(|check| check(machine)).collect();
     let ways = ways::ways(machine, &findings);
     Report { findings, ways }

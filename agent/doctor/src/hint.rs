@@ -18,20 +18,20 @@ const SHOWN: usize = 500;
 
 /// One command, or one file with one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     Run(&'static [&'static str]),
     Write { path: &'static str, line: &'static str },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Hint {
+pub struct Hint {
     /// What no command does, or when and why.
-    pub(crate) advice: String,
-    pub(crate) steps: Vec<Step>,
+    pub advice: String,
+    pub steps: Vec<Step>,
     /// Whether `--fix` may run the steps: no guest that is served now is cut off.
-    pub(crate) safe: bool,
+    pub safe: bool,
     /// What does without all that.
-    pub(crate) instead: Option<&'static str>,
+    pub instead: Option<&'static str>,
 }
 
 impl Hint {
@@ -86,7 +86,7 @@ impl fmt::Display for Step {
 
 /// Why a step was not done.
 #[derive(Debug, Error)]
-pub(crate) enum StepError {
+pub enum StepError {
     /// The program did not start.
     #[error("{program} does not run")]
     Start { program: &'static str, source: io::Error },
@@ -107,7 +107,7 @@ impl Step {
     /// # Errors
     ///
     /// [`StepError`] where the program does not run or fails, or the file cannot be written.
-    pub(crate) fn apply(&self, run: &dyn Run) -> Result<(), StepError> {
+    pub fn apply(&self, run: &dyn Run) -> Result<(), StepError> {
         match *self {
             Self::Run([program, words @ ..]) => {
                 let Output { status, stderr, .. } =
@@ -152,7 +152,7 @@ fn write(path: &Path, line: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Unbounded;
+    use crate::testing::Unbounded;
 
     #[test]
     fn a_mend_is_printed_as_it_is_run() {

@@ -1,7 +1,7 @@
 //! What `systemctl show` prints, and what follows from it.
 
 use super::*;
-use crate::doctor::{device, run::NoAnswer, socket, testing::Tree};
+use crate::{device, run::NoAnswer, socket, testing::Tree};
 
 /// The unit as it is shipped, its list of calls cut short.
 const HARDENED: &str = "\

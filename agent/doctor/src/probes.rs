@@ -245,7 +245,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::doctor::testing::Unbounded;
+    use crate::testing::Unbounded;
 
     #[test]
     fn a_packed_file_is_unpacked_and_any_other_says_nothing() {

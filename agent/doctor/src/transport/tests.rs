@@ -1,7 +1,7 @@
 //! Which transport is blamed, on which kernel.
 
 use super::*;
-use crate::doctor::testing::Tree;
+use crate::testing::Tree;
 
 /// A machine on which vhost_vsock could be loaded and is not.
 fn refused(release: &str) -> Tree {

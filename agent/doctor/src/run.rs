@@ -16,7 +16,7 @@ const TIME_TO_ANSWER: Duration = Duration::from_secs(5);
 const SHOWN: usize = 500;
 
 /// Runs programs for the doctor.
-pub(crate) trait Run {
+pub trait Run {
     /// Runs `program` with `words` in the locale C and without standard input, for at most `time`,
     /// and returns its output. What the program leaves running is ended.
     ///
@@ -28,7 +28,7 @@ pub(crate) trait Run {
 
 /// Why a program has no output.
 #[derive(Debug, Error)]
-pub(crate) enum RunError {
+pub enum RunError {
     /// The program did not start: it is not there or may not be executed.
     #[error(transparent)]
     Start(io::Error),
@@ -73,7 +73,7 @@ fn failed(status: ExitStatus, stderr: &[u8]) -> NoAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::testing::Unbounded;
+    use crate::testing::Unbounded;
 
     #[test]
     fn a_failed_program_answers_with_its_error_line() {
