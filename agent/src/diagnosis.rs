@@ -5,19 +5,22 @@ use std::{
     time::Duration,
 };
 
-use doctor::{Machine, Report, Run, RunError};
+use doctor::{
+    Run, RunError,
+    host::{self, Report},
+};
 
 use crate::child::{ChildError, Job, Printed};
 
 /// Checks this machine for an agent on vsock port `port`. Waits for the programs that it asks.
 pub(crate) fn examine(port: u32) -> Report {
-    doctor::examine(&Machine::here(port, &Programs))
+    host::examine(port, &Programs)
 }
 
 /// How to fix a `/dev/vhost-vsock` that failed to open with `errno`. Waits for the programs that it
 /// asks.
 pub(crate) fn hint_of_device(errno: i32) -> Option<String> {
-    doctor::hint_of_device(errno, &Programs)
+    host::hint_of_device(errno, &Programs)
 }
 
 /// Runs programs as children of the agent, with a bound on their output.

@@ -1,6 +1,6 @@
 //! What a check found: its verdict, its evidence, its meaning and its hint.
 
-use super::hint::Hint;
+use crate::hint::Hint;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: &'static str,
         verdict: Verdict,
         checked: &str,
@@ -46,12 +46,12 @@ impl Finding {
         Self { id, verdict, checked, evidence, meaning: String::new(), hint: None }
     }
 
-    pub(super) fn meaning(mut self, meaning: impl Into<String>) -> Self {
+    pub(crate) fn meaning(mut self, meaning: impl Into<String>) -> Self {
         self.meaning = meaning.into();
         self
     }
 
-    pub(super) fn hint(mut self, hint: Hint) -> Self {
+    pub(crate) fn hint(mut self, hint: Hint) -> Self {
         self.hint = Some(hint);
         self
     }

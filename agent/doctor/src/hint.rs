@@ -9,7 +9,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::run::{Run, RunError};
+use crate::run::{Run, RunError};
 
 /// How long a step may take: systemd gives a unit 90 s to stop.
 const TIME_TO_RUN: Duration = Duration::from_mins(2);
@@ -35,24 +35,24 @@ pub struct Hint {
 }
 
 impl Hint {
-    pub(super) fn advice(advice: impl Into<String>) -> Self {
+    pub(crate) fn advice(advice: impl Into<String>) -> Self {
         Self { advice: advice.into(), ..Self::default() }
     }
 
-    pub(super) fn safe(steps: Vec<Step>) -> Self {
+    pub(crate) fn safe(steps: Vec<Step>) -> Self {
         Self { steps, safe: true, ..Self::default() }
     }
 
-    pub(super) fn unsafe_steps(advice: impl Into<String>, steps: Vec<Step>) -> Self {
+    pub(crate) fn unsafe_steps(advice: impl Into<String>, steps: Vec<Step>) -> Self {
         Self { advice: advice.into(), steps, ..Self::default() }
     }
 
-    pub(super) fn and(mut self, advice: impl Into<String>) -> Self {
+    pub(crate) fn and(mut self, advice: impl Into<String>) -> Self {
         self.advice = advice.into();
         self
     }
 
-    pub(super) fn or(mut self, instead: &'static str) -> Self {
+    pub(crate) fn or(mut self, instead: &'static str) -> Self {
         self.instead = Some(instead);
         self
     }

@@ -6,36 +6,36 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{probes::Probes, run::Run};
+use crate::{probes::Probes, run::Run};
 
 /// Of a file more than this is not read; of a log, its end. A list of modules has up to 1 MiB.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     root: PathBuf,
-    pub(super) probes: Probes,
+    pub(crate) probes: Probes,
 }
 
 /// A module that the kernel has, from /proc/modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Module {
-    pub(super) name: String,
+pub(crate) struct Module {
+    pub(crate) name: String,
     /// Users: modules above it, open devices, connected sockets. `None`: it cannot be unloaded.
-    pub(super) users: Option<u32>,
+    pub(crate) users: Option<u32>,
     /// The modules among them.
-    pub(super) by: Vec<String>,
+    pub(crate) by: Vec<String>,
 }
 
 /// A module's file, as modules.dep names it.
-pub(super) struct ModuleFile {
+pub(crate) struct ModuleFile {
     /// From the root on.
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 impl ModuleFile {
     /// Its name, as the kernel has it.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let file = self.path.rsplit('/').next().unwrap_or_default();
         file.split('.').next().unwrap_or_default().replace('-', "_")
     }
@@ -44,11 +44,11 @@ impl ModuleFile {
 impl Machine {
     /// This machine, asked with what changes nothing. `port`: what an agent would listen on. `run`
     /// runs the programs that are asked.
-    pub fn here(port: u32, run: &dyn Run) -> Self {
+    pub(crate) fn here(port: u32, run: &dyn Run) -> Self {
         Self { root: "/".into(), probes: Probes::ask(port, run) }
     }
 
-    pub(super) fn new(root: impl Into<PathBuf>, probes: Probes) -> Self {
+    pub(crate) fn new(root: impl Into<PathBuf>, probes: Probes) -> Self {
         Self { root: root.into(), probes }
     }
 
@@ -56,26 +56,26 @@ impl Machine {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         self.path(path).exists()
     }
 
-    pub(super) fn read(&self, path: &str) -> Option<String> {
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
         read(&self.path(path)).ok()
     }
 
     /// A file of one value, without the blanks at its ends.
-    pub(super) fn value(&self, path: &str) -> Option<String> {
+    pub(crate) fn value(&self, path: &str) -> Option<String> {
         self.read(path).map(|text| text.trim().to_owned())
     }
 
     /// The kernel's log, where it may be read.
-    pub(super) fn kernel_log(&self) -> &str {
+    pub(crate) fn kernel_log(&self) -> &str {
         if self.probes.log.is_empty() { &self.probes.journal } else { &self.probes.log }
     }
 
     /// Names in a directory, sorted.
-    pub(super) fn list(&self, path: &str) -> Vec<String> {
+    pub(crate) fn list(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
         let mut names: Vec<_> =
             entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -83,24 +83,24 @@ impl Machine {
         names
     }
 
-    pub(super) fn link(&self, path: &str) -> Option<String> {
+    pub(crate) fn link(&self, path: &str) -> Option<String> {
         Some(fs::read_link(self.path(path)).ok()?.to_string_lossy().into_owned())
     }
 
     /// `uname -r`. (The file is hidden in a service with ProcSubset=pid.)
-    pub(super) fn release(&self) -> String {
+    pub(crate) fn release(&self) -> String {
         let told = || self.probes.release.clone();
         self.value("/proc/sys/kernel/osrelease").unwrap_or_else(told)
     }
 
     /// The kernel's version, as far as it compares.
-    pub(super) fn version(&self) -> Option<(u32, u32)> {
+    pub(crate) fn version(&self) -> Option<(u32, u32)> {
         let release = self.release();
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
     }
 
-    pub(super) fn modules(&self) -> Vec<Module> {
+    pub(crate) fn modules(&self) -> Vec<Module> {
         if let Some(text) = self.read("/proc/modules") {
             return text.lines().filter_map(module).collect();
         }
@@ -116,12 +116,12 @@ impl Machine {
         Module { name, users: users.and_then(|users| users.parse().ok()), by }
     }
 
-    pub(super) fn module(&self, name: &str) -> Option<Module> {
+    pub(crate) fn module(&self, name: &str) -> Option<Module> {
         self.modules().into_iter().find(|module| module.name == name)
     }
 
     /// Whether the running kernel has it in its image or, else, as a file to load.
-    pub(super) fn source(&self, module: &str) -> Source {
+    pub(crate) fn source(&self, module: &str) -> Source {
         let release = self.release();
         let lists = |file: &str| -> Option<bool> {
             let text = self.read(&format!("/lib/modules/{release}/{file}"))?;
@@ -141,7 +141,7 @@ impl Machine {
     }
 
     /// A module's file and those of the modules that it needs.
-    pub(super) fn files(&self, module: &str) -> Vec<ModuleFile> {
+    pub(crate) fn files(&self, module: &str) -> Vec<ModuleFile> {
         let directory = format!("/lib/modules/{}", self.release());
         let text = self.read(&format!("{directory}/modules.dep")).unwrap_or_default();
         let line = text.lines().map(|line| line.replacen(':', " ", 1)).find(|line| {
@@ -155,7 +155,7 @@ impl Machine {
     }
 
     /// What keeps a module from being loaded when it is needed.
-    pub(super) fn kept_out(&self, module: &str) -> Option<Ban> {
+    pub(crate) fn kept_out(&self, module: &str) -> Option<Ban> {
         let file = self.configured(|words| match words {
             ["blacklist", name] => same(name, module),
             words => replaces(words, module),
@@ -167,7 +167,7 @@ impl Machine {
 
     /// What keeps it out even for another module's sake: modprobe does nothing instead, or the
     /// kernel refuses it.
-    pub(super) fn replaced(&self, module: &str) -> Option<Ban> {
+    pub(crate) fn replaced(&self, module: &str) -> Option<Ban> {
         let file = self.configured(|words| replaces(words, module));
         file.map(Ban::of_file).or_else(|| self.on_the_command_line(module, &["module_blacklist="]))
     }
@@ -200,9 +200,9 @@ impl Machine {
 
 /// What an administrator has said against a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ban {
+pub(crate) struct Ban {
     /// The file, or what stands on the kernel's command line.
-    pub(super) by: String,
+    pub(crate) by: String,
     lift: &'static str,
 }
 
@@ -212,7 +212,7 @@ impl Ban {
     }
 
     /// How it goes.
-    pub(super) fn lifted(&self) -> String {
+    pub(crate) fn lifted(&self) -> String {
         let Self { by, lift } = self;
         format!("{lift} {by}, then 'modprobe vhost_vsock'")
     }
@@ -220,7 +220,7 @@ impl Ban {
 
 /// Where a module would come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     BuiltIn,
     File,
     Missing,

@@ -12,17 +12,17 @@ use std::{
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-use super::{
+use crate::{
     run::{Asked, Run, ask},
     service::{self, Own},
     sys,
 };
 
 /// The hypervisors whose vsock ends in a Unix socket on the host.
-pub(super) const HYBRID: &[&str] = &["firecracker", "cloud-hypervisor"];
+pub(crate) const HYBRID: &[&str] = &["firecracker", "cloud-hypervisor"];
 
 /// The running kernel's configuration, which gzip has packed.
-pub(super) const OWN_CONFIG: &str = "/proc/config.gz";
+pub(crate) const OWN_CONFIG: &str = "/proc/config.gz";
 
 /// The kernel's ring is soon written over, and is root's on most machines; the journal is neither.
 const JOURNAL: &[&str] = &[
@@ -37,50 +37,50 @@ const JOURNAL: &[&str] = &[
 ];
 
 /// An answer, or the number of the error.
-pub(super) type Answer = Result<(), i32>;
+pub(crate) type Answer = Result<(), i32>;
 
 /// The device node, as stat(2) has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Node {
-    pub(super) mode: u32,
-    pub(super) owner: String,
-    pub(super) group: String,
+pub(crate) struct Node {
+    pub(crate) mode: u32,
+    pub(crate) owner: String,
+    pub(crate) group: String,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Probes {
+pub(crate) struct Probes {
     /// `uname -r`.
-    pub(super) release: String,
+    pub(crate) release: String,
     /// What is packed in [`OWN_CONFIG`].
-    pub(super) config: Option<String>,
+    pub(crate) config: Option<String>,
     /// Who asks.
-    pub(super) user: String,
-    pub(super) node: Option<Node>,
+    pub(crate) user: String,
+    pub(crate) node: Option<Node>,
     /// Opening /dev/vhost-vsock as QEMU does.
-    pub(super) vhost: Answer,
+    pub(crate) vhost: Answer,
     /// socket(AF_VSOCK).
-    pub(super) socket: Answer,
-    pub(super) port: u32,
+    pub(crate) socket: Answer,
+    pub(crate) port: u32,
     /// Binding that port.
-    pub(super) bind: Answer,
+    pub(crate) bind: Answer,
     /// `ss` about the vsock sockets that listen.
-    pub(super) listening: Option<String>,
+    pub(crate) listening: Option<String>,
     /// `systemctl list-sockets`.
-    pub(super) sockets: Option<String>,
+    pub(crate) sockets: Option<String>,
     /// This machine's CID.
-    pub(super) cid: Option<u32>,
+    pub(crate) cid: Option<u32>,
     /// `-device help` of each QEMU.
-    pub(super) qemu: Vec<Asked>,
+    pub(crate) qemu: Vec<Asked>,
     /// Other hypervisors that are in the PATH.
-    pub(super) hypervisors: Vec<String>,
+    pub(crate) hypervisors: Vec<String>,
     /// `virsh version` of the system's libvirt, where virsh is there.
-    pub(super) libvirt: Option<Asked>,
+    pub(crate) libvirt: Option<Asked>,
     /// `systemctl show` of the service that this process is in and of the agent's.
-    pub(super) units: Option<Asked>,
+    pub(crate) units: Option<Asked>,
     /// The kernel's log, where it may be read.
-    pub(super) log: String,
+    pub(crate) log: String,
     /// What the journal has of the kernel and of its audit, where it may be read.
-    pub(super) journal: String,
+    pub(crate) journal: String,
 }
 
 /// Nothing but success; what a test or an error's hint does not ask.
@@ -109,7 +109,7 @@ impl Default for Probes {
 }
 
 impl Probes {
-    pub(super) fn ask(port: u32, run: &dyn Run) -> Self {
+    pub(crate) fn ask(port: u32, run: &dyn Run) -> Self {
         // First, so that its module is the one that the kernel loads: a socket has the kernel load any
         // transport that there is, and before 5.5 that one would keep this one out.
         let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
@@ -141,7 +141,7 @@ impl Probes {
     }
 
     /// What explains how the device opened or did not.
-    pub(super) fn of_device(vhost: Answer, run: &dyn Run) -> Self {
+    pub(crate) fn of_device(vhost: Answer, run: &dyn Run) -> Self {
         let cid = File::open("/dev/vsock").and_then(|device| sys::local_cid(&device));
         Self {
             release: answer(run, "uname", &["-r"])

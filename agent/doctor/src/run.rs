@@ -39,18 +39,18 @@ pub enum RunError {
 
 /// A program that was asked, and its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) program: String,
-    pub(super) answer: Result<String, NoAnswer>,
+pub(crate) struct Asked {
+    pub(crate) program: String,
+    pub(crate) answer: Result<String, NoAnswer>,
 }
 
 /// Why a program gave no answer, in its own words where it had any.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
-pub(super) struct NoAnswer(pub(super) String);
+pub(crate) struct NoAnswer(pub(crate) String);
 
 /// Asks a program. `None`: there is no such program.
-pub(super) fn ask(run: &dyn Run, program: &str, words: &[&str]) -> Option<Asked> {
+pub(crate) fn ask(run: &dyn Run, program: &str, words: &[&str]) -> Option<Asked> {
     let answer = match run.run(program, words, TIME_TO_ANSWER) {
         Ok(Output { status, stdout, .. }) if status.success() => {
             Ok(String::from_utf8_lossy(&stdout).into_owned())

@@ -1,24 +1,24 @@
 //! The systemd service that a process is in, and what is asked of systemd about services.
 
 /// What is asked of `systemctl show`.
-pub(super) const PROPERTIES: &str = "--property=Id,LoadState,RestrictAddressFamilies,\
+pub(crate) const PROPERTIES: &str = "--property=Id,LoadState,RestrictAddressFamilies,\
                                      SystemCallFilter,SystemCallErrorNumber,PrivateDevices,\
                                      DevicePolicy,DeviceAllow";
 
 /// The units that come with the agent.
-pub(super) const SHIPPED: &[&str] = &["agent.service", "agent@*.service"];
+pub(crate) const SHIPPED: &[&str] = &["agent.service", "agent@*.service"];
 
 /// The service that a process is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Own {
-    pub(super) name: String,
+pub(crate) struct Own {
+    pub(crate) name: String,
     /// Of a user's systemd.
     user: bool,
 }
 
 impl Own {
     /// From /proc/PID/cgroup.
-    pub(super) fn of(groups: &str) -> Option<Self> {
+    pub(crate) fn of(groups: &str) -> Option<Self> {
         let named = |line: &&str| line.starts_with("0::") || line.contains(":name=systemd:");
         let path = groups.lines().filter(named).find_map(|line| {
             let path = line.rsplit(':').next()?;
@@ -30,16 +30,16 @@ impl Own {
         (!name.starts_with("user@")).then(|| Self { name: name.into(), user })
     }
 
-    pub(super) fn systemctl(&self) -> &'static str {
+    pub(crate) fn systemctl(&self) -> &'static str {
         if self.user { "systemctl --user" } else { "systemctl" }
     }
 
     /// Whether it is one that comes with the agent: no QEMU runs in it.
-    pub(super) fn is_agents(&self) -> bool {
+    pub(crate) fn is_agents(&self) -> bool {
         self.name == "agent.service" || self.name.starts_with("agent@")
     }
 
-    pub(super) fn is_users(&self) -> bool {
+    pub(crate) fn is_users(&self) -> bool {
         self.user
     }
 }

@@ -15,7 +15,7 @@ nix::ioctl_read_bad!(
 );
 
 /// This machine's own CID, from an open `/dev/vsock`: as a guest where it is one, else as a host.
-pub(super) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
+pub(crate) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
     let mut cid = 0;
     // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes one
     // `unsigned int` to `cid`, which lives until the call returns.
@@ -25,7 +25,7 @@ pub(super) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
 
 /// Takes the port on every CID of this machine, and gives it back. Nothing listens meanwhile.
 /// The outer error is that of the socket, the inner one the port's.
-pub(super) fn try_port(port: u32) -> io::Result<io::Result<()>> {
+pub(crate) fn try_port(port: u32) -> io::Result<io::Result<()>> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
     let address = VsockAddr::new(libc::VMADDR_CID_ANY, port);

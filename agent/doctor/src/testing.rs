@@ -9,14 +9,15 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{
-    Finding, Machine,
+use crate::{
+    Finding,
+    machine::Machine,
     probes::{Node, Probes},
     run::{Run, RunError},
 };
 
 /// Runs programs without the bounds that a caller has to keep.
-pub(super) struct Unbounded;
+pub(crate) struct Unbounded;
 
 impl Run for Unbounded {
     fn run(&self, program: &str, words: &[&str], _: Duration) -> Result<Output, RunError> {
@@ -24,19 +25,19 @@ impl Run for Unbounded {
     }
 }
 
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: TempDir,
-    pub(super) probes: Probes,
+    pub(crate) probes: Probes,
 }
 
 impl Tree {
-    pub(super) fn new(release: &str) -> Self {
+    pub(crate) fn new(release: &str) -> Self {
         let tree = Self { root: tempfile::tempdir().unwrap(), probes: Probes::default() };
         tree.file("/proc/sys/kernel/osrelease", release)
     }
 
     /// A machine that `tests/guest/record.sh` has recorded.
-    pub(super) fn recorded(text: &str) -> Self {
+    pub(crate) fn recorded(text: &str) -> Self {
         let mut tree = Self { root: tempfile::tempdir().unwrap(), probes: Probes::default() };
         let mut lines = text.lines().peekable();
         while let Some(line) = lines.next() {
@@ -71,14 +72,14 @@ impl Tree {
         tree
     }
 
-    pub(super) fn file(self, path: &str, text: &str) -> Self {
+    pub(crate) fn file(self, path: &str, text: &str) -> Self {
         let path = self.root.path().join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
         self
     }
 
-    pub(super) fn link(self, path: &str, to: &str) -> Self {
+    pub(crate) fn link(self, path: &str, to: &str) -> Self {
         let path = self.root.path().join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink(Path::new(to), path).unwrap();
@@ -86,23 +87,23 @@ impl Tree {
     }
 
     /// The running kernel's configuration.
-    pub(super) fn config(self, text: &str) -> Self {
+    pub(crate) fn config(self, text: &str) -> Self {
         self.probe(|probes| probes.config = Some(text.into()))
     }
 
     /// Inside a container of docker's.
-    pub(super) fn docker(self) -> Self {
+    pub(crate) fn docker(self) -> Self {
         self.file("/.dockerenv", "").link("/proc/self/ns/pid", "pid:[4026532190]")
     }
 
     /// /proc/modules by their names and use counts.
-    pub(super) fn modules(self, modules: &[(&str, u32)]) -> Self {
+    pub(crate) fn modules(self, modules: &[(&str, u32)]) -> Self {
         let lines = modules.iter().map(|(name, users)| format!("{name} 1 {users} - Live 0x0\n"));
         self.file("/proc/modules", &lines.collect::<String>())
     }
 
     /// The modules that could be loaded.
-    pub(super) fn loadable(mut self, modules: &[&str]) -> Self {
+    pub(crate) fn loadable(mut self, modules: &[&str]) -> Self {
         let release = self.machine().release();
         for name in modules {
             self = self.file(&format!("/lib/modules/{release}/kernel/x/{name}.ko.xz"), "");
@@ -111,22 +112,22 @@ impl Tree {
         self.file(&format!("/lib/modules/{release}/modules.dep"), &lines.collect::<String>())
     }
 
-    pub(super) fn node(self, mode: u32, group: &str) -> Self {
+    pub(crate) fn node(self, mode: u32, group: &str) -> Self {
         let node = Node { mode, owner: "root".into(), group: group.into() };
         self.probe(|probes| probes.node = Some(node))
     }
 
-    pub(super) fn probe(mut self, set: impl FnOnce(&mut Probes)) -> Self {
+    pub(crate) fn probe(mut self, set: impl FnOnce(&mut Probes)) -> Self {
         set(&mut self.probes);
         self
     }
 
-    pub(super) fn machine(&self) -> Machine {
+    pub(crate) fn machine(&self) -> Machine {
         Machine::new(self.root.path(), self.probes.clone())
     }
 
     /// What a check says of it, by id.
-    pub(super) fn finding(&self, check: super::Check, id: &str) -> Finding {
+    pub(crate) fn finding(&self, check: fn(&Machine) -> Vec<Finding>, id: &str) -> Finding {
         let findings = check(&self.machine());
         let ids: Vec<_> = findings.iter().map(|finding| finding.id).collect();
         findings

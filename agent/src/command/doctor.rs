@@ -6,7 +6,10 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use doctor::{Finding, Hint, Report, StepError, Verdict, Way};
+use doctor::{
+    Finding, Hint, StepError, Verdict,
+    host::{Report, Way},
+};
 use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print, print_json};

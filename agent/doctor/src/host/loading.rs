@@ -3,12 +3,10 @@
 //! Opening the device fails with ENODEV for all of it, and for a transport conflict too: only the
 //! evidence tells them apart. Where it does not, `unsettled` says what does.
 
-use super::{
-    Machine,
-    container::container,
+use super::{container::container, kernel};
+use crate::{
     hint::{Hint, Step},
-    kernel,
-    machine::ModuleFile,
+    machine::{Machine, ModuleFile},
 };
 
 /// Something that is known to stand in the way, whatever else does.

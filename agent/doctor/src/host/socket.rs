@@ -1,14 +1,10 @@
 //! Whether this process may have a vsock socket, and whether its port is free.
 
 use super::{
-    Finding, Machine, Verdict,
     container::{Container, container},
-    hint::Hint,
-    kernel,
-    probes::Probes,
-    service::Own,
-    unit,
+    kernel, unit,
 };
+use crate::{Finding, Verdict, hint::Hint, machine::Machine, probes::Probes, service::Own};
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings = vec![family(machine)];

@@ -1,6 +1,6 @@
 //! RLIMITs that a server of disks meets.
 
-use super::{Finding, Machine, Verdict, hint::Hint};
+use crate::{Finding, Verdict, hint::Hint, machine::Machine};
 
 /// A connection is a descriptor, a file disk some more. The agent raises the soft limit itself.
 const FEW_FILES: u64 = 4096;

@@ -7,11 +7,13 @@
 //! it is this guest's only way to its own host.
 
 use super::{
-    Finding, Machine, Verdict,
-    hint::{Hint, Step},
     kernel::{self, SIDE_BY_SIDE},
     loading,
-    machine::{Module, Source},
+};
+use crate::{
+    Finding, Verdict,
+    hint::{Hint, Step},
+    machine::{Machine, Module, Source},
 };
 
 const VMCI: &str = "vmw_vsock_vmci_transport";

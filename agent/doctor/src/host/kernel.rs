@@ -1,10 +1,10 @@
 //! Whether this kernel has AF_VSOCK at all, and the host's half of it.
 
-use super::{
-    Finding, Machine, Verdict,
-    container::{Container, container},
+use super::container::{Container, container};
+use crate::{
+    Finding, Verdict,
     hint::{Hint, Step},
-    machine::Source,
+    machine::{Machine, Source},
     probes::OWN_CONFIG,
 };
 

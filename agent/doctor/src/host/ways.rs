@@ -1,7 +1,8 @@
 //! The ways in which a guest reaches an agent: the kernel's vsock is one of three. The others need
 //! neither a module nor root here, and none of what the checks look at but a hypervisor.
 
-use super::{Finding, Machine, Verdict, probes::HYBRID, programs};
+use super::programs;
+use crate::{Finding, Verdict, machine::Machine, probes::HYBRID};
 
 /// One way, as an option of the agent's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +52,10 @@ fn hybrid(machine: &Machine) -> Way {
 
 #[cfg(test)]
 mod tests {
-    use crate::{examine, run::Asked, testing::Tree};
+    use crate::{host::report, run::Asked, testing::Tree};
 
     fn works(tree: &Tree) -> [bool; 3] {
-        let report = examine(&tree.machine());
+        let report = report(&tree.machine());
         let works: Vec<_> = report.ways.iter().map(|way| way.works).collect();
         assert_eq!(report.served(), works[0], "what is served is served over the kernel's vsock");
         assert!(report.ways.iter().all(|way| !way.why.is_empty()));
@@ -75,7 +76,7 @@ mod tests {
         assert_eq!(works(&qemu(broken(), "vhost-user-vsock-pci")), [false, true, false]);
         let firecracker = broken().probe(|probes| probes.hypervisors = vec!["firecracker".into()]);
         assert_eq!(works(&firecracker), [false, false, true]);
-        let report = examine(&broken().machine());
+        let report = report(&broken().machine());
         assert!(report.ways[0].why.starts_with("vhost-vsock: "), "{:?}", report.ways);
     }
 }

@@ -1,6 +1,6 @@
 //! The vsock mode of this network namespace, on kernels that have one.
 
-use super::{Finding, Machine, Verdict, hint::Hint};
+use crate::{Finding, Verdict, hint::Hint, machine::Machine};
 
 const MODE: &str = "/proc/sys/net/vsock/ns_mode";
 const OF_CHILDREN: &str = "/proc/sys/net/vsock/child_ns_mode";

@@ -1,7 +1,7 @@
 //! What systemd keeps from a service: the one that this process is in, and the agent's own where it
 //! is installed. `systemctl show` says it, drop-ins and all.
 
-use super::{Finding, Machine, Verdict, hint::Hint, run::Asked, service::Own};
+use crate::{Finding, Verdict, hint::Hint, machine::Machine, run::Asked, service::Own};
 
 /// What a server of vsock asks the kernel for.
 const CALLS: &[&str] = &["socket", "bind", "listen", "accept4"];

@@ -3,7 +3,7 @@
 //! Denials are in logs that root reads, and partly the groups adm and systemd-journal. To anyone else
 //! nothing but the own confinement and a refusal is to be seen: that is said, and no more is claimed.
 
-use super::{Finding, Machine, Verdict, hint::Hint};
+use crate::{Finding, Verdict, hint::Hint, machine::Machine};
 
 /// Where denials are written; the kernel's own log and the journal are probes.
 const LOGS: &[&str] =

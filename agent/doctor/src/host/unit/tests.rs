@@ -1,7 +1,11 @@
 //! What `systemctl show` prints, and what follows from it.
 
 use super::*;
-use crate::{device, run::NoAnswer, socket, testing::Tree};
+use crate::{
+    host::{device, socket},
+    run::NoAnswer,
+    testing::Tree,
+};
 
 /// The unit as it is shipped, its list of calls cut short.
 const HARDENED: &str = "\

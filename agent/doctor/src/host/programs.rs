@@ -1,6 +1,6 @@
 //! What starts guests: QEMU with its vsock devices, and libvirt.
 
-use super::{Finding, Machine, Verdict, hint::Hint, run::Asked};
+use crate::{Finding, Verdict, hint::Hint, machine::Machine, run::Asked};
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     let mut findings: Vec<_> = machine.probes.qemu.iter().map(qemu).collect();

@@ -2,7 +2,8 @@
 //! one are a Debian VM host with the troubles that `tests/tests/guest_doctor.rs` gives it; the other is a
 //! small VM whose kernel has no modules.
 
-use super::{Verdict, device, kernel, testing::Tree, transport};
+use super::{device, kernel, transport};
+use crate::{Verdict, testing::Tree};
 
 macro_rules! tree {
     ($name:literal) => {

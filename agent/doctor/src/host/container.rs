@@ -1,7 +1,7 @@
 //! Whether this process is in a container, told by what holds now: a file that an image has left
 //! behind proves nothing, for machines are made from images of containers too.
 
-use super::Machine;
+use crate::machine::Machine;
 
 /// The PID namespace that the kernel starts with has this number (<linux/proc_ns.h>).
 const FIRST_PIDS: &str = "pid:[4026531836]";

@@ -1,17 +1,19 @@
 //! /dev/vhost-vsock: what QEMU opens to give its guest a CID.
 
 use super::{
-    Finding, Machine, Verdict,
     container::{Container, container},
-    hint::{Hint, Step},
     kernel::{self, Set, VHOST_VSOCK},
     loading::{self, Obstacle},
-    machine::Source,
+    transport::{self, Place},
+    unit,
+};
+use crate::{
+    Finding, Verdict,
+    hint::{Hint, Step},
+    machine::{Machine, Source},
     probes::{Node, Probes},
     run::Run,
     service::Own,
-    transport::{self, Place},
-    unit,
 };
 
 const CHECKED: &str = "opening /dev/vhost-vsock, as QEMU does";

@@ -1,8 +1,10 @@
 //! ENODEV by anything but a transport: each is told by its evidence.
 
-use super::{
-    super::{Verdict, device, testing::Tree, transport},
-    *,
+use super::*;
+use crate::{
+    Verdict,
+    host::{device, transport},
+    testing::Tree,
 };
 
 const VMCI: &str = "vmw_vsock_vmci_transport";
