@@ -12,7 +12,6 @@ mod greet;
 mod init;
 mod link;
 mod patience;
-mod probe;
 mod session;
 mod size;
 mod stamp;

@@ -1,5 +1,7 @@
 //! What a check found: its verdict, its evidence, its meaning and its hint.
 
+use std::fmt;
+
 use crate::hint::Hint;
 
 /// How bad it is.
@@ -14,7 +16,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub fn word(self) -> &'static str {
+    /// The verdict in one word, which stays, for programs.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warning => "warning",
@@ -29,6 +32,7 @@ pub struct Finding {
     /// A word that stays, for programs.
     pub id: &'static str,
     pub verdict: Verdict,
+    /// What was looked at; empty where the id says it.
     pub checked: String,
     pub evidence: String,
     pub meaning: String,
@@ -36,6 +40,11 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// A finding whose id says what was looked at.
+    pub fn bare(id: &'static str, verdict: Verdict, evidence: impl Into<String>) -> Self {
+        Self::new(id, verdict, "", evidence)
+    }
+
     pub(crate) fn new(
         id: &'static str,
         verdict: Verdict,
@@ -46,13 +55,44 @@ impl Finding {
         Self { id, verdict, checked, evidence, meaning: String::new(), hint: None }
     }
 
-    pub(crate) fn meaning(mut self, meaning: impl Into<String>) -> Self {
+    /// Adds what follows from the evidence.
+    pub fn meaning(mut self, meaning: impl Into<String>) -> Self {
         self.meaning = meaning.into();
         self
     }
 
-    pub(crate) fn hint(mut self, hint: Hint) -> Self {
-        self.hint = Some(hint);
+    /// Adds what to do.
+    pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
+        self.hint = Some(hint.into());
         self
+    }
+}
+
+/// In two or three lines: the verdict with its evidence, the meaning and the hint.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, verdict, checked, evidence, meaning, hint } = self;
+        write!(f, "{:8} {id}: ", verdict.word())?;
+        if !checked.is_empty() {
+            write!(f, "{checked}: ")?;
+        }
+        writeln!(f, "{evidence}")?;
+        if !meaning.is_empty() {
+            writeln!(f, "         {meaning}")?;
+        }
+        hint.as_ref().map_or(Ok(()), |hint| writeln!(f, "         hint: {hint}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_printed_in_lines() {
+        let finding = Finding::bare("cid", Verdict::Fault, "none").meaning("a").hint("b");
+        assert_eq!(finding.to_string(), "fault    cid: none\n         a\n         hint: b\n");
+        let finding = Finding::new("cid", Verdict::Ok, "the CID", "3");
+        assert_eq!(finding.to_string(), "ok       cid: the CID: 3\n");
     }
 }

@@ -58,6 +58,18 @@ impl Hint {
     }
 }
 
+impl From<&str> for Hint {
+    fn from(advice: &str) -> Self {
+        Self::advice(advice)
+    }
+}
+
+impl From<String> for Hint {
+    fn from(advice: String) -> Self {
+        Self::advice(advice)
+    }
+}
+
 /// On one line: the commands in quotes, and the advice behind them.
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -67,8 +67,8 @@ pub(crate) struct Probes {
     pub(crate) listening: Option<String>,
     /// `systemctl list-sockets`.
     pub(crate) sockets: Option<String>,
-    /// This machine's CID.
-    pub(crate) cid: Option<u32>,
+    /// This machine's CID, from /dev/vsock.
+    pub(crate) cid: Result<u32, i32>,
     /// `-device help` of each QEMU.
     pub(crate) qemu: Vec<Asked>,
     /// Other hypervisors that are in the PATH.
@@ -97,7 +97,7 @@ impl Default for Probes {
             bind: Ok(()),
             listening: None,
             sockets: None,
-            cid: Some(2),
+            cid: Ok(libc::VMADDR_CID_HOST),
             qemu: Vec::new(),
             hypervisors: Vec::new(),
             libvirt: None,
@@ -109,7 +109,7 @@ impl Default for Probes {
 }
 
 impl Probes {
-    pub(crate) fn ask(port: u32, run: &dyn Run) -> Self {
+    pub(crate) fn of_host(port: u32, run: &dyn Run) -> Self {
         // First, so that its module is the one that the kernel loads: a socket has the kernel load any
         // transport that there is, and before 5.5 that one would keep this one out.
         let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
@@ -140,9 +140,13 @@ impl Probes {
         }
     }
 
+    /// What a guest is asked: only its CID, and whether it may have a vsock socket. Runs no program.
+    pub(crate) fn of_guest() -> Self {
+        Self { socket: number(sys::try_socket()), cid: cid(), ..Self::default() }
+    }
+
     /// What explains how the device opened or did not.
     pub(crate) fn of_device(vhost: Answer, run: &dyn Run) -> Self {
-        let cid = File::open("/dev/vsock").and_then(|device| sys::local_cid(&device));
         Self {
             release: answer(run, "uname", &["-r"])
                 .map_or_else(String::new, |release| release.trim().to_owned()),
@@ -150,7 +154,7 @@ impl Probes {
             user: user(geteuid()),
             node: node("/dev/vhost-vsock"),
             vhost,
-            cid: cid.ok(),
+            cid: cid(),
             log: kernel_log().unwrap_or_default(),
             ..Self::default()
         }
@@ -168,7 +172,13 @@ fn unpacked(run: &dyn Run, path: &str) -> Option<String> {
     Path::new(path).exists().then(|| answer(run, "gzip", &["-dc", path])).flatten()
 }
 
-fn number(result: io::Result<()>) -> Answer {
+/// This machine's own CID: as a guest where it is one, else as a host.
+fn cid() -> Result<u32, i32> {
+    number(File::open("/dev/vsock").and_then(|device| sys::local_cid(&device)))
+}
+
+/// The number of an error of the system.
+fn number<T>(result: io::Result<T>) -> Result<T, i32> {
     result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
 }
 

@@ -23,6 +23,12 @@ pub(crate) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
     Ok(cid)
 }
 
+/// Makes a vsock socket, and closes it.
+pub(crate) fn try_socket() -> io::Result<()> {
+    socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    Ok(())
+}
+
 /// Takes the port on every CID of this machine, and gives it back. Nothing listens meanwhile.
 /// The outer error is that of the socket, the inner one the port's.
 pub(crate) fn try_port(port: u32) -> io::Result<io::Result<()>> {

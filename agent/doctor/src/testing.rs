@@ -62,7 +62,7 @@ impl Tree {
                     tree.probe(|probes| match first {
                         "vhost" if number == 0 => probes.vhost = Ok(()),
                         "vhost" => probes.vhost = Err(i32::try_from(number).unwrap()),
-                        "cid" => probes.cid = u32::try_from(number).ok(),
+                        "cid" => probes.cid = u32::try_from(number).map_err(|_| libc::ENOENT),
                         _ => panic!("{line}"),
                     })
                 }
@@ -76,6 +76,11 @@ impl Tree {
         let path = self.root.path().join(path.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+        self
+    }
+
+    pub(crate) fn directory(self, path: &str) -> Self {
+        fs::create_dir_all(self.root.path().join(path.trim_start_matches('/'))).unwrap();
         self
     }
 

@@ -173,13 +173,9 @@ fn tell(text: &str) {
 
 fn in_words(Report { findings, ways }: &Report) -> String {
     let mut text = String::new();
-    for Finding { id, verdict, checked, evidence, meaning, hint } in findings {
+    for finding in findings {
         // Writing to a string does not fail.
-        writeln!(text, "{:<8} {id}: {checked}: {evidence}", verdict.word()).ok();
-        writeln!(text, "         {meaning}").ok();
-        if let Some(hint) = hint {
-            writeln!(text, "         hint: {hint}").ok();
-        }
+        write!(text, "{finding}").ok();
     }
     for Way { option, works, why, .. } in ways {
         writeln!(text, "way      {option}: {}: {why}", if *works { "yes" } else { "no" }).ok();

@@ -10,7 +10,8 @@ use super::{
 use crate::{
     Finding, Verdict,
     hint::{Hint, Step},
-    machine::{Machine, Source},
+    machine::Machine,
+    modules::Source,
     probes::{Node, Probes},
     run::Run,
     service::Own,
@@ -64,7 +65,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
 /// How to fix a device that did not open, from the error that it gave: the same finding that `agent
 /// doctor` would print.
 pub fn hint_of_device(errno: i32, run: &dyn Run) -> Option<String> {
-    hint_on(&Machine::new("/", Probes::of_device(Err(errno), run)))
+    hint_on(&Machine::here(Probes::of_device(Err(errno), run)))
 }
 
 fn hint_on(machine: &Machine) -> Option<String> {

@@ -4,7 +4,8 @@ use super::container::{Container, container};
 use crate::{
     Finding, Verdict,
     hint::{Hint, Step},
-    machine::{Machine, Source},
+    machine::Machine,
+    modules::Source,
     probes::OWN_CONFIG,
 };
 
@@ -44,7 +45,7 @@ fn version(machine: &Machine) -> Finding {
 fn family(machine: &Machine) -> Finding {
     let checked = "AF_VSOCK in this kernel";
     let finding = |verdict, evidence: String| Finding::new("vsock", verdict, checked, evidence);
-    if knows_vsock(machine) {
+    if machine.knows_vsock() {
         return finding(Verdict::Ok, "AF_VSOCK is in /proc/net/protocols".into())
             .meaning("the kernel has vsock sockets");
     }
@@ -77,12 +78,6 @@ fn family(machine: &Machine) -> Finding {
                 .hint(Hint::advice(missing(machine, VSOCKETS)))
         }
     }
-}
-
-/// Whether the address family is there, whatever this process may do with it.
-pub(super) fn knows_vsock(machine: &Machine) -> bool {
-    let protocols = machine.read("/proc/net/protocols").unwrap_or_default();
-    protocols.lines().any(|line| line.split_whitespace().next() == Some("AF_VSOCK"))
 }
 
 /// Loads the host's half now and at each start.

@@ -6,7 +6,8 @@
 use super::{container::container, kernel};
 use crate::{
     hint::{Hint, Step},
-    machine::{Machine, ModuleFile},
+    machine::Machine,
+    modules::ModuleFile,
 };
 
 /// Something that is known to stand in the way, whatever else does.

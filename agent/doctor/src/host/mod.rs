@@ -19,7 +19,7 @@ mod unit;
 mod ways;
 
 pub use self::{device::hint_of_device, socket::hint_of_bind, ways::Way};
-use crate::{Finding, Run, Verdict, machine::Machine};
+use crate::{Finding, Run, Verdict, machine::Machine, probes::Probes};
 
 /// In the order in which they are read: an earlier finding may explain a later one.
 const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
@@ -52,7 +52,7 @@ impl Report {
 /// ask. Opens `/dev/vhost-vsock` and binds the port for a moment, for which the kernel may load its
 /// vsock modules.
 pub fn examine(port: u32, run: &dyn Run) -> Report {
-    report(&Machine::here(port, run))
+    report(&Machine::here(Probes::of_host(port, run)))
 }
 
 fn report(machine: &Machine) -> Report {

@@ -2,7 +2,7 @@
 
 use super::{
     container::{Container, container},
-    kernel, unit,
+    unit,
 };
 use crate::{Finding, Verdict, hint::Hint, machine::Machine, probes::Probes, service::Own};
 
@@ -37,7 +37,7 @@ fn family(machine: &Machine) -> Finding {
         evidence += "; this process is under a seccomp filter";
     }
     let refused = matches!(errno, libc::EPERM | libc::EACCES);
-    if !refused && !kernel::knows_vsock(machine) {
+    if !refused && !machine.knows_vsock() {
         return finding(Verdict::Fault, evidence)
             .meaning("AF_VSOCK is unknown to this kernel, or its module is not loaded")
             // Whether the module may be loaded, the finding about the device has looked at: it alone
@@ -47,7 +47,7 @@ fn family(machine: &Machine) -> Finding {
                  'modprobe vsock' on a guest's side",
             ));
     }
-    if kernel::knows_vsock(machine) {
+    if machine.knows_vsock() {
         evidence += "; the kernel knows AF_VSOCK";
     }
     let finding = finding(Verdict::Fault, evidence);

@@ -12,20 +12,17 @@ use super::{
 };
 use crate::{
     Finding, Verdict,
+    devices::devices,
     hint::{Hint, Step},
-    machine::{Machine, Module, Source},
+    machine::Machine,
+    modules::{HYPERV, Module, Source, VIRTIO, VMCI},
 };
-
-const VMCI: &str = "vmw_vsock_vmci_transport";
-
-const VIRTIO: &str = "vmw_vsock_virtio_transport";
-const HYPERV: &str = "hv_sock";
 
 /// The transports that are alone, where there is one at a time.
 const ALONE: &[&str] = &[VMCI, VIRTIO, HYPERV];
 
 /// A guest of VMware has this PCI device.
-const VMCI_DEVICE: (&str, &str) = ("0x15ad", "0x0740");
+const VMCI_DEVICE: (u32, u32) = (0x15ad, 0x0740);
 
 /// Whose the host's place is, when vhost_vsock could not take it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +67,7 @@ pub(super) fn place(machine: &Machine) -> Place {
     let Some(vmci) = machine.module(VMCI) else { return Place::Free };
     let seen = told(machine, &vmci);
     // This machine is CID 2 without vhost_vsock: then it is the host by VMCI.
-    if machine.probes.cid == Some(libc::VMADDR_CID_HOST) {
+    if machine.probes.cid == Ok(libc::VMADDR_CID_HOST) {
         return Place::Taken(vmci, format!("{seen}; this machine is CID 2 already"));
     }
     if let Some(process) = hypervisor(machine) {
@@ -79,8 +76,8 @@ pub(super) fn place(machine: &Machine) -> Place {
     // VMCI in the host's place would make this machine CID 2, unless a guest's CID goes before it.
     let guest = guest_by(machine);
     match (machine.probes.cid, guest) {
-        (Some(_), None) => Place::Free,
-        (None, None) => {
+        (Ok(_), None) => Place::Free,
+        (Err(_), None) => {
             let why = "/dev/vsock does not tell this machine's CID";
             Place::Unsettled(vmci, format!("{VMCI} may have the host's place: {seen}, and {why}"))
         }
@@ -106,12 +103,7 @@ fn guest_by(machine: &Machine) -> Option<String> {
 }
 
 fn vmware_guest(machine: &Machine) -> bool {
-    let devices = "/sys/bus/pci/devices";
-    machine.list(devices).iter().any(|device| {
-        let value = |what| machine.value(&format!("{devices}/{device}/{what}"));
-        value("vendor").as_deref() == Some(VMCI_DEVICE.0)
-            && value("device").as_deref() == Some(VMCI_DEVICE.1)
-    })
+    devices(machine, "pci").iter().any(|device| device.vendor.zip(device.kind) == Some(VMCI_DEVICE))
 }
 
 /// A transport with its users, as evidence.
@@ -299,16 +291,16 @@ fn own_cid(machine: &Machine) -> Finding {
     let checked = "this machine's own CID";
     let finding = |evidence: String| Finding::new("cid", Verdict::Ok, checked, evidence);
     match machine.probes.cid {
-        None => finding("/dev/vsock does not open here, which would tell".into())
+        Err(_) => finding("/dev/vsock does not open here, which would tell".into())
             .meaning("guests reach this host as CID 2; what its own host knows it as is not seen"),
-        Some(u32::MAX) => finding("it has none".into())
+        Ok(libc::VMADDR_CID_ANY) => finding("it has none".into())
             .meaning("no transport is loaded yet; guests will reach this host as CID 2"),
-        Some(libc::VMADDR_CID_LOCAL) => finding("1".into())
+        Ok(libc::VMADDR_CID_LOCAL) => finding("1".into())
             .meaning("only vsock_loopback is loaded yet; guests will reach this host as CID 2"),
-        Some(libc::VMADDR_CID_HOST) => {
+        Ok(libc::VMADDR_CID_HOST) => {
             finding("2".into()).meaning("a host: its guests reach it as CID 2")
         }
-        Some(cid) => finding(cid.to_string()).meaning(format!(
+        Ok(cid) => finding(cid.to_string()).meaning(format!(
             "this host is a guest itself: its own host knows it as CID {cid}, its guests reach it as \
              CID 2; a listener on every CID also hears its own host"
         )),

@@ -15,7 +15,7 @@ fn refused() -> Tree {
     Tree::new("6.1.0")
         .loadable(&["vhost_vsock"])
         .modules(&[(VMCI, 0), ("vmw_vsock_virtio_transport", 0)])
-        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Some(77)))
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Ok(77)))
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_transport_that_is_in_the_place_goes_before_the_log() {
     let log = "4,521,2,-;vhost_vsock: Unknown symbol vhost_dev_init (err -2)\n";
     let tree = refused()
         .modules(&[(VMCI, 0)])
-        .probe(|probes| (probes.log, probes.cid) = (log.into(), Some(2)));
+        .probe(|probes| (probes.log, probes.cid) = (log.into(), Ok(2)));
     let found = tree.finding(device::check, "vhost-vsock");
     assert!(found.meaning.starts_with("VMCI is this host's"), "{found:?}");
     // What stands in the way now goes before the transport.

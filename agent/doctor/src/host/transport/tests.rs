@@ -7,7 +7,7 @@ use crate::testing::Tree;
 fn refused(release: &str) -> Tree {
     Tree::new(release)
         .loadable(&["vhost_vsock"])
-        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Some(2)))
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Ok(2)))
 }
 
 #[test]
@@ -31,7 +31,9 @@ fn before_5_5_any_other_transport_is_in_the_way() {
 #[test]
 fn vmci_is_blamed_on_proof_only() {
     const DEVICE: &str = "/sys/bus/pci/devices/0000:00:07.7";
-    let tree = |cid| refused("6.1.0").modules(&[(VMCI, 1)]).probe(|probes| probes.cid = cid);
+    let tree = |cid: Option<u32>| {
+        refused("6.1.0").modules(&[(VMCI, 1)]).probe(|probes| probes.cid = cid.ok_or(libc::ENOENT))
+    };
     let nested = |cid| tree(cid).modules(&[(VMCI, 1), (VIRTIO, 0)]);
     let node = |tree: Tree| tree.probe(|probes| probes.vhost = Err(libc::ENOENT));
     let vmx = |tree: Tree| tree.file("/proc/70/comm", "vmware-vmx\n");
@@ -70,7 +72,7 @@ fn vmci_is_blamed_on_proof_only() {
 
 #[test]
 fn what_cannot_be_unloaded_is_not_said_to_be() {
-    let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Some(2));
+    let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Ok(2));
     let hint = tree().finding(check, "transport").hint.unwrap();
     assert!(hint.safe, "{hint}");
     let running = tree().file("/proc/70/comm", "vmware-vmx\n").finding(check, "transport");
@@ -104,7 +106,8 @@ fn from_5_5_on_only_vmci_in_the_hosts_place_is_to_blame() {
     assert_eq!(found.verdict, Verdict::Ok);
     assert!(found.meaning.contains("not in the host's place"), "{found:?}");
     // Not loaded for another reason.
-    let tree = refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = None);
+    let tree =
+        refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Err(libc::ENOENT));
     let tree = tree.file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
     assert_eq!(tree.finding(check, "transport").verdict, Verdict::Ok);
     // The host's place is taken, whatever the device says.
@@ -150,7 +153,9 @@ fn the_own_cid_says_what_this_machine_is() {
         (Some(2), "a host"),
         (Some(77), "knows it as CID 77"),
     ] {
-        let found = Tree::new("6.1.0").probe(|probes| probes.cid = cid).finding(check, "cid");
+        let found = Tree::new("6.1.0")
+            .probe(|probes| probes.cid = cid.ok_or(libc::ENOENT))
+            .finding(check, "cid");
         assert_eq!(found.verdict, Verdict::Ok);
         assert!(found.meaning.contains(part), "{cid:?}: {found:?}");
     }
