@@ -5,7 +5,6 @@
 
 pub mod access;
 pub mod admission;
-pub mod causes;
 mod child;
 pub mod cli;
 pub mod command;

@@ -8,6 +8,7 @@ mod tests;
 
 use std::{error::Error, fmt, path::PathBuf, sync::Arc};
 
+use human::chain;
 use qemu::{
     cid::{Claim, ClaimError, Range},
     life::{Happening, Life},
@@ -193,11 +194,7 @@ impl Wired {
 }
 
 fn lost(name: &Name, error: &qmp::Error) -> String {
-    let mut line = format!("{name} is not followed any more");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
+    // The error itself names the socket, as `name` does.
+    let why = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    format!("{name} is not followed any more{why}")
 }

@@ -13,14 +13,14 @@ mod init;
 mod link;
 mod patience;
 mod session;
-mod size;
 mod stamp;
 mod sys;
 mod walk;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
+use human::chain;
 
 use crate::{
     cli::{Cli, Command},
@@ -81,15 +81,4 @@ fn perform(cli: &Cli) -> u8 {
             error.exit_code()
         }
     }
-}
-
-/// An error and what it came from, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

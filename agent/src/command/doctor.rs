@@ -10,11 +10,11 @@ use doctor::{
     Finding, Hint, StepError, Verdict,
     host::{Report, Way},
 };
+use human::chain;
 use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print, print_json};
 use crate::{
-    causes::chain,
     diagnosis::{self, Programs},
     text,
 };

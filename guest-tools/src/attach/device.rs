@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use human::chain;
 use nbd::{Uri, negotiate::FencingToken, wire::TransmissionFlags};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -37,7 +38,7 @@ use super::{
     saved::Saved,
     state::{Phase, Shared, State},
 };
-use crate::{chain, error::SessionError, greet::Standing, link::Link};
+use crate::{error::SessionError, greet::Standing, link::Link};
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;

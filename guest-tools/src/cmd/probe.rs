@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 use doctor::{Finding, Verdict, guest};
+use human::{chain, parse_duration, print_size};
 use nbd::{Uri, uri::Place};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -20,14 +21,7 @@ use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::{
-    chain,
-    cli::Target,
-    dial::DialError,
-    error::SessionError,
-    greet,
-    size::{parse_duration, print_size},
-};
+use crate::{cli::Target, dial::DialError, error::SessionError, greet};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -148,7 +142,7 @@ fn connect(uri: &Uri) -> Vec<Finding> {
         }
         Err(SessionError::Dial(error)) => {
             vec![
-                Finding::bare("connect", Verdict::Fault, chain(&error))
+                Finding::bare("connect", Verdict::Fault, chain(&error).to_string())
                     .meaning(UNTRIED)
                     .hint("see the addresses in 'guest-tools --help'"),
             ]
@@ -163,13 +157,13 @@ fn connect(uri: &Uri) -> Vec<Finding> {
             vec![connected(), greeted(), refused]
         }
         Err(error @ (SessionError::Closed { .. } | SessionError::Lost { .. })) => {
-            let closed = Finding::bare("server", Verdict::Fault, chain(&error))
+            let closed = Finding::bare("server", Verdict::Fault, chain(&error).to_string())
                 .meaning("the connection was taken and ended before a greeting: a rule of the server may refuse this guest, or no server stands behind the listener")
                 .hint("the agent's log on the host names each connection that it refused, and the rule");
             vec![connected(), closed]
         }
         Err(error) => {
-            let other = Finding::bare("server", Verdict::Fault, chain(&error))
+            let other = Finding::bare("server", Verdict::Fault, chain(&error).to_string())
                 .meaning("what listens there is no NBD server that can be used")
                 .hint("check the port, and the server's version");
             vec![connected(), other]

@@ -1,13 +1,14 @@
-//! An error with its causes, in words and in one line. Everything that prints an error prints it so.
+//! An error with its causes, on one line.
 
 use std::{error::Error, fmt};
 
-/// Prints an error and what caused it, down to the first cause, joined by ": ".
+/// Prints an error and its causes, down to the first one, joined by ": ". A cause whose text ends the
+/// text before it is not repeated.
 pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
     Chain(error)
 }
 
-/// What `chain` makes.
+/// An error to be printed with its causes, made by [`chain`].
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(&'a (dyn Error + 'static));
 
@@ -17,7 +18,7 @@ impl fmt::Display for Chain<'_> {
         f.write_str(&said)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            // An error that prints its source's text itself would otherwise say it twice.
+            // An error may print the text of its cause itself.
             let text = error.to_string();
             if !said.ends_with(&text) {
                 write!(f, ": {text}")?;

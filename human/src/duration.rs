@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Longest unit first where one is the end of another.
+/// The units in nanoseconds.
 const UNITS: [(&str, u64); 9] = [
     ("ns", 1),
     ("us", 1_000),
@@ -18,12 +18,22 @@ const UNITS: [(&str, u64); 9] = [
     ("", 1_000_000_000),
 ];
 
-/// A text that is no time.
+/// A text that is not a time.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("write a number of seconds (10, 1.5), or a number and one of ns, us, ms, s, m, h")]
 pub struct DurationError;
 
-/// 10, 10s, 500ms, 1.5, 2m. Less than a nanosecond is cut off.
+/// Reads a time, such as 10 (seconds), 500ms, 1.5 or 2m. What is less than a nanosecond is cut off.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// assert_eq!(human::parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+/// ```
+///
+/// # Errors
+///
+/// [`DurationError`] where the text is not a time, or one of more than 2^64 - 1 ns (584 years).
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (whole, rest) = text.split_at(digits(text));

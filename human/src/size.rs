@@ -1,19 +1,14 @@
-//! Sizes and times in the words of nbdkit (`nbdkit_parse_size`): a number and one suffix.
-//!
-//! The command line and the plugins' parameters are read with this.
+//! Sizes in the words of nbdkit (`nbdkit_parse_size`): a number and one suffix.
 
-mod duration;
-
-use std::num::IntErrorKind;
+use std::num::{IntErrorKind, ParseIntError};
 
 use thiserror::Error;
 
-pub use self::duration::{DurationError, parse_duration};
-
-/// Most bytes that a disk may have: 2^63 - 1.
+/// The largest size of a disk in bytes: 2^63 - 1.
 pub const SIZE_MAX: u64 = i64::MAX as u64;
 
-/// What the suffixes stand for, biggest first. `s` is a sector of 512 bytes, whatever the disk's own.
+/// The suffixes and their values in bytes, largest first. `s` is a sector of 512 bytes, whatever the
+/// sectors of the disk are.
 const SUFFIXES: [(char, u64); 8] = [
     ('E', 1 << 60),
     ('P', 1 << 50),
@@ -28,19 +23,35 @@ const SUFFIXES: [(char, u64); 8] = [
 /// Why a text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SizeError {
+    /// There is no text.
     #[error("it is empty; write a size such as 512M or 10G")]
     Empty,
+    /// The number has a minus sign.
     #[error("a size cannot be negative")]
     Negative,
+    /// The text does not start with a digit.
     #[error("it does not start with a whole number; write a size such as 512M or 10G")]
     NotANumber,
-    #[error("'{0}' is not a suffix of sizes; known are b, k, M, G, T, P, E and s (sectors)")]
+    /// What follows the number is not one of the suffixes.
+    #[error(
+        "'{0}' is not a suffix of sizes; known suffixes are b, k, M, G, T, P, E and s (sectors)"
+    )]
     Suffix(String),
+    /// The size is larger than [`SIZE_MAX`].
     #[error("it is more than the largest size, {SIZE_MAX} bytes (2^63 - 1)")]
     TooBig,
 }
 
-/// Bytes; at most `SIZE_MAX`. Suffixes may be of either case and are powers of 1024.
+/// Reads a size in bytes, at most [`SIZE_MAX`]. Suffixes have either case and are powers of 1024.
+///
+/// ```
+/// assert_eq!(human::parse_size("10G"), Ok(10 << 30));
+/// assert_eq!(human::parse_size("3s"), Ok(3 * 512));
+/// ```
+///
+/// # Errors
+///
+/// [`SizeError`] says what is wrong with the text.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     if text.is_empty() {
         return Err(SizeError::Empty);
@@ -50,11 +61,10 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     }
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
-    let number: u64 =
-        number.parse().map_err(|error: std::num::ParseIntError| match error.kind() {
-            IntErrorKind::PosOverflow => SizeError::TooBig,
-            _ => SizeError::NotANumber,
-        })?;
+    let number: u64 = number.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => SizeError::TooBig,
+        _ => SizeError::NotANumber,
+    })?;
     let mut letters = suffix.chars();
     let scale = match (letters.next(), letters.next()) {
         (None, _) => 1,
@@ -68,34 +78,26 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     number.checked_mul(scale).filter(|&size| size <= SIZE_MAX).ok_or(SizeError::TooBig)
 }
 
-/// The shortest exact way to write `size`: `parse_size` gives it back.
+/// The suffixes from K to E, largest first.
+fn letters() -> impl Iterator<Item = (char, u64)> {
+    SUFFIXES.into_iter().filter(|(letter, _)| !matches!(letter, 'S' | 'B'))
+}
+
+/// Writes a size with the largest suffix that is exact, as nbdinfo does: `1536M`. `None` where no
+/// suffix is.
+pub fn exact_size(size: u64) -> Option<String> {
+    let (letter, scale) = letters().find(|(_, scale)| size != 0 && size.is_multiple_of(*scale))?;
+    Some(format!("{}{letter}", size / scale))
+}
+
+/// Writes all bytes of a size, and about how much that is: `1073741824 bytes (1.0 GiB)`.
 pub fn print_size(size: u64) -> String {
-    let exact = SUFFIXES.iter().find(|(letter, scale)| {
-        !matches!(letter, 'S' | 'B') && size != 0 && size.is_multiple_of(*scale)
-    });
-    match exact {
-        Some((letter, scale)) => format!("{}{letter}", size / scale),
-        None => size.to_string(),
-    }
-}
-
-/// A number as nbdkit reads it (`nbdkit_parse_*int*`): decimal, hexadecimal with `0x`, octal with `0`.
-pub fn parse_number<N: TryFrom<u64>>(text: &str) -> Result<N, NumberError> {
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hexadecimal) => (hexadecimal, 16),
-        None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
-        None => (text, 10),
+    let Some((letter, scale)) = letters().find(|(_, scale)| size >= *scale) else {
+        return format!("{size} bytes");
     };
-    // `from_str_radix` takes a sign.
-    let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let number = plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten();
-    number.and_then(|number| N::try_from(number).ok()).ok_or(NumberError)
+    let tenths = u128::from(size) * 10 / u128::from(scale);
+    format!("{size} bytes ({}.{} {letter}iB)", tenths / 10, tenths % 10)
 }
-
-/// A text that is no number, or none of the size that is wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("write a whole number: decimal, hexadecimal with 0x, or octal with 0")]
-pub struct NumberError;
 
 #[cfg(test)]
 mod tests {
@@ -152,34 +154,30 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_those_of_strtoul() {
-        for (text, number) in [
-            ("0", Some(0)),
-            ("3", Some(3)),
-            ("0x1", Some(1)),
-            ("0XfFfFfFfF", Some(u32::MAX)),
-            ("012", Some(10)),
-            ("4294967296", None),
-            ("09", None),
-            ("", None),
-            ("0x", None),
-            ("-1", None),
-            ("+1", None),
-            ("1 ", None),
+    fn an_exact_size_is_read_back() {
+        for (size, text) in [
+            (0, None),
+            (513, None),
+            (1000, None),
+            (1024, Some("1K")),
+            (1536, None),
+            (1536 << 20, Some("1536M")),
+            (2_125_119_488, Some("2075312K")),
+            (1 << 30, Some("1G")),
+            (7 << 60, Some("7E")),
         ] {
-            assert_eq!(parse_number::<u32>(text).ok(), number, "{text}");
+            assert_eq!(exact_size(size).as_deref(), text, "{size}");
+            assert!(text.is_none_or(|text| parse_size(text) == Ok(size)), "{size}");
         }
-        assert_eq!(parse_number::<u8>("256"), Err(NumberError));
+        // More than a disk has, and still a number that a server can send.
+        assert_eq!(exact_size(3 << 61).as_deref(), Some("6E"));
+        assert_eq!(exact_size(1 << 63).as_deref(), Some("8E"));
     }
 
     #[test]
-    fn what_is_printed_is_read_back() {
-        for (size, text) in
-            [(0, "0"), (513, "513"), (1 << 30, "1G"), (1536 << 20, "1536M"), (7 << 60, "7E")]
-        {
-            assert_eq!(print_size(size), text);
-            assert_eq!(parse_size(text), Ok(size));
-        }
-        assert_eq!(parse_size(&print_size(SIZE_MAX)), Ok(SIZE_MAX));
+    fn a_printed_size_has_its_bytes_and_about_how_much_that_is() {
+        assert_eq!(print_size(100), "100 bytes");
+        assert_eq!(print_size(1 << 30), "1073741824 bytes (1.0 GiB)");
+        assert_eq!(print_size((1 << 63) - 1), "9223372036854775807 bytes (7.9 EiB)");
     }
 }
