@@ -2,16 +2,16 @@
 
 use crate::machine::Machine;
 
-/// PCI's number for the vendor of virtio devices. On the virtio bus QEMU's devices have it too.
+/// The PCI vendor of virtio devices.
 pub(crate) const VIRTIO_VENDOR: u32 = 0x1af4;
 
-/// A device.
+/// A device on a bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Device {
-    /// As below /sys/bus, such as `virtio0` or `0000:00:03.0`.
+    /// The name in /sys/bus, such as `virtio0` or `0000:00:03.0`.
     pub(crate) name: String,
     pub(crate) vendor: Option<u32>,
-    /// What kind of device it is; on PCI this has a meaning for its vendor alone.
+    /// The file `device`: the type of a virtio device, or on PCI a number that the vendor has assigned.
     pub(crate) kind: Option<u32>,
     /// The driver that uses it.
     pub(crate) driver: Option<String>,

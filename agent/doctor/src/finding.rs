@@ -1,22 +1,22 @@
-//! What a check found: its verdict, its evidence, its meaning and its hint.
+//! The result of a check.
 
 use std::fmt;
 
 use crate::hint::Hint;
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be, or of no matter.
+    /// All is right, or the point does not matter here.
     Ok,
-    /// A guest can be served, but something should be known or fixed.
+    /// A connection can work, but something should be known or fixed.
     Warning,
-    /// No guest can be served like this.
+    /// No connection can work until this is fixed.
     Fault,
 }
 
 impl Verdict {
-    /// The verdict in one word, which stays, for programs.
+    /// The verdict as a word for programs: "ok", "warning" or "fault".
     pub const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -26,21 +26,25 @@ impl Verdict {
     }
 }
 
-/// What one check found.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// A word that stays, for programs.
+    /// A word for programs, which does not change between versions.
     pub id: &'static str,
+    /// How serious it is.
     pub verdict: Verdict,
-    /// What was looked at; empty where the id says it.
+    /// What was checked; empty where the id says it.
     pub checked: String,
+    /// What was seen.
     pub evidence: String,
+    /// What follows from the evidence.
     pub meaning: String,
+    /// How to fix it.
     pub hint: Option<Hint>,
 }
 
 impl Finding {
-    /// A finding whose id says what was looked at.
+    /// A finding whose id says what was checked. It has no meaning and no hint yet.
     pub fn bare(id: &'static str, verdict: Verdict, evidence: impl Into<String>) -> Self {
         Self::new(id, verdict, "", evidence)
     }
@@ -55,13 +59,13 @@ impl Finding {
         Self { id, verdict, checked, evidence, meaning: String::new(), hint: None }
     }
 
-    /// Adds what follows from the evidence.
+    /// Sets what follows from the evidence.
     pub fn meaning(mut self, meaning: impl Into<String>) -> Self {
         self.meaning = meaning.into();
         self
     }
 
-    /// Adds what to do.
+    /// Sets how to fix it.
     pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -1,4 +1,4 @@
-//! How to fix a finding: advice for a person, and steps that can be run as they are printed.
+//! How to fix a finding: advice for a person, and steps that a program can apply.
 
 use std::{
     fmt, fs, io,
@@ -16,21 +16,24 @@ const TIME_TO_RUN: Duration = Duration::from_mins(2);
 /// Most characters of a program's error message that are kept.
 const SHOWN: usize = 500;
 
-/// One command, or one file with one line.
+/// A command, or a file with one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// A program and its words.
     Run(&'static [&'static str]),
+    /// A file that gets this line. A file with other lines is left alone.
     Write { path: &'static str, line: &'static str },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hint {
-    /// What no command does, or when and why.
+    /// What to do beside the steps, or when and why to apply them. May be empty.
     pub advice: String,
+    /// Steps in their order. May be empty.
     pub steps: Vec<Step>,
-    /// Whether `--fix` may run the steps: no guest that is served now is cut off.
+    /// Whether `--fix` may apply the steps: they cut off no guest that is served now.
     pub safe: bool,
-    /// What does without all that.
+    /// An alternative to all of it.
     pub instead: Option<&'static str>,
 }
 
@@ -70,7 +73,7 @@ impl From<String> for Hint {
     }
 }
 
-/// On one line: the commands in quotes, and the advice behind them.
+/// On one line: the steps in quotes, then the advice, then the alternative.
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, step) in self.steps.iter().enumerate() {
@@ -86,7 +89,7 @@ impl fmt::Display for Hint {
     }
 }
 
-/// As a root shell takes it.
+/// As a command for a root shell.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +99,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Why a step was not done.
+/// Why a step failed.
 #[derive(Debug, Error)]
 pub enum StepError {
     /// The program did not start.
@@ -114,7 +117,7 @@ pub enum StepError {
 }
 
 impl Step {
-    /// Does it on this machine; `run` runs its program, if it has one.
+    /// Applies the step to this machine. `run` runs its program, if it has one.
     ///
     /// # Errors
     ///
@@ -142,7 +145,7 @@ impl Step {
     }
 }
 
-/// What an administrator has written there stays.
+/// Writes a line to a file, and keeps what an administrator has written there.
 fn write(path: &Path, line: &str) -> io::Result<()> {
     if let Ok(text) = fs::read_to_string(path) {
         if text.lines().any(|written| written == line) {
@@ -167,7 +170,7 @@ mod tests {
     use crate::testing::Unbounded;
 
     #[test]
-    fn a_mend_is_printed_as_it_is_run() {
+    fn a_hint_is_printed_as_it_is_applied() {
         let hint = Hint::safe(vec![
             Step::Run(&["modprobe", "vhost_vsock"]),
             Step::Write { path: "/etc/modules-load.d/v.conf", line: "vhost_vsock" },
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_do_what_they_say_or_tell_why_not() {
+    fn a_step_succeeds_or_says_why_not() {
         let failed = |step: Step| step.apply(&Unbounded).unwrap_err();
         Step::Run(&["true"]).apply(&Unbounded).unwrap();
         let error = failed(Step::Run(&["sh", "-c", "echo why >&2; exit 3"]));
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_says_something_else_stays() {
+    fn a_file_with_other_lines_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rules.d/99-x.rules");
         let text = || fs::read_to_string(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The view of a machine: its files below a root, and what a few probes said.
+//! The view of a machine: its files below a root directory, and the answers to a few probes.
 
 use std::{
     fs::{self, File},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::probes::Probes;
 
-/// Of a file more than this is not read; of a log, its end. A list of modules has up to 1 MiB.
+/// Bytes that are read of a file, at most; of a longer one the end. A list of modules has up to 1 MiB.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
-/// A machine: this one, or a recorded one.
+/// A machine: the one that this process runs on, or a recorded one.
 #[derive(Debug)]
 pub(crate) struct Machine {
     root: PathBuf,
@@ -19,7 +19,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This machine, with what the probes said.
+    /// The machine that this process runs on.
     pub(crate) fn here(probes: Probes) -> Self {
         Self::new("/", probes)
     }
@@ -40,17 +40,17 @@ impl Machine {
         read(&self.path(path)).ok()
     }
 
-    /// A file of one value, without the blanks at its ends.
+    /// The value in a file that has one, without white space around it.
     pub(crate) fn value(&self, path: &str) -> Option<String> {
         self.read(path).map(|text| text.trim().to_owned())
     }
 
-    /// The kernel's log, where it may be read.
+    /// The kernel's log; empty where it cannot be read.
     pub(crate) fn kernel_log(&self) -> &str {
         if self.probes.log.is_empty() { &self.probes.journal } else { &self.probes.log }
     }
 
-    /// Names in a directory, sorted.
+    /// The names in a directory, sorted; none where it cannot be read.
     pub(crate) fn list(&self, path: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
         let mut names: Vec<_> =
@@ -63,19 +63,19 @@ impl Machine {
         Some(fs::read_link(self.path(path)).ok()?.to_string_lossy().into_owned())
     }
 
-    /// `uname -r`. (The file is hidden in a service with ProcSubset=pid.)
+    /// The kernel's release (`uname -r`). The file is hidden in a service with ProcSubset=pid.
     pub(crate) fn release(&self) -> String {
         let told = || self.probes.release.clone();
         self.value("/proc/sys/kernel/osrelease").unwrap_or_else(told)
     }
 
-    /// Whether the kernel has the address family now, whatever this process may do with it.
+    /// Whether the kernel has AF_VSOCK now, even if this process may not use it.
     pub(crate) fn knows_vsock(&self) -> bool {
         let protocols = self.read("/proc/net/protocols").unwrap_or_default();
         protocols.lines().any(|line| line.split_whitespace().next() == Some("AF_VSOCK"))
     }
 
-    /// The kernel's version, as far as it compares.
+    /// The first two numbers of the kernel's version.
     pub(crate) fn version(&self) -> Option<(u32, u32)> {
         let release = self.release();
         let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
@@ -83,7 +83,7 @@ impl Machine {
     }
 }
 
-/// The whole of a short file, the end of a long one.
+/// Reads a whole file, or the last [`MOST_BYTES`] of a longer one.
 fn read(path: &Path) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let meta = file.metadata()?;

@@ -1,10 +1,10 @@
-//! The kernel's modules: which it has, where others would come from, and what keeps them out.
+//! The modules of the kernel: those that it has, where others come from, and what keeps them out.
 
 use std::path::Path;
 
 use crate::machine::Machine;
 
-/// The transport of a VMware machine, guest or host.
+/// The transport of VMware, for guests and hosts.
 pub(crate) const VMCI: &str = "vmw_vsock_vmci_transport";
 /// The transport of a guest of QEMU, Firecracker or Cloud Hypervisor.
 pub(crate) const VIRTIO: &str = "vmw_vsock_virtio_transport";
@@ -23,12 +23,12 @@ pub(crate) struct Module {
 
 /// A module's file, as modules.dep names it.
 pub(crate) struct ModuleFile {
-    /// From the root on.
+    /// The path from the root of the machine.
     pub(crate) path: String,
 }
 
 impl ModuleFile {
-    /// Its name, as the kernel has it.
+    /// The name of the module.
     pub(crate) fn name(&self) -> String {
         name_of_file(&self.path)
     }
@@ -39,7 +39,8 @@ impl Machine {
         if let Some(text) = self.read("/proc/modules") {
             return text.lines().filter_map(module).collect();
         }
-        // Hidden in a service with ProcSubset=pid; what is built in has no state.
+        // The file is hidden in a service with ProcSubset=pid. In sysfs a module that is built in has
+        // no state.
         let names = self.list("/sys/module").into_iter();
         let loaded = names.filter(|name| self.has(&format!("/sys/module/{name}/initstate")));
         loaded.map(|name| self.in_sysfs(name)).collect()
@@ -59,11 +60,11 @@ impl Machine {
     pub(crate) fn in_kernel(&self, module: &str) -> bool {
         self.module(module).is_some()
             || self.source(module) == Source::BuiltIn
-            // What is built in and has parameters, where no list tells.
+            // A module that is built in and has parameters, even where no list names it.
             || self.has(&format!("/sys/module/{module}"))
     }
 
-    /// Whether the running kernel has it in its image or, else, as a file to load.
+    /// Where the running kernel would take the module from.
     pub(crate) fn source(&self, module: &str) -> Source {
         let release = self.release();
         let lists = |file: &str| -> Option<bool> {
@@ -90,7 +91,7 @@ impl Machine {
         line.iter().flat_map(|line| line.split_whitespace()).map(from_root).collect()
     }
 
-    /// What keeps a module from being loaded when it is needed.
+    /// What keeps a module from being loaded on demand.
     pub(crate) fn kept_out(&self, module: &str) -> Option<Ban> {
         let file = self.configured(|words| match words {
             ["blacklist", name] => same(name, module),
@@ -101,8 +102,8 @@ impl Machine {
         })
     }
 
-    /// What keeps it out even for another module's sake: modprobe does nothing instead, or the
-    /// kernel refuses it.
+    /// What keeps a module out even where another one depends on it: modprobe runs another command in
+    /// its place, or the kernel refuses it.
     pub(crate) fn replaced(&self, module: &str) -> Option<Ban> {
         let file = self.configured(|words| replaces(words, module));
         file.map(Ban::of_file).or_else(|| self.on_the_command_line(module, &["module_blacklist="]))
@@ -120,7 +121,7 @@ impl Machine {
         })
     }
 
-    /// The file below modprobe.d with such a line.
+    /// The file in a directory modprobe.d that has a line for which `said` is true.
     fn configured(&self, said: impl Fn(&[&str]) -> bool) -> Option<String> {
         let directories =
             ["/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"];
@@ -134,10 +135,10 @@ impl Machine {
     }
 }
 
-/// What an administrator has said against a module.
+/// The setting by which an administrator has banned a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ban {
-    /// The file, or what stands on the kernel's command line.
+    /// The file, or the word on the kernel's command line.
     pub(crate) by: String,
     lift: &'static str,
 }
@@ -147,14 +148,14 @@ impl Ban {
         Self { by, lift: "take its line out of" }
     }
 
-    /// How it goes.
+    /// How to lift the ban.
     pub(crate) fn lifted(&self) -> String {
         let Self { by, lift } = self;
         format!("{lift} {by}, then 'modprobe vhost_vsock'")
     }
 }
 
-/// Where a module would come from.
+/// Where a module comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     BuiltIn,
@@ -169,7 +170,7 @@ fn listed(line: &str) -> String {
     name_of_file(line.split(':').next().unwrap_or_default())
 }
 
-/// A module's name, as the kernel has it, from the path of its file.
+/// The name of a module, with '_' for '-', from the path of its file.
 fn name_of_file(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or_default();
     file.split('.').next().unwrap_or_default().replace('-', "_")
@@ -183,13 +184,13 @@ fn module(line: &str) -> Option<Module> {
     Some(Module { name, users: users.parse().ok(), by: by.collect() })
 }
 
-/// Whether modprobe does nothing instead of loading the module.
+/// Whether a line has modprobe do nothing in place of loading the module.
 fn replaces(words: &[&str], module: &str) -> bool {
     matches!(words, ["install", name, command, ..]
         if same(name, module) && (command.ends_with("/false") || command.ends_with("/true")))
 }
 
-/// modprobe takes '-' for '_'.
+/// Compares names as modprobe does, which takes '-' for '_'.
 fn same(name: &str, module: &str) -> bool {
     name.replace('-', "_") == module
 }
@@ -234,7 +235,7 @@ mod tests {
         assert!(by("vhost_vsock").unwrap().contains("without its name in modprobe.blacklist= on"));
         assert!(by("vhost").unwrap().contains("module_blacklist="));
         assert_eq!(by("vsock"), None);
-        // What modprobe leaves out by name is loaded for another module's sake.
+        // A module that modprobe's blacklist names is still loaded as a dependency.
         assert_eq!(banned.machine().replaced("vhost_vsock"), None);
         assert!(banned.machine().replaced("vhost").is_some());
         assert_eq!(Tree::new("weird").machine().version(), None);

@@ -1,7 +1,7 @@
-//! What only the living machine says: a device that opens, a port that is free, what QEMU has.
+//! What no file says: whether a device opens, whether a port is free, which devices QEMU has.
 //!
-//! None of it changes anything, except that the kernel may load a module that it would load anyway
-//! when a guest starts. Programs get a deadline.
+//! A probe changes nothing, except that the kernel may load a module that it would also load when a
+//! guest starts.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,13 +18,14 @@ use crate::{
     sys,
 };
 
-/// The hypervisors whose vsock ends in a Unix socket on the host.
+/// The hypervisors that connect a guest's vsock to Unix sockets of the host.
 pub(crate) const HYBRID: &[&str] = &["firecracker", "cloud-hypervisor"];
 
-/// The running kernel's configuration, which gzip has packed.
+/// The running kernel's configuration, compressed by gzip.
 pub(crate) const OWN_CONFIG: &str = "/proc/config.gz";
 
-/// The kernel's ring is soon written over, and is root's on most machines; the journal is neither.
+/// What journalctl is asked. The kernel's own log is short, and on most machines only root may read it;
+/// the journal is long, and more users may read it.
 const JOURNAL: &[&str] = &[
     "--quiet",
     "--no-pager",
@@ -36,7 +37,7 @@ const JOURNAL: &[&str] = &[
     "_TRANSPORT=audit",
 ];
 
-/// An answer, or the number of the error.
+/// Success, or the errno of the failure.
 pub(crate) type Answer = Result<(), i32>;
 
 /// The device node, as stat(2) has it.
@@ -47,13 +48,14 @@ pub(crate) struct Node {
     pub(crate) group: String,
 }
 
+/// The answers of a machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Probes {
     /// `uname -r`.
     pub(crate) release: String,
-    /// What is packed in [`OWN_CONFIG`].
+    /// The text in [`OWN_CONFIG`].
     pub(crate) config: Option<String>,
-    /// Who asks.
+    /// The name of this process's user.
     pub(crate) user: String,
     pub(crate) node: Option<Node>,
     /// Opening /dev/vhost-vsock as QEMU does.
@@ -61,29 +63,29 @@ pub(crate) struct Probes {
     /// socket(AF_VSOCK).
     pub(crate) socket: Answer,
     pub(crate) port: u32,
-    /// Binding that port.
+    /// Binding a vsock socket to that port.
     pub(crate) bind: Answer,
     /// `ss` about the vsock sockets that listen.
     pub(crate) listening: Option<String>,
     /// `systemctl list-sockets`.
     pub(crate) sockets: Option<String>,
-    /// This machine's CID, from /dev/vsock.
+    /// This machine's CID, or the errno with which /dev/vsock refused it.
     pub(crate) cid: Result<u32, i32>,
     /// `-device help` of each QEMU.
     pub(crate) qemu: Vec<Asked>,
-    /// Other hypervisors that are in the PATH.
+    /// Those of [`HYBRID`] that are in the PATH.
     pub(crate) hypervisors: Vec<String>,
     /// `virsh version` of the system's libvirt, where virsh is there.
     pub(crate) libvirt: Option<Asked>,
     /// `systemctl show` of the service that this process is in and of the agent's.
     pub(crate) units: Option<Asked>,
-    /// The kernel's log, where it may be read.
+    /// The kernel's log; empty where it cannot be read.
     pub(crate) log: String,
-    /// What the journal has of the kernel and of its audit, where it may be read.
+    /// The journal's lines of the kernel and of its audit; empty where they cannot be read.
     pub(crate) journal: String,
 }
 
-/// Nothing but success; what a test or an error's hint does not ask.
+/// Answers without a fault, for the probes that a test or a hint does not need.
 impl Default for Probes {
     fn default() -> Self {
         Self {
@@ -110,8 +112,8 @@ impl Default for Probes {
 
 impl Probes {
     pub(crate) fn of_host(port: u32, run: &dyn Run) -> Self {
-        // First, so that its module is the one that the kernel loads: a socket has the kernel load any
-        // transport that there is, and before 5.5 that one would keep this one out.
+        // The device comes before the socket, so that the kernel loads the device's module first. For a
+        // socket the kernel loads any transport, which before Linux 5.5 keeps vhost_vsock out.
         let vhost = OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock");
         let (socket, bind) = match sys::try_port(port) {
             Ok(bound) => (Ok(()), number(bound)),
@@ -140,17 +142,17 @@ impl Probes {
         }
     }
 
-    /// What a guest is asked: only its CID, and whether it may have a vsock socket. Runs no program.
+    /// Asks for this machine's CID and for a vsock socket. Runs no program.
     pub(crate) fn of_guest() -> Self {
         Self { socket: number(sys::try_socket()), cid: cid(), ..Self::default() }
     }
 
-    /// What explains how the device opened or did not.
+    /// Asks what explains the result of opening the device.
     pub(crate) fn of_device(vhost: Answer, run: &dyn Run) -> Self {
         Self {
             release: answer(run, "uname", &["-r"])
                 .map_or_else(String::new, |release| release.trim().to_owned()),
-            config: unpacked(run, OWN_CONFIG),
+            config: decompressed(run, OWN_CONFIG),
             user: user(geteuid()),
             node: node("/dev/vhost-vsock"),
             vhost,
@@ -161,23 +163,23 @@ impl Probes {
     }
 }
 
-/// What a program answers, where it does.
+/// The answer of a program, if it gives one.
 fn answer(run: &dyn Run, program: &str, words: &[&str]) -> Option<String> {
     ask(run, program, words)?.answer.ok()
 }
 
-/// A file that gzip has packed. By that program, which every distribution's base has: one file
-/// of the kernel's is not worth a crate.
-fn unpacked(run: &dyn Run, path: &str) -> Option<String> {
+/// The text of a file that is compressed by gzip. The program gzip decompresses it: every distribution
+/// has it, and one file is not worth a dependency.
+fn decompressed(run: &dyn Run, path: &str) -> Option<String> {
     Path::new(path).exists().then(|| answer(run, "gzip", &["-dc", path])).flatten()
 }
 
-/// This machine's own CID: as a guest where it is one, else as a host.
+/// This machine's own CID: a guest's where it is a guest, else the host's.
 fn cid() -> Result<u32, i32> {
     number(File::open("/dev/vsock").and_then(|device| sys::local_cid(&device)))
 }
 
-/// The number of an error of the system.
+/// Turns an error into its errno.
 fn number<T>(result: io::Result<T>) -> Result<T, i32> {
     result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
 }
@@ -193,7 +195,7 @@ fn user(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// The QEMU of this architecture, by the names that distributions have for it.
+/// The names that distributions give the QEMU of this architecture.
 fn qemus() -> [&'static str; 3] {
     let own = match std::env::consts::ARCH {
         "x86_64" => "qemu-system-x86_64",
@@ -206,13 +208,14 @@ fn qemus() -> [&'static str; 3] {
     [own, "qemu-kvm", "/usr/libexec/qemu-kvm"]
 }
 
-/// Whether there is such a program, which is not run.
+/// Whether a program is in the PATH. It is not run.
 fn in_path(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }
 
-/// A user's services are known to that user's systemd only.
+/// Shows the service of this process and those of the agent. Only the user's own systemd knows a user's
+/// service.
 fn units(run: &dyn Run) -> Option<Asked> {
     let own = Own::of(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
     let (users, own): (Vec<_>, Vec<_>) = own.iter().partition(|own| own.is_users());
@@ -233,7 +236,7 @@ fn units(run: &dyn Run) -> Option<Asked> {
     Some(of_system)
 }
 
-/// All of it that is there, without waiting for more.
+/// Reads the kernel's log as it is now, without waiting for more.
 fn kernel_log() -> io::Result<String> {
     let options = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
     let mut file = options?;
@@ -243,7 +246,7 @@ fn kernel_log() -> io::Result<String> {
             Ok(0) => return Ok(text),
             Ok(n) => text.push_str(&String::from_utf8_lossy(&record[..n])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(text),
-            // A record was overwritten while we read; the next one is there.
+            // A record was overwritten during the read; the next one follows.
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
             Err(error) => return Err(error),
         }
@@ -258,15 +261,15 @@ mod tests {
     use crate::testing::Unbounded;
 
     #[test]
-    fn a_packed_file_is_unpacked_and_any_other_says_nothing() {
+    fn a_file_of_gzip_is_read_and_another_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
         fs::write(path("config"), "CONFIG_VSOCKETS=y\n").unwrap();
         assert!(Command::new("gzip").arg(path("config")).status().unwrap().success());
-        let unpacked = |name| unpacked(&Unbounded, &path(name));
-        assert_eq!(unpacked("config.gz").as_deref(), Some("CONFIG_VSOCKETS=y\n"));
+        let text = |name| decompressed(&Unbounded, &path(name));
+        assert_eq!(text("config.gz").as_deref(), Some("CONFIG_VSOCKETS=y\n"));
         fs::write(path("plain.gz"), "CONFIG_VHOST_VSOCK=y\n").unwrap();
-        assert_eq!(unpacked("plain.gz"), None);
-        assert_eq!(unpacked("none.gz"), None);
+        assert_eq!(text("plain.gz"), None);
+        assert_eq!(text("none.gz"), None);
     }
 }

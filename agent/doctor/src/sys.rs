@@ -1,4 +1,4 @@
-//! The calls about AF_VSOCK that a check makes.
+//! The system calls on AF_VSOCK that the probes make.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ nix::ioctl_read_bad!(
     libc::c_uint
 );
 
-/// This machine's own CID, from an open `/dev/vsock`: as a guest where it is one, else as a host.
+/// This machine's own CID, from an open `/dev/vsock`: a guest's where it is a guest, else the host's.
 pub(crate) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
     let mut cid = 0;
     // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes one
@@ -29,8 +29,8 @@ pub(crate) fn try_socket() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the port on every CID of this machine, and gives it back. Nothing listens meanwhile.
-/// The outer error is that of the socket, the inner one the port's.
+/// Binds a socket to the port on every CID of this machine, and closes it. It does not listen. The outer
+/// error is that of the socket, the inner one that of the port.
 pub(crate) fn try_port(port: u32) -> io::Result<io::Result<()>> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;

@@ -1,4 +1,4 @@
-//! Machines for tests: a tree of files, and probes.
+//! Machines for tests: a tree of files, and answers to probes.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     run::{Run, RunError},
 };
 
-/// Runs programs without the bounds that a caller has to keep.
+/// Runs programs without a deadline, for tests.
 pub(crate) struct Unbounded;
 
 impl Run for Unbounded {
@@ -91,23 +91,23 @@ impl Tree {
         self
     }
 
-    /// The running kernel's configuration.
+    /// Sets the running kernel's configuration.
     pub(crate) fn config(self, text: &str) -> Self {
         self.probe(|probes| probes.config = Some(text.into()))
     }
 
-    /// Inside a container of docker's.
+    /// Makes it a container of docker.
     pub(crate) fn docker(self) -> Self {
         self.file("/.dockerenv", "").link("/proc/self/ns/pid", "pid:[4026532190]")
     }
 
-    /// /proc/modules by their names and use counts.
+    /// Writes /proc/modules, from names and use counts.
     pub(crate) fn modules(self, modules: &[(&str, u32)]) -> Self {
         let lines = modules.iter().map(|(name, users)| format!("{name} 1 {users} - Live 0x0\n"));
         self.file("/proc/modules", &lines.collect::<String>())
     }
 
-    /// The modules that could be loaded.
+    /// Installs modules that could be loaded.
     pub(crate) fn loadable(mut self, modules: &[&str]) -> Self {
         let release = self.machine().release();
         for name in modules {
@@ -131,7 +131,7 @@ impl Tree {
         Machine::new(self.root.path(), self.probes.clone())
     }
 
-    /// What a check says of it, by id.
+    /// The finding of a check with this id.
     pub(crate) fn finding(&self, check: fn(&Machine) -> Vec<Finding>, id: &str) -> Finding {
         let findings = check(&self.machine());
         let ids: Vec<_> = findings.iter().map(|finding| finding.id).collect();

@@ -13,7 +13,7 @@ use crate::{
     probes::Probes,
 };
 
-/// PCI's numbers for a virtio vsock device: a transitional device, and a modern one.
+/// The PCI ids of a virtio vsock device: transitional and modern.
 const PCI_VSOCK: [u32; 2] = [0x1012, 0x1040 + VIRTIO_ID_VSOCK];
 
 /// The transports that a kernel may have, and what they are for.
@@ -88,7 +88,7 @@ fn device(machine: &Machine) -> Finding {
         )
 }
 
-/// How a module comes into this kernel.
+/// How to load a module into this kernel.
 fn load(machine: &Machine, module: &str, option: &str) -> String {
     let release = machine.release();
     match machine.source(module) {
@@ -106,7 +106,7 @@ fn load(machine: &Machine, module: &str, option: &str) -> String {
     }
 }
 
-/// The kernel's half of that device.
+/// The driver of that device.
 fn driver(machine: &Machine) -> Finding {
     let finding = |verdict, evidence: String| Finding::bare("driver", verdict, evidence);
     if machine.in_kernel(VIRTIO) {
@@ -118,14 +118,14 @@ fn driver(machine: &Machine) -> Finding {
         return finding(Verdict::Ok, "it is built in".into())
             .meaning("the kernel can use a virtio vsock device");
     }
-    // Without a device it would not help.
+    // Without a device the driver would not help.
     let verdict = if vsock.is_empty() { Verdict::Warning } else { Verdict::Fault };
     finding(verdict, format!("{VIRTIO} is not loaded"))
         .meaning("the kernel would not use a virtio vsock device")
         .hint(load(machine, VIRTIO, "CONFIG_VIRTIO_VSOCKETS"))
 }
 
-/// Whether this process may have such sockets.
+/// Whether this process may have vsock sockets.
 fn socket(machine: &Machine) -> Finding {
     let finding = |verdict, evidence: String| Finding::bare("socket", verdict, evidence);
     match machine.probes.socket.map_err(Errno::from_raw) {
@@ -150,7 +150,7 @@ fn socket(machine: &Machine) -> Finding {
     }
 }
 
-/// /dev/vsock, which only tells the CID.
+/// /dev/vsock, which is only needed to read the CID.
 fn node(machine: &Machine) -> Finding {
     let finding = |verdict, evidence: &str| Finding::bare("node", verdict, evidence);
     let cid = machine.probes.cid.map_err(Errno::from_raw);
@@ -167,7 +167,7 @@ fn node(machine: &Machine) -> Finding {
     }
 }
 
-/// Under which number the host knows this guest.
+/// The CID by which the host knows this guest.
 fn cid(machine: &Machine) -> Finding {
     let finding = |verdict, evidence: String| Finding::bare("cid", verdict, evidence);
     match machine.probes.cid.map_err(Errno::from_raw) {
@@ -187,7 +187,7 @@ fn cid(machine: &Machine) -> Finding {
     }
 }
 
-/// Which ways vsock has here.
+/// The transports that are loaded here.
 fn transports(machine: &Machine) -> Finding {
     let loaded: Vec<_> = TRANSPORTS
         .iter()

@@ -1,4 +1,4 @@
-//! Machines made of files, and what is found of them.
+//! The findings on machines that are made of files.
 
 use super::*;
 use crate::testing::Tree;
@@ -9,7 +9,7 @@ fn guest() -> Tree {
     tree.directory("/sys/bus")
 }
 
-/// The modules that could be loaded.
+/// Installs modules that could be loaded.
 fn loadable(tree: Tree, names: &[&str]) -> Tree {
     let lines = names.iter().map(|name| format!("kernel/net/{name}.ko.xz: kernel/x.ko.xz\n"));
     tree.file("/lib/modules/6.12.1/modules.dep", &lines.collect::<String>())
@@ -78,7 +78,7 @@ fn the_driver_is_loaded_or_built_in() {
     ] {
         has(&driver(&tree.machine()), Verdict::Ok, "in the kernel");
     }
-    // The common half alone is no driver.
+    // The module for the common half alone is no driver.
     let common = "vmw_vsock_virtio_transport_common 1 0 - Live 0x0\nvsock 1 0 - Live 0x0\n";
     let tree = guest().file("proc/modules", common);
     has(&driver(&tree.machine()), Verdict::Warning, "not loaded");
@@ -98,12 +98,12 @@ fn a_socket_is_there_missing_or_forbidden() {
         tree = tree.probe(|probes| probes.socket = Err(errno));
         has(&socket(&tree.machine()), Verdict::Fault, says);
     }
-    // A unit's RestrictAddressFamilies says that too, in a kernel that has it.
+    // RestrictAddressFamilies= of a unit gives this error too, on a kernel that has AF_VSOCK.
     let tree = known(tree).probe(|probes| probes.socket = Err(libc::EAFNOSUPPORT));
     has(&socket(&tree.machine()), Verdict::Fault, "container or unit");
 }
 
-/// With a kernel that has the address family.
+/// Gives the machine a kernel that has AF_VSOCK.
 fn known(tree: Tree) -> Tree {
     tree.file(
         "/proc/net/protocols",

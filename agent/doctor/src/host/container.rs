@@ -1,15 +1,15 @@
-//! Whether this process is in a container, told by what holds now: a file that an image has left
-//! behind proves nothing, for machines are made from images of containers too.
+//! Whether this process is in a container. The present state decides: a file of a container's image
+//! proves nothing, since machines are made from such images too.
 
 use crate::machine::Machine;
 
-/// The PID namespace that the kernel starts with has this number (<linux/proc_ns.h>).
+/// The initial PID namespace (`PROC_PID_INIT_INO` of <linux/proc_ns.h>).
 const FIRST_PIDS: &str = "pid:[4026531836]";
 
-/// Files that a runtime puts into a container, and an export of it keeps.
+/// Files that a runtime puts into a container. An image that is exported from it keeps them.
 const MARKS: &[(&str, &str)] = &[("/.dockerenv", "docker"), ("/run/.containerenv", "podman")];
 
-/// What a runtime calls the groups of its containers.
+/// Parts of the names that runtimes give the control groups of their containers.
 const GROUPS: &[(&str, &str)] = &[
     ("/docker/", "docker"),
     ("/docker-", "docker"),
@@ -19,19 +19,19 @@ const GROUPS: &[(&str, &str)] = &[
     ("/lxc.payload", "lxc"),
 ];
 
-/// Where runtimes keep the layers of a container's root.
+/// Directories in which runtimes keep the layers of a container's root.
 const STORES: &[&str] = &["/docker/", "/containers/storage/", "/containerd/"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Container {
     pub(super) kind: String,
-    /// What proves it.
+    /// The proof that this is a container.
     pub(super) evidence: String,
 }
 
 pub(super) fn container(machine: &Machine) -> Option<Container> {
     let found = |kind: &str, evidence: String| Some(Container { kind: kind.into(), evidence });
-    // systemd inside writes it at each start, into a /run that does not last.
+    // systemd in the container writes it at each start, into a /run that does not persist.
     if let Some(kind) = machine.value("/run/systemd/container").filter(|kind| !kind.is_empty()) {
         return found(&kind, "/run/systemd/container says so".into());
     }
@@ -44,13 +44,13 @@ pub(super) fn container(machine: &Machine) -> Option<Container> {
     if pids.is_some_and(|pids| pids != FIRST_PIDS) {
         return found(kind, format!("{mark} is there, and its PID namespace is its own"));
     }
-    // With the host's PIDs: the root gives it away.
+    // A container with the host's PID namespace is known by its root.
     let root = root(&machine.read("/proc/self/mountinfo").unwrap_or_default())?;
     let store = STORES.iter().find(|store| root.contains(**store))?;
     found(kind, format!("{mark} is there, and its root is mounted from {store}"))
 }
 
-/// The line about "/".
+/// The line of mountinfo about "/".
 fn root(mounts: &str) -> Option<String> {
     mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/")).map(str::to_owned)
 }
@@ -61,7 +61,7 @@ mod tests {
     use crate::testing::Tree;
 
     #[test]
-    fn a_container_is_known_by_what_holds_now_and_not_by_a_file_alone() {
+    fn a_container_is_not_known_by_a_file_alone() {
         let tree = || Tree::new("6.1.0");
         let mark = |file| tree().file(file, "");
         let own = |tree: Tree| tree.link("/proc/self/ns/pid", "pid:[4026532190]");
@@ -71,7 +71,7 @@ mod tests {
         let disk = "27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n";
         for (tree, kind) in [
             (tree(), None),
-            // What an image has left behind.
+            // A file of an image.
             (mark("/.dockerenv"), None),
             (hosts(mark("/.dockerenv")), None),
             (hosts(mark("/.dockerenv")).file("/proc/self/mountinfo", disk), None),
@@ -79,7 +79,7 @@ mod tests {
             (own(mark("/run/.containerenv")), Some("podman")),
             // Started with --pid=host.
             (hosts(mark("/.dockerenv")).file("/proc/self/mountinfo", layers), Some("docker")),
-            // A namespace is not yet a container.
+            // A namespace alone is no container.
             (own(tree()), None),
             (tree().file("/run/systemd/container", "lxc\n"), Some("lxc")),
             (tree().file("/run/systemd/container", "\n"), None),
@@ -89,7 +89,7 @@ mod tests {
                 tree().file("/proc/self/cgroup", "0::/machine.slice/libpod-9.scope\n"),
                 Some("podman"),
             ),
-            // The runtime itself is not in one.
+            // The runtime itself is in none.
             (tree().file("/proc/self/cgroup", "0::/system.slice/docker.service\n"), None),
         ] {
             let found = container(&tree.machine());

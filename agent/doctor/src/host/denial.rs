@@ -1,11 +1,12 @@
-//! What SELinux and AppArmor have denied.
+//! Denials of SELinux and AppArmor.
 //!
-//! Denials are in logs that root reads, and partly the groups adm and systemd-journal. To anyone else
-//! nothing but the own confinement and a refusal is to be seen: that is said, and no more is claimed.
+//! They are in logs that root may read, and in part the groups adm and systemd-journal. Other users see
+//! only how their own process is confined and which call was refused. The findings then say that, and
+//! claim no more.
 
 use crate::{Finding, Verdict, hint::Hint, machine::Machine};
 
-/// Where denials are written; the kernel's own log and the journal are probes.
+/// Files with denials. The kernel's own log and the journal are probes.
 const LOGS: &[&str] =
     &["/var/log/audit/audit.log", "/var/log/kern.log", "/var/log/syslog", "/var/log/messages"];
 
@@ -13,13 +14,13 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     vec![selinux(machine), apparmor(machine)]
 }
 
-/// What the logs say.
+/// The result of a search for denials in the logs.
 enum Search {
-    /// The last denial that is about vsock.
+    /// The last denial of vsock.
     Denied(String),
-    /// There is none in these.
+    /// The logs that were read, which have no denial of vsock.
     Quiet(String),
-    /// This user may read none of them.
+    /// This user may read no log.
     Unread(String),
 }
 
@@ -53,7 +54,7 @@ fn of_vsock(line: &str) -> bool {
         .any(|mark| line.contains(mark))
 }
 
-/// Something was refused as these refuse it, and not as a mode or a filter does.
+/// A call that was refused in the way of a security module, and not of a file mode or a filter.
 fn refused(machine: &Machine) -> Option<&'static str> {
     let probes = &machine.probes;
     let refused = Err(libc::EACCES);
@@ -69,7 +70,7 @@ fn refused(machine: &Machine) -> Option<&'static str> {
     .find_map(|(so, what)| so.then_some(what))
 }
 
-/// What is known where the logs name no denial.
+/// The finding where the logs have no denial.
 fn unproven(
     machine: &Machine,
     finding: impl Fn(Verdict, String) -> Finding,
@@ -78,16 +79,16 @@ fn unproven(
 ) -> Finding {
     match (refused(machine), unread) {
         (Some(what), _) => finding(Verdict::Warning, format!("{seen}; {what}"))
-            .meaning("it refuses like that, and so it may be what does")
+            .meaning("it refuses calls in this way, so it may be the cause")
             .hint(Hint::advice(look)),
         (None, true) => finding(Verdict::Ok, seen).meaning(
-            "nothing was refused to the doctor itself; what others were denied, root sees",
+            "no call of the doctor itself was refused; root sees the denials of other processes",
         ),
         (None, false) => finding(Verdict::Ok, seen).meaning("nothing is known against it"),
     }
 }
 
-/// What confines this process, as the kernel names it.
+/// The confinement of this process, as the kernel names it.
 fn own(machine: &Machine, module: &str) -> String {
     let own = machine
         .value(&format!("/proc/self/attr/{module}/current"))
@@ -200,8 +201,9 @@ mod tests {
         assert!(found.evidence.starts_with("it is in use, this process is unconfined: "));
         assert!(found.meaning.contains("libvirt-77"), "{found:?}");
     }
+
     #[test]
-    fn an_ordinary_user_is_told_what_cannot_be_seen() {
+    fn an_ordinary_user_learns_that_logs_cannot_be_read() {
         let ann = |profile: &str| {
             Tree::new("6.1.0")
                 .file("/sys/module/apparmor/parameters/enabled", "Y\n")
@@ -219,7 +221,7 @@ mod tests {
         assert!(found.evidence.contains("this process is agent (enforce)"), "{found:?}");
         assert!(found.evidence.ends_with("socket(AF_VSOCK) fails with EACCES"), "{found:?}");
         assert!(found.hint.unwrap().to_string().contains("aa-status"));
-        // The groups of the journal need not be root.
+        // Members of the journal's groups may read it.
         let line = "2026-01-02T03:04:05+00:00 host audit[9]: AVC apparmor=\"DENIED\" \
                     operation=\"create\" class=\"net\" profile=\"agent\" family=\"vsock\"\n";
         let tree = ann("unconfined\n").probe(|probes| probes.journal = line.into());
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_root_may_not_is_not_the_modes_doing() {
+    fn a_refusal_of_root_points_to_selinux() {
         let enforcing = Tree::new("6.1.0")
             .file("/sys/fs/selinux/enforce", "1")
             .file("/proc/self/attr/current", "system_u:system_r:nbd_t:s0\0")
@@ -240,7 +242,7 @@ mod tests {
             "{found:?}"
         );
         assert!(found.hint.unwrap().to_string().contains("semodule -DB"));
-        // A mode forbids it to others.
+        // For another user the file mode may be the reason.
         let tree = tree.probe(|probes| probes.user = "ann".into());
         assert_eq!(tree.finding(check, "selinux").verdict, Verdict::Ok);
     }

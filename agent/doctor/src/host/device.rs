@@ -1,4 +1,4 @@
-//! /dev/vhost-vsock: what QEMU opens to give its guest a CID.
+//! /dev/vhost-vsock, which QEMU opens to give its guest a CID.
 
 use super::{
     container::{Container, container},
@@ -19,7 +19,7 @@ use crate::{
 
 const CHECKED: &str = "opening /dev/vhost-vsock, as QEMU does";
 
-/// No fault of the device is the end: this needs none.
+/// The alternative to every fix of the device.
 const WITHOUT: &str = "do without the device: 'agent --listen vhost-user:PATH' is the vsock device \
                        of a QEMU guest itself (no module, no root), and hybrid:PATH is for \
                        Firecracker and Cloud Hypervisor";
@@ -29,7 +29,7 @@ const RULE: Step = Step::Write {
     line: r#"KERNEL=="vhost-vsock", GROUP="kvm", MODE="0660", OPTIONS+="static_node=vhost-vsock""#,
 };
 
-/// Where there is no group kvm.
+/// The rule where there is no group kvm.
 const RULE_OF_ROOT: Step = Step::Write {
     path: "/etc/udev/rules.d/99-vhost-vsock.rules",
     line: r#"KERNEL=="vhost-vsock", MODE="0660", OPTIONS+="static_node=vhost-vsock""#,
@@ -62,8 +62,8 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
     findings
 }
 
-/// How to fix a device that did not open, from the error that it gave: the same finding that `agent
-/// doctor` would print.
+/// How to fix a `/dev/vhost-vsock` that failed to open with `errno`: the hint that `agent doctor` prints.
+/// `run` runs the programs that are asked. `None` where no hint is known.
 pub fn hint_of_device(errno: i32, run: &dyn Run) -> Option<String> {
     hint_on(&Machine::here(Probes::of_device(Err(errno), run)))
 }
@@ -102,8 +102,8 @@ fn missing(machine: &Machine) -> Finding {
         ))
 }
 
-/// In a service that is kept from the device. In the agent's own that is as it should be: it is QEMU
-/// that needs it, outside.
+/// The finding in a service that is kept from the device. In the agent's own service this is right:
+/// QEMU needs the device, and runs outside.
 fn in_service(machine: &Machine, own: &Own, seen: &str, why: &str) -> Finding {
     let name = &own.name;
     let finding = |verdict| {
@@ -118,9 +118,9 @@ fn in_service(machine: &Machine, own: &Own, seen: &str, why: &str) -> Finding {
             .meaning("the module is loaded, and the machine's own device is QEMU's to open");
     }
     finding(Verdict::Warning)
-        .meaning("whether QEMU may open the machine's own is not to be seen from here")
+        .meaning("whether QEMU may open the machine's own device cannot be seen from here")
         .hint(Hint::advice(format!(
-            "run 'agent doctor' outside {name}, as who starts QEMU; only for --qmp: {}",
+            "run 'agent doctor' outside {name}, as the user who starts QEMU; only for --qmp: {}",
             edit.advice
         )))
 }
@@ -128,12 +128,12 @@ fn in_service(machine: &Machine, own: &Own, seen: &str, why: &str) -> Finding {
 const IN_SERVICE: &str =
     "a QEMU in this service gets no CID; an agent in it can serve, but not give CIDs (--qmp)";
 
-/// The service that this process is in, where it is kept from the device, and by what.
+/// The service that this process is in and the setting that keeps the device from it, if one does.
 fn unit(machine: &Machine) -> Option<(Own, String)> {
     if let Some((own, unit)) = unit::own_shown(machine) {
         return Some((own, unit.forbids_device()?));
     }
-    // Inside a service that is kept from the bus too, /dev itself tells: the machine's is a devtmpfs.
+    // A service may be kept from the bus too. Its /dev shows it then: the machine's /dev is a devtmpfs.
     let own = unit::own(machine).filter(|_| container(machine).is_none())?;
     let mounts = machine.read("/proc/self/mountinfo")?;
     let dev = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/dev"))?;
@@ -142,7 +142,7 @@ fn unit(machine: &Machine) -> Option<(Own, String)> {
 
 const PRIVATE: &str = "PrivateDevices=yes";
 
-/// The module is not there, and the reason decides about the hint.
+/// The finding where the module is not loaded. The reason decides on the hint.
 fn not_loaded(machine: &Machine, seen: &str) -> Finding {
     let finding = |evidence: String| Finding::new("vhost-vsock", Verdict::Fault, CHECKED, evidence);
     if let Some(ban) = machine.kept_out("vhost_vsock") {
@@ -218,7 +218,7 @@ fn not_loaded(machine: &Machine, seen: &str) -> Finding {
 
 fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
     let user = &machine.probes.user;
-    // A mode that forbids is EACCES; a group of devices is EPERM.
+    // A file mode refuses with EACCES, a device rule of a control group with EPERM.
     if machine.probes.vhost == Err(libc::EPERM)
         && let Some((own, why)) = unit(machine)
     {
@@ -264,14 +264,14 @@ fn forbidden(machine: &Machine, node: Option<&Node>) -> Finding {
                  guest, which opens the device itself{inside}"
             )));
     }
-    // It widens who may, which is for an administrator to want.
+    // The steps give more users access, which an administrator has to decide.
     finding.meaning("only root may give guests CIDs").hint(Hint::unsafe_steps(
         format!("then 'usermod -aG kvm {user}' and a new login"),
         vec![RULE, GROUP, MODE],
     ))
 }
 
-/// Whether the user is in the group by now.
+/// Whether /etc/group lists the user in the group, though this process may not have it yet.
 fn listed(machine: &Machine, group: &str, user: &str) -> bool {
     machine.read("/etc/group").is_some_and(|text| {
         text.lines().any(|line| {
@@ -282,7 +282,7 @@ fn listed(machine: &Machine, group: &str, user: &str) -> bool {
     })
 }
 
-/// The mode for everyone, which the rules of some distributions give it.
+/// The finding where every user may open the device, as the rules of some distributions have it.
 fn open_to_all(machine: &Machine, node: &Node) -> Option<Finding> {
     let Node { mode, owner, group } = node;
     if mode & 0o006 == 0 {
@@ -317,7 +317,7 @@ fn open_to_all(machine: &Machine, node: &Node) -> Option<Finding> {
 const IN_KVM: &str = "users who start guests must be in the group kvm from then on ('usermod -aG kvm \
                       USER'); the rule keeps it so at the next start";
 
-/// The rule of udev that opens it to all.
+/// The file with the udev rule that opens the device to all.
 fn rule(machine: &Machine) -> Option<String> {
     let directories =
         ["/etc/udev/rules.d", "/run/udev/rules.d", "/usr/lib/udev/rules.d", "/lib/udev/rules.d"];

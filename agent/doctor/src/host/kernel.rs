@@ -1,4 +1,4 @@
-//! Whether this kernel has AF_VSOCK at all, and the host's half of it.
+//! Whether this kernel has AF_VSOCK, and the host's half of it.
 
 use super::container::{Container, container};
 use crate::{
@@ -9,13 +9,13 @@ use crate::{
     probes::OWN_CONFIG,
 };
 
-/// AF_VSOCK itself, and the host's half of it, in the kernel's configuration.
+/// The options of the kernel's configuration for AF_VSOCK and for the host's half of it.
 pub(super) const VSOCKETS: &str = "CONFIG_VSOCKETS";
 pub(super) const VHOST_VSOCK: &str = "CONFIG_VHOST_VSOCK";
 
 /// The first kernel with vhost_vsock.
 const VHOST: (u32, u32) = (4, 8);
-/// From this one on the host's and the guest's transport live side by side.
+/// The first kernel with a place for a host's transport and one for a guest's.
 pub(super) const SIDE_BY_SIDE: (u32, u32) = (5, 5);
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
@@ -80,7 +80,7 @@ fn family(machine: &Machine) -> Finding {
     }
 }
 
-/// Loads the host's half now and at each start.
+/// Loads vhost_vsock now and at each start.
 pub(super) fn load() -> Hint {
     Hint::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), AT_START])
 }
@@ -88,7 +88,7 @@ pub(super) fn load() -> Hint {
 pub(super) const AT_START: Step =
     Step::Write { path: "/etc/modules-load.d/vhost_vsock.conf", line: "vhost_vsock" };
 
-/// Where a module comes from that is not there.
+/// How to get a module that is not installed.
 pub(super) fn missing(machine: &Machine, option: &str) -> String {
     let release = machine.release();
     if let Some(Container { kind, .. }) = container(machine) {
@@ -120,7 +120,7 @@ pub(super) fn missing(machine: &Machine, option: &str) -> String {
     )
 }
 
-/// How an option of the kernel's is set.
+/// The value of an option of the kernel's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Set {
     BuiltIn,
@@ -128,11 +128,11 @@ pub(super) enum Set {
     No,
 }
 
-/// What the kernel's configuration says of an option.
+/// An option in the kernel's configuration.
 pub(super) struct Configured {
-    /// `None`: there is no configuration to be read here.
+    /// `None`: no configuration can be read here.
     pub(super) set: Option<Set>,
-    /// As more evidence, behind other.
+    /// A text to append to other evidence; empty without a configuration.
     pub(super) said: String,
 }
 
@@ -160,8 +160,7 @@ pub(super) fn configured(machine: &Machine, option: &str) -> Configured {
     Configured { set: Some(set), said }
 }
 
-/// Where a module would come from, by the lists of modules and, where they do not say, by the
-/// configuration.
+/// The source of a module by the lists of modules or, where they do not name it, by the configuration.
 pub(super) fn source(machine: &Machine, module: &str, option: &str) -> Source {
     match machine.source(module) {
         Source::Missing | Source::Unknown
@@ -179,7 +178,7 @@ mod tests {
     use crate::testing::Tree;
 
     #[test]
-    fn versions_are_told_apart() {
+    fn a_version_decides_on_the_transports_that_fit() {
         for (release, verdict, part) in [
             ("4.7.0-generic", Verdict::Fault, "came with Linux 4.8"),
             ("4.8.0", Verdict::Ok, "one vsock transport at a time"),
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_vsock_is_told_from_one_that_has_not_loaded_it() {
+    fn a_kernel_without_vsock_differs_from_one_that_has_not_loaded_it() {
         let without = || Tree::new("6.1.0").probe(|probes| probes.socket = Err(libc::EAFNOSUPPORT));
         for (tree, part) in [
             (without().loadable(&["vsock"]), "\"modprobe vhost_vsock\""),
@@ -222,8 +221,9 @@ mod tests {
         let known = without().file("/proc/net/protocols", "protocol size\nAF_VSOCK 1240 0\n");
         assert_eq!(known.finding(check, "vsock").verdict, Verdict::Ok);
     }
+
     #[test]
-    fn the_running_kernels_own_configuration_is_believed_first() {
+    fn the_running_kernels_own_configuration_comes_first() {
         let tree = Tree::new("6.1.0")
             .config("CONFIG_VSOCKETS=y\n# CONFIG_VHOST_VSOCK is not set\n")
             .file("/boot/config-6.1.0", "CONFIG_VHOST_VSOCK=m\n");

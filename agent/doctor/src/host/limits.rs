@@ -1,8 +1,9 @@
-//! RLIMITs that a server of disks meets.
+//! Resource limits that affect a server of disks.
 
 use crate::{Finding, Verdict, hint::Hint, machine::Machine};
 
-/// A connection is a descriptor, a file disk some more. The agent raises the soft limit itself.
+/// Fewer open files than this are too few: each connection needs one, a file disk some more. The agent
+/// raises the soft limit itself.
 const FEW_FILES: u64 = 4096;
 
 pub(super) fn check(machine: &Machine) -> Vec<Finding> {
@@ -40,7 +41,7 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
         }
     }
     if let Some(hard) = hard(&text, "Max locked memory") {
-        // Only `--swap` locks memory, and says itself when it may not.
+        // Only `--swap` locks memory, and fails with its own message.
         evidence.push(format!("locked memory: {}", words(hard)));
     }
     let verdict = if hints.is_empty() { Verdict::Ok } else { Verdict::Warning };
@@ -49,16 +50,16 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
         finding.meaning("they leave room for many guests")
     } else {
         finding.meaning(meanings.join("; ")).hint(Hint::advice(format!(
-            "raise them for whatever starts the agent, in its systemd unit: {}",
+            "raise them where the agent is started, in its systemd unit: {}",
             hints.join(", ")
         )))
     }]
 }
 
-/// What stands for no limit at all, as in the kernel.
+/// No limit (RLIM_INFINITY).
 const UNLIMITED: u64 = u64::MAX;
 
-/// The hard limit of a row.
+/// The hard limit in a row of /proc/self/limits.
 fn hard(text: &str, row: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(row))?;
     match line.split_whitespace().nth(1)? {
@@ -77,7 +78,7 @@ mod tests {
     use crate::testing::Tree;
 
     #[test]
-    fn what_is_short_is_told() {
+    fn a_low_limit_is_a_warning_with_its_setting() {
         let limits = |files: &str, size: &str| {
             let text = format!(
                 "Limit                     Soft Limit           Hard Limit           Units\n\

@@ -1,7 +1,7 @@
-//! What keeps the kernel from loading a module that is installed.
+//! Reasons why the kernel does not load a module that is installed.
 //!
-//! Opening the device fails with ENODEV for all of it, and for a transport conflict too: only the
-//! evidence tells them apart. Where it does not, `unsettled` says what does.
+//! Opening the device fails with ENODEV for each of them, and for a conflict of transports too. Only
+//! the evidence tells them apart; where it does not, the hint `unsettled` says how to find out.
 
 use super::{container::container, kernel};
 use crate::{
@@ -10,36 +10,36 @@ use crate::{
     modules::ModuleFile,
 };
 
-/// Something that is known to stand in the way, whatever else does.
+/// A reason that is known to keep a module out, whatever other reasons there are.
 pub(super) struct Obstacle {
     pub(super) evidence: String,
     pub(super) meaning: String,
     pub(super) hint: Hint,
 }
 
-/// What is known to keep vhost_vsock out now, apart from other transports.
+/// The reasons that keep vhost_vsock out now, except for other transports.
 pub(super) fn obstacles(machine: &Machine) -> Vec<Obstacle> {
     let files = machine.files("vhost_vsock");
     let missing = files.iter().filter_map(|file| dependency(machine, file));
     locked(machine).into_iter().chain(missing).chain(helper(machine)).collect()
 }
 
-/// What kept it out when it was tried last, says the kernel's log, which may be old.
+/// The reason why loading vhost_vsock failed last, from the kernel's log. It may be gone since.
 pub(super) fn logged(machine: &Machine) -> Option<Obstacle> {
     let names: Vec<_> = machine.files("vhost_vsock").iter().map(ModuleFile::name).collect();
     signature(machine).or_else(|| mismatch(machine, &names))
 }
 
-/// What may keep it out as well, and cannot be told from here.
+/// Reasons that may keep vhost_vsock out, for which there is no proof.
 pub(super) fn suspects(machine: &Machine) -> Vec<String> {
-    // A log without a refusal clears it.
+    // A log without a refusal rules it out.
     let enforced = enforced(machine).filter(|_| machine.kernel_log().is_empty());
     let signed =
         |how| format!("{how}, and no log that may be read here says whether it refused one");
     enforced.map(signed).into_iter().collect()
 }
 
-/// Nothing was loaded since that was set, and nothing will be until the next start.
+/// Whether the kernel loads and unloads no modules until its next start.
 pub(super) fn modules_disabled(machine: &Machine) -> bool {
     machine.value("/proc/sys/kernel/modules_disabled").as_deref() == Some("1")
 }
@@ -94,7 +94,8 @@ fn dependency(machine: &Machine, file: &ModuleFile) -> Option<Obstacle> {
             )),
         });
     }
-    // Its own ban is looked at before; of what is needed below it only an "install" keeps it out.
+    // A ban of vhost_vsock itself is checked elsewhere. What it depends on is kept out only by an
+    // "install" line or by the kernel's command line.
     let ban = machine.replaced(&name).filter(|_| name != "vhost_vsock")?;
     Some(Obstacle {
         evidence: format!("{} keeps the module {name} out", ban.by),
@@ -103,7 +104,7 @@ fn dependency(machine: &Machine, file: &ModuleFile) -> Option<Obstacle> {
     })
 }
 
-/// How this kernel insists on signatures.
+/// How this kernel enforces signatures of modules, if it does.
 fn enforced(machine: &Machine) -> Option<String> {
     let lockdown = machine.value("/sys/kernel/security/lockdown").unwrap_or_default();
     let lockdown = lockdown.split(['[', ']']).nth(1).filter(|mode| *mode != "none");
@@ -137,7 +138,7 @@ fn signature(machine: &Machine) -> Option<Obstacle> {
     })
 }
 
-/// A module of another build than the kernel.
+/// The reason that a module was built for another kernel.
 fn mismatch(machine: &Machine, names: &[String]) -> Option<Obstacle> {
     let log = machine.kernel_log();
     let line = log.lines().rfind(|line| {
@@ -159,9 +160,9 @@ fn mismatch(machine: &Machine, names: &[String]) -> Option<Obstacle> {
     })
 }
 
-/// The program that the kernel has load modules.
+/// The reason that the kernel's helper, which loads modules on demand, does not run.
 fn helper(machine: &Machine) -> Option<Obstacle> {
-    // The path is one of the machine's, not of a container's.
+    // The path is one of the machine's, so a container cannot check it.
     let path =
         machine.value("/proc/sys/kernel/modprobe").filter(|_| container(machine).is_none())?;
     let evidence = if path.is_empty() {
@@ -178,7 +179,7 @@ fn helper(machine: &Machine) -> Option<Obstacle> {
     })
 }
 
-/// Loads it by name, and what the words of a failure mean.
+/// Loads vhost_vsock by name, and explains the messages with which this may fail.
 pub(super) fn unsettled() -> Hint {
     Hint::safe(vec![Step::Run(&["modprobe", "vhost_vsock"]), kernel::AT_START]).and(
         "where that fails, its words settle it: 'Device or resource busy' is another transport in \

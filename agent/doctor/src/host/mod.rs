@@ -34,7 +34,7 @@ const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
     namespace::check,
 ];
 
-/// All that was found.
+/// The findings about a VM host, and what follows from them.
 #[derive(Debug)]
 pub struct Report {
     pub findings: Vec<Finding>,

@@ -42,7 +42,7 @@ mod tests {
     use crate::testing::Tree;
 
     #[test]
-    fn a_local_namespace_is_told() {
+    fn a_local_namespace_is_a_warning() {
         assert_eq!(Tree::new("6.1.0").finding(check, "namespace").verdict, Verdict::Ok);
         for (mode, children, verdict, part) in [
             ("global\n", "global\n", Verdict::Ok, "all global namespaces"),

@@ -1,4 +1,4 @@
-//! What starts guests: QEMU with its vsock devices, and libvirt.
+//! The programs that start guests: QEMU with its vsock devices, and libvirt.
 
 use crate::{Finding, Verdict, hint::Hint, machine::Machine, run::Asked};
 
@@ -60,7 +60,7 @@ fn devices(help: &str) -> Vec<&str> {
     names.filter(|name| name.contains("vsock")).collect()
 }
 
-/// A QEMU that has such a device.
+/// The first QEMU that has a device whose name starts with `device`.
 pub(super) fn with_device<'a>(machine: &'a Machine, device: &str) -> Option<&'a str> {
     let has = |Asked { answer, .. }: &&Asked| {
         answer.as_ref().is_ok_and(|help| devices(help).iter().any(|name| name.starts_with(device)))
@@ -73,7 +73,7 @@ fn libvirt(machine: &Machine) -> Finding {
     let finding = |verdict, evidence: String| Finding::new("libvirt", verdict, checked, evidence);
     match machine.probes.libvirt.as_ref().map(|asked| &asked.answer) {
         None => finding(Verdict::Ok, "virsh is not installed".into())
-            .meaning("there is no libvirt to be asked; QEMU can do without"),
+            .meaning("no libvirt can be asked; QEMU does not need it"),
         Some(Ok(answer)) => {
             let versions = answer.lines().filter(|line| {
                 line.starts_with("Using library") || line.starts_with("Running hypervisor")
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn libvirt_may_be_missing_but_not_out_of_reach() {
+    fn a_libvirt_that_cannot_be_reached_is_a_warning() {
         let asked = |answer: Result<&str, &str>| {
             let answer = answer.map(str::to_owned).map_err(|why| NoAnswer(why.into()));
             let asked = Some(Asked { program: "virsh".into(), answer });

@@ -40,8 +40,7 @@ fn family(machine: &Machine) -> Finding {
     if !refused && !machine.knows_vsock() {
         return finding(Verdict::Fault, evidence)
             .meaning("AF_VSOCK is unknown to this kernel, or its module is not loaded")
-            // Whether the module may be loaded, the finding about the device has looked at: it alone
-            // has the steps.
+            // The finding about the device says whether the module may be loaded, and has the steps.
             .hint(Hint::advice(
                 "'modprobe vhost_vsock' on a VM host ('agent doctor' says what keeps it out), \
                  'modprobe vsock' on a guest's side",
@@ -53,7 +52,8 @@ fn family(machine: &Machine) -> Finding {
     let finding = finding(Verdict::Fault, evidence);
     let own = unit::own(machine);
     let shown = unit::own_shown(machine).map(|(_, unit)| unit);
-    // systemd's filter of families gives EAFNOSUPPORT, those of calls and of containers EPERM.
+    // systemd's filter of address families refuses with EAFNOSUPPORT; its filter of system calls and
+    // those of containers refuse with EPERM.
     if let Some(Container { kind, .. }) = container(machine)
         && (refused || own.is_none())
         && shown.as_ref().is_none_or(|unit| unit.forbidden_call().is_none())
@@ -68,7 +68,7 @@ fn family(machine: &Machine) -> Finding {
     if let Some(own) = own {
         let (families, calls) = match &shown {
             Some(unit) => (unit.forbids_family(), unit.forbidden_call().is_some()),
-            // Unasked, the error tells them apart.
+            // Where systemd cannot be asked, the error tells the two filters apart.
             None => (errno == libc::EAFNOSUPPORT, refused && filtered),
         };
         let (name, systemctl) = (&own.name, own.systemctl());
@@ -84,9 +84,9 @@ fn family(machine: &Machine) -> Finding {
         }
     }
     if filtered {
-        return finding
-            .meaning("a seccomp filter of this process forbids AF_VSOCK")
-            .hint(Hint::advice("let whoever starts it allow socket(AF_VSOCK) in the filter"));
+        return finding.meaning("a seccomp filter of this process forbids AF_VSOCK").hint(
+            Hint::advice("allow socket(AF_VSOCK) in the filter of the program that starts it"),
+        );
     }
     finding.meaning("a security module or a filter forbids AF_VSOCK to this process").hint(
         Hint::advice("see the denials of SELinux and AppArmor ('agent doctor' as root lists them)"),
@@ -135,13 +135,14 @@ fn taken(machine: &Machine) -> Finding {
         )))
 }
 
-/// A port that systemd has, for a socket unit: the agent's own starts it with the first guest.
+/// The finding about a port on which systemd listens for a socket unit. The agent's own unit starts
+/// the agent with the first guest.
 fn of_systemd(machine: &Machine) -> Option<Finding> {
     let port = machine.probes.port;
     let finding = |verdict, evidence: String| of_port(port, verdict, evidence);
     let unit = machine.probes.sockets.as_deref().and_then(|text| socket_unit(text, port));
     let Some(unit) = unit else {
-        // Inside the agent's service systemd hands it over, and is not to be asked.
+        // In the agent's service systemd has passed the socket, and cannot be asked.
         let own = unit::own(machine).filter(Own::is_agents)?;
         return Some(
             finding(Verdict::Ok, format!("it is taken, and this is {}", own.name))
@@ -164,7 +165,8 @@ fn of_systemd(machine: &Machine) -> Option<Finding> {
     )
 }
 
-/// The unit of a vsock port, from `systemctl list-sockets`: LISTEN, UNIT and what it starts.
+/// The unit that listens on a vsock port, from the output of `systemctl list-sockets`, whose columns
+/// are LISTEN, UNIT and ACTIVATES.
 fn socket_unit(sockets: &str, port: u32) -> Option<&str> {
     let end = format!(":{port}");
     let line = sockets.lines().find(|line| {
@@ -183,8 +185,8 @@ fn holder(listening: &str, port: u32) -> Option<String> {
     Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// How to fix a listener that could not be had, from the error that it met: the same finding that
-/// `agent doctor` would print. `None` where the error has nothing to do with vsock.
+/// How to fix a listener on `cid` (`None`: all) and `port` that failed with `errno`: the hint that `agent
+/// doctor` prints. `None` where the error has nothing to do with vsock.
 pub fn hint_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
     hint_on("/", errno, cid, port)
 }
@@ -200,7 +202,7 @@ fn hint_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String
                  doctor' says more"
             ));
         }
-        // Whoever has it, this agent cannot.
+        // Even where an agent has the port, this agent cannot listen on it.
         libc::EADDRINUSE => taken(&Machine::new(root, probes)),
         libc::EACCES if port < 1024 => {
             probes.bind = Err(errno);
@@ -224,7 +226,7 @@ mod tests {
     const KNOWN: (&str, &str) = ("/proc/net/protocols", "AF_VSOCK 1240 0\n");
 
     #[test]
-    fn who_forbids_the_family_is_told_from_the_kernel_that_has_it_not() {
+    fn each_refusal_of_the_family_names_its_cause() {
         let tree = |errno| Tree::new("6.1.0").probe(|probes| probes.socket = Err(errno));
         let known = |errno| tree(errno).file(KNOWN.0, KNOWN.1);
         let filtered = |tree: Tree| tree.file("/proc/self/status", "Name:\tagent\nSeccomp:\t2\n");
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_names_who_has_it() {
+    fn a_port_that_is_taken_names_its_holder() {
         let taken = |listening: &str| {
             let listening = Some(listening.to_owned());
             let tree = Tree::new("6.1.0").probe(|probes| {
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_systemd_has_for_the_agent_is_as_it_should_be() {
+    fn a_port_that_systemd_holds_for_the_agent_is_ok() {
         let sockets = "/run/udev/control            systemd-udevd-control.socket systemd-udevd.service\n\
                        vsock:4294967295:10809       agent.socket                 agent.service\n\
                        vsock::22                    sshd-vsock.socket            sshd@.service\n";
@@ -300,14 +302,14 @@ mod tests {
         assert_eq!(found.verdict, Verdict::Fault);
         assert!(found.hint.unwrap().to_string().contains("systemctl stop sshd-vsock.socket"));
         assert_eq!(taken(809, Some(sockets)).finding(check, "port").verdict, Verdict::Fault);
-        // In the agent's own service, where systemctl does not reach systemd.
+        // In the agent's own service systemctl does not reach systemd.
         let inside =
             taken(10809, None).file("/proc/self/cgroup", "0::/system.slice/agent.service\n");
         assert_eq!(inside.finding(check, "port").verdict, Verdict::Ok);
     }
 
     #[test]
-    fn an_error_of_a_listener_has_its_mend() {
+    fn an_error_of_a_listener_has_its_hint() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().to_str().unwrap();
         for (errno, cid, port, part) in [

@@ -1,10 +1,10 @@
 //! Which vsock transports the kernel has, and whether one of them keeps vhost_vsock out.
 //!
-//! Before Linux 5.5 there is one transport at a time. From 5.5 on there is a place for the host's,
-//! one for the guest's and (5.6) one for loopback; the host's is vhost_vsock's, and VMCI's once a
-//! VMware hypervisor has run here. hv_sock is for guests and loopback for neither: neither is to
-//! blame. Where hv_sock is in the one place of an older kernel, that kernel is what has to change:
-//! it is this guest's only way to its own host.
+//! Before Linux 5.5 the kernel has one transport at a time. Since 5.5 it has a place for a host's
+//! transport and one for a guest's, and since 5.6 one for loopback. The host's place is taken by
+//! vhost_vsock, or by VMCI once a hypervisor of VMware has run here. hv_sock is a guest's transport, so
+//! neither it nor loopback keeps vhost_vsock out. Only before 5.5 hv_sock can have the one place; then
+//! the kernel has to change, since hv_sock is this guest's only way to its own host.
 
 use super::{
     kernel::{self, SIDE_BY_SIDE},
@@ -18,20 +18,20 @@ use crate::{
     modules::{HYPERV, Module, Source, VIRTIO, VMCI},
 };
 
-/// The transports that are alone, where there is one at a time.
+/// The transports that keep any other out before Linux 5.5.
 const ALONE: &[&str] = &[VMCI, VIRTIO, HYPERV];
 
-/// A guest of VMware has this PCI device.
+/// The vendor and the id of a PCI device that guests of VMware have.
 const VMCI_DEVICE: (u32, u32) = (0x15ad, 0x0740);
 
-/// Whose the host's place is, when vhost_vsock could not take it.
+/// Which transport has the host's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Nobody's, or vhost_vsock's.
+    /// None, or vhost_vsock.
     Free,
-    /// This one's, and how that is known.
+    /// This module, with the proof.
     Taken(Module, String),
-    /// This one's perhaps, and why that is not known.
+    /// This module perhaps, with the reason why there is no proof.
     Unsettled(Module, String),
 }
 
@@ -47,7 +47,7 @@ fn alone(machine: &Machine) -> bool {
     machine.version().is_some_and(|version| version < SIDE_BY_SIDE)
 }
 
-/// Opening /dev/vhost-vsock failed as it does where the module could not be loaded.
+/// Whether opening /dev/vhost-vsock failed in the way of a module that could not be loaded.
 fn kept_from_loading(machine: &Machine) -> bool {
     matches!(machine.probes.vhost, Err(libc::ENODEV | libc::ENXIO | libc::ENOENT))
         && machine.module("vhost_vsock").is_none()
@@ -66,14 +66,14 @@ pub(super) fn place(machine: &Machine) -> Place {
     }
     let Some(vmci) = machine.module(VMCI) else { return Place::Free };
     let seen = told(machine, &vmci);
-    // This machine is CID 2 without vhost_vsock: then it is the host by VMCI.
+    // Without vhost_vsock this machine has CID 2 only where VMCI is the host's transport.
     if machine.probes.cid == Ok(libc::VMADDR_CID_HOST) {
         return Place::Taken(vmci, format!("{seen}; this machine is CID 2 already"));
     }
     if let Some(process) = hypervisor(machine) {
         return Place::Taken(vmci, format!("{seen}; {process} is its hypervisor"));
     }
-    // VMCI in the host's place would make this machine CID 2, unless a guest's CID goes before it.
+    // With VMCI in the host's place this machine has CID 2, unless it has a guest's CID, which hides it.
     let guest = guest_by(machine);
     match (machine.probes.cid, guest) {
         (Ok(_), None) => Place::Free,
@@ -90,7 +90,7 @@ pub(super) fn place(machine: &Machine) -> Place {
     }
 }
 
-/// What makes this machine a guest with a CID of its own.
+/// The evidence that this machine is a guest with a CID of its own.
 fn guest_by(machine: &Machine) -> Option<String> {
     if vmware_guest(machine) {
         return Some("this machine is a guest of VMware".into());
@@ -140,9 +140,9 @@ fn conflict(machine: &Machine) -> Finding {
         Place::Taken(module, why) => finding(Verdict::Fault, why)
             .meaning(meaning(machine, &module))
             .hint(unload(machine, &module)),
-        // The one reason that is known comes first; to load it by name would pass over a ban.
+        // The known reason comes first. Loading the module by name would bypass a ban.
         Place::Unsettled(_, why) if known(machine) => finding(Verdict::Ok, why)
-            .meaning("that shows once nothing else keeps vhost_vsock out: see the finding above"),
+            .meaning("this shows once nothing else keeps vhost_vsock out: see the finding above"),
         Place::Unsettled(_, why) => finding(Verdict::Warning, why)
             .meaning(
                 "where a VM of VMware was started here, VMCI is the host's transport and keeps \
@@ -152,14 +152,14 @@ fn conflict(machine: &Machine) -> Finding {
     }
 }
 
-/// Whether vhost_vsock is kept out by something else, for sure.
+/// Whether something else is known to keep vhost_vsock out.
 fn known(machine: &Machine) -> bool {
     machine.kept_out("vhost_vsock").is_some()
         || !loading::obstacles(machine).is_empty()
         || loading::logged(machine).is_some()
 }
 
-/// What it means that this one has vhost_vsock's place.
+/// What follows where `module` has the place of vhost_vsock.
 pub(super) fn meaning(machine: &Machine, module: &Module) -> String {
     if module.name == HYPERV {
         format!(
@@ -175,7 +175,7 @@ pub(super) fn meaning(machine: &Machine, module: &Module) -> String {
     }
 }
 
-/// How that transport makes place.
+/// How to free the place of a transport.
 pub(super) fn unload(machine: &Machine, blocker: &Module) -> Hint {
     const NEWER: &str = "boot Linux 5.5 or later, where a host's and a guest's have a place each";
     let (remove, ban) = match blocker.name.as_str() {
@@ -211,7 +211,7 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Hint {
     }
     if blocker.users == Some(0) && !locked {
         let again = format!("should it come back at the next start, \"{ban}\" keeps it out");
-        // A guest's transport is its way to its own host, though nothing may use it just now.
+        // A guest's transport is its way to its own host, even while nothing uses it.
         return if blocker.name == VIRTIO || vmware_guest(machine) {
             let newer = if alone(machine) { format!("; or {NEWER}") } else { String::new() };
             Hint::unsafe_steps(
@@ -246,11 +246,11 @@ pub(super) fn unload(machine: &Machine, blocker: &Module) -> Hint {
     )
 }
 
-/// The modules above it, and the processes that are known to use it.
+/// The modules that depend on it, and the processes that are known to use it.
 fn holders(machine: &Machine, module: &Module) -> Vec<String> {
     let mut holders: Vec<_> = module.by.iter().map(|name| format!("the module {name}")).collect();
     if module.name == VMCI {
-        // A hypervisor has its place by it, counted or not.
+        // A hypervisor uses it even where the kernel does not count it as a user.
         let held = |runs: bool| runs || module.users != Some(0);
         let processes = processes(machine).into_iter().filter(|(_, runs)| held(*runs));
         holders.extend(processes.map(|(name, _)| name));
@@ -258,13 +258,13 @@ fn holders(machine: &Machine, module: &Module) -> Vec<String> {
     holders
 }
 
-/// The process that made VMCI the host's: one of VMware's hypervisor.
+/// The process of VMware's hypervisor, which makes VMCI the host's transport.
 fn hypervisor(machine: &Machine) -> Option<String> {
     let found = processes(machine).into_iter().find(|(_, runs)| *runs);
     found.map(|(name, _)| name)
 }
 
-/// Processes that use VMCI, and whether each runs a VM by it.
+/// The processes that use VMCI, and whether each runs a VM.
 fn processes(machine: &Machine) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     for process in machine.list("/proc") {

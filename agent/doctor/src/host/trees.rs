@@ -1,6 +1,5 @@
-//! Machines that were recorded by `tests/guest/record.sh`, and what the doctor must say of each. All but
-//! one are a Debian VM host with the troubles that `tests/tests/guest_doctor.rs` gives it; the other is a
-//! small VM whose kernel has no modules.
+//! The findings on machines that `tests/guest/record.sh` has recorded. One is a small VM whose kernel has no
+//! modules; the others are a Debian VM host with the faults that `tests/tests/guest_doctor.rs` causes.
 
 use super::{device, kernel, transport};
 use crate::{Verdict, testing::Tree};
@@ -12,7 +11,7 @@ macro_rules! tree {
 }
 
 #[test]
-fn recorded_machines_are_told_apart() {
+fn recorded_machines_have_their_findings() {
     use Verdict::{Fault, Ok, Warning};
     let vmci = "vmw_vsock_vmci_transport";
     for (name, text, findings) in [

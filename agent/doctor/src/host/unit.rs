@@ -1,16 +1,16 @@
-//! What systemd keeps from a service: the one that this process is in, and the agent's own where it
-//! is installed. `systemctl show` says it, drop-ins and all.
+//! What systemd keeps from two services: the one of this process, and the agent's own where it is
+//! installed. `systemctl show` reports it, drop-ins included.
 
 use crate::{Finding, Verdict, hint::Hint, machine::Machine, run::Asked, service::Own};
 
-/// What a server of vsock asks the kernel for.
+/// The system calls of a server on vsock.
 const CALLS: &[&str] = &["socket", "bind", "listen", "accept4"];
 
 pub(super) fn own(machine: &Machine) -> Option<Own> {
     Own::of(&machine.read("/proc/self/cgroup")?)
 }
 
-/// Names that are allowed or, else, those that are not.
+/// A list of names that are allowed, or of names that are forbidden.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct List {
     allowed: bool,
@@ -22,7 +22,7 @@ impl List {
     fn parse(value: &str) -> Self {
         let allowed = !value.starts_with('~');
         let names = value.trim_start_matches('~').split_whitespace();
-        // A call may have an error of its own behind it.
+        // The name of a call may be followed by its error.
         let names = names.map(|name| name.split(':').next().unwrap_or(name).to_owned());
         Self { allowed, names: names.collect() }
     }
@@ -38,7 +38,7 @@ pub(super) struct Unit {
     pub(super) id: String,
     families: Option<List>,
     calls: Option<List>,
-    /// What a forbidden call gets; else its process is killed.
+    /// The error of a forbidden call. `None`: the process is killed.
     errno: Option<i32>,
     private_devices: bool,
     policy: String,
@@ -60,7 +60,7 @@ impl Unit {
             id: one("Id")?.to_owned(),
             families: one("RestrictAddressFamilies").map(List::parse),
             calls: one("SystemCallFilter").map(List::parse),
-            // systemd's number for "kill" is no error of Linux.
+            // systemd's number for "kill" is no errno.
             errno: one("SystemCallErrorNumber")
                 .and_then(|number| number.parse().ok())
                 .filter(|number| (1..4096).contains(number)),
@@ -74,24 +74,24 @@ impl Unit {
         })
     }
 
-    /// RestrictAddressFamilies= keeps AF_VSOCK from it.
+    /// Whether RestrictAddressFamilies= forbids AF_VSOCK.
     pub(super) fn forbids_family(&self) -> bool {
         self.families.as_ref().is_some_and(|families| families.forbids("AF_VSOCK"))
     }
 
-    /// The first call that SystemCallFilter= keeps from it.
+    /// The first system call of a server that SystemCallFilter= forbids.
     pub(super) fn forbidden_call(&self) -> Option<&'static str> {
         let calls = self.calls.as_ref()?;
         CALLS.iter().copied().find(|name| calls.forbids(name))
     }
 
-    /// What keeps /dev/vhost-vsock from it.
+    /// The setting that keeps /dev/vhost-vsock from the unit.
     pub(super) fn forbids_device(&self) -> Option<String> {
         let listed = |device: &String| {
             matches!(device.as_str(), "/dev/vhost-vsock" | "char-misc" | "char-*")
         };
         if self.private_devices {
-            // Its /dev has no such node, whatever DeviceAllow= says.
+            // The unit's own /dev has no such node, whatever DeviceAllow= says.
             return Some("PrivateDevices=yes".into());
         }
         if self.devices.iter().any(listed) {
@@ -113,12 +113,12 @@ impl Unit {
     }
 }
 
-/// What was shown of the units that there are.
+/// The units that exist, as systemctl shows them.
 pub(super) fn shown(machine: &Machine) -> Vec<Unit> {
     let Some(Asked { answer: Ok(text), .. }) = &machine.probes.units else { return Vec::new() };
     let mut units: Vec<Unit> = Vec::new();
     for unit in text.split("\n\n").filter_map(Unit::parse) {
-        // The own one may be one of those that come with the agent.
+        // The unit of this process may be one of the agent's.
         if units.iter().all(|known| known.id != unit.id) {
             units.push(unit);
         }
@@ -126,14 +126,14 @@ pub(super) fn shown(machine: &Machine) -> Vec<Unit> {
     units
 }
 
-/// What is known of the service that this process is in.
+/// The service of this process, where systemctl shows it.
 pub(super) fn own_shown(machine: &Machine) -> Option<(Own, Unit)> {
     let own = own(machine)?;
     let unit = shown(machine).into_iter().find(|unit| unit.id == own.name)?;
     Some((own, unit))
 }
 
-/// The hint of a unit: lines for its drop-in.
+/// The hint to add lines to the drop-in of a unit.
 pub(super) fn edit(systemctl: &str, unit: &str, lines: &str) -> Hint {
     Hint::advice(format!(
         "'{systemctl} edit {unit}' with the lines [Service] and {lines}, then '{systemctl} restart \
@@ -141,7 +141,7 @@ pub(super) fn edit(systemctl: &str, unit: &str, lines: &str) -> Hint {
     ))
 }
 
-/// It adds to a list of what is allowed, and takes from one of what is not.
+/// These settings add to a list of what is allowed, and remove from a list of what is forbidden.
 pub(super) const FAMILY: &str = "RestrictAddressFamilies=AF_VSOCK";
 pub(super) const CALL: &str = "SystemCallFilter=@network-io";
 pub(super) const DEVICE: &str =
@@ -202,7 +202,8 @@ fn told(unit: &Unit, own: Option<&Own>, systemctl: &str) -> Finding {
         evidence.push("AF_VSOCK and the calls of a server are allowed".into());
         meanings.push("an agent can serve there".into());
     } else {
-        meanings.push("what systemd hands it over (its socket unit) is not touched by that".into());
+        meanings
+            .push("sockets that systemd passes to it (its socket unit) are not affected".into());
     }
     if let Some(why) = unit.forbids_device() {
         evidence.push(format!("{why} keeps /dev/vhost-vsock from it"));

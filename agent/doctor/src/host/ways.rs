@@ -1,17 +1,19 @@
-//! The ways in which a guest reaches an agent: the kernel's vsock is one of three. The others need
-//! neither a module nor root here, and none of what the checks look at but a hypervisor.
+//! The three ways in which a guest reaches an agent. One is the kernel's vsock, which the checks are
+//! about. The other two need neither a module nor root, only a hypervisor.
 
 use super::programs;
 use crate::{Finding, Verdict, machine::Machine, probes::HYBRID};
 
-/// One way, as an option of the agent's.
+/// A way in which a guest reaches an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Way {
-    /// A word that stays, for programs.
+    /// A word for programs, which does not change between versions.
     pub id: &'static str,
+    /// The agent's option for this way.
     pub option: &'static str,
-    /// Whether a guest could be served by it now.
+    /// Whether a guest could be served in this way now.
     pub works: bool,
+    /// What the way works by, or what it lacks.
     pub why: String,
 }
 
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_open_though_another_is_not() {
+    fn a_way_works_even_where_another_does_not() {
         let known = || Tree::new("6.1.0").file("/proc/net/protocols", "AF_VSOCK 1240 0\n");
         let qemu = |tree: Tree, devices: &str| {
             let answer = Ok(format!("name \"{devices}\", bus PCI\n"));

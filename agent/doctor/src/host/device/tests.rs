@@ -1,10 +1,10 @@
-//! Each way in which the device can fail, and its hint.
+//! The failures of the device and their hints.
 
 use super::*;
 use crate::testing::Tree;
 
 #[test]
-fn every_way_the_device_can_fail_has_its_own_mend() {
+fn every_failure_of_the_device_has_its_own_hint() {
     let tree = |errno| Tree::new("6.1.0").probe(|probes| probes.vhost = Err(errno));
     let user = |tree: Tree| tree.probe(|probes| probes.user = "ann".into());
     for (tree, meaning, hint) in [
@@ -30,7 +30,7 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
             "linux-modules-extra-6.1.0",
         ),
         (tree(libc::ENOENT).config("CONFIG_VHOST_VSOCK=y\n"), "could not start", "dmesg"),
-        // An image of a container has left this behind.
+        // A file of a container's image.
         (
             tree(libc::ENOENT).file("/.dockerenv", "").loadable(&["vhost_vsock"]),
             "nothing has loaded it",
@@ -52,7 +52,7 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
             "VMCI is this host's vsock transport",
             "\"modprobe -r vmw_vsock_vmci_transport\", then \"modprobe vhost_vsock\"",
         ),
-        // Loaded, and not the reason: the module that should be there is not.
+        // VMCI is loaded and not the reason: vhost_vsock is not installed.
         (
             tree(libc::ENODEV).loadable(&["loop"]).modules(&[("vmw_vsock_vmci_transport", 0)]),
             "built or packaged without",
@@ -92,7 +92,7 @@ fn every_way_the_device_can_fail_has_its_own_mend() {
 }
 
 #[test]
-fn every_fault_of_the_device_names_the_way_without_it() {
+fn every_fault_of_the_device_names_the_alternative() {
     for errno in [libc::ENOENT, libc::ENODEV, libc::EACCES, libc::EIO] {
         let tree = Tree::new("6.1.0").probe(|probes| probes.vhost = Err(errno));
         let hint = tree.finding(check, "vhost-vsock").hint.unwrap().to_string();
@@ -101,14 +101,14 @@ fn every_fault_of_the_device_names_the_way_without_it() {
 }
 
 #[test]
-fn a_device_that_opens_is_well() {
+fn a_device_that_opens_is_ok() {
     let tree = Tree::new("6.1.0").node(0o660, "kvm");
     assert_eq!(check(&tree.machine()).len(), 1);
     assert_eq!(tree.finding(check, "vhost-vsock").verdict, Verdict::Ok);
 }
 
 #[test]
-fn a_device_open_to_all_is_a_warning_with_a_safe_mend() {
+fn a_device_open_to_all_is_a_warning_with_a_safe_fix() {
     const CHMOD: &str = "\"chmod 0660 /dev/vhost-vsock\"";
     const CHGRP: &str = "\"chgrp kvm /dev/vhost-vsock\"";
     let tree = |group| Tree::new("6.1.0").node(0o666, group);
@@ -134,7 +134,7 @@ fn a_device_open_to_all_is_a_warning_with_a_safe_mend() {
 }
 
 #[test]
-fn an_error_of_the_device_has_its_mend() {
+fn an_error_of_the_device_has_its_hint() {
     for (errno, part) in [
         (libc::ENOENT, "nothing has loaded it: \"modprobe vhost_vsock\""),
         (libc::ENODEV, "does not settle why: \"modprobe vhost_vsock\""),
@@ -146,6 +146,6 @@ fn an_error_of_the_device_has_its_mend() {
         assert!(hint.contains(part) && hint.ends_with("'agent doctor' says more"), "{hint}");
         assert!(!hint.contains('\n'), "{hint}");
     }
-    // Nothing is wrong with it.
+    // The device is all right.
     assert_eq!(hint_on(&Tree::new("6.1.0").machine()), None);
 }

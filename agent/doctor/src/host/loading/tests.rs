@@ -1,4 +1,4 @@
-//! ENODEV by anything but a transport: each is told by its evidence.
+//! The reasons for ENODEV other than a transport.
 
 use super::*;
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 
 const VMCI: &str = "vmw_vsock_vmci_transport";
 
-/// Where vhost_vsock should load and does not, with a VMCI that may have to do with it or not: this
-/// machine is a guest of KVM too.
+/// A machine that has vhost_vsock installed and not loaded. VMCI is loaded, and may be the reason or
+/// not, since the machine is a guest of KVM too.
 fn refused() -> Tree {
     Tree::new("6.1.0")
         .loadable(&["vhost_vsock"])
@@ -19,7 +19,7 @@ fn refused() -> Tree {
 }
 
 #[test]
-fn what_keeps_a_module_out_is_told_by_its_evidence() {
+fn each_reason_has_its_evidence_and_its_hint() {
     const SIGNED: &str = "/sys/module/module/parameters/sig_enforce";
     const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
     let needs = |what: &str| {
@@ -100,22 +100,22 @@ fn what_keeps_a_module_out_is_told_by_its_evidence() {
 }
 
 #[test]
-fn what_only_looks_like_an_obstacle_is_none() {
+fn what_does_not_keep_the_module_out_is_no_reason() {
     let whole = refused().file("/proc/sys/kernel/modules_disabled", "0\n");
     let quiet = |tree: Tree| {
         assert!(obstacles(&tree.machine()).is_empty());
         assert!(logged(&tree.machine()).is_none());
     };
     quiet(whole);
-    // In use already: its file has no part in it.
+    // vsock is loaded already, so its file does not matter.
     let line = "kernel/x/vhost_vsock.ko.xz: kernel/x/vhost.ko.xz\n";
     let tree = refused().file("/lib/modules/6.1.0/modules.dep", line);
     quiet(tree.modules(&[("vhost", 1), (VMCI, 0)]));
-    // A blacklist keeps out what is loaded by alias, not what another module needs.
+    // A blacklist keeps a module from being loaded by an alias, not as a dependency.
     let tree = refused().file("/lib/modules/6.1.0/modules.dep", line);
     let tree = tree.file("/lib/modules/6.1.0/kernel/x/vhost.ko.xz", "");
     quiet(tree.file("/etc/modprobe.d/h.conf", "blacklist vhost\n"));
-    // Another module's trouble, and a signature that nobody insists on.
+    // A line about another module, and a signature that is not enforced.
     let log = "5,1,2,-;nvidia: Unknown symbol x (err -2)\n5,1,3,-;Loading of module with unavailable \
                key is rejected\n";
     quiet(refused().probe(|probes| probes.log = log.into()));
@@ -124,25 +124,25 @@ fn what_only_looks_like_an_obstacle_is_none() {
     quiet(tree.probe(|probes| probes.log = log.into()));
 }
 
-/// The log may tell of a time before it was fixed; this machine's CID tells of now.
+/// The log may be older than a fix; the machine's CID is current.
 #[test]
-fn a_transport_that_is_in_the_place_goes_before_the_log() {
+fn a_proven_transport_comes_before_the_log() {
     let log = "4,521,2,-;vhost_vsock: Unknown symbol vhost_dev_init (err -2)\n";
     let tree = refused()
         .modules(&[(VMCI, 0)])
         .probe(|probes| (probes.log, probes.cid) = (log.into(), Ok(2)));
     let found = tree.finding(device::check, "vhost-vsock");
     assert!(found.meaning.starts_with("VMCI is this host's"), "{found:?}");
-    // What stands in the way now goes before the transport.
+    // A present reason comes before the transport.
     let tree = tree.file("/proc/sys/kernel/modules_disabled", "1\n");
     let found = tree.finding(device::check, "vhost-vsock");
     assert!(found.evidence.ends_with("vmw_vsock_vmci_transport has its place"), "{found:?}");
 }
 
 #[test]
-fn what_the_evidence_does_not_settle_is_said_to_be_so() {
+fn without_proof_the_finding_is_unsettled() {
     for (tree, evidence) in [
-        // The guest's CID hides what is in the host's place.
+        // The guest's CID hides which transport is the host's.
         (refused(), "vmw_vsock_vmci_transport may have the host's place"),
         (
             refused().modules(&[]).file("/sys/module/module/parameters/sig_enforce", "Y\n"),
@@ -160,7 +160,7 @@ fn what_the_evidence_does_not_settle_is_said_to_be_so() {
             assert!(said.contains(words), "{words}: {said}");
         }
     }
-    // Without the node nothing was tried.
+    // Without the node the kernel has not tried to load the module.
     let tree = refused().modules(&[]).probe(|probes| probes.vhost = Err(libc::ENOENT));
     let found = tree.finding(device::check, "vhost-vsock");
     assert!(found.meaning.contains("nothing has loaded it"), "{found:?}");

@@ -1,9 +1,9 @@
-//! Which transport is blamed, on which kernel.
+//! The transport that keeps vhost_vsock out, by kernel and evidence.
 
 use super::*;
 use crate::testing::Tree;
 
-/// A machine on which vhost_vsock could be loaded and is not.
+/// A machine that has vhost_vsock installed and not loaded.
 fn refused(release: &str) -> Tree {
     Tree::new(release)
         .loadable(&["vhost_vsock"])
@@ -20,7 +20,7 @@ fn before_5_5_any_other_transport_is_in_the_way() {
         assert!(hint.to_string().starts_with(&format!("\"modprobe -r {name}\"")), "{hint}");
         assert_eq!(hint.safe, name == VMCI, "a guest's way to its host is not cut");
     }
-    // The kernel is too old for both; hv_sock is where it belongs, and stays.
+    // The kernel has no place for both. hv_sock has to stay.
     let found = refused("5.4.0").modules(&[(HYPERV, 0)]).finding(check, "transport");
     assert_eq!(found.verdict, Verdict::Fault);
     assert!(found.meaning.contains("older than Linux 5.5"), "{found:?}");
@@ -29,7 +29,7 @@ fn before_5_5_any_other_transport_is_in_the_way() {
 }
 
 #[test]
-fn vmci_is_blamed_on_proof_only() {
+fn vmci_is_a_fault_on_proof_only() {
     const DEVICE: &str = "/sys/bus/pci/devices/0000:00:07.7";
     let tree = |cid: Option<u32>| {
         refused("6.1.0").modules(&[(VMCI, 1)]).probe(|probes| probes.cid = cid.ok_or(libc::ENOENT))
@@ -43,12 +43,12 @@ fn vmci_is_blamed_on_proof_only() {
         tree.file(&format!("{DEVICE}/device"), "0x0740\n")
     };
     for (tree, verdict, part) in [
-        // It would be CID 2, were VMCI the host's.
+        // With VMCI as the host's transport the CID would be 2.
         (tree(Some(u32::MAX)), Verdict::Ok, "vmw_vsock_vmci_transport"),
         (tree(Some(1)), Verdict::Ok, "vmw_vsock_vmci_transport"),
         (tree(Some(2)), Verdict::Fault, "CID 2 already"),
         (tree(None), Verdict::Warning, "does not tell this machine's CID"),
-        // A guest's CID hides it, with the node and without.
+        // A guest's CID hides the host's, with the node and without.
         (nested(Some(77)), Verdict::Warning, "vmw_vsock_virtio_transport is loaded"),
         (node(nested(Some(77))), Verdict::Warning, "vmw_vsock_virtio_transport is loaded"),
         (guest(tree(Some(77))), Verdict::Warning, "a guest of VMware"),
@@ -58,7 +58,7 @@ fn vmci_is_blamed_on_proof_only() {
             "built into this kernel",
         ),
         (tools(nested(Some(77))), Verdict::Warning, "vmtoolsd of open-vm-tools"),
-        // A hypervisor that runs proves it.
+        // A running hypervisor is proof.
         (vmx(nested(Some(77))), Verdict::Fault, "vmware-vmx (process 70) is its hypervisor"),
         (node(vmx(nested(Some(77)))), Verdict::Fault, "is its hypervisor"),
         (node(guest(vmx(tree(Some(77))))), Verdict::Fault, "is its hypervisor"),
@@ -71,7 +71,7 @@ fn vmci_is_blamed_on_proof_only() {
 }
 
 #[test]
-fn what_cannot_be_unloaded_is_not_said_to_be() {
+fn a_module_that_cannot_be_unloaded_has_no_step_that_unloads_it() {
     let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Ok(2));
     let hint = tree().finding(check, "transport").hint.unwrap();
     assert!(hint.safe, "{hint}");
@@ -83,7 +83,7 @@ fn what_cannot_be_unloaded_is_not_said_to_be() {
     let hint = locked.finding(check, "transport").hint.unwrap();
     assert!(!hint.safe && hint.to_string().contains("and reboot"), "{hint}");
     assert!(!hint.to_string().contains("modprobe -r"), "{hint}");
-    // Nor is loaded what was kept out on purpose.
+    // A module that is banned is not loaded.
     let banned = tree().file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
     let hint = banned.finding(check, "transport").hint.unwrap();
     assert!(!hint.safe && hint.steps.len() == 1, "{hint}");
@@ -100,17 +100,17 @@ fn from_5_5_on_only_vmci_in_the_hosts_place_is_to_blame() {
         let found = refused("5.5.0").modules(&[(name, 0)]).finding(check, "transport");
         assert_eq!(found.verdict == Verdict::Fault, blamed, "{name}: {found:?}");
     }
-    // Loaded, and vhost_vsock beside it: VMCI is the guest's.
+    // vhost_vsock is loaded too, so VMCI is a guest's transport.
     let tree = Tree::new("6.1.0").modules(&[(VMCI, 3), ("vhost_vsock", 1)]);
     let found = tree.finding(check, "transport");
     assert_eq!(found.verdict, Verdict::Ok);
     assert!(found.meaning.contains("not in the host's place"), "{found:?}");
-    // Not loaded for another reason.
+    // Another reason keeps it out.
     let tree =
         refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Err(libc::ENOENT));
     let tree = tree.file("/etc/modprobe.d/x.conf", "blacklist vhost_vsock\n");
     assert_eq!(tree.finding(check, "transport").verdict, Verdict::Ok);
-    // The host's place is taken, whatever the device says.
+    // The place is taken, whatever the error of the device is.
     let tree = Tree::new("6.1.0").modules(&[(VMCI, 0)]);
     let tree = tree.probe(|probes| probes.vhost = Err(libc::ENOENT));
     let found = tree.finding(check, "transport");
@@ -138,7 +138,7 @@ fn a_transport_in_use_is_kept_out_for_good_and_its_holders_are_named() {
     let ban = "\"echo 'blacklist vmw_vsock_vmci_transport' > /etc/modprobe.d/no-vsock-vmci.conf\"";
     assert!(hint.starts_with(ban) && hint.contains("reboot"), "{hint}");
     assert!(hint.contains("systemctl stop open-vm-tools"), "{hint}");
-    // As the kernel writes it: the users that are modules are named.
+    // The kernel names the users that are modules.
     let line = format!("{VMCI} 40960 1 other, Live 0xffff\n");
     let found = refused("6.1.0").file("/proc/modules", &line).finding(check, "transport");
     assert!(found.evidence.contains("with 1 users: the module other;"), "{found:?}");
@@ -162,7 +162,7 @@ fn the_own_cid_says_what_this_machine_is() {
 }
 
 #[test]
-fn loopback_is_told_and_never_needed() {
+fn loopback_is_never_a_fault() {
     let tree = Tree::new("6.1.0").modules(&[("vsock_loopback", 0)]);
     assert!(tree.finding(check, "loopback").meaning.contains("CID 1"));
     assert_eq!(Tree::new("6.1.0").finding(check, "loopback").verdict, Verdict::Ok);

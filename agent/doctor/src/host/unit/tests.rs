@@ -1,4 +1,4 @@
-//! What `systemctl show` prints, and what follows from it.
+//! The findings from the output of `systemctl show`.
 
 use super::*;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     testing::Tree,
 };
 
-/// The unit as it is shipped, its list of calls cut short.
+/// The shipped unit, with a shortened list of calls.
 const HARDENED: &str = "\
 Id=agent.service
 LoadState=loaded
@@ -63,7 +63,7 @@ fn the_unit_that_is_shipped_lets_the_agent_serve() {
 }
 
 #[test]
-fn families_are_told_from_calls() {
+fn a_filter_of_families_differs_from_one_of_calls() {
     const FAMILIES: &str = "RestrictAddressFamilies= keeps AF_VSOCK";
     const CALLS: &str = "SystemCallFilter= keeps";
     let unit = |lines: &str| {
@@ -72,7 +72,7 @@ fn families_are_told_from_calls() {
     for (lines, said, not, hint) in [
         ("RestrictAddressFamilies=AF_UNIX\n", FAMILIES, CALLS, FAMILY),
         ("RestrictAddressFamilies=~AF_VSOCK AF_PACKET\n", FAMILIES, CALLS, FAMILY),
-        // As "none" is shown.
+        // systemctl shows "none" in this way.
         ("RestrictAddressFamilies=\n", FAMILIES, CALLS, FAMILY),
         ("SystemCallFilter=read write\n", "keeps socket() from it", FAMILIES, CALL),
         ("SystemCallFilter=~bind:13 mount\n", "keeps bind() from it", FAMILIES, CALL),
@@ -101,7 +101,7 @@ fn families_are_told_from_calls() {
 }
 
 #[test]
-fn devices_are_kept_out_in_three_ways() {
+fn three_settings_keep_the_device_from_a_unit() {
     for (lines, why) in [
         ("DevicePolicy=auto\n", None),
         ("PrivateDevices=yes\nDeviceAllow=/dev/vhost-vsock rw\n", Some("PrivateDevices=yes")),
@@ -119,7 +119,7 @@ fn devices_are_kept_out_in_three_ways() {
 }
 
 #[test]
-fn what_fails_in_the_own_service_names_the_property_that_did_it() {
+fn a_failure_in_the_own_service_names_the_property() {
     let refused = |errno, lines: &str| {
         of_nbd(lines).probe(|probes| probes.socket = Err(errno)).finding(socket::check, "socket")
     };
@@ -131,7 +131,7 @@ fn what_fails_in_the_own_service_names_the_property_that_did_it() {
         ),
         (libc::EPERM, "SystemCallFilter=read\n", "SystemCallFilter= of nbd.service"),
         (libc::EACCES, "SystemCallFilter=~socket:13\n", "SystemCallFilter= of nbd.service"),
-        // The unit allows it: something else forbids it.
+        // The unit allows it, so something else forbids it.
         (libc::EPERM, "RestrictAddressFamilies=AF_VSOCK\n", "a security module or a filter"),
     ] {
         let found = refused(errno, lines);
@@ -143,9 +143,9 @@ fn what_fails_in_the_own_service_names_the_property_that_did_it() {
     assert!(found.meaning.contains("SystemCallFilter= of nbd.service keeps bind()"), "{found:?}");
 }
 
-/// As it is in the service that is shipped, where systemctl does not reach systemd.
+/// In the shipped service systemctl does not reach systemd.
 #[test]
-fn a_dev_of_its_own_is_seen_without_systemctl() {
+fn a_private_dev_is_seen_without_systemctl() {
     let mounts = "30 1 0:28 / / rw - ext4 /dev/vda rw\n31 30 0:5 / /dev rw - devtmpfs udev rw\n";
     let private = "99 30 0:50 / /dev ro,nosuid,noexec - tmpfs tmpfs rw,size=4096k\n";
     let inside = |mounts: &str| {
@@ -161,9 +161,9 @@ fn a_dev_of_its_own_is_seen_without_systemctl() {
     assert!(inside(mounts).meaning.contains("node was removed"));
 }
 
-/// It is QEMU that opens the device, and not in the agent's service.
+/// QEMU opens the device, and does not run in the agent's service.
 #[test]
-fn the_agents_service_without_the_device_serves_all_the_same() {
+fn the_agents_service_serves_without_the_device() {
     let inside = |name: &str, lines: &str, errno| {
         let tree = shown(&format!("Id={name}\nLoadState=loaded\n{lines}")).node(0o660, "kvm");
         let tree = tree.file("/proc/self/cgroup", &format!("0::/system.slice/{name}\n"));
@@ -190,7 +190,7 @@ fn the_agents_service_without_the_device_serves_all_the_same() {
 }
 
 #[test]
-fn a_systemctl_that_does_not_answer_is_said() {
+fn a_systemctl_that_does_not_answer_is_named() {
     let tree = Tree::new("6.1.0").file("/proc/self/cgroup", "0::/system.slice/nbd.service\n");
     assert_eq!(tree.finding(check, "unit").evidence, "there is no systemctl here");
     let failed = Asked { program: "systemctl".into(), answer: Err(NoAnswer("no bus".into())) };
