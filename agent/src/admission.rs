@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use human::chain;
 use thiserror::Error;
 
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
         Action, Caller, Changes, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy,
         Rule, Verdict, parse_file,
     },
-    causes::chain,
     lifecycle::Lifecycle,
     stack::Stack,
     tenant::Limits,

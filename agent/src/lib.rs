@@ -5,11 +5,10 @@
 
 pub mod access;
 pub mod admission;
-pub mod causes;
 mod child;
 pub mod cli;
 pub mod command;
-mod doctor;
+mod diagnosis;
 mod event_loop;
 pub mod exports;
 pub mod layer;

@@ -8,6 +8,7 @@ mod tests;
 
 use std::{error::Error, fmt, path::PathBuf, sync::Arc};
 
+use human::chain;
 use qemu::{
     cid::{Claim, ClaimError, Range},
     life::{Happening, Life},
@@ -18,7 +19,7 @@ use qemu::{
 use thiserror::Error;
 
 use crate::{
-    doctor,
+    diagnosis,
     lease::{Lease, Leases, Taken},
     log::Allowance,
 };
@@ -64,11 +65,11 @@ impl MachineError {
 }
 
 /// What to do about a machine that has no new vsock device: where the kernel's device does not open,
-/// the doctor knows.
+/// crate `doctor` knows.
 pub fn hint_of_plug(error: &PlugError) -> Option<String> {
     match error {
         PlugError::Claim(ClaimError::Open(_, error)) => {
-            error.raw_os_error().and_then(doctor::hint_of_device)
+            error.raw_os_error().and_then(diagnosis::hint_of_device)
         }
         other => other.hint(),
     }
@@ -193,11 +194,7 @@ impl Wired {
 }
 
 fn lost(name: &Name, error: &qmp::Error) -> String {
-    let mut line = format!("{name} is not followed any more");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    line
+    // The error itself names the socket, as `name` does.
+    let why = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    format!("{name} is not followed any more{why}")
 }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use agent::{
-    causes::chain,
     cli::{self, Stop},
     command,
     listen::{Given, activation, stdio},
     log, startup, text,
 };
+use human::chain;
 
 fn main() -> ExitCode {
     // Before anything is said, opened or started.

@@ -13,7 +13,6 @@ const MOST_LINES: usize = 400;
 const RANKS: &[(&str, u8)] = &[
     ("sys", 0),
     ("text", 0),
-    ("causes", 0),
     ("units", 0),
     ("primitives", 0),
     ("peer", 1),
@@ -25,7 +24,7 @@ const RANKS: &[(&str, u8)] = &[
     ("access", 2),
     ("tenant", 3),
     ("lease", 3),
-    ("doctor", 3),
+    ("diagnosis", 3),
     ("shell", 4),
     ("exports", 4),
     ("params", 4),
@@ -246,7 +245,7 @@ fn no_line_of_the_log_has_rusts_form_of_a_value() {
     assert!(calls > 60, "the walk found the calls: {calls}");
     assert!(
         wrong.is_empty(),
-        "an error is printed by causes::chain, a text by its name: {wrong:#?}"
+        "an error is printed by human::chain, a text by its name: {wrong:#?}"
     );
 }
 

@@ -15,7 +15,7 @@ use crate::cmd::{
     test::Test, trim::Trim, write::Write, zero::Zero,
 };
 
-use crate::size::parse_duration;
+use human::parse_duration;
 
 const EXAMPLES: &str = "\
 An address is libnbd's NBD URI; what is special in a name is percent-encoded. Without one it is the

@@ -13,16 +13,15 @@ mod greet;
 mod init;
 mod link;
 mod patience;
-mod probe;
 mod session;
-mod size;
 mod stamp;
 mod sys;
 mod walk;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
+use human::chain;
 
 use crate::{
     cli::{Cli, Command},
@@ -83,15 +82,4 @@ fn perform(cli: &Cli) -> u8 {
             error.exit_code()
         }
     }
-}
-
-/// An error and what it came from, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -1,9 +1,10 @@
 //! images: builds the guest and host images by hand. The tests and the demo build them by
 //! themselves; this is for looking at them.
 
-use std::{error::Error as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
+use human::chain;
 use images::{Error, Images};
 
 /// Build guest and host images under target/images and print where they are.
@@ -19,8 +20,7 @@ fn main() -> ExitCode {
     match build(&Words::parse().image) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            eprintln!("images: error: {error}{cause}");
+            eprintln!("images: error: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

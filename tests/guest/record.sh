@@ -1,4 +1,4 @@
-# Prints what `agent doctor` reads of this machine, as agent/src/doctor/trees/ keeps it: "= PATH" and
+# Prints what `agent doctor` reads of this machine, as agent/doctor/src/host/trees/ keeps it: "= PATH" and
 # its lines, "> PATH TARGET" for a link, "! NAME VALUE" for what only the living machine says.
 release=$(uname -r)
 file() {

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use human::chain;
+
 /// What a verb of this library gives.
 pub type Outcome<T> = Result<T, Failure>;
 
@@ -14,14 +16,8 @@ impl Failure {
     }
 
     /// An error below ours, with what was tried.
-    pub fn of(tried: &str, error: &dyn Error) -> Self {
-        let mut text = format!("{tried}: {error}");
-        let mut below = error.source();
-        while let Some(cause) = below {
-            text.push_str(&format_args!(": {cause}").to_string());
-            below = cause.source();
-        }
-        Self(text)
+    pub fn of(tried: &str, error: &(dyn Error + 'static)) -> Self {
+        Self(format!("{tried}: {}", chain(error)))
     }
 }
 

@@ -6,11 +6,16 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use doctor::{
+    Finding, Hint, StepError, Verdict,
+    host::{Report, Way},
+};
+use human::chain;
 use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print, print_json};
 use crate::{
-    doctor::{self, Finding, Hint, Machine, Report, Verdict, Way},
+    diagnosis::{self, Programs},
     text,
 };
 
@@ -87,7 +92,7 @@ fn command() -> Command {
 fn run(matches: &ArgMatches) -> Outcome {
     let port = matches.get_one("port").copied().unwrap_or(10809);
     let (json, fix) = (matches.get_flag("json"), matches.get_flag("fix"));
-    let mut report = doctor::examine(&Machine::here(port));
+    let mut report = diagnosis::examine(port);
     let mut fixed = None;
     if fix {
         if !json {
@@ -95,7 +100,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         }
         let done = run_fixes(&report.findings, matches.get_flag("yes"), &mut io::stdin().lock());
         if !done.is_empty() {
-            report = doctor::examine(&Machine::here(port));
+            report = diagnosis::examine(port);
             if !json {
                 print("\nAfter that:\n")?;
                 print(&in_words(&report))?;
@@ -112,7 +117,7 @@ fn run(matches: &ArgMatches) -> Outcome {
 }
 
 /// A step that was run, and why it failed.
-type Done = (String, Result<(), String>);
+type Done = (String, Result<(), StepError>);
 
 /// Runs the safe fixes. All that is asked and told goes to stderr, for stdout may be JSON.
 fn run_fixes(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done> {
@@ -137,9 +142,9 @@ fn run_fixes(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec
                 // The steps behind it build on it.
                 break;
             }
-            let result = step.take();
+            let result = step.apply(&Programs);
             if let Err(error) = &result {
-                tell(&format!("failed: {error}\n"));
+                tell(&format!("failed: {}\n", chain(error)));
             }
             let failed = result.is_err();
             done.push((step.to_string(), result));
@@ -168,13 +173,9 @@ fn tell(text: &str) {
 
 fn in_words(Report { findings, ways }: &Report) -> String {
     let mut text = String::new();
-    for Finding { id, verdict, checked, evidence, meaning, hint } in findings {
+    for finding in findings {
         // Writing to a string does not fail.
-        writeln!(text, "{:<8} {id}: {checked}: {evidence}", verdict.word()).ok();
-        writeln!(text, "         {meaning}").ok();
-        if let Some(hint) = hint {
-            writeln!(text, "         hint: {hint}").ok();
-        }
+        write!(text, "{finding}").ok();
     }
     for Way { option, works, why, .. } in ways {
         writeln!(text, "way      {option}: {}: {why}", if *works { "yes" } else { "no" }).ok();
@@ -215,7 +216,10 @@ fn in_json(report: &Report, fixed: Option<&[Done]>) -> Value {
         .collect();
     let mut object = json!({ "served": report.served(), "ways": ways, "findings": list });
     if let Some(fixed) = fixed {
-        let step = |(step, result): &Done| json!({ "step": step, "error": result.as_ref().err() });
+        let step = |(step, result): &Done| {
+            let error = result.as_ref().err().map(|error| chain(error).to_string());
+            json!({ "step": step, "error": error })
+        };
         object["fixed"] = fixed.iter().map(step).collect();
     }
     object

@@ -13,8 +13,8 @@ pub use self::{
     files::{Files, Layout},
     permit::{Covers, Opening, Permit, authorize},
 };
-use crate::causes::chain;
 use disk::{Disk, DiskError, Kind, Verb};
+use human::chain;
 
 /// Most names in a list; more than that can be opened and are not shown.
 pub(crate) const LISTED: usize = 10_000;

@@ -2,10 +2,10 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use doctor::host;
 use thiserror::Error;
 
 use super::{Address, Family};
-use crate::doctor;
 
 /// An address that could not be listened on. The cause is the source.
 #[derive(Debug, Error)]
@@ -98,7 +98,7 @@ fn stop_that(path: impl fmt::Display) -> String {
 
 fn errno(errno: i32, address: &Address) -> Option<String> {
     if let Address::Vsock { cid, port } = address
-        && let Some(hint) = doctor::hint_of_bind(errno, *cid, *port)
+        && let Some(hint) = host::hint_of_bind(errno, *cid, *port)
     {
         return Some(hint);
     }

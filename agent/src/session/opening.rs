@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
+use human::chain;
 use nbd::{BlockSizes, Buffer, Refusal, negotiate::Export, wire::TransmissionFlags};
 use tokio::sync::watch;
 
 use super::{End, Life, contexts};
 use crate::{
-    causes::chain,
     exports::{Exports, Listed, OpenError, Permit},
     tenant::Account,
     transport::Transport,

@@ -19,7 +19,7 @@ pub(crate) mod selinux;
 #[allow(unsafe_code, reason = "tokio's registration of a descriptor is unsafe")]
 pub(crate) mod socket;
 pub(crate) mod user;
-#[allow(unsafe_code, reason = "nix has no options of AF_VSOCK and not its ioctl")]
+#[allow(unsafe_code, reason = "nix has no options of AF_VSOCK")]
 pub(crate) mod vsock;
 #[allow(unsafe_code, reason = "nix has no sync_file_range")]
 pub(crate) mod writeback;

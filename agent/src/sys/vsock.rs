@@ -1,14 +1,11 @@
-//! What tokio-vsock leaves out of AF_VSOCK: the window and the backlog of a listener, and what the
-//! doctor asks.
+//! What tokio-vsock leaves out of AF_VSOCK: the window and the backlog of a listener.
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd},
 };
 
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, listen, socket,
-};
+use nix::sys::socket::{Backlog, listen};
 
 /// `SO_VM_SOCKETS_BUFFER_SIZE` and `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, <linux/vm_sockets.h>. The
 /// level is the address family's number.
@@ -43,29 +40,4 @@ fn set(socket: &impl AsFd, option: libc::c_int, value: u64) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-nix::ioctl_read_bad!(
-    /// `IOCTL_VM_SOCKETS_GET_LOCAL_CID`, <linux/vm_sockets.h>.
-    get_local_cid,
-    nix::request_code_none!(7, 0xb9),
-    libc::c_uint
-);
-
-/// This machine's own CID, from an open `/dev/vsock`: as a guest where it is one, else as a host.
-pub(crate) fn local_cid(device: &impl AsFd) -> io::Result<u32> {
-    let mut cid = 0;
-    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes one
-    // `unsigned int` to `cid`, which lives until the call returns.
-    unsafe { get_local_cid(device.as_fd().as_raw_fd(), &raw mut cid) }?;
-    Ok(cid)
-}
-
-/// Takes the port on every CID of this machine, and gives it back. Nothing listens meanwhile.
-/// The outer error is that of the socket, the inner one the port's.
-pub(crate) fn try_port(port: u32) -> io::Result<io::Result<()>> {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
-    let address = VsockAddr::new(libc::VMADDR_CID_ANY, port);
-    Ok(bind(socket.as_raw_fd(), &address).map_err(io::Error::from))
 }

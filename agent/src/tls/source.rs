@@ -19,7 +19,7 @@ use super::{
     expiry::{self, Part, Term},
     files::{Certificates, File},
 };
-use crate::causes::chain;
+use human::chain;
 
 /// The files.
 #[derive(Debug, Clone, PartialEq, Eq)]

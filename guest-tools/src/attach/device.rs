@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use human::chain;
 use nbd::{Uri, wire::TransmissionFlags};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -37,9 +38,7 @@ use super::{
     saved::Saved,
     state::{Phase, Shared, State},
 };
-use crate::{
-    agent_contexts::FencingToken, chain, error::SessionError, greet::Standing, link::Link,
-};
+use crate::{agent_contexts::FencingToken, error::SessionError, greet::Standing, link::Link};
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;

@@ -13,10 +13,11 @@ use std::{
     time::Duration,
 };
 
+use human::chain;
 use nbd::Uri;
 
 use super::export::Export;
-use crate::{agent_contexts::FencingToken, chain, link::Link};
+use crate::{agent_contexts::FencingToken, link::Link};
 
 /// The thread's stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;
@@ -115,7 +116,7 @@ fn links(
     let mut first: Option<Export> = None;
     for _ in 0..count {
         let opened = Link::open_fenced(uri, fencing);
-        let (link, standing) = opened.map_err(|error| chain(&error))?;
+        let (link, standing) = opened.map_err(|error| chain(&error).to_string())?;
         // It knows clients that come back, and says that this one is not the last.
         if standing.identity.is_some() && !standing.follows {
             link.close();

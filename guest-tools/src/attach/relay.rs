@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use human::chain;
 use nbd::{transmit::client::Failure, wire::Errno as Code};
 use nix::{
     errno::Errno,
@@ -30,10 +31,7 @@ use super::{
     saved::Saved,
     state::Shared,
 };
-use crate::{
-    chain,
-    link::{Done, Link, Order, Verb},
-};
+use crate::link::{Done, Link, Order, Verb};
 
 /// Payload of requests under way, bytes: at this bound the kernel waits.
 const WEIGHT: usize = 64 << 20;

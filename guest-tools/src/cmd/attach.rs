@@ -19,6 +19,7 @@ use std::{
 };
 
 use clap::Args;
+use human::{parse_duration, parse_size};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::{
@@ -28,9 +29,7 @@ use super::{
 use crate::{
     attach::{AttachError, Device, Ready, Wish, hand_over, serve},
     cli::Target,
-    init, patience,
-    size::{parse_duration, parse_size},
-    sys,
+    init, patience, sys,
 };
 
 const EXAMPLES: &str = "\
@@ -109,7 +108,7 @@ fn dead_timeout(text: &str) -> Result<DeadTimeout, String> {
 }
 
 fn keep(text: &str) -> Result<u64, String> {
-    let size = parse_size(text)?;
+    let size = parse_size(text).map_err(|error| error.to_string())?;
     let fits = (64 << 10..=1 << 30).contains(&size);
     fits.then_some(size).ok_or_else(|| "from 64k to 1G".to_owned())
 }

@@ -1,6 +1,7 @@
 //! `cache`: asks the server to have a range at hand, because it will be read soon.
 
 use clap::Args;
+use human::print_size;
 use serde_json::json;
 
 use super::{
@@ -11,7 +12,6 @@ use super::{
 use crate::{
     cli::Target,
     link::{Link, Order, Verb},
-    size::print_size,
 };
 
 const EXAMPLES: &str = "\

@@ -1,13 +1,11 @@
 //! `copy`: a disk from one side to another, with its holes.
 
 use clap::Args;
+use human::parse_size;
 use serde_json::json;
 
 use super::{CommandError, print::print_json};
-use crate::{
-    copy::{Copied, How, Plan, Word, copy, per_second, short},
-    size::parse_size,
-};
+use crate::copy::{Copied, How, Plan, Word, copy, per_second, short};
 
 const EXAMPLES: &str = "\
 Each side is an address (nbd+vsock://2/NAME, nbd+unix:///NAME?socket=PATH, nbd://ADDRESS/NAME), a
@@ -148,14 +146,14 @@ fn parse_count(text: &str) -> Result<usize, String> {
 }
 
 fn parse_request_size(text: &str) -> Result<u64, String> {
-    match parse_size(text)? {
+    match parse_size(text).map_err(|error| error.to_string())? {
         size @ 512..=0x200_0000 => Ok(size),
         _ => Err("it is from 512 to 32M".to_owned()),
     }
 }
 
 fn parse_sparse(text: &str) -> Result<u64, String> {
-    match parse_size(text)? {
+    match parse_size(text).map_err(|error| error.to_string())? {
         0 => Ok(0),
         size @ 512..=0x200_0000 if size.is_power_of_two() => Ok(size),
         _ => Err("it is 0, or a power of two from 512 to 32M".to_owned()),

@@ -3,16 +3,14 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use human::parse_duration;
 use serde_json::json;
 
 use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::{
-    attach::{AttachError, Device, attached, release},
-    size::parse_duration,
-};
+use crate::attach::{AttachError, Device, attached, release};
 
 /// Between two looks at a relay that is ending.
 const LOOK: Duration = Duration::from_millis(20);

@@ -41,34 +41,9 @@ fn escaped(json: &str) -> String {
     text
 }
 
-/// As nbdinfo prints sizes: with a suffix where that is exact.
-pub(crate) fn exact_size(size: u64) -> Option<String> {
-    let letters = ["K", "M", "G", "T", "P", "E"];
-    let power = usize::try_from(size.trailing_zeros() / 10).ok()?.min(letters.len());
-    let letter = letters.get(power.checked_sub(1)?).filter(|_| size > 0)?;
-    Some(format!("{}{letter}", size >> (10 * power)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_the_suffix_that_is_exact() {
-        for (size, text) in [
-            (0, None),
-            (513, None),
-            (1000, None),
-            (1024, Some("1K")),
-            (1536, None),
-            (2_125_119_488, Some("2075312K")),
-            (1 << 30, Some("1G")),
-            (3 << 61, Some("6E")),
-            (1 << 63, Some("8E")),
-        ] {
-            assert_eq!(exact_size(size).as_deref(), text, "{size}");
-        }
-    }
 
     #[test]
     fn what_a_server_says_does_not_move_the_cursor() {

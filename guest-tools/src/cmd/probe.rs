@@ -6,6 +6,8 @@ use std::{
 };
 
 use clap::Args;
+use doctor::{Finding, Verdict, guest};
+use human::{chain, parse_duration, print_size};
 use nbd::{Uri, uri::Place};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -19,15 +21,7 @@ use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::{
-    chain,
-    cli::Target,
-    dial::DialError,
-    error::SessionError,
-    greet,
-    probe::{self, Finding, Verdict},
-    size::{parse_duration, print_size},
-};
+use crate::{cli::Target, dial::DialError, error::SessionError, greet};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,7 +77,7 @@ pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
     let works = works(&connection);
     let waited = begun.elapsed().as_secs_f64();
     let mut findings = match uri.place {
-        Place::Vsock { .. } => probe::look(),
+        Place::Vsock { .. } => guest::examine(),
         _ => Vec::new(),
     };
     findings.extend(connection);
@@ -92,10 +86,10 @@ pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
             "uri": uri.to_string(),
             "works": works,
             "waited": (waited * 1e3).round() / 1e3,
-            "findings": findings.iter().map(Finding::json).collect::<Value>(),
+            "findings": findings.iter().map(in_json).collect::<Value>(),
         }))?;
     } else {
-        print(&findings.iter().map(Finding::text).collect::<String>())?;
+        print(&findings.iter().map(Finding::to_string).collect::<String>())?;
     }
     let fault = findings.into_iter().rfind(|finding| finding.verdict == Verdict::Fault);
     match fault.filter(|_| !works) {
@@ -105,6 +99,14 @@ pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
         }
         None => Ok(()),
     }
+}
+
+fn in_json(finding: &Finding) -> Value {
+    let Finding { id, verdict, evidence, meaning, hint, .. } = finding;
+    json!({
+        "id": id, "verdict": verdict.word(), "evidence": evidence, "meaning": meaning,
+        "hint": hint.as_ref().map(ToString::to_string),
+    })
 }
 
 /// A server greeted. Which export it opens is another matter.
@@ -120,33 +122,33 @@ fn is_hopeless(connection: &[Finding]) -> bool {
 /// Tries it.
 fn connect(uri: &Uri) -> Vec<Finding> {
     let connected = || {
-        Finding::new("connect", Verdict::Ok, format!("{uri} takes connections"))
+        Finding::bare("connect", Verdict::Ok, format!("{uri} takes connections"))
             .meaning("the way there is open")
     };
-    let greeted = || Finding::new("server", Verdict::Ok, "it speaks NBD");
+    let greeted = || Finding::bare("server", Verdict::Ok, "it speaks NBD");
     match greet::describe(uri) {
         Ok(server) => {
             let size = server.exports.first().and_then(|export| export.described.as_ref().ok());
             let size = print_size(size.map_or(0, |described| described.size));
-            let export = Finding::new("export", Verdict::Ok, format!("{:?}: {size}", uri.export));
+            let export = Finding::bare("export", Verdict::Ok, format!("{:?}: {size}", uri.export));
             vec![connected(), greeted(), export.meaning("the disk is there")]
         }
         Err(SessionError::Dial(DialError::Connect { hint, source, .. })) => {
             vec![
-                Finding::new("connect", Verdict::Fault, format!("{uri}: {source}"))
+                Finding::bare("connect", Verdict::Fault, format!("{uri}: {source}"))
                     .meaning("no connection")
                     .hint(hint),
             ]
         }
         Err(SessionError::Dial(error)) => {
             vec![
-                Finding::new("connect", Verdict::Fault, chain(&error))
+                Finding::bare("connect", Verdict::Fault, chain(&error).to_string())
                     .meaning(UNTRIED)
                     .hint("see the addresses in 'guest-tools --help'"),
             ]
         }
         Err(SessionError::Refused { source, .. }) => {
-            let refused = Finding::new("export", Verdict::Warning, source.to_string())
+            let refused = Finding::bare("export", Verdict::Warning, source.to_string())
                 .meaning(format!(
                     "the server does not open the export {:?} for this guest",
                     uri.export
@@ -155,13 +157,13 @@ fn connect(uri: &Uri) -> Vec<Finding> {
             vec![connected(), greeted(), refused]
         }
         Err(error @ (SessionError::Closed { .. } | SessionError::Lost { .. })) => {
-            let closed = Finding::new("server", Verdict::Fault, chain(&error))
+            let closed = Finding::bare("server", Verdict::Fault, chain(&error).to_string())
                 .meaning("the connection was taken and ended before a greeting: a rule of the server may refuse this guest, or no server stands behind the listener")
                 .hint("the agent's log on the host names each connection that it refused, and the rule");
             vec![connected(), closed]
         }
         Err(error) => {
-            let other = Finding::new("server", Verdict::Fault, chain(&error))
+            let other = Finding::bare("server", Verdict::Fault, chain(&error).to_string())
                 .meaning("what listens there is no NBD server that can be used")
                 .hint("check the port, and the server's version");
             vec![connected(), other]

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use human::{parse_size, print_size};
 use nbd::{Uri, wire::TransmissionFlags};
 use serde_json::{Map, Value};
 
@@ -12,7 +13,6 @@ use crate::{
     error::SessionError,
     link::{Link, Order},
     session,
-    size::{parse_size, print_size},
 };
 
 /// A range of the export, up to its end if nothing else is said.

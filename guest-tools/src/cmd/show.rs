@@ -1,6 +1,7 @@
 //! How `info` and `list` print a server and its exports: nbdinfo's words and order for people, its
 //! keys for programs. What it finds out by reading the disk (`content`) is not here.
 
+use human::exact_size;
 use nbd::{
     Framing, Uri,
     negotiate::Described,
@@ -8,7 +9,7 @@ use nbd::{
 };
 use serde_json::{Map, Value, json};
 
-use super::print::{exact_size, quoted};
+use super::print::quoted;
 use crate::greet::{Known, Server};
 
 /// nbdinfo's keys, in its order.

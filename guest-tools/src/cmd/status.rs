@@ -1,16 +1,14 @@
 //! `status`: which devices are attached, and how their connections are.
 
 use clap::Args;
+use human::print_size;
 use serde_json::Value;
 
 use super::{
     CommandError,
     print::{print, print_json, quoted},
 };
-use crate::{
-    attach::{AttachError, Device, attached},
-    size::print_size,
-};
+use crate::attach::{AttachError, Device, attached};
 
 const EXAMPLES: &str = "\
 Examples:

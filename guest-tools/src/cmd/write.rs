@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::Args;
+use human::{parse_size, print_size};
 use nbd::wire::TransmissionFlags;
 use serde_json::json;
 
@@ -17,7 +18,6 @@ use crate::{
     error::SessionError,
     link::Link,
     session::{self, Durability},
-    size::{parse_size, print_size},
     stamp::Stamp,
     sys,
 };

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use human::print_size;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::{error::SessionError, size::print_size, stamp::Change};
+use crate::{error::SessionError, stamp::Change};
 
 /// What can go wrong. Names are those of the command line.
 #[derive(Debug, Error)]

@@ -14,23 +14,11 @@ use std::{
 use nix::errno::Errno;
 
 mod ioctl {
-    // IOCTL_VM_SOCKETS_GET_LOCAL_CID of <linux/vm_sockets.h>, _IO(7, 0xb9).
-    nix::ioctl_read_bad!(vm_sockets_get_local_cid, 0x7b9, u32);
     // <linux/fs.h>: group 0x12, encoded without a direction or size ("bad" in nix's words).
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), i32);
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
     // LOOP_GET_STATUS64 of <linux/loop.h>.
     nix::ioctl_read_bad!(loop_get_status64, 0x4c05, [u64; 29]);
-}
-
-/// The CID of this machine, asked of an open /dev/vsock. `VMADDR_CID_ANY` (2^32-1) where no
-/// transport has given it one.
-pub(crate) fn local_cid(device: &File) -> Result<u32, Errno> {
-    let mut cid = 0;
-    // SAFETY: the descriptor is open while `device` lives, and the kernel writes one u32 to `cid`;
-    // on another kind of file it is refused with ENOTTY.
-    unsafe { ioctl::vm_sockets_get_local_cid(device.as_raw_fd(), &raw mut cid) }?;
-    Ok(cid)
 }
 
 /// Smallest unit of I/O of a block device in bytes (BLKSSZGET).

@@ -1,7 +1,8 @@
 //! What is printed, and what is run on which answer.
 
+use doctor::Step;
+
 use super::*;
-use crate::doctor::Step;
 
 fn finding(verdict: Verdict, hint: Option<Hint>) -> Finding {
     Finding {

@@ -12,6 +12,7 @@ mod watch;
 use std::{error::Error, fmt, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use human::chain;
 use qemu::{
     cid::Range,
     qmp::{self, Client, Limits},
@@ -72,16 +73,8 @@ impl fmt::Display for Failed {
 
 impl Error for Failed {}
 
-fn failed(error: &dyn Error, hint: Option<String>) -> Box<dyn Error> {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        cause = error.source();
-    }
+fn failed(error: &(dyn Error + 'static), hint: Option<String>) -> Box<dyn Error> {
+    let mut line = chain(error).to_string();
     if let Some(hint) = hint {
         line = format!("{line}; {hint}");
     }

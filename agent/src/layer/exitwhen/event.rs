@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{causes::chain, child::Job, sys::poll};
+use human::chain;
+
+use crate::{child::Job, sys::poll};
 
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_mins(1);

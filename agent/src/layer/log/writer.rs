@@ -12,10 +12,11 @@ use std::{
     time::Duration,
 };
 
+use human::chain;
 use thiserror::Error;
 
 use super::line::{Line, Type, Value};
-use crate::{causes::chain, child::Job};
+use crate::child::Job;
 
 /// Bytes of lines that may wait: about 50,000 lines.
 const ROOM: usize = 16 << 20;

@@ -6,12 +6,10 @@ use std::{
     process::Command,
 };
 
+use human::chain;
 use thiserror::Error;
 
-use crate::{
-    causes::chain,
-    child::{ChildError, Job, Printed},
-};
+use crate::child::{ChildError, Job, Printed};
 
 /// Bytes that a file or a command may give, at most: it may be one that never ends.
 const MOST: u64 = 1 << 30;

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use human::chain;
 use nbd::wire::Errno as Code;
 use nix::poll::{PollFd, PollTimeout, poll};
 
@@ -22,7 +23,7 @@ use super::{
     super::{notify::tell, redial::pause, state::Phase},
     Net, REPLAYED, Relay,
 };
-use crate::{chain, error::SessionError, link::Link};
+use crate::{error::SessionError, link::Link};
 
 /// Changes that are asked for again at a time.
 const DEPTH: usize = 8;
@@ -32,7 +33,7 @@ const GOODBYE: Duration = Duration::from_secs(10);
 impl Relay {
     pub(super) fn unless_broken(&mut self, done: Result<(), SessionError>) {
         if let Err(error) = done {
-            self.broke(&chain(&error));
+            self.broke(&chain(&error).to_string());
         }
     }
 

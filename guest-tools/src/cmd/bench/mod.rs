@@ -10,6 +10,7 @@ mod page;
 use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
+use human::{chain, exact_size, parse_duration, parse_size};
 use nbd::wire::TransmissionFlags;
 use serde_json::{Value, json};
 
@@ -18,12 +19,7 @@ use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::{
-    chain,
-    cli::Target,
-    link::Link,
-    size::{parse_duration, parse_size},
-};
+use crate::{cli::Target, link::Link};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -169,7 +165,7 @@ fn told(case: Case, outcome: &Outcome) -> Value {
         "latency": latency,
         "cpu_per_request": cpu_each(case, outcome, *cpu),
         "failed": failed,
-        "error": why.as_ref().map(|why| chain(why)),
+        "error": why.as_ref().map(|why| chain(why).to_string()),
     })
 }
 
@@ -182,7 +178,7 @@ fn row(case: Case, outcome: &Outcome) -> String {
     let mut text = format!(
         "{:9} {:>6} {:>5} {:>5} {rate:>12.0} {:>9.1} {:>8.1} {:>8.1} {:>8.0}\n",
         case.mode.name(),
-        super::print::exact_size(case.size).unwrap_or_else(|| case.size.to_string()),
+        exact_size(case.size).unwrap_or_else(|| case.size.to_string()),
         case.depth,
         case.connections,
         rate * float(case.size) / f64::from(1 << 20),
@@ -191,7 +187,7 @@ fn row(case: Case, outcome: &Outcome) -> String {
         micros(outcome.latencies.longest()),
     );
     if outcome.failed > 0 {
-        let why = outcome.why.as_ref().map_or_else(String::new, |why| chain(why));
+        let why = outcome.why.as_ref().map_or_else(String::new, |why| chain(why).to_string());
         let (failed, gap) = (outcome.failed, "");
         text = format!("{text}{gap:10}{failed} connections failed: {why}\n");
     }

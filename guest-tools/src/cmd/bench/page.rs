@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use human::exact_size;
 use serde_json::Value;
 
 const STYLE: &str = "\
@@ -123,7 +124,7 @@ fn table(page: &mut String, runs: &[&Value]) {
 fn name(case: &Value) -> String {
     let number = |key: &str| case[key].as_u64().unwrap_or(0);
     let size = number("size");
-    let size = super::super::print::exact_size(size).unwrap_or_else(|| size.to_string());
+    let size = exact_size(size).unwrap_or_else(|| size.to_string());
     let mode = case["mode"].as_str().unwrap_or("?");
     format!("{mode} {size}, depth {}, {} conn.", number("depth"), number("connections"))
 }

@@ -15,6 +15,7 @@ mod rounds;
 use std::time::Instant;
 
 use clap::Args;
+use human::{parse_size, print_size};
 use nbd::wire::TransmissionFlags;
 use serde_json::json;
 
@@ -23,7 +24,6 @@ use super::{CommandError, print::print_json, range::Range};
 use crate::{
     cli::Target,
     link::{Link, Order},
-    size::{parse_size, print_size},
 };
 
 const EXAMPLES: &str = "\

@@ -1,0 +1,15 @@
+//! Values as people write and read them: sizes, times, and an error with its causes. Both programs
+//! read their command lines and print their errors by this, so that they read and print alike.
+//!
+//! Sizes and times have nbdkit's syntax. humansize and humantime have others: there `1k` is 1000
+//! bytes, and a time needs a unit.
+
+mod causes;
+mod duration;
+mod size;
+
+pub use self::{
+    causes::{Chain, chain},
+    duration::{DurationError, parse_duration},
+    size::{SIZE_MAX, SizeError, exact_size, parse_size, print_size},
+};
