@@ -8,7 +8,7 @@ use crate::{
     params::{Key, Params},
     stack::BuildError,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "blocksize-policy",
@@ -164,7 +164,11 @@ impl Policed {
     }
 }
 
-impl Disk for Policed {
+impl Layer for Policed {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let (block_advertised, block_preferred, block_maximum) = self.sizes;
         let write_cutoff = self.endured;
@@ -189,10 +193,6 @@ impl Disk for Policed {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         self.check(op).is_ok()
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -230,13 +230,13 @@ mod tests {
     #[test]
     fn what_ends_a_connection_is_longer_than_what_is_told() {
         let policy = Policy { minimum: Some(512), endured: Some(10_000), ..NONE };
-        let info = Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy).info();
+        let info = Disk::info(&Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy));
         assert_eq!((info.block_maximum, info.write_cutoff), (9728, 10_000));
     }
 
     #[test]
     fn clients_are_told_sizes_that_fit_together() {
-        let info = policed(65536, u32::MAX, Refuse::None).info();
+        let info = Disk::info(&policed(65536, u32::MAX, Refuse::None));
         let told = (info.block_minimum, info.block_advertised, info.block_preferred);
         assert_eq!(told, (1, 65536, 65536));
         assert_eq!(info.block_maximum, 32 << 20);

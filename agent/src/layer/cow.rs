@@ -21,8 +21,8 @@ use crate::{
     stack::{BuildError, Stack},
 };
 use disk::{
-    Answer, Client, Disk, DiskError, DiskInfo, Extent, Kind as DiskKind, Op, Piece, Progress, Turn,
-    Verb, execute_all, in_pieces,
+    Answer, Client, Disk, DiskError, DiskInfo, Extent, Kind as DiskKind, Layer, Op, Piece,
+    Progress, Turn, Verb, execute_all, in_pieces,
 };
 
 pub(super) const NAME: &str = "cow";
@@ -245,7 +245,11 @@ const MOST_BLOCKS: usize = 1 << 20;
 /// Blocks that one request for extents looks at: some milliseconds.
 const LOOKED_AT: usize = 1 << 14;
 
-impl Disk for CowDisk {
+impl Layer for CowDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let identity = below.identity.map(|below| below.and_disk(self.overlay.identity()));
@@ -303,10 +307,6 @@ impl Disk for CowDisk {
             Verb::Open => DiskError { verb: op.verb(), at, len, ..error },
             _ => error,
         })
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

@@ -7,7 +7,9 @@ use crate::{
     params::{Key, ParamError, Params},
     stack::BuildError,
 };
-use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Kind, Op, Progress, Throttle, Turn, Verb};
+use disk::{
+    Answer, Asked, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Throttle, Turn, Verb,
+};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
@@ -122,7 +124,11 @@ impl Delay {
     }
 }
 
-impl Disk for Delay {
+impl Layer for Delay {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         DiskInfo { can_fast_zero: below.can_fast_zero || self.times.no_fast_zero, ..below }
@@ -140,10 +146,6 @@ impl Disk for Delay {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         self.check(op).is_ok()
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 
     fn throttles(&self) -> bool {
@@ -226,11 +228,11 @@ mod tests {
         let below = Arc::new(Delay { below: memory, times: first });
         let disk = Delay { below, times: second };
         let start = tokio::time::Instant::now();
-        disk.throttle(asked(Verb::Read)).await;
+        Disk::throttle(&disk, asked(Verb::Read)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.throttle(asked(Verb::Write)).await;
+        Disk::throttle(&disk, asked(Verb::Write)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.linger().await;
+        Disk::linger(&disk).await;
         assert_eq!(start.elapsed().as_secs(), 12);
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use super::{Entry, absolute, each};
 use crate::params::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Kind, Layer, Op, Progress, Turn, Verb};
 
 const ERROR: &str = "EPERM|EIO|ENOMEM|EINVAL|ENOSPC|ENOTSUP|EOVERFLOW|ESHUTDOWN";
 const RATE: &str = "N%|0..1|N:M";
@@ -173,9 +173,9 @@ fn injected(failing: &Failing, op: &Op<'_>) -> DiskError {
     DiskError { source: Some(source), ..DiskError::new(failing.kind, failing.verb, op.range()) }
 }
 
-impl Disk for ErrorDisk {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
+impl Layer for ErrorDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
@@ -203,10 +203,6 @@ impl Disk for ErrorDisk {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         self.errors.of(op.verb()).is_none()
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     stack::Stack,
     tenant::Tenant,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
+use disk::{Disk, DiskInfo, Layer, Op};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exportname",
@@ -197,24 +197,16 @@ struct Described {
     description: Option<String>,
 }
 
-impl Disk for Described {
+impl Layer for Described {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         DiskInfo { description: self.description.clone(), ..self.below.info() }
     }
 
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.execute(op, answer)
-    }
-
     fn passes(&self, _: &Op<'_>) -> bool {
         true
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Entry, each};
 use crate::params::Key;
-use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Layer, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
 
@@ -71,7 +71,11 @@ impl Fua {
     }
 }
 
-impl Disk for Fua {
+impl Layer for Fua {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let can_fua = match self.mode {
@@ -108,10 +112,6 @@ impl Disk for Fua {
     fn passes(&self, op: &Op<'_>) -> bool {
         matches!(op, Op::Read { .. })
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
     fn only_none_does_not_offer_it() {
         for (mode, offered) in [(Mode::None, false), (Mode::Pass, true), (Mode::Discard, true)] {
             let disk = Fua { below: Arc::new(Recorder::default()), mode };
-            assert_eq!(disk.info().can_fua, offered);
+            assert_eq!(Disk::info(&disk).can_fua, offered);
         }
     }
 

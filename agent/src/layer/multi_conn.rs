@@ -11,7 +11,7 @@ use std::sync::Arc;
 use self::group::{Connection, Groups};
 use super::{Entry, each};
 use crate::params::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["auto", "emulate", "plugin", "disable", "unsafe"];
 
@@ -125,7 +125,11 @@ fn is_refusal(kind: Kind) -> bool {
     matches!(kind, Kind::Denied | Kind::Invalid | Kind::Unsupported | Kind::TooLarge)
 }
 
-impl Disk for MultiConn {
+impl Layer for MultiConn {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let multi_conn = match self.mode {
@@ -170,10 +174,6 @@ impl Disk for MultiConn {
 
     fn passes(&self, _: &Op<'_>) -> bool {
         self.emulated.is_none()
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

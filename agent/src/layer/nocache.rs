@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{Entry, each};
 use crate::params::Key;
 use disk::{
-    Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
+    Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb, execute_all,
+    in_pieces,
 };
 
 /// Read at once where caching is emulated, bytes.
@@ -39,7 +40,11 @@ struct NoCache {
     mode: Mode,
 }
 
-impl Disk for NoCache {
+impl Layer for NoCache {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         DiskInfo { can_cache: self.mode != Mode::None, ..self.below.info() }
     }
@@ -66,17 +71,13 @@ impl Disk for NoCache {
                 answer.clear();
                 done
             }
-            (Op::Cache { .. }, _) => self.try_execute(op, answer).map(|_| Progress::Done),
+            (Op::Cache { .. }, _) => Layer::try_execute(self, op, answer).map(|_| Progress::Done),
             _ => self.below.execute(op, answer),
         }
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
         op.verb() != Verb::Cache
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -95,7 +96,9 @@ mod tests {
         assert_eq!(cache(Mode::None).unwrap_err().kind, Kind::Invalid);
         assert_eq!(cache(Mode::Emulate).unwrap(), 0);
         assert_eq!(cache(Mode::Nop).unwrap(), 0);
-        assert!(!disk(Mode::None).info().can_cache);
-        assert!(disk(Mode::Emulate).info().can_cache && disk(Mode::Nop).info().can_cache);
+        assert!(!Disk::info(&disk(Mode::None)).can_cache);
+        assert!(
+            Disk::info(&disk(Mode::Emulate)).can_cache && Disk::info(&disk(Mode::Nop)).can_cache
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Entry, each};
-use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Layer, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
@@ -17,7 +17,11 @@ struct NoExtents {
     below: Arc<dyn Disk>,
 }
 
-impl Disk for NoExtents {
+impl Layer for NoExtents {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         DiskInfo { can_extents: false, ..self.below.info() }
     }
@@ -32,17 +36,13 @@ impl Disk for NoExtents {
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if let Op::Extents { .. } = op {
-            return self.try_execute(op, answer).map(|_| Progress::Done);
+            return Layer::try_execute(self, op, answer).map(|_| Progress::Done);
         }
         self.below.execute(op, answer)
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
         !matches!(op, Op::Extents { .. })
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn all_is_data() {
         let disk = NoExtents { below: Arc::new(MemoryDisk::new(1 << 30)) };
-        assert!(!disk.info().can_extents);
+        assert!(!Disk::info(&disk).can_extents);
         let data = Extent { len: 1 << 20, hole: false, zero: false };
         assert_eq!(extents(&disk, 4096, 1 << 20, false), [data]);
     }

@@ -10,7 +10,8 @@ use crate::{
     stack::BuildError,
 };
 use disk::{
-    Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
+    Answer, Data, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb, execute_all,
+    in_pieces,
 };
 
 /// Written at once where zeroes are emulated.
@@ -125,7 +126,11 @@ impl NoZero {
     }
 }
 
-impl Disk for NoZero {
+impl Layer for NoZero {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let can_zero = self.modes.zero != Zero::None;
@@ -157,10 +162,6 @@ impl Disk for NoZero {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         !matches!(op, Op::Zero { .. })
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use self::control::Socket;
 use super::{Entry, absolute, each};
 use crate::{params::Key, stack::BuildError};
-use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn};
+use disk::{Answer, Asked, Disk, DiskError, Layer, Op, Progress, Throttle};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "pause",
@@ -110,22 +110,15 @@ struct Pause {
     state: Arc<State>,
 }
 
-impl Disk for Pause {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
-    }
-
-    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::WouldBlock)
+// No request passes: each one comes to `execute`, which counts it.
+impl Layer for Pause {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let _busy = self.state.begin();
         self.below.execute(op, answer)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 
     fn throttles(&self) -> bool {
@@ -159,15 +152,15 @@ mod tests {
         let state = Arc::new(State::default());
         let below = Arc::new(MemoryDisk::new(1 << 20));
         let disk = Arc::new(Pause { below, state: Arc::clone(&state) });
-        assert!(disk.throttles() && is_ready(disk.throttle(READ)));
+        assert!(Disk::throttles(&*disk) && is_ready(Disk::throttle(&*disk, READ)));
         state.pause().await;
-        assert!(!is_ready(disk.throttle(Asked { verb: Verb::Flush, ..READ })));
+        assert!(!is_ready(Disk::throttle(&*disk, Asked { verb: Verb::Flush, ..READ })));
         // One that was held no longer when the pause came.
         let late = Arc::clone(&disk);
         let thread = thread::spawn(move || testing::read(&*late, 0, 1));
         assert!(is_ready(state.pause()), "it is paused already");
         state.resume();
-        disk.throttle(READ).await;
+        Disk::throttle(&*disk, READ).await;
         thread.join().unwrap();
     }
 

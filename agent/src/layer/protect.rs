@@ -6,8 +6,7 @@ use std::{ops::Range, sync::Arc};
 use super::{Entry, each, window};
 use crate::{params::Key, units::parse_number};
 use disk::{
-    Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, PIECE, Progress, Turn, execute_all,
-    in_pieces,
+    Answer, Data, Disk, DiskError, Kind, Layer, Op, PIECE, Progress, execute_all, in_pieces,
 };
 
 /// Compared at once, bytes.
@@ -141,13 +140,9 @@ impl Protect {
     }
 }
 
-impl Disk for Protect {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
-    }
-
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        if self.touches(op) { Ok(Turn::WouldBlock) } else { self.below.try_execute(op, answer) }
+impl Layer for Protect {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
@@ -186,10 +181,6 @@ impl Disk for Protect {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         !self.touches(op)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     params::{Key, ParamError, Params},
     tenant::Tenant,
 };
-use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn, Verb};
+use disk::{Asked, Disk, Layer, Op, Throttle, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "rate",
@@ -122,25 +122,13 @@ impl Rate {
     }
 }
 
-impl Disk for Rate {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
-    }
-
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.execute(op, answer)
+impl Layer for Rate {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn passes(&self, _: &Op<'_>) -> bool {
         true
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 
     fn throttles(&self) -> bool {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use super::{Entry, absolute, each};
 use crate::params::Key;
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "readonly",
@@ -31,7 +31,11 @@ fn denied(op: &Op<'_>) -> DiskError {
     DiskError::new(Kind::Denied, op.verb(), op.range())
 }
 
-impl Disk for Readonly {
+impl Layer for Readonly {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let info = self.below.info();
         // The file comes and goes, and a client is told once.
@@ -57,10 +61,6 @@ impl Disk for Readonly {
     fn passes(&self, op: &Op<'_>) -> bool {
         !writes(op)
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn writes_trims_and_zeroes_are_denied() {
         let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file: None };
-        assert!(disk.info().read_only);
+        assert!(Disk::info(&disk).read_only);
         for mut op in [
             Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false },
             Op::Trim { at: 0, len: 1, fua: false },
@@ -89,7 +89,7 @@ mod tests {
         let path = dir.path().join("ro");
         let file = Some(Arc::new(path.clone()));
         let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file };
-        assert!(!disk.info().read_only);
+        assert!(!Disk::info(&disk).read_only);
         let write = || run(&disk, &mut Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false });
         write().unwrap();
         std::fs::write(&path, "").unwrap();

@@ -20,7 +20,7 @@ use crate::{
     params::{Key, Params},
     stack::BuildError,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, Layer, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "stats",
@@ -108,9 +108,9 @@ struct Counted {
     stats: Arc<Stats>,
 }
 
-impl Disk for Counted {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
+impl Layer for Counted {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
@@ -131,10 +131,6 @@ impl Disk for Counted {
             Progress::Until(bytes) => self.stats.counts.add_part(verb, bytes, started.elapsed()),
         }
         Ok(progress)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     stack::BuildError,
 };
 use disk::{
-    Answer, Data, Disk, DiskError, DiskInfo, Extent, Kind, Op, Piece, Progress, Turn, Verb,
+    Answer, Data, Disk, DiskError, DiskInfo, Extent, Kind, Layer, Op, Piece, Progress, Turn, Verb,
 };
 
 pub(super) const ENTRY: Entry = Entry {
@@ -128,7 +128,11 @@ impl Truncate {
     }
 }
 
-impl Disk for Truncate {
+impl Layer for Truncate {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let identity = below.identity.map(|all| all.and("truncate", &[self.size]));
@@ -172,10 +176,6 @@ impl Disk for Truncate {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         self.is_there(op)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -237,6 +237,6 @@ mod tests {
         let disk = disk(3000, 1000);
         write(&disk, 0, &[7; 1000]);
         assert_eq!(bytes_of(&read(&disk, 0, 1000)), [7; 1000]);
-        assert_eq!(disk.info().size, 1000);
+        assert_eq!(Disk::info(&disk).size, 1000);
     }
 }

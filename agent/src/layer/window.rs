@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use disk::{
-    Answer, Asked, Disk, DiskError, DiskInfo, Op, Piece, Progress, Turn, Verb, Waiter, execute_all,
-    room,
+    Answer, Asked, Disk, DiskError, DiskInfo, Layer, Op, Piece, Progress, Turn, Verb, Waiter,
+    execute_all, room,
 };
 
 /// `len` bytes of `below` from `start` on.
@@ -23,7 +23,7 @@ impl Window {
     }
 
     /// Does `act` with the request where it lies below, and puts it back.
-    fn below<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&dyn Disk, &mut Op<'_>) -> T) -> T {
+    fn shifted<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&dyn Disk, &mut Op<'_>) -> T) -> T {
         if let Some(at) = offset(op) {
             *at += self.start;
         }
@@ -52,7 +52,11 @@ fn offset<'a>(op: &'a mut Op<'_>) -> Option<&'a mut u64> {
     }
 }
 
-impl Disk for Window {
+impl Layer for Window {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         // A disk that takes whole blocks only does so at its own borders.
@@ -61,24 +65,21 @@ impl Disk for Window {
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below(op, |below, op| below.try_execute(op, answer)).map_err(|error| self.told(error))
+        self.shifted(op, |below, op| below.try_execute(op, answer))
+            .map_err(|error| self.told(error))
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below(op, |below, op| below.execute(op, answer)).map_err(|error| self.told(error))
+        self.shifted(op, |below, op| below.execute(op, answer)).map_err(|error| self.told(error))
     }
 
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
-        self.below(op, |below, op| below.begin(op, waiter));
+        self.shifted(op, |below, op| below.begin(op, waiter));
     }
 
     fn is_brief(&self, asked: Asked) -> bool {
         let (at, len) = asked.range;
         self.below.is_brief(Asked { range: (at + self.start, len), ..asked })
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -112,7 +113,7 @@ mod tests {
     fn requests_land_where_the_window_stands() {
         let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let window = Window::new(Arc::clone(&below), 1001, 500_000).unwrap();
-        assert_eq!(window.info().size, 500_000);
+        assert_eq!(Disk::info(&window).size, 500_000);
         write(&window, 0, b"first");
         write(&window, 499_996, b"last");
         assert_eq!(bytes_of(&read(&*below, 1001, 5)), b"first");
@@ -133,7 +134,7 @@ mod tests {
         let options = file::Options { cache: file::Cache::None, ..file::Options::default() };
         let below: Arc<dyn Disk> = Arc::new(FileDisk::open(file.path(), options).unwrap());
         let window = Window::new(Arc::clone(&below), 8192, 500_000).unwrap();
-        assert_eq!(window.begins(), below.begins());
+        assert_eq!(Disk::begins(&window), below.begins());
         for fill in [1, 2] {
             write(&window, 4096, &[fill; 4096]);
             assert_eq!(bytes_of(&read(&window, 4096, 4096)), [fill; 4096]);
@@ -142,7 +143,7 @@ mod tests {
         let cached = Asked { verb: Verb::Write, range: (1, 4096), fast: false, durable: false };
         let below = Arc::new(FileDisk::open(file.path(), file::Options::default()).unwrap());
         let window = Window::new(below, 4095, 500_000).unwrap();
-        assert!(window.is_brief(cached), "below it is a whole page");
+        assert!(Disk::is_brief(&window, cached), "below it is a whole page");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
     shell::{self, Turn as Permission},
     stack::BuildError,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, FileDisk, Identity, Kind, Layer, Op, Turn, Verb};
 
 pub(super) const TYPE: Key =
     Key::once("type", "FS", "The filesystem, as mkfs(8) -t [default: ext4]");
@@ -187,23 +187,20 @@ impl<H> Made<H> {
     }
 }
 
-impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
+impl<H: Send + Sync + std::fmt::Debug> Layer for Made<H> {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
+
     fn info(&self) -> DiskInfo {
         // No second connection sees the same disk.
         let (identity, ephemeral) = (self.identity, self.ephemeral);
         DiskInfo { multi_conn: false, identity, ephemeral, ..self.disk.info() }
     }
 
+    // No request passes, because one that the kernel goes on with may outlive this disk and the lock on its file.
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         self.disk.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.disk.execute(op, answer)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&self.disk)
     }
 }
 

@@ -212,19 +212,15 @@ struct Said {
     edit: fn(&mut DiskInfo),
 }
 
-impl Disk for Said {
+impl Layer for Said {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let mut info = self.below.info();
         (self.edit)(&mut info);
         info
-    }
-
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.execute(op, answer)
     }
 }
 
@@ -252,15 +248,15 @@ fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
     let (one, other) = (memory(8192), memory(8192));
     let first = over(&overlays, "a", &one).unwrap();
     write(&first, 0, b"x");
-    let said = first.info();
+    let said = Disk::info(&first);
     assert_eq!(first_byte(&over(&overlays, "a", &one).unwrap()), b'x', "at the same time");
     assert_eq!(first_byte(&over(&overlays, "b", &one).unwrap()), 0, "another name");
     drop(first);
     let again = over(&overlays, "a", &one).unwrap();
-    assert_eq!((first_byte(&again), again.info()), (b'x', said.clone()));
+    assert_eq!((first_byte(&again), Disk::info(&again)), (b'x', said.clone()));
     let replaced = over(&overlays, "a", &other).unwrap();
     assert_eq!(first_byte(&replaced), 0, "another disk");
-    assert_ne!(replaced.info().identity, said.identity);
+    assert_ne!(Disk::info(&replaced).identity, said.identity);
     assert_eq!(first_byte(&again), b'x', "who has the last one keeps it");
     assert_eq!(overlays.len(), 1);
 }
@@ -272,7 +268,7 @@ fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
         Arc::new(Said { below: memory(8192), edit: |info| info.ephemeral = true });
     let first = over(&overlays, "", &below).unwrap();
     write(&first, 0, b"x");
-    assert!(first.info().ephemeral && !first.info().multi_conn);
+    assert!(Disk::info(&first).ephemeral && !Disk::info(&first).multi_conn);
     assert_eq!(first_byte(&over(&overlays, "", &below).unwrap()), 0);
     assert_eq!(overlays.len(), 0);
     let overlay = Arc::downgrade(&first.overlay);
@@ -284,12 +280,16 @@ fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
 fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
     let overlays = Overlays::new(4096, unlimited());
     let below = memory(8192);
-    let said = over(&overlays, "0", &below).unwrap().info();
+    let said = Disk::info(&over(&overlays, "0", &below).unwrap());
     for name in 1..100 {
         over(&overlays, &name.to_string(), &below).unwrap();
         assert!(overlays.len() <= 2);
     }
-    assert_eq!(over(&overlays, "0", &below).unwrap().info(), said, "for a client that comes back");
+    assert_eq!(
+        Disk::info(&over(&overlays, "0", &below).unwrap()),
+        said,
+        "for a client that comes back"
+    );
     write(&over(&overlays, "0", &below).unwrap(), 0, b"x");
     over(&overlays, "1", &below).unwrap();
     assert_eq!(first_byte(&over(&overlays, "0", &below).unwrap()), b'x');
@@ -302,7 +302,7 @@ fn where_it_is_not_known_which_disk_it_is_the_name_decides() {
         Arc::new(Said { below: memory(size), edit: |info| info.identity = None })
     };
     let first = over(&overlays, "", &unknown(8192)).unwrap();
-    assert_eq!(first.info().identity, None);
+    assert_eq!(Disk::info(&first).identity, None);
     write(&first, 0, b"x");
     assert_eq!(first_byte(&over(&overlays, "", &unknown(8192)).unwrap()), b'x');
 }
@@ -318,7 +318,8 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
         std::fs::write(file.path(), &bytes[..len]).unwrap();
         Arc::new(disk::FileDisk::open(file.path(), disk::file::Options::default()).unwrap())
     };
-    let whole = |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(disk.info().size).unwrap()));
+    let whole =
+        |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(Disk::info(disk).size).unwrap()));
     let disk = over(&overlays, "", &sized(10_000)).unwrap();
     write(&disk, 9_000, b"end");
     write(&disk, 5, b"begin");

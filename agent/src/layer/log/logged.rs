@@ -10,7 +10,7 @@ use super::{
     line::{Line, Type, Value},
     writer::Writer,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Kind, Layer, Op, Progress, Turn, Verb};
 
 /// What is known of a request without its parameters.
 type Asked = (Verb, (u64, u64));
@@ -69,9 +69,9 @@ impl Drop for Logged {
     }
 }
 
-impl Disk for Logged {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
+impl Layer for Logged {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
@@ -105,10 +105,6 @@ impl Disk for Logged {
             Err(error) => self.leave(asked, id, Err(error)),
         }
         done
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

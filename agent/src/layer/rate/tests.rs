@@ -28,7 +28,7 @@ fn connections(words: &[(&str, &str)]) -> impl FnMut() -> Arc<Rate> + use<> {
 /// Seconds that reading so many bytes takes.
 async fn seconds(disk: &Rate, verb: Verb, bytes: u64) -> f64 {
     let start = Instant::now();
-    disk.throttle(asked(verb, bytes)).await;
+    Disk::throttle(disk, asked(verb, bytes)).await;
     start.elapsed().as_secs_f64()
 }
 
@@ -65,8 +65,8 @@ async fn connections_share_what_is_for_all_and_have_what_is_for_each() {
         let start = Instant::now();
         let (one, other) = (connect(), connect());
         tokio::join!(
-            one.throttle(asked(Verb::Read, 1 << 20)),
-            other.throttle(asked(Verb::Read, 1 << 20))
+            Disk::throttle(&*one, asked(Verb::Read, 1 << 20)),
+            Disk::throttle(&*other, asked(Verb::Read, 1 << 20))
         );
         about(start.elapsed().as_secs_f64(), expected);
     }
@@ -81,7 +81,7 @@ async fn greedy(disk: Arc<Rate>, depth: usize, len: u64) -> u64 {
             let end = Instant::now() + Duration::from_secs(10);
             let mut bytes = 0;
             loop {
-                disk.throttle(asked(Verb::Read, len)).await;
+                Disk::throttle(&*disk, asked(Verb::Read, len)).await;
                 if Instant::now() > end {
                     break;
                 }
