@@ -12,6 +12,8 @@ pub mod command;
 mod doctor;
 mod event_loop;
 pub mod exports;
+pub mod filter;
+pub mod gate;
 pub mod layer;
 pub mod lease;
 pub mod lifecycle;

@@ -1,6 +1,12 @@
 //! The parameters of one plugin or layer: each known, typed, and given as often as it may be.
 
-use std::{error::Error, fmt, str::FromStr, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    path::{self, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -52,6 +58,12 @@ impl Key {
     pub const fn free(name: &'static str, value: &'static str, about: &'static str) -> Self {
         Self { name, value, about, many: true, free: true }
     }
+}
+
+/// A path that stays the same when the agent goes into the background, and with it to `/`.
+pub(crate) fn absolute(path: &str) -> PathBuf {
+    // This fails for an empty path only, which the caller then cannot open.
+    path::absolute(path).unwrap_or_else(|_| path.into())
 }
 
 /// Why the words make no sense to whom they are for.

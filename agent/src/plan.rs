@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::{
     access::Changes,
     admission::Admission,
-    child, layer,
+    child, filter,
     lease::Leases,
     lifecycle::Lifecycle,
     listen::{Address, Adopted, BindError, Given, GivenError, Listener},
@@ -218,13 +218,13 @@ impl Plan {
         changes: &Changes,
     ) -> Result<Stack, BuildError> {
         let mut words = self.params.iter().collect();
-        let layers = layer::choose(&self.filters, &mut words)?;
-        let read_only = self.read_only || layer::spare_below(&layers);
+        let filters = filter::choose(&self.filters, &mut words)?;
+        let read_only = self.read_only || filter::only_reads_below(&filters);
         let changes_user = self.process.user.is_some() || self.process.group.is_some();
         let mut context =
             Context { read_only, changes_user, lifecycle, memory: self.memory.disks() };
         let bottom = plugin::find(&self.plugin)?.build(&words, &mut context)?;
-        let stack = layer::wrap(bottom, &layers, &mut context)?;
+        let stack = filter::wrap(bottom, &filters, &mut context)?;
         let certificates =
             self.tls.verify_peer && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
         let stack = self
@@ -234,7 +234,7 @@ impl Plan {
         if self.machines.is_empty() {
             return Ok(stack);
         }
-        Ok(stack.behind(Arc::clone(leases) as _))
+        Ok(stack.with_first_gate(Arc::clone(leases) as _))
     }
 
     async fn serve(

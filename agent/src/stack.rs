@@ -1,20 +1,31 @@
-//! What a plugin and its layers build: the exports, and the gates before them.
+//! What a plugin and its filters build: the exports, and the gates before them.
 //!
-//! `plugin` makes a stack, each `layer` makes one from the stack below it, and `plan` serves the last.
+//! `plugin` makes a stack, each filter (`layer`, `gate`) makes one from the stack below it, and `plan` serves the last.
 
-use std::{error::Error, io, path::PathBuf, sync::Arc};
+use std::{error::Error, fmt, future::ready, io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
 use crate::{
     access::Gate,
-    exports::Exports,
+    exports::{Exports, Listing, OpenError, Opened, Permit},
     lifecycle::Lifecycle,
-    params::{Kind, ParamError},
+    params::{Key, Kind, ParamError, Params},
 };
-use disk::{MemoryBudget, file::FileError};
+use disk::{Disk, MemoryBudget, file::FileError};
 
-/// What is served so far: a plugin makes the first, each layer makes one from another.
+/// A filter that is built in.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    pub keys: &'static [Key],
+    /// Builds a stack around the stack below.
+    pub(crate) build: fn(&Params<'_>, Stack, &mut Context<'_>) -> Result<Stack, BuildError>,
+}
+
+/// What is served so far: a plugin makes the first, each filter makes one from another.
 #[derive(Debug)]
 pub struct Stack {
     pub exports: Arc<dyn Exports>,
@@ -28,11 +39,66 @@ impl Stack {
         Self { exports: Arc::new(exports), gates: Vec::new() }
     }
 
-    /// The same behind one gate more, which is asked first.
+    /// Adds a gate that is asked before those of the stack.
     #[must_use]
-    pub fn behind(mut self, gate: Arc<dyn Gate>) -> Self {
+    pub fn with_first_gate(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gates.insert(0, gate);
         self
+    }
+
+    /// Adds a gate that is asked after those of the stack: a client that another gate denies does not reach it.
+    #[must_use]
+    pub fn with_last_gate(mut self, gate: Arc<dyn Gate>) -> Self {
+        self.gates.push(gate);
+        self
+    }
+
+    /// Puts each disk, whenever it is opened, into the disk that `around` makes of it at once.
+    pub(crate) fn each<F>(self, around: F) -> Self
+    where
+        F: Fn(Arc<dyn Disk>, &Permit) -> Result<Arc<dyn Disk>, OpenError> + Send + Sync + 'static,
+    {
+        self.each_later(move |below, permit| Box::pin(ready(around(below, permit))))
+    }
+
+    /// As `each`, where `around` waits for something.
+    pub(crate) fn each_later<F>(self, around: F) -> Self
+    where
+        F: Fn(Arc<dyn Disk>, &Permit) -> Opened<'_> + Send + Sync + 'static,
+    {
+        let exports = Arc::new(Each { below: self.exports, around });
+        Self { exports, gates: self.gates }
+    }
+}
+
+struct Each<F> {
+    below: Arc<dyn Exports>,
+    around: F,
+}
+
+impl<F> fmt::Debug for Each<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Each").field("below", &self.below).finish_non_exhaustive()
+    }
+}
+
+impl<F> Exports for Each<F>
+where
+    F: Fn(Arc<dyn Disk>, &Permit) -> Opened<'_> + Send + Sync,
+{
+    fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
+        self.below.list(permit)
+    }
+
+    fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
+        Box::pin(async move {
+            let below = self.below.open(name, permit).await?;
+            (self.around)(below, permit).await
+        })
+    }
+
+    fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
+        self.below.canonical(name)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{io, sync::Arc};
 
-use super::{Entry, each};
+use super::Entry;
 use crate::{
     params::{Key, Params},
     stack::BuildError,
@@ -30,7 +30,7 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let policy = Policy::parse(params)?;
-        Ok(each(stack, move |below, _| Ok(Arc::new(Policed::new(below, policy)))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Policed::new(below, policy)))))
     },
 };
 

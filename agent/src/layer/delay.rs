@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Entry, each, each_later};
+use super::Entry;
 use crate::{
     params::{Key, ParamError, Params},
     stack::BuildError,
@@ -36,9 +36,9 @@ pub(super) const ENTRY: Entry = Entry {
         }
         let around = move |below| -> Arc<dyn Disk> { Arc::new(Delay { below, times }) };
         Ok::<_, BuildError>(if times.open.is_zero() {
-            each(stack, move |below, _| Ok(around(below)))
+            stack.each(move |below, _| Ok(around(below)))
         } else {
-            each_later(stack, move |below, _| {
+            stack.each_later(move |below, _| {
                 Box::pin(async move {
                     tokio::time::sleep(times.open).await;
                     Ok(around(below))

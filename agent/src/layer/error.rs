@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::params::{Key, ParamError, Params};
 use disk::{Answer, Disk, DiskError, Kind, Layer, Op, Progress, Turn, Verb};
 
@@ -48,9 +48,8 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let errors = Arc::new(Errors::parse(params)?);
-        Ok(each(stack, move |below, _| {
-            Ok(Arc::new(ErrorDisk { below, errors: Arc::clone(&errors) }))
-        }))
+        Ok(stack
+            .each(move |below, _| Ok(Arc::new(ErrorDisk { below, errors: Arc::clone(&errors) }))))
     },
 };
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, each};
+use super::Entry;
 use crate::params::Key;
 use disk::{Answer, Disk, DiskError, DiskInfo, Layer, Op, Progress, Turn, Verb};
 
@@ -20,7 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
         let modes =
             &[Mode::None, Mode::Emulate, Mode::Pass, Mode::Force, Mode::Pass, Mode::Discard];
         let mode = params.choice("fuamode", MODES, modes)?.unwrap_or(Mode::None);
-        Ok(each(stack, move |below, _| Ok(Arc::new(Fua { below, mode }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Fua { below, mode }))))
     },
 };
 

@@ -9,7 +9,7 @@ mod group;
 use std::sync::Arc;
 
 use self::group::{Connection, Groups};
-use super::{Entry, each};
+use super::Entry;
 use crate::params::{Key, ParamError, Params};
 use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
@@ -38,7 +38,7 @@ pub(super) const ENTRY: Entry = Entry {
     build: |params, stack, _| {
         let settings = Settings::parse(params)?;
         let groups = Groups::default();
-        Ok(each(stack, move |below, permit| {
+        Ok(stack.each(move |below, permit| {
             let export = settings.by_export.then(|| permit.export().unwrap_or_default());
             Ok(Arc::new(MultiConn::new(below, &groups, export, settings)))
         }))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, each};
+use super::Entry;
 use crate::params::Key;
 use disk::{
     Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb, execute_all,
@@ -20,7 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
         let modes = &[Mode::None, Mode::Emulate, Mode::Nop];
         let mode = params.choice("cachemode", &["none", "emulate", "nop"], modes)?;
         let mode = mode.unwrap_or(Mode::None);
-        Ok(each(stack, move |below, _| Ok(Arc::new(NoCache { below, mode }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(NoCache { below, mode }))))
     },
 };
 

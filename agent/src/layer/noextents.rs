@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Entry, each};
+use super::Entry;
 use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Layer, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
     about: "Show the disk as all data, without holes",
     keys: &[],
-    build: |_, stack, _| Ok(each(stack, |below, _| Ok(Arc::new(NoExtents { below })))),
+    build: |_, stack, _| Ok(stack.each(|below, _| Ok(Arc::new(NoExtents { below })))),
 };
 
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{Entry, each, refuse};
+use super::{Entry, refuse};
 use crate::{
     params::{Key, Params},
     stack::BuildError,
@@ -34,7 +34,7 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let modes = Modes::parse(params)?;
-        Ok(each(stack, move |below, _| {
+        Ok(stack.each(move |below, _| {
             if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.info().can_zero {
                 let why = "filter nozero: this zeromode needs a disk that takes zeroes";
                 return Err(refuse(why.to_owned()));

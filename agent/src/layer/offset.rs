@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, each, refuse, window::Window};
+use super::{Entry, refuse, window::Window};
 use crate::params::Key;
 
 pub(super) const ENTRY: Entry = Entry {
@@ -15,7 +15,7 @@ pub(super) const ENTRY: Entry = Entry {
     build: |params, stack, _| {
         let start = params.size("offset")?.unwrap_or(0);
         let range = params.size("range")?;
-        Ok(each(stack, move |below, _| {
+        Ok(stack.each(move |below, _| {
             let size = below.info().size;
             let len = range.or_else(|| size.checked_sub(start));
             let window = len.and_then(|len| Window::new(below, start, len));

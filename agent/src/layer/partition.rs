@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 
 use thiserror::Error;
 
-use super::{Entry, each_later, refuse, window};
+use super::{Entry, refuse, window};
 use crate::{
     exports::OpenError,
     params::{Key, Params},
@@ -31,7 +31,7 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let wanted = Wanted::parse(params)?;
-        Ok(each_later(stack, move |below, permit| {
+        Ok(stack.each_later(move |below, permit| {
             Box::pin(async move {
                 // It reads.
                 permit.blocking(move || wanted.window(below)).await?

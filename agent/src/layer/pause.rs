@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use self::control::Socket;
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::{params::Key, stack::BuildError};
 use disk::{Answer, Asked, Disk, DiskError, Layer, Op, Progress, Throttle};
 
@@ -22,7 +22,7 @@ pub(super) const ENTRY: Entry = Entry {
         let name = socket.name();
         tokio::spawn(socket.serve(Arc::clone(&state)));
         context.lifecycle.at_exit(move || name.remove());
-        Ok(each(stack, move |below, _| Ok(Arc::new(Pause { below, state: Arc::clone(&state) }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Pause { below, state: Arc::clone(&state) }))))
     },
 };
 

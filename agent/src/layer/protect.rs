@@ -3,7 +3,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Entry, each, window};
+use super::{Entry, window};
 use crate::{params::Key, units::parse_number};
 use disk::{
     Answer, Data, Disk, DiskError, Kind, Layer, Op, PIECE, Progress, execute_all, in_pieces,
@@ -25,9 +25,7 @@ pub(super) const ENTRY: Entry = Entry {
             })?);
         }
         let ranges: Arc<[Range<u64>]> = merged(ranges).into();
-        Ok(each(stack, move |below, _| {
-            Ok(Arc::new(Protect { below, ranges: Arc::clone(&ranges) }))
-        }))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Protect { below, ranges: Arc::clone(&ranges) }))))
     },
 };
 

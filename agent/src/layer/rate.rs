@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 use self::bucket::{Bucket, Source};
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::{
     params::{Key, ParamError, Params},
     tenant::Tenant,
@@ -33,7 +33,7 @@ pub(super) const ENTRY: Entry = Entry {
             return Ok(stack);
         }
         let all = Arc::new(Both::new(&limits.all, limits.burst));
-        Ok(each(stack, move |below, permit| {
+        Ok(stack.each(move |below, permit| {
             let tenant = Arc::clone(permit.tenant());
             let own = [(); 2].map(|()| Mutex::new(Bucket::new(&limits.each, limits.burst)));
             Ok(Arc::new(Rate { below, all: Arc::clone(&all), own, tenant }))

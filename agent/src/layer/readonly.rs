@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::params::Key;
 use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
@@ -12,7 +12,7 @@ pub(super) const ENTRY: Entry = Entry {
     keys: &[Key::once("readonly-file", "PATH", "Only while this file exists")],
     build: |params, stack, _| {
         let file: Option<Arc<PathBuf>> = params.value("readonly-file").map(absolute).map(Arc::new);
-        Ok(each(stack, move |below, _| Ok(Arc::new(Readonly { below, file: file.clone() }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Readonly { below, file: file.clone() }))))
     },
 };
 

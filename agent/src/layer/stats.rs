@@ -15,7 +15,7 @@ use std::{
 use thiserror::Error;
 
 use self::{count::Counts, report::report};
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::{
     params::{Key, Params},
     stack::BuildError,
@@ -35,7 +35,7 @@ pub(super) const ENTRY: Entry = Entry {
         let (at_report, at_exit) = (Arc::clone(&stats), Arc::clone(&stats));
         context.lifecycle.at_report(move || at_report.write());
         context.lifecycle.at_exit(move || at_exit.write());
-        Ok(each(stack, move |below, _| Ok(Arc::new(Counted { below, stats: Arc::clone(&stats) }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Counted { below, stats: Arc::clone(&stats) }))))
     },
 };
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, each, refuse};
+use super::{Entry, refuse};
 use crate::{
     params::{Key, Params},
     stack::BuildError,
@@ -23,7 +23,7 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let wanted = Wanted::parse(params)?;
-        Ok(each(stack, move |below, _| {
+        Ok(stack.each(move |below, _| {
             let real = below.info().size;
             let Some(size) = wanted.size(real) else {
                 let why = "filter truncate: the disk would have more than 2^63 - 1 bytes";

@@ -38,7 +38,7 @@ pub(super) const ENTRY: Entry = Entry {
         Key::many("exit-when-script", "COMMAND", "It exits with 88"),
         Key::once("exit-when-poll", "TIME", "How often files and scripts are asked [default: 60]"),
     ],
-    build: |params, mut stack, context| {
+    build: |params, stack, context| {
         let poll = poll_time(params)?;
         let events = events(params)?;
         if events.is_empty() {
@@ -46,8 +46,7 @@ pub(super) const ENTRY: Entry = Entry {
         }
         let watch = Watch::start(events, poll, context.lifecycle.stop())
             .map_err(|error| BuildError::Own(Box::new(error)))?;
-        stack.gates.push(Arc::new(Door(watch)));
-        Ok(stack)
+        Ok(stack.with_last_gate(Arc::new(Door(watch))))
     },
 };
 

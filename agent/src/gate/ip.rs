@@ -19,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
         ),
         Key::many("deny", "RULE[,RULE...]", "Who may not connect"),
     ],
-    build: |params, stack, _| Ok(stack.behind(Arc::new(Ip(policy(params)?)))),
+    build: |params, stack, _| Ok(stack.with_first_gate(Arc::new(Ip(policy(params)?)))),
 };
 
 /// Every rule of `allow`, then every one of `deny`, wherever they stood.

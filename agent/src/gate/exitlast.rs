@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use super::{Entry, each};
+use super::Entry;
 use crate::{
     access::{Caller, Denied, Gate, Pass},
     lifecycle::Stop,
@@ -22,13 +22,11 @@ pub(super) const ENTRY: Entry = Entry {
             stop: context.lifecycle.stop(),
         });
         let opened = Arc::clone(&clients);
-        let mut stack = each(stack, move |below, _| {
+        let stack = stack.each(move |below, _| {
             opened.opened.store(true, Ordering::Release);
             Ok(below)
         });
-        // Asked last: who is denied by another gate is no client.
-        stack.gates.push(Arc::new(Counting(clients)));
-        Ok(stack)
+        Ok(stack.with_last_gate(Arc::new(Counting(clients))))
     },
 };
 

@@ -15,10 +15,9 @@ pub(super) const ENTRY: Entry = Entry {
         Key::once("limit", "N", "In all; 0 is no limit [default: 1, or 0 beside limit-per-cid]"),
         Key::once("limit-per-cid", "N", "From one CID, over vsock; 0 is no limit [default: 0]"),
     ],
-    build: |params, mut stack, _| {
-        // Asked last, as nbdkit does: who is denied anyway takes no place.
-        stack.gates.push(Arc::new(limit(params)?));
-        Ok(stack)
+    build: |params, stack, _| {
+        // Last, as with nbdkit: a client that another gate denies takes no place.
+        Ok(stack.with_last_gate(Arc::new(limit(params)?)))
     },
 };
 

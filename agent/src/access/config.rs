@@ -93,7 +93,7 @@ impl Admission {
             let changes = changes.clone();
             lifecycle.at_reload(move || list.reload(&changes));
         }
-        Ok(stack.behind(list))
+        Ok(stack.with_first_gate(list))
     }
 }
 
