@@ -4,7 +4,6 @@
 //! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
 
 pub mod access;
-pub mod admission;
 pub mod causes;
 mod child;
 pub mod cli;

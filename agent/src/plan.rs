@@ -13,8 +13,7 @@ use disk::{MemoryBudget, ring::Io};
 use thiserror::Error;
 
 use crate::{
-    access::Changes,
-    admission::Admission,
+    access::{AccessConfig, AccessConfigError, Changes},
     child, filter,
     lease::Leases,
     lifecycle::Lifecycle,
@@ -49,7 +48,9 @@ pub struct Plan {
     /// For the layers and the plugin; a value without a key is the plugin's main parameter.
     pub params: Vec<Word>,
     pub read_only: bool,
-    pub admission: Admission,
+    pub access: AccessConfig,
+    /// Most connections at once of one tenant; `None`: no limit of its own.
+    pub connections_per_tenant: Option<usize>,
     pub memory: Memory,
     /// Virtual machines whose guests come in, as long as they live.
     pub machines: Machines,
@@ -188,14 +189,11 @@ impl Plan {
         Rules {
             exports: stack.exports,
             gates: stack.gates,
-            changes: (self.admission.file.is_some() || self.tls.verify_peer).then_some(changes),
+            changes: (self.access.file.is_some() || self.tls.verify_peer).then_some(changes),
             fencing: Arc::default(),
             tenants: Arc::new(Tenants::new(Limits {
                 memory: self.memory.limits(),
-                connections: match self.admission.limit_per_tenant {
-                    0 => usize::MAX,
-                    most => most,
-                },
+                connections: self.connections_per_tenant.unwrap_or(usize::MAX),
                 connections_in_all: connections_within(descriptors),
                 own_threads: own_threads_within(descriptors),
                 ..Limits::default()
@@ -227,10 +225,10 @@ impl Plan {
         let stack = filter::wrap(bottom, &filters, &mut context)?;
         let certificates =
             self.tls.verify_peer && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
-        let stack = self
-            .admission
-            .guard(stack, lifecycle, changes, certificates)
-            .map_err(|error| BuildError::Own(Box::new(error)))?;
+        if !certificates {
+            stack.check_without_certificates().map_err(AccessConfigError::from)?;
+        }
+        let stack = stack.guarded_by(self.access.gates(lifecycle, changes, certificates)?);
         if self.machines.is_empty() {
             return Ok(stack);
         }

@@ -7,7 +7,7 @@ use std::{error::Error, fmt, future::ready, io, path::PathBuf, sync::Arc};
 use thiserror::Error;
 
 use crate::{
-    access::Gate,
+    access::{AccessConfigError, ConfiguredGates, Gate, NeedsCertificate},
     exports::{Exports, Listing, OpenError, Opened, Permit},
     lifecycle::Lifecycle,
     params::{Key, Kind, ParamError, Params},
@@ -51,6 +51,23 @@ impl Stack {
     pub fn with_last_gate(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gates.push(gate);
         self
+    }
+
+    /// Puts the gates of the command line around those of the filters.
+    #[must_use]
+    pub fn guarded_by(mut self, gates: ConfiguredGates) -> Self {
+        self.gates.splice(0..0, gates.first);
+        self.gates.extend(gates.last);
+        self
+    }
+
+    /// Checks the rules of the gates where no client can show a certificate.
+    ///
+    /// # Errors
+    /// The first rule that needs a certificate.
+    pub fn check_without_certificates(&self) -> Result<(), NeedsCertificate> {
+        let needs = self.gates.iter().find_map(|gate| gate.needs_certificate());
+        needs.map_or(Ok(()), Err)
     }
 
     /// Puts each disk, whenever it is opened, into the disk that `around` makes of it at once.
@@ -139,6 +156,8 @@ pub enum BuildError {
     FileAndDirectory,
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Access(#[from] AccessConfigError),
     #[error("cannot serve the directory {}", .path.display())]
     Directory { path: PathBuf, source: io::Error },
     /// Of one plugin or layer, which has an error type of its own and says its name.

@@ -39,7 +39,6 @@ const RANKS: &[(&str, u8)] = &[
     ("filter", 7),
     ("plugin", 6),
     ("serve", 6),
-    ("admission", 6),
     ("machines", 6),
     ("process", 7),
     ("plan", 8),

@@ -1,9 +1,10 @@
 //! Who may connect: decided for each connection before it is sent a byte, by rules and limits.
 //!
-//! `session` asks the gates that the command line (`admission`) and the layers have put up. Nothing
-//! here knows NBD, and nothing waits or reads a file.
+//! `session` asks the gates of the command line (`config`) and of the filters (`crate::gate`). Nothing here knows NBD.
+//! A decision neither waits nor reads a file: `config` reads the access file at start and at HUP.
 
 mod changes;
+mod config;
 mod file;
 mod glob;
 mod limit;
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub use self::{
     changes::{Changed, Changes},
+    config::{AccessConfig, AccessConfigError, ConfiguredGates},
     file::{Line, LineError, parse_file},
     limit::Limit,
     list::{ListError, parse_cids, parse_list},
