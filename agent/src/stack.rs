@@ -34,7 +34,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Exports that anybody may have.
+    /// A stack without gates.
     pub fn new(exports: impl Exports + 'static) -> Self {
         Self { exports: Arc::new(exports), gates: Vec::new() }
     }
@@ -119,17 +119,17 @@ where
     }
 }
 
-/// The agent around a stack while it is built. Building runs on the main thread, on its runtime: a
-/// layer may spawn tasks there, which end with the agent.
+/// The agent around a stack that is being built. Building runs on the main thread and its runtime. A filter may spawn
+/// tasks there, which end with the agent.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// `-r`: what can be opened for reading alone is.
+    /// `-r`: disks are opened for reading only, where they can be.
     pub read_only: bool,
     /// `-u`, `-g`: the agent becomes another user once the stack is built.
     pub changes_user: bool,
-    /// What is to be called when the agent is told something.
+    /// Hooks for reload, report and exit.
     pub lifecycle: &'a mut Lifecycle,
-    /// What all memory disks may take together.
+    /// The budget of all memory disks.
     pub memory: Arc<MemoryBudget>,
 }
 
@@ -140,7 +140,7 @@ impl Context<'_> {
     }
 }
 
-/// Why no disk came of the words.
+/// Why a stack could not be built.
 #[derive(Debug, Error)]
 pub enum BuildError {
     #[error("there is no {kind} '{name}'; built in are: {built_in}", built_in = .built_in.join(", "))]
@@ -160,7 +160,7 @@ pub enum BuildError {
     Access(#[from] AccessConfigError),
     #[error("cannot serve the directory {}", .path.display())]
     Directory { path: PathBuf, source: io::Error },
-    /// Of one plugin or layer, which has an error type of its own and says its name.
+    /// An error of one plugin or filter, which has a type of its own and names the plugin or filter.
     #[error(transparent)]
     Own(Box<dyn Error + Send + Sync>),
 }

@@ -1,6 +1,6 @@
-//! How many connections may be open at once: in all, and from one CID.
+//! Limits on open connections, in all and per CID.
 //!
-//! A connection counts from when it is let in until it is over, its handshake included.
+//! A connection counts from when it is let in until it ends, including its handshake.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 use super::{Caller, Denied, Gate, Pass};
 use crate::peer::Peer;
 
-/// A limit that all connections behind it share.
+/// A limit that all connections share.
 #[derive(Debug)]
 pub struct Limit {
     all: Option<Most>,
@@ -22,24 +22,24 @@ pub struct Limit {
 #[derive(Debug)]
 struct Most {
     connections: usize,
-    /// As the log shows it.
+    /// The limit as the log shows it.
     words: String,
 }
 
-/// Places that are taken.
+/// Open connections.
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// Only those that have any.
+    /// Only machines with connections.
     each: HashMap<Machine, usize>,
 }
 
-/// What a limit for each counts.
+/// A machine that has a limit of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Machine {
-    /// A CID, and whether it is in this host's numbering: a guest's, or another host's.
+    /// A CID, and whether it is a guest of this host. Another host numbers its guests itself.
     Cid(u32, bool),
-    /// The one behind a path.
+    /// The VM behind the socket with this path.
     Vm(Arc<Path>),
 }
 
@@ -50,8 +50,8 @@ struct Place {
 }
 
 impl Limit {
-    /// At most `all` connections, and `each` from one CID; 0 is no limit. `words` are what the
-    /// limits are called where they were given.
+    /// At most `all` connections, and at most `each` from one CID; 0 is no limit. `words` are the names of both limits for
+    /// the log.
     pub fn new(all: usize, each: usize, words: (&str, &str)) -> Self {
         let most = |connections, word: &str| {
             (connections > 0).then(|| Most { connections, words: format!("{word}{connections}") })
@@ -100,7 +100,7 @@ impl Drop for Place {
     }
 }
 
-/// Nothing in here panics half-way through a change.
+/// Locks the counts. No code panics half-way through a change of them.
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,12 +140,12 @@ mod tests {
         let others = [admit(&limit, &unix).unwrap(), admit(&limit, &unix).unwrap()];
         drop((first, second, third, others));
         let _again = admit(&limit, &guest(3)).unwrap();
-        assert_eq!(lock(&limit.taken).each.len(), 1, "who is gone is forgotten");
+        assert_eq!(lock(&limit.taken).each.len(), 1, "a machine without connections is dropped");
         assert_eq!(lock(&limit.taken).all, 1);
     }
 
     #[test]
-    fn who_is_denied_by_one_limit_takes_no_place_of_the_other() {
+    fn a_connection_that_one_limit_denies_takes_no_place_of_the_other() {
         let limit = Limit::new(2, 1, ("", ""));
         let _first = admit(&limit, &guest(3)).unwrap();
         admit(&limit, &guest(3)).unwrap_err();

@@ -1,4 +1,4 @@
-//! Ends the agent with its last client: nbdkit-exitlast-filter(1).
+//! Ends the agent when its last client leaves: nbdkit-exitlast-filter(1).
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use crate::{
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exitlast",
-    about: "End with the last client",
+    about: "End when the last client leaves",
     keys: &[],
     build: |_, stack, context| {
         let clients = Arc::new(Clients {
@@ -30,12 +30,12 @@ pub(super) const ENTRY: Entry = Entry {
     },
 };
 
-/// Connections are counted, not openings: one that opens an export after another is one client. But
-/// who opens none, such as a probe of the port, does not end the agent.
+/// Counts connections, not opened exports, because a client may open several exports in turn. A connection that opens
+/// no export, such as a probe of the port, does not end the agent.
 #[derive(Debug)]
 struct Clients {
     connected: AtomicUsize,
-    /// Some client has opened an export.
+    /// A client has opened an export.
     opened: AtomicBool,
     stop: Stop,
 }
@@ -75,7 +75,7 @@ mod tests {
     use disk::MemoryDisk;
 
     #[tokio::test]
-    async fn the_last_of_those_that_overlap_ends_it_and_a_probe_does_not() {
+    async fn the_last_of_overlapping_clients_ends_the_agent_and_a_probe_does_not() {
         let mut lifecycle = Lifecycle::default();
         let stop = lifecycle.stop();
         let params = Params::of_filter("exitlast", ENTRY.keys, &mut Vec::new()).unwrap();

@@ -1,4 +1,4 @@
-//! Makes requests wait, and opening and closing: nbdkit-delay-filter(1).
+//! Delays requests, and the opening and closing of exports: nbdkit-delay-filter(1).
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,25 +13,25 @@ use disk::{
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
-    about: "Make requests wait",
+    about: "Delay requests",
     keys: &[
         Key::once("rdelay", "TIME", "Delay of reads"),
-        Key::once("wdelay", "TIME", "Delay of writes, and of zeroes and trims"),
+        Key::once("wdelay", "TIME", "Delay of writes, zeroes and trims"),
         Key::once("delay-read", "TIME", "Delay of reads"),
         Key::once("delay-write", "TIME", "Delay of writes alone"),
         Key::once("delay-zero", "TIME", "Delay of zeroes"),
         Key::once("delay-trim", "TIME", "Delay of trims"),
-        Key::once("delay-extents", "TIME", "Delay of requests for extents"),
-        Key::once("delay-cache", "TIME", "Delay of requests to cache"),
+        Key::once("delay-extents", "TIME", "Delay of extent requests"),
+        Key::once("delay-cache", "TIME", "Delay of cache requests"),
         Key::once("delay-flush", "TIME", "Delay of flushes"),
         Key::once("delay-fast-zero", "on|off", "off: refuse fast zeroes at once [default: on]"),
         Key::once("delay-open", "TIME", "Delay of opening an export"),
-        Key::once("delay-close", "TIME", "Delay of closing, when a client says that it goes"),
+        Key::once("delay-close", "TIME", "Delay of closing, after a client's NBD_CMD_DISC"),
     ],
     build: |params, stack, _| {
         let times = Times::parse(params)?;
         if times.is_zero() {
-            // Nothing to do: it costs nothing.
+            // A layer without delays is left out.
             return Ok(stack);
         }
         let around = move |below| -> Arc<dyn Disk> { Arc::new(Delay { below, times }) };
@@ -81,7 +81,7 @@ impl Times {
             flush: time("delay-flush", None)?,
             open: time("delay-open", None)?,
             close: time("delay-close", None)?,
-            // As nbdkit has it: where zeroes do not wait, there is nothing to be quicker than.
+            // As in nbdkit: without a delay of zeroes, fast zeroes are not refused.
             no_fast_zero: !fast && !zero.is_zero(),
         })
     }
@@ -153,7 +153,7 @@ impl Layer for Delay {
     }
 
     fn throttle(&self, asked: Asked) -> Throttle<'_> {
-        // A fast zero that will be refused is refused at once.
+        // A fast zero that will be refused does not wait.
         let refused = asked.fast && self.times.no_fast_zero;
         let time = if refused { Duration::ZERO } else { self.times.of(asked.verb) };
         Box::pin(async move {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_request_has_its_time_and_the_narrower_key_wins() {
+    fn each_kind_of_request_has_its_delay_and_the_narrower_key_wins() {
         const S: Duration = Duration::from_secs(1);
         let all = times(&[("rdelay", "1"), ("wdelay", "2"), ("delay-trim", "500ms")]).unwrap();
         let of = |verbs: &[Verb]| verbs.iter().map(|verb| all.of(*verb)).collect::<Vec<_>>();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_is_held_for_its_time_and_for_what_is_below() {
+    async fn a_request_waits_for_its_delay_and_for_the_delay_of_the_layer_below() {
         let first = times(&[("delay-read", "2")]).unwrap();
         let second = times(&[("delay-read", "3"), ("delay-close", "7")]).unwrap();
         let memory = Arc::new(MemoryDisk::new(1 << 20));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_zero_is_refused_at_once_if_it_is_not_to_wait() {
+    fn a_fast_zero_is_refused_at_once_with_delay_fast_zero_off() {
         let zero = |fast| Op::Zero { at: 0, len: 512, fua: false, may_trim: true, fast };
         let disk = |words: &[(&str, &str)]| Delay {
             below: Arc::new(MemoryDisk::new(1 << 20)),

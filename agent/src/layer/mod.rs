@@ -57,7 +57,7 @@ pub fn only_reads_below(layer: &Entry) -> bool {
     layer.name == cow::NAME
 }
 
-/// An export that the layer cannot make anything of; `why` stands in the log.
+/// The error for an export that the layer cannot be put around. `why` is logged.
 fn refuse(why: String) -> OpenError {
     let source = Some(io::Error::other(why));
     OpenError::Failed(DiskError { source, ..DiskError::new(DiskKind::Invalid, Verb::Open, (0, 0)) })

@@ -1,4 +1,4 @@
-//! What becomes of requests to cache: nbdkit-nocache-filter(1).
+//! Refuses, ignores or emulates cache requests: nbdkit-nocache-filter(1).
 
 use std::sync::Arc;
 
@@ -9,13 +9,17 @@ use disk::{
     in_pieces,
 };
 
-/// Read at once where caching is emulated, bytes.
+/// Bytes per read where caching is emulated.
 const CHUNK: u32 = 1 << 20;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "nocache",
-    about: "Refuse requests to cache, ignore them, or read instead",
-    keys: &[Key::once("cachemode", "none|emulate|nop", "What becomes of them [default: none]")],
+    about: "Refuse cache requests, ignore them, or read instead",
+    keys: &[Key::once(
+        "cachemode",
+        "none|emulate|nop",
+        "Refuse them, read instead, or ignore them [default: none]",
+    )],
     build: |params, stack, _| {
         let modes = &[Mode::None, Mode::Emulate, Mode::Nop];
         let mode = params.choice("cachemode", &["none", "emulate", "nop"], modes)?;
@@ -26,11 +30,11 @@ pub(super) const ENTRY: Entry = Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Not offered.
+    /// Not advertised; requests are refused.
     None,
-    /// By reading.
+    /// Done by reading.
     Emulate,
-    /// Offered, and nothing is done.
+    /// Advertised; requests do nothing.
     Nop,
 }
 
@@ -87,7 +91,7 @@ mod tests {
     use disk::{MemoryDisk, testing::run};
 
     #[test]
-    fn requests_to_cache_are_refused_ignored_or_read() {
+    fn cache_requests_are_refused_ignored_or_emulated() {
         let disk = |mode| NoCache { below: Arc::new(MemoryDisk::new(5 << 20)), mode };
         let cache = |mode| {
             let answer = run(&disk(mode), &mut Op::Cache { at: 1, len: (5 << 20) - 1 });

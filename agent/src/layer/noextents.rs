@@ -1,4 +1,4 @@
-//! Shows a disk as all data: nbdkit-noextents-filter(1).
+//! Hides the holes of a disk: nbdkit-noextents-filter(1).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Layer, Op, Progress, Turn}
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
-    about: "Show the disk as all data, without holes",
+    about: "Hide holes: report the whole disk as data",
     keys: &[],
     build: |_, stack, _| Ok(stack.each(|below, _| Ok(Arc::new(NoExtents { below })))),
 };
@@ -52,7 +52,7 @@ mod tests {
     use disk::{MemoryDisk, testing::extents};
 
     #[test]
-    fn all_is_data() {
+    fn the_whole_disk_is_data() {
         let disk = NoExtents { below: Arc::new(MemoryDisk::new(1 << 30)) };
         assert!(!Disk::info(&disk).can_extents);
         let data = Extent { len: 1 << 20, hole: false, zero: false };

@@ -9,8 +9,8 @@ pub(super) const ENTRY: Entry = Entry {
     name: "offset",
     about: "Serve part of the disk",
     keys: &[
-        Key::once("offset", "SIZE", "Where it begins [default: 0]"),
-        Key::once("range", "SIZE", "How long it is [default: to the end]"),
+        Key::once("offset", "SIZE", "Start of the part [default: 0]"),
+        Key::once("range", "SIZE", "Length of the part [default: to the end]"),
     ],
     build: |params, stack, _| {
         let start = params.size("offset")?.unwrap_or(0);

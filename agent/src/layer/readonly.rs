@@ -19,7 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
 #[derive(Debug)]
 struct Readonly {
     below: Arc<dyn Disk>,
-    /// Writes are refused while it is there; without it always.
+    /// Writes are refused while this file exists; `None`: always.
     file: Option<Arc<PathBuf>>,
 }
 
@@ -38,7 +38,7 @@ impl Layer for Readonly {
 
     fn info(&self) -> DiskInfo {
         let info = self.below.info();
-        // The file comes and goes, and a client is told once.
+        // A client is told once whether the disk is read-only, but the file comes and goes.
         DiskInfo { read_only: info.read_only || self.file.is_none(), ..info }
     }
 
@@ -46,7 +46,7 @@ impl Layer for Readonly {
         match &self.file {
             _ if !writes(op) => self.below.try_execute(op, answer),
             None => Err(denied(op)),
-            // To look for a file may take its time.
+            // Looking for the file may block.
             Some(_) => Ok(Turn::WouldBlock),
         }
     }
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_file_they_are_denied_while_it_is_there() {
+    fn with_a_file_writes_are_denied_while_it_exists() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ro");
         let file = Some(Arc::new(path.clone()));

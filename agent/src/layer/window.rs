@@ -1,4 +1,4 @@
-//! Part of a disk as a disk of its own, and reading from the disk below: what several layers need.
+//! A part of a disk as a disk of its own, and reading from the disk below. Several layers use both.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// `None` if it reaches over the end of the disk.
+    /// `None` if the part reaches over the end of the disk.
     pub(super) fn new(below: Arc<dyn Disk>, start: u64, len: u64) -> Option<Self> {
         let end = start.checked_add(len)?;
         (end <= below.info().size).then_some(Self { below, start, len })
     }
 
-    /// Does `act` with the request where it lies below, and puts it back.
+    /// Does `act` with the request at its offset in the disk below, and restores the request.
     fn shifted<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&dyn Disk, &mut Op<'_>) -> T) -> T {
         if let Some(at) = offset(op) {
             *at += self.start;
@@ -34,8 +34,8 @@ impl Window {
         done
     }
 
-    /// An error in the client's offsets.
-    fn told(&self, error: DiskError) -> DiskError {
+    /// The error, with the client's offset.
+    fn translated(&self, error: DiskError) -> DiskError {
         DiskError { at: error.at.saturating_sub(self.start), ..error }
     }
 }
@@ -59,18 +59,19 @@ impl Layer for Window {
 
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
-        // A disk that takes whole blocks only does so at its own borders.
+        // Block sizes stay as they are: the disk below rounds at its own offsets.
         let identity = below.identity.map(|all| all.and("part", &[self.start, self.len]));
         DiskInfo { size: self.len, identity, ..below }
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         self.shifted(op, |below, op| below.try_execute(op, answer))
-            .map_err(|error| self.told(error))
+            .map_err(|error| self.translated(error))
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.shifted(op, |below, op| below.execute(op, answer)).map_err(|error| self.told(error))
+        self.shifted(op, |below, op| below.execute(op, answer))
+            .map_err(|error| self.translated(error))
     }
 
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
@@ -83,7 +84,7 @@ impl Layer for Window {
     }
 }
 
-/// The bytes of a range of `disk`; waits for them.
+/// Reads `len` bytes of `disk` from `at` on. Blocks until they are read.
 pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskError> {
     let mut answer = Answer::default();
     execute_all(disk, &mut Op::Read { at, len }, &mut answer)?;
@@ -93,7 +94,7 @@ pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskEr
         match piece {
             Piece::Bytes(slice) => bytes.extend_from_slice(slice.as_ref()),
             Piece::Hole(len) => {
-                // It lies in a range of 32 bits.
+                // The hole is part of a length of 32 bits.
                 bytes.resize(bytes.len() + usize::try_from(len).unwrap_or(0), 0);
             }
         }
@@ -110,7 +111,7 @@ mod tests {
     };
 
     #[test]
-    fn requests_land_where_the_window_stands() {
+    fn requests_are_shifted_by_the_start_of_the_window() {
         let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let window = Window::new(Arc::clone(&below), 1001, 500_000).unwrap();
         assert_eq!(Disk::info(&window).size, 500_000);
@@ -126,8 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_below_goes_on_with_by_itself_lands_there_too() {
-        // Beside the test's binary: a filesystem that has O_DIRECT, where /tmp may have none.
+    fn requests_that_the_disk_below_begins_are_shifted_too() {
+        // Beside the test's binary, because the filesystem of /tmp may have no O_DIRECT.
         let beside = std::env::current_exe().unwrap();
         let file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
         file.as_file().set_len(1 << 20).unwrap();

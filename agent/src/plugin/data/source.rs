@@ -1,4 +1,4 @@
-//! What `data=` reads from elsewhere: a file, or what a command prints.
+//! The sources of `data=`: a file, or the output of a command.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use crate::{
     child::{ChildError, Job, Printed},
 };
 
-/// Bytes that a file or a command may give, at most: it may be one that never ends.
+/// Most bytes of a file or of the output of a command, because either may never end.
 const MOST: u64 = 1 << 30;
 
 pub(super) enum Source {
@@ -21,7 +21,7 @@ pub(super) enum Source {
     Command(String),
 }
 
-/// Why it gives nothing.
+/// Why a source cannot be read.
 #[derive(Debug, Error)]
 pub(super) enum SourceError {
     #[error("the file {0} cannot be read")]
@@ -33,7 +33,7 @@ pub(super) enum SourceError {
 }
 
 impl Source {
-    /// All of it, or the first `most` bytes.
+    /// All bytes, or the first `most` bytes.
     pub(super) fn read(self, most: Option<u64>) -> Result<Vec<u8>, SourceError> {
         match self {
             Self::File(name) => {
@@ -45,10 +45,10 @@ impl Source {
                 let failed = |why: String| SourceError::Command(command.clone(), why);
                 let mut shell = Command::new("/bin/sh");
                 shell.arg("-c").arg(&command);
-                // The start waits for it, and the user sees that.
+                // The start of the agent waits for the command, so the user can interrupt it.
                 let job = Job::new(shell).interruptible(true);
                 if let Some(most) = most {
-                    // It may go on for ever; no more of it is wanted.
+                    // The command may never end, and no more output is needed.
                     let most = usize::try_from(most.min(MOST + 1)).unwrap_or(usize::MAX);
                     let bytes = job.output(most).beginning();
                     let bytes = bytes.map_err(|error| failed(chain(&error).to_string()))?;
@@ -70,7 +70,7 @@ impl Source {
     }
 }
 
-/// All that comes, or the first `most` bytes.
+/// Reads all bytes, or the first `most` bytes.
 fn limited(
     from: impl Read,
     most: Option<u64>,
