@@ -164,3 +164,41 @@ pub enum BuildError {
     #[error(transparent)]
     Own(Box<dyn Error + Send + Sync>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        access::{Caller, Denied, Pass},
+        exports::Single,
+        peer::Peer,
+    };
+    use disk::NullDisk;
+
+    /// Denies every client, by its name.
+    #[derive(Debug)]
+    struct Closed(&'static str);
+
+    impl Gate for Closed {
+        fn admit(&self, _: &Caller<'_>) -> Result<Pass, Denied> {
+            Err(Denied::new(self.0))
+        }
+    }
+
+    #[test]
+    fn the_gates_of_the_command_line_stand_around_those_of_filters() {
+        let gate = |name| Arc::new(Closed(name)) as Arc<dyn Gate>;
+        let stack = Stack::new(Single(Arc::new(NullDisk::new(0))))
+            .with_last_gate(gate("limit"))
+            .with_first_gate(gate("ip"))
+            .guarded_by(ConfiguredGates {
+                first: Some(gate("--allow")),
+                last: Some(gate("--limit")),
+            });
+        let denied = |gate: &Arc<dyn Gate>| {
+            gate.admit(&Caller::new(&Peer::Pipe, &|| None)).unwrap_err().rule
+        };
+        let order: Vec<_> = stack.gates.iter().map(denied).collect();
+        assert_eq!(order, ["--allow", "ip", "limit", "--limit"]);
+    }
+}
