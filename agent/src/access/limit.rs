@@ -37,8 +37,10 @@ struct Taken {
 /// A machine that has a limit of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Machine {
-    /// A CID, and whether it is a guest of this host. Another host numbers its guests itself.
-    Cid(u32, bool),
+    /// The guest of this host with this CID.
+    Guest(u32),
+    /// The peer with this CID that is no guest of this host: another host numbers its guests itself.
+    Other(u32),
     /// The VM behind the socket with this path.
     Vm(Arc<Path>),
 }
@@ -68,7 +70,8 @@ impl Gate for Limit {
         };
         let of = match caller.peer {
             _ if self.each.is_none() => None,
-            Peer::Vsock { cid, .. } => Some(Machine::Cid(*cid, caller.peer.is_guest())),
+            Peer::Vsock { cid, .. } if caller.peer.is_guest() => Some(Machine::Guest(*cid)),
+            Peer::Vsock { cid, .. } => Some(Machine::Other(*cid)),
             Peer::Vm { path, .. } => Some(Machine::Vm(Arc::clone(path))),
             _ => None,
         };
@@ -151,6 +154,6 @@ mod tests {
         admit(&limit, &guest(3)).unwrap_err();
         let _second = admit(&limit, &guest(4)).unwrap();
         admit(&limit, &guest(5)).unwrap_err();
-        assert!(!lock(&limit.taken).each.contains_key(&Machine::Cid(5, true)));
+        assert!(!lock(&limit.taken).each.contains_key(&Machine::Guest(5)));
     }
 }

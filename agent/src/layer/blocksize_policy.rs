@@ -2,6 +2,8 @@
 
 use std::{io, sync::Arc};
 
+use thiserror::Error;
+
 use super::Entry;
 use crate::{
     params::{Key, Params},
@@ -117,6 +119,15 @@ impl Policy {
     }
 }
 
+/// Why a request does not keep to the sizes.
+#[derive(Debug, Error)]
+enum Misfit {
+    #[error("longer than blocksize-maximum={0}")]
+    Long(u32),
+    #[error("not in units of blocksize-minimum={0}")]
+    Unaligned(u32),
+}
+
 #[derive(Debug)]
 struct Policed {
     below: Arc<dyn Disk>,
@@ -152,9 +163,9 @@ impl Policed {
         let (at, len) = op.range();
         let carries_data = matches!(verb, Verb::Read | Verb::Write);
         let why = if carries_data && len > maximum.into() {
-            format!("longer than blocksize-maximum={maximum}")
+            Misfit::Long(maximum)
         } else if !(at | self.whole(at, len)).is_multiple_of(minimum.into()) {
-            format!("not in units of blocksize-minimum={minimum}")
+            Misfit::Unaligned(minimum)
         } else {
             return Ok(());
         };

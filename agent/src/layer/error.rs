@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use thiserror::Error;
+
 use super::{Entry, absolute};
 use crate::params::{Key, ParamError, Params};
 use disk::{Answer, Disk, DiskError, Kind, Layer, Op, Progress, Turn, Verb};
@@ -167,8 +169,12 @@ struct ErrorDisk {
     errors: Arc<Errors>,
 }
 
+#[derive(Debug, Error)]
+#[error("injected by the error filter")]
+struct Injected;
+
 fn injected(failing: &Failing, op: &Op<'_>) -> DiskError {
-    let source = io::Error::other("injected by the error filter");
+    let source = io::Error::other(Injected);
     DiskError { source: Some(source), ..DiskError::new(failing.kind, failing.verb, op.range()) }
 }
 

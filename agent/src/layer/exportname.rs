@@ -2,6 +2,8 @@
 
 use std::{io, sync::Arc};
 
+use thiserror::Error;
+
 use super::Entry;
 use crate::{
     exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
@@ -132,6 +134,10 @@ async fn output_of(tenant: &Arc<Tenant>, command: &str, name: &str) -> Option<St
     }
 }
 
+#[derive(Debug, Error)]
+#[error("filter exportname: exportname-list=error")]
+struct ListRefused;
+
 #[derive(Debug)]
 struct Named {
     below: Arc<dyn Exports>,
@@ -158,7 +164,7 @@ impl Exports for Named {
             let mut list = match self.words.list {
                 List::Keep => self.below.list(permit).await?,
                 List::Error => {
-                    return Err(io::Error::other("filter exportname: exportname-list=error"));
+                    return Err(io::Error::other(ListRefused));
                 }
                 List::Empty => Vec::new(),
                 List::DefaultOnly => vec![bare(self.default())],

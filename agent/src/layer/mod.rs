@@ -24,7 +24,7 @@ mod stats;
 mod truncate;
 mod window;
 
-use std::io;
+use std::{error::Error, io};
 
 use crate::{exports::OpenError, params::absolute, stack::Entry};
 use disk::{DiskError, Kind as DiskKind, Verb};
@@ -58,7 +58,7 @@ pub fn only_reads_below(layer: &Entry) -> bool {
 }
 
 /// The error for an export that the layer cannot be put around. `why` is logged.
-fn refuse(why: String) -> OpenError {
+fn refuse(why: impl Into<Box<dyn Error + Send + Sync>>) -> OpenError {
     let source = Some(io::Error::other(why));
     OpenError::Failed(DiskError { source, ..DiskError::new(DiskKind::Invalid, Verb::Open, (0, 0)) })
 }

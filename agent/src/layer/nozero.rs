@@ -36,8 +36,7 @@ pub(super) const ENTRY: Entry = Entry {
         let modes = Modes::parse(params)?;
         Ok(stack.each(move |below, _| {
             if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.info().can_zero {
-                let why = "filter nozero: this zeromode needs a disk that takes zeroes";
-                return Err(refuse(why.to_owned()));
+                return Err(refuse(NoZeroesBelow));
             }
             Ok(Arc::new(NoZero { below, modes }))
         }))
@@ -67,6 +66,10 @@ struct Modes {
     zero: Zero,
     fast: Fast,
 }
+
+#[derive(Debug, Error)]
+#[error("filter nozero: this zeromode needs a disk that takes zeroes")]
+struct NoZeroesBelow;
 
 #[derive(Debug, Error)]
 #[error(

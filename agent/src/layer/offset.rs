@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::{Entry, refuse, window::Window};
 use crate::params::Key;
 
@@ -19,14 +21,20 @@ pub(super) const ENTRY: Entry = Entry {
             let size = below.info().size;
             let len = range.or_else(|| size.checked_sub(start));
             let window = len.and_then(|len| Window::new(below, start, len));
-            window.map(|window| Arc::new(window) as _).ok_or_else(|| {
-                let range =
-                    range.map_or_else(|| "(to the end)".to_owned(), |range| range.to_string());
-                refuse(format!(
-                    "filter offset: offset={start} and range={range} lie beyond the end of a disk \
-                     of {size} bytes"
-                ))
-            })
+            window
+                .map(|window| Arc::new(window) as _)
+                .ok_or_else(|| refuse(BeyondTheEnd { start, range, size }))
         }))
     },
 };
+
+#[derive(Debug, Error)]
+#[error(
+    "filter offset: offset={start} and range={range} lie beyond the end of a disk of {size} bytes",
+    range = .range.map_or_else(|| "(to the end)".to_owned(), |range| range.to_string())
+)]
+struct BeyondTheEnd {
+    start: u64,
+    range: Option<u64>,
+    size: u64,
+}

@@ -58,6 +58,15 @@ enum NoPartition {
     Read(#[from] DiskError),
 }
 
+/// The reason is part of the message, because the log shows one cause of an error.
+#[derive(Debug, Error)]
+#[error("filter partition: partition={number} of {size} bytes: {why}")]
+struct Refused {
+    number: u32,
+    size: u64,
+    why: NoPartition,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
     number: u32,
@@ -87,13 +96,11 @@ impl Wanted {
 
     /// The partition as a disk.
     fn window(self, below: Arc<dyn Disk>) -> Result<Arc<dyn Disk>, OpenError> {
-        let range = self.find(&*below).map_err(|error| {
-            let (number, size) = (self.number, below.info().size);
-            refuse(format!("filter partition: partition={number} of {size} bytes: {error}"))
-        })?;
-        // `find` has checked the range against the size of the disk.
+        let (number, size) = (self.number, below.info().size);
+        let refused = |why| refuse(Refused { number, size, why });
+        let range = self.find(&*below).map_err(refused)?;
         let window = window::Window::new(below, range.start, range.end - range.start);
-        window.map(|window| Arc::new(window) as _).ok_or_else(|| refuse("our bug".into()))
+        window.map(|window| Arc::new(window) as _).ok_or_else(|| refused(NoPartition::TooLong))
     }
 
     /// Where the partition lies, in bytes of the disk.

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::{Entry, refuse};
 use crate::{
     params::{Key, Params},
@@ -25,14 +27,15 @@ pub(super) const ENTRY: Entry = Entry {
         let wanted = Wanted::parse(params)?;
         Ok(stack.each(move |below, _| {
             let real = below.info().size;
-            let Some(size) = wanted.size(real) else {
-                let why = "filter truncate: the disk would have more than 2^63 - 1 bytes";
-                return Err(refuse(why.to_owned()));
-            };
+            let size = wanted.size(real).ok_or_else(|| refuse(TooLong))?;
             Ok(Arc::new(Truncate { below, real, size }))
         }))
     },
 };
+
+#[derive(Debug, Error)]
+#[error("filter truncate: the disk would have more than 2^63 - 1 bytes")]
+struct TooLong;
 
 #[derive(Debug, Clone, Copy)]
 struct Wanted {

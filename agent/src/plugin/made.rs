@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use thiserror::Error;
+
 use crate::{
     exports::OpenError,
     params::{Key, Params},
@@ -41,6 +43,18 @@ truncate -s "$size" "$disk"
 PATH="$PATH:/usr/sbin:/sbin"
 mkfs -t "$type" $force ${label:+"$option" "$label"} "$disk"
 "#;
+
+/// Why a client gets no disk.
+#[derive(Debug, Error)]
+pub(super) enum MadeError {
+    /// With the end of the command, and what it printed.
+    #[error("the command that makes the disk: {0}")]
+    Command(String),
+    #[error("max-total={most}: there is no room for {size} bytes more")]
+    NoRoom { most: u64, size: u64 },
+    #[error("{0}: the filesystem is locked by another client")]
+    Locked(String),
+}
 
 /// Makes disks.
 #[derive(Debug)]
@@ -98,8 +112,7 @@ impl Maker {
         if ran.status.success() {
             return Ok(held);
         }
-        let why = format!("the command that makes the disk: {}", ran.why());
-        Err(failed(io::Error::other(why)))
+        Err(failed(io::Error::other(MadeError::Command(ran.why()))))
     }
 }
 
@@ -134,8 +147,7 @@ impl Place {
         if let Some(most) = self.most
             && all + u128::from(others) > u128::from(most)
         {
-            let why = format!("max-total={most}: there is no room for {size} bytes more");
-            return Err(refused(Kind::NoSpace, why));
+            return Err(refused(Kind::NoSpace, MadeError::NoRoom { most, size }));
         }
         *taken = all;
         self.size = size;
@@ -154,8 +166,8 @@ fn lock(taken: &Mutex<u128>) -> MutexGuard<'_, u128> {
 }
 
 /// The error for a client that gets no disk. `why` is logged.
-pub(super) fn refused(kind: Kind, why: impl Into<String>) -> OpenError {
-    let source = Some(io::Error::other(why.into()));
+pub(super) fn refused(kind: Kind, why: MadeError) -> OpenError {
+    let source = Some(io::Error::other(why));
     OpenError::Failed(DiskError { source, ..DiskError::new(kind, Verb::Open, (0, 0)) })
 }
 

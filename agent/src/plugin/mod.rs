@@ -14,6 +14,8 @@ use std::{
     sync::Arc,
 };
 
+use thiserror::Error;
+
 use crate::{
     exports::{Directory, Files, Layout, Single},
     params::{Key, Kind, Params, Word},
@@ -35,6 +37,20 @@ pub struct Entry {
     /// The key for a value without a key.
     pub main: Option<&'static str>,
     build: fn(&Params<'_>, &mut Context<'_>) -> Result<Stack, BuildError>,
+}
+
+#[derive(Debug, Error)]
+enum PluginError {
+    #[error("plugin ones: there is no memory")]
+    NoMemory,
+    #[error("plugin split: the files are more than 2^63 - 1 bytes together")]
+    TooLong,
+}
+
+impl From<PluginError> for BuildError {
+    fn from(error: PluginError) -> Self {
+        Self::Own(Box::new(error))
+    }
 }
 
 const SIZE: Key = Key::once("size", "SIZE", "Size of the disk");
@@ -208,7 +224,7 @@ fn random_seed() -> u32 {
 fn ones(params: &Params<'_>, _: &mut Context<'_>) -> Result<Stack, BuildError> {
     let byte = params.parsed("byte", "a byte (0 to 255)", parse_number)?.unwrap_or(0xff);
     let disk = OnesDisk::new(params.size("size")?.unwrap_or(0), byte);
-    disk.map(single).ok_or_else(|| BuildError::Own("plugin ones: there is no memory".into()))
+    disk.map(single).ok_or_else(|| PluginError::NoMemory.into())
 }
 
 fn split(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
@@ -218,9 +234,7 @@ fn split(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
         return Err(params.missing("file").into());
     }
     let files = Files::check(&paths, Layout::Joined, options, context.changes_user)?;
-    files.open_now().map_err(|_| {
-        BuildError::Own("plugin split: the files are more than 2^63 - 1 bytes together".into())
-    })?;
+    files.open_now().map_err(|_| PluginError::TooLong)?;
     Ok(Stack::new(files))
 }
 

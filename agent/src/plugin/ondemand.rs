@@ -23,7 +23,9 @@ use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
 use super::{
     Entry, SIZE,
-    made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed, refused},
+    made::{
+        COMMAND, LABEL, MAX_TOTAL, Made, MadeError, Maker, Place, TYPE, VARIABLE, failed, refused,
+    },
 };
 use crate::{
     exports::{Exports, LISTED, Listed, Listing, OpenError, Opened, Permit},
@@ -281,7 +283,7 @@ fn lock(file: OwnedFd) -> Result<Found, OpenError> {
 }
 
 fn is_taken(name: &str) -> OpenError {
-    refused(Kind::Denied, format!("{name}: the filesystem is locked by another client"))
+    refused(Kind::Denied, MadeError::Locked(name.to_owned()))
 }
 
 /// The file name of an export; `None` if no file can have the name.

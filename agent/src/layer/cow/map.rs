@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
+use thiserror::Error;
+
 use disk::{DiskError, Kind, MemoryBudget, NoMemory, Verb};
 
 /// Blocks per group.
@@ -16,6 +18,10 @@ const COST: u64 = GROUP as u64 * 4 + 64;
 pub(super) const BELOW: u32 = 0;
 pub(super) const TRIMMED: u32 = 1;
 pub(super) const FIRST_SLOT: u32 = 2;
+
+#[derive(Debug, Error)]
+#[error("the maps of overlays and the disks in memory have taken all of --memory-max")]
+struct NoBudget;
 
 #[derive(Debug)]
 pub(super) struct Map {
@@ -60,8 +66,7 @@ impl Map {
         entries.try_reserve_exact(GROUP).map_err(lack)?;
         entries.resize(GROUP, BELOW);
         if !self.budget.take(COST) {
-            let why = "the maps of overlays and the disks in memory have taken all of --memory-max";
-            let source = Some(io::Error::other(why));
+            let source = Some(io::Error::other(NoBudget));
             return Err(DiskError { source, ..DiskError::new(Kind::NoSpace, Verb::Open, (0, 0)) });
         }
         self.groups.insert(group, entries.into());

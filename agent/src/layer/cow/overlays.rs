@@ -6,20 +6,41 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use thiserror::Error;
 
 use super::{
     super::{refuse, window},
     overlay::Overlay,
 };
 use crate::exports::OpenError;
-use disk::{Disk, Identity, MemoryBudget};
+use disk::{Disk, DiskError, Identity, MemoryBudget};
 
 /// Most overlays that are kept. Each has a descriptor and takes space on the host's disk, and an overlay with writes
 /// cannot be dropped.
 const MOST: usize = 4096;
+
+/// Why a client gets no overlay. The cause is part of the message, because the log shows one cause of an error.
+#[derive(Debug, Error)]
+enum OverlayError {
+    #[error(
+        "filter cow: {MOST} overlays are kept already; start the agent again, which drops them"
+    )]
+    TooMany,
+    #[error("filter cow: no overlay can be made in {} (TMPDIR): {error}", .folder.display())]
+    Make { folder: PathBuf, error: io::Error },
+    #[error(
+        "filter cow: the disk has {new} bytes now, and there are clients who have it with {old}; \
+         wait until they have left"
+    )]
+    InUse { old: u64, new: u64 },
+    #[error("filter cow: the overlay cannot be made to fit the disk: {error}")]
+    Resize { error: DiskError },
+}
 
 #[derive(Debug)]
 pub(super) struct Overlays {
@@ -82,9 +103,7 @@ impl Overlays {
         kept.remove(name);
         kept.retain(|_, kept| !(kept.is_idle() && kept.overlay.is_blank()));
         if kept.len() >= MOST {
-            return Err(refuse(format!(
-                "filter cow: {MOST} overlays are kept already; start the agent again, which drops them"
-            )));
+            return Err(refuse(OverlayError::TooMany));
         }
         let overlay = self.make(info.size)?;
         let new = Kept { below: info.identity, overlay: Arc::clone(&overlay) };
@@ -97,10 +116,9 @@ impl Overlays {
         let folder = Path::new(&folder);
         let overlay =
             Overlay::new(folder, size, self.block, self.identity, Arc::clone(&self.budget));
-        overlay.map(Arc::new).map_err(|error| {
-            let folder = folder.display();
-            refuse(format!("filter cow: no overlay can be made in {folder} (TMPDIR): {error}"))
-        })
+        overlay
+            .map(Arc::new)
+            .map_err(|error| refuse(OverlayError::Make { folder: folder.into(), error }))
     }
 
     #[cfg(test)]
@@ -113,12 +131,8 @@ impl Overlays {
 fn resize(kept: &mut Kept, below: &dyn Disk) -> Result<(), OpenError> {
     let (old, new) = (kept.overlay.size(), below.info().size);
     let Some(overlay) = Arc::get_mut(&mut kept.overlay) else {
-        return Err(refuse(format!(
-            "filter cow: the disk has {new} bytes now, and there are clients who have it with {old}; \
-             wait until they have left"
-        )));
+        return Err(refuse(OverlayError::InUse { old, new }));
     };
-    overlay.resize(new, |at, len| window::read(below, at, len)).map_err(|error| {
-        refuse(format!("filter cow: the overlay cannot be made to fit the disk: {error}"))
-    })
+    let resized = overlay.resize(new, |at, len| window::read(below, at, len));
+    resized.map_err(|error| refuse(OverlayError::Resize { error }))
 }

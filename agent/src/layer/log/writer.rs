@@ -45,6 +45,16 @@ pub(super) struct Writer {
     emptied: Condvar,
 }
 
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// No further line comes.
+    Ended,
+    /// All lines are written.
+    Written,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Line>,
@@ -55,10 +65,7 @@ struct Queue {
     /// Dropped lines that no line has reported yet.
     lost: u64,
     reopen: bool,
-    /// Nothing comes any more.
-    ended: bool,
-    /// Everything is written.
-    done: bool,
+    state: State,
 }
 
 impl Queue {
@@ -147,15 +154,21 @@ impl Writer {
     /// Waits until all lines are written, or `LAST_MOMENT` is over.
     pub(super) fn finish(&self) {
         let mut queue = self.lock();
-        queue.ended = true;
+        queue.state = State::Ended;
         self.filled.notify_one();
-        drop(self.emptied.wait_timeout_while(queue, LAST_MOMENT, |queue| !queue.done));
+        drop(
+            self.emptied
+                .wait_timeout_while(queue, LAST_MOMENT, |queue| queue.state != State::Written),
+        );
     }
 
     fn run(&self, mut output: Output) {
         loop {
             let idle = |queue: &mut Queue| {
-                queue.lines.is_empty() && queue.lost == 0 && !queue.ended && !queue.reopen
+                queue.lines.is_empty()
+                    && queue.lost == 0
+                    && queue.state == State::Open
+                    && !queue.reopen
             };
             let mut queue =
                 self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +180,7 @@ impl Writer {
                 drop(queue);
                 output.reopen();
             } else if lines.is_empty() {
-                queue.done = true;
+                queue.state = State::Written;
                 self.emptied.notify_all();
                 return;
             } else {

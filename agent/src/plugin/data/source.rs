@@ -3,15 +3,12 @@
 use std::{
     fs,
     io::{self, Read},
-    process::Command,
+    process::{Command, ExitStatus},
 };
 
 use thiserror::Error;
 
-use crate::{
-    causes::chain,
-    child::{ChildError, Job, Printed},
-};
+use crate::child::{ChildError, Job, Printed};
 
 /// Most bytes of a file or of the output of a command, because either may never end.
 const MOST: u64 = 1 << 30;
@@ -27,7 +24,9 @@ pub(super) enum SourceError {
     #[error("the file {0} cannot be read")]
     File(String, #[source] io::Error),
     #[error("the command ({0}) failed: {1}")]
-    Command(String, String),
+    Status(String, ExitStatus),
+    #[error("the command ({0}) failed")]
+    Command(String, #[source] ChildError),
     #[error("it gives more than {MOST} bytes; take a part of it: [:LENGTH]")]
     Endless,
 }
@@ -42,7 +41,7 @@ impl Source {
                 limited(file, most, |error| SourceError::File(name.clone(), error))
             }
             Self::Command(command) => {
-                let failed = |why: String| SourceError::Command(command.clone(), why);
+                let failed = |error| SourceError::Command(command.clone(), error);
                 let mut shell = Command::new("/bin/sh");
                 shell.arg("-c").arg(&command);
                 // The start of the agent waits for the command, so the user can interrupt it.
@@ -51,7 +50,7 @@ impl Source {
                     // The command may never end, and no more output is needed.
                     let most = usize::try_from(most.min(MOST + 1)).unwrap_or(usize::MAX);
                     let bytes = job.output(most).beginning();
-                    let bytes = bytes.map_err(|error| failed(chain(&error).to_string()))?;
+                    let bytes = bytes.map_err(failed)?;
                     return if bytes.len() as u64 > MOST {
                         Err(SourceError::Endless)
                     } else {
@@ -61,9 +60,9 @@ impl Source {
                 let most = usize::try_from(MOST).unwrap_or(usize::MAX);
                 match job.output(most).print() {
                     Ok(Printed { status, stdout, .. }) if status.success() => Ok(stdout),
-                    Ok(Printed { status, .. }) => Err(failed(status.to_string())),
+                    Ok(Printed { status, .. }) => Err(SourceError::Status(command, status)),
                     Err(ChildError::Flood(_)) => Err(SourceError::Endless),
-                    Err(error) => Err(failed(chain(&error).to_string())),
+                    Err(error) => Err(failed(error)),
                 }
             }
         }
