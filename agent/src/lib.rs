@@ -4,13 +4,14 @@
 //! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
 
 pub mod access;
-pub mod admission;
 mod child;
 pub mod cli;
 pub mod command;
 mod diagnosis;
 mod event_loop;
 pub mod exports;
+pub mod filter;
+pub mod gate;
 pub mod layer;
 pub mod lease;
 pub mod lifecycle;

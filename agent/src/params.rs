@@ -1,12 +1,18 @@
-//! The parameters of one plugin or layer: each known, typed, and given as often as it may be.
+//! The parameters of one plugin or filter. Each is known, has a type, and is given as often as it may be.
 
-use std::{error::Error, fmt, str::FromStr, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    path::{self, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use thiserror::Error;
 
 use crate::units::{parse_duration, parse_size};
 
-/// What a name is the name of.
+/// The kind of a built-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Plugin,
@@ -22,20 +28,20 @@ impl fmt::Display for Kind {
     }
 }
 
-/// `KEY=VALUE`, or a value alone.
+/// `KEY=VALUE`, or a value without a key.
 pub type Word = (Option<String>, String);
 
-/// A parameter that a plugin or a layer knows.
+/// A parameter that a plugin or a filter knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     pub name: &'static str,
-    /// What the value is, for help: `SIZE`, `PATH`, `on|off`.
+    /// The value, for help: `SIZE`, `PATH`, `on|off`.
     pub value: &'static str,
     /// One line for people.
     pub about: &'static str,
-    /// May be given more than once.
+    /// The parameter may be given more than once.
     pub many: bool,
-    /// Stands for every name that no other key has.
+    /// The key stands for every name that no other key has.
     pub free: bool,
 }
 
@@ -48,13 +54,19 @@ impl Key {
         Self { name, value, about, many: true, free: false }
     }
 
-    /// Every other name; `name` is a placeholder for help.
+    /// A key for every other name. `name` is a placeholder for help.
     pub const fn free(name: &'static str, value: &'static str, about: &'static str) -> Self {
         Self { name, value, about, many: true, free: true }
     }
 }
 
-/// Why the words make no sense to whom they are for.
+/// A path that stays the same when the agent goes into the background, and with it to `/`.
+pub(crate) fn absolute(path: &str) -> PathBuf {
+    // This fails for an empty path only, which the caller then cannot open.
+    path::absolute(path).unwrap_or_else(|_| path.into())
+}
+
+/// Why parameters are wrong.
 #[derive(Debug, Error)]
 pub enum ParamError {
     #[error("{kind} {name}: unknown parameter '{key}'; known are: {}", .known.join(", "))]
@@ -84,7 +96,7 @@ pub enum ParamError {
     },
 }
 
-/// The parameters that were given to one plugin or layer.
+/// The parameters that were given to one plugin or filter.
 #[derive(Debug)]
 pub struct Params<'a> {
     kind: Kind,
@@ -95,7 +107,7 @@ pub struct Params<'a> {
 }
 
 impl<'a> Params<'a> {
-    /// Takes the words that a filter knows out of `words`: the rest is for what is below it.
+    /// Takes the words that a filter knows out of `words`. The other words are for the stack below.
     pub fn of_filter(
         name: &'static str,
         keys: &'static [Key],
@@ -114,7 +126,7 @@ impl<'a> Params<'a> {
         result.map(|()| params)
     }
 
-    /// All of `words` are the plugin's; one without a key is for `main`.
+    /// Takes all of `words` for a plugin. A value without a key is for `main`.
     pub fn of_plugin(
         name: &'static str,
         keys: &'static [Key],
@@ -165,12 +177,12 @@ impl<'a> Params<'a> {
         self.values.iter().filter(move |(known, _)| *known == key).map(|(_, value)| *value)
     }
 
-    /// Names that no key has, and their values, in order.
+    /// The names that no key has, and their values, in order.
     pub fn free(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.free.iter().copied()
     }
 
-    /// The value of a key that must be there.
+    /// The value of a key that must be given.
     pub fn needed(&self, key: &'static str) -> Result<&'a str, ParamError> {
         self.value(key).ok_or_else(|| self.missing(key))
     }
@@ -179,7 +191,7 @@ impl<'a> Params<'a> {
         ParamError::Missing { kind: self.kind, name: self.name, key, known: self.known() }
     }
 
-    /// The value of `key` is not `what` ("a size"), because of `source`.
+    /// The error for a value of `key` that is not `what` ("a size"), because of `source`.
     pub fn wrong(
         &self,
         key: &'static str,
@@ -198,7 +210,7 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// The value of `key` as `parse` understands it; `what` is what it should be ("a size").
+    /// The value of `key`, parsed by `parse`. `what` says what it should be ("a size").
     pub fn parsed<T, E: Into<Box<dyn Error + Send + Sync>>>(
         &self,
         key: &'static str,
@@ -209,7 +221,7 @@ impl<'a> Params<'a> {
         parse(value).map(Some).map_err(|error| self.wrong(key, value, what, error))
     }
 
-    /// Bytes, in nbdkit's words (`512`, `10M`).
+    /// A size in bytes, in nbdkit's notation (`512`, `10M`).
     pub fn size(&self, key: &'static str) -> Result<Option<u64>, ParamError> {
         self.parsed(key, "a size", parse_size)
     }
@@ -223,7 +235,7 @@ impl<'a> Params<'a> {
         self.parsed(key, "a time", parse_duration)
     }
 
-    /// A number, digits alone.
+    /// A decimal number.
     pub fn number<N: FromStr<Err: Error + Send + Sync + 'static>>(
         &self,
         key: &'static str,
@@ -241,7 +253,7 @@ impl<'a> Params<'a> {
         })
     }
 
-    /// What the word given for `key` stands for: `meanings` has one for each of `words`.
+    /// The meaning of the word that was given for `key`: `meanings` has one for each of `words`.
     pub fn choice<T: Copy>(
         &self,
         key: &'static str,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use disk::{MemoryBudget, ring::Io};
 
 use crate::{
-    admission::Admission,
+    access::AccessConfig,
     listen::{Address, Given},
     log::Log,
     machines::Machines,
@@ -29,7 +29,9 @@ pub struct Plan {
     /// For the layers and the plugin; a value without a key is the plugin's main parameter.
     pub params: Vec<Word>,
     pub read_only: bool,
-    pub admission: Admission,
+    pub access: AccessConfig,
+    /// Most connections at once of one tenant; `None`: no limit of its own.
+    pub connections_per_tenant: Option<usize>,
     pub memory: Memory,
     /// Virtual machines whose guests come in, as long as they live.
     pub machines: Machines,

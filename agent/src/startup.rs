@@ -11,8 +11,8 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    access::Changes,
-    child, layer,
+    access::{AccessConfigError, Changes},
+    child, filter,
     lease::Leases,
     lifecycle::Lifecycle,
     listen::{Adopted, BindError, GivenError, Listener},
@@ -137,15 +137,12 @@ impl Startup {
         Rules {
             exports: stack.exports,
             gates: stack.gates,
-            changes: (self.plan.admission.file.is_some() || self.plan.tls.verify_peer)
+            changes: (self.plan.access.file.is_some() || self.plan.tls.verify_peer)
                 .then_some(changes),
             fencing: Arc::default(),
             tenants: Arc::new(Tenants::new(Limits {
                 memory: self.plan.memory.limits(),
-                connections: match self.plan.admission.limit_per_tenant {
-                    0 => usize::MAX,
-                    most => most,
-                },
+                connections: self.plan.connections_per_tenant.unwrap_or(usize::MAX),
                 connections_in_all: connections_within(descriptors),
                 own_threads: own_threads_within(descriptors),
                 ..Limits::default()
@@ -168,24 +165,23 @@ impl Startup {
         changes: &Changes,
     ) -> Result<Stack, BuildError> {
         let mut words = self.plan.params.iter().collect();
-        let layers = layer::choose(&self.plan.filters, &mut words)?;
-        let read_only = self.plan.read_only || layer::spare_below(&layers);
+        let filters = filter::choose(&self.plan.filters, &mut words)?;
+        let read_only = self.plan.read_only || filter::only_reads_below(&filters);
         let changes_user = self.plan.process.user.is_some() || self.plan.process.group.is_some();
         let mut context =
             Context { read_only, changes_user, lifecycle, memory: self.plan.memory.disks() };
         let bottom = plugin::find(&self.plan.plugin)?.build(&words, &mut context)?;
-        let stack = layer::wrap(bottom, &layers, &mut context)?;
+        let stack = filter::wrap(bottom, &filters, &mut context)?;
         let certificates = self.plan.tls.verify_peer
             && matches!(tls.acceptor(), Some(tls::Acceptor::Certificates(_)));
-        let stack = self
-            .plan
-            .admission
-            .guard(stack, lifecycle, changes, certificates)
-            .map_err(|error| BuildError::Own(Box::new(error)))?;
+        if !certificates {
+            stack.check_without_certificates().map_err(AccessConfigError::from)?;
+        }
+        let stack = stack.guarded_by(self.plan.access.gates(lifecycle, changes, certificates)?);
         if self.plan.machines.is_empty() {
             return Ok(stack);
         }
-        Ok(stack.behind(Arc::clone(leases) as _))
+        Ok(stack.with_first_gate(Arc::clone(leases) as _))
     }
 
     async fn serve(

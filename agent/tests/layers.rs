@@ -34,8 +34,9 @@ const RANKS: &[(&str, u8)] = &[
     ("stack", 5),
     ("session", 6),
     ("layer", 6),
+    ("gate", 6),
+    ("filter", 7),
     ("plugin", 6),
-    ("admission", 6),
     ("machines", 6),
     ("serve", 7),
     ("process", 8),
@@ -106,9 +107,10 @@ fn modules_import_downwards_only() {
 }
 
 /// Folders in which requests of clients are handled.
-const REQUESTS: [&str; 7] = [
+const REQUESTS: [&str; 8] = [
     "agent/disk/src",
     "agent/src/exports",
+    "agent/src/gate",
     "agent/src/layer",
     "agent/src/plugin",
     "agent/src/proxy",

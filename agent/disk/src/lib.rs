@@ -1,7 +1,7 @@
 //! What a disk is to the engine: info, an attempt that never blocks, a request that it may begin and go on with
 //! by itself, and a performance that may block.
 //!
-//! `session/` calls this; a layer is a `Disk` around a `Disk`. Nothing here knows NBD.
+//! `session/` calls this. A `Layer` is a `Disk` around a `Disk`. Nothing here knows NBD.
 
 mod auditor;
 mod buffer;
@@ -12,6 +12,7 @@ mod error;
 pub mod file;
 mod full;
 mod identity;
+mod layer;
 mod memory;
 mod null;
 mod ones;
@@ -40,6 +41,7 @@ pub use error::{DiskError, Kind, Verb};
 pub use file::FileDisk;
 pub use full::FullDisk;
 pub use identity::Identity;
+pub use layer::Layer;
 pub use memory::{MemoryBudget, MemoryDisk};
 pub use null::NullDisk;
 pub use ones::OnesDisk;
@@ -215,71 +217,47 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Whether `begin` may go on with a request by itself. Asked once by each connection.
     fn begins(&self) -> bool {
-        self.below().is_some_and(<dyn Disk>::begins)
+        false
     }
 
     /// Goes on with `op` while no thread waits for it, or has `waiter` perform it. Called on a thread that serves
     /// other connections too, after `try_execute` or in place of it. The payload of a write is in pages, and is taken
     /// from them.
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
-        match self.below() {
-            Some(below) if self.passes(op) => below.begin(op, waiter),
-            _ => waiter.blocks(op.take_pages()),
-        }
-    }
-
-    /// A layer does nothing to `op`, neither before it nor after it: the disk below may begin it.
-    fn passes(&self, _: &Op<'_>) -> bool {
-        false
+        waiter.blocks(op.take_pages());
     }
 
     /// To perform it takes microseconds as a rule, less than to wake a thread: it is better done on the connection's
     /// own thread, if it has one, or by a thread that does others of it, one after the other.
-    fn is_brief(&self, asked: Asked) -> bool {
-        self.below().is_some_and(|below| below.is_brief(asked))
-    }
-
-    /// The disk that this one is a layer around.
-    fn below(&self) -> Option<&dyn Disk> {
-        None
+    fn is_brief(&self, _: Asked) -> bool {
+        false
     }
 
     /// Whether `throttle` may make a request wait. Asked once by each connection: where it is false,
     /// `throttle` is never called and costs nothing.
     fn throttles(&self) -> bool {
-        self.below().is_some_and(<dyn Disk>::throttles)
+        false
     }
 
-    /// Waits until a request may be performed. No thread waits with
-    /// it: this is for layers that are slow on purpose. A layer that holds awaits the one below too.
-    fn throttle(&self, asked: Asked) -> Throttle<'_> {
-        match self.below() {
-            Some(below) => below.throttle(asked),
-            None => Box::pin(std::future::ready(())),
-        }
+    /// Waits until a request may be performed. No thread waits with it: this is for layers that are slow on purpose.
+    fn throttle(&self, _: Asked) -> Throttle<'_> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Its requests wait for another machine, which may never answer: what takes long is the waiting, and not this
     /// machine's processors.
     fn is_remote(&self) -> bool {
-        self.below().is_some_and(<dyn Disk>::is_remote)
+        false
     }
 
     /// The client of this disk has gone, or has ended its sending: what waits for it on others, for as long as these
     /// like, may be given up. May be called more than once.
-    fn client_gone(&self) {
-        if let Some(below) = self.below() {
-            below.client_gone();
-        }
-    }
+    fn client_gone(&self) {}
 
-    /// Waits before the connection of a client that has said its last is closed. Called once, and
-    /// only where `throttles`; a layer that waits here awaits the one below too.
+    /// Waits before the connection of a client that has said its last is closed. Called once, and only where
+    /// `throttles`.
     fn linger(&self) -> Throttle<'_> {
-        match self.below() {
-            Some(below) => below.linger(),
-            None => Box::pin(std::future::ready(())),
-        }
+        Box::pin(std::future::ready(()))
     }
 }
 

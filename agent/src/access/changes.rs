@@ -1,34 +1,34 @@
-//! Rules that change while the agent serves: told by the gate, heard by every session.
+//! Changes of the rules while the agent serves. A gate announces a change, and every session receives it.
 
 use std::{future, sync::Arc};
 
 use tokio::sync::watch;
 
-/// Says that the rules of a gate have changed. All clones say it to the same sessions.
+/// Announces changes of the rules. All clones announce to the same sessions.
 #[derive(Debug, Clone, Default)]
 pub struct Changes(Arc<watch::Sender<()>>);
 
 impl Changes {
-    /// The gates answer by other rules from now on.
+    /// Announces that the gates have new rules.
     pub fn tell(&self) {
         self.0.send_replace(());
     }
 
-    /// For a connection, before the gates are asked about it: no change is missed between.
+    /// Subscribes a connection. This comes before the gates are asked, so that no change is missed.
     pub fn watch(&self) -> Changed {
         Changed(self.0.subscribe())
     }
 }
 
-/// Hears of changes.
+/// Receives changes.
 #[derive(Debug)]
 pub struct Changed(watch::Receiver<()>);
 
 impl Changed {
-    /// Waits for one that was not heard of yet.
+    /// Waits for the next change.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            // Nobody can change them any more.
+            // No sender is left, so no change can come.
             future::pending::<()>().await;
         }
     }

@@ -1,10 +1,10 @@
-//! The text of an access file: a rule or a list of them a line, `allow` or `deny` in front.
+//! The syntax of an access file: each line is `allow` or `deny` and a list of rules.
 
 use thiserror::Error;
 
 use super::{Action, Rule, RuleError, parse_list};
 
-/// What one line says.
+/// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Counted from 1.
@@ -13,7 +13,7 @@ pub struct Line {
     pub rules: Vec<Rule>,
 }
 
-/// A line that says nothing.
+/// A line that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {number}")]
 pub struct LineError {
@@ -21,8 +21,11 @@ pub struct LineError {
     pub source: RuleError,
 }
 
-/// Reads all lines. A line without a word in front allows; what follows a `#` at the beginning of
-/// a line or behind a space is for people.
+/// Parses all lines. A line without `allow` or `deny` allows. A `#` at the start of a line or after a space starts a
+/// comment.
+///
+/// # Errors
+/// The first line that is wrong.
 pub fn parse_file(text: &str) -> Result<Vec<Line>, LineError> {
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_alone_is_no_rule() {
+    fn allow_and_deny_need_a_list_of_rules() {
         for text in ["allow", "deny", "permit any", "allow,any", "deny any any"] {
             assert_eq!(parse_file(text).map_err(|error| error.number), Err(1), "{text}");
         }

@@ -1,9 +1,8 @@
-//! Patterns over names, as fnmatch(3) without flags has them: `*`, `?`, `[a-z]`, `[!a-z]`, and a
-//! backslash that takes the next character's meaning away.
+//! Patterns as of fnmatch(3) without flags: `*`, `?`, `[a-z]`, `[!a-z]`, and a backslash before a literal character.
 
 use std::fmt;
 
-/// A pattern over a whole name.
+/// A pattern that matches whole names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(String);
 
@@ -20,12 +19,12 @@ impl Glob {
         Self(pattern.into())
     }
 
-    /// Takes time in proportion to both lengths multiplied, at most.
+    /// Whether the whole name matches. Takes at most time in proportion to the product of both lengths.
     pub fn matches(&self, name: &str) -> bool {
         let pattern: Vec<char> = self.0.chars().collect();
         let name: Vec<char> = name.chars().collect();
         let (mut at, mut seen) = (0, 0);
-        // The last star, and where in the name what follows it was tried.
+        // The last star, and the place in the name where the rest of the pattern was tried.
         let mut star = None;
         while seen < name.len() {
             if pattern.get(at) == Some(&'*') {
@@ -45,14 +44,14 @@ impl Glob {
     }
 }
 
-/// How much of the pattern matches this one character, if its front does.
+/// The length of the first element of the pattern, if it matches this character.
 fn one(pattern: &[char], c: char) -> Option<usize> {
     match *pattern {
         ['?', ..] => Some(1),
         ['\\', escaped, ..] => (escaped == c).then_some(2),
         ['[', ..] => match Class::at_front(pattern) {
             Some(class) => class.contains(c).then_some(class.length),
-            // Without its end it is a bracket like any other character.
+            // Without a closing bracket it is a literal bracket.
             None => (c == '[').then_some(1),
         },
         [literal, ..] => (literal == c).then_some(1),
@@ -64,7 +63,7 @@ impl<'a> Class<'a> {
     fn at_front(pattern: &'a [char]) -> Option<Self> {
         let negated = matches!(pattern.get(1), Some('!' | '^'));
         let start = if negated { 2 } else { 1 };
-        // A closing bracket in the first place is a member.
+        // A closing bracket in first place is a member.
         let end = (start + 1..pattern.len()).find(|&i| pattern[i] == ']')?;
         Some(Self { negated, members: &pattern[start..end], length: end + 1 })
     }

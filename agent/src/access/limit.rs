@@ -1,6 +1,6 @@
-//! How many connections may be open at once: in all, and from one CID.
+//! Limits on open connections, in all and per CID.
 //!
-//! A connection counts from when it is let in until it is over, its handshake included.
+//! A connection counts from when it is let in until it ends, including its handshake.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 use super::{Caller, Denied, Gate, Pass};
 use crate::peer::Peer;
 
-/// A limit that all connections behind it share.
+/// A limit that all connections share.
 #[derive(Debug)]
 pub struct Limit {
     all: Option<Most>,
@@ -22,24 +22,26 @@ pub struct Limit {
 #[derive(Debug)]
 struct Most {
     connections: usize,
-    /// As the log shows it.
+    /// The limit as the log shows it.
     words: String,
 }
 
-/// Places that are taken.
+/// Open connections.
 #[derive(Debug, Default)]
 struct Taken {
     all: usize,
-    /// Only those that have any.
+    /// Only machines with connections.
     each: HashMap<Machine, usize>,
 }
 
-/// What a limit for each counts.
+/// A machine that has a limit of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Machine {
-    /// A CID, and whether it is in this host's numbering: a guest's, or another host's.
-    Cid(u32, bool),
-    /// The one behind a path.
+    /// The guest of this host with this CID.
+    Guest(u32),
+    /// The peer with this CID that is no guest of this host: another host numbers its guests itself.
+    Other(u32),
+    /// The VM behind the socket with this path.
     Vm(Arc<Path>),
 }
 
@@ -50,8 +52,8 @@ struct Place {
 }
 
 impl Limit {
-    /// At most `all` connections, and `each` from one CID; 0 is no limit. `words` are what the
-    /// limits are called where they were given.
+    /// At most `all` connections, and at most `each` from one CID; 0 is no limit. `words` are the names of both limits for
+    /// the log.
     pub fn new(all: usize, each: usize, words: (&str, &str)) -> Self {
         let most = |connections, word: &str| {
             (connections > 0).then(|| Most { connections, words: format!("{word}{connections}") })
@@ -68,7 +70,8 @@ impl Gate for Limit {
         };
         let of = match caller.peer {
             _ if self.each.is_none() => None,
-            Peer::Vsock { cid, .. } => Some(Machine::Cid(*cid, caller.peer.is_guest())),
+            Peer::Vsock { cid, .. } if caller.peer.is_guest() => Some(Machine::Guest(*cid)),
+            Peer::Vsock { cid, .. } => Some(Machine::Other(*cid)),
             Peer::Vm { path, .. } => Some(Machine::Vm(Arc::clone(path))),
             _ => None,
         };
@@ -100,7 +103,7 @@ impl Drop for Place {
     }
 }
 
-/// Nothing in here panics half-way through a change.
+/// Locks the counts. No code panics half-way through a change of them.
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,17 +143,17 @@ mod tests {
         let others = [admit(&limit, &unix).unwrap(), admit(&limit, &unix).unwrap()];
         drop((first, second, third, others));
         let _again = admit(&limit, &guest(3)).unwrap();
-        assert_eq!(lock(&limit.taken).each.len(), 1, "who is gone is forgotten");
+        assert_eq!(lock(&limit.taken).each.len(), 1, "a machine without connections is dropped");
         assert_eq!(lock(&limit.taken).all, 1);
     }
 
     #[test]
-    fn who_is_denied_by_one_limit_takes_no_place_of_the_other() {
+    fn a_connection_that_one_limit_denies_takes_no_place_of_the_other() {
         let limit = Limit::new(2, 1, ("", ""));
         let _first = admit(&limit, &guest(3)).unwrap();
         admit(&limit, &guest(3)).unwrap_err();
         let _second = admit(&limit, &guest(4)).unwrap();
         admit(&limit, &guest(5)).unwrap_err();
-        assert!(!lock(&limit.taken).each.contains_key(&Machine::Cid(5, true)));
+        assert!(!lock(&limit.taken).each.contains_key(&Machine::Guest(5)));
     }
 }

@@ -1,4 +1,4 @@
-//! Lists of rules with commas between them.
+//! Lists of rules, separated by commas.
 
 use thiserror::Error;
 
@@ -19,11 +19,14 @@ pub enum ListError {
     Rule(#[from] RuleError),
 }
 
-/// `RULE[,RULE…]`, as nbdkit writes it: a comma at the end is nothing, and so is an empty list.
+/// Parses `RULE[,RULE…]`, as nbdkit writes it. A comma at the end is ignored, and the list may be empty.
 ///
-/// Names and labels have commas of their own. Those with a backslash before them belong to the
-/// rule; and without one, where what follows can be nothing else: `dn:CN=me,O=BigCo,*` is one rule,
-/// and so is `security:system_u:system_r:svirt_t:s0:c1,c2`.
+/// Names and labels contain commas. A comma with a backslash before it belongs to the rule. So does a comma without one,
+/// where the text after it can be nothing but a part of the rule: `dn:CN=me,O=BigCo,*` is one rule, and so is
+/// `security:system_u:system_r:svirt_t:s0:c1,c2`.
+///
+/// # Errors
+/// The first entry that is not a rule.
 pub fn parse_list(text: &str) -> Result<Vec<Rule>, RuleError> {
     let mut texts: Vec<String> = Vec::new();
     for part in parts(text) {
@@ -38,7 +41,10 @@ pub fn parse_list(text: &str) -> Result<Vec<Rule>, RuleError> {
     texts.iter().map(|rule| rule.trim().parse()).collect()
 }
 
-/// `3,5-9`: guests by their CIDs.
+/// Parses `3,5-9`: guests by their CIDs.
+///
+/// # Errors
+/// If the list is empty or an entry is not the CID of a guest.
 pub fn parse_cids(text: &str) -> Result<Vec<Rule>, ListError> {
     let guest = |part: &str| {
         let cids = Numbers::parse(part.trim()).filter(|cids| cids.first() >= Peer::FIRST_GUEST);
@@ -50,7 +56,7 @@ pub fn parse_cids(text: &str) -> Result<Vec<Rule>, ListError> {
     }
 }
 
-/// What stands between the commas that have no backslash before them.
+/// The parts between commas that have no backslash before them.
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text).filter(|text| !text.is_empty());
     std::iter::from_fn(move || {
@@ -66,13 +72,13 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether `part`, behind a comma, belongs to the rule before it.
+/// Whether `part`, which follows a comma, belongs to the rule before the comma.
 fn continues(before: &str, part: &str) -> bool {
     let (word, part) = (before.trim_start().to_ascii_lowercase(), part.trim());
     if word.starts_with("dn:") || word.starts_with("issuer-dn:") {
         part.contains('=') || part.starts_with(['*', '?', '['])
     } else if word.starts_with("security:") {
-        // A category of SELinux or a range of them: c7, c0.c1023.
+        // A category of SELinux or a range of categories: c7, c0.c1023.
         part.split('.').all(|category| {
             category.strip_prefix('c').is_some_and(|number| {
                 !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())

@@ -1,9 +1,10 @@
-//! Who may connect: decided for each connection before it is sent a byte, by rules and limits.
+//! Who may connect. Rules and limits decide about each connection before the agent sends a byte.
 //!
-//! `session` asks the gates that the command line (`admission`) and the layers have put up. Nothing
-//! here knows NBD, and nothing waits or reads a file.
+//! `session` asks the gates of the command line (`config`) and of the filters (`crate::gate`). Nothing here knows NBD.
+//! A decision neither waits nor reads a file: `config` reads the access file at start and at HUP.
 
 mod changes;
+mod config;
 mod file;
 mod glob;
 mod limit;
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub use self::{
     changes::{Changed, Changes},
+    config::{AccessConfig, AccessConfigError, ConfiguredGates},
     file::{Line, LineError, parse_file},
     limit::Limit,
     list::{ListError, parse_cids, parse_list},
@@ -29,24 +31,24 @@ pub use self::{
 };
 use crate::{peer::Peer, tls::Certificate};
 
-/// Says who may come in.
+/// Decides which connections are let in.
 pub trait Gate: Send + Sync + fmt::Debug {
     /// Lets the caller in, or says which rule forbids it.
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied>;
 
-    /// What the rules say of a caller now. Asked whenever it wants to know or to have an export, and of all
-    /// that are in when rules have changed (`Changes`). It takes no place.
+    /// The verdict of the rules on a caller. It is asked for before each list and each export, and for all open connections
+    /// after the rules have changed (`Changes`). It takes no place.
     fn judge(&self, _: &Caller<'_>) -> Verdict {
         Verdict::Allowed
     }
 
-    /// A rule that makes no sense where no client can show a certificate.
+    /// A rule that needs a certificate; an error where no client can show one.
     fn needs_certificate(&self) -> Option<NeedsCertificate> {
         None
     }
 }
 
-/// What all gates say of a caller.
+/// The verdict of all gates on a caller.
 pub fn judge(gates: &[Arc<dyn Gate>], caller: &Caller<'_>) -> Verdict {
     let mut waits = false;
     for gate in gates {
@@ -59,7 +61,7 @@ pub fn judge(gates: &[Arc<dyn Gate>], caller: &Caller<'_>) -> Verdict {
     if waits { Verdict::NotYet } else { Verdict::Allowed }
 }
 
-/// Who stands before a gate: the peer, and what more a rule may ask about it.
+/// A peer before a gate, and what else a rule may ask about it.
 pub struct Caller<'a> {
     pub peer: &'a Peer,
     ask: &'a dyn Fn() -> Option<String>,
@@ -67,7 +69,7 @@ pub struct Caller<'a> {
     shown: Shown<'a>,
 }
 
-/// What a caller has shown of itself.
+/// The certificate that a caller has shown.
 #[derive(Clone, Copy)]
 enum Shown<'a> {
     NotYet,
@@ -76,19 +78,19 @@ enum Shown<'a> {
 }
 
 impl<'a> Caller<'a> {
-    /// `ask` finds out the label that a security module gave the peer, if there is one. It is
-    /// called when the first rule wants to know, and not again.
+    /// `ask` finds out the label that a security module gave the peer. It is called at most once, by the first rule about
+    /// labels.
     pub fn new(peer: &'a Peer, ask: &'a dyn Fn() -> Option<String>) -> Self {
         Self { peer, ask, label: OnceCell::new(), shown: Shown::NotYet }
     }
 
-    /// The same when it is known what certificate it has shown, if any.
+    /// The same caller after the handshake, with its certificate if it has shown one.
     #[must_use]
     pub fn with_certificate(self, certificate: Option<&'a Certificate>) -> Self {
         Self { shown: certificate.map_or(Shown::Nothing, Shown::Certificate), ..self }
     }
 
-    /// What SO_PEERSEC says of the peer.
+    /// The peer's label by SO_PEERSEC.
     pub fn label(&self) -> Option<&str> {
         self.label.get_or_init(self.ask).as_deref()
     }
@@ -100,7 +102,7 @@ impl fmt::Debug for Caller<'_> {
     }
 }
 
-/// A place behind a gate, given back when it is dropped: when the connection is over.
+/// The right of a connection to be open. It is dropped when the connection ends, and gives its place back then.
 #[derive(Default)]
 pub struct Pass {
     #[allow(dead_code, reason = "held for its drop")]
@@ -115,24 +117,24 @@ impl Pass {
         Self { guard: Some(Box::new(guard)), ..Self::default() }
     }
 
-    /// Good until it is revoked.
+    /// A pass that ends when it is revoked.
     #[must_use]
     pub fn until(self, revocation: Revocation) -> Self {
         Self { revocation: Some(revocation), ..self }
     }
 
-    /// Says which machine it lets in: the connection is charged to that machine.
+    /// A pass for a machine. The connection is charged to that machine.
     #[must_use]
     pub fn of_machine(self, machine: Arc<str>) -> Self {
         Self { machine: Some(machine), ..self }
     }
 
-    /// The machine that it lets in, where one is known.
+    /// The machine that the pass is for, if it is known.
     pub fn machine(&self) -> Option<&Arc<str>> {
         self.machine.as_ref()
     }
 
-    /// Its end before the connection's, if it can have one.
+    /// The revocation that may end the pass before the connection.
     pub fn revocation(&self) -> Option<&Revocation> {
         self.revocation.as_ref()
     }
@@ -144,7 +146,7 @@ impl fmt::Debug for Pass {
     }
 }
 
-/// The rule that forbids a connection, in its own words.
+/// The rule that denies a connection, as the log shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{rule}")]
 pub struct Denied {

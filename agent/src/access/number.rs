@@ -1,8 +1,8 @@
-//! Numbers in rules, one or a range of them.
+//! Numbers and ranges of numbers in rules.
 
 use std::fmt;
 
-/// From the first to the last, both with it.
+/// The numbers from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
     first: u32,
@@ -16,7 +16,7 @@ pub fn parse_number(text: &str) -> Option<u32> {
         [b'0', _, ..] => (&text[1..], 8),
         _ => (text, 10),
     };
-    // `from_str_radix` takes a sign, which no number here has.
+    // `from_str_radix` accepts a sign, which is wrong here.
     if !digits.starts_with(|c: char| c.is_digit(base)) {
         return None;
     }
@@ -24,12 +24,12 @@ pub fn parse_number(text: &str) -> Option<u32> {
 }
 
 impl Numbers {
-    /// `None`: the range runs backwards.
+    /// `None` if `last` is below `first`.
     pub fn new(first: u32, last: u32) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// `7`, or `3-9`.
+    /// Parses `7` or `3-9`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once('-') {
             Some((first, last)) => Self::new(parse_number(first)?, parse_number(last)?),

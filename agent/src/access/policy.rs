@@ -1,17 +1,17 @@
-//! Rules in order, and what they come to for one caller.
+//! Rules in order, and their verdict on a caller.
 
 use thiserror::Error;
 
 use super::{Caller, Denied, Match, Pass, Rule};
 
-/// What becomes of a caller that a rule names.
+/// What a rule does with the callers that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Allow,
     Deny,
 }
 
-/// The first rule that names the caller decides; where none does, the last word.
+/// The first rule that names the caller decides. If no rule does, `last` decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     steps: Vec<Step>,
@@ -22,7 +22,7 @@ pub struct Policy {
 struct Step {
     action: Action,
     rule: Rule,
-    /// As the log shows it.
+    /// The rule as the log shows it.
     words: String,
 }
 
@@ -32,27 +32,27 @@ enum Last {
     Deny(Denied),
 }
 
-/// What the rules say.
+/// The verdict of rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Allowed,
     Denied(Denied),
-    /// It depends on a certificate that the caller has not shown yet.
+    /// The verdict depends on a certificate that the caller has not shown yet.
     NotYet,
 }
 
 impl Policy {
-    /// Whom no rule names may come in.
+    /// A policy that allows callers which no rule names.
     pub fn open() -> Self {
         Self { steps: Vec::new(), last: Last::Allow }
     }
 
-    /// Whom no rule names is denied, with these words.
+    /// A policy that denies callers which no rule names. `words` is the reason for the log.
     pub fn closed(words: impl Into<String>) -> Self {
         Self { steps: Vec::new(), last: Last::Deny(Denied::new(words)) }
     }
 
-    /// Adds a rule behind the others; `words` is what the log says when it denies.
+    /// Adds a rule after the others. `words` is the reason for the log when the rule denies.
     pub fn add(&mut self, action: Action, rule: Rule, words: String) {
         self.steps.push(Step { action, rule, words });
     }
@@ -62,7 +62,7 @@ impl Policy {
         self.steps.iter().map(|step| &step.rule).find(|rule| rule.needs_certificate())
     }
 
-    /// What a gate says before the first byte: who may turn out to be allowed is let in.
+    /// The decision before the first byte. A caller that a certificate may still allow is let in.
     pub fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
         match self.decide(caller) {
             Verdict::Denied(denied) => Err(denied),
@@ -70,7 +70,7 @@ impl Policy {
         }
     }
 
-    /// Decides; `NotYet` only where the certificate makes a difference.
+    /// The verdict. `NotYet` only where the certificate makes a difference.
     pub fn decide(&self, caller: &Caller<'_>) -> Verdict {
         let (mut may_allow, mut may_deny) = (false, false);
         let decided = self.steps.iter().find(|step| match step.rule.matches(caller) {
@@ -96,8 +96,8 @@ impl Policy {
     }
 }
 
-/// A rule about certificates, of use only where clients show them: elsewhere it names nobody, and
-/// lets in whom it was to deny.
+/// A rule about certificates where no client can show one. Such a rule names no client, so it would let in clients that
+/// it was meant to deny.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "{given}: the rule {rule} is about the certificates of clients; add --tls-verify-peer (and TLS), or leave it out"
@@ -109,7 +109,7 @@ pub struct NeedsCertificate {
 }
 
 impl NeedsCertificate {
-    /// The first of those rules.
+    /// The first rule of the policy that needs a certificate.
     pub fn of(policy: &Policy, given: &'static str) -> Option<Self> {
         let rule = policy.needs_certificate()?.to_string();
         Some(Self { given, rule })
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_waited_for_where_it_makes_a_difference() {
+    fn the_verdict_waits_for_a_certificate_that_makes_a_difference() {
         let peer = Peer::Tcp("127.0.0.1:1".parse().unwrap());
         let shown = Certificate {
             dn: "CN=me,O=BigCo".into(),
@@ -177,7 +177,7 @@ mod tests {
             (policy(open(), &["+issuer-dn:CN=BigCo", "-any"]), wait(), no("any"), yes()),
             (policy(open(), &["+anyipv4,dn:CN=me*", "-any"]), yes(), yes(), yes()),
             (policy(open(), &["-dn:CN=me*"]), wait(), yes(), no("dn:CN=me*")),
-            // Whatever it says, nothing changes.
+            // The certificate makes no difference.
             (policy(open(), &["+dn:CN=me*"]), yes(), yes(), yes()),
             (
                 policy(open(), &["-anyipv4", "+dn:CN=me*"]),

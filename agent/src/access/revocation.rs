@@ -1,31 +1,31 @@
-//! The end of what a pass gave, before the connection's own: told by who gave it, heard by the session.
+//! The revocation of passes: the owner of a pass can end the connections that it let in.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Ends all connections that were let in by it, now or when it is dropped.
+/// Ends all connections that it let in, by `revoke` or when it is dropped.
 #[derive(Debug, Default)]
 pub struct Revoker(watch::Sender<Option<Arc<str>>>);
 
 impl Revoker {
-    /// Ends them; `why` stands in the log.
+    /// Ends the connections. `why` is logged.
     pub fn revoke(&self, why: &str) {
         self.0.send_replace(Some(why.into()));
     }
 
-    /// For a connection that is let in.
+    /// The revocation for a connection that is let in.
     pub fn revocation(&self) -> Revocation {
         Revocation(self.0.subscribe())
     }
 }
 
-/// Tells a connection that what let it in is over.
+/// Tells a connection that its pass is revoked.
 #[derive(Debug, Clone)]
 pub struct Revocation(watch::Receiver<Option<Arc<str>>>);
 
 impl Revocation {
-    /// Waits for it, and says why.
+    /// Waits for the revocation, and returns the reason.
     pub async fn revoked(&mut self) -> Arc<str> {
         match self.0.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(why)) => Arc::clone(why),

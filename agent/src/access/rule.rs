@@ -1,4 +1,4 @@
-//! One rule: the words of nbdkit-ip-filter(1) and ours, read, printed and matched.
+//! A rule: the words of nbdkit-ip-filter(1) and of the agent, parsed, printed and matched.
 
 use std::{
     fmt,
@@ -11,14 +11,14 @@ use thiserror::Error;
 use super::{Caller, Shown, glob::Glob, number::Numbers, parse_number};
 use crate::peer::{Peer, VsockKind};
 
-/// Whom a rule names. Keywords are of either case, and `all…` is `any…`.
+/// The peers that a rule names. Keywords have either case, and `all…` means `any…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// `any`: everybody.
+    /// `any`: every peer.
     Any,
-    /// `anyipv4`, `anyipv6`, `anyunix`, `anyvsock`: everybody who came that way.
+    /// `anyipv4`, `anyipv6`, `anyunix`, `anyvsock`: every peer of that transport.
     AnyOf(Way),
-    /// `192.168.0.0/24`: the bits behind the prefix do not matter.
+    /// `192.168.0.0/24`: the bits after the prefix do not matter.
     Ipv4(Ipv4Addr, u8),
     /// `2001:db8::/32`.
     Ipv6(Ipv6Addr, u8),
@@ -30,11 +30,11 @@ pub enum Rule {
     Dn(Named, Glob),
     /// `vsock-guest`, `vsock-guest:3-9`: a virtual machine of this host, by its CID.
     Guest(Option<Numbers>),
-    /// `vsock-local`, `vsock-hypervisor`, `vsock-sibling`: over vsock, and no guest.
+    /// `vsock-local`, `vsock-hypervisor`, `vsock-sibling`: a vsock peer that is no guest of this host.
     Vsock(VsockKind),
 }
 
-/// The way that a peer came.
+/// The transport of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Ipv4,
@@ -43,7 +43,7 @@ pub enum Way {
     Vsock,
 }
 
-/// A number that is known of a peer.
+/// A number that identifies a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     Pid,
@@ -53,19 +53,19 @@ pub enum Field {
     Port,
 }
 
-/// Whose name in a certificate.
+/// A name in a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
     Subject,
     Issuer,
 }
 
-/// What a rule says of a caller.
+/// Whether a rule names a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
     Yes,
     No,
-    /// The certificate will tell.
+    /// It depends on the certificate, which the caller has not shown yet.
     NotYet,
 }
 
@@ -84,7 +84,7 @@ pub enum RuleError {
     Number(String, &'static str),
     #[error("'{0}' is no network; the prefix is a number up to 32 (IPv4) or 128 (IPv6)")]
     Prefix(String),
-    #[error("'{0}' has nothing behind the colon")]
+    #[error("'{0}' has nothing after the colon")]
     Nothing(String),
 }
 
@@ -136,7 +136,7 @@ impl FromStr for Rule {
     }
 }
 
-/// What a word with a colon means; `None` if it is no such word, but may be an IPv6 address.
+/// Parses a word with a colon and its value; `None` if the word is unknown, as in an IPv6 address.
 fn with_value(word: &str, value: &str, text: &str) -> Option<Result<Rule, RuleError>> {
     let needed = |rule: fn(&str) -> Rule| {
         let nothing = || RuleError::Nothing(text.to_owned());
@@ -159,7 +159,7 @@ fn with_value(word: &str, value: &str, text: &str) -> Option<Result<Rule, RuleEr
     Some(numbers.map(|numbers| Rule::Number(*field, numbers)).ok_or_else(error))
 }
 
-/// An address, or an address and a prefix.
+/// Parses an address, or an address and a prefix.
 fn network(text: &str) -> Result<Rule, RuleError> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
@@ -173,7 +173,7 @@ fn network(text: &str) -> Result<Rule, RuleError> {
     let prefix = prefix.ok_or_else(|| RuleError::Prefix(text.to_owned()))?;
     Ok(match address {
         IpAddr::V4(address) => Rule::Ipv4(address, prefix),
-        // IPv4 in IPv6 clothes: peers are undressed as well.
+        // An IPv4-mapped IPv6 address is IPv4, for peers too.
         IpAddr::V6(address) => match address.to_ipv4_mapped() {
             Some(address) if prefix >= 96 => Rule::Ipv4(address, prefix - 96),
             _ => Rule::Ipv6(address, prefix),
@@ -181,7 +181,7 @@ fn network(text: &str) -> Result<Rule, RuleError> {
     })
 }
 
-/// `\,` and `\\` in a label stand for what follows the backslash.
+/// Removes the backslash of `\,` and `\\` in a label.
 fn unescaped(label: &str) -> String {
     let mut text = String::new();
     let mut letters = label.chars().peekable();
@@ -205,7 +205,7 @@ impl Rule {
         if yes { Match::Yes } else { Match::No }
     }
 
-    /// It asks for a certificate: without TLS it names nobody.
+    /// Whether the rule is about certificates. Without TLS such a rule names no peer.
     pub fn needs_certificate(&self) -> bool {
         matches!(self, Self::Dn(..))
     }
@@ -233,7 +233,7 @@ impl Rule {
                 field.of(peer).is_some_and(|number| numbers.contains(number))
             }
             Self::Security(label) => caller.label() == Some(label),
-            // Decided before this is asked.
+            // Decided by `matches`.
             Self::Dn(..) => false,
             Self::Guest(cids) => {
                 peer.is_guest()
@@ -246,7 +246,7 @@ impl Rule {
     }
 }
 
-/// The address of a peer that has one. IPv4 that came to an IPv6 socket is IPv4.
+/// The address of a TCP peer. An IPv4-mapped IPv6 address is IPv4.
 fn address_of(peer: &Peer) -> Option<IpAddr> {
     match peer {
         Peer::Tcp(address) => Some(address.ip().to_canonical()),

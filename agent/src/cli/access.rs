@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use thiserror::Error;
 
-use crate::{
-    access::{ListError, parse_cids, parse_list},
-    admission::Admission,
-};
+use crate::access::{AccessConfig, ListError, Rule, parse_cids, parse_list};
 
 const HEADING: &str = "Who may connect";
 
@@ -64,33 +61,45 @@ impl Words {
         !self.allow_cid.is_empty()
     }
 
-    pub(super) fn decide(&self) -> Result<Admission, WordsError> {
+    /// `None`: a tenant has no limit of its own.
+    pub(super) fn connections_per_tenant(&self) -> Option<usize> {
+        (self.limit_per_tenant > 0).then(|| count(self.limit_per_tenant))
+    }
+
+    pub(super) fn decide(&self) -> Result<AccessConfig, WordsError> {
         let mut allow = Vec::new();
-        for (option, lists) in [("--allow", &self.allow), ("--allow-cid", &self.allow_cid)] {
+        let options: [(_, _, fn(&str) -> _); 2] =
+            [("--allow", &self.allow, parse_rules), ("--allow-cid", &self.allow_cid, parse_cids)];
+        for (option, lists, parse) in options {
             for list in lists {
-                let rules = match option {
-                    "--allow" if list.is_empty() => Err(ListError::Nobody("vsock-guest,uid:0")),
-                    "--allow" => parse_list(list).map_err(ListError::from),
-                    _ => parse_cids(list),
-                };
-                let value = || list.clone();
+                let rules = parse(list);
                 allow.extend(rules.map_err(|source| WordsError {
                     option,
-                    value: value(),
+                    value: list.clone(),
                     source,
                 })?);
             }
         }
         let given = !(self.allow.is_empty() && self.allow_cid.is_empty());
-        let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
-        Ok(Admission {
+        Ok(AccessConfig {
             allow: given.then_some(allow),
             file: self.access_file.clone(),
-            limit: number(self.limit),
-            limit_per_cid: number(self.limit_per_cid),
-            limit_per_tenant: number(self.limit_per_tenant),
+            limit: count(self.limit),
+            limit_per_cid: count(self.limit_per_cid),
         })
     }
+}
+
+/// A list of rules that names somebody.
+fn parse_rules(list: &str) -> Result<Vec<Rule>, ListError> {
+    if list.is_empty() {
+        return Err(ListError::Nobody("vsock-guest,uid:0"));
+    }
+    Ok(parse_list(list)?)
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -105,13 +114,17 @@ mod tests {
         words: Words,
     }
 
-    fn decide(words: &[&str]) -> Result<Admission, WordsError> {
-        Program::parse_from(["agent"].iter().chain(words)).words.decide()
+    fn parse(words: &[&str]) -> Words {
+        Program::parse_from(["agent"].iter().chain(words)).words
+    }
+
+    fn decide(words: &[&str]) -> Result<AccessConfig, WordsError> {
+        parse(words).decide()
     }
 
     #[test]
     fn lists_add_up() {
-        assert_eq!(decide(&[]).unwrap(), Admission::default());
+        assert_eq!(decide(&[]).unwrap(), AccessConfig::default());
         let decided = decide(&[
             "--allow=uid:0,anyvsock",
             "--allow-cid=3,5-9",
@@ -120,15 +133,19 @@ mod tests {
             "--allow-cid=4",
             "--limit=7",
             "--limit-per-cid=2",
-            "--limit-per-tenant=9",
             "--access-file=rules",
         ])
         .unwrap();
         let rules = "uid:0,anyvsock,::1,vsock-guest:3,vsock-guest:5-9,vsock-guest:4";
         assert_eq!(decided.allow, Some(parse_list(rules).unwrap()));
-        let limits = (decided.limit, decided.limit_per_cid, decided.limit_per_tenant);
-        assert_eq!(limits, (7, 2, 9));
+        assert_eq!((decided.limit, decided.limit_per_cid), (7, 2));
         assert_eq!(decided.file, Some("rules".into()));
+    }
+
+    #[test]
+    fn no_connections_per_tenant_are_no_limit() {
+        assert_eq!(parse(&["--limit-per-tenant=9"]).connections_per_tenant(), Some(9));
+        assert_eq!(parse(&["--limit-per-tenant=0"]).connections_per_tenant(), None);
     }
 
     #[test]

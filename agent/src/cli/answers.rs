@@ -7,7 +7,7 @@ use clap::CommandFactory;
 
 use super::{Said, Stop};
 use crate::{
-    layer,
+    filter,
     params::{Key, Params, Word},
     plugin, tls,
 };
@@ -53,7 +53,7 @@ impl Said {
         };
         let plugin = plugin::find(plugin)?;
         let filters: Vec<_> =
-            self.filter.iter().map(|name| layer::find(name)).collect::<Result<_, _>>()?;
+            self.filter.iter().map(|name| filter::find(name)).collect::<Result<_, _>>()?;
         if self.help {
             for filter in filters {
                 explain(&mut answer, "filter", (filter.name, filter.about), filter.keys, None)?;
@@ -66,7 +66,7 @@ impl Said {
         } else {
             // Wrong words are told, missing ones are not.
             let mut words = params.iter().collect();
-            layer::choose(&self.filter, &mut words)?;
+            filter::choose(&self.filter, &mut words)?;
             Params::of_plugin(plugin.name, plugin.keys, plugin.main, &words)
                 .map_err(|error| Stop::Build(error.into()))?;
             answer = fields(plugin)?;
@@ -132,7 +132,7 @@ fn config() -> String {
         ("binary", path(binary.as_deref())),
         ("bindir", path(binary.as_deref().and_then(Path::parent))),
         ("exit_with_parent", Some(is(true))),
-        ("filters", Some(names(&mut layer::BUILT_IN.iter().map(|filter| filter.name)))),
+        ("filters", Some(names(&mut filter::built_in().iter().map(|filter| filter.name)))),
         ("host_cpu", Some(env::consts::ARCH.to_owned())),
         ("host_os", Some(HOST_OS.to_owned())),
         ("name", Some(NAME.to_owned())),

@@ -5,7 +5,7 @@ use std::{error::Error, path::PathBuf, time::Duration};
 use nbd::negotiate::Offers;
 
 use super::*;
-use crate::{admission::Admission, machines::Machines, plan::Memory, process::Process};
+use crate::{access::AccessConfig, machines::Machines, plan::Memory, process::Process};
 
 fn decided(line: &str) -> Plan {
     plan(words(line), None).unwrap_or_else(|stop| panic!("{line}: {stop}"))
@@ -38,7 +38,8 @@ fn the_defaults_are_those_of_nbdkit() {
             filters: Vec::new(),
             plugin: "memory".into(),
             params: vec![(None, "1G".into())],
-            admission: Admission::default(),
+            access: AccessConfig::default(),
+            connections_per_tenant: Some(1024),
             memory: Memory { connection: 128 << 20, tenant: 256 << 20, total: None, disks: None },
             machines: Machines::default(),
             read_only: false,

@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, builder::PossibleValuesParser, value_parser};
 use clap_complete::{Generator, Shell};
 
 use super::{ALL, Entry, Outcome, print_as_it_is, whole};
-use crate::{layer, params::Key, plugin};
+use crate::{filter, params::Key, plugin};
 
 pub(super) const ENTRY: Entry = Entry { word: "completions", command, run };
 
@@ -72,7 +72,7 @@ fn generated(shell: Shell, mut command: clap::Command, name: &str) -> String {
 /// With what the options and the plugin can be, where `cli` looks at that itself.
 fn with_values(command: clap::Command) -> clap::Command {
     let plugins = plugin::BUILT_IN.iter().map(|plugin| plugin.name);
-    let filters: Vec<_> = layer::BUILT_IN.iter().map(|filter| filter.name).collect();
+    let filters: Vec<_> = filter::built_in().iter().map(|filter| filter.name).collect();
     // Without the words' own definitions they are values like the plugins.
     let own = command.get_subcommands().next().is_none();
     let plugins: Vec<_> = plugins.chain(commands().filter(|_| own)).collect();
@@ -178,7 +178,7 @@ fn fish() -> String {
             );
         }
     }
-    for filter in layer::BUILT_IN {
+    for filter in filter::built_in() {
         for (key, word) in filter.keys.iter().flat_map(key_words) {
             complete(format!("__fish_agent_has_filter {}", filter.name), &word, key.about);
         }
@@ -189,7 +189,7 @@ fn fish() -> String {
 /// A function of bash and zsh that says the parameters of a plugin or a filter.
 fn parameters() -> String {
     let plugins = plugin::BUILT_IN.iter().map(|plugin| ("plugin", plugin.name, plugin.keys));
-    let filters = layer::BUILT_IN.iter().map(|filter| ("filter", filter.name, filter.keys));
+    let filters = filter::built_in().into_iter().map(|filter| ("filter", filter.name, filter.keys));
     let mut cases = String::new();
     for (kind, name, keys) in plugins.chain(filters) {
         let words: Vec<_> = keys.iter().flat_map(key_words).map(|(_, word)| word).collect();

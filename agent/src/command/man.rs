@@ -9,7 +9,7 @@ use clap_mangen::{
 };
 
 use super::{Entry, Outcome, print_as_it_is, whole};
-use crate::{layer, params::Key, plugin};
+use crate::{filter, params::Key, plugin};
 
 pub(super) const ENTRY: Entry = Entry { word: "man", command, run };
 
@@ -156,7 +156,7 @@ fn main_page(whole: &clap::Command) -> io::Result<String> {
         bold("--filter"),
         roman(" puts around it; their parameters stand among the plugin's."),
     ]);
-    for filter in layer::BUILT_IN {
+    for filter in filter::built_in() {
         part(&mut roff, filter.name, filter.about, filter.keys, None);
     }
     roff.control("SH", ["COMMANDS"]);

@@ -1,7 +1,7 @@
-//! The files of a directory, each an export by its name (`file dir=PATH`).
+//! The files of a directory. Each file is an export by its name (`file dir=PATH`).
 //!
-//! Nothing outside the directory is reached: the kernel resolves every name beneath it, symbolic
-//! links included (openat2, RESOLVE_BENEATH).
+//! No file outside the directory can be opened: the kernel resolves every name beneath it, and symbolic links too
+//! (openat2, RESOLVE_BENEATH).
 
 use std::{
     collections::BTreeSet,
@@ -49,9 +49,9 @@ impl Inner {
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         loop {
             match openat2(&self.directory, name, OpenHow::new().flags(flags).resolve(resolve)) {
-                // Something was renamed just now, and the kernel will not say beneath or not.
+                // A rename during the call keeps the kernel from deciding. Try again.
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
-                // Before Linux 5.6, or in a container that hides the call: no links, then.
+                // Linux before 5.6, or a container that hides the call: follow no links.
                 Err(Errno::ENOSYS) => {
                     let flags = flags | OFlag::O_NOFOLLOW;
                     return nix::fcntl::openat(&self.directory, name, flags, Mode::empty());
@@ -77,7 +77,7 @@ impl Inner {
         let mut names = BTreeSet::new();
         for entry in directory.iter() {
             let entry = entry?;
-            // NBD's names are UTF-8: another name cannot be asked for.
+            // NBD's names are UTF-8, so a client cannot ask for another name.
             let Ok(name) = entry.file_name().to_str() else { continue };
             let is_disk = match entry.file_type() {
                 Some(Type::File | Type::BlockDevice) => true,
@@ -131,8 +131,7 @@ impl Exports for Directory {
     }
 }
 
-/// Whether there is no such export, as opposed to one that cannot be had. A link that leads out of
-/// the directory (EXDEV) is none.
+/// Whether the error means that there is no such export. A link that leads out of the directory (EXDEV) is no export.
 fn is_absence(error: &FileError) -> bool {
     match error {
         FileError::Kind { .. } => true,

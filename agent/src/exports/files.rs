@@ -1,5 +1,5 @@
-//! Files by their paths, opened anew for each connection (`file PATH` and `split`): a file or a device that was
-//! resized or replaced is seen by the next client.
+//! Files by their paths (`file PATH` and `split`). They are opened again for each connection, so that the next client sees
+//! a file or a device that was resized or replaced.
 
 use std::{
     os::fd::OwnedFd,
@@ -19,10 +19,10 @@ use disk::{
     file::{FileError, Options},
 };
 
-/// What the paths make together.
+/// How the files form the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// There is one path, and its file is the disk.
+    /// There is one file, and it is the disk.
     Whole,
     /// The files one after the other.
     Joined,
@@ -39,19 +39,19 @@ struct Inner {
     options: Options,
 }
 
-/// How to get at one file.
+/// How to open one file.
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
-    /// Descriptors of the file as it was when the agent started, and the flags that they were opened with.
+    /// Descriptors from the start of the agent, and the flags that they were opened with.
     kept: Vec<(OFlag, OwnedFd)>,
 }
 
 impl Files {
-    /// Opens each file once, so that what is wrong with it shows before a client comes.
+    /// Opens each file once, so that errors show before a client comes.
     ///
-    /// `keep`: this process is about to become another user, who may not be allowed to open them. They are kept
-    /// open, and where that user is refused, what is open already is served.
+    /// `keep`: this process is about to become another user, who may not be allowed to open the files. The files are kept
+    /// open, and if the user is refused, the open descriptor is served.
     ///
     /// # Errors
     /// Why a file cannot be opened.
@@ -66,7 +66,7 @@ impl Files {
         Ok(Self(Arc::new(Inner { sources, layout, options })))
     }
 
-    /// The disk as the files are now; blocks.
+    /// Opens the disk with the current files. This may block.
     pub fn open_now(&self) -> Result<Arc<dyn Disk>, OpenError> {
         self.0.open(Payer::default())
     }
@@ -90,14 +90,14 @@ impl Inner {
     }
 }
 
-/// `split` of more than a disk can be.
+/// The files of `split` are together longer than a disk can be.
 #[derive(Debug, thiserror::Error)]
 #[error("the files are more than 2^63 - 1 bytes together")]
 struct TooLong;
 
 impl Source {
     fn check(path: &Path, options: Options, keep: bool) -> Result<Self, FileError> {
-        // The agent may go to `/` when it goes into the background.
+        // Absolute, because `--background` changes the working directory to `/`.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let kept = Mutex::new(Vec::new());
         let opener = |flags| {

@@ -1,4 +1,4 @@
-//! Names to disks: what a client may list and open. Opening happens here and nowhere else.
+//! Exports: names that clients list, and the disks that they open by these names.
 
 mod directory;
 mod files;
@@ -16,7 +16,7 @@ pub use self::{
 use disk::{Disk, DiskError, Kind, Verb};
 use human::chain;
 
-/// Most names in a list; more than that can be opened and are not shown.
+/// Most names in a list. Further exports can be opened, but are not listed.
 pub(crate) const LISTED: usize = 10_000;
 
 /// An export as LIST shows it.
@@ -29,14 +29,14 @@ pub struct Listed {
 /// Why a name was not opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// No such export (the client is told no more than that).
+    /// There is no such export. The client is told no more than that.
     Unknown,
-    /// It exists and could not be opened.
+    /// The export exists and could not be opened.
     Failed(DiskError),
 }
 
 impl OpenError {
-    /// It could not be opened, for this reason and its causes.
+    /// The export could not be opened, because of `error` and its causes.
     pub fn because(error: &(dyn Error + 'static)) -> Self {
         let source = Some(io::Error::other(chain(error).to_string()));
         Self::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })
@@ -49,7 +49,7 @@ impl From<Panicked> for OpenError {
     }
 }
 
-/// Work on another thread came to no end, by our bug.
+/// Work on another thread panicked, which is a bug of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a bug in agent: its work panicked")]
 pub struct Panicked;
@@ -67,16 +67,15 @@ pub type Opened<'a> = Pin<Box<dyn Future<Output = Result<Arc<dyn Disk>, OpenErro
 
 /// The exports of one agent.
 ///
-/// The futures are polled by the connection's task, on a thread that serves other connections too: what they do
-/// there takes no waiting. What blocks for a moment goes through `Permit::blocking`; what waits for somebody else
-/// waits asynchronously. A future is dropped when its client leaves or the agent ends: whatever it has begun ends
-/// with it.
+/// The connection's task polls the futures, on a thread that serves other connections too, so they never block it. Work
+/// that blocks for a moment goes through `Permit::blocking`. Work that waits for another party waits asynchronously. A
+/// future is dropped when its client leaves or the agent ends, and its work ends with it.
 pub trait Exports: Send + Sync + fmt::Debug {
-    /// What LIST answers, in order, to the client that has the permit.
+    /// The answer to LIST, in order, for the client that has the permit.
     fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a>;
-    /// The disk behind a name, for one connection, which drops it when it is over.
+    /// Opens the disk behind a name for one connection, which drops it at its end.
     fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a>;
-    /// The one name that stands for all names of the same disk.
+    /// The canonical name: the same for all names of a disk.
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str;
 }
 

@@ -1,4 +1,4 @@
-//! The right to an export: made where the rules have been asked, and needed to list and to open.
+//! The permit for a list or an export. `authorize` makes it after asking the rules.
 
 use std::sync::Arc;
 
@@ -10,31 +10,30 @@ use crate::{
     tls::Certificate,
 };
 
-/// Who asks, and how. Cheap to clone.
+/// The connection that asks for an export. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Opening {
     pub peer: Peer,
-    /// What a security module calls it.
+    /// The label that a security module gave the peer.
     pub label: Option<String>,
-    /// Counts the agent's connections, from 1.
+    /// Number of the connection in this agent, from 1.
     pub connection: u64,
     /// Writes will be refused (`-r`).
     pub read_only: bool,
     /// The connection is encrypted.
     pub tls: bool,
-    /// The client's, verified; `None` unless `--tls-verify-peer`.
+    /// The client's verified certificate; `None` without `--tls-verify-peer`.
     pub certificate: Option<Arc<Certificate>>,
-    /// Whom the connection is charged to.
+    /// The tenant that the connection is charged to.
     pub tenant: Arc<Tenant>,
 }
 
-/// What a client asks for, and what a permit covers.
+/// What a permit covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Covers {
     /// The names of all exports.
     List,
-    /// The export of this name, which is the client's word for it: layers that change names do not change
-    /// it.
+    /// The export by the client's name. Layers that change names do not change this one.
     Export(String),
 }
 
@@ -45,11 +44,11 @@ pub struct Permit {
     covers: Covers,
 }
 
-/// Asks the gates whether a client may have what it asks for. By then it has shown a certificate, or it has
-/// none. Whether there is such an export does not matter here.
+/// Asks the gates whether a client may have a list or an export. The client has shown its certificate by then, if it has
+/// one. Whether the export exists does not matter here.
 ///
 /// # Errors
-/// The rule that forbids it.
+/// The rule that denies it.
 pub fn authorize(
     gates: &[Arc<dyn Gate>],
     opening: &Opening,
@@ -66,37 +65,36 @@ pub fn authorize(
 }
 
 impl Permit {
-    /// Who has it.
+    /// The connection that has the permit.
     pub fn opening(&self) -> &Opening {
         &self.opening
     }
 
-    /// Whom the connection is charged to.
+    /// The tenant that the connection is charged to.
     pub fn tenant(&self) -> &Arc<Tenant> {
         &self.opening.tenant
     }
 
-    /// Does what takes a moment in the kernel (to open a file, to read a directory, to make something durable) on a
-    /// thread of its own, charged to the tenant. When the caller stops waiting, work that has begun goes on to its
-    /// end. What waits for somebody else (a lock, a command, another client, a time) never comes here: the threads
-    /// are few, and the requests of all clients need them.
+    /// Runs work that takes a moment in the kernel, such as opening a file, on a thread that is charged to the tenant. Work
+    /// that has begun runs to its end even if the caller stops waiting. Work that waits for another party (a lock, a
+    /// command, a client, a time) does not belong here, because the requests of all clients need the few threads.
     ///
     /// # Errors
-    /// The work has panicked.
+    /// If the work panics.
     pub async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Panicked> {
         let tenant = &self.opening.tenant;
         let done = match self.covers {
-            // A directory may have many entries, and they are put in order.
+            // A directory may have many entries, which are sorted.
             Covers::List => tenant.run_long(work).await,
             Covers::Export(_) => tenant.run(work).await,
         };
         done.ok_or(Panicked)
     }
 
-    /// The export that it covers. One to list covers none by name.
+    /// The export that the permit covers; `None` for a list.
     pub fn export(&self) -> Option<&str> {
         match &self.covers {
             Covers::List => None,
@@ -104,7 +102,7 @@ impl Permit {
         }
     }
 
-    /// Of a connection that a test has no other words for.
+    /// The permit of some connection, for tests.
     #[cfg(test)]
     pub(crate) fn any() -> Self {
         let peer = Peer::Unix { pid: 1, uid: 0, gid: 0 };

@@ -1,55 +1,56 @@
-//! Tells clients which sizes of requests to keep to, and may refuse all others:
-//! nbdkit-blocksize-policy-filter(1).
+//! Advertises block sizes to clients, and can refuse requests of other sizes: nbdkit-blocksize-policy-filter(1).
 
 use std::{io, sync::Arc};
 
-use super::{Entry, each};
+use thiserror::Error;
+
+use super::Entry;
 use crate::{
     params::{Key, Params},
     stack::BuildError,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "blocksize-policy",
-    about: "Tell clients which sizes of requests to keep to",
+    about: "Advertise block sizes to clients, and refuse other requests",
     keys: &[
         Key::once("blocksize-minimum", "SIZE", "Smallest unit, a power of two up to 64K"),
         Key::once("blocksize-preferred", "SIZE", "Best unit, a power of two from 512 to 32M"),
-        Key::once("blocksize-maximum", "SIZE", "Longest read or write; more than 32M is as 32M"),
+        Key::once("blocksize-maximum", "SIZE", "Longest read or write; at most 32M is advertised"),
         Key::once(
             "blocksize-error-policy",
             "allow|error|strict-error",
-            "Refuse others (EINVAL); error: but for a short last block [default: allow]",
+            "Refuse other requests (EINVAL); error: except a short last block [default: allow]",
         ),
         Key::once(
             "blocksize-write-disconnect",
             "SIZE",
-            "Drop who sends a longer write, unanswered [default: 0, nobody]",
+            "Disconnect clients that send a longer write [default: 0, never]",
         ),
     ],
     build: |params, stack, _| {
         let policy = Policy::parse(params)?;
-        Ok(each(stack, move |below, _| Ok(Arc::new(Policed::new(below, policy)))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Policed::new(below, policy)))))
     },
 };
 
-/// What the words say; what they do not say is as below.
+/// The parameters. `None`: the value of the disk below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Policy {
     minimum: Option<u32>,
     preferred: Option<u32>,
     maximum: Option<u32>,
     refuse: Refuse,
-    /// Longest write that does not end the connection.
+    /// Longest write that does not end the connection, in bytes.
     endured: Option<u32>,
 }
 
-/// Which requests that do not keep to the sizes are refused.
+/// Which requests of other sizes are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refuse {
     None,
-    /// But for what ends where the disk does: its last block may be a short one.
+    /// All but those that end where the disk ends, because its last block may be short.
     ButTail,
     All,
 }
@@ -58,7 +59,7 @@ impl Policy {
     fn parse(params: &Params<'_>) -> Result<Self, BuildError> {
         let size = |key, fits: fn(u32) -> bool, hint| {
             let Some(size) = params.size(key)? else { return Ok(None) };
-            // A longest request beyond 32 bits is one that has no limit.
+            // A size beyond 32 bits is no limit.
             let size = u32::try_from(size).unwrap_or(u32::MAX);
             let text = params.value(key).unwrap_or_default();
             let wrong = || params.wrong(key, text, "a block size", hint);
@@ -105,17 +106,26 @@ impl Policy {
         Ok(Self { minimum, preferred, maximum, refuse, endured })
     }
 
-    /// The sizes over a disk that has its own: minimum, preferred, maximum, which fit together.
+    /// The minimum, preferred and maximum size that fit together and fit the disk below.
     fn over(&self, info: &DiskInfo) -> (u32, u32, u32) {
-        let told = info.block_minimum.max(info.block_advertised);
-        let minimum = self.minimum.unwrap_or(told).max(info.block_minimum);
+        let advertised = info.block_minimum.max(info.block_advertised);
+        let minimum = self.minimum.unwrap_or(advertised).max(info.block_minimum);
         let preferred = self.preferred.unwrap_or(info.block_preferred).max(minimum);
-        // Who keeps to the sizes is not dropped.
+        // A client that keeps to the sizes is never disconnected.
         let endured = self.endured.map_or(u32::MAX, |endured| endured / minimum * minimum);
         let maximum = self.maximum.unwrap_or_else(|| info.block_maximum.min(endured));
         let maximum = maximum.min(info.block_maximum);
         (minimum, preferred, maximum.max(minimum))
     }
+}
+
+/// Why a request does not keep to the sizes.
+#[derive(Debug, Error)]
+enum Misfit {
+    #[error("longer than blocksize-maximum={0}")]
+    Long(u32),
+    #[error("not in units of blocksize-minimum={0}")]
+    Unaligned(u32),
 }
 
 #[derive(Debug)]
@@ -125,7 +135,7 @@ struct Policed {
     sizes: (u32, u32, u32),
     refuse: Refuse,
     endured: u32,
-    /// Of the disk, bytes.
+    /// Size of the disk, in bytes.
     size: u64,
 }
 
@@ -136,7 +146,7 @@ impl Policed {
         Self { below, sizes: policy.over(&info), refuse: policy.refuse, endured, size: info.size }
     }
 
-    /// The length of a request, with what is missing of the disk's last block where it may be.
+    /// The length of a request, rounded up to whole blocks where a short last block is allowed.
     fn whole(&self, at: u64, len: u64) -> u64 {
         if self.refuse == Refuse::ButTail && at + len == self.size {
             return len.next_multiple_of(self.sizes.0.into());
@@ -153,9 +163,9 @@ impl Policed {
         let (at, len) = op.range();
         let carries_data = matches!(verb, Verb::Read | Verb::Write);
         let why = if carries_data && len > maximum.into() {
-            format!("longer than blocksize-maximum={maximum}")
+            Misfit::Long(maximum)
         } else if !(at | self.whole(at, len)).is_multiple_of(minimum.into()) {
-            format!("not in units of blocksize-minimum={minimum}")
+            Misfit::Unaligned(minimum)
         } else {
             return Ok(());
         };
@@ -164,7 +174,11 @@ impl Policed {
     }
 }
 
-impl Disk for Policed {
+impl Layer for Policed {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let (block_advertised, block_preferred, block_maximum) = self.sizes;
         let write_cutoff = self.endured;
@@ -190,10 +204,6 @@ impl Disk for Policed {
     fn passes(&self, op: &Op<'_>) -> bool {
         self.check(op).is_ok()
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -215,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_block_may_be_short_unless_strictly() {
+    fn the_last_block_may_be_short_unless_the_policy_is_strict() {
         for (refuse, fits) in [(Refuse::ButTail, true), (Refuse::All, false)] {
             let policy = Policy { minimum: Some(512), refuse, ..NONE };
             let disk = Policed::new(Arc::new(MemoryDisk::new(1000)), policy);
@@ -228,22 +238,22 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_connection_is_longer_than_what_is_told() {
+    fn a_write_that_ends_the_connection_is_longer_than_the_advertised_maximum() {
         let policy = Policy { minimum: Some(512), endured: Some(10_000), ..NONE };
-        let info = Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy).info();
+        let info = Disk::info(&Policed::new(Arc::new(MemoryDisk::new(1 << 20)), policy));
         assert_eq!((info.block_maximum, info.write_cutoff), (9728, 10_000));
     }
 
     #[test]
-    fn clients_are_told_sizes_that_fit_together() {
-        let info = policed(65536, u32::MAX, Refuse::None).info();
+    fn advertised_sizes_fit_together() {
+        let info = Disk::info(&policed(65536, u32::MAX, Refuse::None));
         let told = (info.block_minimum, info.block_advertised, info.block_preferred);
         assert_eq!(told, (1, 65536, 65536));
         assert_eq!(info.block_maximum, 32 << 20);
     }
 
     #[test]
-    fn others_pass_or_are_refused_as_the_policy_says() {
+    fn other_sizes_pass_or_are_refused_as_the_policy_says() {
         let (lax, strict) = (policed(512, 4096, Refuse::None), policed(512, 4096, Refuse::All));
         for (at, len, fits) in
             [(0, 512, true), (512, 4096, true), (1, 512, false), (0, 511, false), (0, 4608, false)]
@@ -254,7 +264,7 @@ mod tests {
             assert_eq!(run(&strict, &mut read).is_ok(), fits, "{at} {len}");
             let mut zero =
                 Op::Zero { at, len: len.into(), fua: false, may_trim: true, fast: false };
-            // No data is carried: it may be as long as it likes.
+            // A request without data may have any length.
             assert_eq!(run(&strict, &mut zero).is_ok(), fits || len == 4608, "{at} {len}");
         }
         let mut write = Op::Write { at: 3, data: Data::Bytes(b"x"), fua: false };

@@ -1,8 +1,8 @@
-//! Keeps what is written beside a disk that is only read: nbdkit-cow-filter(1).
+//! Keeps writes in an overlay, and only reads the disk below: nbdkit-cow-filter(1).
 //!
-//! All connections to a disk share one overlay, for as long as the agent runs and the disk is the same
-//! (`overlays`). Nothing of it outlives the agent, so a flush has nothing to make durable; it tells what the
-//! host has lost of the overlay.
+//! All connections to a disk share one overlay, for as long as the agent runs and the disk is the same (`overlays`).
+//! The overlay ends with the agent, so a flush has nothing to make durable. It reports what the host has lost of the
+//! overlay.
 
 mod map;
 mod overlay;
@@ -21,8 +21,8 @@ use crate::{
     stack::{BuildError, Stack},
 };
 use disk::{
-    Answer, Client, Disk, DiskError, DiskInfo, Extent, Kind as DiskKind, Op, Piece, Progress, Turn,
-    Verb, execute_all, in_pieces,
+    Answer, Client, Disk, DiskError, DiskInfo, Extent, Kind as DiskKind, Layer, Op, Piece,
+    Progress, Turn, Verb, execute_all, in_pieces,
 };
 
 pub(super) const NAME: &str = "cow";
@@ -31,9 +31,17 @@ pub(super) const ENTRY: Entry = Entry {
     name: NAME,
     about: "Keep writes in a temporary overlay, and only read the disk",
     keys: &[
-        Key::once("cow-block-size", "SIZE", "What is copied at once, 4K or more [default: 64K]"),
-        Key::once("cow-on-cache", "BOOL", "Requests to cache fill the overlay [default: false]"),
-        Key::once("cow-on-read", "BOOL|/PATH", "Reads fill the overlay; while PATH exists"),
+        Key::once(
+            "cow-block-size",
+            "SIZE",
+            "Size of the blocks that are copied, 4K to 64M [default: 64K]",
+        ),
+        Key::once("cow-on-cache", "BOOL", "Cache requests fill the overlay [default: false]"),
+        Key::once(
+            "cow-on-read",
+            "BOOL|/PATH",
+            "Reads fill the overlay; with a path, while it exists",
+        ),
     ],
     build: |params, stack, context| {
         let settings = Settings::parse(params)?;
@@ -68,7 +76,7 @@ impl OnRead {
     }
 }
 
-/// Largest block, bytes: each partial write copies one.
+/// Largest block, in bytes. Each partial write copies one block.
 const LARGEST: u64 = 64 << 20;
 
 impl Settings {
@@ -105,7 +113,7 @@ impl Exports for Cow {
             let below = self.below.open(name, permit).await?;
             let name = self.below.canonical(name).to_owned();
             let (overlays, settings) = (Arc::clone(&self.overlays), self.settings.clone());
-            // A file is made.
+            // Creating the file of the overlay may block.
             let cover = move || {
                 let overlay = overlays.of(&name, &*below)?;
                 Ok(Arc::new(CowDisk::new(below, overlay, settings)) as _)
@@ -133,8 +141,7 @@ impl CowDisk {
         Self { below, overlay, client, settings }
     }
 
-    /// There is nothing to be made durable; but what the host has lost is told. `tell`: the client hears
-    /// of it.
+    /// Fails if the host has lost something of the overlay. `tell`: the client is told of the loss.
     fn flush(&self, tell: bool) -> Result<Progress, DiskError> {
         let (durability, check) = (&self.overlay.durability, || self.overlay.check());
         let flushed = if tell {
@@ -160,7 +167,7 @@ impl CowDisk {
         for (number, part) in self.overlay.blocks(range) {
             if copy {
                 match self.overlay.fill(number, || self.original(number)) {
-                    // It can be read all the same.
+                    // The block can be read without a copy.
                     Err(DiskError { kind: DiskKind::NoSpace | DiskKind::NoMemory, .. }) => {}
                     filled => filled?,
                 }
@@ -170,7 +177,7 @@ impl CowDisk {
                 Content::Bytes(bytes) => answer.pieces.push(Piece::Bytes(bytes.into())),
                 Content::Zeroes => answer.pieces.push(Piece::Hole(len)),
                 Content::Below => {
-                    // What lies in one block has 32 bits.
+                    // A length within one block fits in 32 bits.
                     let len = u32::try_from(len).unwrap_or(u32::MAX);
                     let mut op = Op::Read { at: part.start, len };
                     execute_all(&*self.below, &mut op, answer)?;
@@ -189,7 +196,7 @@ impl CowDisk {
         Ok(())
     }
 
-    /// Whole blocks become holes of the overlay; with `exact` the rest is written as zeroes.
+    /// Makes whole blocks holes of the overlay. With `exact` the rest of the range is written as zeroes.
     fn clear(
         &self,
         range: &Range<u64>,
@@ -205,7 +212,7 @@ impl CowDisk {
         in_pieces(range.clone(), self.overlay.block_size(), |part| {
             let number = part.start / self.overlay.block_size();
             if may_trim && part == self.overlay.block(number) {
-                // A trim is advice: without memory for it the block stays what it is.
+                // A trim is advice. Without memory for the map the block stays as it is.
                 self.overlay
                     .trim(number)
                     .or_else(|error| if exact { Err(error) } else { Ok(()) })?;
@@ -226,7 +233,7 @@ impl CowDisk {
         let len = end - part.start;
         match state {
             State::Below if self.below.info().can_extents => {
-                // An answer that ends before is an answer too.
+                // The answer may cover less than the range.
                 let mut op = Op::Extents { at: part.start, len, one };
                 execute_all(&*self.below, &mut op, answer)?;
             }
@@ -239,13 +246,17 @@ impl CowDisk {
     }
 }
 
-/// Blocks that one request changes: 64 GiB of them by default. Beyond it a trim does nothing, and zeroes are
-/// refused: the map of the blocks is in memory.
+/// Most blocks that one request changes, because their map is in memory: 64 GiB with the default block size. A longer
+/// trim does nothing, and a longer zero request is refused.
 const MOST_BLOCKS: usize = 1 << 20;
-/// Blocks that one request for extents looks at: some milliseconds.
+/// Most blocks that one extent request looks at. This takes some milliseconds.
 const LOOKED_AT: usize = 1 << 14;
 
-impl Disk for CowDisk {
+impl Layer for CowDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let identity = below.identity.map(|below| below.and_disk(self.overlay.identity()));
@@ -256,7 +267,7 @@ impl Disk for CowDisk {
             write_cutoff: below.write_cutoff,
             description: below.description.clone(),
             can_fast_zero: false,
-            // Another connection has another disk, and what is written over it.
+            // With an ephemeral disk each connection has its own disk and overlay.
             multi_conn: !below.ephemeral,
             ephemeral: below.ephemeral,
             ..DiskInfo::plain(below.size, identity)
@@ -299,14 +310,10 @@ impl Disk for CowDisk {
             Op::Extents { one, .. } => self.extents(&range, *one, answer).map(|()| Progress::Done),
         }
         .map_err(|error| match error.verb {
-            // Of the overlay's file: what was asked for is what failed.
+            // An error of the overlay's file is reported for the client's request.
             Verb::Open => DiskError { verb: op.verb(), at, len, ..error },
             _ => error,
         })
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

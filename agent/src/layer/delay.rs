@@ -1,42 +1,44 @@
-//! Makes requests wait, and opening and closing: nbdkit-delay-filter(1).
+//! Delays requests, and the opening and closing of exports: nbdkit-delay-filter(1).
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Entry, each, each_later};
+use super::Entry;
 use crate::{
     params::{Key, ParamError, Params},
     stack::BuildError,
 };
-use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Kind, Op, Progress, Throttle, Turn, Verb};
+use disk::{
+    Answer, Asked, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Throttle, Turn, Verb,
+};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "delay",
-    about: "Make requests wait",
+    about: "Delay requests",
     keys: &[
         Key::once("rdelay", "TIME", "Delay of reads"),
-        Key::once("wdelay", "TIME", "Delay of writes, and of zeroes and trims"),
+        Key::once("wdelay", "TIME", "Delay of writes, zeroes and trims"),
         Key::once("delay-read", "TIME", "Delay of reads"),
         Key::once("delay-write", "TIME", "Delay of writes alone"),
         Key::once("delay-zero", "TIME", "Delay of zeroes"),
         Key::once("delay-trim", "TIME", "Delay of trims"),
-        Key::once("delay-extents", "TIME", "Delay of requests for extents"),
-        Key::once("delay-cache", "TIME", "Delay of requests to cache"),
+        Key::once("delay-extents", "TIME", "Delay of extent requests"),
+        Key::once("delay-cache", "TIME", "Delay of cache requests"),
         Key::once("delay-flush", "TIME", "Delay of flushes"),
         Key::once("delay-fast-zero", "on|off", "off: refuse fast zeroes at once [default: on]"),
         Key::once("delay-open", "TIME", "Delay of opening an export"),
-        Key::once("delay-close", "TIME", "Delay of closing, when a client says that it goes"),
+        Key::once("delay-close", "TIME", "Delay of closing, after a client's NBD_CMD_DISC"),
     ],
     build: |params, stack, _| {
         let times = Times::parse(params)?;
         if times.is_zero() {
-            // Nothing to do: it costs nothing.
+            // A layer without delays is left out.
             return Ok(stack);
         }
         let around = move |below| -> Arc<dyn Disk> { Arc::new(Delay { below, times }) };
         Ok::<_, BuildError>(if times.open.is_zero() {
-            each(stack, move |below, _| Ok(around(below)))
+            stack.each(move |below, _| Ok(around(below)))
         } else {
-            each_later(stack, move |below, _| {
+            stack.each_later(move |below, _| {
                 Box::pin(async move {
                     tokio::time::sleep(times.open).await;
                     Ok(around(below))
@@ -79,7 +81,7 @@ impl Times {
             flush: time("delay-flush", None)?,
             open: time("delay-open", None)?,
             close: time("delay-close", None)?,
-            // As nbdkit has it: where zeroes do not wait, there is nothing to be quicker than.
+            // As in nbdkit: without a delay of zeroes, fast zeroes are not refused.
             no_fast_zero: !fast && !zero.is_zero(),
         })
     }
@@ -122,7 +124,11 @@ impl Delay {
     }
 }
 
-impl Disk for Delay {
+impl Layer for Delay {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         DiskInfo { can_fast_zero: below.can_fast_zero || self.times.no_fast_zero, ..below }
@@ -142,16 +148,12 @@ impl Disk for Delay {
         self.check(op).is_ok()
     }
 
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
-
     fn throttles(&self) -> bool {
         self.times.throttles() || self.below.throttles()
     }
 
     fn throttle(&self, asked: Asked) -> Throttle<'_> {
-        // A fast zero that will be refused is refused at once.
+        // A fast zero that will be refused does not wait.
         let refused = asked.fast && self.times.no_fast_zero;
         let time = if refused { Duration::ZERO } else { self.times.of(asked.verb) };
         Box::pin(async move {
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_request_has_its_time_and_the_narrower_key_wins() {
+    fn each_kind_of_request_has_its_delay_and_the_narrower_key_wins() {
         const S: Duration = Duration::from_secs(1);
         let all = times(&[("rdelay", "1"), ("wdelay", "2"), ("delay-trim", "500ms")]).unwrap();
         let of = |verbs: &[Verb]| verbs.iter().map(|verb| all.of(*verb)).collect::<Vec<_>>();
@@ -219,23 +221,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_is_held_for_its_time_and_for_what_is_below() {
+    async fn a_request_waits_for_its_delay_and_for_the_delay_of_the_layer_below() {
         let first = times(&[("delay-read", "2")]).unwrap();
         let second = times(&[("delay-read", "3"), ("delay-close", "7")]).unwrap();
         let memory = Arc::new(MemoryDisk::new(1 << 20));
         let below = Arc::new(Delay { below: memory, times: first });
         let disk = Delay { below, times: second };
         let start = tokio::time::Instant::now();
-        disk.throttle(asked(Verb::Read)).await;
+        Disk::throttle(&disk, asked(Verb::Read)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.throttle(asked(Verb::Write)).await;
+        Disk::throttle(&disk, asked(Verb::Write)).await;
         assert_eq!(start.elapsed().as_secs(), 5);
-        disk.linger().await;
+        Disk::linger(&disk).await;
         assert_eq!(start.elapsed().as_secs(), 12);
     }
 
     #[test]
-    fn a_fast_zero_is_refused_at_once_if_it_is_not_to_wait() {
+    fn a_fast_zero_is_refused_at_once_with_delay_fast_zero_off() {
         let zero = |fast| Op::Zero { at: 0, len: 512, fua: false, may_trim: true, fast };
         let disk = |words: &[(&str, &str)]| Delay {
             below: Arc::new(MemoryDisk::new(1 << 20)),

@@ -1,4 +1,4 @@
-//! Lets requests fail, by chance or always: nbdkit-error-filter(1).
+//! Makes requests fail, always or with a probability: nbdkit-error-filter(1).
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -10,16 +10,18 @@ use std::{
     },
 };
 
-use super::{Entry, absolute, each};
+use thiserror::Error;
+
+use super::{Entry, absolute};
 use crate::params::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Kind, Layer, Op, Progress, Turn, Verb};
 
 const ERROR: &str = "EPERM|EIO|ENOMEM|EINVAL|ENOSPC|ENOTSUP|EOVERFLOW|ESHUTDOWN";
 const RATE: &str = "N%|0..1|N:M";
 
 pub(super) const ENTRY: Entry = Entry {
     name: "error",
-    about: "Let requests fail, for testing clients",
+    about: "Make requests fail, for testing clients",
     keys: &[
         Key::once("error", ERROR, "Which error [default: EIO]"),
         Key::once("error-rate", RATE, "How many of all but flushes fail [default: 0]"),
@@ -48,9 +50,8 @@ pub(super) const ENTRY: Entry = Entry {
     ],
     build: |params, stack, _| {
         let errors = Arc::new(Errors::parse(params)?);
-        Ok(each(stack, move |below, _| {
-            Ok(Arc::new(ErrorDisk { below, errors: Arc::clone(&errors) }))
-        }))
+        Ok(stack
+            .each(move |below, _| Ok(Arc::new(ErrorDisk { below, errors: Arc::clone(&errors) }))))
     },
 };
 
@@ -67,7 +68,7 @@ const KEYS: [Keys; 7] = [
     (Verb::Flush, ["error-flush", "error-flush-rate", "error-flush-file"]),
 ];
 
-/// What NBD can tell a client, by the names that the system has for it.
+/// The errors that NBD can send, by their names in errno(3).
 const NAMES: [&str; 8] =
     ["EPERM", "EIO", "ENOMEM", "EINVAL", "ENOSPC", "ENOTSUP", "EOVERFLOW", "ESHUTDOWN"];
 const KINDS: [Kind; 8] = [
@@ -88,7 +89,7 @@ struct Failing {
     kind: Kind,
     /// 0 to 1.
     rate: f64,
-    /// Only while it is there.
+    /// Requests fail only while this file exists.
     file: Option<PathBuf>,
 }
 
@@ -105,7 +106,7 @@ impl Errors {
         let file_of = |key| params.value(key).map(absolute);
         let (kind, rate, file) = (kind_of("error")?, rate_of("error-rate")?, file_of("error-file"));
         let failing = KEYS.iter().map(|&(verb, [kind_key, rate_key, file_key])| {
-            // A flush that fails is never forgotten: only who asks for it by name gets it.
+            // A client never forgets a failed flush, so flushes fail only by their own rate.
             let common = rate.filter(|_| verb != Verb::Flush);
             Ok(Failing {
                 verb,
@@ -121,7 +122,7 @@ impl Errors {
         })
     }
 
-    /// Whether a request of this kind may fail.
+    /// How requests of this kind fail; `None` if they do not.
     fn of(&self, verb: Verb) -> Option<&Failing> {
         self.failing.iter().find(|failing| failing.verb == verb)
     }
@@ -151,13 +152,13 @@ impl Dice {
     }
 
     /// True with this probability.
-    fn fall(&self, rate: f64) -> bool {
+    fn hits(&self, rate: f64) -> bool {
         let step = 0x9e37_79b9_7f4a_7c15_u64;
         let mut z = self.0.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
-        // 32 bits are exact in a float, and finer than any rate that is meant.
+        // 32 bits are exact in a float, and finer than any useful rate.
         f64::from((z >> 32) as u32) < rate * (f64::from(u32::MAX) + 1.0)
     }
 }
@@ -168,14 +169,18 @@ struct ErrorDisk {
     errors: Arc<Errors>,
 }
 
+#[derive(Debug, Error)]
+#[error("injected by the error filter")]
+struct Injected;
+
 fn injected(failing: &Failing, op: &Op<'_>) -> DiskError {
-    let source = io::Error::other("injected by the error filter");
+    let source = io::Error::other(Injected);
     DiskError { source: Some(source), ..DiskError::new(failing.kind, failing.verb, op.range()) }
 }
 
-impl Disk for ErrorDisk {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
+impl Layer for ErrorDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
@@ -184,7 +189,7 @@ impl Disk for ErrorDisk {
             Some(failing) if failing.rate >= 1.0 && failing.file.is_none() => {
                 Err(injected(failing, op))
             }
-            // The die is cast once, and the file looked for where that may take its time.
+            // Decided once, in `execute`, because looking for the file may block.
             Some(_) => Ok(Turn::WouldBlock),
         }
     }
@@ -193,7 +198,7 @@ impl Disk for ErrorDisk {
         match self.errors.of(op.verb()) {
             Some(failing)
                 if failing.file.as_ref().is_none_or(|file| file.exists())
-                    && self.errors.dice.fall(failing.rate) =>
+                    && self.errors.dice.hits(failing.rate) =>
             {
                 Err(injected(failing, op))
             }
@@ -203,10 +208,6 @@ impl Disk for ErrorDisk {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         self.errors.of(op.verb()).is_none()
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_nothing_fails_and_flushes_fail_only_by_their_own_rate() {
+    fn nothing_fails_by_default_and_flushes_fail_only_by_their_own_rate() {
         let none = disk(&[("error", "EPERM")]).unwrap();
         assert_eq!([read(&none), write(&none), flush(&none)], [None; 3]);
         let all = disk(&[("error-rate", "1")]).unwrap();
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn about_as_many_fail_as_the_rate_says() {
+    fn requests_fail_at_the_given_rate() {
         let disk = disk(&[("error-rate", "0.25")]).unwrap();
         let failed = (0..10_000).filter(|_| read(&disk).is_some()).count();
         // Seven standard deviations.
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_switches_it_on_and_off() {
+    fn requests_fail_while_the_file_exists() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("trigger");
         let words = [("error-rate", "1"), ("error-pread-file", file.to_str().unwrap())];
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_words_are_told() {
+    fn wrong_values_are_named() {
         let error = disk(&[("error", "ENOENT")]).unwrap_err();
         assert!(error.contains("error=ENOENT") && error.contains("ESHUTDOWN"), "{error}");
         let error = disk(&[("error-rate", "2")]).unwrap_err();

@@ -1,7 +1,8 @@
-//! Changes which names clients see and may use, and what is said of them:
-//! nbdkit-exportname-filter(1).
+//! Changes which exports clients see and may open, and their descriptions: nbdkit-exportname-filter(1).
 
 use std::{io, sync::Arc};
+
+use thiserror::Error;
 
 use super::Entry;
 use crate::{
@@ -11,24 +12,28 @@ use crate::{
     stack::Stack,
     tenant::Tenant,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
+use disk::{Disk, DiskInfo, Layer, Op};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exportname",
-    about: "Change which exports are listed and may be had, and their descriptions",
+    about: "Change which exports are listed and can be opened, and their descriptions",
     keys: &[
-        Key::once("default-export", "NAME", "The export that a client gets that names none"),
+        Key::once("default-export", "NAME", "The export for a client that names none"),
         Key::once(
             "exportname-list",
             "keep|error|empty|defaultonly|explicit",
-            "What is listed; explicit: what exportname says [default: keep]",
+            "Which exports are listed; explicit: those of exportname [default: keep]",
         ),
-        Key::many("exportname", "NAME", "One of the names that may be listed or had"),
-        Key::once("exportname-strict", "BOOL", "Only those can be had [default: false]"),
+        Key::many("exportname", "NAME", "A name that may be listed or opened"),
+        Key::once(
+            "exportname-strict",
+            "BOOL",
+            "Only the names of exportname can be opened [default: false]",
+        ),
         Key::once(
             "exportdesc",
             "keep|none|fixed:TEXT|script:COMMAND",
-            "Descriptions; a command is run by the shell with $name [default: keep]",
+            "Descriptions; the shell runs a command with $name [default: keep]",
         ),
     ],
     build: |params, stack, _| {
@@ -59,7 +64,7 @@ enum Description {
 
 #[derive(Debug)]
 struct Words {
-    /// Empty: what is below decides.
+    /// Empty: the exports below decide.
     default: String,
     list: List,
     names: Vec<String>,
@@ -89,7 +94,7 @@ impl Words {
         })
     }
 
-    /// The description of an export that has another below.
+    /// The description of an export whose description below is `below`.
     async fn describe(
         &self,
         tenant: &Arc<Tenant>,
@@ -100,15 +105,15 @@ impl Words {
             Description::Keep => below,
             Description::None => None,
             Description::Fixed(text) => Some(text.clone()),
-            Description::Script(command) => says(tenant, command, name).await,
+            Description::Script(command) => output_of(tenant, command, name).await,
         }
     }
 }
 
-/// What a command prints, less the end of its last line. One that fails has described nothing.
-async fn says(tenant: &Arc<Tenant>, command: &str, name: &str) -> Option<String> {
+/// The output of a command, without its last newline; `None` if it fails.
+async fn output_of(tenant: &Arc<Tenant>, command: &str, name: &str) -> Option<String> {
     let mut shell = shell::command(command);
-    // The name comes from a client: it is data, and never part of the command.
+    // The name comes from a client: it goes into the environment, never into the command.
     shell.env("name", name);
     match shell::turn(tenant).await.run(shell, ()).await {
         Ok((ran, ())) if ran.status.success() => {
@@ -129,6 +134,10 @@ async fn says(tenant: &Arc<Tenant>, command: &str, name: &str) -> Option<String>
     }
 }
 
+#[derive(Debug, Error)]
+#[error("filter exportname: exportname-list=error")]
+struct ListRefused;
+
 #[derive(Debug)]
 struct Named {
     below: Arc<dyn Exports>,
@@ -136,14 +145,14 @@ struct Named {
 }
 
 impl Named {
-    /// The name of the export that is meant by none.
+    /// The name of the default export.
     fn default(&self) -> &str {
         let default = self.words.default.as_str();
         if default.is_empty() { self.below.canonical("") } else { default }
     }
 
-    /// The name that an export has below.
-    fn meant<'a>(&'a self, name: &'a str) -> &'a str {
+    /// The name below for a client's name.
+    fn name_below<'a>(&'a self, name: &'a str) -> &'a str {
         if name.is_empty() { &self.words.default } else { name }
     }
 }
@@ -155,7 +164,7 @@ impl Exports for Named {
             let mut list = match self.words.list {
                 List::Keep => self.below.list(permit).await?,
                 List::Error => {
-                    return Err(io::Error::other("filter exportname: exportname-list=error"));
+                    return Err(io::Error::other(ListRefused));
                 }
                 List::Empty => Vec::new(),
                 List::DefaultOnly => vec![bare(self.default())],
@@ -171,11 +180,11 @@ impl Exports for Named {
 
     fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
         Box::pin(async move {
-            // By the client's own word for it, as with nbdkit.
+            // As in nbdkit, the client's own name counts.
             if self.words.strict && !self.words.names.iter().any(|known| known == name) {
                 return Err(OpenError::Unknown);
             }
-            let name = self.meant(name);
+            let name = self.name_below(name);
             let disk = self.below.open(name, permit).await?;
             if self.words.description == Description::Keep {
                 return Ok(disk);
@@ -186,35 +195,27 @@ impl Exports for Named {
     }
 
     fn canonical<'a>(&'a self, name: &'a str) -> &'a str {
-        self.below.canonical(self.meant(name))
+        self.below.canonical(self.name_below(name))
     }
 }
 
-/// A disk of which something else is said.
+/// A disk with another description.
 #[derive(Debug)]
 struct Described {
     below: Arc<dyn Disk>,
     description: Option<String>,
 }
 
-impl Disk for Described {
+impl Layer for Described {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         DiskInfo { description: self.description.clone(), ..self.below.info() }
     }
 
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.execute(op, answer)
-    }
-
     fn passes(&self, _: &Op<'_>) -> bool {
         true
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }

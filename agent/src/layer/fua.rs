@@ -1,10 +1,10 @@
-//! How writes are made durable: nbdkit-fua-filter(1).
+//! Changes how writes are made durable: nbdkit-fua-filter(1).
 
 use std::sync::Arc;
 
-use super::{Entry, each};
+use super::Entry;
 use crate::params::Key;
-use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Layer, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["none", "emulate", "native", "force", "pass", "discard"];
 
@@ -14,28 +14,27 @@ pub(super) const ENTRY: Entry = Entry {
     keys: &[Key::once(
         "fuamode",
         "none|emulate|native|force|pass|discard",
-        "What becomes of FUA and flush; discard loses data in a crash [default: none]",
+        "How FUA and flush are done; discard loses data in a crash [default: none]",
     )],
     build: |params, stack, _| {
         let modes =
             &[Mode::None, Mode::Emulate, Mode::Pass, Mode::Force, Mode::Pass, Mode::Discard];
         let mode = params.choice("fuamode", MODES, modes)?.unwrap_or(Mode::None);
-        Ok(each(stack, move |below, _| Ok(Arc::new(Fua { below, mode }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Fua { below, mode }))))
     },
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// FUA is not offered.
+    /// FUA is not advertised.
     None,
-    /// By a flush behind the write.
+    /// FUA is done by a flush after the write.
     Emulate,
-    /// As it comes. nbdkit's `native` is this too: every disk here has FUA of its own.
+    /// FUA passes to the disk below. nbdkit's `native` is the same here, because every disk has FUA.
     Pass,
-    /// On every write. A flush has nothing to do for this connection, and passes: there are others, and
-    /// what was lost is told by it.
+    /// Every write has FUA. A flush still passes, because it covers other connections and reports losses.
     Force,
-    /// Neither FUA nor flush does anything.
+    /// FUA and flush do nothing.
     Discard,
 }
 
@@ -45,7 +44,7 @@ struct Fua {
     mode: Mode,
 }
 
-/// The flag of a request that can have it.
+/// The FUA flag of a request that can have one.
 fn flag<'a>(op: &'a mut Op<'_>) -> Option<&'a mut bool> {
     match op {
         Op::Write { fua, .. } | Op::Trim { fua, .. } | Op::Zero { fua, .. } => Some(fua),
@@ -54,7 +53,7 @@ fn flag<'a>(op: &'a mut Op<'_>) -> Option<&'a mut bool> {
 }
 
 impl Fua {
-    /// Does `act` with the flag as the disk below is to see it, and puts it back.
+    /// Does `act` with the flag that the disk below gets, and restores the flag.
     fn with_flag<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&mut Op<'_>) -> T) -> T {
         let Some(fua) = flag(op) else { return act(op) };
         let before = *fua;
@@ -71,7 +70,11 @@ impl Fua {
     }
 }
 
-impl Disk for Fua {
+impl Layer for Fua {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let can_fua = match self.mode {
@@ -85,7 +88,7 @@ impl Disk for Fua {
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         match self.mode {
             Mode::Discard if op.verb() == Verb::Flush => Ok(Turn::Done),
-            // Two requests below: the second must not be left over when the first is done.
+            // These are two requests below. If the second one would block, the first would be done already.
             Mode::Emulate if flag(op).is_some_and(|fua| *fua) => Ok(Turn::WouldBlock),
             _ => self.with_flag(op, |op| self.below.try_execute(op, answer)),
         }
@@ -108,10 +111,6 @@ impl Disk for Fua {
     fn passes(&self, op: &Op<'_>) -> bool {
         matches!(op, Op::Read { .. })
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -125,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// What the disk below is asked when a client writes with and without FUA, and flushes.
+    /// The requests of the disk below when a client writes with and without FUA, and flushes.
     fn asked(mode: Mode) -> Vec<String> {
         let below = Arc::new(Recorder::default());
         let disk = Fua { below: Arc::<Recorder>::clone(&below), mode };
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_asks_the_disk_for_what_it_says() {
+    fn each_mode_sends_the_disk_its_requests() {
         assert_eq!(asked(Mode::Pass), ["write 0+1 fua", "write 0+1", "flush"]);
         assert_eq!(asked(Mode::Emulate), ["write 0+1", "flush", "write 0+1", "flush"]);
         assert_eq!(asked(Mode::Force), ["write 0+1 fua", "write 0+1 fua", "flush"]);
@@ -144,16 +143,16 @@ mod tests {
     }
 
     #[test]
-    fn only_none_does_not_offer_it() {
+    fn every_mode_but_none_advertises_fua() {
         for (mode, offered) in [(Mode::None, false), (Mode::Pass, true), (Mode::Discard, true)] {
             let disk = Fua { below: Arc::new(Recorder::default()), mode };
-            assert_eq!(disk.info().can_fua, offered);
+            assert_eq!(Disk::info(&disk).can_fua, offered);
         }
     }
 
     proptest! {
         #[test]
-        fn no_flush_succeeds_over_a_loss_that_was_not_told(
+        fn no_flush_succeeds_after_a_loss_that_was_not_reported(
             steps in prop::collection::vec(any::<[u8; 4]>(), 1..60),
         ) {
             for mode in [Mode::None, Mode::Emulate, Mode::Pass, Mode::Force] {

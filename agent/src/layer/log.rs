@@ -1,7 +1,7 @@
-//! Logs every request, as nbdkit-log-filter(1) does, to a file and to a script.
+//! Logs every request to a file and to a script: nbdkit-log-filter(1).
 //!
-//! A line costs the engine a place in a queue; a thread writes. Requests never wait for it: when it falls
-//! behind by 16 MiB, lines are dropped, and a line `Lost lines=N` stands in their place.
+//! The engine puts lines in a queue, and a thread writes them. Requests never wait for the thread. Once 16 MiB of lines
+//! are queued, further lines are dropped, and a line `Lost lines=N` takes their place.
 
 mod line;
 mod logged;
@@ -33,10 +33,10 @@ pub(super) const ENTRY: Entry = Entry {
     name: "log",
     about: "Log every request to a file or a script",
     keys: &[
-        Key::once("logfile", "PATH", "Where lines are written; opened again at HUP"),
+        Key::once("logfile", "PATH", "The file for the lines; opened again at HUP"),
         Key::once("logappend", "BOOL", "Append to the file [default: no, replace it]"),
-        Key::once("logscript", "COMMAND", "Run for each line, which is in its variables"),
-        Key::once("logformat", "text|json", "Lines as nbdkit's, or objects [default: text]"),
+        Key::once("logscript", "COMMAND", "Run for each line, with the line in its variables"),
+        Key::once("logformat", "text|json", "nbdkit's lines, or JSON objects [default: text]"),
     ],
     build: |params, mut stack, context| {
         let format =
@@ -62,12 +62,12 @@ pub(super) const ENTRY: Entry = Entry {
     },
 };
 
-/// One log, of all connections.
+/// The log of all connections.
 #[derive(Debug)]
 struct Log {
     writer: Arc<Writer>,
     read_only: bool,
-    knocks: AtomicU64,
+    attempts: AtomicU64,
     lists: AtomicU64,
     opened: AtomicU64,
 }
@@ -76,8 +76,8 @@ type Fields = Vec<(&'static str, Value)>;
 
 impl Log {
     fn new(writer: Arc<Writer>, read_only: bool) -> Self {
-        let [knocks, lists, opened] = [0; 3].map(AtomicU64::new);
-        Self { writer, read_only, knocks, lists, opened }
+        let [attempts, lists, opened] = [0; 3].map(AtomicU64::new);
+        Self { writer, read_only, attempts, lists, opened }
     }
 
     fn print(&self, act: &'static str, fields: Fields) {
@@ -101,7 +101,7 @@ fn next(counter: &AtomicU64) -> u64 {
     counter.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// All gates below, so that what they say together is one line.
+/// All gates below as one gate, so that their decision is one line.
 #[derive(Debug)]
 struct Door {
     log: Arc<Log>,
@@ -110,7 +110,7 @@ struct Door {
 
 impl Gate for Door {
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
-        let id = next(&self.log.knocks);
+        let id = next(&self.log.attempts);
         self.log.enter("Preconnect", id, vec![self.log.flag()]);
         let passes: Result<Vec<Pass>, Denied> =
             self.below.iter().map(|gate| gate.admit(caller)).collect();
@@ -170,11 +170,11 @@ impl Exports for LoggedExports {
     }
 }
 
-/// What a client finds.
+/// The facts of the export that a client has opened.
 fn connect(name: &str, permit: &Permit, info: &DiskInfo) -> Fields {
     let writable = !(info.read_only || permit.opening().read_only);
     let flag = |yes: bool| Value::Number(yes.into());
-    // nbdkit's numbers: 1 would be what the server does with other requests.
+    // nbdkit's numbers: 2 is native, 0 is none. 1, emulated by the server, does not exist here.
     let native = |yes: bool| Value::Number(if yes { 2 } else { 0 });
     vec![
         ("export", Value::Text(name.to_owned())),

@@ -1,44 +1,44 @@
-//! What several connections to one disk may rely on: nbdkit-multi-conn-filter(1).
+//! Makes a flush on one connection cover all connections, or says whether it does: nbdkit-multi-conn-filter(1).
 //!
-//! A flush covers what other connections were answered, where the disk does not see to that by
-//! itself: it is repeated on each of them that needs it. A client's own flush always reaches the disk, which
-//! alone knows what else there is to be made durable, or has been lost.
+//! Where the disk itself does not make a flush cover other connections, the flush is repeated on each connection that
+//! needs it. A client's own flush always reaches the disk, because only the disk knows what else is to be made
+//! durable or has been lost.
 
 mod group;
 
 use std::sync::Arc;
 
 use self::group::{Connection, Groups};
-use super::{Entry, each};
+use super::Entry;
 use crate::params::{Key, ParamError, Params};
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
 const MODES: &[&str] = &["auto", "emulate", "plugin", "disable", "unsafe"];
 
 pub(super) const ENTRY: Entry = Entry {
     name: "multi-conn",
-    about: "Say or see to it that a flush covers every connection",
+    about: "Make a flush cover every connection, or say whether it does",
     keys: &[
         Key::once(
             "multi-conn-mode",
             "auto|emulate|plugin|disable|unsafe",
-            "Flush all connections; leave it to the disk; do not offer it; offer it untrue",
+            "How a flush covers others: as needed; by flushing them; by the disk; not; falsely advertised",
         ),
         Key::once(
             "multi-conn-track-dirty",
             "fast|connection|off",
-            "Which other connections need no flush: none was, or it was not written [default: connection]",
+            "Skip flushes: if no connection wrote; of connections that did nothing; never [default: connection]",
         ),
         Key::once(
             "multi-conn-exportname",
             "BOOL",
-            "Other exports' connections need no flush [default: false]",
+            "Do not flush connections of other exports [default: false]",
         ),
     ],
     build: |params, stack, _| {
         let settings = Settings::parse(params)?;
         let groups = Groups::default();
-        Ok(each(stack, move |below, permit| {
+        Ok(stack.each(move |below, permit| {
             let export = settings.by_export.then(|| permit.export().unwrap_or_default());
             Ok(Arc::new(MultiConn::new(below, &groups, export, settings)))
         }))
@@ -57,11 +57,11 @@ enum Mode {
 /// Which other connections a flush is repeated on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Track {
-    /// None, unless any has written.
+    /// All, once any connection has written; else none.
     Fast,
-    /// Those that have written or read.
+    /// The connections that have written or read.
     Connection,
-    /// All.
+    /// All connections.
     Off,
 }
 
@@ -90,7 +90,7 @@ impl Settings {
 struct MultiConn {
     below: Arc<dyn Disk>,
     mode: Mode,
-    /// Where flushes cover other connections by way of this layer.
+    /// `Some` where this layer repeats flushes on other connections.
     emulated: Option<Connection>,
 }
 
@@ -112,7 +112,7 @@ impl MultiConn {
     }
 }
 
-/// Whether it has to be durable when it is answered: then for every connection, where a flush is.
+/// Whether the request has to be durable when it is answered.
 fn is_durable(op: &Op<'_>) -> bool {
     matches!(
         op,
@@ -120,12 +120,16 @@ fn is_durable(op: &Op<'_>) -> bool {
     )
 }
 
-/// Nothing was tried, and so nothing lost.
+/// Whether the disk refused the request without trying it, so that nothing is lost.
 fn is_refusal(kind: Kind) -> bool {
     matches!(kind, Kind::Denied | Kind::Invalid | Kind::Unsupported | Kind::TooLarge)
 }
 
-impl Disk for MultiConn {
+impl Layer for MultiConn {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let multi_conn = match self.mode {
@@ -159,10 +163,10 @@ impl Disk for MultiConn {
         let (verb, durable) = (op.verb(), is_durable(op));
         let done = self.below.execute(op, answer);
         match &done {
-            // This disk has seen to it.
+            // On this connection the write is durable already.
             Ok(Progress::Done) if durable => connection.flush_others_for_write()?,
             Err(error) if durable && !is_refusal(error.kind) => connection.lose(),
-            // Also what failed: it may be done in part.
+            // A failed request counts too, because part of it may be done.
             _ => connection.count(verb),
         }
         done
@@ -170,10 +174,6 @@ impl Disk for MultiConn {
 
     fn passes(&self, _: &Op<'_>) -> bool {
         self.emulated.is_none()
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 

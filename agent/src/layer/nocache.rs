@@ -1,35 +1,40 @@
-//! What becomes of requests to cache: nbdkit-nocache-filter(1).
+//! Refuses, ignores or emulates cache requests: nbdkit-nocache-filter(1).
 
 use std::sync::Arc;
 
-use super::{Entry, each};
+use super::Entry;
 use crate::params::Key;
 use disk::{
-    Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
+    Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb, execute_all,
+    in_pieces,
 };
 
-/// Read at once where caching is emulated, bytes.
+/// Bytes per read where caching is emulated.
 const CHUNK: u32 = 1 << 20;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "nocache",
-    about: "Refuse requests to cache, ignore them, or read instead",
-    keys: &[Key::once("cachemode", "none|emulate|nop", "What becomes of them [default: none]")],
+    about: "Refuse cache requests, ignore them, or read instead",
+    keys: &[Key::once(
+        "cachemode",
+        "none|emulate|nop",
+        "Refuse them, read instead, or ignore them [default: none]",
+    )],
     build: |params, stack, _| {
         let modes = &[Mode::None, Mode::Emulate, Mode::Nop];
         let mode = params.choice("cachemode", &["none", "emulate", "nop"], modes)?;
         let mode = mode.unwrap_or(Mode::None);
-        Ok(each(stack, move |below, _| Ok(Arc::new(NoCache { below, mode }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(NoCache { below, mode }))))
     },
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Not offered.
+    /// Not advertised; requests are refused.
     None,
-    /// By reading.
+    /// Done by reading.
     Emulate,
-    /// Offered, and nothing is done.
+    /// Advertised; requests do nothing.
     Nop,
 }
 
@@ -39,7 +44,11 @@ struct NoCache {
     mode: Mode,
 }
 
-impl Disk for NoCache {
+impl Layer for NoCache {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         DiskInfo { can_cache: self.mode != Mode::None, ..self.below.info() }
     }
@@ -66,17 +75,13 @@ impl Disk for NoCache {
                 answer.clear();
                 done
             }
-            (Op::Cache { .. }, _) => self.try_execute(op, answer).map(|_| Progress::Done),
+            (Op::Cache { .. }, _) => Layer::try_execute(self, op, answer).map(|_| Progress::Done),
             _ => self.below.execute(op, answer),
         }
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
         op.verb() != Verb::Cache
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -86,7 +91,7 @@ mod tests {
     use disk::{MemoryDisk, testing::run};
 
     #[test]
-    fn requests_to_cache_are_refused_ignored_or_read() {
+    fn cache_requests_are_refused_ignored_or_emulated() {
         let disk = |mode| NoCache { below: Arc::new(MemoryDisk::new(5 << 20)), mode };
         let cache = |mode| {
             let answer = run(&disk(mode), &mut Op::Cache { at: 1, len: (5 << 20) - 1 });
@@ -95,7 +100,9 @@ mod tests {
         assert_eq!(cache(Mode::None).unwrap_err().kind, Kind::Invalid);
         assert_eq!(cache(Mode::Emulate).unwrap(), 0);
         assert_eq!(cache(Mode::Nop).unwrap(), 0);
-        assert!(!disk(Mode::None).info().can_cache);
-        assert!(disk(Mode::Emulate).info().can_cache && disk(Mode::Nop).info().can_cache);
+        assert!(!Disk::info(&disk(Mode::None)).can_cache);
+        assert!(
+            Disk::info(&disk(Mode::Emulate)).can_cache && Disk::info(&disk(Mode::Nop)).can_cache
+        );
     }
 }

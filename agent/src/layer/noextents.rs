@@ -1,15 +1,15 @@
-//! Shows a disk as all data: nbdkit-noextents-filter(1).
+//! Hides the holes of a disk: nbdkit-noextents-filter(1).
 
 use std::sync::Arc;
 
-use super::{Entry, each};
-use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Op, Progress, Turn};
+use super::Entry;
+use disk::{Answer, Disk, DiskError, DiskInfo, Extent, Layer, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "noextents",
-    about: "Show the disk as all data, without holes",
+    about: "Hide holes: report the whole disk as data",
     keys: &[],
-    build: |_, stack, _| Ok(each(stack, |below, _| Ok(Arc::new(NoExtents { below })))),
+    build: |_, stack, _| Ok(stack.each(|below, _| Ok(Arc::new(NoExtents { below })))),
 };
 
 #[derive(Debug)]
@@ -17,7 +17,11 @@ struct NoExtents {
     below: Arc<dyn Disk>,
 }
 
-impl Disk for NoExtents {
+impl Layer for NoExtents {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         DiskInfo { can_extents: false, ..self.below.info() }
     }
@@ -32,17 +36,13 @@ impl Disk for NoExtents {
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         if let Op::Extents { .. } = op {
-            return self.try_execute(op, answer).map(|_| Progress::Done);
+            return Layer::try_execute(self, op, answer).map(|_| Progress::Done);
         }
         self.below.execute(op, answer)
     }
 
     fn passes(&self, op: &Op<'_>) -> bool {
         !matches!(op, Op::Extents { .. })
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -52,9 +52,9 @@ mod tests {
     use disk::{MemoryDisk, testing::extents};
 
     #[test]
-    fn all_is_data() {
+    fn the_whole_disk_is_data() {
         let disk = NoExtents { below: Arc::new(MemoryDisk::new(1 << 30)) };
-        assert!(!disk.info().can_extents);
+        assert!(!Disk::info(&disk).can_extents);
         let data = Extent { len: 1 << 20, hole: false, zero: false };
         assert_eq!(extents(&disk, 4096, 1 << 20, false), [data]);
     }

@@ -1,42 +1,42 @@
-//! What becomes of requests to write zeroes: nbdkit-nozero-filter(1).
+//! Refuses, emulates or changes zero requests: nbdkit-nozero-filter(1).
 
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{Entry, each, refuse};
+use super::{Entry, refuse};
 use crate::{
     params::{Key, Params},
     stack::BuildError,
 };
 use disk::{
-    Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb, execute_all, in_pieces,
+    Answer, Data, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb, execute_all,
+    in_pieces,
 };
 
-/// Written at once where zeroes are emulated.
+/// The payload of one write where zeroes are emulated.
 static ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
 
 pub(super) const ENTRY: Entry = Entry {
     name: "nozero",
-    about: "Do not offer to write zeroes, or write them as data",
+    about: "Do not advertise zero requests, or write zeroes as data",
     keys: &[
         Key::once(
             "zeromode",
             "none|emulate|notrim|plugin",
-            "Not offered; written as data; never as holes; as it comes [default: none]",
+            "Not advertised; written as data; without holes; unchanged [default: none]",
         ),
         Key::once(
             "fastzeromode",
             "none|slow|ignore|default",
-            "Not offered; always refused; done slowly all the same (unsafe); as it comes",
+            "Not advertised; always refused; done even if slow (unsafe); unchanged",
         ),
     ],
     build: |params, stack, _| {
         let modes = Modes::parse(params)?;
-        Ok(each(stack, move |below, _| {
+        Ok(stack.each(move |below, _| {
             if matches!(modes.zero, Zero::NoTrim | Zero::Pass) && !below.info().can_zero {
-                let why = "filter nozero: this zeromode needs a disk that takes zeroes";
-                return Err(refuse(why.to_owned()));
+                return Err(refuse(NoZeroesBelow));
             }
             Ok(Arc::new(NoZero { below, modes }))
         }))
@@ -54,9 +54,9 @@ enum Zero {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fast {
     None,
-    /// Offered and always refused.
+    /// Advertised and always refused.
     Slow,
-    /// Offered, and done at any speed.
+    /// Advertised, and done at any speed.
     Ignore,
     Default,
 }
@@ -68,8 +68,12 @@ struct Modes {
 }
 
 #[derive(Debug, Error)]
+#[error("filter nozero: this zeromode needs a disk that takes zeroes")]
+struct NoZeroesBelow;
+
+#[derive(Debug, Error)]
 #[error(
-    "filter nozero: fastzeromode={0} needs zeroes to be offered; give zeromode=emulate, notrim or plugin"
+    "filter nozero: fastzeromode={0} needs zeroes to be advertised; give zeromode=emulate, notrim or plugin"
 )]
 struct NothingToBeFast(String);
 
@@ -96,7 +100,10 @@ struct NoZero {
 }
 
 impl NoZero {
-    /// Refuses what is refused; else the request as the disk below is to see it.
+    /// The zero request that the disk below gets; `None` for any other request.
+    ///
+    /// # Errors
+    /// If the request is refused.
     fn judge<'a>(&self, op: &Op<'a>) -> Result<Option<Op<'a>>, DiskError> {
         let &Op::Zero { at, len, fua, may_trim, fast } = op else { return Ok(None) };
         let refuse = |kind| Err(DiskError::new(kind, Verb::Zero, (at, len)));
@@ -125,7 +132,11 @@ impl NoZero {
     }
 }
 
-impl Disk for NoZero {
+impl Layer for NoZero {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let can_zero = self.modes.zero != Zero::None;
@@ -158,10 +169,6 @@ impl Disk for NoZero {
     fn passes(&self, op: &Op<'_>) -> bool {
         !matches!(op, Op::Zero { .. })
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -169,7 +176,7 @@ mod tests {
     use super::*;
     use disk::testing::{Recorder, run};
 
-    /// What the disk below is asked for a zero of 300 KiB that may trim.
+    /// The requests of the disk below for a zero request of 300 KiB that may trim.
     fn asked(zero: Zero, fast_mode: Fast, fast: bool) -> Result<Vec<String>, Kind> {
         let below = Arc::new(Recorder::default());
         let modes = Modes { zero, fast: fast_mode };
@@ -180,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_asks_the_disk_for_what_it_says() {
+    fn each_mode_sends_the_disk_its_requests() {
         use Fast::{Default, Ignore, Slow};
         use Zero::{Emulate, NoTrim, Pass};
         let ok = |asked: &[&str]| Ok(asked.iter().map(ToString::to_string).collect());

@@ -1,13 +1,13 @@
 //! Serves one partition of a disk: nbdkit-partition-filter(1).
 //!
-//! The table is read when an export is opened, and believed in nothing: whatever it says, no byte
-//! outside the disk is reached, and a chain of logical partitions ends.
+//! The table is read when an export is opened, and it is not trusted: no byte outside the disk is reached, and a loop of
+//! logical partitions ends.
 
 use std::{ops::Range, sync::Arc};
 
 use thiserror::Error;
 
-use super::{Entry, each_later, refuse, window};
+use super::{Entry, refuse, window};
 use crate::{
     exports::OpenError,
     params::{Key, Params},
@@ -15,10 +15,10 @@ use crate::{
 };
 use disk::{Disk, DiskError};
 
-/// The highest number that a partition can have: a GPT has 128 by custom.
+/// The highest number of a partition. A GPT usually has 128 entries.
 const HIGHEST: u32 = 128;
 const MBR: usize = 512;
-/// Where the four entries of an MBR, or of an extended partition's, stand.
+/// Offset of the four entries in the table of an MBR or an extended partition.
 const ENTRIES: usize = 446;
 const GPT_SIGNATURE: &[u8] = b"EFI PART";
 
@@ -26,14 +26,18 @@ pub(super) const ENTRY: Entry = Entry {
     name: "partition",
     about: "Serve one partition of the disk (GPT or MBR)",
     keys: &[
-        Key::once("partition", "N", "Which, counted from 1; from 5 on logical ones of an MBR"),
+        Key::once(
+            "partition",
+            "N",
+            "Number of the partition, from 1; from 5 on logical partitions of an MBR",
+        ),
         Key::once("partition-sectorsize", "512|4K", "Bytes in a sector [default: 512]"),
     ],
     build: |params, stack, _| {
         let wanted = Wanted::parse(params)?;
-        Ok(each_later(stack, move |below, permit| {
+        Ok(stack.each_later(move |below, permit| {
             Box::pin(async move {
-                // It reads.
+                // Reading the table may block.
                 permit.blocking(move || wanted.window(below)).await?
             })
         }))
@@ -52,6 +56,15 @@ enum NoPartition {
     TooLong,
     #[error("the partition table cannot be read: {0}")]
     Read(#[from] DiskError),
+}
+
+/// The reason is part of the message, because the log shows one cause of an error.
+#[derive(Debug, Error)]
+#[error("filter partition: partition={number} of {size} bytes: {why}")]
+struct Refused {
+    number: u32,
+    size: u64,
+    why: NoPartition,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,13 +96,11 @@ impl Wanted {
 
     /// The partition as a disk.
     fn window(self, below: Arc<dyn Disk>) -> Result<Arc<dyn Disk>, OpenError> {
-        let range = self.find(&*below).map_err(|error| {
-            let (number, size) = (self.number, below.info().size);
-            refuse(format!("filter partition: partition={number} of {size} bytes: {error}"))
-        })?;
-        // `find` has looked at the disk's end.
+        let (number, size) = (self.number, below.info().size);
+        let refused = |why| refuse(Refused { number, size, why });
+        let range = self.find(&*below).map_err(refused)?;
         let window = window::Window::new(below, range.start, range.end - range.start);
-        window.map(|window| Arc::new(window) as _).ok_or_else(|| refuse("our bug".into()))
+        window.map(|window| Arc::new(window) as _).ok_or_else(|| refused(NoPartition::TooLong))
     }
 
     /// Where the partition lies, in bytes of the disk.
@@ -117,7 +128,7 @@ impl Wanted {
         Ok(range)
     }
 
-    /// The first 512 bytes of a sector; `None` where the disk ends before.
+    /// The first 512 bytes of a sector; `None` beyond the end of the disk.
     fn read(self, disk: &dyn Disk, sector: u64) -> Result<Option<Vec<u8>>, NoPartition> {
         let at = sector.checked_mul(self.sector).ok_or(NoPartition::Damaged)?;
         if at.checked_add(512).is_none_or(|end| end > disk.info().size) {
@@ -126,7 +137,7 @@ impl Wanted {
         Ok(Some(window::read(disk, at, 512)?))
     }
 
-    /// UEFI specification, 5.3: in sectors.
+    /// The sectors of the partition by the GPT (UEFI specification, 5.3).
     fn gpt(self, disk: &dyn Disk, header: &[u8]) -> Result<Range<u64>, NoPartition> {
         let (first, count, len) = (le64(header, 72), le32(header, 80), le32(header, 84));
         if !(128..=4096).contains(&len) || !len.is_multiple_of(8) {
@@ -158,7 +169,7 @@ impl Wanted {
         let extended = entries.clone().find(MbrEntry::is_extended).ok_or(NoPartition::Missing)?;
         let base = u64::from(extended.start);
         let mut table = base;
-        // As many steps as the number says: a chain that bites its tail ends with them.
+        // The number of the partition bounds the steps, so a loop ends.
         for _ in 5..self.number {
             let next = MbrEntry::of(&self.logical(disk, table)?, 1);
             if !next.is_extended() {
@@ -173,7 +184,7 @@ impl Wanted {
             .ok_or(NoPartition::Missing)
     }
 
-    /// The table before a logical partition.
+    /// The table at the start of a logical partition.
     fn logical(self, disk: &dyn Disk, sector: u64) -> Result<Vec<u8>, NoPartition> {
         let table = self.read(disk, sector)?.ok_or(NoPartition::Damaged)?;
         if table[510..512] != [0x55, 0xaa] {
@@ -204,7 +215,7 @@ impl MbrEntry {
         matches!(self.kind, 0x05 | 0x0f | 0x85)
     }
 
-    /// In sectors of the disk, when `start` counts from `base`.
+    /// The sectors of the disk, where `start` counts from `base`.
     fn range(self, base: u64) -> Range<u64> {
         let start = base + u64::from(self.start);
         start..start + u64::from(self.len)

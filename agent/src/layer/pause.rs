@@ -1,4 +1,4 @@
-//! Stops requests and lets them go again, as it is told on a socket: nbdkit-pause-filter(1).
+//! Pauses and resumes requests by commands on a socket: nbdkit-pause-filter(1).
 
 mod control;
 
@@ -7,14 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use self::control::Socket;
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::{params::Key, stack::BuildError};
-use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn};
+use disk::{Answer, Asked, Disk, DiskError, Layer, Op, Progress, Throttle};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "pause",
-    about: "Stop requests and let them go again",
-    keys: &[Key::once("pause-control", "SOCKET", "Where it is told: p to stop, r to go on")],
+    about: "Pause and resume requests",
+    keys: &[Key::once("pause-control", "SOCKET", "The socket for commands: p pauses, r resumes")],
     build: |params, stack, context| {
         let path = absolute(params.needed("pause-control")?);
         let state = Arc::new(State::default());
@@ -22,7 +22,7 @@ pub(super) const ENTRY: Entry = Entry {
         let name = socket.name();
         tokio::spawn(socket.serve(Arc::clone(&state)));
         context.lifecycle.at_exit(move || name.remove());
-        Ok(each(stack, move |below, _| Ok(Arc::new(Pause { below, state: Arc::clone(&state) }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Pause { below, state: Arc::clone(&state) }))))
     },
 };
 
@@ -30,16 +30,16 @@ pub(super) const ENTRY: Entry = Entry {
 #[derive(Debug, Default)]
 struct State {
     inner: Mutex<Inner>,
-    /// For threads that came too late to be held.
+    /// For threads whose request passed `throttle` before the pause.
     resumed_threads: Condvar,
-    resumed: Notify,
+    on_resume: Notify,
     idle: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     paused: bool,
-    /// Requests that are being performed.
+    /// Requests that are being executed.
     busy: usize,
 }
 
@@ -48,12 +48,12 @@ impl State {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets no request begin from now on, and waits until none is left that has begun.
+    /// Lets no request begin from now on, and waits for those that have begun.
     async fn pause(&self) {
         self.lock().paused = true;
         wait(&self.idle, || {
             let inner = self.lock();
-            // Another has resumed meanwhile: then there is nothing to wait for.
+            // After a resume by another client there is nothing to wait for.
             inner.busy == 0 || !inner.paused
         })
         .await;
@@ -61,17 +61,17 @@ impl State {
 
     fn resume(&self) {
         self.lock().paused = false;
-        self.resumed.notify_waiters();
+        self.on_resume.notify_waiters();
         self.resumed_threads.notify_all();
         self.idle.notify_waiters();
     }
 
-    /// Waits while it is paused.
-    async fn held(&self) {
-        wait(&self.resumed, || !self.lock().paused).await;
+    /// Waits while requests are paused.
+    async fn resumed(&self) {
+        wait(&self.on_resume, || !self.lock().paused).await;
     }
 
-    /// Counts a request until what is returned is dropped. Waits if it was paused since `held`.
+    /// Counts a request until the guard is dropped. Blocks if the pause came after `resumed`.
     fn begin(&self) -> Busy<'_> {
         let inner = self.resumed_threads.wait_while(self.lock(), |inner| inner.paused);
         inner.unwrap_or_else(PoisonError::into_inner).busy += 1;
@@ -79,7 +79,7 @@ impl State {
     }
 }
 
-/// Waits until `done`, which becomes true before a notification.
+/// Waits until `done` is true. A notification follows each change of it.
 async fn wait(notify: &Notify, done: impl Fn() -> bool) {
     loop {
         let notified = notify.notified();
@@ -110,22 +110,15 @@ struct Pause {
     state: Arc<State>,
 }
 
-impl Disk for Pause {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
-    }
-
-    fn try_execute(&self, _: &mut Op<'_>, _: &mut Answer) -> Result<Turn, DiskError> {
-        Ok(Turn::WouldBlock)
+// No request passes: each one comes to `execute`, which counts it.
+impl Layer for Pause {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let _busy = self.state.begin();
         self.below.execute(op, answer)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 
     fn throttles(&self) -> bool {
@@ -135,7 +128,7 @@ impl Disk for Pause {
     fn throttle(&self, asked: Asked) -> Throttle<'_> {
         Box::pin(async move {
             self.below.throttle(asked).await;
-            self.state.held().await;
+            self.state.resumed().await;
         })
     }
 }
@@ -155,24 +148,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_begins_while_it_is_paused() {
+    async fn no_request_begins_while_paused() {
         let state = Arc::new(State::default());
         let below = Arc::new(MemoryDisk::new(1 << 20));
         let disk = Arc::new(Pause { below, state: Arc::clone(&state) });
-        assert!(disk.throttles() && is_ready(disk.throttle(READ)));
+        assert!(Disk::throttles(&*disk) && is_ready(Disk::throttle(&*disk, READ)));
         state.pause().await;
-        assert!(!is_ready(disk.throttle(Asked { verb: Verb::Flush, ..READ })));
-        // One that was held no longer when the pause came.
+        assert!(!is_ready(Disk::throttle(&*disk, Asked { verb: Verb::Flush, ..READ })));
+        // This request passed `throttle` before the pause.
         let late = Arc::clone(&disk);
         let thread = thread::spawn(move || testing::read(&*late, 0, 1));
         assert!(is_ready(state.pause()), "it is paused already");
         state.resume();
-        disk.throttle(READ).await;
+        Disk::throttle(&*disk, READ).await;
         thread.join().unwrap();
     }
 
     #[tokio::test]
-    async fn what_has_begun_is_waited_for() {
+    async fn a_pause_waits_for_requests_that_have_begun() {
         let state = State::default();
         let (one, other) = (state.begin(), state.begin());
         let mut pausing = Box::pin(state.pause());

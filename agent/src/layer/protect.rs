@@ -1,21 +1,21 @@
-//! Keeps parts of a disk as they are: nbdkit-protect-filter(1). A write that changes nothing is let
-//! through: clients write whole blocks back.
+//! Protects parts of a disk from changes: nbdkit-protect-filter(1).
+//!
+//! A write that changes no protected byte succeeds, because clients write whole blocks back.
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Entry, each, window};
+use super::{Entry, window};
 use crate::{params::Key, units::parse_number};
 use disk::{
-    Answer, Data, Disk, DiskError, DiskInfo, Kind, Op, PIECE, Progress, Turn, execute_all,
-    in_pieces,
+    Answer, Data, Disk, DiskError, Kind, Layer, Op, PIECE, Progress, execute_all, in_pieces,
 };
 
-/// Compared at once, bytes.
+/// Bytes that are compared at once.
 const CHUNK: u64 = 1 << 20;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "protect",
-    about: "Keep parts of the disk as they are",
+    about: "Protect parts of the disk from changes",
     keys: &[Key::many("protect", "[~]START-END", "Bytes from START to END; ~: all but these")],
     build: |params, stack, _| {
         let mut ranges = Vec::new();
@@ -26,13 +26,11 @@ pub(super) const ENTRY: Entry = Entry {
             })?);
         }
         let ranges: Arc<[Range<u64>]> = merged(ranges).into();
-        Ok(each(stack, move |below, _| {
-            Ok(Arc::new(Protect { below, ranges: Arc::clone(&ranges) }))
-        }))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Protect { below, ranges: Arc::clone(&ranges) }))))
     },
 };
 
-/// The bytes that are protected; an end that is left out is where nothing can be.
+/// The protected bytes. A missing START is 0, and a missing END is beyond any disk.
 fn parse(text: &str) -> Result<Vec<Range<u64>>, &'static str> {
     let (all_but, range) = text.strip_prefix('~').map_or((false, text), |rest| (true, rest));
     let (start, end) = range.split_once('-').ok_or("write START-END")?;
@@ -40,16 +38,16 @@ fn parse(text: &str) -> Result<Vec<Range<u64>>, &'static str> {
         "" => Ok(default),
         _ => parse_number(text).map_err(|_| "START and END are whole numbers"),
     };
-    // The last byte itself is in it.
+    // END is the last byte of the range.
     let last: u64 = number(end, u64::MAX - 1)?;
     let range = number(start, 0)?..last.checked_add(1).ok_or("END is too big")?;
     if range.is_empty() {
-        return Err("START is behind END");
+        return Err("START is after END");
     }
     Ok(if all_but { vec![0..range.start, range.end..u64::MAX] } else { Vec::from([range]) })
 }
 
-/// In order, and none touches another.
+/// The ranges in order, with those that touch joined.
 fn merged(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_by_key(|range| range.start);
@@ -70,7 +68,7 @@ struct Protect {
 }
 
 impl Protect {
-    /// The parts of a range, each protected or not.
+    /// The parts of a range. True: the part is protected.
     fn parts(&self, at: u64, len: u64) -> Vec<(Range<u64>, bool)> {
         let end = at + len;
         let mut parts = Vec::new();
@@ -94,7 +92,7 @@ impl Protect {
             && self.parts(at, len).iter().any(|(_, protected)| *protected)
     }
 
-    /// What the request would put there is there already. `data`: of a write, from `at` on.
+    /// Checks that the request would not change the bytes of `part`. `data` is the payload of a write.
     fn check(&self, op: &Op<'_>, part: &Range<u64>, data: &[u8]) -> Result<(), DiskError> {
         for from in (part.start..part.end).step_by(usize::try_from(CHUNK).unwrap_or(1)) {
             let len = u32::try_from(CHUNK.min(part.end - from)).unwrap_or(u32::MAX);
@@ -112,7 +110,7 @@ impl Protect {
         Ok(())
     }
 
-    /// Does the first part of a trim or zero that is too long to be looked at as a whole.
+    /// Does the first part of a trim or zero that is too long to be checked as a whole.
     fn perform_first(
         &self,
         op: &Op<'_>,
@@ -141,13 +139,9 @@ impl Protect {
     }
 }
 
-impl Disk for Protect {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
-    }
-
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        if self.touches(op) { Ok(Turn::WouldBlock) } else { self.below.try_execute(op, answer) }
+impl Layer for Protect {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
@@ -157,11 +151,11 @@ impl Disk for Protect {
         let data = op.copied_data()?;
         let (at, len) = op.range();
         let parts = self.parts(at, len);
-        // A write has its bytes here already, and is done as a whole however long it is.
+        // A write is done as a whole, because its payload is in memory already.
         if len > PIECE && !matches!(op, Op::Write { .. }) {
             return self.perform_first(op, &parts, answer);
         }
-        // All of it is looked at before any of it is written.
+        // Check all protected parts before anything is written.
         for (part, _) in parts.iter().filter(|(_, protected)| *protected) {
             self.check(op, part, &data)?;
         }
@@ -187,10 +181,6 @@ impl Disk for Protect {
     fn passes(&self, op: &Op<'_>) -> bool {
         !self.touches(op)
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -211,7 +201,7 @@ mod tests {
             ("-99", one(0..100)),
             ("-", one(0..u64::MAX)),
             ("~512-1023", Ok(vec![0..512, 1024..u64::MAX])),
-            ("5-4", Err("START is behind END")),
+            ("5-4", Err("START is after END")),
             ("5", Err("write START-END")),
             ("a-b", Err("START and END are whole numbers")),
             ("0-18446744073709551615", Err("END is too big")),
@@ -222,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_protected_stays_and_the_rest_is_written() {
+    fn protected_bytes_stay_and_the_rest_is_written() {
         let below = Arc::new(MemoryDisk::new(1000));
         write(&*below, 0, &[7; 1000]);
         let ranges = Arc::from([100..200, 500..501].as_slice());
@@ -233,7 +223,7 @@ mod tests {
             assert_eq!(error.kind, Kind::Denied, "{at}");
         }
         assert_eq!(bytes_of(&read(&disk, 99, 1)), [1], "a refused write changes nothing");
-        // As a client does that writes whole blocks back.
+        // A client that writes whole blocks back does this.
         let mut all = bytes_of(&read(&disk, 0, 1000));
         all[400] = 9;
         write(&disk, 0, &all);

@@ -1,7 +1,7 @@
 //! Limits the bits per second of reads and of writes: nbdkit-rate-filter(1).
 //!
-//! A connection's requests go one after another, and connections that share a rate take turns of a
-//! few KiB: who has many large requests in flight gets no more than who has one small one.
+//! The requests of one connection go one after another. Connections that share a rate take turns of a few KiB, so a
+//! client with many large requests in flight gets no more than a client with one small request.
 
 mod bucket;
 
@@ -10,22 +10,30 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 use self::bucket::{Bucket, Source};
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::{
     params::{Key, ParamError, Params},
     tenant::Tenant,
 };
-use disk::{Answer, Asked, Disk, DiskError, DiskInfo, Op, Progress, Throttle, Turn, Verb};
+use disk::{Asked, Disk, Layer, Op, Throttle, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "rate",
     about: "Limit the bits per second",
     keys: &[
-        Key::once("rate", "BITS", "Of all connections together, each second"),
-        Key::once("connection-rate", "BITS", "Of each connection, each second"),
-        Key::once("rate-file", "PATH", "Has the rate of all, and is read again"),
-        Key::once("connection-rate-file", "PATH", "Has the rate of each, and is read again"),
-        Key::once("burstiness", "SECONDS", "What may be saved up while idle [default: 2]"),
+        Key::once("rate", "BITS", "Bits per second of all connections together"),
+        Key::once("connection-rate", "BITS", "Bits per second of each connection"),
+        Key::once("rate-file", "PATH", "File with the rate of all; read again when it changes"),
+        Key::once(
+            "connection-rate-file",
+            "PATH",
+            "File with the rate of each; read again when it changes",
+        ),
+        Key::once(
+            "burstiness",
+            "SECONDS",
+            "Seconds of the rate that an idle client saves up [default: 2]",
+        ),
     ],
     build: |params, stack, _| {
         let limits = Limits::parse(params)?;
@@ -33,7 +41,7 @@ pub(super) const ENTRY: Entry = Entry {
             return Ok(stack);
         }
         let all = Arc::new(Both::new(&limits.all, limits.burst));
-        Ok(each(stack, move |below, permit| {
+        Ok(stack.each(move |below, permit| {
             let tenant = Arc::clone(permit.tenant());
             let own = [(); 2].map(|()| Mutex::new(Bucket::new(&limits.each, limits.burst)));
             Ok(Arc::new(Rate { below, all: Arc::clone(&all), own, tenant }))
@@ -41,12 +49,12 @@ pub(super) const ENTRY: Entry = Entry {
     },
 };
 
-/// What comes in within this time may be saved up while idle.
+/// The tokens of this time may be saved up while idle.
 const BURST: Duration = Duration::from_secs(2);
-/// What a connection takes of a shared rate before it is another's turn, bits: 4 KiB, so that who
-/// sends small requests one by one loses nothing to who sends large ones.
+/// Bits that a connection takes of a shared rate per turn: 4 KiB, so that a client with small requests loses nothing to
+/// a client with large ones.
 const QUANTUM: u64 = 4096 * 8;
-/// So many turns each second are enough: at high rates they are longer.
+/// Turns per second. At high rates a turn is longer than `QUANTUM`.
 const TURNS: u64 = 10_000;
 
 #[derive(Debug)]
@@ -83,7 +91,7 @@ impl Limits {
     }
 }
 
-/// Reads and writes have a bucket each.
+/// A bucket for reads and a bucket for writes.
 #[derive(Debug)]
 struct Both([Mutex<Bucket>; 2]);
 
@@ -93,20 +101,19 @@ impl Both {
     }
 }
 
-/// One connection's.
+/// The layer of one connection.
 #[derive(Debug)]
 struct Rate {
     below: Arc<dyn Disk>,
     all: Arc<Both>,
-    /// Its own rate; a request holds the lock until it may go, so that one follows another.
+    /// The connection's own rate. A request holds the lock until it may go, so that requests follow one another.
     own: [Mutex<Bucket>; 2],
-    /// Whom reading the files is charged to.
+    /// Charged for reading the files.
     tenant: Arc<Tenant>,
 }
 
 impl Rate {
-    /// Waits until a request of so many bits may go. tokio's mutexes are fair: who came first has
-    /// it first.
+    /// Waits until a request of `bits` bits may go. tokio's mutexes are fair: the first to wait is the first to lock.
     async fn take(&self, direction: usize, bits: u64) {
         let mut own = self.own[direction].lock().await;
         own.refresh(&self.tenant).await;
@@ -122,25 +129,13 @@ impl Rate {
     }
 }
 
-impl Disk for Rate {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
-    }
-
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.execute(op, answer)
+impl Layer for Rate {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn passes(&self, _: &Op<'_>) -> bool {
         true
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 
     fn throttles(&self) -> bool {
@@ -151,7 +146,7 @@ impl Disk for Rate {
         let direction = match asked.verb {
             Verb::Read => 0,
             Verb::Write => 1,
-            // These send no more than a header.
+            // Other requests carry no data.
             _ => return self.below.throttle(asked),
         };
         Box::pin(async move {

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::params::Key;
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Layer, Op, Progress, Turn, Verb};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "readonly",
@@ -12,14 +12,14 @@ pub(super) const ENTRY: Entry = Entry {
     keys: &[Key::once("readonly-file", "PATH", "Only while this file exists")],
     build: |params, stack, _| {
         let file: Option<Arc<PathBuf>> = params.value("readonly-file").map(absolute).map(Arc::new);
-        Ok(each(stack, move |below, _| Ok(Arc::new(Readonly { below, file: file.clone() }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Readonly { below, file: file.clone() }))))
     },
 };
 
 #[derive(Debug)]
 struct Readonly {
     below: Arc<dyn Disk>,
-    /// Writes are refused while it is there; without it always.
+    /// Writes are refused while this file exists; `None`: always.
     file: Option<Arc<PathBuf>>,
 }
 
@@ -31,10 +31,14 @@ fn denied(op: &Op<'_>) -> DiskError {
     DiskError::new(Kind::Denied, op.verb(), op.range())
 }
 
-impl Disk for Readonly {
+impl Layer for Readonly {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let info = self.below.info();
-        // The file comes and goes, and a client is told once.
+        // A client is told once whether the disk is read-only, but the file comes and goes.
         DiskInfo { read_only: info.read_only || self.file.is_none(), ..info }
     }
 
@@ -42,7 +46,7 @@ impl Disk for Readonly {
         match &self.file {
             _ if !writes(op) => self.below.try_execute(op, answer),
             None => Err(denied(op)),
-            // To look for a file may take its time.
+            // Looking for the file may block.
             Some(_) => Ok(Turn::WouldBlock),
         }
     }
@@ -57,10 +61,6 @@ impl Disk for Readonly {
     fn passes(&self, op: &Op<'_>) -> bool {
         !writes(op)
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
 #[cfg(test)]
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn writes_trims_and_zeroes_are_denied() {
         let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file: None };
-        assert!(disk.info().read_only);
+        assert!(Disk::info(&disk).read_only);
         for mut op in [
             Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false },
             Op::Trim { at: 0, len: 1, fua: false },
@@ -84,12 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn with_a_file_they_are_denied_while_it_is_there() {
+    fn with_a_file_writes_are_denied_while_it_exists() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ro");
         let file = Some(Arc::new(path.clone()));
         let disk = Readonly { below: Arc::new(MemoryDisk::new(1 << 20)), file };
-        assert!(!disk.info().read_only);
+        assert!(!Disk::info(&disk).read_only);
         let write = || run(&disk, &mut Op::Write { at: 0, data: Data::Bytes(b"x"), fua: false });
         write().unwrap();
         std::fs::write(&path, "").unwrap();

@@ -1,5 +1,6 @@
-//! Counts requests and tells their number, speed and sizes: nbdkit-stats-filter(1), at the end as
-//! nbdkit does, and at USR1.
+//! Counts requests and reports their number, speed and sizes: nbdkit-stats-filter(1).
+//!
+//! The report is written at the agent's end, as by nbdkit, and at USR1.
 
 mod count;
 mod report;
@@ -15,27 +16,27 @@ use std::{
 use thiserror::Error;
 
 use self::{count::Counts, report::report};
-use super::{Entry, absolute, each};
+use super::{Entry, absolute};
 use crate::{
     params::{Key, Params},
     stack::BuildError,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Op, Progress, Turn};
+use disk::{Answer, Disk, DiskError, Layer, Op, Progress, Turn};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "stats",
-    about: "Count requests; told at the end and at USR1",
+    about: "Count requests; report at the end and at USR1",
     keys: &[
-        Key::once("statsfile", "PATH", "Where the statistics are written"),
+        Key::once("statsfile", "PATH", "The file for the statistics"),
         Key::once("statsappend", "BOOL", "Append to the file [default: no, replace it]"),
-        Key::once("statsthreshold", "N", "Tell the sizes of N % of the requests [default: 95]"),
+        Key::once("statsthreshold", "N", "Report the sizes of N % of the requests [default: 95]"),
     ],
     build: |params, stack, context| {
         let stats = Arc::new(Stats::parse(params)?);
         let (at_report, at_exit) = (Arc::clone(&stats), Arc::clone(&stats));
         context.lifecycle.at_report(move || at_report.write());
         context.lifecycle.at_exit(move || at_exit.write());
-        Ok(each(stack, move |below, _| Ok(Arc::new(Counted { below, stats: Arc::clone(&stats) }))))
+        Ok(stack.each(move |below, _| Ok(Arc::new(Counted { below, stats: Arc::clone(&stats) }))))
     },
 };
 
@@ -50,7 +51,7 @@ struct OpenError {
 struct Stats {
     counts: Counts,
     started: Instant,
-    /// Percent; 0: sizes are not told.
+    /// Percent; 0: sizes are not reported.
     threshold: u8,
     file: Mutex<File>,
     path: PathBuf,
@@ -94,7 +95,7 @@ impl Stats {
 
     fn write_to(&self, file: &mut File, text: &str) -> io::Result<()> {
         if !self.append && file.metadata()?.is_file() {
-            // The last report is replaced by this one.
+            // This report replaces the last one.
             file.set_len(0)?;
             file.rewind()?;
         }
@@ -108,13 +109,13 @@ struct Counted {
     stats: Arc<Stats>,
 }
 
-impl Disk for Counted {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
+impl Layer for Counted {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        // A large write's payload is taken from the request: it is asked before.
+        // Asked before, because the disk takes the payload of a large write out of the request.
         let (verb, range, started) = (op.verb(), op.range(), Instant::now());
         let turn = self.below.try_execute(op, answer)?;
         if turn == Turn::Done {
@@ -131,10 +132,6 @@ impl Disk for Counted {
             Progress::Until(bytes) => self.stats.counts.add_part(verb, bytes, started.elapsed()),
         }
         Ok(progress)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -153,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_succeeds_is_counted_and_each_report_replaces_the_last() {
+    fn successful_requests_are_counted_and_each_report_replaces_the_last() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stats");
         fs::write(&path, "old").unwrap();

@@ -1,38 +1,41 @@
 //! Makes a disk longer or shorter: nbdkit-truncate-filter(1).
 //!
-//! What is added reads as zeroes and takes nothing else.
+//! The added bytes read as zeroes, and nothing but zeroes can be written to them.
 
 use std::sync::Arc;
 
-use super::{Entry, each, refuse};
+use thiserror::Error;
+
+use super::{Entry, refuse};
 use crate::{
     params::{Key, Params},
     stack::BuildError,
 };
 use disk::{
-    Answer, Data, Disk, DiskError, DiskInfo, Extent, Kind, Op, Piece, Progress, Turn, Verb,
+    Answer, Data, Disk, DiskError, DiskInfo, Extent, Kind, Layer, Op, Piece, Progress, Turn, Verb,
 };
 
 pub(super) const ENTRY: Entry = Entry {
     name: "truncate",
     about: "Make the disk longer or shorter",
     keys: &[
-        Key::once("truncate", "SIZE", "The size that it shall have"),
+        Key::once("truncate", "SIZE", "The size of the disk"),
         Key::once("round-up", "SIZE", "Make it longer, to a multiple of this"),
         Key::once("round-down", "SIZE", "Make it shorter, to a multiple of this"),
     ],
     build: |params, stack, _| {
         let wanted = Wanted::parse(params)?;
-        Ok(each(stack, move |below, _| {
+        Ok(stack.each(move |below, _| {
             let real = below.info().size;
-            let Some(size) = wanted.size(real) else {
-                let why = "filter truncate: the disk would have more than 2^63 - 1 bytes";
-                return Err(refuse(why.to_owned()));
-            };
+            let size = wanted.size(real).ok_or_else(|| refuse(TooLong))?;
             Ok(Arc::new(Truncate { below, real, size }))
         }))
     },
 };
+
+#[derive(Debug, Error)]
+#[error("filter truncate: the disk would have more than 2^63 - 1 bytes")]
+struct TooLong;
 
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
@@ -54,7 +57,7 @@ impl Wanted {
         })
     }
 
-    /// Of a disk of `real` bytes; `None` if it is too much.
+    /// The size that a disk of `real` bytes gets; `None` if it is over 2^63 - 1.
     fn size(self, real: u64) -> Option<u64> {
         let size = self.size.unwrap_or(real).checked_next_multiple_of(self.up)?;
         Some(size / self.down * self.down).filter(|size| i64::try_from(*size).is_ok())
@@ -64,18 +67,18 @@ impl Wanted {
 #[derive(Debug)]
 struct Truncate {
     below: Arc<dyn Disk>,
-    /// Bytes below.
+    /// Size of the disk below, in bytes.
     real: u64,
     size: u64,
 }
 
 impl Truncate {
-    /// So many bytes of a range are there.
+    /// How many bytes of a range exist below.
     fn real_part(&self, at: u64, len: u64) -> u64 {
         self.real.saturating_sub(at).min(len)
     }
 
-    /// The part of a request that is about bytes that are there; `None` if there is none.
+    /// The part of a request that concerns bytes which exist below; `None` if there is none.
     fn shorten<'a>(&self, op: &Op<'_>, bytes: &'a [u8]) -> Option<Op<'a>> {
         let (at, len) = op.range();
         let len = self.real_part(at, len);
@@ -83,7 +86,7 @@ impl Truncate {
             return None;
         }
         Some(match *op {
-            // A part of what has 32 bits has no more.
+            // A part of a length of 32 bits fits in 32 bits.
             Op::Read { .. } => Op::Read { at, len: u32::try_from(len).unwrap_or(u32::MAX) },
             Op::Write { fua, .. } => {
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -98,13 +101,13 @@ impl Truncate {
         })
     }
 
-    /// The answer for what is not there.
+    /// Answers for the bytes that do not exist below.
     fn complete(&self, op: &Op<'_>, answer: &mut Answer) {
         let (at, len) = op.range();
         let missing = len - self.real_part(at, len);
         match op {
             Op::Read { .. } => answer.pieces.push(Piece::Hole(missing)),
-            // Fewer extents than asked for are enough, but not none.
+            // An answer may have fewer extents than asked for, but at least one.
             Op::Extents { .. } if answer.extents.is_empty() => {
                 answer.extents.push(Extent { len: missing, hole: true, zero: true });
             }
@@ -112,7 +115,7 @@ impl Truncate {
         }
     }
 
-    /// Nothing but zeroes goes where nothing is.
+    /// Checks that only zeroes are written to bytes which do not exist below.
     fn check(&self, op: &Op<'_>, bytes: &[u8]) -> Result<(), DiskError> {
         let (at, len) = op.range();
         let real = usize::try_from(self.real_part(at, len)).unwrap_or(usize::MAX);
@@ -128,7 +131,11 @@ impl Truncate {
     }
 }
 
-impl Disk for Truncate {
+impl Layer for Truncate {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
         let identity = below.identity.map(|all| all.and("truncate", &[self.size]));
@@ -149,7 +156,7 @@ impl Disk for Truncate {
                 }
                 turn
             }
-            // At the border everything else takes its time.
+            // Everything else that reaches over the end may block.
             _ => Ok(Turn::WouldBlock),
         }
     }
@@ -172,10 +179,6 @@ impl Disk for Truncate {
 
     fn passes(&self, op: &Op<'_>) -> bool {
         self.is_there(op)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_reads_as_zeroes_and_takes_nothing_else() {
+    fn added_bytes_read_as_zeroes_and_take_only_zeroes() {
         let disk = disk(1000, 3000);
         write(&disk, 990, &[1; 10]);
         assert_eq!(bytes_of(&read(&disk, 995, 10)), [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]);
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_a_hole() {
+    fn added_bytes_are_a_hole() {
         let disk = disk(65536, 1 << 20);
         write(&disk, 0, &[1; 65536]);
         let extent = |len, hole| Extent { len, hole, zero: hole };
@@ -237,6 +240,6 @@ mod tests {
         let disk = disk(3000, 1000);
         write(&disk, 0, &[7; 1000]);
         assert_eq!(bytes_of(&read(&disk, 0, 1000)), [7; 1000]);
-        assert_eq!(disk.info().size, 1000);
+        assert_eq!(Disk::info(&disk).size, 1000);
     }
 }

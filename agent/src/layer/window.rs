@@ -1,10 +1,10 @@
-//! Part of a disk as a disk of its own, and reading from the disk below: what several layers need.
+//! A part of a disk as a disk of its own, and reading from the disk below. Several layers use both.
 
 use std::sync::Arc;
 
 use disk::{
-    Answer, Asked, Disk, DiskError, DiskInfo, Op, Piece, Progress, Turn, Verb, Waiter, execute_all,
-    room,
+    Answer, Asked, Disk, DiskError, DiskInfo, Layer, Op, Piece, Progress, Turn, Verb, Waiter,
+    execute_all, room,
 };
 
 /// `len` bytes of `below` from `start` on.
@@ -16,14 +16,14 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// `None` if it reaches over the end of the disk.
+    /// `None` if the part reaches over the end of the disk.
     pub(super) fn new(below: Arc<dyn Disk>, start: u64, len: u64) -> Option<Self> {
         let end = start.checked_add(len)?;
         (end <= below.info().size).then_some(Self { below, start, len })
     }
 
-    /// Does `act` with the request where it lies below, and puts it back.
-    fn below<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&dyn Disk, &mut Op<'_>) -> T) -> T {
+    /// Does `act` with the request at its offset in the disk below, and restores the request.
+    fn shifted<T>(&self, op: &mut Op<'_>, act: impl FnOnce(&dyn Disk, &mut Op<'_>) -> T) -> T {
         if let Some(at) = offset(op) {
             *at += self.start;
         }
@@ -34,8 +34,8 @@ impl Window {
         done
     }
 
-    /// An error in the client's offsets.
-    fn told(&self, error: DiskError) -> DiskError {
+    /// The error, with the client's offset.
+    fn translated(&self, error: DiskError) -> DiskError {
         DiskError { at: error.at.saturating_sub(self.start), ..error }
     }
 }
@@ -52,37 +52,39 @@ fn offset<'a>(op: &'a mut Op<'_>) -> Option<&'a mut u64> {
     }
 }
 
-impl Disk for Window {
+impl Layer for Window {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let below = self.below.info();
-        // A disk that takes whole blocks only does so at its own borders.
+        // Block sizes stay as they are: the disk below rounds at its own offsets.
         let identity = below.identity.map(|all| all.and("part", &[self.start, self.len]));
         DiskInfo { size: self.len, identity, ..below }
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below(op, |below, op| below.try_execute(op, answer)).map_err(|error| self.told(error))
+        self.shifted(op, |below, op| below.try_execute(op, answer))
+            .map_err(|error| self.translated(error))
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below(op, |below, op| below.execute(op, answer)).map_err(|error| self.told(error))
+        self.shifted(op, |below, op| below.execute(op, answer))
+            .map_err(|error| self.translated(error))
     }
 
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
-        self.below(op, |below, op| below.begin(op, waiter));
+        self.shifted(op, |below, op| below.begin(op, waiter));
     }
 
     fn is_brief(&self, asked: Asked) -> bool {
         let (at, len) = asked.range;
         self.below.is_brief(Asked { range: (at + self.start, len), ..asked })
     }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
-    }
 }
 
-/// The bytes of a range of `disk`; waits for them.
+/// Reads `len` bytes of `disk` from `at` on. Blocks until they are read.
 pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskError> {
     let mut answer = Answer::default();
     execute_all(disk, &mut Op::Read { at, len }, &mut answer)?;
@@ -92,7 +94,7 @@ pub(super) fn read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<u8>, DiskEr
         match piece {
             Piece::Bytes(slice) => bytes.extend_from_slice(slice.as_ref()),
             Piece::Hole(len) => {
-                // It lies in a range of 32 bits.
+                // The hole is part of a length of 32 bits.
                 bytes.resize(bytes.len() + usize::try_from(len).unwrap_or(0), 0);
             }
         }
@@ -109,10 +111,10 @@ mod tests {
     };
 
     #[test]
-    fn requests_land_where_the_window_stands() {
+    fn requests_are_shifted_by_the_start_of_the_window() {
         let below: Arc<dyn Disk> = Arc::new(MemoryDisk::new(1 << 20));
         let window = Window::new(Arc::clone(&below), 1001, 500_000).unwrap();
-        assert_eq!(window.info().size, 500_000);
+        assert_eq!(Disk::info(&window).size, 500_000);
         write(&window, 0, b"first");
         write(&window, 499_996, b"last");
         assert_eq!(bytes_of(&read(&*below, 1001, 5)), b"first");
@@ -125,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_below_goes_on_with_by_itself_lands_there_too() {
-        // Beside the test's binary: a filesystem that has O_DIRECT, where /tmp may have none.
+    fn requests_that_the_disk_below_begins_are_shifted_too() {
+        // Beside the test's binary, because the filesystem of /tmp may have no O_DIRECT.
         let beside = std::env::current_exe().unwrap();
         let file = tempfile::NamedTempFile::new_in(beside.parent().unwrap()).unwrap();
         file.as_file().set_len(1 << 20).unwrap();
         let options = file::Options { cache: file::Cache::None, ..file::Options::default() };
         let below: Arc<dyn Disk> = Arc::new(FileDisk::open(file.path(), options).unwrap());
         let window = Window::new(Arc::clone(&below), 8192, 500_000).unwrap();
-        assert_eq!(window.begins(), below.begins());
+        assert_eq!(Disk::begins(&window), below.begins());
         for fill in [1, 2] {
             write(&window, 4096, &[fill; 4096]);
             assert_eq!(bytes_of(&read(&window, 4096, 4096)), [fill; 4096]);
@@ -142,7 +144,7 @@ mod tests {
         let cached = Asked { verb: Verb::Write, range: (1, 4096), fast: false, durable: false };
         let below = Arc::new(FileDisk::open(file.path(), file::Options::default()).unwrap());
         let window = Window::new(below, 4095, 500_000).unwrap();
-        assert!(window.is_brief(cached), "below it is a whole page");
+        assert!(Disk::is_brief(&window, cached), "below it is a whole page");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A disk that is written on the command line: nbdkit-data-plugin(1).
+//! A disk with contents from the command line: nbdkit-data-plugin(1).
 
 mod content;
 mod parse;
@@ -21,21 +21,21 @@ use crate::{
 };
 use disk::{Answer, Data, DiskError, MemoryDisk, Op, execute_all};
 
-/// Bytes that are put into memory, at most: `1*1000000000000` would be more than there is.
+/// Most bytes that are written to memory. A short text such as `1*1000000000000` can mean more than there is.
 const MOST: u64 = 4 << 30;
 /// Bytes of one write.
 const PIECE: usize = 1 << 20;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "data",
-    about: "A memory disk with bytes in it that the command line says",
+    about: "A memory disk with contents from the command line",
     keys: &[
         Key::once("data", "DATA", "Bytes, words, strings, files, offsets: nbdkit-data-plugin(1)"),
-        Key::once("base64", "BASE64", "The bytes in base64"),
-        Key::once("raw", "TEXT", "The bytes as they are"),
-        Key::once("size", "SIZE", "Size of the disk [default: that of the data]"),
-        Key::once("allocator", "sparse", "How memory is taken: as it is written"),
-        Key::free("VAR", "DATA", "Any other: a variable, $VAR in data"),
+        Key::once("base64", "BASE64", "The contents in base64"),
+        Key::once("raw", "TEXT", "The contents as plain text"),
+        Key::once("size", "SIZE", "Size of the disk [default: the size of the contents]"),
+        Key::once("allocator", "sparse", "Memory is allocated as it is written"),
+        Key::free("VAR", "DATA", "Any other name: a variable, $VAR in data"),
     ],
     main: Some("data"),
     build: |params, context| build(params, context),
@@ -45,11 +45,11 @@ pub(super) const ENTRY: Entry = Entry {
 enum DataDiskError {
     #[error("plugin data: give exactly one of data, base64 and raw")]
     Not1,
-    #[error("plugin data: there are parameters beside data that nobody asks for: {0}")]
+    #[error("plugin data: only data uses variables, and these are given: {0}")]
     Unused(String),
     #[error("plugin data: more than {MOST} bytes that are not zero; put them into a file")]
     TooMuch,
-    #[error("plugin data: there is no memory for it")]
+    #[error("plugin data: there is no memory for the contents")]
     Memory(#[source] DiskError),
 }
 
@@ -65,7 +65,7 @@ fn build(params: &Params<'_>, context: &Context<'_>) -> Result<Stack, BuildError
         [None, Some(text), None] => {
             let config = GeneralPurposeConfig::new()
                 .with_decode_padding_mode(DecodePaddingMode::RequireCanonical);
-            // As nbdkit's: lines may be broken.
+            // As in nbdkit, the text may have line breaks.
             let text: String = text.split_ascii_whitespace().collect();
             let bytes = GeneralPurpose::new(&STANDARD, config).decode(&text);
             let wrong = |error| params.wrong("base64", &excerpt(&text), "base64", error);
@@ -88,7 +88,7 @@ fn own(error: DataDiskError) -> BuildError {
     BuildError::Own(Box::new(error))
 }
 
-/// Enough of a text to know it by.
+/// The beginning of a text, for an error.
 fn excerpt(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match text.char_indices().nth(60) {

@@ -1,5 +1,4 @@
-//! Disks that a command makes for a client, and how much room they may take together: what `tmpdisk`
-//! and `ondemand` have in common.
+//! Disks that a command makes for a client, and the space that they may take together. `tmpdisk` and `ondemand` use it.
 
 use std::{
     io,
@@ -7,13 +6,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use thiserror::Error;
+
 use crate::{
     exports::OpenError,
     params::{Key, Params},
     shell::{self, Turn as Permission},
     stack::BuildError,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, FileDisk, Identity, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, DiskInfo, FileDisk, Identity, Kind, Layer, Op, Turn, Verb};
 
 pub(super) const TYPE: Key =
     Key::once("type", "FS", "The filesystem, as mkfs(8) -t [default: ext4]");
@@ -21,13 +22,14 @@ pub(super) const LABEL: Key = Key::once("label", "LABEL", "The filesystem's labe
 pub(super) const COMMAND: Key = Key::once(
     "command",
     "COMMAND",
-    "Run by the shell in place of mkfs; it makes \"$disk\" of $size bytes",
+    "Shell command instead of mkfs; it makes \"$disk\" of $size bytes",
 );
 pub(super) const MAX_TOTAL: Key =
-    Key::once("max-total", "SIZE", "Most bytes of all disks together; one more is refused");
-pub(super) const VARIABLE: Key = Key::free("VAR", "VALUE", "Any other: a variable of the command");
+    Key::once("max-total", "SIZE", "Most bytes of all disks together; a further disk is refused");
+pub(super) const VARIABLE: Key =
+    Key::free("VAR", "VALUE", "Any other name: a variable of the command");
 
-/// Where no command is given. The label is an option of each mkfs by another letter.
+/// The default command. The option for the label differs between the mkfs programs.
 const MKFS: &str = r#"
 set -e
 option=-L force=
@@ -42,12 +44,24 @@ PATH="$PATH:/usr/sbin:/sbin"
 mkfs -t "$type" $force ${label:+"$option" "$label"} "$disk"
 "#;
 
+/// Why a client gets no disk.
+#[derive(Debug, Error)]
+pub(super) enum MadeError {
+    /// With the end of the command, and what it printed.
+    #[error("the command that makes the disk: {0}")]
+    Command(String),
+    #[error("max-total={most}: there is no room for {size} bytes more")]
+    NoRoom { most: u64, size: u64 },
+    #[error("{0}: the filesystem is locked by another client")]
+    Locked(String),
+}
+
 /// Makes disks.
 #[derive(Debug)]
 pub(super) struct Maker {
     size: u64,
     command: String,
-    /// `$type`, `$label`, and what else was given.
+    /// `$type`, `$label`, and the other variables that were given.
     variables: Vec<(String, String)>,
     room: Room,
 }
@@ -75,13 +89,12 @@ impl Maker {
         Ok(Self { size, command, variables, room })
     }
 
-    /// Takes room for one disk more, beside `others` that are not counted here.
+    /// Reserves space for one more disk, beside `others` bytes that are not counted here.
     pub(super) fn reserve(&self, others: u64) -> Result<Place, OpenError> {
         self.room.reserve(self.size, others)
     }
 
-    /// Runs the command, which makes `disk`. Takes as long as it takes. What is held for the disk comes back, or
-    /// is dropped once the command has ended.
+    /// Runs the command that makes `disk`. Returns `held`, or drops it after the command has ended.
     pub(super) async fn make<H>(
         &self,
         permission: &Permission,
@@ -92,19 +105,18 @@ impl Maker {
         H: Send + 'static,
     {
         let mut command = shell::command(&self.command);
-        // Data in the environment, and never part of the command: a client may have named the disk.
+        // The values go into the environment, never into the command, because a client may have named the disk.
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.env("size", self.size.to_string()).env("disk", disk);
         let (ran, held) = permission.run(command, held).await.map_err(failed)?;
         if ran.status.success() {
             return Ok(held);
         }
-        let why = format!("the command that makes the disk: {}", ran.why());
-        Err(failed(io::Error::other(why)))
+        Err(failed(io::Error::other(MadeError::Command(ran.why()))))
     }
 }
 
-/// Bytes that disks take together.
+/// The space that disks take together, in bytes.
 #[derive(Debug)]
 struct Room {
     most: Option<u64>,
@@ -119,7 +131,7 @@ impl Room {
     }
 }
 
-/// The room of one disk; given back when dropped.
+/// The space of one disk. It is given back on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     most: Option<u64>,
@@ -128,15 +140,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The disk has another size than was thought: a command's may.
+    /// Changes the size of the disk, because a command may make a disk of another size.
     pub(super) fn resize(&mut self, size: u64, others: u64) -> Result<(), OpenError> {
         let mut taken = lock(&self.taken);
         let all = *taken - u128::from(self.size) + u128::from(size);
         if let Some(most) = self.most
             && all + u128::from(others) > u128::from(most)
         {
-            let why = format!("max-total={most}: there is no room for {size} bytes more");
-            return Err(refused(Kind::NoSpace, why));
+            return Err(refused(Kind::NoSpace, MadeError::NoRoom { most, size }));
         }
         *taken = all;
         self.size = size;
@@ -154,9 +165,9 @@ fn lock(taken: &Mutex<u128>) -> MutexGuard<'_, u128> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// No disk for this client; `why` stands in the log.
-pub(super) fn refused(kind: Kind, why: impl Into<String>) -> OpenError {
-    let source = Some(io::Error::other(why.into()));
+/// The error for a client that gets no disk. `why` is logged.
+pub(super) fn refused(kind: Kind, why: MadeError) -> OpenError {
+    let source = Some(io::Error::other(why));
     OpenError::Failed(DiskError { source, ..DiskError::new(kind, Verb::Open, (0, 0)) })
 }
 
@@ -164,46 +175,43 @@ pub(super) fn failed(error: io::Error) -> OpenError {
     OpenError::Failed(DiskError::from_io(Verb::Open, (0, 0), error))
 }
 
-/// A disk of one connection, and what is held for it.
+/// The disk of one connection, and what is held for it.
 #[derive(Debug)]
 pub(super) struct Made<H> {
     disk: FileDisk,
     identity: Option<Identity>,
     ephemeral: bool,
-    /// Dropped after the disk: the room that it takes, the lock on it.
+    /// The space of the disk and the lock on it. Dropped after the disk.
     _held: H,
 }
 
 impl<H> Made<H> {
-    /// A file that is there for the client who comes back.
+    /// A disk that is kept for a client that comes back.
     pub(super) fn new(disk: FileDisk, held: H) -> Self {
         let identity = disk.info().identity;
         Self { disk, identity, ephemeral: false, _held: held }
     }
 
-    /// A disk that ends with its connection. Its file's inode may soon be another one's.
+    /// A disk that ends with its connection. Its identity is fresh, because the inode of its file may be used again.
     pub(super) fn for_once(disk: FileDisk, held: H) -> Self {
         Self { disk, identity: Some(Identity::fresh()), ephemeral: true, _held: held }
     }
 }
 
-impl<H: Send + Sync + std::fmt::Debug> Disk for Made<H> {
+impl<H: Send + Sync + std::fmt::Debug> Layer for Made<H> {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
+
     fn info(&self) -> DiskInfo {
         // No second connection sees the same disk.
         let (identity, ephemeral) = (self.identity, self.ephemeral);
         DiskInfo { multi_conn: false, identity, ephemeral, ..self.disk.info() }
     }
 
+    // No request passes, because one that the kernel goes on with may outlive this disk and the lock on its file.
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         self.disk.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.disk.execute(op, answer)
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&self.disk)
     }
 }
 
@@ -212,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_taken_given_back_and_never_more_than_there_is() {
+    fn space_is_reserved_up_to_the_maximum_and_given_back() {
         let room = Room { most: Some(100), taken: Arc::default() };
         let mut first = room.reserve(60, 0).unwrap();
         assert!(room.reserve(41, 0).is_err());

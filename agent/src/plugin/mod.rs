@@ -1,7 +1,6 @@
-//! From nbdkit's words (a plugin's name and its parameters) to the exports that they mean.
+//! Plugins: each builds exports from nbdkit's words, its name and its parameters.
 //!
-//! `plan` calls `build` once, at start. Files are opened here, so that what is wrong with them shows
-//! before a client comes.
+//! `plan` calls `build` once, at start. Files are opened here once, so that errors show before a client comes.
 
 mod data;
 mod made;
@@ -14,6 +13,8 @@ use std::{
     path::Path,
     sync::Arc,
 };
+
+use thiserror::Error;
 
 use crate::{
     exports::{Directory, Files, Layout, Single},
@@ -33,9 +34,23 @@ pub struct Entry {
     /// One line for people.
     pub about: &'static str,
     pub keys: &'static [Key],
-    /// The key that a value without one is for.
+    /// The key for a value without a key.
     pub main: Option<&'static str>,
     build: fn(&Params<'_>, &mut Context<'_>) -> Result<Stack, BuildError>,
+}
+
+#[derive(Debug, Error)]
+enum PluginError {
+    #[error("plugin ones: there is no memory")]
+    NoMemory,
+    #[error("plugin split: the files are more than 2^63 - 1 bytes together")]
+    TooLong,
+}
+
+impl From<PluginError> for BuildError {
+    fn from(error: PluginError) -> Self {
+        Self::Own(Box::new(error))
+    }
 }
 
 const SIZE: Key = Key::once("size", "SIZE", "Size of the disk");
@@ -49,23 +64,23 @@ pub const BUILT_IN: &[Entry] = &[
         keys: &[
             Key::once("file", "PATH", "The file or block device to serve"),
             Key::once("dir", "PATH", "Serve every file in this directory, each as an export"),
-            Key::once("cache", "default|none", "none: past the page cache (O_DIRECT)"),
-            Key::once("fadvise", "normal|random|sequential", "How the file will be read"),
+            Key::once("cache", "default|none", "none: bypass the page cache (O_DIRECT)"),
+            Key::once("fadvise", "normal|random|sequential", "The expected pattern of reads"),
         ],
         main: Some("file"),
         build: file,
     },
     Entry {
         name: "full",
-        about: "A disk of zeroes that has no space for anything else",
+        about: "A disk of zeroes; writes fail for lack of space",
         keys: &[SIZE],
         main: Some("size"),
         build: |params, _| Ok(single(FullDisk::new(params.needed_size("size")?))),
     },
     Entry {
         name: "memory",
-        about: "Memory; costs what is written, trim gives it back",
-        keys: &[SIZE, Key::once("allocator", "sparse", "How memory is taken: as it is written")],
+        about: "Memory; only written blocks take memory, and trim frees it",
+        keys: &[SIZE, Key::once("allocator", "sparse", "Memory is allocated as it is written")],
         main: Some("size"),
         build: |params, context| {
             params.choice("allocator", &["sparse"], &[()])?;
@@ -76,7 +91,7 @@ pub const BUILT_IN: &[Entry] = &[
     nbd::ENTRY,
     Entry {
         name: "null",
-        about: "Reads as zeroes and forgets what is written",
+        about: "Reads as zeroes and discards writes",
         keys: &[SIZE],
         main: Some("size"),
         build: |params, _| Ok(single(NullDisk::new(params.size("size")?.unwrap_or(0)))),
@@ -84,32 +99,35 @@ pub const BUILT_IN: &[Entry] = &[
     ondemand::ENTRY,
     Entry {
         name: "ones",
-        about: "Reads as one byte over and over, and forgets what is written",
+        about: "Reads as one repeated byte and discards writes",
         keys: &[SIZE, Key::once("byte", "N", "The byte [default: 0xff]")],
         main: Some("size"),
         build: ones,
     },
     Entry {
         name: "pattern",
-        about: "Each 8 bytes are their own offset, big-endian",
+        about: "Each 8 bytes are their offset, big-endian",
         keys: &[SIZE],
         main: Some("size"),
         build: |params, _| Ok(single(PatternDisk::new(params.needed_size("size")?))),
     },
     Entry {
         name: "random",
-        about: "Bytes that follow from a seed; what is written must be the same bytes",
-        keys: &[SIZE, Key::once("seed", "N", "Of 32 bits; the same seed, the same bytes")],
+        about: "Random bytes from a seed; a write must have the same bytes",
+        keys: &[
+            SIZE,
+            Key::once("seed", "N", "A number of 32 bits; the same seed gives the same bytes"),
+        ],
         main: Some("size"),
         build: |params, _| {
             let seed = params.parsed("seed", "a number of 32 bits", parse_number)?;
-            let seed = seed.unwrap_or_else(by_chance);
+            let seed = seed.unwrap_or_else(random_seed);
             Ok(single(RandomDisk::new(params.needed_size("size")?, seed)))
         },
     },
     Entry {
         name: "split",
-        about: "Files one behind the other, as one disk",
+        about: "Files one after the other, as one disk",
         keys: &[Key::many("file", "PATH", "The next file")],
         main: Some("file"),
         build: split,
@@ -120,12 +138,12 @@ pub const BUILT_IN: &[Entry] = &[
         about: "A disk of no bytes",
         keys: &[],
         main: None,
-        // Of any read-only disk nothing is left.
+        // A read-only disk without bytes.
         build: |_, _| Ok(single(PatternDisk::new(0))),
     },
 ];
 
-/// nbdkit's other plugins, so that who knows them is told plainly.
+/// nbdkit's other plugins, so that the error for one of them says that it is known.
 const NOT_BUILT_IN: &[&str] = &[
     "blkio",
     "cc",
@@ -171,6 +189,9 @@ fn single(disk: impl Disk + 'static) -> Stack {
 }
 
 /// The built-in plugin of that name.
+///
+/// # Errors
+/// `BuildError::Unknown`, or `BuildError::NotBuiltIn` if nbdkit has a plugin of that name.
 pub fn find(name: &str) -> Result<&'static Entry, BuildError> {
     BUILT_IN.iter().find(|entry| entry.name == name).ok_or_else(|| {
         let built_in = BUILT_IN.iter().map(|entry| entry.name).collect();
@@ -184,15 +205,18 @@ pub fn find(name: &str) -> Result<&'static Entry, BuildError> {
 }
 
 impl Entry {
-    /// What it serves, by the words that no filter has taken.
+    /// Builds the stack of the plugin from the words that no filter has taken.
+    ///
+    /// # Errors
+    /// If a parameter is wrong, or if what the plugin serves cannot be opened.
     pub fn build(&self, words: &[&Word], context: &mut Context<'_>) -> Result<Stack, BuildError> {
         let params = Params::of_plugin(self.name, self.keys, self.main, words)?;
         (self.build)(&params, context)
     }
 }
 
-/// Another one each time.
-fn by_chance() -> u32 {
+/// A seed that differs each time.
+fn random_seed() -> u32 {
     let bytes = RandomState::new().build_hasher().finish().to_le_bytes();
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
@@ -200,7 +224,7 @@ fn by_chance() -> u32 {
 fn ones(params: &Params<'_>, _: &mut Context<'_>) -> Result<Stack, BuildError> {
     let byte = params.parsed("byte", "a byte (0 to 255)", parse_number)?.unwrap_or(0xff);
     let disk = OnesDisk::new(params.size("size")?.unwrap_or(0), byte);
-    disk.map(single).ok_or_else(|| BuildError::Own("plugin ones: there is no memory".into()))
+    disk.map(single).ok_or_else(|| PluginError::NoMemory.into())
 }
 
 fn split(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildError> {
@@ -210,9 +234,7 @@ fn split(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
         return Err(params.missing("file").into());
     }
     let files = Files::check(&paths, Layout::Joined, options, context.changes_user)?;
-    files.open_now().map_err(|_| {
-        BuildError::Own("plugin split: the files are more than 2^63 - 1 bytes together".into())
-    })?;
+    files.open_now().map_err(|_| PluginError::TooLong)?;
     Ok(Stack::new(files))
 }
 

@@ -1,8 +1,8 @@
-//! Disks that stay, each made when a client first names it: nbdkit-ondemand-plugin(1).
+//! Disks that are made when a client first names them, and kept: nbdkit-ondemand-plugin(1).
 //!
-//! One client at a time has a disk: it is locked as nbdkit locks it, so that both may serve the same
-//! directory. Clients of this process wait for each other in a queue, and only the first of them asks for the
-//! lock, since the kernel tells nobody when it is free.
+//! One client at a time has a disk. The disk is locked as nbdkit locks it, so that both may serve the same directory.
+//! Clients of this process wait for each other in a queue. Only the first of them polls for the lock, because the kernel
+//! does not say when it becomes free.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,7 +23,9 @@ use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
 use super::{
     Entry, SIZE,
-    made::{COMMAND, LABEL, MAX_TOTAL, Made, Maker, Place, TYPE, VARIABLE, failed, refused},
+    made::{
+        COMMAND, LABEL, MAX_TOTAL, Made, MadeError, Maker, Place, TYPE, VARIABLE, failed, refused,
+    },
 };
 use crate::{
     exports::{Exports, LISTED, Listed, Listing, OpenError, Opened, Permit},
@@ -34,23 +36,23 @@ use crate::{
 };
 use disk::{Disk, FileDisk, Kind, file::Options};
 
-/// What the export that has no name is called in the directory.
+/// The file name of the export with the empty name.
 const DEFAULT: &str = "default";
 /// NAME_MAX.
 const LONGEST: usize = 255;
-/// How often a lock that another process has is tried at first, and in the end.
+/// The pause between attempts to lock, at first and at most, while another process has the lock.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 pub(super) const ENTRY: Entry = Entry {
     name: "ondemand",
-    about: "A filesystem for each export name, made when it is first asked for, and kept",
+    about: "A filesystem per export name, made when a client first opens it, and kept",
     keys: &[
         SIZE,
-        Key::once("dir", "PATH", "The directory that the filesystems are in"),
+        Key::once("dir", "PATH", "The directory of the filesystems"),
         Key::once(
             "wait",
             "BOOL",
-            "Wait for the client that has it, instead of none [default: false]",
+            "Wait for the client that has the disk, instead of refusing [default: false]",
         ),
         TYPE,
         LABEL,
@@ -71,19 +73,19 @@ struct Inner {
     directory: OwnedFd,
     wait: bool,
     maker: Maker,
-    /// Those who want a disk of this name, each in its turn.
+    /// Queues of the clients that want the same disk, by its name.
     queues: Mutex<HashMap<String, Weak<Queue<()>>>>,
 }
 
-/// What was found under a name.
+/// The result of opening a name.
 enum Found {
     Nothing,
-    /// A disk that another process has.
+    /// Another process has the disk.
     Taken(OwnedFd),
     Locked(OwnedFd),
 }
 
-/// A directory beside the disks for one that is being made: a name with a dot is no export's.
+/// A directory for a disk that is being made. Its name has a dot, so it is no export.
 struct Workshop(PathBuf);
 
 impl Drop for Workshop {
@@ -117,7 +119,7 @@ impl Inner {
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            // NBD's names are UTF-8: another name cannot be asked for.
+            // NBD's names are UTF-8, so a client cannot ask for another name.
             let Ok(name) = entry.file_name().into_string() else { continue };
             let can_be_had = file_name(&name) == Some(&name) && name != DEFAULT;
             if can_be_had && entry.file_type()?.is_file() {
@@ -131,13 +133,13 @@ impl Inner {
         Ok(names.map(|name| Listed { name, description: None }).collect())
     }
 
-    /// The file of an export, if it is there.
+    /// Opens the file of an export.
     fn file(&self, name: &str, flags: OFlag) -> nix::Result<OwnedFd> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(&self.directory, name, flags, Mode::empty())
     }
 
-    /// Bytes of all disks that are there.
+    /// Bytes of all disks in the directory.
     fn total(&self) -> io::Result<u64> {
         let mut total = 0_u64;
         for entry in fs::read_dir(&self.path)? {
@@ -147,7 +149,7 @@ impl Inner {
         Ok(total)
     }
 
-    /// Takes a client's turn among those of this process.
+    /// Waits for the client's turn among the clients of this process.
     async fn turn(&self, name: &str) -> Result<OwnedMutexGuard<()>, OpenError> {
         let queue = {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,21 +172,21 @@ impl Inner {
         }
     }
 
-    /// Room for a disk, and where it is made.
+    /// Reserves space for a disk, and makes the directory where it is made.
     fn prepare(&self) -> Result<(Workshop, Place), OpenError> {
-        // Once it is there, it is counted where it is.
+        // Disks in the directory are counted there, not by the reservation.
         let place = self.maker.reserve(self.total().map_err(failed)?)?;
         let template = self.path.join(".newXXXXXX");
         let workshop = sys::process::private_directory(&template).map(Workshop).map_err(failed)?;
         Ok((workshop, place))
     }
 
-    /// Moves a disk that was made to its name. Another process may have made one meanwhile.
+    /// Moves a new disk to its name. Another process may have made one meanwhile.
     fn put(&self, name: &str, workshop: &Workshop, mut place: Place) -> Result<(), OpenError> {
         let disk = workshop.0.join(name);
         let made = File::open(&disk).map_err(failed)?;
         place.resize(made.metadata().map_err(failed)?.len(), self.total().map_err(failed)?)?;
-        // A crash of the machine leaves a disk that is whole, or none.
+        // Synced first, so that a crash of the machine leaves a whole disk or none.
         made.sync_all().map_err(failed)?;
         let named = renameat2(
             nix::fcntl::AT_FDCWD,
@@ -202,7 +204,7 @@ impl Inner {
 }
 
 impl OnDemand {
-    /// Does something where it may block.
+    /// Runs `work` on a thread where it may block.
     async fn blocking<T>(
         &self,
         permit: &Permit,
@@ -215,7 +217,7 @@ impl OnDemand {
         Ok(permit.blocking(move || work(&inner)).await?)
     }
 
-    /// Makes the disk of that name, whole or not at all.
+    /// Makes the disk of this name, whole or not at all.
     async fn make(&self, name: &str, permit: &Permit) -> Result<(), OpenError> {
         let permission = shell::turn(permit.tenant()).await;
         let (workshop, place) = self.blocking(permit, Inner::prepare).await??;
@@ -230,7 +232,7 @@ impl OnDemand {
         self.blocking(permit, put).await?
     }
 
-    /// Takes the lock that the one client has; nbdkit's is the same.
+    /// Takes the lock of the disk. nbdkit uses the same lock.
     async fn lock(&self, name: &str, permit: &Permit) -> Result<OwnedFd, OpenError> {
         let find = || {
             let name = name.to_owned();
@@ -265,7 +267,7 @@ impl OnDemand {
         let open = move |inner: &Inner| {
             let path = inner.path.join(&name);
             let disk = FileDisk::open_by(&path, options, &|flags| inner.file(&name, flags));
-            // The lock ends first: who is the next finds it free.
+            // The lock is dropped before the turn, so that the next client finds it free.
             let disk = disk.map_err(|error| OpenError::because(&error))?.charged_to(payer);
             Ok(Arc::new(Made::new(disk, (lock, turn))) as _)
         };
@@ -282,10 +284,10 @@ fn lock(file: OwnedFd) -> Result<Found, OpenError> {
 }
 
 fn is_taken(name: &str) -> OpenError {
-    refused(Kind::Denied, format!("{name}: the filesystem is locked by another client"))
+    refused(Kind::Denied, MadeError::Locked(name.to_owned()))
 }
 
-/// The file of an export; `None` where there can be none.
+/// The file name of an export; `None` if no file can have the name.
 fn file_name(export: &str) -> Option<&str> {
     match export {
         "" => Some(DEFAULT),

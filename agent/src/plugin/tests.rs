@@ -6,7 +6,7 @@ use crate::{
     lifecycle::Lifecycle,
 };
 
-/// What the words make.
+/// The exports that the words make.
 fn build(plugin: &str, words: &[Word], read_only: bool) -> Result<Arc<dyn Exports>, BuildError> {
     let mut lifecycle = Lifecycle::default();
     let mut context = Context {
@@ -36,7 +36,7 @@ fn size(plugin: &str, params: &[&str]) -> u64 {
     open_now(&*exports, "any").unwrap().info().size
 }
 
-/// The whole error, causes and all, as the command line prints it.
+/// The error with its causes, as the command line prints it.
 fn refusal(plugin: &str, params: &[&str]) -> String {
     let error = build(plugin, &words(params), false).unwrap_err();
     let mut parts = vec![error.to_string()];
@@ -80,7 +80,7 @@ fn a_directory_is_many_exports() {
 }
 
 #[test]
-fn what_is_wrong_is_named_and_so_is_what_is_right() {
+fn errors_name_the_wrong_word_and_the_known_words() {
     let table: [(&str, &[&str], &str); 16] = [
         ("curl", &[], "the plugin 'curl' is not built into agent; built in are: ALL"),
         ("memroy", &["1G"], "there is no plugin 'memroy'; built in are: ALL"),

@@ -1,4 +1,4 @@
-//! A fresh disk for each connection, gone with it: nbdkit-tmpdisk-plugin(1).
+//! A fresh disk for each connection, removed at its end: nbdkit-tmpdisk-plugin(1).
 
 use std::{
     env, fs,
@@ -22,7 +22,7 @@ use disk::{Disk, FileDisk, Payer, file::Options};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "tmpdisk",
-    about: "A fresh filesystem for each client, gone with it; in TMPDIR or /var/tmp",
+    about: "A fresh filesystem per client, removed at its end; in TMPDIR or /var/tmp",
     keys: &[SIZE, TYPE, LABEL, COMMAND, MAX_TOTAL, VARIABLE],
     main: Some("size"),
     build: |params, _| Ok(Stack::new(Fresh { maker: Maker::parse(params)? })),
@@ -33,7 +33,7 @@ struct Fresh {
     maker: Maker,
 }
 
-/// A directory for one disk while it is made: what is in it goes with it.
+/// A directory for a disk that is being made. It is removed with its contents on drop.
 struct Workshop(PathBuf);
 
 impl Workshop {
@@ -76,7 +76,7 @@ impl Fresh {
     }
 }
 
-/// The disk that was made.
+/// Opens the new disk and removes its name.
 fn take(
     workshop: Workshop,
     mut place: Place,
@@ -86,7 +86,7 @@ fn take(
     let disk = FileDisk::open(&workshop.0.join("disk"), options);
     let disk = disk.map_err(|error| OpenError::because(&error))?.charged_to(payer);
     place.resize(disk.info().size, 0)?;
-    // From here on it has no name: whatever becomes of the agent, nothing stays behind.
+    // The file has no name from here on, so that it ends with the agent in any case.
     drop(workshop);
     Ok(Arc::new(Made::for_once(disk, place)))
 }

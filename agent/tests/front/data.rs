@@ -73,7 +73,7 @@ fn what_is_no_data_is_said_with_its_place() {
         (&["base64=*"], "base64=* is not base64"),
         (&["raw=1", "1"], "give exactly one of data, base64 and raw"),
         (&[], "give exactly one of data, base64 and raw"),
-        (&["raw=1", "colour=red"], "nobody asks for: colour"),
+        (&["raw=1", "colour=red"], "these are given: colour"),
         (&["1", "size=-1"], "size=-1 is not a size"),
         (&["1*1000000000000"], "more than 4294967296 bytes"),
     ] {

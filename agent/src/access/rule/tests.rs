@@ -8,7 +8,7 @@ fn rule(text: &str) -> Rule {
 }
 
 #[test]
-fn what_is_read_is_printed_in_one_way() {
+fn a_rule_is_printed_in_its_canonical_form() {
     for (text, printed) in [
         ("any", "any"),
         ("ALL", "any"),
@@ -50,7 +50,7 @@ fn what_is_read_is_printed_in_one_way() {
 }
 
 #[test]
-fn what_is_no_rule_is_refused_with_its_reason() {
+fn a_text_that_is_no_rule_is_refused_with_a_reason() {
     use RuleError::{Empty, Nothing, Number, Prefix, Unknown};
     for (text, kind) in [
         ("", Empty),
@@ -94,7 +94,7 @@ fn what_is_no_rule_is_refused_with_its_reason() {
 }
 
 #[test]
-fn rules_name_peers() {
+fn each_rule_names_its_peers() {
     let tcp = |address: &str| Peer::Tcp(format!("{address}:1").parse().unwrap());
     let (v4, v6) = (tcp("192.168.0.7"), tcp("[2001:db8::7]"));
     let mapped = tcp("[::ffff:192.168.0.7]");
@@ -177,7 +177,7 @@ fn rules_name_peers() {
 }
 
 #[test]
-fn the_label_is_asked_for_once_and_only_by_a_rule_about_it() {
+fn the_label_is_looked_up_once_and_only_for_rules_about_labels() {
     let asked = Cell::new(0);
     let ask = || {
         asked.set(asked.get() + 1);
@@ -193,7 +193,7 @@ fn the_label_is_asked_for_once_and_only_by_a_rule_about_it() {
 }
 
 #[test]
-fn names_in_certificates_are_decided_when_there_is_one_or_none() {
+fn rules_about_certificates_wait_for_the_handshake() {
     let shown =
         Certificate { dn: "CN=me,O=BigCo".into(), issuer_dn: "CN=BigCo".into(), chain: Vec::new() };
     let caller = || Caller::new(&Peer::Pipe, &|| None);

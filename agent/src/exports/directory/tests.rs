@@ -13,7 +13,7 @@ use disk::{
     testing::{bytes_of, read, write},
 };
 
-/// `served/` with a few files in it, and something beside it that must not be reached.
+/// The directory `served/` with a few files, and a file beside it that must stay out of reach.
 fn directory() -> (TempDir, Directory) {
     let top = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
     let served = top.path().join("served");
@@ -37,7 +37,7 @@ fn directory() -> (TempDir, Directory) {
 }
 
 #[test]
-fn the_files_in_it_are_listed_in_order() {
+fn the_files_are_listed_in_order() {
     let (_top, exports) = directory();
     let names: Vec<_> = list_now(&exports).unwrap().into_iter().map(|listed| listed.name).collect();
     assert_eq!(names, [".hidden", "a", "b", "link-below", "link-to-a", "with space"]);
@@ -77,7 +77,7 @@ fn nothing_else_is_an_export() {
 }
 
 #[test]
-fn two_who_open_a_file_by_different_names_see_each_others_writes() {
+fn clients_that_open_a_file_by_different_names_share_its_writes() {
     let (_top, exports) = directory();
     let first = open_now(&exports, "a").unwrap();
     let second = open_now(&exports, "link-to-a").unwrap();
@@ -87,7 +87,7 @@ fn two_who_open_a_file_by_different_names_see_each_others_writes() {
 }
 
 #[test]
-fn who_comes_after_a_file_grew_or_was_replaced_sees_it() {
+fn a_client_sees_a_file_that_grew_or_was_replaced_before_it_came() {
     let (top, _) = directory();
     let served = top.path().join("served");
     for cache in [Cache::Default, Cache::None] {

@@ -12,7 +12,7 @@ fn files(paths: &[&Path], layout: Layout) -> Files {
 }
 
 #[test]
-fn a_file_that_was_resized_or_replaced_is_seen_by_the_next_one() {
+fn the_next_client_sees_a_file_that_was_resized_or_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, [1; 4096]).unwrap();
@@ -55,7 +55,7 @@ fn of_joined_files_each_is_opened_anew() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_named_with_its_cause() {
+fn a_file_that_cannot_be_opened_is_named_with_its_cause() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     assert!(Files::check(&[&path], Layout::Whole, Options::default(), false).is_err());
@@ -73,7 +73,7 @@ fn a_file_that_is_kept_is_the_same_one() {
     let path = dir.path().join("file");
     fs::write(&path, [1; 4096]).unwrap();
     let exports = Files::check(&[&path], Layout::Whole, Options::default(), true).unwrap();
-    // As another user would be refused.
+    // Another user would be refused like this.
     let source = &exports.0.sources[0];
     let kept: Vec<_> = source.kept.iter().map(|(flags, _)| *flags).collect();
     assert!(kept.contains(&(OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)), "{kept:?}");

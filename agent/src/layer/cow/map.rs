@@ -1,19 +1,27 @@
-//! What an overlay has of each block, in memory that is taken for some thousand neighbours at once and charged to
-//! the budget of all disks in memory: on a huge disk a client can touch any number of groups.
+//! The map of an overlay: where the bytes of each block are.
+//!
+//! Its memory is taken for groups of some thousand blocks, and charged to the budget of all memory disks, because a
+//! client can touch any number of groups on a huge disk.
 
 use std::{collections::HashMap, io, sync::Arc};
 
+use thiserror::Error;
+
 use disk::{DiskError, Kind, MemoryBudget, NoMemory, Verb};
 
-/// Blocks that memory is taken for at once.
+/// Blocks per group.
 const GROUP: usize = 4096;
-/// What that costs, in bytes, with its place in the table.
+/// Bytes per group, with its entry in the table.
 const COST: u64 = GROUP as u64 * 4 + 64;
 
-/// What stands in the map for a block: where its bytes are in the file comes after these.
+/// The entries of the map. From `FIRST_SLOT` on an entry is the slot of the block in the file.
 pub(super) const BELOW: u32 = 0;
 pub(super) const TRIMMED: u32 = 1;
 pub(super) const FIRST_SLOT: u32 = 2;
+
+#[derive(Debug, Error)]
+#[error("the maps of overlays and the disks in memory have taken all of --memory-max")]
+struct NoBudget;
 
 #[derive(Debug)]
 pub(super) struct Map {
@@ -26,7 +34,7 @@ impl Map {
         Self { groups: HashMap::new(), budget }
     }
 
-    /// Every block is what it is below.
+    /// Whether the overlay has no block.
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
@@ -36,7 +44,10 @@ impl Map {
         self.groups.get(&group).map_or(BELOW, |group| group[index])
     }
 
-    /// Where there is an entry for the block already, or one for a neighbour, this succeeds.
+    /// Sets the entry of a block. This cannot fail where the group of the block has an entry already.
+    ///
+    /// # Errors
+    /// `Kind::NoMemory`, or `Kind::NoSpace` if the budget is used up.
     pub(super) fn set(&mut self, number: u64, entry: u32) -> Result<(), DiskError> {
         let (group, index) = place(number);
         if !self.groups.contains_key(&group) {
@@ -55,15 +66,14 @@ impl Map {
         entries.try_reserve_exact(GROUP).map_err(lack)?;
         entries.resize(GROUP, BELOW);
         if !self.budget.take(COST) {
-            let why = "the maps of overlays and the disks in memory have taken all of --memory-max";
-            let source = Some(io::Error::other(why));
+            let source = Some(io::Error::other(NoBudget));
             return Err(DiskError { source, ..DiskError::new(Kind::NoSpace, Verb::Open, (0, 0)) });
         }
         self.groups.insert(group, entries.into());
         Ok(())
     }
 
-    /// Drops all entries from this block on; the slots that they had.
+    /// Drops all entries from this block on. Returns the slots that they had.
     pub(super) fn forget(&mut self, first: u64) -> Vec<u32> {
         let mut slots = Vec::new();
         let before = self.groups.len();

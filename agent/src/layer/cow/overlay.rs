@@ -1,8 +1,7 @@
-//! The blocks that are not what they are below: a map in memory, and their bytes in a file without
-//! a name, one behind the other in the order in which they came.
+//! The blocks that differ from the disk below: a map in memory, and their bytes in an unnamed file, in the order in
+//! which they were written.
 //!
-//! A block is read and changed under a lock that it shares with a few others; no two are held at
-//! once.
+//! A block is read and changed under a lock that it shares with a few other blocks. No thread holds two of these locks.
 
 use std::{
     fs::File,
@@ -22,7 +21,7 @@ use super::map::{BELOW, FIRST_SLOT, Map, TRIMMED};
 use crate::sys::writeback;
 use disk::{DiskError, Durability, Identity, MemoryBudget, Verb, joined, zeroed};
 
-/// Locks of blocks. Neighbours have different ones.
+/// Locks of blocks. Neighbouring blocks have different locks.
 const LOCKS: usize = 64;
 
 /// Where the bytes of a block are.
@@ -32,14 +31,14 @@ pub(super) enum State {
     Below,
     /// In the overlay.
     Here,
-    /// Nowhere: zeroes.
+    /// Nowhere: the block is zeroes.
     Trimmed,
 }
 
 /// What a block reads as.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// What the disk below has, which never changes.
+    /// The bytes of the disk below, which never change.
     Below,
     Bytes(Vec<u8>),
     Zeroes,
@@ -48,11 +47,11 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) struct Overlay {
     file: Unnamed,
-    /// Of the file, as far as the overlay needs it: what is lost, and who was told.
+    /// Tracks losses of the file, and which clients were told of them.
     pub(super) durability: Durability,
-    /// Of the layer: what is written here is gone with it.
+    /// The identity of the layer, because the overlay ends with it.
     identity: Identity,
-    /// Bytes of the disk.
+    /// Size of the disk, in bytes.
     size: u64,
     block: u64,
     map: RwLock<Map>,
@@ -60,7 +59,7 @@ pub(super) struct Overlay {
     locks: [RwLock<()>; LOCKS],
 }
 
-/// A file that ends when it is closed, which may take its time: its blocks are given back.
+/// A file without a name. It is closed on another thread, because freeing its blocks may take long.
 #[derive(Debug)]
 struct Unnamed(Option<File>);
 
@@ -68,7 +67,7 @@ impl Deref for Unnamed {
     type Target = File;
 
     fn deref(&self) -> &File {
-        self.0.as_ref().expect("it is there until it is dropped")
+        self.0.as_ref().expect("the file is there until the drop")
     }
 }
 
@@ -78,7 +77,7 @@ impl Drop for Unnamed {
     }
 }
 
-/// Places for blocks in the file.
+/// Slots for blocks in the file.
 #[derive(Debug)]
 struct Slots {
     next: u32,
@@ -86,8 +85,8 @@ struct Slots {
 }
 
 impl Overlay {
-    /// For a disk of `size` bytes, in blocks of `block`; the file is in `folder`, unseen. The map takes its memory
-    /// from `budget`.
+    /// An overlay for a disk of `size` bytes, in blocks of `block` bytes. The unnamed file is in `folder`. The memory of
+    /// the map is charged to `budget`.
     pub(super) fn new(
         folder: &Path,
         size: u64,
@@ -122,20 +121,20 @@ impl Overlay {
         self.block
     }
 
-    /// Nothing differs from what is below.
+    /// Whether no block differs from the disk below.
     pub(super) fn is_blank(&self) -> bool {
         self.map.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Fits it to a disk of another size, of which `below` reads: what is cut off is gone, and what comes is what the
-    /// disk has there.
+    /// Fits the overlay to a disk of another size, which `below` reads. Bytes that are cut off are lost, and new bytes are
+    /// those of the disk.
     pub(super) fn resize(
         &mut self,
         size: u64,
         below: impl FnOnce(u64, u32) -> Result<Vec<u8>, DiskError>,
     ) -> Result<(), DiskError> {
         let (number, short) = (self.size / self.block, self.size % self.block);
-        // The last block has no bytes behind the old end, whatever the file has there.
+        // Beyond the old end the last block has no bytes, whatever the file holds.
         if size > self.size && short > 0 && self.entry(number) != BELOW {
             let end = self.size.next_multiple_of(self.block).min(size);
             let start = self.size - short;
@@ -143,7 +142,7 @@ impl Overlay {
                 Content::Bytes(bytes) => bytes,
                 Content::Zeroes | Content::Below => zeroes(&(0..short))?,
             };
-            // A block is 64 MiB at most.
+            // A block has at most 64 MiB.
             let len = u32::try_from(end - self.size).unwrap_or(u32::MAX);
             let bytes = joined([&*bytes, &*below(self.size, len)?]);
             self.put(number, &bytes.map_err(|lack| failed(lack.into()))?)?;
@@ -161,19 +160,19 @@ impl Overlay {
         }
     }
 
-    /// Fails if the host has lost something of the overlay, since it failed last. Nothing has to be made
-    /// durable: the overlay ends with the agent.
+    /// Fails if the host has lost something of the overlay since the last failure. Nothing has to be made durable, because
+    /// the overlay ends with the agent.
     pub(super) fn check(&self) -> io::Result<()> {
         writeback::check(&self.file)
     }
 
-    /// Where a block lies on the disk; the last may be shorter.
+    /// The range of a block on the disk. The last block may be shorter.
     pub(super) fn block(&self, number: u64) -> Range<u64> {
         let start = number * self.block;
         start..(start + self.block).min(self.size)
     }
 
-    /// The blocks of a range, each with its part of it.
+    /// The blocks of a range, each with its part of the range.
     pub(super) fn blocks(&self, range: &Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
         let range = range.clone();
         (range.start / self.block..range.end.div_ceil(self.block)).map(move |number| {
@@ -210,18 +209,18 @@ impl Overlay {
         &self.locks[usize::try_from(number % LOCKS as u64).unwrap_or(0)]
     }
 
-    /// Bytes of the file, holes too.
+    /// Length of the file in bytes, holes included.
     #[cfg(test)]
     pub(super) fn room(&self) -> u64 {
         self.file.metadata().unwrap().len()
     }
 
-    /// Where byte `at` of a block is in the file.
+    /// The offset in the file of byte `at` of a block.
     fn offset(&self, slot: u32, number: u64, at: u64) -> u64 {
         u64::from(slot - FIRST_SLOT) * self.block + (at - number * self.block)
     }
 
-    /// `part` of a block.
+    /// Reads `part` of a block.
     pub(super) fn read(&self, number: u64, part: &Range<u64>) -> Result<Content, DiskError> {
         let _lock = self.reading(number);
         let slot = match self.entry(number) {
@@ -236,7 +235,7 @@ impl Overlay {
         Ok(Content::Bytes(bytes))
     }
 
-    /// Puts `bytes` into `part` of a block; the rest of it is what it was: `original` below.
+    /// Writes `bytes` to `part` of a block. The rest of the block keeps its bytes; `original` reads them from below.
     pub(super) fn write(
         &self,
         number: u64,
@@ -261,7 +260,7 @@ impl Overlay {
         }
     }
 
-    /// Copies a block into the overlay, if it is still what it is below.
+    /// Copies a block into the overlay, if the overlay does not have it.
     pub(super) fn fill(
         &self,
         number: u64,
@@ -271,7 +270,7 @@ impl Overlay {
         if self.entry(number) == BELOW { self.put(number, &original()?) } else { Ok(()) }
     }
 
-    /// Makes a whole block zeroes, which take no room.
+    /// Makes a whole block zeroes, which take no space.
     pub(super) fn trim(&self, number: u64) -> Result<(), DiskError> {
         let _lock = self.writing(number);
         let before = self.entry(number);
@@ -282,7 +281,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// All bytes of a block, under its lock.
+    /// Writes all bytes of a block. The caller holds the lock of the block.
     fn put(&self, number: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let before = self.entry(number);
         let slot = if before >= FIRST_SLOT { before } else { self.slot()? };
@@ -313,20 +312,20 @@ impl Overlay {
         let len = i64::try_from(self.block);
         if let (Ok(start), Ok(len)) = (start, len) {
             let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // A filesystem without holes keeps the room: the next block gets it.
+            // A filesystem without holes keeps the space, and the next block reuses it.
             fallocate(&*self.file, mode, start, len).ok();
         }
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).free.push(slot);
     }
 }
 
-/// As many as the range has bytes.
+/// Zeroes for a range.
 pub(super) fn zeroes(range: &Range<u64>) -> Result<Vec<u8>, DiskError> {
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
     zeroed(len).map_err(|lack| failed(lack.into()))
 }
 
-/// `Open` stands for what was asked, which the caller knows.
+/// An error of the file. The caller replaces `Verb::Open` by the verb of the request.
 fn failed(error: io::Error) -> DiskError {
     DiskError::from_io(Verb::Open, (0, 0), error)
 }

@@ -1,51 +1,72 @@
-//! Which overlay a client gets: that of the disk that it has opened.
+//! The overlays of all disks, by name.
 //!
-//! An overlay is kept by the name that stands for all names of a disk, for as long as the agent runs, so that a
-//! client which comes back finds what was written. It ends with the disk that it covers: when another disk has
-//! the name now, or the disk was one connection's alone.
+//! An overlay is kept under the canonical name of its disk for as long as the agent runs, so that a client which comes
+//! back finds its writes. The overlay ends with its disk: when another disk has the name, or at once where the disk
+//! belonged to one connection.
 
 use std::{
     collections::HashMap,
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use thiserror::Error;
 
 use super::{
     super::{refuse, window},
     overlay::Overlay,
 };
 use crate::exports::OpenError;
-use disk::{Disk, Identity, MemoryBudget};
+use disk::{Disk, DiskError, Identity, MemoryBudget};
 
-/// Overlays that are kept. Each has a descriptor and room on the host's disk, and one in which something was written
-/// cannot be given up.
+/// Most overlays that are kept. Each has a descriptor and takes space on the host's disk, and an overlay with writes
+/// cannot be dropped.
 const MOST: usize = 4096;
+
+/// Why a client gets no overlay. The cause is part of the message, because the log shows one cause of an error.
+#[derive(Debug, Error)]
+enum OverlayError {
+    #[error(
+        "filter cow: {MOST} overlays are kept already; start the agent again, which drops them"
+    )]
+    TooMany,
+    #[error("filter cow: no overlay can be made in {} (TMPDIR): {error}", .folder.display())]
+    Make { folder: PathBuf, error: io::Error },
+    #[error(
+        "filter cow: the disk has {new} bytes now, and there are clients who have it with {old}; \
+         wait until they have left"
+    )]
+    InUse { old: u64, new: u64 },
+    #[error("filter cow: the overlay cannot be made to fit the disk: {error}")]
+    Resize { error: DiskError },
+}
 
 #[derive(Debug)]
 pub(super) struct Overlays {
-    /// Bytes of a block.
+    /// Block size, in bytes.
     block: u64,
-    /// Of all overlays that this layer makes: one that nobody has written to can be made anew, and is the same.
+    /// The identity of all overlays of this layer: an overlay without writes can be dropped and made again.
     identity: Identity,
-    /// For their maps.
+    /// The budget for the maps.
     budget: Arc<MemoryBudget>,
     kept: Mutex<HashMap<String, Kept>>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// Of the disk below; `None` if that cannot be known.
+    /// The identity of the disk below; `None` if it is unknown.
     below: Option<Identity>,
     overlay: Arc<Overlay>,
 }
 
 impl Kept {
-    /// Nobody has it. Nobody can get it either, while the table is locked.
+    /// Whether no client has the overlay. While the table is locked, no client can get it.
     fn is_idle(&self) -> bool {
         Arc::strong_count(&self.overlay) == 1
     }
 
-    /// What is known of the disks does not say that they are two.
+    /// Whether the disk below may be the same disk. An unknown identity may be any disk.
     fn is_of(&self, below: Option<Identity>) -> bool {
         self.below.zip(below).is_none_or(|(one, other)| one == other)
     }
@@ -56,7 +77,7 @@ impl Overlays {
         Self { block, identity: Identity::fresh(), budget, kept: Mutex::default() }
     }
 
-    /// The overlay for a disk that was opened by `name`. Blocks.
+    /// The overlay for a disk that was opened by `name`. This may block.
     pub(super) fn of(&self, name: &str, below: &dyn Disk) -> Result<Arc<Overlay>, OpenError> {
         let info = below.info();
         if info.ephemeral {
@@ -73,18 +94,16 @@ impl Overlays {
             Some(found) if !found.overlay.is_blank() => {
                 tracing::warn!(
                     export = name,
-                    "filter cow: another disk has this name now; what was written over the last one is gone"
+                    "filter cow: another disk has this name now; the writes to the previous disk are dropped"
                 );
             }
             _ => {}
         }
-        // Those who still have the last one keep it.
+        // Clients that still have the old overlay keep it.
         kept.remove(name);
         kept.retain(|_, kept| !(kept.is_idle() && kept.overlay.is_blank()));
         if kept.len() >= MOST {
-            return Err(refuse(format!(
-                "filter cow: {MOST} overlays are kept already; start the agent again, which drops them"
-            )));
+            return Err(refuse(OverlayError::TooMany));
         }
         let overlay = self.make(info.size)?;
         let new = Kept { below: info.identity, overlay: Arc::clone(&overlay) };
@@ -97,10 +116,9 @@ impl Overlays {
         let folder = Path::new(&folder);
         let overlay =
             Overlay::new(folder, size, self.block, self.identity, Arc::clone(&self.budget));
-        overlay.map(Arc::new).map_err(|error| {
-            let folder = folder.display();
-            refuse(format!("filter cow: no overlay can be made in {folder} (TMPDIR): {error}"))
-        })
+        overlay
+            .map(Arc::new)
+            .map_err(|error| refuse(OverlayError::Make { folder: folder.into(), error }))
     }
 
     #[cfg(test)]
@@ -109,16 +127,12 @@ impl Overlays {
     }
 }
 
-/// Fits an overlay to the size that its disk has now.
+/// Fits an overlay to the current size of its disk.
 fn resize(kept: &mut Kept, below: &dyn Disk) -> Result<(), OpenError> {
     let (old, new) = (kept.overlay.size(), below.info().size);
     let Some(overlay) = Arc::get_mut(&mut kept.overlay) else {
-        return Err(refuse(format!(
-            "filter cow: the disk has {new} bytes now, and there are clients who have it with {old}; \
-             wait until they have left"
-        )));
+        return Err(refuse(OverlayError::InUse { old, new }));
     };
-    overlay.resize(new, |at, len| window::read(below, at, len)).map_err(|error| {
-        refuse(format!("filter cow: the overlay cannot be made to fit the disk: {error}"))
-    })
+    let resized = overlay.resize(new, |at, len| window::read(below, at, len));
+    resized.map_err(|error| refuse(OverlayError::Resize { error }))
 }

@@ -19,7 +19,7 @@ fn overlay(size: u64, block: u64) -> Arc<Overlay> {
     Arc::new(overlay.unwrap())
 }
 
-/// A disk of bytes that are not zero, and what lies over it.
+/// A disk without zero bytes, and an overlay around it.
 fn cow(block: u64, on_read: OnRead) -> (Arc<MemoryDisk>, CowDisk) {
     let below = Arc::new(MemoryDisk::new(SIZE));
     write(&*below, 0, &original());
@@ -45,7 +45,7 @@ enum Act {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    // Often on a block's border.
+    // Often at the border of a block.
     let at = prop_oneof![0..SIZE, (0..SIZE / 4096).prop_map(|block| block * 4096)];
     let len = prop_oneof![1..5000_u64, (1..30_u64).prop_map(|blocks| blocks * 4096)];
     (at, len, any::<u8>(), 0..6_u8).prop_map(|(at, len, byte, kind)| {
@@ -62,7 +62,7 @@ fn act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is done, the disk reads as a copy in memory would, and nothing goes below.
+    /// After any requests the disk reads like a copy in memory, and the disk below is unchanged.
     #[test]
     fn it_reads_as_a_copy_would(
         acts in proptest::collection::vec(act(), 1..40),
@@ -88,7 +88,7 @@ proptest! {
                 }
                 Act::Trim(at, len) => {
                     trim(&disk, at, len);
-                    // What was trimmed may be anything: zeroes or what it was.
+                    // Trimmed bytes may be zeroes or unchanged.
                     let now = bytes_of(&read(&disk, at, u32::try_from(len).unwrap()));
                     let before = &mut model[range(at, len)];
                     for (now, before) in now.iter().zip(before) {
@@ -139,7 +139,7 @@ fn connections_that_write_parts_of_one_block_do_not_undo_each_other() {
 }
 
 #[test]
-fn extents_say_what_is_here_what_is_below_and_what_is_gone() {
+fn extents_tell_the_overlay_the_disk_below_and_trimmed_blocks_apart() {
     let below = Arc::new(MemoryDisk::new(1 << 20));
     let overlay = overlay(1 << 20, 65536);
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Never };
@@ -183,7 +183,7 @@ fn the_last_block_may_be_short_and_a_disk_may_be_huge() {
 }
 
 #[test]
-fn room_that_was_trimmed_is_used_again() {
+fn space_of_trimmed_blocks_is_used_again() {
     let (_, disk) = cow(4096, OnRead::Never);
     for _ in 0..100 {
         write(&disk, 0, &[1; 8192]);
@@ -205,26 +205,22 @@ fn one_request_takes_no_more_than_its_share_of_memory() {
     assert_eq!(extents(&disk, size - 1, 1, true).len(), 1);
 }
 
-/// A disk of which `edit` changes what is said.
+/// A disk with edited facts.
 #[derive(Debug)]
 struct Said {
     below: Arc<dyn Disk>,
     edit: fn(&mut DiskInfo),
 }
 
-impl Disk for Said {
+impl Layer for Said {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
+    }
+
     fn info(&self) -> DiskInfo {
         let mut info = self.below.info();
         (self.edit)(&mut info);
         info
-    }
-
-    fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
-        self.below.try_execute(op, answer)
-    }
-
-    fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        self.below.execute(op, answer)
     }
 }
 
@@ -232,7 +228,7 @@ fn memory(size: u64) -> Arc<dyn Disk> {
     Arc::new(MemoryDisk::new(size))
 }
 
-/// What a client has of `below`, opened by that name.
+/// The disk of a client that opens `below` by this name.
 fn over(overlays: &Overlays, name: &str, below: &Arc<dyn Disk>) -> Result<CowDisk, String> {
     let settings = Settings { block: 4096, on_cache: false, on_read: OnRead::Never };
     match overlays.of(name, &**below) {
@@ -252,27 +248,27 @@ fn an_overlay_is_found_again_by_the_next_client_and_ends_with_its_disk() {
     let (one, other) = (memory(8192), memory(8192));
     let first = over(&overlays, "a", &one).unwrap();
     write(&first, 0, b"x");
-    let said = first.info();
+    let said = Disk::info(&first);
     assert_eq!(first_byte(&over(&overlays, "a", &one).unwrap()), b'x', "at the same time");
     assert_eq!(first_byte(&over(&overlays, "b", &one).unwrap()), 0, "another name");
     drop(first);
     let again = over(&overlays, "a", &one).unwrap();
-    assert_eq!((first_byte(&again), again.info()), (b'x', said.clone()));
+    assert_eq!((first_byte(&again), Disk::info(&again)), (b'x', said.clone()));
     let replaced = over(&overlays, "a", &other).unwrap();
     assert_eq!(first_byte(&replaced), 0, "another disk");
-    assert_ne!(replaced.info().identity, said.identity);
-    assert_eq!(first_byte(&again), b'x', "who has the last one keeps it");
+    assert_ne!(Disk::info(&replaced).identity, said.identity);
+    assert_eq!(first_byte(&again), b'x', "a client of the old overlay keeps it");
     assert_eq!(overlays.len(), 1);
 }
 
 #[test]
-fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
+fn an_ephemeral_disk_has_an_overlay_of_its_own_that_is_not_kept() {
     let overlays = Overlays::new(4096, unlimited());
     let below: Arc<dyn Disk> =
         Arc::new(Said { below: memory(8192), edit: |info| info.ephemeral = true });
     let first = over(&overlays, "", &below).unwrap();
     write(&first, 0, b"x");
-    assert!(first.info().ephemeral && !first.info().multi_conn);
+    assert!(Disk::info(&first).ephemeral && !Disk::info(&first).multi_conn);
     assert_eq!(first_byte(&over(&overlays, "", &below).unwrap()), 0);
     assert_eq!(overlays.len(), 0);
     let overlay = Arc::downgrade(&first.overlay);
@@ -281,34 +277,38 @@ fn a_disk_of_one_connection_has_an_overlay_of_its_own_that_nobody_keeps() {
 }
 
 #[test]
-fn an_overlay_in_which_nothing_is_costs_nothing_and_its_disk_is_the_same() {
+fn an_overlay_without_writes_is_not_kept_and_its_disk_has_the_same_identity() {
     let overlays = Overlays::new(4096, unlimited());
     let below = memory(8192);
-    let said = over(&overlays, "0", &below).unwrap().info();
+    let said = Disk::info(&over(&overlays, "0", &below).unwrap());
     for name in 1..100 {
         over(&overlays, &name.to_string(), &below).unwrap();
         assert!(overlays.len() <= 2);
     }
-    assert_eq!(over(&overlays, "0", &below).unwrap().info(), said, "for a client that comes back");
+    assert_eq!(
+        Disk::info(&over(&overlays, "0", &below).unwrap()),
+        said,
+        "for a client that comes back"
+    );
     write(&over(&overlays, "0", &below).unwrap(), 0, b"x");
     over(&overlays, "1", &below).unwrap();
     assert_eq!(first_byte(&over(&overlays, "0", &below).unwrap()), b'x');
 }
 
 #[test]
-fn where_it_is_not_known_which_disk_it_is_the_name_decides() {
+fn without_an_identity_the_name_decides() {
     let overlays = Overlays::new(4096, unlimited());
     let unknown = |size| -> Arc<dyn Disk> {
         Arc::new(Said { below: memory(size), edit: |info| info.identity = None })
     };
     let first = over(&overlays, "", &unknown(8192)).unwrap();
-    assert_eq!(first.info().identity, None);
+    assert_eq!(Disk::info(&first).identity, None);
     write(&first, 0, b"x");
     assert_eq!(first_byte(&over(&overlays, "", &unknown(8192)).unwrap()), b'x');
 }
 
 #[test]
-fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
+fn an_overlay_follows_a_resize_of_its_disk() {
     let overlays = Overlays::new(4096, unlimited());
     // The same disk in several sizes: each byte is its number.
     let bytes: Vec<u8> = (0..40_000_u32).map(|at| (at % 251) as u8 + 1).collect();
@@ -318,7 +318,8 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
         std::fs::write(file.path(), &bytes[..len]).unwrap();
         Arc::new(disk::FileDisk::open(file.path(), disk::file::Options::default()).unwrap())
     };
-    let whole = |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(disk.info().size).unwrap()));
+    let whole =
+        |disk: &CowDisk| bytes_of(&read(disk, 0, u32::try_from(Disk::info(disk).size).unwrap()));
     let disk = over(&overlays, "", &sized(10_000)).unwrap();
     write(&disk, 9_000, b"end");
     write(&disk, 5, b"begin");
@@ -333,7 +334,7 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
     write(&larger, 15_000, b"gone");
     trim(&larger, 16_384, 20_000 - 16_384);
     drop(larger);
-    // Within a block, and beyond others.
+    // Within a block, and over several blocks.
     let shorter = over(&overlays, "", &sized(9_002)).unwrap();
     assert!(whole(&shorter) == expected[..9_002]);
     drop(shorter);
@@ -341,7 +342,7 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
     let larger = over(&overlays, "", &sized(39_999)).unwrap();
     assert!(whole(&larger) == expected[..39_999]);
     assert_eq!(overlays.len(), 1);
-    // A last block that was trimmed is zeroes, and what comes behind it is the disk's.
+    // A trimmed last block is zeroes, and the bytes after it are those of the disk.
     trim(&larger, 36_864, 39_999 - 36_864);
     drop(larger);
     let larger = over(&overlays, "", &sized(40_000)).unwrap();
@@ -350,7 +351,7 @@ fn an_overlay_fits_itself_to_a_disk_that_was_resized() {
 }
 
 #[test]
-fn the_map_is_bounded_by_the_budget_of_disks_in_memory() {
+fn the_map_is_bounded_by_the_budget_of_memory_disks() {
     let size = 1 << 50;
     let budget = Arc::new(MemoryBudget::new(1 << 20));
     let overlay =
@@ -358,7 +359,7 @@ fn the_map_is_bounded_by_the_budget_of_disks_in_memory() {
     let settings = Settings { block: 65536, on_cache: false, on_read: OnRead::Always };
     let below = Arc::new(MemoryDisk::new(size));
     let disk = CowDisk::new(below, Arc::new(overlay.unwrap()), settings);
-    // Each is a group of its own.
+    // Each block is in a group of its own.
     let far = |i: u64| i << 30;
     for i in 0..1000 {
         trim(&disk, far(i), 65536);

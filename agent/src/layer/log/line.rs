@@ -1,4 +1,4 @@
-//! A line of the log, and how it is written: in nbdkit's words, as JSON, or as a script's variables.
+//! A line of the log, as nbdkit's text, as JSON, or as the variables of a script.
 
 use std::{
     fmt::Write,
@@ -18,11 +18,11 @@ pub(super) enum Type {
 pub(super) enum Value {
     Hex(u64),
     Number(i64),
-    /// Needs no quotes.
+    /// A text without quotes.
     Name(&'static str),
     Text(String),
     Texts(Vec<String>),
-    /// From an offset on.
+    /// Extents from an offset on.
     Extents(u64, Vec<Extent>),
 }
 
@@ -47,7 +47,7 @@ impl Line {
         Self { time: SystemTime::now(), connection, kind, act, id, fields }
     }
 
-    /// About what it takes in the queue: its lists may be long.
+    /// About the memory that the line takes in the queue, in bytes. Its lists may be long.
     pub(super) fn bytes(&self) -> usize {
         let long = |(_, value): &(_, Value)| match value {
             Value::Extents(_, extents) => size_of_val(&extents[..]),
@@ -140,7 +140,7 @@ impl Value {
             Self::Hex(number) => format!("{number:#x}"),
             Self::Number(number) => number.to_string(),
             Self::Name(name) => (*name).to_owned(),
-            // What no variable can hold; names with it are not opened.
+            // A variable cannot hold NUL. No export with NUL in its name can be opened.
             Self::Text(text) => text.replace('\0', ""),
             Self::Texts(texts) => texts.join(" ").replace('\0', ""),
             Self::Extents(at, extents) => {
@@ -185,7 +185,7 @@ fn runs(mut at: u64, extents: &[Extent]) -> impl Iterator<Item = (u64, u64, &'st
     })
 }
 
-/// For a shell. Unlike nbdkit's, the line stays one line whatever is in the text.
+/// The text, quoted for a shell. Unlike with nbdkit, the line never breaks.
 fn quote(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:%@+=,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
@@ -233,7 +233,7 @@ fn json(text: &str) -> String {
 fn timestamp(time: SystemTime, between: char) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    // Years from March on, so that the leap day is a year's last: 400 of them are 146097 days.
+    // Years start in March, so that the leap day is the last day of a year. 400 years are 146097 days.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

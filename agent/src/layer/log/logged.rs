@@ -10,9 +10,9 @@ use super::{
     line::{Line, Type, Value},
     writer::Writer,
 };
-use disk::{Answer, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
+use disk::{Answer, Disk, DiskError, Kind, Layer, Op, Progress, Turn, Verb};
 
-/// What is known of a request without its parameters.
+/// A request without its parameters.
 type Asked = (Verb, (u64, u64));
 
 #[derive(Debug)]
@@ -22,8 +22,7 @@ pub(super) struct Logged {
     connection: u64,
     /// Requests so far.
     count: AtomicU64,
-    /// Those that were logged by `try_execute` and wait for `execute`. Of two that are asked the same,
-    /// either may stand for the other.
+    /// Requests that `try_execute` has logged and that wait for `execute`. Two equal requests may be swapped.
     waiting: Mutex<Vec<(Asked, u64)>>,
 }
 
@@ -69,9 +68,9 @@ impl Drop for Logged {
     }
 }
 
-impl Disk for Logged {
-    fn info(&self) -> DiskInfo {
-        self.below.info()
+impl Layer for Logged {
+    fn below(&self) -> &dyn Disk {
+        &*self.below
     }
 
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
@@ -97,7 +96,7 @@ impl Disk for Logged {
         let done = self.below.execute(op, answer);
         match &done {
             Ok(Progress::Until(bytes)) => {
-                // It goes on under the number that it has.
+                // The rest of the request keeps its number.
                 let (verb, (at, len)) = asked;
                 self.waiting().push(((verb, (at + bytes, len - bytes)), id));
             }
@@ -105,10 +104,6 @@ impl Disk for Logged {
             Err(error) => self.leave(asked, id, Err(error)),
         }
         done
-    }
-
-    fn below(&self) -> Option<&dyn Disk> {
-        Some(&*self.below)
     }
 }
 
@@ -143,7 +138,7 @@ fn parameters(op: &Op<'_>) -> Fields {
     fields
 }
 
-/// What a client is told, by its name.
+/// The name of the error that the client gets.
 fn name(error: &DiskError) -> &'static str {
     match error.kind {
         Kind::Denied => "EPERM",

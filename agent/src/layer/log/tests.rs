@@ -42,7 +42,7 @@ fn log(more: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn lines_are_nbdkits() {
+fn lines_have_the_format_of_nbdkit() {
     let lines = log(&[]);
     let lines: Vec<_> = lines.iter().map(|line| &line[27..]).collect();
     assert_eq!(
@@ -72,7 +72,7 @@ fn lines_are_nbdkits() {
 }
 
 #[test]
-fn or_objects() {
+fn lines_can_be_json_objects() {
     let lines = log(&[("logformat", "json")]);
     let end = |n: usize| lines[n].split_once("Z\",").unwrap().1;
     assert!(lines.iter().all(|line| line.starts_with("{\"time\":\"20")), "{lines:#?}");

@@ -1,5 +1,5 @@
-//! The thread that writes lines, and the queue to it. Nobody waits for the thread: lines that find the queue
-//! full are dropped, and a line in their place says how many they were.
+//! The thread that writes lines, and its queue. No request waits for the thread: when the queue is full, lines are
+//! dropped, and a line in their place says how many.
 
 use std::{
     collections::VecDeque,
@@ -18,11 +18,11 @@ use thiserror::Error;
 use super::line::{Line, Type, Value};
 use crate::child::Job;
 
-/// Bytes of lines that may wait: about 50,000 lines.
+/// Most bytes of queued lines: about 50,000 lines.
 const ROOM: usize = 16 << 20;
-/// How long the end of the agent waits for a file or a script that hangs.
+/// How long the agent waits at its end for a file or a script that hangs.
 const LAST_MOMENT: Duration = Duration::from_secs(2);
-/// How long a script may take for a line.
+/// How long a script may take per line.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,20 +46,27 @@ pub(super) struct Writer {
     emptied: Condvar,
 }
 
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// No further line comes.
+    Ended,
+    /// All lines are written.
+    Written,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     lines: VecDeque<Line>,
-    /// Bytes of the lines that wait or are being written.
+    /// Bytes of the lines that are queued or being written.
     bytes: usize,
-    /// Lines are dropped until half of the room is free again.
+    /// Lines are dropped until half of `ROOM` is free again.
     full: bool,
-    /// Dropped lines that are not told yet.
+    /// Dropped lines that no line has reported yet.
     lost: u64,
     reopen: bool,
-    /// Nothing comes any more.
-    ended: bool,
-    /// Everything is written.
-    done: bool,
+    state: State,
 }
 
 impl Queue {
@@ -74,8 +81,8 @@ impl Queue {
         self.lines.push_back(line);
     }
 
-    /// Puts a line where lines are missing.
-    fn tell_lost(&mut self) {
+    /// Adds a line that reports dropped lines.
+    fn report_lost(&mut self) {
         if self.lost > 0 {
             let lost = i64::try_from(std::mem::take(&mut self.lost)).unwrap_or(i64::MAX);
             let fields = vec![("lines", Value::Number(lost))];
@@ -84,7 +91,7 @@ impl Queue {
     }
 }
 
-/// Where lines go.
+/// The destinations of lines.
 struct Output {
     file: Option<(PathBuf, File)>,
     script: Option<String>,
@@ -126,49 +133,55 @@ impl Writer {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a line, or drops and counts it. Never waits.
+    /// Queues a line, or drops and counts it. Never waits.
     pub(super) fn push(&self, line: Line) {
         let mut queue = self.lock();
         if !queue.has_room() {
             queue.lost += 1;
             return;
         }
-        queue.tell_lost();
+        queue.report_lost();
         queue.add(line);
         drop(queue);
         self.filled.notify_one();
     }
 
-    /// The file may have been moved away: the next line goes to a new one.
+    /// Opens the file again before the next line, because the old file may have been moved away.
     pub(super) fn reopen(&self) {
         self.lock().reopen = true;
         self.filled.notify_one();
     }
 
-    /// Waits until all is written.
+    /// Waits until all lines are written, or `LAST_MOMENT` is over.
     pub(super) fn finish(&self) {
         let mut queue = self.lock();
-        queue.ended = true;
+        queue.state = State::Ended;
         self.filled.notify_one();
-        drop(self.emptied.wait_timeout_while(queue, LAST_MOMENT, |queue| !queue.done));
+        drop(
+            self.emptied
+                .wait_timeout_while(queue, LAST_MOMENT, |queue| queue.state != State::Written),
+        );
     }
 
     fn run(&self, mut output: Output) {
         loop {
             let idle = |queue: &mut Queue| {
-                queue.lines.is_empty() && queue.lost == 0 && !queue.ended && !queue.reopen
+                queue.lines.is_empty()
+                    && queue.lost == 0
+                    && queue.state == State::Open
+                    && !queue.reopen
             };
             let mut queue =
                 self.filled.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
             if queue.lines.is_empty() {
-                queue.tell_lost();
+                queue.report_lost();
             }
             let lines = std::mem::take(&mut queue.lines);
             if std::mem::take(&mut queue.reopen) {
                 drop(queue);
                 output.reopen();
             } else if lines.is_empty() {
-                queue.done = true;
+                queue.state = State::Written;
                 self.emptied.notify_all();
                 return;
             } else {
@@ -206,7 +219,7 @@ impl Output {
             for line in lines {
                 let mut shell = Command::new("sh");
                 shell.arg("-c").arg(script).envs(line.variables());
-                // What it exits with means nothing, as in nbdkit.
+                // As in nbdkit, the exit status has no meaning.
                 if let Err(error) = Job::new(shell).within(PATIENCE).status() {
                     tracing::error!("filter log: logscript: {}", chain(&error));
                 }
@@ -232,7 +245,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         mkfifo(&path, Mode::S_IRWXU).unwrap();
-        // With both ends, so that neither open waits.
+        // Opened for both directions, so that neither open waits.
         let reader = File::options().read(true).write(true).open(&path).unwrap();
         let writer = Writer::start(Some(path), true, None, Format::Text).unwrap();
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! The connections among which each flush covers what any of them was answered.
+//! Connections that share flushes: a flush on one covers the answered requests of all.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 use super::Track;
 use disk::{Answer, Client, Disk, DiskError, Durability, Kind, Op, Verb};
 
-/// Groups by the name of their export; all are one where it does not matter.
+/// Groups by export name. There is one group where the name does not matter.
 #[derive(Debug, Default)]
 pub(super) struct Groups(Mutex<HashMap<Option<String>, Arc<Group>>>);
 
@@ -24,7 +24,7 @@ impl Groups {
         track: Track,
     ) -> Connection {
         let mut groups = lock(&self.0);
-        // Connections have theirs, and those that are being closed.
+        // Open connections hold their group, and so do connections that are being closed.
         groups.retain(|_, group| Arc::strong_count(group) > 1 || group.durability.is_untold());
         let group = groups.entry(export.map(str::to_owned)).or_insert_with(|| {
             let durability = Durability::new(false);
@@ -39,12 +39,12 @@ impl Groups {
 
 #[derive(Debug)]
 struct Group {
-    /// Of the disks of other connections than the one that flushes, each of which has its own.
+    /// Tracks losses on the disks of other connections than the one that flushes.
     durability: Durability,
     track: Track,
-    /// Of all connections.
+    /// The work of all connections.
     work: Work,
-    /// Those that are open, and those that are being closed and may have something to be flushed.
+    /// The disks of open connections, and of connections that are being closed and may need a flush.
     disks: Mutex<Vec<Arc<Below>>>,
 }
 
@@ -53,13 +53,13 @@ struct Group {
 struct Below {
     disk: Arc<dyn Disk>,
     writes: Work,
-    /// Reads too: a disk may keep what it has read for one connection, as nbdkit sees it.
+    /// Writes and reads. As nbdkit sees it, a disk may cache reads per connection.
     work: Work,
-    /// The last flush did, and so may all others on this connection.
+    /// The last flush failed, and later ones on this connection may fail too.
     failed: AtomicBool,
 }
 
-/// What was done, and how much of it a flush has covered.
+/// Counts requests, and how many of them a flush has covered.
 #[derive(Debug, Default)]
 struct Work {
     done: AtomicU64,
@@ -71,7 +71,7 @@ impl Work {
         self.done.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// To be taken before a flush: what is done while it runs, it may not cover.
+    /// The count before a flush. The flush may not cover requests that are done while it runs.
     fn mark(&self) -> u64 {
         self.done.load(Ordering::Acquire)
     }
@@ -86,8 +86,8 @@ impl Work {
 }
 
 impl Below {
-    /// Flushes or settles it. What was written before is seen to then, also where it fails: who calls this has the
-    /// group know of a loss, and the same is not told twice.
+    /// Flushes or settles the disk. Earlier writes then count as flushed even if this fails: the caller reports the loss
+    /// to the group, and no loss is reported twice.
     fn flush(&self, mut op: Op<'_>) -> Result<(), DiskError> {
         let marks = [self.writes.mark(), self.work.mark()];
         let flushed = disk::execute_all(&*self.disk, &mut op, &mut Answer::default());
@@ -99,7 +99,7 @@ impl Below {
 }
 
 impl Group {
-    /// Flushes every disk that needs it. `done`: this one only if it was written since its own flush.
+    /// Flushes every disk that needs it. `done` is flushed only if it was written since its own flush.
     fn sync(&self, done: Option<&Below>) -> Result<(), DiskError> {
         let mark = self.work.mark();
         let disks = lock(&self.disks).clone();
@@ -107,14 +107,14 @@ impl Group {
         for below in disks {
             let may_need_it = match self.track {
                 _ if done.is_some_and(|done| std::ptr::eq(done, Arc::as_ptr(&below))) => false,
-                // All that it was asked for has been told to be lost.
+                // Everything on this connection has been reported as lost.
                 _ if below.failed.load(Ordering::Relaxed) => false,
                 Track::Fast => !self.work.is_flushed(),
                 Track::Connection => !below.work.is_flushed(),
                 Track::Off => true,
             };
             if may_need_it || !below.writes.is_flushed() {
-                // Each, whatever comes of another.
+                // Flush each disk, even if another one fails.
                 let flushed = below.flush(Op::Settle);
                 synced = synced.and(flushed);
             }
@@ -125,8 +125,7 @@ impl Group {
         synced
     }
 
-    /// Has the durability do something with a sync. If the sync fails that this caller ran, its error is
-    /// the answer.
+    /// Does `act` with the durability and a sync. Also returns the error of the sync, if this call ran it.
     fn with_sync<T>(
         &self,
         done: Option<&Below>,
@@ -143,7 +142,7 @@ impl Group {
         (act(&self.durability, &mut sync), failed)
     }
 
-    /// Makes everything durable that any connection wrote; `done` as in `sync`.
+    /// Makes the writes of all connections durable. `done` is as in `sync`.
     fn make_durable(&self, done: Option<&Below>) -> Result<(), DiskError> {
         let (made, failed) = self.with_sync(done, |durability, sync| durability.make_durable(sync));
         made.map_err(|error| failed.unwrap_or_else(|| flush_failed(error)))
@@ -154,7 +153,7 @@ fn flush_failed(source: io::Error) -> DiskError {
     DiskError { source: Some(source), ..DiskError::new(Kind::Io, Verb::Flush, (0, 0)) }
 }
 
-/// One connection of a group. What it leaves unflushed is flushed when it is dropped, on another thread.
+/// One connection of a group. When it is dropped, its unflushed writes are flushed on another thread.
 #[derive(Debug)]
 pub(super) struct Connection {
     group: Arc<Group>,
@@ -163,7 +162,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A request is done, or has failed.
+    /// Counts a request that is done or has failed.
     pub(super) fn count(&self, verb: Verb) {
         let writes = matches!(verb, Verb::Write | Verb::Trim | Verb::Zero);
         if writes {
@@ -178,7 +177,7 @@ impl Connection {
     }
 
     fn flush_own(&self, op: Op<'_>) -> Result<(), DiskError> {
-        // Where it failed before, it may go on to fail for ever, with nothing more that is lost.
+        // After a failure the disk may fail each flush without a new loss.
         let known = self.own.failed.load(Ordering::Relaxed) && self.own.writes.is_flushed();
         let flushed = self.own.flush(op);
         if flushed.is_err() && !known {
@@ -187,8 +186,8 @@ impl Connection {
         flushed
     }
 
-    /// Makes durable what this connection and all others were answered. Fails also if any of it is lost
-    /// that this client has to be told of.
+    /// Makes the answered requests of all connections durable. Also fails if something was lost that this client has not
+    /// been told of.
     pub(super) fn flush(&self) -> Result<(), DiskError> {
         let own = self.flush_own(Op::Flush);
         let (others, failed) = self
@@ -197,19 +196,18 @@ impl Connection {
         own.and_then(|()| others.map_err(|error| failed.unwrap_or_else(|| flush_failed(error))))
     }
 
-    /// The same for the agent itself: what is lost is still to be told.
+    /// The same for the agent itself: losses remain to be reported.
     pub(super) fn settle(&self) -> Result<(), DiskError> {
         let own = self.flush_own(Op::Settle);
         own.and_then(|()| self.group.make_durable(Some(&self.own)))
     }
 
-    /// The disk has told this connection of a loss, and may not tell it again: all are to hear of it.
+    /// Records a loss that the disk has reported on this connection and may not report again, for all clients.
     pub(super) fn lose(&self) {
         self.group.with_sync(None, |durability, sync| durability.lose(sync));
     }
 
-    /// This connection has written something durable, which has to be so for all: where a flush may
-    /// have to reach other disks, so may this.
+    /// Makes a durable write of this connection durable for all. Like a flush, this may have to reach other disks.
     pub(super) fn flush_others_for_write(&self) -> Result<(), DiskError> {
         self.group.make_durable(Some(&self.own))
     }
@@ -222,7 +220,7 @@ impl Drop for Connection {
     }
 }
 
-/// A connection that has gone, until what it wrote is durable or known to be lost.
+/// A closed connection, until its writes are durable or known to be lost.
 struct Closing {
     group: Arc<Group>,
     own: Arc<Below>,
@@ -231,11 +229,11 @@ struct Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         if !self.own.writes.is_flushed() {
-            // Where it fails, the next client is told.
+            // If this fails, the next client is told.
             if let Err(error) = self.group.make_durable(None) {
                 tracing::error!(
                     target: disk::LOSS,
-                    "filter multi-conn: {error}, which a client left unflushed"
+                    "filter multi-conn: cannot flush the writes of a client that has left: {error}"
                 );
             }
         }

@@ -22,7 +22,7 @@ fn settings(mode: Mode, track: Track) -> Settings {
     Settings { mode, track, by_export: false }
 }
 
-/// Two connections, each to a disk of its own that remembers what it is asked.
+/// Two connections, each to a disk of its own that records its requests.
 fn two(mode: Mode, track: Track, exports: [&str; 2]) -> [(Arc<Recorder>, MultiConn); 2] {
     let groups = Groups::default();
     exports.map(|export| {
@@ -47,7 +47,7 @@ fn flushed(mode: Mode, track: Track, exports: [&str; 2]) -> [usize; 2] {
 }
 
 #[test]
-fn a_flush_reaches_the_disk_and_others_where_the_mode_says() {
+fn a_flush_reaches_other_connections_where_the_mode_says_so() {
     assert_eq!(flushed(Mode::Emulate, Track::Off, ["", ""]), [2, 2]);
     assert_eq!(flushed(Mode::Emulate, Track::Fast, ["", ""]), [1, 2]);
     assert_eq!(flushed(Mode::Emulate, Track::Connection, ["", ""]), [1, 2]);
@@ -58,7 +58,7 @@ fn a_flush_reaches_the_disk_and_others_where_the_mode_says() {
 }
 
 #[test]
-fn a_read_may_have_been_kept_and_is_flushed_too() {
+fn a_connection_that_has_read_is_flushed_too() {
     let [(recorder, disk), (_, other)] = two(Mode::Emulate, Track::Connection, ["", ""]);
     read(&disk, 0, 1);
     run(&other, &mut Op::Flush).unwrap();
@@ -66,17 +66,21 @@ fn a_read_may_have_been_kept_and_is_flushed_too() {
 }
 
 #[test]
-fn a_write_that_is_to_be_durable_flushes_every_connection() {
+fn a_durable_write_flushes_every_connection() {
     let [(first, disk), (second, other)] = two(Mode::Emulate, Track::Off, ["", ""]);
     try_write(&disk, 0, b"x", true).unwrap();
-    assert_eq!((flushes(&first), flushes(&second)), (0, 1), "the first has seen to it itself");
+    assert_eq!(
+        (flushes(&first), flushes(&second)),
+        (0, 1),
+        "the first connection is durable already"
+    );
     drop(other);
     run(&disk, &mut Op::Flush).unwrap();
-    assert_eq!((flushes(&first), flushes(&second)), (1, 0), "what is closed is left alone");
+    assert_eq!((flushes(&first), flushes(&second)), (1, 0), "a closed connection is not flushed");
 }
 
-/// A file of which each connection's flush covers its own writes alone, and fails once for what it lost;
-/// what a connection has not flushed when it closes is lost.
+/// A file where the flush of a connection covers its own writes only, and fails once per loss. Writes that are not
+/// flushed when their connection closes are lost.
 #[derive(Debug, Default)]
 struct Selfish {
     blocks: Mutex<[Block; BLOCKS]>,
@@ -90,7 +94,7 @@ struct Block {
     cache: u8,
     medium: u8,
     lost: bool,
-    /// Connections that wrote it and did not flush.
+    /// Connections that wrote the block and did not flush.
     dirty: BTreeSet<u32>,
 }
 
@@ -168,7 +172,7 @@ impl Disk for SelfishDisk {
     }
 }
 
-/// `Selfish` behind the layer.
+/// `Selfish` below the layer.
 struct Emulated {
     file: Arc<Selfish>,
     groups: Groups,
@@ -224,8 +228,7 @@ proptest! {
             }
         };
         check(&Around(Medium::new(), disk(Mode::Auto)), &steps);
-        // A connection to a file that was there at a loss goes on failing, and what it writes meanwhile
-        // counts as lost again.
+        // A connection that was open at a loss keeps failing, and its later writes count as lost again.
         check(&Inexact(Around(Medium::new(), disk(Mode::Emulate))), &steps);
     }
 }

@@ -74,7 +74,7 @@ fn partitions_of_a_gpt_are_found() {
 }
 
 #[test]
-fn a_chain_that_bites_its_tail_ends() {
+fn a_loop_of_logical_partitions_ends() {
     let disk = disk();
     entry(&disk, 0, 0, 0x0f, 1000, 5000);
     entry(&disk, 1000, 0, 0x83, 10, 20);
@@ -83,14 +83,14 @@ fn a_chain_that_bites_its_tail_ends() {
 }
 
 #[test]
-fn no_table_is_said() {
+fn a_disk_without_a_table_is_reported() {
     for size in [0, 511, 512, 1 << 20] {
         assert_eq!(find(&MemoryDisk::new(size), 1), Err("there is no partition table".into()));
     }
 }
 
 proptest! {
-    /// Whatever the tables say: an answer inside the disk, or none.
+    /// For any tables the answer is a range within the disk, or none.
     #[test]
     fn garbage_reaches_nothing_outside(
         sectors in proptest::collection::vec((0_u64..64, proptest::collection::vec(any::<u8>(), 512)), 1..8),
@@ -101,7 +101,7 @@ proptest! {
         for (at, bytes) in sectors {
             write(&disk, at * 512, &bytes);
             write(&disk, at * 512 + 510, &[0x55, 0xaa]);
-            // An extended partition that leads somewhere.
+            // An extended partition with a valid start.
             write(&disk, at * 512 + 446 + 4, &[5, 0, 0, 0, bytes[0] % 64, 0, 0, 0]);
         }
         write(&disk, 510, &[0x55, 0xaa]);

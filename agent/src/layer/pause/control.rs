@@ -1,4 +1,4 @@
-//! The socket on which `pause` is told what to do: a letter a command, a letter back.
+//! The control socket of `pause`. A command is one letter, and so is its answer.
 
 use std::{
     fs, io,
@@ -31,7 +31,7 @@ pub(super) struct Socket {
     name: Name,
 }
 
-/// The file of a socket that was made here.
+/// The path of the socket, which `remove` removes only while the socket is ours.
 #[derive(Debug, Clone)]
 pub(super) struct Name {
     path: PathBuf,
@@ -40,7 +40,7 @@ pub(super) struct Name {
 }
 
 impl Socket {
-    /// Takes the place of a socket on which nobody listens any more.
+    /// Binds the socket, and replaces one on which no process listens any more.
     pub(super) fn bind(path: PathBuf) -> Result<Self, SocketError> {
         if let Ok(found) = fs::symlink_metadata(&path) {
             if !found.file_type().is_socket() {
@@ -49,7 +49,7 @@ impl Socket {
             if Blocking::connect(&path).is_ok() {
                 return Err(SocketError::InUse(path));
             }
-            // What goes wrong here goes wrong below.
+            // Any error here comes again when the socket is bound.
             fs::remove_file(&path).ok();
         }
         let bound = UnixListener::bind(&path)
@@ -66,7 +66,7 @@ impl Socket {
         self.name.clone()
     }
 
-    /// Answers whoever connects, for ever.
+    /// Accepts and answers clients until the agent ends.
     pub(super) async fn serve(self, state: Arc<State>) {
         loop {
             match self.listener.accept().await {
@@ -75,7 +75,7 @@ impl Socket {
                 }
                 Err(error) => {
                     tracing::error!("filter pause: {}: {error}", self.name.path.display());
-                    // Out of descriptors, most likely: some will come back.
+                    // Most likely the process is out of descriptors, and some will be closed soon.
                     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 }
             }
@@ -84,7 +84,7 @@ impl Socket {
 }
 
 impl Name {
-    /// Unless another process has put something else there.
+    /// Removes the socket, unless another process has put something else at its path.
     pub(super) fn remove(&self) {
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
@@ -93,7 +93,7 @@ impl Name {
     }
 }
 
-/// Until the other end closes; nothing that it does is an error here.
+/// Serves one client until it closes. Nothing that the client does is an error of the agent.
 async fn answer(stream: UnixStream, state: Arc<State>) {
     let mut letters = [0; 64];
     while stream.readable().await.is_ok() {
@@ -121,7 +121,7 @@ async fn answer(stream: UnixStream, state: Arc<State>) {
             if stream.writable().await.is_err() {
                 return;
             }
-            // Who does not read its answers does without.
+            // A client that does not read its answers loses them.
             stream.try_write(&[reply]).ok();
         }
     }

@@ -1,4 +1,4 @@
-//! A bucket of tokens: a bit is a token, and they come at a rate.
+//! A token bucket. A token is one bit, and tokens come in at a rate.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{tenant::Tenant, units::parse_size};
 
-/// How often a file is looked at, at most: while requests come.
+/// The file is looked at no more often than this, and only while requests come.
 const STALE: Duration = Duration::from_millis(100);
 
 /// Where a rate comes from.
@@ -22,18 +22,18 @@ const STALE: Duration = Duration::from_millis(100);
 pub(super) struct Source {
     /// Bits per second; 0: no limit.
     pub(super) rate: u64,
-    /// Has a rate in its first line, whenever it is there.
+    /// The rate is in the first line of this file, while it exists.
     pub(super) file: Option<PathBuf>,
 }
 
 impl Source {
-    /// It may limit something, now or later.
+    /// Whether there is a limit, now or later.
     pub(super) fn limits(&self) -> bool {
         self.rate > 0 || self.file.is_some()
     }
 }
 
-/// Saved up in any case: timers come late by a tick, and that time is not lost.
+/// Saved up in any case, because timers fire up to a tick late.
 const TICKS: Duration = Duration::from_millis(10);
 /// Longest sleep where a file may change the rate.
 const NAP: Duration = Duration::from_millis(500);
@@ -43,8 +43,7 @@ pub(super) struct Bucket {
     source: Source,
     /// Most that may be saved up, in time.
     burst: Duration,
-    /// When all that was taken has come in: before now by what is saved up, after it by what is
-    /// owed.
+    /// When all tokens that were taken have come in. Before now: the difference is saved up. After now: it is owed.
     even: Instant,
     /// When the file was read; `None`: not yet.
     read: Option<Instant>,
@@ -55,11 +54,11 @@ pub(super) struct Bucket {
 type Reading = oneshot::Receiver<Option<io::Result<String>>>;
 
 impl Bucket {
-    /// Full.
+    /// A full bucket.
     pub(super) fn new(source: &Source, burst: Duration) -> Self {
         let now = Instant::now();
         let burst = burst.max(TICKS);
-        // A clock that has run for less than the burst cannot say it; then less is saved up.
+        // Less is saved up if the clock has run for less than the burst.
         let even = now.checked_sub(burst).unwrap_or(now);
         Self { source: source.clone(), burst, even, read: None, reading: None }
     }
@@ -68,9 +67,9 @@ impl Bucket {
         self.source.rate
     }
 
-    /// Reads the file again if that was some time ago. One that is not there or has no rate in it
-    /// changes nothing. The file is waited for a moment only: others may wait for this bucket, and the tenant for whom
-    /// it is read may have much to do.
+    /// Reads the file again if the last time was a while ago. A file that is missing or has no rate in it changes
+    /// nothing. This waits for the file only a moment, because other connections may wait for this bucket and the tenant
+    /// that is charged for reading may have much to do.
     pub(super) async fn refresh(&mut self, tenant: &Arc<Tenant>) {
         let Some(file) = &self.source.file else { return };
         let now = Instant::now();
@@ -99,7 +98,7 @@ impl Bucket {
         }
     }
 
-    /// From now on at this rate. What is saved up or owed stays the same in bits.
+    /// Changes the rate. The tokens that are saved up or owed stay the same.
     fn adjust(&mut self, rate: u64) {
         let old = std::mem::replace(&mut self.source.rate, rate);
         if old == rate {
@@ -117,8 +116,7 @@ impl Bucket {
         self.even = self.even.checked_sub(scale(saved, old, rate)).unwrap_or(now);
     }
 
-    /// Takes so many bits, and waits until they have come in. What is taken stays taken if it is
-    /// dropped meanwhile.
+    /// Takes `bits` tokens, and waits until they have come in. They stay taken if the future is dropped.
     pub(super) async fn take(&mut self, tenant: &Arc<Tenant>, bits: u64) {
         if self.source.rate == 0 {
             return;
@@ -130,7 +128,7 @@ impl Bucket {
         self.even = self.even.max(full).checked_add(need).unwrap_or(self.even);
         let mut now = now;
         while self.even > now {
-            // A new rate is not slept through.
+            // Wake up in between, because the rate may change.
             let wake = self.source.file.as_ref().map_or(self.even, |_| self.even.min(now + NAP));
             sleep_until(wake).await;
             self.refresh(tenant).await;
@@ -145,12 +143,12 @@ fn scale(time: Duration, old: u64, rate: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
-/// Begins to read a file.
+/// Starts to read a file.
 fn read(tenant: &Arc<Tenant>, file: &Path) -> Reading {
     let (tell, told) = oneshot::channel();
     let (tenant, file) = (Arc::clone(tenant), file.to_owned());
     tokio::spawn(async move {
-        // The bucket may be gone.
+        // The bucket may have been dropped.
         tell.send(tenant.run(move || fs::read_to_string(file)).await).ok();
     });
     told

@@ -25,10 +25,10 @@ fn connections(words: &[(&str, &str)]) -> impl FnMut() -> Arc<Rate> + use<> {
     }
 }
 
-/// Seconds that reading so many bytes takes.
+/// Seconds that a request of `bytes` bytes waits.
 async fn seconds(disk: &Rate, verb: Verb, bytes: u64) -> f64 {
     let start = Instant::now();
-    disk.throttle(asked(verb, bytes)).await;
+    Disk::throttle(disk, asked(verb, bytes)).await;
     start.elapsed().as_secs_f64()
 }
 
@@ -41,13 +41,13 @@ fn asked(verb: Verb, bytes: u64) -> Asked {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_saved_up_goes_at_once_and_the_rest_at_the_rate() {
+async fn saved_tokens_are_spent_at_once_and_the_rest_waits() {
     tokio::time::advance(Duration::from_hours(1)).await;
     for key in ["rate", "connection-rate"] {
         let disk = connections(&[(key, "8K")])();
         about(seconds(&disk, Verb::Read, 2048).await, 0.0);
         about(seconds(&disk, Verb::Read, 1024).await, 1.0);
-        // Another direction, another bucket; and what moves no bytes is free.
+        // Each direction has a bucket, and requests without data are free.
         about(seconds(&disk, Verb::Write, 2048).await, 0.0);
         about(seconds(&disk, Verb::Zero, 1 << 30).await, 0.0);
         about(seconds(&disk, Verb::Read, 10 * 1024).await, 10.0);
@@ -59,20 +59,20 @@ async fn what_is_saved_up_goes_at_once_and_the_rest_at_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_share_what_is_for_all_and_have_what_is_for_each() {
+async fn connections_share_one_rate_and_have_a_rate_each() {
     for (key, expected) in [("rate", 2.0), ("connection-rate", 1.0)] {
         let mut connect = connections(&[(key, "8M"), ("burstiness", "0")]);
         let start = Instant::now();
         let (one, other) = (connect(), connect());
         tokio::join!(
-            one.throttle(asked(Verb::Read, 1 << 20)),
-            other.throttle(asked(Verb::Read, 1 << 20))
+            Disk::throttle(&*one, asked(Verb::Read, 1 << 20)),
+            Disk::throttle(&*other, asked(Verb::Read, 1 << 20))
         );
         about(start.elapsed().as_secs_f64(), expected);
     }
 }
 
-/// Reads all the time with so many requests in flight; gives the bytes read in ten seconds.
+/// Reads with `depth` requests in flight. Returns the bytes that are read in ten seconds.
 async fn greedy(disk: Arc<Rate>, depth: usize, len: u64) -> u64 {
     let mut tasks = JoinSet::new();
     for _ in 0..depth {
@@ -81,12 +81,12 @@ async fn greedy(disk: Arc<Rate>, depth: usize, len: u64) -> u64 {
             let end = Instant::now() + Duration::from_secs(10);
             let mut bytes = 0;
             loop {
-                disk.throttle(asked(Verb::Read, len)).await;
+                Disk::throttle(&*disk, asked(Verb::Read, len)).await;
                 if Instant::now() > end {
                     break;
                 }
                 bytes += len;
-                // The reply goes out and the next request comes.
+                // The reply is sent, and the next request arrives.
                 tokio::time::sleep(Duration::from_micros(100)).await;
             }
             bytes
@@ -96,7 +96,7 @@ async fn greedy(disk: Arc<Rate>, depth: usize, len: u64) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_large_requests_get_no_more_than_one_small_one() {
+async fn many_large_requests_get_no_more_than_one_small_request() {
     let mut connect = connections(&[("rate", "16M")]);
     let (large, small) =
         tokio::join!(greedy(connect(), 32, 256 << 10), greedy(connect(), 1, 4 << 10));
@@ -106,7 +106,7 @@ async fn many_large_requests_get_no_more_than_one_small_one() {
 }
 
 #[tokio::test]
-async fn a_file_changes_the_rate_and_goes_unnoticed_when_it_goes() {
+async fn a_file_changes_the_rate_and_its_removal_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rate");
     let source = Source { rate: 1000, file: Some(path.clone()) };

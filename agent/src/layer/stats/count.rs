@@ -1,4 +1,4 @@
-//! The counters: one addition each, whoever counts at the same time. Nothing is ever locked.
+//! The counters. Counting takes one atomic addition per counter and no lock.
 
 use std::{
     array,
@@ -8,7 +8,7 @@ use std::{
 
 use disk::Verb;
 
-/// In the order in which they are told.
+/// In the order of the report.
 pub(super) const VERBS: [(Verb, &str); 7] = [
     (Verb::Read, "read"),
     (Verb::Write, "write"),
@@ -19,7 +19,7 @@ pub(super) const VERBS: [(Verb, &str); 7] = [
     (Verb::Flush, "flush"),
 ];
 
-/// Alignment of offset 0, which has every alignment.
+/// The index for offset 0, which has every alignment.
 pub(super) const ANY: usize = 64;
 
 #[derive(Debug)]
@@ -28,27 +28,27 @@ pub(super) struct Counts {
     sizes: bool,
 }
 
-/// Of one kind of request.
+/// The counters of one kind of request.
 #[derive(Debug, Default)]
 pub(super) struct Count {
     ops: AtomicU64,
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
-    /// By the bits that the length needs, less one. Empty if sizes are not counted, or have none.
+    /// Indexed by the bits of the length, less one. Empty if sizes are not counted, or if the request has none.
     sizes: Box<[Size]>,
 }
 
 #[derive(Debug)]
 struct Size {
     bytes: AtomicU64,
-    /// By the zero bits at the end of the offset; the last is `ANY`.
+    /// Indexed by the trailing zero bits of the offset; the last index is `ANY`.
     aligned: [AtomicU64; ANY + 1],
 }
 
-/// What was counted of one size.
+/// The counts of one size.
 #[derive(Debug, Clone)]
 pub(super) struct Sized {
-    /// Lengths from 2^bits on, below twice that.
+    /// Lengths from 2^bits to below 2^(bits + 1).
     pub(super) bits: usize,
     pub(super) bytes: u64,
     pub(super) aligned: [u64; ANY + 1],
@@ -59,7 +59,7 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 impl Counts {
-    /// `sizes`: sizes and alignments too.
+    /// `sizes`: count sizes and alignments too.
     pub(super) fn new(sizes: bool) -> Self {
         let verbs = VERBS.map(|(verb, _)| Count {
             sizes: (0..if sizes && verb != Verb::Flush { 64 } else { 0 })
@@ -73,7 +73,7 @@ impl Counts {
         Self { verbs, sizes }
     }
 
-    /// Part of a request that goes on.
+    /// Counts a part of a request that goes on.
     pub(super) fn add_part(&self, verb: Verb, bytes: u64, took: Duration) {
         let Some(count) = self.of(verb) else { return };
         count.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -81,7 +81,7 @@ impl Counts {
         count.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// A request that succeeded, or the last part of one.
+    /// Counts a request that succeeded, or its last part.
     pub(super) fn add(&self, verb: Verb, (at, len): (u64, u64), took: Duration) {
         let Some(count) = self.of(verb) else { return };
         count.ops.fetch_add(1, Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl Count {
         read(&self.nanoseconds) / 1000
     }
 
-    /// The sizes of which there were any; an empty list if none were counted.
+    /// The sizes that occurred; empty if sizes are not counted.
     pub(super) fn sizes(&self) -> Vec<Sized> {
         let read_all = |(bits, size): (usize, &Size)| Sized {
             bits,

@@ -1,15 +1,15 @@
-//! What was counted, in nbdkit's words.
+//! The report, in nbdkit's format.
 
 use std::{cmp::Reverse, fmt::Write, time::Duration};
 
 use super::count::{ANY, Count, Counts, Sized, VERBS};
 use disk::Verb;
 
-/// `threshold`: percent of the requests whose sizes are told.
+/// The report. `threshold`: percent of the requests whose sizes are reported.
 pub(super) fn report(counts: &Counts, elapsed: Duration, threshold: u8) -> String {
     let elapsed = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
     let mut out = String::new();
-    // nbdkit's sums: a request to cache does nothing, and extents move no bytes.
+    // nbdkit's sums leave out cache requests, which do nothing, and extents, which move no bytes.
     let sum = |verbs: &[Verb], of: fn(&Count) -> u64| -> u64 {
         verbs.iter().filter_map(|verb| counts.of(*verb)).map(of).sum()
     };
@@ -52,7 +52,7 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     writeln!(out, "{text}").expect("a string takes everything");
 }
 
-/// The most frequent sizes until `threshold` percent of the requests are told.
+/// The most frequent sizes that make up `threshold` percent of the requests.
 fn breakdown(out: &mut String, mut sizes: Vec<Sized>, threshold: u8) {
     sizes.sort_by_key(|size| Reverse(size.requests()));
     let all: u64 = sizes.iter().map(Sized::requests).sum();
@@ -90,11 +90,11 @@ fn breakdown(out: &mut String, mut sizes: Vec<Sized>, threshold: u8) {
     }
 }
 
-/// How many requests of one size are aligned how well, where that makes a difference.
+/// The alignments of the requests of one size, where they differ.
 fn alignments(out: &mut String, size: &Sized, threshold: u8) {
     let all = size.requests();
     let few = all * u64::from(100 - threshold) / 100;
-    // What is aligned to 13 bits is aligned to 12, too; offset 0 to all.
+    // An offset that is aligned to 13 bits is aligned to 12 bits too, and offset 0 to any number.
     let mut at_least = size.aligned[ANY];
     let mut steps: Vec<(usize, u64)> = Vec::new();
     for bits in (0..ANY).rev().filter(|bits| size.aligned[*bits] > 0) {
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_as_nbdkits_does() {
+    fn the_report_has_the_format_of_nbdkit() {
         let counts = Counts::new(true);
         let us = Duration::from_micros(1);
         for i in 0..40 {
@@ -160,8 +160,8 @@ mod tests {
         counts.add(Verb::Cache, (0, 4096), Duration::ZERO);
         counts.add(Verb::Flush, (0, 0), Duration::ZERO);
         let text = report(&counts, Duration::from_millis(50), 95);
-        // What nbdkit 1.32.5 wrote after the same requests, but for the bytes of "other sizes",
-        // where it repeats the sum of all.
+        // nbdkit 1.32.5 wrote this after the same requests, except the bytes of "other sizes", where it repeats the
+        // sum of all.
         let expected = "\
 total: 64 ops, 0.050000 s, 292.00 KiB, 5.70 MiB/s
 read: 63 ops, 0.000060 s, 292.00 KiB, 4.64 GiB/s op, 5.70 MiB/s total
@@ -191,7 +191,7 @@ flush: 1 ops, 0.000000 s, 0 bytes, (n/a)/s op, 0 bytes/s total
     }
 
     #[test]
-    fn few_well_aligned_requests_are_told_together() {
+    fn rare_alignments_are_reported_together() {
         let counts = Counts::new(true);
         for i in 1..=200 {
             counts.add(Verb::Write, (512 * i, 1024), Duration::from_millis(1));
@@ -202,7 +202,7 @@ flush: 1 ops, 0.000000 s, 0 bytes, (n/a)/s op, 0 bytes/s total
     }
 
     #[test]
-    fn without_sizes_it_is_a_line_each() {
+    fn without_sizes_each_kind_has_one_line() {
         let counts = Counts::new(false);
         counts.add(Verb::Extents, (0, 1 << 30), Duration::from_secs(1));
         let text = report(&counts, Duration::from_secs(2), 0);

@@ -1,21 +1,21 @@
-//! What an expression comes to: bytes with holes between them, repeated and cut without being spelled
-//! out, so that a little text can be a large disk and cannot eat the machine.
+//! The value of an expression: bytes with holes between them.
+//!
+//! Repetitions and slices are not expanded, so a short text can be a large disk without taking its size in memory.
 
 use std::{convert::Infallible, sync::Arc};
 
-/// The most bytes of a disk.
+/// The longest disk, in bytes.
 pub(super) const LONGEST: u64 = i64::MAX as u64;
 
-/// Bytes from 0 to a length; what nothing stands at is zero. Cheap to clone.
+/// Bytes from offset 0 to a length. Bytes without a value are zero. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Content {
     len: u64,
-    /// It is zeroes all over. If not, to write it puts down a byte or more: who goes through it makes
-    /// headway.
+    /// All bytes are zero. Otherwise `write` writes at least one byte, so that a loop over the content ends.
     empty: bool,
-    /// Bytes that are put down when it is written, at most.
+    /// Most bytes that `write` writes.
     weight: u64,
-    /// Forms in one another.
+    /// Depth of nested forms.
     depth: u16,
     form: Form,
 }
@@ -23,30 +23,30 @@ pub(super) struct Content {
 #[derive(Debug, Clone)]
 enum Form {
     Bytes(Arc<[u8]>),
-    /// One behind the other, or over one another, each at its place.
+    /// Each part at its offset. Parts may overlap.
     Parts(Arc<[(u64, Content)]>),
-    /// As often as fits into the length.
+    /// The content, repeated up to the length.
     Repeated(Arc<Content>),
-    /// From this offset on.
+    /// The content from this offset on.
     Slice(Arc<Content>, u64),
 }
 
-/// Forms in one another, at most: whoever goes through them needs a stack.
+/// Deepest nesting of forms, because recursion over them takes stack.
 const DEEPEST: u16 = 500;
 
-/// Bytes up to which parts are spelled out.
+/// Parts of up to this many bytes are expanded.
 const SMALL: u64 = 4096;
-/// Bytes that are put down at once where a few are repeated.
+/// Bytes per write where a few bytes are repeated.
 const CHUNK: usize = 64 * 1024;
 
-/// What cannot be made.
+/// Why a content cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrong {
     /// Longer than a disk can be.
     Long,
-    /// Too much in one another.
+    /// Nested too deeply.
     Deep,
-    /// Not a part of what there is.
+    /// The slice is not within the content.
     Outside,
 }
 
@@ -58,7 +58,7 @@ impl Content {
         Self { len, empty, weight: weight(empty, len), depth: 0, form: Form::Bytes(bytes) }
     }
 
-    /// `len` bytes in all, of which the later ones lie over the earlier ones.
+    /// `len` bytes, where later parts cover earlier parts.
     pub(super) fn parts(parts: Vec<(u64, Self)>, len: u64) -> Result<Self, Wrong> {
         let depth = parts.iter().map(|(_, part)| part.depth).max().unwrap_or(0);
         let empty = parts.iter().all(|(_, part)| part.empty);
@@ -67,7 +67,7 @@ impl Content {
         Ok(if !empty && len <= SMALL { whole.flat() } else { whole })
     }
 
-    /// The same, spelled out.
+    /// The same content, expanded.
     fn flat(&self) -> Self {
         let mut bytes = vec![0; usize::try_from(self.len).unwrap_or(0)];
         let all = (0, self.len);
@@ -100,7 +100,7 @@ impl Content {
         Self { len, empty, weight, depth, form: Form::Repeated(Arc::new(self)) }.deeper()
     }
 
-    /// From `from` up to before `to`.
+    /// The bytes from `from` to before `to`.
     pub(super) fn slice(self, from: u64, to: u64) -> Result<Self, Wrong> {
         let len = to.checked_sub(from).filter(|_| to <= self.len).ok_or(Wrong::Outside)?;
         let (empty, depth) = (self.is_empty(from, to), self.depth);
@@ -113,7 +113,7 @@ impl Content {
         if depth > DEEPEST { Err(Wrong::Deep) } else { Ok(Self { depth, ..self }) }
     }
 
-    /// Nothing but zeroes is put down for this part.
+    /// Whether all bytes of this part are zero.
     fn is_empty(&self, from: u64, to: u64) -> bool {
         if self.empty || from >= to {
             return true;
@@ -130,7 +130,7 @@ impl Content {
             Form::Repeated(one) => {
                 let (begin, len) = (from % one.len, to - from);
                 let first = one.len.min(begin + len);
-                // Whole ones are not empty: this is not.
+                // A range with a whole repetition is not empty.
                 len < 2 * one.len
                     && one.is_empty(begin, first)
                     && one.is_empty(0, (begin + len - first).min(one.len))
@@ -139,8 +139,8 @@ impl Content {
         }
     }
 
-    /// Hands what stands between `from` and `to` to `put`, in the order in which it lies over one
-    /// another, with its place if `from` is at `at`; zeroes only where they may cover something.
+    /// Passes the bytes between `from` and `to` to `put`, with their offsets, where `from` is at `at`. Later calls cover
+    /// earlier ones. Zeroes are passed only where they may cover other bytes (`covers`).
     pub(super) fn write<E>(
         &self,
         (from, to): (u64, u64),
@@ -162,7 +162,7 @@ impl Content {
             }
             Form::Parts(parts) => {
                 if covers {
-                    // The gaps between the parts cover as well.
+                    // The gaps between the parts cover other bytes too.
                     put(at, Stretch::Zeroes(to - from))?;
                 }
                 for (i, (place, part)) in parts.iter().enumerate() {
@@ -177,7 +177,7 @@ impl Content {
             Form::Repeated(one) => {
                 let mut from = from;
                 let mut at = at;
-                // A few bytes very often are more bytes less often.
+                // Repeat a few bytes in memory, so that fewer writes are needed.
                 let many = match &one.form {
                     Form::Bytes(bytes) if bytes.len() < CHUNK && self.len > 2 * one.len => {
                         Some(Self::bytes(bytes.repeat(CHUNK / bytes.len())))
@@ -203,7 +203,7 @@ fn weight(empty: bool, len: u64) -> u64 {
     if empty { 0 } else { len }
 }
 
-/// Some of it, to be put down.
+/// A run of bytes to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stretch<'a> {
     Bytes(&'a [u8]),

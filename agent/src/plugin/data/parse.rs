@@ -1,5 +1,5 @@
-//! The language of `data=`, nbdkit-data-plugin(1), DATA FORMAT: read once from left to right, each
-//! expression becoming its content.
+//! The language of `data=` (nbdkit-data-plugin(1), DATA FORMAT). The text is parsed once from left to right, and each
+//! expression becomes its content.
 
 mod lex;
 
@@ -12,9 +12,9 @@ use super::{
     source::{Source, SourceError},
 };
 
-/// Parentheses and variables in one another, at most.
+/// Deepest nesting of parentheses and variables.
 const DEEPEST: usize = 100;
-/// Why a text is not data: where, and what is wrong there.
+/// Why a text is not data, and where.
 #[derive(Debug, Error)]
 #[error("at {place}: {why}")]
 pub(super) struct DataError {
@@ -23,12 +23,12 @@ pub(super) struct DataError {
     why: Why,
 }
 
-/// Character and line of the text, from 1, and in which text.
+/// A character and a line, from 1, and the text that they are in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     line: usize,
     column: usize,
-    /// The variable that the text is the value of.
+    /// The variable whose value is the text; `None` for `data=` itself.
     variable: Option<String>,
 }
 
@@ -49,7 +49,7 @@ enum Why {
     Before(u64),
     #[error("@^{0}: an alignment is a power of two")]
     Alignment(u64),
-    #[error("there is nothing before '{0}' that it could be about")]
+    #[error("there is no expression before '{0}'")]
     Nothing(char),
     #[error("[{from}:{to}] is no part of {len} bytes")]
     Slice { from: u64, to: u64, len: u64 },
@@ -79,10 +79,10 @@ enum Why {
     Deep,
 }
 
-/// Where the values of variables come from.
+/// Looks up the values of variables.
 pub(super) type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Reads a text.
+/// Parses a text.
 pub(super) fn parse(text: &str, variables: Variables<'_>) -> Result<Content, DataError> {
     let mut parser = Parser { text, at: 0, variables, variable: None, depth: 0 };
     let content = parser.scope(&HashMap::new(), false)?;
@@ -99,11 +99,11 @@ struct Parser<'a> {
 
 type Names = HashMap<String, Content>;
 
-/// An expression that has been read and not yet put down.
+/// An expression that has been parsed and not yet added to the contents.
 enum Last {
     None,
     Content(Content),
-    /// Read as far as it is wanted.
+    /// A source, read as far as it is needed.
     Lazy(Source),
 }
 
@@ -124,7 +124,7 @@ impl Parser<'_> {
         self.error(at, why)
     }
 
-    /// Up to the end of the text, or of the parentheses that are `open`.
+    /// Parses up to the end of the text, or of the parentheses if they are `open`.
     fn scope(&mut self, outer: &Names, open: bool) -> Result<Content, DataError> {
         let begin = self.at;
         let mut names = outer.clone();
@@ -135,7 +135,7 @@ impl Parser<'_> {
             self.blanks();
             let at = self.at;
             let next = self.peek();
-            // What is about the expression before.
+            // An operator on the expression before.
             match next {
                 Some('*') => {
                     self.at += 1;
@@ -161,7 +161,7 @@ impl Parser<'_> {
                 }
                 _ => {}
             }
-            // Nothing is: it is put down.
+            // Without an operator the expression is added to the contents.
             if let Some(content) = self.content(last, None, at)? {
                 let end = offset.checked_add(content.len()).filter(|end| *end <= LONGEST);
                 let end = end.ok_or_else(|| self.error(at, Why::TooLong))?;
@@ -192,7 +192,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Where `@` goes.
+    /// The new offset after `@`.
     fn offset(&mut self, now: u64, at: usize) -> Result<u64, DataError> {
         let what = "an offset, up to 2^63 - 1";
         if self.eat("+") {
@@ -215,7 +215,7 @@ impl Parser<'_> {
         self.number(LONGEST, what)
     }
 
-    /// One expression, of which the first character is `next`.
+    /// Parses one expression, whose first character is `next`.
     fn expression(&mut self, next: char, names: &Names) -> Result<Last, DataError> {
         let at = self.at;
         let bytes = |bytes: Vec<u8>| Ok(Last::Content(Content::bytes(bytes)));
@@ -277,7 +277,7 @@ impl Parser<'_> {
         if self.depth > DEEPEST { Err(self.error(at, Why::Deep)) } else { Ok(()) }
     }
 
-    /// Behind `<`: a file, or a command in parentheses.
+    /// Parses the source after `<`: a file, or a command in parentheses.
     fn source(&mut self, at: usize) -> Result<Source, DataError> {
         if !self.eat("(") {
             let name = self.take(|c| !c.is_whitespace() && !matches!(c, '*' | '[' | ')'));
@@ -309,7 +309,7 @@ impl Parser<'_> {
         content.ok_or_else(|| self.error(at, Why::Nothing(sign)))
     }
 
-    /// What was read, if anything was; of a file or a command the first `most` bytes are enough.
+    /// The content of the last expression, if there is one. `most`: only the first bytes of a source are needed.
     fn content(
         &self,
         last: Last,
@@ -326,7 +326,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `FROM:TO]` of what is before it.
+    /// Parses `FROM:TO]`, a slice of the expression before it.
     fn slice(&mut self, last: Last, at: usize) -> Result<Content, DataError> {
         let is_digit = |parser: &Self| parser.peek().is_some_and(|c| c.is_ascii_digit());
         let what = "an offset, up to 2^63 - 1";

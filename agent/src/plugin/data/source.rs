@@ -1,17 +1,16 @@
-//! What `data=` reads from elsewhere: a file, or what a command prints.
+//! The sources of `data=`: a file, or the output of a command.
 
 use std::{
     fs,
     io::{self, Read},
-    process::Command,
+    process::{Command, ExitStatus},
 };
 
-use human::chain;
 use thiserror::Error;
 
 use crate::child::{ChildError, Job, Printed};
 
-/// Bytes that a file or a command may give, at most: it may be one that never ends.
+/// Most bytes of a file or of the output of a command, because either may never end.
 const MOST: u64 = 1 << 30;
 
 pub(super) enum Source {
@@ -19,19 +18,21 @@ pub(super) enum Source {
     Command(String),
 }
 
-/// Why it gives nothing.
+/// Why a source cannot be read.
 #[derive(Debug, Error)]
 pub(super) enum SourceError {
     #[error("the file {0} cannot be read")]
     File(String, #[source] io::Error),
     #[error("the command ({0}) failed: {1}")]
-    Command(String, String),
+    Status(String, ExitStatus),
+    #[error("the command ({0}) failed")]
+    Command(String, #[source] ChildError),
     #[error("it gives more than {MOST} bytes; take a part of it: [:LENGTH]")]
     Endless,
 }
 
 impl Source {
-    /// All of it, or the first `most` bytes.
+    /// All bytes, or the first `most` bytes.
     pub(super) fn read(self, most: Option<u64>) -> Result<Vec<u8>, SourceError> {
         match self {
             Self::File(name) => {
@@ -40,16 +41,16 @@ impl Source {
                 limited(file, most, |error| SourceError::File(name.clone(), error))
             }
             Self::Command(command) => {
-                let failed = |why: String| SourceError::Command(command.clone(), why);
+                let failed = |error| SourceError::Command(command.clone(), error);
                 let mut shell = Command::new("/bin/sh");
                 shell.arg("-c").arg(&command);
-                // The start waits for it, and the user sees that.
+                // The start of the agent waits for the command, so the user can interrupt it.
                 let job = Job::new(shell).interruptible(true);
                 if let Some(most) = most {
-                    // It may go on for ever; no more of it is wanted.
+                    // The command may never end, and no more output is needed.
                     let most = usize::try_from(most.min(MOST + 1)).unwrap_or(usize::MAX);
                     let bytes = job.output(most).beginning();
-                    let bytes = bytes.map_err(|error| failed(chain(&error).to_string()))?;
+                    let bytes = bytes.map_err(failed)?;
                     return if bytes.len() as u64 > MOST {
                         Err(SourceError::Endless)
                     } else {
@@ -59,16 +60,16 @@ impl Source {
                 let most = usize::try_from(MOST).unwrap_or(usize::MAX);
                 match job.output(most).print() {
                     Ok(Printed { status, stdout, .. }) if status.success() => Ok(stdout),
-                    Ok(Printed { status, .. }) => Err(failed(status.to_string())),
+                    Ok(Printed { status, .. }) => Err(SourceError::Status(command, status)),
                     Err(ChildError::Flood(_)) => Err(SourceError::Endless),
-                    Err(error) => Err(failed(chain(&error).to_string())),
+                    Err(error) => Err(failed(error)),
                 }
             }
         }
     }
 }
 
-/// All that comes, or the first `most` bytes.
+/// Reads all bytes, or the first `most` bytes.
 fn limited(
     from: impl Read,
     most: Option<u64>,

@@ -1,4 +1,4 @@
-//! The smallest parts of the language: blanks and comments, numbers, names, strings.
+//! The tokens of the language: blanks and comments, numbers, names, strings.
 
 use super::{DataError, Parser, Why};
 
@@ -37,7 +37,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Decimal, 0 octal or 0x hexadecimal.
+    /// Parses a number: decimal, octal with `0`, or hexadecimal with `0x`.
     pub(super) fn number(&mut self, most: u64, what: &'static str) -> Result<u64, DataError> {
         let begin = self.at;
         let word = self.take(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '+'));

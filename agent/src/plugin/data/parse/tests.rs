@@ -111,7 +111,7 @@ fn a_little_text_can_be_a_large_disk_of_zeroes() {
     };
     content.write((0, content.len()), 0, false, &mut count).unwrap();
     assert!(calls <= 4, "{calls}");
-    // What is cut out of something is looked at: there is nothing in it.
+    // A slice is checked too: it is empty.
     let content = parse("(@1000 1)[:999]*1000000000000000", &variables).unwrap();
     content.write((0, content.len()), 0, false, &mut |_, _| Err(())).unwrap();
 }
@@ -119,7 +119,7 @@ fn a_little_text_can_be_a_large_disk_of_zeroes() {
 proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "[ 0-9a-fx@^+*()\\[\\]:>\\\\\"$#-]{0,60}") {
-        // Commands and files have no characters here.
+        // The characters of commands and files are left out.
         drop(parse(&text, &variables));
     }
 

@@ -1,4 +1,4 @@
-//! Limits how many connections are open at once: nbdkit-limit-filter(1), and from each CID.
+//! Limits how many connections are open at once, in all and per CID: nbdkit-limit-filter(1).
 
 use std::sync::Arc;
 
@@ -12,13 +12,20 @@ pub(super) const ENTRY: Entry = Entry {
     name: "limit",
     about: "Limit how many clients are connected at once",
     keys: &[
-        Key::once("limit", "N", "In all; 0 is no limit [default: 1, or 0 beside limit-per-cid]"),
-        Key::once("limit-per-cid", "N", "From one CID, over vsock; 0 is no limit [default: 0]"),
+        Key::once(
+            "limit",
+            "N",
+            "Most clients; 0 is no limit [default: 1, or 0 with limit-per-cid]",
+        ),
+        Key::once(
+            "limit-per-cid",
+            "N",
+            "Most clients per CID, over vsock; 0 is no limit [default: 0]",
+        ),
     ],
-    build: |params, mut stack, _| {
-        // Asked last, as nbdkit does: who is denied anyway takes no place.
-        stack.gates.push(Arc::new(limit(params)?));
-        Ok(stack)
+    build: |params, stack, _| {
+        // Last, as with nbdkit: a client that another gate denies takes no place.
+        Ok(stack.with_last_gate(Arc::new(limit(params)?)))
     },
 };
 

@@ -1,4 +1,4 @@
-//! What may happen, and how it is found out.
+//! The events of `exitwhen`, and how each is detected.
 
 use std::{
     fmt, io,
@@ -15,19 +15,19 @@ use crate::{child::Job, sys::poll};
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What a script exits with when its event has happened.
+/// The exit status of a script whose event has happened.
 const HAPPENED: i32 = 88;
 
 #[derive(Debug)]
 pub(super) enum Event {
     Created(PathBuf),
     Deleted(PathBuf),
-    /// `end` is ours of a pipe that was left to us as `fd`.
+    /// `end` is our end of a pipe that the agent inherited as `fd`.
     Closed {
         fd: i32,
         end: OwnedFd,
     },
-    /// `end` is readable when the process is over.
+    /// `end` becomes readable when the process ends.
     Exits {
         pid: u32,
         end: OwnedFd,
@@ -36,7 +36,7 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// Asked of all but scripts: takes a system call.
+    /// Whether the event has happened. Takes one system call. Scripts are never asked here.
     pub(super) fn has_happened(&self) -> bool {
         match self {
             Self::Created(path) => self.exists(path).unwrap_or(false),
@@ -47,13 +47,13 @@ impl Event {
         }
     }
 
-    /// `None`: that cannot be told, which is told.
+    /// `None` if this cannot be determined. The error is logged.
     fn exists(&self, path: &Path) -> Option<bool> {
         match path.try_exists() {
             Ok(exists) => Some(exists),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => Some(false),
             Err(error) => {
-                tracing::error!("filter exitwhen: {self}: cannot be found out: {error}");
+                tracing::error!("filter exitwhen: cannot check {self}: {error}");
                 None
             }
         }
@@ -63,8 +63,8 @@ impl Event {
         matches!(self, Self::Script(_))
     }
 
-    /// Runs it, if it is one. What goes wrong is logged, and nothing has happened.
-    pub(super) fn is_script_that_says_so(&self) -> bool {
+    /// Runs the script, if the event is one. An error is logged, and the event has not happened.
+    pub(super) fn is_script_that_has_happened(&self) -> bool {
         let Self::Script(command) = self else { return false };
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command);
@@ -83,7 +83,7 @@ impl Event {
         }
     }
 
-    /// To be waited for until it can be read from.
+    /// A descriptor that becomes readable when the event happens.
     pub(super) fn input(&self) -> Option<&OwnedFd> {
         match self {
             Self::Exits { end, .. } => Some(end),
@@ -91,7 +91,7 @@ impl Event {
         }
     }
 
-    /// To be waited for until it is closed.
+    /// A descriptor whose other end is closed when the event happens.
     pub(super) fn end(&self) -> Option<&OwnedFd> {
         match self {
             Self::Closed { end, .. } => Some(end),

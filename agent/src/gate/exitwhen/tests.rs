@@ -3,7 +3,7 @@ use std::{fs, process::Command};
 use super::*;
 use crate::peer::Peer;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any test takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 const NEVER: Duration = Duration::from_hours(1);
 
@@ -20,7 +20,7 @@ async fn asked(stop: &Stop) -> String {
     tokio::time::timeout(PATIENCE, stop.asked()).await.expect("it is asked to stop")
 }
 
-/// `None`: it is not.
+/// `None`: the agent is not asked to stop.
 async fn asked_now(stop: &Stop) -> Option<String> {
     tokio::time::timeout(Duration::ZERO, stop.asked()).await.ok()
 }
@@ -48,7 +48,7 @@ async fn a_file_that_is_created_keeps_new_clients_out_and_old_ones_in() {
 }
 
 #[tokio::test]
-async fn a_file_is_looked_for_when_a_client_leaves() {
+async fn a_file_is_checked_when_a_client_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stays");
     fs::write(&path, "").unwrap();
@@ -62,7 +62,7 @@ async fn a_file_is_looked_for_when_a_client_leaves() {
 }
 
 #[tokio::test]
-async fn an_idle_agent_looks_by_itself() {
+async fn an_idle_agent_checks_at_each_poll() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stop");
     let (_door, stop) = door(vec![Event::Created(path.clone())], Duration::from_millis(10));
@@ -71,7 +71,7 @@ async fn an_idle_agent_looks_by_itself() {
 }
 
 #[tokio::test]
-async fn what_has_happened_before_ends_it_at_once() {
+async fn an_event_before_the_start_ends_the_agent_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (door, stop) = door(vec![Event::Created(dir.path().into())], NEVER);
     assert!(asked_now(&stop).await.is_some());
@@ -109,8 +109,8 @@ async fn a_script_is_asked_when_a_client_comes_or_goes() {
 }
 
 #[test]
-fn a_script_says_so_with_88_and_with_nothing_else() {
-    let says = |command: &str| Event::Script(command.into()).is_script_that_says_so();
+fn only_the_exit_status_88_of_a_script_is_an_event() {
+    let says = |command: &str| Event::Script(command.into()).is_script_that_has_happened();
     assert!(says("exit 88"));
     for command in ["true", "exit 1", "exit 89", "exit 255", "kill -9 $$", "/nonexistent/command"] {
         assert!(!says(command), "{command}");
@@ -118,7 +118,7 @@ fn a_script_says_so_with_88_and_with_nothing_else() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn wrong_values_are_named() {
     for (words, part) in [
         (("exit-when-poll", "0"), "exit-when-poll=0"),
         (("exit-when-poll", "x"), "exit-when-poll=x"),

@@ -1,11 +1,11 @@
-//! Ends the agent with its last client: nbdkit-exitlast-filter(1).
+//! Ends the agent when its last client leaves: nbdkit-exitlast-filter(1).
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use super::{Entry, each};
+use super::Entry;
 use crate::{
     access::{Caller, Denied, Gate, Pass},
     lifecycle::Stop,
@@ -13,7 +13,7 @@ use crate::{
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exitlast",
-    about: "End with the last client",
+    about: "End when the last client leaves",
     keys: &[],
     build: |_, stack, context| {
         let clients = Arc::new(Clients {
@@ -22,22 +22,20 @@ pub(super) const ENTRY: Entry = Entry {
             stop: context.lifecycle.stop(),
         });
         let opened = Arc::clone(&clients);
-        let mut stack = each(stack, move |below, _| {
+        let stack = stack.each(move |below, _| {
             opened.opened.store(true, Ordering::Release);
             Ok(below)
         });
-        // Asked last: who is denied by another gate is no client.
-        stack.gates.push(Arc::new(Counting(clients)));
-        Ok(stack)
+        Ok(stack.with_last_gate(Arc::new(Counting(clients))))
     },
 };
 
-/// Connections are counted, not openings: one that opens an export after another is one client. But
-/// who opens none, such as a probe of the port, does not end the agent.
+/// Counts connections, not opened exports, because a client may open several exports in turn. A connection that opens
+/// no export, such as a probe of the port, does not end the agent.
 #[derive(Debug)]
 struct Clients {
     connected: AtomicUsize,
-    /// Some client has opened an export.
+    /// A client has opened an export.
     opened: AtomicBool,
     stop: Stop,
 }
@@ -77,7 +75,7 @@ mod tests {
     use disk::MemoryDisk;
 
     #[tokio::test]
-    async fn the_last_of_those_that_overlap_ends_it_and_a_probe_does_not() {
+    async fn the_last_of_overlapping_clients_ends_the_agent_and_a_probe_does_not() {
         let mut lifecycle = Lifecycle::default();
         let stop = lifecycle.stop();
         let params = Params::of_filter("exitlast", ENTRY.keys, &mut Vec::new()).unwrap();

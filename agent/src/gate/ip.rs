@@ -1,4 +1,4 @@
-//! Says who may connect: nbdkit-ip-filter(1), with lists that may be lists, and ranges.
+//! Allows and denies clients by rules: nbdkit-ip-filter(1), with repeated lists and ranges.
 
 use std::sync::Arc;
 
@@ -10,19 +10,19 @@ use crate::{
 
 pub(super) const ENTRY: Entry = Entry {
     name: "ip",
-    about: "Say who may connect; whom neither list names may",
+    about: "Allow and deny clients; a client that no rule names may connect",
     keys: &[
         Key::many(
             "allow",
             "RULE[,RULE...]",
-            "Who may connect, whatever deny says; the rules are those of --allow",
+            "Clients that may connect, even if deny names them; rules as for --allow",
         ),
-        Key::many("deny", "RULE[,RULE...]", "Who may not connect"),
+        Key::many("deny", "RULE[,RULE...]", "Clients that may not connect"),
     ],
-    build: |params, stack, _| Ok(stack.behind(Arc::new(Ip(policy(params)?)))),
+    build: |params, stack, _| Ok(stack.with_first_gate(Arc::new(Ip(policy(params)?)))),
 };
 
-/// Every rule of `allow`, then every one of `deny`, wherever they stood.
+/// All rules of `allow`, then all rules of `deny`, in any order of the words.
 fn policy(params: &Params<'_>) -> Result<Policy, ParamError> {
     let mut policy = Policy::open();
     for (key, action) in [("allow", Action::Allow), ("deny", Action::Deny)] {
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::peer::Peer;
 
-    /// As the words say, in this order.
+    /// The gate for these words, in this order.
     fn ip(words: &[(&str, &str)]) -> Result<Ip, String> {
         let words: Vec<_> =
             words.iter().map(|(key, value)| (Some((*key).into()), (*value).into())).collect();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn allow_comes_before_deny_wherever_they_stand() {
+    fn allow_comes_before_deny_in_any_order() {
         let gate =
             ip(&[("deny", "all"), ("allow", "vsock-cid:3,vsock-cid:5-9"), ("allow", "uid:0")])
                 .unwrap();
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_nothing_names_is_let_in() {
+    fn a_client_that_no_rule_names_is_let_in() {
         for words in [&[][..], &[("allow", "uid:0")], &[("deny", "vsock-cid:4"), ("deny", "")]] {
             assert_eq!(denied(&ip(words).unwrap(), 3), None, "{words:?}");
         }

@@ -1,5 +1,4 @@
-//! Ends the agent when something has happened, once its clients have left:
-//! nbdkit-exitwhen-filter(1).
+//! Ends the agent after an event, once its clients have left: nbdkit-exitwhen-filter(1).
 
 mod event;
 
@@ -29,16 +28,20 @@ use crate::{
 
 pub(super) const ENTRY: Entry = Entry {
     name: "exitwhen",
-    about: "End when something happens, once the clients have left",
+    about: "End after an event, once the clients have left",
     keys: &[
-        Key::many("exit-when-file-created", "PATH", "The file is there"),
-        Key::many("exit-when-file-deleted", "PATH", "The file is not there"),
-        Key::many("exit-when-pipe-closed", "FD", "This pipe's other end is closed"),
+        Key::many("exit-when-file-created", "PATH", "The file exists"),
+        Key::many("exit-when-file-deleted", "PATH", "The file does not exist"),
+        Key::many("exit-when-pipe-closed", "FD", "The other end of this pipe is closed"),
         Key::many("exit-when-process-exits", "PID", "This process has ended"),
-        Key::many("exit-when-script", "COMMAND", "It exits with 88"),
-        Key::once("exit-when-poll", "TIME", "How often files and scripts are asked [default: 60]"),
+        Key::many("exit-when-script", "COMMAND", "The command exits with 88"),
+        Key::once(
+            "exit-when-poll",
+            "TIME",
+            "How often files and scripts are checked [default: 60]",
+        ),
     ],
-    build: |params, mut stack, context| {
+    build: |params, stack, context| {
         let poll = poll_time(params)?;
         let events = events(params)?;
         if events.is_empty() {
@@ -46,8 +49,7 @@ pub(super) const ENTRY: Entry = Entry {
         }
         let watch = Watch::start(events, poll, context.lifecycle.stop())
             .map_err(|error| BuildError::Own(Box::new(error)))?;
-        stack.gates.push(Arc::new(Door(watch)));
-        Ok(stack)
+        Ok(stack.with_last_gate(Arc::new(Door(watch))))
     },
 };
 
@@ -65,7 +67,7 @@ fn poll_time(params: &Params<'_>) -> Result<Duration, ParamError> {
     let key = "exit-when-poll";
     let time = params.duration(key)?.unwrap_or(Duration::from_mins(1));
     if time.is_zero() {
-        return Err(params.wrong(key, "0", "a time", "that would be without a pause"));
+        return Err(params.wrong(key, "0", "a time", "it is more than 0"));
     }
     Ok(time)
 }
@@ -102,20 +104,20 @@ fn own(error: ExitWhenError) -> BuildError {
     BuildError::Own(Box::new(error))
 }
 
-/// What is watched, and who is there meanwhile.
+/// The events that are watched, and the number of clients.
 #[derive(Debug)]
 struct Watch {
     events: Vec<Event>,
-    /// What has happened: from then on nobody is let in.
+    /// The event that has happened. From then on no client is let in.
     happened: OnceLock<String>,
     connected: AtomicUsize,
     stop: Stop,
-    /// A byte to it has the thread look now.
+    /// A byte written here makes the thread look at once.
     nudge: UnixStream,
 }
 
 impl Watch {
-    /// Looks at the events that are told at once, and starts the thread that looks at all.
+    /// Looks at the events other than scripts, and starts the thread that looks at all of them.
     fn start(events: Vec<Event>, poll: Duration, stop: Stop) -> Result<Arc<Self>, ExitWhenError> {
         let (nudge, nudged) = UnixStream::pair().map_err(ExitWhenError::Thread)?;
         for end in [&nudge, &nudged] {
@@ -132,20 +134,22 @@ impl Watch {
         Ok(watch)
     }
 
-    /// The thread: waits for the time, for a nudge, and for what can be waited for.
+    /// Runs the thread. It waits for the poll time, for a nudge, and for pipes and processes.
     fn run(&self, nudged: &UnixStream, poll: Duration) {
         let timeout = PollTimeout::try_from(poll).unwrap_or(PollTimeout::MAX);
         let ends: Vec<&OwnedFd> = self.events.iter().filter_map(Event::end).collect();
         let mut inputs: Vec<&OwnedFd> = self.events.iter().filter_map(Event::input).collect();
         let nudges = OwnedFd::from(match nudged.try_clone() {
             Ok(nudged) => nudged,
-            Err(error) => return tracing::error!("filter exitwhen: it cannot watch: {error}"),
+            Err(error) => {
+                return tracing::error!("filter exitwhen: cannot watch for events: {error}");
+            }
         });
         inputs.push(&nudges);
         loop {
             if !self.look()
                 && let Some(script) =
-                    self.events.iter().find(|event| event.is_script_that_says_so())
+                    self.events.iter().find(|event| event.is_script_that_has_happened())
             {
                 self.happens(script);
             }
@@ -153,14 +157,14 @@ impl Watch {
                 return;
             }
             if let Err(error) = poll::wait(&inputs, &ends, timeout) {
-                return tracing::error!("filter exitwhen: it cannot watch: {error}");
+                return tracing::error!("filter exitwhen: cannot watch for events: {error}");
             }
-            // However often it was nudged, it looks once; empty is no error.
+            // The thread looks once for all nudges. An empty pipe is no error.
             drop((&*nudged).read(&mut [0; 64]));
         }
     }
 
-    /// Looks at what tells it at once; true if something has happened, now or before.
+    /// Looks at the events other than scripts. True if an event has happened, now or before.
     fn look(&self) -> bool {
         if self.happened.get().is_some() {
             return true;
@@ -175,7 +179,7 @@ impl Watch {
     fn happens(&self, event: &Event) {
         if self.happened.set(event.to_string()).is_ok() {
             tracing::info!(
-                "exitwhen: {event}: no new clients; ending when those that are here left"
+                "exitwhen: {event}: no new clients; ending when the present clients have left"
             );
         }
         self.stop_if_alone();
@@ -189,10 +193,10 @@ impl Watch {
         }
     }
 
-    /// A script may have something to say when a client comes or goes.
+    /// Makes the thread ask the scripts when a client comes or goes.
     fn nudge(&self) {
         if self.events.iter().any(Event::is_script) {
-            // Full is nudged enough.
+            // A full pipe is nudge enough.
             drop((&self.nudge).write(&[1]));
         }
     }

@@ -1,33 +1,30 @@
-//! The gates of the command line: `--allow`, `--allow-cid`, `--access-file` and `--limit`.
+//! What the command line says about who may connect: `--allow`, `--allow-cid`, `--access-file` and `--limit`.
 //!
-//! `plan` puts them up before the listeners are opened; the file is read then, and again at HUP.
+//! `cli` makes an `AccessConfig`. `plan` has it build its gates before the listeners are opened, and puts them around
+//! the stack. The access file is read then, and again at HUP.
 
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
 use human::chain;
 use thiserror::Error;
 
-use crate::{
-    access::{
-        Action, Caller, Changes, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy,
-        Rule, Verdict, parse_file,
-    },
-    lifecycle::Lifecycle,
-    stack::Stack,
-    tenant::Limits,
+use super::{
+    Action, Caller, Changes, Denied, Gate, Limit, LineError, NeedsCertificate, Pass, Policy, Rule,
+    Verdict, parse_file,
 };
+use crate::lifecycle::Lifecycle;
 
-/// Longest access file, bytes. A thousand guests with a line of a hundred letters are a tenth.
+/// Longest access file, in bytes. A thousand guests with a line of a hundred letters each are a tenth of it.
 const LONGEST: u64 = 1 << 20;
 
 /// What the command line says about who may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admission {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessConfig {
     /// `None`: neither `--allow` nor `--allow-cid` was given.
     pub allow: Option<Vec<Rule>>,
     /// `--access-file`.
@@ -36,20 +33,11 @@ pub struct Admission {
     pub limit: usize,
     /// Most connections at once from one CID; 0 is no limit.
     pub limit_per_cid: usize,
-    /// Most connections at once of one tenant; 0 is no limit.
-    pub limit_per_tenant: usize,
 }
 
-impl Default for Admission {
-    fn default() -> Self {
-        let limit_per_tenant = Limits::default().connections;
-        Self { allow: None, file: None, limit: 0, limit_per_cid: 0, limit_per_tenant }
-    }
-}
-
-/// Why the gates cannot be put up.
+/// Why the gates of the command line cannot be built.
 #[derive(Debug, Error)]
-pub enum AdmissionError {
+pub enum AccessConfigError {
     #[error("--access-file {} cannot be read", .0.display())]
     Read(PathBuf, #[source] io::Error),
     #[error(
@@ -65,76 +53,83 @@ pub enum AdmissionError {
     Certificate(#[from] NeedsCertificate),
 }
 
-impl Admission {
-    /// Puts the gates before and behind those that `stack` has. The limits are asked last: who is
-    /// denied anyway takes no place. `changes` is told when the file has been read again. Without
-    /// `certificates` no client can show one.
-    pub fn guard(
+/// The gates of the command line.
+#[derive(Debug, Default)]
+pub struct ConfiguredGates {
+    /// The rules. Asked before the gates of filters.
+    pub first: Option<Arc<dyn Gate>>,
+    /// The limits. Asked after the gates of filters, so that a client which is denied takes no place.
+    pub last: Option<Arc<dyn Gate>>,
+}
+
+impl AccessConfig {
+    /// Builds the gates, and reads the access file. The file is read again at each reload, and `changes` is told
+    /// then. `certificates`: clients can show certificates.
+    ///
+    /// # Errors
+    /// If the access file cannot be read or is wrong, or if a rule asks for a certificate that no client can show.
+    pub fn gates(
         &self,
-        mut stack: Stack,
         lifecycle: &mut Lifecycle,
         changes: &Changes,
         certificates: bool,
-    ) -> Result<Stack, AdmissionError> {
-        let needy = stack.gates.iter().find_map(|gate| gate.needs_certificate());
-        if let Some(error) = needy.filter(|_| !certificates) {
-            return Err(error.into());
-        }
+    ) -> Result<ConfiguredGates, AccessConfigError> {
+        let mut gates = ConfiguredGates::default();
         if self.limit > 0 || self.limit_per_cid > 0 {
             let words = ("--limit ", "--limit-per-cid ");
-            stack.gates.push(Arc::new(Limit::new(self.limit, self.limit_per_cid, words)));
+            gates.last = Some(Arc::new(Limit::new(self.limit, self.limit_per_cid, words)));
         }
         if self.allow.is_none() && self.file.is_none() {
-            return Ok(stack);
+            return Ok(gates);
         }
-        let list = Arc::new(List::new(self, certificates)?);
-        if list.file.is_some() {
-            let list = Arc::clone(&list);
+        let rules = Arc::new(RuleGate::new(self, certificates)?);
+        if rules.file.is_some() {
+            let rules = Arc::clone(&rules);
             let changes = changes.clone();
-            lifecycle.at_reload(move || list.reload(&changes));
+            lifecycle.at_reload(move || rules.reload(&changes));
         }
-        Ok(stack.behind(list))
+        gates.first = Some(rules);
+        Ok(gates)
     }
 }
 
-/// Who may come in, by the command line and the file as it was read last.
+/// Decides by the rules of the command line and of the access file as it was read last.
 #[derive(Debug)]
-struct List {
+struct RuleGate {
     allow: Vec<Rule>,
-    /// Absolute: the agent may be elsewhere by the time of a HUP.
+    /// Absolute, because the agent may have another working directory by the time of a HUP.
     file: Option<PathBuf>,
-    /// What is said to whom nothing names.
-    last: String,
-    /// Clients can show some.
+    /// The reason that is logged when no rule names the peer.
+    unnamed: &'static str,
+    /// Clients can show certificates.
     certificates: bool,
     policy: RwLock<Policy>,
 }
 
-impl List {
-    fn new(words: &Admission, certificates: bool) -> Result<Self, AdmissionError> {
-        let file = words.file.as_deref().map(|path| {
-            std::path::absolute(path).map_err(|error| AdmissionError::Read(path.into(), error))
+impl RuleGate {
+    fn new(config: &AccessConfig, certificates: bool) -> Result<Self, AccessConfigError> {
+        let file = config.file.as_deref().map(|file| {
+            path::absolute(file).map_err(|error| AccessConfigError::Read(file.into(), error))
         });
-        let mut list = Self {
-            allow: words.allow.clone().unwrap_or_default(),
+        let mut gate = Self {
+            allow: config.allow.clone().unwrap_or_default(),
             file: file.transpose()?,
-            last: match (&words.allow, &words.file) {
+            unnamed: match (&config.allow, &config.file) {
                 (Some(_), Some(_)) => "not named by --allow, --allow-cid or --access-file",
                 (_, Some(_)) => "not named by --access-file",
                 _ => "not named by --allow or --allow-cid",
-            }
-            .into(),
+            },
             certificates,
             policy: RwLock::new(Policy::open()),
         };
-        let (policy, _) = list.read()?;
-        list.policy = RwLock::new(policy);
-        Ok(list)
+        let (policy, _) = gate.read()?;
+        gate.policy = RwLock::new(policy);
+        Ok(gate)
     }
 
-    /// The policy as the file says now, and how many rules the file has.
-    fn read(&self) -> Result<(Policy, usize), AdmissionError> {
-        let mut policy = Policy::closed(&*self.last);
+    /// The policy by the file as it is now, and the number of rules in the file.
+    fn read(&self) -> Result<(Policy, usize), AccessConfigError> {
+        let mut policy = Policy::closed(self.unnamed);
         for rule in &self.allow {
             policy.add(Action::Allow, rule.clone(), rule.to_string());
         }
@@ -142,7 +137,7 @@ impl List {
         let mut count = 0;
         if let Some(path) = &self.file {
             let lines = parse_file(&read(path)?)
-                .map_err(|error| AdmissionError::Line(path.clone(), error))?;
+                .map_err(|error| AccessConfigError::Line(path.clone(), error))?;
             for line in lines {
                 for rule in line.rules {
                     let words = format!("deny {rule} (line {} of --access-file)", line.number);
@@ -160,7 +155,7 @@ impl List {
         error.map_or(Ok(()), Err)
     }
 
-    /// At HUP. A file that has become wrong changes nothing.
+    /// Runs at HUP. A file that has become wrong changes nothing.
     fn reload(&self, changes: &Changes) {
         match self.read() {
             Ok((policy, count)) => {
@@ -179,21 +174,21 @@ impl List {
     }
 }
 
-fn read(path: &Path) -> Result<String, AdmissionError> {
-    let failed = |error| AdmissionError::Read(path.into(), error);
-    // Before it is opened: to open a pipe waits for its other end.
+fn read(path: &Path) -> Result<String, AccessConfigError> {
+    let failed = |error| AccessConfigError::Read(path.into(), error);
+    // Asked before the file is opened, because opening a pipe waits for its other end.
     if !path.metadata().map_err(failed)?.is_file() {
-        return Err(AdmissionError::NotAFile(path.into()));
+        return Err(AccessConfigError::NotAFile(path.into()));
     }
     let mut text = String::new();
     let size = File::open(path).and_then(|it| it.take(LONGEST + 1).read_to_string(&mut text));
     if size.map_err(failed)? as u64 > LONGEST {
-        return Err(AdmissionError::TooLong(path.into()));
+        return Err(AccessConfigError::TooLong(path.into()));
     }
     Ok(text)
 }
 
-impl Gate for List {
+impl Gate for RuleGate {
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
         self.policy.read().unwrap_or_else(PoisonError::into_inner).admit(caller)
     }
@@ -210,20 +205,20 @@ mod tests {
     use super::*;
     use crate::{
         access::{parse_cids, parse_list},
-        exports::Single,
         peer::Peer,
     };
-    use disk::NullDisk;
 
-    fn guarded(words: &Admission, lifecycle: &mut Lifecycle) -> Result<Vec<Arc<dyn Gate>>, String> {
-        let stack = Stack::new(Single(Arc::new(NullDisk::new(0))));
-        words
-            .guard(stack, lifecycle, &Changes::default(), false)
-            .map(|stack| stack.gates)
+    fn gates_of(
+        config: &AccessConfig,
+        lifecycle: &mut Lifecycle,
+    ) -> Result<Vec<Arc<dyn Gate>>, String> {
+        config
+            .gates(lifecycle, &Changes::default(), false)
+            .map(|gates| gates.first.into_iter().chain(gates.last).collect())
             .map_err(|error| chain(&error).to_string())
     }
 
-    /// The CIDs up to 9 that are let in.
+    /// The CIDs up to 9 that all gates let in.
     fn let_in(gates: &[Arc<dyn Gate>]) -> Vec<u32> {
         let passes = |cid: &u32| {
             let peer = Peer::Vsock { cid: *cid, port: 1, to: 2 };
@@ -233,38 +228,38 @@ mod tests {
     }
 
     #[test]
-    fn without_words_there_is_no_gate() {
+    fn without_options_there_is_no_gate() {
         let mut lifecycle = Lifecycle::default();
-        assert_eq!(guarded(&Admission::default(), &mut lifecycle).unwrap().len(), 0);
+        assert_eq!(gates_of(&AccessConfig::default(), &mut lifecycle).unwrap().len(), 0);
     }
 
     #[test]
-    fn what_is_not_named_is_refused() {
+    fn a_peer_that_no_rule_names_is_refused() {
         let mut lifecycle = Lifecycle::default();
         let mut allow = parse_list("vsock-cid:1").unwrap();
         allow.extend(parse_cids("3,5-6").unwrap());
-        let words = Admission { allow: Some(allow), ..Admission::default() };
-        let gates = guarded(&words, &mut lifecycle).unwrap();
+        let config = AccessConfig { allow: Some(allow), ..AccessConfig::default() };
+        let gates = gates_of(&config, &mut lifecycle).unwrap();
         assert_eq!(let_in(&gates), [1, 3, 5, 6]);
         let denied = gates[0].admit(&Caller::new(&Peer::Pipe, &|| None)).unwrap_err();
         assert_eq!(denied.rule, "not named by --allow or --allow-cid");
     }
 
     #[test]
-    fn the_file_is_read_again_and_a_wrong_one_changes_nothing() {
+    fn the_file_is_read_again_and_a_wrong_file_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rules");
-        let words = Admission {
+        let config = AccessConfig {
             allow: Some(parse_cids("9").unwrap()),
             file: Some(path.clone()),
-            ..Admission::default()
+            ..AccessConfig::default()
         };
         let mut lifecycle = Lifecycle::default();
-        let error = guarded(&words, &mut lifecycle).unwrap_err();
+        let error = gates_of(&config, &mut lifecycle).unwrap_err();
         assert!(error.contains("--access-file") && error.contains("No such file"), "{error}");
 
         fs::write(&path, "deny vsock-cid:4\nvsock-guest:3-6").unwrap();
-        let gates = guarded(&words, &mut lifecycle).unwrap();
+        let gates = gates_of(&config, &mut lifecycle).unwrap();
         assert_eq!(let_in(&gates), [3, 5, 6, 9]);
         for wrong in ["vsock-cid:x", "dn:CN=me", "any\u{0}"] {
             fs::write(&path, wrong).unwrap();
@@ -280,15 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_again_is_no_access_file() {
+    fn an_access_file_that_cannot_be_read_again_is_refused() {
         let mut lifecycle = Lifecycle::default();
         for (path, part) in [
             ("/dev/null", "not a regular file"),
             ("/", "not a regular file"),
             ("", "cannot be read"),
         ] {
-            let words = Admission { file: Some(path.into()), ..Admission::default() };
-            let error = guarded(&words, &mut lifecycle).unwrap_err();
+            let config = AccessConfig { file: Some(path.into()), ..AccessConfig::default() };
+            let error = gates_of(&config, &mut lifecycle).unwrap_err();
             assert!(error.contains(part), "{path}: {error}");
         }
     }
