@@ -7,6 +7,9 @@ mod generate;
 mod guest;
 mod run;
 
+#[cfg(test)]
+mod security;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
