@@ -1,13 +1,13 @@
 //! Parses XML within limits, since the text may come from a stranger. `domain` uses the places of the elements.
 
-mod crowd;
+mod limits;
 
 use std::fmt;
 
 use roxmltree::{Document, Node, ParsingOptions};
 use thiserror::Error;
 
-use self::crowd::{ATTRIBUTES, NAMESPACES};
+use self::limits::{ATTRIBUTES, NAMESPACES};
 
 /// Longest text, in bytes. A domain of libvirt has some thousand bytes.
 pub(crate) const LONGEST: usize = 4 << 20;
@@ -110,7 +110,7 @@ pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
     {
         return Err(XmlError::Encoding(declared.to_owned()));
     }
-    crowd::check(text)?;
+    limits::check(text)?;
     // Entities are declared in document types, so without these there are none.
     let options =
         ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..ParsingOptions::default() };
