@@ -23,10 +23,10 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
     connection::Connection,
+    connections::MAX_CONNECTIONS,
     device::Device,
     log::Log,
     memory::Quota,
-    peers::MOST,
     vm::{End, Vm},
 };
 
@@ -56,7 +56,7 @@ impl Host {
     /// `listener` stands at the place's path.
     pub fn start(listener: UnixListener, place: Place) -> io::Result<Self> {
         // A VM has no more connections than that.
-        let (sender, accepted) = channel(MOST);
+        let (sender, accepted) = channel(MAX_CONNECTIONS);
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         listener.set_nonblocking(true)?;
         let backend = Backend {

@@ -15,14 +15,14 @@ use tokio::sync::mpsc::Sender;
 use crate::{
     backend::Place,
     connection::Connection,
+    connections::AfterUnlock,
     flow::COPIED,
     header::{self, Op},
     inner::Inner,
-    line::Name,
+    line::ConnectionId,
     log::Log,
     memory::{Memory, Quota},
     packets::{Taken, take_in},
-    peers::After,
     queue::Broken,
     ring::Which,
 };
@@ -81,8 +81,8 @@ impl Device {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn after(&self) -> After<'_> {
-        After::new(&self.log)
+    fn after(&self) -> AfterUnlock<'_> {
+        AfterUnlock::new(&self.log)
     }
 
     pub(crate) fn set_memory(&self, memory: Memory) {
@@ -187,12 +187,12 @@ impl Device {
     /// For the session: what is there, as `Socket::try_recv`.
     pub(crate) fn receive(
         self: &Arc<Self>,
-        name: Name,
+        id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize> {
         let mut after = self.after();
         let mut inner = self.lock();
-        let Ok(received) = inner.receive(name, runs, self.cid) else {
+        let Ok(received) = inner.receive(id, runs, self.cid) else {
             inner.fail(&mut after);
             return Ok(0);
         };
@@ -201,10 +201,10 @@ impl Device {
     }
 
     /// For the session: as much as goes, as `Socket::try_send`.
-    pub(crate) fn send(&self, name: Name, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(crate) fn send(&self, id: ConnectionId, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut after = self.after();
         let mut inner = self.lock();
-        let sent = inner.send(name, runs, self.cid, &mut after).unwrap_or_else(|Broken| {
+        let sent = inner.send(id, runs, self.cid, &mut after).unwrap_or_else(|Broken| {
             inner.fail(&mut after);
             Err(io::ErrorKind::BrokenPipe.into())
         });
@@ -212,37 +212,37 @@ impl Device {
         sent
     }
 
-    pub(crate) fn poll_readable(&self, name: Name, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_readable(&self, id: ConnectionId, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
-        match inner.flow.peers.get(name) {
-            Some(peer) if peer.inbox.is_empty() && !peer.input_ended => {
-                peer.reader = Some(cx.waker().clone());
+        match inner.flow.connections.get(id) {
+            Some(state) if state.inbox.is_empty() && !state.input_ended => {
+                state.reader = Some(cx.waker().clone());
                 Poll::Pending
             }
             _ => Poll::Ready(()),
         }
     }
 
-    pub(crate) fn poll_writable(&self, name: Name, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_writable(&self, id: ConnectionId, cx: &Context<'_>) -> Poll<()> {
         let mut after = self.after();
         let mut inner = self.lock();
-        let Some(peer) = inner.flow.peers.get(name) else { return Poll::Ready(()) };
-        if peer.output_ended {
+        let Some(state) = inner.flow.connections.get(id) else { return Poll::Ready(()) };
+        if state.output_ended {
             return Poll::Ready(());
         }
-        if std::mem::take(&mut peer.rests) {
+        if std::mem::take(&mut state.rests) {
             // The thread's other tasks run first.
             after.wakers.push(cx.waker().clone());
             return Poll::Pending;
         }
-        peer.writer = Some(cx.waker().clone());
-        if peer.credit() == 0 {
+        state.writer = Some(cx.waker().clone());
+        if state.credit() == 0 {
             return Poll::Pending;
         }
-        match inner.wants_room(name, &mut after) {
+        match inner.wants_room(id, &mut after) {
             Ok(true) => {
-                if let Some(peer) = inner.flow.peers.get(name) {
-                    peer.writer = None;
+                if let Some(state) = inner.flow.connections.get(id) {
+                    state.writer = None;
                 }
                 Poll::Ready(())
             }
@@ -255,13 +255,13 @@ impl Device {
     }
 
     /// The session sends no more.
-    pub(crate) fn finish(&self, name: Name) {
+    pub(crate) fn finish(&self, id: ConnectionId) {
         let mut after = self.after();
         let mut inner = self.lock();
         let cid = self.cid;
-        if let Some(peer) = inner.flow.peers.get(name).filter(|peer| !peer.finished) {
-            peer.finished = true;
-            let last = peer.header(name.0, cid, Op::Shutdown, header::NO_MORE_SENT, 0);
+        if let Some(state) = inner.flow.connections.get(id).filter(|state| !state.finished) {
+            state.finished = true;
+            let last = state.header(id.0, cid, Op::Shutdown, header::NO_MORE_SENT, 0);
             inner.flow.answers.push_back(last);
             // If it breaks here, the next packet will tell.
             inner.send_answers().ok();
@@ -270,20 +270,20 @@ impl Device {
     }
 
     /// The session is over.
-    pub(crate) fn close(self: &Arc<Self>, name: Name) {
+    pub(crate) fn close(self: &Arc<Self>, id: ConnectionId) {
         let mut after = self.after();
         let mut inner = self.lock();
         inner.flow.sessions -= 1;
         let cid = self.cid;
-        let Some(peer) = inner.flow.peers.get(name) else { return };
+        let Some(state) = inner.flow.connections.get(id) else { return };
         let both = header::NO_MORE_RECEIVED | header::NO_MORE_SENT;
-        let guest_has_ended = peer.input_ended && peer.output_ended;
+        let guest_has_ended = state.input_ended && state.output_ended;
         let (op, flags) = if guest_has_ended { (Op::Reset, 0) } else { (Op::Shutdown, both) };
-        let last = peer.header(name.0, cid, op, flags, 0);
+        let last = state.header(id.0, cid, op, flags, 0);
         inner.flow.answers.push_back(last);
-        let closed = inner.drop_peer(name.0, &mut after);
+        let closed = inner.drop_connection(id.0, &mut after);
         if !guest_has_ended {
-            inner.flow.peers.part(name.0);
+            inner.flow.connections.remember_closed(id.0);
         }
         if closed.and_then(|()| inner.make_room(&mut after)).is_err() {
             inner.fail(&mut after);
@@ -292,7 +292,7 @@ impl Device {
     }
 
     /// Before the lock is left: the device's thread goes on with what is left to do.
-    fn leave(&self, inner: &mut Inner, after: &mut After<'_>) {
+    fn leave(&self, inner: &mut Inner, after: &mut AfterUnlock<'_>) {
         inner.bound_tables(after);
         let flow = &mut inner.flow;
         let room = flow.stalled && !flow.is_full();

@@ -11,11 +11,11 @@ use std::{
 };
 
 use crate::{
+    connections::{AfterUnlock, Connections, Key},
     header::{Header, Op},
     inbox::Held,
-    line::{Line, Name, Position, TURN},
+    line::{ConnectionId, Line, Position, TURN},
     memory::Memory,
-    peers::{After, Key, Peers},
     queue::{Broken, For, Queue},
     ring::Ring,
 };
@@ -33,7 +33,7 @@ pub(crate) const COPIED: usize = 64 << 20;
 /// A VM's connections, and what is kept for them.
 #[derive(Default)]
 pub(crate) struct Flow {
-    pub(crate) peers: Peers,
+    pub(crate) connections: Connections,
     pub(crate) line: Line,
     /// Sessions that exist, also those whose connection the guest has ended.
     pub(crate) sessions: usize,
@@ -68,12 +68,12 @@ impl Flow {
     }
 
     /// Every connection is over; the guest is told nothing.
-    pub(crate) fn clear(&mut self, after: &mut After<'_>) {
-        for peer in self.peers.open.values_mut() {
-            peer.wake_reader(after);
-            peer.wake_writer(after);
+    pub(crate) fn clear(&mut self, after: &mut AfterUnlock<'_>) {
+        for state in self.connections.open.values_mut() {
+            state.wake_reader(after);
+            state.wake_writer(after);
         }
-        self.peers.clear();
+        self.connections.clear();
         self.line.clear();
         self.answers.clear();
         self.held = Held::default();
@@ -81,17 +81,17 @@ impl Flow {
     }
 
     /// A connection is over at once; what it held goes back.
-    pub(crate) fn drop_peer(
+    pub(crate) fn drop_connection(
         &mut self,
         key: Key,
         tx: &mut Queue<'_>,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<(), Broken> {
-        let Some(mut peer) = self.peers.open.remove(&key) else { return Ok(()) };
-        peer.wake_reader(after);
-        peer.wake_writer(after);
-        self.line.leave((key, peer.id), peer.position);
-        peer.inbox.drop_all(tx, &mut self.held)
+        let Some(mut state) = self.connections.open.remove(&key) else { return Ok(()) };
+        state.wake_reader(after);
+        state.wake_writer(after);
+        self.line.leave((key, state.id), state.position);
+        state.inbox.drop_all(tx, &mut self.held)
     }
 
     /// Calls the next connections, as many as there is room for. If there is none, asks the guest for a kick
@@ -99,7 +99,7 @@ impl Flow {
     pub(crate) fn call_next(
         &mut self,
         rx: &mut Rx<'_>,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<(), Broken> {
         if !self.line.has_waiting() || !self.answers.is_empty() {
             return Ok(());
@@ -110,24 +110,24 @@ impl Flow {
             buffers = queue.available()?;
         }
         let now = Instant::now();
-        while let Some(name) = self.line.next(buffers, now) {
-            let Some(peer) = self.peers.get(name) else { continue };
-            peer.position = match peer.position {
+        while let Some(id) = self.line.next(buffers, now) {
+            let Some(state) = self.connections.get(id) else { continue };
+            state.position = match state.position {
                 // It comes back when the guest has taken something.
-                _ if peer.credit() == 0 => Position::Outside,
-                Position::Waiting(left) => self.line.call(name, left, now),
+                _ if state.credit() == 0 => Position::Outside,
+                Position::Waiting(left) => self.line.call(id, left, now),
                 position => position,
             };
-            if peer.position != Position::Outside || peer.output_ended {
-                peer.wake_writer(after);
+            if state.position != Position::Outside || state.output_ended {
+                state.wake_writer(after);
             }
         }
         Ok(())
     }
 
     /// Whether it is this connection's turn.
-    fn may_send(&mut self, name: Name) -> bool {
-        match self.peers.get(name).map(|peer| peer.position) {
+    fn may_send(&mut self, id: ConnectionId) -> bool {
+        match self.connections.get(id).map(|state| state.position) {
             Some(Position::Called(_)) => true,
             Some(Position::Outside) => self.line.is_empty(),
             Some(Position::Waiting(_)) | None => false,
@@ -137,24 +137,24 @@ impl Flow {
     /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
     pub(crate) fn wants_room(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         rx: &mut Rx<'_>,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<bool, Broken> {
         self.call_next(rx, after)?;
-        if self.may_send(name) {
+        if self.may_send(id) {
             let room = rx.queue().map_or(Ok(false), |mut queue| queue.ask_for_more())?;
             if room && self.answers.is_empty() {
                 return Ok(true);
             }
         }
-        if let Some(peer) = self.peers.get(name) {
-            peer.position = match peer.position {
-                Position::Outside => self.line.join(name),
+        if let Some(state) = self.connections.get(id) {
+            state.position = match state.position {
+                Position::Outside => self.line.join(id),
                 Position::Called(left) => {
                     // Another connection needed more buffers than were counted for its turn.
-                    self.line.leave(name, peer.position);
-                    self.line.stay(name, left)
+                    self.line.leave(id, state.position);
+                    self.line.stay(id, left)
                 }
                 position @ Position::Waiting(_) => position,
             };
@@ -187,20 +187,20 @@ impl Flow {
 
     pub(crate) fn receive(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
         tx: &mut Queue<'_>,
         cid: u32,
     ) -> Result<io::Result<usize>, Broken> {
-        let Some(peer) = self.peers.get(name) else { return Ok(Ok(0)) };
-        if peer.inbox.is_empty() {
-            let ended = peer.input_ended;
+        let Some(state) = self.connections.get(id) else { return Ok(Ok(0)) };
+        if state.inbox.is_empty() {
+            let ended = state.input_ended;
             return Ok(if ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) });
         }
-        let taken = peer.inbox.take(runs, tx, &mut self.held)?;
-        peer.taken = peer.taken.wrapping_add(taken);
-        if peer.owes_credit() {
-            let update = peer.header(name.0, cid, Op::CreditUpdate, 0, 0);
+        let taken = state.inbox.take(runs, tx, &mut self.held)?;
+        state.fwd_cnt = state.fwd_cnt.wrapping_add(taken);
+        if state.owes_credit() {
+            let update = state.header(id.0, cid, Op::CreditUpdate, 0, 0);
             self.answers.push_back(update);
         }
         Ok(Ok(usize::try_from(taken).map_err(|_| Broken)?))
@@ -208,33 +208,33 @@ impl Flow {
 
     pub(crate) fn send(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &[IoSlice<'_>],
         rx: &mut Rx<'_>,
         cid: u32,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         self.send_answers(rx)?;
         let gone = || Ok(Err(io::ErrorKind::BrokenPipe.into()));
         let later = || Ok(Err(io::ErrorKind::WouldBlock.into()));
-        let Some(peer) = self.peers.get(name) else { return gone() };
-        if peer.output_ended || peer.finished {
+        let Some(state) = self.connections.get(id) else { return gone() };
+        if state.output_ended || state.finished {
             return gone();
         }
-        if peer.rests || !self.answers.is_empty() {
+        if state.rests || !self.answers.is_empty() {
             return later();
         }
         self.call_next(rx, after)?;
-        if !self.may_send(name) {
+        if !self.may_send(id) {
             return later();
         }
         let Some(mut queue) = rx.queue() else { return later() };
-        let Some(peer) = self.peers.get(name) else { return gone() };
-        let turn = if let Position::Called(left) = peer.position { left } else { TURN };
+        let Some(state) = self.connections.get(id) else { return gone() };
+        let turn = if let Position::Called(left) = state.position { left } else { TURN };
         let mut left = Runs { runs, at: 0 };
         let (mut sent, mut starved) = (0, false);
         while sent < turn && queue.descriptors() < DESCRIPTORS {
-            let wanted = left.len().min(peer.credit()).min(PACKET);
+            let wanted = left.len().min(state.credit()).min(PACKET);
             if wanted == 0 {
                 break;
             }
@@ -248,20 +248,20 @@ impl Flow {
             }
             self.line.measure(room);
             let len = room.min(wanted);
-            let header = peer.header(name.0, cid, Op::Data, 0, len);
+            let header = state.header(id.0, cid, Op::Data, 0, len);
             chain.write(queue.memory(), &header.bytes())?;
             left.copy(len, |bytes| chain.write(queue.memory(), bytes).map(drop))?;
             queue.give_back(&chain, Header::LEN + len)?;
-            peer.sent = peer.sent.wrapping_add(u32::try_from(len).map_err(|_| Broken)?);
+            state.tx_cnt = state.tx_cnt.wrapping_add(u32::try_from(len).map_err(|_| Broken)?);
             sent += len;
         }
-        peer.rests = queue.descriptors() >= DESCRIPTORS && sent < turn;
+        state.rests = queue.descriptors() >= DESCRIPTORS && sent < turn;
         queue.notify()?;
-        if let Position::Called(_) = peer.position {
-            self.line.leave(name, peer.position);
-            let unfinished = starved && sent < turn && peer.credit() > 0;
-            peer.position =
-                if unfinished { self.line.stay(name, turn - sent) } else { Position::Outside };
+        if let Position::Called(_) = state.position {
+            self.line.leave(id, state.position);
+            let unfinished = starved && sent < turn && state.credit() > 0;
+            state.position =
+                if unfinished { self.line.stay(id, turn - sent) } else { Position::Outside };
             self.call_next(rx, after)?;
         }
         if sent > 0 { Ok(Ok(sent)) } else { later() }

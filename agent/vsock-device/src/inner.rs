@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
+    connections::{AfterUnlock, Key},
     flow::{Flow, Rx},
-    line::Name,
+    line::ConnectionId,
     memory::{Memory, most_tables},
-    peers::{After, Key},
     queue::{Broken, Queue},
     ring::{Mark, Ring, Which},
     sys::page_tables,
@@ -40,7 +40,7 @@ impl Inner {
     }
 
     /// The guest or its VMM broke the rules: all is over until the queues are stopped or reset.
-    pub(crate) fn fail(&mut self, after: &mut After<'_>) {
+    pub(crate) fn fail(&mut self, after: &mut AfterUnlock<'_>) {
         let lost = self.memory.as_ref().is_some_and(|memory| memory.is_there().is_err());
         after.warning = Some(if lost {
             "the VMM has taken memory away from its guest: its connections end"
@@ -54,7 +54,7 @@ impl Inner {
 
     /// Has the guest's memory mapped anew where this process has too many page tables. The guest that has them made
     /// comes here, and each other one loses no more than the time that it takes to find its pages again.
-    pub(crate) fn bound_tables(&mut self, after: &mut After<'_>) {
+    pub(crate) fn bound_tables(&mut self, after: &mut AfterUnlock<'_>) {
         let now = Instant::now();
         if self.looked.is_some_and(|looked| now < looked + LOOK) {
             return;
@@ -72,10 +72,14 @@ impl Inner {
     }
 
     /// A connection is over at once; what it held goes back.
-    pub(crate) fn drop_peer(&mut self, key: Key, after: &mut After<'_>) -> Result<(), Broken> {
+    pub(crate) fn drop_connection(
+        &mut self,
+        key: Key,
+        after: &mut AfterUnlock<'_>,
+    ) -> Result<(), Broken> {
         let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
         let mut queue = Queue::returning(tx, memory);
-        flow.drop_peer(key, &mut queue, after)?;
+        flow.drop_connection(key, &mut queue, after)?;
         queue.notify()
     }
 
@@ -83,8 +87,8 @@ impl Inner {
     pub(crate) fn return_all(&mut self) -> Result<(), Broken> {
         let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
         let mut queue = Queue::returning(tx, memory);
-        for peer in flow.peers.open.values_mut() {
-            peer.inbox.return_lent(&mut queue, &mut flow.held)?;
+        for state in flow.connections.open.values_mut() {
+            state.inbox.return_lent(&mut queue, &mut flow.held)?;
         }
         queue.notify()
     }
@@ -94,7 +98,7 @@ impl Inner {
     }
 
     /// The guest has made room: send the answers, then call the next connections.
-    pub(crate) fn make_room(&mut self, after: &mut After<'_>) -> Result<(), Broken> {
+    pub(crate) fn make_room(&mut self, after: &mut AfterUnlock<'_>) -> Result<(), Broken> {
         let (flow, mut rx) = self.rx();
         flow.send_answers(&mut rx)?;
         flow.call_next(&mut rx, after)
@@ -106,20 +110,24 @@ impl Inner {
     }
 
     /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
-    pub(crate) fn wants_room(&mut self, name: Name, after: &mut After<'_>) -> Result<bool, Broken> {
+    pub(crate) fn wants_room(
+        &mut self,
+        id: ConnectionId,
+        after: &mut AfterUnlock<'_>,
+    ) -> Result<bool, Broken> {
         let (flow, mut rx) = self.rx();
-        flow.wants_room(name, &mut rx, after)
+        flow.wants_room(id, &mut rx, after)
     }
 
     pub(crate) fn receive(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
         cid: u32,
     ) -> Result<io::Result<usize>, Broken> {
         let Some(memory) = &self.memory else { return Ok(Ok(0)) };
         let mut queue = Queue::returning(&mut self.tx, memory);
-        let received = self.flow.receive(name, runs, &mut queue, cid)?;
+        let received = self.flow.receive(id, runs, &mut queue, cid)?;
         queue.notify()?;
         self.send_answers()?;
         Ok(received)
@@ -127,12 +135,12 @@ impl Inner {
 
     pub(crate) fn send(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &[IoSlice<'_>],
         cid: u32,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         let (flow, mut rx) = self.rx();
-        flow.send(name, runs, &mut rx, cid, after)
+        flow.send(id, runs, &mut rx, cid, after)
     }
 }

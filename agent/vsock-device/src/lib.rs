@@ -12,6 +12,7 @@
 
 mod backend;
 mod connection;
+mod connections;
 mod device;
 mod flow;
 mod foreign;
@@ -22,7 +23,6 @@ mod line;
 mod log;
 mod memory;
 mod packets;
-mod peers;
 mod queue;
 mod ring;
 mod sys;

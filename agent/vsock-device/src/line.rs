@@ -2,7 +2,7 @@
 //! come, first served, one turn each.
 //!
 //! A connection that finds no buffer joins the end of the line. When the guest provides buffers, the first
-//! connections are called, as many as the buffers suffice for; no other connection sends meanwhile. After its
+//! connections are called, as many as the buffers suffice for; no other connection sends meanwhile. AfterUnlock its
 //! turn a connection joins the end again. If the buffers did not suffice for the whole turn, it stays in front
 //! with the rest of it.
 
@@ -11,15 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::peers::Key;
+use crate::connections::Key;
 
-/// Bytes of a turn, before others have theirs.
+/// Bytes of a turn, before others have guest_port.
 pub(crate) const TURN: usize = 256 * 1024;
 /// A connection that was called and has not sent after this time no longer holds up the others.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(5);
 
 /// A connection: its ports, and the number that tells it from an earlier one between the same ports.
-pub(crate) type Name = (Key, u64);
+pub(crate) type ConnectionId = (Key, u64);
 
 /// Where a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,8 @@ pub(crate) enum Position {
 /// The connections that wait, and those whose turn it is.
 #[derive(Debug)]
 pub(crate) struct Line {
-    waiting: VecDeque<Name>,
-    called: Vec<(Name, Instant)>,
+    waiting: VecDeque<ConnectionId>,
+    called: Vec<(ConnectionId, Instant)>,
     /// Bytes that one of the guest's buffers takes, as it was lately.
     buffer: usize,
     patience: Duration,
@@ -67,19 +67,19 @@ impl Line {
         self.patience = patience;
     }
 
-    pub(crate) fn join(&mut self, name: Name) -> Position {
-        self.waiting.push_back(name);
+    pub(crate) fn join(&mut self, id: ConnectionId) -> Position {
+        self.waiting.push_back(id);
         Position::Waiting(TURN)
     }
 
     /// Its turn was cut short for want of room.
-    pub(crate) fn stay(&mut self, name: Name, left: usize) -> Position {
-        self.waiting.push_front(name);
+    pub(crate) fn stay(&mut self, id: ConnectionId, left: usize) -> Position {
+        self.waiting.push_front(id);
         Position::Waiting(left)
     }
 
     /// The next connection to call, if `buffers` suffice for one more turn than are under way.
-    pub(crate) fn next(&mut self, buffers: u16, now: Instant) -> Option<Name> {
+    pub(crate) fn next(&mut self, buffers: u16, now: Instant) -> Option<ConnectionId> {
         self.called.retain(|(_, since)| now.saturating_duration_since(*since) < self.patience);
         let turns = (usize::from(buffers) * self.buffer).div_ceil(TURN);
         if self.called.len() >= turns {
@@ -88,17 +88,17 @@ impl Line {
         self.waiting.pop_front()
     }
 
-    pub(crate) fn call(&mut self, name: Name, left: usize, now: Instant) -> Position {
-        self.called.push((name, now));
+    pub(crate) fn call(&mut self, id: ConnectionId, left: usize, now: Instant) -> Position {
+        self.called.push((id, now));
         Position::Called(left)
     }
 
     /// Removes a connection.
-    pub(crate) fn leave(&mut self, name: Name, position: Position) {
+    pub(crate) fn leave(&mut self, id: ConnectionId, position: Position) {
         match position {
             Position::Outside => {}
-            Position::Waiting(_) => self.waiting.retain(|one| *one != name),
-            Position::Called(_) => self.called.retain(|(one, _)| *one != name),
+            Position::Waiting(_) => self.waiting.retain(|one| *one != id),
+            Position::Called(_) => self.called.retain(|(one, _)| *one != id),
         }
     }
 
@@ -112,8 +112,8 @@ impl Line {
 mod tests {
     use super::*;
 
-    fn name(theirs: u32) -> Name {
-        (Key { theirs, ours: 1 }, u64::from(theirs))
+    fn id(guest_port: u32) -> ConnectionId {
+        (Key { guest_port, host_port: 1 }, u64::from(guest_port))
     }
 
     #[test]
@@ -121,20 +121,20 @@ mod tests {
         const BUFFERS: u16 = 64;
         let mut line = Line::default();
         let now = Instant::now();
-        (1..=4).for_each(|one| _ = line.join(name(one)));
+        (1..=4).for_each(|one| _ = line.join(id(one)));
         assert_eq!(line.next(0, now), None);
-        assert_eq!(line.next(1, now), Some(name(1)));
-        let one = line.call(name(1), TURN, now);
+        assert_eq!(line.next(1, now), Some(id(1)));
+        let one = line.call(id(1), TURN, now);
         assert_eq!(line.next(BUFFERS, now), None, "one is called, and there is room for one");
-        assert_eq!(line.next(BUFFERS + 1, now), Some(name(2)));
-        line.call(name(2), TURN, now);
-        line.leave(name(1), one);
-        line.stay(name(1), 5);
-        assert_eq!(line.next(2 * BUFFERS, now), Some(name(1)), "it had not enough");
-        line.call(name(1), 5, now);
+        assert_eq!(line.next(BUFFERS + 1, now), Some(id(2)));
+        line.call(id(2), TURN, now);
+        line.leave(id(1), one);
+        line.stay(id(1), 5);
+        assert_eq!(line.next(2 * BUFFERS, now), Some(id(1)), "it had not enough");
+        line.call(id(1), 5, now);
         assert_eq!(line.next(2 * BUFFERS, now), None);
         // They do not come.
-        assert_eq!(line.next(BUFFERS, now + PATIENCE), Some(name(3)));
+        assert_eq!(line.next(BUFFERS, now + PATIENCE), Some(id(3)));
         assert!(line.has_waiting());
     }
 }

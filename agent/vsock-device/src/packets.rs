@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::{
     HOST_CID,
     connection::Connection,
+    connections::{AfterUnlock, BUF_ALLOC, Key, MAX_CONNECTIONS},
     device::Device,
     flow::{ANSWERS, DESCRIPTORS, Flow, Rx},
     header::{self, Header, Op},
     inner::Inner,
-    peers::{After, Key, MOST, ROOM},
     queue::{Broken, Chain, For, Queue},
 };
 
@@ -31,7 +31,7 @@ pub(crate) struct Taken {
 pub(crate) fn take_in(
     device: &Arc<Device>,
     inner: &mut Inner,
-    after: &mut After<'_>,
+    after: &mut AfterUnlock<'_>,
 ) -> Result<Taken, Broken> {
     let Inner { memory, rx, tx, flow, .. } = inner;
     let memory = memory.as_ref();
@@ -78,7 +78,7 @@ fn packet(
     tx: &mut Queue<'_>,
     header: &Header,
     mut chain: Chain,
-    after: &mut After<'_>,
+    after: &mut AfterUnlock<'_>,
 ) -> Result<Option<Chain>, Broken> {
     let cid = device.cid();
     // Not from this guest, or not for us: as the kernel's vhost, we have not seen it.
@@ -96,53 +96,54 @@ fn packet(
         request(device, flow, tx, header, key, after)?;
         return Ok(Some(chain));
     }
-    let Some(peer) = flow.peers.open.get_mut(&key) else {
-        let parted = flow.peers.has_parted(key);
-        let wants_to_know = header.op == Op::Shutdown || !parted;
-        if header.op == Op::Reset || wants_to_know && parted {
-            flow.peers.forget(key);
+    let Some(state) = flow.connections.open.get_mut(&key) else {
+        let closed = flow.connections.was_closed(key);
+        let wants_to_know = header.op == Op::Shutdown || !closed;
+        if header.op == Op::Reset || wants_to_know && closed {
+            flow.connections.forget(key);
         }
         if header.op != Op::Reset && wants_to_know {
             flow.answers.push_back(header.reset());
         }
         return Ok(Some(chain));
     };
-    (peer.their_room, peer.their_taken) = (header.buf_alloc, header.fwd_cnt);
-    if peer.writer.is_some() && peer.credit() > 0 {
-        peer.wake_writer(after);
+    (state.peer_buf_alloc, state.peer_fwd_cnt) = (header.buf_alloc, header.fwd_cnt);
+    if state.writer.is_some() && state.credit() > 0 {
+        state.wake_writer(after);
     }
     match header.op {
         Op::Data => {
-            let fits = peer.inbox.len().checked_add(header.len).is_some_and(|all| all <= ROOM);
-            if !fits || peer.input_ended || header.len == 0 {
-                let port = key.theirs;
+            let fits =
+                state.inbox.len().checked_add(header.len).is_some_and(|all| all <= BUF_ALLOC);
+            if !fits || state.input_ended || header.len == 0 {
+                let port = key.guest_port;
                 device.log().debug(format_args!("port {port}: the guest sent more than it may"));
                 flow.answers.push_back(header.reset());
-                flow.drop_peer(key, tx, after)?;
+                flow.drop_connection(key, tx, after)?;
                 return Ok(Some(chain));
             }
-            peer.wake_reader(after);
-            if flow.held.lent < ALL_LENT && peer.inbox.may_lend(&chain) {
-                peer.inbox.lend(chain, header.len, &mut flow.held);
+            state.wake_reader(after);
+            if flow.held.lent < ALL_LENT && state.inbox.may_lend(&chain) {
+                state.inbox.lend(chain, header.len, &mut flow.held);
                 return Ok(None);
             }
-            peer.inbox.copy(&mut chain, header.len, tx.memory(), &mut flow.held)?;
+            state.inbox.copy(&mut chain, header.len, tx.memory(), &mut flow.held)?;
         }
         Op::CreditRequest => {
-            let update = peer.header(key, cid, Op::CreditUpdate, 0, 0);
+            let update = state.header(key, cid, Op::CreditUpdate, 0, 0);
             flow.answers.push_back(update);
         }
         Op::Shutdown => {
-            peer.input_ended |= header.flags & header::NO_MORE_SENT != 0;
-            peer.output_ended |= header.flags & header::NO_MORE_RECEIVED != 0;
-            peer.wake_reader(after);
-            peer.wake_writer(after);
+            state.input_ended |= header.flags & header::NO_MORE_SENT != 0;
+            state.output_ended |= header.flags & header::NO_MORE_RECEIVED != 0;
+            state.wake_reader(after);
+            state.wake_writer(after);
         }
         Op::CreditUpdate => {}
-        Op::Reset => flow.drop_peer(key, tx, after)?,
+        Op::Reset => flow.drop_connection(key, tx, after)?,
         Op::Request | Op::Response | Op::Unknown(_) => {
             flow.answers.push_back(header.reset());
-            flow.drop_peer(key, tx, after)?;
+            flow.drop_connection(key, tx, after)?;
         }
     }
     Ok(Some(chain))
@@ -154,21 +155,21 @@ fn request(
     tx: &mut Queue<'_>,
     header: &Header,
     key: Key,
-    after: &mut After<'_>,
+    after: &mut AfterUnlock<'_>,
 ) -> Result<(), Broken> {
-    let known = flow.peers.open.contains_key(&key);
+    let known = flow.connections.open.contains_key(&key);
     if known {
-        flow.drop_peer(key, tx, after)?;
+        flow.drop_connection(key, tx, after)?;
     }
     // The count includes connections that are over and whose sessions have not noticed. Otherwise a guest
     // that connects in a loop could have any number of sessions.
-    if known || header.dst_port != device.port() || flow.sessions >= MOST {
+    if known || header.dst_port != device.port() || flow.sessions >= MAX_CONNECTIONS {
         flow.answers.push_back(header.reset());
         return Ok(());
     }
-    let id = flow.peers.open(key, header);
-    let peer = flow.peers.get((key, id)).ok_or(Broken)?;
-    let response = peer.header(key, device.cid(), Op::Response, 0, 0);
+    let id = flow.connections.open(key, header);
+    let state = flow.connections.get((key, id)).ok_or(Broken)?;
+    let response = state.header(key, device.cid(), Op::Response, 0, 0);
     flow.answers.push_back(response);
     let connection = Connection::new(Arc::clone(device), key, id);
     // The listener is gone: reset the connection, but drop the handle without taking the lock again.
@@ -176,7 +177,7 @@ fn request(
         refused.into_inner().forget();
         flow.answers.pop_back();
         flow.answers.push_back(header.reset());
-        flow.drop_peer(key, tx, after)?;
+        flow.drop_connection(key, tx, after)?;
     } else {
         flow.sessions += 1;
     }

@@ -45,8 +45,8 @@ fn no_vm_makes_us_hold_more_than_its_bound() {
     }
     let inner = driver.device.lock();
     assert!(inner.flow.stalled, "the guest waits");
-    assert!(inner.flow.held.bytes <= COPIED + ROOM as usize, "{:?}", inner.flow.held);
-    assert_eq!(inner.flow.peers.open.len(), 400, "no connection was reset");
+    assert!(inner.flow.held.bytes <= COPIED + BUF_ALLOC as usize, "{:?}", inner.flow.held);
+    assert_eq!(inner.flow.connections.open.len(), 400, "no connection was reset");
     drop(inner);
     // They read, and it goes on.
     for connection in &connections {
