@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{connections::Key, device::Device};
+use crate::{
+    connections::{GuestShutdown, Key},
+    device::Device,
+};
 
 /// A connection that a guest has made. It ends when this is dropped.
 pub struct Connection {
@@ -55,14 +58,14 @@ impl Connection {
     /// Whether the guest has said that it sends no more, also while bytes of it wait to be received.
     pub fn has_hung_up(&self) -> bool {
         let mut inner = self.device.lock();
-        inner.flow.connections.get(self.id).is_none_or(|state| state.input_ended)
+        inner.flow.connections.get(self.id).is_none_or(|state| !state.guest.sends())
     }
 
     /// Whether nothing that is sent arrives.
     pub fn is_closed(&self) -> bool {
         let mut inner = self.device.lock();
         let state = inner.flow.connections.get(self.id);
-        state.is_none_or(|state| state.input_ended && state.output_ended)
+        state.is_none_or(|state| state.guest == GuestShutdown::Both)
     }
 
     /// Says that nothing more will be sent.

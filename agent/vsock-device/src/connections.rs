@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    header::{Header, Op},
+    header::{self, Header, Op},
     inbox::Inbox,
     line::Position,
     log::Log,
@@ -35,6 +35,51 @@ impl Key {
     }
 }
 
+/// The directions that the guest has shut down (VIRTIO_VSOCK_OP_SHUTDOWN). A direction stays shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GuestShutdown {
+    Nothing,
+    /// The guest sends no more.
+    Sending,
+    /// The guest receives no more.
+    Receiving,
+    Both,
+}
+
+impl GuestShutdown {
+    /// With the directions of a packet's flags.
+    pub(crate) fn with(self, flags: u32) -> Self {
+        let sends = self.sends() && flags & header::NO_MORE_SENT == 0;
+        let receives = self.receives() && flags & header::NO_MORE_RECEIVED == 0;
+        match (sends, receives) {
+            (true, true) => Self::Nothing,
+            (false, true) => Self::Sending,
+            (true, false) => Self::Receiving,
+            (false, false) => Self::Both,
+        }
+    }
+
+    /// Whether the guest may still send.
+    pub(crate) fn sends(self) -> bool {
+        matches!(self, Self::Nothing | Self::Receiving)
+    }
+
+    /// Whether the guest still receives.
+    pub(crate) fn receives(self) -> bool {
+        matches!(self, Self::Nothing | Self::Sending)
+    }
+}
+
+/// The session's sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sending {
+    Open,
+    /// The last turn was so much work that other tasks of the thread run before the next turn.
+    Yielding,
+    /// The session sends no more.
+    Finished,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
@@ -48,17 +93,14 @@ pub(crate) struct ConnectionState {
     pub(crate) tx_cnt: u32,
     pub(crate) peer_buf_alloc: u32,
     pub(crate) peer_fwd_cnt: u32,
-    /// The guest will send no more, will take no more.
-    pub(crate) input_ended: bool,
-    pub(crate) output_ended: bool,
-    /// The session will send no more.
-    pub(crate) finished: bool,
+    /// What the guest has shut down.
+    pub(crate) guest: GuestShutdown,
+    /// What the session does with its sending.
+    pub(crate) sending: Sending,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
     /// Its turn to send.
     pub(crate) position: Position,
-    /// Its last turn was so much work that other tasks of the thread run before the next.
-    pub(crate) rests: bool,
 }
 
 impl ConnectionState {
@@ -71,13 +113,11 @@ impl ConnectionState {
             tx_cnt: 0,
             peer_buf_alloc: request.buf_alloc,
             peer_fwd_cnt: request.fwd_cnt,
-            input_ended: false,
-            output_ended: false,
-            finished: false,
+            guest: GuestShutdown::Nothing,
+            sending: Sending::Open,
             reader: None,
             writer: None,
             position: Position::Outside,
-            rests: false,
         }
     }
 
@@ -101,7 +141,7 @@ impl ConnectionState {
             src_port: key.host_port,
             dst_port: key.guest_port,
             len: u32::try_from(len).unwrap_or(u32::MAX),
-            kind: crate::header::STREAM,
+            kind: header::STREAM,
             op,
             flags,
             buf_alloc: BUF_ALLOC,
@@ -207,6 +247,21 @@ mod tests {
         assert_eq!(state.credit(), 90);
         (state.tx_cnt, state.peer_fwd_cnt) = (5, 6);
         assert_eq!(state.credit(), 0, "it has taken what was never sent");
+    }
+
+    #[test]
+    fn a_direction_that_the_guest_has_shut_down_stays_so() {
+        let both = header::NO_MORE_SENT | header::NO_MORE_RECEIVED;
+        for (flags, expected) in [
+            (vec![0], GuestShutdown::Nothing),
+            (vec![header::NO_MORE_SENT, 0], GuestShutdown::Sending),
+            (vec![header::NO_MORE_RECEIVED, 0], GuestShutdown::Receiving),
+            (vec![header::NO_MORE_SENT, header::NO_MORE_RECEIVED], GuestShutdown::Both),
+            (vec![both, 0], GuestShutdown::Both),
+        ] {
+            let shut = flags.iter().fold(GuestShutdown::Nothing, |shut, &flags| shut.with(flags));
+            assert_eq!(shut, expected, "{flags:?}");
+        }
     }
 
     #[test]

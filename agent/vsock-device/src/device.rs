@@ -15,8 +15,8 @@ use tokio::sync::mpsc::Sender;
 use crate::{
     backend::Place,
     connection::Connection,
-    connections::AfterUnlock,
-    flow::COPIED,
+    connections::{AfterUnlock, GuestShutdown, Sending},
+    flow::{Answering, COPIED, Intake},
     header::{self, Op},
     inner::Inner,
     line::ConnectionId,
@@ -215,7 +215,7 @@ impl Device {
     pub(crate) fn poll_readable(&self, id: ConnectionId, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
         match inner.flow.connections.get(id) {
-            Some(state) if state.inbox.is_empty() && !state.input_ended => {
+            Some(state) if state.inbox.is_empty() && state.guest.sends() => {
                 state.reader = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -227,10 +227,11 @@ impl Device {
         let mut after = self.after();
         let mut inner = self.lock();
         let Some(state) = inner.flow.connections.get(id) else { return Poll::Ready(()) };
-        if state.output_ended {
+        if !state.guest.receives() {
             return Poll::Ready(());
         }
-        if std::mem::take(&mut state.rests) {
+        if state.sending == Sending::Yielding {
+            state.sending = Sending::Open;
             // The thread's other tasks run first.
             after.wakers.push(cx.waker().clone());
             return Poll::Pending;
@@ -259,8 +260,10 @@ impl Device {
         let mut after = self.after();
         let mut inner = self.lock();
         let cid = self.cid;
-        if let Some(state) = inner.flow.connections.get(id).filter(|state| !state.finished) {
-            state.finished = true;
+        if let Some(state) =
+            inner.flow.connections.get(id).filter(|state| state.sending != Sending::Finished)
+        {
+            state.sending = Sending::Finished;
             let last = state.header(id.0, cid, Op::Shutdown, header::NO_MORE_SENT, 0);
             inner.flow.answers.push_back(last);
             // If it breaks here, the next packet will tell.
@@ -277,7 +280,7 @@ impl Device {
         let cid = self.cid;
         let Some(state) = inner.flow.connections.get(id) else { return };
         let both = header::NO_MORE_RECEIVED | header::NO_MORE_SENT;
-        let guest_has_ended = state.input_ended && state.output_ended;
+        let guest_has_ended = state.guest == GuestShutdown::Both;
         let (op, flags) = if guest_has_ended { (Op::Reset, 0) } else { (Op::Shutdown, both) };
         let last = state.header(id.0, cid, op, flags, 0);
         inner.flow.answers.push_back(last);
@@ -295,9 +298,9 @@ impl Device {
     fn leave(&self, inner: &mut Inner, after: &mut AfterUnlock<'_>) {
         inner.bound_tables(after);
         let flow = &mut inner.flow;
-        let room = flow.stalled && !flow.is_full();
-        if room || flow.unfinished {
-            flow.stalled = false;
+        let room = flow.intake == Intake::Stalled && !flow.is_full();
+        if room || flow.answering == Answering::CutShort {
+            flow.intake = Intake::Open;
             // Full only if it has been woken and has not looked yet.
             self.wake.write(1).ok();
         }

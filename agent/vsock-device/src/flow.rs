@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    connections::{AfterUnlock, Connections, Key},
+    connections::{AfterUnlock, Connections, Key, Sending},
     header::{Header, Op},
     inbox::Held,
     line::{ConnectionId, Line, Position, TURN},
@@ -42,10 +42,27 @@ pub(crate) struct Flow {
     pub(crate) held: Held,
     /// Bytes of `held` beyond which nothing is taken from the guest.
     pub(crate) limit: usize,
-    /// Packets wait in the TX queue because too much is kept here.
-    pub(crate) stalled: bool,
-    /// Answers are left although the guest may have room: the device's thread goes on with them.
-    pub(crate) unfinished: bool,
+    pub(crate) intake: Intake,
+    pub(crate) answering: Answering,
+}
+
+/// Whether packets are taken off the TX queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Intake {
+    #[default]
+    Open,
+    /// Packets wait in the TX queue, because too much is held for the guest or for its sessions.
+    Stalled,
+}
+
+/// How the last attempt to send the answers ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// All were sent, or the guest has no room for more.
+    #[default]
+    Done,
+    /// It was cut short after many descriptors. The device's thread sends the rest.
+    CutShort,
 }
 
 /// The queue that the guest receives by, as it is now.
@@ -77,7 +94,7 @@ impl Flow {
         self.line.clear();
         self.answers.clear();
         self.held = Held::default();
-        (self.stalled, self.unfinished) = (false, false);
+        (self.intake, self.answering) = (Intake::Open, Answering::Done);
     }
 
     /// A connection is over at once; what it held goes back.
@@ -118,7 +135,7 @@ impl Flow {
                 Position::Waiting(left) => self.line.call(id, left, now),
                 position => position,
             };
-            if state.position != Position::Outside || state.output_ended {
+            if state.position != Position::Outside || !state.guest.receives() {
                 state.wake_writer(after);
             }
         }
@@ -164,14 +181,14 @@ impl Flow {
 
     /// Sends what waits, as far as there is room.
     pub(crate) fn send_answers(&mut self, rx: &mut Rx<'_>) -> Result<(), Broken> {
-        self.unfinished = false;
+        self.answering = Answering::Done;
         if self.answers.is_empty() {
             return Ok(());
         }
         let Some(mut queue) = rx.queue() else { return Ok(()) };
         while let Some(answer) = self.answers.front() {
             if queue.descriptors() >= DESCRIPTORS {
-                self.unfinished = true;
+                self.answering = Answering::CutShort;
                 break;
             }
             let Some(mut chain) = queue.pop(For::Writing)? else { break };
@@ -194,8 +211,8 @@ impl Flow {
     ) -> Result<io::Result<usize>, Broken> {
         let Some(state) = self.connections.get(id) else { return Ok(Ok(0)) };
         if state.inbox.is_empty() {
-            let ended = state.input_ended;
-            return Ok(if ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) });
+            let open = state.guest.sends();
+            return Ok(if open { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(0) });
         }
         let taken = state.inbox.take(runs, tx, &mut self.held)?;
         state.fwd_cnt = state.fwd_cnt.wrapping_add(taken);
@@ -218,10 +235,10 @@ impl Flow {
         let gone = || Ok(Err(io::ErrorKind::BrokenPipe.into()));
         let later = || Ok(Err(io::ErrorKind::WouldBlock.into()));
         let Some(state) = self.connections.get(id) else { return gone() };
-        if state.output_ended || state.finished {
+        if !state.guest.receives() || state.sending == Sending::Finished {
             return gone();
         }
-        if state.rests || !self.answers.is_empty() {
+        if state.sending == Sending::Yielding || !self.answers.is_empty() {
             return later();
         }
         self.call_next(rx, after)?;
@@ -255,7 +272,9 @@ impl Flow {
             state.tx_cnt = state.tx_cnt.wrapping_add(u32::try_from(len).map_err(|_| Broken)?);
             sent += len;
         }
-        state.rests = queue.descriptors() >= DESCRIPTORS && sent < turn;
+        if queue.descriptors() >= DESCRIPTORS && sent < turn {
+            state.sending = Sending::Yielding;
+        }
         queue.notify()?;
         if let Position::Called(_) = state.position {
             self.line.leave(id, state.position);

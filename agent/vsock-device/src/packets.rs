@@ -7,7 +7,7 @@ use crate::{
     connection::Connection,
     connections::{AfterUnlock, BUF_ALLOC, Key, MAX_CONNECTIONS},
     device::Device,
-    flow::{ANSWERS, DESCRIPTORS, Flow, Rx},
+    flow::{ANSWERS, DESCRIPTORS, Flow, Intake, Rx},
     header::{self, Header, Op},
     inner::Inner,
     queue::{Broken, Chain, For, Queue},
@@ -47,8 +47,8 @@ pub(crate) fn take_in(
         if flow.answers.len() >= ANSWERS {
             flow.send_answers(&mut rx)?;
         }
-        flow.stalled = flow.is_full();
-        if flow.stalled {
+        flow.intake = if flow.is_full() { Intake::Stalled } else { Intake::Open };
+        if flow.intake == Intake::Stalled {
             break false;
         }
         let Some(mut chain) = tx.pop(For::Reading)? else { break false };
@@ -115,7 +115,7 @@ fn packet(
         Op::Data => {
             let fits =
                 state.inbox.len().checked_add(header.len).is_some_and(|all| all <= BUF_ALLOC);
-            if !fits || state.input_ended || header.len == 0 {
+            if !fits || !state.guest.sends() || header.len == 0 {
                 let port = key.guest_port;
                 device.log().debug(format_args!("port {port}: the guest sent more than it may"));
                 flow.answers.push_back(header.reset());
@@ -134,8 +134,7 @@ fn packet(
             flow.answers.push_back(update);
         }
         Op::Shutdown => {
-            state.input_ended |= header.flags & header::NO_MORE_SENT != 0;
-            state.output_ended |= header.flags & header::NO_MORE_RECEIVED != 0;
+            state.guest = state.guest.with(header.flags);
             state.wake_reader(after);
             state.wake_writer(after);
         }
