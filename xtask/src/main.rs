@@ -112,7 +112,7 @@ fn check() -> Result<(), Failure> {
         "-D",
         "warnings",
     ]))?;
-    let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--locked"]);
+    let mut documentation = cargo(["doc", "--workspace", "--lib", "--no-deps", "--locked"]);
     run(documentation.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
