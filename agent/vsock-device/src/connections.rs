@@ -1,5 +1,6 @@
-//! The connections of one VM, by the ports of both ends: what each end has sent, has room for, and
-//! has said about ending.
+//! The connections of one VM, by the ports of both ends: what each end has sent, has room for, and has shut down.
+//!
+//! The counters have the names of the virtio specification, section 5.10.6.3.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -29,7 +30,7 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Of a packet from the guest.
+    /// The ports of a packet from the guest.
     pub(crate) fn of(header: &Header) -> Self {
         Self { guest_port: header.src_port, host_port: header.dst_port }
     }
@@ -80,18 +81,21 @@ pub(crate) enum Sending {
     Finished,
 }
 
-/// One connection.
+/// The state of one connection. The session's handle to it is [`crate::Connection`].
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
-    /// Tells it from another between the same ports.
+    /// Distinguishes this connection from an earlier one between the same ports.
     pub(crate) id: u64,
     pub(crate) inbox: Inbox,
-    /// Bytes that the session has taken, and what of it the guest knows.
+    /// Bytes that the session has taken.
     pub(crate) fwd_cnt: u32,
+    /// `fwd_cnt` as the guest was told last.
     pub(crate) last_fwd_cnt: u32,
-    /// Bytes sent to the guest, and what it says of its room.
+    /// Bytes that were sent to the guest.
     pub(crate) tx_cnt: u32,
+    /// The guest's buffer, in bytes, as the guest said last.
     pub(crate) peer_buf_alloc: u32,
+    /// Bytes that the guest has taken, as the guest said last.
     pub(crate) peer_fwd_cnt: u32,
     /// What the guest has shut down.
     pub(crate) guest: GuestShutdown,
@@ -99,7 +103,7 @@ pub(crate) struct ConnectionState {
     pub(crate) sending: Sending,
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
-    /// Its turn to send.
+    /// Its place in the line of connections that send.
     pub(crate) position: Position,
 }
 
@@ -121,18 +125,18 @@ impl ConnectionState {
         }
     }
 
-    /// Bytes that the guest has room for. A guest that has taken more than it was sent has none.
+    /// Bytes that the guest has room for; 0 if the guest says that it took more than was sent.
     pub(crate) fn credit(&self) -> usize {
         let under_way = self.tx_cnt.wrapping_sub(self.peer_fwd_cnt);
         self.peer_buf_alloc.saturating_sub(under_way) as usize
     }
 
-    /// The guest must hear of what was taken before it has no room left that it knows of.
+    /// Whether a credit update is due: a quarter of the guest's credit was taken since the last one.
     pub(crate) fn owes_credit(&self) -> bool {
         self.fwd_cnt.wrapping_sub(self.last_fwd_cnt) >= BUF_ALLOC / 4
     }
 
-    /// A packet of this connection to the guest.
+    /// The header of a packet to the guest. It carries the credit.
     pub(crate) fn header(&mut self, key: Key, cid: u32, op: Op, flags: u32, len: usize) -> Header {
         self.last_fwd_cnt = self.fwd_cnt;
         Header {
@@ -163,20 +167,20 @@ impl ConnectionState {
 pub(crate) struct Connections {
     pub(crate) open: HashMap<Key, ConnectionState>,
     closed: HashSet<Key>,
-    /// In the order in which they ended.
+    /// The keys in `closed`, in the order in which the connections were closed.
     order: VecDeque<Key>,
     last_id: u64,
 }
 
 impl Connections {
-    /// All are over. Numbers go on, so that no old handle is one for a new connection.
+    /// Removes all connections. Ids continue, so that an old handle never refers to a new connection.
     pub(crate) fn clear(&mut self) {
         self.open.clear();
         self.closed.clear();
         self.order.clear();
     }
 
-    /// The connection that a handle is for, if it is still there.
+    /// The connection of a handle, if it still exists.
     pub(crate) fn get(&mut self, (key, id): (Key, u64)) -> Option<&mut ConnectionState> {
         self.open.get_mut(&key).filter(|state| state.id == id)
     }
@@ -188,7 +192,7 @@ impl Connections {
         self.last_id
     }
 
-    /// It has ended here; the guest has been told and may still send.
+    /// Remembers a connection that the session closed. The guest was told, but may still send.
     pub(crate) fn remember_closed(&mut self, key: Key) {
         if self.closed.insert(key) {
             self.order.push_back(key);
@@ -211,12 +215,13 @@ impl Connections {
     }
 }
 
-/// What is done once nothing is locked any more: declared before the lock is taken.
+/// What to do after the lock is released: wakers to run, a line to log, memory to unmap. Dropping it does this, so
+/// declare it before the lock is taken.
 pub(crate) struct AfterUnlock<'a> {
     log: &'a Log,
     pub(crate) wakers: Vec<Waker>,
     pub(crate) warning: Option<&'static str>,
-    /// To unmap it takes time.
+    /// Memory that is no longer used. To unmap it takes time.
     pub(crate) memory: Option<Memory>,
 }
 
@@ -240,13 +245,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credit_counts_past_the_end_of_its_numbers_and_lies_give_none() {
+    fn credit_survives_the_wrap_of_the_counters_and_a_lie_gives_none() {
         let header = Header::parse(&[0; Header::LEN]);
         let mut state = ConnectionState::new(1, &header);
         (state.peer_buf_alloc, state.tx_cnt, state.peer_fwd_cnt) = (100, 5, u32::MAX - 4);
         assert_eq!(state.credit(), 90);
         (state.tx_cnt, state.peer_fwd_cnt) = (5, 6);
-        assert_eq!(state.credit(), 0, "it has taken what was never sent");
+        assert_eq!(state.credit(), 0, "the guest says that it took bytes that were never sent");
     }
 
     #[test]
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_that_have_ended_are_remembered() {
+    fn a_bounded_number_of_closed_connections_is_remembered() {
         let mut connections = Connections::default();
         for guest_port in 0..10_000 {
             connections.remember_closed(Key { guest_port, host_port: 1 });

@@ -1,5 +1,5 @@
-//! A guest's device: what its VMM, its guest and its sessions do with it. One lock a VM: its queues are in
-//! order anyway.
+//! A guest's device: the calls of its VMM, its guest and its sessions. There is one lock per VM, since each of its
+//! queues is processed in order anyway.
 
 use std::{
     fmt,
@@ -29,15 +29,15 @@ use crate::{
 
 /// A guest's device.
 pub(crate) struct Device {
-    /// Held while waiting for `inner`. Without it a thread that takes `inner` in a loop gets it every time,
-    /// since it is running and the others have to be woken.
+    /// Held while waiting for `inner`. Without it a thread that takes `inner` in a loop would get it every time, since
+    /// that thread runs and the others have to be woken.
     next: Mutex<()>,
     inner: Mutex<Inner>,
     cid: u32,
     port: u32,
     log: Arc<Log>,
     accepted: Sender<Connection>,
-    /// Wakes the device's own thread: something is left to do for the guest.
+    /// Wakes the device's thread, which has work left to do for the guest.
     wake: EventFd,
 }
 
@@ -71,7 +71,7 @@ impl Device {
         &self.accepted
     }
 
-    /// Readable when the device's thread is to look.
+    /// Readable when the device's thread has work to do.
     pub(crate) fn wakes(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -105,7 +105,7 @@ impl Device {
         self.lock().ring(which).enable(on);
     }
 
-    /// A queue begins to work. Where the guest began anew meanwhile, its connections are over.
+    /// Starts a queue. If the guest has begun anew since the queue was stopped, its connections end.
     pub(crate) fn start(&self, which: Which) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -118,8 +118,8 @@ impl Device {
         }
     }
 
-    /// A queue is stopped, and not touched until it is started again. What the guest has lent goes back
-    /// first. Gives where the queue is.
+    /// Stops a queue, and returns its place. Chains that are held are given back first. The queue is not touched until
+    /// it is started again.
     pub(crate) fn stop(&self, which: Which) -> u16 {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -135,7 +135,7 @@ impl Device {
         ring.next()
     }
 
-    /// The device is as in the beginning: the guest knows nothing of its connections.
+    /// Puts the device into its initial state. All connections end, without a packet to the guest.
     pub(crate) fn reset(&self) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -145,7 +145,7 @@ impl Device {
         inner.stopped = None;
     }
 
-    /// The VM is gone.
+    /// Ends all connections and unmaps the memory, because the VM has ended.
     pub(crate) fn end(&self) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -154,8 +154,8 @@ impl Device {
         after.memory = inner.memory.take();
     }
 
-    /// The guest has sent something, or a part of what it sent is still there. A ring that was reset starts
-    /// with a kick.
+    /// Takes packets from the guest, after a kick or because packets were left. A kick also starts a ring that was
+    /// reset.
     pub(crate) fn look(self: &Arc<Self>, kicked: bool) -> Taken {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -170,7 +170,7 @@ impl Device {
         taken
     }
 
-    /// The guest has made room. True: some connection waits for more of it.
+    /// Sends to the guest, after it has made room. Returns whether a connection waits for more room.
     pub(crate) fn make_room(&self, kicked: bool) -> bool {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -184,7 +184,7 @@ impl Device {
         !inner.flow.line.is_empty()
     }
 
-    /// For the session: what is there, as `Socket::try_recv`.
+    /// For the session: receives the bytes that have arrived, as `Socket::try_recv`.
     pub(crate) fn receive(
         self: &Arc<Self>,
         id: ConnectionId,
@@ -200,7 +200,7 @@ impl Device {
         received
     }
 
-    /// For the session: as much as goes, as `Socket::try_send`.
+    /// For the session: sends as many bytes as possible, as `Socket::try_send`.
     pub(crate) fn send(&self, id: ConnectionId, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -255,7 +255,7 @@ impl Device {
         }
     }
 
-    /// The session sends no more.
+    /// For the session: shuts down its sending.
     pub(crate) fn finish(&self, id: ConnectionId) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -266,13 +266,13 @@ impl Device {
             state.sending = Sending::Finished;
             let last = state.header(id.0, cid, Op::Shutdown, header::NO_MORE_SENT, 0);
             inner.flow.answers.push_back(last);
-            // If it breaks here, the next packet will tell.
+            // If the device breaks here, the next packet reports it.
             inner.send_answers().ok();
         }
         self.leave(&mut inner, &mut after);
     }
 
-    /// The session is over.
+    /// For the session: closes the connection.
     pub(crate) fn close(self: &Arc<Self>, id: ConnectionId) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -294,14 +294,14 @@ impl Device {
         self.leave(&mut inner, &mut after);
     }
 
-    /// Before the lock is left: the device's thread goes on with what is left to do.
+    /// Called before the lock is released: wakes the device's thread if there is work left to do.
     fn leave(&self, inner: &mut Inner, after: &mut AfterUnlock<'_>) {
         inner.bound_tables(after);
         let flow = &mut inner.flow;
         let room = flow.intake == Intake::Stalled && !flow.is_full();
         if room || flow.answering == Answering::CutShort {
             flow.intake = Intake::Open;
-            // Full only if it has been woken and has not looked yet.
+            // The write fails only if the thread was woken before and has not run yet.
             self.wake.write(1).ok();
         }
     }

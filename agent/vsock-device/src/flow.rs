@@ -1,8 +1,8 @@
-//! What goes between a guest and its sessions: a session's bytes to the guest, the guest's to a session,
-//! and the answers between them.
+//! The data flow between a guest and its sessions: bytes of a session to the guest, bytes of the guest to a session,
+//! and the device's answers.
 //!
-//! Every piece of work under the lock is bounded by bytes, and by descriptors: a guest can make buffers
-//! of a thousand of them that have room for one byte.
+//! Every piece of work under the lock is bounded in bytes and in descriptors, since a guest can make a buffer of a
+//! thousand descriptors with room for one byte.
 
 use std::{
     collections::VecDeque,
@@ -20,27 +20,27 @@ use crate::{
     ring::Ring,
 };
 
-/// Payload of a packet at most, bytes (what Linux takes).
+/// Most bytes of payload in a packet, as in Linux.
 const PACKET: usize = 64 * 1024;
-/// Descriptors after which a piece of work ends: with the last chain at most 2,047, some 100 us.
+/// Descriptors after which a piece of work ends. With the last chain there are at most 2,047, which take some 100 us.
 pub(crate) const DESCRIPTORS: usize = 1024;
-/// Packets that wait for the guest to make room; beyond it nothing is taken from the guest.
+/// Most answers that wait for the guest to make room. At this bound the device takes no packets from the guest.
 pub(crate) const ANSWERS: usize = 256;
-/// Bytes of memory for what was copied out for sessions that do not take it, of a VM at most; beyond its
-/// limit nothing is taken from the guest.
+/// Most bytes of a VM that are copied and held for its sessions. At its limit the device takes no packets from the
+/// guest.
 pub(crate) const COPIED: usize = 64 << 20;
 
-/// A VM's connections, and what is kept for them.
+/// A VM's connections, and what is held for them.
 #[derive(Default)]
 pub(crate) struct Flow {
     pub(crate) connections: Connections,
     pub(crate) line: Line,
-    /// Sessions that exist, also those whose connection the guest has ended.
+    /// The number of sessions, including those whose connection the guest has ended.
     pub(crate) sessions: usize,
-    /// Answers, in order; before any data.
+    /// Answers, in order. They are sent before any data.
     pub(crate) answers: VecDeque<Header>,
     pub(crate) held: Held,
-    /// Bytes of `held` beyond which nothing is taken from the guest.
+    /// Bytes of `held` at which the device takes no packets from the guest.
     pub(crate) limit: usize,
     pub(crate) intake: Intake,
     pub(crate) answering: Answering,
@@ -65,26 +65,26 @@ pub(crate) enum Answering {
     CutShort,
 }
 
-/// The queue that the guest receives by, as it is now.
+/// The queue by which the guest receives, and its memory.
 pub(crate) struct Rx<'a> {
     pub(crate) ring: &'a mut Ring,
     pub(crate) memory: Option<&'a Memory>,
 }
 
 impl Rx<'_> {
-    /// None if it does not run.
+    /// `None` if the queue does not run.
     fn queue(&mut self) -> Option<Queue<'_>> {
         Queue::new(self.ring, self.memory)
     }
 }
 
 impl Flow {
-    /// Too much is kept for the guest, or for its sessions.
+    /// Whether too much is held for the guest or for its sessions.
     pub(crate) fn is_full(&self) -> bool {
         self.answers.len() >= ANSWERS || self.held.bytes >= self.limit
     }
 
-    /// Every connection is over; the guest is told nothing.
+    /// Removes every connection without telling the guest.
     pub(crate) fn clear(&mut self, after: &mut AfterUnlock<'_>) {
         for state in self.connections.open.values_mut() {
             state.wake_reader(after);
@@ -97,7 +97,7 @@ impl Flow {
         (self.intake, self.answering) = (Intake::Open, Answering::Done);
     }
 
-    /// A connection is over at once; what it held goes back.
+    /// Removes a connection at once, and gives back what it held.
     pub(crate) fn drop_connection(
         &mut self,
         key: Key,
@@ -111,8 +111,8 @@ impl Flow {
         state.inbox.drop_all(tx, &mut self.held)
     }
 
-    /// Calls the next connections, as many as there is room for. If there is none, asks the guest for a kick
-    /// when it provides some.
+    /// Calls the next connections, as many as the guest's buffers suffice for. If there are none, asks the guest for a
+    /// kick when it provides some.
     pub(crate) fn call_next(
         &mut self,
         rx: &mut Rx<'_>,
@@ -130,7 +130,7 @@ impl Flow {
         while let Some(id) = self.line.next(buffers, now) {
             let Some(state) = self.connections.get(id) else { continue };
             state.position = match state.position {
-                // It comes back when the guest has taken something.
+                // It joins the line again after the guest has taken some bytes.
                 _ if state.credit() == 0 => Position::Outside,
                 Position::Waiting(left) => self.line.call(id, left, now),
                 position => position,
@@ -151,7 +151,7 @@ impl Flow {
         }
     }
 
-    /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
+    /// Whether a connection can send now. Otherwise it joins the line and is woken when it can.
     pub(crate) fn wants_room(
         &mut self,
         id: ConnectionId,
@@ -169,7 +169,7 @@ impl Flow {
             state.position = match state.position {
                 Position::Outside => self.line.join(id),
                 Position::Called(left) => {
-                    // Another connection needed more buffers than were counted for its turn.
+                    // Another connection used more buffers than were counted for its turn.
                     self.line.leave(id, state.position);
                     self.line.stay(id, left)
                 }
@@ -179,7 +179,7 @@ impl Flow {
         Ok(false)
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends the answers, as far as the guest has room.
     pub(crate) fn send_answers(&mut self, rx: &mut Rx<'_>) -> Result<(), Broken> {
         self.answering = Answering::Done;
         if self.answers.is_empty() {
@@ -192,7 +192,8 @@ impl Flow {
                 break;
             }
             let Some(mut chain) = queue.pop(For::Writing)? else { break };
-            // A driver whose buffers hold no packet would be asked for another for ever.
+            // A buffer that is shorter than a header breaks the rules. Otherwise the device would ask such a driver
+            // for buffers again and again.
             if chain.write(queue.memory(), &answer.bytes())? < Header::LEN {
                 return Err(Broken);
             }
@@ -287,15 +288,15 @@ impl Flow {
     }
 }
 
-/// What is left of many runs of bytes.
+/// The rest of many runs of bytes.
 struct Runs<'a, 'b> {
     runs: &'a [IoSlice<'b>],
-    /// Bytes of the first that are done.
+    /// Bytes of the first run that were taken.
     at: usize,
 }
 
 impl Runs<'_, '_> {
-    /// At least as much as a packet takes, or all.
+    /// The number of bytes, or a number of at least `PACKET` if there are more.
     fn len(&self) -> usize {
         let mut len = 0;
         for run in self.runs {
@@ -307,7 +308,7 @@ impl Runs<'_, '_> {
         len - self.at
     }
 
-    /// Takes `len` bytes off the front; there must be so many.
+    /// Takes `len` bytes off the front. There must be that many.
     fn copy(
         &mut self,
         mut len: usize,

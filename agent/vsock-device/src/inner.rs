@@ -1,4 +1,4 @@
-//! What a VM's lock is around: its queues and memory, and what goes through them.
+//! The state that a VM's lock protects: its queues, its memory and its connections.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -22,13 +22,13 @@ pub(crate) struct Inner {
     pub(crate) rx: Ring,
     pub(crate) tx: Ring,
     pub(crate) flow: Flow,
-    /// Where the TX queue was when it was stopped.
+    /// The place of the TX queue when it was stopped.
     pub(crate) stopped: Option<Mark>,
-    /// When it was last looked how many page tables there are.
+    /// When the page tables were counted last.
     looked: Option<Instant>,
 }
 
-/// Between two looks at the number of page tables: a guest has some 25 MiB of them made in that time.
+/// The time between two counts of the page tables. A guest can cause some 25 MiB of them in that time.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Inner {
@@ -39,7 +39,8 @@ impl Inner {
         }
     }
 
-    /// The guest or its VMM broke the rules: all is over until the queues are stopped or reset.
+    /// Ends all connections, because the guest or the VMM broke the rules. The device works again after its queues
+    /// were stopped or reset.
     pub(crate) fn fail(&mut self, after: &mut AfterUnlock<'_>) {
         let lost = self.memory.as_ref().is_some_and(|memory| memory.is_there().is_err());
         after.warning = Some(if lost {
@@ -52,15 +53,15 @@ impl Inner {
         self.tx.set_broken();
     }
 
-    /// Has the guest's memory mapped anew where this process has too many page tables. The guest that has them made
-    /// comes here, and each other one loses no more than the time that it takes to find its pages again.
+    /// Maps the guest's memory anew if this process has too many page tables. The guest that causes them gets here by
+    /// its own work. Another guest that gets here loses only the time to map its pages again.
     pub(crate) fn bound_tables(&mut self, after: &mut AfterUnlock<'_>) {
         let now = Instant::now();
         if self.looked.is_some_and(|looked| now < looked + LOOK) {
             return;
         }
         self.looked = Some(now);
-        // What the VMM has taken away stays lost.
+        // Memory that the VMM has taken away stays lost.
         let Some(memory) = self.memory.as_ref().filter(|memory| memory.is_there().is_ok()) else {
             return;
         };
@@ -71,7 +72,7 @@ impl Inner {
         }
     }
 
-    /// A connection is over at once; what it held goes back.
+    /// Removes a connection at once, and gives back what it held.
     pub(crate) fn drop_connection(
         &mut self,
         key: Key,
@@ -83,7 +84,7 @@ impl Inner {
         queue.notify()
     }
 
-    /// What was lent is copied, and goes back: the TX queue is to be stopped.
+    /// Copies the bytes of all chains that are held, and gives the chains back. Called before the TX queue stops.
     pub(crate) fn return_all(&mut self) -> Result<(), Broken> {
         let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
         let mut queue = Queue::returning(tx, memory);
@@ -97,7 +98,7 @@ impl Inner {
         (&mut self.flow, Rx { ring: &mut self.rx, memory: self.memory.as_ref() })
     }
 
-    /// The guest has made room: send the answers, then call the next connections.
+    /// Sends the answers and calls the next connections, after the guest has made room.
     pub(crate) fn make_room(&mut self, after: &mut AfterUnlock<'_>) -> Result<(), Broken> {
         let (flow, mut rx) = self.rx();
         flow.send_answers(&mut rx)?;
@@ -109,7 +110,7 @@ impl Inner {
         flow.send_answers(&mut rx)
     }
 
-    /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
+    /// Whether a connection can send now. Otherwise it joins the line and is woken when it can.
     pub(crate) fn wants_room(
         &mut self,
         id: ConnectionId,

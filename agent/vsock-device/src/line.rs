@@ -15,19 +15,20 @@ use crate::connections::Key;
 
 /// Bytes of a turn, before others have guest_port.
 pub(crate) const TURN: usize = 256 * 1024;
-/// A connection that was called and has not sent after this time no longer holds up the others.
+/// A connection that was called and has not sent within this time is passed over.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A connection: its ports, and the number that tells it from an earlier one between the same ports.
+/// A connection: its ports, and the number that distinguishes it from an earlier one between the same ports.
 pub(crate) type ConnectionId = (Key, u64);
 
-/// Where a connection is.
+/// The place of a connection in the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
+    /// Not in the line.
     Outside,
-    /// In the line; bytes that its turn has.
+    /// Waits for its turn, which has this many bytes.
     Waiting(usize),
-    /// It is its turn.
+    /// Has its turn, of this many bytes.
     Called(usize),
 }
 
@@ -36,7 +37,7 @@ pub(crate) enum Position {
 pub(crate) struct Line {
     waiting: VecDeque<ConnectionId>,
     called: Vec<(ConnectionId, Instant)>,
-    /// Bytes that one of the guest's buffers takes, as it was lately.
+    /// Bytes that fit into one of the guest's buffers, as seen last.
     buffer: usize,
     patience: Duration,
 }
@@ -48,7 +49,7 @@ impl Default for Line {
 }
 
 impl Line {
-    /// A connection that comes now is the first.
+    /// Whether no connection waits and none was called.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.called.is_empty()
     }
@@ -57,7 +58,7 @@ impl Line {
         !self.waiting.is_empty()
     }
 
-    /// The guest's buffers have room for so many bytes each.
+    /// Notes how many bytes fit into one of the guest's buffers.
     pub(crate) fn measure(&mut self, bytes: usize) {
         self.buffer = bytes.clamp(1, TURN);
     }
@@ -72,13 +73,14 @@ impl Line {
         Position::Waiting(TURN)
     }
 
-    /// Its turn was cut short for want of room.
+    /// Puts a connection in front whose turn was cut short because buffers were missing.
     pub(crate) fn stay(&mut self, id: ConnectionId, left: usize) -> Position {
         self.waiting.push_front(id);
         Position::Waiting(left)
     }
 
-    /// The next connection to call, if `buffers` suffice for one more turn than are under way.
+    /// The next connection to call, if `buffers` suffice for one more turn in addition to those of the connections
+    /// that were called.
     pub(crate) fn next(&mut self, buffers: u16, now: Instant) -> Option<ConnectionId> {
         self.called.retain(|(_, since)| now.saturating_duration_since(*since) < self.patience);
         let turns = (usize::from(buffers) * self.buffer).div_ceil(TURN);
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_are_called_as_there_is_room_for_in_the_order_in_which_they_came() {
+    fn connections_are_called_in_order_as_many_as_the_buffers_suffice_for() {
         const BUFFERS: u16 = 64;
         let mut line = Line::default();
         let now = Instant::now();
@@ -125,15 +127,15 @@ mod tests {
         assert_eq!(line.next(0, now), None);
         assert_eq!(line.next(1, now), Some(id(1)));
         let one = line.call(id(1), TURN, now);
-        assert_eq!(line.next(BUFFERS, now), None, "one is called, and there is room for one");
+        assert_eq!(line.next(BUFFERS, now), None, "one was called, and there is room for one");
         assert_eq!(line.next(BUFFERS + 1, now), Some(id(2)));
         line.call(id(2), TURN, now);
         line.leave(id(1), one);
         line.stay(id(1), 5);
-        assert_eq!(line.next(2 * BUFFERS, now), Some(id(1)), "it had not enough");
+        assert_eq!(line.next(2 * BUFFERS, now), Some(id(1)), "its turn was cut short");
         line.call(id(1), 5, now);
         assert_eq!(line.next(2 * BUFFERS, now), None);
-        // They do not come.
+        // The connections that were called have not sent.
         assert_eq!(line.next(BUFFERS, now + PATIENCE), Some(id(3)));
         assert!(line.has_waiting());
     }

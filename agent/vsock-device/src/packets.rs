@@ -1,4 +1,4 @@
-//! What happens to the packets that a guest sends.
+//! Takes packets off the TX queue and applies each to its connection.
 
 use std::sync::Arc;
 
@@ -13,17 +13,18 @@ use crate::{
     queue::{Broken, Chain, For, Queue},
 };
 
-/// Chains that all connections of a VM hold: half of Linux's queue is everybody's.
+/// Most chains that all connections of a VM hold: half of Linux's queue stays free.
 pub(crate) const ALL_LENT: usize = 64;
-/// What is looked at in one go, sessions being kept out: packets (QEMU's queue has so many) and bytes.
+/// Most packets that are taken under the lock, during which sessions wait. QEMU's queue has this many.
 const PACKETS: usize = 128;
+/// Most bytes that are taken under the lock, and one packet more.
 const BYTES: usize = 1 << 20;
 
-/// What came of one go.
+/// The result of `take_in`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) packets: usize,
-    /// There may be more.
+    /// The work was cut short, and there may be more packets.
     pub(crate) more: bool,
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn take_in(
     Ok(Taken { packets, more })
 }
 
-/// One packet. Gives the chain back unless it is kept.
+/// Applies one packet. Returns its chain unless the connection holds it.
 fn packet(
     device: &Arc<Device>,
     flow: &mut Flow,
@@ -81,7 +82,7 @@ fn packet(
     after: &mut AfterUnlock<'_>,
 ) -> Result<Option<Chain>, Broken> {
     let cid = device.cid();
-    // Not from this guest, or not for us: as the kernel's vhost, we have not seen it.
+    // The packet has a wrong source or destination: ignored, as by the kernel's vhost.
     if header.src_cid != u64::from(cid) || header.dst_cid != HOST_CID {
         return Ok(Some(chain));
     }
@@ -160,8 +161,8 @@ fn request(
     if known {
         flow.drop_connection(key, tx, after)?;
     }
-    // The count includes connections that are over and whose sessions have not noticed. Otherwise a guest
-    // that connects in a loop could have any number of sessions.
+    // The count includes ended connections whose sessions still exist. Otherwise a guest that connects in a loop
+    // could have any number of sessions.
     if known || header.dst_port != device.port() || flow.sessions >= MAX_CONNECTIONS {
         flow.answers.push_back(header.reset());
         return Ok(());
@@ -171,7 +172,7 @@ fn request(
     let response = state.header(key, device.cid(), Op::Response, 0, 0);
     flow.answers.push_back(response);
     let connection = Connection::new(Arc::clone(device), key, id);
-    // The listener is gone: reset the connection, but drop the handle without taking the lock again.
+    // There is no listener: reset the connection, and drop the handle without taking the lock again.
     if let Err(refused) = device.accepted().try_send(connection) {
         refused.into_inner().forget();
         flow.answers.pop_back();
