@@ -15,14 +15,14 @@ use crate::{
     memory::Memory,
 };
 
-/// What a connection keeps for its session at most, in bytes: "buf_alloc".
+/// Most bytes that a connection holds for its session: the credit that the guest gets.
 pub(crate) const BUF_ALLOC: u32 = 256 * 1024;
-/// Connections of a VM; one more is reset.
+/// Most connections of a VM. One more is reset.
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
-/// Connections that have ended here, of which the guest may not know yet.
+/// Most closed connections that are remembered, since the guest may not know yet that they are closed.
 const MAX_CLOSED: usize = 4096;
 
-/// The guest's port and host_port.
+/// The ports of a connection, the guest's and the host's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) guest_port: u32,

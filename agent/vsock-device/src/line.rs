@@ -2,9 +2,9 @@
 //! come, first served, one turn each.
 //!
 //! A connection that finds no buffer joins the end of the line. When the guest provides buffers, the first
-//! connections are called, as many as the buffers suffice for; no other connection sends meanwhile. AfterUnlock its
-//! turn a connection joins the end again. If the buffers did not suffice for the whole turn, it stays in front
-//! with the rest of it.
+//! connections are called, as many as the buffers suffice for. Only connections that were called send meanwhile. After
+//! its turn a connection joins the end again. If the buffers did not suffice for the whole turn, the connection stays
+//! in front with the rest of the turn.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use std::{
 
 use crate::connections::Key;
 
-/// Bytes of a turn, before others have guest_port.
+/// Bytes of a turn: 256 KiB are one large reply.
 pub(crate) const TURN: usize = 256 * 1024;
 /// A connection that was called and has not sent within this time is passed over.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(5);
