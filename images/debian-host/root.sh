@@ -1,4 +1,4 @@
-# Makes the VM host's root filesystem. Run by images/src/ext4.rs as root or under fakeroot, as
+# Makes the VM host's root filesystem. images/src/ext4.rs runs it as root or under fakeroot:
 #     sh -e root.sh USERLAND.tar MODULES_ROOT RECIPE_FOLDER IMAGE
 userland=$1 modules=$2 recipe=$3 image=$4
 root=$image.root
@@ -12,7 +12,7 @@ units=$root/etc/systemd/system
 install -m 644 "$recipe/lab-shell.service" "$units/"
 mkdir -p "$units/multi-user.target.wants"
 ln -s ../lab-shell.service "$units/multi-user.target.wants/"
-# Nobody logs in, and nothing is to start by the clock in the middle of a test.
+# No login is needed, and no timer may start a program during a test.
 for unit in serial-getty@ttyS0.service getty@tty1.service systemd-networkd-wait-online.service \
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \
     systemd-tmpfiles-clean.timer e2scrub_reap.service getty-static.service \
@@ -21,7 +21,7 @@ for unit in serial-getty@ttyS0.service getty@tty1.service systemd-networkd-wait-
 done
 # libvirt's test starts libvirt; the others boot without it.
 find "$units" -path '*.wants/*virt*' -delete
-# With a machine id it is not a first boot, which would ask questions on the console.
+# Without a machine id systemd would take this for the first boot and ask questions on the console.
 echo 00000000000000000000000000001ab0 >"$root/etc/machine-id"
 echo vmhost >"$root/etc/hostname"
 : >"$root/etc/fstab"

@@ -1,5 +1,5 @@
-//! Our own binaries for the guests: linked statically, so that they run in any userland or in
-//! none, and stripped, because they travel into initramfs images.
+//! The workspace's binaries for the guests: statically linked, so that they run in any userland or in none, and
+//! stripped, since they are part of initramfs images.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,23 +13,25 @@ use crate::{
 };
 
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// A profile of the workspace's Cargo.toml.
+/// The profile in the workspace's Cargo.toml.
 pub(crate) const PROFILE: &str = "guest";
 
-/// Where the binaries are.
+/// The paths of the binaries.
 #[derive(Debug, Clone)]
 pub struct Binaries {
+    /// The agent.
     pub agent: PathBuf,
+    /// guest-tools.
     pub guest_tools: PathBuf,
-    /// cargo's target folder of these.
+    /// The cargo target folder that they were built in.
     pub(crate) folder: PathBuf,
 }
 
 impl Binaries {
-    /// Asks cargo every time: it alone knows whether they are up to date.
+    /// Runs cargo every time, since only cargo knows whether the binaries are up to date.
     pub(crate) fn build(workspace: &Path, target: &Path, store: &Store) -> Result<Self, Error> {
-        // A folder of its own: the flags would make cargo build everything else anew, and a
-        // `cargo test` that called us holds the lock of the common one.
+        // A separate target folder: in the common one these flags would make cargo rebuild everything, and the
+        // `cargo test` that called this function holds its lock.
         let folder = target.join("guest");
         let _lock = store.lock("binaries")?;
         let built = folder.join(TARGET).join(PROFILE);

@@ -1,7 +1,5 @@
-//! Writes a cpio archive in the "newc" format, which the kernel takes as an initramfs
-//! (Documentation/driver-api/early-userspace/buffer-format.rst of the kernel's source).
-//!
-//! Pure: bytes in, bytes out. It never reads a filesystem.
+//! Writes a cpio archive in the "newc" format, which the kernel accepts as an initramfs
+//! (Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's source). It does no I/O.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +7,8 @@ const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const ALIGNMENT: usize = 4;
 
-/// An archive in the making. Every entry belongs to root and has no date, so the same entries give
-/// the same bytes.
+/// An archive that is being written. Every entry belongs to root and has no date, so the same entries make the same
+/// bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Cpio {
     bytes: Vec<u8>,
@@ -19,7 +17,7 @@ pub(crate) struct Cpio {
 }
 
 impl Cpio {
-    /// Adds a file, and the folders on the way to it. `path` has no leading slash.
+    /// Adds a file and its parent folders. `path` has no leading slash.
     pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         for (end, _) in path.match_indices('/') {
             if self.folders.insert(path[..end].to_owned()) {
@@ -38,7 +36,7 @@ impl Cpio {
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
         self.entries += 1;
         let (links, zero) = (1, 0);
-        // A name or file over 4 GiB cannot stand in the format's eight digits; none comes near.
+        // The format has eight hexadecimal digits for a length; no file here is near 4 GiB.
         let size = u32::try_from(content.len()).expect("an initramfs file is under 4 GiB");
         let name_size = u32::try_from(name.len() + 1).expect("a path is under 4 GiB");
         let fields = [
@@ -51,7 +49,7 @@ impl Cpio {
             size,
             zero, // device of the file, major and minor
             zero,
-            zero, // device that the file is, major and minor
+            zero, // device number of a device file, major and minor
             zero,
             name_size,
             zero, // checksum, unused in newc
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_written_once_and_before_its_files() {
+    fn a_folder_is_added_once_and_before_its_files() {
         let mut archive = Cpio::default();
         archive.file("lib/a", 0o644, b"");
         archive.file("lib/b", 0o644, b"");

@@ -1,7 +1,7 @@
-//! The Debian userland of the VM host: the release of this machine, from the package sources of
-//! this machine, by mmdebstrap.
+//! The Debian userland of the VM host, made by mmdebstrap: this machine's release, from this machine's package
+//! sources.
 //!
-//! Needs no root where the kernel allows user namespaces to everybody.
+//! It needs no root where the kernel allows every user to create user namespaces.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ const PACKAGES: &str = include_str!("../debian-host/packages");
 const PREFERENCES: &str = include_str!("../debian-host/preferences");
 const INIT: &str = include_str!("../debian-host/init");
 
-/// What a guest never reads.
+/// Files that are left out, since no guest reads them.
 const WITHOUT: &[&str] = &["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"];
 
 /// The userland, as a tar archive.
@@ -41,7 +41,7 @@ pub(crate) fn userland(store: &Store) -> Result<PathBuf, Error> {
         command.arg(r#"--setup-hook=mkdir -p "$1/etc/apt/preferences.d""#);
         let upload = format!("upload '{}' /etc/apt/preferences.d/lab", preferences.display());
         command.arg(format!("--setup-hook={upload}"));
-        // mmdebstrap takes `unshare` by itself when it is not run by root.
+        // mmdebstrap uses `unshare` when it does not run as root.
         command.arg(&release.codename).arg(folder.join("userland.tar")).arg(&sources);
         run::output(&mut command)?;
         Ok(())
@@ -49,7 +49,7 @@ pub(crate) fn userland(store: &Store) -> Result<PathBuf, Error> {
     Ok(folder.join("userland.tar"))
 }
 
-/// What finds the root filesystem: busybox from the userland, two modules, and a script.
+/// The initramfs that mounts the root filesystem: busybox from the userland, two modules, and a script.
 pub(crate) fn initramfs(store: &Store, userland: &Path, kernel: &Kernel) -> Result<PathBuf, Error> {
     let made_of = userland.to_string_lossy();
     let key = Key::new("host 1").text(&made_of).text(&kernel.release).text(INIT);
@@ -64,7 +64,7 @@ pub(crate) fn initramfs(store: &Store, userland: &Path, kernel: &Kernel) -> Resu
 }
 
 fn busybox(userland: &Path) -> Result<Vec<u8>, Error> {
-    // Before Debian 13 /bin is a symbolic link in the archive, and the package says /bin.
+    // Before Debian 13, /bin is a symbolic link in the archive, and the package has the file in /bin.
     run::output(Command::new("tar").arg("-xOf").arg(userland).args(["--wildcards", "*bin/busybox"]))
 }
 
@@ -94,13 +94,13 @@ impl Release {
         }
     }
 
-    /// What comes from backports, where this machine has these.
+    /// apt's preferences: which packages come from backports, if this machine uses backports.
     fn preferences(&self) -> String {
         PREFERENCES.replace("RELEASE", &self.codename)
     }
 
-    /// This machine's own sources of this release, in one-line style. From backports apt takes only
-    /// what it is told to: else the guest is the release as its users have it.
+    /// This machine's package sources of this release, in one-line style. apt takes only the packages named in the
+    /// preferences from backports; the rest of the guest is the release itself.
     fn sources(&self) -> Result<String, Error> {
         let format = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)";
         let targets = run::text(Command::new("apt-get").args([
@@ -113,7 +113,7 @@ impl Release {
     }
 }
 
-/// `targets` is one "URI SUITE COMPONENT ORIGIN" a line.
+/// The sources of a release. Each line of `targets` is "URI SUITE COMPONENT ORIGIN".
 fn sources_of(targets: &str, codename: &str) -> Option<String> {
     let sources: Vec<String> = targets
         .lines()
@@ -129,7 +129,7 @@ fn sources_of(targets: &str, codename: &str) -> Option<String> {
     (!sources.is_empty()).then(|| sources.concat())
 }
 
-/// How apt reaches its sources, where it is told so in its configuration.
+/// The proxies in apt's configuration.
 fn proxies() -> Result<Vec<String>, Error> {
     let dump = run::text(Command::new("apt-config").args([
         "dump",
@@ -144,7 +144,7 @@ mod tests {
     use super::{packages, sources_of};
 
     #[test]
-    fn the_guest_gets_this_release_from_this_machines_sources() {
+    fn the_guests_sources_are_this_machines_of_the_same_release() {
         let targets = "http://a/debian/ bookworm main Debian\n\
                        http://a/debian/ bookworm-updates main Debian\n\
                        http://a/debian/ bookworm-backports main Debian\n\
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_in_the_package_list_are_no_packages() {
+    fn comments_in_the_package_list_are_skipped() {
         assert!(packages().any(|name| name == "qemu-system-x86"));
         assert!(packages().all(|name| !name.contains(['#', ' '])));
     }

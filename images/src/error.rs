@@ -1,24 +1,48 @@
-//! What can go wrong while an image is built: one type, each message with its hint.
+//! The errors of building an image. Each message has its hint.
 
 use std::{io, path::PathBuf, process::ExitStatus};
 
-/// Why there is no image.
+/// Why an image was not built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file of ours could not be read or written.
+    /// A file could not be read or written.
     #[error("cannot {verb} {path}", path = path.display())]
-    File { verb: &'static str, path: PathBuf, source: io::Error },
-    /// A program is not on this machine.
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A program could not be started.
     #[error("cannot run {program}: {source}; install it: apt-get install {package}")]
-    Missing { program: String, package: String, source: io::Error },
+    Missing {
+        /// The program.
+        program: String,
+        /// The Debian package that has it.
+        package: String,
+        /// Why it was not started.
+        source: io::Error,
+    },
     /// A program ran and failed.
     #[error("{command} ended with {status}:\n{output}")]
-    Failed { command: String, status: ExitStatus, output: String },
-    /// The machine is not one that the recipes are for.
+    Failed {
+        /// The program and its arguments.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it printed.
+        output: String,
+    },
+    /// This machine does not run Debian on amd64.
     #[error("the images are built from Debian's packages for amd64, and this machine is {found}")]
-    NotDebian { found: String },
-    /// apt has no sources of this release.
+    NotDebian {
+        /// The system and the architecture.
+        found: String,
+    },
+    /// apt has no package sources of this release.
     #[error(
         "apt names no Debian source of this release; if its lists are empty: apt-get update (as root)"
     )]
@@ -29,13 +53,20 @@ pub enum Error {
          apt-get update (as root)"
     )]
     NoKernel,
-    /// The kernel's package lacks something that the recipe needs.
-    #[error("{package} has no {what}; this release of Debian cuts its kernel packages differently")]
-    KernelWithout { package: String, what: String },
+    /// The kernel's package lacks a file that the recipe needs.
+    #[error(
+        "{package} has no {what}; this release of Debian splits its kernel packages differently"
+    )]
+    KernelWithout {
+        /// The package.
+        package: String,
+        /// What it lacks.
+        what: String,
+    },
 }
 
 impl Error {
-    /// For `map_err`: an I/O error on one of our files.
+    /// For `map_err`: the error of `verb` on `path`.
     pub(crate) fn file(
         verb: &'static str,
         path: impl Into<PathBuf>,

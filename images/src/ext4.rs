@@ -1,4 +1,4 @@
-//! ext4 images: the VM host's root filesystem, and the small disk with what changes often.
+//! ext4 images: the VM host's root filesystem, and the small disk with the files that change often.
 
 use std::{
     fs,
@@ -38,7 +38,7 @@ pub(crate) fn root(store: &Store, userland: &Path, kernel: &Kernel) -> Result<Pa
     Ok(folder.join("root.ext4"))
 }
 
-/// A disk with `tools` on it.
+/// A disk with these files.
 pub(crate) fn tools(store: &Store, tools: &[Tool]) -> Result<PathBuf, Error> {
     let mut key = Key::new("tools 1");
     for tool in tools {
@@ -65,7 +65,7 @@ pub(crate) fn tools(store: &Store, tools: &[Tool]) -> Result<PathBuf, Error> {
     Ok(folder.join("tools.ext4"))
 }
 
-/// Files of the images belong to root: fakeroot pretends it where we are somebody else.
+/// Runs a program as root, or under fakeroot: the files of the images belong to root.
 fn as_root(program: &str) -> Command {
     if nix::unistd::geteuid().is_root() {
         return Command::new(program);

@@ -1,5 +1,5 @@
-//! Debian's newest cloud kernel, with its modules: fetched by apt from wherever this machine's
-//! packages come from, unpacked, and never installed.
+//! Debian's cloud kernels with their modules: downloaded by apt from this machine's package sources and unpacked,
+//! but not installed.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,32 +13,32 @@ use crate::{
     run,
 };
 
-/// What the tiny guest loads, in an order that satisfies what each needs. No more than a disk over vsock
-/// takes: the kernel checks each one's signature, which is slow in an emulated guest.
+/// The modules that the tiny guest loads, each after those that it depends on. Only the modules for a disk over
+/// vsock: the kernel checks the signature of each, which is slow in an emulated guest.
 pub(crate) const TINY_MODULES: &[&str] =
     &["vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"];
 
-/// What comes before them where it is not in the kernel itself: in Debian's 6.1, whose later updates
-/// have `virtio` need `virtio_ring`.
+/// Modules that come before them where they are not built in, as in Debian's 6.1, in whose later updates `virtio`
+/// depends on `virtio_ring`.
 pub(crate) const TINY_BUS: &[&str] =
     &["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci"];
 
-/// Block drivers that the tiny guest has and loads only when `guest-tools attach` wants one.
+/// Block drivers in the tiny guest, which `guest-tools attach` loads when it needs one.
 pub(crate) const TINY_DRIVERS: &[&str] = &["ublk_drv", "nbd"];
 
-/// What must be there before the Debian host finds its root filesystem.
+/// Modules that the Debian host needs to mount its root filesystem.
 pub(crate) const ROOT_MODULES: &[&str] = &["virtio_blk", "overlay"];
 
 /// Which of the cloud kernels that apt knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Age {
     Newest,
-    /// A further kernel for guests: what they meet is not always new.
+    /// A second kernel for guests, since users have older kernels too.
     Oldest,
 }
 
 impl Age {
-    /// The names of the images of a kernel and of what is made with it.
+    /// The name of the image `name` that is made with this kernel.
     pub(crate) fn image(self, name: &str) -> String {
         match self {
             Self::Newest => name.to_owned(),
@@ -50,7 +50,7 @@ impl Age {
 /// An unpacked kernel package.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// As `uname -r` says it.
+    /// The release, as `uname -r` prints it.
     pub release: String,
     pub(crate) folder: PathBuf,
 }
@@ -64,7 +64,7 @@ impl Kernel {
         let package = package(age)?;
         let folder = store.get(&name, &Key::new("kernel 2").text(&package), |folder| {
             say(&format!("fetching {package} (35 MB)"));
-            // As root apt would drop to a user of its own, who may not write here.
+            // As root, apt would download as its own user, which may not write to this folder.
             run::output(
                 Command::new("apt-get")
                     .args(["-q", "-o", "APT::Sandbox::User=root", "download", &package])
@@ -82,18 +82,18 @@ impl Kernel {
         Ok(Self { release: release_of(&package), folder })
     }
 
-    /// The kernel itself, unpacked: an emulated machine takes seconds to unpack it, and one
-    /// emulated in an emulated one most of a minute. QEMU starts it by its PVH entry.
+    /// The unpacked kernel, which QEMU starts by its PVH entry. An emulated machine takes seconds to unpack a kernel,
+    /// and a nested one most of a minute.
     pub(crate) fn image(&self) -> PathBuf {
         self.folder.join("vmlinux")
     }
 
-    /// The kernel as the package has it.
+    /// The packed kernel of the package.
     fn packed(&self) -> PathBuf {
         self.folder.join(format!("boot/vmlinuz-{}", self.release))
     }
 
-    /// The folder that holds `lib/modules/RELEASE`.
+    /// The folder that has `lib/modules/RELEASE`.
     pub(crate) fn modules_root(&self) -> Result<PathBuf, Error> {
         [self.folder.clone(), self.folder.join("usr")]
             .into_iter()
@@ -104,7 +104,7 @@ impl Kernel {
             })
     }
 
-    /// Puts modules into `archive` as `modules/NN-NAME.ko`, to be loaded in that order.
+    /// Adds modules to `archive` as `modules/NN-NAME.ko`. They are loaded in the order of their names.
     pub(crate) fn add_modules(&self, archive: &mut Cpio, names: &[&str]) -> Result<(), Error> {
         let tree = self.tree()?;
         for (index, name) in names.iter().enumerate() {
@@ -117,7 +117,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Puts modules into `archive` as `drivers/NAME.ko`.
+    /// Adds modules to `archive` as `drivers/NAME.ko`.
     pub(crate) fn add_drivers(&self, archive: &mut Cpio, names: &[&str]) -> Result<(), Error> {
         let tree = self.tree()?;
         for name in names {
@@ -126,7 +126,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Of these modules those that the package has: others are in the kernel itself, or nowhere.
+    /// Those of the modules that the package has. The others are built in, or do not exist in this release.
     pub(crate) fn has<'a>(&self, names: &[&'a str]) -> Result<Vec<&'a str>, Error> {
         let tree = self.tree()?;
         let is_there = |name: &str| -> Result<bool, Error> {
@@ -146,7 +146,7 @@ impl Kernel {
         Ok(self.modules_root()?.join("lib/modules").join(&self.release).join("kernel"))
     }
 
-    /// A module, decompressed: that is slow in an emulated guest.
+    /// A module, decompressed here because an emulated guest takes long for it.
     fn module(&self, tree: &Path, name: &str) -> Result<Vec<u8>, Error> {
         if let Some(path) = run::find(tree, &format!("{name}.ko"))? {
             return run::read(&path);
@@ -158,8 +158,8 @@ impl Kernel {
     }
 }
 
-/// The kernel inside a bzImage. Where the payload is: Documentation/arch/x86/boot.rst of the
-/// kernel's source, `setup_sects`, `payload_offset` and `payload_length`.
+/// Unpacks the kernel in a bzImage. For the place of the payload see `setup_sects`, `payload_offset` and
+/// `payload_length` in Documentation/arch/x86/boot.rst of the kernel's source.
 fn unpack(folder: &Path, image: &Path) -> Result<Vec<u8>, Error> {
     let bytes = run::read(image)?;
     let payload = payload_of(&bytes).unwrap_or_default();
@@ -188,12 +188,12 @@ fn payload_of(image: &[u8]) -> Option<&[u8]> {
     };
     let setup = (usize::from(*image.get(0x1f1)?) + 1) * 512;
     let start = setup + word(0x248)?;
-    // The last four bytes are the unpacked length, which is no part of the archive.
+    // The last four bytes are the unpacked length and not part of the archive.
     image.get(start..start + word(0x24c)?.checked_sub(4)?)
 }
 
-/// A kernel fetched before. It is kept until `target/images` goes: tests do not ask the network
-/// whether there is a newer one.
+/// The kernel that was downloaded before. It is used until `target/images` is removed: tests do not ask the network
+/// for a newer one.
 fn known(store: &Store, name: &str) -> Option<Kernel> {
     let folder = store.existing(name)?;
     let release = std::fs::read_to_string(folder.join("release")).ok()?;
@@ -204,7 +204,8 @@ fn known(store: &Store, name: &str) -> Option<Kernel> {
 const PREFIX: &str = "linux-image-";
 const SUFFIX: &str = "-unsigned";
 
-/// `linux-image-6.12.117+deb12-cloud-amd64-unsigned` to `6.12.117+deb12-cloud-amd64`.
+/// The release in a package's name: `6.12.117+deb12-cloud-amd64` in
+/// `linux-image-6.12.117+deb12-cloud-amd64-unsigned`.
 fn release_of(package: &str) -> String {
     let name = package.strip_prefix(PREFIX).unwrap_or(package);
     name.strip_suffix(SUFFIX).unwrap_or(name).to_owned()
@@ -224,7 +225,7 @@ fn package(age: Age) -> Result<String, Error> {
     found.map(|package| (*package).to_owned()).ok_or(Error::NoKernel)
 }
 
-/// By the numbers in the name, one after another: 6.12.117 is newer than 6.12.95 and 6.1.0-56.
+/// Sorts by the numbers in the names: 6.12.117 is newer than 6.12.95 and 6.1.0-56.
 fn sort(packages: &mut [&str]) {
     packages.sort_by_key(|package| {
         let numbers = package.split(|c: char| !c.is_ascii_digit());
@@ -237,7 +238,7 @@ mod tests {
     use super::{release_of, sort};
 
     #[test]
-    fn kernels_are_as_new_as_their_numbers_say() {
+    fn kernels_are_sorted_by_the_numbers_in_their_names() {
         let mut packages = [
             "linux-image-6.12.117+deb12-cloud-amd64-unsigned",
             "linux-image-6.1.0-56-cloud-amd64-unsigned",

@@ -1,15 +1,15 @@
-//! Recipes for the guest and host images, built from Debian's packages and our own binaries.
+//! Recipes for the guest and host images, which are built from Debian's packages and this workspace's binaries.
 //!
 //! | image | what it is |
 //! | --- | --- |
-//! | [`Images::tiny`] | the kernel, a few modules, and `guest-tools` as process 1: boots in seconds |
+//! | [`Images::tiny`] | the kernel, a few modules, and `guest-tools` as process 1; it boots in seconds |
 //! | [`Images::host`] | a Debian with systemd, QEMU, libvirt and libnbd's tools: the VM host of the tests |
-//! | [`Images::tools`] | a small disk with what changes often: the agent, guest-tools, scripts |
+//! | [`Images::tools`] | a small disk with the files that change often: the agent, guest-tools, scripts |
 //! | [`Images::package`] | the agent's Debian package |
 //!
-//! Everything lands under `target/images`, in one folder an image, named by a hash of what went
-//! into it: an image is built once, and again when an input changes. `tests` and the binary
-//! `images` call this; it boots nothing and changes nothing outside `target/`.
+//! Each image has a folder under `target/images`, whose name contains a hash of the image's inputs. An image is
+//! built once, and again when an input changes. `tests`, the demo and the binary `images` call this crate. It boots
+//! nothing and changes nothing outside `target/`.
 
 mod binaries;
 mod cpio;
@@ -31,18 +31,21 @@ pub use kernel::Kernel;
 use cpio::Cpio;
 use recipe::{Key, Store};
 
-/// What a direct kernel boot needs.
+/// The files for a direct kernel boot.
 #[derive(Debug, Clone)]
 pub struct Boot {
+    /// The kernel, unpacked.
     pub kernel: PathBuf,
+    /// The initramfs, a cpio archive.
     pub initramfs: PathBuf,
 }
 
-/// The Debian VM host: how to start it, and its root filesystem (ext4, to be attached read-only;
-/// what the guest writes stays in its memory).
+/// The Debian VM host.
 #[derive(Debug, Clone)]
 pub struct Host {
+    /// The files to boot it with.
     pub boot: Boot,
+    /// Its root filesystem (ext4). Attach it read-only: the guest's changes stay in the guest's memory.
     pub root: PathBuf,
 }
 
@@ -51,10 +54,14 @@ pub struct Host {
 pub struct Tool {
     /// Path on the disk, without a leading slash.
     pub name: String,
+    /// The file that is copied.
     pub source: PathBuf,
 }
 
-/// The place where images are built and kept.
+/// The place where images are built and stored. Each method builds its image unless it is there already.
+///
+/// # Errors
+/// Every method returns [`Error`] if a program is missing or fails, or a file cannot be read or written.
 #[derive(Debug)]
 pub struct Images {
     workspace: PathBuf,
@@ -63,7 +70,7 @@ pub struct Images {
 }
 
 impl Images {
-    /// The store of this workspace: `target/images`, or the same below `CARGO_TARGET_DIR`.
+    /// The store of this workspace: `target/images`, or `images` in `CARGO_TARGET_DIR`.
     pub fn of_this_workspace() -> Result<Self, Error> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let workspace = here.parent().unwrap_or(here).to_path_buf();
@@ -73,38 +80,38 @@ impl Images {
         Ok(Self { workspace, target, store })
     }
 
-    /// Where the images lie; also a place for what is learnt of this machine.
+    /// The folder of the images. The tests also store facts about this machine there.
     pub fn folder(&self) -> &Path {
         self.store.folder()
     }
 
-    /// The agent and guest-tools, linked statically and stripped.
+    /// The agent and guest-tools, statically linked and stripped.
     pub fn binaries(&self) -> Result<Binaries, Error> {
         Binaries::build(&self.workspace, &self.target, &self.store)
     }
 
-    /// The agent as a Debian package, with the binary that guests get. Needs `cargo deb`.
+    /// The agent as a Debian package, with the statically linked binary. Needs `cargo deb`.
     pub fn package(&self) -> Result<PathBuf, Error> {
         let binaries = self.binaries()?;
         package::build(&self.workspace, &binaries, self.store.folder())
     }
 
-    /// Debian's newest cloud kernel.
+    /// The newest of Debian's cloud kernels that apt knows.
     pub fn kernel(&self) -> Result<Kernel, Error> {
         Kernel::fetch(&self.store, Age::Newest)
     }
 
-    /// The oldest one that apt knows.
+    /// The oldest of Debian's cloud kernels that apt knows.
     pub fn old_kernel(&self) -> Result<Kernel, Error> {
         Kernel::fetch(&self.store, Age::Oldest)
     }
 
-    /// The tiny guest. What its kernel's command line has after `--`, guest-tools runs.
+    /// The tiny guest. `guest-tools` runs the command after `--` on the kernel's command line.
     pub fn tiny(&self) -> Result<Boot, Error> {
         self.tiny_of(Age::Newest)
     }
 
-    /// The same with Debian's oldest cloud kernel that is to be had.
+    /// The tiny guest with the oldest of Debian's cloud kernels that apt knows.
     pub fn old_tiny(&self) -> Result<Boot, Error> {
         self.tiny_of(Age::Oldest)
     }
@@ -124,7 +131,7 @@ impl Images {
         Ok(Boot { kernel: kernel.image(), initramfs: folder.join("initramfs") })
     }
 
-    /// The Debian VM host. Takes half a minute and some 200 MB of packages the first time.
+    /// The Debian VM host. The first build takes half a minute and downloads some 200 MB of packages.
     pub fn host(&self) -> Result<Host, Error> {
         let kernel = self.kernel()?;
         let userland = debian::userland(&self.store)?;
@@ -133,8 +140,8 @@ impl Images {
         Ok(Host { boot: Boot { kernel: kernel.image(), initramfs }, root })
     }
 
-    /// A small ext4 disk: `bin/agent`, `bin/guest-tools`, what boots an inner guest in `boot/`,
-    /// and `more`.
+    /// A small ext4 disk with `bin/agent`, `bin/guest-tools`, the files that boot an inner guest in `boot/`, and
+    /// `more`.
     pub fn tools(&self, more: &[Tool]) -> Result<PathBuf, Error> {
         let (binaries, tiny, host) = (self.binaries()?, self.tiny()?, self.host()?);
         let mut all: Vec<Tool> = [

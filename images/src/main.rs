@@ -1,5 +1,5 @@
-//! images: builds the guest and host images by hand. The tests and the demo build them by
-//! themselves; this is for looking at them.
+//! images: builds the guest and host images. The tests and the demo build them without this program; it is for
+//! inspecting them.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use clap::Parser;
 use human::chain;
 use images::{Error, Images};
 
-/// Build guest and host images under target/images and print where they are.
+/// Build guest and host images under target/images and print their paths.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Words {

@@ -1,5 +1,5 @@
-//! The agent's Debian package, by `cargo deb`: what is in it stands in agent/Cargo.toml. Made anew
-//! each time, which takes a second or two.
+//! The agent's Debian package, made by `cargo deb` from the metadata in agent/Cargo.toml. It is made each time, which
+//! takes one or two seconds.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use crate::{
     run,
 };
 
-/// Builds it around binaries that are there already.
+/// Packages binaries that were built before, and returns the path of the package.
 pub(crate) fn build(workspace: &Path, binaries: &Binaries, to: &Path) -> Result<PathBuf, Error> {
     let package = to.join("nbd-agent.deb");
     run::output(

@@ -1,7 +1,7 @@
-//! The store: one folder an image, named by what went into it, built once.
+//! The store: one folder per image, named after a hash of its inputs, built once.
 //!
-//! Every recipe goes through [`Store::get`]. Two processes that want the same image wait for one
-//! another; a build that fails or is interrupted leaves nothing that looks like an image.
+//! Every recipe uses [`Store::get`]. When two processes need the same image, one waits for the other. A build that
+//! fails or is interrupted leaves nothing that looks like an image.
 
 use std::{
     fs::{self, File},
@@ -12,23 +12,24 @@ use std::{
 
 use crate::{Error, run};
 
-/// What an image is made of, boiled down. Two keys that differ name different images.
+/// A hash of an image's inputs. Different keys name different images.
 #[derive(Debug, Clone)]
 pub(crate) struct Key(DefaultHasher);
 
 impl Key {
-    /// `recipe` names the recipe and its version: a recipe that changes changes it.
+    /// `recipe` is the name and the version of the recipe. Change the version when the recipe changes.
     pub(crate) fn new(recipe: &str) -> Self {
         Self(DefaultHasher::new()).text(recipe)
     }
 
+    /// Adds a text.
     pub(crate) fn text(mut self, text: &str) -> Self {
         self.0.write_usize(text.len());
         self.0.write(text.as_bytes());
         self
     }
 
-    /// The content of a file.
+    /// Adds the content of a file.
     pub(crate) fn file(mut self, path: &Path) -> Result<Self, Error> {
         let bytes = run::read(path)?;
         self.0.write_usize(bytes.len());
@@ -41,7 +42,7 @@ impl Key {
     }
 }
 
-/// How the name of a folder ends until its image is whole.
+/// The end of a folder's name until its image is complete.
 const UNFINISHED: &str = ".part";
 
 /// The folder of all images.
@@ -60,8 +61,8 @@ impl Store {
         &self.folder
     }
 
-    /// The folder of the image `name` made of `key`; `build` fills it if there is none yet.
-    /// Older images of the same name go away.
+    /// The folder of the image `name` with the inputs `key`. If there is none yet, `build` fills it, and older images
+    /// of the same name are removed.
     pub(crate) fn get(
         &self,
         name: &str,
@@ -85,7 +86,7 @@ impl Store {
         Ok(done)
     }
 
-    /// The image `name` that is there, whatever it was made of.
+    /// The image `name` with any inputs, if there is one.
     pub(crate) fn existing(&self, name: &str) -> Option<PathBuf> {
         let folders = fs::read_dir(&self.folder).ok()?;
         folders.filter_map(|entry| Some(entry.ok()?.path())).find(|path| {
@@ -94,7 +95,7 @@ impl Store {
         })
     }
 
-    /// Waits until no other process builds `name`; until the file is dropped none can.
+    /// Waits until no other process builds `name`. No other process can build it until the returned file is dropped.
     pub(crate) fn lock(&self, name: &str) -> Result<File, Error> {
         let path = self.folder.join(format!("{name}.lock"));
         let file = File::create(&path).map_err(Error::file("create", &path))?;
@@ -102,7 +103,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Removes what other inputs, or an interrupted build, left behind.
+    /// Removes images of other inputs, and what an interrupted build left.
     fn forget(&self, name: &str) -> Result<(), Error> {
         let entries = fs::read_dir(&self.folder).map_err(Error::file("list", &self.folder))?;
         for entry in entries {
@@ -116,12 +117,12 @@ impl Store {
     }
 }
 
-/// The image that a folder's name belongs to: what stands before the last dash.
+/// The image that a folder belongs to: the part of its name before the last dash.
 fn image_of(folder: &str) -> Option<&str> {
     folder.rsplit_once('-').map(|(name, _key)| name)
 }
 
-/// Progress, for whoever waits: to stderr, because stdout belongs to the program.
+/// Prints progress to stderr; stdout belongs to the program.
 pub(crate) fn say(what: &str) {
     eprintln!("images: {what}");
 }

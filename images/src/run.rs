@@ -1,5 +1,4 @@
-//! Running the programs that build images, and reading and writing files, with errors that say
-//! what was tried.
+//! Runs the programs that build images, and reads and writes files, with errors that say what was tried.
 
 use std::{
     fs, io,
@@ -9,8 +8,8 @@ use std::{
 
 use crate::Error;
 
-/// The Debian package of a program that may be missing. Programs of essential packages are not
-/// listed: they have the name of their package.
+/// Programs that may be missing, and their Debian packages. A program that is not listed has the name of its
+/// package.
 const PACKAGES: &[(&str, &str)] = &[
     ("mke2fs", "e2fsprogs"),
     ("depmod", "kmod"),
@@ -21,7 +20,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cargo-deb", "cargo-deb (cargo install --locked cargo-deb)"),
 ];
 
-/// Runs `command` and gives what it wrote to its standard output.
+/// Runs `command` and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let done = command.stdin(Stdio::null()).output().map_err(|source| {
@@ -36,12 +35,12 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
     Err(Error::Failed { command: shown(command), status: done.status, output: said })
 }
 
-/// As [`output`], as text.
+/// Runs `command` and returns its standard output as text.
 pub(crate) fn text(command: &mut Command) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output(command)?).into_owned())
 }
 
-/// What `file`, packed by `program` (xz, zstd or lz4), unpacks to.
+/// Unpacks `file`, which `program` (xz, zstd or lz4) has packed.
 pub(crate) fn unpack(program: &str, file: &Path) -> Result<Vec<u8>, Error> {
     output(Command::new(program).args(["--quiet", "--decompress", "--stdout"]).arg(file))
 }
@@ -68,7 +67,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
     fs::remove_file(path).map_err(Error::file("remove", path))
 }
 
-/// What a folder holds, in the order of the names.
+/// The paths in a folder, sorted by name.
 pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(folder).map_err(Error::file("list", folder))?;
     let mut paths = entries
@@ -79,7 +78,7 @@ pub(crate) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-/// The first file named `name` in `folder` or below.
+/// The first file named `name` in `folder` or its subfolders.
 pub(crate) fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>, Error> {
     for path in list(folder)? {
         if path.is_dir() {

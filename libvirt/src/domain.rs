@@ -1,5 +1,7 @@
-//! A whole domain ("Domain XML format"), with a vsock device put into it. Every byte that is not the
-//! device stays as it was: the text is read for where things are, and never printed again.
+//! Adds a vsock device to the text of a whole domain ("Domain XML format").
+//!
+//! The parser only finds the byte ranges of elements. The edit replaces these ranges in the text, so every
+//! byte outside the device stays as it was.
 
 use std::{num::NonZeroU32, ops::Range};
 
@@ -11,37 +13,41 @@ use crate::{
     xml::{BLANKS, Place, XmlError, named, parse, place, split_bom},
 };
 
-/// What becomes of a vsock device that is there already.
+/// What to do when the domain already has another vsock device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It stays as it is, and another one is an error.
+    /// Keep it, and return [`EditError::Other`].
     Keep,
-    /// Its CID and its model become what is wanted of them; all else in it stays.
+    /// Change its CID and its model to those that are given. The rest of the element stays.
     Change,
 }
 
-/// Why a text is not edited.
+/// Why a text was not edited.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EditError {
-    /// Not XML that is read here.
+    /// The text is not XML that this crate accepts.
     #[error(transparent)]
     Xml(#[from] XmlError),
-    /// Something else than a domain.
+    /// The document is not a domain: its root element has another name.
     #[error("{0}: its element is <{1}>, and a domain's is <domain>, in no namespace")]
     NotADomain(Place, String),
-    /// More than libvirt takes of what there is one of.
+    /// libvirt allows one such element, and there are more.
     #[error("{0}: it has more than one <{1}>")]
     Many(Place, &'static str),
-    /// There is one, and it is another.
+    /// The domain has another vsock device, and [`Existing::Keep`] was given.
     #[error("{0}: it has a vsock device of its own, {1}")]
     Other(Place, String),
-    /// Not a domain's vsock device.
+    /// The vsock device has a CID that no guest can have.
     #[error("{0}: its vsock device has the CID {1:?}, which is no guest's")]
     Cid(Place, String),
 }
 
-/// Puts `vsock` into `domain`. To do it again changes nothing.
+/// Returns the text of `domain` with the device `vsock`. Editing the result again returns it unchanged.
+///
+/// # Errors
+/// [`EditError`], if `domain` is not the XML of a domain, or if it has another vsock device that `existing`
+/// says to keep.
 pub fn edit(domain: &str, vsock: Vsock, existing: Existing) -> Result<String, EditError> {
     let (bom, text) = split_bom(domain);
     let document = parse(text)?;
@@ -56,7 +62,7 @@ pub fn edit(domain: &str, vsock: Vsock, existing: Existing) -> Result<String, Ed
             None => insert_last(text, devices, |indent, newline| element(vsock, indent, newline)),
             Some(there) => match (read(there), existing) {
                 (Ok(device), _) if is(&device, vsock) => text.to_owned(),
-                // A CID that libvirt would refuse is one to be changed, if there is one to change it to.
+                // libvirt would refuse this CID. Replace it if a CID was given.
                 (Err(EditError::Cid(..)), Existing::Change) if vsock.cid.is_some() => {
                     change(text, there, vsock)
                 }
@@ -71,25 +77,32 @@ pub fn edit(domain: &str, vsock: Vsock, existing: Existing) -> Result<String, Ed
     Ok(format!("{bom}{edited}"))
 }
 
-/// A domain's vsock device, as its XML has it.
+/// The vsock device of a domain, as the XML has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// libvirt's word, or another that stands there.
+    /// The attribute `model`, also if libvirt has no such model; [`Model::Virtio`]'s name if there is none.
     pub model: String,
-    /// libvirt chooses the CID at each start.
+    /// Whether libvirt chooses the CID at each start.
     pub auto: bool,
-    /// Its CID. That of a running domain is what it really got, also if libvirt chose it.
+    /// The CID. In the XML of a running domain this is the CID in use, also if libvirt chose it.
     pub cid: Option<NonZeroU32>,
 }
 
-/// The vsock device of a domain, if it has one.
+/// Returns the vsock device of a domain, or `None` if it has none.
+///
+/// # Errors
+/// [`EditError`], if `domain` is not the XML of a domain, has more than one vsock device, or has a CID that no
+/// guest can have.
 pub fn device(domain: &str) -> Result<Option<Device>, EditError> {
     let document = parse(split_bom(domain).1)?;
     let Some(devices) = one(root(&document)?, "devices")? else { return Ok(None) };
     one(devices, "vsock")?.map(read).transpose()
 }
 
-/// Whether the XML is a running domain's: libvirt numbers these.
+/// Whether the XML is that of a running domain: libvirt gives it an `id`.
+///
+/// # Errors
+/// [`EditError`], if `domain` is not the XML of a domain.
 pub fn runs(domain: &str) -> Result<bool, EditError> {
     Ok(root(&parse(split_bom(domain).1)?)?.has_attribute("id"))
 }
@@ -102,7 +115,7 @@ fn root<'a, 'b>(document: &'a Document<'b>) -> Result<Node<'a, 'b>, EditError> {
     Err(EditError::NotADomain(place(root), root.tag_name().name().to_owned()))
 }
 
-/// The one child of that name.
+/// The child of that name, if there is one. More than one is an error.
 fn one<'a, 'b>(
     parent: Node<'a, 'b>,
     name: &'static str,
@@ -134,8 +147,8 @@ fn model<'a>(vsock: Node<'a, '_>) -> &'a str {
     vsock.attribute("model").unwrap_or(Model::Virtio.name())
 }
 
-/// Whether it is what is wanted, or nothing is. libvirt adds to what it is given (an address, an alias,
-/// the CID that `auto` came to).
+/// Whether the device `there` has the model and the CID that are wanted, where these are given. Other parts do
+/// not count: libvirt adds an address, an alias, and the CID that it chose for `auto`.
 fn is(there: &Device, wanted: Vsock) -> bool {
     wanted.model.is_none_or(|model| model.name() == there.model)
         && wanted.cid.is_none_or(|cid| match cid {
@@ -154,14 +167,14 @@ fn describe(there: &Device) -> String {
     }
 }
 
-/// The device in lines of its own.
+/// The element of the device, over several lines unless `newline` is empty.
 fn element(vsock: Vsock, indent: &str, newline: &str) -> String {
     let model = vsock.model.unwrap_or(Model::Virtio).name();
     let (cid, deeper) = (vsock.cid.unwrap_or(Cid::Auto), deeper(indent, newline));
     format!("<vsock model='{model}'>{newline}{deeper}{cid}{newline}{indent}</vsock>")
 }
 
-/// One step further in; where all stands in one line there is none.
+/// The next level of indentation; empty where the elements are all on one line.
 fn deeper(indent: &str, newline: &str) -> String {
     if newline.is_empty() { String::new() } else { format!("{indent}  ") }
 }
@@ -170,14 +183,14 @@ fn newline(text: &str) -> &'static str {
     if text.contains("\r\n") { "\r\n" } else { "\n" }
 }
 
-/// The blanks before `at` in its line, if there is nothing else.
+/// The blanks before `at` in its line, if the line has nothing else before `at`.
 fn indentation(text: &str, at: usize) -> Option<&str> {
     let before = text[..at].trim_end_matches([' ', '\t']);
     (before.is_empty() || before.ends_with('\n')).then(|| &text[before.len()..at])
 }
 
-/// Puts what `make` makes (of an indentation and a line end) behind all that is in `parent`. All that is
-/// there stays, also the blanks.
+/// Inserts an element as the last child of `parent`. `make` gets the indentation and the line end, and returns
+/// the element. Everything in `parent` stays, also its blanks.
 fn insert_last(text: &str, parent: Node<'_, '_>, make: impl Fn(&str, &str) -> String) -> String {
     let Range { start, end } = parent.range();
     let whole = &text[start..end];
@@ -188,11 +201,11 @@ fn insert_last(text: &str, parent: Node<'_, '_>, make: impl Fn(&str, &str) -> St
         match others.filter_map(|other| indentation(text, other.range().start)).next_back() {
             Some(indent) => (newline(text), indent.to_owned()),
             None if alone => (newline(text), format!("{outer}  ")),
-            // All in one line.
+            // The children are on one line.
             None => ("", String::new()),
         };
     let new = format!("{newline}{indent}{}", make(&indent, newline));
-    // No tag but a closed one ends so, and its parts have no '<' in them.
+    // Only a self-closing tag ends like this, and a tag has no '<' inside.
     if let Some(open) = whole.strip_suffix("/>") {
         let open = open.trim_end_matches(BLANKS);
         let name = parent.tag_name().name();
@@ -200,13 +213,14 @@ fn insert_last(text: &str, parent: Node<'_, '_>, make: impl Fn(&str, &str) -> St
     }
     let close = whole.rfind("</").unwrap_or(whole.len());
     let at = start + whole[..close].trim_end_matches(BLANKS).len();
-    // The closing tag has a line of its own, or gets one.
+    // The closing tag keeps its own line, or gets one.
     let own_line = newline.is_empty() || text[at..start + close].contains('\n');
     let end = if own_line { String::new() } else { format!("{newline}{outer}") };
     put(text, at..at, &format!("{new}{end}"))
 }
 
-/// Gives the device the CID and the model that are wanted; libvirt refuses one without a CID.
+/// Sets the CID and the model of the device. A device without a CID gets one, since libvirt refuses it
+/// otherwise.
 fn change(text: &str, there: Node<'_, '_>, vsock: Vsock) -> String {
     let cid = there.children().find(|child| named(*child, "cid"));
     let text = match (cid, vsock.cid) {
@@ -214,7 +228,7 @@ fn change(text: &str, there: Node<'_, '_>, vsock: Vsock) -> String {
         (Some(_), None) => text.to_owned(),
         (None, wanted) => insert_last(text, there, |_, _| wanted.unwrap_or(Cid::Auto).to_string()),
     };
-    // The model stands before the CID: where that was has not changed.
+    // The model comes before the CID in the text, so its place has not moved.
     let Some(wanted) = vsock.model else { return text };
     if let Some(model) = there.attribute_node("model") {
         put(&text, model.range_value(), wanted.name())

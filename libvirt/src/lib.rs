@@ -1,5 +1,18 @@
-//! What libvirt needs to give a domain a vsock device: the element, put into a domain's XML, and read out
-//! of it. Text in, text out; it talks to nobody.
+//! The `<vsock/>` element of a libvirt domain: adds it to the text of a domain, changes it, and reads it.
+//!
+//! The crate takes text and returns text. It opens no file and connects to no libvirt. The text may come from
+//! a stranger: its length, elements, attributes and namespaces are bounded, and nothing in it can cause a panic.
+//!
+//! ```
+//! use libvirt::{Cid, Existing, Vsock, edit};
+//!
+//! let domain = "<domain>\n  <devices>\n  </devices>\n</domain>";
+//! let vsock = Vsock { cid: Some(Cid::fixed(7)?), model: None };
+//! let edited = edit(domain, vsock, Existing::Keep)?;
+//! assert!(edited.contains("<cid auto='no' address='7'/>"));
+//! assert_eq!(edit(&edited, vsock, Existing::Keep)?, edited);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod domain;
 mod vsock;

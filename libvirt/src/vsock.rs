@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU32};
 
 use thiserror::Error;
 
-/// A CID that cannot be a guest's.
+/// A CID that no guest can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("CID {0} cannot be a guest's: 0 to 2 and 4294967295 have meanings of their own, vsock(7)")]
 pub struct NotAGuest(pub u32);
@@ -12,15 +12,18 @@ pub struct NotAGuest(pub u32);
 /// How the domain gets its CID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cid {
-    /// libvirt hands out the lowest free number at start. That is an address, not an identity:
-    /// the next domain may get the same.
+    /// libvirt assigns the lowest free number at each start. That is an address and not an identity: the next
+    /// domain may get the same one.
     Auto,
     /// This number: 3 to 2^32 - 2.
     Fixed(NonZeroU32),
 }
 
 impl Cid {
-    /// A fixed CID, if it can be a guest's.
+    /// A fixed CID.
+    ///
+    /// # Errors
+    /// [`NotAGuest`], if `cid` is not in 3 to 2^32 - 2.
     pub fn fixed(cid: u32) -> Result<Self, NotAGuest> {
         match NonZeroU32::new(cid) {
             Some(number) if (3..u32::MAX).contains(&cid) => Ok(Self::Fixed(number)),
@@ -39,22 +42,22 @@ impl fmt::Display for Cid {
     }
 }
 
-/// The device's virtio, as libvirt names it.
+/// The virtio version of the device, in libvirt's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Model {
-    /// Of a machine's own kind.
+    /// The machine's default.
     Virtio,
-    /// For guests with a driver of virtio 0.9 too.
+    /// For drivers of virtio 0.9 and of 1.0.
     Transitional,
-    /// For guests with a driver of virtio 1.0 alone.
+    /// For drivers of virtio 1.0 only.
     NonTransitional,
 }
 
 impl Model {
-    /// Each that libvirt has.
+    /// Every model.
     pub const ALL: [Self; 3] = [Self::Virtio, Self::Transitional, Self::NonTransitional];
 
-    /// libvirt's word.
+    /// libvirt's name of the model.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Virtio => "virtio",
@@ -63,19 +66,21 @@ impl Model {
         }
     }
 
-    /// That of this word.
+    /// The model with this name of libvirt's; `None` if there is none.
     pub fn of(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|model| model.name() == name)
     }
 }
 
-/// The element that is wanted; printed as libvirt prints it. What is `None` is nobody's wish: a new
-/// device gets the first model and [`Cid::Auto`], one that is there keeps what it has.
+/// The element to add. `Display` prints it as libvirt does.
+///
+/// `None` leaves the choice: a new device gets [`Model::Virtio`] and [`Cid::Auto`], and an existing device keeps
+/// what it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vsock {
     /// How the domain gets its CID.
     pub cid: Option<Cid>,
-    /// What the device is.
+    /// The virtio version of the device.
     pub model: Option<Model>,
 }
 

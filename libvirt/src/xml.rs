@@ -1,35 +1,36 @@
-//! XML in a text, and its limits: what comes in is a stranger's. The text is read for where things are;
-//! `domain` asks.
+//! Parses XML within limits, since the text may come from a stranger. `domain` uses the places of the elements.
 
-mod crowd;
+mod limits;
 
 use std::fmt;
 
 use roxmltree::{Document, Node, ParsingOptions};
 use thiserror::Error;
 
-use self::crowd::{ATTRIBUTES, NAMESPACES};
+use self::limits::{ATTRIBUTES, NAMESPACES};
 
-/// Longest text, in bytes. libvirt's own domains are some thousand.
+/// Longest text, in bytes. A domain of libvirt has some thousand bytes.
 pub(crate) const LONGEST: usize = 4 << 20;
 /// Most elements and texts.
 const NODES: u32 = 200_000;
-/// What a UTF-8 text may begin with.
+/// The byte order mark that a UTF-8 text may begin with.
 const BOM: &str = "\u{feff}";
-/// Names of encodings whose texts are UTF-8, as libxml2 knows them.
+/// libxml2's names of the encodings whose texts are UTF-8.
 const READ: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
 /// XML's blanks.
 pub(crate) const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-/// A place in a text, as people count: from 1, and columns in characters.
+/// A place in a text, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
+    /// Counted from 1.
     pub line: usize,
+    /// Counted from 1, in characters.
     pub column: usize,
 }
 
 impl Place {
-    /// That of a byte, which begins a character or is the end.
+    /// The place of the byte `at`, which begins a character or is the end of the text.
     pub(crate) fn of(text: &str, at: usize) -> Self {
         let before = text.get(..at).unwrap_or(text);
         let line = before.rsplit('\n').next().unwrap_or_default();
@@ -43,46 +44,49 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why a text is not read.
+/// Why a text was refused.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum XmlError {
-    /// Too long to be a domain.
+    /// The text is too long for a domain.
     #[error("{0} bytes of XML, and a domain has at most {LONGEST}")]
     TooLong(usize),
-    /// Other bytes than UTF-8's.
+    /// The text is not UTF-8.
     #[error("{0}: not UTF-8, in which a domain is read here; convert it with iconv(1)")]
     NotUtf8(Place),
-    /// It says itself that it is in another encoding.
+    /// The XML declaration names another encoding.
     #[error("line 1: it declares the encoding {0}; write it in UTF-8")]
     Encoding(String),
-    /// `<!DOCTYPE`.
+    /// The text has a `<!DOCTYPE`.
     #[error("{0}: a document type, which is not read here, nor are entities; take it out")]
     DocumentType(Place),
-    /// Only something huge or hostile has so many.
+    /// One element has too many attributes, which only a hostile text has.
     #[error("{0}: more than {ATTRIBUTES} attributes in one element")]
     Attributes(Place),
-    /// As above.
+    /// The text declares too many namespaces.
     #[error("{0}: more than {NAMESPACES} namespaces, or too many declarations of them")]
     Namespaces(Place),
-    /// As above.
+    /// The name of a namespace is too long.
     #[error("{0}: a namespace's name is longer than {NAMESPACES} bytes")]
     NamespaceName(Place),
-    /// `xmlns:PREFIX=''`.
+    /// A declaration binds a prefix to no namespace: `xmlns:PREFIX=''`.
     #[error("{0}: the prefix {1:?} is bound to no namespace; take its declaration out")]
     Unbound(Place, String),
-    /// As above.
+    /// The text has too many nodes.
     #[error("more than {NODES} elements and texts")]
     Nodes,
-    /// The text is over, and its element is not.
+    /// The text ends within its root element, or before it.
     #[error("{0}: the XML ends before its element does")]
     Ends(Place),
-    /// Not well-formed. The cause says where.
+    /// The text is not well-formed. The source says where.
     #[error("it is not well-formed XML")]
     Malformed(#[source] roxmltree::Error),
 }
 
-/// The text of what was read.
+/// The bytes of a file as text.
+///
+/// # Errors
+/// [`XmlError::NotUtf8`], with the place of the first byte that is not UTF-8.
 pub fn text(bytes: Vec<u8>) -> Result<String, XmlError> {
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
@@ -91,11 +95,12 @@ pub fn text(bytes: Vec<u8>) -> Result<String, XmlError> {
     })
 }
 
-/// The mark that a text begins with, and the text.
+/// The byte order mark of a text, or nothing, and the rest of the text.
 pub(crate) fn split_bom(text: &str) -> (&str, &str) {
     text.strip_prefix(BOM).map_or(("", text), |rest| (BOM, rest))
 }
 
+/// Parses a text within the limits.
 pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
     if text.len() > LONGEST {
         return Err(XmlError::TooLong(text.len()));
@@ -105,8 +110,8 @@ pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
     {
         return Err(XmlError::Encoding(declared.to_owned()));
     }
-    crowd::check(text)?;
-    // Entities come from document types only: without these there are none.
+    limits::check(text)?;
+    // Entities are declared in document types, so without these there are none.
     let options =
         ParsingOptions { allow_dtd: false, nodes_limit: NODES, ..ParsingOptions::default() };
     Document::parse_with_options(text, options).map_err(|error| match error {
@@ -119,17 +124,17 @@ pub(crate) fn parse(text: &str) -> Result<Document<'_>, XmlError> {
     })
 }
 
-/// What stands in `<?xml ... encoding="..."?>`.
+/// The encoding that `<?xml ... encoding="..."?>` declares.
 fn declared_encoding(text: &str) -> Option<&str> {
     let declaration = text.strip_prefix("<?xml")?.split_once("?>")?.0;
-    // Not another instruction whose name begins so.
+    // Another processing instruction may begin with the same letters: `<?xml-stylesheet`.
     declaration.starts_with(BLANKS).then_some(())?;
     let value = declaration.split_once("encoding")?.1.trim_start().strip_prefix('=')?.trim_start();
     let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
     value.get(1..)?.split_once(quote).map(|(value, _)| value)
 }
 
-/// Where something else begins than declarations, instructions and comments.
+/// Where the declaration, the processing instructions and the comments at the start end.
 fn prolog_end(text: &str) -> usize {
     let mut rest = text;
     loop {
@@ -143,13 +148,14 @@ fn prolog_end(text: &str) -> usize {
     }
 }
 
-/// An element of libvirt's own, which are in no namespace: `xmlns=''` takes an element out of every one.
+/// Whether a node is libvirt's element of that name. libvirt's elements are in no namespace, and an element under
+/// `xmlns=''` is in none either.
 pub(crate) fn named(node: Node<'_, '_>, name: &str) -> bool {
     let tag = node.tag_name();
     node.is_element() && tag.namespace().is_none_or(str::is_empty) && tag.name() == name
 }
 
-/// Where a node begins.
+/// The place where a node begins.
 pub(crate) fn place(node: Node<'_, '_>) -> Place {
     Place::of(node.document().input_text(), node.range().start)
 }

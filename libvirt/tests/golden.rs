@@ -1,5 +1,5 @@
-//! Whole domains and what they come to: `golden/NAME.xml`, and `golden/NAME.CASE.xml` of it. Each of the
-//! latter is what [`libvirt::edit`] makes, byte for byte, and what libvirt's own schema takes.
+//! Whole domains before and after an edit: `golden/NAME.xml` and `golden/NAME.CASE.xml`. [`libvirt::edit`] must
+//! return the latter byte for byte, and libvirt's schema must accept it.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
@@ -7,7 +7,7 @@ use libvirt::{Cid, Existing, Model, Vsock, edit};
 
 use Existing::{Change, Keep};
 
-/// What is asked for, by the name of the case.
+/// The arguments of `edit` in the case of that name.
 fn case(name: &str) -> (Vsock, Existing) {
     let vsock = |cid: Option<u32>, model| {
         (cid.map(|cid| Cid::fixed(cid).expect("a guest's")).or(Some(Cid::Auto)), model)
@@ -41,7 +41,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(folder().join(format!("{name}.xml"))).expect("a golden file")
 }
 
-/// (domain, case) of each that is expected.
+/// The domain and the case of each expected file.
 fn pairs() -> Vec<(String, String)> {
     let names = names();
     let pairs = names.iter().filter_map(|name| name.split_once('.'));
@@ -54,7 +54,7 @@ fn pairs() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_domain_comes_to_what_is_expected() {
+fn every_edited_domain_is_as_expected() {
     for (name, case_name) in pairs() {
         let (before, expected) = (read(&name), read(&format!("{name}.{case_name}")));
         let (vsock, existing) = case(&case_name);
@@ -67,7 +67,7 @@ fn every_domain_comes_to_what_is_expected() {
 }
 
 #[test]
-fn libvirt_takes_every_domain() {
+fn libvirts_schema_accepts_every_domain() {
     for name in names() {
         let path = folder().join(format!("{name}.xml"));
         let output = Command::new("virt-xml-validate").arg(&path).arg("domain").output();

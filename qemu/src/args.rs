@@ -1,14 +1,13 @@
-//! The part of QEMU's command line that gives a guest its vsock device.
+//! The arguments of QEMU's command line that give a guest its vsock device.
 //!
-//! The tests start their guests with it, and the agent's subcommand `qemu` prints it. Pure: it
-//! looks at no machine.
+//! The tests start their guests with them, and `agent qemu args` prints them. The module does no I/O.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
 pub use crate::cid::{CidError, GuestCid};
 use crate::vsock::Bus;
 
-/// The arguments for a vsock device whose other end is this machine's kernel (`/dev/vhost-vsock`).
+/// The arguments for a vsock device whose backend is this machine's kernel (`/dev/vhost-vsock`).
 ///
 /// ```
 /// let cid = "3".parse().unwrap();
@@ -18,36 +17,53 @@ pub fn vsock(cid: GuestCid) -> [String; 2] {
     kernel(Bus::Pci, "vsock0", cid)
 }
 
-/// The same on any machine and with any id.
+/// The arguments for a vsock device with the kernel's backend, on any bus and with any id.
 pub fn kernel(bus: Bus, id: &str, cid: GuestCid) -> [String; 2] {
     ["-device".to_owned(), format!("{},id={},guest-cid={cid}", bus.vhost_vsock(), value(id))]
 }
 
-/// A vsock device whose other end is a process at a Unix socket, which needs no kernel module and
-/// has to share the guest's memory.
+/// A vsock device whose backend is a process at a Unix socket. It needs no kernel module, and the guest's memory
+/// has to be shared with that process.
+///
+/// ```
+/// use qemu::{args::{Sharing, VhostUser}, vsock::Bus};
+///
+/// let device = VhostUser {
+///     bus: Bus::Pcie,
+///     id: "v".into(),
+///     socket: "/run/vm1.vsock".into(),
+///     memory: "512M".parse().unwrap(),
+///     sharing: Sharing::Machine,
+/// };
+/// let arguments = device.arguments().join(" ");
+/// assert!(arguments.starts_with("-m 512M -object memory-backend-memfd,id=v-memory,size=512M,share=on"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VhostUser {
+    /// The bus of the machine that the device is for.
     pub bus: Bus,
+    /// The device's id. The ids of its memory and its chardev begin with it.
     pub id: String,
-    /// Where that process listens.
+    /// The path of the socket on which the process listens.
     pub socket: PathBuf,
-    /// All of the guest's memory.
+    /// The size of the guest's memory, all of which is shared.
     pub memory: Memory,
+    /// How the shared memory becomes the machine's memory.
     pub sharing: Sharing,
 }
 
-/// How the memory that is shared becomes the machine's.
+/// How the shared memory becomes the machine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
     /// `-machine memory-backend=`: QEMU 5.0 and newer.
     #[default]
     Machine,
-    /// `-numa node,memdev=`: for machines with NUMA, and for older ones.
+    /// `-numa node,memdev=`: for machines with NUMA, and for QEMU before 5.0.
     Numa,
 }
 
 impl VhostUser {
-    /// In the order in which QEMU needs them. `-m` is one of them: it has to agree.
+    /// The arguments, in the order that QEMU needs. They include `-m`, which must have the same size.
     pub fn arguments(&self) -> Vec<String> {
         let Self { bus, id, socket, memory, sharing } = self;
         let id = value(id);
@@ -74,16 +90,16 @@ impl VhostUser {
     }
 }
 
-/// A comma is QEMU's separator, and two are one.
+/// Escapes a value: a comma separates parameters, and two commas stand for one.
 fn value(text: &str) -> String {
     text.replace(',', ",,")
 }
 
-/// A size of memory in QEMU's words: a number, of bytes or with a suffix.
+/// A size of memory in QEMU's form: a number of at least 1, followed by K, M, G or T (powers of 1024).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory(String);
 
-/// A text that is no size.
+/// The text is no size of memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no size of memory: give a number with K, M, G or T behind it, such as 512M")]
 pub struct MemoryError(String);
@@ -112,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_greatest_cid_reaches_the_command_line_whole() {
+    fn the_highest_cid_is_printed_whole() {
         let cid = GuestCid::new(GuestCid::MAX).unwrap();
         assert_eq!(vsock(cid)[1], "vhost-vsock-pci,id=vsock0,guest-cid=4294967294");
     }

@@ -1,7 +1,7 @@
-//! CIDs of guests: which there are, and how one is made a machine's own.
+//! CIDs of guests, and how to claim one for a machine.
 //!
-//! A number that is free now may be taken a moment later. So none is looked up: it is claimed, by
-//! the kernel's word, on the descriptor that QEMU is going to use.
+//! A CID that is free now may be taken a moment later. So this module does not look for a free CID: it claims one
+//! from the kernel, on the descriptor that QEMU will use.
 
 #[cfg(test)]
 mod tests;
@@ -19,47 +19,60 @@ use nix::libc;
 
 use crate::vhost;
 
-/// Where the kernel gives guests their CIDs.
+/// The device by which the kernel assigns a CID to a guest.
 pub const VHOST_VSOCK: &str = "/dev/vhost-vsock";
-/// Where the kernel says this machine's own.
+/// The device that tells this machine's own CID.
 const VSOCK: &str = "/dev/vsock";
-/// How often a number is drawn. In a range that is half taken, one in a million claims fails.
+/// Random numbers that are tried in a large range. Where half of the range is taken, one claim in a million fails.
 const DRAWS: u64 = 20;
-/// A range of at most so many numbers is tried whole.
+/// In a range of at most this many numbers, every number is tried.
 const SMALL: u64 = 4096;
 
-/// A context id that a guest may have: 3 to 2^32-2. The lower ones and the last are the
-/// hypervisor's, the local and the host's addresses, and "any" (vsock(7)).
+/// A context id that a guest may have: 3 to 2^32 - 2. CIDs 0 to 2 are the addresses of the hypervisor, the local
+/// machine and the host, and 2^32 - 1 stands for any address (vsock(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestCid(u32);
 
-/// Why a number or a text is no guest's CID.
+/// Why a number or a text is not the CID of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CidError {
-    /// An address with a meaning of its own.
+    /// The CID is reserved.
     #[error(
         "CID {cid} is {meaning}: a guest's CID is a number from {} to {}",
         GuestCid::MIN,
         GuestCid::MAX
     )]
-    Reserved { cid: u32, meaning: &'static str },
-    /// Not a number of 32 bits.
+    Reserved {
+        /// The CID.
+        cid: u32,
+        /// What it stands for.
+        meaning: &'static str,
+    },
+    /// The text is not a number of 32 bits.
     #[error(
         "{text:?} is no CID: a guest's CID is a number from {} to {}",
         GuestCid::MIN,
         GuestCid::MAX
     )]
-    NotANumber { text: String, source: ParseIntError },
+    NotANumber {
+        /// The text.
+        text: String,
+        /// Why it was not parsed.
+        source: ParseIntError,
+    },
 }
 
 impl GuestCid {
-    /// The least.
+    /// The lowest CID of a guest.
     pub const MIN: u32 = 3;
-    /// The greatest.
+    /// The highest CID of a guest.
     pub const MAX: u32 = u32::MAX - 1;
 
-    /// Refuses the addresses that no guest can have.
+    /// The CID of this number.
+    ///
+    /// # Errors
+    /// [`CidError::Reserved`], if no guest can have it.
     pub fn new(cid: u32) -> Result<Self, CidError> {
         let meaning = match cid {
             0 => "the hypervisor's",
@@ -71,7 +84,7 @@ impl GuestCid {
         Err(CidError::Reserved { cid, meaning })
     }
 
-    /// The number.
+    /// The CID as a number.
     pub fn get(self) -> u32 {
         self.0
     }
@@ -94,32 +107,38 @@ impl FromStr for GuestCid {
     }
 }
 
-/// CIDs to choose from; both ends belong to it.
+/// CIDs to choose from: `auto`, `N` or `N-M`, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     first: GuestCid,
     last: GuestCid,
 }
 
-/// Away from the low numbers, which people choose and libvirt hands out, in the half of the numbers
-/// that no tool takes for negative.
+/// `auto`: 65536 to 2^31 - 1. People choose low numbers, and libvirt assigns them; higher numbers are negative to
+/// tools that use signed integers.
 impl Default for Range {
     fn default() -> Self {
         Self { first: GuestCid(1 << 16), last: GuestCid((1 << 31) - 1) }
     }
 }
 
-/// Why a text is no range of CIDs.
+/// Why a text is not a range of CIDs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeError {
+    /// An end of the range is not the CID of a guest.
     #[error(transparent)]
     Cid(#[from] CidError),
+    /// The first CID is higher than the last.
     #[error("the range {0}-{1} is empty: the lower number comes first")]
     Empty(GuestCid, GuestCid),
 }
 
 impl Range {
+    /// The range from `first` to `last`, both included.
+    ///
+    /// # Errors
+    /// [`RangeError::Empty`], if `first` is higher than `last`.
     pub fn new(first: GuestCid, last: GuestCid) -> Result<Self, RangeError> {
         if first > last {
             return Err(RangeError::Empty(first, last));
@@ -131,7 +150,7 @@ impl Range {
         u64::from(self.last.0 - self.first.0) + 1
     }
 
-    /// The number at a place that may be any.
+    /// The CID at `place`, which wraps around at the end of the range.
     fn at(self, place: u64) -> GuestCid {
         let offset = u32::try_from(place % self.count()).unwrap_or_default();
         GuestCid(self.first.0 + offset)
@@ -168,11 +187,12 @@ impl FromStr for Range {
     }
 }
 
-/// A CID that is nobody else's while this, or a copy of its descriptor, lives.
+/// A claimed CID: no other device can have it while this value, or a copy of its descriptor, exists.
 #[derive(Debug)]
 pub struct Claim {
+    /// The CID.
     pub cid: GuestCid,
-    /// An open /dev/vhost-vsock, fit for QEMU's `vhostfd`.
+    /// The open /dev/vhost-vsock that has the CID, for QEMU's `vhostfd`.
     pub device: File,
 }
 
@@ -180,22 +200,28 @@ pub struct Claim {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
+    /// The device cannot be opened.
     #[error("cannot open {}", .0.display())]
     Open(PathBuf, #[source] io::Error),
+    /// The only CID of the range is that of this machine.
     #[error("CID {0} is the own one of this machine, which is a guest itself")]
     Own(GuestCid),
+    /// The only CID of the range belongs to another device.
     #[error("CID {0} is another machine's")]
     Taken(GuestCid),
+    /// Each CID that was tried belongs to another device.
     #[error("no CID of {0} is free")]
     NoneFree(Range),
+    /// The kernel refused for another reason than EADDRINUSE.
     #[error("cannot claim CID {0} on {VHOST_VSOCK}")]
     Refused(GuestCid, #[source] io::Error),
+    /// /dev/urandom cannot be read.
     #[error("no random number from the kernel")]
     Random(#[source] io::Error),
 }
 
 impl ClaimError {
-    /// What to do about it, where that is known.
+    /// What the user can do about the error, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Open(_, error) => match error.raw_os_error() {
@@ -219,7 +245,10 @@ impl ClaimError {
     }
 }
 
-/// Claims a CID of the range by the kernel: a random one, or the one there is.
+/// Claims a random CID of the range from the kernel.
+///
+/// # Errors
+/// [`ClaimError`]: the device cannot be opened, or no CID of the range was claimed.
 pub fn claim(range: Range) -> Result<Claim, ClaimError> {
     claim_on(Path::new(VHOST_VSOCK), range)
 }
@@ -231,13 +260,16 @@ fn claim_on(path: &Path, range: Range) -> Result<Claim, ClaimError> {
     Ok(Claim { cid, device })
 }
 
-/// A CID of the range that may be taken: for machines that are started elsewhere or later. Never this
-/// machine's own.
+/// Draws a random CID of the range, other than this machine's own, without claiming it: for a machine that is
+/// started later or on another host. Another device may have the CID.
+///
+/// # Errors
+/// [`ClaimError::Own`], if the range has only this machine's CID; [`ClaimError::Random`].
 pub fn draw(range: Range) -> Result<GuestCid, ClaimError> {
     choose(range, own(), random, |_| Ok(()))
 }
 
-/// This machine's own CID, if it has one.
+/// The CID of this machine; `None` if it has none, or no vsock.
 pub fn own() -> Option<u32> {
     File::open(VSOCK).and_then(vhost::local_cid).ok()
 }
@@ -248,7 +280,7 @@ fn random() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Claims one number after another, until one is got. EADDRINUSE of `claim` is "taken".
+/// Calls `claim` for one CID after another until it succeeds. EADDRINUSE means that another device has the CID.
 fn choose(
     range: Range,
     own: Option<u32>,
@@ -259,7 +291,7 @@ fn choose(
     let count = range.count();
     let start = random().map_err(ClaimError::Random)? % count;
     for step in 0..if count <= SMALL { count } else { DRAWS } {
-        // Of a small range each once, of a large one anything.
+        // In a small range each CID once, in a large one random CIDs.
         let place = match step {
             0 => start,
             _ if count <= SMALL => start + step,

@@ -1,6 +1,21 @@
-//! What QEMU needs to give a guest a vsock device, and what it says about the guest's life.
+//! QEMU's vsock devices: finds them in a running machine, adds and removes them, claims CIDs, follows the life of
+//! the machine, and makes the arguments for a machine that is not started yet.
 //!
-//! `qmp` talks to a running QEMU. Nothing that QEMU sends can panic, hang or grow what is here.
+//! `qmp` connects to a running QEMU, which may be hostile: whatever it sends, the client neither panics nor waits
+//! without a deadline, and its memory is bounded.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use qemu::{qmp::{Client, Limits}, vsock};
+//!
+//! # async fn run() -> Result<(), qemu::qmp::Error> {
+//! let mut client = Client::connect(Path::new("/run/vm1.qmp"), Limits::default()).await?;
+//! for device in vsock::list(&mut client).await? {
+//!     println!("{device}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod args;
 pub mod cid;

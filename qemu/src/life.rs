@@ -1,7 +1,8 @@
-//! What becomes of a machine, as its QEMU tells: the events that matter to who serves its guest.
+//! The life of a machine, from the events of its QEMU.
 //!
-//! The agent's leases and `agent qemu watch` follow it. The end of the connection is the end of the
-//! machine, as far as can be known: nothing that was granted to it may outlive that.
+//! The agent's leases and `agent qemu watch` follow it. The end of the QMP connection counts as the end of the
+//! machine, since nothing is known of the machine afterwards. Nothing that was granted to the machine may outlast
+//! the connection.
 
 use qapi::qmp;
 
@@ -14,30 +15,35 @@ use crate::{
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Happening {
-    /// The guest's end. The process of QEMU may live on, with `-no-shutdown`.
+    /// The guest has ended. The process of QEMU may go on, with `-no-shutdown`.
     Shutdown(Cause),
-    /// The guest starts again, and knows nothing of what was before.
+    /// The guest starts again. Its connections and its state are gone.
     Reset(Cause),
-    /// The guest was asked to end itself.
+    /// The guest was asked to shut down.
     Powerdown,
-    /// The processors stand still.
+    /// The machine's processors have been stopped.
     Stopped,
-    /// They go on.
+    /// The machine's processors run again.
     Resumed,
-    /// A device is out of the machine.
-    DeviceDeleted { id: Option<Text>, path: Text },
-    /// So many events are missing, which may have been any.
+    /// A device was removed from the machine.
+    DeviceDeleted {
+        /// The device's id, if it had one.
+        id: Option<Text>,
+        /// The device's path in QEMU's tree of objects.
+        path: Text,
+    },
+    /// This many events were lost. They may have been of any kind.
     Lost(u64),
-    /// Nothing of the above.
+    /// An event of another kind.
     Other(Event),
 }
 
-/// Who ended or restarted a guest.
+/// Why a guest ended or restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// The guest itself.
+    /// Whether the guest did it itself.
     pub guest: bool,
-    /// QEMU's word, such as `guest-shutdown`, `host-qmp-quit`, `host-signal`.
+    /// QEMU's reason, such as `guest-shutdown`, `host-qmp-quit`, `host-signal`.
     pub reason: Text,
 }
 
@@ -48,17 +54,20 @@ pub struct Life {
 }
 
 impl Life {
+    /// Follows the machine of this connection.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// To ask the machine something in between. What happens meanwhile is kept.
+    /// The connection, for commands between events. Events that arrive during a command are kept.
     pub fn client(&mut self) -> &mut Client {
         &mut self.client
     }
 
-    /// Waits for what happens next. An error is the end of the connection, and no further one comes.
-    /// The future may be dropped.
+    /// Waits for the next event. The future may be dropped without losing an event.
+    ///
+    /// # Errors
+    /// The connection has ended or broken; it returns no event after an error.
     pub async fn next(&mut self) -> Result<Happening, Error> {
         self.client.event().await.map(Happening::from)
     }
@@ -74,7 +83,7 @@ impl From<Heard> for Happening {
 }
 
 impl From<Event> for Happening {
-    /// Known by its name: data of another form, as of a newer QEMU, takes nothing from it.
+    /// The event's name decides. A newer QEMU may send data of another form, and the event still counts.
     fn from(event: Event) -> Self {
         match event.name.as_str() {
             "SHUTDOWN" => Self::Shutdown(cause(&event)),
@@ -86,7 +95,7 @@ impl From<Event> for Happening {
                 Some(data) => {
                     Self::DeviceDeleted { id: data.device.map(Text::from), path: data.path.into() }
                 }
-                // It may have been any device.
+                // It may have been any device's.
                 None => Self::Lost(1),
             },
             _ => Self::Other(event),
@@ -94,7 +103,7 @@ impl From<Event> for Happening {
     }
 }
 
-/// The reasons are an open list.
+/// QEMU may add reasons, so any text is one.
 fn cause(event: &Event) -> Cause {
     let data: serde_json::Value = event.parse().unwrap_or_default();
     let guest = data["guest"].as_bool().unwrap_or_default();
@@ -114,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_an_end_whatever_its_data_say() {
+    fn shutdown_and_reset_count_whatever_their_data() {
         for (data, guest, reason) in [
             (r#", "data": {"guest": true, "reason": "guest-shutdown"}"#, true, "guest-shutdown"),
             (
@@ -139,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_told_apart() {
+    fn each_other_event_has_its_own_happening() {
         assert!(matches!(happening(r#"{"event": "POWERDOWN"}"#), Happening::Powerdown));
         assert!(matches!(happening(r#"{"event": "STOP"}"#), Happening::Stopped));
         assert!(matches!(happening(r#"{"event": "RESUME"}"#), Happening::Resumed));

@@ -1,23 +1,22 @@
-//! What a QEMU says of itself: names, ids, reasons. A hostile QEMU puts escape sequences into them, and a
-//! megabyte.
+//! Texts that QEMU sent: names, ids, reasons. A hostile QEMU may put escape sequences or a megabyte into them.
 
 use std::fmt::{self, Write};
 
 use serde::Deserialize;
 
-/// Most characters of a text that are shown.
+/// Most characters of a text that are printed.
 const SHOWN: usize = 200;
-/// Most texts of a list that are shown.
+/// Most texts of a list that are printed.
 const LISTED: usize = 8;
 
-/// A text of QEMU's. Printed, it is one short line with nothing but printable characters; asked by
-/// [`Text::as_str`], it is as it came.
+/// A text that QEMU sent. `Display` and `Debug` print at most 200 characters of it on one line, control characters
+/// escaped. [`Text::as_str`] returns the text as it was received.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(transparent)]
 pub struct Text(String);
 
 impl Text {
-    /// As QEMU sent it: to be compared, or sent back. Not to be printed.
+    /// The text as QEMU sent it, to compare or to send back. Do not print it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -60,11 +59,11 @@ impl PartialEq<&str> for Text {
     }
 }
 
-/// Names of things in one line, the first of them.
+/// The first 8 items on one line, and how many more there are.
 pub fn list<T: fmt::Display>(all: &[T]) -> String {
     let mut line = all.iter().take(LISTED).map(T::to_string).collect::<Vec<_>>().join(", ");
     if let Some(more) = all.len().checked_sub(LISTED).filter(|more| *more > 0) {
-        // A String takes all.
+        // Writing to a String cannot fail.
         write!(line, " and {more} more").ok();
     }
     line
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_printed_short_and_printable_and_kept_whole() {
+    fn a_text_is_printed_short_and_escaped_and_kept_whole() {
         let whole = "\x1b[31m\u{9b}\n\u{202e}x'\"\\".repeat(100_000);
         let text = Text::from(whole.clone());
         for printed in [text.to_string(), format!("{text:?}")] {

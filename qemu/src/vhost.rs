@@ -1,6 +1,6 @@
-//! The two ioctls about CIDs: the only unsafe code of this crate, because no crate has them typed.
+//! The two ioctls about CIDs, which no crate offers as safe functions: the only unsafe code of this crate.
 //!
-//! `cid` calls them. Nothing here opens or keeps anything.
+//! `cid` calls them. The functions open nothing and keep nothing.
 #![allow(unsafe_code, reason = "ioctls that nix has macros for, but no functions")]
 
 use std::{
@@ -15,7 +15,7 @@ mod raw {
 
     /// VHOST_VIRTIO, linux/vhost.h.
     const VHOST: u8 = 0xaf;
-    /// _IO(7, 0xb9) of linux/vm_sockets.h, which writes through its argument nevertheless.
+    /// _IO(7, 0xb9) of linux/vm_sockets.h. The kernel writes through its argument, although _IO says otherwise.
     const GET_LOCAL_CID: nix::sys::ioctl::ioctl_num_type = nix::request_code_none!(7, 0xb9);
 
     nix::ioctl_write_ptr!(
@@ -33,8 +33,10 @@ mod raw {
     );
 }
 
-/// Makes the CID the one of an open /dev/vhost-vsock, and no other's as long as that is open.
-/// EADDRINUSE: it is another's.
+/// Assigns the CID to an open /dev/vhost-vsock. No other device can have the CID while the descriptor is open.
+///
+/// # Errors
+/// EADDRINUSE, if another device has the CID; ENOTTY, if the descriptor is none of /dev/vhost-vsock.
 pub fn set_guest_cid(device: impl AsFd, cid: GuestCid) -> io::Result<()> {
     let cid = u64::from(cid.get());
     // SAFETY: the descriptor is open for the call, and the kernel reads 8 bytes at the pointer,
@@ -43,7 +45,10 @@ pub fn set_guest_cid(device: impl AsFd, cid: GuestCid) -> io::Result<()> {
     Ok(())
 }
 
-/// This machine's own CID, asked from an open /dev/vsock.
+/// The CID of this machine, from an open /dev/vsock.
+///
+/// # Errors
+/// ENOTTY, if the descriptor is none of /dev/vsock.
 pub fn local_cid(device: impl AsFd) -> io::Result<u32> {
     let mut cid = 0;
     // SAFETY: the descriptor is open for the call, and the kernel writes the 4 bytes of an
@@ -61,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_such_device_is_an_error() {
+    fn a_descriptor_of_another_device_is_an_error() {
         let null = File::open("/dev/null").unwrap();
         let cid = GuestCid::new(3).unwrap();
         assert_eq!(set_guest_cid(&null, cid).unwrap_err().raw_os_error(), Some(libc::ENOTTY));

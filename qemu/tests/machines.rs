@@ -1,5 +1,4 @@
-//! Against the real QEMU, whose machines have no guest: what is found in them, and what a new vsock
-//! device comes to.
+//! The crate against a real QEMU, whose machines have no guest: listing, adding and removing vsock devices.
 
 #[path = "machines/machine.rs"]
 mod machine;
@@ -23,7 +22,7 @@ const PORT: &str = "pcie-root-port,id=port-a,chassis=1";
 const SECOND_PORT: &str = "pcie-root-port,id=port-b,chassis=2";
 
 #[tokio::test]
-async fn each_machine_says_what_it_is() {
+async fn the_kind_of_each_machine_is_found_out() {
     for (machine, name, bus) in [
         ("q35", "pc-q35-", Bus::Pcie),
         ("pc", "pc-i440fx-", Bus::Pci),
@@ -62,7 +61,7 @@ async fn q35_wants_a_free_port_with_an_id() {
 }
 
 #[tokio::test]
-async fn other_machines_have_a_place_at_once_or_never() {
+async fn machines_without_ports_take_a_device_at_once_or_never() {
     let (_machine, mut client) = Machine::start("pc", &[]).await;
     assert_eq!(vsock::place(&mut client).await.unwrap().port, None);
     let (_machine, mut client) = Machine::start("microvm", &[]).await;
@@ -71,7 +70,7 @@ async fn other_machines_have_a_place_at_once_or_never() {
     assert!(error.hint().unwrap().contains("agent qemu args --machine microvm"));
 }
 
-/// Up to the kernel's device, and with it where the kernel has one.
+/// Without /dev/vhost-vsock the claim fails with a hint; with it the device is added.
 #[tokio::test]
 async fn a_new_device_is_claimed_from_the_kernel() {
     for (machine, devices) in [("pc", &[][..]), ("q35", &[PORT])] {
@@ -93,9 +92,9 @@ async fn a_new_device_is_claimed_from_the_kernel() {
     }
 }
 
-/// A descriptor that reaches QEMU's device, which finds that it is none of vhost's.
+/// QEMU's device gets the descriptor and refuses it, since it is none of /dev/vhost-vsock.
 #[tokio::test]
-async fn a_descriptor_reaches_the_device_and_does_not_stay_when_it_fails() {
+async fn a_descriptor_reaches_the_device_and_is_closed_when_the_device_fails() {
     let (_machine, mut client) = Machine::start("q35", &[PORT]).await;
     let place = vsock::place(&mut client).await.unwrap();
     let claim = Claim { cid: GuestCid::new(7).unwrap(), device: File::open("/dev/null").unwrap() };
@@ -103,14 +102,14 @@ async fn a_descriptor_reaches_the_device_and_does_not_stay_when_it_fails() {
         let error = vsock::plug_claimed(&mut client, &place, &claim, "vsock0").await.unwrap_err();
         let PlugError::Qmp(error) = error else { panic!("{error}") };
         let said = error.refusal().unwrap().to_string();
-        assert!(!said.contains("No such file"), "it opened a device of its own: {said}");
+        assert!(!said.contains("No such file"), "QEMU opened a device itself: {said}");
         assert!(error.source().unwrap().to_string().contains("QEMU refuses"), "{said}");
     }
     assert_eq!(vsock::list(&mut client).await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn a_vhost_user_device_is_listed_and_is_in_the_way() {
+async fn a_vhost_user_device_is_listed_and_prevents_a_second_device() {
     let backend = VhostUser::serve();
     let arguments = backend.arguments();
     let devices = [PORT, "vhost-user-vsock-pci,id=other,bus=port-a,chardev=vsock", SECOND_PORT];
@@ -129,7 +128,7 @@ async fn a_vhost_user_device_is_listed_and_is_in_the_way() {
 async fn a_guest_that_does_not_answer_keeps_its_device() {
     let backend = VhostUser::serve();
     let arguments = backend.arguments();
-    // No id, and on the bus of i440fx, which asks the guest by ACPI.
+    // A device without an id on the bus of i440fx, which asks the guest by ACPI.
     let devices = ["vhost-user-vsock-pci-non-transitional,chardev=vsock"];
     let (_machine, mut client) = Machine::start_with("pc", &devices, &arguments).await;
     let listed = vsock::list(&mut client).await.unwrap();
@@ -139,14 +138,13 @@ async fn a_guest_that_does_not_answer_keeps_its_device() {
     let error = vsock::unplug(&mut client, device, deadline).await.unwrap_err();
     assert!(matches!(error, UnplugError::Deadline { .. }), "{error}");
     assert!(error.to_string().ends_with("the machine is 'prelaunch'"), "{error}");
-    // It has been asked, and is waited for again.
+    // The guest was asked before; the second call waits for the same request.
     let error = vsock::unplug(&mut client, device, deadline).await.unwrap_err();
     assert!(matches!(error, UnplugError::Deadline { .. }), "{error}");
     assert_eq!(vsock::list(&mut client).await.unwrap(), listed);
 }
 
-/// A port without power, which no guest has turned on yet, gives its device back without asking;
-/// by ACPI the guest would be asked.
+/// No guest has powered the port, so QEMU removes the device without asking; by ACPI it would ask the guest.
 #[tokio::test]
 async fn unplug_waits_until_the_device_is_gone() {
     let backend = VhostUser::serve();
@@ -173,7 +171,7 @@ async fn add_vhost_user(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn the_life_of_a_machine_is_followed_to_its_end() {
+async fn a_machine_is_followed_to_its_end() {
     let (mut machine, mut client) = Machine::start("q35", &[PORT]).await;
     client.execute(&cont {}).await.unwrap();
     client.execute(&stop {}).await.unwrap();

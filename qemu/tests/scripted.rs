@@ -1,5 +1,5 @@
-//! Against a QEMU that plays a script: whatever it sends, the client ends with a clear error, in
-//! bounded time and memory.
+//! The client against a peer that follows a script: whatever the peer sends, the client fails with a clear error,
+//! in bounded time and memory.
 
 #[path = "scripted/peer.rs"]
 #[allow(dead_code, reason = "shared with the tests of the agent")]
@@ -25,16 +25,16 @@ use self::peer::{
     GREETING, Peer, greeted,
 };
 
-/// What is too slow in these tests.
+/// The client's deadlines.
 const LIMIT: Duration = Duration::from_millis(300);
-/// What is much too slow: the test's failure. Wide, for a busy machine.
+/// After this time a test fails. Long, for a busy machine.
 const BOUND: Duration = Duration::from_secs(20);
 
 fn limits() -> Limits {
     Limits { greeting: LIMIT, command: LIMIT }
 }
 
-/// For the peers that are right, but slow on a busy machine.
+/// Deadlines for peers that behave, on a busy machine.
 fn patient() -> Limits {
     Limits { greeting: BOUND, command: BOUND }
 }
@@ -49,7 +49,7 @@ fn chain(error: &Error) -> String {
     line
 }
 
-/// Connects, asks for the name, and waits for an event, as far as it comes.
+/// Connects, asks for the name, and reads events, until an error.
 async fn whole(peer: &Peer, limits: Limits) -> Error {
     let story = async {
         let mut client = Client::connect(peer.path(), limits).await?;
@@ -63,7 +63,7 @@ async fn whole(peer: &Peer, limits: Limits) -> Error {
 }
 
 #[tokio::test]
-async fn what_is_not_qmp_is_told_apart_and_named() {
+async fn each_kind_of_wrong_message_has_its_own_error() {
     let deep = format!("{{\"return\": {}, \"id\": 2}}\n", "[".repeat(200_000));
     for (said, part) in [
         ("SSH-2.0-OpenSSH_9.2\r\n", "no greeting from the QMP socket"),
@@ -103,7 +103,7 @@ async fn what_is_not_qmp_is_told_apart_and_named() {
 }
 
 #[tokio::test]
-async fn death_at_every_step_is_said_so() {
+async fn an_end_of_qemu_at_any_step_is_reported_as_such() {
     let steps = [
         (vec![Close], Step::Greeting),
         (vec![Say(GREETING[..20].into()), Close], Step::Greeting),
@@ -135,7 +135,7 @@ async fn death_at_every_step_is_said_so() {
 }
 
 #[tokio::test]
-async fn nobody_at_the_socket_is_an_error_with_a_mend() {
+async fn a_socket_without_a_listener_is_an_error_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp");
     let error = Client::connect(&path, limits()).await.unwrap_err();
@@ -184,7 +184,7 @@ async fn a_line_without_end_is_refused_at_its_limit() {
 }
 
 #[tokio::test]
-async fn a_flood_of_events_hides_no_reply_and_is_counted() {
+async fn a_flood_of_events_hides_no_reply_and_the_lost_events_are_counted() {
     let script = vec![Expect("query-name"), Flood(50_000), Reply("{\"name\": \"vm\"}"), Idle];
     let peer = Peer::play(greeted(script));
     let mut client = Client::connect(peer.path(), patient()).await.unwrap();
@@ -212,7 +212,7 @@ async fn a_flood_without_a_reply_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_twice_ends_the_connection() {
+async fn a_second_reply_to_a_command_ends_the_connection() {
     let script = vec![Expect("query-name"), Reply("{}"), Reply("{}"), Expect("query-status"), Idle];
     let peer = Peer::play(greeted(script));
     let mut client = Client::connect(peer.path(), patient()).await.unwrap();
@@ -231,7 +231,7 @@ async fn an_answer_that_comes_twice_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_late_answer_to_a_dropped_command_is_passed_over() {
+async fn a_late_reply_to_a_dropped_command_is_discarded() {
     let late = vec![Expect("query-name"), Expect("query-status"), Event("STOP")];
     let replies = [
         "{\"return\": {\"name\": \"late\"}, \"id\": 2}\n",
@@ -240,7 +240,7 @@ async fn a_late_answer_to_a_dropped_command_is_passed_over() {
     let script = late.into_iter().chain(replies.map(|reply| Say(reply.into()))).chain([Idle]);
     let peer = Peer::play(greeted(script.collect()));
     let mut client = Client::connect(peer.path(), patient()).await.unwrap();
-    // Dropped while it waits for its answer.
+    // The future is dropped while it waits for the reply.
     tokio::time::timeout(LIMIT, client.execute(&query_name {})).await.unwrap_err();
     let status = client.execute(&query_status {}).await.unwrap();
     assert!(status.running);
@@ -248,7 +248,7 @@ async fn a_late_answer_to_a_dropped_command_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_qemu_that_reads_nothing_is_not_waited_for() {
+async fn a_qemu_that_reads_nothing_is_given_up_at_the_deadline() {
     let peer = Peer::play(greeted(vec![Idle]));
     let mut client =
         Client::connect(peer.path(), Limits { command: LIMIT, ..patient() }).await.unwrap();
@@ -256,7 +256,7 @@ async fn a_qemu_that_reads_nothing_is_not_waited_for() {
     let long = qapi::qmp::qom_list { path };
     let error = client.execute(&long).await.unwrap_err();
     assert!(matches!(error.why, Why::Deadline(_)), "{}", chain(&error));
-    // Half a line is on its way, and nothing can follow it.
+    // Half a line was sent, so nothing can follow it.
     let error = client.execute(&query_name {}).await.unwrap_err();
     assert!(matches!(error.why, Why::Failed), "{}", chain(&error));
 }
@@ -285,7 +285,7 @@ fn wanted() -> (Place, Claim) {
 }
 
 #[tokio::test]
-async fn a_plugged_device_is_believed_only_with_its_cid() {
+async fn a_new_device_counts_only_with_the_cid_that_was_claimed() {
     for (cid, right) in [("7", true), ("8", false), ("\"7\"", false), ("null", false)] {
         let (passed, _fds) = tokio::sync::oneshot::channel();
         let plugging = [TakeFd("getfd", passed), Reply("{}"), Expect("device_add"), Reply("{}")];
@@ -299,7 +299,7 @@ async fn a_plugged_device_is_believed_only_with_its_cid() {
                 assert_eq!(device.to_string(), "vhost-vsock-pci 'vsock0' with CID 7");
             }
             Err(PlugError::Wrong { asked, .. }) => assert!(!right && asked == claim.cid, "{cid}"),
-            // `null` is no answer of a command.
+            // `null` is not a return value of a command.
             Err(PlugError::Qmp(error)) => assert_eq!(cid, "null", "{error}"),
             Err(error) => panic!("{cid}: {error}"),
         }
@@ -307,7 +307,7 @@ async fn a_plugged_device_is_believed_only_with_its_cid() {
 }
 
 #[tokio::test]
-async fn what_qemu_did_not_use_is_taken_back_from_it() {
+async fn a_descriptor_that_qemu_did_not_use_is_closed_there() {
     let (passed, _fds) = tokio::sync::oneshot::channel();
     let no = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no bus\"}, \"id\": 3}\n";
     let script = vec![

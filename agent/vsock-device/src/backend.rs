@@ -1,6 +1,6 @@
 //! A path on which VMs connect, one after the other.
 //!
-//! One thread accepts a VMM and serves its VM; it waits for neither, nor for a disk.
+//! One thread accepts a VMM and serves its VM. It blocks neither on them nor on a disk.
 
 use std::{
     fmt, io,
@@ -23,29 +23,29 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
     connection::Connection,
+    connections::MAX_CONNECTIONS,
     device::Device,
     log::Log,
     memory::Quota,
-    peers::MOST,
     vm::{End, Vm},
 };
 
-/// Pause after a VMM that was refused or left at once, so that a VMM that connects in a loop costs little.
+/// Pause after a VMM was refused or disconnected at once, so that a VMM that connects in a loop costs little.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How soon lines that were left out of the log are told of, where no VM comes.
+/// The time between two attempts to log the count of suppressed lines while no VM is connected.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Which VM, and what it reaches.
+/// The VM of a path, and the port that it can connect to.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub path: Arc<Path>,
-    /// The guest's, inside its VM.
+    /// The CID of the guest within its VM.
     pub cid: u32,
-    /// The port of the host that is ours.
+    /// The port on which the host accepts connections.
     pub port: u32,
 }
 
-/// Serves the VMs of one path until it is dropped. A VM that is connected then is served to its end.
+/// Serves the VMs of one path until it is dropped. A VM that is connected then is still served to its end.
 pub struct Host {
     place: Place,
     accepted: Receiver<Connection>,
@@ -53,10 +53,13 @@ pub struct Host {
 }
 
 impl Host {
-    /// `listener` stands at the place's path.
+    /// Starts the thread. `listener` is bound to the path of `place`.
+    ///
+    /// # Errors
+    /// The thread or its descriptors cannot be made.
     pub fn start(listener: UnixListener, place: Place) -> io::Result<Self> {
-        // A VM has no more connections than that.
-        let (sender, accepted) = channel(MOST);
+        // A VM has at most that many connections.
+        let (sender, accepted) = channel(MAX_CONNECTIONS);
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         listener.set_nonblocking(true)?;
         let backend = Backend {
@@ -75,9 +78,12 @@ impl Host {
         &self.place
     }
 
-    /// The next connection of a guest.
+    /// Waits for the next connection of a guest.
+    ///
+    /// # Errors
+    /// The thread has ended.
     pub async fn accept(&mut self) -> io::Result<Connection> {
-        // The thread ends only with us.
+        // The thread ends only when this is dropped.
         self.accepted.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -94,7 +100,7 @@ impl fmt::Debug for Host {
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Backend {
     listener: UnixListener,
     log: Arc<Log>,
@@ -105,7 +111,7 @@ struct Backend {
 }
 
 impl Backend {
-    /// One VM after the other.
+    /// Serves one VM after the other.
     fn serve(&self) {
         loop {
             let socket = match self.next() {
@@ -126,7 +132,7 @@ impl Backend {
         }
     }
 
-    /// The next VMM; none if there is to be none.
+    /// Waits for the next VMM. `None`: the thread is to end.
     fn next(&self) -> io::Result<Option<UnixStream>> {
         loop {
             let mut fds = [self.listener.as_fd(), self.end.as_fd()]

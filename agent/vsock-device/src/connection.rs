@@ -1,4 +1,4 @@
-//! A guest's connection, for the session: as `sys::socket::Socket` is for one of the kernel's.
+//! A session's handle to a connection of a guest. It has the calls of the agent's `sys::socket::Socket`.
 
 use std::{
     fmt,
@@ -7,74 +7,84 @@ use std::{
     sync::Arc,
 };
 
-use crate::{device::Device, peers::Key};
+use crate::{
+    connections::{GuestShutdown, Key},
+    device::Device,
+};
 
-/// A connection that a guest has made. It ends when this is dropped.
+/// A connection that a guest has made. Dropping it closes the connection.
 pub struct Connection {
     device: Arc<Device>,
-    which: (Key, u64),
-    /// Nothing is to be told of its end.
+    id: (Key, u64),
+    /// Dropping it does not close the connection.
     forgotten: bool,
 }
 
 impl Connection {
     pub(crate) fn new(device: Arc<Device>, key: Key, id: u64) -> Self {
-        Self { device, which: (key, id), forgotten: false }
+        Self { device, id: (key, id), forgotten: false }
     }
 
-    /// Drops it without a word.
+    /// Drops the handle without closing the connection.
     pub(crate) fn forget(mut self) {
         self.forgotten = true;
     }
 
-    /// The port that the guest's end has.
+    /// The port of the guest's end.
     pub fn port(&self) -> u32 {
-        self.which.0.theirs
+        self.id.0.guest_port
     }
 
-    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
+    /// Receives the bytes that have arrived. `Ok(0)` is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock`, if nothing has arrived.
     pub fn try_recv(&self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.device.receive(self.which, runs)
+        self.device.receive(self.id, runs)
     }
 
-    /// Sends as much as goes: `WouldBlock` if nothing does.
+    /// Sends as many bytes as the guest has room for, and returns their number.
+    ///
+    /// # Errors
+    /// `WouldBlock`, if the guest has no room or it is another connection's turn; `BrokenPipe`, if the connection has
+    /// ended.
     pub fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.device.send(self.which, runs)
+        self.device.send(self.id, runs)
     }
 
-    /// Waits until `try_recv` is worth a call.
+    /// Waits until `try_recv` may return something else than `WouldBlock`.
     pub async fn readable(&self) {
-        poll_fn(|cx| self.device.poll_readable(self.which, cx)).await;
+        poll_fn(|cx| self.device.poll_readable(self.id, cx)).await;
     }
 
-    /// Waits until `try_send` is worth a call.
+    /// Waits until `try_send` may return something else than `WouldBlock`.
     pub async fn writable(&self) {
-        poll_fn(|cx| self.device.poll_writable(self.which, cx)).await;
+        poll_fn(|cx| self.device.poll_writable(self.id, cx)).await;
     }
 
-    /// Whether the guest has said that it sends no more, also while bytes of it wait to be received.
+    /// Whether the guest has shut down its sending. Bytes that it sent before may still wait to be received.
     pub fn has_hung_up(&self) -> bool {
         let mut inner = self.device.lock();
-        inner.flow.peers.get(self.which).is_none_or(|peer| peer.input_ended)
+        inner.flow.connections.get(self.id).is_none_or(|state| !state.guest.sends())
     }
 
-    /// Whether nothing that is sent arrives.
+    /// Whether the guest has shut down both directions, or the connection has ended.
     pub fn is_closed(&self) -> bool {
         let mut inner = self.device.lock();
-        let peer = inner.flow.peers.get(self.which);
-        peer.is_none_or(|peer| peer.input_ended && peer.output_ended)
+        let state = inner.flow.connections.get(self.id);
+        state.is_none_or(|state| state.guest == GuestShutdown::Both)
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the session's sending.
     pub fn finish_sending(&self) {
-        self.device.finish(self.which);
+        self.device.finish(self.id);
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.forgotten {
-            self.device.close(self.which);
+            self.device.close(self.id);
         }
     }
 }

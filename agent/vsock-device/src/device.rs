@@ -1,5 +1,5 @@
-//! A guest's device: what its VMM, its guest and its sessions do with it. One lock a VM: its queues are in
-//! order anyway.
+//! A guest's device: the calls of its VMM, its guest and its sessions. There is one lock per VM, since each of its
+//! queues is processed in order anyway.
 
 use std::{
     fmt,
@@ -15,29 +15,29 @@ use tokio::sync::mpsc::Sender;
 use crate::{
     backend::Place,
     connection::Connection,
-    flow::COPIED,
+    connections::{AfterUnlock, GuestShutdown, Sending},
+    flow::{Answering, COPIED, Intake},
     header::{self, Op},
     inner::Inner,
-    line::Name,
+    line::ConnectionId,
     log::Log,
     memory::{Memory, Quota},
     packets::{Taken, take_in},
-    peers::After,
     queue::Broken,
     ring::Which,
 };
 
 /// A guest's device.
 pub(crate) struct Device {
-    /// Held while waiting for `inner`. Without it a thread that takes `inner` in a loop gets it every time,
-    /// since it is running and the others have to be woken.
+    /// Held while waiting for `inner`. Without it a thread that takes `inner` in a loop would get it every time, since
+    /// that thread runs and the others have to be woken.
     next: Mutex<()>,
     inner: Mutex<Inner>,
     cid: u32,
     port: u32,
     log: Arc<Log>,
     accepted: Sender<Connection>,
-    /// Wakes the device's own thread: something is left to do for the guest.
+    /// Wakes the device's thread, which has work left to do for the guest.
     wake: EventFd,
 }
 
@@ -71,7 +71,7 @@ impl Device {
         &self.accepted
     }
 
-    /// Readable when the device's thread is to look.
+    /// Readable when the device's thread has work to do.
     pub(crate) fn wakes(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -81,8 +81,8 @@ impl Device {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn after(&self) -> After<'_> {
-        After::new(&self.log)
+    fn after(&self) -> AfterUnlock<'_> {
+        AfterUnlock::new(&self.log)
     }
 
     pub(crate) fn set_memory(&self, memory: Memory) {
@@ -105,7 +105,7 @@ impl Device {
         self.lock().ring(which).enable(on);
     }
 
-    /// A queue begins to work. Where the guest began anew meanwhile, its connections are over.
+    /// Starts a queue. If the guest has begun anew since the queue was stopped, its connections end.
     pub(crate) fn start(&self, which: Which) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -118,8 +118,8 @@ impl Device {
         }
     }
 
-    /// A queue is stopped, and not touched until it is started again. What the guest has lent goes back
-    /// first. Gives where the queue is.
+    /// Stops a queue, and returns its place. Chains that are held are given back first. The queue is not touched until
+    /// it is started again.
     pub(crate) fn stop(&self, which: Which) -> u16 {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -135,7 +135,7 @@ impl Device {
         ring.next()
     }
 
-    /// The device is as in the beginning: the guest knows nothing of its connections.
+    /// Puts the device into its initial state. All connections end, without a packet to the guest.
     pub(crate) fn reset(&self) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -145,7 +145,7 @@ impl Device {
         inner.stopped = None;
     }
 
-    /// The VM is gone.
+    /// Ends all connections and unmaps the memory, because the VM has ended.
     pub(crate) fn end(&self) {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -154,8 +154,8 @@ impl Device {
         after.memory = inner.memory.take();
     }
 
-    /// The guest has sent something, or a part of what it sent is still there. A ring that was reset starts
-    /// with a kick.
+    /// Takes packets from the guest, after a kick or because packets were left. A kick also starts a ring that was
+    /// reset.
     pub(crate) fn look(self: &Arc<Self>, kicked: bool) -> Taken {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -170,7 +170,7 @@ impl Device {
         taken
     }
 
-    /// The guest has made room. True: some connection waits for more of it.
+    /// Sends to the guest, after it has made room. Returns whether a connection waits for more room.
     pub(crate) fn make_room(&self, kicked: bool) -> bool {
         let mut after = self.after();
         let mut inner = self.lock();
@@ -184,15 +184,15 @@ impl Device {
         !inner.flow.line.is_empty()
     }
 
-    /// For the session: what is there, as `Socket::try_recv`.
+    /// For the session: receives the bytes that have arrived, as `Socket::try_recv`.
     pub(crate) fn receive(
         self: &Arc<Self>,
-        name: Name,
+        id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize> {
         let mut after = self.after();
         let mut inner = self.lock();
-        let Ok(received) = inner.receive(name, runs, self.cid) else {
+        let Ok(received) = inner.receive(id, runs, self.cid) else {
             inner.fail(&mut after);
             return Ok(0);
         };
@@ -200,11 +200,11 @@ impl Device {
         received
     }
 
-    /// For the session: as much as goes, as `Socket::try_send`.
-    pub(crate) fn send(&self, name: Name, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// For the session: sends as many bytes as possible, as `Socket::try_send`.
+    pub(crate) fn send(&self, id: ConnectionId, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut after = self.after();
         let mut inner = self.lock();
-        let sent = inner.send(name, runs, self.cid, &mut after).unwrap_or_else(|Broken| {
+        let sent = inner.send(id, runs, self.cid, &mut after).unwrap_or_else(|Broken| {
             inner.fail(&mut after);
             Err(io::ErrorKind::BrokenPipe.into())
         });
@@ -212,37 +212,38 @@ impl Device {
         sent
     }
 
-    pub(crate) fn poll_readable(&self, name: Name, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_readable(&self, id: ConnectionId, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
-        match inner.flow.peers.get(name) {
-            Some(peer) if peer.inbox.is_empty() && !peer.input_ended => {
-                peer.reader = Some(cx.waker().clone());
+        match inner.flow.connections.get(id) {
+            Some(state) if state.inbox.is_empty() && state.guest.sends() => {
+                state.reader = Some(cx.waker().clone());
                 Poll::Pending
             }
             _ => Poll::Ready(()),
         }
     }
 
-    pub(crate) fn poll_writable(&self, name: Name, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_writable(&self, id: ConnectionId, cx: &Context<'_>) -> Poll<()> {
         let mut after = self.after();
         let mut inner = self.lock();
-        let Some(peer) = inner.flow.peers.get(name) else { return Poll::Ready(()) };
-        if peer.output_ended {
+        let Some(state) = inner.flow.connections.get(id) else { return Poll::Ready(()) };
+        if !state.guest.receives() {
             return Poll::Ready(());
         }
-        if std::mem::take(&mut peer.rests) {
+        if state.sending == Sending::Yielding {
+            state.sending = Sending::Open;
             // The thread's other tasks run first.
             after.wakers.push(cx.waker().clone());
             return Poll::Pending;
         }
-        peer.writer = Some(cx.waker().clone());
-        if peer.credit() == 0 {
+        state.writer = Some(cx.waker().clone());
+        if state.credit() == 0 {
             return Poll::Pending;
         }
-        match inner.wants_room(name, &mut after) {
+        match inner.wants_room(id, &mut after) {
             Ok(true) => {
-                if let Some(peer) = inner.flow.peers.get(name) {
-                    peer.writer = None;
+                if let Some(state) = inner.flow.connections.get(id) {
+                    state.writer = None;
                 }
                 Poll::Ready(())
             }
@@ -254,36 +255,38 @@ impl Device {
         }
     }
 
-    /// The session sends no more.
-    pub(crate) fn finish(&self, name: Name) {
+    /// For the session: shuts down its sending.
+    pub(crate) fn finish(&self, id: ConnectionId) {
         let mut after = self.after();
         let mut inner = self.lock();
         let cid = self.cid;
-        if let Some(peer) = inner.flow.peers.get(name).filter(|peer| !peer.finished) {
-            peer.finished = true;
-            let last = peer.header(name.0, cid, Op::Shutdown, header::NO_MORE_SENT, 0);
+        if let Some(state) =
+            inner.flow.connections.get(id).filter(|state| state.sending != Sending::Finished)
+        {
+            state.sending = Sending::Finished;
+            let last = state.header(id.0, cid, Op::Shutdown, header::NO_MORE_SENT, 0);
             inner.flow.answers.push_back(last);
-            // If it breaks here, the next packet will tell.
+            // If the device breaks here, the next packet reports it.
             inner.send_answers().ok();
         }
         self.leave(&mut inner, &mut after);
     }
 
-    /// The session is over.
-    pub(crate) fn close(self: &Arc<Self>, name: Name) {
+    /// For the session: closes the connection.
+    pub(crate) fn close(self: &Arc<Self>, id: ConnectionId) {
         let mut after = self.after();
         let mut inner = self.lock();
         inner.flow.sessions -= 1;
         let cid = self.cid;
-        let Some(peer) = inner.flow.peers.get(name) else { return };
+        let Some(state) = inner.flow.connections.get(id) else { return };
         let both = header::NO_MORE_RECEIVED | header::NO_MORE_SENT;
-        let guest_has_ended = peer.input_ended && peer.output_ended;
+        let guest_has_ended = state.guest == GuestShutdown::Both;
         let (op, flags) = if guest_has_ended { (Op::Reset, 0) } else { (Op::Shutdown, both) };
-        let last = peer.header(name.0, cid, op, flags, 0);
+        let last = state.header(id.0, cid, op, flags, 0);
         inner.flow.answers.push_back(last);
-        let closed = inner.drop_peer(name.0, &mut after);
+        let closed = inner.drop_connection(id.0, &mut after);
         if !guest_has_ended {
-            inner.flow.peers.part(name.0);
+            inner.flow.connections.remember_closed(id.0);
         }
         if closed.and_then(|()| inner.make_room(&mut after)).is_err() {
             inner.fail(&mut after);
@@ -291,14 +294,14 @@ impl Device {
         self.leave(&mut inner, &mut after);
     }
 
-    /// Before the lock is left: the device's thread goes on with what is left to do.
-    fn leave(&self, inner: &mut Inner, after: &mut After<'_>) {
+    /// Called before the lock is released: wakes the device's thread if there is work left to do.
+    fn leave(&self, inner: &mut Inner, after: &mut AfterUnlock<'_>) {
         inner.bound_tables(after);
         let flow = &mut inner.flow;
-        let room = flow.stalled && !flow.is_full();
-        if room || flow.unfinished {
-            flow.stalled = false;
-            // Full only if it has been woken and has not looked yet.
+        let room = flow.intake == Intake::Stalled && !flow.is_full();
+        if room || flow.answering == Answering::CutShort {
+            flow.intake = Intake::Open;
+            // The write fails only if the thread was woken before and has not run yet.
             self.wake.write(1).ok();
         }
     }

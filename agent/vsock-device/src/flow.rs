@@ -1,8 +1,8 @@
-//! What goes between a guest and its sessions: a session's bytes to the guest, the guest's to a session,
-//! and the answers between them.
+//! The data flow between a guest and its sessions: bytes of a session to the guest, bytes of the guest to a session,
+//! and the device's answers.
 //!
-//! Every piece of work under the lock is bounded by bytes, and by descriptors: a guest can make buffers
-//! of a thousand of them that have room for one byte.
+//! Every piece of work under the lock is bounded in bytes and in descriptors, since a guest can make a buffer of a
+//! thousand descriptors with room for one byte.
 
 use std::{
     collections::VecDeque,
@@ -11,95 +11,112 @@ use std::{
 };
 
 use crate::{
+    connections::{AfterUnlock, Connections, Key, Sending},
     header::{Header, Op},
     inbox::Held,
-    line::{Line, Name, Position, TURN},
+    line::{ConnectionId, Line, Position, TURN},
     memory::Memory,
-    peers::{After, Key, Peers},
     queue::{Broken, For, Queue},
     ring::Ring,
 };
 
-/// Payload of a packet at most, bytes (what Linux takes).
+/// Most bytes of payload in a packet, as in Linux.
 const PACKET: usize = 64 * 1024;
-/// Descriptors after which a piece of work ends: with the last chain at most 2,047, some 100 us.
+/// Descriptors after which a piece of work ends. With the last chain there are at most 2,047, which take some 100 us.
 pub(crate) const DESCRIPTORS: usize = 1024;
-/// Packets that wait for the guest to make room; beyond it nothing is taken from the guest.
+/// Most answers that wait for the guest to make room. At this bound the device takes no packets from the guest.
 pub(crate) const ANSWERS: usize = 256;
-/// Bytes of memory for what was copied out for sessions that do not take it, of a VM at most; beyond its
-/// limit nothing is taken from the guest.
+/// Most bytes of a VM that are copied and held for its sessions. At its limit the device takes no packets from the
+/// guest.
 pub(crate) const COPIED: usize = 64 << 20;
 
-/// A VM's connections, and what is kept for them.
+/// A VM's connections, and what is held for them.
 #[derive(Default)]
 pub(crate) struct Flow {
-    pub(crate) peers: Peers,
+    pub(crate) connections: Connections,
     pub(crate) line: Line,
-    /// Sessions that exist, also those whose connection the guest has ended.
+    /// The number of sessions, including those whose connection the guest has ended.
     pub(crate) sessions: usize,
-    /// Answers, in order; before any data.
+    /// Answers, in order. They are sent before any data.
     pub(crate) answers: VecDeque<Header>,
     pub(crate) held: Held,
-    /// Bytes of `held` beyond which nothing is taken from the guest.
+    /// Bytes of `held` at which the device takes no packets from the guest.
     pub(crate) limit: usize,
-    /// Packets wait in the TX queue because too much is kept here.
-    pub(crate) stalled: bool,
-    /// Answers are left although the guest may have room: the device's thread goes on with them.
-    pub(crate) unfinished: bool,
+    pub(crate) intake: Intake,
+    pub(crate) answering: Answering,
 }
 
-/// The queue that the guest receives by, as it is now.
+/// Whether packets are taken off the TX queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Intake {
+    #[default]
+    Open,
+    /// Packets wait in the TX queue, because too much is held for the guest or for its sessions.
+    Stalled,
+}
+
+/// How the last attempt to send the answers ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// All were sent, or the guest has no room for more.
+    #[default]
+    Done,
+    /// It was cut short after many descriptors. The device's thread sends the rest.
+    CutShort,
+}
+
+/// The queue by which the guest receives, and its memory.
 pub(crate) struct Rx<'a> {
     pub(crate) ring: &'a mut Ring,
     pub(crate) memory: Option<&'a Memory>,
 }
 
 impl Rx<'_> {
-    /// None if it does not run.
+    /// `None` if the queue does not run.
     fn queue(&mut self) -> Option<Queue<'_>> {
         Queue::new(self.ring, self.memory)
     }
 }
 
 impl Flow {
-    /// Too much is kept for the guest, or for its sessions.
+    /// Whether too much is held for the guest or for its sessions.
     pub(crate) fn is_full(&self) -> bool {
         self.answers.len() >= ANSWERS || self.held.bytes >= self.limit
     }
 
-    /// Every connection is over; the guest is told nothing.
-    pub(crate) fn clear(&mut self, after: &mut After<'_>) {
-        for peer in self.peers.open.values_mut() {
-            peer.wake_reader(after);
-            peer.wake_writer(after);
+    /// Removes every connection without telling the guest.
+    pub(crate) fn clear(&mut self, after: &mut AfterUnlock<'_>) {
+        for state in self.connections.open.values_mut() {
+            state.wake_reader(after);
+            state.wake_writer(after);
         }
-        self.peers.clear();
+        self.connections.clear();
         self.line.clear();
         self.answers.clear();
         self.held = Held::default();
-        (self.stalled, self.unfinished) = (false, false);
+        (self.intake, self.answering) = (Intake::Open, Answering::Done);
     }
 
-    /// A connection is over at once; what it held goes back.
-    pub(crate) fn drop_peer(
+    /// Removes a connection at once, and gives back what it held.
+    pub(crate) fn drop_connection(
         &mut self,
         key: Key,
         tx: &mut Queue<'_>,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<(), Broken> {
-        let Some(mut peer) = self.peers.open.remove(&key) else { return Ok(()) };
-        peer.wake_reader(after);
-        peer.wake_writer(after);
-        self.line.leave((key, peer.id), peer.position);
-        peer.inbox.drop_all(tx, &mut self.held)
+        let Some(mut state) = self.connections.open.remove(&key) else { return Ok(()) };
+        state.wake_reader(after);
+        state.wake_writer(after);
+        self.line.leave((key, state.id), state.position);
+        state.inbox.drop_all(tx, &mut self.held)
     }
 
-    /// Calls the next connections, as many as there is room for. If there is none, asks the guest for a kick
-    /// when it provides some.
+    /// Calls the next connections, as many as the guest's buffers suffice for. If there are none, asks the guest for a
+    /// kick when it provides some.
     pub(crate) fn call_next(
         &mut self,
         rx: &mut Rx<'_>,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<(), Broken> {
         if !self.line.has_waiting() || !self.answers.is_empty() {
             return Ok(());
@@ -110,51 +127,51 @@ impl Flow {
             buffers = queue.available()?;
         }
         let now = Instant::now();
-        while let Some(name) = self.line.next(buffers, now) {
-            let Some(peer) = self.peers.get(name) else { continue };
-            peer.position = match peer.position {
-                // It comes back when the guest has taken something.
-                _ if peer.credit() == 0 => Position::Outside,
-                Position::Waiting(left) => self.line.call(name, left, now),
+        while let Some(id) = self.line.next(buffers, now) {
+            let Some(state) = self.connections.get(id) else { continue };
+            state.position = match state.position {
+                // It joins the line again after the guest has taken some bytes.
+                _ if state.credit() == 0 => Position::Outside,
+                Position::Waiting(left) => self.line.call(id, left, now),
                 position => position,
             };
-            if peer.position != Position::Outside || peer.output_ended {
-                peer.wake_writer(after);
+            if state.position != Position::Outside || !state.guest.receives() {
+                state.wake_writer(after);
             }
         }
         Ok(())
     }
 
     /// Whether it is this connection's turn.
-    fn may_send(&mut self, name: Name) -> bool {
-        match self.peers.get(name).map(|peer| peer.position) {
+    fn may_send(&mut self, id: ConnectionId) -> bool {
+        match self.connections.get(id).map(|state| state.position) {
             Some(Position::Called(_)) => true,
             Some(Position::Outside) => self.line.is_empty(),
             Some(Position::Waiting(_)) | None => false,
         }
     }
 
-    /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
+    /// Whether a connection can send now. Otherwise it joins the line and is woken when it can.
     pub(crate) fn wants_room(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         rx: &mut Rx<'_>,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<bool, Broken> {
         self.call_next(rx, after)?;
-        if self.may_send(name) {
+        if self.may_send(id) {
             let room = rx.queue().map_or(Ok(false), |mut queue| queue.ask_for_more())?;
             if room && self.answers.is_empty() {
                 return Ok(true);
             }
         }
-        if let Some(peer) = self.peers.get(name) {
-            peer.position = match peer.position {
-                Position::Outside => self.line.join(name),
+        if let Some(state) = self.connections.get(id) {
+            state.position = match state.position {
+                Position::Outside => self.line.join(id),
                 Position::Called(left) => {
-                    // Another connection needed more buffers than were counted for its turn.
-                    self.line.leave(name, peer.position);
-                    self.line.stay(name, left)
+                    // Another connection used more buffers than were counted for its turn.
+                    self.line.leave(id, state.position);
+                    self.line.stay(id, left)
                 }
                 position @ Position::Waiting(_) => position,
             };
@@ -162,20 +179,21 @@ impl Flow {
         Ok(false)
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends the answers, as far as the guest has room.
     pub(crate) fn send_answers(&mut self, rx: &mut Rx<'_>) -> Result<(), Broken> {
-        self.unfinished = false;
+        self.answering = Answering::Done;
         if self.answers.is_empty() {
             return Ok(());
         }
         let Some(mut queue) = rx.queue() else { return Ok(()) };
         while let Some(answer) = self.answers.front() {
             if queue.descriptors() >= DESCRIPTORS {
-                self.unfinished = true;
+                self.answering = Answering::CutShort;
                 break;
             }
             let Some(mut chain) = queue.pop(For::Writing)? else { break };
-            // A driver whose buffers hold no packet would be asked for another for ever.
+            // A buffer that is shorter than a header breaks the rules. Otherwise the device would ask such a driver
+            // for buffers again and again.
             if chain.write(queue.memory(), &answer.bytes())? < Header::LEN {
                 return Err(Broken);
             }
@@ -187,20 +205,20 @@ impl Flow {
 
     pub(crate) fn receive(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
         tx: &mut Queue<'_>,
         cid: u32,
     ) -> Result<io::Result<usize>, Broken> {
-        let Some(peer) = self.peers.get(name) else { return Ok(Ok(0)) };
-        if peer.inbox.is_empty() {
-            let ended = peer.input_ended;
-            return Ok(if ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) });
+        let Some(state) = self.connections.get(id) else { return Ok(Ok(0)) };
+        if state.inbox.is_empty() {
+            let open = state.guest.sends();
+            return Ok(if open { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(0) });
         }
-        let taken = peer.inbox.take(runs, tx, &mut self.held)?;
-        peer.taken = peer.taken.wrapping_add(taken);
-        if peer.owes_credit() {
-            let update = peer.header(name.0, cid, Op::CreditUpdate, 0, 0);
+        let taken = state.inbox.take(runs, tx, &mut self.held)?;
+        state.fwd_cnt = state.fwd_cnt.wrapping_add(taken);
+        if state.owes_credit() {
+            let update = state.header(id.0, cid, Op::CreditUpdate, 0, 0);
             self.answers.push_back(update);
         }
         Ok(Ok(usize::try_from(taken).map_err(|_| Broken)?))
@@ -208,33 +226,33 @@ impl Flow {
 
     pub(crate) fn send(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &[IoSlice<'_>],
         rx: &mut Rx<'_>,
         cid: u32,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         self.send_answers(rx)?;
         let gone = || Ok(Err(io::ErrorKind::BrokenPipe.into()));
         let later = || Ok(Err(io::ErrorKind::WouldBlock.into()));
-        let Some(peer) = self.peers.get(name) else { return gone() };
-        if peer.output_ended || peer.finished {
+        let Some(state) = self.connections.get(id) else { return gone() };
+        if !state.guest.receives() || state.sending == Sending::Finished {
             return gone();
         }
-        if peer.rests || !self.answers.is_empty() {
+        if state.sending == Sending::Yielding || !self.answers.is_empty() {
             return later();
         }
         self.call_next(rx, after)?;
-        if !self.may_send(name) {
+        if !self.may_send(id) {
             return later();
         }
         let Some(mut queue) = rx.queue() else { return later() };
-        let Some(peer) = self.peers.get(name) else { return gone() };
-        let turn = if let Position::Called(left) = peer.position { left } else { TURN };
+        let Some(state) = self.connections.get(id) else { return gone() };
+        let turn = if let Position::Called(left) = state.position { left } else { TURN };
         let mut left = Runs { runs, at: 0 };
         let (mut sent, mut starved) = (0, false);
         while sent < turn && queue.descriptors() < DESCRIPTORS {
-            let wanted = left.len().min(peer.credit()).min(PACKET);
+            let wanted = left.len().min(state.credit()).min(PACKET);
             if wanted == 0 {
                 break;
             }
@@ -248,35 +266,37 @@ impl Flow {
             }
             self.line.measure(room);
             let len = room.min(wanted);
-            let header = peer.header(name.0, cid, Op::Data, 0, len);
+            let header = state.header(id.0, cid, Op::Data, 0, len);
             chain.write(queue.memory(), &header.bytes())?;
             left.copy(len, |bytes| chain.write(queue.memory(), bytes).map(drop))?;
             queue.give_back(&chain, Header::LEN + len)?;
-            peer.sent = peer.sent.wrapping_add(u32::try_from(len).map_err(|_| Broken)?);
+            state.tx_cnt = state.tx_cnt.wrapping_add(u32::try_from(len).map_err(|_| Broken)?);
             sent += len;
         }
-        peer.rests = queue.descriptors() >= DESCRIPTORS && sent < turn;
+        if queue.descriptors() >= DESCRIPTORS && sent < turn {
+            state.sending = Sending::Yielding;
+        }
         queue.notify()?;
-        if let Position::Called(_) = peer.position {
-            self.line.leave(name, peer.position);
-            let unfinished = starved && sent < turn && peer.credit() > 0;
-            peer.position =
-                if unfinished { self.line.stay(name, turn - sent) } else { Position::Outside };
+        if let Position::Called(_) = state.position {
+            self.line.leave(id, state.position);
+            let unfinished = starved && sent < turn && state.credit() > 0;
+            state.position =
+                if unfinished { self.line.stay(id, turn - sent) } else { Position::Outside };
             self.call_next(rx, after)?;
         }
         if sent > 0 { Ok(Ok(sent)) } else { later() }
     }
 }
 
-/// What is left of many runs of bytes.
+/// The rest of many runs of bytes.
 struct Runs<'a, 'b> {
     runs: &'a [IoSlice<'b>],
-    /// Bytes of the first that are done.
+    /// Bytes of the first run that were taken.
     at: usize,
 }
 
 impl Runs<'_, '_> {
-    /// At least as much as a packet takes, or all.
+    /// The number of bytes, or a number of at least `PACKET` if there are more.
     fn len(&self) -> usize {
         let mut len = 0;
         for run in self.runs {
@@ -288,7 +308,7 @@ impl Runs<'_, '_> {
         len - self.at
     }
 
-    /// Takes `len` bytes off the front; there must be so many.
+    /// Takes `len` bytes off the front. There must be that many.
     fn copy(
         &mut self,
         mut len: usize,

@@ -1,7 +1,7 @@
-//! Descriptors that a VMM has sent, as long as it is not known what they are.
+//! Descriptors that a VMM has sent and that were not examined yet.
 //!
-//! To close one may take as long as its maker likes: a socket that is to send its last bytes first (SO_LINGER), a file
-//! of a filesystem that another process provides. That must not hold the thread that serves the VM's path.
+//! The VMM decides how long it takes to close one: a socket may have to send its last bytes first (SO_LINGER), and a
+//! file may be of a filesystem that another process provides. That must not block the thread that serves the VM.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -12,17 +12,17 @@ use std::{
     thread,
 };
 
-/// Descriptors that wait to be closed; beyond that they are closed where they are, by who has been sent so many.
+/// Most descriptors that wait to be closed. Beyond that the thread of the VM that sent them closes them.
 const WAITING: usize = 64;
 
-/// The thread that closes them. `None`: there can be none, and they are closed where they are.
+/// The thread that closes them. `None`: no thread could be started, and the VM's thread closes them.
 static CLOSER: LazyLock<Option<SyncSender<OwnedFd>>> = LazyLock::new(|| {
     let (sender, receiver) = sync_channel(WAITING);
     let closer = thread::Builder::new().name("vhost-user-close".into());
     closer.spawn(move || receiver.into_iter().for_each(drop)).ok().map(|_| sender)
 });
 
-/// Such a descriptor; dropped, it is closed on another thread.
+/// Such a descriptor. When it is dropped, another thread closes it.
 #[derive(Debug)]
 pub(crate) struct Foreign(Option<OwnedFd>);
 
@@ -31,7 +31,7 @@ impl Foreign {
         Self(Some(fd))
     }
 
-    /// It was looked at: it can be closed without waiting.
+    /// The descriptor, after an examination showed that closing it does not block.
     pub(crate) fn known(mut self) -> OwnedFd {
         self.0.take().expect("only a drop takes it before")
     }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_that_lingers_holds_nobody() {
+    fn a_socket_that_lingers_does_not_block_the_thread_that_drops_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let _peer = listener.accept().unwrap();

@@ -1,13 +1,14 @@
 //! The header of a packet: `struct virtio_vsock_hdr` (Virtio 1.2, 5.10.6 "Device Operation").
 
-/// A connection of bytes; SEQPACKET is 2 and refused.
+/// The type of a byte stream. SEQPACKET is 2 and refused.
 pub(crate) const STREAM: u16 = 1;
 
-/// SHUTDOWN's flags: the sender will not receive, will not send any more.
+/// Flag of SHUTDOWN: the sender will receive no more.
 pub(crate) const NO_MORE_RECEIVED: u32 = 1;
+/// Flag of SHUTDOWN: the sender will send no more.
 pub(crate) const NO_MORE_SENT: u32 = 2;
 
-/// What a packet is for ("op").
+/// The operation of a packet ("op").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     Request,
@@ -43,21 +44,21 @@ impl Op {
     }
 }
 
-/// One packet's header.
+/// The header of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) src_cid: u64,
     pub(crate) dst_cid: u64,
     pub(crate) src_port: u32,
     pub(crate) dst_port: u32,
-    /// Bytes of payload behind the header.
+    /// Bytes of payload after the header.
     pub(crate) len: u32,
     pub(crate) kind: u16,
     pub(crate) op: Op,
     pub(crate) flags: u32,
-    /// Room of the sender's receive buffer for this connection, in all.
+    /// Size of the sender's receive buffer for this connection, in bytes.
     pub(crate) buf_alloc: u32,
-    /// Bytes that the sender has taken out of it, since the beginning and modulo 2^32.
+    /// Bytes that the sender has taken out of that buffer since the connection began, modulo 2^32.
     pub(crate) fwd_cnt: u32,
 }
 
@@ -73,7 +74,7 @@ impl Header {
             head.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
         };
         let mut word = |n| u32::try_from(take(n)).unwrap_or(u32::MAX);
-        // A u64 is two words of which the lower comes first.
+        // A u64 is two words, the lower one first.
         let mut long = || u64::from(word(4)) | u64::from(word(4)) << 32;
         let (src_cid, dst_cid) = (long(), long());
         let (src_port, dst_port, len) = (word(4), word(4), word(4));
@@ -123,7 +124,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_are_read_and_written_the_same(bytes: [u8; 32], rest: [u8; 12]) {
+        fn a_header_that_is_parsed_has_the_same_bytes(bytes: [u8; 32], rest: [u8; 12]) {
             let bytes: [u8; 44] = [bytes.as_slice(), &rest].concat().try_into().unwrap();
             prop_assert_eq!(Header::parse(&bytes).bytes(), bytes);
         }

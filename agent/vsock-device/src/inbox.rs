@@ -1,5 +1,5 @@
-//! What a guest has sent on a connection and no session has taken yet. It is charged as it is held: a
-//! packet of one byte costs no more than a byte of a chunk that others fill too.
+//! The bytes that a guest has sent on a connection and the session has not taken yet. Memory is charged as it is
+//! held: small packets share a chunk, so a packet of one byte costs one byte of a chunk.
 
 use std::{collections::VecDeque, io::IoSliceMut, ops::AddAssign};
 
@@ -8,19 +8,19 @@ use crate::{
     queue::{Broken, Chain, Queue},
 };
 
-/// Chains that a connection holds; what comes behind is copied, so that none starves the others.
+/// Most chains that a connection holds. Later packets are copied, so that a connection cannot starve the others.
 pub(crate) const LENT: usize = 8;
-/// Parts of memory that a chain which is held may have: each of them is kept here.
+/// Most parts of memory of a chain that is held, since each part takes memory here.
 const LENT_PARTS: usize = 64;
-/// Bytes that a small packet takes memory for, so that the next ones find room in it.
+/// Size in bytes of the chunk that small packets share.
 const CHUNK: usize = 4096;
 
-/// What all connections of a VM hold.
+/// What the connections of a VM hold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     /// Bytes of memory.
     pub(crate) bytes: usize,
-    /// Chains of the guest's.
+    /// Chains of the guest.
     pub(crate) lent: usize,
 }
 
@@ -31,30 +31,30 @@ impl AddAssign for Held {
     }
 }
 
-/// A connection's bytes, in order.
+/// The bytes of a connection, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     parts: VecDeque<Part>,
-    /// Bytes that no session has taken.
+    /// Bytes in all parts.
     len: u32,
-    /// `Part::Lent` among the parts.
+    /// The number of `Part::Lent` among the parts.
     lent: usize,
 }
 
 #[derive(Debug)]
 enum Part {
-    /// In the guest's memory still, the chain being held.
+    /// Bytes that are still in the guest's memory, whose chain is held.
     Lent(Chain, u32),
-    /// Taken out, because too much was held.
+    /// Bytes that were copied, because too many chains were held.
     Copied(Chunk),
 }
 
-/// Bytes, and how many of them were taken.
+/// Bytes, and the number of them that the session has taken.
 #[derive(Debug)]
 struct Chunk(Vec<u8>, usize);
 
 impl Chunk {
-    /// What it is charged for.
+    /// The bytes of memory that it is charged for.
     fn cost(&self) -> usize {
         self.0.capacity() + size_of::<Part>()
     }
@@ -70,12 +70,12 @@ impl Inbox {
         self.len
     }
 
-    /// Whether a chain may stay lent.
+    /// Whether the chain may be held instead of copied.
     pub(crate) fn may_lend(&self, chain: &Chain) -> bool {
         self.lent < LENT && chain.parts() <= LENT_PARTS
     }
 
-    /// Keeps a chain of `len` bytes.
+    /// Holds a chain of `len` bytes.
     pub(crate) fn lend(&mut self, chain: Chain, len: u32, held: &mut Held) {
         self.parts.push_back(Part::Lent(chain, len));
         self.len += len;
@@ -83,7 +83,7 @@ impl Inbox {
         held.lent += 1;
     }
 
-    /// Takes `len` bytes out of a chain, which can go back then.
+    /// Copies `len` bytes of a chain. The chain can be given back afterwards.
     pub(crate) fn copy(
         &mut self,
         chain: &mut Chain,
@@ -114,7 +114,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// Moves bytes to the session; chains that are empty then go back. Gives how many bytes.
+    /// Moves bytes to the session, and gives back chains that are empty. Returns the number of bytes.
     pub(crate) fn take(
         &mut self,
         runs: &mut [IoSliceMut<'_>],
@@ -130,7 +130,7 @@ impl Inbox {
                     Part::Lent(chain, left) => {
                         let n = chain.read(queue.memory(), room)?;
                         *left -= u32::try_from(n).map_err(|_| Broken)?;
-                        // A chain has as much as its header says: that was checked.
+                        // The chain has as many bytes as its header says; this was checked.
                         (n, *left == 0)
                     }
                     Part::Copied(Chunk(bytes, at)) => {
@@ -165,7 +165,7 @@ impl Inbox {
         }
     }
 
-    /// Drops all; what was lent goes back.
+    /// Drops all bytes, and gives back all chains.
     pub(crate) fn drop_all(mut self, queue: &mut Queue<'_>, held: &mut Held) -> Result<(), Broken> {
         while !self.parts.is_empty() {
             self.drop_first(queue, held)?;
@@ -173,7 +173,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// What was lent is copied, and goes back.
+    /// Copies the bytes of all chains that are held, and gives the chains back.
     pub(crate) fn return_lent(
         &mut self,
         queue: &mut Queue<'_>,
@@ -193,7 +193,7 @@ impl Inbox {
         Ok(())
     }
 
-    /// What is in it, counted anew.
+    /// The bytes and what they hold, counted from the parts.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn count(&self) -> (u32, Held) {
         let (mut len, mut held) = (0, Held::default());
@@ -208,6 +208,6 @@ impl Inbox {
             held += cost;
         }
         assert_eq!(held.lent, self.lent);
-        (u32::try_from(len).expect("less than a connection may have"), held)
+        (u32::try_from(len).expect("within the credit of a connection"), held)
     }
 }

@@ -1,4 +1,4 @@
-//! What a VM's lock is around: its queues and memory, and what goes through them.
+//! The state that a VM's lock protects: its queues, its memory and its connections.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
+    connections::{AfterUnlock, Key},
     flow::{Flow, Rx},
-    line::Name,
+    line::ConnectionId,
     memory::{Memory, most_tables},
-    peers::{After, Key},
     queue::{Broken, Queue},
     ring::{Mark, Ring, Which},
     sys::page_tables,
@@ -22,13 +22,13 @@ pub(crate) struct Inner {
     pub(crate) rx: Ring,
     pub(crate) tx: Ring,
     pub(crate) flow: Flow,
-    /// Where the TX queue was when it was stopped.
+    /// The place of the TX queue when it was stopped.
     pub(crate) stopped: Option<Mark>,
-    /// When it was last looked how many page tables there are.
+    /// When the page tables were counted last.
     looked: Option<Instant>,
 }
 
-/// Between two looks at the number of page tables: a guest has some 25 MiB of them made in that time.
+/// The time between two counts of the page tables. A guest can cause some 25 MiB of them in that time.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Inner {
@@ -39,8 +39,9 @@ impl Inner {
         }
     }
 
-    /// The guest or its VMM broke the rules: all is over until the queues are stopped or reset.
-    pub(crate) fn fail(&mut self, after: &mut After<'_>) {
+    /// Ends all connections, because the guest or the VMM broke the rules. The device works again after its queues
+    /// were stopped or reset.
+    pub(crate) fn fail(&mut self, after: &mut AfterUnlock<'_>) {
         let lost = self.memory.as_ref().is_some_and(|memory| memory.is_there().is_err());
         after.warning = Some(if lost {
             "the VMM has taken memory away from its guest: its connections end"
@@ -52,15 +53,15 @@ impl Inner {
         self.tx.set_broken();
     }
 
-    /// Has the guest's memory mapped anew where this process has too many page tables. The guest that has them made
-    /// comes here, and each other one loses no more than the time that it takes to find its pages again.
-    pub(crate) fn bound_tables(&mut self, after: &mut After<'_>) {
+    /// Maps the guest's memory anew if this process has too many page tables. The guest that causes them gets here by
+    /// its own work. Another guest that gets here loses only the time to map its pages again.
+    pub(crate) fn bound_tables(&mut self, after: &mut AfterUnlock<'_>) {
         let now = Instant::now();
         if self.looked.is_some_and(|looked| now < looked + LOOK) {
             return;
         }
         self.looked = Some(now);
-        // What the VMM has taken away stays lost.
+        // Memory that the VMM has taken away stays lost.
         let Some(memory) = self.memory.as_ref().filter(|memory| memory.is_there().is_ok()) else {
             return;
         };
@@ -71,20 +72,24 @@ impl Inner {
         }
     }
 
-    /// A connection is over at once; what it held goes back.
-    pub(crate) fn drop_peer(&mut self, key: Key, after: &mut After<'_>) -> Result<(), Broken> {
+    /// Removes a connection at once, and gives back what it held.
+    pub(crate) fn drop_connection(
+        &mut self,
+        key: Key,
+        after: &mut AfterUnlock<'_>,
+    ) -> Result<(), Broken> {
         let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
         let mut queue = Queue::returning(tx, memory);
-        flow.drop_peer(key, &mut queue, after)?;
+        flow.drop_connection(key, &mut queue, after)?;
         queue.notify()
     }
 
-    /// What was lent is copied, and goes back: the TX queue is to be stopped.
+    /// Copies the bytes of all chains that are held, and gives the chains back. Called before the TX queue stops.
     pub(crate) fn return_all(&mut self) -> Result<(), Broken> {
         let Self { memory: Some(memory), tx, flow, .. } = self else { return Ok(()) };
         let mut queue = Queue::returning(tx, memory);
-        for peer in flow.peers.open.values_mut() {
-            peer.inbox.return_lent(&mut queue, &mut flow.held)?;
+        for state in flow.connections.open.values_mut() {
+            state.inbox.return_lent(&mut queue, &mut flow.held)?;
         }
         queue.notify()
     }
@@ -93,8 +98,8 @@ impl Inner {
         (&mut self.flow, Rx { ring: &mut self.rx, memory: self.memory.as_ref() })
     }
 
-    /// The guest has made room: send the answers, then call the next connections.
-    pub(crate) fn make_room(&mut self, after: &mut After<'_>) -> Result<(), Broken> {
+    /// Sends the answers and calls the next connections, after the guest has made room.
+    pub(crate) fn make_room(&mut self, after: &mut AfterUnlock<'_>) -> Result<(), Broken> {
         let (flow, mut rx) = self.rx();
         flow.send_answers(&mut rx)?;
         flow.call_next(&mut rx, after)
@@ -105,21 +110,25 @@ impl Inner {
         flow.send_answers(&mut rx)
     }
 
-    /// A connection that wants to send: true if it can do so now. Else it is woken when it can.
-    pub(crate) fn wants_room(&mut self, name: Name, after: &mut After<'_>) -> Result<bool, Broken> {
+    /// Whether a connection can send now. Otherwise it joins the line and is woken when it can.
+    pub(crate) fn wants_room(
+        &mut self,
+        id: ConnectionId,
+        after: &mut AfterUnlock<'_>,
+    ) -> Result<bool, Broken> {
         let (flow, mut rx) = self.rx();
-        flow.wants_room(name, &mut rx, after)
+        flow.wants_room(id, &mut rx, after)
     }
 
     pub(crate) fn receive(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
         cid: u32,
     ) -> Result<io::Result<usize>, Broken> {
         let Some(memory) = &self.memory else { return Ok(Ok(0)) };
         let mut queue = Queue::returning(&mut self.tx, memory);
-        let received = self.flow.receive(name, runs, &mut queue, cid)?;
+        let received = self.flow.receive(id, runs, &mut queue, cid)?;
         queue.notify()?;
         self.send_answers()?;
         Ok(received)
@@ -127,12 +136,12 @@ impl Inner {
 
     pub(crate) fn send(
         &mut self,
-        name: Name,
+        id: ConnectionId,
         runs: &[IoSlice<'_>],
         cid: u32,
-        after: &mut After<'_>,
+        after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         let (flow, mut rx) = self.rx();
-        flow.send(name, runs, &mut rx, cid, after)
+        flow.send(id, runs, &mut rx, cid, after)
     }
 }

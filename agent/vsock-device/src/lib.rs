@@ -1,5 +1,5 @@
-//! The host's end of a guest's virtio-vsock device, in this process: no kernel module, no CID that
-//! another guest could have. One socket is one VM.
+//! The host's end of a guest's virtio-vsock device, over vhost-user, in this process. It needs no kernel module, and
+//! no other guest can have the guest's CID, since each VM has its own socket.
 //!
 //! ```text
 //!  guest's driver --TX queue--> device: a packet's connection, its bytes stay in the guest's memory
@@ -7,11 +7,16 @@
 //!  guest's driver <--RX queue-- device: a session's bytes, from the disk's pages into the guest's
 //!                                          buffers; answers and resets before them
 //! ```
-//! `backend` accepts a VMM (QEMU), one at a time on a path; `vm` serves it, `vhost_user` is what it says. The agent's `listen`
-//! accepts from it, its `session` sends and receives as on a socket. Nothing here knows NBD.
+//! `backend` accepts a VMM (QEMU), one at a time on a path; `vm` serves it; `vhost_user` parses its messages. The
+//! agent's `listen` accepts connections from [`Host`], and its `session` sends and receives on [`Connection`] as on a
+//! socket. The crate knows nothing of NBD.
+//!
+//! The guest and the VMM are treated as hostile. What each VM can make this process hold is bounded, and a breach of
+//! the rules ends the connections of that VM only.
 
 mod backend;
 mod connection;
+mod connections;
 mod device;
 mod flow;
 mod foreign;
@@ -22,7 +27,6 @@ mod line;
 mod log;
 mod memory;
 mod packets;
-mod peers;
 mod queue;
 mod ring;
 mod sys;
@@ -36,8 +40,7 @@ pub use self::{
     connection::Connection,
 };
 
-/// The least CID that a guest can have, and the one that it has if nothing else is said: it means
-/// nothing outside of this VM.
+/// The lowest CID that a guest can have, and the default. A CID has no meaning outside of its VM.
 pub const DEFAULT_CID: u32 = 3;
-/// The host's CID, which guests connect to (VMADDR_CID_HOST).
+/// The CID of the host, to which guests connect (VMADDR_CID_HOST).
 const HOST_CID: u64 = 2;

@@ -2,41 +2,42 @@
 //! come, first served, one turn each.
 //!
 //! A connection that finds no buffer joins the end of the line. When the guest provides buffers, the first
-//! connections are called, as many as the buffers suffice for; no other connection sends meanwhile. After its
-//! turn a connection joins the end again. If the buffers did not suffice for the whole turn, it stays in front
-//! with the rest of it.
+//! connections are called, as many as the buffers suffice for. Only connections that were called send meanwhile. After
+//! its turn a connection joins the end again. If the buffers did not suffice for the whole turn, the connection stays
+//! in front with the rest of the turn.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use crate::peers::Key;
+use crate::connections::Key;
 
-/// Bytes of a turn, before others have theirs.
+/// Bytes of a turn: 256 KiB are one large reply.
 pub(crate) const TURN: usize = 256 * 1024;
-/// A connection that was called and has not sent after this time no longer holds up the others.
+/// A connection that was called and has not sent within this time is passed over.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A connection: its ports, and the number that tells it from an earlier one between the same ports.
-pub(crate) type Name = (Key, u64);
+/// A connection: its ports, and the number that distinguishes it from an earlier one between the same ports.
+pub(crate) type ConnectionId = (Key, u64);
 
-/// Where a connection is.
+/// The place of a connection in the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
+    /// Not in the line.
     Outside,
-    /// In the line; bytes that its turn has.
+    /// Waits for its turn, which has this many bytes.
     Waiting(usize),
-    /// It is its turn.
+    /// Has its turn, of this many bytes.
     Called(usize),
 }
 
 /// The connections that wait, and those whose turn it is.
 #[derive(Debug)]
 pub(crate) struct Line {
-    waiting: VecDeque<Name>,
-    called: Vec<(Name, Instant)>,
-    /// Bytes that one of the guest's buffers takes, as it was lately.
+    waiting: VecDeque<ConnectionId>,
+    called: Vec<(ConnectionId, Instant)>,
+    /// Bytes that fit into one of the guest's buffers, as seen last.
     buffer: usize,
     patience: Duration,
 }
@@ -48,7 +49,7 @@ impl Default for Line {
 }
 
 impl Line {
-    /// A connection that comes now is the first.
+    /// Whether no connection waits and none was called.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.called.is_empty()
     }
@@ -57,7 +58,7 @@ impl Line {
         !self.waiting.is_empty()
     }
 
-    /// The guest's buffers have room for so many bytes each.
+    /// Notes how many bytes fit into one of the guest's buffers.
     pub(crate) fn measure(&mut self, bytes: usize) {
         self.buffer = bytes.clamp(1, TURN);
     }
@@ -67,19 +68,20 @@ impl Line {
         self.patience = patience;
     }
 
-    pub(crate) fn join(&mut self, name: Name) -> Position {
-        self.waiting.push_back(name);
+    pub(crate) fn join(&mut self, id: ConnectionId) -> Position {
+        self.waiting.push_back(id);
         Position::Waiting(TURN)
     }
 
-    /// Its turn was cut short for want of room.
-    pub(crate) fn stay(&mut self, name: Name, left: usize) -> Position {
-        self.waiting.push_front(name);
+    /// Puts a connection in front whose turn was cut short because buffers were missing.
+    pub(crate) fn stay(&mut self, id: ConnectionId, left: usize) -> Position {
+        self.waiting.push_front(id);
         Position::Waiting(left)
     }
 
-    /// The next connection to call, if `buffers` suffice for one more turn than are under way.
-    pub(crate) fn next(&mut self, buffers: u16, now: Instant) -> Option<Name> {
+    /// The next connection to call, if `buffers` suffice for one more turn in addition to those of the connections
+    /// that were called.
+    pub(crate) fn next(&mut self, buffers: u16, now: Instant) -> Option<ConnectionId> {
         self.called.retain(|(_, since)| now.saturating_duration_since(*since) < self.patience);
         let turns = (usize::from(buffers) * self.buffer).div_ceil(TURN);
         if self.called.len() >= turns {
@@ -88,17 +90,17 @@ impl Line {
         self.waiting.pop_front()
     }
 
-    pub(crate) fn call(&mut self, name: Name, left: usize, now: Instant) -> Position {
-        self.called.push((name, now));
+    pub(crate) fn call(&mut self, id: ConnectionId, left: usize, now: Instant) -> Position {
+        self.called.push((id, now));
         Position::Called(left)
     }
 
     /// Removes a connection.
-    pub(crate) fn leave(&mut self, name: Name, position: Position) {
+    pub(crate) fn leave(&mut self, id: ConnectionId, position: Position) {
         match position {
             Position::Outside => {}
-            Position::Waiting(_) => self.waiting.retain(|one| *one != name),
-            Position::Called(_) => self.called.retain(|(one, _)| *one != name),
+            Position::Waiting(_) => self.waiting.retain(|one| *one != id),
+            Position::Called(_) => self.called.retain(|(one, _)| *one != id),
         }
     }
 
@@ -112,29 +114,29 @@ impl Line {
 mod tests {
     use super::*;
 
-    fn name(theirs: u32) -> Name {
-        (Key { theirs, ours: 1 }, u64::from(theirs))
+    fn id(guest_port: u32) -> ConnectionId {
+        (Key { guest_port, host_port: 1 }, u64::from(guest_port))
     }
 
     #[test]
-    fn as_many_are_called_as_there_is_room_for_in_the_order_in_which_they_came() {
+    fn connections_are_called_in_order_as_many_as_the_buffers_suffice_for() {
         const BUFFERS: u16 = 64;
         let mut line = Line::default();
         let now = Instant::now();
-        (1..=4).for_each(|one| _ = line.join(name(one)));
+        (1..=4).for_each(|one| _ = line.join(id(one)));
         assert_eq!(line.next(0, now), None);
-        assert_eq!(line.next(1, now), Some(name(1)));
-        let one = line.call(name(1), TURN, now);
-        assert_eq!(line.next(BUFFERS, now), None, "one is called, and there is room for one");
-        assert_eq!(line.next(BUFFERS + 1, now), Some(name(2)));
-        line.call(name(2), TURN, now);
-        line.leave(name(1), one);
-        line.stay(name(1), 5);
-        assert_eq!(line.next(2 * BUFFERS, now), Some(name(1)), "it had not enough");
-        line.call(name(1), 5, now);
+        assert_eq!(line.next(1, now), Some(id(1)));
+        let one = line.call(id(1), TURN, now);
+        assert_eq!(line.next(BUFFERS, now), None, "one was called, and there is room for one");
+        assert_eq!(line.next(BUFFERS + 1, now), Some(id(2)));
+        line.call(id(2), TURN, now);
+        line.leave(id(1), one);
+        line.stay(id(1), 5);
+        assert_eq!(line.next(2 * BUFFERS, now), Some(id(1)), "its turn was cut short");
+        line.call(id(1), 5, now);
         assert_eq!(line.next(2 * BUFFERS, now), None);
-        // They do not come.
-        assert_eq!(line.next(BUFFERS, now + PATIENCE), Some(name(3)));
+        // The connections that were called have not sent.
+        assert_eq!(line.next(BUFFERS, now + PATIENCE), Some(id(3)));
         assert!(line.has_waiting());
     }
 }

@@ -1,5 +1,5 @@
-//! The lines that one path's VMs cause: each names the path, and they are bounded. A VMM or a guest that
-//! does the same wrong thing again and again fills no log.
+//! Log lines about the VMs of one path. Each names the path. Their rate is bounded, so a VMM or a guest that repeats
+//! a mistake does not fill the log.
 
 use std::{
     fmt,
@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines that a path may cause at once.
+/// Most lines of a path at once.
 const BURST: u32 = 30;
-/// A further line is allowed after this time.
+/// The time after which one more line is allowed.
 const EACH: Duration = Duration::from_secs(1);
 
 /// A path's log.
@@ -22,16 +22,16 @@ pub(crate) struct Log {
 
 #[derive(Debug)]
 struct Bucket {
-    /// Lines that are allowed now.
+    /// The number of lines that are allowed now.
     lines: u32,
     /// When the last one was added to `lines`.
     since: Instant,
-    /// Lines that were left out and not told of.
+    /// The number of lines that were suppressed and not reported yet.
     left_out: u64,
 }
 
 impl Bucket {
-    /// True if a line may be said; with it how many were left out before.
+    /// If a line is allowed, the number of lines that were suppressed before it.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let whole = now.saturating_duration_since(self.since).as_secs() / EACH.as_secs();
         if whole > 0 {
@@ -65,7 +65,7 @@ impl Log {
         true
     }
 
-    /// Tells of lines that were left out, if a line is allowed; false: there are still some.
+    /// Logs the count of suppressed lines if a line is allowed. Returns false if the count could not be logged yet.
     pub(crate) fn settle(&self) -> bool {
         let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         if bucket.left_out == 0 {
@@ -87,7 +87,7 @@ impl Log {
         }
     }
 
-    /// Shown with `-v` only; takes no line from the budget otherwise.
+    /// Logs a line that is shown with `-v` only. Without `-v` it does not count.
     pub(crate) fn debug(&self, what: fmt::Arguments<'_>) {
         if tracing::enabled!(tracing::Level::DEBUG) && self.may_speak() {
             tracing::debug!("vhost-user:{}: {what}", self.path.display());
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(bucket.take(later), Some(100_000 - u64::from(BURST)));
         assert_eq!(bucket.take(later), Some(0));
         assert_eq!(bucket.take(later), None);
-        // Silence fills it again, and no further.
+        // Without lines the budget fills up again, to its maximum.
         let much_later = begin + 1000 * EACH;
         let said = (0..1000).filter(|_| bucket.take(much_later).is_some()).count();
         assert_eq!(said, BURST as usize);

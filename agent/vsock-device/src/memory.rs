@@ -1,7 +1,7 @@
-//! A guest's memory, as its VMM gives it: files that stay the VMM's. `queue` reads and writes it.
+//! A guest's memory: files that the VMM sends and keeps open. `queue` reads and writes the memory.
 //!
-//! Everything is checked before it is mapped: a VMM must not be able to end the agent with it
-//! (`sys::shared`), nor to stop one of its threads, nor to take the address space that others need.
+//! Every region is checked before it is mapped. A VMM must not be able to end the agent with it (`sys::shared`), to
+//! stop one of its threads, or to use up the address space that other VMs need.
 
 use std::{
     collections::BTreeMap,
@@ -31,31 +31,30 @@ use crate::{
     vhost_user::{MemoryError, message::Region},
 };
 
-/// File systems whose pages come from this machine's memory or disks. With others (FUSE, a network) another
-/// process or machine provides the page; if it does not, the thread that touches the page waits for ever.
+/// File systems whose pages come from this machine's memory or disks. With others (FUSE, a network) another process or
+/// machine provides a page, and the thread that touches the page waits until it does, possibly for ever.
 const PROMPT: [FsType; 5] =
     [TMPFS_MAGIC, HUGETLBFS_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];
 
-/// Address space that all VMs may have, bytes: half of what a process has on x86_64 with four levels of
-/// page tables.
+/// Address space of all VMs, in bytes: half of what a process has on x86_64 with four levels of page tables.
 const ALL: u64 = 64 << 40;
-/// One VM may have twice this machine's memory and swap, and at least so much: memory that can be plugged
-/// in later is mapped before it is there.
+/// One VM may have twice this machine's memory and swap, and at least this many bytes, since memory that can be
+/// plugged in later is mapped before it exists.
 const LEAST: u64 = 1 << 40;
-/// So much of it is kept for the paths together, an equal share for each: a VM within its share is taken
-/// whatever the others have.
+/// This part of `ALL` is reserved for the paths in equal shares. A VM within its share is accepted however much the
+/// others have.
 const SHARED: u64 = ALL / 2;
 
-/// All of a guest's memory at a time.
+/// The memory of a guest.
 #[derive(Debug, Clone)]
 pub(crate) struct Memory(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
     map: GuestMemoryMmap,
-    /// One for each part of the map.
+    /// One watch for each region of the map.
     watches: Vec<Watch>,
-    /// None for a test's.
+    /// `None` in tests.
     reserved: Option<Reserved>,
 }
 
@@ -68,7 +67,7 @@ impl Drop for Parts {
 }
 
 impl Memory {
-    /// Maps the regions, each from its own file.
+    /// Maps the regions, each from its file.
     pub(crate) fn from_regions(
         regions: &[Region],
         files: impl Iterator<Item = Foreign>,
@@ -100,9 +99,8 @@ impl Memory {
         Self::watched(map, Some(reserved)).map_err(MemoryError::System)
     }
 
-    /// The same memory, mapped anew: page tables of what was touched before go with the old mapping. To remove the
-    /// pages alone leaves the tables, of which a guest can have the device make one for every 2 MiB of a file in
-    /// which there is nothing.
+    /// The same memory, mapped anew. The page tables of touched pages are freed with the old mapping. Removing only the
+    /// pages would leave the tables, and a guest can cause one table per 2 MiB of an empty file.
     pub(crate) fn again(&self) -> Result<Self, MemoryError> {
         let wrong = || MemoryError::System(io::ErrorKind::Unsupported.into());
         let Some(Reserved(quota, bytes)) = &self.0.reserved else { return Err(wrong()) };
@@ -124,7 +122,7 @@ impl Memory {
         Ok(Self(Arc::new(Parts { map, watches, reserved })))
     }
 
-    /// Memory that a test has made.
+    /// The memory of a test.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of(map: GuestMemoryMmap) -> io::Result<Self> {
         Self::watched(map, None)
@@ -134,7 +132,8 @@ impl Memory {
         &self.0.map
     }
 
-    /// To be asked after anything was read: it was the guest's, if this is well.
+    /// Whether all of the memory was there so far. Call it after each read: on an error the bytes read may not be the
+    /// guest's.
     pub(crate) fn is_there(&self) -> Result<(), Broken> {
         if self.0.watches.iter().any(Watch::is_lost) { Err(Broken) } else { Ok(()) }
     }
@@ -154,12 +153,12 @@ fn check(at: usize, region: &Region, file: &Foreign) -> Result<(), MemoryError> 
     if kind != SFlag::S_IFREG || !PROMPT.contains(&system.filesystem_type()) {
         return Err(MemoryError::Foreign);
     }
-    // It can be made shorter later; then the pages that are gone are found when they are touched.
+    // The file can be truncated later. A missing page is noticed when it is touched.
     let len = u64::try_from(status.st_size).unwrap_or(0);
     if end > len {
         return Err(MemoryError::File { at, end, len });
     }
-    // Of huge pages only whole ones can be replaced.
+    // Only whole huge pages can be replaced.
     let page = u64::try_from(system.block_size()).unwrap_or(1).max(1);
     if system.filesystem_type() == HUGETLBFS_MAGIC && !region.len.is_multiple_of(page) {
         return Err(MemoryError::HugePage);
@@ -167,14 +166,14 @@ fn check(at: usize, region: &Region, file: &Foreign) -> Result<(), MemoryError> 
     Ok(())
 }
 
-/// What a VM may make the device hold in any case, bytes: the credit of four connections.
+/// Bytes that a VM may make the device hold in any case: the credit of four connections.
 const LEAST_HELD: usize = 1 << 20;
 
 /// One path's account in the shared address space.
 #[derive(Debug)]
 pub(crate) struct Quota(u64);
 
-/// What each path has, bytes, by the number of its `Quota`.
+/// The bytes that each path has, by the number of its `Quota`.
 static USED: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
 
 fn used() -> MutexGuard<'static, BTreeMap<u64, u64>> {
@@ -197,7 +196,7 @@ impl Quota {
         usize::try_from(share).unwrap_or(usize::MAX).clamp(LEAST_HELD, most)
     }
 
-    /// Address space for a VM of this path, in the place of what it has now.
+    /// Reserves address space for a VM of this path, in place of what the path has now.
     fn reserve(self: &Arc<Self>, wanted: u64) -> Result<Reserved, MemoryError> {
         let most = most_of_one();
         if wanted > most {
@@ -206,7 +205,7 @@ impl Quota {
         let mut used = used();
         let share = SHARED / u64::try_from(used.len()).unwrap_or(u64::MAX).max(1);
         let others = used.iter().filter(|(number, _)| **number != self.0);
-        // While one takes the other's place there may be twice as much, for which there is room.
+        // While a mapping replaces another there are both; there is enough room for that.
         let others: u64 = others.map(|(_, bytes)| share.max(*bytes)).sum();
         if wanted > ALL.saturating_sub(others) {
             return Err(MemoryError::AllLimit { wanted, used: used.values().sum() });
@@ -222,7 +221,7 @@ impl Drop for Quota {
     }
 }
 
-/// Address space that a VM has of what all may have.
+/// A VM's part of the shared address space. Dropping it releases the part.
 #[derive(Debug)]
 struct Reserved(Arc<Quota>, u64);
 
@@ -239,8 +238,8 @@ fn most_of_one() -> u64 {
     machine_memory().saturating_add(swap).saturating_mul(2).max(LEAST)
 }
 
-/// Bytes of page tables that this process may have before VMs have theirs made anew: those of 64 GiB, or of what this
-/// machine has.
+/// Most bytes of page tables of this process. Beyond that the memory of VMs is mapped anew. These are the tables of
+/// 64 GiB, or of this machine's memory if that is more.
 pub(crate) fn most_tables() -> u64 {
     (machine_memory() / 256).max(128 << 20)
 }
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_what_was_touched_go_when_memory_is_mapped_anew() {
+    fn mapping_memory_anew_frees_its_page_tables() {
         const LEN: u64 = 16 << 30;
         let quota = Arc::new(Quota::new());
         let before = map(&quota, &[(0, LEN, 0)], LEN).unwrap();
@@ -334,13 +333,13 @@ mod tests {
     }
 
     #[test]
-    fn no_vms_take_the_share_of_the_next_one() {
+    fn vms_cannot_take_the_share_of_the_next_vm() {
         const PATHS: u64 = 200;
         let most = most_of_one();
         let quotas: Vec<_> = (0..PATHS).map(|_| Arc::new(Quota::new())).collect();
         let error = map(&quotas[0], &[(0, most + 4096, 0)], most + 4096).unwrap_err().to_string();
         assert!(error.contains("more than one VM may have"), "{error}");
-        // All others take as much as they can get.
+        // The others take as much as they can get.
         let mut held = Vec::new();
         for quota in &quotas[1..] {
             let mut wanted = most;
@@ -354,7 +353,7 @@ mod tests {
         }
         let share = SHARED / PATHS / 4096 * 4096;
         let memory = map(&quotas[0], &[(0, share, 0)], share).unwrap();
-        // Anew, as when memory was plugged in; and the agent itself has room.
+        // A second mapping, as after memory was plugged in; and the agent itself has room.
         let second = map(&quotas[0], &[(0, share, 0)], share).unwrap();
         drop((memory, second, vec![0_u8; 1 << 28]));
         assert!(map(&quotas[0], &[(0, most, 0)], most).is_err());

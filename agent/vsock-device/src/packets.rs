@@ -1,29 +1,30 @@
-//! What happens to the packets that a guest sends.
+//! Takes packets off the TX queue and applies each to its connection.
 
 use std::sync::Arc;
 
 use crate::{
     HOST_CID,
     connection::Connection,
+    connections::{AfterUnlock, BUF_ALLOC, Key, MAX_CONNECTIONS},
     device::Device,
-    flow::{ANSWERS, DESCRIPTORS, Flow, Rx},
+    flow::{ANSWERS, DESCRIPTORS, Flow, Intake, Rx},
     header::{self, Header, Op},
     inner::Inner,
-    peers::{After, Key, MOST, ROOM},
     queue::{Broken, Chain, For, Queue},
 };
 
-/// Chains that all connections of a VM hold: half of Linux's queue is everybody's.
+/// Most chains that all connections of a VM hold: half of Linux's queue stays free.
 pub(crate) const ALL_LENT: usize = 64;
-/// What is looked at in one go, sessions being kept out: packets (QEMU's queue has so many) and bytes.
+/// Most packets that are taken under the lock, during which sessions wait. QEMU's queue has this many.
 const PACKETS: usize = 128;
+/// Most bytes that are taken under the lock, and one packet more.
 const BYTES: usize = 1 << 20;
 
-/// What came of one go.
+/// The result of `take_in`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) packets: usize,
-    /// There may be more.
+    /// The work was cut short, and there may be more packets.
     pub(crate) more: bool,
 }
 
@@ -31,7 +32,7 @@ pub(crate) struct Taken {
 pub(crate) fn take_in(
     device: &Arc<Device>,
     inner: &mut Inner,
-    after: &mut After<'_>,
+    after: &mut AfterUnlock<'_>,
 ) -> Result<Taken, Broken> {
     let Inner { memory, rx, tx, flow, .. } = inner;
     let memory = memory.as_ref();
@@ -47,8 +48,8 @@ pub(crate) fn take_in(
         if flow.answers.len() >= ANSWERS {
             flow.send_answers(&mut rx)?;
         }
-        flow.stalled = flow.is_full();
-        if flow.stalled {
+        flow.intake = if flow.is_full() { Intake::Stalled } else { Intake::Open };
+        if flow.intake == Intake::Stalled {
             break false;
         }
         let Some(mut chain) = tx.pop(For::Reading)? else { break false };
@@ -71,17 +72,17 @@ pub(crate) fn take_in(
     Ok(Taken { packets, more })
 }
 
-/// One packet. Gives the chain back unless it is kept.
+/// Applies one packet. Returns its chain unless the connection holds it.
 fn packet(
     device: &Arc<Device>,
     flow: &mut Flow,
     tx: &mut Queue<'_>,
     header: &Header,
     mut chain: Chain,
-    after: &mut After<'_>,
+    after: &mut AfterUnlock<'_>,
 ) -> Result<Option<Chain>, Broken> {
     let cid = device.cid();
-    // Not from this guest, or not for us: as the kernel's vhost, we have not seen it.
+    // The packet has a wrong source or destination: ignored, as by the kernel's vhost.
     if header.src_cid != u64::from(cid) || header.dst_cid != HOST_CID {
         return Ok(Some(chain));
     }
@@ -96,53 +97,53 @@ fn packet(
         request(device, flow, tx, header, key, after)?;
         return Ok(Some(chain));
     }
-    let Some(peer) = flow.peers.open.get_mut(&key) else {
-        let parted = flow.peers.has_parted(key);
-        let wants_to_know = header.op == Op::Shutdown || !parted;
-        if header.op == Op::Reset || wants_to_know && parted {
-            flow.peers.forget(key);
+    let Some(state) = flow.connections.open.get_mut(&key) else {
+        let closed = flow.connections.was_closed(key);
+        let wants_to_know = header.op == Op::Shutdown || !closed;
+        if header.op == Op::Reset || wants_to_know && closed {
+            flow.connections.forget(key);
         }
         if header.op != Op::Reset && wants_to_know {
             flow.answers.push_back(header.reset());
         }
         return Ok(Some(chain));
     };
-    (peer.their_room, peer.their_taken) = (header.buf_alloc, header.fwd_cnt);
-    if peer.writer.is_some() && peer.credit() > 0 {
-        peer.wake_writer(after);
+    (state.peer_buf_alloc, state.peer_fwd_cnt) = (header.buf_alloc, header.fwd_cnt);
+    if state.writer.is_some() && state.credit() > 0 {
+        state.wake_writer(after);
     }
     match header.op {
         Op::Data => {
-            let fits = peer.inbox.len().checked_add(header.len).is_some_and(|all| all <= ROOM);
-            if !fits || peer.input_ended || header.len == 0 {
-                let port = key.theirs;
+            let fits =
+                state.inbox.len().checked_add(header.len).is_some_and(|all| all <= BUF_ALLOC);
+            if !fits || !state.guest.sends() || header.len == 0 {
+                let port = key.guest_port;
                 device.log().debug(format_args!("port {port}: the guest sent more than it may"));
                 flow.answers.push_back(header.reset());
-                flow.drop_peer(key, tx, after)?;
+                flow.drop_connection(key, tx, after)?;
                 return Ok(Some(chain));
             }
-            peer.wake_reader(after);
-            if flow.held.lent < ALL_LENT && peer.inbox.may_lend(&chain) {
-                peer.inbox.lend(chain, header.len, &mut flow.held);
+            state.wake_reader(after);
+            if flow.held.lent < ALL_LENT && state.inbox.may_lend(&chain) {
+                state.inbox.lend(chain, header.len, &mut flow.held);
                 return Ok(None);
             }
-            peer.inbox.copy(&mut chain, header.len, tx.memory(), &mut flow.held)?;
+            state.inbox.copy(&mut chain, header.len, tx.memory(), &mut flow.held)?;
         }
         Op::CreditRequest => {
-            let update = peer.header(key, cid, Op::CreditUpdate, 0, 0);
+            let update = state.header(key, cid, Op::CreditUpdate, 0, 0);
             flow.answers.push_back(update);
         }
         Op::Shutdown => {
-            peer.input_ended |= header.flags & header::NO_MORE_SENT != 0;
-            peer.output_ended |= header.flags & header::NO_MORE_RECEIVED != 0;
-            peer.wake_reader(after);
-            peer.wake_writer(after);
+            state.guest = state.guest.with(header.flags);
+            state.wake_reader(after);
+            state.wake_writer(after);
         }
         Op::CreditUpdate => {}
-        Op::Reset => flow.drop_peer(key, tx, after)?,
+        Op::Reset => flow.drop_connection(key, tx, after)?,
         Op::Request | Op::Response | Op::Unknown(_) => {
             flow.answers.push_back(header.reset());
-            flow.drop_peer(key, tx, after)?;
+            flow.drop_connection(key, tx, after)?;
         }
     }
     Ok(Some(chain))
@@ -154,29 +155,29 @@ fn request(
     tx: &mut Queue<'_>,
     header: &Header,
     key: Key,
-    after: &mut After<'_>,
+    after: &mut AfterUnlock<'_>,
 ) -> Result<(), Broken> {
-    let known = flow.peers.open.contains_key(&key);
+    let known = flow.connections.open.contains_key(&key);
     if known {
-        flow.drop_peer(key, tx, after)?;
+        flow.drop_connection(key, tx, after)?;
     }
-    // The count includes connections that are over and whose sessions have not noticed. Otherwise a guest
-    // that connects in a loop could have any number of sessions.
-    if known || header.dst_port != device.port() || flow.sessions >= MOST {
+    // The count includes ended connections whose sessions still exist. Otherwise a guest that connects in a loop
+    // could have any number of sessions.
+    if known || header.dst_port != device.port() || flow.sessions >= MAX_CONNECTIONS {
         flow.answers.push_back(header.reset());
         return Ok(());
     }
-    let id = flow.peers.open(key, header);
-    let peer = flow.peers.get((key, id)).ok_or(Broken)?;
-    let response = peer.header(key, device.cid(), Op::Response, 0, 0);
+    let id = flow.connections.open(key, header);
+    let state = flow.connections.get((key, id)).ok_or(Broken)?;
+    let response = state.header(key, device.cid(), Op::Response, 0, 0);
     flow.answers.push_back(response);
     let connection = Connection::new(Arc::clone(device), key, id);
-    // The listener is gone: reset the connection, but drop the handle without taking the lock again.
+    // There is no listener: reset the connection, and drop the handle without taking the lock again.
     if let Err(refused) = device.accepted().try_send(connection) {
         refused.into_inner().forget();
         flow.answers.pop_back();
         flow.answers.push_back(header.reset());
-        flow.drop_peer(key, tx, after)?;
+        flow.drop_connection(key, tx, after)?;
     } else {
         flow.sessions += 1;
     }

@@ -1,6 +1,5 @@
-//! One virtqueue: buffers taken off it, filled or read, and given back. Everything in it is the
-//! guest's word: addresses, lengths and the order of descriptors are looked at anew at each use, and
-//! bytes are copied once.
+//! One virtqueue: takes buffers off it, reads or fills them, and gives them back. The guest controls everything in it:
+//! addresses, lengths and the order of descriptors are checked at each use, and bytes are copied once.
 
 use std::{fmt, sync::atomic::Ordering};
 
@@ -9,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::{memory::Memory, ring::Ring};
 
-/// The guest's driver or its VMM does not keep to Virtio: the device cannot go on.
+/// The guest's driver or the VMM broke the rules of virtio. The device cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Broken;
 
@@ -20,28 +19,28 @@ struct Segment {
     len: u32,
 }
 
-/// Buffers that the guest has lent: read or filled from the front, then given back.
+/// Buffers of the guest, which are read or filled from the front and then given back.
 pub(crate) struct Chain {
     head: u16,
     segments: Vec<Segment>,
-    /// Segments that are done, and bytes of the next.
+    /// The number of segments that are done, and of bytes in the next one.
     done: (usize, u32),
 }
 
 impl Chain {
-    /// Parts of the guest's memory that it is made of.
+    /// The number of its parts of the guest's memory.
     pub(crate) fn parts(&self) -> usize {
         self.segments.len()
     }
 
-    /// Bytes that are left.
+    /// The number of bytes that are left.
     pub(crate) fn len(&self) -> usize {
         let rest = self.segments.get(self.done.0..).unwrap_or_default();
         let all: usize = rest.iter().map(|segment| segment.len as usize).sum();
         all - self.done.1 as usize
     }
 
-    /// The next bytes that are in one piece, `most` of them at most.
+    /// The next contiguous bytes, at most `most` of them.
     fn next(&mut self, most: usize) -> Option<(GuestAddress, usize)> {
         loop {
             let segment = self.segments.get(self.done.0)?;
@@ -57,7 +56,7 @@ impl Chain {
         }
     }
 
-    /// Copies out as much as there is, up to all of `to`.
+    /// Reads bytes until `to` is full or the chain ends. Returns their number.
     pub(crate) fn read(&mut self, memory: &Memory, mut to: &mut [u8]) -> Result<usize, Broken> {
         let all = to.len();
         while !to.is_empty() {
@@ -70,7 +69,7 @@ impl Chain {
         Ok(all - to.len())
     }
 
-    /// Copies in as much as there is room for.
+    /// Writes bytes until `from` or the chain ends. Returns their number.
     pub(crate) fn write(&mut self, memory: &Memory, mut from: &[u8]) -> Result<usize, Broken> {
         let all = from.len();
         while !from.is_empty() {
@@ -91,31 +90,31 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// What the next buffer is for.
+/// The purpose of the next buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum For {
     Reading,
     Writing,
 }
 
-/// A queue that runs and the memory that it is in, held for a while.
+/// A running queue and its memory, for one piece of work.
 pub(crate) struct Queue<'a> {
     ring: &'a mut Ring,
     memory: &'a Memory,
-    /// Descriptors that were looked at: what the work here has cost.
+    /// The number of descriptors that were read, as a measure of the work.
     descriptors: usize,
-    /// Something was given back of which the guest has not been told.
+    /// Buffers were given back and the guest was not notified yet.
     returned: bool,
 }
 
 impl<'a> Queue<'a> {
-    /// None if the queue does not run.
+    /// `None` if the queue does not run.
     pub(crate) fn new(ring: &'a mut Ring, memory: Option<&'a Memory>) -> Option<Self> {
         let memory = memory.filter(|_| ring.runs())?;
         Some(Self { ring, memory, descriptors: 0, returned: false })
     }
 
-    /// To give back what was taken from it, also when it does not run.
+    /// The queue for giving back buffers only, which is allowed when the queue does not run.
     pub(crate) fn returning(ring: &'a mut Ring, memory: &'a Memory) -> Self {
         Self { ring, memory, descriptors: 0, returned: false }
     }
@@ -124,12 +123,12 @@ impl<'a> Queue<'a> {
         self.memory
     }
 
-    /// Descriptors that were looked at so far.
+    /// The number of descriptors that were read so far.
     pub(crate) fn descriptors(&self) -> usize {
         self.descriptors
     }
 
-    /// The next buffers. If there are none, the guest is to say when there are.
+    /// The next buffers. If there are none, asks the guest for a kick.
     pub(crate) fn pop(&mut self, purpose: For) -> Result<Option<Chain>, Broken> {
         if let Some(chain) = self.try_pop(purpose)? {
             return Ok(Some(chain));
@@ -137,7 +136,7 @@ impl<'a> Queue<'a> {
         if !self.ask_for_more()? {
             return Ok(None);
         }
-        // The ring says that there is one: if it is not to be had, to ask again would never end.
+        // The ring says that there is a chain. If it cannot be read, asking again would never end.
         self.try_pop(purpose)?.map(Some).ok_or(Broken)
     }
 
@@ -145,7 +144,7 @@ impl<'a> Queue<'a> {
         let memory = self.memory.map();
         let queue = &mut self.ring.queue;
         let most = usize::from(queue.size());
-        // More than the ring can hold is an error here.
+        // An index with more chains than the ring can hold is an error.
         let mut available = queue.iter(memory).map_err(|_| Broken)?;
         let Some(chain) = available.next() else {
             self.memory.is_there()?;
@@ -161,28 +160,28 @@ impl<'a> Queue<'a> {
                 segments.push(Segment { at: descriptor.addr(), len: descriptor.len() });
                 total += u64::from(descriptor.len());
             }
-            // Virtio 1.2, 2.7.5.3.1: no chain is longer than the queue, also in a table of its own.
+            // Virtio 1.2, 2.7.5.3.1: no chain is longer than the queue, indirect or not.
             if count > most {
                 return Err(Broken);
             }
         }
         self.descriptors += count;
         self.memory.is_there()?;
-        // It ends where its last descriptor says so, and not where one cannot be read.
+        // A chain ends at its last descriptor, and not at one that cannot be read.
         if goes_on || u32::try_from(total).is_err() {
             return Err(Broken);
         }
         Ok(Some(Chain { head, segments, done: (0, 0) }))
     }
 
-    /// There is none at the moment: the guest is to say when. True: there is one, after all.
+    /// Asks the guest for a kick when it provides buffers. Returns true if there are some already.
     pub(crate) fn ask_for_more(&mut self) -> Result<bool, Broken> {
         let more = self.ring.queue.enable_notification(self.memory.map()).map_err(|_| Broken)?;
         self.memory.is_there()?;
         Ok(more)
     }
 
-    /// How many chains the guest has there.
+    /// The number of chains that the guest provides.
     pub(crate) fn available(&self) -> Result<u16, Broken> {
         let queue = &self.ring.queue;
         let end = queue.avail_idx(self.memory.map(), Ordering::Acquire).map_err(|_| Broken)?;
@@ -190,7 +189,7 @@ impl<'a> Queue<'a> {
         Ok(end.0.wrapping_sub(queue.next_avail()))
     }
 
-    /// Gives buffers back, `written` bytes of them filled.
+    /// Gives a chain back, of which `written` bytes were filled.
     pub(crate) fn give_back(&mut self, chain: &Chain, written: usize) -> Result<(), Broken> {
         let written = u32::try_from(written).map_err(|_| Broken)?;
         self.returned = true;
@@ -199,7 +198,7 @@ impl<'a> Queue<'a> {
         self.memory.is_there()
     }
 
-    /// Tells the guest of all that was given back, if it wants to know.
+    /// Notifies the guest of the buffers that were given back, if it wants that.
     pub(crate) fn notify(self) -> Result<(), Broken> {
         if !self.returned {
             return Ok(());

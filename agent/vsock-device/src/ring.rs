@@ -1,4 +1,4 @@
-//! A queue as vhost-user sets it up: where it is, whether it runs, and how its guest is called.
+//! A queue as vhost-user sets it up: its place, whether it runs, and the eventfd that notifies the guest.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -7,15 +7,15 @@ use vm_memory::GuestAddress;
 
 use crate::{memory::Memory, queue::Broken, sys::eventfd, vhost_user::message::Places};
 
-/// Descriptors of a queue at most.
+/// Most descriptors of a queue.
 const MOST: u16 = 1024;
 
-/// Which of the device's queues. (The third, for events, stays in the VMM.)
+/// A queue of the device. (The VMM keeps the third, for events.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
-    /// What the guest receives by.
+    /// The guest receives by this queue.
     Rx,
-    /// What the guest sends by.
+    /// The guest sends by this queue.
     Tx,
 }
 
@@ -31,9 +31,9 @@ pub(crate) struct Ring {
     pub(crate) queue: Queue,
     call: Option<OwnedFd>,
     enabled: bool,
-    /// It was reset: a kick alone starts it.
+    /// It was reset, and a kick starts it.
     reset: bool,
-    /// The driver broke its rules: it is not touched until it is stopped or reset.
+    /// The driver broke the rules. The queue is not touched until it is stopped or reset.
     broken: bool,
 }
 
@@ -45,17 +45,17 @@ impl Default for Ring {
 }
 
 impl Ring {
-    /// May be used.
+    /// Whether the queue may be used.
     pub(crate) fn runs(&self) -> bool {
         self.queue.ready() && self.enabled && !self.broken && self.is_placed()
     }
 
-    /// The VMM has said where it is.
+    /// Whether the VMM has said where the queue is.
     fn is_placed(&self) -> bool {
         self.queue.avail_ring() != 0
     }
 
-    /// Its guest has kicked it; maybe before it was stopped.
+    /// The guest has kicked the queue, maybe before the queue was stopped.
     pub(crate) fn kicked(&mut self) {
         if self.reset && self.is_placed() {
             self.start();
@@ -75,7 +75,8 @@ impl Ring {
         self.queue.set_event_idx(on);
     }
 
-    /// Where it is in the guest's memory. Where the used ring stands is read there: no message says it.
+    /// Sets the place of the queue in the guest's memory. The index of the used ring is read from there, since no
+    /// message has it.
     pub(crate) fn set_places(&mut self, places: Places, memory: &Memory) -> Result<(), Broken> {
         let Places { table, avail, used } = places;
         let queue = &mut self.queue;
@@ -101,45 +102,45 @@ impl Ring {
         self.enabled = on;
     }
 
-    /// Stops it. If it was broken, it can be set up anew.
+    /// Stops the queue. A queue that was broken can be set up again afterwards.
     pub(crate) fn stop(&mut self) {
         self.queue.set_ready(false);
         self.call = None;
         (self.reset, self.broken) = (false, false);
     }
 
-    /// As it was in the beginning, but for its call: not every VMM gives that anew.
+    /// Puts the queue into its initial state, except its call eventfd: not every VMM sends that again.
     pub(crate) fn reset(&mut self) {
         self.queue.reset();
         (self.enabled, self.reset, self.broken) = (false, true, false);
     }
 
-    /// A queue that is stopped stays as it is: nothing in it is used any more.
+    /// Marks a running queue as broken. A stopped queue is not used anyway and stays as it is.
     pub(crate) fn set_broken(&mut self) {
         self.broken = self.queue.ready();
     }
 
-    /// Tells the guest, if it has said how.
+    /// Notifies the guest, if the VMM has set a call eventfd.
     pub(crate) fn call(&self) {
         if let Some(call) = &self.call {
-            // It fails only if the VMM broke its own eventfd. Then its guest waits, and no other.
+            // It fails only if the VMM broke its own eventfd. Then only its own guest waits.
             eventfd::signal(call.as_fd()).ok();
         }
     }
 
-    /// Chains that were taken off it so far.
+    /// The number of chains that were taken off the queue, modulo 2^16.
     pub(crate) fn next(&self) -> u16 {
         self.queue.next_avail()
     }
 
-    /// Where it is, to be known again.
+    /// The queue's place, to compare with a later one.
     pub(crate) fn mark(&self) -> Mark {
         Mark { table: self.queue.desc_table(), next: self.queue.next_avail() }
     }
 }
 
-/// A queue's place in memory and in its ring: after a stop it goes on from there, after a reset of
-/// the guest it does not.
+/// A queue's place in memory and in its ring. After a stop the queue continues from there; after a reset of the guest
+/// it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     table: u64,

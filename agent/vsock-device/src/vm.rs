@@ -1,5 +1,5 @@
-//! One VM, from its connection to its end: what its VMM says, and what its guest's queues have. All of it
-//! happens on one thread, which never blocks on the VMM, the guest or a session.
+//! One VM, from the connection of its VMM to its end: the messages of the VMM and the packets of the guest. One thread
+//! processes them, and never blocks on the VMM, the guest or a session.
 
 use std::{
     io,
@@ -29,17 +29,16 @@ use crate::{
     },
 };
 
-/// What happened, as epoll says it.
+/// Events of epoll.
 const VMM: u64 = 0;
 const WAKE: u64 = 1;
 const KICK_RX: u64 = 2;
 const KICK_TX: u64 = 3;
 const LISTENER: u64 = 4;
 
-/// Messages of the VMM that are dealt with before the guest has its turn.
+/// Most messages of the VMM that are processed before the guest has its turn.
 const MESSAGES: usize = 16;
-/// Consecutive kicks without any work, after which the thread pauses, so that a VM that only kicks does not
-/// use up a core.
+/// Consecutive kicks without work after which the thread pauses, so that a VM that only kicks does not use up a core.
 const IDLE_KICKS: u32 = 64;
 const IDLE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -48,7 +47,7 @@ const IDLE_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct Events {
     epoll: Epoll,
     kicks: [Option<OwnedFd>; 2],
-    /// The queues are to be looked at without a kick.
+    /// There is work for the queues without a kick.
     pub(crate) look: bool,
 }
 
@@ -58,19 +57,19 @@ impl Events {
         Ok(Self { epoll, kicks: [None, None], look: false })
     }
 
-    /// Listens to a queue's kick, and no longer to the one before it.
+    /// Waits for a queue's kick eventfd, and no longer for the queue's previous one.
     pub(crate) fn set_kick(&mut self, which: Which, kick: Option<OwnedFd>) -> io::Result<()> {
         let (slot, token) = match which {
             Which::Rx => (&mut self.kicks[0], KICK_RX),
             Which::Tx => (&mut self.kicks[1], KICK_TX),
         };
-        // Not only closed: the VMM has it open too, and epoll would report it for as long.
+        // Closing it is not enough: the VMM has it open too, and epoll would report it until the VMM closes it.
         if let Some(old) = slot.take() {
             self.epoll.delete(&old)?;
         }
         if let Some(new) = kick {
-            // Edge-triggered, so it need not be read: each kick is one event, also from an eventfd that
-            // is full or a semaphore (EFD_SEMAPHORE).
+            // Edge-triggered, so the eventfd need not be read: each kick is one event, even if the eventfd is full
+            // or a semaphore (EFD_SEMAPHORE).
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
             self.epoll.add(&new, EpollEvent::new(flags, token))?;
             *slot = Some(new);
@@ -79,10 +78,10 @@ impl Events {
     }
 }
 
-/// Why a VM is served no longer.
+/// Why a VM is no longer served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
-    /// It has gone.
+    /// The VMM has disconnected.
     #[error("it has gone")]
     Gone,
     #[error(transparent)]
@@ -106,17 +105,17 @@ impl From<Errno> for End {
     }
 }
 
-/// A VM that is connected.
+/// A connected VM.
 pub(crate) struct Vm<'a> {
     device: Arc<Device>,
     transport: Transport,
     handler: Handler,
     events: Events,
-    /// Where another VMM may come meanwhile.
+    /// The listener, to notice another VMM meanwhile.
     listener: Option<BorrowedFd<'a>>,
-    /// More packets wait than one go takes.
+    /// More packets wait than were taken last.
     more: bool,
-    /// Some connection waits for room.
+    /// A connection waits for room.
     waiting: bool,
     idle_kicks: u32,
 }
@@ -151,11 +150,11 @@ impl<'a> Vm<'a> {
         })
     }
 
-    /// Serves it to its end.
+    /// Serves the VM to its end.
     pub(crate) fn run(&mut self) -> End {
         loop {
             let timeout = if self.waiting {
-                // A connection that was called and has not sent by then is passed over.
+                // A connection that was called and has not sent within this time is passed over.
                 EpollTimeout::try_from(PATIENCE).unwrap_or(EpollTimeout::NONE)
             } else {
                 EpollTimeout::NONE
@@ -166,7 +165,7 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Deals with what has happened, waiting for it at most so long. Gives how many events that were.
+    /// Waits for events, at most this long, and processes them. Returns their number.
     pub(crate) fn turn(&mut self, most: EpollTimeout) -> Result<usize, End> {
         let mut happened = [EpollEvent::empty(); 8];
         let timeout = if self.more { EpollTimeout::ZERO } else { most };
@@ -203,13 +202,13 @@ impl<'a> Vm<'a> {
         Ok(count)
     }
 
-    /// The next turn does not wait for an event.
+    /// Whether the next turn is to run without waiting for an event.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn has_more(&self) -> bool {
         self.more
     }
 
-    /// A kick for nothing, or something else.
+    /// Counts kicks without work, and pauses after too many.
     fn rest(&mut self, idle_kick: bool) {
         self.idle_kicks = if idle_kick { self.idle_kicks + 1 } else { 0 };
         if self.idle_kicks >= IDLE_KICKS {
@@ -217,7 +216,7 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Deals with the VMM's messages.
+    /// Processes the VMM's messages.
     fn hear(&mut self) -> Result<(), End> {
         let stuck = self.transport.is_stuck();
         self.transport.send(&[])?;

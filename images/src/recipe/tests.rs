@@ -1,4 +1,4 @@
-//! The store, in a folder of its own.
+//! The store, in a temporary folder.
 
 use std::{cell::Cell, fs};
 
@@ -27,7 +27,7 @@ fn an_image_is_built_once_and_again_when_its_input_changes() {
     let second = get("b").unwrap();
     assert_eq!(builds.get(), 2);
     assert_eq!(fs::read_to_string(second.join("image")).unwrap(), "b");
-    assert!(!first.exists(), "the image that nothing names any more is removed");
+    assert!(!first.exists(), "the image of the old input is removed");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn an_interrupted_build_leaves_no_image() {
 }
 
 #[test]
-fn images_whose_names_begin_alike_are_strangers() {
+fn an_image_whose_name_begins_with_anothers_is_kept() {
     let (_folder, store) = store();
     let long = store.get("host-root", &Key::new("test"), |_| Ok(())).unwrap();
     store.get("host", &Key::new("test"), |_| Ok(())).unwrap();

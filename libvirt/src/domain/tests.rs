@@ -8,7 +8,7 @@ fn fixed(cid: u32) -> Vsock {
 
 const AUTO: Vsock = Vsock { cid: Some(Cid::Auto), model: None };
 
-/// The number in a domain's device.
+/// The CID of a domain's device.
 fn cid(domain: &str) -> Option<u32> {
     device(domain).unwrap()?.cid.map(NonZeroU32::get)
 }
@@ -18,7 +18,7 @@ fn added(domain: &str, vsock: Vsock) -> String {
 }
 
 #[test]
-fn the_device_goes_behind_the_others_and_all_else_stays() {
+fn the_device_is_added_after_the_others_and_all_else_stays() {
     for (domain, expected) in [
         (
             "<domain type='kvm'>\n  <devices>\n    <disk/>\n  </devices>\n</domain>\n",
@@ -66,9 +66,9 @@ fn the_device_goes_behind_the_others_and_all_else_stays() {
     }
 }
 
-/// `xmlns=''` says that there is no namespace, as nothing does.
+/// `xmlns=''` means no namespace, as does its absence.
 #[test]
-fn an_empty_namespace_is_none() {
+fn an_empty_namespace_counts_as_no_namespace() {
     let plain = "<domain><devices><vsock><cid auto='no' address='7'/></vsock></devices></domain>";
     for element in ["domain", "devices", "vsock", "cid"] {
         for declaration in [" xmlns=''", " xmlns=\"\""] {
@@ -80,7 +80,7 @@ fn an_empty_namespace_is_none() {
             assert_eq!((cid(&changed), changed.matches("<vsock").count()), (Some(9), 1));
         }
     }
-    // Where a namespace is in scope, none is what an empty one makes of it.
+    // Within another namespace, `xmlns=''` puts an element back into no namespace.
     let inside = "<domain xmlns='u'><devices xmlns=''/></domain>";
     assert!(edit(inside, fixed(7), Existing::Keep).is_err());
     let foreign = "<domain><devices><vsock xmlns='u'/></devices></domain>";
@@ -89,7 +89,7 @@ fn an_empty_namespace_is_none() {
 }
 
 #[test]
-fn another_device_is_changed_only_when_that_is_asked() {
+fn another_device_is_changed_only_on_request() {
     let domain = "<domain>\n<devices>\n<vsock model='virtio-transitional'>\n<cid auto='no' address='3'/>\n\
                   <alias name='ua-x'/>\n</vsock>\n</devices>\n</domain>";
     let error = edit(domain, fixed(9), Existing::Keep).unwrap_err().to_string();
@@ -101,17 +101,17 @@ fn another_device_is_changed_only_when_that_is_asked() {
     );
     let changed = edit(domain, fixed(9), Existing::Change).unwrap();
     let expected = domain.replace("address='3'", "address='9'");
-    assert_eq!(changed, expected, "nobody asked for another model");
+    assert_eq!(changed, expected, "the model stays");
     let model = Some(Model::NonTransitional);
     let changed = edit(domain, Vsock { model, ..fixed(9) }, Existing::Change).unwrap();
     assert_eq!(changed, expected.replace("virtio-transitional", "virtio-non-transitional"));
     let changed = edit(domain, Vsock { model, cid: None }, Existing::Change).unwrap();
     assert_eq!(changed, domain.replace("virtio-transitional", "virtio-non-transitional"));
     assert!(edit(domain, Vsock { model, ..fixed(3) }, Existing::Keep).is_err());
-    assert_eq!(added(domain, fixed(3)), domain, "no model is said, so it is any");
+    assert_eq!(added(domain, fixed(3)), domain, "without a model, any model will do");
     let changed = edit(domain, AUTO, Existing::Change).unwrap();
     assert!(changed.contains("<cid auto='yes'/>\n<alias"), "{changed}");
-    // What libvirt has added to `auto` is not another device.
+    // A device with what libvirt added to `auto` is the same device.
     let live = "<domain><devices><vsock model='virtio'><cid auto='yes' address='5'/><alias name='vsock0'/>\
                 </vsock></devices></domain>";
     assert_eq!(added(live, AUTO), live);
@@ -141,7 +141,7 @@ fn another_device_is_changed_only_when_that_is_asked() {
 }
 
 #[test]
-fn what_is_no_domain_is_refused_with_its_place() {
+fn a_text_that_is_no_domain_is_refused_with_its_place() {
     for (text, expected) in [
         (
             "\n<network/>",
@@ -179,7 +179,7 @@ fn a_line_of_a_hundred_thousand_devices_is_edited_at_once() {
 
 proptest! {
     #[test]
-    fn no_text_makes_it_panic_and_what_is_edited_stays_so(
+    fn no_text_causes_a_panic_and_a_second_edit_changes_nothing(
         text in "(<domain>|<devices>|</devices>|<devices/>|</domain>|<vsock/>|<!-- -->|[ \n\ta<>/&'\u{e9}]){0,12}",
     ) {
         if let Ok(edited) = edit(&text, fixed(9), Existing::Change) {
@@ -188,13 +188,13 @@ proptest! {
     }
 
     #[test]
-    fn taken_out_again_every_byte_is_as_it_was(
+    fn an_edit_inserts_one_range_and_changes_no_other_byte(
         before in "(<a/>|\r?\n|  |\t|<b>x</b>|<!--c-->|<!\\[CDATA\\[ \\]\\]>){0,6}",
         after in "[ \r\n\t]{0,3}",
     ) {
         let domain = format!("<domain>{before}<devices>{before}{after}</devices>{after}</domain>");
         let edited = added(&domain, AUTO);
-        // What is new is in one place.
+        // The new bytes are one range.
         let begin = edited.bytes().zip(domain.bytes()).take_while(|(a, b)| a == b).count();
         let end = begin + edited.len() - domain.len();
         prop_assert_eq!(format!("{}{}", &edited[..begin], &edited[end..]), domain.clone());

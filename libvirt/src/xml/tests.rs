@@ -9,7 +9,7 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
-fn what_is_not_read_is_refused_with_its_place() {
+fn a_text_that_is_refused_is_refused_with_its_place() {
     for (text, expected) in [
         ("", "line 1, column 1: the XML ends before its element does"),
         ("<a>\n <b>\n", "line 3, column 1: the XML ends before its element does"),
@@ -37,13 +37,13 @@ fn what_is_not_read_is_refused_with_its_place() {
 }
 
 #[test]
-fn bytes_that_are_not_utf_8_are_told_by_their_place() {
+fn bytes_that_are_not_utf_8_are_refused_with_their_place() {
     let error = text(b"<a>\n\xc3\xa9\xe9</a>".to_vec()).unwrap_err();
     assert!(error.to_string().starts_with("line 2, column 2: not UTF-8"), "{error}");
     assert_eq!(text(b"<a/>".to_vec()).unwrap(), "<a/>");
 }
 
-/// What looks like an attribute or a declaration where none can be is not counted.
+/// Text that only looks like an attribute or a declaration is not counted.
 #[test]
 fn text_comments_cdata_and_instructions_are_not_counted() {
     for inside in [" a=\"x\"".repeat(300), " xmlns=\"u\"".repeat(300)] {
@@ -59,12 +59,12 @@ fn text_comments_cdata_and_instructions_are_not_counted() {
             parse(&text).unwrap_or_else(|error| panic!("{open} {close}: {error}"));
         }
     }
-    // The same namespace again and again is one.
+    // A namespace that is declared again counts once.
     let text = format!("<a>{}</a>", "<b xmlns='u'/>".repeat(10_000));
     assert!(parse(&text).is_ok());
 }
 
-/// Each took the parser minutes without the limits.
+/// Without the limits the parser took minutes for each of them.
 #[test]
 fn hostile_texts_are_refused_before_they_cost_time() {
     let numbered =
@@ -85,7 +85,7 @@ fn hostile_texts_are_refused_before_they_cost_time() {
             format!("<a>{}", numbered(60_000, &|n| format!("<a xmlns:b{n}='u{n}'>"))),
             "more than 256 namespaces",
         ),
-        // A prefix in scope is compared with each, at each further declaration.
+        // Each further declaration compares each prefix in scope with each.
         (
             format!(
                 "<a {}>{}",
@@ -94,12 +94,12 @@ fn hostile_texts_are_refused_before_they_cost_time() {
             ),
             "more than 256 namespaces, or",
         ),
-        // Names are compared whole.
+        // Namespace names are compared as a whole.
         (
             format!("<a xmlns:b='{}'>", "u".repeat(1 << 20)),
             "line 1, column 1: a namespace's name is longer",
         ),
-        // An end of a comment, a section or a value in a place where it is none.
+        // The end mark of a comment, a section or a value, where it does not end anything.
         (
             format!("<a><!-- --><b {}/></a>", numbered(300, &|n| format!(" a{n}='>'"))),
             "line 1, column 12: more than 256 attributes",
@@ -112,7 +112,7 @@ fn hostile_texts_are_refused_before_they_cost_time() {
             format!("<a><![CDATA[<b ]]><c {}/></a>", numbered(300, &|n| format!(" a{n}=''"))),
             "line 1, column 19: more than 256 attributes",
         ),
-        // Just what is allowed, as often as it goes in.
+        // As many as each limit allows.
         (
             format!(
                 "<a {}>{}",

@@ -1,9 +1,9 @@
-//! Ranges, draws, and what the kernel may say to a claim.
+//! Ranges, random choices, and the kernel's answers to a claim.
 
 use super::*;
 
 #[test]
-fn a_guests_cid_is_between_the_reserved_ones() {
+fn a_guests_cid_is_not_a_reserved_one() {
     for cid in [3, 4, 1 << 31, u32::MAX - 1] {
         assert_eq!(GuestCid::new(cid).map(GuestCid::get), Ok(cid));
     }
@@ -13,7 +13,7 @@ fn a_guests_cid_is_between_the_reserved_ones() {
 }
 
 #[test]
-fn a_text_that_is_no_cid_is_told_what_one_is() {
+fn the_error_for_a_text_that_is_no_cid_says_what_a_cid_is() {
     for text in ["", "-3", "3x", "4294967296", "guest"] {
         let error = text.parse::<GuestCid>().unwrap_err().to_string();
         assert!(error.contains("from 3 to 4294967294"), "{error}");
@@ -23,7 +23,7 @@ fn a_text_that_is_no_cid_is_told_what_one_is() {
 }
 
 #[test]
-fn a_range_is_one_number_or_two() {
+fn a_range_is_auto_or_one_number_or_two() {
     assert_eq!("auto".parse::<Range>().unwrap(), Range::default());
     assert_eq!("7".parse::<Range>().unwrap().to_string(), "7");
     assert_eq!("3-4294967294".parse::<Range>().unwrap().to_string(), "3-4294967294");
@@ -44,7 +44,7 @@ fn taken() -> io::Error {
 }
 
 #[test]
-fn the_only_free_number_of_a_small_range_is_found_from_everywhere() {
+fn the_only_free_cid_of_a_small_range_is_found_from_any_start() {
     let range: Range = "3-12".parse().unwrap();
     for start in (0..20).chain([u64::MAX]) {
         let claim = |cid: GuestCid| if cid.get() == 9 { Ok(()) } else { Err(taken()) };
@@ -54,7 +54,7 @@ fn the_only_free_number_of_a_small_range_is_found_from_everywhere() {
 }
 
 #[test]
-fn this_machines_own_number_is_never_claimed() {
+fn this_machines_own_cid_is_never_claimed() {
     let range: Range = "5-6".parse().unwrap();
     for start in 0..4 {
         let cid = choose(range, Some(5), || Ok(start), |_| Ok(())).unwrap();
@@ -65,7 +65,7 @@ fn this_machines_own_number_is_never_claimed() {
 }
 
 #[test]
-fn a_full_range_a_taken_number_and_a_no_are_told_apart() {
+fn a_full_range_a_taken_cid_and_a_refusal_are_different_errors() {
     let mut claims = 0;
     let full = choose(Range::default(), None, random, |_| {
         claims += 1;
@@ -93,7 +93,7 @@ fn draws_are_in_the_range_and_differ() {
 }
 
 #[test]
-fn a_device_that_is_missing_or_another_has_a_mend() {
+fn a_device_that_is_missing_or_another_has_a_hint() {
     let missing = claim_on(Path::new("/nonexistent/vhost-vsock"), Range::default()).unwrap_err();
     assert_eq!(missing.to_string(), "cannot open /nonexistent/vhost-vsock");
     assert!(missing.hint().unwrap().contains("modprobe vhost_vsock"));

@@ -1,7 +1,7 @@
-//! A connection to a QEMU that runs: commands, each with a deadline, and events.
+//! A connection to a running QEMU: commands, each with a deadline, and events.
 //!
-//! One owner, no task of its own: who waits for a reply or an event reads, and nobody else does. A
-//! future of it may be dropped at any point.
+//! A client has one owner and no task of its own. The call that waits for a reply or an event reads from the
+//! socket. Each future may be dropped at any point.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -24,15 +24,16 @@ use super::{
     error::{Error, Step, Why},
 };
 
-/// Most events that wait to be asked for, and most bytes of their lines.
+/// Most events in the queue. When it is full, the oldest event is dropped and counted.
 const EVENTS_MAX: usize = 256;
+/// Most bytes of the lines of these events.
 const EVENT_BYTES_MAX: usize = 2 << 20;
-/// Most commands whose answers nobody waits for any more.
+/// Most commands that were given up before their reply came. At this bound the connection counts as failed.
 const ABANDONED_MAX: usize = 64;
-/// Taken from the socket at once.
+/// Most bytes of one read from the socket.
 const RECEIVED_MAX: usize = 64 << 10;
 
-/// How long QEMU may take.
+/// How long QEMU may take to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// From the connect to the end of the greeting.
@@ -47,12 +48,12 @@ impl Default for Limits {
     }
 }
 
-/// An event, or that some are missing.
+/// An event, or the number of events that were lost.
 #[derive(Debug, Clone)]
 pub enum Heard {
+    /// An event.
     Event(Event),
-    /// So many came while nobody asked, and there was no room for them. What they would have said is
-    /// to be asked from QEMU.
+    /// The queue was full and this many events were dropped. Ask QEMU for the state that they would have reported.
     Lost(u64),
 }
 
@@ -66,9 +67,9 @@ pub struct Client {
     received: Box<[u8]>,
     events: Events,
     last_id: u64,
-    /// Asked, and the future dropped or too late.
+    /// Ids of commands whose future was dropped, or whose deadline passed, before the reply came.
     abandoned: BTreeSet<u64>,
-    /// The two ends are out of step.
+    /// Client and QEMU are out of step; the connection is not used any more.
     failed: bool,
 }
 
@@ -80,7 +81,7 @@ struct Events {
 }
 
 impl Events {
-    /// The oldest make room. `len` is the event's line.
+    /// Adds an event whose line has `len` bytes. Where there is no room, the oldest events are dropped.
     fn push(&mut self, event: Event, len: usize) {
         self.bytes += len;
         self.queue.push_back((event, len));
@@ -101,7 +102,7 @@ impl Events {
     }
 }
 
-/// What a line was, after the bookkeeping.
+/// What kind of message a line was.
 enum Taken {
     Greeting,
     Event,
@@ -109,11 +110,14 @@ enum Taken {
 }
 
 impl Client {
-    /// Connects to QEMU's socket of `-qmp`, takes the greeting and negotiates no capability.
+    /// Connects to QEMU's socket of `-qmp`, reads the greeting, and negotiates no capabilities.
+    ///
+    /// # Errors
+    /// [`Error`]: the socket cannot be connected to, does not greet as QMP, or is silent for `limits.greeting`.
     pub async fn connect(socket: &Path, limits: Limits) -> Result<Self, Error> {
         let error = |step, why| Error::new(socket, step, why);
         let deadline = time::Instant::now() + limits.greeting;
-        // To connect waits where the backlog is full.
+        // A connect waits while the backlog is full.
         let stream = time::timeout_at(deadline, UnixStream::connect(socket))
             .await
             .map_err(|_| error(Step::Connect, Why::Deadline(limits.greeting)))?
@@ -132,29 +136,40 @@ impl Client {
         match time::timeout_at(deadline, client.message(true)).await {
             Err(_) => return Err(error(Step::Greeting, Why::Deadline(limits.greeting))),
             Ok(Err(why)) => return Err(error(Step::Greeting, why)),
-            // Nothing else comes out of `message(true)`.
+            // `message(true)` returns nothing but a greeting.
             Ok(Ok(_)) => {}
         }
         client.execute(&qmp_capabilities { enable: None }).await?;
         Ok(client)
     }
 
+    /// The path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Runs a command. After a deadline the connection is as good as before, if QEMU took all of the
-    /// command; an answer that comes later is passed over.
+    /// Runs a command. After its deadline the connection can still be used if QEMU had received the whole
+    /// command; a reply that comes later is discarded.
+    ///
+    /// # Errors
+    /// [`Error`]: QEMU refused the command ([`Error::refusal`]), did not answer within `limits.command`, or sent
+    /// something else than QMP.
     pub async fn execute<C: QmpCommand>(&mut self, command: &C) -> Result<C::Ok, Error> {
         self.run(command, None).await
     }
 
-    /// Gives QEMU a copy of a descriptor, under a name that later commands use.
+    /// Passes QEMU a copy of a descriptor. Later commands refer to it by `name`.
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
     pub async fn pass(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), Error> {
         self.run(&getfd { fdname: name.into() }, Some(fd)).await.map(drop)
     }
 
-    /// Waits for the next event, for ever if none comes.
+    /// Waits for the next event, without a deadline.
+    ///
+    /// # Errors
+    /// [`Error`]: the connection ended, or QEMU sent something else than QMP.
     pub async fn event(&mut self) -> Result<Heard, Error> {
         loop {
             if let Some(heard) = self.events.pop() {
@@ -165,7 +180,7 @@ impl Client {
                 return Err(error(Why::Failed));
             }
             match self.message(false).await {
-                // The answer to a command that was given up.
+                // The reply to a command that was given up.
                 Ok(Taken::Reply(id, _)) if self.abandoned.remove(&id) => {}
                 Ok(Taken::Reply(id, _)) => {
                     self.failed = true;
@@ -199,7 +214,7 @@ impl Client {
             .map_err(|form| error(&self.socket, Why::Form(form.into())))
     }
 
-    /// Sends a command and reads up to its reply.
+    /// Sends a command and reads until its reply comes.
     async fn exchange<C: QmpCommand>(
         &mut self,
         command: &C,
@@ -210,10 +225,10 @@ impl Client {
         let message = Execute::<&C, u64>::with_id(command, id);
         let mut line = serde_json::to_vec(&message).map_err(Why::Unwritable)?;
         line.push(b'\n');
-        // Until all is sent: a future that is dropped leaves half a line behind.
+        // Until everything is sent: dropping the future leaves half a line sent.
         self.failed = true;
         if let Err(error) = self.send(&line, fd).await {
-            // Why it does not take more, it may have said before.
+            // QEMU may have said why before it closed the connection.
             return Err(self.last_words(id).await.unwrap_or(Why::Io(error)));
         }
         self.failed = self.abandoned.len() >= ABANDONED_MAX;
@@ -224,7 +239,7 @@ impl Client {
                     self.abandoned.remove(&id);
                     return Ok(result);
                 }
-                // The answer to a command that was given up.
+                // The reply to a command that was given up.
                 Taken::Reply(of, _) if self.abandoned.remove(&of) => {}
                 Taken::Reply(of, _) => {
                     self.failed = true;
@@ -235,7 +250,7 @@ impl Client {
         }
     }
 
-    /// What ended the connection, if what was received before its end tells.
+    /// Why the connection ended, if the bytes received before its end tell.
     async fn last_words(&mut self, id: u64) -> Option<Why> {
         loop {
             match self.message(false).await {
@@ -249,7 +264,7 @@ impl Client {
         }
     }
 
-    /// The descriptor goes with the first byte.
+    /// Sends a line. The descriptor goes with its first byte.
     async fn send(&self, line: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut sent = 0;
         if let Some(fd) = fd {
@@ -276,8 +291,8 @@ impl Client {
         Ok(())
     }
 
-    /// Reads up to the next message. Events go into their queue. Every error is the end. A future
-    /// that is dropped has lost nothing.
+    /// Reads the next message, and queues it if it is an event. After an error the connection has failed. Dropping
+    /// the future loses nothing.
     async fn message(&mut self, greeting: bool) -> Result<Taken, Why> {
         let taken = self.read(greeting).await;
         self.failed |= taken.is_err();
@@ -331,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_nobody_takes_are_counted_and_the_newest_kept() {
+    fn a_full_queue_keeps_the_newest_events_and_counts_the_others() {
         let mut events = Events::default();
         for number in 0..EVENTS_MAX + 10 {
             events.push(event(&number.to_string()), 10);

@@ -1,7 +1,7 @@
-//! Bytes to lines, and a line to what it says. Pure: no socket, no clock.
+//! Parses bytes to lines, and a line to a message, without I/O and without a clock.
 //!
-//! `client` feeds it what QEMU sends. Whatever that is, it costs at most a line's memory, and is an
-//! error or a message, never a panic.
+//! `client` passes it what QEMU sends. Any input is a message or an error, never a panic, and takes at most the
+//! memory of a line.
 
 #[cfg(test)]
 mod tests;
@@ -14,37 +14,39 @@ use thiserror::Error;
 
 use crate::text::Text;
 
-/// Longest line, bytes without its end. QEMU's longest answers (all types, all properties) are a
-/// quarter of it.
+/// Longest line, in bytes without its end. QEMU's longest replies (all types, all properties) have a quarter of it.
 pub const LINE_MAX: usize = 1 << 20;
-/// So much of a line that makes no sense is shown.
+/// Most bytes of a line that an error message shows.
 const SHOWN: usize = 80;
 
-/// A line that has no end where one must be.
+/// A line is longer than [`LINE_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a line of more than {LINE_MAX} bytes was sent, which no QEMU does")]
 pub struct TooLong;
 
-/// What was received and is not yet taken as a line.
+/// Received bytes, cut into lines.
 #[derive(Debug, Default)]
 pub struct Lines {
     bytes: Vec<u8>,
-    /// Before this the bytes are taken.
+    /// The bytes before this index were taken.
     start: usize,
-    /// Between `start` and this there is no end of a line.
+    /// The number of bytes after `start` that have no end of a line.
     searched: usize,
 }
 
 impl Lines {
-    /// Appends what was received. Whoever takes lines after each call holds no more than a line and
-    /// what was appended last.
+    /// Appends received bytes. A caller that takes all lines after each call holds at most one line and the bytes
+    /// appended last.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..mem::take(&mut self.start));
         self.searched = self.searched.min(self.bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole line without its end; empty ones are passed over.
+    /// The next complete line without its end; empty lines are skipped. `None` if there is none yet.
+    ///
+    /// # Errors
+    /// [`TooLong`], if the line has more than [`LINE_MAX`] bytes.
     pub fn take(&mut self) -> Result<Option<&[u8]>, TooLong> {
         loop {
             let searched = self.start + self.searched;
@@ -65,7 +67,7 @@ impl Lines {
         }
     }
 
-    /// Bytes of a line that has begun.
+    /// The number of bytes that belong to no line that was taken.
     pub fn pending(&self) -> usize {
         self.bytes.len() - self.start
     }
@@ -74,63 +76,67 @@ impl Lines {
 /// Something that happened in QEMU.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// QEMU's name of it, such as `SHUTDOWN`.
+    /// QEMU's name of the event, such as `SHUTDOWN`.
     pub name: Text,
-    /// Its object, as it was sent.
+    /// The event's data as it was received.
     pub data: Option<Box<RawValue>>,
-    /// The host's clock when it happened, if QEMU could tell.
+    /// The time of the event by the host's clock.
     pub timestamp: Option<Timestamp>,
 }
 
-/// Since 1970.
+/// The time since 1970-01-01 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Timestamp {
-    /// -1: the host has no clock.
+    /// Seconds; -1 if QEMU could not read the clock.
     pub seconds: i64,
+    /// 0 to 999,999; -1 if QEMU could not read the clock.
     pub microseconds: i64,
 }
 
 impl Event {
-    /// The data as a type of `qapi`. `None`: it is not of that form, as a newer QEMU's may not be.
+    /// The data as a type of `qapi`; `None` if it has another form, as that of a newer QEMU may.
     pub fn parse<D: for<'a> Deserialize<'a>>(&self) -> Option<D> {
         serde_json::from_str(self.data.as_ref().map_or("{}", |data| data.get())).ok()
     }
 }
 
-/// QEMU's answer to a command that it does not do.
+/// QEMU's reply to a command that it refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Error)]
 #[error("QEMU refuses: {desc}")]
 pub struct Refusal {
     /// `GenericError`, `CommandNotFound`, `DeviceNotFound` and a few more.
     pub class: Text,
-    /// For people.
+    /// The reason, for people.
     pub desc: Text,
 }
 
-/// A line's meaning.
+/// A message of QEMU.
 #[derive(Debug)]
 pub enum Message<'a> {
     /// The first line of a connection: version and capabilities.
     Greeting(&'a RawValue),
+    /// An event.
     Event(Event),
-    /// The answer to the command that had this id. `None`: QEMU did not even understand the id.
+    /// The reply to a command.
     Reply {
+        /// The id of the command; `None` if QEMU could not parse the command.
         id: Option<&'a RawValue>,
+        /// What the command returned.
         result: Result<&'a RawValue, Refusal>,
     },
 }
 
-/// A line that is no message.
+/// A line is not a message of QMP.
 #[derive(Debug, Error)]
 #[error("it sent '{shown}', which is no message of QMP")]
 pub struct MessageError {
-    /// The line's beginning.
+    /// The beginning of the line, escaped.
     pub shown: String,
-    /// `None`: it is JSON, with what no message has, or has together.
+    /// Why it is not JSON; `None` if it is JSON with the members of no message.
     pub source: Option<JsonError>,
 }
 
-/// JSON of another form than was expected. What it says may quote what QEMU sent.
+/// The JSON is malformed or of another form than expected. The message may quote QEMU, and is printed escaped.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct JsonError(Text);
@@ -141,9 +147,12 @@ impl From<serde_json::Error> for JsonError {
     }
 }
 
-/// What a line says.
+/// Parses one line.
+///
+/// # Errors
+/// [`MessageError`], if the line is not a message of QMP.
 pub fn decode(line: &[u8]) -> Result<Message<'_>, MessageError> {
-    /// Everything that a message can have.
+    /// Every member that a message can have.
     #[derive(Deserialize)]
     struct Envelope<'a> {
         #[serde(borrow, rename = "QMP")]
@@ -160,7 +169,7 @@ pub fn decode(line: &[u8]) -> Result<Message<'_>, MessageError> {
         id: Option<&'a RawValue>,
     }
     let no_message = |source| MessageError { shown: shown(line), source };
-    // An array would be taken for a structure's fields.
+    // serde would accept an array as the fields of the structure.
     if line.trim_ascii_start().first() != Some(&b'{') {
         return Err(no_message(None));
     }
@@ -179,7 +188,7 @@ pub fn decode(line: &[u8]) -> Result<Message<'_>, MessageError> {
     }
 }
 
-/// The beginning of a line, fit for a terminal.
+/// The beginning of a line, escaped for a terminal.
 pub(super) fn shown(line: &[u8]) -> String {
     let (start, more) = match line.get(..SHOWN) {
         Some(start) if line.len() > SHOWN => (start, "..."),

@@ -1,4 +1,4 @@
-//! What can go wrong between us and QEMU.
+//! Errors of a QMP connection.
 
 use std::{
     fmt, io,
@@ -8,24 +8,29 @@ use std::{
 
 use super::codec::{JsonError, MessageError, Refusal, TooLong};
 
-/// Something over a QMP socket did not work. The cause is the source.
+/// A step over a QMP socket failed. The source says why.
 #[derive(Debug, thiserror::Error)]
 #[error("{step} the QMP socket {}", .socket.display())]
 pub struct Error {
+    /// The path of the socket.
     pub socket: PathBuf,
+    /// What was tried.
     pub step: Step,
+    /// Why it failed.
     #[source]
     pub why: Why,
 }
 
-/// What was being done.
+/// What was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// To connect to the socket.
     Connect,
-    /// Waiting for the first line.
+    /// To read the greeting.
     Greeting,
+    /// To run the command of this name.
     Command(&'static str),
-    /// Waiting for what happens in QEMU.
+    /// To read events.
     Events,
 }
 
@@ -40,38 +45,53 @@ impl fmt::Display for Step {
     }
 }
 
-/// The cause of an `Error`.
+/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Why {
+    /// The socket failed.
     #[error(transparent)]
     Io(io::Error),
-    /// Nothing, or nothing to the point, for this long.
+    /// QEMU sent nothing, or no answer, for this long.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
+    /// QEMU closed the connection between two lines.
     #[error("QEMU closed the connection")]
     Closed,
+    /// QEMU closed the connection after this many bytes of a line.
     #[error("QEMU closed the connection in the middle of a line of {0} bytes so far")]
     ClosedInside(usize),
+    /// QEMU sent a line that is too long.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// QEMU sent a line that is no message.
     #[error("this is not QMP")]
     Message(#[from] MessageError),
+    /// The first message is no greeting.
     #[error("the first line is no greeting: '{0}'")]
     NoGreeting(String),
+    /// QEMU sent a second greeting.
     #[error("it greets in the middle of a connection")]
     Greeted,
+    /// QEMU replied to a command that was not sent, or replied twice.
     #[error("it answers a command that is not waiting for an answer: id {id}")]
-    Stray { id: String },
+    Stray {
+        /// The id of the reply, escaped.
+        id: String,
+    },
+    /// QEMU could not parse a command.
     #[error("it did not understand what was sent")]
     NotUnderstood(#[source] Refusal),
+    /// The reply has another form than this command's.
     #[error("the answer is not of the form that this command has")]
     Form(#[source] JsonError),
+    /// The command cannot be written as JSON.
     #[error("the command cannot be written as JSON")]
     Unwritable(#[source] serde_json::Error),
+    /// QEMU refused the command.
     #[error(transparent)]
     Refused(Refusal),
-    /// After an error that leaves the two ends out of step.
+    /// An earlier error left client and QEMU out of step.
     #[error("the connection failed before and is not used any more")]
     Failed,
 }
@@ -81,12 +101,12 @@ impl Error {
         Self { socket: socket.into(), step, why }
     }
 
-    /// QEMU's own no, with the connection as good as before.
+    /// QEMU's refusal of the command, if that is the reason. The connection can still be used.
     pub fn refusal(&self) -> Option<&Refusal> {
         if let Why::Refused(refusal) = &self.why { Some(refusal) } else { None }
     }
 
-    /// QEMU is gone, rather than wrong.
+    /// Whether the connection ended, as it does when QEMU ends.
     pub fn is_end(&self) -> bool {
         match &self.why {
             Why::Closed | Why::ClosedInside(_) => true,
@@ -97,7 +117,7 @@ impl Error {
         }
     }
 
-    /// What to do about it, where that is known.
+    /// What the user can do about the error, where that is known.
     pub fn hint(&self) -> Option<String> {
         Some(match (&self.step, &self.why) {
             (Step::Connect, Why::Io(error)) => match error.kind() {
@@ -113,8 +133,8 @@ impl Error {
                 _ => return None,
             },
             (Step::Connect | Step::Greeting, Why::Deadline(_)) => {
-                "QEMU serves one client a QMP socket: is another one connected? Give the machine a \
-                 socket more with another -qmp unix:PATH,server=on,wait=off"
+                "QEMU serves one client per QMP socket: is another one connected? Give the machine \
+                 one more socket with another -qmp unix:PATH,server=on,wait=off"
                     .into()
             }
             (Step::Greeting, Why::Message(_) | Why::NoGreeting(_)) => {

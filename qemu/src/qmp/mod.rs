@@ -1,8 +1,8 @@
-//! QMP, QEMU's machine protocol: JSON, a message a line, over a Unix socket.
+//! QMP, QEMU's machine protocol: one JSON message per line, over a Unix socket.
 //!
-//! The types of commands and replies are those of the crate `qapi`. Its connection is not used: it
-//! panics when QEMU dies in its greeting or when a command is dropped, has no limit on a line and no
-//! deadline, and cannot pass descriptors.
+//! The types of commands and replies are those of the crate `qapi`. Its connection is not used: it panics when QEMU
+//! dies during its greeting or when a command's future is dropped, it limits neither the length of a line nor the
+//! time of a command, and it cannot pass descriptors.
 
 mod client;
 mod codec;

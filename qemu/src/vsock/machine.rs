@@ -1,4 +1,4 @@
-//! What kind of machine it is, and where a vsock device can go while it runs.
+//! The kind of a machine, and the place of a new vsock device while the machine runs.
 
 use std::fmt;
 
@@ -18,13 +18,13 @@ use crate::{
 /// How a virtio device is connected to its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bus {
-    /// PCI Express: a device that comes later needs a port of its own.
+    /// PCI Express: a device that is added while the machine runs needs a free port.
     Pcie,
-    /// PCI, whose bus itself takes devices.
+    /// PCI: the bus accepts devices without a port.
     Pci,
     /// Channel I/O of s390x.
     Ccw,
-    /// Fixed places in memory, which take a device before the start only.
+    /// virtio-mmio: a device can be added only before the machine starts.
     Mmio,
 }
 
@@ -47,11 +47,10 @@ impl Bus {
         }
     }
 
-    /// The bus of a machine of this name (`-machine help`), if nothing is taken away from it or put
-    /// into it.
+    /// The default bus of a machine of this name (`-machine help`).
     pub fn of(machine: &str) -> Self {
         let is = |names: &[&str]| {
-            // `pc-q35-10.0`, `virt-10.0`: the version comes last.
+            // The version comes last: `pc-q35-10.0`, `virt-10.0`.
             names.iter().any(|name| {
                 let rest = machine.strip_prefix(name);
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -69,17 +68,18 @@ impl Bus {
     }
 }
 
-/// The machine that a QEMU plays.
+/// The virtual machine of a QEMU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// As in `-machine`, with its version: `pc-q35-10.0`.
+    /// The type, as in `-machine`, with its version: `pc-q35-10.0`.
     pub name: Text,
-    /// What `-name` says.
+    /// The name given by `-name`.
     pub given: Option<Text>,
+    /// The bus for virtio devices.
     pub bus: Bus,
 }
 
-/// Asks for the buses and looks at none of them: their addresses overflow the types of `qapi`.
+/// `query-pci`, of which only the number of buses is used: addresses in the reply overflow the types of `qapi`.
 #[derive(Debug, Serialize)]
 struct PciBuses {}
 
@@ -92,7 +92,10 @@ impl Command for PciBuses {
 }
 
 impl Machine {
-    /// Asks QEMU.
+    /// Asks QEMU about its machine.
+    ///
+    /// # Errors
+    /// As [`Client::execute`].
     pub async fn ask(client: &mut Client) -> Result<Self, Error> {
         let name = get(client, "/machine", "type").await?;
         let name = name.as_ref().and_then(|name| name.as_str()).unwrap_or("unknown");
@@ -101,7 +104,7 @@ impl Machine {
         let bus = if usual == Bus::Ccw {
             usual
         } else {
-            // A microvm may have PCI, and other machines may be without.
+            // A microvm may have PCI, and other machines may have none.
             let buses = match client.execute(&PciBuses {}).await {
                 Err(error) if error.refusal().is_some() => 0,
                 result => result?.len(),
@@ -117,28 +120,40 @@ impl Machine {
     }
 }
 
-/// Where a device goes.
+/// The place of a new device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
+    /// The machine.
     pub machine: Machine,
-    /// The port. `None`: QEMU finds the bus.
+    /// The id of the port; `None` if QEMU chooses the bus.
     pub port: Option<String>,
 }
 
-/// Why there is no place.
+/// Why a machine has no place for a new device.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PlaceError {
+    /// QEMU could not be asked.
     #[error(transparent)]
     Qmp(#[from] Error),
+    /// The machine takes virtio devices only before it starts.
     #[error("{machine} takes no virtio device while it runs")]
-    NoHotplug { machine: Text },
+    NoHotplug {
+        /// The machine's type.
+        machine: Text,
+    },
+    /// No PCI Express port of the machine is free.
     #[error("{machine} has no free PCI Express port: {ports}")]
-    NoPort { machine: Text, ports: Ports },
+    NoPort {
+        /// The machine's type.
+        machine: Text,
+        /// Its ports.
+        ports: Ports,
+    },
 }
 
 impl PlaceError {
-    /// What to do about it, where that is known.
+    /// What the user can do about the error, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Qmp(error) => error.hint(),
@@ -146,7 +161,7 @@ impl PlaceError {
                 "end it, and start it with what 'agent qemu args --machine {machine}' prints"
             )),
             Self::NoPort { .. } => Some(
-                "start it with a port more, such as '-device pcie-root-port,id=vsock-port,\
+                "start it with one more port, such as '-device pcie-root-port,id=vsock-port,\
                  chassis=99', which later takes the device"
                     .into(),
             ),
@@ -154,13 +169,14 @@ impl PlaceError {
     }
 }
 
-/// Ports, none of which can be used.
+/// The PCI Express ports of a machine that has no free one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ports {
+    /// Ids of ports with a device.
     pub occupied: Vec<Text>,
-    /// With `hotplug=off`.
+    /// Ids of ports with `hotplug=off`.
     pub fixed: Vec<Text>,
-    /// Without an id, by which QEMU could be told which is meant.
+    /// The number of ports without an id. A device can be put only into a port with an id.
     pub unnamed: usize,
 }
 
@@ -182,7 +198,10 @@ impl fmt::Display for Ports {
     }
 }
 
-/// Finds out where a vsock device can go while the machine runs.
+/// Finds the place of a new vsock device while the machine runs.
+///
+/// # Errors
+/// [`PlaceError`]: the machine has no place, or QEMU could not be asked.
 pub async fn place(client: &mut Client) -> Result<Place, PlaceError> {
     let machine = Machine::ask(client).await?;
     let port = match machine.bus {
@@ -206,7 +225,7 @@ async fn free_port(client: &mut Client) -> Result<Result<String, Ports>, Error> 
             ports.unnamed += 1;
             continue;
         };
-        // The bus has the name of its port, and what is on it as `child[0]`.
+        // The bus has the name of its port, and `child[0]` is the device on it.
         let bus = children(client, &format!("{}/{}", path.as_str(), id.as_str())).await?;
         let occupied =
             bus.iter().any(|entry| entry.name.starts_with("child[") && child(entry).is_none());
@@ -227,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machines_name_tells_its_bus() {
+    fn the_bus_follows_from_the_machines_name() {
         for (name, bus) in [
             ("q35", Bus::Pcie),
             ("pc-q35-10.0", Bus::Pcie),
@@ -244,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_say_why_none_of_them_will_do() {
+    fn ports_are_printed_with_the_reason_why_none_is_free() {
         let mut ports = Ports::default();
         assert_eq!(ports.to_string(), "it has none at all");
         ports.occupied = vec!["a".into(), "b".into()];

@@ -1,6 +1,6 @@
-//! The vsock devices of a machine that runs: which there are, a new one in, one out.
+//! The vsock devices of a running machine: lists them, adds one, removes one.
 //!
-//! The agent's subcommand `qemu` and its `--qmp` call this. It believes nothing that it did not ask.
+//! `agent qemu` and `--qmp` call this. Each result comes from a query; an event alone is not believed.
 
 mod machine;
 mod plug;
@@ -19,16 +19,17 @@ use crate::{
     text::Text,
 };
 
-/// Where QEMU keeps what `-device` and `device_add` made: with an id, and without.
+/// QEMU's container of the devices that `-device` and `device_add` made with an id.
 const NAMED: &str = "/machine/peripheral";
+/// QEMU's container of those without an id.
 const UNNAMED: &str = "/machine/peripheral-anon";
 
-/// What carries a device's packets on the host.
+/// The host's end of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// The kernel, /dev/vhost-vsock: the guest appears as AF_VSOCK with its CID.
+    /// The kernel, by /dev/vhost-vsock: the guest connects over AF_VSOCK with its CID.
     Kernel,
-    /// A process at a Unix socket. It alone knows the guest's CID.
+    /// A process at a Unix socket. Only that process knows the guest's CID.
     VhostUser,
 }
 
@@ -44,14 +45,15 @@ impl fmt::Display for Backend {
 /// A vsock device of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// `None`: it was given none, and QEMU numbers it.
+    /// The device's id; `None` if it was given none.
     pub id: Option<Text>,
-    /// In QEMU's tree of objects; names it to every command.
+    /// The path in QEMU's tree of objects, which every command accepts as a name of the device.
     pub path: Text,
     /// QEMU's name of the model, such as `vhost-vsock-pci`.
     pub driver: Text,
+    /// The host's end.
     pub backend: Backend,
-    /// As QEMU says. `None`: it does not know.
+    /// The CID that QEMU reports; `None` if QEMU does not know it.
     pub cid: Option<u64>,
 }
 
@@ -66,7 +68,10 @@ impl fmt::Display for Device {
     }
 }
 
-/// Every vsock device of the machine, by id.
+/// Every vsock device of the machine, sorted by id.
+///
+/// # Errors
+/// As [`Client::execute`].
 pub async fn list(client: &mut Client) -> Result<Vec<Device>, Error> {
     let mut devices = Vec::new();
     for device in peripherals(client).await? {
@@ -82,7 +87,7 @@ pub async fn list(client: &mut Client) -> Result<Vec<Device>, Error> {
     Ok(devices)
 }
 
-/// Something that `-device` or `device_add` made.
+/// A device that `-device` or `device_add` made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Peripheral {
     id: Option<Text>,
@@ -102,12 +107,12 @@ async fn peripherals(client: &mut Client) -> Result<Vec<Peripheral>, Error> {
             });
         }
     }
-    // QEMU's own order is that of a hash table.
+    // QEMU lists them in the order of a hash table.
     all.sort();
     Ok(all)
 }
 
-/// What an object has. Empty: there is none of this path.
+/// The properties of an object; empty if there is no object of this path.
 async fn children(client: &mut Client, path: &str) -> Result<Vec<ObjectPropertyInfo>, Error> {
     match client.execute(&qom_list { path: path.into() }).await {
         Err(error) if error.refusal().is_some() => Ok(Vec::new()),
@@ -115,7 +120,7 @@ async fn children(client: &mut Client, path: &str) -> Result<Vec<ObjectPropertyI
     }
 }
 
-/// A property's value, if the object and the property are there and can be read.
+/// The value of a property; `None` if there is no such object or property, or it cannot be read.
 async fn get(client: &mut Client, path: &str, property: &str) -> Result<Option<qapi::Any>, Error> {
     let command = qom_get { path: path.into(), property: property.into() };
     match client.execute(&command).await {
@@ -124,7 +129,7 @@ async fn get(client: &mut Client, path: &str, property: &str) -> Result<Option<q
     }
 }
 
-/// The type, if the property is an object of its own.
+/// The type of a property that is an object itself.
 fn child(entry: &ObjectPropertyInfo) -> Option<&str> {
     entry.type_.strip_prefix("child<")?.strip_suffix('>')
 }
@@ -144,7 +149,7 @@ async fn backend(client: &mut Client, device: &Peripheral) -> Result<Option<Back
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Vsock(Backend),
-    /// A vhost-user device that is what its property `virtio-id` says.
+    /// A generic vhost-user device, whose property `virtio-id` says what it is.
     Generic,
     Other,
 }
@@ -154,7 +159,7 @@ fn kind(driver: &str) -> Kind {
         ("vhost-vsock", Kind::Vsock(Backend::Kernel)),
         ("vhost-user-vsock", Kind::Vsock(Backend::VhostUser)),
         ("vhost-user-device", Kind::Generic),
-        // Its name from QEMU 10.2 on.
+        // The name of vhost-user-device since QEMU 10.2.
         ("vhost-user-test-device", Kind::Generic),
     ];
     let ends = ["", "-pci", "-pci-transitional", "-pci-non-transitional", "-ccw", "-device"];
@@ -171,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vsock_devices_are_known_by_their_models_names() {
+    fn vsock_devices_are_recognized_by_the_name_of_their_model() {
         use Backend::{Kernel, VhostUser};
         for (driver, is) in [
             ("vhost-vsock-pci", Kind::Vsock(Kernel)),
@@ -195,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_printed_with_what_is_known_of_it() {
+    fn a_device_is_printed_with_its_cid_if_that_is_known() {
         let mut device = Device {
             id: Some("vsock0".into()),
             path: "/machine/peripheral/vsock0".into(),

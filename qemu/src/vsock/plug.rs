@@ -1,4 +1,4 @@
-//! A vsock device into a machine that runs, and out of it.
+//! Adds a vsock device to a running machine, and removes one.
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -14,30 +14,40 @@ use crate::{
     qmp::{Client, Error, Heard, Refusal},
 };
 
-/// The descriptor's name in QEMU, until the device takes it.
+/// The name of the descriptor in QEMU until the device takes it.
 const FD_NAME: &str = "agent-vhost-vsock";
 
-/// Why a machine has no new vsock device.
+/// Why a machine got no new vsock device.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PlugError {
+    /// QEMU could not be asked, or refused.
     #[error(transparent)]
     Qmp(#[from] Error),
+    /// The machine has no place for the device.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// No CID was claimed.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// The machine has a vsock device; a guest uses only one.
     #[error("the machine has a vsock device already: {0}")]
     Present(Device),
+    /// QEMU reports another CID than the device was to have.
     #[error(
         "the new device has {} and was to have CID {asked}; it stays in the machine",
         .has.map_or_else(|| "no CID".to_owned(), |has| format!("CID {has}"))
     )]
-    Wrong { asked: GuestCid, has: Option<u64> },
+    Wrong {
+        /// The CID that was claimed.
+        asked: GuestCid,
+        /// The CID that QEMU reports.
+        has: Option<u64>,
+    },
 }
 
 impl PlugError {
-    /// What to do about it, where that is known.
+    /// What the user can do about the error, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Place(error) => error.hint(),
@@ -54,13 +64,19 @@ impl PlugError {
 /// A new vsock device.
 #[derive(Debug)]
 pub struct Plugged {
+    /// The machine that has it.
     pub machine: Machine,
+    /// The device.
     pub device: Device,
-    /// As long as it lives, no other machine can have the CID, even when this one has ended.
+    /// No other machine can have the CID while this exists, even after this machine has ended.
     pub claim: Claim,
 }
 
-/// Puts a vsock device with a CID of the range into a machine that has none.
+/// Adds a vsock device with a CID of the range to a machine that has none.
+///
+/// # Errors
+/// [`PlugError`]. After [`PlugError::Wrong`] the device stays in the machine. After a deadline QEMU may still add
+/// it.
 pub async fn plug(client: &mut Client, range: Range, id: &str) -> Result<Plugged, PlugError> {
     if let Some(present) = list(client).await?.into_iter().next() {
         return Err(PlugError::Present(present));
@@ -71,7 +87,10 @@ pub async fn plug(client: &mut Client, range: Range, id: &str) -> Result<Plugged
     Ok(Plugged { machine: place.machine, device, claim })
 }
 
-/// The same with a place and a claim that are there already.
+/// Adds a vsock device at this place and with this claimed CID.
+///
+/// # Errors
+/// As [`plug`].
 pub async fn plug_claimed(
     client: &mut Client,
     place: &Place,
@@ -92,8 +111,8 @@ pub async fn plug_claimed(
     };
     if let Err(error) = client.execute(&add).await {
         if error.refusal().is_some() {
-            // QEMU still has the descriptor, unless the device took it and failed afterwards; and
-            // would hold the CID with it.
+            // QEMU still has the descriptor, and with it the CID, unless the device took it and failed
+            // afterwards.
             client.execute(&closefd { fdname: FD_NAME.into() }).await.ok();
         }
         return Err(error.into());
@@ -107,20 +126,30 @@ pub async fn plug_claimed(
     Ok(Device { id, path: path.into(), driver: driver.into(), backend: Backend::Kernel, cid: has })
 }
 
-/// Why a device is still in its machine.
+/// Why a device was not removed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum UnplugError {
+    /// QEMU could not be asked, or refused.
     #[error(transparent)]
     Qmp(#[from] Error),
+    /// The guest refused to release the device.
     #[error("the guest does not give {0} back")]
     Guest(Device),
+    /// The guest did not answer in time.
     #[error("the guest has not given {device} back after {after:?}; the machine is '{status}'")]
-    Deadline { device: Device, after: Duration, status: String },
+    Deadline {
+        /// The device.
+        device: Device,
+        /// How long the guest had.
+        after: Duration,
+        /// The state of the machine, such as `running` or `paused`.
+        status: String,
+    },
 }
 
 impl UnplugError {
-    /// What to do about it, where that is known.
+    /// What the user can do about the error, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Qmp(error) => error.hint(),
@@ -133,14 +162,17 @@ impl UnplugError {
     }
 }
 
-/// Takes a device out of its machine, which the guest has to allow; waits until it is out.
+/// Removes a device from its machine, and waits until it is removed. The guest has to release the device.
+///
+/// # Errors
+/// [`UnplugError`]. After [`UnplugError::Deadline`] the guest may still release the device later.
 pub async fn unplug(
     client: &mut Client,
     device: &Device,
     deadline: Duration,
 ) -> Result<(), UnplugError> {
     if let Err(error) = client.execute(&device_del { id: device.path.as_str().into() }).await {
-        // Asked before, and not answered by the guest yet. QEMU has no class of its own for it.
+        // An earlier request still waits for the guest. QEMU has no error class for this case, only the text.
         let asked = |no: &Refusal| no.desc.as_str().contains("already in the process of unplug");
         if !error.refusal().is_some_and(asked) {
             return Err(error.into());

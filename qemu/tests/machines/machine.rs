@@ -1,5 +1,5 @@
-//! A machine that stands still: QEMU with `-S`, no guest, and QMP on a socket that is there before
-//! QEMU is.
+//! A machine whose processors do not run: QEMU with `-S`, no guest, and QMP on a socket that exists before QEMU
+//! starts.
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
@@ -45,7 +45,7 @@ impl Machine {
 }
 
 impl Machine {
-    /// Waits until QEMU has ended in order.
+    /// Waits until QEMU has ended with status 0.
     pub(crate) fn ended(&mut self) {
         assert!(self.qemu.wait().expect("QEMU").success());
     }

@@ -1,4 +1,4 @@
-//! Just so much of a vhost-user back-end that QEMU takes its vsock device in.
+//! The part of a vhost-user back-end that QEMU needs to accept its vsock device.
 
 use std::{
     io::{Read, Write},
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-/// Requests of QEMU, its document "vhost-user Protocol".
+/// Requests of QEMU, by number (QEMU's document "Vhost-user Protocol").
 const GET_FEATURES: u32 = 1;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const GET_CONFIG: u32 = 24;
@@ -15,7 +15,7 @@ const GET_CONFIG: u32 = 24;
 const FEATURES: u64 = 1 << 32 | 1 << 30;
 /// VHOST_USER_PROTOCOL_F_CONFIG.
 const PROTOCOL_FEATURES: u64 = 1 << 9;
-/// The protocol's version, and that it is a reply.
+/// The flags of a reply: the protocol's version and the reply bit.
 const REPLY: u32 = 1 | 1 << 2;
 
 pub(crate) struct VhostUser {
@@ -41,14 +41,14 @@ impl VhostUser {
         &self.path
     }
 
-    /// The chardev `vsock`, and memory that the back-end could have.
+    /// Arguments for the chardev `vsock`, and for memory that is shared with the back-end.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let chardev = format!("socket,id=vsock,path={}", self.path.display());
         ["-chardev", &chardev].map(str::to_owned).into()
     }
 }
 
-/// One request. `None`: QEMU is gone.
+/// Answers one request. `None`: QEMU has closed the connection.
 fn answer(stream: &mut UnixStream) -> Option<()> {
     let mut header = [0; 12];
     stream.read_exact(&mut header).ok()?;
@@ -59,7 +59,7 @@ fn answer(stream: &mut UnixStream) -> Option<()> {
     let reply: Vec<u8> = match request {
         GET_FEATURES => FEATURES.to_ne_bytes().into(),
         GET_PROTOCOL_FEATURES => PROTOCOL_FEATURES.to_ne_bytes().into(),
-        // As it is: offset, size, flags, and the room for the CID.
+        // The request itself: offset, size, flags, and room for the CID.
         GET_CONFIG => body,
         _ => return Some(()),
     };

@@ -1,4 +1,4 @@
-//! The QEMU that plays a script: a thread at a Unix socket, for one client.
+//! A peer that follows a script in place of QEMU: a thread at a Unix socket, for one client.
 
 use std::{
     fs::File,
@@ -25,31 +25,31 @@ use tokio::sync::oneshot;
 pub(crate) const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}, \
                             \"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n";
 
-/// What the peer does next.
+/// A step of the script.
 pub(crate) enum Act {
     /// Sends these bytes.
     Say(String),
-    /// Reads a command, which has to be this one.
+    /// Reads a command, which must be this one.
     Expect(&'static str),
-    /// Reads this command with a descriptor, and hands that on.
+    /// Reads this command with a descriptor, and passes the descriptor to the test.
     TakeFd(&'static str, oneshot::Sender<File>),
-    /// Returns this to the command that it read last.
+    /// Replies to the command read last, with this value.
     Reply(&'static str),
-    /// An event without data.
+    /// Sends an event without data.
     Event(&'static str),
-    /// So many bytes without an end of a line.
+    /// Sends this many bytes without an end of a line.
     Fill(u64),
-    /// So many events, or as many as it is let.
+    /// Sends this many events, fewer if the client closes the connection.
     Flood(u64),
-    /// Waits until the test sends this, or drops its end.
+    /// Waits until the test sends a value or drops its end.
     Cue(mpsc::Receiver<()>),
-    /// Says and reads nothing until the client is gone.
+    /// Sends and reads nothing until the client closes the connection.
     Idle,
     /// Ends the connection.
     Close,
 }
 
-/// A script that begins as QEMU does.
+/// A script that begins with QEMU's greeting and negotiation.
 pub(crate) fn greeted(script: Vec<Act>) -> Vec<Act> {
     let mut acts =
         vec![Act::Say(GREETING.into()), Act::Expect("qmp_capabilities"), Act::Reply("{}")];
@@ -78,7 +78,7 @@ impl Peer {
                 id: 0,
                 count,
             };
-            // A client that is gone is what most scripts end with.
+            // Most scripts end when the client closes the connection.
             script.into_iter().try_for_each(|act| stage.act(act)).ok();
         });
         Self { path, sent, _dir: dir }
@@ -88,7 +88,7 @@ impl Peer {
         &self.path
     }
 
-    /// Bytes that the client let it send.
+    /// The number of bytes sent.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -123,7 +123,7 @@ impl Stage {
                 });
                 let fd = fds.expect("a descriptor beside the command");
                 let line = message.iovs().next().expect("the command").to_vec();
-                // To own it takes unsafe code; the other one is closed with the process.
+                // To take ownership needs unsafe code. The descriptor stays open until the process ends.
                 to.send(File::options().write(true).open(format!("/proc/self/fd/{fd}"))?)
                     .expect("a test that waits");
                 self.understand(std::str::from_utf8(&line).expect("JSON"), name)
@@ -146,7 +146,7 @@ impl Stage {
                 (0..count).try_for_each(|_| self.say(line.as_bytes()))
             }
             Act::Idle => {
-                // Not read while the client lives: it may want to see that nobody does.
+                // Nothing is read while the client is connected: the client may test that.
                 let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
                 poll(&mut fds, PollTimeout::NONE)?;
                 Ok(())
@@ -174,7 +174,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // What the client has sent is taken, or the end would be a reset.
+        // Read what the client has sent; otherwise the close would be a reset.
         self.stream.set_nonblocking(true).ok();
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).ok();

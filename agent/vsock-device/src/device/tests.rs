@@ -14,10 +14,10 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::{
+    connections::{BUF_ALLOC, Key, MAX_CONNECTIONS},
     flow::ANSWERS,
     header::{Header, NO_MORE_RECEIVED, NO_MORE_SENT},
     inbox::Held,
-    peers::{Key, MOST, ROOM},
     testing::{
         hostile,
         rings::MEMORY,
@@ -80,9 +80,9 @@ fn credit_is_kept_by_both_ends() {
     }
     let told = std::iter::from_fn(|| driver.receive()).last().unwrap().0;
     assert_eq!(told.op, Op::CreditUpdate);
-    assert!(told.fwd_cnt >= ROOM / 4);
+    assert!(told.fwd_cnt >= BUF_ALLOC / 4);
     // More than there is room for resets, and the memory is given back.
-    for _ in 0..=(ROOM / 4000) {
+    for _ in 0..=(BUF_ALLOC / 4000) {
         driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
     }
     assert_eq!(std::iter::from_fn(|| driver.receive()).last().unwrap().0.op, Op::Reset);
@@ -119,7 +119,7 @@ fn a_flood_of_connections_has_an_end() {
     let mut driver = Driver::new();
     let mut connections = Vec::new();
     let mut refused = 0;
-    for src_port in 0..u32::try_from(MOST).unwrap() + 10 {
+    for src_port in 0..u32::try_from(MAX_CONNECTIONS).unwrap() + 10 {
         driver.send(&Header { src_port, ..Driver::header(Op::Request, 0) }, &[]);
         match driver.receive().unwrap().0.op {
             Op::Response => connections.push(driver.accepted.try_recv().unwrap()),
@@ -129,9 +129,9 @@ fn a_flood_of_connections_has_an_end() {
             }
         }
     }
-    assert_eq!((connections.len(), refused), (MOST, 10));
+    assert_eq!((connections.len(), refused), (MAX_CONNECTIONS, 10));
     connections.clear();
-    assert!(driver.device.lock().flow.peers.open.is_empty());
+    assert!(driver.device.lock().flow.connections.open.is_empty());
 }
 
 #[test]
@@ -144,18 +144,18 @@ fn a_guest_that_does_not_receive_stops_only_itself() {
     for _ in 0..ANSWERS * 2 {
         driver.put(&packet, &[]);
         driver.kick();
-        if driver.device.lock().flow.stalled {
+        if driver.device.lock().flow.intake == Intake::Stalled {
             break;
         }
     }
-    assert!(driver.device.lock().flow.stalled);
+    assert_eq!(driver.device.lock().flow.intake, Intake::Stalled);
     assert!(driver.device.lock().flow.answers.len() <= ANSWERS);
     // It makes room: everything goes on.
     while driver.receive().is_some() {
         driver.kick();
     }
     let inner = driver.device.lock();
-    assert!(!inner.flow.stalled && inner.flow.answers.is_empty());
+    assert!(inner.flow.intake == Intake::Open && inner.flow.answers.is_empty());
     drop(inner);
     assert!(connection.try_send(&[IoSlice::new(&[0; 100])]).is_ok());
 }
@@ -176,7 +176,12 @@ fn a_guest_that_begins_anew_has_no_connections() {
     driver.kick();
     assert!(read(&connection, 9).unwrap().is_empty());
     let waker = Context::from_waker(Waker::noop());
-    assert!(driver.device.poll_readable((Key { theirs: 77, ours: PORT }, 1), &waker).is_ready());
+    assert!(
+        driver
+            .device
+            .poll_readable((Key { guest_port: 77, host_port: PORT }, 1), &waker)
+            .is_ready()
+    );
 }
 
 proptest! {
@@ -215,12 +220,12 @@ fn connections_that_the_guest_has_forgotten_count_until_their_sessions_have_ende
     let mut driver = Driver::new();
     let mut held = Vec::new();
     // Every other one is reset: the guest has a connection between these ports.
-    for _ in 0..4 * MOST {
+    for _ in 0..4 * MAX_CONNECTIONS {
         driver.send(&Driver::header(Op::Request, 0), &[]);
         driver.receive().unwrap();
         held.extend(driver.accepted.try_recv());
     }
-    assert_eq!(held.len(), MOST);
+    assert_eq!(held.len(), MAX_CONNECTIONS);
     held.clear();
     while driver.receive().is_some() {}
     driver.connect();

@@ -1,8 +1,7 @@
-//! The kernel's asynchronous reads (io_setup(2)), for one thing only: when such a read is done the kernel
-//! adds 1 to an eventfd by itself, and that never waits, however full it is and whatever its flags are.
+//! The kernel's asynchronous reads (io_setup(2)), used only to signal eventfds: when such a read completes, the kernel
+//! adds 1 to an eventfd. That never blocks, however full the eventfd is and whatever its flags are.
 //!
-//! `eventfd` has it for eventfds of other processes. What is read is an empty file of our own: nothing, and
-//! at once.
+//! `eventfd` uses this for eventfds of other processes. The read is of an empty file and completes at once.
 
 use std::{
     io,
@@ -16,17 +15,17 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
 };
 
-/// Reads that may be under way: each is done when its call returns.
+/// Most reads in flight. Each completes before its call returns.
 const MOST: libc::c_uint = 64;
-/// Answers that are thrown away at a time.
+/// Completions that are discarded per call.
 const ANSWERS: usize = 128;
-/// As the calls take them.
+/// Numbers of linux/aio_abi.h.
 const NONE: libc::c_long = 0;
 const ONE: libc::c_long = 1;
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_FLAG_RESFD: u32 = 1;
 
-/// Of all threads: the kernel keeps them apart.
+/// The context of all threads; the kernel synchronizes them.
 pub(crate) struct Aio {
     context: libc::c_ulong,
     empty: OwnedFd,
@@ -37,7 +36,7 @@ pub(crate) struct Aio {
 #[repr(C)]
 struct Iocb {
     data: u64,
-    /// The kernel's, and flags of the read; in another order on big-endian machines.
+    /// A field of the kernel, and flags of the read; in the other order on big-endian machines.
     key_and_flags: [u32; 2],
     opcode: u16,
     priority: i16,
@@ -53,7 +52,7 @@ struct Iocb {
 const _: () = assert!(size_of::<Iocb>() == 64);
 
 impl Aio {
-    /// None where the kernel has no such reads or denies them (a sandbox, `fs.aio-max-nr`).
+    /// `None` if the kernel does not have such reads or denies them (a sandbox, `fs.aio-max-nr`).
     pub(crate) fn of_process() -> Option<&'static Self> {
         static PROCESS: OnceLock<Option<Aio>> = OnceLock::new();
         let new = || {
@@ -72,13 +71,16 @@ impl Aio {
     fn new() -> io::Result<Self> {
         let empty = memfd_create(c"empty", MFdFlags::MFD_CLOEXEC)?;
         let mut context: libc::c_ulong = 0;
-        // SAFETY: writes the one number.
+        // SAFETY: the call writes only the number that the pointer refers to.
         let done = unsafe { libc::syscall(libc::SYS_io_setup, MOST, &raw mut context) };
         Errno::result(done)?;
         Ok(Self { context, empty })
     }
 
-    /// Adds 1 to an eventfd; what is none is an error.
+    /// Adds 1 to an eventfd.
+    ///
+    /// # Errors
+    /// EINVAL, if the descriptor is not an eventfd.
     pub(crate) fn signal(&self, event: BorrowedFd<'_>) -> io::Result<()> {
         let number = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
         let mut read = Iocb {
@@ -90,13 +92,13 @@ impl Aio {
         };
         let mut reads = [&raw mut read];
         loop {
-            // SAFETY: one read, of no bytes: nothing is written but its key, before this returns.
+            // SAFETY: one read of no bytes. The kernel writes only the key, before the call returns.
             let done = unsafe {
                 libc::syscall(libc::SYS_io_submit, self.context, ONE, reads.as_mut_ptr())
             };
             match Errno::result(done) {
                 Ok(_) => return Ok(()),
-                // The kernel has no room for the answer.
+                // The kernel has no room for the completion.
                 Err(Errno::EAGAIN) => self.forget_answers()?,
                 Err(error) => return Err(error.into()),
             }
@@ -108,7 +110,7 @@ impl Aio {
         type Answer = [u64; 4];
         let mut answers: [Answer; ANSWERS] = [[0; 4]; ANSWERS];
         let (to, none) = (answers.as_mut_ptr(), ptr::null_mut::<libc::timespec>());
-        // SAFETY: writes as many as there is room for; no fewer than 0 are waited for, which is never.
+        // SAFETY: the call writes at most as many events as there is room for. It waits for 0 events, so not at all.
         let done =
             unsafe { libc::syscall(libc::SYS_io_getevents, self.context, NONE, ANSWERS, to, none) };
         Errno::result(done)?;

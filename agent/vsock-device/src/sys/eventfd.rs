@@ -1,7 +1,7 @@
-//! Another process's eventfds, without ever waiting for that process.
+//! Eventfds of another process, used without ever blocking on that process.
 //!
-//! The device has them of VMMs. O_NONBLOCK is no help: it belongs to the open file, which the other
-//! process has too and can change back at any time.
+//! VMMs send them. O_NONBLOCK does not help: it is a flag of the open file, which the other process shares and can
+//! clear at any time.
 
 use std::{
     io,
@@ -16,11 +16,11 @@ use nix::{
 
 use super::aio::Aio;
 
-/// Whether it is one: no pipe, socket or file, which would wait in more ways. Says why not. Linux before
-/// 5.8 does not read eventfds without waiting, and so none is taken there.
+/// Checks that a descriptor is an eventfd, and not a pipe, a socket or a file, which can block in more ways. Linux
+/// before 5.8 cannot read an eventfd without blocking, so none is accepted there.
 pub(crate) fn check(fd: BorrowedFd<'_>) -> Result<(), &'static str> {
-    // eventfd(2): "fails with EINVAL if the size of the supplied buffer is less than 8 bytes". What else
-    // says so (a timerfd, a signalfd) waits for nobody either, and takes no writes.
+    // eventfd(2): "fails with EINVAL if the size of the supplied buffer is less than 8 bytes". A timerfd and a
+    // signalfd do the same, but these do not block either, and accept no writes.
     match read(fd, &mut [0; 4]).map_err(|error| error.raw_os_error()) {
         Err(Some(libc::EINVAL)) => Ok(()),
         Err(Some(libc::EOPNOTSUPP)) => Err("is no eventfd, or this kernel is older than Linux 5.8"),
@@ -28,7 +28,7 @@ pub(crate) fn check(fd: BorrowedFd<'_>) -> Result<(), &'static str> {
     }
 }
 
-/// For those that are given to `signal`.
+/// The asynchronous reads that `signal` uses.
 pub(crate) fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
     if Aio::of_process().is_some() {
         return Ok(());
@@ -38,8 +38,8 @@ pub(crate) fn prepare(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Adds 1; nothing if it is full, since then nobody has looked at the last one yet. An eventfd's write has
-/// no flag of its own against waiting: the kernel's own way does not wait.
+/// Adds 1 to an eventfd, or nothing if it is full, since then the last signal was not read yet. write(2) has no flag
+/// against blocking, so the kernel's completion of a read is used, which does not block.
 pub(crate) fn signal(fd: BorrowedFd<'_>) -> io::Result<()> {
     match Aio::of_process() {
         Some(aio) => aio.signal(fd),
@@ -47,8 +47,8 @@ pub(crate) fn signal(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Where there is no `Aio`. Who sets it to full between these calls, and O_NONBLOCK back, is waited for: a
-/// process that tries that all the time gets there within seconds.
+/// Signals without `Aio`. The write blocks if the other process fills the eventfd and clears O_NONBLOCK between these
+/// calls. A process that tries this all the time succeeds within seconds.
 fn write_one(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
     poll(&mut fds, PollTimeout::ZERO)?;
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// Sets it to 0; `WouldBlock` if it is 0.
+    /// Sets the eventfd to 0; `WouldBlock` if it is 0.
     fn take(fd: BorrowedFd<'_>) -> io::Result<()> {
         read(fd, &mut [0; 8])
     }
@@ -93,14 +93,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_waits_is_not_waited_for() {
+    fn a_full_eventfd_that_blocks_does_not_block_a_signal() {
         let fd = eventfd(3);
         assert_eq!(check(fd.as_fd()), Ok(()), "and nothing is taken from it");
         take(fd.as_fd()).unwrap();
         assert_eq!(take(fd.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         signal(fd.as_fd()).unwrap();
         take(fd.as_fd()).unwrap();
-        // Full: a plain write would wait.
+        // The eventfd is full: a plain write would block.
         for signal in [signal, write_one] {
             let full = eventfd(u64::MAX - 1);
             signal(full.as_fd()).unwrap();
@@ -111,22 +111,22 @@ mod tests {
     #[test]
     fn each_signal_counts_and_one_of_a_semaphore_does_too() {
         let fd = EventFd::from_flags(EfdFlags::EFD_SEMAPHORE).unwrap();
-        // More than the kernel keeps answers for.
+        // More signals than the kernel has room for completions.
         (0..10_000).for_each(|_| signal(fd.as_fd()).unwrap());
         (0..10_000).for_each(|_| take(fd.as_fd()).unwrap());
         assert_eq!(take(fd.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
-    /// Fills it and empties it again for as long as `signal` is called: one that waited between two looks
-    /// would stand here within a second or some.
+    /// Fills the eventfd and empties it again while `signal` is called. A `signal` that can block between two calls
+    /// would block within a second or two.
     #[test]
-    fn who_fills_it_at_the_worst_moment_is_not_waited_for() {
+    fn a_process_that_fills_it_at_the_worst_moment_does_not_block_a_signal() {
         let fd = eventfd(0);
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let hostile = scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    // Room for one, and none.
+                    // Room for one signal, and then for none.
                     take(fd.as_fd()).ok();
                     fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
                     for value in [u64::MAX - 2, 1] {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_known() {
+    fn a_descriptor_that_is_no_eventfd_is_refused() {
         let (pipe, mut to_pipe) = io::pipe().unwrap();
         to_pipe.write_all(b"1234").unwrap();
         let (socket, _other) = UnixStream::pair().unwrap();

@@ -1,5 +1,5 @@
-//! Where the device meets the kernel. The only modules of this crate with `unsafe`, and only where
-//! no safe wrapper exists; each block says why it is sound.
+//! System calls without a safe wrapper. These are the only modules of this crate with `unsafe`; each block says why it
+//! is sound.
 
 #[allow(unsafe_code, reason = "nix has no io_submit with an eventfd of another process")]
 pub(crate) mod aio;
@@ -10,7 +10,7 @@ pub(crate) mod shared;
 #[allow(unsafe_code, reason = "nix loses the descriptors of a message that was cut")]
 pub(crate) mod socket;
 
-/// Bytes of page tables that this process has (VmPTE of proc_pid_status(5)); `None` where /proc does not say.
+/// Bytes of this process's page tables (VmPTE of proc_pid_status(5)); `None` if /proc does not say.
 pub(crate) fn page_tables() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:"))?;

@@ -1,12 +1,10 @@
-//! Memory that is another process's file: that process can make the file shorter at any time (and can
-//! name a longer piece than there is from the start), and who then touches the mapping gets SIGBUS,
-//! which ends the process.
+//! Memory mapped from a file of another process. That process can truncate the file at any time, or name more of the
+//! file than exists. A thread that touches a missing page gets SIGBUS, which ends the process.
 //!
-//! The device touches the memory of guests, and one VMM must not end the agent under all the others. So
-//! while a mapping is watched, a SIGBUS in it puts empty memory in the file's place, and notes that what
-//! is there is nobody's any more. Seals would not do: F_SEAL_SHRINK says nothing of a length that was
-//! never there or of a huge page that the machine has not got, and QEMU's memory-backend-file and other
-//! VMMs have none.
+//! The device touches the memory of guests, and one VMM must not end the agent, which serves all the others. So while a
+//! mapping is watched, a SIGBUS in it maps empty memory in place of the file, and notes that the guest's memory is
+//! lost. Seals are not enough: F_SEAL_SHRINK covers neither a length that never existed nor a huge page that the
+//! machine does not have, and QEMU's memory-backend-file and other VMMs set no seals.
 
 use std::{
     fmt, io, ptr,
@@ -19,16 +17,16 @@ use std::{
 use nix::unistd::{SysconfVar, sysconf};
 use vm_memory::MmapRegion;
 
-/// A mapping that may lose its memory without harm, for as long as this is there.
+/// A watched mapping: it may lose its memory without ending the process, while this exists.
 pub(crate) struct Watch {
     slot: &'static Slot,
-    /// It is mapped until nobody looks after it any more: dropped after the slot is free.
+    /// Stays mapped until the slot is free: it is dropped after the slot.
     _mapping: Arc<MmapRegion>,
 }
 
 impl Watch {
     pub(crate) fn new(mapping: Arc<MmapRegion>) -> io::Result<Self> {
-        // Only what the handler may map over: all of it is of mmap(2), and ends with it.
+        // The handler may map over this range: all of it comes from mmap(2) and ends with this mapping.
         if !mapping.owned() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -37,26 +35,26 @@ impl Watch {
         Ok(Self { slot, _mapping: mapping })
     }
 
-    /// Some of it was not there when it was touched. What was read since may be zeroes.
+    /// Whether a page was missing when it was touched. Bytes read since then may be zeroes.
     pub(crate) fn is_lost(&self) -> bool {
-        // Not before what was read or written so far, also where another thread's access was the first.
+        // Ordered after the reads and writes so far, even if another thread's access was the first.
         compiler_fence(Ordering::SeqCst);
         fence(Ordering::Acquire);
         self.slot.lost.load(Ordering::SeqCst)
     }
 }
 
-/// Bytes whose pages are taken out of this process's tables at a time: some milliseconds at most.
+/// Bytes whose pages are removed from this process's page tables per call, which takes some milliseconds at most.
 const PIECE: usize = 256 << 20;
 
-/// Removes a file mapping's pages from this process's page tables, piece by piece; the file keeps them.
-/// Called before the mapping is unmapped: munmap(2) removes all of them in one go, and other threads that
-/// map or fault memory wait meanwhile, which takes seconds for a large guest.
+/// Removes the pages of a file mapping from this process's page tables, piece by piece; the file keeps them. Call it
+/// before munmap(2), which would remove all of them at once: other threads that map or fault memory would wait
+/// meanwhile, for seconds with a large guest.
 pub(crate) fn leave_pages(mapping: &MmapRegion) {
     for at in (0..mapping.size()).step_by(PIECE) {
         let len = PIECE.min(mapping.size() - at);
-        // SAFETY: the piece is within the mapping, which is borrowed. A page of a shared file is mapped
-        // again when it is touched; the empty memory that replaced a lost page holds nothing.
+        // SAFETY: the piece is within the mapping, which is borrowed. A page of a shared file is mapped again when it
+        // is touched. Empty memory that replaced a lost page has no content.
         unsafe { libc::madvise(mapping.as_ptr().add(at).cast(), len, libc::MADV_DONTNEED) };
     }
 }
@@ -75,15 +73,15 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// A range of addresses, for the handler: it may take no lock and no memory.
+/// A range of addresses for the handler, which must not take a lock or allocate.
 struct Slot {
-    /// Odd while the range is being changed. (A range that changes is not the one that the thread in
-    /// the handler has touched: that one is watched as long as it is touched.)
+    /// Odd while the range is being changed. (The range that the thread in the handler has touched does not change: it
+    /// is watched as long as it is used.)
     version: AtomicUsize,
     start: AtomicUsize,
     len: AtomicUsize,
     lost: AtomicBool,
-    /// Slots are never given back to the system.
+    /// Slots are never freed.
     next: *const Self,
 }
 
@@ -91,14 +89,14 @@ struct Slot {
 unsafe impl Sync for Slot {}
 
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
-/// Those without a range.
+/// The slots without a range.
 static FREE: Mutex<Vec<&'static Slot>> = Mutex::new(Vec::new());
 
 impl Slot {
     fn take(start: usize, len: usize) -> &'static Self {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = free.pop().unwrap_or_else(|| {
-            // The lock is held: nobody else adds one.
+            // The lock is held, so no other thread adds a slot.
             let slot = Box::leak(Box::new(Self {
                 version: AtomicUsize::new(0),
                 start: AtomicUsize::new(0),
@@ -133,9 +131,9 @@ impl Slot {
     }
 }
 
-/// What was there before: std's handler, which knows where stacks end.
+/// The previous handler: that of std, which detects stack overflows.
 static BEFORE: AtomicPtr<libc::sigaction> = AtomicPtr::new(ptr::null_mut());
-/// Bytes, a power of two.
+/// The size of a page in bytes, a power of two.
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
 fn install() -> io::Result<()> {
@@ -148,7 +146,7 @@ fn install() -> io::Result<()> {
         let before = Box::leak(Box::new(no_action()));
         let mut action = no_action();
         action.sa_sigaction = on_bus_error as *const () as usize;
-        // On the thread's own stack for signals, where it has one, as std's.
+        // On the thread's signal stack if it has one, as std's handler.
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         // SAFETY: reads and writes the two structures, which live on; the handler has the type that
         // SA_SIGINFO asks for. `BEFORE` is set first, to the place that will be written.
@@ -170,7 +168,7 @@ fn no_action() -> libc::sigaction {
     unsafe { std::mem::zeroed() }
 }
 
-/// Runs on the thread that touched memory that is not there. Only atomics and system calls.
+/// Runs on the thread that touched a missing page. It uses only atomics and system calls.
 extern "C" fn on_bus_error(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -192,21 +190,21 @@ extern "C" fn on_bus_error(
             before(signal, info, context);
         }
     } else {
-        // SAFETY: as it was before us; the fault comes again, and ends the process as it would have.
+        // SAFETY: restores the previous action. The fault happens again and is handled as without this handler.
         unsafe { libc::sigaction(signal, before, ptr::null_mut()) };
     }
 }
 
-/// Puts empty memory where the watched mapping around `at` is; false if there is none.
+/// Maps empty memory over the missing part of the watched mapping around `at`; false if no watched mapping has `at`.
 fn replace(at: usize) -> bool {
     let mut next: *const Slot = SLOTS.load(Ordering::Acquire);
     // SAFETY: slots are never freed, and the list ends with null.
     while let Some(slot) = unsafe { next.as_ref() } {
         next = slot.next;
         let Some((start, len)) = slot.range_around(at) else { continue };
-        // First, so that nobody takes the empty memory for the guest's.
+        // Noted first, so that no thread takes the empty memory for the guest's.
         slot.lost.store(true, Ordering::SeqCst);
-        // Where the kernel grants no such amount, the page alone.
+        // If the kernel refuses that much memory, replace only the page.
         let page = PAGE.load(Ordering::Relaxed);
         return map_empty(start, len) || map_empty(at & !(page - 1), page);
     }
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_taken_away_reads_as_zeroes_and_is_known_to_be_lost() {
+    fn memory_that_is_taken_away_reads_as_zeroes_and_is_reported_as_lost() {
         let (_other_file, other, other_watch) = memory(1 << 20);
         let (file, memory, watch) = memory(1 << 20);
         for memory in [&memory, &other] {
@@ -260,13 +258,13 @@ mod tests {
         assert_eq!((bytes, watch.is_lost()), ([0; 100], true));
         memory.write_slice(&[7; 100], GuestAddress(0x9000)).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 4096);
-        // The other's is as it was.
+        // The other mapping has not changed.
         other.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
         assert_eq!((bytes, other_watch.is_lost()), ([7; 100], false));
     }
 
     #[test]
-    fn a_length_that_was_never_there_is_the_same() {
+    fn a_mapping_longer_than_its_file_is_handled_in_the_same_way() {
         let (file, memory, watch) = memory(1 << 20);
         drop((memory, watch));
         file.set_len(0).unwrap();
@@ -279,7 +277,7 @@ mod tests {
         assert!(watch.is_lost());
     }
 
-    /// A SIGBUS that is none of ours, in a process of its own: it ends as it would have without us.
+    /// A SIGBUS outside of watched mappings, in a child process: the process ends as without the handler.
     #[test]
     fn another_bus_error_still_ends_the_process() {
         const CHILD: &str = "AGENT_TEST_OF_ANOTHER_BUS_ERROR";

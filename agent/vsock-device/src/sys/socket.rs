@@ -1,4 +1,4 @@
-//! Bytes and descriptors from another process, by a Unix socket.
+//! Receives bytes and descriptors from another process over a Unix socket.
 
 use std::{
     io, mem,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::foreign::Foreign;
 
-/// Descriptors that the kernel lets one message have (SCM_MAX_FD).
+/// Most descriptors that the kernel allows in a message (SCM_MAX_FD).
 const MOST_FILES: usize = 253;
 
 /// Bytes of a descriptor's number.
@@ -18,7 +18,7 @@ const NUMBER: usize = size_of::<RawFd>();
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) bytes: usize,
-    /// They are closed on exec, from the moment they are ours.
+    /// The descriptors. They have O_CLOEXEC from the moment they are received.
     pub(crate) files: Vec<Foreign>,
     /// The sender sent more descriptors than this process may have.
     pub(crate) cut: bool,
@@ -27,7 +27,10 @@ pub(crate) struct Received {
 /// Room for the descriptors of one message, in words, since the kernel's headers in it are aligned.
 const ROOM: usize = (size_of::<libc::cmsghdr>() + MOST_FILES * NUMBER).div_ceil(8) + 1;
 
-/// Receives what is there, without waiting: `WouldBlock` if it is nothing, no bytes at the end.
+/// Receives the bytes that have arrived, without blocking. No bytes: the end of the stream.
+///
+/// # Errors
+/// `WouldBlock`, if nothing has arrived.
 pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
     let mut slice = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let mut control = [0_u64; ROOM];
@@ -56,12 +59,12 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Rec
             for i in 0..len / NUMBER {
                 // SAFETY: the kernel wrote so many numbers there.
                 let number = unsafe { data.add(i * NUMBER).cast::<[u8; NUMBER]>().read() };
-                // SAFETY: each is a new descriptor of this process, which nobody else knows.
+                // SAFETY: each is a new descriptor of this process, and nothing else owns it.
                 let file = unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(number)) };
                 files.push(Foreign::new(file));
             }
         }
-        // SAFETY: as for the first.
+        // SAFETY: as for the first header.
         next = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
     }
     Ok(Received { bytes, files, cut: message.msg_flags & libc::MSG_CTRUNC != 0 })

@@ -31,11 +31,11 @@ use super::{
 use crate::{
     backend::Place,
     connection::Connection,
+    connections::MAX_CONNECTIONS,
     device::Device,
     header::{Header, Op},
     log::Log,
     memory::Quota,
-    peers::MOST,
     vm::{End, Vm},
 };
 
@@ -58,7 +58,7 @@ impl Played {
         vmm.socket.set_nonblocking(true).unwrap();
         let path: Arc<Path> = Path::new("/vm").into();
         let log = Arc::new(Log::new(Arc::clone(&path)));
-        let (sender, accepted) = channel(MOST);
+        let (sender, accepted) = channel(MAX_CONNECTIONS);
         let quota = Arc::new(Quota::new());
         let place = Place { path, cid: 3, port: super::nbd::PORT };
         let device = Arc::new(Device::new(&place, log, sender, &quota).unwrap());

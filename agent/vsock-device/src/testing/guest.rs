@@ -54,8 +54,8 @@ pub struct Socket {
     taken: u32,
     told: u32,
     sent: u32,
-    their_room: u32,
-    their_taken: u32,
+    peer_buf_alloc: u32,
+    peer_fwd_cnt: u32,
     unsent: VecDeque<u8>,
 }
 
@@ -171,8 +171,8 @@ impl Guest {
 
     fn send_what_goes(&mut self, own: u32) {
         while let Some(socket) = self.sockets.get_mut(&own).filter(|one| !one.unsent.is_empty()) {
-            let under_way = socket.sent.wrapping_sub(socket.their_taken);
-            let room = socket.their_room.saturating_sub(under_way) as usize;
+            let under_way = socket.sent.wrapping_sub(socket.peer_fwd_cnt);
+            let room = socket.peer_buf_alloc.saturating_sub(under_way) as usize;
             let len = socket.unsent.len().min(room).min(PACKET);
             if len == 0 {
                 return;
@@ -270,7 +270,7 @@ impl Guest {
     fn packet_came(&mut self, header: &Header, payload: &[u8]) {
         let own = header.dst_port;
         let Some(socket) = self.sockets.get_mut(&own) else { return };
-        (socket.their_room, socket.their_taken) = (header.buf_alloc, header.fwd_cnt);
+        (socket.peer_buf_alloc, socket.peer_fwd_cnt) = (header.buf_alloc, header.fwd_cnt);
         match header.op {
             Op::Response => socket.open = true,
             Op::Reset => socket.reset = true,

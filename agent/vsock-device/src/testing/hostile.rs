@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     connection::Connection,
+    connections::BUF_ALLOC,
     device::Device,
     flow::{ANSWERS, COPIED},
     header::{Header, Op},
     inbox::Held,
     memory::Memory,
     packets::ALL_LENT,
-    peers::ROOM,
     ring::Which,
     vhost_user::message::Places,
 };
@@ -55,7 +55,7 @@ pub fn play(input: &[u8]) {
     connections.clear();
     check(&driver.device, 0);
     let inner = driver.device.lock();
-    assert!(inner.flow.peers.open.is_empty(), "a connection without its session");
+    assert!(inner.flow.connections.open.is_empty(), "a connection without its session");
     assert_eq!(inner.flow.held, Held::default(), "memory is held without a connection");
     assert!(inner.flow.line.is_empty(), "a connection that is gone waits for room");
 }
@@ -222,18 +222,18 @@ pub(crate) fn check(device: &Device, most: usize) {
     let inner = device.lock();
     let flow = &inner.flow;
     let mut all = Held::default();
-    for peer in flow.peers.open.values() {
-        let (len, held) = peer.inbox.count();
-        assert_eq!(len, peer.inbox.len(), "bytes that wait for a session");
-        assert!(len <= ROOM);
+    for state in flow.connections.open.values() {
+        let (len, held) = state.inbox.count();
+        assert_eq!(len, state.inbox.len(), "bytes that wait for a session");
+        assert!(len <= BUF_ALLOC);
         // All that it may send, once more a chunk of which little is left, and some that are not full.
-        assert!(held.bytes <= 3 * ROOM as usize, "{held:?} for {len} bytes");
+        assert!(held.bytes <= 3 * BUF_ALLOC as usize, "{held:?} for {len} bytes");
         all += held;
     }
     assert_eq!(all, flow.held, "what is kept");
-    assert!(all.lent <= ALL_LENT && all.bytes <= COPIED + 2 * ROOM as usize);
+    assert!(all.lent <= ALL_LENT && all.bytes <= COPIED + 2 * BUF_ALLOC as usize);
     assert!(flow.answers.len() <= ANSWERS + OF_ONE * most.max(usize::from(PORTS)), "answers");
-    assert!(flow.peers.open.len() <= most);
+    assert!(flow.connections.open.len() <= most);
 }
 
 const _: () = assert!(RX == 0 && TX == 1);

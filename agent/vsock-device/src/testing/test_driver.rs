@@ -9,11 +9,11 @@ use super::rings::{MEMORY, RX, Rings};
 use crate::{
     backend::Place,
     connection::Connection,
+    connections::MAX_CONNECTIONS,
     device::Device,
     header::{Header, Op, STREAM},
     log::Log,
     memory::{Memory, Quota},
-    peers::MOST,
     ring::Which,
     vhost_user::message::Places,
 };
@@ -37,7 +37,7 @@ impl Driver {
 
     /// In this memory, of at least `MEMORY` bytes.
     pub(crate) fn over(memory: GuestMemoryMmap) -> Self {
-        let (sender, accepted) = channel(MOST);
+        let (sender, accepted) = channel(MAX_CONNECTIONS);
         let path: Arc<Path> = Path::new("/vm").into();
         let log = Arc::new(Log::new(Arc::clone(&path)));
         let place = Place { path, cid: 3, port: PORT };

@@ -1,4 +1,4 @@
-//! Does what the VMM's messages say.
+//! Executes the messages of the VMM.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -37,10 +37,10 @@ const PROTOCOL: u64 = REPLY_ACK | CONFIG | RESET;
 pub(crate) struct Handler {
     device: Arc<Device>,
     quota: Arc<Quota>,
-    /// What the VMM has taken of `FEATURES` and of `PROTOCOL`.
+    /// The features that the VMM has accepted of `FEATURES` and of `PROTOCOL`.
     features: u64,
     protocol: u64,
-    /// The guest's memory, by which the VMM names rings.
+    /// The regions of the guest's memory, by which the VMM's addresses of rings are translated.
     regions: Vec<Region>,
 }
 
@@ -49,7 +49,7 @@ impl Handler {
         Self { device, quota, features: 0, protocol: 0, regions: Vec::new() }
     }
 
-    /// Deals with one message; gives the reply to it.
+    /// Executes one message, and returns the reply to it.
     pub(crate) fn handle(
         &mut self,
         header: Header,
@@ -93,7 +93,7 @@ impl Handler {
                 only(features, FEATURES, kind)?;
                 self.features = features;
                 self.device.set_event_idx(features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
-                // A VMM that does not know how to enable rings wants them enabled.
+                // A VMM without this feature cannot enable rings and expects them enabled.
                 if features & PROTOCOL_FEATURES == 0 {
                     for which in [Which::Rx, Which::Tx] {
                         self.enable(which, true, events);
@@ -142,7 +142,7 @@ impl Handler {
                 let call = self.checked(files.next(), "call");
                 self.device.set_call(which, call);
             }
-            // Nothing is ever said there.
+            // The error eventfd, which the device never uses.
             Request::SetVringErr(queue, _) => drop(which(kind, queue)?),
             Request::SetVringEnable(queue, on) => {
                 if self.features & PROTOCOL_FEATURES == 0 {
@@ -159,11 +159,11 @@ impl Handler {
 
     fn enable(&self, which: Which, on: bool, events: &mut Events) {
         self.device.enable(which, on);
-        // Kicks of a ring that is not enabled were not heard.
+        // The guest may have kicked before the ring was enabled.
         events.look = true;
     }
 
-    /// Changes a ring that does not run.
+    /// Changes a ring that must not run.
     fn change<T>(
         &self,
         kind: Kind,
@@ -188,7 +188,7 @@ impl Handler {
         placed.map_err(|_| Refused::Place(kind))
     }
 
-    /// The guest's address of a place that the VMM names by its own.
+    /// The guest's address of a place, given by the VMM's address.
     fn guest_address(&self, user: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
             let at = user.checked_sub(region.user).filter(|at| *at < region.len)?;
@@ -204,7 +204,7 @@ impl Handler {
         config.get(from..to).unwrap_or_default().to_vec()
     }
 
-    /// The descriptor if it is an eventfd, which can be used without blocking; others are closed.
+    /// The descriptor, if it is an eventfd, which can be used without blocking. Others are closed.
     fn checked(&self, file: Option<Foreign>, what: &str) -> Option<OwnedFd> {
         let file = file?;
         let prepared = |()| eventfd::prepare(file.as_fd()).map_err(|_| "cannot be prepared");
@@ -212,7 +212,9 @@ impl Handler {
             Ok(()) => Some(file.known()),
             Err(why) => {
                 let log = self.device.log();
-                log.warn(format_args!("the VMM gave a {what} that {why}: that queue stands still"));
+                log.warn(format_args!(
+                    "the VMM gave a {what} that {why}: that queue does not work"
+                ));
                 None
             }
         }
@@ -223,7 +225,7 @@ fn which(kind: Kind, queue: u32) -> Result<Which, Refused> {
     Which::from_wire(queue).ok_or(Refused::NoQueue(kind, queue))
 }
 
-/// Only what was offered can be taken.
+/// Refuses features that were not offered.
 fn only(taken: u64, offered: u64, kind: Kind) -> Result<(), Refused> {
     if taken & !offered == 0 { Ok(()) } else { Err(Refused::NotOffered(kind, taken & !offered)) }
 }

@@ -1,4 +1,4 @@
-//! The messages of vhost-user: bytes to requests, and replies to bytes. No I/O.
+//! The messages of vhost-user: parses requests and writes replies, without I/O.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ use super::Refused;
 
 /// Bytes of a header.
 pub(crate) const HEADER: usize = 12;
-/// Bytes that may follow it; the longest message that is taken has a tenth of that.
+/// Most bytes that may follow a header. The longest message that is accepted has a tenth of that.
 pub(crate) const MOST_BODY: usize = 4096;
-/// Regions of a guest's memory; QEMU has 8 where more are not offered.
+/// Most regions of a guest's memory. QEMU uses at most 8 unless more are offered.
 pub(crate) const MOST_REGIONS: usize = 32;
-/// Bytes of a device's configuration that a message may be about.
+/// Most bytes of a device's configuration in a message.
 const MOST_CONFIG: u32 = 256;
 
 /// Flags of a header: the version, whether it is a reply, whether a reply is wanted.
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
-/// In the number of a queue that a descriptor is for: there is none.
+/// In the number of a queue: the message has no descriptor.
 const NO_FILE: u64 = 1 << 8;
 
-/// Bits of the protocol's own features.
+/// Bits of the protocol features.
 pub(crate) const REPLY_ACK: u64 = 1 << 3;
 pub(crate) const CONFIG: u64 = 1 << 9;
 pub(crate) const RESET: u64 = 1 << 13;
@@ -90,7 +90,7 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) kind: Kind,
-    /// The VMM waits for an answer also where there is none to the request.
+    /// The VMM waits for a reply, also to a request that has none.
     pub(crate) need_reply: bool,
     /// Bytes that follow.
     pub(crate) len: usize,
@@ -117,9 +117,9 @@ pub(crate) struct Region {
     /// The guest's address.
     pub(crate) guest: u64,
     pub(crate) len: u64,
-    /// The VMM's address of it, by which it names rings.
+    /// The VMM's address of it. Addresses of rings are of this kind.
     pub(crate) user: u64,
-    /// Where in its file it begins.
+    /// The offset in its file at which it begins.
     pub(crate) offset: u64,
 }
 
@@ -131,7 +131,7 @@ pub(crate) struct Places {
     pub(crate) used: u64,
 }
 
-/// What a message asks for; its descriptors are apart from it.
+/// The request of a message, without its descriptors.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     GetFeatures,
@@ -174,7 +174,7 @@ impl Request {
             Kind::SetVringAddr => {
                 let (queue, flags) = (words.u32()?, words.u32()?);
                 let (table, used, avail) = (words.u64()?, words.u64()?, words.u64()?);
-                // An address for the log of what is written, which is not offered.
+                // The address of the log of writes, a feature that is not offered.
                 words.u64()?;
                 if flags != 0 {
                     return None;
@@ -212,7 +212,7 @@ impl Request {
         })
     }
 
-    /// How many descriptors come with it.
+    /// The number of descriptors that must come with it.
     pub(crate) fn files(&self) -> usize {
         match self {
             Self::SetMemTable(regions) => regions.len(),
@@ -237,13 +237,13 @@ fn regions(words: &mut Words<'_>) -> Option<Vec<Region>> {
     (0..count).map(|_| region()).collect()
 }
 
-/// A reply's body.
+/// The body of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
     Number(u64),
-    /// A queue, and where it was.
+    /// A queue, and its place when it was stopped.
     Base(u32, u16),
-    /// A part of the configuration, from its offset on; nothing where it has no such part.
+    /// A part of the configuration, from its offset on; empty if there is no such part.
     Config(u32, Vec<u8>),
 }
 
@@ -264,7 +264,7 @@ impl Reply {
     }
 }
 
-/// What is left of a message, in this machine's order of bytes.
+/// The rest of a message, in this machine's byte order.
 struct Words<'a>(&'a [u8]);
 
 impl Words<'_> {

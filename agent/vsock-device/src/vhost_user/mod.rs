@@ -1,8 +1,8 @@
-//! vhost-user (QEMU's docs/interop/vhost-user.rst): what a VMM says about its guest's device.
+//! vhost-user (QEMU's docs/interop/vhost-user.rst): the protocol by which a VMM sets up its guest's device.
 //!
-//! `transport` takes messages and their descriptors off the socket, `message` reads them, `handler` does
-//! what they say. The parts that this device does not offer are refused by name, and a VMM that asks for
-//! one is not served any longer: nothing that it says can be relied on.
+//! `transport` receives messages and their descriptors, `message` parses them, `handler` executes them. A message that
+//! this device does not offer is refused by name, and the VMM that sent it is no longer served, since its other
+//! messages cannot be relied on either.
 
 pub(crate) mod handler;
 pub(crate) mod message;
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use self::message::Kind;
 
-/// Why a VMM is not served any longer. The messages say what it did.
+/// Why a VMM is no longer served. The messages say what it did.
 #[derive(Debug, Error)]
 pub(crate) enum Refused {
     #[error("the VMM sent bytes that are no vhost-user message (version {0:#x}, length {1})")]
@@ -45,7 +45,7 @@ pub(crate) enum Refused {
     System(Kind, io::Error),
 }
 
-/// Why a guest's memory is not taken.
+/// Why a guest's memory was refused.
 #[derive(Debug, Error)]
 pub(crate) enum MemoryError {
     #[error("region {0} is empty, or ends beyond the last address")]

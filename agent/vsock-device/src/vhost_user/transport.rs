@@ -1,4 +1,4 @@
-//! A VMM's socket: whole messages and their descriptors in, replies out, without ever waiting.
+//! A VMM's socket: receives whole messages with their descriptors and sends replies, without blocking.
 
 use std::{
     io::{self, Write},
@@ -19,9 +19,9 @@ use crate::{foreign::Foreign, sys::socket::receive};
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Message(Header, Vec<u8>, Vec<Foreign>),
-    /// No whole message is there.
+    /// No whole message has arrived.
     Nothing,
-    /// The VMM has closed its end.
+    /// The VMM has closed the connection.
     End,
 }
 
@@ -29,18 +29,18 @@ pub(crate) enum Incoming {
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: UnixStream,
-    /// The header that comes, or has come.
+    /// The header that is being received or was received.
     head: [u8; HEADER],
     header: Option<Header>,
     body: Vec<u8>,
-    /// Bytes of the header or of the body that are there.
+    /// Bytes of the header or of the body that have arrived.
     got: usize,
     files: Vec<Foreign>,
-    /// Replies that the VMM has not taken.
+    /// Replies that the VMM has not read.
     unsent: Vec<u8>,
 }
 
-/// The VMM is gone, in one of the ways in which a socket says so.
+/// Whether an error means that the VMM has closed the connection.
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
@@ -59,14 +59,14 @@ impl Transport {
         })
     }
 
-    /// Replies wait for the VMM to take them. Until it does, nothing more is received.
+    /// Whether replies wait for the VMM to read them. Nothing is received until then.
     pub(crate) fn is_stuck(&self) -> bool {
         !self.unsent.is_empty()
     }
 
     pub(crate) fn receive(&mut self) -> Result<Incoming, TransportError> {
         loop {
-            // Never beyond the end of a message: the descriptors are with its first byte.
+            // Not beyond the end of a message: descriptors come with the first byte of their message.
             let into = match self.header {
                 None => &mut self.head[self.got..],
                 Some(_) => &mut self.body[self.got..],
@@ -106,7 +106,7 @@ impl Transport {
         }
     }
 
-    /// Sends what goes of this and of what was not sent before.
+    /// Sends as much as possible of the pending replies and of `reply`.
     pub(crate) fn send(&mut self, reply: &[u8]) -> io::Result<()> {
         self.unsent.extend_from_slice(reply);
         while !self.unsent.is_empty() {
@@ -114,7 +114,7 @@ impl Transport {
                 Ok(n) => drop(self.unsent.drain(..n)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // To receive says so as well.
+                // The next receive reports it as well.
                 Err(error) if is_end(&error) => self.unsent.clear(),
                 Err(error) => return Err(error),
             }
@@ -129,7 +129,7 @@ impl AsFd for Transport {
     }
 }
 
-/// Why nothing more comes of a connection.
+/// Why a connection cannot be used any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TransportError {
     #[error(transparent)]
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_come_whole_with_their_own_descriptors_however_they_are_cut() {
+    fn messages_in_pieces_of_any_length_are_received_whole_with_their_descriptors() {
         let (mut ours, vmm) = pair();
         let fd = vmm.memory.as_fd();
         vmm.say(code::SET_VRING_KICK, &1_u64.to_ne_bytes(), &[fd]).unwrap();
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!((header.kind, body.len(), files.len()), (Kind::SetVringKick, 8, 1));
         let Ok(Incoming::Message(header, body, files)) = ours.receive() else { panic!("two") };
         assert_eq!((header.kind, body.len(), files.len()), (Kind::SetOwner, 0, 0));
-        // Byte by byte, with a descriptor in the middle.
+        // Byte by byte, with a descriptor in the middle of the message.
         let bytes = [2_u32, 1, 8, 5, 0].map(u32::to_ne_bytes).concat();
         for (i, byte) in bytes.iter().enumerate() {
             assert!(matches!(ours.receive(), Ok(Incoming::Nothing)), "{i}");

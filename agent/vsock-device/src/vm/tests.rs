@@ -117,7 +117,7 @@ fn memory_is_what_its_files_have() {
     let regions = [(at, half, USER + at, half), (0, half, USER, 0)];
     played.vmm.give_regions(&regions, &[fd, fd]).unwrap();
     let _second = works(&mut played, 2);
-    assert_eq!(played.device.lock().flow.peers.open.len(), 2);
+    assert_eq!(played.device.lock().flow.connections.open.len(), 2);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! Lines however they are cut, and every kind of message and of what is none.
+//! Lines in pieces of any length, every kind of message, and lines that are no message.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Lines that are nearly messages: a key, a value, and something that replaces a part.
+/// Lines that are almost messages: a key, a value, and bytes that replace a part.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let key =
         prop::sample::select(vec!["QMP", "event", "return", "error", "id", "data", "timestamp"]);
@@ -88,7 +88,7 @@ fn lines_are_the_same_however_they_are_cut() {
 }
 
 #[test]
-fn a_line_has_a_length_that_it_may_have() {
+fn a_line_over_the_limit_is_refused() {
     let mut longest = vec![b'x'; LINE_MAX];
     longest.push(b'\n');
     assert_eq!(lines(&[&longest, b"{}\n"]).unwrap().len(), 2);
@@ -109,7 +109,7 @@ fn a_line_has_a_length_that_it_may_have() {
 }
 
 #[test]
-fn each_kind_of_message_is_known() {
+fn each_kind_of_message_is_parsed() {
     let greeting = br#"{"QMP": {"version": {}, "capabilities": ["oob"]}}"#;
     assert!(matches!(decode(greeting), Ok(Message::Greeting(_))));
     let event = br#"{"timestamp": {"seconds": 5, "microseconds": 7}, "event": "STOP"}"#;
@@ -128,7 +128,7 @@ fn each_kind_of_message_is_known() {
 }
 
 #[test]
-fn what_is_no_message_is_shown_and_nothing_of_it_reaches_the_terminal() {
+fn a_line_that_is_no_message_is_shown_escaped() {
     for (line, said) in [
         (
             &b"220 mail.example ESMTP\x1b[2J"[..],

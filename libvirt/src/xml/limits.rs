@@ -1,24 +1,23 @@
-//! Limits on the attributes and namespaces of a text, checked before the parser sees it: the parser takes
-//! any number of them, in a time that grows with the square or the cube of it.
+//! Limits on the attributes and namespaces of a text, checked before the text is parsed: the parser accepts any
+//! number of them, and its time grows with the square or the cube of the number.
 //!
-//! The scan follows the parser's own rules for comments, CDATA sections, processing instructions and start
-//! tags. Where a text breaks these rules the parser stops there, so what the scan makes of the rest does not
-//! matter.
+//! The scan follows the parser's rules for comments, CDATA sections, processing instructions and start tags.
+//! Where a text breaks these rules the parser stops, so the scan's result for the rest does not matter.
 
 use std::collections::HashSet;
 
 use super::{BLANKS, Place, XmlError};
 
-/// Most attributes of one element: each is compared with each.
+/// Most attributes of one element. The parser compares each with each.
 pub(super) const ATTRIBUTES: usize = 256;
-/// Most prefixes of a text (the empty one included), and at once the length in bytes of the longest
-/// namespace name: each element's attributes are compared by their namespaces.
+/// Most prefixes of a text, the empty one included, and most bytes of a namespace's name. The parser compares the
+/// attributes of each element by their namespaces.
 pub(super) const NAMESPACES: usize = 256;
-/// Most declarations, each counted with the square of the number of prefixes: an element with a
-/// declaration compares every prefix that is in scope with every other one.
+/// Most declarations, each multiplied by the square of the number of prefixes. For an element with a declaration
+/// the parser compares every prefix in scope with every other one.
 const COMPARISONS: usize = NAMESPACES * NAMESPACES * NAMESPACES;
 
-/// Refuses a text that would cost the parser too much time.
+/// Refuses a text that would take the parser too much time.
 pub(super) fn check(text: &str) -> Result<(), XmlError> {
     let mut prefixes = HashSet::new();
     let mut declarations: usize = 0;
@@ -30,7 +29,7 @@ pub(super) fn check(text: &str) -> Result<(), XmlError> {
             .into_iter()
             .find_map(|(open, close)| Some((open.len(), rest.strip_prefix(open)?.find(close))));
         if let Some((open, length)) = skipped {
-            // Without an end the parser reads on to the end of the text, and finds no element.
+            // Without its end mark the parser reads to the end of the text and finds no element.
             let Some(length) = length else { return Ok(()) };
             at = start + open + length;
             continue;
@@ -50,7 +49,7 @@ pub(super) fn check(text: &str) -> Result<(), XmlError> {
             if attribute.value.len() > NAMESPACES {
                 return Err(XmlError::NamespaceName(place()));
             }
-            // "Namespaces in XML" forbids it, and libxml2 and roxmltree make different things of it.
+            // "Namespaces in XML" forbids this, and libxml2 and roxmltree treat it differently.
             if attribute.value.is_empty() && !prefix.is_empty() {
                 return Err(XmlError::Unbound(place(), prefix.to_owned()));
             }
@@ -65,21 +64,21 @@ pub(super) fn check(text: &str) -> Result<(), XmlError> {
     Ok(())
 }
 
-/// `name='value'` in a start tag.
+/// An attribute `name='value'` of a start tag.
 struct Attribute<'a> {
     name: &'a str,
     value: &'a str,
 }
 
 impl<'a> Attribute<'a> {
-    /// The prefix that it binds to a namespace, if it does; the empty one for `xmlns` itself.
+    /// The prefix that the attribute declares, if it is a declaration; the empty prefix for `xmlns`.
     fn declares(&self) -> Option<&'a str> {
         let rest = self.name.strip_prefix("xmlns")?;
         if rest.is_empty() { Some("") } else { rest.strip_prefix(':') }
     }
 }
 
-/// The attributes of a start tag, from behind its `<`.
+/// The attributes of a start tag, given without its `<`.
 struct Attributes<'a>(&'a str);
 
 impl<'a> Attributes<'a> {
@@ -92,7 +91,7 @@ impl<'a> Iterator for Attributes<'a> {
     type Item = Attribute<'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // No value has a '<' in it, and outside of values '>' ends the tag.
+        // A value contains no '<', and outside of values '>' ends the tag.
         let (before, rest) = self.0.split_at(self.0.find(['"', '\'', '>', '<'])?);
         let quote = rest.chars().next().filter(|found| matches!(found, '"' | '\''))?;
         let (value, after) = rest[1..].split_once(quote)?;
