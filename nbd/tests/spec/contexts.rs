@@ -1,4 +1,5 @@
-//! Meta contexts, server's end: when they may be asked for, what selects, and what makes it void.
+//! Metadata contexts, server's end: when a client may ask for them, which queries select them, and when a
+//! selection is void.
 
 use nbd::wire::{OptionCode, ReplyCode};
 
@@ -17,7 +18,7 @@ fn meta_contexts_before_structured_replies_are_invalid() {
 }
 
 #[test]
-fn list_meta_context_lists_all_without_a_query_and_by_wildcard() {
+fn list_meta_context_lists_all_contexts_without_a_query_and_by_namespace() {
     let mut talk = Talk::structured();
     for (queries, found) in [
         (&[][..], true),
