@@ -122,7 +122,7 @@ fn place() -> impl Strategy<Value = Place> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_back(
+    fn a_printed_uri_parses_to_the_same_value(
         place in place(),
         export in "[^\0]{0,40}",
         tls: bool,

@@ -86,7 +86,7 @@ fn a_stored_context_is_ignored_when_go_names_another_export() {
 }
 
 #[test]
-fn a_failed_set_meta_context_clears_what_was_set() {
+fn a_failed_set_meta_context_clears_the_selection() {
     let over = contexts(&"n".repeat(4097), &[]);
     let long = vec![0; 9000];
     for bad in [&b"\0\0"[..], &contexts("nope", &["base:allocation"]), &over, &long] {

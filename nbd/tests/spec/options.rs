@@ -136,7 +136,7 @@ fn go_tells_export_and_block_size_and_enters_the_transmission() {
 }
 
 #[test]
-fn what_follows_go_belongs_to_the_transmission() {
+fn bytes_after_go_belong_to_the_transmission() {
     let mut talk = Talk::new();
     let mut bytes = option_bytes(OptionCode::GO, 6);
     bytes.extend_from_slice(&info("", &[]));
