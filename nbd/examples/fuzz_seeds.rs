@@ -1,7 +1,7 @@
-//! Writes what the fuzz targets begin with: honest conversations, made by the crate itself, so that
-//! they are never older than the code. `fuzz/run` calls it.
+//! Writes the seeds of the fuzz targets: correct conversations, made by the crate itself, so that they match the
+//! code. `fuzz/run` calls it.
 //!
-//! The first two bytes of a seed are the setting (`fuzz/lib.rs`): choices, and bytes at a time.
+//! The first two bytes of a seed are the setting (`fuzz/lib.rs`): choices, and the length of a piece.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -22,7 +22,7 @@ const FRAMINGS: [(u8, Framing); 3] =
 
 fn main() -> io::Result<()> {
     let Some(root) = env::args_os().nth(1) else {
-        return Err(io::Error::other("say where: fuzz_seeds DIRECTORY"));
+        return Err(io::Error::other("usage: fuzz_seeds DIRECTORY"));
     };
     let root = Path::new(&root);
     for (target, seeds) in [
@@ -40,7 +40,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// A client that asks for everything and then enters.
+/// A client that sends every option and then enters an export.
 fn asks(framing: Framing, by_name: bool) -> Vec<u8> {
     let mut out = Vec::new();
     (ClientFlags::FIXED_NEWSTYLE | ClientFlags::NO_ZEROES).put(&mut out);
@@ -82,7 +82,7 @@ fn negotiations() -> Vec<(u8, Vec<u8>)> {
     leaves.truncate(4);
     put_option(OptionCode::ABORT, &mut leaves, |_| ());
     seeds.push((0, leaves.clone()));
-    // The server has TLS, or insists on it: a client that starts it.
+    // A client that starts TLS, with a server that has it or requires it.
     leaves.truncate(4);
     put_option(OptionCode::LIST, &mut leaves, |_| ());
     put_option(OptionCode::STARTTLS, &mut leaves, |_| ());
@@ -110,7 +110,7 @@ fn terms(framing: Framing) -> Terms {
     }
 }
 
-/// Every request there is, over the first 4 KiB.
+/// Every request, over the first 4 KiB.
 fn transmissions() -> Vec<(u8, Vec<u8>)> {
     let mut seeds = Vec::new();
     for (bits, framing) in FRAMINGS {
@@ -134,7 +134,7 @@ fn transmissions() -> Vec<(u8, Vec<u8>)> {
     seeds
 }
 
-/// What a server says to `asks`, and to the requests of the target `client_replies`.
+/// The answers of a server to `asks`, and to the requests of the target `client_replies`.
 fn replies() -> Vec<(u8, Vec<u8>)> {
     let mut seeds = Vec::new();
     // The target's questions: list, info, go, go with a context; then go.
@@ -191,7 +191,7 @@ fn served(framing: Framing, question: u8) -> Vec<u8> {
             }
             Step::Ask(Ask::Export(ask)) => match ask.answer(Ok(export()), &mut down) {
                 Step::Feed(server) => server,
-                // The client reads it in the next round and is done.
+                // The client takes the answer in the next round.
                 Step::Done(_) => Server::start(Offers::default(), &mut Vec::new()),
                 other => panic!("{other:?}"),
             },

@@ -1,5 +1,5 @@
-//! What the fuzz targets share: the first bytes of an input choose the setting, the rest is what
-//! the peer sends, at once and in pieces. Both must come to the same.
+//! The shared parts of the fuzz targets. The first bytes of an input choose the setting, and the peer sends the
+//! rest, once as a whole and once in pieces. Both runs must have the same result.
 
 #![forbid(unsafe_code)]
 
@@ -8,12 +8,12 @@ use nbd::{
     negotiate::{Ask, Client, ClientStep, Export, Negotiated, Offers, Server, Step},
 };
 
-/// How a run is set up.
+/// The setting of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
     /// Choices of the target.
     pub bits: u8,
-    /// Bytes that arrive at a time in the run in pieces; at least 1.
+    /// The length of a piece in the run in pieces, in bytes; at least 1.
     pub piece: usize,
 }
 
@@ -39,10 +39,10 @@ impl Setting {
     }
 }
 
-/// A negotiation in which both ends are ours, up to an export that is answered by `export`.
+/// Negotiates between both ends of the crate, with an export that `export` describes.
 ///
 /// # Panics
-/// If it comes to nothing.
+/// If the negotiation fails.
 pub fn negotiated(framing: Framing, allocation: bool, export: &Export) -> Negotiated {
     let (mut up, mut down) = (Vec::new(), Vec::new());
     let mut server = Server::start(Offers::default(), &mut down);

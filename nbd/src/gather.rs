@@ -217,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_leave_once_and_in_order(
+        fn bytes_are_sent_once_and_in_order(
             steps in prop::collection::vec(step(), 0..60), max in 1usize..20,
         ) {
             let mut gather = Gather::default();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_payloads_hold_is_counted_until_they_are_sent_or_compact() {
+    fn the_memory_of_payloads_is_counted_until_they_are_sent_or_compacted() {
         let mut gather = Gather::default();
         for _ in 0..10 {
             gather.payload(Small(vec![1; 1000]));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_never_runs_dry_keeps_its_arena_small() {
+    fn a_queue_that_is_never_empty_keeps_its_arena_small() {
         let mut gather = Gather::<Vec<u8>>::default();
         gather.small(|out| out.extend_from_slice(&[1; 16]));
         for _ in 0..100_000 {

@@ -83,16 +83,16 @@ pub enum UriError {
     #[error("{0:?} does not begin with nbd://, nbds://, nbd+unix:// or nbd+vsock://")]
     Scheme(String),
     /// A percent sign without two hexadecimal digits after it, or bytes that are not UTF-8.
-    #[error("{0:?} has a percent-encoding that is none, or that is not UTF-8")]
+    #[error("{0:?} has an invalid percent-encoding, or is not UTF-8")]
     Encoding(String),
     /// An export name with a NUL or with more than 4096 bytes.
-    #[error("the export name is over 4096 bytes or has a NUL in it")]
+    #[error("the export name has more than 4096 bytes, or a NUL")]
     Export,
     /// A TCP URI without a host.
     #[error("no host: nbd://HOST[:PORT]/NAME")]
     NoHost,
     /// A host with brackets that do not match, or with text around them.
-    #[error("{0:?} is no host: an IPv6 address goes in brackets, as in nbd://[::1]:10809/")]
+    #[error("{0:?} is not a host: an IPv6 address goes in brackets, as in nbd://[::1]:10809/")]
     Host(String),
     /// A port that is not a number, or is too large.
     #[error("port {port:?} is not a number from 0 to {maximum}")]
@@ -109,16 +109,18 @@ pub enum UriError {
     #[error("no socket: nbd+unix:///NAME?socket=PATH")]
     NoSocket,
     /// A Unix URI with a host.
-    #[error("{0:?} where a Unix socket has no host: nbd+unix:///NAME?socket=PATH")]
+    #[error(
+        "{0:?} is a host, which a URI of a Unix socket does not have: nbd+unix:///NAME?socket=PATH"
+    )]
     HostOfUnix(String),
     /// A user name. It belongs to TLS with shared keys, which is not supported.
-    #[error("{0:?} has a user name, which this program has no use for")]
+    #[error("{0:?} has a user name, which is not supported")]
     User(String),
     /// A parameter that is unknown, does not belong to the scheme, or is given twice.
-    #[error("parameter {0:?} is not known here, or is said twice")]
+    #[error("parameter {0:?} is unknown, or given twice")]
     Parameter(String),
     /// A fragment (`#...`).
-    #[error("a fragment has no meaning here: write %23 for a # in a name")]
+    #[error("a fragment is not allowed: write %23 for a # in a name")]
     Fragment,
 }
 

@@ -1,4 +1,4 @@
-//! A server that says anything to the client: to its negotiation, or to its outstanding requests.
+//! A server that sends any bytes to the client: to its negotiation, or to its outstanding requests.
 
 #![no_main]
 
@@ -13,10 +13,10 @@ use nbd::{
 };
 use nbd_fuzz::Setting;
 
-/// Most questions that one run asks.
+/// The most questions of one run.
 const QUESTIONS: usize = 20;
 
-/// Everything that the client was told, and what it said.
+/// Everything that the client was told, and everything that it sent.
 fn negotiation(setting: Setting, server: &[u8], piece: usize) -> (Vec<String>, Vec<u8>) {
     let mut told = Vec::new();
     let mut out = Vec::new();

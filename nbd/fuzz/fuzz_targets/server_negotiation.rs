@@ -1,4 +1,4 @@
-//! A client that says anything to the server's negotiation.
+//! A client that sends any bytes to the server's negotiation.
 
 #![no_main]
 
@@ -10,13 +10,13 @@ use nbd::{
 };
 use nbd_fuzz::Setting;
 
-/// With TLS, by the lowest bit.
+/// The modes with TLS, by the lowest bit of the setting.
 const TLS: [Tls; 2] = [Tls::On, Tls::Require];
 
-/// How an input ends that has bytes behind STARTTLS, however they are cut.
+/// The result of an input with bytes after STARTTLS, however they are cut.
 const INJECTED: (String, Vec<u8>, usize) = (String::new(), Vec::new(), 0);
 
-/// Where it came to, what was sent, and what was left.
+/// The final state, the bytes that were sent, and the number of bytes that were left.
 fn run(setting: Setting, client: &[u8], piece: usize) -> (String, Vec<u8>, usize) {
     let offers = Offers {
         structured: !setting.bit(2),
@@ -54,7 +54,7 @@ fn run(setting: Setting, client: &[u8], piece: usize) -> (String, Vec<u8>, usize
                 drop(start.secured());
                 return ("secured".to_owned(), out, 0);
             }
-            // In one piece they are found out; in pieces they would reach the handshake.
+            // In one piece they are a violation; in pieces they would reach the handshake.
             Step::StartTls(_) | Step::End(Ending::Violation(Violation::BehindStartTls(_))) => {
                 return INJECTED;
             }
@@ -63,7 +63,7 @@ fn run(setting: Setting, client: &[u8], piece: usize) -> (String, Vec<u8>, usize
             Step::Ask(_) => unreachable!("an answer asks nothing"),
         };
         if hungry {
-            // What waits is less than one option: a peer costs no more than this.
+            // Less than one option waits, which bounds the memory of a peer.
             assert!(there.len() < Server::INPUT);
             if rest.is_empty() {
                 return ("waiting".to_owned(), out, there.len());
@@ -91,7 +91,7 @@ fn export() -> Export {
     }
 }
 
-/// Whole replies, each error with a text; at the very end EXPORT_NAME's answer may stand.
+/// Checks that the replies are complete and that each error has a text. The answer to EXPORT_NAME may be last.
 fn check_replies(mut out: &[u8]) {
     out = out.get(18..).expect("the greeting");
     while let Ok(Some(header)) = OptionReplyHeader::peek(out) {

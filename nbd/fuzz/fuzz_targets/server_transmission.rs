@@ -1,5 +1,5 @@
-//! A client that says anything to the server's transmission: requests are judged and answered over
-//! a small disk in memory, and the answers are read back.
+//! A client that sends any bytes to the server's transmission. Requests are judged and answered over a small
+//! disk in memory, and the answers are parsed.
 
 #![no_main]
 
@@ -18,7 +18,7 @@ use nbd::{
 use nbd_fuzz::{Setting, negotiated};
 
 const SIZE: usize = 4096;
-/// Where a run has shown enough.
+/// A run ends after so many bytes of answers.
 const ENOUGH: u64 = 1 << 20;
 
 fn agreed(setting: Setting) -> Negotiated {
@@ -101,7 +101,7 @@ fn answer(
     bytes(&out)
 }
 
-/// Whole messages in the framing that was agreed, all to this request.
+/// Checks that all messages are complete, in the agreed framing, and for this request.
 fn check_reply(terms: &Terms, request: &Request, mut bytes: &[u8]) {
     if let Ok(Some(reply)) = SimpleReply::peek(bytes) {
         assert_eq!(reply.cookie, request.cookie);
@@ -122,7 +122,7 @@ fn check_reply(terms: &Terms, request: &Request, mut bytes: &[u8]) {
     }
 }
 
-/// The answers, and how it ended.
+/// The answers, and how the run ended.
 fn run(setting: Setting, client: &[u8], piece: usize) -> (Vec<u8>, String) {
     let mut server = Receiver::new(agreed(setting), ENOUGH);
     let mut buffer = Buffer::new(vec![0; IN_PLACE + 64].into());

@@ -158,7 +158,7 @@ impl Client {
             Phase::Greeting => return self.greeting(rest, out),
             Phase::ExportName { .. } => return self.export_reply(rest),
             Phase::Barred => {
-                let text = "the server speaks no fixed newstyle: it can neither list nor inform, and has no TLS";
+                let text = "the server does not speak fixed newstyle: it can neither list nor describe exports, and has no TLS";
                 let refusal = Refusal::unsupported(text);
                 return Ok(Turn::Stop(ClientStep::Refused(Ready(self.agreed), refusal)));
             }

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_holds_for_its_export_and_for_what_that_still_offers() {
+    fn a_selection_holds_for_its_export_and_the_contexts_it_still_offers() {
         let offered = [Context::with_extents("base:allocation"), Context::with_extents("x:y")];
         let selection =
             || Selection::new("a".to_owned(), select(&offered, &["base:allocation", "x:y"]));

@@ -7,7 +7,7 @@
 //!                                  option over 8 KiB   v  | skipped, answered        |
 //!                                                   [Skip]-+                         |
 //!                                                      |                             |
-//!               a question to the caller:               +--> Ask --refused, told------+
+//!                           a question to the caller:  +--> Ask --refused, told------+
 //!                                                            |
 //!            Done(Negotiated) <------GO, EXPORT_NAME granted-+     End(Ending): any time
 //!

@@ -314,7 +314,7 @@ impl Server {
         }
         if self.framing < Framing::Structured {
             return Err(Refusal::invalid(
-                "meta contexts need NBD_OPT_STRUCTURED_REPLY or NBD_OPT_EXTENDED_HEADERS first",
+                "metadata contexts need NBD_OPT_STRUCTURED_REPLY or NBD_OPT_EXTENDED_HEADERS first",
             ));
         }
         let query = ContextQuery::parse(data).map_err(unfit)?;
@@ -347,7 +347,7 @@ fn unfit(why: Truncated) -> Refusal {
         Truncated::StringTooLong(len) => Refusal::too_big(format!(
             "a string of {len} bytes in the option's data, over the limit of {MAX_STRING}"
         )),
-        other => Refusal::invalid(format!("the option's data does not add up: {other}")),
+        other => Refusal::invalid(format!("the option's data does not parse: {other}")),
     }
 }
 

@@ -54,9 +54,9 @@ impl Server {
     pub(super) fn may_start_tls(&self, data: &[u8]) -> Result<(), Refusal> {
         no_data(data)?;
         match (self.channel, self.offers.tls) {
-            (Channel::Secure, _) => Err(Refusal::invalid("TLS is on already")),
+            (Channel::Secure, _) => Err(Refusal::invalid("TLS has been started already")),
             (Channel::Plain, Tls::Off) => {
-                Err(Refusal::unsupported("this server has no TLS; go on without it"))
+                Err(Refusal::unsupported("this server has no TLS; continue without it"))
             }
             (Channel::Plain, Tls::On | Tls::Require) => Ok(()),
         }

@@ -91,7 +91,7 @@ fn df_gives_one_chunk() {
 
     let hole = vec![ReadPiece::Hole(128)].into_iter();
     let got = bytes(Framing::Structured, |r| r.read(&request(1000, 128), true, hole));
-    assert_eq!(chunks(&got, false)[0].1, ChunkType::OFFSET_HOLE, "one chunk all the same");
+    assert_eq!(chunks(&got, false)[0].1, ChunkType::OFFSET_HOLE, "one chunk");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_simple_read_is_a_header_and_the_bytes() {
 }
 
 #[test]
-fn an_error_has_a_text_where_there_is_room_for_one() {
+fn an_error_has_a_text_where_the_framing_has_room_for_one() {
     let error = |framing| bytes(framing, |r| r.error(&request(3, 4), Errno::EIO, "went wrong"));
     assert_eq!(error(Framing::Simple).len(), 16);
     for framing in [Framing::Structured, Framing::Extended] {
@@ -117,7 +117,7 @@ fn an_error_has_a_text_where_there_is_room_for_one() {
 }
 
 #[test]
-fn extended_replies_are_extended_even_when_there_is_nothing_to_say() {
+fn extended_replies_are_extended_even_without_data() {
     let got = bytes(Framing::Extended, |r| r.done(&request(3, 4)));
     assert_eq!(chunks(&got, true), [(true, ChunkType::NONE, vec![])]);
     let header = ChunkHeader::peek(&got, true).unwrap().unwrap();
@@ -157,7 +157,7 @@ fn extents_are_merged_and_clipped() {
 }
 
 #[test]
-fn lengths_of_32_bits_fit_and_longer_ones_go_extended() {
+fn lengths_of_32_bits_fit_and_longer_ones_need_extended_replies() {
     let max = u64::from(u32::MAX);
     assert_eq!(extents(Framing::Structured, max, false, &[(1 << 40, DATA)]), [(max, 0)]);
     assert_eq!(extents(Framing::Extended, 1 << 40, false, &[(1 << 50, DATA)]), [(1 << 40, 0)]);

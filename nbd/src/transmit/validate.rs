@@ -159,7 +159,10 @@ pub fn check(terms: &Terms, request: &Request) -> Result<Checked, Refused> {
         _ => return Err(refused(Errno::EINVAL, "unknown command")),
     }
     if !known.contains(flags) {
-        return Err(refused(Errno::EINVAL, "a flag that this command does not have here"));
+        return Err(refused(
+            Errno::EINVAL,
+            "a flag that this command does not have, or that was not negotiated",
+        ));
     }
     let offered = match command {
         Command::FLUSH => can(TransmissionFlags::SEND_FLUSH),

@@ -74,7 +74,7 @@ fn an_unknown_command_and_an_unknown_flag_are_einval() {
 }
 
 #[test]
-fn what_was_not_offered_is_refused() {
+fn a_command_or_flag_that_was_not_offered_is_refused() {
     let bare = Terms {
         flags: TransmissionFlags::HAS_FLAGS,
         framing: Framing::Simple,
@@ -107,7 +107,7 @@ fn a_read_only_export_refuses_every_change_with_eperm() {
 }
 
 #[test]
-fn reads_and_writes_over_64_mib_are_refused_and_effects_are_not() {
+fn reads_and_writes_over_64_mib_are_refused_and_long_ranges_are_not() {
     let (max, over) = (u64::from(MAX_PAYLOAD), u64::from(MAX_PAYLOAD) + 1);
     let terms = terms();
     assert_eq!(errno(&terms, &request(Command::READ, NONE, 0, max)), Errno(0));
@@ -121,7 +121,7 @@ fn reads_and_writes_over_64_mib_are_refused_and_effects_are_not() {
 }
 
 #[test]
-fn a_payload_follows_a_write_and_what_says_so_in_an_extended_header() {
+fn a_payload_follows_a_write_and_an_extended_request_with_the_flag() {
     let simple = terms();
     let extended = Terms { framing: Framing::Extended, ..terms() };
     let write = request(Command::WRITE, NONE, 0, 10);
@@ -136,7 +136,7 @@ fn a_payload_follows_a_write_and_what_says_so_in_an_extended_header() {
 }
 
 #[test]
-fn the_minimum_block_size_is_kept() {
+fn requests_have_to_be_multiples_of_the_block_size() {
     let terms = Terms { unit: 512, ..terms() };
     assert_eq!(errno(&terms, &request(Command::READ, NONE, 512, 512)), Errno(0));
     assert_eq!(errno(&terms, &request(Command::READ, NONE, 1, 512)), Errno::EINVAL);
@@ -152,7 +152,7 @@ fn a_flush_has_no_range_and_a_block_status_has_one() {
 
 proptest! {
     #[test]
-    fn whatever_passes_lies_within_the_export(
+    fn a_request_that_passes_lies_within_the_export(
         command in 0u16..10, flags: u16, offset: u64, len: u64, size: u64,
     ) {
         let terms = Terms { size, ..terms() };

@@ -19,7 +19,7 @@ fn unix(socket: &[u8]) -> Place {
 }
 
 #[test]
-fn what_is_written_is_meant() {
+fn a_uri_parses_to_its_parts() {
     for (text, place, export) in [
         ("nbd://example.com:10810/disk", tcp("example.com", 10810), "disk"),
         ("nbd://example.com/", tcp("example.com", 10809), ""),
@@ -51,7 +51,7 @@ fn what_is_written_is_meant() {
 }
 
 #[test]
-fn what_is_no_uri_is_refused_with_its_reason() {
+fn a_text_that_is_not_a_uri_is_refused_with_the_reason() {
     let port = |port: &str, maximum| UriError::Port { port: port.to_owned(), maximum };
     for (text, error) in [
         ("", UriError::Scheme(String::new())),
@@ -122,7 +122,7 @@ fn place() -> impl Strategy<Value = Place> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_back(
+    fn a_printed_uri_parses_to_the_same_value(
         place in place(),
         export in "[^\0]{0,40}",
         tls: bool,

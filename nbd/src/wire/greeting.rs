@@ -67,7 +67,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_one_end_writes_the_other_reads(server: u16, client: u32) {
+        fn written_messages_parse_to_the_same_values(server: u16, client: u32) {
             let greeting = Greeting { flags: HandshakeFlags::from_bits_retain(server) };
             let mut bytes = Vec::new();
             greeting.put(&mut bytes);

@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_one_end_writes_the_other_reads(
+        fn written_messages_parse_to_the_same_values(
             option: u32, name in "[^\0]{0,40}", wanted in vec(any::<u16>(), 0..9),
             queries in vec("[^\0]{0,20}", 0..9),
         ) {
@@ -172,7 +172,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_fail_or_are_what_would_be_written(bytes in vec(any::<u8>(), 0..64)) {
+        fn bytes_that_parse_are_written_back_unchanged(bytes in vec(any::<u8>(), 0..64)) {
             let mut again = Vec::new();
             if let Ok(query) = InfoQuery::parse(&bytes) {
                 query.put(&mut again);

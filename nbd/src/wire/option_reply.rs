@@ -263,7 +263,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_one_end_writes_the_other_reads(
+        fn written_messages_parse_to_the_same_values(
             option: u32, code: u32, size: u64, flags: u16, id: u32, blocks: (u32, u32, u32),
             other in 4..=u16::MAX, name in "[^\0]{0,40}", text in "[^\0]{0,40}", zeroes: bool,
         ) {
@@ -305,7 +305,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_fail_or_are_what_would_be_written(bytes in vec(any::<u8>(), 0..64)) {
+        fn bytes_that_parse_are_written_back_unchanged(bytes in vec(any::<u8>(), 0..64)) {
             let mut again = Vec::new();
             if let Ok(entry) = ServerEntry::parse(&bytes) {
                 entry.put(&mut again);

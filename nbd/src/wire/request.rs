@@ -78,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_one_end_writes_the_other_reads(
+        fn written_messages_parse_to_the_same_values(
             flags: u16, command: u16, cookie: u64, offset: u64, len: u64, extended: bool,
         ) {
             let request = Request {

@@ -1,4 +1,4 @@
-//! Both ends against each other: what one writes the other must read, whatever the cuts.
+//! Both ends against each other: each must understand the other, whatever the cuts.
 
 mod negotiation;
 mod transmission;
@@ -8,12 +8,12 @@ use std::collections::VecDeque;
 use nbd::Framing;
 use proptest::prelude::*;
 
-/// Bytes on their way, given out in pieces of the lengths that `cuts` has, round and round.
+/// Bytes in transit. They arrive in pieces, whose lengths `cuts` gives in rotation.
 pub(crate) struct Pipe {
     pub(crate) bytes: VecDeque<u8>,
     cuts: Vec<usize>,
     turn: usize,
-    /// What the receiver has and has not consumed.
+    /// Bytes that have arrived and that the receiver has not consumed.
     pub(crate) there: Vec<u8>,
 }
 
@@ -26,7 +26,7 @@ impl Pipe {
         self.bytes.extend(bytes.drain(..));
     }
 
-    /// One more piece arrives; says whether there was any.
+    /// Lets one more piece arrive. Returns whether there was one.
     pub(crate) fn arrive(&mut self) -> bool {
         let len = self.cuts[self.turn % self.cuts.len()].min(self.bytes.len());
         self.turn += 1;

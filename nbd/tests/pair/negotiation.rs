@@ -1,4 +1,4 @@
-//! Haggling: whatever is wished for and offered, both ends come to the same terms.
+//! The negotiation: whatever the client wants and the server offers, both ends come to the same terms.
 
 use nbd::{
     BlockSizes, Framing, Refusal,
@@ -14,7 +14,7 @@ use crate::{Pipe, framing};
 /// Bytes of the disk.
 pub(crate) const SIZE: u16 = 40_960;
 
-/// What the export has, in the server's order.
+/// The contexts of the export, in the server's order.
 const CONTEXTS: [&str; 2] = [BASE_ALLOCATION, "x-test:map"];
 
 fn export(size: u64) -> Export {
@@ -29,7 +29,7 @@ fn export(size: u64) -> Export {
     }
 }
 
-/// What the client wants, in order; the last one enters.
+/// A question of the client.
 #[derive(Debug, Clone)]
 pub(crate) enum Wish {
     List,
@@ -49,7 +49,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     ]
 }
 
-/// Runs a negotiation to its end; what is left in the pipes belongs to the transmission.
+/// Runs a negotiation to its end. The bytes that are left in the pipes belong to the transmission.
 pub(crate) fn negotiate(
     wish: Framing,
     offers: Offers,
@@ -62,7 +62,7 @@ pub(crate) fn negotiate(
     down.send(&mut out);
     let mut client = Some(Client::start(wish));
     let (mut served, mut entered) = (None, None);
-    // After what was wished, an export that is there.
+    // After the given questions the client enters an export that exists.
     let last = Wish::Go("disk".to_owned(), CONTEXTS.to_vec());
     let mut wishes = wishes.iter().chain([&last]);
     while served.is_none() || entered.is_none() {

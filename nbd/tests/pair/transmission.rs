@@ -1,5 +1,5 @@
-//! Requests and replies over a disk in memory: what is written is read, whatever the framing, the
-//! order of the answers and the cuts.
+//! Requests and replies over a disk in memory: reads return what was written, whatever the framing, the order of
+//! the answers and the cuts.
 
 use std::collections::HashMap;
 
@@ -18,13 +18,13 @@ use crate::{Pipe, framing, negotiation};
 
 /// Bytes of the disk.
 const SIZE: usize = negotiation::SIZE as usize;
-/// What the server tells holes from data by.
+/// The unit in which the server tells holes from data, in bytes.
 const BLOCK: usize = 64;
 
 /// A client and a server's end of a transmission over a disk in memory.
 struct Transmission {
     server: Receiver,
-    /// Received by the server.
+    /// The server's receive buffer.
     buffer: Buffer,
     /// The payload of a write that is being received.
     payload: Vec<u8>,
@@ -32,7 +32,7 @@ struct Transmission {
     client: client::Client,
     up: Pipe,
     down: Pipe,
-    /// Requests that the server took in and has not answered, with their payload.
+    /// Requests that the server has received and not answered, with their payload.
     taken: Vec<(Request, Checked, Vec<u8>)>,
 }
 
@@ -43,7 +43,7 @@ enum Op {
     Zero(usize, usize),
     Extents(usize, usize, bool),
     Flush,
-    /// The server answers the request with this index among those that it took.
+    /// The server answers the received request with this index.
     Answer(usize),
 }
 
@@ -60,7 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 impl Transmission {
-    /// Takes in what has arrived, in whole requests.
+    /// Lets the server take the requests that have arrived.
     fn take(&mut self) {
         loop {
             let spare = self.buffer.spare();
@@ -84,7 +84,7 @@ impl Transmission {
                 Received::Written { request, checked } => {
                     self.taken.push((request, checked, std::mem::take(&mut self.payload)));
                 }
-                // What the client lets out, the server must take.
+                // The server must take every request that the client sends.
                 other => panic!("{other:?}"),
             }
         }
@@ -133,7 +133,7 @@ impl Transmission {
         self.down.send(&mut slices.iter().flat_map(|slice| slice.to_vec()).collect());
     }
 
-    /// Lets one piece arrive at each end; events go to `tell`.
+    /// Lets one piece arrive at each end. Events go to `tell`.
     fn arrive(&mut self, mut tell: impl FnMut(Event<'_>)) -> bool {
         let moved = self.up.arrive();
         self.take();
@@ -155,7 +155,7 @@ fn range(at: u64, len: u64) -> std::ops::Range<usize> {
     at..at + usize::try_from(len).unwrap()
 }
 
-/// Data and holes of a range, a piece a block.
+/// Data and holes of a range, one piece per block.
 fn pieces(disk: &[u8], range: std::ops::Range<usize>) -> Vec<ReadPiece<Vec<u8>>> {
     let mut pieces = Vec::new();
     let mut at = range.start;
@@ -173,17 +173,17 @@ fn pieces(disk: &[u8], range: std::ops::Range<usize>) -> Vec<ReadPiece<Vec<u8>>>
     pieces
 }
 
-/// What an outstanding request is to give, as the events come.
-struct Hope {
+/// The expected result of an outstanding request.
+struct Expected {
     at: usize,
     read: Vec<u8>,
-    /// Bytes whose status has come, by context.
+    /// Bytes whose status has arrived, by context.
     extents: HashMap<u32, u64>,
 }
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_in_every_framing_order_and_cut(
+    fn reads_return_what_was_written_in_every_framing_order_and_cut(
         wish in framing(),
         ops in vec(op(), 0..60),
         cuts in vec(prop_oneof![1_usize..700, 1_usize..30_000], 1..8),
@@ -200,7 +200,7 @@ proptest! {
             down: Pipe::new(&cuts),
             taken: Vec::new(),
         };
-        let mut hopes: HashMap<u64, Hope> = HashMap::new();
+        let mut expected: HashMap<u64, Expected> = HashMap::new();
         let mut out = Vec::new();
         let answers = order.into_iter().map(Op::Answer);
         for op in ops.into_iter().chain(answers) {
@@ -229,10 +229,10 @@ proptest! {
                 Op::Answer(index) => {
                     if !both.taken.is_empty() {
                         let (request, checked, payload) = both.taken.remove(index % both.taken.len());
-                        // The model: a read gives what the disk holds when it is answered.
-                        if let Some(hope) = hopes.get_mut(&request.cookie) {
-                            let end = hope.at + hope.read.len();
-                            hope.read.copy_from_slice(&both.disk[hope.at..end]);
+                        // The model: a read returns the contents of the disk when it is answered.
+                        if let Some(due) = expected.get_mut(&request.cookie) {
+                            let end = due.at + due.read.len();
+                            due.read.copy_from_slice(&both.disk[due.at..end]);
                         }
                         both.answer(&request, checked, &payload);
                     }
@@ -241,49 +241,50 @@ proptest! {
             };
             if let Some((at, len, sent)) = sent {
                 let (at, len) = (usize::try_from(at).unwrap(), usize::try_from(len).unwrap());
-                hopes.insert(sent.unwrap(), Hope { at, read: vec![0xaa; len], extents: HashMap::new() });
+                let due = Expected { at, read: vec![0xaa; len], extents: HashMap::new() };
+                expected.insert(sent.unwrap(), due);
             }
             both.up.send(&mut out);
-            both.arrive(|event| judge(&mut hopes, &event));
+            both.arrive(|event| judge(&mut expected, &event));
         }
-        // Everything else that is on its way or in the server comes to its end.
-        while !both.taken.is_empty() || both.arrive(|event| judge(&mut hopes, &event)) {
+        // Deliver and answer everything that is left.
+        while !both.taken.is_empty() || both.arrive(|event| judge(&mut expected, &event)) {
             for (request, checked, payload) in std::mem::take(&mut both.taken) {
-                if let Some(hope) = hopes.get_mut(&request.cookie) {
-                    let end = hope.at + hope.read.len();
-                    hope.read.copy_from_slice(&both.disk[hope.at..end]);
+                if let Some(due) = expected.get_mut(&request.cookie) {
+                    let end = due.at + due.read.len();
+                    due.read.copy_from_slice(&both.disk[due.at..end]);
                 }
                 both.answer(&request, checked, &payload);
             }
         }
         prop_assert_eq!(both.client.outstanding(), 0);
-        prop_assert!(hopes.is_empty());
+        prop_assert!(expected.is_empty());
     }
 }
 
-/// Holds an event against what was hoped for.
-fn judge(hopes: &mut HashMap<u64, Hope>, event: &Event<'_>) {
+/// Checks an event against the expected result.
+fn judge(expected: &mut HashMap<u64, Expected>, event: &Event<'_>) {
     match event {
         Event::Data { cookie, at, bytes } => {
-            let hope = &hopes[cookie];
-            let start = usize::try_from(*at).unwrap() - hope.at;
-            assert_eq!(&hope.read[start..start + bytes.len()], *bytes);
+            let due = &expected[cookie];
+            let start = usize::try_from(*at).unwrap() - due.at;
+            assert_eq!(&due.read[start..start + bytes.len()], *bytes);
         }
         Event::Hole { cookie, at, len } => {
-            let hope = &hopes[cookie];
-            let hole = range(*at - hope.at as u64, *len);
-            assert!(hope.read[hole].iter().all(|byte| *byte == 0));
+            let due = &expected[cookie];
+            let hole = range(*at - due.at as u64, *len);
+            assert!(due.read[hole].iter().all(|byte| *byte == 0));
         }
         Event::Extent { cookie, context, at, len, .. } => {
-            let hope = hopes.get_mut(cookie).unwrap();
-            let told = hope.extents.entry(*context).or_default();
-            assert_eq!(*at, hope.at as u64 + *told, "consecutive");
+            let due = expected.get_mut(cookie).unwrap();
+            let told = due.extents.entry(*context).or_default();
+            assert_eq!(*at, due.at as u64 + *told, "consecutive");
             *told += len;
         }
         Event::Done { cookie, result } => {
             assert_eq!(result, &Ok(()));
-            let hope = hopes.remove(cookie).unwrap();
-            assert!([0, 2].contains(&hope.extents.len()), "the status of both contexts or of none");
+            let due = expected.remove(cookie).unwrap();
+            assert!([0, 2].contains(&due.extents.len()), "the status of both contexts or of none");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Option haggling, client's end, against servers made of bytes: old, honest, and hostile ones.
+//! "Option haggling", client's end, against servers made of bytes: old, correct and hostile ones.
 
 use nbd::{
     AgreedContext, Framing, Violation,
@@ -31,14 +31,14 @@ fn export(size: u64, flags: u16) -> Vec<u8> {
     info(0, &[&size.to_be_bytes()[..], &flags.to_be_bytes()].concat())
 }
 
-/// All of `input` at once, which must be consumed.
+/// Feeds `input`, all of which must be consumed.
 fn step(client: Client, input: &[u8]) -> ClientStep {
     let (eaten, step) = client.step(input, &mut Vec::new());
     assert!(eaten == input.len() || matches!(step, ClientStep::End(_)), "{step:?}");
     step
 }
 
-/// Past the greeting, with framing as far as `wish`.
+/// A client after the greeting, with the framing `wish`.
 fn ready(wish: Framing) -> Ready {
     let mut input = GREETING.to_vec();
     match wish {
@@ -60,7 +60,7 @@ fn violation(step: ClientStep) -> Violation {
 }
 
 #[test]
-fn it_says_its_flags_and_asks_one_thing_at_a_time() {
+fn the_client_sends_its_flags_and_asks_one_question_at_a_time() {
     let mut out = Vec::new();
     let (_, step) = Client::start(Framing::Extended).step(GREETING, &mut out);
     assert_eq!(out, b"\0\0\0\x03IHAVEOPT\0\0\0\x0b\0\0\0\0");
@@ -83,7 +83,7 @@ fn an_oldstyle_server_is_refused_by_name() {
 }
 
 #[test]
-fn before_tls_nothing_is_said_but_what_asks_for_it() {
+fn before_tls_the_client_sends_only_the_request_for_it() {
     let mut out = Vec::new();
     let (_, step) = Client::start_secure(Framing::Extended).step(GREETING, &mut out);
     assert_eq!(out, b"\0\0\0\x03IHAVEOPT\0\0\0\x05\0\0\0\0");
@@ -91,10 +91,10 @@ fn before_tls_nothing_is_said_but_what_asks_for_it() {
     out.clear();
     let yes = [ack(OptionCode::STARTTLS), b"early".to_vec()].concat();
     let (eaten, step) = client.step(&yes, &mut out);
-    assert_eq!((eaten, out.len()), (yes.len() - 5, 0), "what is behind is the caller's to refuse");
+    assert_eq!((eaten, out.len()), (yes.len() - 5, 0), "the caller has to refuse the rest");
     let ClientStep::StartTls(tls) = step else { panic!("{step:?}") };
     let ClientStep::Feed(client) = tls.secured(&mut out) else { panic!("it asks for framing") };
-    assert_eq!(out, b"IHAVEOPT\0\0\0\x0b\0\0\0\0", "and says its flags no second time");
+    assert_eq!(out, b"IHAVEOPT\0\0\0\x0b\0\0\0\0", "and does not send its flags again");
     let (_, step) = client.step(&ack(OptionCode::EXTENDED_HEADERS), &mut out);
     assert!(matches!(step, ClientStep::Ready(ready) if ready.framing() == Framing::Extended));
 }
@@ -159,7 +159,7 @@ fn two_contexts_may_be_selected_with_ids_of_their_own() {
 }
 
 #[test]
-fn what_is_no_nbd_server_is_refused() {
+fn a_server_of_another_protocol_is_refused() {
     for greeting in [&b"SSH-2.0-OpenSSH_9"[..], b"NBDMAGICHTTP/1.1"] {
         let step = step(Client::start(Framing::Simple), greeting);
         assert!(matches!(violation(step), Violation::Magic { .. }));
@@ -167,7 +167,7 @@ fn what_is_no_nbd_server_is_refused() {
 }
 
 #[test]
-fn a_server_without_fixed_newstyle_gets_export_name_only() {
+fn a_server_without_fixed_newstyle_is_only_sent_export_name() {
     let mut out = Vec::new();
     let (_, step) = Client::start(Framing::Extended).step(b"NBDMAGICIHAVEOPT\x00\x00", &mut out);
     assert_eq!(out, [0; 4], "no flag that it does not offer");
@@ -199,9 +199,9 @@ fn go_falls_back_to_export_name() {
     assert!(client.awaited().contains("NBD_OPT_EXPORT_NAME"));
     let answer = [&(1_u64 << 20).to_be_bytes()[..], &3_u16.to_be_bytes(), b"more"].concat();
     let (eaten, step) = client.step(&answer, &mut out);
-    assert_eq!(eaten, 10, "no zeroes, and the rest is the transmission's");
+    assert_eq!(eaten, 10, "no zeroes, and the rest belongs to the transmission");
     assert!(matches!(step, ClientStep::Done(..)));
-    // With extended headers there is no way back.
+    // With extended headers there is no fallback.
     let client = ready(Framing::Extended).go("disk", false, &mut out);
     violation(step_error(client, ReplyCode::ERR_UNSUP));
 }
@@ -211,7 +211,7 @@ fn step_error(client: Client, code: ReplyCode) -> ClientStep {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_text_and_another_question_may_follow() {
+fn a_refusal_has_its_text_and_another_question_may_follow() {
     let mut out = Vec::new();
     let client = ready(Framing::Simple).go("nope", false, &mut out);
     let answer = reply(OptionCode::GO, ReplyCode::ERR_UNKNOWN, b"no \x1b[31mexport\n");
@@ -223,7 +223,7 @@ fn a_refusal_is_told_with_its_text_and_another_question_may_follow() {
 }
 
 #[test]
-fn shutdown_and_tls_required_end_the_asking() {
+fn after_shutdown_and_tls_required_only_abort_is_left() {
     for code in [ReplyCode::ERR_SHUTDOWN, ReplyCode::ERR_TLS_REQD] {
         let input = [GREETING, &reply(OptionCode::EXTENDED_HEADERS, code, b"")].concat();
         let ClientStep::Refused(ready, refusal) = step(Client::start(Framing::Extended), &input)
@@ -238,7 +238,7 @@ fn shutdown_and_tls_required_end_the_asking() {
 }
 
 #[test]
-fn infos_are_taken_in_any_order_and_unknown_ones_ignored() {
+fn infos_may_come_in_any_order_and_unknown_ones_are_ignored() {
     let mut out = Vec::new();
     let client = ready(Framing::Structured).go("x", true, &mut out);
     let context = [&7_u32.to_be_bytes()[..], b"base:allocation"].concat();
@@ -263,7 +263,7 @@ fn infos_are_taken_in_any_order_and_unknown_ones_ignored() {
 }
 
 #[test]
-fn a_refused_context_is_done_without() {
+fn the_client_enters_an_export_without_a_refused_context() {
     let mut out = Vec::new();
     let client = ready(Framing::Structured).go("x", true, &mut out);
     let context = [&7_u32.to_be_bytes()[..], b"base:allocation"].concat();
@@ -308,7 +308,7 @@ fn a_reply_that_does_not_belong_to_the_option_is_a_violation() {
 }
 
 #[test]
-fn a_reply_of_4_gib_is_refused_before_it_comes() {
+fn a_reply_of_4_gib_is_refused_by_its_header() {
     let client = ready(Framing::Simple).list(&mut Vec::new());
     let mut input = reply(OptionCode::LIST, ReplyCode::SERVER, b"");
     input[16..20].fill(0xff);
@@ -316,7 +316,7 @@ fn a_reply_of_4_gib_is_refused_before_it_comes() {
 }
 
 #[test]
-fn a_list_without_end_is_stopped() {
+fn an_endless_list_is_stopped() {
     let mut client = ready(Framing::Simple).list(&mut Vec::new());
     let entry = reply(OptionCode::LIST, ReplyCode::SERVER, b"\0\0\0\x01x");
     for _ in 0..10_002 {
@@ -330,7 +330,7 @@ fn a_list_without_end_is_stopped() {
 }
 
 #[test]
-fn infos_without_end_are_stopped() {
+fn endless_infos_are_stopped() {
     let mut client = ready(Framing::Simple).go("", false, &mut Vec::new());
     for _ in 0..10_002 {
         match step(client, &info(9, b"")) {
@@ -343,7 +343,7 @@ fn infos_without_end_are_stopped() {
 }
 
 #[test]
-fn lies_about_an_export_are_violations() {
+fn wrong_descriptions_of_an_export_are_violations() {
     for (why, input) in [
         ("no export at all", ack(OptionCode::GO)),
         ("2^63 bytes", [export(1 << 63, 1), ack(OptionCode::GO)].concat()),

@@ -1,4 +1,5 @@
-//! Meta contexts, server's end: when they may be asked for, what selects, and what makes it void.
+//! Metadata contexts, server's end: when a client may ask for them, which queries select them, and when a
+//! selection is void.
 
 use nbd::wire::{OptionCode, ReplyCode};
 
@@ -17,7 +18,7 @@ fn meta_contexts_before_structured_replies_are_invalid() {
 }
 
 #[test]
-fn list_meta_context_lists_all_without_a_query_and_by_wildcard() {
+fn list_meta_context_lists_all_contexts_without_a_query_and_by_namespace() {
     let mut talk = Talk::structured();
     for (queries, found) in [
         (&[][..], true),
@@ -85,7 +86,7 @@ fn a_stored_context_is_ignored_when_go_names_another_export() {
 }
 
 #[test]
-fn a_failed_set_meta_context_clears_what_was_set() {
+fn a_failed_set_meta_context_clears_the_selection() {
     let over = contexts(&"n".repeat(4097), &[]);
     let long = vec![0; 9000];
     for bad in [&b"\0\0"[..], &contexts("nope", &["base:allocation"]), &over, &long] {

@@ -1,5 +1,5 @@
-//! One test a rule of the specification (or of issue 2), by hand-written bytes: the machines are
-//! not tested against their own codec here.
+//! One test per rule of the specification (or of issue 2). The bytes are written by hand, so that the machines
+//! are not tested against their own codec.
 
 mod client;
 mod contexts;

@@ -1,4 +1,4 @@
-//! Option haggling, server's end: each option, its errors, and the limits.
+//! "Option haggling", server's end: each option, its errors, and the limits.
 
 use nbd::{
     Framing, Violation,
@@ -136,7 +136,7 @@ fn go_tells_export_and_block_size_and_enters_the_transmission() {
 }
 
 #[test]
-fn what_follows_go_belongs_to_the_transmission() {
+fn bytes_after_go_belong_to_the_transmission() {
     let mut talk = Talk::new();
     let mut bytes = option_bytes(OptionCode::GO, 6);
     bytes.extend_from_slice(&info("", &[]));
@@ -147,7 +147,7 @@ fn what_follows_go_belongs_to_the_transmission() {
 }
 
 #[test]
-fn info_tells_name_and_description_to_who_asks() {
+fn info_tells_name_and_description_to_a_client_that_asks() {
     let mut talk = Talk::new();
     let kinds = |replies: &[Reply]| {
         let infos = replies.iter().filter(|reply| reply.code == ReplyCode::INFO);
@@ -180,7 +180,7 @@ fn df_is_offered_exactly_when_replies_can_be_fragmented() {
 }
 
 #[test]
-fn an_unknown_export_is_refused_and_another_can_be_asked_for() {
+fn an_unknown_export_is_refused_and_the_client_can_ask_for_another() {
     let mut talk = Talk::new();
     assert_eq!(talk.one(OptionCode::GO, &info("nope", &[])).code, ReplyCode::ERR_UNKNOWN);
     assert_eq!(talk.one(OptionCode::INFO, &info("nope", &[])).code, ReplyCode::ERR_UNKNOWN);
@@ -256,7 +256,7 @@ fn export_name_answers_with_124_zeroes_unless_agreed_otherwise() {
 }
 
 #[test]
-fn a_refused_export_name_closes_without_a_word() {
+fn a_refused_export_name_closes_without_an_answer() {
     let mut talk = Talk::new();
     talk.option(OptionCode::EXPORT_NAME, b"nope");
     assert!(talk.sent.is_empty());
@@ -267,7 +267,7 @@ fn a_refused_export_name_closes_without_a_word() {
 }
 
 #[test]
-fn an_export_name_that_cannot_be_a_name_closes() {
+fn an_export_name_that_is_not_a_valid_name_closes() {
     for name in [&[b'n'; 4097][..], &[b'n'; 10_000], b"\xff", b"\0"] {
         let mut talk = Talk::new();
         talk.option(OptionCode::EXPORT_NAME, name);
@@ -286,7 +286,7 @@ fn without_fixed_newstyle_only_export_name_is_taken() {
     assert_eq!(talk.done().export_name(), "");
 }
 
-/// "If the server did not set it, the client must not": what is masked is not taken either.
+/// "If the server did not set it, the client must not": flags that the server turned off are refused too.
 #[test]
 fn handshake_flags_that_are_not_offered_close_the_connection() {
     for (fixed, no_zeroes) in [(false, false), (false, true), (true, false)] {

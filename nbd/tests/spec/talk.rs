@@ -1,4 +1,6 @@
 //! A client made of bytes, and a server's machine that answers it.
+//!
+//! The tests of this folder use it.
 
 use nbd::{
     BlockSizes, Refusal,
@@ -20,25 +22,25 @@ pub(crate) struct Reply {
     pub(crate) data: Vec<u8>,
 }
 
-/// What is left of the machine.
+/// The state of the machine.
 #[derive(Debug)]
 pub(crate) enum Left {
     Open(Server),
-    /// The TLS handshake is due.
+    /// The TLS handshake comes next.
     StartTls(StartTls),
     Done(Negotiated),
     Over(Ending),
 }
 
-/// A conversation with exports "", "disk" and, with a fitting client, any name of 4096 `n`.
+/// A conversation with the exports "", "disk", and the name of 4096 `n`.
 #[derive(Debug)]
 pub(crate) struct Talk {
     pub(crate) left: Option<Left>,
     /// Bytes that the machine has not consumed.
     pub(crate) pending: Vec<u8>,
-    /// Bytes that the server sent and nobody took yet.
+    /// Bytes that the server sent and the test has not taken yet.
     pub(crate) sent: Vec<u8>,
-    /// What the caller was asked.
+    /// The questions that the caller was asked.
     pub(crate) asked: Vec<(Purpose, String)>,
     /// The queries of the last question.
     pub(crate) queries: Vec<String>,
@@ -61,7 +63,7 @@ pub(crate) fn export() -> Export {
 }
 
 impl Talk {
-    /// Greeted, and nothing said yet.
+    /// The server has sent its greeting; the client has sent nothing.
     pub(crate) fn greeted() -> Self {
         Self::greeted_by(Offers::default())
     }
@@ -78,12 +80,12 @@ impl Talk {
         }
     }
 
-    /// Greeted and flags sent; the greeting is taken.
+    /// The client has taken the greeting and sent its flags.
     pub(crate) fn with_flags(flags: u32) -> Self {
         Self::with_tls(flags, Tls::Off)
     }
 
-    /// The same, of a server that has TLS or not.
+    /// As `with_flags`, with a server in this mode of TLS.
     pub(crate) fn with_tls(flags: u32, tls: Tls) -> Self {
         let mut talk = Self::greeted_by(Offers { tls, ..Offers::default() });
         assert_eq!(talk.sent.len(), 18);
@@ -92,7 +94,7 @@ impl Talk {
         talk
     }
 
-    /// As every client of today begins.
+    /// With the flags that every modern client sends.
     pub(crate) fn new() -> Self {
         Self::with_flags(FIXED | NO_ZEROES)
     }
@@ -104,7 +106,7 @@ impl Talk {
         talk
     }
 
-    /// Sends bytes, answering questions as they come.
+    /// Sends bytes, and answers the questions of the machine.
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
         loop {
@@ -156,13 +158,13 @@ impl Talk {
         }
     }
 
-    /// Sends an option whose header tells the truth.
+    /// Sends an option with the correct length.
     pub(crate) fn option(&mut self, option: OptionCode, data: &[u8]) {
         self.say(&option_bytes(option, u32::try_from(data.len()).unwrap()));
         self.say(data);
     }
 
-    /// Takes all replies that were sent; the bytes must be whole replies.
+    /// Takes all replies that were sent; the bytes must be complete replies.
     pub(crate) fn replies(&mut self) -> Vec<Reply> {
         let mut rest = &*std::mem::take(&mut self.sent);
         let mut replies = Vec::new();
@@ -179,7 +181,7 @@ impl Talk {
         replies
     }
 
-    /// Sends an option and takes its replies, which must all be to it.
+    /// Sends an option and takes its replies, which must all name it.
     pub(crate) fn all(&mut self, option: OptionCode, data: &[u8]) -> Vec<Reply> {
         self.option(option, data);
         let replies = self.replies();
@@ -198,7 +200,7 @@ impl Talk {
         reply
     }
 
-    /// The negotiation goes on, and is in step: an unknown option is answered.
+    /// Checks that the negotiation continues and is in step: an unknown option is answered.
     pub(crate) fn assert_in_step(&mut self) {
         assert!(self.pending.is_empty(), "{} bytes not consumed", self.pending.len());
         assert_eq!(self.one(OptionCode(0x7777), b"abc").code, ReplyCode::ERR_UNSUP);

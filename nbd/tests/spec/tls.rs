@@ -1,4 +1,4 @@
-//! STARTTLS, server's end: the three modes of "Server-side requirements", and what is forgotten.
+//! STARTTLS, server's end: the three modes of "Server-side requirements", and the state that is discarded.
 
 use nbd::{
     Framing, Violation,
@@ -14,7 +14,7 @@ fn talk(tls: Tls) -> Talk {
     Talk::with_tls(FIXED | NO_ZEROES, tls)
 }
 
-/// With the handshake done.
+/// A conversation after the handshake.
 fn secured(tls: Tls) -> Talk {
     let mut talk = talk(tls);
     assert_eq!(talk.one(OptionCode::STARTTLS, b"").code, ReplyCode::ACK);
@@ -22,7 +22,7 @@ fn secured(tls: Tls) -> Talk {
     talk
 }
 
-/// Every option that is neither STARTTLS, ABORT nor EXPORT_NAME, with fitting data.
+/// Every option except STARTTLS, ABORT and EXPORT_NAME, with valid data.
 fn others() -> [(OptionCode, Vec<u8>); 9] {
     [
         (OptionCode::LIST, vec![]),
@@ -80,7 +80,7 @@ fn selectivetls_serves_in_plain_text_too() {
 }
 
 #[test]
-fn forcedtls_refuses_every_other_option_with_tls_reqd_and_asks_nobody() {
+fn forcedtls_refuses_every_other_option_with_tls_reqd_without_asking_the_caller() {
     let mut talk = talk(Tls::Require);
     for (option, data) in others() {
         assert_eq!(talk.one(option, &data).code, ReplyCode::ERR_TLS_REQD, "{option}");
@@ -159,7 +159,7 @@ fn inside_tls_nothing_is_refused_with_tls_reqd() {
 }
 
 #[test]
-fn all_that_was_negotiated_before_tls_is_forgotten() {
+fn everything_that_was_negotiated_before_tls_is_discarded() {
     let wishes = contexts("disk", &["base:allocation"]);
     for framing in [OptionCode::STRUCTURED_REPLY, OptionCode::EXTENDED_HEADERS] {
         let mut talk = talk(Tls::On);
@@ -176,7 +176,7 @@ fn all_that_was_negotiated_before_tls_is_forgotten() {
 }
 
 #[test]
-fn it_can_be_negotiated_again_inside_tls() {
+fn everything_can_be_negotiated_again_inside_tls() {
     let mut talk = secured(Tls::Require);
     assert_eq!(talk.one(OptionCode::STRUCTURED_REPLY, b"").code, ReplyCode::ACK);
     let wishes = contexts("disk", &["base:allocation"]);
@@ -187,7 +187,7 @@ fn it_can_be_negotiated_again_inside_tls() {
 }
 
 #[test]
-fn plain_text_behind_starttls_closes_the_connection_and_is_not_looked_at() {
+fn plain_text_after_starttls_closes_the_connection_and_is_not_parsed() {
     let go = [&*option_bytes(OptionCode::GO, 10), &info("disk", &[])].concat();
     for behind in [&b"x"[..], b"IHAVEOPT", &go, b"\x16\x03\x01\0\x05hello"] {
         for tls in WITH_TLS {
@@ -202,7 +202,7 @@ fn plain_text_behind_starttls_closes_the_connection_and_is_not_looked_at() {
 }
 
 #[test]
-fn options_may_be_pipelined_in_front_of_starttls() {
+fn options_may_be_pipelined_before_starttls() {
     let mut talk = talk(Tls::On);
     let both = [OptionCode::LIST, OptionCode::STARTTLS].map(|option| option_bytes(option, 0));
     talk.say(&both.concat());
@@ -212,7 +212,7 @@ fn options_may_be_pipelined_in_front_of_starttls() {
 }
 
 #[test]
-fn draining_refuses_starttls_and_lasts_through_it() {
+fn draining_refuses_starttls_and_continues_after_the_handshake() {
     let mut talk = talk(Tls::Require);
     talk.drain();
     assert_eq!(talk.one(OptionCode::STARTTLS, b"").code, ReplyCode::ERR_SHUTDOWN);

@@ -1,4 +1,4 @@
-//! Whole conversations, cut in every way: what is answered must not depend on the cuts.
+//! Whole conversations, cut in every way. The answers must not depend on the cuts.
 
 use nbd::{negotiate::Server, wire::OptionCode};
 use proptest::{collection::vec, prelude::*};
@@ -11,7 +11,7 @@ fn option(option: OptionCode, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Everything that a client may send before it is let in, and more.
+/// Everything that a client may send before it enters an export, and more.
 fn conversation() -> Vec<u8> {
     [
         3_u32.to_be_bytes().to_vec(),

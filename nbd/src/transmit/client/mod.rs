@@ -8,7 +8,7 @@
 //!
 //! Payload passes through as slices of the input and is never copied here. The machine checks each reply
 //! against its request: a byte that was not requested, that comes twice or that is missing is a
-//! [`Violation`]. A request that the export does not take is refused before it is sent ([`Unfit`]).
+//! [`Violation`](crate::Violation). A request that the export does not take is refused before it is sent ([`Unfit`]).
 //!
 //! ```
 //! use nbd::{Framing, Terms, transmit::client::{Client, Event}, wire::TransmissionFlags};

@@ -63,7 +63,7 @@ fn compact(extents: &[(u32, u32)]) -> Vec<u8> {
     body
 }
 
-/// What the events say, with payload put together; all bytes must be consumed.
+/// The content of the events, with payload put together. All bytes must be consumed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Got {
     /// Offset and bytes.
@@ -109,7 +109,7 @@ fn feed(client: &mut Client, bytes: &[u8], step: usize) -> Result<Got, Violation
 }
 
 #[test]
-fn a_simple_read_is_its_bytes_at_any_cut() {
+fn a_simple_read_gives_its_bytes_at_any_cut() {
     for step in [1, 3, 16, 17, 1000] {
         let mut client = client(Framing::Simple);
         let (one, two) =
@@ -138,7 +138,7 @@ fn a_failed_simple_read_has_no_bytes() {
 }
 
 #[test]
-fn chunks_in_any_order_with_holes_at_any_cut() {
+fn chunks_may_come_in_any_order_with_holes_at_any_cut() {
     for framing in [Framing::Structured, Framing::Extended] {
         for step in [1, 7, 33, 10_000] {
             let mut client = client(framing);
@@ -169,7 +169,7 @@ fn an_error_comes_with_its_text_and_offset() {
         let bytes = [
             of(false, ChunkType::OFFSET_DATA, &data(512, &[1; 50])),
             of(false, ChunkType::ERROR_OFFSET, &offset),
-            // The first error is the cause, and a kind without a name is an error all the same.
+            // The first error counts, and an unknown type is an error too.
             of(false, ChunkType(0x8fff), &error(Errno::ENOMEM, b"", b"whatever")),
             of(true, ChunkType::ERROR, &error(Errno::EPERM, b"", b"")),
         ]
@@ -181,9 +181,9 @@ fn an_error_comes_with_its_text_and_offset() {
     }
 }
 
-/// What a hostile or broken server may say to a read of 512..612, each with a reason.
+/// Wrong answers of a hostile or broken server to a read of 512..612, each with the reason.
 #[test]
-fn replies_that_do_not_fit_a_read_are_violations() {
+fn replies_that_do_not_match_a_read_are_violations() {
     let full = data(512, &[1; 100]);
     for (why, df, chunks) in [
         ("missing bytes", false, vec![(true, ChunkType::OFFSET_DATA, data(512, &[1; 99]))]),
@@ -282,7 +282,7 @@ fn the_wrong_kind_of_reply_is_a_violation() {
 }
 
 #[test]
-fn requests_that_the_export_does_not_take_never_leave() {
+fn requests_that_the_export_does_not_take_are_not_sent() {
     let mut out = Vec::new();
     let mut client = client(Framing::Simple);
     client.terms.flags = TransmissionFlags::HAS_FLAGS;

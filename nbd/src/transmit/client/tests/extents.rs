@@ -74,7 +74,7 @@ fn a_chunk_of_too_many_extents_is_refused_by_its_header() {
 }
 
 #[test]
-fn replies_that_do_not_fit_a_block_status_are_violations() {
+fn replies_that_do_not_match_a_block_status_are_violations() {
     let other = compact_of(8, &[(100, 0)]);
     let size = u32::try_from(SIZE).unwrap();
     for (why, one, bodies) in [
