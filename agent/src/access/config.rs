@@ -41,7 +41,7 @@ pub enum AccessConfigError {
     #[error("--access-file {} cannot be read", .0.display())]
     Read(PathBuf, #[source] io::Error),
     #[error(
-        "--access-file {} is not a regular file, and it has to be read again at HUP; name one that is",
+        "--access-file {} is not a regular file, and it has to be read again at HUP; name a regular file",
         .0.display()
     )]
     NotAFile(PathBuf),

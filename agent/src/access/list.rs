@@ -8,8 +8,8 @@ use crate::peer::Peer;
 /// Why a text is not a list of CIDs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ListError {
-    #[error("it names nobody; write a list such as {0}")]
-    Nobody(&'static str),
+    #[error("the list is empty; write a list such as {0}")]
+    Empty(&'static str),
     #[error(
         "'{0}' is no guest's CID, which is a number from 3 on, and no range such as 5-9; processes \
          of this machine are --allow vsock-local, what it is a guest of is --allow vsock-hypervisor"
@@ -51,7 +51,7 @@ pub fn parse_cids(text: &str) -> Result<Vec<Rule>, ListError> {
         cids.map(|cids| Rule::Guest(Some(cids))).ok_or_else(|| ListError::Cid(part.to_owned()))
     };
     match parts(text).map(guest).collect::<Result<Vec<_>, _>>()? {
-        none if none.is_empty() => Err(ListError::Nobody("3,5-9")),
+        none if none.is_empty() => Err(ListError::Empty("3,5-9")),
         rules => Ok(rules),
     }
 }
@@ -129,6 +129,6 @@ mod tests {
         for wrong in ["2", "0-9", "x", "3,,4", "3-", "9-3", ",", "4294967296"] {
             assert!(matches!(parse_cids(wrong), Err(ListError::Cid(_))), "{wrong}");
         }
-        assert!(matches!(parse_cids(""), Err(ListError::Nobody(_))));
+        assert!(matches!(parse_cids(""), Err(ListError::Empty(_))));
     }
 }

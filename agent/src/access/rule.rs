@@ -72,7 +72,7 @@ pub enum Match {
 /// Why a text is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RuleError {
-    #[error("there is an empty entry in the list; take out the comma that is too many")]
+    #[error("the list has an empty entry; remove the extra comma")]
     Empty,
     #[error(
         "'{0}' is no rule; rules are any, anyipv4, anyipv6, anyunix, anyvsock, addresses and \

@@ -90,10 +90,10 @@ impl Words {
     }
 }
 
-/// A list of rules that names somebody.
+/// Parses a list of rules that must not be empty.
 fn parse_rules(list: &str) -> Result<Vec<Rule>, ListError> {
     if list.is_empty() {
-        return Err(ListError::Nobody("vsock-guest,uid:0"));
+        return Err(ListError::Empty("vsock-guest,uid:0"));
     }
     Ok(parse_list(list)?)
 }

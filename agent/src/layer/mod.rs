@@ -52,7 +52,7 @@ pub const BUILT_IN: &[Entry] = &[
     truncate::ENTRY,
 ];
 
-/// Whether nothing is written to what is below this layer.
+/// Whether the layer writes nothing to the disk below.
 pub fn only_reads_below(layer: &Entry) -> bool {
     layer.name == cow::NAME
 }

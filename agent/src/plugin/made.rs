@@ -209,7 +209,7 @@ impl<H: Send + Sync + std::fmt::Debug> Layer for Made<H> {
         DiskInfo { multi_conn: false, identity, ephemeral, ..self.disk.info() }
     }
 
-    // No request passes, because one that the kernel goes on with may outlive this disk and the lock on its file.
+    // No request passes, because a request in the kernel may outlive this disk and the lock on its file.
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError> {
         self.disk.try_execute(op, answer)
     }

@@ -91,7 +91,7 @@ struct Workshop(PathBuf);
 impl Drop for Workshop {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("the directory {} stays behind: {error}", self.0.display());
+            tracing::warn!("cannot remove the directory {}: {error}", self.0.display());
         }
     }
 }

@@ -211,7 +211,7 @@ fn wrong_rules_are_one_line_and_nothing_is_started() {
         ("null 1M --allow nobody", "--allow 'nobody'"),
         ("null 1M --allow uid:9-3", "'uid:9-3' needs a number or a range"),
         ("null 1M --allow any,,any", "empty entry"),
-        ("null 1M --allow=", "names nobody"),
+        ("null 1M --allow=", "the list is empty"),
         ("null 1M --allow-cid 2", "no guest's CID"),
         (
             "null 1M --allow dn:CN=me",

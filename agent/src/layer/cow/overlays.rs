@@ -34,7 +34,7 @@ enum OverlayError {
     #[error("filter cow: no overlay can be made in {} (TMPDIR): {error}", .folder.display())]
     Make { folder: PathBuf, error: io::Error },
     #[error(
-        "filter cow: the disk has {new} bytes now, and there are clients who have it with {old}; \
+        "filter cow: the disk has {new} bytes now, and clients have it open with {old}; \
          wait until they have left"
     )]
     InUse { old: u64, new: u64 },

@@ -134,9 +134,10 @@ impl Group {
         let mut failed = None;
         let mut sync = || {
             self.sync(done).map_err(|error| {
-                let told = io::Error::other(error.to_string());
+                // The durability cannot copy an error. It gets the text, and the caller the error itself.
+                let copy = io::Error::other(error.to_string());
                 failed = Some(error);
-                told
+                copy
             })
         };
         (act(&self.durability, &mut sync), failed)

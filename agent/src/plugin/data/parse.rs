@@ -75,7 +75,7 @@ enum Why {
     Source(SourceError),
     #[error("the disk would be longer than 2^63 - 1 bytes")]
     TooLong,
-    #[error("too much in one another")]
+    #[error("nested too deeply")]
     Deep,
 }
 

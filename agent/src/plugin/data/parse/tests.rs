@@ -80,7 +80,7 @@ fn what_is_wrong_is_named_with_its_place() {
         ("\\x", "\\x is not assigned"),
         ("1 -> x", "a name is a backslash"),
         ("$nosuch", "$nosuch is neither a parameter nor in the environment"),
-        ("$loop", "too much in one another"),
+        ("$loop", "nested too deeply"),
         ("< ", "a '<' is followed by"),
         ("</nonexistent", "the file /nonexistent cannot be read"),
         ("<(exit 3)", "the command (exit 3) failed: exit status: 3"),
@@ -95,9 +95,9 @@ fn what_is_wrong_is_named_with_its_place() {
     }
     assert!(bytes("$a[9:]").unwrap_err().contains("line 1, character 3"));
     let deep = "(".repeat(100_000);
-    assert!(bytes(&deep).unwrap_err().contains("too much in one another"));
+    assert!(bytes(&deep).unwrap_err().contains("nested too deeply"));
     let chain = format!("1{}", "*1".repeat(100_000));
-    assert!(bytes(&chain).unwrap_err().contains("too much in one another"));
+    assert!(bytes(&chain).unwrap_err().contains("nested too deeply"));
 }
 
 #[test]
