@@ -1,7 +1,7 @@
-//! Which files are read and written by io_uring(7), and the rings of the threads that do so.
+//! Reads and writes files by io_uring(7), with one ring per thread.
 //!
-//! A thread with an event loop of its own says so (`attach`), and runs `Turns` on it, which tells what is done. A
-//! file's request is submitted when it is pushed.
+//! A thread with an event loop calls `attach` and runs `Turns` on the loop, which reports the requests that are done. A
+//! request is submitted when it is pushed.
 
 use std::{
     cell::RefCell,
@@ -17,22 +17,22 @@ use std::{
 
 use crate::sys::ring::{Completion, Keep, Ring, Then, Transfer};
 
-/// By what files are read and written: `--io`.
+/// The way in which files are read and written: `--io`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Io {
-    /// By io_uring where the kernel has it and allows it.
+    /// By io_uring if the kernel has it and allows it, else by threads.
     #[default]
     Auto,
     /// By io_uring.
     Uring,
-    /// By threads that wait.
+    /// By threads that block.
     Threads,
 }
 
 static CHOSEN: AtomicU8 = AtomicU8::new(Io::Auto as u8);
 
-/// Whether there are rings; found out, and said in the log, when the first file is opened.
+/// Whether rings are used. This is found out and logged when the first file is opened.
 static USED: LazyLock<bool> = LazyLock::new(|| {
     if CHOSEN.load(Ordering::Relaxed) == Io::Threads as u8 {
         tracing::info!("files are read and written by threads (--io=threads)");
@@ -50,10 +50,10 @@ static USED: LazyLock<bool> = LazyLock::new(|| {
     }
 });
 
-/// Chooses for the process; to be called before a file is opened.
+/// Chooses the way for the process. Call it before a file is opened.
 ///
 /// # Errors
-/// `Io::Uring`, and there is none.
+/// `Io::Uring` was chosen, and the kernel does not have or allow io_uring.
 pub fn choose(io: Io) -> io::Result<()> {
     CHOSEN.store(io as u8, Ordering::Relaxed);
     if io == Io::Uring {
@@ -74,13 +74,13 @@ fn why(error: &io::Error) -> String {
 
 #[derive(Debug, Default)]
 struct Here {
-    /// The thread runs `Turns`.
+    /// Whether the thread runs `Turns`.
     attached: bool,
-    /// Made when the first request comes.
+    /// The ring, which is made for the first request.
     ring: Option<Ring>,
-    /// Of `Turns`, while it waits for what to submit.
+    /// The waker of `Turns` while it waits for requests to submit.
     waker: Option<Waker>,
-    /// Of `drained`.
+    /// The waker of `drained`.
     ending: Option<Waker>,
 }
 
@@ -88,15 +88,16 @@ thread_local! {
     static HERE: RefCell<Here> = RefCell::default();
 }
 
-/// This process reads and writes files by io_uring.
+/// Whether this process reads and writes files by io_uring.
 pub(crate) fn is_used() -> bool {
     *USED
 }
 
-/// Has the kernel move `transfer` to or from `file` at offset `at`. What is done at once is told before this returns.
+/// Starts `transfer` to or from `file` at offset `at`. If the kernel completes it at once, the result is reported before
+/// this returns.
 ///
 /// # Errors
-/// Not on this thread, or not now: what was given comes back.
+/// This thread has no ring, or the ring has no room. The arguments are returned.
 pub(crate) fn push(
     file: Keep,
     at: u64,
@@ -133,7 +134,7 @@ pub(crate) fn push(
     pushed
 }
 
-/// Waits until this thread's ring has nothing that the kernel is not done with, and takes nothing more. `Turns` go on
+/// Waits until the kernel is done with all requests of this thread's ring, which accepts no more. `Turns` must run
 /// meanwhile.
 pub async fn drained() {
     poll_fn(|context| {
@@ -149,28 +150,28 @@ pub async fn drained() {
     .await;
 }
 
-/// The turns of this thread's ring. They stay on the thread.
+/// Processes the completions of this thread's ring. It stays on the thread.
 #[derive(Debug)]
 pub struct Turns(());
 
-/// The thread will run turns from now on, so that requests may go to its ring.
+/// Allows requests on this thread's ring. The thread must run the turns from now on.
 pub fn attach() -> Turns {
     HERE.with_borrow_mut(|here| here.attached = true);
     Turns(())
 }
 
 impl Turns {
-    /// Waits until there is a ring: until something was pushed for the first time.
+    /// Waits until there is a ring, that is, until the first request is pushed.
     pub async fn made(&self) {
         self.until(|here| here.ring.is_some()).await;
     }
 
-    /// Waits until there is something that the kernel has not taken yet.
+    /// Waits until there are requests that the kernel has not taken yet.
     pub async fn filled(&self) {
         self.until(|here| here.ring.as_mut().is_some_and(Ring::is_filled)).await;
     }
 
-    /// Looks again whenever `push` says so.
+    /// Checks again whenever `push` wakes it.
     async fn until(&self, is_so: impl Fn(&mut Here) -> bool) {
         poll_fn(|context| {
             HERE.with_borrow_mut(|here| {
@@ -184,10 +185,10 @@ impl Turns {
         .await;
     }
 
-    /// Becomes readable anew whenever something is done. It is not to be read from.
+    /// A descriptor that becomes readable (edge) whenever requests are done. Do not read from it.
     ///
     /// # Errors
-    /// There is no ring before something was pushed; or too many files are open.
+    /// No request was pushed yet, or too many files are open.
     pub fn done(&self) -> io::Result<OwnedFd> {
         HERE.with_borrow(|here| {
             let ring = here.ring.as_ref().ok_or(io::ErrorKind::NotFound)?;
@@ -195,7 +196,7 @@ impl Turns {
         })
     }
 
-    /// Submits what the kernel has not taken yet, and tells what is done.
+    /// Submits the requests that the kernel has not taken yet, and reports those that are done.
     pub fn turn(&self) {
         let mut done = Vec::new();
         HERE.with_borrow_mut(|here| {

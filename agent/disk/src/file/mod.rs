@@ -1,8 +1,8 @@
 //! A disk that is a file or a block device of the host.
 //!
-//! `plugin` and `exports` open it. A read that the page cache can answer is one system call, on the
-//! connection's own task; other reads are begun (`begin`), and all else is performed on a thread that may
-//! wait. All reading and writing is positional, so that nothing depends on the file's own position.
+//! `plugin` and `exports` of the agent open it. A read that the page cache can answer is one system call on the
+//! connection's task. Other reads are begun (`begin`), and everything else is executed on a thread that may block. All
+//! reads and writes are positional, so nothing depends on the file's position.
 
 mod begin;
 mod direct;
@@ -40,26 +40,26 @@ use crate::{
     sys::file::{self as sys, Until, Wait},
 };
 
-/// Most bytes that are read on the connection's own task, and with one system call.
+/// Most bytes that are read on the connection's task, and with one system call.
 const WINDOW: u64 = 1 << 20;
-/// Reads that are not looked for after one that the page cache did not have.
+/// After a read that the page cache did not have, this many reads are begun without trying the page cache.
 const UNLOOKED: u32 = 16;
-/// In place of their number: the last look found nothing, and the read was not begun yet.
+/// In place of that number: the page cache did not have the last read, which was not begun yet.
 const MISSED: u32 = u32::MAX;
-/// Bytes in the smallest page of the page cache.
+/// Bytes of the smallest page of the page cache.
 const CACHE_PAGE: u64 = 4096;
 
-/// A file or block device, opened for one connection: what others who have it open lose is told here
-/// too (`durability`).
+/// A file or block device, opened for one connection. A loss of another connection to the same file is reported here too
+/// (`durability`).
 #[derive(Debug)]
 pub struct FileDisk(Arc<Inner>);
 
-/// Requests that the kernel goes on with have it too, and may be the last.
+/// The open file. Requests in flight in the kernel share it, and may be the last to drop it.
 #[derive(Debug)]
 struct Inner {
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     held: Option<Held>,
-    /// Reads that are begun without a look whether the page cache has them.
+    /// The number of reads that are begun without trying the page cache.
     unlooked: AtomicU32,
 }
 
@@ -69,26 +69,26 @@ struct Held {
     member: Member,
 }
 
-/// A file by one descriptor, for all who opened it in the same way and found the same.
+/// A file with one descriptor, shared by the connections that opened it in the same way and found the same properties.
 #[derive(Debug)]
 struct Opened {
     file: File,
     options: Options,
     info: DiskInfo,
-    /// A block device: whole sectors, no holes to be seen.
+    /// Whether it is a block device, which needs whole sectors and tells no holes.
     sector: Option<u64>,
     /// O_DIRECT, `cache=none`.
     direct: Option<Direct>,
     edges: Edges,
-    /// What the file's kind has not refused yet.
+    /// What the kernel and the filesystem have not refused yet.
     can: Abilities,
-    /// The file may have holes. Zeroes that were read are known for what they are in any case.
+    /// Whether the file may have holes. Zeroes in bytes that were read are found in any case.
     sparse: AtomicBool,
-    /// The kernel goes on with some requests by itself (`begin`).
+    /// Whether requests may be begun (`begin`).
     ringed: bool,
 }
 
-/// What the kernel and the filesystem may turn out not to have. Each is tried until it is refused.
+/// Calls that the kernel or the filesystem may not support. Each is tried until it is refused.
 #[derive(Debug, Default)]
 struct Abilities {
     read_nowait: Ability,
@@ -105,7 +105,7 @@ struct Ability {
 }
 
 impl Ability {
-    /// `call`, unless it is known to be unsupported; then, or when it turns out to be, `None`.
+    /// The result of `call`. `None` if it is known or turns out to be unsupported.
     fn with<T>(&self, mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
         if self.refused.load(Ordering::Relaxed) {
             return Ok(None);
@@ -123,7 +123,7 @@ impl Ability {
     }
 }
 
-/// `call`, again and again while a signal interrupts it.
+/// The result of `call`, which is repeated while signals interrupt it.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -142,8 +142,8 @@ impl Inner {
         self.held.as_ref().expect("it is there until it is dropped")
     }
 
-    /// See `Opened::read_cached`. After a read that was begun the next ones are not looked for (`begin_read`): the
-    /// ring finds what is cached too, and one look for nothing costs as much as half a read.
+    /// See `Opened::read_cached`. After a read that was begun, the next ones do not try the page cache (`begin_read`):
+    /// the ring finds cached bytes too, and a try that finds nothing costs half as much as a read.
     fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
         let unlooked = self.unlooked.load(Ordering::Relaxed);
         if unlooked > 0 && unlooked != MISSED {
@@ -158,12 +158,12 @@ impl Inner {
 }
 
 impl Opened {
-    /// What is asked of one can as well be asked of the other.
+    /// Whether this file and the other can replace each other.
     fn is_like(&self, other: &Self) -> bool {
         self.options == other.options && self.info == other.info
     }
 
-    /// A range that the page cache has is answered; anything else changes nothing.
+    /// Answers a read whose range the page cache has. Otherwise it changes nothing.
     fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
         if u64::from(len) > WINDOW || self.direct.is_some() {
             return Turn::WouldBlock;
@@ -171,7 +171,7 @@ impl Opened {
         let len = len as usize;
         let Ok(mut bytes) = room(len) else { return Turn::WouldBlock };
         let read = || sys::read(&self.file, &mut bytes, len, at, Wait::Never);
-        // Failures and short reads: the one who may wait finds out what is the matter.
+        // After a failure or a short read, the thread that may block finds out why.
         if matches!(self.can.read_nowait.with(read), Ok(Some(n)) if n == len) {
             answer.push_scanned(at, bytes, 0);
             return Turn::Done;
@@ -179,7 +179,7 @@ impl Opened {
         Turn::WouldBlock
     }
 
-    /// Holes are not read where the filesystem tells them; a window that starts with data is.
+    /// Holes that the filesystem tells are not read. A window that starts with data is read whole.
     fn read(&self, range: Range<u64>, answer: &mut Answer) -> io::Result<()> {
         for window in cuts(range, WINDOW) {
             let data = if self.may_have_holes() { self.data_from(&window)? } else { window.start };
@@ -199,7 +199,7 @@ impl Opened {
         self.sector.is_none() && self.sparse.load(Ordering::Relaxed)
     }
 
-    /// Says whether the bytes are durable, which they can only be when asked for.
+    /// Returns whether the bytes are durable, which they can only be with `durable`.
     fn write(&self, at: u64, slices: &[&[u8]], until: Until) -> io::Result<bool> {
         if let Some(direct) = &self.direct {
             direct.write(&self.file, &self.edges, at, slices, until, &self.can.write_durable)
@@ -209,8 +209,8 @@ impl Opened {
         }
     }
 
-    /// Fewer blocks than bytes: there are holes. A filesystem that compresses may count few blocks
-    /// for a file without holes; that costs a question more a read, no more.
+    /// Whether the file may have holes, since it has fewer blocks than bytes. A filesystem that compresses may count few
+    /// blocks for a file without holes; that costs only one more system call per read.
     fn look_for_holes(&self) {
         let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.info.size);
         self.sparse.store(sparse, Ordering::Relaxed);
@@ -257,7 +257,7 @@ impl Held {
         Ok(Progress::Done)
     }
 
-    /// Makes a request durable that was to be so, when all of it is done.
+    /// Makes a request with FUA durable when all of it is done.
     fn durable_if(&self, fua: bool, progress: Progress) -> io::Result<Progress> {
         if fua && progress == Progress::Done {
             self.member.make_durable()?;
@@ -303,7 +303,7 @@ impl Disk for FileDisk {
 }
 
 impl FileDisk {
-    /// A write that finds all it needs in the page cache: no page is read first, and nothing is waited for.
+    /// Whether a write finds all pages that it needs in the page cache, so that none is read first.
     fn is_cached_write(&self, asked: Asked) -> bool {
         let (at, len) = asked.range;
         asked.verb == Verb::Write
@@ -324,7 +324,7 @@ impl Drop for Inner {
     }
 }
 
-/// Appends all of `range` to `bytes`, which has the room. A file that ends before fails.
+/// Appends all of `range` to `bytes`, which has room for it. Fails if the file ends before.
 fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
@@ -337,7 +337,7 @@ fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Res
     Ok(())
 }
 
-/// Why there is nothing to read where the disk has bytes.
+/// The error of a file that was truncated below the size of its disk.
 fn shrunk() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was when opened")
 }
@@ -360,7 +360,7 @@ fn write_buffered(
 ) -> io::Result<bool> {
     let mut slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
     let mut rest = slices.as_mut_slice();
-    // Empty slices would look like a write that came to nothing.
+    // A write of empty slices would look like one that wrote nothing.
     IoSlice::advance_slices(&mut rest, 0);
     let (mut at, mut all_durable) = (at, until == Until::Durable);
     while !rest.is_empty() {
