@@ -1,9 +1,10 @@
-//! Whether a durable write is durable, when others write at the same time.
+//! Checks whether a durable write is durable while others write at the same time.
 //!
 //! Linux reports an error of writeback once for each open descriptor (`descriptors`), to whichever call on it looks
-//! first. Of two writes with RWF_DSYNC that fail on one descriptor at the same time, one fails and the other
-//! succeeds: the first has heard of both. So a write that has succeeded asks here. This descriptor is there for this
-//! question alone, which one asks at a time: an error that it hears is known to all whose write had begun before.
+//! first. Of two writes with RWF_DSYNC that fail on one descriptor at the same time, one fails and the other succeeds,
+//! since the first got the error of both. So a write that has succeeded asks the auditor. The auditor has a descriptor
+//! for this question only, and one thread asks at a time: an error that it reports counts for every write that had
+//! begun before.
 
 use std::{fs::File, io, sync::PoisonError};
 
@@ -12,9 +13,9 @@ use crate::{
     sys::file as sys,
 };
 
-/// Tells the error of a file's writeback that this descriptor has not heard of yet.
+/// A descriptor that can be asked for the error of its file's writeback.
 pub(crate) trait Hears {
-    /// Fails with it, once.
+    /// Fails with the error that this descriptor has not reported yet, once.
     fn hear(&self) -> io::Result<()>;
 }
 
@@ -24,32 +25,33 @@ impl Hears for File {
     }
 }
 
-/// One for each file that this process has open.
+/// The auditor of a file. There is one for each file that this process has open.
 #[derive(Debug)]
 pub(crate) struct Auditor<D> {
-    /// `None` where it cannot be asked.
+    /// `None` if the kernel does not answer the question.
     descriptor: Option<D>,
-    /// Errors that it has heard.
+    /// The number of errors that were reported.
     heard: Mutex<u64>,
 }
 
-/// How many errors were heard when a write began.
+/// The number of errors that had been reported when a write began.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Begun(u64);
 
-/// What is known of a write that succeeded.
+/// What is known of the durability of a write that succeeded.
 #[derive(Debug)]
 pub(crate) enum Audit {
-    /// No writeback of the file has failed since it began.
+    /// No writeback of the file has failed since the write began.
     Durable,
-    /// One has; it may have been this one's.
+    /// A writeback of the file has failed; it may have been that of this write.
     Lost(io::Error),
-    /// It cannot be asked: a sync finds out.
+    /// The auditor cannot be asked, and only a sync finds out.
     Unknown,
 }
 
 impl<D: Hears> Auditor<D> {
-    /// `descriptor`: open before the first write. An old kernel, and a filter of system calls, may not let it ask.
+    /// An auditor with a descriptor that was opened before the first write. An old kernel or a filter of system calls
+    /// may not allow the question.
     pub(crate) fn new(descriptor: D) -> Self {
         let cannot = [libc::ENOSYS, libc::EINVAL, libc::ESPIPE, libc::EPERM].map(Some);
         let able = descriptor.hear().err().is_none_or(|e| !cannot.contains(&e.raw_os_error()));
@@ -60,7 +62,7 @@ impl<D: Hears> Auditor<D> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be asked before a durable write begins. What has failed before is not this one's.
+    /// Called before a durable write begins. Earlier failures do not count for it.
     pub(crate) fn begin(&self) -> Begun {
         let mut heard = self.lock();
         if self.descriptor.as_ref().is_some_and(|descriptor| descriptor.hear().is_err()) {
@@ -69,7 +71,7 @@ impl<D: Hears> Auditor<D> {
         Begun(*heard)
     }
 
-    /// To be asked when it has succeeded.
+    /// Called when the write has succeeded.
     pub(crate) fn audit(&self, begun: Begun) -> Audit {
         let Some(descriptor) = &self.descriptor else { return Audit::Unknown };
         let mut heard = self.lock();
@@ -90,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails once when it is told to.
+    /// Fails once, on demand.
     #[derive(Debug, Default)]
     struct Once(AtomicBool);
 
@@ -110,13 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn where_it_cannot_ask_it_knows_nothing() {
+    fn an_auditor_that_cannot_ask_knows_nothing() {
         let auditor = Auditor::new(Refused);
         assert!(matches!(auditor.audit(auditor.begin()), Audit::Unknown));
     }
 
     #[test]
-    fn an_error_is_told_to_all_who_had_begun_and_to_nobody_later() {
+    fn an_error_counts_for_every_write_that_had_begun_and_for_no_later_one() {
         let once = Once::default();
         let auditor = Auditor::new(&once);
         let [one, two, three] = [(); 3].map(|()| auditor.begin());

@@ -1,12 +1,12 @@
-//! Buffers whose length a client chooses. Without memory for one its request fails, and not the process: nothing
-//! that handles requests makes them in another way (`agent/tests/layers.rs`).
+//! Buffers whose length a client chooses. If there is no memory for one, the request fails and not the process. All
+//! code that handles requests allocates in this way; `agent/tests/layers.rs` checks it.
 
 use std::io;
 
 use crate::{DiskError, Kind, NoMemory, Verb, sys};
 
 impl NoMemory {
-    /// The failure of a request.
+    /// The error of a request for which there is no memory.
     pub fn of(self, verb: Verb, range: (u64, u64)) -> DiskError {
         DiskError::new(Kind::NoMemory, verb, range)
     }
@@ -18,28 +18,28 @@ impl From<NoMemory> for io::Error {
     }
 }
 
-/// Room for `len` bytes.
+/// An empty vector with room for `len` bytes.
 ///
 /// # Errors
-/// `NoMemory`.
+/// `NoMemory`, if there is no memory for it.
 pub fn room(len: usize) -> Result<Vec<u8>, NoMemory> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| NoMemory)?;
     Ok(bytes)
 }
 
-/// `len` zeroes.
+/// A vector of `len` zeroes.
 ///
 /// # Errors
-/// `NoMemory`.
+/// `NoMemory`, if there is no memory for it.
 pub fn zeroed(len: usize) -> Result<Vec<u8>, NoMemory> {
     sys::buffer::zeroed(len).ok_or(NoMemory)
 }
 
-/// The slices one behind the other.
+/// The bytes of all slices, in order.
 ///
 /// # Errors
-/// `NoMemory`.
+/// `NoMemory`, if there is no memory for them.
 pub fn joined<'a>(slices: impl IntoIterator<Item = &'a [u8]> + Clone) -> Result<Vec<u8>, NoMemory> {
     let mut bytes = room(slices.clone().into_iter().map(<[u8]>::len).sum())?;
     slices.into_iter().for_each(|slice| bytes.extend_from_slice(slice));

@@ -1,9 +1,8 @@
-//! Threads that close what may take its time to close.
+//! Threads that close disks, since closing may take long.
 //!
-//! A disk is dropped where its connection ends, on a thread that serves other connections. To close a
-//! file with unwritten data may take as long as the medium takes, or for ever on a network filesystem. So
-//! what is closed never runs on the caller's thread, and a medium that hangs has some of the threads and not
-//! all of them.
+//! A disk is dropped where its connection ends, on a thread that serves other connections. Closing a file with
+//! unwritten data takes as long as the medium needs, and on a network filesystem possibly for ever. So a disk is never
+//! closed on the caller's thread, and a medium that hangs occupies some of the threads and not all of them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,28 +13,28 @@ use std::{
     thread,
 };
 
-/// Threads at the same time. The last one stays; the others end when there is nothing left to close.
+/// Most threads. The last one stays; the others end when there is nothing left to close.
 const THREADS: usize = 64;
-/// Threads that close what is on one medium.
+/// Most threads for disks on one medium.
 const PER_MEDIUM: usize = 16;
-/// Bytes of their stacks: they do little.
+/// Bytes of a thread's stack, which needs little.
 const STACK: usize = 128 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// What holds up whom: a number for what is closed on the same device, or at the same kind of place.
+/// A medium: disks on the same medium can delay each other. The number is that of a device, or of a kind of place.
 pub(crate) type Medium = u64;
-/// Of what is no file. No device has this number: its upper bits are no major number.
+/// The medium of disks that are no files. No device has this number: its upper bits are no major number.
 const ELSEWHERE: Medium = u64::MAX;
 
 #[derive(Default)]
 struct Closer {
-    /// Only media with something to do.
+    /// The media with jobs.
     media: BTreeMap<Medium, Queue>,
-    /// Whose turn it was last.
+    /// The medium that had the last turn.
     last: Medium,
     threads: usize,
-    /// The last thread has nothing to do.
+    /// Whether the last thread is idle.
     idle: bool,
     warned: bool,
 }
@@ -47,7 +46,7 @@ struct Queue {
 }
 
 impl Closer {
-    /// The next job, of the media in turn.
+    /// The next job. The media take turns.
     fn next(&mut self) -> Option<(Medium, Job)> {
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
         let up_to = (Bound::Unbounded, Bound::Included(self.last));
@@ -71,7 +70,7 @@ impl Closer {
     }
 }
 
-/// Waits until all is closed.
+/// Waits until everything is closed.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn wait() {
     while !lock().media.is_empty() {
@@ -81,17 +80,17 @@ pub(crate) fn wait() {
 
 static CLOSER: Mutex<Closer> =
     Mutex::new(Closer { media: BTreeMap::new(), last: 0, threads: 0, idle: false, warned: false });
-/// The idle thread has something to do.
+/// Signalled when the idle thread has a job.
 static CHANGED: Condvar = Condvar::new();
 
 fn lock() -> MutexGuard<'static, Closer> {
     CLOSER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the first thread, so that disks are closed however few threads there may be later.
+/// Starts the first thread, so that disks can be closed even if no thread can be started later.
 ///
 /// # Errors
-/// Those of starting a thread.
+/// The thread cannot be started.
 pub fn start() -> io::Result<()> {
     let mut closer = lock();
     if closer.threads == 0 {
@@ -100,12 +99,12 @@ pub fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Drops `what`, soon, on another thread.
+/// Drops `what` on another thread, soon.
 pub fn close(what: impl Send + 'static) {
     close_on(ELSEWHERE, what);
 }
 
-/// The same, of what is on that medium.
+/// Drops `what`, which is on that medium, on another thread.
 pub(crate) fn close_on(medium: Medium, what: impl Send + 'static) {
     let mut closer = lock();
     let queue = closer.media.entry(medium).or_default();
@@ -117,8 +116,7 @@ pub(crate) fn close_on(medium: Medium, what: impl Send + 'static) {
         closer.idle = false;
         CHANGED.notify_one();
     } else if closer.threads < THREADS {
-        // Where none can be started, those that there are come to it later; if there is none at all, the first
-        // one that can be started.
+        // If no thread can be started, the existing threads do the job later, or the first one that can be started.
         if let Err(error) = start_thread(&mut closer)
             && !closer.warned
         {
@@ -132,7 +130,7 @@ pub(crate) fn close_on(medium: Medium, what: impl Send + 'static) {
 
 fn start_thread(closer: &mut Closer) -> io::Result<()> {
     thread::Builder::new().name("close".into()).stack_size(STACK).spawn(work)?;
-    // The thread waits for the lock meanwhile.
+    // The new thread waits for the lock meanwhile.
     closer.threads += 1;
     closer.warned = false;
     Ok(())
@@ -143,7 +141,7 @@ fn work() {
     loop {
         if let Some((medium, job)) = closer.next() {
             drop(closer);
-            // A panic has been logged, and costs no thread.
+            // A panic was logged, and the thread goes on.
             catch_unwind(AssertUnwindSafe(job)).ok();
             closer = lock();
             closer.done(medium);
@@ -164,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// Closing it takes until the other end of the channel is gone.
+    /// Dropping it blocks until the other end of the channel is dropped.
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<Medium>, Medium);
 
     impl Drop for Slow {
@@ -183,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_medium_that_hangs_does_not_hold_up_others_and_all_is_closed_in_the_end() {
+    fn a_medium_that_hangs_does_not_delay_others_and_everything_is_closed_in_the_end() {
         const HANGS: Medium = 7;
         let (tell, closed) = mpsc::channel();
         let slow = |medium| {
@@ -205,7 +203,7 @@ mod tests {
         for _ in 0..2 * THREADS {
             assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(HANGS));
         }
-        // A panic while something is closed costs neither a thread nor a place.
+        // A panic during a close ends no thread and frees its place.
         (0..2 * PER_MEDIUM).for_each(|_| close_on(HANGS, Panics));
         drop(slow(HANGS));
         assert_eq!(closed.recv_timeout(Duration::from_secs(30)), Ok(HANGS));

@@ -1,10 +1,10 @@
-//! The descriptors by which a process has one file open, and which of them hears of an error.
+//! The descriptors by which a process has one file open, and which of them gets an error of writeback.
 //!
 //! Linux keeps the last error of a file's writeback and reports it once for each open descriptor
 //! (errseq_t), to whichever call on it looks first: fdatasync(2), or a write with RWF_DSYNC. A descriptor
-//! that is opened after the error, and after another has reported it, hears nothing. So one descriptor,
-//! the witness, is there for fdatasync alone, from before the first write until all is durable. What the
-//! others report counts where it fails a request, and else for nothing: the witness hears of it too.
+//! that is opened after the error, and after another descriptor has reported it, does not report it. So one
+//! descriptor, the witness, is used for fdatasync only, from before the first write until everything is durable. An
+//! error on another descriptor only fails its request: the witness reports it as well.
 
 use std::{
     fmt, io,
@@ -24,7 +24,7 @@ impl Sync for std::fs::File {
 
 pub(crate) struct Descriptors<W, D> {
     witness: W,
-    /// fdatasync on one descriptor does not cover what was written through another.
+    /// Whether fdatasync on one descriptor does not cover bytes that were written through another.
     separate: bool,
     others: Mutex<Vec<Weak<D>>>,
 }
@@ -44,7 +44,7 @@ impl<W: Sync, D: Sync> Descriptors<W, D> {
         &self.witness
     }
 
-    /// Takes one more in; or finds one that is as good, and leaves it at that.
+    /// Adds a descriptor, unless one that is as good is there, and returns the one to use.
     pub(crate) fn add(&self, new: D, as_good: impl Fn(&D, &D) -> bool) -> Arc<D> {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.retain(|other| other.strong_count() > 0);
@@ -61,9 +61,9 @@ impl<W: Sync, D: Sync> Descriptors<W, D> {
         others.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Makes durable what was written through any of them.
+    /// Makes durable what was written through any of the descriptors.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        // Each of them, whatever comes of the others.
+        // Sync each of them, even if another fails.
         let mut synced = self.witness.sync();
         if self.separate {
             for other in self.others() {
@@ -72,7 +72,7 @@ impl<W: Sync, D: Sync> Descriptors<W, D> {
             }
         }
         if synced.is_err() {
-            // It is known now: no later request through another descriptor is to fail for it.
+            // The error is known now. Clear it on the others, so that no later request through them fails with it.
             for other in self.others() {
                 other.sync().ok();
             }
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts, and fails so often.
+    /// Counts its syncs, and fails this many times.
     #[derive(Debug, Default)]
     struct Counter(AtomicU32, AtomicU32);
 
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_as_good_is_shared_while_anybody_has_it() {
+    fn a_descriptor_that_is_as_good_is_shared_while_it_is_in_use() {
         let descriptors = Descriptors::new(Counter::default(), false);
         let first = descriptors.add(Counter::default(), |_, _| true);
         assert!(Arc::ptr_eq(&first, &descriptors.add(Counter::default(), |_, _| true)));

@@ -1,54 +1,53 @@
-//! What is known of the durability of one disk, and which of its clients have been told of a loss.
+//! The durability of one disk, and which of its clients have been told of a loss.
 //!
-//! Everybody who has the same file or device open shares one `Durability` and has a `Client` of it
-//! (`registry`); so do the connections of the agent's layer `multi-conn`. A *loss* is any failure of the host to make acknowledged bytes durable: a flush or a
-//! durable write that failed. What it guarantees: a flush succeeds only if
+//! All connections that have the same file or device open share one `Durability`, and each has a `Client` of it
+//! (`registry`). So do the connections of the agent's layer `multi-conn`. A *loss* is any failure of the host to make
+//! acknowledged bytes durable: a flush or a durable write that failed. A flush succeeds only if
 //!
-//! - a sync that began after the flush was asked for has succeeded,
+//! - a sync that began after the flush was requested has succeeded,
 //! - there was no loss since the client opened the disk, and
-//! - each loss before that has been told by a flush that failed: to anybody before the client came, or
-//!   else to this client.
+//! - each earlier loss was reported by a failed flush, to another client before this client came, or else to this
+//!   client.
 //!
-//! Syncs run one at a time. Flushes that are asked for while one runs share the next: so the result
-//! of every sync is known to each flush that it could concern, although the kernel reports an error to
-//! one caller only.
+//! Syncs run one at a time. Flushes that are requested while a sync runs share the next one. So each flush learns the
+//! result of every sync that concerns it, although the kernel reports an error to one caller only.
 
 use std::{io, sync::PoisonError};
 
 use crate::primitives::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 
-/// Shared by all who have the same disk open.
+/// The durability of a disk, shared by all connections that have it open.
 #[derive(Debug)]
 pub struct Durability {
     state: Mutex<State>,
-    /// A sync has ended.
+    /// Signalled when a sync ends.
     ended: Condvar,
-    /// Something was written that no sync which began later has made durable.
+    /// Whether bytes were written that no later sync has made durable.
     dirty: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     losses: u64,
-    /// As many of the losses as a failed flush has told.
+    /// The number of losses that failed flushes have reported.
     told: u64,
-    /// Syncs, numbered from 1: the last that began, the last that ended, the last that failed.
+    /// Numbers of syncs, counted from 1: the last that began, the last that ended, the last that failed.
     begun: u64,
     ended: u64,
     failed: u64,
 }
 
-/// One who has the disk open.
+/// A connection's view of the durability of its disk.
 #[derive(Debug)]
 pub struct Client {
-    /// Losses before it came.
+    /// The number of losses before it opened the disk.
     before: u64,
-    /// One of those is still to be told, by the first flush.
+    /// Whether its first flush has to report an earlier loss.
     inherits: AtomicBool,
 }
 
 impl Durability {
-    /// `lost`: something was lost before, and nobody has been told.
+    /// With `lost`, bytes were lost before and no client has been told.
     pub fn new(lost: bool) -> Self {
         let state = State { losses: lost.into(), ..State::default() };
         let (ended, dirty) = (Condvar::new(), AtomicBool::new(false));
@@ -59,20 +58,20 @@ impl Durability {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody more opens the disk.
+    /// Adds a connection that opens the disk.
     pub fn join(&self) -> Client {
         let state = self.lock();
         Client { before: state.losses, inherits: AtomicBool::new(state.told < state.losses) }
     }
 
-    /// To be called after each change, before it is acknowledged: a sync may not have seen it.
+    /// Called after each change and before the change is acknowledged, since a running sync may not cover it.
     pub fn wrote(&self) {
         self.dirty.store(true, Ordering::Release);
     }
 
-    /// A durable write has failed. The kernel may have told that write of other bytes that are lost, and
-    /// tells nobody else with the same descriptor again. `sync` finds out what it tells the others, so
-    /// that no later flush takes it for another loss.
+    /// Notes that a durable write has failed. The kernel may have reported other lost bytes to this write, and does not
+    /// report them again on the same descriptor. `sync` collects the reports of the other descriptors, so that no later
+    /// flush takes them for another loss.
     pub fn lose(&self, sync: impl FnOnce() -> io::Result<()>) {
         self.wrote();
         let (mut state, synced) = self.sync_anew(self.lock(), sync);
@@ -81,62 +80,61 @@ impl Durability {
         }
     }
 
-    /// Something was lost of which no sync can know more.
+    /// Notes a loss about which no sync can find out more.
     pub fn note_loss(&self) {
         self.lock().losses += 1;
     }
 
-    /// For a flush that is done by other means, at its end.
+    /// Called at the end of a flush that was done by other means.
     ///
     /// # Errors
-    /// Why this client cannot rely on a flush; which tells it.
+    /// A loss that this client has to be told of. The error counts as the report.
     pub fn tell(&self, client: &Client) -> io::Result<()> {
         tell(&mut self.lock(), client)
     }
 
-    /// Something was lost since this client came.
+    /// Whether bytes were lost since this client opened the disk.
     pub fn has_lost(&self, client: &Client) -> bool {
         self.lock().losses > client.before
     }
 
-    /// Something is not known to be durable.
+    /// Whether there are bytes that are not known to be durable.
     pub fn is_dirty(&self) -> bool {
         self.dirty.load(Ordering::Acquire)
     }
 
-    /// Something was lost and no flush has failed since.
+    /// Whether bytes were lost and no flush has failed since.
     pub fn is_untold(&self) -> bool {
         let state = self.lock();
         state.told < state.losses
     }
 
-    /// Makes everything durable that was acknowledged before; `sync` does it, for all clients.
+    /// Makes everything durable that was acknowledged before, by a call of `sync` for all clients.
     ///
     /// # Errors
-    /// That of `sync`, or why this client cannot rely on a flush.
+    /// The error of `sync`, or a loss that this client has to be told of.
     pub fn flush(&self, client: &Client, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        // Also for one who will be refused: what was lost until now has been told then.
+        // The sync also runs for a client whose flush fails anyway: that flush then reports every loss until now.
         let (mut state, synced) = self.sync_anew(self.lock(), sync);
         let told = tell(&mut state, client);
         synced.and(told)
     }
 
-    /// Makes everything durable that was written before, for one request that wants to be: what was
-    /// lost before is for flushes to tell.
+    /// Makes everything durable that was written before, for one request with FUA. Earlier losses are left to flushes.
     ///
     /// # Errors
-    /// That of `sync`, which may have been another caller's.
+    /// The error of `sync`, whose call another client may have made.
     pub fn make_durable(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.sync_anew(self.lock(), sync).1
     }
 
-    /// Waits for a sync that begins from now on: runs it, or shares it.
+    /// Waits for a sync that begins from now on: runs it, or shares that of another caller.
     fn sync_anew<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         sync: impl FnOnce() -> io::Result<()>,
     ) -> (MutexGuard<'a, State>, io::Result<()>) {
-        // The one that runs now may have passed what was written last.
+        // A sync that runs now may not cover the last writes.
         let needed = state.begun + 1;
         loop {
             if state.ended >= needed {
@@ -151,7 +149,7 @@ impl Durability {
         state.begun = needed;
         drop(state);
         let mut running = Running { durability: self, number: needed, failed: true };
-        // Before it begins: what is written while it runs stays dirty.
+        // Cleared before the sync begins: bytes written while it runs stay dirty.
         self.dirty.swap(false, Ordering::AcqRel);
         let synced = sync();
         running.failed = synced.is_err();
@@ -160,7 +158,7 @@ impl Durability {
     }
 }
 
-/// A sync that runs; ends when dropped, by a panic too.
+/// A running sync. It ends when dropped, also by a panic.
 struct Running<'a> {
     durability: &'a Durability,
     number: u64,
@@ -180,9 +178,9 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Fails if this client's flush has to, which tells every loss so far.
+/// Fails if this client has to be told of a loss. The failure reports every loss so far.
 fn tell(state: &mut State, client: &Client) -> io::Result<()> {
-    // For ever, if it was there; once, if it came later.
+    // Always, if the client had the disk open at the loss; once, if it opened the disk later.
     if state.losses > client.before || client.inherits.swap(false, Ordering::Relaxed) {
         state.told = state.losses;
         return Err(lost());

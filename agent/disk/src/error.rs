@@ -1,13 +1,13 @@
-//! Why a disk could not do what it was asked: what, where, and the cause.
+//! Errors of disks: what was tried, on which range, and why it failed.
 
 use std::{fmt, io};
 
 use thiserror::Error;
 
-/// The class of a failure, as far as a client needs to know it.
+/// The class of a failure, which decides the error that the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The disk is read-only or the operation is not allowed on it.
+    /// The disk is read-only, or does not allow the request.
     Denied,
     /// The medium failed.
     Io,
@@ -15,26 +15,34 @@ pub enum Kind {
     NoSpace,
     /// No memory left for the data.
     NoMemory,
-    /// The request makes no sense to this disk (alignment, range).
+    /// The request is invalid for this disk (alignment, range).
     Invalid,
-    /// The disk cannot do this, or not quickly.
+    /// The disk does not support the request, or not quickly.
     Unsupported,
-    /// A value is larger than the disk can take or give.
+    /// A value is too large for the disk.
     TooLarge,
-    /// The disk is going away.
+    /// The disk is shutting down.
     ShutDown,
 }
 
-/// What was asked of the disk.
+/// The kind of a request, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
+    /// Opening the disk.
     Open,
+    /// `Op::Read`.
     Read,
+    /// `Op::Write`.
     Write,
+    /// `Op::Flush` and `Op::Settle`.
     Flush,
+    /// `Op::Trim`.
     Trim,
+    /// `Op::Zero`.
     Zero,
+    /// `Op::Cache`.
     Cache,
+    /// `Op::Extents`.
     Extents,
 }
 
@@ -53,14 +61,18 @@ impl fmt::Display for Verb {
     }
 }
 
-/// A request that failed. Printed as "cannot VERB LEN bytes at offset AT"; the cause is the source.
+/// A request that failed. `Display` prints "cannot VERB LEN bytes at offset AT".
 #[derive(Debug, Error)]
 pub struct DiskError {
+    /// The class of the failure.
     pub kind: Kind,
+    /// The kind of the request.
     pub verb: Verb,
-    /// Bytes from the start of the disk.
+    /// The offset in bytes.
     pub at: u64,
+    /// The length in bytes.
     pub len: u64,
+    /// Why it failed, if that is known.
     pub source: Option<io::Error>,
 }
 
@@ -75,7 +87,7 @@ impl fmt::Display for DiskError {
 }
 
 impl DiskError {
-    /// The kind follows from the system's error number.
+    /// The error of a system call. Its error number decides the kind.
     pub fn from_io(verb: Verb, (at, len): (u64, u64), source: io::Error) -> Self {
         let kind = match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES | libc::EROFS | libc::EBADF) => Kind::Denied,
@@ -98,6 +110,7 @@ impl DiskError {
         }
     }
 
+    /// An error without a source.
     pub fn new(kind: Kind, verb: Verb, (at, len): (u64, u64)) -> Self {
         Self { kind, verb, at, len, source: None }
     }

@@ -1,17 +1,17 @@
-//! A disk that reads as zeroes and has no space left: shows how a client takes that.
+//! A disk that reads as zeroes and has no space left, for tests of clients.
 //!
-//! `plugin` makes it. It never waits and holds no memory.
+//! The plugin `full` makes it. It never blocks and holds no memory.
 
 use super::{Answer, Disk, DiskError, DiskInfo, Extent, Identity, Kind, Op, Progress, Turn};
 
-/// nbdkit-full-plugin(1): writes, zeroes and trims fail for want of space.
+/// nbdkit-full-plugin(1): writes, zeroes and trims fail with `Kind::NoSpace`.
 #[derive(Debug)]
 pub struct FullDisk {
     size: u64,
 }
 
 impl FullDisk {
-    /// `size` bytes, at most 2^63 - 1.
+    /// A disk of `size` bytes, at most 2^63 - 1.
     pub fn new(size: u64) -> Self {
         Self { size }
     }

@@ -1,43 +1,44 @@
-//! Which disk it is, for a client that comes back after its server was gone: the same number for the same
-//! bytes, also by another run of the agent, and another for others. `DiskInfo` carries it; clients ask for
-//! it by `x-agent:identity`.
+//! The identity of a disk, for a client that reconnects after its server was gone. The same bytes have the same number,
+//! also in another run of the agent, and other bytes have another number. `DiskInfo` has it, and clients ask for it by
+//! the context `x-agent:identity`.
 
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
 };
 
-/// A number that stands for a disk. It is no secret, and proves nothing: the host makes it, and whoever
-/// may serve another disk may also serve it under this number.
+/// A number that identifies a disk. It is not a secret and proves nothing: a host that can serve another disk can also
+/// serve it under this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity(u128);
 
-/// Of FNV-1a with 128 bits.
+/// The offset basis of FNV-1a with 128 bits.
 const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+/// The prime of FNV-1a with 128 bits.
 const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
 
 impl Identity {
-    /// Of a disk that begins with this value and ends with it: what the agent keeps in memory.
+    /// A random identity, for a disk in memory, which no later run of the agent can serve again.
     pub fn fresh() -> Self {
         let random = RandomState::new();
         Self(u128::from(random.hash_one(0)) << 64 | u128::from(random.hash_one(1)))
     }
 
-    /// Of what is known by a word and some numbers.
+    /// The identity of a disk that a kind and some numbers describe.
     pub fn of(what: &str, numbers: &[u64]) -> Self {
         Self(BASIS).and(what, numbers)
     }
 
-    /// Of what something makes of this disk.
+    /// The identity of the disk that a layer makes of this one.
     pub fn and(self, what: &str, numbers: &[u64]) -> Self {
         let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
-        // The length: what stands behind is not taken for a part of the word.
+        // The length comes first, so that a number is not taken for a part of the text.
         let bytes =
             (what.len() as u64).to_le_bytes().into_iter().chain(what.bytes()).chain(numbers);
         Self(bytes.fold(self.0, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME)))
     }
 
-    /// Of this disk and another behind it.
+    /// The identity of this disk followed by another.
     pub fn and_disk(self, other: Self) -> Self {
         self.and("", &other.halves())
     }

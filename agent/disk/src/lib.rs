@@ -1,7 +1,24 @@
-//! What a disk is to the engine: info, an attempt that never blocks, a request that it may begin and go on with
-//! by itself, and a performance that may block.
+//! Disks: the trait [`Disk`] by which the agent's engine reads and writes, and the disks of memory, files and block
+//! devices.
 //!
-//! `session/` calls this. A `Layer` is a `Disk` around a `Disk`. Nothing here knows NBD.
+//! The engine calls a disk in one of three ways: [`Disk::try_execute`] never blocks, [`Disk::begin`] starts a request
+//! that completes later without a thread (io_uring), and [`Disk::execute`] may block. A [`Layer`] is a disk around a
+//! disk. The crate knows nothing of NBD.
+//!
+//! ```
+//! use disk::{Answer, Data, Disk, MemoryDisk, Op, Piece, Turn};
+//!
+//! let disk = MemoryDisk::new(1 << 20);
+//! let mut answer = Answer::default();
+//! let mut write = Op::Write { at: 0, data: Data::Bytes(b"hello"), fua: false };
+//! assert_eq!(disk.try_execute(&mut write, &mut answer)?, Turn::Done);
+//!
+//! answer.clear();
+//! assert_eq!(disk.try_execute(&mut Op::Read { at: 0, len: 5 }, &mut answer)?, Turn::Done);
+//! let [Piece::Bytes(bytes)] = &answer.pieces[..] else { panic!("one piece") };
+//! assert_eq!(bytes.as_ref(), b"hello");
+//! # Ok::<(), disk::DiskError>(())
+//! ```
 
 mod auditor;
 mod buffer;
@@ -53,58 +70,58 @@ pub use queue::Payer;
 pub use random::RandomDisk;
 pub use split::SplitDisk;
 
-/// The target of log lines about lost data. No client's share of the log suppresses them.
+/// The target of log lines about lost data. These lines do not count against any client's share of the log.
 pub const LOSS: &str = "loss";
 
-/// What stays true of a disk while it is open.
+/// The properties of a disk. They stay the same while the disk is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskInfo {
-    /// Bytes; at most 2^63 - 1.
+    /// The size in bytes, at most 2^63 - 1.
     pub size: u64,
-    /// Writes, trims and zeroes are refused.
+    /// Whether writes, trims and zeroes are refused.
     pub read_only: bool,
-    /// `Op::Flush` is taken: without it there is no way to make writes durable.
+    /// Whether `Op::Flush` is supported. Without it writes cannot be made durable.
     pub can_flush: bool,
-    /// Writes may ask to be durable before they are answered.
+    /// Whether a write may ask to be durable before it is answered.
     pub can_fua: bool,
-    /// `Op::Zero` is taken.
+    /// Whether `Op::Zero` is supported.
     pub can_zero: bool,
-    /// `Op::Trim` does something.
+    /// Whether `Op::Trim` has an effect.
     pub can_trim: bool,
-    /// `Op::Zero` can be quicker than a write (`fast` may be asked).
+    /// Whether `Op::Zero` can be quicker than a write. Only then may `fast` be set.
     pub can_fast_zero: bool,
-    /// `Op::Cache` does something.
+    /// Whether `Op::Cache` has an effect.
     pub can_cache: bool,
-    /// `Op::Extents` tells holes from data; otherwise all is data.
+    /// Whether `Op::Extents` distinguishes holes from data. Otherwise everything is data.
     pub can_extents: bool,
-    /// A flush on one connection covers what another connection was answered.
+    /// Whether a flush on one connection covers requests that were answered on other connections.
     pub multi_conn: bool,
-    /// A spinning disk, or one that gains from sequential access.
+    /// Whether sequential access is faster, as on a spinning disk.
     pub rotational: bool,
-    /// Smallest unit of a request in bytes: a power of two, 1 to 65536.
+    /// The unit of requests in bytes: a power of two, 1 to 65536. Other requests are refused.
     pub block_minimum: u32,
-    /// Smallest unit that clients are told to keep to, where it is larger than `block_minimum`,
-    /// which they have to.
+    /// The unit of requests that is advertised to clients, in bytes, at least `block_minimum`. Requests in smaller
+    /// units are not refused.
     pub block_advertised: u32,
-    /// Longest read or write that clients are told of, in bytes.
+    /// The longest read or write that is advertised to clients, in bytes.
     pub block_maximum: u32,
-    /// Longest write that is answered, in bytes: a longer one ends the connection.
+    /// The longest write that is answered, in bytes. A longer write ends the connection.
     pub write_cutoff: u32,
-    /// Unit at which requests cost least, bytes: a power of two, at least 512.
+    /// The unit of requests that is cheapest, in bytes: a power of two, at least 512.
     pub block_preferred: u32,
-    /// One line for people; shown by LIST and INFO.
+    /// One line for people, which LIST and INFO show.
     pub description: Option<String>,
-    /// Which disk it is, for clients that come back; `None` if that cannot be known. A layer that makes
-    /// another disk of the one below has to say so.
+    /// The identity of the disk, for clients that reconnect; `None` if it is unknown. A layer that changes the bytes
+    /// must change the identity.
     pub identity: Option<Identity>,
-    /// The disk ends with the connection that has opened it, and no other connection sees its bytes.
+    /// Whether the disk ends with the connection that opened it, and no other connection sees its bytes.
     pub ephemeral: bool,
-    /// A read is answered with pages that the disk keeps: nothing was copied for it.
+    /// Whether reads are answered with pages of the disk, without a copy.
     pub lends: bool,
 }
 
 impl DiskInfo {
-    /// The facts of a plain writable disk in which everything is supported.
+    /// A writable disk that supports everything, with the block sizes 1, 4096 and 32 MiB.
     pub fn plain(size: u64, identity: impl Into<Option<Identity>>) -> Self {
         Self {
             size,
@@ -131,17 +148,18 @@ impl DiskInfo {
     }
 }
 
-/// What a disk has to say; emptied by the engine before each request, and used again. After an error
-/// it means nothing.
+/// The result of a request. The engine clears it before each request and reuses it. After an error its content has no
+/// meaning.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// Of a read.
+    /// The bytes of `Op::Read`.
     pub pieces: Vec<Piece>,
-    /// Of `Op::Extents`.
+    /// The extents of `Op::Extents`.
     pub extents: Vec<Extent>,
 }
 
 impl Answer {
+    /// Removes everything and keeps the memory.
     #[inline]
     pub fn clear(&mut self) {
         self.pieces.clear();
@@ -149,16 +167,17 @@ impl Answer {
     }
 }
 
-/// A run of what was read.
+/// A part of the bytes that were read.
 #[derive(Debug)]
 pub enum Piece {
-    /// Bytes, lent or owned: they are sent from where they are.
+    /// Bytes, which are sent without a copy.
     Bytes(Slice),
-    /// So many bytes that are a hole and read as zeroes.
+    /// A hole of this many bytes, which reads as zeroes.
     Hole(u64),
 }
 
 impl Piece {
+    /// The number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(slice) => slice.len() as u64,
@@ -166,100 +185,109 @@ impl Piece {
         }
     }
 
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// A run of one kind of allocation (`base:allocation` of the NBD specification).
+/// A range with one kind of allocation (`base:allocation` of the NBD specification).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
+    /// The number of bytes.
     pub len: u64,
-    /// Not allocated.
+    /// Whether it is not allocated.
     pub hole: bool,
-    /// Reads as zeroes.
+    /// Whether it reads as zeroes.
     pub zero: bool,
 }
 
-/// What an attempt came to.
+/// The result of [`Disk::try_execute`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// Done; the answer is complete.
+    /// The request is done, and the answer is complete.
     Done,
-    /// It would block: nothing has been done, nothing has been put into the answer or taken from
-    /// the data. The engine calls `execute` where blocking is allowed.
+    /// The request would block. Nothing was done, nothing was added to the answer, and no page was taken from the data.
+    /// The engine calls `execute` on a thread that may block.
     WouldBlock,
 }
 
-/// Who waits for a request that a disk has begun. It is told once, on any thread; never of an error: that is for
-/// who performs the request to find.
+/// Gets the result of a request that a disk has begun: one call, on any thread. Errors are not reported to it: a request
+/// that fails is executed again on a thread that may block, and that reports the error.
 pub trait Waiter: fmt::Debug + Send {
-    /// It is done.
+    /// The request is done.
     fn done(self: Box<Self>, answer: Answer);
 
-    /// It is to be performed where blocking is allowed; `pages` is a write's payload.
+    /// The request has to be executed on a thread that may block. `pages` is the payload of a write.
     fn blocks(self: Box<Self>, pages: Pages);
 }
 
-/// A disk, shared by all connections to it.
+/// A disk, which all connections to it share.
 ///
-/// Both calls may come from many threads at once. Requests that overlap and are in flight at the
-/// same time may be done in either order, but a byte is never anything but its old or new value.
+/// Many threads may call it at once. Overlapping requests that are in flight at the same time may be executed in any
+/// order, but a byte always has its old or its new value.
 pub trait Disk: Send + Sync + fmt::Debug {
+    /// The properties of the disk.
     fn info(&self) -> DiskInfo;
 
-    /// Does `op` if that takes no waiting. Called on a thread that serves other connections too.
+    /// Executes `op` if it does not block. Called on a thread that serves other connections too.
+    ///
+    /// # Errors
+    /// [`DiskError`], if the request fails.
     fn try_execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Turn, DiskError>;
 
-    /// Does `op`, waiting as long as it takes. A trim, zero or cache request that takes long is left after a
-    /// while (`in_pieces`), and the caller calls again for the rest.
+    /// Executes `op` and may block. A long trim, zero or cache request returns after a part of it ([`in_pieces`]), and
+    /// the caller calls again for the rest.
+    ///
+    /// # Errors
+    /// [`DiskError`], if the request fails.
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError>;
 
-    /// Whether `begin` may go on with a request by itself. Asked once by each connection.
+    /// Whether `begin` may start a request that completes without a thread. Each connection asks once.
     fn begins(&self) -> bool {
         false
     }
 
-    /// Goes on with `op` while no thread waits for it, or has `waiter` perform it. Called on a thread that serves
-    /// other connections too, after `try_execute` or in place of it. The payload of a write is in pages, and is taken
-    /// from them.
+    /// Starts `op`, which completes without a thread, or calls [`Waiter::blocks`]. Called on a thread that serves other
+    /// connections too, after `try_execute` or in place of it. The payload of a write is in pages and is taken out of
+    /// them.
     fn begin(&self, op: &mut Op<'_>, waiter: Box<dyn Waiter>) {
         waiter.blocks(op.take_pages());
     }
 
-    /// To perform it takes microseconds as a rule, less than to wake a thread: it is better done on the connection's
-    /// own thread, if it has one, or by a thread that does others of it, one after the other.
+    /// Whether the request usually takes microseconds, less than waking a thread. It is then executed on the
+    /// connection's own thread if it has one, or by one thread that executes the connection's requests in order.
     fn is_brief(&self, _: Asked) -> bool {
         false
     }
 
-    /// Whether `throttle` may make a request wait. Asked once by each connection: where it is false,
-    /// `throttle` is never called and costs nothing.
+    /// Whether `throttle` may delay a request. Each connection asks once. If it is false, `throttle` is never called
+    /// and costs nothing.
     fn throttles(&self) -> bool {
         false
     }
 
-    /// Waits until a request may be performed. No thread waits with it: this is for layers that are slow on purpose.
+    /// Waits until a request may be executed, without blocking a thread: for layers that delay requests on purpose.
     fn throttle(&self, _: Asked) -> Throttle<'_> {
         Box::pin(std::future::ready(()))
     }
 
-    /// Its requests wait for another machine, which may never answer: what takes long is the waiting, and not this
-    /// machine's processors.
+    /// Whether requests wait for another machine, which may never answer. They take time, but not this machine's
+    /// processors.
     fn is_remote(&self) -> bool {
         false
     }
 
-    /// The client of this disk has gone, or has ended its sending: what waits for it on others, for as long as these
-    /// like, may be given up. May be called more than once.
+    /// Tells the disk that its client has disconnected or shut down its sending. Requests that wait for another machine
+    /// may be given up. May be called more than once.
     fn client_gone(&self) {}
 
-    /// Waits before the connection of a client that has said its last is closed. Called once, and only where
-    /// `throttles`.
+    /// Waits before the connection of a client that has disconnected is closed. Called once, and only if `throttles`
+    /// is true.
     fn linger(&self) -> Throttle<'_> {
         Box::pin(std::future::ready(()))
     }
 }
 
-/// A wait, on the runtime of the connection.
+/// A wait on the runtime of the connection.
 pub type Throttle<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

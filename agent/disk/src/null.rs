@@ -1,6 +1,6 @@
-//! A disk that reads as zeroes and forgets what is written: for tests and measurements.
+//! A disk that reads as zeroes and discards what is written, for tests and measurements.
 //!
-//! `plugin` makes it. It never waits and holds no memory.
+//! The plugin `null` makes it. It never blocks and holds no memory.
 
 use super::{Answer, Disk, DiskError, DiskInfo, Extent, Identity, Op, Progress, Turn};
 
@@ -11,7 +11,7 @@ pub struct NullDisk {
 }
 
 impl NullDisk {
-    /// `size` bytes, at most 2^63 - 1.
+    /// A disk of `size` bytes, at most 2^63 - 1.
     pub fn new(size: u64) -> Self {
         Self { size }
     }
@@ -49,7 +49,7 @@ mod tests {
     use crate::testing::{bytes_of, extents, read, run, trim, write, zero};
 
     #[test]
-    fn whatever_is_written_reads_as_a_hole() {
+    fn written_bytes_read_as_a_hole() {
         let disk = NullDisk::new(1 << 40);
         write(&disk, 5, b"gone");
         trim(&disk, 0, 1 << 40);

@@ -1,6 +1,6 @@
-//! A disk that is one byte over and over, and forgets what is written: for tests.
+//! A disk whose bytes all have the same value, and that discards what is written, for tests.
 //!
-//! `plugin` makes it. It never waits.
+//! The plugin `ones` makes it. It never blocks.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use super::{
 pub struct OnesDisk {
     size: u64,
     byte: u8,
-    /// Lent for every page of every read.
+    /// The page that every read gets.
     page: Arc<Page>,
 }
 
 impl OnesDisk {
-    /// `size` bytes, at most 2^63 - 1, each of them `byte`. `None` if there is no memory.
+    /// A disk of `size` bytes, at most 2^63 - 1, each with the value `byte`. `None` if there is no memory.
     pub fn new(size: u64, byte: u8) -> Option<Self> {
         Some(Self { size, byte, page: Arc::new(Page::with(0, &[byte; PAGE])?) })
     }
@@ -70,7 +70,7 @@ mod tests {
     use crate::testing::{bytes_of, read, write};
 
     #[test]
-    fn whatever_is_written_reads_as_the_byte() {
+    fn written_bytes_read_as_the_byte() {
         let disk = OnesDisk::new(1 << 40, 0xa5).unwrap();
         write(&disk, 1, b"gone");
         assert_eq!(bytes_of(&read(&disk, 0, 100_000)), [0xa5; 100_000]);

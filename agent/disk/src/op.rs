@@ -1,46 +1,46 @@
-//! What a disk is asked to do.
+//! The requests to a disk.
 
 use crate::{DiskError, NoMemory, Pages, Verb, joined};
 
-/// One request to a disk. Ranges lie within the disk and are never empty: `session/` has checked.
+/// A request to a disk. Its range is within the disk and not empty: the caller has checked this.
 #[derive(Debug)]
 pub enum Op<'a> {
-    /// `len` bytes from `at`; the pieces pushed to the answer cover them exactly, in order.
+    /// Reads `len` bytes from offset `at`. The pieces in the answer cover them exactly, in order.
     Read { at: u64, len: u32 },
-    /// `data.len()` bytes to `at`; with `fua` they are durable when it returns.
+    /// Writes `data` at offset `at`. With `fua` it is durable when the request is done.
     Write { at: u64, data: Data<'a>, fua: bool },
-    /// Everything written and answered before, by any connection, is durable when it returns.
+    /// Makes durable everything that was written and answered before, by any connection.
     Flush,
-    /// The same, for the agent itself: no client hears whether it fails, so what is lost is still to be
-    /// told by a flush.
+    /// As `Flush`, for the agent itself. No client learns whether it fails, so a loss still has to be reported by a
+    /// flush.
     Settle,
-    /// The range is no longer needed; it may read as anything the disk likes afterwards.
+    /// The range is no longer needed. It may read as anything afterwards.
     Trim { at: u64, len: u64, fua: bool },
-    /// The range reads as zeroes afterwards. `may_trim`: a hole may be punched.
-    /// `fast`: fail with `Kind::Unsupported`, at once and with nothing changed, if it would be as
-    /// slow as writing zeroes.
+    /// Makes the range read as zeroes. `may_trim`: a hole may be punched. `fast`: fail with `Kind::Unsupported`, at once
+    /// and with nothing changed, if it would be as slow as writing zeroes.
     Zero { at: u64, len: u64, fua: bool, may_trim: bool, fast: bool },
     /// The range will be read soon.
     Cache { at: u64, len: u64 },
-    /// The extents of the range from `at` on, at least one, in order, at most `len` bytes together;
-    /// with `one` the first is enough. Fewer bytes than `len` is allowed.
+    /// Lists the extents of the range from `at` on, in order: at least one, and at most `len` bytes together. With `one`
+    /// only the first is needed. They may have fewer bytes than `len`.
     Extents { at: u64, len: u64, one: bool },
 }
 
-/// What a request asks for, without its bytes.
+/// A request without its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
+    /// The kind of the request.
     pub verb: Verb,
-    /// Offset and length in bytes; a flush is (0, 0).
+    /// Offset and length in bytes; (0, 0) for a flush.
     pub range: (u64, u64),
-    /// A zero that is to fail rather than be slow.
+    /// For `Op::Zero`: fail rather than be slow.
     pub fast: bool,
-    /// It is to be durable before it is answered (FUA).
+    /// Whether it must be durable before it is answered (FUA).
     pub durable: bool,
 }
 
 impl Op<'_> {
-    /// What it asks for.
+    /// The request without its bytes.
     pub fn asked(&self) -> Asked {
         let fast = matches!(self, Self::Zero { fast: true, .. });
         let durable = match self {
@@ -50,7 +50,7 @@ impl Op<'_> {
         Asked { verb: self.verb(), range: self.range(), fast, durable }
     }
 
-    /// What is being done, for messages.
+    /// The kind of the request, for messages.
     pub fn verb(&self) -> Verb {
         match self {
             Self::Read { .. } => Verb::Read,
@@ -63,7 +63,7 @@ impl Op<'_> {
         }
     }
 
-    /// A write's payload, if it is in pages.
+    /// Takes the payload of a write, if it is in pages.
     pub fn take_pages(&mut self) -> Pages {
         match self {
             Self::Write { data: Data::Pages(pages), .. } => std::mem::take(pages),
@@ -71,10 +71,10 @@ impl Op<'_> {
         }
     }
 
-    /// A copy of a write's bytes; nothing of other requests. Without memory for it the request fails.
+    /// A copy of the payload of a write; empty for other requests.
     ///
     /// # Errors
-    /// `Kind::NoMemory`.
+    /// `Kind::NoMemory`, if there is no memory for the copy.
     pub fn copied_data(&self) -> Result<Vec<u8>, DiskError> {
         match self {
             Self::Write { data, .. } => {
@@ -84,10 +84,10 @@ impl Op<'_> {
         }
     }
 
-    /// Takes `bytes` off the front of a trim, zero or cache request, which are done.
+    /// Removes the first `bytes` of a trim, zero or cache request, because they are done.
     ///
     /// # Panics
-    /// If it is another request: those are done in one call.
+    /// If it is another request: these are done in one call.
     pub fn skip(&mut self, bytes: u64) {
         match self {
             Self::Trim { at, len, .. } | Self::Zero { at, len, .. } | Self::Cache { at, len } => {
@@ -98,7 +98,7 @@ impl Op<'_> {
         }
     }
 
-    /// Offset and length in bytes; a flush is (0, 0).
+    /// Offset and length in bytes; (0, 0) for a flush.
     pub fn range(&self) -> (u64, u64) {
         match self {
             Self::Read { at, len } => (*at, u64::from(*len)),
@@ -112,16 +112,17 @@ impl Op<'_> {
     }
 }
 
-/// The bytes of a write.
+/// The payload of a write.
 #[derive(Debug)]
 pub enum Data<'a> {
-    /// In the connection's receive buffer: copy what is to be kept.
+    /// Bytes in the connection's receive buffer. The disk copies them.
     Bytes(&'a [u8]),
-    /// Received into pages of their own: a disk may take whole ones and keep them.
+    /// Bytes that were received into separate pages. The disk may take whole pages and keep them.
     Pages(&'a mut Pages),
 }
 
 impl Data<'_> {
+    /// The number of bytes.
     pub fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
@@ -129,11 +130,12 @@ impl Data<'_> {
         }
     }
 
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes in order, as the runs they lie in.
+    /// The bytes in order, as contiguous slices.
     pub fn slices(&self) -> Vec<&[u8]> {
         match self {
             Self::Bytes(bytes) => vec![bytes],
@@ -144,7 +146,7 @@ impl Data<'_> {
     /// A copy of the bytes.
     ///
     /// # Errors
-    /// `NoMemory`.
+    /// `NoMemory`, if there is no memory for the copy.
     pub fn copied(&self) -> Result<Vec<u8>, NoMemory> {
         joined(self.slices())
     }

@@ -1,5 +1,5 @@
-//! Memory that payload lives in: pages that are lent to a send, and runs of pages that a write is
-//! received into. A page that was dropped is used again by the same thread.
+//! Memory for payload: pages that are lent to a send, and runs of pages into which a write is received. The thread that
+//! drops a page uses it again.
 
 use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
@@ -8,10 +8,10 @@ use crate::{
     sys::blocks::{BLOCK, Block, Content},
 };
 
-/// Bytes in a page.
+/// Bytes of a page.
 pub const PAGE: usize = BLOCK;
 
-/// Dropped pages that one thread keeps for the next write: 2 MiB.
+/// Most dropped pages that a thread keeps for its next write: 2 MiB.
 const SPARE: usize = 64;
 
 thread_local! {
@@ -22,8 +22,7 @@ thread_local! {
 pub struct Page(Option<Block>);
 
 impl Page {
-    /// With whatever an earlier page left in it. Private: who makes one fills it, or gives out no
-    /// byte that has not been filled.
+    /// A page with the bytes of an earlier page. Private: the caller fills it, or gives out only bytes that were filled.
     fn stale() -> Option<Self> {
         Self::take().map(|(page, _)| page)
     }
@@ -34,12 +33,12 @@ impl Page {
         Some((Self(Some(block)), content))
     }
 
-    /// All zeroes; `None` if there is no memory.
+    /// A page of zeroes. `None` if there is no memory.
     pub fn zeroed() -> Option<Self> {
         Self::with(0, &[])
     }
 
-    /// Zeroes, with `data` at `start`; `None` if there is no memory.
+    /// A page of zeroes with `data` at `start`. `None` if there is no memory.
     ///
     /// # Panics
     /// If `data` does not fit.
@@ -54,17 +53,19 @@ impl Page {
         Some(page)
     }
 
-    /// The same bytes again; `None` if there is no memory.
+    /// A copy. `None` if there is no memory.
     pub fn copy(&self) -> Option<Self> {
         let mut page = Self::stale()?;
         page.bytes_mut().copy_from_slice(self.bytes());
         Some(page)
     }
 
+    /// The bytes.
     pub fn bytes(&self) -> &[u8; PAGE] {
         self.0.as_ref().expect("a page has its bytes until it is dropped")
     }
 
+    /// The bytes, to change.
     pub fn bytes_mut(&mut self) -> &mut [u8; PAGE] {
         self.0.as_mut().expect("a page has its bytes until it is dropped")
     }
@@ -73,7 +74,7 @@ impl Page {
 impl Drop for Page {
     fn drop(&mut self) {
         let Some(block) = self.0.take() else { return };
-        // A thread that is ending has no spares any more: then the memory just goes.
+        // A thread that is ending has no spare pages any more. Then the memory is freed.
         SPARES
             .try_with(|spares| {
                 let mut spares = spares.borrow_mut();
@@ -91,17 +92,17 @@ impl fmt::Debug for Page {
     }
 }
 
-/// What the smallest allocation of bytes costs beyond them.
+/// Bytes that an allocation costs in addition to its content.
 const ALLOCATION: u64 = 96;
 
-/// Bytes that are sent from where they are.
+/// Bytes that are sent without a copy.
 #[derive(Debug, Clone)]
 pub enum Slice {
-    /// Part of a page that the disk has lent; a write to a lent page replaces it.
+    /// Part of a page that the disk has lent. A write to a lent page puts a new page in its place.
     Lent(Arc<Page>, Range<usize>),
-    /// Bytes that nobody else has, from the given index on.
+    /// Bytes that this slice owns, from the given index on.
     Owned(Arc<Vec<u8>>, Range<usize>),
-    /// Bytes of the program.
+    /// Bytes of the program's constants.
     Static(&'static [u8]),
 }
 
@@ -116,6 +117,7 @@ impl AsRef<[u8]> for Slice {
 }
 
 impl Slice {
+    /// The number of bytes.
     pub fn len(&self) -> usize {
         match self {
             Self::Lent(_, range) | Self::Owned(_, range) => range.len(),
@@ -129,8 +131,7 @@ impl Slice {
 }
 
 impl Slice {
-    /// Bytes of memory that this keeps from being given back; of an allocation that several slices share,
-    /// each keeps its part.
+    /// Bytes of memory that this slice keeps allocated. Slices that share an allocation count it in parts.
     pub fn held(&self) -> u64 {
         match self {
             Self::Lent(..) => PAGE as u64,
@@ -141,11 +142,11 @@ impl Slice {
         }
     }
 
-    /// Becomes a copy of its bytes where they are less than three quarters of what it keeps.
+    /// Replaces the slice by a copy of its bytes, if they are less than three quarters of the memory that it keeps.
     pub fn compact(&mut self) {
         let bytes = self.as_ref();
         if bytes.len() as u64 + ALLOCATION < self.held() / 4 * 3 {
-            // Without memory for that nothing is gained.
+            // Without memory for a copy the slice stays as it is.
             if let Ok(copy) = joined([bytes]) {
                 *self = copy.into();
             }
@@ -160,16 +161,16 @@ impl From<Vec<u8>> for Slice {
     }
 }
 
-/// No memory could be had.
+/// There is no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoMemory;
 
-/// Pages allocated before bytes for them have come: a client that announces a large write and sends
-/// nothing costs this much.
+/// Pages that are allocated before their bytes have arrived. A client that announces a large write and sends nothing
+/// costs this much memory.
 const AHEAD: usize = 16;
 
-/// The payload of a write, laid out in pages as on the disk: byte `i` stands in page
-/// `(first + i) / PAGE` at `(first + i) % PAGE`, where `first` is the write's offset modulo `PAGE`.
+/// The payload of a write, laid out in pages as on the disk: byte `i` is in page `(first + i) / PAGE` at
+/// `(first + i) % PAGE`, where `first` is the write's offset modulo `PAGE`.
 #[derive(Debug, Default)]
 pub struct Pages {
     first: usize,
@@ -179,7 +180,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Room for `len` bytes to be written at offset `at`. Nothing is filled yet.
+    /// Room for `len` bytes to be written at offset `at`. No byte is filled yet.
     pub fn room(at: u64, len: usize) -> Self {
         let first = usize::try_from(at % PAGE as u64).expect("less than a page");
         Self { first, len, filled: 0, pages: Vec::new() }
@@ -188,14 +189,14 @@ impl Pages {
     /// A copy of `bytes`, to be written at offset `at`.
     ///
     /// # Errors
-    /// `NoMemory`.
+    /// `NoMemory`, if there is no memory for the copy.
     pub fn copied(at: u64, bytes: &[u8]) -> Result<Self, NoMemory> {
         let mut pages = Self::room(at, bytes.len());
         pages.copy_in(bytes)?;
         Ok(pages)
     }
 
-    /// Bytes when complete.
+    /// The number of bytes, including those that have not arrived.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -209,12 +210,12 @@ impl Pages {
         self.first
     }
 
-    /// Bytes that have still to come.
+    /// The number of bytes that have not arrived.
     pub fn missing(&self) -> usize {
         self.len - self.filled
     }
 
-    /// Where the next of the missing bytes go, in order; not all of them if there are many.
+    /// The places of the next missing bytes, in order. If there are many, not all of them.
     ///
     /// # Errors
     /// `NoMemory`, if there is none for the first of them.
@@ -234,7 +235,7 @@ impl Pages {
         }))
     }
 
-    /// Says that the next `n` missing bytes have been received.
+    /// Notes that the next `n` missing bytes have been received.
     ///
     /// # Panics
     /// If fewer than `n` are missing.
@@ -243,10 +244,10 @@ impl Pages {
         self.filled += n;
     }
 
-    /// Takes in as much of `bytes` as is missing; says how much that was.
+    /// Copies as many of `bytes` as are missing, and returns their number.
     ///
     /// # Errors
-    /// `NoMemory`; some of them may have been taken in.
+    /// `NoMemory`. Some of the bytes may have been copied.
     pub fn copy_in(&mut self, bytes: &[u8]) -> Result<usize, NoMemory> {
         let all = bytes.len().min(self.missing());
         let mut taken = 0;
@@ -262,26 +263,26 @@ impl Pages {
         Ok(all)
     }
 
-    /// The received bytes in order, a slice a page.
+    /// The received bytes in order, one slice per page.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         (0..self.pages.len()).filter_map(|i| self.part(i))
     }
 
-    /// The received bytes that lie in page `i` (the first is 0).
+    /// The received bytes of page `i`, counted from 0.
     pub fn part(&self, i: usize) -> Option<&[u8]> {
         let range = within(i, self.first, self.first + self.filled)?;
         Some(&self.pages[i].bytes()[range])
     }
 
-    /// Takes page `i` (the first is 0) if every byte of it belongs to the write and has been
-    /// received; a stand-in with no meaning stays in its place.
+    /// Takes page `i`, counted from 0, if every byte of it belongs to the write and has been received. A placeholder
+    /// stays in its place.
     pub fn take_whole(&mut self, i: usize) -> Option<Page> {
         let range = within(i, self.first, self.first + self.filled)?;
         (range.len() == PAGE).then(|| std::mem::replace(&mut self.pages[i], Page(None)))
     }
 }
 
-/// The part of page `i` that lies in `from..to`, both counted from the start of page 0.
+/// The part of page `i` within `from..to`, both counted from the start of page 0.
 fn within(i: usize, from: usize, to: usize) -> Option<Range<usize>> {
     let start = from.clamp(i * PAGE, (i + 1) * PAGE) - i * PAGE;
     let end = to.clamp(i * PAGE, (i + 1) * PAGE) - i * PAGE;
@@ -293,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_take_bytes_in_cuts_and_give_them_back_in_order() {
+    fn bytes_that_arrive_in_pieces_are_returned_in_order() {
         let data: Vec<u8> = (0..3 * PAGE).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
         for at in [0, 1, PAGE - 1, PAGE + 5] {
             let mut pages = Pages::room(at as u64, data.len() - 11);

@@ -1,13 +1,13 @@
-//! A read-only disk whose every 8 bytes are their own offset: a client can check what it reads.
+//! A read-only disk in which every 8 bytes are their own offset, so that a client can check what it reads.
 //!
-//! `plugin` makes it. It never waits for anything.
+//! The plugin `pattern` makes it. It never blocks.
 
 use super::{
     Answer, Disk, DiskError, DiskInfo, Extent, Identity, Kind, NoMemory, Op, Piece, Progress, Turn,
     room,
 };
 
-/// Bytes that are made on the connection's own task; more would hold it for too long.
+/// Most bytes that are made on the connection's task. More would hold it for too long.
 const AT_ONCE: u32 = 1 << 20;
 
 /// nbdkit-pattern-plugin(1): the offset as a 64-bit big-endian number, every 8 bytes.
@@ -17,7 +17,7 @@ pub struct PatternDisk {
 }
 
 impl PatternDisk {
-    /// `size` bytes, at most 2^63 - 1.
+    /// A disk of `size` bytes, at most 2^63 - 1.
     pub fn new(size: u64) -> Self {
         Self { size }
     }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn it_cannot_be_written() {
+    fn a_write_is_refused() {
         let disk = PatternDisk::new(100);
         assert!(disk.info().read_only);
         assert_eq!(try_write(&disk, 0, b"x", false).unwrap_err().kind, Kind::Denied);

@@ -1,7 +1,7 @@
-//! Long operations in pieces: no disk and no layer works through a client's length in one go.
+//! Long operations in pieces: no disk and no layer processes a length that a client chose in one call.
 //!
-//! Disks and layers call `in_pieces`; the agent's executor calls again for the rest, after other tenants
-//! had their turn and if the client is still there.
+//! Disks and layers call `in_pieces`. The agent's executor calls again for the rest, after other tenants had their turn,
+//! if the client is still connected.
 
 use std::{
     ops::Range,
@@ -10,27 +10,27 @@ use std::{
 
 use crate::{Answer, Disk, DiskError, Op, ranges::cuts};
 
-/// Bytes in a piece of what the kernel or the memory disk does without moving data: 32 MiB.
+/// Bytes of a piece for operations that move no data: 32 MiB.
 pub const PIECE: u64 = 32 << 20;
-/// Bytes in a piece of what is read, compared or written: 1 MiB.
+/// Bytes of a piece for operations that read, compare or write data: 1 MiB.
 pub const DATA_PIECE: u64 = 1 << 20;
-/// How long one call goes on with further pieces. Shorter than the 50 ms that another client may be made to
-/// wait, longer than what the hand-over costs.
+/// The time after which a call starts no further piece. It is shorter than the 50 ms that another client may have to
+/// wait, and longer than handing the request to another thread.
 const SLICE: Duration = Duration::from_millis(10);
 
-/// How far `Disk::execute` has come.
+/// The result of `Disk::execute`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a request that is not done has to be called again for its rest"]
 pub enum Progress {
-    /// All of it is done.
+    /// The request is done.
     Done,
-    /// So many bytes from the start of a trim, zero or cache request are done: at least 1, and fewer than
-    /// it has. With FUA these are durable only when the rest is done.
+    /// The first bytes of a trim, zero or cache request are done: this many, at least 1 and fewer than the request has.
+    /// With FUA they are durable only when the rest is done.
     Until(u64),
 }
 
 impl Progress {
-    /// The same, of a request that begins `bytes` before.
+    /// The progress of a request that has `bytes` more at its start, which are done.
     pub fn after(self, bytes: u64) -> Self {
         match self {
             Self::Done => Self::Done,
@@ -39,11 +39,11 @@ impl Progress {
     }
 }
 
-/// Does `range` by calls of `each` for pieces that end at multiples of `unit` bytes, until it is done or the
-/// time slice is over.
+/// Calls `each` for the pieces of `range`, which end at multiples of `unit` bytes, until all are done or 10 ms have
+/// passed.
 ///
 /// # Errors
-/// That of the first piece that fails.
+/// The error of the first piece that fails.
 pub fn in_pieces<E>(
     range: Range<u64>,
     unit: u64,
@@ -52,8 +52,8 @@ pub fn in_pieces<E>(
     in_these(&range, cuts(range.clone(), unit), each)
 }
 
-/// The same with pieces of the caller's: parts of `range` that are not empty, in order. What lies between them
-/// is done already.
+/// As [`in_pieces`], with the caller's pieces: parts of `range` that are not empty, in order. The bytes between them
+/// are done already.
 pub(crate) fn in_these<E>(
     range: &Range<u64>,
     pieces: impl Iterator<Item = Range<u64>>,
@@ -70,11 +70,11 @@ pub(crate) fn in_these<E>(
     Ok(Progress::Done)
 }
 
-/// Performs all of a request whose length the caller has bounded: what layers do to the disk below for a
-/// piece of their own.
+/// Executes a whole request, whose length the caller has bounded. Layers call it on the disk below for one of their
+/// pieces.
 ///
 /// # Errors
-/// Those of the disk.
+/// The error of the disk.
 pub fn execute_all(disk: &dyn Disk, op: &mut Op<'_>, answer: &mut Answer) -> Result<(), DiskError> {
     while let Progress::Until(bytes) = disk.execute(op, answer)? {
         op.skip(bytes);

@@ -1,5 +1,4 @@
-//! The locks of the modules whose interleavings are tried with loom: the standard library's, or
-//! loom's with the feature `loom`.
+//! The locks of the modules that are tested with loom: the standard library's, or loom's with the feature `loom`.
 
 #[cfg(feature = "loom")]
 pub(crate) use loom::sync::{

@@ -1,6 +1,7 @@
-//! A disk of bytes that look random and follow from a seed: what is copied onto it is compared.
+//! A disk of pseudorandom bytes that follow from a seed. A write succeeds if it has the same bytes, so a copy onto the
+//! disk is a comparison.
 //!
-//! `plugin` makes it. It never waits for anything but the processor.
+//! The plugin `random` makes it. It takes processor time but never blocks.
 
 use std::io;
 
@@ -9,12 +10,12 @@ use super::{
     in_pieces, room,
 };
 
-/// Bytes that are made on the connection's own task; more would hold it for too long.
+/// Most bytes that are made on the connection's task. More would hold it for too long.
 const AT_ONCE: u64 = 64 << 10;
 
 static ZEROES: [u8; 512] = [0; 512];
 
-/// nbdkit-random-plugin(1): byte by byte what nbdkit serves for the same seed.
+/// nbdkit-random-plugin(1): the same bytes as nbdkit's for the same seed.
 #[derive(Debug)]
 pub struct RandomDisk {
     size: u64,
@@ -22,18 +23,18 @@ pub struct RandomDisk {
 }
 
 impl RandomDisk {
-    /// `size` bytes, at most 2^63 - 1.
+    /// A disk of `size` bytes, at most 2^63 - 1.
     pub fn new(size: u64, seed: u32) -> Self {
         Self { size, seed }
     }
 
-    /// The bytes from `at` on, without an end.
+    /// The bytes from `at` on. The iterator does not end.
     fn bytes(&self, at: u64) -> impl Iterator<Item = u8> {
         let first = u64::from(self.seed).wrapping_add(at);
         (0..).map(move |i| byte(first.wrapping_add(i)))
     }
 
-    /// What is written must be what is there.
+    /// Fails unless the bytes written are those of the disk.
     fn compare(&self, at: u64, data: &[&[u8]]) -> Result<(), DiskError> {
         let mut from = at;
         for run in data {
@@ -105,14 +106,14 @@ impl Disk for RandomDisk {
             Op::Extents { len, .. } => {
                 answer.extents.push(Extent { len: *len, hole: false, zero: false });
             }
-            // Zeroes are a write like any other.
+            // Zeroes are compared like other writes.
             Op::Zero { at, len, .. } => {
                 return in_pieces(*at..*at + *len, ZEROES.len() as u64, |piece| {
                     let len = usize::try_from(piece.end - piece.start).unwrap_or(ZEROES.len());
                     self.compare(piece.start, &[&ZEROES[..len]])
                 });
             }
-            // It takes nothing away.
+            // A trim changes nothing.
             Op::Trim { .. } | Op::Flush | Op::Settle | Op::Cache { .. } => {}
         }
         Ok(Progress::Done)
@@ -125,7 +126,7 @@ mod tests {
     use crate::testing::{bytes_of, read, try_write};
 
     #[test]
-    fn the_bytes_are_nbdkits() {
+    fn the_bytes_are_the_same_as_nbdkits() {
         // nbdkit 1.32: `random 16 seed=1`.
         let first = [0x14, 0x05, 0x51, 0x7e, 0xae, 0x48, 0x96, 0x06];
         let disk = RandomDisk::new(1 << 20, 1);
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_must_be_what_is_there() {
+    fn a_write_of_other_bytes_fails() {
         let disk = RandomDisk::new(1 << 20, 7);
         let bytes = bytes_of(&read(&disk, 1000, 5000));
         try_write(&disk, 1000, &bytes, true).unwrap();

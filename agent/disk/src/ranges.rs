@@ -1,8 +1,8 @@
-//! Ranges of a disk's bytes, cut to measure. The disks use it.
+//! Cuts ranges of a disk's bytes. The disks use it.
 
 use std::ops::Range;
 
-/// `range` cut at the multiples of `unit`.
+/// Cuts `range` at the multiples of `unit`.
 pub(super) fn cuts(range: Range<u64>, unit: u64) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
     std::iter::from_fn(move || {
@@ -14,8 +14,8 @@ pub(super) fn cuts(range: Range<u64>, unit: u64) -> impl Iterator<Item = Range<u
     })
 }
 
-/// The whole units in `range`, and what is left before and after them. Where there is no whole unit,
-/// all of it is before.
+/// The part before the whole units of `range`, the whole units, and the part after them. If there is no whole unit, all
+/// of it is the first part.
 pub(super) fn whole(range: &Range<u64>, unit: u64) -> [Range<u64>; 3] {
     let first = range.start.div_ceil(unit) * unit;
     let last = range.end / unit * unit;
@@ -26,7 +26,7 @@ pub(super) fn whole(range: &Range<u64>, unit: u64) -> [Range<u64>; 3] {
     }
 }
 
-/// The length of a range that lies in memory.
+/// The length of a range that fits into memory.
 pub(super) fn length(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).expect("it lies in memory")
 }

@@ -1,10 +1,10 @@
-//! The files and devices that this process has open, by device and inode: whoever opens one of them,
-//! under whatever name and with whatever options, shares its durability and its locks.
+//! The files and devices that this process has open, by device and inode. All connections that open one of them, by any
+//! name and with any options, share its durability and its locks.
 //!
-//! `file` joins at each open. An entry stays as long as anybody has the file open, and longer where
-//! that is needed so that no loss goes untold: when the last one leaves something that is not known to
-//! be durable, a last sync finds out; and where something was lost and nobody has been told, the entry
-//! keeps that, without a descriptor, for the next one who opens the file.
+//! `file` joins at each open. An entry exists while a connection has the file open, and longer if a loss was not
+//! reported yet: when the last connection leaves bytes that are not known to be durable, a last sync finds out. If bytes
+//! were lost and no client was told, the entry keeps this fact, without a descriptor, for the next connection that opens
+//! the file.
 
 use std::{
     collections::HashMap,
@@ -20,24 +20,24 @@ use crate::{
     primitives::{AtomicBool, Mutex, MutexGuard, Ordering},
 };
 
-/// The one descriptor of a file that hears of every error of writeback exactly once: it is open as long
-/// as anybody writes through any other, and nothing but `sync` uses it.
+/// The descriptor of a file that gets every error of writeback exactly once: it is open while any other descriptor is
+/// written to, and only `sync` uses it.
 pub(crate) trait Witness: fmt::Debug + Send + Sync {
-    /// Makes durable what anybody has written. Fails if anything was lost since it was opened, or
-    /// since it failed last.
+    /// Makes durable what was written through any descriptor. Fails if bytes were lost since it was opened, or since it
+    /// failed last.
     fn sync(&self) -> io::Result<()>;
 
-    /// The file has no name any more: when it is closed, it is gone.
+    /// Whether the file has no name any more, and ends when it is closed.
     fn is_unlinked(&self) -> bool;
 
-    /// Before a durable write begins.
+    /// Called before a durable write begins (`auditor`).
     fn begin(&self) -> Begun;
 
-    /// Whether one that has succeeded is durable (`auditor`).
+    /// Whether a write that has succeeded is durable (`auditor`).
     fn audit(&self, begun: Begun) -> Audit;
 }
 
-/// Entries of one process. Clones are the same registry.
+/// The registry of a process. Clones share the entries.
 #[derive(Debug)]
 pub(crate) struct Registry<W>(Arc<Mutex<HashMap<Inode, Entry<W>>>>);
 
@@ -51,27 +51,27 @@ impl<W> Clone for Registry<W> {
 enum Entry<W> {
     Open {
         shared: Arc<Shared<W>>,
-        /// Who has it open.
+        /// The connections that have it open.
         members: usize,
-        /// Everybody who ever joined.
+        /// The number of connections that have ever joined.
         joined: u64,
-        /// The last one has left, and finds out whether all is durable.
+        /// Whether the last connection has left and finds out whether everything is durable.
         settling: bool,
     },
-    /// Nobody has it open. Something was lost, and nobody has been told. One entry for each file of the
-    /// host that has lost something: there is no need for a bound.
+    /// No connection has it open. Bytes were lost, and no client has been told. There is at most one such entry for each
+    /// file of the host, so no bound is needed.
     Lost { identity: Identity },
 }
 
-/// What all who have the same file open share.
+/// The state that all connections with the same file share.
 #[derive(Debug)]
 struct Shared<W> {
     identity: Identity,
-    /// For the log.
+    /// The name of the file, for the log.
     name: String,
     witness: W,
     durability: Durability,
-    /// A loss was logged, and no flush has succeeded since.
+    /// Whether a loss was logged and no flush has succeeded since.
     logged: AtomicBool,
 }
 
@@ -80,7 +80,7 @@ impl<W: Witness> Shared<W> {
         self.witness.sync().inspect_err(|error| self.log(error))
     }
 
-    /// One line for a disk that fails again and again, as a client that knows of it could have it do.
+    /// Logs one line for a disk that fails repeatedly. A client could make it fail as often as it likes.
     fn log(&self, error: &io::Error) {
         if !self.logged.swap(true, Ordering::Relaxed) {
             let name = &self.name;
@@ -102,7 +102,7 @@ impl<W: Witness> Registry<W> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins those who have the file open, if anybody has.
+    /// Joins the connections that have the file open, if there are any.
     pub(crate) fn join(&self, inode: Inode) -> Option<Member<W>> {
         match self.lock().get_mut(&inode)? {
             Entry::Open { shared, members, joined, .. } => {
@@ -115,7 +115,7 @@ impl<W: Witness> Registry<W> {
         }
     }
 
-    /// The same where nobody has it open: with a witness, and a name for the log.
+    /// Joins as the first connection, with a witness and a name for the log.
     pub(crate) fn join_with(
         &self,
         inode: Inode,
@@ -124,11 +124,11 @@ impl<W: Witness> Registry<W> {
         witness: W,
     ) -> Member<W> {
         let mut entries = self.lock();
-        // An inode's number, or a device's, is used again.
+        // The number of an inode or of a device can be used again.
         let lost = match entries.get(&inode) {
             Some(Entry::Open { .. }) => {
                 drop(entries);
-                // Somebody came first. If they have left meanwhile, there is another round.
+                // Another connection was first. If it has left meanwhile, the loop tries again.
                 return self
                     .join(inode)
                     .unwrap_or_else(|| self.join_with(inode, identity, name, witness));
@@ -146,7 +146,7 @@ impl<W: Witness> Registry<W> {
         Member { registry: self.clone(), inode, shared, client }
     }
 
-    /// Somebody has left. Takes as long as a sync may take, if that was the last one.
+    /// Removes a connection. For the last one this takes as long as a sync.
     fn leave(&self, inode: Inode) {
         let (shared, mut seen) = {
             let mut entries = self.lock();
@@ -155,7 +155,7 @@ impl<W: Witness> Registry<W> {
                 return;
             };
             *members -= 1;
-            // Who settles looks again at the end.
+            // The connection that settles checks again at its end.
             if *members > 0 || *settling {
                 return;
             }
@@ -180,19 +180,19 @@ impl<W: Witness> Registry<W> {
                 } else {
                     entries.remove(&inode)
                 };
-                // Nobody waits for a descriptor to be closed.
+                // The descriptor is closed on another thread.
                 drop(entries);
                 drop(closed);
                 return;
             }
-            // Others came, wrote and left meanwhile.
+            // Other connections came, wrote and left meanwhile.
             seen = *joined;
         }
     }
 }
 
 impl<W: Witness> Shared<W> {
-    /// The last one has left: whether something is lost that nobody was told.
+    /// Called when the last connection has left: whether bytes are lost and no client was told.
     fn settle(&self) -> bool {
         let durability = &self.durability;
         if !durability.is_dirty() && !durability.is_untold() {
@@ -202,14 +202,14 @@ impl<W: Witness> Shared<W> {
             return false;
         }
         if durability.is_dirty() {
-            // A failure is kept as a loss, and logged.
+            // A failure is recorded as a loss and logged.
             durability.make_durable(|| self.sync()).ok();
         }
         durability.is_untold()
     }
 }
 
-/// One who has a file open. Leaves when dropped, which may take as long as a sync.
+/// A connection that has a file open. It leaves when dropped, which may take as long as a sync.
 #[derive(Debug)]
 pub(crate) struct Member<W: Witness> {
     registry: Registry<W>,
@@ -223,25 +223,25 @@ impl<W: Witness> Member<W> {
         &self.shared.witness
     }
 
-    /// The device, or the filesystem, that the file is on.
+    /// The device or the filesystem that the file is on.
     pub(crate) fn medium(&self) -> u64 {
         self.inode.device
     }
 
-    /// Does a change. A flush has to see to it, also if it failed: it may have been done in part.
+    /// Executes a change. A flush has to cover it even if it fails, since a part of it may have been done.
     pub(crate) fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let changed = change();
         self.wrote();
         changed
     }
 
-    /// Something was changed, or may have been in part: a flush has to see to it.
+    /// Notes that bytes were or may have been changed, so that a flush has to cover them.
     pub(crate) fn wrote(&self) {
         self.shared.durability.wrote();
     }
 
-    /// Does a write that has to be durable when it is acknowledged; `write` says whether it is. Whatever
-    /// fails here may have been the last word about bytes that others wrote.
+    /// Executes a write that has to be durable when it is acknowledged. `write` returns whether it is. An error here may
+    /// be the kernel's only report about bytes that other connections wrote.
     pub(crate) fn write_durably(&self, write: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
         let begun = self.shared.witness.begin();
         let audited = write()
@@ -294,17 +294,17 @@ impl<W: Witness> Member<W> {
         Ok(())
     }
 
-    /// Makes durable what was written before, for one request that has to be.
+    /// Makes durable what was written before, for one request with FUA.
     pub(crate) fn make_durable(&self) -> io::Result<()> {
         self.shared.durability.make_durable(|| self.shared.sync())
     }
 
-    /// Something was lost since this one came.
+    /// Whether bytes were lost since this connection opened the file.
     pub(crate) fn has_lost(&self) -> bool {
         self.shared.durability.has_lost(&self.client)
     }
 
-    /// To leave may take its time.
+    /// Leaves on another thread, since it may take long.
     pub(crate) fn owes(&self) -> bool {
         self.shared.durability.is_dirty()
     }

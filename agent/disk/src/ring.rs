@@ -1,7 +1,7 @@
-//! Which files are read and written by io_uring(7), and the rings of the threads that do so.
+//! Reads and writes files by io_uring(7), with one ring per thread.
 //!
-//! A thread with an event loop of its own says so (`attach`), and runs `Turns` on it, which tells what is done. A
-//! file's request is submitted when it is pushed.
+//! A thread with an event loop calls `attach` and runs `Turns` on the loop, which reports the requests that are done. A
+//! request is submitted when it is pushed.
 
 use std::{
     cell::RefCell,
@@ -20,16 +20,16 @@ use std::{
 pub use crate::sys::ring::Due;
 use crate::sys::ring::{Completion, Keep, Ring, Then, Transfer};
 
-/// By what files are read and written: `--io`.
+/// The way in which files are read and written: `--io`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Io {
-    /// By io_uring where the kernel has it and allows it.
+    /// By io_uring if the kernel has it and allows it, else by threads.
     #[default]
     Auto,
     /// By io_uring.
     Uring,
-    /// By threads that wait.
+    /// By threads that block.
     Threads,
 }
 
@@ -89,15 +89,15 @@ fn why(error: &io::Error) -> String {
 
 #[derive(Debug, Default)]
 struct Here {
-    /// The thread runs `Turns`.
+    /// Whether the thread runs `Turns`.
     attached: bool,
-    /// Made when the first request comes.
+    /// The ring, which is made for the first request.
     ring: Option<Ring>,
     /// There was no memory or descriptor for one; until then none is made.
     retry: Option<Instant>,
     /// Of `Turns`, while it waits for what to submit.
     waker: Option<Waker>,
-    /// Of `drained`.
+    /// The waker of `drained`.
     ending: Option<Waker>,
 }
 
@@ -140,10 +140,11 @@ pub(crate) fn is_used() -> bool {
     }
 }
 
-/// Has the kernel move `transfer` to or from `file` at offset `at`. What is done at once is told before this returns.
+/// Starts `transfer` to or from `file` at offset `at`. If the kernel completes it at once, the result is reported before
+/// this returns.
 ///
 /// # Errors
-/// Not on this thread, or not now: what was given comes back.
+/// This thread has no ring, or the ring has no room. The arguments are returned.
 pub(crate) fn push(
     file: Keep,
     at: u64,
@@ -193,28 +194,28 @@ pub async fn drained() {
     .await;
 }
 
-/// The turns of this thread's ring. They stay on the thread.
+/// Processes the completions of this thread's ring. It stays on the thread.
 #[derive(Debug)]
 pub struct Turns(());
 
-/// The thread will run turns from now on, so that requests may go to its ring.
+/// Allows requests on this thread's ring. The thread must run the turns from now on.
 pub fn attach() -> Turns {
     HERE.with_borrow_mut(|here| here.attached = true);
     Turns(())
 }
 
 impl Turns {
-    /// Waits until there is a ring: until something was pushed for the first time.
+    /// Waits until there is a ring, that is, until the first request is pushed.
     pub async fn made(&self) {
         self.until(|here| here.ring.is_some()).await;
     }
 
-    /// Waits until there is something that the kernel has not taken yet.
+    /// Waits until there are requests that the kernel has not taken yet.
     pub async fn filled(&self) {
         self.until(|here| here.ring.as_mut().is_some_and(Ring::is_filled)).await;
     }
 
-    /// Looks again whenever `push` says so.
+    /// Checks again whenever `push` wakes it.
     async fn until(&self, is_so: impl Fn(&mut Here) -> bool) {
         poll_fn(|context| {
             HERE.with_borrow_mut(|here| {
@@ -228,10 +229,10 @@ impl Turns {
         .await;
     }
 
-    /// Becomes readable anew whenever something is done. It is not to be read from.
+    /// A descriptor that becomes readable (edge) whenever requests are done. Do not read from it.
     ///
     /// # Errors
-    /// There is no ring before something was pushed; or too many files are open.
+    /// No request was pushed yet, or too many files are open.
     pub fn done(&self) -> io::Result<OwnedFd> {
         HERE.with_borrow(|here| {
             let ring = here.ring.as_ref().ok_or(io::ErrorKind::NotFound)?;

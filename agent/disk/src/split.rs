@@ -1,6 +1,6 @@
-//! Several disks one behind the other, as one: a request that crosses a border is cut there.
+//! Several disks in a row, served as one. A request that crosses a border is cut there.
 //!
-//! `plugin` makes it of files.
+//! The plugin `split` makes it of files.
 
 use std::ops::Range;
 
@@ -21,14 +21,14 @@ struct Part<D> {
 }
 
 impl<D: Disk> SplitDisk<D> {
-    /// `None` if they are more than 2^63 - 1 bytes together.
+    /// The disks in this order. `None` if they have more than 2^63 - 1 bytes together.
     pub fn new(disks: Vec<D>) -> Option<Self> {
         let mut end = 0_u64;
         let mut parts = Vec::with_capacity(disks.len());
         for disk in disks {
             let start = end;
             end = start.checked_add(disk.info().size).filter(|end| i64::try_from(*end).is_ok())?;
-            // A part of no bytes would never be asked for any.
+            // A part without bytes never gets a request.
             if start < end {
                 parts.push(Part { range: start..end, disk });
             }
@@ -36,7 +36,7 @@ impl<D: Disk> SplitDisk<D> {
         Some(Self { parts })
     }
 
-    /// The parts that hold some of `range`, each with its share as offsets of its own.
+    /// The parts that overlap `range`, each with its share in offsets of that part.
     fn shares(&self, at: u64, len: u64) -> impl Iterator<Item = (&D, Range<u64>)> {
         let end = at + len;
         let first = self.parts.partition_point(|part| part.range.end <= at);
@@ -47,12 +47,12 @@ impl<D: Disk> SplitDisk<D> {
     }
 }
 
-/// `op` on `share` of a part; of a write's bytes, those from `done` on.
+/// The request `op` for `share` of a part, with the payload from `done` on.
 fn on_part<'a>(op: &Op<'_>, bytes: &'a [u8], done: u64, share: &Range<u64>) -> Op<'a> {
     let at = share.start;
     let len = share.end - share.start;
     match *op {
-        // A share of what has 32 bits has no more.
+        // A share of a length of 32 bits fits into 32 bits.
         Op::Read { .. } => Op::Read { at, len: u32::try_from(len).unwrap_or(u32::MAX) },
         Op::Write { fua, .. } => {
             let from = usize::try_from(done).unwrap_or(usize::MAX);
@@ -71,7 +71,7 @@ fn on_part<'a>(op: &Op<'_>, bytes: &'a [u8], done: u64, share: &Range<u64>) -> O
 impl<D: Disk> Disk for SplitDisk<D> {
     fn info(&self) -> DiskInfo {
         let mut all = DiskInfo::plain(0, Identity::of("split", &[]));
-        // What no part can do, or not every part, is not offered.
+        // Only what every part supports is offered.
         for info in self.parts.iter().map(|part| part.disk.info()) {
             all.size += info.size;
             let both = all.identity.zip(info.identity);
@@ -100,7 +100,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
             | (Op::Extents { .. }, Some((disk, share)), _) => {
                 disk.try_execute(&mut on_part(op, &[], 0, &share), answer)
             }
-            // Writes to files wait anyway.
+            // Writes to files may block anyway.
             _ => Ok(Turn::WouldBlock),
         }
     }
@@ -108,12 +108,12 @@ impl<D: Disk> Disk for SplitDisk<D> {
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
         let (at, len) = op.range();
         if op.verb() == Verb::Flush {
-            // Each, whatever comes of another: they have not failed together.
+            // Flush each part, even if another fails: the others may succeed.
             let flush = |part: &Part<D>| execute_all(&part.disk, op, answer);
             let flushed: Vec<_> = self.parts.iter().map(flush).collect();
             return flushed.into_iter().collect::<Result<(), _>>().map(|()| Progress::Done);
         }
-        // Refused with nothing changed, or not at all.
+        // It is refused before anything has changed, or not at all.
         if matches!(op, Op::Zero { fast: true, .. }) && self.shares(at, len).nth(1).is_some() {
             return Err(DiskError::new(Kind::Unsupported, op.verb(), (at, len)));
         }
@@ -127,7 +127,7 @@ impl<D: Disk> Disk for SplitDisk<D> {
                 return Ok(progress.after(done));
             }
             done += share.end - share.start;
-            // Fewer extents than were asked for are an answer too.
+            // An answer may cover less than the range.
             if matches!(op, Op::Extents { .. }) {
                 break;
             }
@@ -150,7 +150,7 @@ mod tests {
         },
     };
 
-    /// Two files on media of their own.
+    /// Two files, each on its own medium.
     struct Parts([Medium; 2]);
 
     impl Host for Parts {
@@ -177,12 +177,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_part_loses_is_told(steps in prop::collection::vec(any::<[u8; 4]>(), 1..60)) {
+        fn a_loss_of_a_part_is_reported(steps in prop::collection::vec(any::<[u8; 4]>(), 1..60)) {
             check(&Parts([Medium::of(1), Medium::of(model::BLOCKS - 1)]), &steps);
         }
     }
 
-    /// 10, 0, 5000 and 100000 bytes.
+    /// Disks of 10, 0, 5000 and 100000 bytes.
     fn disk() -> SplitDisk<MemoryDisk> {
         SplitDisk::new([10, 0, 5000, 100_000].map(MemoryDisk::new).into()).unwrap()
     }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn extents_end_at_a_border_and_go_on_behind_it() {
+    fn extents_end_at_a_border_and_continue_after_it() {
         let disk = disk();
         write(&disk, 0, &[1; 10]);
         let (mut at, mut seen) = (0, Vec::new());

@@ -1,13 +1,13 @@
-//! Zeroes: knowing them, and saying them without sending them. The disks use it.
+//! Finds zeroes, and puts them into an answer as holes, which are not sent. The disks use it.
 
 use std::sync::Arc;
 
 use super::{Answer, Piece, Slice};
 
-/// Zeroes are looked for in blocks of so many bytes of the disk: the usual block of a filesystem.
+/// The unit in bytes in which zeroes are looked for: the usual block of a filesystem.
 const BLOCK: usize = 4096;
 
-/// Whether `bytes` are all zero. Quick to say no.
+/// Whether `bytes` are all zero. Returns quickly if they are not.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let (lines, rest) = bytes.as_chunks::<64>();
     let zero = |line: &[u8]| line.iter().fold(0, |all, byte| all | byte) == 0;
@@ -15,7 +15,7 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 impl Answer {
-    /// A hole of `len` bytes (none if 0), made one with a hole before it.
+    /// Adds a hole of `len` bytes, merged with a hole before it. Adds nothing if `len` is 0.
     pub(super) fn push_hole(&mut self, len: u64) {
         match self.pieces.last_mut() {
             Some(Piece::Hole(before)) => *before += len,
@@ -24,8 +24,8 @@ impl Answer {
         }
     }
 
-    /// `bytes[from..]`, which stand at offset `at` of the disk. Whole blocks of zeroes in it become
-    /// holes: a reader is told of them and not sent them.
+    /// Adds `bytes[from..]`, which begin at offset `at` of the disk. Whole blocks of zeroes become holes, which are not
+    /// sent to the client.
     pub(super) fn push_scanned(&mut self, at: u64, bytes: Vec<u8>, from: usize) {
         let bytes = Arc::new(bytes);
         let (mut start, mut here) = (from, from);

@@ -1,4 +1,4 @@
-//! Every interleaving of durable writes whose writeback fails, by loom: none of them is taken for durable.
+//! Every interleaving of durable writes whose writeback fails, by loom: none of them counts as durable.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use loom::{
 
 use super::{Audit, Auditor, Hears};
 
-/// A file as Linux keeps it: it counts errors of writeback, and a descriptor knows which it has told.
+/// A model of a file in Linux: it counts errors of writeback, and a descriptor knows which it has reported.
 #[derive(Debug)]
 struct Descriptor {
     errors: Arc<AtomicU64>,
@@ -24,7 +24,7 @@ impl Descriptor {
         Self { errors: Arc::clone(errors), told: AtomicU64::new(0) }
     }
 
-    /// The error, once.
+    /// Reports the error, once.
     fn check(&self) -> io::Result<()> {
         let errors = self.errors.load(Ordering::SeqCst);
         if self.told.swap(errors, Ordering::SeqCst) < errors {
@@ -46,7 +46,7 @@ struct Lab {
 }
 
 impl Lab {
-    /// Another thread's write fails meanwhile; whether it is acknowledged.
+    /// Starts a thread whose write fails, and which returns whether the write is acknowledged.
     fn with_one_that_fails() -> (Arc<Self>, JoinHandle<bool>) {
         let errors = Arc::new(AtomicU64::new(0));
         let (written, heard) = (Descriptor::new(&errors), Descriptor::new(&errors));
@@ -55,7 +55,7 @@ impl Lab {
         (lab, thread::spawn(move || other.writes(true)))
     }
 
-    /// Whether a durable write on the one descriptor is acknowledged.
+    /// Whether a durable write on the descriptor is acknowledged.
     fn writes(&self, fails: bool) -> bool {
         let begun = self.auditor.begin();
         if fails {
@@ -66,10 +66,10 @@ impl Lab {
 }
 
 #[test]
-fn no_write_that_failed_is_acknowledged_whoever_hears_of_it() {
+fn no_write_that_failed_is_acknowledged_whichever_write_gets_the_error() {
     loom::model(|| {
         let (lab, other) = Lab::with_one_that_fails();
-        // One that is well, or so it seems, may hear of the others' too.
+        // A write that succeeds may also get the error of another one.
         lab.writes(false);
         assert!(!lab.writes(true), "here");
         assert!(!other.join().unwrap(), "there");
@@ -82,7 +82,7 @@ fn a_write_that_begins_after_the_others_are_done_is_durable() {
         let (lab, other) = Lab::with_one_that_fails();
         lab.writes(true);
         other.join().unwrap();
-        // Who wrote last may have left its error on the descriptor that is written by: that is told once.
+        // The last write may have left its error on the descriptor that is written to. It is reported once.
         lab.written.check().ok();
         assert!(lab.writes(false));
     });

@@ -1,8 +1,8 @@
-//! Requests that the kernel goes on with while no thread waits: what the page cache lacks is read so, and
-//! whole blocks past it are read and written.
+//! Requests that complete without a thread: reads that the page cache lacks, and reads and writes of whole blocks past
+//! the page cache.
 //!
-//! Nothing fails here. What comes to less than was asked for is performed by a thread once more, and that finds
-//! out what is the matter.
+//! No request fails here. A request that moves fewer bytes than it asked for is executed again by a thread, which finds
+//! out why.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     sys::ring::{Then, Transfer},
 };
 
-/// Longest read of a file that may have holes: in a longer one these are looked for, and not read.
+/// Longest read, in bytes, of a file that may have holes. For a longer read holes are looked for, and not read.
 const BLIND: u64 = 256 << 10;
 
 impl AsFd for Opened {
@@ -59,7 +59,7 @@ impl Inner {
         let direct = opened.direct.is_some();
         let Some((bytes, skip)) = buffer else { return waiter.blocks(Pages::default()) };
         let whole = length(&range);
-        // What stands before and behind what was asked for.
+        // The bytes before and after the requested range.
         let (before, behind) =
             (length(&(range.start..asked.start)), length(&(asked.end..range.end)));
         let then = move |moved: io::Result<usize>, transfer| {
@@ -124,7 +124,7 @@ impl Inner {
     fn push(self: &Arc<Self>, at: u64, transfer: Transfer, then: Then) {
         let file = Arc::clone(&self.held().opened);
         if let Err((transfer, then)) = ring::push(file, at, transfer, then) {
-            // As if nothing had been moved.
+            // Treated as if no byte had been moved.
             then(Ok(0), transfer);
         }
     }

@@ -1,9 +1,9 @@
-//! O_DIRECT (`cache=none`): the kernel takes only whole blocks in memory that is aligned. Here any
-//! range is brought into that form.
+//! O_DIRECT (`cache=none`): the kernel accepts only whole blocks in aligned memory. This module converts any range to
+//! that form.
 //!
-//! A write of part of a block reads the block, changes it and writes it back, and no other write may
-//! come between. If the file does not end with a whole block, its last part goes through the page
-//! cache: through it alone, so that the two ways never meet in one block.
+//! A write of a part of a block reads the block, changes it and writes it back, and no other write may come between. If
+//! the file does not end with a whole block, its last part is read and written through the page cache only, so that no
+//! block is accessed in both ways.
 
 use std::{fs::File, io, ops::Range};
 
@@ -15,20 +15,20 @@ use crate::{
     sys::file::Until,
 };
 
-/// Alignment of memory that every device takes.
+/// Alignment of memory, in bytes, that every device accepts.
 const MEMORY: usize = 4096;
-/// Bytes that are copied for one write.
+/// Most bytes that are copied for one write.
 const BOUNCE: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Direct {
-    /// Bytes of a block: a power of two, at most `BOUNCE`.
+    /// The size of a block in bytes: a power of two, at most `BOUNCE`.
     pub(super) block: u64,
-    /// Where the last, shorter block starts, and the file opened without O_DIRECT.
+    /// The start of the last, shorter block, and the file opened without O_DIRECT.
     pub(super) tail: Option<(u64, File)>,
 }
 
-/// Bytes in order, taken out piece by piece.
+/// Bytes in order, which are taken piece by piece.
 struct Source<'a> {
     slices: &'a [&'a [u8]],
     taken: usize,
@@ -50,7 +50,7 @@ impl Source<'_> {
     }
 }
 
-/// Empty room for `len` bytes from an aligned address on: what stands before it is skipped.
+/// Room for `len` bytes from an aligned address on. The bytes before that address are skipped.
 pub(super) fn aligned(len: usize) -> io::Result<(Vec<u8>, usize)> {
     let mut bytes = room(len + MEMORY)?;
     let skip = bytes.as_ptr().align_offset(MEMORY);
@@ -66,17 +66,17 @@ impl Direct {
         (range.start..middle, middle..range.end)
     }
 
-    /// Some of it is not read and written directly.
+    /// Whether a part of the range is not read and written directly.
     pub(super) fn has_tail_in(&self, range: &Range<u64>) -> bool {
         self.tail.as_ref().is_some_and(|(start, _)| *start < range.end)
     }
 
-    /// The whole blocks that a range touches.
+    /// The blocks that a range overlaps.
     pub(super) fn around(&self, range: &Range<u64>) -> Range<u64> {
         range.start / self.block * self.block..range.end.next_multiple_of(self.block)
     }
 
-    /// It is of whole blocks.
+    /// Whether the range consists of whole blocks.
     pub(super) fn is_whole(&self, range: &Range<u64>) -> bool {
         self.around(range) == *range
     }
@@ -137,15 +137,15 @@ impl Direct {
         if let (Some((_, tail)), false) = (&self.tail, rest.is_empty()) {
             let mut bytes = room(length(&rest))?;
             source.append_to(&mut bytes, length(&rest));
-            // It may be part of a whole block to those who opened the file since it grew.
+            // The last part may belong to a whole block for connections that opened the file after it grew.
             let _together = edges.together();
             all_durable &= write_buffered(tail, rest.start, &[&bytes], until, durable)?;
         }
         Ok(all_durable)
     }
 
-    /// Does `change` while nobody else changes a part of a block, and if `range` is not of whole
-    /// blocks itself, while nobody else changes anything.
+    /// Executes `change` while no other request changes a part of a block. If `range` is not of whole blocks, no other
+    /// request changes anything meanwhile.
     pub(super) fn between_writes<T>(
         &self,
         edges: &Edges,

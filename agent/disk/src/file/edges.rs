@@ -1,9 +1,9 @@
-//! Who changes a part of a block past the page cache does so alone: it reads the block, changes it and writes it
-//! back. All others who change anything do so together.
+//! The lock for changes past the page cache. A change of a part of a block runs alone, since it reads the block, changes
+//! it and writes it back. All other changes may run together.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Shared by all who have the same file open. Clones are the same.
+/// The lock of a file, which all connections to it share. Clones are the same lock.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Edges(Arc<Inner>);
 
@@ -17,13 +17,13 @@ struct Inner {
 struct State {
     together: usize,
     alone: bool,
-    /// Those that wait to be alone: nobody else begins before them.
+    /// The number of changes that wait to run alone. No other change begins before them.
     waiting: usize,
 }
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics half way.
+        // No code under the lock panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -37,23 +37,23 @@ impl Inner {
     }
 }
 
-/// A change with others. It ends when dropped, on any thread.
+/// A change that runs with others. It ends when dropped, on any thread.
 #[derive(Debug)]
 pub(super) struct Together(Edges);
 
-/// A change alone. It ends when dropped.
+/// A change that runs alone. It ends when dropped.
 #[derive(Debug)]
 pub(super) struct Alone(Edges);
 
 impl Edges {
-    /// Waits while somebody is alone or wants to be.
+    /// Waits while a change runs alone or waits to.
     pub(super) fn together(&self) -> Together {
         let may = |state: &State| !state.alone && state.waiting == 0;
         self.0.wait(self.0.lock(), may).together += 1;
         Together(self.clone())
     }
 
-    /// The same without waiting.
+    /// As `together`, without waiting.
     pub(super) fn try_together(&self) -> Option<Together> {
         let mut state = self.0.lock();
         if state.alone || state.waiting > 0 {
@@ -64,7 +64,7 @@ impl Edges {
         Some(Together(self.clone()))
     }
 
-    /// Waits until nobody else changes anything.
+    /// Waits until no other change runs.
     pub(super) fn alone(&self) -> Alone {
         let mut state = self.0.lock();
         state.waiting += 1;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_wants_to_be_alone_waits_for_the_others_and_comes_before_the_next() {
+    fn a_change_alone_waits_for_running_changes_and_comes_before_later_ones() {
         let edges = Edges::default();
         let (first, second) = (edges.together(), edges.try_together().unwrap());
         let (tell, told) = channel();

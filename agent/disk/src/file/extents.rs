@@ -1,6 +1,6 @@
-//! What a file knows of its holes, and reading ahead.
+//! The holes of a file, and reading ahead.
 //!
-//! SEEK_DATA and SEEK_HOLE move the file's own position, which nothing here uses.
+//! SEEK_DATA and SEEK_HOLE move the file's position, which this crate does not use.
 
 use std::{
     io,
@@ -18,38 +18,36 @@ use nix::{
 use super::Opened;
 use crate::{Answer, Extent};
 
-/// Extents in an answer.
+/// Most extents in an answer.
 const EXTENTS: usize = 8192;
-/// How long extents are looked for; the answer is shorter then, and the client asks for the rest.
+/// The time after which the search for extents ends. The answer is shorter then, and the client asks for the rest.
 const LOOKS_FOR: Duration = Duration::from_millis(2);
-/// Extents between two looks at the clock.
+/// Extents between two readings of the clock.
 const BETWEEN_LOOKS: usize = 32;
 const BLOCK: u64 = 4096;
 
 impl Opened {
-    /// The first byte at or after the range's start that is not known to be in a hole; at most the
-    /// range's end.
+    /// The first byte at or after the start of the range that is not known to be in a hole, at most the end of the range.
     pub(super) fn data_from(&self, range: &Range<u64>) -> io::Result<u64> {
         let data = match lseek(&self.file, signed(range.start)?, Whence::SeekData) {
             Ok(data) => data.cast_unsigned(),
-            // No data up to the end of the file; which is not the end of the disk if it shrank.
+            // There is no data up to the end of the file. If the file was truncated, that is not the end of the disk.
             Err(Errno::ENXIO) => self.file.metadata()?.size(),
-            // The filesystem does not tell: then all is data.
+            // The filesystem does not know, so everything counts as data.
             Err(Errno::EINVAL | Errno::EOPNOTSUPP) => range.start,
             Err(error) => return Err(error.into()),
         };
         Ok(data.clamp(range.start, range.end))
     }
 
-    /// The end of the data that the range starts with; at most the range's end.
+    /// The end of the data at the start of the range, at most the end of the range.
     fn data_until(&self, range: &Range<u64>) -> io::Result<u64> {
         let end = match lseek(&self.file, signed(range.start)?, Whence::SeekHole) {
             Ok(end) => end.cast_unsigned(),
             Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP) => range.end,
             Err(error) => return Err(error.into()),
         };
-        // A hole may have been punched at the start since it was looked at: then it counts as a
-        // block of data for now.
+        // A hole may have been punched at the start since the first call. It counts as a block of data for now.
         Ok(if end > range.start { end } else { range.start + BLOCK }.min(range.end))
     }
 
@@ -92,7 +90,7 @@ impl Opened {
     }
 }
 
-/// As the kernel counts a file's bytes.
+/// An offset as the kernel's signed type.
 pub(super) fn signed(bytes: u64) -> io::Result<i64> {
     i64::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
 }

@@ -1,8 +1,8 @@
 //! A disk that is a file or a block device of the host.
 //!
-//! `plugin` and `exports` open it. A read that the page cache can answer is one system call, on the
-//! connection's own task; other reads are begun (`begin`), and all else is performed on a thread that may
-//! wait. All reading and writing is positional, so that nothing depends on the file's own position.
+//! `plugin` and `exports` of the agent open it. A read that the page cache can answer is one system call on the
+//! connection's task. Other reads are begun (`begin`), and everything else is executed on a thread that may block. All
+//! reads and writes are positional, so nothing depends on the file's position.
 
 mod begin;
 mod direct;
@@ -43,20 +43,20 @@ use crate::{
     sys::file::{self as sys, Until, Wait},
 };
 
-/// Most bytes that are read on the connection's own task, and with one system call.
+/// Most bytes that are read on the connection's task, and with one system call.
 const WINDOW: u64 = 1 << 20;
 /// Bytes in the smallest page of the page cache.
 const CACHE_PAGE: u64 = 4096;
 
-/// A file or block device, opened for one connection: what others who have it open lose is told here
-/// too (`durability`).
+/// A file or block device, opened for one connection. A loss of another connection to the same file is reported here too
+/// (`durability`).
 #[derive(Debug)]
 pub struct FileDisk(Arc<Inner>);
 
-/// Requests that the kernel goes on with have it too, and may be the last.
+/// The open file. Requests in flight in the kernel share it, and may be the last to drop it.
 #[derive(Debug)]
 struct Inner {
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     held: Option<Held>,
     /// Of the queue of the device that it is on.
     share: Arc<Share>,
@@ -72,20 +72,20 @@ struct Held {
     member: Member,
 }
 
-/// A file by one descriptor, for all who opened it in the same way and found the same.
+/// A file with one descriptor, shared by the connections that opened it in the same way and found the same properties.
 #[derive(Debug)]
 struct Opened {
     file: File,
     options: Options,
     info: DiskInfo,
-    /// A block device: whole sectors, no holes to be seen.
+    /// Whether it is a block device, which needs whole sectors and tells no holes.
     sector: Option<u64>,
     /// O_DIRECT, `cache=none`.
     direct: Option<Direct>,
     edges: Edges,
-    /// What the file's kind has not refused yet.
+    /// What the kernel and the filesystem have not refused yet.
     can: Abilities,
-    /// The file may have holes. Zeroes that were read are known for what they are in any case.
+    /// Whether the file may have holes. Zeroes in bytes that were read are found in any case.
     sparse: AtomicBool,
     /// It is on a block device of this machine.
     local: bool,
@@ -93,7 +93,7 @@ struct Opened {
     ringed: bool,
 }
 
-/// What the kernel and the filesystem may turn out not to have. Each is tried until it is refused.
+/// Calls that the kernel or the filesystem may not support. Each is tried until it is refused.
 #[derive(Debug, Default)]
 struct Abilities {
     read_nowait: Ability,
@@ -110,7 +110,7 @@ struct Ability {
 }
 
 impl Ability {
-    /// `call`, unless it is known to be unsupported; then, or when it turns out to be, `None`.
+    /// The result of `call`. `None` if it is known or turns out to be unsupported.
     fn with<T>(&self, mut call: impl FnMut() -> io::Result<T>) -> io::Result<Option<T>> {
         if self.refused.load(Ordering::Relaxed) {
             return Ok(None);
@@ -128,7 +128,7 @@ impl Ability {
     }
 }
 
-/// `call`, again and again while a signal interrupts it.
+/// The result of `call`, which is repeated while signals interrupt it.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -151,7 +151,7 @@ impl Inner {
 }
 
 impl Opened {
-    /// What is asked of one can as well be asked of the other.
+    /// Whether this file and the other can replace each other.
     fn is_like(&self, other: &Self) -> bool {
         self.options == other.options && self.info == other.info
     }
@@ -176,7 +176,7 @@ impl Opened {
         self.sector.is_none() && self.sparse.load(Ordering::Relaxed)
     }
 
-    /// Says whether the bytes are durable, which they can only be when asked for.
+    /// Returns whether the bytes are durable, which they can only be with `durable`.
     fn write(&self, at: u64, slices: &[&[u8]], until: Until) -> io::Result<bool> {
         if let Some(direct) = &self.direct {
             direct.write(&self.file, &self.edges, at, slices, until, &self.can.write_durable)
@@ -186,8 +186,8 @@ impl Opened {
         }
     }
 
-    /// Fewer blocks than bytes: there are holes. A filesystem that compresses may count few blocks
-    /// for a file without holes; that costs a question more a read, no more.
+    /// Whether the file may have holes, since it has fewer blocks than bytes. A filesystem that compresses may count few
+    /// blocks for a file without holes; that costs only one more system call per read.
     fn look_for_holes(&self) {
         let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.info.size);
         self.sparse.store(sparse, Ordering::Relaxed);
@@ -234,7 +234,7 @@ impl Held {
         Ok(Progress::Done)
     }
 
-    /// Makes a request durable that was to be so, when all of it is done.
+    /// Makes a request with FUA durable when all of it is done.
     fn durable_if(&self, fua: bool, progress: Progress) -> io::Result<Progress> {
         if fua && progress == Progress::Done {
             self.member.make_durable()?;
@@ -318,7 +318,7 @@ impl Drop for Inner {
     }
 }
 
-/// Appends all of `range` to `bytes`, which has the room. A file that ends before fails.
+/// Appends all of `range` to `bytes`, which has room for it. Fails if the file ends before.
 fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
@@ -331,7 +331,7 @@ fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Res
     Ok(())
 }
 
-/// Why there is nothing to read where the disk has bytes.
+/// The error of a file that was truncated below the size of its disk.
 fn shrunk() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was when opened")
 }
@@ -354,7 +354,7 @@ fn write_buffered(
 ) -> io::Result<bool> {
     let mut slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
     let mut rest = slices.as_mut_slice();
-    // Empty slices would look like a write that came to nothing.
+    // A write of empty slices would look like one that wrote nothing.
     IoSlice::advance_slices(&mut rest, 0);
     let (mut at, mut all_durable) = (at, until == Until::Durable);
     while !rest.is_empty() {

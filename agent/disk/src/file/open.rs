@@ -1,4 +1,4 @@
-//! Opening a file or block device, and what can be known of it then.
+//! Opens a file or block device, and finds out its properties.
 
 use std::{
     fs::{File, Metadata},
@@ -29,21 +29,21 @@ use super::{
 };
 use crate::{DiskInfo, descriptors::Sync, queue::Payer, ring, sys::file as sys};
 
-/// The usual block of a filesystem, and the unit of O_DIRECT that every file takes.
+/// The usual block of a filesystem in bytes, and a unit of O_DIRECT that every file accepts.
 const BLOCK: u32 = 4096;
-/// The largest block that NBD lets a server prefer without more ado; also the largest sector here.
+/// The largest preferred block in NBD, in bytes, and the largest sector that is accepted.
 const BLOCK_MAX: u32 = 65536;
 
-/// Whether the kernel keeps what was read and written.
+/// Whether the page cache is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cache {
     #[default]
     Default,
-    /// O_DIRECT.
+    /// It is not used: O_DIRECT.
     None,
 }
 
-/// How the file will be read, posix_fadvise(2).
+/// How the file will be read (posix_fadvise(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Advice {
     #[default]
@@ -52,7 +52,7 @@ pub enum Advice {
     Sequential,
 }
 
-/// How files are opened.
+/// Options for opening a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     pub read_only: bool,
@@ -60,7 +60,7 @@ pub struct Options {
     pub advice: Advice,
 }
 
-/// What makes two open files the same: the device of a block device, else filesystem and inode.
+/// Identifies the file behind a descriptor: the device of a block device, otherwise filesystem and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Inode {
     pub(crate) device: u64,
@@ -86,7 +86,7 @@ pub enum FileError {
 }
 
 impl From<FileError> for io::Error {
-    /// With the system's error number where there is one.
+    /// The error as an I/O error, with the system's error number if there is one.
     fn from(error: FileError) -> Self {
         match error {
             FileError::Open { source, .. } | FileError::Look { source, .. } => source,
@@ -103,23 +103,22 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// How to get at the file: the same one with other flags, as often as is needed.
+/// Opens the same file with given flags. It is called as often as needed.
 type Opener<'a> = dyn Fn(OFlag) -> Result<OwnedFd, Errno> + 'a;
 
 impl FileDisk {
-    /// Opens the file at `path`, for reading alone if it cannot be written. To be called for each
-    /// connection: it finds what is there now, and shares what it can with all others who have the same
-    /// file or device open.
+    /// Opens the file at `path`, read-only if it cannot be written. Call it for each connection: it opens the file that
+    /// is there now, and shares locks and durability with all connections that have the same file or device open.
     pub fn open(path: &Path, options: Options) -> Result<Self, FileError> {
         Self::open_by(path, options, &|flags| open(path, flags, Mode::empty()))
     }
 
-    /// As `open`, with an opener of one's own; `path` is for messages.
+    /// As `open`, with the caller's opener. `path` is for messages.
     pub fn open_by(path: &Path, options: Options, opener: &Opener<'_>) -> Result<Self, FileError> {
         let failed = |errno: Errno| FileError::Open { path: path.to_owned(), source: errno.into() };
         let unseen = |source| FileError::Look { path: path.to_owned(), source };
 
-        // Opening a device or FIFO of another kind may do something. O_PATH does not.
+        // Opening a FIFO or a device of another kind may have an effect. O_PATH has none.
         let found: File = opener(OFlag::O_PATH | OFlag::O_CLOEXEC).map_err(failed)?.into();
         let found = found.metadata().map_err(unseen)?;
         check_kind(path, &found)?;
@@ -159,7 +158,7 @@ impl FileDisk {
         let member = if let Some(member) = FILES.join(inode) {
             member
         } else {
-            // Before anything is written by the other one: this one hears of each error.
+            // Opened before anything is written by the other descriptor, so that this one gets each error.
             let shared = Shared::new(open(OFlag::O_RDONLY)?, open(OFlag::O_RDONLY)?);
             let identity = which::identity(&file, &found).map_err(unseen)?;
             FILES.join_with(inode, identity, path.display().to_string(), shared)
@@ -179,11 +178,11 @@ impl FileDisk {
         }
         let opened = shared.share(opened);
         if member.has_lost() {
-            // Meanwhile: this descriptor may have been opened before that, and hear of it again.
+            // A loss may have been reported meanwhile: this descriptor, opened before, would report it again.
             opened.sync().ok();
         }
         if let Some(why) = protected {
-            // Only now: a file that cannot be read either is not served at all.
+            // Logged only now: a file that cannot be read either is not served at all.
             tracing::warn!(path = %path.display(), "served read-only: {why}");
         }
         Ok(Self(Arc::new(Inner::new(Held { opened, member }, Payer::default()))))
@@ -191,7 +190,7 @@ impl FileDisk {
 }
 
 impl Opened {
-    /// Through the page cache.
+    /// Without O_DIRECT: through the page cache.
     pub(super) fn new(
         mut file: File,
         options: Options,
@@ -245,8 +244,8 @@ impl Opened {
     }
 }
 
-/// The filesystem reads and writes what is not in the page cache while no thread waits. On others a thread of the
-/// kernel would wait, of which there are few for all: one that hangs would hold up other disks.
+/// Whether the filesystem reads and writes past the page cache without a waiting thread. On other filesystems one of the
+/// kernel's threads would wait. These are few for all disks, and a filesystem that hangs would delay the others.
 fn goes_on_alone(file: &File) -> bool {
     let known = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC];
     fstatfs(file).is_ok_and(|found| known.contains(&found.filesystem_type()))
@@ -282,13 +281,13 @@ fn is_write_protected(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY))
 }
 
-/// The page cache works in pages; a disk with larger blocks says so.
+/// The preferred block: a page of the page cache, or the disk's block if that is larger.
 fn preferred(block: u32) -> u32 {
     let block = block.clamp(BLOCK, BLOCK_MAX);
     if block.is_power_of_two() { block } else { BLOCK }
 }
 
-/// As the kernel's queue of the device says; a partition's is that of the disk it is on.
+/// A property of the kernel's queue of the device. A partition uses the queue of its disk.
 fn is_rotational(device: u64) -> bool {
     let (major, minor) = (libc::major(device), libc::minor(device));
     ["queue", "../queue"].iter().any(|queue| {

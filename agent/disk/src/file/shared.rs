@@ -1,5 +1,5 @@
-//! What all who have the same file or device open share, beside its durability: the descriptors, and the
-//! locks of changes.
+//! The state that all connections to a file or device share, in addition to its durability: the descriptors, and the
+//! locks for changes.
 
 use std::{
     fs::File,
@@ -30,15 +30,15 @@ pub(super) type Member = registry::Member<Shared>;
 pub(super) struct Shared {
     descriptors: Descriptors<File, Opened>,
     auditor: Auditor<File>,
-    /// Somebody can write.
+    /// Whether a connection can write.
     writable: AtomicBool,
     pub(super) edges: Edges,
 }
 
 impl Shared {
-    /// `witness`, `auditor`: nothing was written yet through another descriptor.
+    /// The state for these descriptors, which were opened before anything was written through another descriptor.
     pub(super) fn new(witness: File, auditor: File) -> Self {
-        // What fdatasync covers is up to the program that serves it: sshfs has a queue for each descriptor.
+        // The program that serves a FUSE filesystem decides what fdatasync covers: sshfs has a queue for each descriptor.
         let found = fstatfs(&witness).map(|found| found.filesystem_type());
         let separate = found == Ok(FUSE_SUPER_MAGIC);
         let descriptors = Descriptors::new(witness, separate);
@@ -46,7 +46,7 @@ impl Shared {
         Self { descriptors, auditor, writable, edges: Edges::default() }
     }
 
-    /// One like `new` that others have, or `new`.
+    /// An open file like `new` that other connections have, or `new`.
     pub(super) fn share(&self, new: Opened) -> Arc<Opened> {
         if !new.info.read_only {
             self.writable.store(true, Ordering::Relaxed);
@@ -58,7 +58,7 @@ impl Shared {
 impl Witness for Shared {
     fn sync(&self) -> io::Result<()> {
         match self.descriptors.sync() {
-            // A filesystem that cannot be written has nothing to be flushed, and may know no fdatasync.
+            // A read-only filesystem has nothing to flush, and may not support fdatasync.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EROFS))
                     && !self.writable.load(Ordering::Relaxed) =>
@@ -86,7 +86,7 @@ impl Witness for Shared {
 impl Sync for Opened {
     fn sync(&self) -> io::Result<()> {
         let tail = self.direct.as_ref().and_then(|direct| direct.tail.as_ref());
-        // Each of them, whatever comes of the other.
+        // Sync both, even if one fails.
         let tail = tail.map_or(Ok(()), |(_, tail)| tail.sync_data());
         self.file.sync_data().and(tail)
     }

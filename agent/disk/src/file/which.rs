@@ -1,5 +1,5 @@
-//! Which disk a file or block device is, so that a client knows it again after the agent, or the host,
-//! was started anew.
+//! The identity of a file or block device, by which a client recognizes the disk after a restart of the agent or the
+//! host.
 
 use std::{
     fs,
@@ -14,15 +14,15 @@ use nix::{libc, sys::statvfs::fstatvfs};
 
 use crate::Identity;
 
-/// A file: its filesystem, its inode, and when that was made, so that a file which replaces another is
-/// another disk. A block device: the name that it has of itself; without one it is this device only
-/// until it is taken away, or the host starts anew.
+/// The identity. Of a file: its filesystem, its inode and the inode's birth time, so that a file that replaces another
+/// is another disk. Of a block device: its own name. Without a name the identity holds until the device is removed or
+/// the host restarts.
 pub(super) fn identity(file: &fs::File, metadata: &Metadata) -> io::Result<Identity> {
     if metadata.file_type().is_block_device() {
         return Ok(device(metadata.rdev(), Path::new("/")));
     }
     let filesystem = fstatvfs(file)?.filesystem_id();
-    // Where the filesystem does not know, the inode has to do.
+    // If the filesystem has no birth times, the inode is enough.
     let made = metadata.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
     let made = made.unwrap_or_default();
     let numbers = [filesystem, metadata.ino(), made.as_secs(), made.subsec_nanos().into()];
@@ -36,7 +36,7 @@ fn device(number: u64, root: &Path) -> Identity {
         let text = fs::read_to_string(sys.join(name)).ok()?;
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     };
-    // A partition is so many sectors of its disk, whose own names stand one level higher.
+    // A partition is a range of sectors of its disk, whose names are one directory higher.
     let start = word("start").and_then(|text| text.parse().ok());
     let (up, part) = start.map_or(("", 0), |start: u64| ("../", start));
     let names = ["dm/uuid", "wwid", "device/wwid", "serial", "device/serial", "md/uuid"];
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_itself_and_its_copy_is_not() {
+    fn a_copy_of_a_file_has_another_identity() {
         let dir = tempfile::tempdir().unwrap();
         let of = |name: &str| {
             let file = fs::File::open(dir.path().join(name)).unwrap();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_what_it_says_of_itself_or_this_one_until_the_next_boot() {
+    fn a_device_is_identified_by_its_name_or_until_the_next_boot() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         let put = |path: &str, text: &str| {

@@ -1,5 +1,4 @@
-//! Trimming and zeroing: by punching holes where that can be, else by zeroing in the kernel, else
-//! by writing zeroes.
+//! Trims and zeroes: by punching holes if possible, else by zeroing in the kernel, else by writing zeroes.
 
 use std::{io, ops::Range, sync::atomic::Ordering};
 
@@ -12,14 +11,14 @@ use crate::{
     zeroed,
 };
 
-/// The zeroes that are written again and again where nothing better is to be had.
+/// The zeroes that are written where the kernel has no better way.
 const ZEROES: usize = 64 * 1024;
-/// Bytes of zeroes in one write.
+/// Most bytes of zeroes in one write.
 const STRIDE: u64 = 1 << 20;
 
 impl Opened {
-    /// Trims what can be trimmed: whole sectors of a device, anything of a file. Succeeds without
-    /// doing anything where trimming is unknown: it is advice.
+    /// Trims whole sectors of a device, or any range of a file. Succeeds without an effect where trimming is not
+    /// supported, since a trim is only advice.
     pub(super) fn trim(&self, range: &Range<u64>) -> io::Result<()> {
         let Some(sector) = self.sector else { return self.punch(range).map(drop) };
         let [_, middle, _] = whole(range, sector);
@@ -35,7 +34,7 @@ impl Opened {
     pub(super) fn zero(&self, range: &Range<u64>, may_trim: bool, fast: bool) -> io::Result<()> {
         let [before, middle, after] = whole(range, self.sector.unwrap_or(1));
         if middle.is_empty() || self.zero_in_kernel(&middle, may_trim, fast)? {
-            // Less than a sector each: nothing to be quicker at.
+            // The edges are shorter than a sector, which takes no time to write.
             self.write_zeroes(before)?;
             return self.write_zeroes(after);
         }
@@ -45,18 +44,18 @@ impl Opened {
         self.write_zeroes(range.clone())
     }
 
-    /// Whether the kernel has not yet refused every way to zero without writing.
+    /// Whether there is a way to zero without writing that the kernel has not refused yet.
     pub(super) fn zeroes_in_kernel(&self) -> bool {
         let refused = |ability: &Ability| ability.refused.load(Ordering::Relaxed);
         !(refused(&self.can.punch) && refused(&self.can.zero_range))
     }
 
-    /// False if the kernel cannot, in which case the bytes are still what they were or zero.
+    /// False if the kernel does not support it. The bytes then have their old values or are zero.
     fn zero_in_kernel(&self, range: &Range<u64>, may_trim: bool, fast: bool) -> io::Result<bool> {
         if may_trim && self.punch(range)? {
             return Ok(true);
         }
-        // For a device this may come to writing zeroes, and the kernel does not tell.
+        // For a device the kernel may write zeroes, and does not say so.
         let device = self.sector.is_some();
         let zero_range = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         if !(device && fast) && self.allocate(&self.can.zero_range, range, zero_range)? {
@@ -65,7 +64,7 @@ impl Opened {
         if device || self.can.allocate.refused.load(Ordering::Relaxed) || !self.punch(range)? {
             return Ok(false);
         }
-        // Zero by now; what may be missing is the space.
+        // The bytes are zero by now; only the space may be missing.
         let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         Ok(self.allocate(&self.can.allocate, range, keep_size)? || fast)
     }

@@ -1,8 +1,8 @@
-//! A cap on the memory that several memory disks take together.
+//! A limit on the memory that several memory disks take together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So many bytes, for all disks that have it.
+/// The limit. All disks with the same budget share it.
 #[derive(Debug)]
 pub struct MemoryBudget {
     most: u64,
@@ -10,17 +10,17 @@ pub struct MemoryBudget {
 }
 
 impl MemoryBudget {
-    /// At most `most` bytes.
+    /// A limit of `most` bytes.
     pub const fn new(most: u64) -> Self {
         Self { most, used: AtomicU64::new(0) }
     }
 
-    /// Bytes that are taken.
+    /// The number of bytes that are taken.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes`, if there are so many left.
+    /// Takes `bytes` if that many are left. Returns whether they were.
     pub fn take(&self, bytes: u64) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed);
         let fits = used.saturating_add(bytes) <= self.most;
@@ -30,7 +30,7 @@ impl MemoryBudget {
         fits
     }
 
-    /// Gives back what was taken.
+    /// Gives back bytes that were taken.
     pub fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }

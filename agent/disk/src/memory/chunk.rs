@@ -1,22 +1,22 @@
-//! The pages of a part of a memory disk, and the table that finds them.
+//! The pages of a part of a memory disk, and the table of these parts.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use crate::{NoMemory, PAGE, Page, zeroes::is_zero};
 
-/// Pages that are kept, and locked, together.
+/// The number of pages of a chunk, which have one lock.
 pub(super) const CHUNK_PAGES: usize = 128;
-/// Bytes of the disk that a chunk stands for: 4 MiB.
+/// Bytes of the disk in a chunk: 4 MiB.
 pub(super) const CHUNK: u64 = (CHUNK_PAGES * PAGE) as u64;
 
-/// The chunks that there are, by number. A client chooses the numbers, so the hash is a keyed one;
-/// it costs a few nanoseconds of a read's forty.
+/// The chunks that exist, by number. Clients choose the numbers, so the hash is keyed; it takes a few of the forty
+/// nanoseconds of a read.
 pub(super) type Chunks = HashMap<u64, Box<Chunk>>;
 
-/// `CHUNK` bytes of the disk, of which at least one page is there.
+/// `CHUNK` bytes of the disk, with at least one page.
 pub(super) struct Chunk {
     pub(super) pages: [Option<Arc<Page>>; CHUNK_PAGES],
-    /// How many pages there are.
+    /// The number of pages.
     pub(super) used: usize,
 }
 
@@ -25,7 +25,7 @@ impl Chunk {
         Box::new(Self { pages: [const { None }; CHUNK_PAGES], used: 0 })
     }
 
-    /// Makes part of a page zero; says whether that let the page go.
+    /// Makes a part of a page zero. Returns whether the page was freed.
     pub(super) fn free(&mut self, index: usize, range: Range<usize>) -> Result<bool, NoMemory> {
         let Some(page) = &mut self.pages[index] else { return Ok(false) };
         let bytes = page.bytes();
@@ -39,7 +39,7 @@ impl Chunk {
     }
 }
 
-/// The page to write to: itself, or a copy in its place if a send still has it.
+/// The page to write to: the page itself, or a copy in its place if a send still uses the page.
 pub(super) fn unlent(page: &mut Arc<Page>) -> Result<&mut Page, NoMemory> {
     if Arc::get_mut(page).is_none() {
         *page = Arc::new(page.copy().ok_or(NoMemory)?);

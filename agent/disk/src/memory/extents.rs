@@ -1,18 +1,18 @@
-//! Which parts of a memory disk hold memory.
+//! The extents of a memory disk: which parts have pages.
 
 use std::ops::Range;
 
 use super::{MemoryDisk, cuts, place};
 use crate::{Answer, Extent, PAGE};
 
-/// Extents in an answer.
+/// Most extents in an answer.
 pub(super) const EXTENTS: usize = 8192;
-/// Chunks that one request looks at, each for about a microsecond: it is answered on the connection's own task,
-/// whose turn is 500 microseconds. An answer may end before the range that was asked about.
+/// Most chunks that one request examines, each in about a microsecond: the request runs on the connection's task, whose
+/// turn is 500 microseconds. An answer may cover less than the requested range.
 pub(super) const LOOKED_AT: usize = 256;
 
 impl MemoryDisk {
-    /// The extents of a range, from its start on, as far as the bounds go.
+    /// The extents of a range, from its start on, within the bounds above.
     pub(super) fn extents(&self, range: &Range<u64>, one: bool, answer: &mut Answer) {
         let most = if one { 1 } else { EXTENTS };
         let mut runs = Runs { extents: &mut answer.extents, most };
@@ -43,14 +43,14 @@ impl MemoryDisk {
     }
 }
 
-/// Extents being listed, neighbours of a kind made one.
+/// A list of extents, in which neighbours of the same kind are merged.
 struct Runs<'a> {
     extents: &'a mut Vec<Extent>,
     most: usize,
 }
 
 impl Runs<'_> {
-    /// False when there is no room for one more.
+    /// Adds an extent. Returns false if there is no room for it.
     fn push(&mut self, len: u64, hole: bool) -> bool {
         let full = self.extents.len() == self.most;
         match self.extents.last_mut() {

@@ -1,4 +1,4 @@
-//! Which chunks of a memory disk exist, in order: the next one of a range is found without a look at all others.
+//! An ordered index of the chunks of a memory disk: it finds the next chunk of a range without a walk over all.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -6,11 +6,11 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-/// Chunks of one word.
+/// The number of chunks in a word.
 const WORD: u64 = u64::BITS as u64;
 
-/// The numbers of the chunks that exist: a bit for each, in words without the empty ones. It is changed under
-/// the lock of the chunk's shard, and only when a chunk comes or goes: once per 4 MiB that are written.
+/// The numbers of the chunks that exist, as one bit each, in words that are not 0. The index changes only when a chunk
+/// is made or removed, once per 4 MiB that are written, under the lock of the chunk's shard.
 #[derive(Debug, Default)]
 pub(super) struct Index(RwLock<BTreeMap<u64, u64>>);
 
@@ -30,7 +30,7 @@ impl Index {
         }
     }
 
-    /// The first chunk of `range` that exists.
+    /// The first existing chunk of `range`.
     pub(super) fn first(&self, range: Range<u64>) -> Option<u64> {
         if range.is_empty() {
             return None;
@@ -56,12 +56,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_finds_what_an_ordered_set_finds(
+        fn the_index_finds_the_same_as_an_ordered_set(
             steps in proptest::collection::vec((any::<bool>(), 0..300u64, 0..300u64), 1..200),
         ) {
             let (index, mut model) = (Index::default(), BTreeSet::new());
             for (insert, chunk, len) in steps {
-                // Now and then far apart, as on a large disk.
+                // Some numbers are far apart, as on a large disk.
                 let chunk = if chunk % 7 == 0 { chunk << 30 } else { chunk };
                 if insert {
                     index.insert(chunk);

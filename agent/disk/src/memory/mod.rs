@@ -1,11 +1,11 @@
-//! A disk in memory: sparse, shared by all connections, gone with the agent.
+//! A disk in memory: sparse, shared by all connections, and lost when the agent ends.
 //!
-//! `plugin` makes it, `session/` calls it. It never waits for anything but a lock that is held for
-//! a page's copy. A page that has been lent to a send is never written to: a write replaces it.
+//! The plugin `memory` makes it. It blocks only on locks that are held while a page is copied. A page that is lent to a
+//! send is never written to: a write puts a new page in its place.
 //!
-//! Memory is taken a page (`PAGE`) at a time, when something is written, and given back when it
-//! is trimmed or zeroed. Where memory runs out the request fails with `Kind::NoMemory`; only the few
-//! bytes that keep count of a page are taken without asking.
+//! Memory is allocated by pages (`PAGE`) when bytes are written, and freed when they are trimmed or zeroed. Without
+//! memory the request fails with `Kind::NoMemory`. Only the few bytes that keep track of a page are allocated without a
+//! check.
 
 mod budget;
 mod chunk;
@@ -32,36 +32,36 @@ use super::{
     ranges::{cuts, length},
 };
 
-/// Locks. Neighbouring chunks have different ones.
+/// The number of locks. Neighbouring chunks have different locks.
 const SHARDS: usize = 64;
-/// Pages that a trim or zero may let go on the connection's own task, each for about a microsecond. More of
-/// them are left to the executor.
+/// Most pages that a trim or zero frees on the connection's task, each in about a microsecond. A request with more is
+/// left to the executor.
 const WALK: u64 = 128;
-/// Pages that a zero may fill there, each for some microseconds.
+/// Most pages that a zero fills on the connection's task, each in some microseconds.
 const FILL: u64 = 16;
-/// Bytes that `may_trim: false` makes real memory of: as much as the largest write can. Beyond it,
-/// what is there stays there and holes stay holes, so that one request cannot take all memory.
+/// Most bytes that a zero with `may_trim: false` allocates: as many as the largest write. Beyond that, pages stay and
+/// holes stay holes, so that one request cannot take all memory.
 const KEEP: u64 = 64 << 20;
 
-/// A disk whose bytes live in this process.
+/// A disk in the memory of this process.
 pub struct MemoryDisk {
     size: u64,
-    /// Its bytes end with it.
+    /// Its identity, which ends with it.
     identity: Identity,
     shards: Box<[Shard; SHARDS]>,
-    /// Pages that hold memory.
+    /// The number of pages.
     pages: AtomicU64,
-    /// The chunks that there are, in order.
+    /// The index of the chunks.
     index: Index,
     budget: Arc<MemoryBudget>,
 }
 
-/// Why a page could not be had.
+/// Why a page was not allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
-    /// The kernel has no memory.
+    /// There is no memory.
     Memory,
-    /// The disks have all that they may have.
+    /// The budget is used up.
     Budget,
 }
 
@@ -71,7 +71,7 @@ impl From<NoMemory> for Lack {
     }
 }
 
-/// Kept apart so that two locks never share a cache line.
+/// Aligned so that two locks never share a cache line.
 #[repr(align(128))]
 struct Shard(RwLock<Chunks>);
 
@@ -81,19 +81,19 @@ impl fmt::Debug for MemoryDisk {
     }
 }
 
-/// Where a byte stands: chunk, page of the chunk, byte of the page.
+/// The place of a byte: chunk, page of the chunk, byte of the page.
 fn place(at: u64) -> (u64, usize, usize) {
     let within = usize::try_from(at % CHUNK).expect("a chunk's length fits");
     (at / CHUNK, within / PAGE, within % PAGE)
 }
 
 impl MemoryDisk {
-    /// An empty disk of `size` bytes, at most 2^63 - 1, that takes as much memory as there is.
+    /// An empty disk of `size` bytes, at most 2^63 - 1, without a budget.
     pub fn new(size: u64) -> Self {
         Self::within(size, Arc::new(MemoryBudget::new(u64::MAX)))
     }
 
-    /// An empty disk of `size` bytes, at most 2^63 - 1. What exceeds the budget fails with `Kind::NoSpace`.
+    /// An empty disk of `size` bytes, at most 2^63 - 1. Writes beyond the budget fail with `Kind::NoSpace`.
     pub fn within(size: u64, budget: Arc<MemoryBudget>) -> Self {
         let shards = array::from_fn(|_| Shard(RwLock::default()));
         Self {
@@ -106,7 +106,7 @@ impl MemoryDisk {
         }
     }
 
-    /// Bytes of memory that the disk's data take.
+    /// Bytes of memory in the disk's pages.
     pub fn allocated(&self) -> u64 {
         self.pages.load(Ordering::Relaxed) * PAGE as u64
     }
@@ -115,7 +115,7 @@ impl MemoryDisk {
         &self.shards[usize::try_from(chunk % SHARDS as u64).expect("below SHARDS")].0
     }
 
-    // A panic under the lock leaves whole pages behind, old or new: nothing to be afraid of.
+    // After a panic under the lock each page is whole, old or new, so the lock can be used.
     fn look(&self, chunk: u64) -> RwLockReadGuard<'_, Chunks> {
         self.shard(chunk).read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,7 +124,7 @@ impl MemoryDisk {
         self.shard(chunk).write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first chunk that there is in `range`, and which part of it lies there.
+    /// The first existing chunk of `range`, and its part within the range.
     fn first(&self, range: &Range<u64>) -> Option<(u64, Range<u64>)> {
         if range.is_empty() {
             return None;
@@ -155,7 +155,7 @@ impl MemoryDisk {
         }
     }
 
-    /// Writes within one page. The lock is held for this page's copy and no longer.
+    /// Writes within one page. The lock is held only while this page is copied.
     fn write(&self, at: u64, data: &[u8]) -> Result<(), Lack> {
         let (number, index, start) = place(at);
         let mut chunks = self.change(number);
@@ -174,7 +174,7 @@ impl MemoryDisk {
         self.put(&mut chunks, number, index, page).map(drop)
     }
 
-    /// Puts a page in its place; the one that was there is for the caller to drop.
+    /// Puts a page in its place, and returns the previous one for the caller to drop.
     fn put(
         &self,
         chunks: &mut Chunks,
@@ -199,7 +199,7 @@ impl MemoryDisk {
         Ok(before)
     }
 
-    /// Takes the whole pages of a write that lie as they do on the disk; copies the rest.
+    /// Takes the whole pages of a write that are aligned as on the disk, and copies the rest.
     fn write_pages(&self, at: u64, pages: &mut Pages) -> Result<(), Lack> {
         if pages.first() as u64 != at % PAGE as u64 {
             let mut at = at;
@@ -212,7 +212,7 @@ impl MemoryDisk {
         for (i, part) in cuts(at..at + pages.len() as u64, PAGE as u64).enumerate() {
             if let Some(page) = pages.take_whole(i) {
                 let (number, index, _) = place(part.start);
-                // Bound to a name so that it is dropped when the lock is no longer held.
+                // Bound to a name so that it is dropped after the lock is released.
                 let before = self.put(&mut self.change(number), number, index, page)?;
                 drop(before);
             } else if let Some(bytes) = pages.part(i) {
@@ -231,7 +231,7 @@ impl MemoryDisk {
         Ok(())
     }
 
-    /// Does `each` to the part of every existing chunk that lies in `range`, until the time slice is over.
+    /// Calls `each` for the part of every existing chunk within `range`, until the time slice is over.
     fn in_existing(
         &self,
         range: &Range<u64>,
@@ -246,13 +246,13 @@ impl MemoryDisk {
         in_these(range, parts, |part| each(part.start / CHUNK, part))
     }
 
-    /// Pages were let go.
+    /// Accounts for pages that were freed.
     fn gone(&self, pages: usize) {
         self.pages.fetch_sub(pages as u64, Ordering::Relaxed);
         self.budget.give_back((pages * PAGE) as u64);
     }
 
-    /// Makes `range` zero; memory that is not needed for it goes.
+    /// Makes `range` zero, and frees the pages that are not needed for it.
     fn free(&self, range: &Range<u64>) -> Result<Progress, Lack> {
         self.in_existing(range, |number, part| {
             let here = number * CHUNK;
@@ -281,8 +281,8 @@ impl MemoryDisk {
         })
     }
 
-    /// Makes `range` zero and keeps its memory; takes memory for its holes, up to `KEEP`.
-    /// The end of a longer request is filled too when it goes on in pieces; that changes no byte.
+    /// Makes `range` zero, keeps its pages, and allocates pages for its holes, up to `KEEP` bytes. If a longer request
+    /// continues in pieces, its end is filled too, which changes no byte.
     fn clear(&self, range: &Range<u64>) -> Result<Progress, Lack> {
         let fill = range.end - range.start <= KEEP;
         if fill {
@@ -308,7 +308,7 @@ impl MemoryDisk {
         Ok(())
     }
 
-    /// Whether zeroing `len` bytes would hold the connection's task for long.
+    /// Whether zeroing `len` bytes would occupy the connection's task for long.
     fn is_long(&self, len: u64) -> bool {
         (len / PAGE as u64).min(self.pages.load(Ordering::Relaxed)) > WALK
     }
@@ -356,7 +356,7 @@ impl Disk for MemoryDisk {
                 self.extents(&range, *one, answer);
                 Ok(Progress::Done)
             }
-            // Nothing outlives the agent, and everything is as near as can be.
+            // No byte outlasts the agent, and everything is in memory: nothing to flush or to read ahead.
             Op::Flush | Op::Settle | Op::Cache { .. } => Ok(Progress::Done),
         };
         done.map_err(|lack| {

@@ -19,7 +19,7 @@ use crate::{
 
 const INODE: Inode = Inode { device: 0, inode: None };
 
-/// A descriptor of a file whose writeback has failed: the first sync hears of it.
+/// A descriptor of a file whose writeback has failed: the first sync gets the error.
 #[derive(Debug, Clone)]
 struct Failed(Arc<AtomicBool>);
 
@@ -55,7 +55,7 @@ fn open(registry: &Registry<Failed>, witness: &Failed) -> Member<Failed> {
 }
 
 #[test]
-fn of_two_flushes_at_the_same_time_both_hear_of_a_loss() {
+fn two_flushes_at_the_same_time_both_report_a_loss() {
     loom::model(|| {
         let (registry, witness) = (Registry::new(), Failed::new());
         let [one, other] = [(); 2].map(|()| open(&registry, &witness));
@@ -82,7 +82,7 @@ fn a_durable_write_that_fails_hides_nothing_from_a_flush_at_the_same_time() {
 }
 
 #[test]
-fn the_last_who_leaves_tells_the_next_who_comes_meanwhile_or_later() {
+fn a_loss_found_by_the_last_that_leaves_is_reported_to_the_next_that_comes() {
     loom::model(|| {
         let (registry, witness) = (Registry::new(), Failed::new());
         let one = open(&registry, &witness);

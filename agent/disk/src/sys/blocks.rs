@@ -1,8 +1,8 @@
 //! Memory for pages: blocks of one size out of slabs that the kernel can back with huge pages.
 //!
-//! `page` takes blocks here and drops them. The general allocator will not do: it aborts when
-//! there is no memory, and what is freed amid other things it never gives back to the kernel. Here
-//! freed blocks go back soon, whatever stands beside them; only addresses are kept.
+//! `page` takes blocks and drops them. The general allocator is not enough: it aborts when there is no memory, and does
+//! not return freed memory between other allocations to the kernel. Here freed blocks go back soon, whatever is next to
+//! them; only address space is kept.
 
 use std::{
     collections::BTreeSet,
@@ -12,28 +12,28 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Bytes in a block.
+/// Bytes of a block.
 pub(crate) const BLOCK: usize = 32 * 1024;
-/// Blocks in a slab: as many as bits in a word, and together a huge page.
+/// Blocks of a slab: as many as a word has bits, together a huge page.
 const BLOCKS: usize = 64;
 const SLAB: usize = BLOCKS * BLOCK;
-/// Freed blocks that keep their memory for the next who takes one: 8 MiB. One more, and all of them
-/// go back to the kernel.
+/// Most freed blocks that keep their memory for reuse: 8 MiB. With one more, the memory of all of them goes back to the
+/// kernel.
 const KEPT: u32 = 256;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { slabs: Vec::new(), free: BTreeSet::new(), stale: 0 });
 
-/// What there is and who has it.
+/// The slabs and their free blocks.
 struct Pool {
-    /// Never shrinks: a slab without blocks in use is an address range and costs nothing.
+    /// The slabs. They are never removed: a slab without used blocks is only an address range.
     slabs: Vec<Slab>,
-    /// Slabs with free blocks; the first are filled first, so that the last become empty.
+    /// Slabs with free blocks. The first slabs are filled first, so that the last ones become empty.
     free: BTreeSet<u32>,
-    /// Free blocks that hold memory.
+    /// The number of free blocks with memory.
     stale: u32,
 }
 
-/// A bit for each block. A bit in neither word: the block is somebody's.
+/// A slab, with a bit for each block. A block whose bit is in neither word is in use.
 struct Slab {
     start: NonNull<u8>,
     /// Free, without memory, zero when touched.
@@ -45,32 +45,32 @@ struct Slab {
 // SAFETY: the pointer is the address of memory that belongs to the pool; it is not bound to a thread.
 unsafe impl Send for Slab {}
 
-/// `BLOCK` bytes, aligned to `BLOCK`. Dropped, it goes back to the pool.
+/// `BLOCK` bytes, aligned to `BLOCK`. When it is dropped, it goes back to the pool.
 pub(crate) struct Block {
     bytes: NonNull<[u8; BLOCK]>,
     slab: u32,
 }
 
-// SAFETY: a block is the only owner of its bytes, as a Box would be.
+// SAFETY: a block is the only owner of its bytes, as a Box is.
 unsafe impl Send for Block {}
 // SAFETY: as for Send; shared, it gives out shared references only.
 unsafe impl Sync for Block {}
 
-/// What a block that was just taken holds.
+/// The content of a block that was just taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     Zeroes,
-    /// Whatever an earlier owner left.
+    /// Bytes of an earlier owner.
     Stale,
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
-    // Nothing in the pool's own code panics half way.
+    // The code of the pool does not panic.
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Block {
-    /// `None` if the kernel has no memory to give.
+    /// Takes a block. `None` if there is no memory.
     pub(crate) fn take() -> Option<(Self, Content)> {
         let mut pool = pool();
         let number = match pool.free.first() {
@@ -103,7 +103,7 @@ impl Drop for Block {
         pool.stale += 1;
         if pool.stale > KEPT {
             let stale = pool.take_stale();
-            // The lock is not held while the kernel works.
+            // The lock is released during the system calls.
             drop(pool);
             give_back(stale);
         }
@@ -134,7 +134,7 @@ impl fmt::Debug for Block {
 }
 
 impl Pool {
-    /// Maps one slab more.
+    /// Maps one more slab.
     fn add(&mut self) -> Option<u32> {
         let number = u32::try_from(self.slabs.len()).ok()?;
         self.slabs.try_reserve(1).ok()?;
@@ -143,7 +143,7 @@ impl Pool {
         Some(number)
     }
 
-    /// Takes all free blocks that hold memory: slab, its start, and the blocks' bits.
+    /// Takes all free blocks with memory: the slab, its start, and the bits of the blocks.
     fn take_stale(&mut self) -> Vec<(u32, NonNull<u8>, u64)> {
         self.stale = 0;
         let mut taken = Vec::new();
@@ -159,8 +159,7 @@ impl Pool {
     }
 }
 
-/// Gives the memory of blocks that were taken from the pool to the kernel, and the blocks to the
-/// pool.
+/// Returns the memory of blocks that were taken from the pool to the kernel, and the blocks to the pool.
 fn give_back(blocks: Vec<(u32, NonNull<u8>, u64)>) {
     for (number, start, bits) in blocks {
         let mut clean = 0;
@@ -182,14 +181,14 @@ fn give_back(blocks: Vec<(u32, NonNull<u8>, u64)>) {
         let mut pool = pool();
         let slab = &mut pool.slabs[number as usize];
         slab.clean |= clean;
-        // Memory that is locked (mlockall) does not go.
+        // Locked memory (mlockall) cannot be returned.
         slab.stale |= bits & !clean;
         pool.stale += (bits & !clean).count_ones();
         pool.free.insert(number);
     }
 }
 
-/// Address space of one slab, aligned to its size.
+/// Maps the address space of one slab, aligned to its size.
 fn map() -> Option<NonNull<u8>> {
     // SAFETY: a new mapping, wherever the kernel likes; nothing that exists is touched.
     let start = unsafe {
@@ -214,7 +213,7 @@ fn map() -> Option<NonNull<u8>> {
             libc::munmap(start, before);
         }
         libc::munmap(slab.add(SLAB).cast(), SLAB - before);
-        // A huge page is filled with one fault in place of 512. Without them it works as well.
+        // A huge page needs one fault instead of 512. It also works without huge pages.
         libc::madvise(slab.cast(), SLAB, libc::MADV_HUGEPAGE);
         NonNull::new(slab)
     }
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_claims_to_be_zero_is() {
+    fn a_block_that_is_reported_as_zero_is_zero() {
         for _ in 0..3 {
             let mut blocks: Vec<_> = (0..2 * KEPT).map(|_| Block::take().unwrap()).collect();
             for (block, content) in &mut blocks {
@@ -253,7 +252,7 @@ mod tests {
         for block in &mut blocks {
             block.fill(1);
         }
-        // Every other one, so that no slab is free as a whole.
+        // Every second block, so that no slab is completely free.
         let (kept, freed): (Vec<_>, Vec<_>) =
             blocks.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
         drop(freed);

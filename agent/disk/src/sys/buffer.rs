@@ -1,11 +1,11 @@
-//! Zeroed memory that may not be had: `vec![0; len]` ends the process then.
+//! Zeroed memory, with an error if there is none: `vec![0; len]` would end the process.
 
 use std::{
     alloc::{Layout, alloc_zeroed},
     ptr,
 };
 
-/// `len` zeroes, which cost nothing before they are touched; `None` if there is no memory.
+/// `len` zeroes, which take no memory until they are touched. `None` if there is no memory.
 pub(crate) fn zeroed(len: usize) -> Option<Vec<u8>> {
     if len == 0 {
         return Some(Vec::new());

@@ -1,7 +1,7 @@
-//! The file calls that std and nix lack: reads into memory that is not initialised, reads that do
-//! not wait, writes that are durable when they return, and what block devices tell.
+//! System calls on files that std and nix lack: reads into uninitialised memory, reads that do not block, writes that
+//! are durable when they return, and properties of block devices.
 //!
-//! `file` calls it. Each function is one system call; none retries.
+//! `file` calls them. Each function is one system call; none retries.
 
 use std::{
     fs::File,
@@ -9,15 +9,15 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// What a read may do.
+/// Whether a read may block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Take what is in the page cache, or fail with EAGAIN (RWF_NOWAIT).
+    /// It reads from the page cache, or fails with EAGAIN (RWF_NOWAIT).
     Never,
     Allowed,
 }
 
-/// When a write is done.
+/// When a write counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
     /// The kernel has the bytes.
@@ -34,8 +34,8 @@ fn count(returned: isize) -> io::Result<usize> {
     usize::try_from(returned).map_err(|_| io::Error::last_os_error())
 }
 
-/// Reads at most `len` bytes from `at` and appends them to `buffer`, which must have room for them
-/// already. Returns how many came; 0 is the end of the file.
+/// Reads at most `len` bytes from `at` and appends them to `buffer`, which must already have room for them. Returns the
+/// number of bytes; 0 is the end of the file.
 pub(crate) fn read(
     file: &File,
     buffer: &mut Vec<u8>,
@@ -56,7 +56,7 @@ pub(crate) fn read(
     Ok(n)
 }
 
-/// Writes from the slices (at most IOV_MAX of them are looked at) to `at`; returns how much.
+/// Writes the slices, at most IOV_MAX of them, at offset `at`. Returns the number of bytes.
 pub(crate) fn write(
     file: &File,
     slices: &[IoSlice<'_>],
@@ -73,8 +73,8 @@ pub(crate) fn write(
     count(n)
 }
 
-/// The error of the file's writeback that this descriptor has not been told yet (sync_file_range(2)). Waits for
-/// nothing and writes nothing: it asks of a page far behind any file.
+/// Fails with the error of the file's writeback that this descriptor has not reported yet (sync_file_range(2)). It
+/// neither blocks nor writes, since it names a page far beyond the end of any file.
 pub(crate) fn written_back(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
     // SAFETY: the call takes numbers only.
@@ -90,7 +90,7 @@ mod ioctl {
     nix::ioctl_read_bad!(physical_sector, nix::request_code_none!(0x12, 123), libc::c_int);
 }
 
-/// Whether a block device refuses writes (BLKROGET), which it may do although it opens for them.
+/// Whether a block device refuses writes (BLKROGET). It may do so although it was opened for writing.
 pub(crate) fn read_only(device: &File) -> io::Result<bool> {
     let mut flag = 0;
     // SAFETY: the call writes one int, which `flag` is.
@@ -114,7 +114,7 @@ pub(crate) fn physical_sector(device: &File) -> io::Result<u32> {
     u32::try_from(bytes).map_err(io::Error::other)
 }
 
-/// Tells a block device that a range is not needed (BLKDISCARD); whole sectors only.
+/// Tells a block device that a range of whole sectors is not needed (BLKDISCARD).
 pub(crate) fn discard(device: &File, at: u64, len: u64) -> io::Result<()> {
     let range = [at, len];
     // SAFETY: the call reads two 64-bit numbers, which `range` is.
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "room beforehand")]
-    fn a_read_without_room_is_our_mistake() {
+    fn a_read_without_room_panics() {
         let mut buffer = Vec::new();
         drop(read(&file(b"0"), &mut buffer, 1 << 20, 0, Wait::Allowed));
     }
@@ -159,7 +159,7 @@ mod tests {
         for until in [Until::Taken, Until::Durable] {
             match write(&file, &slices, 1, until) {
                 Ok(n) => assert_eq!(n, 5),
-                // A filesystem may not know the flag.
+                // A filesystem may not support the flag.
                 Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP)),
             }
         }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block_device_says_so() {
+    fn a_file_that_is_no_block_device_is_an_error() {
         for error in [
             read_only(&file(b"")).unwrap_err(),
             sector(&file(b"")).unwrap_err(),

@@ -1,5 +1,5 @@
-//! The system calls of disks. The only modules of this crate with `unsafe`, and only where no safe
-//! wrapper exists; each block says why it is sound.
+//! System calls of disks without a safe wrapper. These are the only modules of this crate with `unsafe`; each block says
+//! why it is sound.
 
 #[allow(unsafe_code, reason = "anonymous memory maps, and giving parts of them back")]
 pub(crate) mod blocks;

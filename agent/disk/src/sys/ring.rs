@@ -1,7 +1,7 @@
-//! A ring of io_uring(7): reads and writes of files that the kernel goes on with while no thread waits.
+//! A ring of io_uring(7): reads and writes of files that complete without a waiting thread.
 //!
-//! `ring` has one for each thread. What the kernel reads and writes belongs to the ring from `push` until the
-//! kernel has told that it is done with it, whatever becomes of who asked.
+//! `ring` has one per thread. The buffers of a request belong to the ring from `push` until the kernel has reported its
+//! completion, even if the connection that asked has ended.
 
 use std::{
     fmt, io,
@@ -14,37 +14,38 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::Pages;
 
-/// Requests that wait to be submitted: few, since each is submitted when it is pushed.
+/// Most requests that wait to be submitted. They are few, since each is submitted when it is pushed.
 const REQUESTS: u32 = 256;
-/// Completions that the kernel keeps in the ring. It keeps more elsewhere (IORING_FEAT_NODROP).
+/// Completions that fit into the ring. The kernel keeps more elsewhere (IORING_FEAT_NODROP).
 const COMPLETIONS: u32 = 1024;
 
-/// What is read or written.
+/// A read or a write.
 #[derive(Debug)]
 pub(crate) enum Transfer {
-    /// So many bytes, to be appended to a buffer that has the room; past the page cache if `direct`.
+    /// Reads this many bytes and appends them to a buffer that has room for them; past the page cache if `direct`.
     Read { bytes: Vec<u8>, len: usize, direct: bool },
-    /// All that the pages hold, past the page cache; `durable`: the medium has it when it is done (RWF_DSYNC).
+    /// Writes all bytes of the pages, past the page cache. With `durable` the medium has them when it is done
+    /// (RWF_DSYNC).
     Write { pages: Pages, durable: bool },
 }
 
-/// What would wait fails with EAGAIN (RWF_NOWAIT), where else one of the kernel's threads would wait with it: these
-/// are few, and shared by all tenants. A read through the page cache waits without a thread, and only without it.
+/// A request that would block fails with EAGAIN (RWF_NOWAIT). Otherwise one of the kernel's threads would block, which
+/// are few and shared by all tenants. A read through the page cache waits without a thread, and does not need the flag.
 const NOWAIT: libc::c_int = libc::RWF_NOWAIT;
 
-/// Told how many bytes were moved.
+/// Called with the number of bytes that were moved.
 pub(crate) type Then = Box<dyn FnOnce(io::Result<usize>, Transfer) + Send>;
 
-/// A file that a request needs until it is done.
+/// The file of a request, which stays open until the request is done.
 pub(crate) type Keep = Arc<dyn AsFd + Send + Sync>;
 
-/// A request that the ring has.
+/// A request in the ring.
 struct Request {
     transfer: Transfer,
-    /// Of a write: where its bytes lie.
+    /// The places of a write's bytes.
     slices: Vec<libc::iovec>,
     then: Then,
-    /// Submitted by its number: that must not be another file's until then.
+    /// The file, which was submitted by its number: the number must not belong to another file until the request is done.
     _file: Keep,
 }
 
@@ -64,20 +65,21 @@ pub(crate) struct Completion {
     result: i32,
 }
 
-/// The ring of one thread. Dropped with requests in flight it leaks these: the kernel may not be done with them.
+/// The ring of one thread. If it is dropped with requests in flight, these are leaked, since the kernel may still use
+/// them.
 pub(crate) struct Ring {
     uring: IoUring,
-    /// Signalled when something is done: the ring's own descriptor is not, with completions that are asked for.
+    /// Signalled when requests are done. With deferred completions the ring's own descriptor is not.
     done: EventFd,
-    /// Requests that were pushed and whose completion was not taken.
+    /// The number of requests that were pushed and whose completion was not taken.
     has: usize,
 }
 
 impl Ring {
     /// # Errors
-    /// Why there is no io_uring here: an old kernel, kernel.io_uring_disabled, a filter of system calls.
+    /// io_uring cannot be used: an old kernel, kernel.io_uring_disabled, a filter of system calls.
     pub(crate) fn new() -> io::Result<Self> {
-        // Since Linux 6.1: completions come when the thread asks for them, and interrupt nothing.
+        // Since Linux 6.1: completions are deferred until the thread asks for them, and do not interrupt it.
         Self::build(true).or_else(|error| match error.raw_os_error() {
             Some(libc::EINVAL) => Self::build(false),
             _ => Err(error),
@@ -92,7 +94,8 @@ impl Ring {
         }
         let uring = builder.build(REQUESTS)?;
         let parameters = uring.params();
-        // 5.12; also that a request's slices are read when it is submitted, and that no completion is lost.
+        // Since Linux 5.12. It implies that a request's slices are read when it is submitted and that no completion is
+        // lost.
         if !parameters.is_feature_native_workers() || !parameters.is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "Linux is older than 5.12"));
         }
@@ -101,13 +104,13 @@ impl Ring {
         Ok(Self { uring, done, has: 0 })
     }
 
-    /// Submits a request for `file` at offset `at`. What the kernel does not take now is submitted by `turn`.
+    /// Submits a request for `file` at offset `at`. If the kernel does not take it now, `turn` submits it.
     ///
-    /// Each at once, and not all that there are for one system call: while the next are looked at, the medium is at
-    /// work on these.
+    /// Each request is submitted at once, and not several by one system call: the medium works on it while the next ones
+    /// are parsed.
     ///
     /// # Errors
-    /// There is no room: what was given comes back.
+    /// There is no room. The arguments are returned.
     pub(crate) fn push(
         &mut self,
         file: Keep,
@@ -137,7 +140,7 @@ impl Ring {
             }
             Transfer::Write { pages, durable } => {
                 slices.extend(pages.slices().map(|slice| libc::iovec {
-                    // The kernel only reads from it.
+                    // The kernel only reads from these bytes.
                     iov_base: slice.as_ptr().cast_mut().cast(),
                     iov_len: slice.len(),
                 }));
@@ -148,11 +151,11 @@ impl Ring {
         };
         let request = Box::into_raw(request);
         let entry = entry.user_data(request.expose_provenance() as u64);
-        // SAFETY: what the entry points to is part of the request or owned by it, on the heap, and nobody touches
-        // or frees it before `turn` has taken its completion. The file is open until then.
+        // SAFETY: the entry points to parts of the request or to memory that it owns, on the heap. Nothing touches or
+        // frees them before `turn` has taken the completion. The file is open until then.
         let pushed = unsafe { self.uring.submission().push(&entry) };
         if pushed.is_err() {
-            // SAFETY: it was just made from a box, and the ring has not taken it.
+            // SAFETY: the pointer was just made from a box, and the ring has not taken it.
             let Request { transfer, then, .. } = *unsafe { Box::from_raw(request) };
             return Err((transfer, then));
         }
@@ -162,7 +165,7 @@ impl Ring {
         Ok(())
     }
 
-    /// It has no request.
+    /// Whether it has no request.
     pub(crate) const fn is_idle(&self) -> bool {
         self.has == 0
     }
@@ -172,7 +175,7 @@ impl Ring {
         !self.uring.submission().is_empty()
     }
 
-    /// Becomes readable anew whenever something is done. Nobody reads from it.
+    /// A descriptor that becomes readable (edge) whenever requests are done. It is never read.
     pub(crate) fn done(&self) -> BorrowedFd<'_> {
         self.done.as_fd()
     }
@@ -199,14 +202,14 @@ impl Ring {
         self.uring.submit()
     }
 
-    /// Takes what is done.
+    /// Takes completions.
     pub(crate) fn take(&mut self, done: &mut Vec<Completion>) {
         for entry in self.uring.completion() {
             let request: *mut Request = std::ptr::with_exposed_provenance_mut(
                 usize::try_from(entry.user_data()).unwrap_or(0),
             );
-            // SAFETY: only `push` makes entries: the number is the address of a request that it made from a box,
-            // and the kernel gives it back once, when it is done with all of it.
+            // SAFETY: only `push` makes entries. The number is the address of a request that was made from a box, and
+            // the kernel returns it once, when it is done with the request.
             let request = unsafe { Box::from_raw(request) };
             self.has -= 1;
             done.push(Completion { request, result: entry.result() });
@@ -215,7 +218,7 @@ impl Ring {
 }
 
 impl Completion {
-    /// Tells who asked.
+    /// Reports the result to the waiter.
     pub(crate) fn tell(self) {
         let Request { mut transfer, then, .. } = *self.request;
         let moved = usize::try_from(self.result)
@@ -244,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_done_is_told_with_and_without_deferred_completions() {
+    fn completions_are_reported_with_and_without_deferred_completions() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 8192]).unwrap();
         let file = Arc::new(file);
