@@ -14,9 +14,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::{DEADLINE, agent::NBDKIT};
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, NBDKIT, PATIENCE};
+use crate::BINARY;
 
 /// Both servers, on a private socket: agent has it by itself, nbdkit 1.32 is asked for it.
 fn servers(dir: &Path) -> [Command; 2] {
@@ -206,7 +207,7 @@ fn with_the_parent_both_the_agent_and_the_command_end() {
         if text.lines().count() == 3 {
             break text;
         }
-        assert!(start.elapsed() < PATIENCE, "{text}");
+        assert!(start.elapsed() < DEADLINE, "{text}");
         std::thread::sleep(Duration::from_millis(5));
     };
     shell.kill().unwrap();

@@ -5,7 +5,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::agent::{BINARY, NBDKIT, fails};
+use support::{agent::NBDKIT, process::fails};
+
+use crate::BINARY;
 
 fn disk(program: &str, words: &[&str], dir: &Path) -> Output {
     let mut command = Command::new(program);

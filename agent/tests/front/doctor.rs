@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::agent::BINARY;
+use crate::BINARY;
 
 fn doctor(words: &[&str]) -> Output {
     Command::new(BINARY).arg("doctor").args(words).output().unwrap()

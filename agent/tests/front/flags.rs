@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::agent::{BINARY, NBDKIT};
+use support::agent::NBDKIT;
+
+use crate::BINARY;
 
 /// Everything libnbd can be told of an export, and what comes of asking for it all the same.
 const CLIENT: &str = r#"/usr/bin/python3 -c '

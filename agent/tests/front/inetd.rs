@@ -15,9 +15,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, User, getuid},
 };
+use support::client::receive_greeting;
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, receive_greeting};
+use crate::BINARY;
 
 const LONG: Duration = Duration::from_secs(30);
 

@@ -12,12 +12,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::agent::{Agent, BINARY, PATIENCE, greeted, opened, request};
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened},
+    wire::request,
+};
+
+use crate::BINARY;
 
 /// A client that has asked for an export by NBD_OPT_EXPORT_NAME.
 fn asked(socket: &Path, name: &str) -> UnixStream {
     let mut stream = greeted(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let len = u32::try_from(name.len()).unwrap();
     let option = [&3_u32.to_be_bytes()[..], b"IHAVEOPT\x00\x00\x00\x01", &len.to_be_bytes()];
     stream.write_all(&[&option.concat(), name.as_bytes()].concat()).unwrap();
@@ -40,7 +47,7 @@ fn open(socket: &Path, name: &str) -> UnixStream {
 /// How long a write of 512 bytes takes.
 fn write(stream: &mut UnixStream) -> Duration {
     let begun = Instant::now();
-    stream.write_all(&[request(1, 0, 512), vec![7; 512]].concat()).unwrap();
+    stream.write_all(&[request(1, 7, 0, 512), vec![7; 512]].concat()).unwrap();
     stream.read_exact(&mut [0; 16]).unwrap();
     begun.elapsed()
 }
@@ -57,7 +64,7 @@ fn count(agent: &Agent, what: &str) -> usize {
 fn until(what: &str, done: impl Fn() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert!(begun.elapsed() < DEADLINE, "{what}");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -196,7 +203,7 @@ fn at_the_agents_end_its_commands_end_and_nothing_stays() {
 fn a_client_that_waits_is_told_when_the_agent_ends() {
     let mut agent = start(&["--filter=delay", "memory", "1M", "delay-open=50"]);
     let mut stream = greeted(&agent.path("s"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x06\0\0\0\0\0\0").unwrap();
     thread::sleep(Duration::from_millis(100));
@@ -205,7 +212,7 @@ fn a_client_that_waits_is_told_when_the_agent_ends() {
     let mut reply = [0; 20];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[12..16], 0x8000_0007_u32.to_be_bytes(), "NBD_REP_ERR_SHUTDOWN");
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < DEADLINE);
 }
 
 #[test]
@@ -253,7 +260,7 @@ fn a_file_that_was_resized_or_replaced_is_seen_by_the_next_client() {
         let size = || opened(&mut greeted(&agent.path("s")));
         let first_byte = || {
             let mut stream = open(&agent.path("s"), "");
-            stream.write_all(&request(0, 0, 1)).unwrap();
+            stream.write_all(&request(0, 7, 0, 1)).unwrap();
             let mut reply = [0; 17];
             stream.read_exact(&mut reply).unwrap();
             reply[16]
@@ -299,7 +306,7 @@ fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
     let mut agent = start(&["--filter=cow", "tmpdisk", "1M", make]);
     let socket = agent.path("s");
     let read = |stream: &mut UnixStream| {
-        stream.write_all(&request(0, 0, 512)).unwrap();
+        stream.write_all(&request(0, 7, 0, 512)).unwrap();
         let mut reply = [1; 16 + 512];
         stream.read_exact(&mut reply).unwrap();
         reply[16..].to_vec()
@@ -336,7 +343,7 @@ fn overlays_in_which_nothing_was_written_hold_no_descriptors() {
     }
     until("they are closed", || count(&agent, "fd") <= descriptors + 2);
     let mut again = open(&socket, "0");
-    again.write_all(&request(0, 0, 512)).unwrap();
+    again.write_all(&request(0, 7, 0, 512)).unwrap();
     let mut reply = [1; 16 + 512];
     again.read_exact(&mut reply).unwrap();
     assert_eq!(reply[16..], [7; 512]);
@@ -352,7 +359,7 @@ fn a_client_that_comes_again_at_once_finds_its_disk_free() {
     // It keeps its end open until the next one has the disk.
     let mut last = open(&socket, "one");
     for n in 0..50 {
-        last.write_all(&request(2, 0, 0)).unwrap();
+        last.write_all(&request(2, 7, 0, 0)).unwrap();
         assert_eq!(last.read(&mut [0]).unwrap(), 0);
         let mut next = asked(&socket, "one");
         assert_eq!(got(&mut next), Some(1 << 20), "{n}");

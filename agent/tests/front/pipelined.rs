@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::agent::{Agent, PATIENCE, greeted, request};
+use support::{DEADLINE, agent::Agent, client::greeted, wire::request};
+
+use crate::BINARY;
 
 const EXPORT_NAME: u32 = 1;
 const ABORT: u32 = 2;
@@ -44,7 +46,7 @@ fn bytes((code, data): &Message) -> Vec<u8> {
 
 fn connect(socket: &Path) -> UnixStream {
     let mut stream = greeted(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream
 }
@@ -90,14 +92,14 @@ fn expect(stream: &mut UnixStream, expected: &[u8], what: &dyn std::fmt::Debug) 
 /// An agent that opens exports at once, and one that opens them on another thread.
 fn agents() -> [Agent; 2] {
     let directory = Agent::start_by_in(
-        std::process::Command::new(crate::agent::BINARY),
+        std::process::Command::new(BINARY),
         |path| {
             std::fs::create_dir(path.join("d")).unwrap();
             std::fs::write(path.join("d/x"), [7; 4096]).unwrap();
         },
         "-U {}/s file dir={}/d",
     );
-    [Agent::start("-U {}/s memory 1M"), directory]
+    [Agent::start(BINARY, "-U {}/s memory 1M"), directory]
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn list_info_and_go_in_one_send_are_answered_at_every_cut() {
         let mut expected = one_by_one(&socket, &options);
         // A request behind them is answered too.
         let mut all: Vec<u8> = options.iter().flat_map(bytes).collect();
-        all.extend(request(0, 0, 1));
+        all.extend(request(0, 7, 0, 1));
         expected.extend(0x6744_6698_u32.to_be_bytes());
         expected.extend([0; 4]);
         expected.extend(7_u64.to_be_bytes());

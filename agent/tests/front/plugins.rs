@@ -2,7 +2,9 @@
 
 use std::{fs, process::Command};
 
-use crate::agent::{BINARY, NBDKIT};
+use support::agent::NBDKIT;
+
+use crate::BINARY;
 
 /// The whole disk, its flags, and what comes of writing to it.
 const CLIENT: &str = r#"/usr/bin/python3 -c '

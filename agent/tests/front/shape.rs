@@ -2,7 +2,9 @@
 
 use std::{fs, process::Command};
 
-use crate::agent::{BINARY, NBDKIT, fails_with};
+use support::{agent::NBDKIT, process::fails_with};
+
+use crate::BINARY;
 
 /// The disk before and after requests at its borders, what comes of each, and its map.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
@@ -124,7 +126,7 @@ fn what_cannot_be_shaped_is_refused() {
         ("--filter=cow null cow-block-size=5000", "cow-block-size=5000 is not a block's size"),
         ("--filter=offset null offset=x", "filter offset: offset=x is not a size"),
     ] {
-        let (code, stderr) = fails_with(words);
+        let (code, stderr) = fails_with(BINARY, words);
         assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
         assert!(stderr.contains(part), "{words}: {stderr}");
     }

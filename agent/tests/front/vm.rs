@@ -12,7 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::agent::{Agent, BINARY, fails, fails_with, greeted, opened};
+use support::{
+    agent::Agent,
+    client::{greeted, opened},
+    process::{fails, fails_with},
+};
+
+use crate::BINARY;
 
 mod hostile;
 mod served;
@@ -20,6 +26,7 @@ mod served;
 #[test]
 fn a_hybrid_vm_is_known_by_its_path() {
     let mut agent = Agent::start(
+        BINARY,
         "--listen hybrid:{}/one --listen hybrid:{}/two,port=5 --allow vsock-guest \
          --limit-per-cid 1 memory 1M",
     );
@@ -48,7 +55,7 @@ fn rules_name_such_guests_as_guests() {
         ("--allow anyunix", false),
         ("--allow-cid 3-99", false),
     ] {
-        let mut agent = Agent::start(&format!("--listen hybrid:{{}}/vm {rules} memory 1M"));
+        let mut agent = Agent::start(BINARY, &format!("--listen hybrid:{{}}/vm {rules} memory 1M"));
         let mut stream = std::os::unix::net::UnixStream::connect(agent.path("vm_10809")).unwrap();
         let mut greeting = [0; 18];
         let greeted = stream.read_exact(&mut greeting).is_ok();
@@ -148,7 +155,7 @@ fn a_socket_has_the_mode_and_the_owner_that_were_asked_for() {
     let (uid, gid) = own;
     for (kind, name) in [("hybrid", "vm_10809"), ("vhost-user", "vm")] {
         let words = format!("--listen {kind}:{{}}/vm,mode=0620,owner={uid},group={gid} memory 1M");
-        let mut agent = Agent::start(&words);
+        let mut agent = Agent::start(BINARY, &words);
         let made = fs::symlink_metadata(agent.path(name)).unwrap();
         assert_eq!((made.mode() & 0o7777, made.uid(), made.gid()), (0o620, uid, gid), "{kind}");
         agent.end();
@@ -185,7 +192,7 @@ fn wrong_words_are_one_line() {
         ),
         ("--listen vhost-user:/nonexistent/vm memory 1", "/nonexistent"),
     ] {
-        let (code, stderr) = fails_with(words);
+        let (code, stderr) = fails_with(BINARY, words);
         assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
         assert!(stderr.contains(part), "{words}: {stderr}");
     }

@@ -2,9 +2,10 @@
 
 use std::{fs::File, path::Path};
 
+use support::agent::Agent;
 use tempfile::TempDir;
 
-use crate::{common::Agent, quiet::Errors, work::Row};
+use crate::{BINARY, quiet::Errors, work::Row};
 
 pub(crate) fn sparse(path: &Path, size: u64) -> String {
     File::create(path).and_then(|file| file.set_len(size)).expect("a file");
@@ -69,16 +70,16 @@ fn ondemand() {
 
 #[test]
 fn another_server_by_a_connection_each() {
-    let far = Agent::start(&["memory", "64M"]);
-    let words = format!("socket={}", far.socket.display());
+    let far = Agent::serve(BINARY, &["memory", "64M"]);
+    let words = format!("socket={}", far.socket().display());
     // A thread per connection reads what the other server sends.
     Row { threads: 80, ..Row::default() }.run(&["nbd", &words]);
 }
 
 #[test]
 fn another_server_by_one_connection() {
-    let far = Agent::start(&["memory", "64M"]);
-    let words = format!("socket={}", far.socket.display());
+    let far = Agent::serve(BINARY, &["memory", "64M"]);
+    let words = format!("socket={}", far.socket().display());
     Row::default().run(&["nbd", &words, "shared=true"]);
 }
 

@@ -2,11 +2,9 @@
 
 use std::{fs, io::BufRead};
 
-use crate::{
-    agent::Agent,
-    certificates::client,
-    client::{agent, noise, succeeds, uri, word},
-};
+use support::{agent::Agent, certificates::client, process::succeeds, random::Random};
+
+use crate::client::{agent, uri, word};
 
 /// Runs Python with libnbd's handle `h`, connected.
 pub(crate) fn nbdsh(uri: &str, before: &str, script: &str) -> String {
@@ -79,9 +77,9 @@ fn nbdcopy_brings_an_image_in_and_out() {
     ca.client_in(&agent.path("client"), client(1));
     let uri = uri(&agent, "nbds", "client");
     let (image, back) = (word(&agent, "image"), word(&agent, "back"));
-    let mut data = noise(9 << 20);
+    let mut data = Random::new(1).bytes(9 << 20);
     data.resize(20 << 20, 0);
-    data.extend(noise(100));
+    data.extend(Random::new(1).bytes(100));
     data.drain(..100);
     fs::write(&image, &data).unwrap();
     succeeds("nbdcopy", "libnbd-bin", &[&image, &uri]);

@@ -1,11 +1,10 @@
 //! `--tls-verify-peer`: who is let in, and what the log says of the others.
 
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
+use support::certificates::{Ca, client};
 
-use crate::{
-    certificates::{Ca, client},
-    client::{agent, size, uri},
-};
+use crate::BINARY;
+use crate::client::{agent, size, uri};
 
 #[test]
 fn a_certificate_of_the_ca_is_let_in_and_its_owner_is_logged() {
@@ -65,10 +64,13 @@ fn a_revoked_certificate_is_refused_and_others_are_not() {
     let (mut first, ca) = agent("--tls=require memory 1M");
     ca.revoke_in(&first.path("server"), 7, 2090);
     first.end();
-    let agent = crate::agent::Agent::start(&format!(
-        "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
-        first.path("server").display()
-    ));
+    let agent = support::agent::Agent::start(
+        BINARY,
+        &format!(
+            "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
+            first.path("server").display()
+        ),
+    );
     ca.client_in(&agent.path("revoked"), client(7));
     ca.client_in(&agent.path("client"), client(8));
     size(&uri(&agent, "nbds", "revoked")).unwrap_err();
@@ -82,10 +84,13 @@ fn a_revocation_list_past_its_time_lets_nobody_in() {
     let (mut first, ca) = agent("--tls=require memory 1M");
     ca.revoke_in(&first.path("server"), 7, 2003);
     first.end();
-    let agent = crate::agent::Agent::start(&format!(
-        "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
-        first.path("server").display()
-    ));
+    let agent = support::agent::Agent::start(
+        BINARY,
+        &format!(
+            "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
+            first.path("server").display()
+        ),
+    );
     ca.client_in(&agent.path("client"), client(8));
     size(&uri(&agent, "nbds", "client")).unwrap_err();
     let line = agent.wait_for_line("session").pop().unwrap();

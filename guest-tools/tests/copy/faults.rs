@@ -12,11 +12,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::server::{SIZE, Server, Transport::Unix};
 
-use crate::{
-    server::{SIZE, Server, TOOL, Transport::Unix},
-    sparse, text, under_nbdkit,
-};
+use crate::{TOOL, sparse, text, under_nbdkit};
 
 #[test]
 fn a_read_that_fails_has_its_place() {
@@ -129,7 +127,7 @@ fn an_interrupted_copy_says_that_it_is_incomplete() {
 
 /// A server that needs seconds, full of data, and a file beside it, full of data too.
 fn slow() -> (Server, String) {
-    let server = Server::activated(r#"nbdkit -f --filter=rate file "$disk" rate=40M"#, Unix);
+    let server = Server::activated(TOOL, r#"nbdkit -f --filter=rate file "$disk" rate=40M"#, Unix);
     sparse(&server.disk, SIZE, &[(0, SIZE)]);
     let other = server.dir.path().join("other");
     sparse(&other, SIZE, &[(0, SIZE)]);
