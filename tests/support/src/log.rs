@@ -96,6 +96,11 @@ impl Log {
         self.wait(timeout, |state| state.lines.iter().find_map(after)).1
     }
 
+    /// Waits until the lines of the whole log satisfy `done`; whether they do. It takes no line.
+    pub fn wait_until(&self, timeout: Duration, done: impl Fn(&[String]) -> bool) -> bool {
+        self.wait(timeout, |state| done(&state.lines).then_some(())).1.is_some()
+    }
+
     /// Waits for the end of the stream, and takes the lines that have not been taken. `None`: it has not ended
     /// in time.
     pub fn rest(&self, timeout: Duration) -> Option<Vec<String>> {
