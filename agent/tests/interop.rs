@@ -6,7 +6,11 @@ use std::{
     process::Command,
 };
 
-use support::{agent::Agent, process::succeeds as run, random::Random};
+use support::{
+    agent::Agent,
+    process::{python, succeeds as run},
+    random::Random,
+};
 
 /// The agent that cargo has built for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");
@@ -19,8 +23,7 @@ fn uri(agent: &Agent) -> String {
 fn nbdsh(agent: &Agent, before: &str, script: &str) -> String {
     let uri = uri(agent);
     let script = format!("import nbd\nh = nbd.NBD()\n{before}\nh.connect_uri({uri:?})\n{script}\n");
-    // Debian's own Python has the package; another may stand first in PATH.
-    run("/usr/bin/python3", "python3-libnbd", &["-c", &script])
+    python(&script, &[])
 }
 
 #[test]

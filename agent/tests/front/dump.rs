@@ -7,7 +7,10 @@ use std::{
     process::Command,
 };
 
-use support::{agent::NBDKIT, process::fails_with};
+use support::{
+    agent::NBDKIT,
+    process::{assert_refuses, fails_with},
+};
 
 use crate::BINARY;
 
@@ -77,9 +80,7 @@ fn a_plugin_says_of_itself_what_nbdkits_does() {
         ("--filter=no-such-filter memory --dump-plugin", "'no-such-filter'"),
         ("-s memory --dump-plugin", "-s/--single"),
     ] {
-        let (code, stderr) = fails_with(BINARY, words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, words, part);
     }
 }
 

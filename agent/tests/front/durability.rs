@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use support::agent::Agent;
+use support::{agent::Agent, process::python};
 use tempfile::TempDir;
 
 use crate::{BINARY, engines::ENGINES};
@@ -78,13 +78,7 @@ fn client(socket: &Path, code: &str) -> Vec<String> {
         def told(what, *args):\n  try: what(*args)\n  except nbd.Error as error: print(error.errno)\n\
         \x20 else: print('ok')\n\
         BLOCK = b'x' * 65536\n";
-    let output = Command::new("/usr/bin/python3")
-        .args(["-c", &format!("{start}{code}")])
-        .arg(socket)
-        .output()
-        .expect("python3; install python3-libnbd");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = python(&format!("{start}{code}"), &[socket.to_str().unwrap()]);
     text.lines().map(str::to_owned).collect()
 }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use support::{agent::Agent, process::fails_with};
+use support::{
+    agent::Agent,
+    process::{fails_with, python},
+};
 use tempfile::TempDir;
 
 use crate::BINARY;
@@ -18,13 +21,7 @@ use crate::BINARY;
 fn nbd(socket: &Path, code: &str) -> String {
     let start = "import nbd, sys\nh = nbd.NBD()\nh.add_meta_context('base:allocation')\n\
                  h.connect_unix(sys.argv[1])\n";
-    let output = Command::new("/usr/bin/python3")
-        .args(["-c", &format!("{start}{code}")])
-        .arg(socket)
-        .output()
-        .expect("python3; install python3-libnbd");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    python(&format!("{start}{code}"), &[socket.to_str().unwrap()])
 }
 
 /// The same words to a server by `--run`, with `{}` for a directory; then one file of it.

@@ -11,6 +11,7 @@ use nix::sys::socket::{getsockopt, sockopt::KeepAlive};
 use support::{
     agent::{Agent, NBDKIT},
     client::greeted,
+    process::printed_by_client,
 };
 
 use crate::BINARY;
@@ -25,14 +26,8 @@ print(h.get_size(), h.get_protocol(), h.get_structured_replies_negotiated(),
 ' "$uri""#;
 
 fn negotiated(server: &str, words: &str) -> String {
-    let output = Command::new(server)
-        .args(words.split_whitespace())
-        .args(["-U", "-", "memory", "1M", "--run", CLIENT])
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{server} {words}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    let words: Vec<_> = words.split_whitespace().chain(["memory", "1M"]).collect();
+    printed_by_client(server, &words, CLIENT)
 }
 
 #[test]

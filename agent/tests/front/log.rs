@@ -22,7 +22,7 @@ use support::{
     DEADLINE,
     agent::Agent,
     client::{greeted, opened},
-    process::fails_with,
+    process::assert_refuses,
     wire::request,
 };
 
@@ -65,6 +65,17 @@ fn use_disk(socket: &Path) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
+/// An agent whose standard error is a pipe without room, `{}/pipe`, and that pipe.
+fn logs_to_a_full_pipe(words: &str) -> (Agent, fs::File) {
+    let mut pipe = None;
+    let mut command = Command::new("sh");
+    // Shells open a FIFO that has a reader at once.
+    command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
+    let prepare = |dir: &Path| pipe = Some(full_pipe(&dir.join("pipe")));
+    let agent = Agent::start_by_in(command, prepare, words);
+    (agent, pipe.unwrap())
+}
+
 #[test]
 fn a_log_that_nobody_reads_holds_nobody() {
     for (words, params) in [
@@ -74,15 +85,8 @@ fn a_log_that_nobody_reads_holds_nobody() {
         ("--log={}/pipe ", ""),
         ("--filter=log ", " logfile={}/pipe"),
     ] {
-        let mut pipe = None;
-        let mut command = Command::new("sh");
-        // Shells open a FIFO that has a reader at once.
-        command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
-        let mut agent = Agent::start_by_in(
-            command,
-            |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
-            &format!("{words}-U {{}}/s memory 1M{params}"),
-        );
+        let (mut agent, _pipe) =
+            logs_to_a_full_pipe(&format!("{words}-U {{}}/s memory 1M{params}"));
         let socket = agent.path("s");
         // With -v more lines than the queue takes.
         (0..500).for_each(|_| use_disk(&socket));
@@ -95,16 +99,8 @@ fn a_log_that_nobody_reads_holds_nobody() {
 
 #[test]
 fn a_log_that_is_read_again_goes_on() {
-    let mut pipe = None;
-    let mut command = Command::new("sh");
-    command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
-    let mut agent = Agent::start_by_in(
-        command,
-        |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
-        "-U {}/s memory 1M",
-    );
+    let (mut agent, pipe) = logs_to_a_full_pipe("-U {}/s memory 1M");
     use_disk(&agent.path("s"));
-    let pipe = pipe.unwrap();
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     let mut lines =
         BufReader::new(pipe).lines().map(Result::unwrap).filter(|line| !line.is_empty());
@@ -258,9 +254,7 @@ fn what_cannot_be_logged_to_is_named() {
         ("--log=/nonexistent/log null", "--log=/nonexistent/log: cannot open the file"),
         ("--log=nowhere null", "--log 'nowhere'; it can be stderr, json, syslog"),
     ] {
-        let (code, stderr) = fails_with(BINARY, words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
-        assert!(stderr.contains(part), "{stderr}");
+        assert_refuses(BINARY, words, part);
     }
 }
 

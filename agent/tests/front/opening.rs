@@ -16,6 +16,8 @@ use support::{
     DEADLINE,
     agent::Agent,
     client::{greeted, opened},
+    process::{count, is_running},
+    until,
     wire::request,
 };
 
@@ -57,18 +59,6 @@ fn slowest(stream: &mut UnixStream) -> Duration {
     (0..100).map(|_| write(stream)).max().unwrap()
 }
 
-fn count(agent: &Agent, what: &str) -> usize {
-    fs::read_dir(format!("/proc/{}/{what}", agent.id())).unwrap().count()
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < DEADLINE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 fn start(words: &[&str]) -> Agent {
     Agent::start_with(Command::new(BINARY), "--timeout 60 -U {}/s", words)
 }
@@ -87,13 +77,13 @@ fn two_hundred_clients_that_wait_for_a_lock_delay_nobody_and_have_no_threads() {
     let first = open(&socket, "one");
     let mut other = open(&socket, "two");
     slowest(&mut other);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let mut waiting: Vec<_> = (0..CROWD).map(|_| asked(&socket, "one")).collect();
     // They are all there.
-    until("they have connected", || count(&agent, "fd") >= CROWD);
+    until("they have connected", || count(agent.id(), "fd") >= CROWD);
     assert!(slowest(&mut other) < SOON);
     assert!(slowest(&mut open(&socket, "three")) < SOON, "others' disks are made too");
-    assert!(count(&agent, "task") <= threads + 4, "{threads}, {}", count(&agent, "task"));
+    assert!(count(agent.id(), "task") <= threads + 4, "{threads}, {}", count(agent.id(), "task"));
     // Those who leave are not waited for.
     let mut last = waiting.pop().unwrap();
     drop(waiting);
@@ -131,11 +121,14 @@ fn clients_that_wait_for_a_time_delay_nobody() {
     let socket = agent.path("s");
     let mut other = open(&socket, "");
     slowest(&mut other);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let begun = Instant::now();
     let mut waiting: Vec<_> = (0..CROWD).map(|_| asked(&socket, "")).collect();
     assert!(slowest(&mut other) < SOON);
-    assert!(count(&agent, "task") <= threads + 70, "opening a file takes a thread for a moment");
+    assert!(
+        count(agent.id(), "task") <= threads + 70,
+        "opening a file takes a thread for a moment"
+    );
     assert!(waiting.iter_mut().all(|stream| got(stream) == Some(1 << 20)));
     assert!((3..20).contains(&begun.elapsed().as_secs()), "all at once");
     agent.end();
@@ -147,9 +140,8 @@ fn ids(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn lives(id: &String) -> bool {
-    let status = fs::read_to_string(format!("/proc/{id}/stat"));
-    status.is_ok_and(|status| !status.contains(") Z "))
+fn lives(id: &str) -> bool {
+    is_running(id.parse().unwrap())
 }
 
 /// A command that never ends, and starts another one. The others' clients are served.
@@ -161,7 +153,7 @@ fn a_command_ends_with_its_client_and_few_run_at_once() {
     let path = dir.path().join("ids");
     let word = format!("ids={}", path.display());
     let mut agent = start(&["tmpdisk", "1M", HANGS, &word]);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..200).map(|_| asked(&agent.path("s"), "")).collect();
     // A tenant has four.
     until("four run", || ids(&path).len() == 8);
@@ -169,9 +161,9 @@ fn a_command_ends_with_its_client_and_few_run_at_once() {
     let running = ids(&path);
     assert_eq!(running.len(), 8);
     // Threads made what each client waits with; none waits with it.
-    assert!(running.iter().all(lives) && count(&agent, "task") <= threads + 64);
+    assert!(running.iter().all(|id| lives(id)) && count(agent.id(), "task") <= threads + 64);
     drop(waiting);
-    until("all have ended", || !ids(&path).iter().any(lives));
+    until("all have ended", || !ids(&path).iter().any(|id| lives(id)));
     let made = || {
         let entries = fs::read_dir(agent.dir.path()).unwrap();
         entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
@@ -193,7 +185,7 @@ fn at_the_agents_end_its_commands_end_and_nothing_stays() {
     agent.end();
     assert!(begun.elapsed() < Duration::from_secs(4), "it is not waited for");
     assert_eq!(got(&mut waiting), None);
-    assert!(!ids(&path).iter().any(lives));
+    assert!(!ids(&path).iter().any(|id| lives(id)));
     let left: Vec<_> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, [path]);
@@ -221,12 +213,12 @@ fn a_script_that_describes_exports_ends_with_its_client() {
     let path = dir.path().join("ids");
     let script = format!("exportdesc=script:echo $$ >> {}; exec sleep 1000", path.display());
     let mut agent = start(&["--filter=exportname", "memory", "1M", &script]);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..50).map(|_| asked(&agent.path("s"), "")).collect();
     until("four run", || ids(&path).len() == 4);
-    assert!(count(&agent, "task") <= threads + 4);
+    assert!(count(agent.id(), "task") <= threads + 4);
     drop(waiting);
-    until("all have ended", || !ids(&path).iter().any(lives));
+    until("all have ended", || !ids(&path).iter().any(|id| lives(id)));
     agent.end();
 }
 
@@ -313,7 +305,7 @@ fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
     };
     let mut kept = open(&socket, "");
     write(&mut kept);
-    let descriptors = count(&agent, "fd");
+    let descriptors = count(agent.id(), "fd");
     for n in 0..50 {
         let mut stream = open(&socket, if n % 2 == 0 { "" } else { "other" });
         assert_eq!(read(&mut stream), [0; 512]);
@@ -321,7 +313,7 @@ fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
         assert_eq!(read(&mut stream), [7; 512]);
     }
     assert_eq!(read(&mut kept), [7; 512]);
-    until("they are closed", || count(&agent, "fd") <= descriptors);
+    until("they are closed", || count(agent.id(), "fd") <= descriptors);
     agent.end();
 }
 
@@ -337,11 +329,11 @@ fn overlays_in_which_nothing_was_written_hold_no_descriptors() {
     let mut kept = open(&socket, "0");
     write(&mut kept);
     drop(kept);
-    let descriptors = count(&agent, "fd");
+    let descriptors = count(agent.id(), "fd");
     for n in 1..50 {
         drop(open(&socket, &n.to_string()));
     }
-    until("they are closed", || count(&agent, "fd") <= descriptors + 2);
+    until("they are closed", || count(agent.id(), "fd") <= descriptors + 2);
     let mut again = open(&socket, "0");
     again.write_all(&request(0, 7, 0, 512)).unwrap();
     let mut reply = [1; 16 + 512];

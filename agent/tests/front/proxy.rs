@@ -15,7 +15,7 @@ use std::{
 
 use support::{
     agent::{Agent, NBDKIT},
-    process::{self, fails_with, succeeds},
+    process::{self, assert_refuses, python, succeeds},
     until,
 };
 
@@ -42,12 +42,6 @@ fn facts(uri: &str) -> Vec<String> {
             .any(|key| line.contains(key))
     };
     all.lines().filter(about).map(str::to_owned).collect()
-}
-
-pub(crate) fn python(script: &str, words: &[&str]) {
-    let output =
-        Command::new("/usr/bin/python3").arg("-c").arg(script).args(words).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -267,9 +261,7 @@ fn it_tries_again_to_connect_as_often_as_it_is_told() {
     );
     once.wait_for_line("export not opened");
     // Shared, it connects at once, or does not start.
-    let (code, stderr) = fails_with(BINARY, &format!("-U - nbd {words} shared=true"));
-    assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
-    assert!(stderr.contains("cannot connect to unix:/"), "{stderr}");
+    assert_refuses(BINARY, &format!("-U - nbd {words} shared=true"), "cannot connect to unix:/");
 }
 
 #[test]
@@ -361,8 +353,6 @@ fn wrong_words_are_one_line() {
             "cannot connect to tcp:127.0.0.1:",
         ),
     ] {
-        let (code, stderr) = fails_with(BINARY, &format!("-U - {words}"));
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, &format!("-U - {words}"), part);
     }
 }

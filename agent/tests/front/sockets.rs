@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use support::{DEADLINE, agent::Agent, client::greeted, process::fails};
+use support::{agent::Agent, client::greeted, process::fails, until};
 use tempfile::TempDir;
 
 use crate::BINARY;
@@ -134,11 +134,10 @@ fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let start = Instant::now();
-    while !dir.path().join("asked").exists() {
-        assert!(start.elapsed() < DEADLINE && child.try_wait().unwrap().is_none(), "nobody asked");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until("the agent asks for a name", || {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        dir.path().join("asked").exists()
+    });
     let told = Instant::now();
     // unshare(1) becomes the shell, and that the agent.
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();

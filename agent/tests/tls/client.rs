@@ -1,6 +1,7 @@
 //! A client that says exactly what it is told to, in plain text and inside TLS; libnbd's tools.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Lines, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -18,7 +19,8 @@ use support::{
     agent::Agent,
     certificates::Ca,
     client::{ask, greeted},
-    process::run,
+    process::{run, succeeds},
+    random::Random,
     wire::{CLIENT_FLAGS, OPT_GO, OPT_STARTTLS, REP_ACK, export},
 };
 
@@ -150,4 +152,16 @@ impl Drop for Guest {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// nbdcopy writes an image to `uri` and reads it back. The export is 20 MiB.
+pub(crate) fn assert_copies_in_and_out(agent: &Agent, uri: &str) {
+    let (image, back) = (word(agent, "image"), word(agent, "back"));
+    let mut data = Random::new(1).bytes(9 << 20);
+    data.resize((20 << 20) - 100, 0);
+    data.extend(Random::new(2).bytes(100));
+    fs::write(&image, &data).unwrap();
+    succeeds("nbdcopy", "libnbd-bin", &[&image, uri]);
+    succeeds("nbdcopy", "libnbd-bin", &["--flush", uri, &back]);
+    assert!(fs::read(&back).unwrap() == data, "the image came back otherwise");
 }

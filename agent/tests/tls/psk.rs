@@ -17,7 +17,7 @@ use support::{
 
 use crate::{
     BINARY,
-    client::{plain, size, word},
+    client::{assert_copies_in_and_out, plain, size, word},
     interop::{WRITE_AND_READ, nbdsh},
 };
 
@@ -60,13 +60,7 @@ fn libnbd_reads_what_it_wrote_in_both_versions() {
 fn nbdcopy_brings_an_image_in_and_out() {
     let agent = agent("--tls=require memory 20M");
     let uri = uri(&agent, "bob", "keys.psk");
-    let (image, back) = (word(&agent, "image"), word(&agent, "back"));
-    let mut data = Random::new(1).bytes(9 << 20);
-    data.resize(20 << 20, 0);
-    fs::write(&image, &data).unwrap();
-    succeeds("nbdcopy", "libnbd-bin", &[&image, &uri]);
-    succeeds("nbdcopy", "libnbd-bin", &["--flush", &uri, &back]);
-    assert!(fs::read(&back).unwrap() == data, "the image came back otherwise");
+    assert_copies_in_and_out(&agent, &uri);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Child, Command, ExitStatus, Output},
     time::Duration,
 };
@@ -75,4 +76,44 @@ pub fn fails(command: &mut Command) -> (i32, String) {
 /// As [`fails`], for a program and words that are split at spaces.
 pub fn fails_with(program: &str, words: &str) -> (i32, String) {
     fails(Command::new(program).args(words.split_whitespace()))
+}
+
+/// Runs a program that must refuse its words by one line of error and exit code 1; the line.
+pub fn refused(command: &mut Command) -> String {
+    let (code, stderr) = fails(command);
+    assert_eq!((code, stderr.lines().count()), (1, 1), "{command:?}: {stderr}");
+    stderr
+}
+
+/// As [`refused`], for a program and words that are split at spaces. The line has to contain `part`.
+pub fn assert_refuses(program: &str, words: &str, part: &str) {
+    let line = refused(Command::new(program).args(words.split_whitespace()));
+    assert!(line.contains(part), "{words}: {line}");
+}
+
+/// What `client`, a shell command, prints as the `--run` of a server that has nbdkit's command line. It connects to
+/// `$uri`.
+pub fn printed_by_client(server: &str, words: &[&str], client: &str) -> String {
+    succeeds(server, "nbdkit", &[words, &["-U", "-", "--run", client]].concat())
+}
+
+/// Runs a script of Python with libnbd, which has to succeed; what it prints.
+pub fn python(script: &str, args: &[&str]) -> String {
+    // Debian's own Python has the package; another one may stand first in PATH.
+    succeeds("/usr/bin/python3", "python3-libnbd", &[&["-c", script], args].concat())
+}
+
+/// Waits until a file has the number of a process and a line end, as `echo $$` writes them; the number.
+pub fn pid_in(path: &Path) -> u32 {
+    let mut text = String::new();
+    until(&format!("a process writes its number to {}", path.display()), || {
+        text = fs::read_to_string(path).unwrap_or_default();
+        text.ends_with('\n')
+    });
+    text.trim().parse().expect("a number")
+}
+
+/// Waits until a process that need not be a child has ended.
+pub fn assert_ends(pid: u32) {
+    until(&format!("process {pid} ends"), || !is_running(pid));
 }
