@@ -118,3 +118,6 @@ impl Log {
 fn lock(shared: &Shared) -> MutexGuard<'_, State> {
     shared.state.lock().expect("no panic in the reader")
 }
+
+#[cfg(test)]
+mod tests;
