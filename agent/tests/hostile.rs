@@ -1,15 +1,20 @@
 //! What clients do that mean harm or have gone mad: each ends itself, and nobody else notices.
 
-mod common;
-
 use std::{
     io::{ErrorKind, Read, Write},
     net::Shutdown,
-    thread,
     time::{Duration, Instant},
 };
 
-use common::{Agent, DISC, FLUSH, OPT_GO, READ, TRIM, WRITE, request};
+use support::{
+    DEADLINE,
+    agent::Agent,
+    process, until,
+    wire::{DISC, FLUSH, OPT_GO, READ, TRIM, WRITE, request},
+};
+
+/// The agent that cargo has built for these tests.
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
 /// Numbers that look random and are the same in each run.
 fn noise(mut seed: u64) -> impl Iterator<Item = u8> {
@@ -23,7 +28,7 @@ fn noise(mut seed: u64) -> impl Iterator<Item = u8> {
 
 #[test]
 fn garbage_ends_only_the_connection_that_it_came_on() {
-    let mut agent = Agent::start(&["memory", "1M"]);
+    let mut agent = Agent::serve(BINARY, &["memory", "1M"]);
     let mut good = agent.open();
     for seed in 1..100 {
         let bytes: Vec<u8> = noise(seed).take(5000).collect();
@@ -40,7 +45,7 @@ fn garbage_ends_only_the_connection_that_it_came_on() {
 
 #[test]
 fn a_client_may_close_at_any_byte_of_a_session() {
-    let mut agent = Agent::start(&["memory", "1M"]);
+    let mut agent = Agent::serve(BINARY, &["memory", "1M"]);
     let mut good = agent.open();
     let session = [
         &3u32.to_be_bytes()[..],
@@ -80,9 +85,9 @@ fn a_client_may_close_at_any_byte_of_a_session() {
 
 #[test]
 fn announced_gigabytes_cost_nothing() {
-    let mut agent = Agent::start(&["memory", "8G"]);
+    let mut agent = Agent::serve(BINARY, &["memory", "8G"]);
     agent.assert_alive();
-    let before = agent.memory_kib("VmRSS");
+    let before = agent.status("VmRSS");
     let mut clients = Vec::new();
     for _ in 0..20 {
         // An option of 4 GiB: closed.
@@ -113,13 +118,13 @@ fn announced_gigabytes_cost_nothing() {
         }
     }
     agent.assert_alive();
-    let grown = agent.memory_kib("VmRSS").saturating_sub(before);
+    let grown = agent.status("VmRSS").saturating_sub(before);
     assert!(grown < 80 << 10, "{grown} KiB for 40 writes that were only announced");
 }
 
 #[test]
 fn the_payload_of_a_refused_write_is_drained() {
-    let agent = Agent::start(&["memory", "1M"]);
+    let agent = Agent::serve(BINARY, &["memory", "1M"]);
     let mut client = agent.open();
     for (offset, len) in [(1 << 20, 512), ((1 << 20) - 1, 100_000), (0, (64 << 20) + 1)] {
         client.request(WRITE, 9, offset, len);
@@ -134,7 +139,7 @@ fn the_payload_of_a_refused_write_is_drained() {
 
 #[test]
 fn a_byte_a_second_is_dropped_at_the_deadline_and_holds_nobody_up() {
-    let mut agent = Agent::start(&["--timeout", "1", "memory", "1M"]);
+    let mut agent = Agent::serve(BINARY, &["--timeout", "1", "memory", "1M"]);
     let mut slow = agent.connect();
     let start = Instant::now();
     let mut greeting = [0; 18];
@@ -150,7 +155,7 @@ fn a_byte_a_second_is_dropped_at_the_deadline_and_holds_nobody_up() {
         match slow.stream.read(&mut [0; 64]) {
             Ok(0) => break,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-            _ => assert!(start.elapsed() < common::LONG, "never dropped"),
+            _ => assert!(start.elapsed() < DEADLINE, "never dropped"),
         }
     }
     assert!(start.elapsed() >= Duration::from_millis(900), "dropped too early");
@@ -159,13 +164,13 @@ fn a_byte_a_second_is_dropped_at_the_deadline_and_holds_nobody_up() {
 
 #[test]
 fn a_client_that_never_reads_holds_a_bounded_amount() {
-    let mut agent = Agent::start(&["memory", "256M"]);
+    let mut agent = Agent::serve(BINARY, &["memory", "256M"]);
     // Data, not holes: a reply has something to hold.
     let mut writer = agent.open();
     for i in 0..64 {
         writer.write_at(i << 22, &vec![7; 4 << 20]);
     }
-    let before = agent.memory_kib("VmRSS");
+    let before = agent.status("VmRSS");
     let mut deaf = agent.open();
     deaf.stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a timeout");
     let reads: Vec<u8> = (0..1000).flat_map(|i| request(READ, i, 0, 1 << 20)).collect();
@@ -182,7 +187,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
     assert!(asked < 100_000, "the agent takes in request after request: {asked}");
     // The pages that are lent are written over, so that what the replies hold is held twice.
     writer.write_at(0, &vec![8; 32 << 20]);
-    let grown = agent.memory_kib("VmRSS").saturating_sub(before);
+    let grown = agent.status("VmRSS").saturating_sub(before);
     assert!(grown < 100 << 10, "{grown} KiB held for a client that never reads");
     assert_eq!(writer.read_at(0, 4096), [8; 4096]);
     drop(deaf);
@@ -192,7 +197,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
 #[test]
 fn writes_are_taken_in_while_replies_wait() {
     // A client that sends everything first and reads the replies afterwards.
-    let agent = Agent::start(&["memory", "64M"]);
+    let agent = Agent::serve(BINARY, &["memory", "64M"]);
     let mut client = agent.open();
     for i in 0..10 {
         client.request(READ, i, 0, 1 << 20);
@@ -209,10 +214,8 @@ fn writes_are_taken_in_while_replies_wait() {
 
 #[test]
 fn a_thousand_connections_are_served_and_leave_nothing() {
-    let mut agent = Agent::start(&["memory", "1M"]);
-    let descriptors = |agent: &Agent| {
-        std::fs::read_dir(format!("/proc/{}/fd", agent.child.id())).expect("its files").count()
-    };
+    let mut agent = Agent::serve(BINARY, &["memory", "1M"]);
+    let descriptors = |agent: &Agent| process::count(agent.id(), "fd");
     agent.assert_alive();
     let before = descriptors(&agent);
     let mut clients: Vec<_> = (0..1000).map(|_| agent.open()).collect();
@@ -223,17 +226,13 @@ fn a_thousand_connections_are_served_and_leave_nothing() {
     for client in clients {
         client.disconnect();
     }
-    let start = Instant::now();
-    while descriptors(&agent) > before {
-        assert!(start.elapsed() < common::LONG, "descriptors are left");
-        thread::yield_now();
-    }
+    until("no descriptors are left", || descriptors(&agent) <= before);
     agent.assert_alive();
 }
 
 #[test]
 fn disc_finishes_what_is_outstanding() {
-    let agent = Agent::start(&["memory", "1M"]);
+    let agent = Agent::serve(BINARY, &["memory", "1M"]);
     let mut client = agent.open();
     let mut bytes: Vec<u8> = (0..20).flat_map(|i| request(READ, i, 0, 4096)).collect();
     bytes.extend(request(DISC, 20, 0, 0));
@@ -249,8 +248,8 @@ fn lists_that_nobody_reads_are_charged() {
         std::fs::File::create(images.path().join(format!("{i:0>200}"))).expect("a file");
     }
     let dir = format!("dir={}", images.path().display());
-    let agent = Agent::start(&["--memory-per-tenant=34M", "--timeout=3s", "file", &dir]);
-    let before = agent.memory_kib("VmHWM");
+    let agent = Agent::serve(BINARY, &["--memory-per-tenant=34M", "--timeout=3s", "file", &dir]);
+    let before = agent.status("VmHWM");
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| agent.connect()).collect();
     for client in &mut clients {
         client.greet();
@@ -260,7 +259,7 @@ fn lists_that_nobody_reads_are_charged() {
     for client in &mut clients {
         client.recv_to_end();
     }
-    let grown = agent.memory_kib("VmHWM") - before;
+    let grown = agent.status("VmHWM") - before;
     // 100 lists are 200 MiB.
     assert!(grown < 80 << 10, "{grown} KiB");
 }

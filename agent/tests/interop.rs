@@ -1,53 +1,34 @@
 //! The agent with the clients that people have: libnbd's tools, QEMU's, fio.
 
-mod common;
-
 use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
     process::Command,
 };
 
-use common::Agent;
+use support::{
+    agent::Agent,
+    process::{python, succeeds as run},
+    random::Random,
+};
 
-/// Runs a client to its end; its stdout. Fails with all it said, or with the package to install.
-fn run(program: &str, package: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap_or_else(|error| {
-        panic!("cannot run {program}: {error}; install the Debian package {package}")
-    });
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {}\n{text}{errors}", output.status);
-    text
-}
+/// The agent that cargo has built for these tests.
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
 fn uri(agent: &Agent) -> String {
-    format!("nbd+unix:///?socket={}", agent.socket.display())
+    format!("nbd+unix:///?socket={}", agent.socket().display())
 }
 
 /// Runs Python with a connected libnbd handle `h`.
 fn nbdsh(agent: &Agent, before: &str, script: &str) -> String {
     let uri = uri(agent);
     let script = format!("import nbd\nh = nbd.NBD()\n{before}\nh.connect_uri({uri:?})\n{script}\n");
-    // Debian's own Python has the package; another may stand first in PATH.
-    run("/usr/bin/python3", "python3-libnbd", &["-c", &script])
-}
-
-fn noise(len: usize) -> Vec<u8> {
-    let mut seed = 0x2545_f491_u32;
-    std::iter::repeat_with(|| {
-        seed ^= seed << 13;
-        seed ^= seed >> 17;
-        seed ^= seed << 5;
-        seed.to_be_bytes()[1]
-    })
-    .take(len)
-    .collect()
+    python(&script, &[])
 }
 
 #[test]
 fn nbdinfo_shows_what_the_disk_can_do() {
-    let agent = Agent::start(&["memory", "1G"]);
+    let agent = Agent::serve(BINARY, &["memory", "1G"]);
     let info = run("nbdinfo", "libnbd-bin", &[&uri(&agent)]);
     for line in [
         "export-size: 1073741824",
@@ -72,7 +53,7 @@ fn nbdinfo_shows_what_the_disk_can_do() {
 
 #[test]
 fn readonly_is_told_and_kept() {
-    let agent = Agent::start(&["-r", "memory", "1M"]);
+    let agent = Agent::serve(BINARY, &["-r", "memory", "1M"]);
     let said = nbdsh(
         &agent,
         "h.set_strict_mode(0)",
@@ -88,7 +69,7 @@ for f in (lambda: h.pwrite(b'x' * 512, 0), lambda: h.zero(512, 0), lambda: h.tri
 
 #[test]
 fn libnbd_reads_what_it_wrote_in_every_framing() {
-    let agent = Agent::start(&["memory", "64M"]);
+    let agent = Agent::serve(BINARY, &["memory", "64M"]);
     for before in ["", "h.set_request_structured_replies(False)"] {
         let said = nbdsh(
             &agent,
@@ -112,7 +93,7 @@ h.shutdown()",
 
 #[test]
 fn reads_past_the_end_and_unknown_commands_are_errors_and_the_connection_lives() {
-    let agent = Agent::start(&["memory", "1M"]);
+    let agent = Agent::serve(BINARY, &["memory", "1M"]);
     let said = nbdsh(
         &agent,
         "h.set_strict_mode(0)",
@@ -137,7 +118,7 @@ print(len(h.pread(512, size - 512)))",
 
 #[test]
 fn block_status_tells_holes_from_data() {
-    let agent = Agent::start(&["memory", "8G"]);
+    let agent = Agent::serve(BINARY, &["memory", "8G"]);
     let said = nbdsh(
         &agent,
         "h.add_meta_context('base:allocation')",
@@ -162,7 +143,7 @@ status(512, h.get_size() - 512)",
 
 #[test]
 fn a_sparse_read_comes_as_a_hole() {
-    let agent = Agent::start(&["memory", "8M"]);
+    let agent = Agent::serve(BINARY, &["memory", "8M"]);
     let said = nbdsh(
         &agent,
         "",
@@ -180,7 +161,7 @@ fn a_flush_covers_what_another_connection_was_answered() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("disk");
     File::create(&path).and_then(|file| file.set_len(1 << 20)).expect("a file");
-    let agent = Agent::start(&["file", path.to_str().expect("UTF-8")]);
+    let agent = Agent::serve(BINARY, &["file", path.to_str().expect("UTF-8")]);
     let said = nbdsh(
         &agent,
         "",
@@ -204,14 +185,14 @@ fn nbdcopy_brings_an_image_in_and_out_and_holes_stay_holes() {
     let dir = tempfile::tempdir().expect("a directory");
     let (image, disk, back) =
         (dir.path().join("image"), dir.path().join("disk"), dir.path().join("back"));
-    let data = noise(3 << 20);
+    let data = Random::new(1).bytes(3 << 20);
     let file = File::create(&image).expect("a file");
     file.set_len(64 << 20).expect("a size");
     file.write_all_at(&data, 1 << 20).expect("data");
     file.write_all_at(&data, 40 << 20).expect("data");
     File::create(&disk).and_then(|file| file.set_len(64 << 20)).expect("a file");
     for words in [&["memory", "64M"][..], &["file", disk.to_str().expect("UTF-8")]] {
-        let agent = Agent::start(words);
+        let agent = Agent::serve(BINARY, words);
         let image = image.to_str().expect("UTF-8");
         let back = back.to_str().expect("UTF-8");
         run("nbdcopy", "libnbd-bin", &[image, &uri(&agent)]);
@@ -233,7 +214,7 @@ fn qemu_writes_verifies_and_discards() {
     let disk = disk.to_str().expect("UTF-8").to_owned();
     let direct = format!("file={disk}");
     for words in [&["memory", "256M"][..], &["file", &disk], &["file", &direct, "cache=none"]] {
-        let agent = Agent::start(words);
+        let agent = Agent::serve(BINARY, words);
         let uri = uri(&agent);
         let commands = [
             "write -P 0x11 0 40M",
@@ -264,7 +245,7 @@ fn qemu_writes_verifies_and_discards() {
 
 #[test]
 fn fio_verifies_random_writes_at_depth() {
-    let agent = Agent::start(&["memory", "64M"]);
+    let agent = Agent::serve(BINARY, &["memory", "64M"]);
     let said = run(
         "fio",
         "fio",
@@ -296,8 +277,8 @@ fn a_directory_serves_its_files_and_nothing_else() {
     fs::write(served.join("two"), [2; 8192]).expect("a file");
     fs::write(dir.path().join("secret"), [3; 4096]).expect("a file");
     std::os::unix::fs::symlink("../secret", served.join("link")).expect("a link");
-    let agent = Agent::start(&["file", &format!("dir={}", served.display())]);
-    let named = |name: &str| format!("nbd+unix:///{name}?socket={}", agent.socket.display());
+    let agent = Agent::serve(BINARY, &["file", &format!("dir={}", served.display())]);
+    let named = |name: &str| format!("nbd+unix:///{name}?socket={}", agent.socket().display());
     assert_eq!(run("nbdinfo", "libnbd-bin", &["--size", &named("one")]).trim(), "4096");
     assert_eq!(run("nbdinfo", "libnbd-bin", &["--size", &named("two")]).trim(), "8192");
     let list = run("nbdinfo", "libnbd-bin", &["--list", &uri(&agent)]);
@@ -311,7 +292,7 @@ fn a_directory_serves_its_files_and_nothing_else() {
 
 #[test]
 fn full_has_no_space_and_null_forgets() {
-    let agent = Agent::start(&["full", "1M"]);
+    let agent = Agent::serve(BINARY, &["full", "1M"]);
     let said = nbdsh(
         &agent,
         "",
@@ -322,18 +303,18 @@ except nbd.Error as error:
 print(bytes(h.pread(512, 0)) == bytes(512))",
     );
     assert_eq!(said, "ENOSPC\nTrue\n");
-    let agent = Agent::start(&["null", "1M"]);
+    let agent = Agent::serve(BINARY, &["null", "1M"]);
     let said =
         nbdsh(&agent, "", "h.pwrite(b'x' * 512, 0)\nprint(bytes(h.pread(512, 0)) == bytes(512))");
     assert_eq!(said, "True\n");
-    let agent = Agent::start(&["pattern", "1M"]);
+    let agent = Agent::serve(BINARY, &["pattern", "1M"]);
     let said = nbdsh(&agent, "", "print(bytes(h.pread(16, 4096)).hex())");
     assert_eq!(said, "00000000000010000000000000001008\n");
 }
 
 #[test]
 fn a_disk_of_2_to_the_63_starts_and_is_written_at_its_end() {
-    let mut agent = Agent::start(&["memory", "9223372036854775807"]);
+    let mut agent = Agent::serve(BINARY, &["memory", "9223372036854775807"]);
     let said = nbdsh(
         &agent,
         "",
@@ -346,7 +327,7 @@ h.trim(0xffffffff, size - 0xffffffff)
 print(bytes(h.pread(3, size - 3)), bytes(h.pread(3, size // 2)))",
     );
     assert_eq!(said, "9223372036854775807\nb'end'\nb'\\x00\\x00\\x00' b'mid'\n");
-    assert!(agent.memory_kib("VmRSS") < 64 << 10);
+    assert!(agent.status("VmRSS") < 64 << 10);
     agent.assert_alive();
 }
 
@@ -356,7 +337,7 @@ fn a_file_that_shrinks_or_has_no_space_gives_errors_and_the_agent_lives() {
     let disk = dir.path().join("disk");
     fs::write(&disk, vec![7; 8 << 20]).expect("a file");
     let path = disk.to_str().expect("UTF-8");
-    let mut agent = Agent::start(&["file", path]);
+    let mut agent = Agent::serve(BINARY, &["file", path]);
     let said = nbdsh(
         &agent,
         "",
@@ -377,11 +358,11 @@ print(bytes(h.pread(4096, 0)) == bytes([7]) * 4096)"
 
     // A limit on the size of files stands in for a full medium: EFBIG is reported as ENOSPC.
     let mut limited = Command::new("prlimit");
-    limited.args(["--fsize=1048576", env!("CARGO_BIN_EXE_agent")]);
+    limited.args(["--fsize=1048576", BINARY]);
     let disk = dir.path().join("limited");
     File::create(&disk).and_then(|file| file.set_len(1 << 20)).expect("a file");
     File::options().write(true).open(&disk).and_then(|f| f.set_len(8 << 20)).expect("a size");
-    let mut agent = Agent::spawn(limited, &["file", disk.to_str().expect("UTF-8")]);
+    let mut agent = Agent::serve_by(limited, &["file", disk.to_str().expect("UTF-8")]);
     let said = nbdsh(
         &agent,
         "",

@@ -1,8 +1,6 @@
 //! The end of an agent with clients connected. TERM: who is negotiating is told, what was taken in is finished,
 //! and what was answered is in the file. KILL: what was answered is in the file.
 
-mod common;
-
 use std::{
     fs::{self, OpenOptions},
     io::{Read, Write},
@@ -13,22 +11,30 @@ use std::{
     time::Instant,
 };
 
-use common::{Agent, Client, LONG, OPT_GO, WRITE, request, request_with};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::Client,
+    wire::{OPT_GO, WRITE, request, request_with},
+};
+
+/// The agent that cargo has built for these tests.
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
 #[test]
 fn a_negotiating_client_is_told_that_the_server_shuts_down() {
-    let agent = Agent::start(&["memory", "1M"]);
+    let mut agent = Agent::serve(BINARY, &["memory", "1M"]);
     let mut idle = agent.open();
     let mut client = agent.connect();
     client.greet();
-    kill(agent.pid(), Signal::SIGTERM).expect("a running agent");
+    agent.signal(Signal::SIGTERM);
     // The idle client's end says that the agent has seen the signal.
     assert!(idle.recv_to_end().is_empty());
     client.option(OPT_GO, &[0; 6]);
     assert_eq!(client.option_reply().0, (1 << 31) | 7, "NBD_REP_ERR_SHUTDOWN");
     assert!(client.recv_to_end().is_empty());
-    assert!(agent.terminated().0.success());
+    assert!(agent.wait().0.success());
 }
 
 #[test]
@@ -38,7 +44,7 @@ fn what_was_answered_before_the_end_is_in_the_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = dir.path().join("disk");
     fs::write(&disk, vec![0; BLOCK * BLOCKS as usize]).expect("a file");
-    let agent = Agent::start(&["file", disk.to_str().expect("UTF-8")]);
+    let mut agent = Agent::serve(BINARY, &["file", disk.to_str().expect("UTF-8")]);
     let mut client = agent.open();
     let mut sender = client.stream.try_clone().expect("a second handle");
     let writer = thread::spawn(move || {
@@ -61,13 +67,14 @@ fn what_was_answered_before_the_end_is_in_the_file() {
         assert_eq!(header[4..8], [0; 4], "a write failed");
         answered.push(u64::from_be_bytes(header[8..].try_into().expect("8 bytes")));
         if answered.len() == 20 {
-            kill(agent.pid(), Signal::SIGTERM).expect("a running agent");
+            agent.signal(Signal::SIGTERM);
         }
     }
     writer.join().expect("the writer");
-    let (status, log) = agent.terminated();
+    let (status, log) = agent.wait();
     assert!(status.success());
-    assert!(log.contains("end=shut down"), "it was cut off, or never saw the signal: {log}");
+    let shut_down = log.iter().any(|line| line.contains("end=shut down"));
+    assert!(shut_down, "it was cut off, or never saw the signal: {log:#?}");
     assert!(answered.len() >= 20);
     let bytes = fs::read(&disk).expect("the file");
     for (i, block) in bytes.chunks(BLOCK).enumerate() {
@@ -125,7 +132,7 @@ const CLIENTS: usize = 16;
 fn kill_in_the_middle(words: &[&str], disk: &Path) {
     println!("{words:?}");
     fs::write(disk, vec![0; CLIENTS * WINDOW * BLOCK]).expect("a file");
-    let mut agent = Agent::start(words);
+    let mut agent = Agent::serve(BINARY, words);
     let acknowledged = AtomicUsize::new(0);
     let clients: Vec<_> = (0..CLIENTS).map(|_| agent.open()).collect();
     let blocks: Vec<_> = thread::scope(|scope| {
@@ -136,11 +143,10 @@ fn kill_in_the_middle(words: &[&str], disk: &Path) {
         }
         let start = Instant::now();
         while acknowledged.load(Ordering::Relaxed) < 30 * CLIENTS * WINDOW {
-            assert!(start.elapsed() < LONG, "{acknowledged:?} writes in a minute");
+            assert!(start.elapsed() < DEADLINE, "{acknowledged:?} writes in a minute");
             thread::yield_now();
         }
-        agent.child.kill().expect("a running agent");
-        agent.child.wait().expect("a child");
+        agent.kill();
         writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect()
     });
     let found = fs::read(disk).expect("the file");

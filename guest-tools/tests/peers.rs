@@ -1,28 +1,20 @@
 //! The commands against three servers, over Unix sockets and TCP, byte for byte: what they wrote is
 //! looked for in the server's file, and what they read is what is in it.
 
-mod server;
-
 use std::{fs, os::unix::fs::FileExt};
 
-use server::{
-    SIZE, Server,
-    Transport::{Tcp, Unix},
+use support::{
+    random::Random,
+    server::{
+        SIZE, Server,
+        Transport::{Tcp, Unix},
+    },
 };
 
-/// Bytes without a period that any block or piece could hide behind.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[0]
-    };
-    (0..len).map(|_| next()).collect()
-}
+/// The guest-tools that cargo has built for these tests.
+const TOOL: &str = env!("CARGO_BIN_EXE_guest-tools");
 
-/// The pattern, made in another way than the tool does.
+/// The pattern, made in another way than the tool makes it.
 fn pattern(at: u64, len: usize) -> Vec<u8> {
     let skip = usize::try_from(at % 8).expect("small");
     (at - at % 8..).step_by(8).flat_map(u64::to_be_bytes).skip(skip).take(len).collect()
@@ -35,7 +27,7 @@ fn whole_story(server: &Server) {
     assert_eq!((&told["export-size"], &told["is_read_only"]), (&SIZE.into(), &false.into()));
 
     // Neither the offset nor the length is a multiple of anything, and it is more than is in flight.
-    let bytes = noise(9_000_001);
+    let bytes = Random::new(1).bytes(9_000_001);
     let (input, output) = (server.dir.path().join("in"), server.dir.path().join("out"));
     fs::write(&input, &bytes).expect("the input");
     let (input, output) = (input.to_str().expect("UTF-8"), output.to_str().expect("UTF-8"));
@@ -70,30 +62,30 @@ fn whole_story(server: &Server) {
 
 #[test]
 fn nbdkit_on_a_unix_socket() {
-    whole_story(&Server::nbdkit(Unix));
+    whole_story(&Server::nbdkit(TOOL, Unix));
 }
 
 #[test]
 fn nbdkit_on_tcp() {
-    whole_story(&Server::nbdkit(Tcp));
+    whole_story(&Server::nbdkit(TOOL, Tcp));
 }
 
 #[test]
 fn qemu_nbd_on_a_unix_socket() {
-    whole_story(&Server::qemu_nbd(Unix));
+    whole_story(&Server::qemu_nbd(TOOL, Unix));
 }
 
 #[test]
 fn qemu_nbd_on_tcp() {
-    whole_story(&Server::qemu_nbd(Tcp));
+    whole_story(&Server::qemu_nbd(TOOL, Tcp));
 }
 
 #[test]
 fn the_agent_on_a_unix_socket() {
-    whole_story(&Server::agent(Unix));
+    whole_story(&Server::agent(TOOL, Unix));
 }
 
 #[test]
 fn the_agent_on_tcp() {
-    whole_story(&Server::agent(Tcp));
+    whole_story(&Server::agent(TOOL, Tcp));
 }

@@ -1,10 +1,5 @@
 //! The crate against a real QEMU, whose machines have no guest: listing, adding and removing vsock devices.
 
-#[path = "machines/machine.rs"]
-mod machine;
-#[path = "machines/vhost_user.rs"]
-mod vhost_user;
-
 use std::{error::Error as _, fs::File, path::Path, time::Duration};
 
 use qapi::qmp::{cont, device_add, quit, stop, system_powerdown, system_reset};
@@ -12,14 +7,24 @@ use qemu::{
     args::{self, Sharing},
     cid::{Claim, ClaimError, GuestCid, Range, VHOST_VSOCK},
     life::{Happening, Life},
-    qmp::Client,
+    qmp::{Client, Limits},
     vsock::{self, Backend, Bus, PlaceError, PlugError, Plugged, UnplugError},
 };
-
-use self::{machine::Machine, vhost_user::VhostUser};
+use support::qemu::{Machine, VhostUser};
 
 const PORT: &str = "pcie-root-port,id=port-a,chassis=1";
 const SECOND_PORT: &str = "pcie-root-port,id=port-b,chassis=2";
+
+async fn start(machine: &str, devices: &[&str]) -> (Machine, Client) {
+    start_with(machine, devices, &[]).await
+}
+
+/// A machine and the client of its QMP socket.
+async fn start_with(machine: &str, devices: &[&str], arguments: &[String]) -> (Machine, Client) {
+    let machine = Machine::start_with(machine, devices, arguments);
+    let client = Client::connect(machine.qmp(), Limits::default()).await.expect("QMP");
+    (machine, client)
+}
 
 #[tokio::test]
 async fn the_kind_of_each_machine_is_found_out() {
@@ -30,7 +35,7 @@ async fn the_kind_of_each_machine_is_found_out() {
         ("microvm,pcie=on", "microvm", Bus::Pcie),
         ("none", "none", Bus::Mmio),
     ] {
-        let (_machine, mut client) = Machine::start(machine, &[]).await;
+        let (_machine, mut client) = start(machine, &[]).await;
         let found = vsock::Machine::ask(&mut client).await.unwrap();
         assert!(found.name.as_str().starts_with(name), "{found:?}");
         assert_eq!(found.bus, bus, "{machine}");
@@ -48,7 +53,7 @@ async fn q35_wants_a_free_port_with_an_id() {
         (&[PORT], Ok("port-a")),
         (&[PORT, SECOND_PORT, "virtio-rng-pci,bus=port-a"], Ok("port-b")),
     ] {
-        let (_machine, mut client) = Machine::start("q35", devices).await;
+        let (_machine, mut client) = start("q35", devices).await;
         match (vsock::place(&mut client).await, found) {
             (Ok(place), Ok(port)) => assert_eq!(place.port.as_deref(), Some(port)),
             (Err(error @ PlaceError::NoPort { .. }), Err(said)) => {
@@ -61,10 +66,10 @@ async fn q35_wants_a_free_port_with_an_id() {
 }
 
 #[tokio::test]
-async fn machines_without_ports_take_a_device_at_once_or_never() {
-    let (_machine, mut client) = Machine::start("pc", &[]).await;
+async fn other_machines_have_a_place_at_once_or_never() {
+    let (_machine, mut client) = start("pc", &[]).await;
     assert_eq!(vsock::place(&mut client).await.unwrap().port, None);
-    let (_machine, mut client) = Machine::start("microvm", &[]).await;
+    let (_machine, mut client) = start("microvm", &[]).await;
     let error = vsock::place(&mut client).await.unwrap_err();
     assert_eq!(error.to_string(), "microvm takes no virtio device while it runs");
     assert!(error.hint().unwrap().contains("agent qemu args --machine microvm"));
@@ -74,7 +79,7 @@ async fn machines_without_ports_take_a_device_at_once_or_never() {
 #[tokio::test]
 async fn a_new_device_is_claimed_from_the_kernel() {
     for (machine, devices) in [("pc", &[][..]), ("q35", &[PORT])] {
-        let (_machine, mut client) = Machine::start(machine, devices).await;
+        let (_machine, mut client) = start(machine, devices).await;
         let plugged = vsock::plug(&mut client, Range::default(), "vsock0").await;
         if Path::new(VHOST_VSOCK).exists() {
             let Plugged { device, claim, .. } = plugged.unwrap();
@@ -94,8 +99,8 @@ async fn a_new_device_is_claimed_from_the_kernel() {
 
 /// QEMU's device gets the descriptor and refuses it, since it is none of /dev/vhost-vsock.
 #[tokio::test]
-async fn a_descriptor_reaches_the_device_and_is_closed_when_the_device_fails() {
-    let (_machine, mut client) = Machine::start("q35", &[PORT]).await;
+async fn a_descriptor_reaches_the_device_and_does_not_stay_when_it_fails() {
+    let (_machine, mut client) = start("q35", &[PORT]).await;
     let place = vsock::place(&mut client).await.unwrap();
     let claim = Claim { cid: GuestCid::new(7).unwrap(), device: File::open("/dev/null").unwrap() };
     for _ in 0..2 {
@@ -113,7 +118,7 @@ async fn a_vhost_user_device_is_listed_and_prevents_a_second_device() {
     let backend = VhostUser::serve();
     let arguments = backend.arguments();
     let devices = [PORT, "vhost-user-vsock-pci,id=other,bus=port-a,chardev=vsock", SECOND_PORT];
-    let (_machine, mut client) = Machine::start_with("q35", &devices, &arguments).await;
+    let (_machine, mut client) = start_with("q35", &devices, &arguments).await;
     let listed = vsock::list(&mut client).await.unwrap();
     let [device] = &listed[..] else { panic!("{listed:?}") };
     assert_eq!(device.id, Some("other".into()));
@@ -130,7 +135,7 @@ async fn a_guest_that_does_not_answer_keeps_its_device() {
     let arguments = backend.arguments();
     // A device without an id on the bus of i440fx, which asks the guest by ACPI.
     let devices = ["vhost-user-vsock-pci-non-transitional,chardev=vsock"];
-    let (_machine, mut client) = Machine::start_with("pc", &devices, &arguments).await;
+    let (_machine, mut client) = start_with("pc", &devices, &arguments).await;
     let listed = vsock::list(&mut client).await.unwrap();
     let [device] = &listed[..] else { panic!("{listed:?}") };
     assert_eq!(device.id, None);
@@ -151,7 +156,7 @@ async fn unplug_waits_until_the_device_is_gone() {
     let mut arguments = backend.arguments();
     let native = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"];
     arguments.extend(native.map(str::to_owned));
-    let (_machine, mut client) = Machine::start_with("q35", &[PORT], &arguments).await;
+    let (_machine, mut client) = start_with("q35", &[PORT], &arguments).await;
     add_vhost_user(&mut client).await;
     let listed = vsock::list(&mut client).await.unwrap();
     vsock::unplug(&mut client, &listed[0], Duration::from_secs(20)).await.unwrap();
@@ -171,8 +176,8 @@ async fn add_vhost_user(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn a_machine_is_followed_to_its_end() {
-    let (mut machine, mut client) = Machine::start("q35", &[PORT]).await;
+async fn the_life_of_a_machine_is_followed_to_its_end() {
+    let (mut machine, mut client) = start("q35", &[PORT]).await;
     client.execute(&cont {}).await.unwrap();
     client.execute(&stop {}).await.unwrap();
     client.execute(&system_reset {}).await.unwrap();
@@ -195,7 +200,7 @@ async fn a_machine_is_followed_to_its_end() {
         ["resume", "stop", "reset host-qmp-system-reset", "powerdown", "shutdown host-qmp-quit"];
     assert_eq!(told, all);
     assert!(end.is_end(), "{end}");
-    machine.ended();
+    machine.assert_ends();
 }
 
 #[tokio::test]
@@ -211,8 +216,7 @@ async fn qemu_takes_the_arguments_that_are_printed() {
             if (machine, sharing) == ("microvm", Sharing::Numa) {
                 continue;
             }
-            let (_machine, mut client) =
-                Machine::start_with(machine, &[], &device.arguments()).await;
+            let (_machine, mut client) = start_with(machine, &[], &device.arguments()).await;
             let listed = vsock::list(&mut client).await.unwrap();
             assert_eq!(listed[0].driver, bus.vhost_user_vsock(), "{machine}");
         }

@@ -1,15 +1,12 @@
 //! The client against a peer that follows a script: whatever the peer sends, the client fails with a clear error,
 //! in bounded time and memory.
 
-#[path = "scripted/peer.rs"]
-#[allow(dead_code, reason = "shared with the tests of the agent")]
-mod peer;
-
 use std::{
     error::Error as _,
     fs::File,
     io::{Read, Write},
     os::fd::AsFd,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -19,8 +16,7 @@ use qemu::{
     qmp::{Client, Error, Heard, Limits, Step, Why},
     vsock::{Bus, Machine, Place, PlugError, plug_claimed},
 };
-
-use self::peer::{
+use support::qemu::scripted::{
     Act::{Close, Event, Expect, Fill, Flood, Idle, Reply, Say, TakeFd},
     GREETING, Peer, greeted,
 };
@@ -263,13 +259,13 @@ async fn a_qemu_that_reads_nothing_is_given_up_at_the_deadline() {
 
 #[tokio::test]
 async fn a_descriptor_arrives_with_its_command() {
-    let (passed, fds) = tokio::sync::oneshot::channel();
+    let (passed, fds) = mpsc::channel();
     let peer = Peer::play(greeted(vec![TakeFd("getfd", passed), Reply("{}"), Idle]));
     let mut client = Client::connect(peer.path(), patient()).await.unwrap();
     let (mut here, there) = std::io::pipe().unwrap();
     client.pass("vsock", there.as_fd()).await.unwrap();
     drop(there);
-    fds.await.unwrap().write_all(b"through").unwrap();
+    fds.recv().unwrap().write_all(b"through").unwrap();
     let mut text = [0; 7];
     here.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"through");
@@ -287,7 +283,7 @@ fn wanted() -> (Place, Claim) {
 #[tokio::test]
 async fn a_new_device_counts_only_with_the_cid_that_was_claimed() {
     for (cid, right) in [("7", true), ("8", false), ("\"7\"", false), ("null", false)] {
-        let (passed, _fds) = tokio::sync::oneshot::channel();
+        let (passed, _fds) = mpsc::channel();
         let plugging = [TakeFd("getfd", passed), Reply("{}"), Expect("device_add"), Reply("{}")];
         let script = plugging.into_iter().chain([Expect("qom-get"), Reply(cid), Idle]);
         let peer = Peer::play(greeted(script.collect()));
@@ -307,8 +303,8 @@ async fn a_new_device_counts_only_with_the_cid_that_was_claimed() {
 }
 
 #[tokio::test]
-async fn a_descriptor_that_qemu_did_not_use_is_closed_there() {
-    let (passed, _fds) = tokio::sync::oneshot::channel();
+async fn what_qemu_did_not_use_is_taken_back_from_it() {
+    let (passed, _fds) = mpsc::channel();
     let no = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no bus\"}, \"id\": 3}\n";
     let script = vec![
         TakeFd("getfd", passed),

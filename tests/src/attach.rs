@@ -16,21 +16,24 @@ pub const LONG: Duration = Duration::from_mins(4);
 pub struct Driver {
     /// What attach is told.
     pub option: &'static str,
+    /// The same for a device that may be another one.
+    pub another: &'static str,
     /// Its first device.
     pub device: &'static str,
 }
 
 /// The nbd driver.
-pub const NBD: Driver = Driver { option: "--device /dev/nbd0", device: "/dev/nbd0" };
+pub const NBD: Driver =
+    Driver { option: "--device /dev/nbd0", another: "--device /dev/nbd0", device: "/dev/nbd0" };
 /// The ublk driver.
-pub const UBLK: Driver = Driver { option: "--ublk", device: "/dev/ublkb0" };
+pub const UBLK: Driver =
+    Driver { option: "--ublk", another: "--device /dev/ublkb3", device: "/dev/ublkb0" };
 
 /// A booted guest with an agent that serves /run/lab/disk on its own port 10809; `None` where guests are off.
 pub fn guest(name: &str) -> Outcome<Option<Guest>> {
-    if need::guests_are_off(name) {
+    if !need::guests(name)? {
         return Ok(None);
     }
-    need::guests()?;
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tools/systemd/guest-disk@.service");
     let unit = Tool { name: "guest-disk@.service".to_owned(), source: unit.into() };
     let mut guest = Guest::boot_with(name, &[unit])?;
@@ -44,9 +47,50 @@ pub fn guest(name: &str) -> Outcome<Option<Guest>> {
     Ok(Some(guest))
 }
 
+/// A device comes and goes, with and without writes.
+pub fn comes_and_goes(guest: &mut Guest, driver: Driver) -> Outcome<()> {
+    let Driver { option, another, device } = driver;
+    guest.expect(
+        "attach loads the driver and prints the device",
+        &format!("guest-tools attach --background {option} nbd+vsock://1/"),
+        device,
+    )?;
+    guest.check("status", "guest-tools status; guest-tools status --json; dmesg | tail -5")?;
+    guest.expect(
+        "detach",
+        "guest-tools detach; guest-tools status",
+        &format!("{device} is detached"),
+    )?;
+    guest.check(
+        "attached and detached twenty times, with a write or without",
+        &format!(
+            "for i in 1 2 3 4 5 6 7 8 9 10; do
+                 guest-tools attach --background {another} nbd+vsock://1/
+                 guest-tools detach
+                 guest-tools attach --background {option} nbd+vsock://1/
+                 dd if=/dev/zero of={device} bs=64k count=16 conv=notrunc status=none
+                 guest-tools detach
+             done"
+        ),
+    )?;
+    Ok(())
+}
+
+/// [`filesystem_under_kills`] for each filesystem that the image has.
+pub fn filesystems_under_kills(guest: &mut Guest, driver: Driver) -> Outcome<()> {
+    for commands in [
+        ("mkfs.ext4 -q -F", "e2fsck -f -n"),
+        ("mkfs.xfs -q -f", "xfs_repair -n"),
+        ("mkfs.btrfs -q -f", "btrfs check --readonly"),
+    ] {
+        filesystem_under_kills(guest, driver, commands)?;
+    }
+    Ok(())
+}
+
 /// A minute of random writes with flushes, read back and checked, while the agent is killed ten times.
 pub fn verified_under_ten_kills(guest: &mut Guest, driver: Driver) -> Outcome<()> {
-    let Driver { option, device } = driver;
+    let Driver { option, device, .. } = driver;
     let script = format!(
         "{WORDS}
          guest-tools attach --background {option} nbd+vsock://1/
@@ -70,12 +114,12 @@ pub fn verified_under_ten_kills(guest: &mut Guest, driver: Driver) -> Outcome<()
 
 /// A filesystem is made, filled and unmounted while the agent is killed; then it is checked, and what was
 /// written is read back from the disk.
-pub fn filesystem_under_kills(
+fn filesystem_under_kills(
     guest: &mut Guest,
     driver: Driver,
     (make, check): (&str, &str),
 ) -> Outcome<()> {
-    let Driver { option, device } = driver;
+    let Driver { option, device, .. } = driver;
     let script = format!(
         "{WORDS}
          guest-tools attach --background {option} nbd+vsock://1/

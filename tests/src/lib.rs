@@ -6,6 +6,7 @@
 //! | [`guest`] | the Debian VM host, and commands in it |
 //! | [`nest`] | a guest inside that VM host |
 //! | [`agent`], [`vhost_user`] | an agent here, and guests whose vsock device ends in it |
+//! | [`lab`] | the images, and a directory for sockets and disks |
 //! | [`attach`] | the guest's block devices while their agent is killed |
 //! | [`need`] | the tools that a test needs, and how to get them |
 //!
@@ -15,6 +16,7 @@ pub mod agent;
 pub mod attach;
 pub mod failure;
 pub mod guest;
+pub mod lab;
 pub mod need;
 pub mod nest;
 pub mod qemu;

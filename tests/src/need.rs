@@ -30,8 +30,17 @@ pub fn programs(programs: &[&str]) -> Outcome<()> {
     )))
 }
 
+/// Whether the guests of a test are to boot: `LAB=skip` turns them off. Fails where what they take is not there.
+pub fn guests(test: &str) -> Outcome<bool> {
+    if guests_are_off(test) {
+        return Ok(false);
+    }
+    guest_programs()?;
+    Ok(true)
+}
+
 /// What building and booting guests takes.
-pub fn guests() -> Outcome<()> {
+pub fn guest_programs() -> Outcome<()> {
     programs(&[
         "qemu-system-x86_64",
         "mmdebstrap",
@@ -44,8 +53,7 @@ pub fn guests() -> Outcome<()> {
     ])
 }
 
-/// Whether the guests are turned off, by `LAB=skip` and nothing else.
-pub fn guests_are_off(test: &str) -> bool {
+fn guests_are_off(test: &str) -> bool {
     let off = env::var("LAB").is_ok_and(|value| value == "skip");
     if off {
         println!("SKIPPED {test}: LAB=skip is set; nothing was tested");

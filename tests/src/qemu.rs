@@ -248,6 +248,11 @@ impl Running {
         }
     }
 
+    /// Waits for lines of the console that have these texts in them, in this order; `patience` is for each.
+    pub fn wait_for_each(&mut self, texts: &[&str], patience: Duration) -> Outcome<()> {
+        texts.iter().try_for_each(|text| self.wait_for(text, patience).map(drop))
+    }
+
     /// Waits until the machine has powered off; all that its console said.
     pub fn wait_for_end(&mut self, patience: Duration) -> Outcome<Vec<String>> {
         let deadline = Instant::now() + patience;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use images::Images;
 use qemu::{
     args::{Sharing, VhostUser},
     vsock::Bus,
@@ -11,6 +10,7 @@ use qemu::{
 use crate::{
     Failure, Outcome,
     guest::Guest,
+    lab::Lab,
     nest::words_after_the_dashes,
     qemu::{Accel, Machine, Running},
 };
@@ -26,18 +26,18 @@ pub fn listen(socket: &Path) -> String {
 }
 
 /// The tiny guest, which runs these command lines of guest-tools.
-pub fn tiny(images: &Images, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
-    small(images, Machine::new(name, images.tiny()?), socket, commands)
+pub fn tiny(lab: &Lab, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
+    small(lab, Machine::new(name, lab.images().tiny()?), socket, commands)
 }
 
 /// The same with an older kernel.
-pub fn old_tiny(images: &Images, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
-    small(images, Machine::new(name, images.old_tiny()?), socket, commands)
+pub fn old_tiny(lab: &Lab, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
+    small(lab, Machine::new(name, lab.images().old_tiny()?), socket, commands)
 }
 
-fn small(images: &Images, machine: Machine, socket: &Path, commands: &[&str]) -> Outcome<Running> {
+fn small(lab: &Lab, machine: Machine, socket: &Path, commands: &[&str]) -> Outcome<Running> {
     let machine = machine.append(&words_after_the_dashes(commands));
-    with_device(machine, socket, TINY)?.start(Accel::of_this_machine(images)?)
+    with_device(machine, socket, TINY)?.start(Accel::of_this_machine(lab.images())?)
 }
 
 /// The Debian guest, with libnbd and Python in it. It may restart itself.

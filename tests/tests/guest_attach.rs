@@ -4,28 +4,23 @@
 
 use tests::{
     Outcome,
-    attach::{NBD, WORDS, filesystem_under_kills, guest, verified_under_ten_kills},
+    attach::{
+        NBD, WORDS, comes_and_goes, filesystems_under_kills, guest, verified_under_ten_kills,
+    },
     guest::Guest,
 };
 
 #[test]
 fn a_block_device_that_survives_its_server() -> Outcome<()> {
     let Some(mut guest) = guest("attach-fio")? else { return Ok(()) };
-    comes_and_goes(&mut guest)?;
+    comes_and_goes(&mut guest, NBD)?;
     verified_under_ten_kills(&mut guest, NBD)
 }
 
 #[test]
 fn filesystems_survive_the_server_of_their_disk() -> Outcome<()> {
     let Some(mut guest) = guest("attach-mkfs")? else { return Ok(()) };
-    for commands in [
-        ("mkfs.ext4 -q -F", "e2fsck -f -n"),
-        ("mkfs.xfs -q -f", "xfs_repair -n"),
-        ("mkfs.btrfs -q -f", "btrfs check --readonly"),
-    ] {
-        filesystem_under_kills(&mut guest, NBD, commands)?;
-    }
-    Ok(())
+    filesystems_under_kills(&mut guest, NBD)
 }
 
 #[test]
@@ -33,27 +28,6 @@ fn a_disk_is_brought_up_by_its_unit_and_tells_its_troubles() -> Outcome<()> {
     let Some(mut guest) = guest("attach-unit")? else { return Ok(()) };
     unit_and_fstab(&mut guest)?;
     errors(&mut guest)
-}
-
-fn comes_and_goes(guest: &mut Guest) -> Outcome<()> {
-    guest.expect(
-        "attach loads the driver and prints the device",
-        "guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/",
-        "/dev/nbd0",
-    )?;
-    guest.check("status", "guest-tools status; guest-tools status --json; dmesg | tail -5")?;
-    guest.expect("detach", "guest-tools detach; guest-tools status", "/dev/nbd0 is detached")?;
-    guest.check(
-        "attached and detached twenty times, with a write or without",
-        "for i in 1 2 3 4 5 6 7 8 9 10; do
-             guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/
-             guest-tools detach
-             guest-tools attach --background --device /dev/nbd0 nbd+vsock://1/
-             dd if=/dev/zero of=/dev/nbd0 bs=64k count=16 conv=notrunc status=none
-             guest-tools detach
-         done",
-    )?;
-    Ok(())
 }
 
 /// The template unit, and a line of fstab that brings it up.

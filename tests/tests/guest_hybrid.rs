@@ -10,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use images::Images;
-use tests::{Failure, Outcome, agent::Agent, need, vhost_user};
+use tests::{Failure, Outcome, lab::Lab, vhost_user};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Of the disk, bytes.
@@ -56,13 +55,8 @@ impl Drop for Device {
 
 #[test]
 fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
-    if need::guests_are_off("guest_hybrid") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let path = |name: &str| dir.path().join(name);
+    let Some(lab) = Lab::open("guest_hybrid")? else { return Ok(()) };
+    let path = |name: &str| lab.path(name);
     let disk = path("disk");
     // nbdkit-pattern-plugin(1)'s bytes, but where the guest is to write.
     let pattern: Vec<u8> = (0..SIZE / 8).flat_map(|word| (word * 8).to_be_bytes()).collect();
@@ -72,7 +66,7 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
     let (one, two) = (path("one"), path("two"));
     let listen = |uds: &Path| format!("--listen=hybrid:{}", uds.display());
     let words = [listen(&one), listen(&two), "file".into(), disk.display().to_string()];
-    let mut agent = Agent::start(&images, &words)?;
+    let agent = lab.agent(&words)?;
 
     // Two VMs at the same time; a port that nobody listens on fails.
     let (first, second) = (path("one.device"), path("two.device"));
@@ -83,11 +77,12 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
         "read --verify-pattern",
         "info nbd+vsock://2:10810/",
     ];
-    let mut guest = vhost_user::tiny(&images, "hybrid-1", &first, &commands)?;
-    let mut other = vhost_user::tiny(&images, "hybrid-2", &second, &["info", "info --can write"])?;
-    for text in ["export-size: 67108864 (64M)", "done after", "done after", "done after"] {
-        guest.wait_for(text, PATIENCE)?;
-    }
+    let mut guest = vhost_user::tiny(&lab, "hybrid-1", &first, &commands)?;
+    let mut other = vhost_user::tiny(&lab, "hybrid-2", &second, &["info", "info --can write"])?;
+    guest.wait_for_each(
+        &["export-size: 67108864 (64M)", "done after", "done after", "done after"],
+        PATIENCE,
+    )?;
     guest.wait_for("guest-tools: failed after", PATIENCE)?;
     guest.wait_for_end(PATIENCE)?;
     other.wait_for("export-size: 67108864 (64M)", PATIENCE)?;
@@ -101,7 +96,7 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
     println!("ok: two guests, each known by its VM's path");
 
     // A socket of a live agent is not taken, one of a dead agent is; the disk is there for the next VM.
-    let program = images.binaries()?.agent;
+    let program = lab.images().binaries()?.agent;
     let refused = Command::new(program).args(&words).output();
     let refused = refused.map_err(|e| Failure::of("cannot start the agent", &e))?;
     let said = String::from_utf8_lossy(&refused.stderr);
@@ -109,13 +104,13 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
         return Err(Failure::new(format!("a live agent's socket was taken: {said}")));
     }
     drop(agent);
-    let _agent = Agent::start(&images, &words)?;
+    let _agent = lab.agent(&words)?;
     let third = path("three.device");
     drop(devices);
     fs::remove_file(&one).ok();
     let _device = Device::start(&one, &third)?;
     let verify = ["read --verify-pattern"];
-    let mut guest = vhost_user::tiny(&images, "hybrid-3", &third, &verify)?;
+    let mut guest = vhost_user::tiny(&lab, "hybrid-3", &third, &verify)?;
     guest.wait_for("guest-tools: done after", PATIENCE)?;
     guest.wait_for_end(PATIENCE)?;
     println!("ok: a dead agent's socket is taken over, a live one's is not");

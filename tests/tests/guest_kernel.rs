@@ -7,10 +7,9 @@ const LAB: &str = ". /tools/scripts/lab.sh";
 
 #[test]
 fn a_filesystem_on_the_kernels_nbd_device() -> Outcome<()> {
-    if need::guests_are_off("guest_kernel") {
+    if !need::guests("guest_kernel")? {
         return Ok(());
     }
-    need::guests()?;
     let mut guest = Guest::boot("guest_kernel")?;
     guest.sh("modprobe nbd; mkdir -p /mnt/disk")?;
 

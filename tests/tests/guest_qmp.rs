@@ -10,40 +10,17 @@ use tests::{
     nest::{self, Inner},
 };
 
-/// `vm NAME <FILE`: starts the machine of that command line with two QMP sockets, NAME.qmp and
-/// NAME.ctl; its processors stand still. `qmp NAME COMMAND`: has it do that. `said TEXT`: waits until
-/// the agent has said it.
-const LAB: &str = r#". /tools/scripts/lab.sh
-cd /run/lab
-vm() {
-    sed 's/^/exec /; s/$/ "$@"/' >$1.sh
-    systemd-run --quiet --collect --unit $1 --working-directory /run/lab \
-        -p StandardOutput=append:/run/lab/$1.console \
-        -- sh $1.sh -S -device pcie-root-port,id=rp0,chassis=1 \
-        -qmp unix:$1.qmp,server=on,wait=off -qmp unix:$1.ctl,server=on,wait=off
-    # A socket stands there before it is listened on.
-    until qmp $1 query-name 2>/dev/null; do
-        systemctl --quiet is-active $1 || { log $1; cat $1.console; return 1; }
-        sleep 0.1
-    done
-}
-qmp() { /usr/bin/python3 /tools/scripts/qmp.py $1.ctl $2; }
-said() { until log disks | grep -F -- "$1"; do sleep 0.2; done; }
-cid() {
-    agent qemu list --qmp $1.ctl --json |
-        /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)["devices"][0]["cid"])'
-}
-"#;
+/// What every script begins with.
+const LAB: &str = ". /tools/scripts/qmp.sh\n";
 
 /// For the boot of two guests at once under KVM; emulation in emulation is given more.
 const BOOT: Duration = Duration::from_secs(150);
 
-/// A VM host that knows the words of `LAB`, and runs named checks.
+/// A VM host that runs named checks with the shell words of `tests/guest/qmp.sh`.
 struct Host(Guest);
 
 impl Host {
     fn boot(name: &str) -> Outcome<Self> {
-        need::guests()?;
         Guest::boot(name).map(Self)
     }
 
@@ -66,7 +43,7 @@ fn vm(name: &str, commands: &[&str]) -> String {
 
 #[test]
 fn machines_get_devices_and_grants_before_their_guests_run() -> Outcome<()> {
-    if need::guests_are_off("guest_qmp") {
+    if !need::guests("guest_qmp")? {
         return Ok(());
     }
     let mut host = Host::boot("guest_qmp_still")?;
@@ -126,7 +103,7 @@ fn machines_get_devices_and_grants_before_their_guests_run() -> Outcome<()> {
 
 #[test]
 fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
-    if need::guests_are_off("guest_qmp") {
+    if !need::guests("guest_qmp")? {
         return Ok(());
     }
     let mut host = Host::boot("guest_qmp")?;

@@ -11,10 +11,9 @@ const STOPPED: &str = "systemctl stop agent.service
 
 #[test]
 fn the_package_serves_from_its_socket_units() -> Outcome<()> {
-    if need::guests_are_off("guest_systemd") {
+    if !need::guests("guest_systemd")? {
         return Ok(());
     }
-    need::guests()?;
     let package = Images::of_this_workspace()?.package()?;
     let deb = Tool { name: "nbd-agent.deb".to_owned(), source: package };
     let mut guest = Guest::boot_with("guest_systemd", &[deb])?;

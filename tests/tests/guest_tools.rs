@@ -1,19 +1,13 @@
 //! Every command of guest-tools in a Debian guest, over vsock, against libnbd's tools on the same disk. The
 //! tiny guest's are in guest_vhost_user.
 
-use images::Images;
-use tests::{Failure, Outcome, agent::Agent, need, vhost_user};
+use tests::{Outcome, lab::Lab, vhost_user};
 
 #[test]
 fn every_command_in_a_debian_guest() -> Outcome<()> {
-    if need::guests_are_off("guest_tools") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let socket = dir.path().join("vm");
-    let _agent = Agent::start(&images, [&*vhost_user::listen(&socket), "memory", "64M"])?;
+    let Some(lab) = Lab::open("guest_tools")? else { return Ok(()) };
+    let socket = lab.path("vm");
+    let _agent = lab.agent_for(&socket, &["memory", "64M"])?;
     let mut guest = vhost_user::debian("guest-tools", &socket)?;
     guest.check(
         "probe, info and list say what nbdinfo says",

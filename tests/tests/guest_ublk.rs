@@ -3,14 +3,17 @@
 
 use tests::{
     Outcome,
-    attach::{LONG, UBLK, WORDS, filesystem_under_kills, guest, verified_under_ten_kills},
+    attach::{
+        LONG, UBLK, WORDS, comes_and_goes, filesystems_under_kills, guest, verified_under_ten_kills,
+    },
     guest::Guest,
 };
 
 #[test]
 fn a_block_device_of_ublk_that_survives_its_server() -> Outcome<()> {
     let Some(mut guest) = guest("ublk-fio")? else { return Ok(()) };
-    comes_and_goes(&mut guest)?;
+    comes_and_goes(&mut guest, UBLK)?;
+    guest.check("detached devices leave no state", "[ -z \"$(ls /run/guest-tools)\" ]")?;
     every_request(&mut guest)?;
     verified_under_ten_kills(&mut guest, UBLK)
 }
@@ -18,14 +21,7 @@ fn a_block_device_of_ublk_that_survives_its_server() -> Outcome<()> {
 #[test]
 fn filesystems_on_ublk_survive_the_server_of_their_disk() -> Outcome<()> {
     let Some(mut guest) = guest("ublk-mkfs")? else { return Ok(()) };
-    for commands in [
-        ("mkfs.ext4 -q -F", "e2fsck -f -n"),
-        ("mkfs.xfs -q -f", "xfs_repair -n"),
-        ("mkfs.btrfs -q -f", "btrfs check --readonly"),
-    ] {
-        filesystem_under_kills(&mut guest, UBLK, commands)?;
-    }
-    Ok(())
+    filesystems_under_kills(&mut guest, UBLK)
 }
 
 #[test]
@@ -34,28 +30,6 @@ fn a_device_of_ublk_survives_its_relay() -> Outcome<()> {
     relays_follow_each_other(&mut guest)?;
     unit(&mut guest)?;
     errors(&mut guest)
-}
-
-fn comes_and_goes(guest: &mut Guest) -> Outcome<()> {
-    guest.expect(
-        "attach loads the driver and prints the device",
-        "guest-tools attach --background --ublk nbd+vsock://1/",
-        "/dev/ublkb0",
-    )?;
-    guest.check("status", "guest-tools status; guest-tools status --json; dmesg | tail -5")?;
-    guest.expect("detach", "guest-tools detach; guest-tools status", "/dev/ublkb0 is detached")?;
-    guest.check(
-        "attached and detached twenty times, with a write or without",
-        "for i in 1 2 3 4 5 6 7 8 9 10; do
-             guest-tools attach --background --device /dev/ublkb3 nbd+vsock://1/
-             guest-tools detach
-             guest-tools attach --background --ublk nbd+vsock://1/
-             dd if=/dev/zero of=/dev/ublkb0 bs=64k count=16 conv=notrunc status=none
-             guest-tools detach
-         done
-         [ -z \"$(ls /run/guest-tools)\" ]",
-    )?;
-    Ok(())
 }
 
 /// Reads, writes, flushes, discards and zeroes come to the server as what they are.

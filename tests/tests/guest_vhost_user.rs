@@ -5,13 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use images::Images;
 use tests::{
     Failure, Outcome,
-    agent::Agent,
-    need,
+    lab::Lab,
     nest::words_after_the_dashes,
-    qemu::{Accel, Machine, Running},
+    qemu::{Accel, Machine},
     vhost_user::{listen, old_tiny, tiny},
 };
 
@@ -21,77 +19,63 @@ const SMALL: u64 = 4_000_000;
 /// Of a disk that is filled with the pattern: 16M in words.
 const PATTERN: u64 = 16 << 20;
 
-fn says(machine: &mut Running, text: &str) -> Outcome<()> {
-    machine.wait_for(text, PATIENCE).map(drop)
-}
-
 #[test]
 fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-    let mut agent = Agent::start(&images, [&listen(&one), "memory", "64M"])?;
+    let Some(lab) = Lab::open("guest_vhost_user")? else { return Ok(()) };
+    let (one, two) = (lab.path("one"), lab.path("two"));
+    let agent = lab.agent_for(&one, &["memory", "64M"])?;
 
     let begun = Instant::now();
     let commands = ["info", "write --pattern --length 64M", "read --verify-pattern"];
-    let size = fs::metadata(images.binaries()?.guest_tools).map_or(u64::MAX, |file| file.len());
+    let size =
+        fs::metadata(lab.images().binaries()?.guest_tools).map_or(u64::MAX, |file| file.len());
     if size >= SMALL {
         return Err(Failure::new(format!(
             "guest-tools has {size} bytes, and is to have less than 4 MB"
         )));
     }
-    let mut guest = tiny(&images, "vhost-user-1", &one, &commands)?;
-    says(&mut guest, "export-size: 67108864 (64M)")?;
-    says(&mut guest, "guest-tools: done after")?;
+    let mut guest = tiny(&lab, "vhost-user-1", &one, &commands)?;
+    guest.wait_for_each(&["export-size: 67108864 (64M)", "guest-tools: done after"], PATIENCE)?;
     println!(
         "ok: the guest has its disk {:.1} s after QEMU's start",
         begun.elapsed().as_secs_f32()
     );
-    says(&mut guest, "done after")?;
-    says(&mut guest, "done after")?;
+    guest.wait_for_each(&["done after"; 2], PATIENCE)?;
     println!("ok: 64 MiB written and read back");
     guest.wait_for_end(PATIENCE)?;
     agent.wait_for("is gone: waiting for the next")?;
 
     // What the first one wrote is there for the next VM on this path; another port is nobody's.
     let nobody = ["info nbd+vsock://2:10810/", "read --verify-pattern"];
-    let mut guest = tiny(&images, "vhost-user-2", &one, &nobody)?;
-    says(&mut guest, "guest-tools: failed after")?;
-    says(&mut guest, "guest-tools: done after")?;
+    let mut guest = tiny(&lab, "vhost-user-2", &one, &nobody)?;
+    guest.wait_for_each(&["guest-tools: failed after", "guest-tools: done after"], PATIENCE)?;
     guest.wait_for_end(PATIENCE)?;
     println!("ok: the next VM on that path; a port that nobody listens on fails at once");
 
     // A VMM that is killed while its guest writes.
-    let mut guest = tiny(&images, "vhost-user-3", &one, &["write --pattern --length 64M"; 20])?;
-    says(&mut guest, "guest-tools: done after")?;
+    let mut guest = tiny(&lab, "vhost-user-3", &one, &["write --pattern --length 64M"; 20])?;
+    guest.wait_for("guest-tools: done after", PATIENCE)?;
     drop(guest);
     // The two VMs before it have gone too.
     agent.wait_for_count("is gone: waiting for the next", 3)?;
-    let mut guest = tiny(&images, "vhost-user-4", &one, &["read --verify-pattern --length 1M"])?;
-    says(&mut guest, "done after")?;
+    let mut guest = tiny(&lab, "vhost-user-4", &one, &["read --verify-pattern --length 1M"])?;
+    guest.wait_for("done after", PATIENCE)?;
     guest.wait_for_end(PATIENCE)?;
     println!("ok: the agent outlives a VMM that is killed in the middle of writes");
     drop(agent);
 
     // One agent, two VMs, and a rule for one of them.
-    let mut agent = Agent::start(
-        &images,
-        [
-            &listen(&one),
-            &listen(&two),
-            "--limit-per-cid=1",
-            "--allow=vsock-guest",
-            "pattern",
-            "32M",
-        ],
-    )?;
+    let agent = lab.agent([
+        &listen(&one),
+        &listen(&two),
+        "--limit-per-cid=1",
+        "--allow=vsock-guest",
+        "pattern",
+        "32M",
+    ])?;
     let read = ["read --verify-pattern"; 2];
-    let mut first = tiny(&images, "vhost-user-5", &one, &read)?;
-    let mut second = tiny(&images, "vhost-user-6", &two, &read)?;
+    let mut first = tiny(&lab, "vhost-user-5", &one, &read)?;
+    let mut second = tiny(&lab, "vhost-user-6", &two, &read)?;
     for guest in [&mut first, &mut second] {
         let console = guest.wait_for_end(PATIENCE)?;
         let done = console.iter().filter(|line| line.contains("guest-tools: done after")).count();
@@ -107,16 +91,11 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
 /// By either of the kernel's drivers; the image has no shell, no modprobe and no udev.
 #[test]
 fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let (socket, disk) = (dir.path().join("one"), dir.path().join("disk"));
+    let Some(lab) = Lab::open("guest_vhost_user")? else { return Ok(()) };
+    let (socket, disk) = (lab.path("one"), lab.path("disk"));
     let empty = File::create(&disk).and_then(|file| file.set_len(PATTERN));
     empty.map_err(|e| Failure::of("no disk", &e))?;
-    let agent = Agent::start(&images, [&listen(&socket), "file", &disk.to_string_lossy()])?;
+    let agent = lab.agent_for(&socket, &["file", &disk.to_string_lossy()])?;
     let commands = [
         "write --pattern --length 16M",
         "attach --background",
@@ -134,31 +113,32 @@ fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
         "read --verify-pattern",
         "status",
     ];
-    let mut guest = tiny(&images, "vhost-user-attach", &socket, &commands)?;
-    for text in [
-        "/dev/ublkb0",
-        "done after",
-        "/dev/ublkb0: nbd+vsock://2/, connected for",
-        "done after",
-        "done after",
-        "done after",
-        "done after",
-        "/dev/ublkb0 is detached",
-        "done after",
-        "done after",
-        "done after",
-        "/dev/nbd0",
-        "done after",
-        "done after",
-        "\"device\": \"/dev/nbd0\"",
-        "done after",
-        "/dev/nbd0 is detached",
-        "done after",
-        "done after",
-        "done after",
-    ] {
-        says(&mut guest, text)?;
-    }
+    let mut guest = tiny(&lab, "vhost-user-attach", &socket, &commands)?;
+    guest.wait_for_each(
+        &[
+            "/dev/ublkb0",
+            "done after",
+            "/dev/ublkb0: nbd+vsock://2/, connected for",
+            "done after",
+            "done after",
+            "done after",
+            "done after",
+            "/dev/ublkb0 is detached",
+            "done after",
+            "done after",
+            "done after",
+            "/dev/nbd0",
+            "done after",
+            "done after",
+            "\"device\": \"/dev/nbd0\"",
+            "done after",
+            "/dev/nbd0 is detached",
+            "done after",
+            "done after",
+            "done after",
+        ],
+        PATIENCE,
+    )?;
     guest.wait_for_end(PATIENCE)?;
     drop(agent);
     let bytes = fs::read(&disk).map_err(|e| Failure::of("no disk", &e))?;
@@ -175,14 +155,9 @@ fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
 /// nbd driver refuses vsock sockets too.
 #[test]
 fn a_guest_with_an_older_kernel_has_a_block_device() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let socket = dir.path().join("one");
-    let agent = Agent::start(&images, [&listen(&socket), "memory", "16M"])?;
+    let Some(lab) = Lab::open("guest_vhost_user")? else { return Ok(()) };
+    let socket = lab.path("one");
+    let agent = lab.agent_for(&socket, &["memory", "16M"])?;
     let commands = [
         "write --pattern --length 16M",
         "attach --background --direct --device /dev/nbd0",
@@ -195,29 +170,30 @@ fn a_guest_with_an_older_kernel_has_a_block_device() -> Outcome<()> {
         "detach",
         "read --verify-pattern",
     ];
-    let mut guest = old_tiny(&images, "vhost-user-old", &socket, &commands)?;
-    for text in [
-        "done after",
-        "/dev/nbd0",
-        "done after",
-        "done after",
-        "/dev/nbd0 is detached",
-        "done after",
-        "done after",
-        "/dev/nbd0",
-        "done after",
-        "done after",
-        "/dev/nbd0: nbd+vsock://2/, connected for",
-        "done after",
-        "/dev/nbd0 is detached",
-        "done after",
-        "done after",
-    ] {
-        says(&mut guest, text)?;
-    }
+    let mut guest = old_tiny(&lab, "vhost-user-old", &socket, &commands)?;
+    guest.wait_for_each(
+        &[
+            "done after",
+            "/dev/nbd0",
+            "done after",
+            "done after",
+            "/dev/nbd0 is detached",
+            "done after",
+            "done after",
+            "/dev/nbd0",
+            "done after",
+            "done after",
+            "/dev/nbd0: nbd+vsock://2/, connected for",
+            "done after",
+            "/dev/nbd0 is detached",
+            "done after",
+            "done after",
+        ],
+        PATIENCE,
+    )?;
     let console = guest.wait_for_end(PATIENCE)?;
     drop(agent);
-    let release = images.old_kernel()?.release;
+    let release = lab.images().old_kernel()?.release;
     let refused =
         console.iter().any(|line| line.contains("Unsupported socket: should be TCP or UNIX"));
     println!("ok: Linux {release}: attached and detached; --direct over vsock refused: {refused}");
@@ -226,14 +202,9 @@ fn a_guest_with_an_older_kernel_has_a_block_device() -> Outcome<()> {
 
 #[test]
 fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let socket = dir.path().join("one");
-    let agent = Agent::start(&images, [&listen(&socket), "memory", "64M"])?;
+    let Some(lab) = Lab::open("guest_vhost_user")? else { return Ok(()) };
+    let socket = lab.path("one");
+    let agent = lab.agent_for(&socket, &["memory", "64M"])?;
     let commands = [
         "probe --wait 30s",
         "probe --json nbd+vsock://2:10810/",
@@ -252,61 +223,63 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
         "copy --verify /copy nbd+vsock://2/",
         "bench --time 200ms --size 4k --depth 4",
     ];
-    let mut guest = tiny(&images, "vhost-user-probe", &socket, &commands)?;
-    for text in [
-        "ok       device: virtio0 is driven by vmw_vsock_virtio_transport",
-        "ok       socket: socket(AF_VSOCK) succeeds",
-        "ok       node: /dev/vsock opens",
-        "ok       cid: ",
-        "ok       connect: nbd+vsock://2/ takes connections",
-        "ok       export: \"\": 67108864 bytes (64.0 MiB)",
-        "done after",
-        "the host has nobody on vsock port 10810",
-        "failed after",
-        "fault    connect: nbd+vsock://9/",
-        "failed after",
-        "export-size: 67108864 (64M)",
-        "zeroed",
-        "trimmed",
-        "0000100000: 00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00 |................|",
-        "0000100010: 00 00 00 00 00 10 00 10",
-        "hole,zero",
-        "done after",
-        "done after",
-        "failed after",
-        "done after",
-        "done after",
-        "done after",
-        "done after",
-        "done after",
-    ] {
-        says(&mut guest, text)?;
-    }
+    let mut guest = tiny(&lab, "vhost-user-probe", &socket, &commands)?;
+    guest.wait_for_each(
+        &[
+            "ok       device: virtio0 is driven by vmw_vsock_virtio_transport",
+            "ok       socket: socket(AF_VSOCK) succeeds",
+            "ok       node: /dev/vsock opens",
+            "ok       cid: ",
+            "ok       connect: nbd+vsock://2/ takes connections",
+            "ok       export: \"\": 67108864 bytes (64.0 MiB)",
+            "done after",
+            "the host has nobody on vsock port 10810",
+            "failed after",
+            "fault    connect: nbd+vsock://9/",
+            "failed after",
+            "export-size: 67108864 (64M)",
+            "zeroed",
+            "trimmed",
+            "0000100000: 00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00 |................|",
+            "0000100010: 00 00 00 00 00 10 00 10",
+            "hole,zero",
+            "done after",
+            "done after",
+            "failed after",
+            "done after",
+            "done after",
+            "done after",
+            "done after",
+            "done after",
+        ],
+        PATIENCE,
+    )?;
     guest.wait_for_end(PATIENCE)?;
     drop(agent);
     println!("ok: probe tells the device, the CID and the connection; every command works");
 
-    let boot = images.tiny()?;
+    let boot = lab.images().tiny()?;
     let machine = Machine::new("no-vsock", boot).append(&words_after_the_dashes(&[
         "probe --wait 200ms",
         "info",
         "connect 10809",
     ]));
-    let mut guest = machine.start(Accel::of_this_machine(&images)?)?;
-    for text in [
-        "fault    device: none among",
-        "hint: give the VM one: QEMU's '-device vhost-vsock-pci,guest-cid=N'",
-        "fault    cid: none",
-        "fault    connect: nbd+vsock://2/",
-        "this machine has no vsock device",
-        "failed after",
-        "this machine has no vsock device",
-        "failed after",
-        "this machine has no vsock device",
-        "failed after",
-    ] {
-        says(&mut guest, text)?;
-    }
+    let mut guest = machine.start(Accel::of_this_machine(lab.images())?)?;
+    guest.wait_for_each(
+        &[
+            "fault    device: none among",
+            "hint: give the VM one: QEMU's '-device vhost-vsock-pci,guest-cid=N'",
+            "fault    cid: none",
+            "fault    connect: nbd+vsock://2/",
+            "this machine has no vsock device",
+            "failed after",
+            "this machine has no vsock device",
+            "failed after",
+            "this machine has no vsock device",
+            "failed after",
+        ],
+        PATIENCE,
+    )?;
     guest.wait_for_end(PATIENCE)?;
     println!("ok: a guest without the device is told that it has none, and what to do");
     Ok(())

@@ -2,13 +2,7 @@
 
 use std::time::Duration;
 
-use images::Images;
-use tests::{
-    Outcome,
-    agent::Agent,
-    need,
-    vhost_user::{debian, listen},
-};
+use tests::{Outcome, agent::Agent, lab::Lab, vhost_user::debian};
 
 const RATE: usize = 200;
 /// An emulated guest on a machine that does other things too comes late now and then.
@@ -22,14 +16,9 @@ const SLACK: u64 = 4 << 10;
 
 #[test]
 fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user_connects") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| tests::Failure::of("no directory", &e))?;
-    let socket = dir.path().join("vm");
-    let mut agent = Agent::start(&images, [&listen(&socket), "pattern", "64M"])?;
+    let Some(lab) = Lab::open("guest_vhost_user_connects")? else { return Ok(()) };
+    let socket = lab.path("vm");
+    let agent = lab.agent_for(&socket, &["pattern", "64M"])?;
     let mut guest = debian("vhost-user-connects", &socket)?;
 
     let connects = |seconds| format!("python3 /tools/scripts/connects.py {RATE} {seconds}");
@@ -37,7 +26,7 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
     // The one that stays is one more.
     let mut sessions = FIRST * RATE + 1;
     agent.wait_for_ends(sessions)?;
-    let before = held(&agent)?;
+    let before = held(&agent);
     // In parts, so that the figures tell what grows from what was there once.
     for _ in 0..PARTS {
         let said = guest.sh_within(&connects(SECONDS / PARTS), Duration::from_mins(2))?;
@@ -47,9 +36,9 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
         }
         sessions += SECONDS / PARTS * RATE + 1;
         agent.wait_for_ends(sessions)?;
-        println!("{said}; {:?}", held(&agent)?);
+        println!("{said}; {:?}", held(&agent));
     }
-    let after = held(&agent)?;
+    let after = held(&agent);
     if (after.descriptors, after.threads) != (before.descriptors, before.threads)
         || after.kib > before.kib + SLACK
     {
@@ -67,7 +56,7 @@ struct Held {
     kib: u64,
 }
 
-fn held(agent: &Agent) -> Outcome<Held> {
-    let (descriptors, threads) = (agent.descriptors()?, agent.status("Threads")?);
-    Ok(Held { descriptors, threads, kib: agent.status("VmRSS")? })
+fn held(agent: &Agent) -> Held {
+    let (descriptors, threads) = (agent.descriptors(), agent.status("Threads"));
+    Held { descriptors, threads, kib: agent.status("VmRSS") }
 }

@@ -2,26 +2,15 @@
 
 use std::time::Duration;
 
-use images::Images;
-use tests::{
-    Failure, Outcome,
-    agent::Agent,
-    need,
-    vhost_user::{debian, listen},
-};
+use tests::{Failure, Outcome, lab::Lab, vhost_user::debian};
 
 const ROUNDS: &str = "python3 /tools/scripts/rounds.py";
 
 #[test]
 fn a_guest_restarts_in_the_middle_of_its_writes_and_goes_on() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user_restart") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let socket = dir.path().join("vm");
-    let mut agent = Agent::start(&images, [&listen(&socket), "memory", "128M"])?;
+    let Some(lab) = Lab::open("guest_vhost_user_restart")? else { return Ok(()) };
+    let socket = lab.path("vm");
+    let agent = lab.agent_for(&socket, &["memory", "128M"])?;
     let mut guest = debian("vhost-user-restart", &socket)?;
     let mut first = 1;
     // At once, as after a crash; and in the order in which Linux does it, drivers included.

@@ -2,28 +2,17 @@
 
 use std::time::Duration;
 
-use images::Images;
-use tests::{
-    Failure, Outcome,
-    agent::Agent,
-    need,
-    vhost_user::{listen, tiny},
-};
+use tests::{Outcome, lab::Lab, vhost_user::tiny};
 
 const PATIENCE: Duration = Duration::from_mins(3);
 
 #[test]
 fn two_machines_never_see_each_others_disks() -> Outcome<()> {
-    if need::guests_are_off("guest_vhost_user_two") {
-        return Ok(());
-    }
-    need::guests()?;
-    let images = Images::of_this_workspace()?;
-    let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
-    let sockets = ["one", "two"].map(|name| dir.path().join(name));
+    let Some(lab) = Lab::open("guest_vhost_user_two")? else { return Ok(()) };
+    let sockets = ["one", "two"].map(|name| lab.path(name));
     let mut agents = Vec::new();
     for socket in &sockets {
-        agents.push(Agent::start(&images, [&listen(socket), "memory", "32M"])?);
+        agents.push(lab.agent_for(socket, &["memory", "32M"])?);
     }
     // The blocks of a run tell its seed. The same requests at the same places would leave the same
     // on one disk, but for the seed.
@@ -33,7 +22,7 @@ fn two_machines_never_see_each_others_disks() -> Outcome<()> {
         let commands = [run(seed), run(seed), "test --read-only".to_owned()];
         let name = format!("vhost-user-two-{seed}");
         let commands = commands.each_ref().map(String::as_str);
-        guests.push((tiny(&images, &name, socket, &commands)?, seed));
+        guests.push((tiny(&lab, &name, socket, &commands)?, seed));
     }
     // Both are at it before either is done: the first run of each ends while the other goes on.
     for (guest, _) in &mut guests {
@@ -51,7 +40,7 @@ fn two_machines_never_see_each_others_disks() -> Outcome<()> {
     println!("ok: each wrote its own disk at the same time, and found on it what it wrote");
     // And the next machine on a socket finds that socket's.
     for (socket, seed) in sockets.iter().zip(["1111", "2222"]) {
-        let mut guest = tiny(&images, "vhost-user-two-next", socket, &["test --read-only"])?;
+        let mut guest = tiny(&lab, "vhost-user-two-next", socket, &["test --read-only"])?;
         guest.wait_for(&format!("seed {seed}"), PATIENCE)?;
         guest.wait_for_end(PATIENCE)?;
     }

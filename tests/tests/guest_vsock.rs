@@ -6,10 +6,9 @@ const LAB: &str = ". /tools/scripts/lab.sh";
 
 #[test]
 fn disks_over_vsock_loopback() -> Outcome<()> {
-    if need::guests_are_off("guest_vsock") {
+    if !need::guests("guest_vsock")? {
         return Ok(());
     }
-    need::guests()?;
     let mut guest = Guest::boot("guest_vsock")?;
 
     refused(

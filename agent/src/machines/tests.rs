@@ -1,18 +1,14 @@
 //! Machines of a fake QEMU, which plays a script at its QMP socket: what they say, and what becomes
 //! of the lease. No guest connects here; the gate is asked.
 
-#[path = "../../../qemu/tests/scripted/peer.rs"]
-#[allow(dead_code, reason = "shared with the tests of the crate qemu")]
-mod peer;
-
 use std::sync::mpsc;
 
-use tokio::task::JoinHandle;
-
-use self::peer::{
+use support::qemu::scripted::{
     Act::{self, Close, Cue, Event, Expect, Idle, Reply, Say},
     Peer as FakeQemu, greeted,
 };
+use tokio::task::JoinHandle;
+
 use super::*;
 use crate::{
     access::{Caller, Gate, Pass},

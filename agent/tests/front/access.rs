@@ -13,8 +13,9 @@ use nix::{
     sys::signal::Signal,
     unistd::{getgid, getuid},
 };
+use support::{DEADLINE, agent::Agent, process::refused};
 
-use crate::agent::{Agent, BINARY, PATIENCE, fails};
+use crate::BINARY;
 
 /// Whether a new connection is greeted. One that is not is closed, and is sent nothing.
 pub(crate) fn is_let_in(mut stream: impl Read) -> bool {
@@ -31,13 +32,13 @@ pub(crate) fn is_let_in(mut stream: impl Read) -> bool {
 
 pub(crate) fn knock(agent: &Agent) -> bool {
     let stream = UnixStream::connect(agent.path("s")).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     is_let_in(stream)
 }
 
 fn knock_at(port: u16) -> bool {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     is_let_in(stream)
 }
 
@@ -109,9 +110,10 @@ fn the_ip_filter_says_what_nbdkits_says() {
         if !words.contains("127.") {
             assert_eq!(nbdkit(&words), (unix, tcp), "nbdkit {words}");
         }
-        let mut agent = Agent::start(&format!(
-            "--print-uri -U {{}}/s --listen tcp:127.0.0.1:0 --filter=ip null 1M {words}"
-        ));
+        let mut agent = Agent::start(
+            BINARY,
+            &format!("--print-uri -U {{}}/s --listen tcp:127.0.0.1:0 --filter=ip null 1M {words}"),
+        );
         let port = port(&mut agent);
         assert_eq!((knock(&agent), knock_at(port)), (unix, tcp), "agent {words}");
     }
@@ -130,7 +132,7 @@ fn rules_that_nbdkit_cannot_read_are_read() {
         ("deny=pid:1,gid:{gid},uid:7", false),
         ("deny=vsock-guest,vsock-local,vsock-hypervisor,vsock-sibling", true),
     ] {
-        let agent = Agent::start(&format!("-U {{}}/s --filter=ip null 1M {}", ours(words)));
+        let agent = Agent::start(BINARY, &format!("-U {{}}/s --filter=ip null 1M {}", ours(words)));
         assert_eq!(knock(&agent), unix, "{words}");
     }
 }
@@ -146,7 +148,7 @@ fn what_is_not_named_is_refused_and_logged_once() {
         // Both have to let a client in.
         ("--allow anyunix --filter=ip deny=uid:{uid}", false),
     ] {
-        let mut agent = Agent::start(&ours(&format!("-U {{}}/s memory 1M {words}")));
+        let mut agent = Agent::start(BINARY, &ours(&format!("-U {{}}/s memory 1M {words}")));
         assert_eq!(knock(&agent), let_in, "{words}");
         let lines = agent.end();
         let refusals: Vec<_> = lines.iter().filter(|line| line.contains("refused")).collect();
@@ -167,7 +169,8 @@ fn the_access_file_is_read_again_at_hup_and_a_wrong_one_is_not_taken() {
     let rules = dir.path().join("rules");
     let write = |text: &str| fs::write(&rules, ours(text)).unwrap();
     write("# the test itself\nallow uid:{uid}\n");
-    let mut agent = Agent::start(&format!("-U {{}}/s --access-file {} null 1M", rules.display()));
+    let mut agent =
+        Agent::start(BINARY, &format!("-U {{}}/s --access-file {} null 1M", rules.display()));
     let hup = |agent: &Agent, said: &str| {
         agent.signal(Signal::SIGHUP);
         agent.wait_for_line(said)
@@ -230,8 +233,7 @@ fn wrong_rules_are_one_line_and_nothing_is_started() {
     ] {
         let mut command = Command::new(BINARY);
         command.arg("-U").arg(&socket).args(words.split_whitespace());
-        let (code, stderr) = fails(&mut command);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
+        let stderr = refused(&mut command);
         assert!(stderr.contains(part), "{words}: {stderr}");
         assert!(!socket.exists(), "{words}");
     }
@@ -240,7 +242,7 @@ fn wrong_rules_are_one_line_and_nothing_is_started() {
 #[test]
 fn who_is_refused_learns_it_at_once() {
     // A client that speaks first, and far longer than the handshake may take.
-    let agent = Agent::start("-U {}/s --timeout 1h --allow-cid 3 null 1M");
+    let agent = Agent::start(BINARY, "-U {}/s --timeout 1h --allow-cid 3 null 1M");
     let mut stream = UnixStream::connect(agent.path("s")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut got = Vec::new();

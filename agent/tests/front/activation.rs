@@ -11,12 +11,15 @@ use std::{
     process::{self, Command},
 };
 
+use support::{
+    agent::Agent,
+    client::{greeted, opened, receive_greeting},
+    process::fails,
+    wire::request,
+};
 use tempfile::TempDir;
 
-use crate::{
-    agent::{Agent, BINARY, fails, greeted, opened, receive_greeting, request},
-    handed::Handed,
-};
+use crate::{BINARY, handed::Handed};
 
 /// The name of a client's peer in the log: this process.
 fn us() -> String {
@@ -104,7 +107,7 @@ fn with_connections_only_it_ends_when_the_last_is_over() {
     drop(handed);
     receive_greeting(&mut first);
     assert_eq!(opened(&mut first), 1 << 20);
-    first.write_all(&request(2, 0, 0)).unwrap();
+    first.write_all(&request(2, 7, 0, 0)).unwrap();
     assert_eq!(first.read(&mut [0]).unwrap(), 0);
     receive_greeting(&mut second);
     drop(second);

@@ -2,7 +2,12 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::agent::{Agent, BINARY, NBDKIT, fails_with};
+use support::{
+    agent::{Agent, NBDKIT},
+    process::assert_refuses,
+};
+
+use crate::BINARY;
 
 /// What a client finds: the list, and for some names whether they can be had, their description and
 /// their block sizes.
@@ -152,6 +157,7 @@ for (count, offset) in [(512, 0), (511, 0), (512, 1), (4096, 512), (8192, 0)]:
 #[test]
 fn a_write_that_is_too_long_ends_the_connection_unanswered() {
     let mut agent = Agent::start(
+        BINARY,
         "-U {}/s --filter=blocksize-policy memory 1M \
          blocksize-error-policy=error blocksize-minimum=512 blocksize-write-disconnect=64K",
     );
@@ -173,7 +179,7 @@ fn a_write_that_is_too_long_ends_the_connection_unanswered() {
 
 #[test]
 fn the_file_of_readonly_comes_and_goes_while_a_client_stays() {
-    let mut agent = Agent::start("-U {}/s --filter=readonly memory 1M readonly-file={}/ro");
+    let mut agent = Agent::start(BINARY, "-U {}/s --filter=readonly memory 1M readonly-file={}/ro");
     let client = "import nbd, os, sys\nh = nbd.NBD()\nh.connect_unix(sys.argv[1])\n\
          def tried():\n try: h.pwrite(b'x', 0); h.zero(512, 0); h.trim(512, 0); return 'done'\n \
          except nbd.Error as e: return e.errno\n\
@@ -216,8 +222,6 @@ fn wrong_words_are_one_line() {
         ("--filter=exportname null 1M exportname-strict=perhaps", "exportname-strict"),
         ("--filter=readonly null 1M readonly=yes", "readonly"),
     ] {
-        let (code, stderr) = fails_with(words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, words, part);
     }
 }

@@ -17,9 +17,13 @@ use nix::{
     },
     unistd::{Pid, getsid, mkfifo},
 };
+use support::{
+    agent::NBDKIT,
+    client::{greeted, opened},
+};
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, NBDKIT, greeted, opened};
+use crate::BINARY;
 
 /// Ends a process that is nobody's child here. It is killed if the test panics.
 struct Stray {

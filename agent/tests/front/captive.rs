@@ -7,16 +7,16 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::{agent::NBDKIT, process::is_running, until};
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, NBDKIT, PATIENCE};
+use crate::BINARY;
 
 /// Both servers, on a private socket: agent has it by itself, nbdkit 1.32 is asked for it.
 fn servers(dir: &Path) -> [Command; 2] {
@@ -200,15 +200,11 @@ fn with_the_parent_both_the_agent_and_the_command_end() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let start = Instant::now();
-    let running = loop {
-        let text = fs::read_to_string(&pids).unwrap_or_default();
-        if text.lines().count() == 3 {
-            break text;
-        }
-        assert!(start.elapsed() < PATIENCE, "{text}");
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let mut running = String::new();
+    until("three processes run", || {
+        running = fs::read_to_string(&pids).unwrap_or_default();
+        running.lines().count() == 3
+    });
     shell.kill().unwrap();
     shell.wait().unwrap();
     // Every one of them has the pipe.
@@ -216,8 +212,6 @@ fn with_the_parent_both_the_agent_and_the_command_end() {
     shell.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert!(log.contains("the parent of agent has ended"), "{log}");
     for pid in running.lines() {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        assert!(matches!(state, None | Some('Z')), "{pid} is still there: {stat}");
+        assert!(!is_running(pid.parse().unwrap()), "{pid} still runs");
     }
 }

@@ -7,7 +7,12 @@ use std::{
     process::Command,
 };
 
-use crate::agent::{BINARY, NBDKIT, fails_with};
+use support::{
+    agent::NBDKIT,
+    process::{assert_refuses, fails_with},
+};
+
+use crate::BINARY;
 
 fn answer(program: &str, words: &str) -> String {
     let output = Command::new(program).args(words.split_whitespace()).output().unwrap();
@@ -75,9 +80,7 @@ fn a_plugin_says_of_itself_what_nbdkits_does() {
         ("--filter=no-such-filter memory --dump-plugin", "'no-such-filter'"),
         ("-s memory --dump-plugin", "-s/--single"),
     ] {
-        let (code, stderr) = fails_with(words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, words, part);
     }
 }
 
@@ -93,7 +96,7 @@ fn versions_are_a_line_each() {
         assert_eq!(names(BINARY)[0], "agent");
     }
     for words in ["no-such-plugin --version", "--version --filter=no-such-filter null"] {
-        assert_eq!(fails_with(words).0, 1, "{words}");
+        assert_eq!(fails_with(BINARY, words).0, 1, "{words}");
     }
 }
 
@@ -112,7 +115,7 @@ fn help_is_also_about_the_plugin_and_the_filters() {
     }
     let text = answer(BINARY, "file --help");
     assert!(text.contains("\ncache=default|none "), "{text}");
-    assert_eq!(fails_with("no-such-plugin --help").0, 1);
+    assert_eq!(fails_with(BINARY, "no-such-plugin --help").0, 1);
 }
 
 #[test]

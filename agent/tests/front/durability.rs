@@ -6,12 +6,10 @@ use std::{
     process::Command,
 };
 
+use support::{agent::Agent, process::python};
 use tempfile::TempDir;
 
-use crate::{
-    agent::{Agent, BINARY},
-    engines::ENGINES,
-};
+use crate::{BINARY, engines::ENGINES};
 
 /// A loop device of 8 MiB over a full tmpfs of 1 MiB: it takes writes, and writing them back fails. Taken
 /// away when dropped.
@@ -80,13 +78,7 @@ fn client(socket: &Path, code: &str) -> Vec<String> {
         def told(what, *args):\n  try: what(*args)\n  except nbd.Error as error: print(error.errno)\n\
         \x20 else: print('ok')\n\
         BLOCK = b'x' * 65536\n";
-    let output = Command::new("/usr/bin/python3")
-        .args(["-c", &format!("{start}{code}")])
-        .arg(socket)
-        .output()
-        .expect("python3; install python3-libnbd");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = python(&format!("{start}{code}"), &[socket.to_str().unwrap()]);
     text.lines().map(str::to_owned).collect()
 }
 
@@ -106,7 +98,8 @@ fn a_durable_write_that_fails_does_not_hide_lost_writes_from_a_flush() {
 
 fn durable_write_that_fails(io: &str) {
     let Some(device) = Failing::new() else { return };
-    let mut agent = Agent::start(&format!("{io} -U {{}}/s file {}", device.device.display()));
+    let mut agent =
+        Agent::start(BINARY, &format!("{io} -U {{}}/s file {}", device.device.display()));
     // What is written back by others than the agent: the kernel does so by itself too.
     let code = format!(
         "import os\n\
@@ -149,7 +142,7 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
         }
         // Where nothing has been written in an earlier turn: it may have its room already.
         let at = format!("{turn} << 20");
-        let agent = Agent::start(&format!("{io} -U {{}}/s {words}"));
+        let agent = Agent::start(BINARY, &format!("{io} -U {{}}/s {words}"));
         let code = format!(
             "a = connect()\nb = connect()\n\
              told(a.pwrite, BLOCK, {at})\ntold(a.flush)\ntold(b.flush)\n\
@@ -172,7 +165,7 @@ fn what_is_lost_after_the_last_client_has_left_is_told_to_the_next_once() {
     let rows = ENGINES.iter().flat_map(|io| ["file", "split"].map(|plugin| (io, plugin)));
     for (turn, (io, plugin)) in rows.enumerate() {
         let words = format!("{plugin} {path}");
-        let agent = Agent::start(&format!("{io} -U {{}}/s {words}"));
+        let agent = Agent::start(BINARY, &format!("{io} -U {{}}/s {words}"));
         let code = format!("a = connect()\ntold(a.pwrite, BLOCK, {turn} << 20)\na.shutdown()\n");
         assert_eq!(client(&agent.path("s"), &code), ["ok"], "{words}");
         // The agent has it written back, although nobody asked it to.
@@ -192,10 +185,10 @@ fn with_multi_conn_a_flush_covers_what_another_connection_wrote() {
             .into_iter()
             .enumerate()
     {
-        let agent = Agent::start(&format!(
-            "-U {{}}/s --filter=multi-conn file {} {words}",
-            device.device.display()
-        ));
+        let agent = Agent::start(
+            BINARY,
+            &format!("-U {{}}/s --filter=multi-conn file {} {words}", device.device.display()),
+        );
         let code = format!(
             "a = connect()\nb = connect()\nb.flush()\n\
              a.pwrite(bytes([{byte} + 1]) * 65536, 0)\nb.flush()\n"

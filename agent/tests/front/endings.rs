@@ -8,15 +8,20 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use support::{
+    agent::Agent,
+    client::{greeted, opened},
+    wire::request,
+};
 
-use crate::agent::{Agent, BINARY, greeted, opened, request};
+use crate::BINARY;
 
 /// A client with more replies on the way than sockets hold, which it never reads.
 fn stuck(agent: &Agent) -> UnixStream {
     let mut stream = greeted(&agent.path("s"));
     assert_eq!(opened(&mut stream), 1 << 30);
     for _ in 0..4 {
-        stream.write_all(&request(0, 0, 32 << 20)).unwrap();
+        stream.write_all(&request(0, 7, 0, 32 << 20)).unwrap();
     }
     // The first byte of a reply: the agent is in the middle of sending.
     stream.read_exact(&mut [0]).unwrap();
@@ -25,7 +30,7 @@ fn stuck(agent: &Agent) -> UnixStream {
 
 #[test]
 fn idle_clients_do_not_hold_the_agent() {
-    let mut agent = Agent::start("-U {}/s --shutdown-timeout 1h memory 1G");
+    let mut agent = Agent::start(BINARY, "-U {}/s --shutdown-timeout 1h memory 1G");
     let _negotiating = greeted(&agent.path("s"));
     let mut idle = greeted(&agent.path("s"));
     opened(&mut idle);
@@ -35,7 +40,7 @@ fn idle_clients_do_not_hold_the_agent() {
 
 #[test]
 fn a_client_that_never_reads_is_cut_at_the_deadline() {
-    let mut agent = Agent::start("-U {}/s --shutdown-timeout 300ms memory 1G");
+    let mut agent = Agent::start(BINARY, "-U {}/s --shutdown-timeout 300ms memory 1G");
     let _stuck = stuck(&agent);
     let start = Instant::now();
     let lines = agent.end();
@@ -45,7 +50,7 @@ fn a_client_that_never_reads_is_cut_at_the_deadline() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let mut agent = Agent::start("-U {}/s --shutdown-timeout 1h memory 1G");
+    let mut agent = Agent::start(BINARY, "-U {}/s --shutdown-timeout 1h memory 1G");
     let _stuck = stuck(&agent);
     agent.signal(Signal::SIGTERM);
     agent.wait_for_line("TERM: no new connections");
@@ -57,7 +62,7 @@ fn a_second_signal_ends_at_once() {
 
 #[test]
 fn while_it_ends_nobody_new_is_let_in() {
-    let mut agent = Agent::start("-v -U {}/s --shutdown-timeout 1h memory 1G");
+    let mut agent = Agent::start(BINARY, "-v -U {}/s --shutdown-timeout 1h memory 1G");
     let stuck = stuck(&agent);
     agent.signal(Signal::SIGTERM);
     agent.wait_for_line("closed unix:");
@@ -70,7 +75,7 @@ fn while_it_ends_nobody_new_is_let_in() {
 
 #[test]
 fn hup_does_not_end_it() {
-    let mut agent = Agent::start("-U {}/s memory 1M");
+    let mut agent = Agent::start(BINARY, "-U {}/s memory 1M");
     agent.signal(Signal::SIGHUP);
     agent.wait_for_line("HUP");
     drop(greeted(&agent.path("s")));
@@ -95,7 +100,7 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     for _ in 0..3 {
         let mut stream = greeted(&socket);
         opened(&mut stream);
-        stream.write_all(&request(2, 0, 0)).unwrap();
+        stream.write_all(&request(2, 7, 0, 0)).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the session ends, and is logged to nobody");
     }
     let id = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
@@ -105,10 +110,10 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
 
 #[test]
 fn a_client_that_says_it_is_done_closes_first() {
-    let mut agent = Agent::start("-U {}/s memory 1M");
+    let mut agent = Agent::start(BINARY, "-U {}/s memory 1M");
     let mut stream = greeted(&agent.path("s"));
     opened(&mut stream);
-    stream.write_all(&request(2, 0, 0)).unwrap();
+    stream.write_all(&request(2, 7, 0, 0)).unwrap();
     // The end comes at once, and the socket is open the other way: the client is not overtaken.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     stream.write_all(b"x").unwrap();

@@ -9,16 +9,16 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::{
-    agent::{Agent, PATIENCE, greeted, opened},
-    durability::Failing,
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened},
     random::{Random, seed},
+    wire::{FLUSH, READ, WRITE, ZERO},
 };
 
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const FLUSH: u16 = 3;
-const ZERO: u16 = 6;
+use crate::{BINARY, durability::Failing};
+
 const EIO: u32 = 5;
 const ENOSPC: u32 = 28;
 
@@ -68,7 +68,7 @@ struct Client {
 impl Client {
     fn new(agent: &Agent) -> Self {
         let mut stream = greeted(&agent.path("s"));
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         opened(&mut stream);
         Self { stream, out: HashMap::new(), cookie: 0 }
     }
@@ -94,32 +94,26 @@ impl Client {
     }
 }
 
-impl Random {
-    fn index(&mut self, end: usize) -> usize {
-        usize::try_from(self.below(end as u64)).unwrap()
+/// Half of all ranges consist of whole blocks.
+fn random_range(random: &mut Random) -> Range<usize> {
+    let bits = random.index(18);
+    let len = 1 + random.index(1 << bits);
+    let at = random.index(SIZE - len);
+    if random.one_in(2) {
+        return at..at + len;
     }
+    let at = at / 4096 * 4096;
+    at..(at + len.next_multiple_of(4096)).min(SIZE)
+}
 
-    /// Half of them are of whole blocks.
-    fn range(&mut self) -> Range<usize> {
-        let bits = self.index(18);
-        let len = 1 + self.index(1 << bits);
-        let at = self.index(SIZE - len);
-        if self.index(2) == 0 {
-            return at..at + len;
-        }
-        let at = at / 4096 * 4096;
-        at..(at + len.next_multiple_of(4096)).min(SIZE)
-    }
-
-    fn request(&mut self) -> Request {
-        let range = self.range();
-        let command = [READ, READ, WRITE, WRITE, WRITE, ZERO, FLUSH][self.index(7)];
-        let len = if command == FLUSH { 0 } else { range.len() };
-        let byte = if command == WRITE { u8::try_from(self.index(255)).unwrap() + 1 } else { 0 };
-        let fua = matches!(command, WRITE | ZERO) && self.index(4) == 0;
-        let at = if command == FLUSH { 0 } else { range.start };
-        Request { command, fua, at, data: vec![byte; len] }
-    }
+fn random_request(random: &mut Random) -> Request {
+    let range = random_range(random);
+    let command = [READ, READ, WRITE, WRITE, WRITE, ZERO, FLUSH][random.index(7)];
+    let len = if command == FLUSH { 0 } else { range.len() };
+    let byte = if command == WRITE { u8::try_from(random.index(255)).unwrap() + 1 } else { 0 };
+    let fua = matches!(command, WRITE | ZERO) && random.one_in(4);
+    let at = if command == FLUSH { 0 } else { range.start };
+    Request { command, fua, at, data: vec![byte; len] }
 }
 
 /// Takes a reply, and looks whether it is what the file must hold.
@@ -136,7 +130,7 @@ fn settle(client: &mut Client, model: &mut [u8], what: &str) {
 
 #[test]
 fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
-    let seed = seed();
+    let seed = seed("NEIGHBOURS_SEED");
     println!("NEIGHBOURS_SEED={seed}");
     let mut random = Random::new(seed);
     for io in ENGINES {
@@ -145,12 +139,14 @@ fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
             let file = tempfile::NamedTempFile::new().unwrap();
             file.as_file().set_len(SIZE as u64).unwrap();
             let mut model = vec![0; SIZE];
-            let mut agent =
-                Agent::start(&format!("{io} -U {{}}/s file {} {cache}", file.path().display()));
+            let mut agent = Agent::start(
+                BINARY,
+                &format!("{io} -U {{}}/s file {} {cache}", file.path().display()),
+            );
             for _ in 0..3 {
                 let mut client = Client::new(&agent);
                 for _ in 0..REQUESTS {
-                    let request = random.request();
+                    let request = random_request(&mut random);
                     // What is asked for at once has any order.
                     let overlaps = |client: &Client| {
                         client.out.values().any(|other| {
@@ -198,8 +194,10 @@ fn a_file_that_shrinks_fails_those_requests_that_have_nothing_to_read() {
         for cache in CACHES {
             let file = tempfile::NamedTempFile::new().unwrap();
             fs::write(file.path(), vec![7; 64 << 16]).unwrap();
-            let agent =
-                Agent::start(&format!("{io} -U {{}}/s file {} {cache}", file.path().display()));
+            let agent = Agent::start(
+                BINARY,
+                &format!("{io} -U {{}}/s file {} {cache}", file.path().display()),
+            );
             let mut client = Client::new(&agent);
             OpenOptions::new().write(true).open(&file).unwrap().set_len(32 << 16).unwrap();
             // One of each half in turn.
@@ -217,7 +215,7 @@ fn where_a_device_fails_among_many_requests_those_fail_and_no_others() {
     let path = device.device.display();
     // What has its room keeps it.
     device.make_room();
-    let agent = Agent::start(&format!("-U {{}}/s file {path}"));
+    let agent = Agent::start(BINARY, &format!("-U {{}}/s file {path}"));
     let mut client = Client::new(&agent);
     let durable = (0..8).map(|nth| block(WRITE, true, nth));
     assert_eq!(errors(&mut client, durable), [0; 8]);
@@ -225,7 +223,7 @@ fn where_a_device_fails_among_many_requests_those_fail_and_no_others() {
     device.take_room();
     for io in ENGINES {
         for (cache, fua) in [("cache=none", false), ("cache=none", true), ("", true)] {
-            let agent = Agent::start(&format!("{io} -U {{}}/s file {path} {cache}"));
+            let agent = Agent::start(BINARY, &format!("{io} -U {{}}/s file {path} {cache}"));
             let mut client = Client::new(&agent);
             // One that has its room and one that has none in turn.
             let mixed = (0..16).map(|nth| block(WRITE, fua, nth / 2 + nth % 2 * 64));

@@ -10,12 +10,19 @@ use std::{
     time::Instant,
 };
 
-use crate::agent::{Agent, BINARY, PATIENCE, greeted, opened, receive_greeting, request};
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened, receive_greeting},
+    wire::request,
+};
+
+use crate::BINARY;
 
 #[test]
 fn without_descriptors_the_listener_waits_and_sessions_go_on() {
     const ROOM: usize = 10;
-    let mut agent = Agent::start("-U {}/s memory 1G");
+    let mut agent = Agent::start(BINARY, "-U {}/s memory 1G");
     let mut first = greeted(&agent.path("s"));
     // It has counted on more of them, or it would not let so many in.
     let open = fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap().count();
@@ -69,12 +76,12 @@ fn with_threads(dir: &Path, processes: usize) -> Option<std::process::Child> {
         }
         // The engine's threads are there before the greeting is.
         if UnixStream::connect(&socket).is_ok_and(|mut client| {
-            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.set_read_timeout(Some(DEADLINE)).unwrap();
             client.read_exact(&mut [0; 18]).is_ok()
         }) {
             return Some(agent);
         }
-        assert!(start.elapsed() < PATIENCE, "neither started nor failed");
+        assert!(start.elapsed() < DEADLINE, "neither started nor failed");
         std::thread::yield_now();
     }
 }
@@ -98,7 +105,7 @@ fn with_too_few_threads_it_says_so_and_with_just_enough_it_serves() {
     let mut client = greeted(&dir.path().join("socket"));
     assert_eq!(opened(&mut client), 1 << 20);
     for at in 0..64_u64 {
-        let write = [request(1, at * 4096, 4096), vec![7; 4096]].concat();
+        let write = [request(1, 7, at * 4096, 4096), vec![7; 4096]].concat();
         client.write_all(&write).unwrap();
     }
     let mut replies = vec![0; 64 * 16];

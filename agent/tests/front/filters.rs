@@ -9,21 +9,19 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use support::{
+    agent::Agent,
+    process::{fails_with, python},
+};
 use tempfile::TempDir;
 
-use crate::agent::{Agent, BINARY, fails_with};
+use crate::BINARY;
 
 /// Runs `code` of libnbd's Python with a connection `h` to the socket; gives what it prints.
 fn nbd(socket: &Path, code: &str) -> String {
     let start = "import nbd, sys\nh = nbd.NBD()\nh.add_meta_context('base:allocation')\n\
                  h.connect_unix(sys.argv[1])\n";
-    let output = Command::new("/usr/bin/python3")
-        .args(["-c", &format!("{start}{code}")])
-        .arg(socket)
-        .output()
-        .expect("python3; install python3-libnbd");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    python(&format!("{start}{code}"), &[socket.to_str().unwrap()])
 }
 
 /// The same words to a server by `--run`, with `{}` for a directory; then one file of it.
@@ -96,7 +94,7 @@ fn statistics_are_counted_as_nbdkit_counts_them() {
 
 #[test]
 fn statistics_are_told_at_usr1_while_clients_go_on() {
-    let mut agent = Agent::start("-U {}/s --filter=stats memory 1M statsfile={}/stats");
+    let mut agent = Agent::start(BINARY, "-U {}/s --filter=stats memory 1M statsfile={}/stats");
     nbd(&agent.path("s"), "h.pread(512, 0)\nh.shutdown()");
     agent.signal(Signal::SIGUSR1);
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -113,7 +111,8 @@ fn statistics_are_told_at_usr1_while_clients_go_on() {
 
 #[test]
 fn a_pause_holds_requests_until_it_is_over() {
-    let mut agent = Agent::start("-U {}/s --filter=pause memory 1M pause-control={}/control");
+    let mut agent =
+        Agent::start(BINARY, "-U {}/s --filter=pause memory 1M pause-control={}/control");
     let code = format!(
         "import socket\n\
          control = socket.socket(socket.AF_UNIX)\ncontrol.connect({:?})\n\
@@ -133,6 +132,7 @@ fn a_pause_holds_requests_until_it_is_over() {
 #[test]
 fn delays_delay() {
     let mut agent = Agent::start(
+        BINARY,
         "-U {}/s --filter=delay memory 1M delay-open=100ms delay-read=0.2 delay-close=300ms",
     );
     let start = Instant::now();
@@ -143,7 +143,7 @@ fn delays_delay() {
 
 #[test]
 fn a_rate_is_kept() {
-    let mut agent = Agent::start("-U {}/s --filter=rate memory 1M rate=8M burstiness=0.1");
+    let mut agent = Agent::start(BINARY, "-U {}/s --filter=rate memory 1M rate=8M burstiness=0.1");
     let start = Instant::now();
     nbd(&agent.path("s"), "for i in range(16): h.pread(65536, i * 65536)\nh.shutdown()");
     // 8 Mbit, of which a tenth is free.
@@ -153,11 +153,11 @@ fn a_rate_is_kept() {
 
 #[test]
 fn the_last_client_or_a_file_ends_it() {
-    let mut agent = Agent::start("-U {}/s --filter=exitlast memory 1M");
+    let mut agent = Agent::start(BINARY, "-U {}/s --filter=exitlast memory 1M");
     nbd(&agent.path("s"), "h.shutdown()");
     assert!(agent.wait().0.success());
     let mut agent =
-        Agent::start("-U {}/s --filter=exitwhen memory 1M exit-when-file-created={}/stop");
+        Agent::start(BINARY, "-U {}/s --filter=exitwhen memory 1M exit-when-file-created={}/stop");
     nbd(
         &agent.path("s"),
         &format!("open({:?}, 'w')\nh.pread(1, 0)\nh.shutdown()", agent.path("stop")),
@@ -180,7 +180,7 @@ fn wrong_words_are_one_line_that_names_them() {
         ("--filter=log null logfile=/dev/null logformat=xml", "logformat=xml"),
         ("--filter=exitwhen null exit-when-pipe-closed=77", "exit-when-pipe-closed=77"),
     ] {
-        let (code, stderr) = fails_with(&format!("-U - {words}"));
+        let (code, stderr) = fails_with(BINARY, &format!("-U - {words}"));
         assert_eq!(code, 1, "{words}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{words}: {stderr}");
         assert!(stderr.contains(part), "{words}: {stderr}");

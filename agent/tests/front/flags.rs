@@ -1,8 +1,8 @@
 //! The layers that change what a disk says it can do: clients see what they see with nbdkit.
 
-use std::process::Command;
+use support::{agent::NBDKIT, process::printed_by_client};
 
-use crate::agent::{BINARY, NBDKIT};
+use crate::BINARY;
 
 /// Everything libnbd can be told of an export, and what comes of asking for it all the same.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
@@ -34,14 +34,7 @@ h.shutdown()
 ' "$uri""#;
 
 fn seen(server: &str, words: &str) -> String {
-    let output = Command::new(server)
-        .args(words.split_whitespace())
-        .args(["-U", "-", "--run", CLIENT])
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{server} {words}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    printed_by_client(server, &words.split_whitespace().collect::<Vec<_>>(), CLIENT)
 }
 
 #[test]

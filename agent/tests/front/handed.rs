@@ -7,7 +7,7 @@ use std::{
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use crate::agent::BINARY;
+use crate::BINARY;
 
 /// Moves descriptors to 3 and on, says so in the environment, and becomes the agent. Neither a shell
 /// can do this (some take one digit), nor std without `unsafe`.

@@ -8,8 +8,13 @@ use std::{
 };
 
 use nix::sys::socket::{getsockopt, sockopt::KeepAlive};
+use support::{
+    agent::{Agent, NBDKIT},
+    client::greeted,
+    process::printed_by_client,
+};
 
-use crate::agent::{Agent, BINARY, NBDKIT, greeted};
+use crate::BINARY;
 
 const CLIENT: &str = r#"/usr/bin/python3 -c '
 import nbd, sys
@@ -21,14 +26,8 @@ print(h.get_size(), h.get_protocol(), h.get_structured_replies_negotiated(),
 ' "$uri""#;
 
 fn negotiated(server: &str, words: &str) -> String {
-    let output = Command::new(server)
-        .args(words.split_whitespace())
-        .args(["-U", "-", "memory", "1M", "--run", CLIENT])
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{server} {words}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    let words: Vec<_> = words.split_whitespace().chain(["memory", "1M"]).collect();
+    printed_by_client(server, &words, CLIENT)
 }
 
 #[test]
@@ -53,7 +52,7 @@ fn clients_negotiate_what_they_do_with_nbdkit() {
 
 #[test]
 fn a_client_that_insists_on_what_is_masked_is_closed_on() {
-    let mut agent = Agent::start("--mask-handshake=2 -U {}/s memory 1M");
+    let mut agent = Agent::start(BINARY, "--mask-handshake=2 -U {}/s memory 1M");
     let mut stream = std::os::unix::net::UnixStream::connect(agent.path("s")).unwrap();
     let mut greeting = [0; 18];
     stream.read_exact(&mut greeting).unwrap();
@@ -67,13 +66,14 @@ fn a_client_that_insists_on_what_is_masked_is_closed_on() {
 #[test]
 fn the_kernel_asks_after_silent_tcp_peers() {
     for (words, kept) in [("--keepalive", true), ("", false)] {
-        let mut agent = Agent::start(&format!("{words} -v --print-uri -i 127.0.0.1 -p 0 null"));
+        let mut agent =
+            Agent::start(BINARY, &format!("{words} -v --print-uri -i 127.0.0.1 -p 0 null"));
         let mut uri = String::new();
         std::io::BufRead::read_line(&mut agent.stdout(), &mut uri).unwrap();
         let (_, port) = uri.trim_end().rsplit_once(':').unwrap();
         let port: u16 = port.parse().unwrap();
         let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        crate::agent::receive_greeting(&mut &stream);
+        support::client::receive_greeting(&mut &stream);
         assert!(!getsockopt(&stream.as_fd(), KeepAlive).unwrap(), "ours is not theirs");
         let ours = stream.local_addr().unwrap().port();
         let output = Command::new("ss")

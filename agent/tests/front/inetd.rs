@@ -7,19 +7,16 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, User, getuid},
 };
+use support::{DEADLINE, client::receive_greeting, until};
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, receive_greeting};
-
-const LONG: Duration = Duration::from_secs(30);
+use crate::BINARY;
 
 /// inetd writes and removes /run/inetd.pid, which is the machine's own inetd's. Who may is given a
 /// /run of its own; who may not cannot write there either.
@@ -127,16 +124,16 @@ impl Superserver {
 
     /// Connects, once it listens.
     fn connect(&mut self) -> TcpStream {
-        let deadline = Instant::now() + LONG;
-        loop {
-            if let Ok(stream) = TcpStream::connect(("127.0.0.1", self.port)) {
-                stream.set_read_timeout(Some(LONG)).unwrap();
-                return stream;
-            }
+        let mut connected = None;
+        until("it listens", || {
             let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "it does not listen: {ended:?}");
-            thread::yield_now();
-        }
+            assert!(ended.is_none(), "it has ended: {ended:?}");
+            connected = TcpStream::connect(("127.0.0.1", self.port)).ok();
+            connected.is_some()
+        });
+        let stream = connected.unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
     }
 }
 

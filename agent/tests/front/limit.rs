@@ -6,14 +6,17 @@ use std::{
     process::Command,
 };
 
-use crate::{
-    access::knock,
-    agent::{Agent, BINARY, greeted, opened, receive_greeting, request},
+use support::{
+    agent::Agent,
+    client::{greeted, opened, receive_greeting},
+    wire::request,
 };
+
+use crate::{BINARY, access::knock};
 
 #[test]
 fn a_handshake_that_never_ends_counts_and_is_dropped() {
-    let agent = Agent::start("-U {}/s --limit 2 --timeout 500ms null 1M");
+    let agent = Agent::start(BINARY, "-U {}/s --limit 2 --timeout 500ms null 1M");
     let mut silent = greeted(&agent.path("s"));
     let mut client = greeted(&agent.path("s"));
     assert_eq!(opened(&mut client), 1 << 20);
@@ -30,7 +33,7 @@ fn a_handshake_that_never_ends_counts_and_is_dropped() {
 
 #[test]
 fn a_place_is_given_back_whatever_way_a_session_ends() {
-    let agent = Agent::start("-U {}/s --filter=limit null 1M");
+    let agent = Agent::start(BINARY, "-U {}/s --filter=limit null 1M");
     type End = fn(&mut std::os::unix::net::UnixStream);
     let ends: [(&str, End); 5] = [
         ("closed the connection", |_| {}),
@@ -39,7 +42,7 @@ fn a_place_is_given_back_whatever_way_a_session_ends() {
         ("aborted", |stream| send(stream, b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0")),
         ("disconnected", |stream| {
             opened(stream);
-            send(stream, &request(2, 0, 0));
+            send(stream, &request(2, 7, 0, 0));
         }),
     ];
     for (said, end) in ends {
@@ -58,12 +61,12 @@ fn send(mut stream: &std::os::unix::net::UnixStream, bytes: &[u8]) {
 
 #[test]
 fn who_leaves_in_order_finds_the_place_free() {
-    let agent = Agent::start("-U {}/s --limit 1 null 1M");
+    let agent = Agent::start(BINARY, "-U {}/s --limit 1 null 1M");
     let abort = b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0";
     for _ in 0..200 {
         let mut stream = greeted(&agent.path("s"));
         opened(&mut stream);
-        send(&stream, &request(2, 0, 0));
+        send(&stream, &request(2, 7, 0, 0));
         // The agent closes; from here on there is room.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         let mut stream = greeted(&agent.path("s"));
@@ -74,8 +77,10 @@ fn who_leaves_in_order_finds_the_place_free() {
 
 #[test]
 fn a_tenant_has_places_of_its_own() {
-    let mut agent =
-        Agent::start("--print-uri -U {}/s --listen tcp:127.0.0.1:0 --limit-per-tenant 2 null 1M");
+    let mut agent = Agent::start(
+        BINARY,
+        "--print-uri -U {}/s --listen tcp:127.0.0.1:0 --limit-per-tenant 2 null 1M",
+    );
     let uri = agent.stdout().lines().nth(1).unwrap().unwrap();
     let port: u16 = uri.rsplit_once(':').unwrap().1.parse().unwrap();
     let first = greeted(&agent.path("s"));
@@ -127,7 +132,8 @@ fn where_descriptors_are_few_one_tenant_leaves_some_to_others() {
 
 #[test]
 fn other_ways_than_vsock_have_no_limit_per_cid() {
-    let agent = Agent::start("-U {}/s --limit-per-cid 1 --filter=limit null 1M limit-per-cid=1");
+    let agent =
+        Agent::start(BINARY, "-U {}/s --limit-per-cid 1 --filter=limit null 1M limit-per-cid=1");
     let first = greeted(&agent.path("s"));
     let second = greeted(&agent.path("s"));
     drop((first, second));
@@ -155,7 +161,7 @@ except nbd.Error:
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     for (words, count) in [("", "1"), ("limit=1", "1"), ("limit=2", "2"), ("limit=0", "2")] {
-        let agent = Agent::start(&format!("-U {{}}/s --filter=limit null 1M {words}"));
+        let agent = Agent::start(BINARY, &format!("-U {{}}/s --filter=limit null 1M {words}"));
         assert_eq!(python(agent.path("s").to_str().unwrap()), count, "agent {words}");
         let run = format!("/usr/bin/python3 -c '{script}' $unixsocket");
         let output = Command::new("nbdkit")

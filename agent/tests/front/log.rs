@@ -18,14 +18,21 @@ use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::{geteuid, mkfifo},
 };
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened},
+    process::assert_refuses,
+    wire::request,
+};
 
-use crate::agent::{Agent, BINARY, PATIENCE, fails_with, greeted, opened, request};
+use crate::BINARY;
 
 /// Looks until it is so.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < PATIENCE, "{what}");
+        assert!(started.elapsed() < DEADLINE, "{what}");
         thread::yield_now();
     }
 }
@@ -48,14 +55,25 @@ fn full_pipe(path: &Path) -> fs::File {
 fn use_disk(socket: &Path) {
     let mut stream = greeted(socket);
     assert_eq!(opened(&mut stream), 1 << 20);
-    stream.write_all(&request(1, 4096, 512)).unwrap();
+    stream.write_all(&request(1, 7, 4096, 512)).unwrap();
     stream.write_all(&[7; 512]).unwrap();
-    stream.write_all(&request(0, 4096, 512)).unwrap();
+    stream.write_all(&request(0, 7, 4096, 512)).unwrap();
     let mut replies = [0; 16 + 16 + 512];
     stream.read_exact(&mut replies).unwrap();
     assert_eq!(replies[32..], [7; 512]);
-    stream.write_all(&request(2, 0, 0)).unwrap();
+    stream.write_all(&request(2, 7, 0, 0)).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+/// An agent whose standard error is a pipe without room, `{}/pipe`, and that pipe.
+fn logs_to_a_full_pipe(words: &str) -> (Agent, fs::File) {
+    let mut pipe = None;
+    let mut command = Command::new("sh");
+    // Shells open a FIFO that has a reader at once.
+    command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
+    let prepare = |dir: &Path| pipe = Some(full_pipe(&dir.join("pipe")));
+    let agent = Agent::start_by_in(command, prepare, words);
+    (agent, pipe.unwrap())
 }
 
 #[test]
@@ -67,15 +85,8 @@ fn a_log_that_nobody_reads_holds_nobody() {
         ("--log={}/pipe ", ""),
         ("--filter=log ", " logfile={}/pipe"),
     ] {
-        let mut pipe = None;
-        let mut command = Command::new("sh");
-        // Shells open a FIFO that has a reader at once.
-        command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
-        let mut agent = Agent::start_by_in(
-            command,
-            |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
-            &format!("{words}-U {{}}/s memory 1M{params}"),
-        );
+        let (mut agent, _pipe) =
+            logs_to_a_full_pipe(&format!("{words}-U {{}}/s memory 1M{params}"));
         let socket = agent.path("s");
         // With -v more lines than the queue takes.
         (0..500).for_each(|_| use_disk(&socket));
@@ -88,16 +99,8 @@ fn a_log_that_nobody_reads_holds_nobody() {
 
 #[test]
 fn a_log_that_is_read_again_goes_on() {
-    let mut pipe = None;
-    let mut command = Command::new("sh");
-    command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
-    let mut agent = Agent::start_by_in(
-        command,
-        |dir| pipe = Some(full_pipe(&dir.join("pipe"))),
-        "-U {}/s memory 1M",
-    );
+    let (mut agent, pipe) = logs_to_a_full_pipe("-U {}/s memory 1M");
     use_disk(&agent.path("s"));
-    let pipe = pipe.unwrap();
     fcntl(&pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     let mut lines =
         BufReader::new(pipe).lines().map(Result::unwrap).filter(|line| !line.is_empty());
@@ -112,7 +115,7 @@ fn a_log_that_is_read_again_goes_on() {
 fn a_client_that_connects_in_a_loop_by_a_wild_name_does_not_fill_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let mut agent = Agent::start(&format!("--log={} -U {{}}/s null 1M", log.display()));
+    let mut agent = Agent::start(BINARY, &format!("--log={} -U {{}}/s null 1M", log.display()));
     let started = Instant::now();
     let mut sessions = 0;
     while started.elapsed() < Duration::from_secs(3) {
@@ -159,7 +162,7 @@ fn lines_go_to_a_file_which_hup_opens_again() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
     fs::write(&log, "kept\n").unwrap();
-    let mut agent = Agent::start(&format!("--log={} -U {{}}/s null 1M", log.display()));
+    let mut agent = Agent::start(BINARY, &format!("--log={} -U {{}}/s null 1M", log.display()));
     ask_for_a_wild_name(&agent);
     let said = |path: &Path, part: &str| {
         until(&format!("{part} in {}", path.display()), || {
@@ -181,7 +184,7 @@ fn lines_go_to_a_file_which_hup_opens_again() {
 
 #[test]
 fn json_is_an_object_a_line() {
-    let mut agent = Agent::start("--log=json -U {}/s null 1M");
+    let mut agent = Agent::start(BINARY, "--log=json -U {}/s null 1M");
     ask_for_a_wild_name(&agent);
     agent.wait_for_line("\"export\"");
     let stderr = agent.end();
@@ -251,15 +254,13 @@ fn what_cannot_be_logged_to_is_named() {
         ("--log=/nonexistent/log null", "--log=/nonexistent/log: cannot open the file"),
         ("--log=nowhere null", "--log 'nowhere'; it can be stderr, json, syslog"),
     ] {
-        let (code, stderr) = fails_with(words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
-        assert!(stderr.contains(part), "{stderr}");
+        assert_refuses(BINARY, words, part);
     }
 }
 
 #[test]
 fn verbose_shows_the_protocol_escaped() {
-    let mut agent = Agent::start("-v -U {}/s null 1M");
+    let mut agent = Agent::start(BINARY, "-v -U {}/s null 1M");
     ask_for_a_wild_name(&agent);
     let lines = agent.wait_for_line(" session ");
     for part in [
@@ -273,8 +274,8 @@ fn verbose_shows_the_protocol_escaped() {
     }
     let mut stream = greeted(&agent.path("s"));
     assert_eq!(opened(&mut stream), 1 << 20);
-    stream.write_all(&request(0, 1 << 20, 512)).unwrap();
-    stream.write_all(&request(2, 0, 0)).unwrap();
+    stream.write_all(&request(0, 7, 1 << 20, 512)).unwrap();
+    stream.write_all(&request(2, 7, 0, 0)).unwrap();
     let lines = agent.wait_for_line(" session ");
     for part in [
         "client: NBD_CMD_READ connection=2 cookie=7 offset=1048576 length=512",
@@ -288,7 +289,7 @@ fn verbose_shows_the_protocol_escaped() {
 
 #[test]
 fn what_is_longer_than_an_option_may_be_is_shown_by_its_length() {
-    let mut agent = Agent::start("-v -U {}/s null 1M");
+    let mut agent = Agent::start(BINARY, "-v -U {}/s null 1M");
     let mut stream = greeted(&agent.path("s"));
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x07\x00\x00\xc0\x00").unwrap();

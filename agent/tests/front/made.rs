@@ -6,10 +6,15 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     process::{Command, Output, Stdio},
-    time::{Duration, Instant},
 };
 
-use crate::agent::{Agent, BINARY, NBDKIT, PATIENCE, fails_with};
+use support::{
+    agent::{Agent, NBDKIT},
+    process::{assert_ends, assert_refuses, is_running, pid_in},
+    wire::{CLIENT_FLAGS, OPT_EXPORT_NAME, option},
+};
+
+use crate::BINARY;
 
 /// Runs Python with libnbd, `h` being a handle that is not connected, and `uri(NAME)` of the agent's
 /// socket `s` in `dir`.
@@ -202,9 +207,7 @@ fn what_cannot_be_is_said_at_start() {
         ("ondemand 1M dir=/etc/passwd", "/etc/passwd"),
         ("ondemand 1M dir=/tmp wait=perhaps", "wait=perhaps"),
     ] {
-        let (code, stderr) = fails_with(words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, words, part);
     }
     // nbdkit's help has the same keys.
     let help = Command::new(BINARY).args(["tmpdisk", "--help"]).stdin(Stdio::null()).output();
@@ -219,23 +222,10 @@ fn what_cannot_be_is_said_at_start() {
 fn a_command_that_hangs_ends_with_the_agent() {
     let command = "command=echo $$ > \"$TMPDIR/pid\"; sleep 1000; true";
     let mut agent = start(&["--shutdown-timeout", "100ms", "tmpdisk", "8M", command]);
-    let mut stream = crate::agent::greeted(&agent.path("s"));
-    stream.write_all(&[&3_u32.to_be_bytes()[..], b"IHAVEOPT\0\0\0\x01\0\0\0\0"].concat()).unwrap();
-    let start = Instant::now();
-    let pid = loop {
-        match fs::read_to_string(agent.path("pid")) {
-            Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
-            _ => assert!(start.elapsed() < PATIENCE, "the command is not run"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert_ne!(stat(), "");
+    let mut stream = support::client::greeted(&agent.path("s"));
+    stream.write_all(&[&CLIENT_FLAGS[..], &option(OPT_EXPORT_NAME, b"")].concat()).unwrap();
+    let pid = pid_in(&agent.path("pid"));
+    assert!(is_running(pid));
     agent.end();
-    // Whoever adopts it takes it away.
-    while stat().rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
-    {
-        assert!(start.elapsed() < PATIENCE, "{} stays behind", stat());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    assert_ends(pid);
 }

@@ -3,7 +3,6 @@
 mod access;
 mod activation;
 mod advice;
-mod agent;
 mod background;
 mod captive;
 mod data;
@@ -31,9 +30,6 @@ mod proxy;
 mod proxy_loss;
 mod proxy_silent;
 mod proxy_waits;
-#[path = "../neighbours/random.rs"]
-#[allow(dead_code, reason = "shared with the noisy neighbours")]
-mod random;
 mod rejudged;
 mod shape;
 mod single;
@@ -43,3 +39,6 @@ mod user;
 mod vm;
 mod watched;
 mod words;
+
+/// The agent that cargo has built for these tests.
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");

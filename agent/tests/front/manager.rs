@@ -9,9 +9,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::{DEADLINE, client::greeted};
 use tempfile::TempDir;
 
-use crate::agent::{BINARY, PATIENCE, greeted};
+use crate::BINARY;
 
 /// An agent and the socket that it tells its manager on.
 struct Managed {
@@ -25,7 +26,7 @@ impl Managed {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
         let child = Command::new(BINARY)
             .arg("-U")
             .arg(dir.path().join("disk"))

@@ -9,7 +9,14 @@ use std::{
     thread,
 };
 
-use crate::agent::{Agent, BINARY, PATIENCE, greeted, opened, request};
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened},
+    wire::request,
+};
+
+use crate::BINARY;
 
 const MIB: usize = 1 << 20;
 const ENOMEM: u32 = 12;
@@ -34,7 +41,7 @@ fn limit(agent: &Agent, most: &str) {
 
 fn client(agent: &Agent) -> UnixStream {
     let mut stream = greeted(&agent.path("s"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     opened(&mut stream);
     stream
 }
@@ -58,7 +65,7 @@ fn crowd(clients: &mut [UnixStream], writes: usize, byte: u8) -> Vec<u32> {
                 });
                 for write in 0..writes {
                     let at = ((i * writes + write) * LEN) as u64;
-                    client.write_all(&request(1, at, u32::try_from(LEN).unwrap())).unwrap();
+                    client.write_all(&request(1, 7, at, u32::try_from(LEN).unwrap())).unwrap();
                     client.write_all(&payload).unwrap();
                 }
                 reads.join().unwrap()
@@ -76,7 +83,7 @@ fn fails_and_goes_on(words: &str, byte: u8) {
     let mut clients: Vec<_> = (0..6).map(|_| client(&agent)).collect();
     // What it takes once for each client and thread, it has.
     for client in &mut clients {
-        client.write_all(&request(0, 0, 512)).unwrap();
+        client.write_all(&request(0, 7, 0, 512)).unwrap();
         assert_eq!(reply(client), 0);
         client.read_exact(&mut [0; 512]).unwrap();
     }
@@ -90,14 +97,14 @@ fn fails_and_goes_on(words: &str, byte: u8) {
     limit(&agent, "unlimited");
     for (i, client) in clients.iter_mut().enumerate() {
         let at = (i * 3 * LEN) as u64;
-        client.write_all(&request(4, at, u32::try_from(3 * LEN).unwrap())).unwrap();
+        client.write_all(&request(4, 7, at, u32::try_from(3 * LEN).unwrap())).unwrap();
         assert_eq!(reply(client), 0, "{words}: trim");
     }
     for (i, client) in clients.iter_mut().enumerate() {
         let at = (i * 3 * LEN) as u64;
-        client.write_all(&[request(1, at, 512), vec![byte; 512]].concat()).unwrap();
+        client.write_all(&[request(1, 7, at, 512), vec![byte; 512]].concat()).unwrap();
         assert_eq!(reply(client), 0, "{words}: a small write");
-        client.write_all(&request(0, at, 512)).unwrap();
+        client.write_all(&request(0, 7, at, 512)).unwrap();
         assert_eq!(reply(client), 0, "{words}: its bytes");
         let mut bytes = [0; 512];
         client.read_exact(&mut bytes).unwrap();

@@ -12,12 +12,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::agent::{Agent, BINARY, PATIENCE, greeted, opened, request};
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened},
+    process::{count, is_running},
+    until,
+    wire::request,
+};
+
+use crate::BINARY;
 
 /// A client that has asked for an export by NBD_OPT_EXPORT_NAME.
 fn asked(socket: &Path, name: &str) -> UnixStream {
     let mut stream = greeted(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let len = u32::try_from(name.len()).unwrap();
     let option = [&3_u32.to_be_bytes()[..], b"IHAVEOPT\x00\x00\x00\x01", &len.to_be_bytes()];
     stream.write_all(&[&option.concat(), name.as_bytes()].concat()).unwrap();
@@ -40,7 +49,7 @@ fn open(socket: &Path, name: &str) -> UnixStream {
 /// How long a write of 512 bytes takes.
 fn write(stream: &mut UnixStream) -> Duration {
     let begun = Instant::now();
-    stream.write_all(&[request(1, 0, 512), vec![7; 512]].concat()).unwrap();
+    stream.write_all(&[request(1, 7, 0, 512), vec![7; 512]].concat()).unwrap();
     stream.read_exact(&mut [0; 16]).unwrap();
     begun.elapsed()
 }
@@ -48,18 +57,6 @@ fn write(stream: &mut UnixStream) -> Duration {
 /// The longest of many.
 fn slowest(stream: &mut UnixStream) -> Duration {
     (0..100).map(|_| write(stream)).max().unwrap()
-}
-
-fn count(agent: &Agent, what: &str) -> usize {
-    fs::read_dir(format!("/proc/{}/{what}", agent.id())).unwrap().count()
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn start(words: &[&str]) -> Agent {
@@ -80,13 +77,13 @@ fn two_hundred_clients_that_wait_for_a_lock_delay_nobody_and_have_no_threads() {
     let first = open(&socket, "one");
     let mut other = open(&socket, "two");
     slowest(&mut other);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let mut waiting: Vec<_> = (0..CROWD).map(|_| asked(&socket, "one")).collect();
     // They are all there.
-    until("they have connected", || count(&agent, "fd") >= CROWD);
+    until("they have connected", || count(agent.id(), "fd") >= CROWD);
     assert!(slowest(&mut other) < SOON);
     assert!(slowest(&mut open(&socket, "three")) < SOON, "others' disks are made too");
-    assert!(count(&agent, "task") <= threads + 4, "{threads}, {}", count(&agent, "task"));
+    assert!(count(agent.id(), "task") <= threads + 4, "{threads}, {}", count(agent.id(), "task"));
     // Those who leave are not waited for.
     let mut last = waiting.pop().unwrap();
     drop(waiting);
@@ -124,11 +121,14 @@ fn clients_that_wait_for_a_time_delay_nobody() {
     let socket = agent.path("s");
     let mut other = open(&socket, "");
     slowest(&mut other);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let begun = Instant::now();
     let mut waiting: Vec<_> = (0..CROWD).map(|_| asked(&socket, "")).collect();
     assert!(slowest(&mut other) < SOON);
-    assert!(count(&agent, "task") <= threads + 70, "opening a file takes a thread for a moment");
+    assert!(
+        count(agent.id(), "task") <= threads + 70,
+        "opening a file takes a thread for a moment"
+    );
     assert!(waiting.iter_mut().all(|stream| got(stream) == Some(1 << 20)));
     assert!((3..20).contains(&begun.elapsed().as_secs()), "all at once");
     agent.end();
@@ -140,9 +140,8 @@ fn ids(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn lives(id: &String) -> bool {
-    let status = fs::read_to_string(format!("/proc/{id}/stat"));
-    status.is_ok_and(|status| !status.contains(") Z "))
+fn lives(id: &str) -> bool {
+    is_running(id.parse().unwrap())
 }
 
 /// A command that never ends, and starts another one. The others' clients are served.
@@ -154,7 +153,7 @@ fn a_command_ends_with_its_client_and_few_run_at_once() {
     let path = dir.path().join("ids");
     let word = format!("ids={}", path.display());
     let mut agent = start(&["tmpdisk", "1M", HANGS, &word]);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..200).map(|_| asked(&agent.path("s"), "")).collect();
     // A tenant has four.
     until("four run", || ids(&path).len() == 8);
@@ -162,9 +161,9 @@ fn a_command_ends_with_its_client_and_few_run_at_once() {
     let running = ids(&path);
     assert_eq!(running.len(), 8);
     // Threads made what each client waits with; none waits with it.
-    assert!(running.iter().all(lives) && count(&agent, "task") <= threads + 64);
+    assert!(running.iter().all(|id| lives(id)) && count(agent.id(), "task") <= threads + 64);
     drop(waiting);
-    until("all have ended", || !ids(&path).iter().any(lives));
+    until("all have ended", || !ids(&path).iter().any(|id| lives(id)));
     let made = || {
         let entries = fs::read_dir(agent.dir.path()).unwrap();
         entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
@@ -186,7 +185,7 @@ fn at_the_agents_end_its_commands_end_and_nothing_stays() {
     agent.end();
     assert!(begun.elapsed() < Duration::from_secs(4), "it is not waited for");
     assert_eq!(got(&mut waiting), None);
-    assert!(!ids(&path).iter().any(lives));
+    assert!(!ids(&path).iter().any(|id| lives(id)));
     let left: Vec<_> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left, [path]);
@@ -196,7 +195,7 @@ fn at_the_agents_end_its_commands_end_and_nothing_stays() {
 fn a_client_that_waits_is_told_when_the_agent_ends() {
     let mut agent = start(&["--filter=delay", "memory", "1M", "delay-open=50"]);
     let mut stream = greeted(&agent.path("s"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x06\0\0\0\0\0\0").unwrap();
     thread::sleep(Duration::from_millis(100));
@@ -205,7 +204,7 @@ fn a_client_that_waits_is_told_when_the_agent_ends() {
     let mut reply = [0; 20];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[12..16], 0x8000_0007_u32.to_be_bytes(), "NBD_REP_ERR_SHUTDOWN");
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < DEADLINE);
 }
 
 #[test]
@@ -214,12 +213,12 @@ fn a_script_that_describes_exports_ends_with_its_client() {
     let path = dir.path().join("ids");
     let script = format!("exportdesc=script:echo $$ >> {}; exec sleep 1000", path.display());
     let mut agent = start(&["--filter=exportname", "memory", "1M", &script]);
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..50).map(|_| asked(&agent.path("s"), "")).collect();
     until("four run", || ids(&path).len() == 4);
-    assert!(count(&agent, "task") <= threads + 4);
+    assert!(count(agent.id(), "task") <= threads + 4);
     drop(waiting);
-    until("all have ended", || !ids(&path).iter().any(lives));
+    until("all have ended", || !ids(&path).iter().any(|id| lives(id)));
     agent.end();
 }
 
@@ -253,7 +252,7 @@ fn a_file_that_was_resized_or_replaced_is_seen_by_the_next_client() {
         let size = || opened(&mut greeted(&agent.path("s")));
         let first_byte = || {
             let mut stream = open(&agent.path("s"), "");
-            stream.write_all(&request(0, 0, 1)).unwrap();
+            stream.write_all(&request(0, 7, 0, 1)).unwrap();
             let mut reply = [0; 17];
             stream.read_exact(&mut reply).unwrap();
             reply[16]
@@ -299,14 +298,14 @@ fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
     let mut agent = start(&["--filter=cow", "tmpdisk", "1M", make]);
     let socket = agent.path("s");
     let read = |stream: &mut UnixStream| {
-        stream.write_all(&request(0, 0, 512)).unwrap();
+        stream.write_all(&request(0, 7, 0, 512)).unwrap();
         let mut reply = [1; 16 + 512];
         stream.read_exact(&mut reply).unwrap();
         reply[16..].to_vec()
     };
     let mut kept = open(&socket, "");
     write(&mut kept);
-    let descriptors = count(&agent, "fd");
+    let descriptors = count(agent.id(), "fd");
     for n in 0..50 {
         let mut stream = open(&socket, if n % 2 == 0 { "" } else { "other" });
         assert_eq!(read(&mut stream), [0; 512]);
@@ -314,7 +313,7 @@ fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
         assert_eq!(read(&mut stream), [7; 512]);
     }
     assert_eq!(read(&mut kept), [7; 512]);
-    until("they are closed", || count(&agent, "fd") <= descriptors);
+    until("they are closed", || count(agent.id(), "fd") <= descriptors);
     agent.end();
 }
 
@@ -330,13 +329,13 @@ fn overlays_in_which_nothing_was_written_hold_no_descriptors() {
     let mut kept = open(&socket, "0");
     write(&mut kept);
     drop(kept);
-    let descriptors = count(&agent, "fd");
+    let descriptors = count(agent.id(), "fd");
     for n in 1..50 {
         drop(open(&socket, &n.to_string()));
     }
-    until("they are closed", || count(&agent, "fd") <= descriptors + 2);
+    until("they are closed", || count(agent.id(), "fd") <= descriptors + 2);
     let mut again = open(&socket, "0");
-    again.write_all(&request(0, 0, 512)).unwrap();
+    again.write_all(&request(0, 7, 0, 512)).unwrap();
     let mut reply = [1; 16 + 512];
     again.read_exact(&mut reply).unwrap();
     assert_eq!(reply[16..], [7; 512]);
@@ -352,7 +351,7 @@ fn a_client_that_comes_again_at_once_finds_its_disk_free() {
     // It keeps its end open until the next one has the disk.
     let mut last = open(&socket, "one");
     for n in 0..50 {
-        last.write_all(&request(2, 0, 0)).unwrap();
+        last.write_all(&request(2, 7, 0, 0)).unwrap();
         assert_eq!(last.read(&mut [0]).unwrap(), 0);
         let mut next = asked(&socket, "one");
         assert_eq!(got(&mut next), Some(1 << 20), "{n}");

@@ -3,12 +3,17 @@
 use std::{fs, process::Command};
 
 use nix::sys::signal::Signal;
+use support::{
+    agent::Agent,
+    client::{greeted, opened},
+    process::fails,
+};
 
-use crate::agent::{Agent, BINARY, fails, greeted, opened};
+use crate::BINARY;
 
 #[test]
 fn the_file_of_an_agent_that_runs_is_not_overwritten() {
-    let mut first = Agent::start("-U {}/s -P {}/pid null 1M");
+    let mut first = Agent::start(BINARY, "-U {}/s -P {}/pid null 1M");
     let pid = first.path("pid");
     let second = |background: bool| {
         let mut command = Command::new(BINARY);
@@ -37,7 +42,7 @@ fn the_file_of_an_agent_that_runs_is_not_overwritten() {
     first.wait();
     assert!(pid.exists());
     let words = format!("-U {{}}/s -P {} null 1M", pid.display());
-    let mut next = Agent::start(&words);
+    let mut next = Agent::start(BINARY, &words);
     assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", next.id()));
     next.end();
     assert!(!pid.exists());
@@ -46,11 +51,11 @@ fn the_file_of_an_agent_that_runs_is_not_overwritten() {
 /// A number in a file that nobody has locked says nothing: another process may have it by now.
 #[test]
 fn a_stale_file_is_overwritten_whoever_has_its_number() {
-    let other = Agent::start("-U {}/s null 1M");
+    let other = Agent::start(BINARY, "-U {}/s null 1M");
     let path = other.path("pid");
     for content in [format!("{}\n", other.id()), "1\n".into(), String::new(), "x".repeat(100_000)] {
         fs::write(&path, &content).unwrap();
-        let mut agent = Agent::start(&format!("-U {{}}/s -P {} null 1M", path.display()));
+        let mut agent = Agent::start(BINARY, &format!("-U {{}}/s -P {} null 1M", path.display()));
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", agent.id()));
         agent.end();
         assert!(!path.exists());

@@ -2,7 +2,9 @@
 
 use std::{fs, process::Command};
 
-use crate::agent::{BINARY, NBDKIT};
+use support::{agent::NBDKIT, process::printed_by_client};
+
+use crate::BINARY;
 
 /// The whole disk, its flags, and what comes of writing to it.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
@@ -30,11 +32,7 @@ h.shutdown()
 ' "$uri""#;
 
 fn seen(server: &str, words: &[&str]) -> String {
-    let mut command = Command::new(server);
-    let output = command.args(words).args(["-U", "-", "--run", CLIENT]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{server} {words:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    printed_by_client(server, words, CLIENT)
 }
 
 #[test]

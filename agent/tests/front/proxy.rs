@@ -4,22 +4,25 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
-    os::unix::{fs::FileExt, net::UnixListener},
+    os::unix::{
+        fs::FileExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
-    process::{Command, Output},
+    process::Command,
     thread,
 };
 
-use crate::agent::{Agent, BINARY, NBDKIT, PATIENCE, fails_with};
+use support::{
+    agent::{Agent, NBDKIT},
+    process::{self, assert_refuses, python, succeeds},
+    until,
+};
 
-fn run(program: &str, words: &[&str]) -> Output {
-    Command::new(program).args(words).output().unwrap()
-}
+use crate::BINARY;
 
 fn prints(program: &str, words: &[&str]) -> String {
-    let output = run(program, words);
-    assert!(output.status.success(), "{program} {words:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
+    succeeds(program, "libnbd-bin", words)
 }
 
 pub(crate) fn uri(agent: &Agent) -> String {
@@ -39,12 +42,6 @@ fn facts(uri: &str) -> Vec<String> {
             .any(|key| line.contains(key))
     };
     all.lines().filter(about).map(str::to_owned).collect()
-}
-
-pub(crate) fn python(script: &str, words: &[&str]) {
-    let output =
-        Command::new("/usr/bin/python3").arg("-c").arg(script).args(words).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -115,12 +112,9 @@ impl Far {
         let socket = dir.path().join("far");
         let mut command = Command::new(program);
         let child = command.arg("-U").arg(&socket).args(words).spawn().unwrap();
-        let begun = std::time::Instant::now();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "{program} {words:?} does not listen");
-            thread::yield_now();
-        }
-        Self { child, socket, _dir: dir }
+        let server = Self { child, socket, _dir: dir };
+        server.wait_until_it_listens();
+        server
     }
 
     /// Kills it, and starts it again at the same place.
@@ -129,11 +123,11 @@ impl Far {
         self.child.wait().unwrap();
         fs::remove_file(&self.socket).unwrap();
         self.child = Command::new(program).arg("-U").arg(&self.socket).args(words).spawn().unwrap();
-        let begun = std::time::Instant::now();
-        while std::os::unix::net::UnixStream::connect(&self.socket).is_err() {
-            assert!(begun.elapsed() < PATIENCE);
-            thread::yield_now();
-        }
+        self.wait_until_it_listens();
+    }
+
+    fn wait_until_it_listens(&self) {
+        until("the server listens", || UnixStream::connect(&self.socket).is_ok());
     }
 
     fn uri(&self) -> String {
@@ -196,7 +190,7 @@ fn every_way_to_name_the_server_leads_to_it() {
 }
 
 fn prints_bytes(program: &str, words: &[&str]) -> Vec<u8> {
-    let output = run(program, words);
+    let output = process::run(program, "libnbd-bin", words);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {words:?}: {said}");
     output.stdout
@@ -262,12 +256,12 @@ fn it_tries_again_to_connect_as_often_as_it_is_told() {
     assert_eq!(size.join().unwrap().trim(), "3145728");
     drop(far);
     let once = proxy(&[&words]);
-    assert!(!run("nbdinfo", &["--size", &self::uri(&once)]).status.success());
+    assert!(
+        !process::run("nbdinfo", "libnbd-bin", &["--size", &self::uri(&once)]).status.success()
+    );
     once.wait_for_line("export not opened");
     // Shared, it connects at once, or does not start.
-    let (code, stderr) = fails_with(&format!("-U - nbd {words} shared=true"));
-    assert_eq!((code, stderr.lines().count()), (1, 1), "{stderr}");
-    assert!(stderr.contains("cannot connect to unix:/"), "{stderr}");
+    assert_refuses(BINARY, &format!("-U - nbd {words} shared=true"), "cannot connect to unix:/");
 }
 
 #[test]
@@ -359,8 +353,6 @@ fn wrong_words_are_one_line() {
             "cannot connect to tcp:127.0.0.1:",
         ),
     ] {
-        let (code, stderr) = fails_with(&format!("-U - {words}"));
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, &format!("-U - {words}"), part);
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    agent::BINARY,
+    BINARY,
     proxy::{Far, proxy, uri},
 };
 

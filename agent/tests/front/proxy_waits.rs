@@ -6,33 +6,30 @@ use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
+};
+
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::greeted,
+    process::count,
+    until,
+    wire::{CLIENT_FLAGS, OPT_EXPORT_NAME, option},
 };
 
 use crate::{
-    agent::{Agent, PATIENCE, greeted},
+    BINARY,
     proxy::{Far, proxy},
 };
 
 const CROWD: usize = 100;
 
-pub(crate) fn count(agent: &Agent, what: &str) -> usize {
-    fs::read_dir(format!("/proc/{}/{what}", agent.id())).unwrap().count()
-}
-
-pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// A client that has asked for the default export.
 fn asked(agent: &Agent) -> UnixStream {
     let mut stream = greeted(&agent.path("s"));
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(&[&3_u32.to_be_bytes()[..], b"IHAVEOPT\0\0\0\x01\0\0\0\0"].concat()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&[&CLIENT_FLAGS[..], &option(OPT_EXPORT_NAME, b"")].concat()).unwrap();
     stream
 }
 
@@ -43,14 +40,14 @@ fn clients_that_wait_for_a_silent_server_have_no_threads_and_leave_nothing() {
     let listener = UnixListener::bind(&far).unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut agent = proxy(&[&format!("socket={}", far.display())]);
-    let (threads, descriptors) = (count(&agent, "task"), count(&agent, "fd"));
+    let (threads, descriptors) = (count(agent.id(), "task"), count(agent.id(), "fd"));
     let waiting: Vec<_> = (0..CROWD).map(|_| asked(&agent)).collect();
-    until("each has a connection", || count(&agent, "fd") >= descriptors + 2 * CROWD - 10);
-    assert!(count(&agent, "task") <= threads + 2);
+    until("each has a connection", || count(agent.id(), "fd") >= descriptors + 2 * CROWD - 10);
+    assert!(count(agent.id(), "task") <= threads + 2);
     // Some are connected and hear nothing.
     let accepted: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).take(CROWD / 2).collect();
     drop(waiting);
-    until("they are closed", || count(&agent, "fd") <= descriptors);
+    until("they are closed", || count(agent.id(), "fd") <= descriptors);
     drop(accepted);
     agent.end();
 }
@@ -58,7 +55,7 @@ fn clients_that_wait_for_a_silent_server_have_no_threads_and_leave_nothing() {
 #[test]
 fn a_server_that_accepts_slowly_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
-    let far = Far::start(crate::agent::BINARY, &["memory", "1M"]);
+    let far = Far::start(BINARY, &["memory", "1M"]);
     let path = dir.path().join("slow");
     let listener = UnixListener::bind(&path).unwrap();
     // It has room for one or two who wait.
@@ -87,7 +84,7 @@ fn a_server_that_accepts_slowly_is_waited_for() {
 fn those_who_share_a_connection_wait_for_a_new_one_together() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
-    let mut server = Far::start_at(crate::agent::BINARY, &["memory", "1M"], dir);
+    let mut server = Far::start_at(BINARY, &["memory", "1M"], dir);
     let mut agent = proxy(&[&format!("socket={}", far.display()), "shared=true"]);
     let mut first = asked(&agent);
     first.read_exact(&mut [0; 10]).unwrap();
@@ -96,13 +93,13 @@ fn those_who_share_a_connection_wait_for_a_new_one_together() {
     fs::remove_file(&far).ok();
     agent.wait_for_line("the far server's connection broke");
     let listener = UnixListener::bind(&far).unwrap();
-    let threads = count(&agent, "task");
+    let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..CROWD).map(|_| asked(&agent)).collect();
     // One connects for all; when it gets none, the next one tries.
     for _ in 0..3 {
         drop(listener.accept().unwrap());
     }
-    assert!(count(&agent, "task") <= threads + 2);
+    assert!(count(agent.id(), "task") <= threads + 2);
     drop(waiting);
     agent.end();
 }

@@ -12,23 +12,30 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted, opened, receive_greeting},
+    wire::request,
+};
 
-use crate::agent::{Agent, PATIENCE, greeted, opened, receive_greeting, request};
+use crate::BINARY;
 
 /// An agent that reads `rules` again at HUP, and its TCP port.
 fn agent(rules: &Path, words: &str) -> (Agent, u16) {
     fs::write(rules, "allow any\n").unwrap();
     let rules = rules.display();
-    let mut agent = Agent::start(&format!(
-        "--print-uri -U {{}}/s --listen tcp:127.0.0.1:0 --access-file {rules} {words}"
-    ));
+    let mut agent = Agent::start(
+        BINARY,
+        &format!("--print-uri -U {{}}/s --listen tcp:127.0.0.1:0 --access-file {rules} {words}"),
+    );
     let uri = agent.stdout().lines().nth(1).unwrap().unwrap();
     (agent, uri.rsplit_once(':').unwrap().1.parse().unwrap())
 }
 
 fn over_tcp(port: u16) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     receive_greeting(&mut stream);
     stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0").unwrap();
     stream.read_exact(&mut [0; 10]).unwrap();
@@ -37,7 +44,7 @@ fn over_tcp(port: u16) -> TcpStream {
 
 /// Reads 512 bytes.
 fn read_at(stream: &mut TcpStream, at: u64) -> [u8; 512] {
-    stream.write_all(&request(0, at, 512)).unwrap();
+    stream.write_all(&request(0, 7, at, 512)).unwrap();
     let mut reply = [0; 16 + 512];
     stream.read_exact(&mut reply).unwrap();
     assert_eq!(reply[4..8], [0; 4]);
@@ -45,7 +52,7 @@ fn read_at(stream: &mut TcpStream, at: u64) -> [u8; 512] {
 }
 
 fn is_closed(stream: &mut UnixStream) -> bool {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     match stream.read(&mut [0]) {
         Ok(n) => n == 0,
         Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
@@ -70,7 +77,7 @@ fn whom_new_rules_deny_is_closed_and_others_go_on() {
         let mut done = 0_u64;
         loop {
             let block = [u8::try_from(done % 251).unwrap() + 1; 512];
-            let bytes = [&request(1, done % 100_000 * 512, 512)[..], &block].concat();
+            let bytes = [&request(1, 7, done % 100_000 * 512, 512)[..], &block].concat();
             if writer.write_all(&bytes).and_then(|()| writer.read_exact(&mut [0; 16])).is_err() {
                 return done;
             }
@@ -78,7 +85,7 @@ fn whom_new_rules_deny_is_closed_and_others_go_on() {
             count.send(done).ok();
         }
     });
-    while counts.recv_timeout(PATIENCE).unwrap() < 100 {}
+    while counts.recv_timeout(DEADLINE).unwrap() < 100 {}
 
     fs::write(&rules, "deny anyunix\nallow any\n").unwrap();
     agent.signal(Signal::SIGHUP);
@@ -106,18 +113,18 @@ fn requests_under_way_are_finished_and_no_new_ones_are_begun() {
     let (agent, port) = agent(&rules, words);
     let mut writer = greeted(&agent.path("s"));
     opened(&mut writer);
-    writer.write_all(&[&request(1, 0, 512)[..], &[1; 512]].concat()).unwrap();
+    writer.write_all(&[&request(1, 7, 0, 512)[..], &[1; 512]].concat()).unwrap();
     // It is taken in when a read that came behind it is answered.
-    writer.write_all(&request(0, 8192, 512)).unwrap();
+    writer.write_all(&request(0, 7, 8192, 512)).unwrap();
     writer.read_exact(&mut [0; 16 + 512]).unwrap();
     fs::write(&rules, "deny anyunix\nallow any\n").unwrap();
     agent.signal(Signal::SIGHUP);
     agent.wait_for_line("access rules read again");
     // Long enough for the session to hear of it, and shorter than the write.
     thread::sleep(Duration::from_millis(300));
-    writer.write_all(&[&request(1, 4096, 512)[..], &[2; 512]].concat()).unwrap();
+    writer.write_all(&[&request(1, 7, 4096, 512)[..], &[2; 512]].concat()).unwrap();
     let mut replies = Vec::new();
-    writer.set_read_timeout(Some(PATIENCE)).unwrap();
+    writer.set_read_timeout(Some(DEADLINE)).unwrap();
     // A reset comes with the bytes that nobody took.
     writer.read_to_end(&mut replies).ok();
     assert_eq!(replies.len(), 16, "one reply: to the write that was under way");
@@ -133,8 +140,8 @@ fn requests_that_take_too_long_do_not_keep_a_client_in() {
     let (agent, _) = agent(&rules, "--filter=delay memory 1M delay-write=1h");
     let mut writer = greeted(&agent.path("s"));
     opened(&mut writer);
-    writer.write_all(&[&request(1, 0, 512)[..], &[1; 512]].concat()).unwrap();
-    writer.write_all(&request(0, 8192, 512)).unwrap();
+    writer.write_all(&[&request(1, 7, 0, 512)[..], &[1; 512]].concat()).unwrap();
+    writer.write_all(&request(0, 7, 8192, 512)).unwrap();
     writer.read_exact(&mut [0; 16 + 512]).unwrap();
     fs::write(&rules, "").unwrap();
     agent.signal(Signal::SIGHUP);

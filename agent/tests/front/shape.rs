@@ -2,7 +2,12 @@
 
 use std::{fs, process::Command};
 
-use crate::agent::{BINARY, NBDKIT, fails_with};
+use support::{
+    agent::NBDKIT,
+    process::{assert_refuses, printed_by_client},
+};
+
+use crate::BINARY;
 
 /// The disk before and after requests at its borders, what comes of each, and its map.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
@@ -43,11 +48,7 @@ h.shutdown()
 ' "$uri""#;
 
 fn seen(server: &str, words: &[&str]) -> String {
-    let mut command = Command::new(server);
-    let output = command.args(words).args(["-U", "-", "--run", CLIENT]).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{server} {words:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    printed_by_client(server, words, CLIENT)
 }
 
 /// 10 MiB with a hole, and a table of one primary and two logical partitions.
@@ -124,9 +125,7 @@ fn what_cannot_be_shaped_is_refused() {
         ("--filter=cow null cow-block-size=5000", "cow-block-size=5000 is not a block's size"),
         ("--filter=offset null offset=x", "filter offset: offset=x is not a size"),
     ] {
-        let (code, stderr) = fails_with(words);
-        assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
-        assert!(stderr.contains(part), "{words}: {stderr}");
+        assert_refuses(BINARY, words, part);
     }
 }
 

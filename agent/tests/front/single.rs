@@ -18,8 +18,12 @@ use nix::{
     },
     unistd::Pid,
 };
+use support::{
+    client::{opened, receive_greeting},
+    wire::request,
+};
 
-use crate::agent::{BINARY, opened, receive_greeting, request};
+use crate::BINARY;
 
 /// The agent with a socket on stdin and stdout, which nobody else holds open.
 fn spawn(words: &str, client: impl Into<OwnedFd>, stderr: Stdio) -> Child {
@@ -48,7 +52,7 @@ fn a_client_on_a_socket_is_served_and_ends_it() {
         let now = fs::read_link(format!("/proc/{}/fd/{fd}", child.id())).unwrap();
         assert_eq!(now.to_str(), Some("/dev/null"), "descriptor {fd}");
     }
-    client.write_all(&request(2, 0, 0)).unwrap();
+    client.write_all(&request(2, 7, 0, 0)).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     let (code, stderr) = end(child);
     assert_eq!(code, 0, "{stderr}");
@@ -94,11 +98,11 @@ fn a_client_on_pipes_is_served_until_stdin_ends() {
     const LEN: u32 = 8 << 20;
     let data: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
     let mut header = [0; 16];
-    to.write_all(&request(1, 4096, LEN)).unwrap();
+    to.write_all(&request(1, 7, 4096, LEN)).unwrap();
     to.write_all(&data).unwrap();
     from.read_exact(&mut header).unwrap();
     assert_eq!(header[4..8], [0; 4], "the write succeeds");
-    to.write_all(&request(0, 4096, LEN)).unwrap();
+    to.write_all(&request(0, 7, 4096, LEN)).unwrap();
     from.read_exact(&mut header).unwrap();
     let mut back = vec![0; data.len()];
     from.read_exact(&mut back).unwrap();

@@ -12,14 +12,15 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::{agent::Agent, client::greeted, process::fails, until};
 use tempfile::TempDir;
 
-use crate::agent::{Agent, BINARY, PATIENCE, fails, greeted};
+use crate::BINARY;
 
 #[test]
 fn socket_and_pid_file_are_there_when_ready_and_gone_at_the_end() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
-        let mut agent = Agent::start("-U {}/s -P {}/pid --listen unix:- null 1M");
+        let mut agent = Agent::start(BINARY, "-U {}/s -P {}/pid --listen unix:- null 1M");
         let (socket, pid) = (agent.path("s"), agent.path("pid"));
         assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", agent.id()));
         drop(greeted(&socket));
@@ -76,7 +77,7 @@ fn a_live_socket_whose_queue_is_full_is_not_waited_for() {
 
 #[test]
 fn a_socket_that_another_put_there_since_is_left_alone() {
-    let mut agent = Agent::start("-U {}/s null 1M");
+    let mut agent = Agent::start(BINARY, "-U {}/s null 1M");
     let (ours, new) = (agent.path("s"), agent.path("new"));
     let other = UnixListener::bind(&new).unwrap();
     fs::rename(&new, &ours).unwrap();
@@ -133,11 +134,10 @@ fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let start = Instant::now();
-    while !dir.path().join("asked").exists() {
-        assert!(start.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "nobody asked");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until("the agent asks for a name", || {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        dir.path().join("asked").exists()
+    });
     let told = Instant::now();
     // unshare(1) becomes the shell, and that the agent.
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();

@@ -6,7 +6,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::agent::{Agent, BINARY};
+use support::agent::Agent;
+
+use crate::BINARY;
 
 fn unit(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(name);

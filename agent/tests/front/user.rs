@@ -9,9 +9,14 @@ use std::{
 };
 
 use nix::unistd::{User, geteuid};
+use support::{
+    agent::Agent,
+    client::{greeted, opened},
+    process::{fails, fails_with},
+};
 use tempfile::TempDir;
 
-use crate::agent::{Agent, BINARY, fails, fails_with, greeted, opened};
+use crate::BINARY;
 
 /// The lines of /proc/PID/task/*/status that say who a thread is, each different one once.
 fn identities(agent: &Agent) -> BTreeSet<String> {
@@ -34,7 +39,7 @@ fn four(key: &str, id: u32) -> String {
 #[test]
 fn every_thread_becomes_the_user() {
     if !geteuid().is_root() {
-        let (code, stderr) = fails_with("-u root -U - null");
+        let (code, stderr) = fails_with(BINARY, "-u root -U - null");
         assert_eq!(code, 1);
         assert!(stderr.contains("-u/--user root") && stderr.contains("only root may"), "{stderr}");
         return;
@@ -48,7 +53,8 @@ fn every_thread_becomes_the_user() {
         ("-g 12345", 0, 12345),
         ("-u 54321 -g nogroup", 54321, gid),
     ] {
-        let mut agent = Agent::start(&format!("{words} -U {{}}/s --listen unix:- memory 1M"));
+        let mut agent =
+            Agent::start(BINARY, &format!("{words} -U {{}}/s --listen unix:- memory 1M"));
         let mut expected =
             BTreeSet::from([four("Uid", uid), four("Gid", gid), format!("Groups: {gid}")]);
         let mut found = identities(&agent);
@@ -84,7 +90,7 @@ fn what_the_new_user_may_remove_is_removed_and_the_rest_is_named() {
 
     // root's socket in a sticky directory is only root's to remove.
     let socket = format!("-U {}/socket", dir.path().display());
-    let mut agent = Agent::start(&words(&socket));
+    let mut agent = Agent::start(BINARY, &words(&socket));
     agent.wait_for_line("/socket will stay behind");
     let lines = agent.end();
     assert!(dir.path().join("socket").exists(), "{lines:?}");
@@ -97,13 +103,14 @@ fn who_is_not_there_is_told_in_one_line_before_anything_is_opened() {
         ("-g no-such-group", &["-g/--group 'no-such-group'", "getent group"]),
         ("--user=54321", &["-u/--user 54321", "add -g GROUP"]),
     ] {
-        let (code, stderr) = fails_with(&format!("{words} -U /nonexistent/s null"));
+        let (code, stderr) = fails_with(BINARY, &format!("{words} -U /nonexistent/s null"));
         assert_eq!(code, 1, "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(parts.iter().all(|part| stderr.contains(part)), "{words}: {stderr}");
     }
     if !fs::exists("/sys/fs/selinux/enforce").unwrap() {
-        let (code, stderr) = fails_with("--selinux-label=system_u:object_r:x_t:s0 -U - null");
+        let (code, stderr) =
+            fails_with(BINARY, "--selinux-label=system_u:object_r:x_t:s0 -U - null");
         assert_eq!(code, 1);
         assert!(stderr.contains("--selinux-label: SELinux is not enabled"), "{stderr}");
     }

@@ -14,8 +14,13 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::Signal,
 };
+use support::{
+    DEADLINE,
+    agent::{Agent, NBDKIT},
+    client::{greeted, opened},
+};
 
-use crate::agent::{Agent, BINARY, NBDKIT, PATIENCE, greeted, opened};
+use crate::BINARY;
 
 /// Waits until the agent has ended by itself, for the reason that its log names.
 fn ended_because(mut agent: Agent, why: &str) {
@@ -34,7 +39,7 @@ fn a_pipe_that_closes_ends_it_when_the_last_client_leaves() {
         "-U {{}}/s --filter=exitwhen memory 1M exit-when-pipe-closed={}",
         theirs.as_raw_fd()
     );
-    let agent = Agent::start(&words);
+    let agent = Agent::start(BINARY, &words);
     drop(theirs);
     let mut client = greeted(&agent.path("s"));
     drop(ours);
@@ -47,10 +52,10 @@ fn a_pipe_that_closes_ends_it_when_the_last_client_leaves() {
 fn a_process_that_exits_ends_it() {
     // Ends when its stdin does.
     let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-    let agent = Agent::start(&format!(
-        "-U {{}}/s --filter=exitwhen memory 1M exit-when-process-exits={}",
-        other.id()
-    ));
+    let agent = Agent::start(
+        BINARY,
+        &format!("-U {{}}/s --filter=exitwhen memory 1M exit-when-process-exits={}", other.id()),
+    );
     drop(greeted(&agent.path("s")));
     drop(other.stdin.take());
     other.wait().unwrap();
@@ -90,13 +95,16 @@ fn reading(socket: &Path, len: u32) -> Duration {
 #[test]
 fn a_file_of_rates_slows_and_frees_connections() {
     for key in ["rate", "connection-rate"] {
-        let mut agent = Agent::start(&format!(
-            "-U {{}}/s --filter=rate memory 1M {key}=100G {key}-file={{}}/rate burstiness=0"
-        ));
+        let mut agent = Agent::start(
+            BINARY,
+            &format!(
+                "-U {{}}/s --filter=rate memory 1M {key}=100G {key}-file={{}}/rate burstiness=0"
+            ),
+        );
         // 128 KiB are a megabit: a second of it.
         fs::write(agent.path("rate"), "1M\n").unwrap();
         let slow = |agent: &Agent| reading(&agent.path("s"), 131_072) >= Duration::from_millis(900);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         while !slow(&agent) {
             assert!(Instant::now() < deadline, "{key}-file is not read");
         }
@@ -110,7 +118,8 @@ fn a_file_of_rates_slows_and_frees_connections() {
 
 #[test]
 fn a_rate_of_each_connection_is_not_shared() {
-    let mut agent = Agent::start("-U {}/s --filter=rate memory 1M connection-rate=1M burstiness=0");
+    let mut agent =
+        Agent::start(BINARY, "-U {}/s --filter=rate memory 1M connection-rate=1M burstiness=0");
     let start = Instant::now();
     let socket = &agent.path("s");
     std::thread::scope(|scope| {
@@ -160,6 +169,7 @@ fn a_script_is_told_every_line_as_by_nbdkit() {
 #[test]
 fn a_signal_ends_what_waits_for_an_event() {
     let mut agent = Agent::start(
+        BINARY,
         "-U {}/s --filter=exitwhen memory 1M exit-when-file-created={}/never exit-when-poll=1h",
     );
     agent.signal(Signal::SIGTERM);

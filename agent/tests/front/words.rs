@@ -8,8 +8,9 @@ use std::{
 };
 
 use nbd::uri::{Place, Uri};
+use support::{agent::Agent, client::receive_greeting, process::fails_with};
 
-use crate::agent::{Agent, BINARY, fails_with, receive_greeting};
+use crate::BINARY;
 
 #[test]
 fn a_wrong_command_line_is_one_line_and_exit_code_1_as_nbdkit_has_it() {
@@ -23,7 +24,7 @@ fn a_wrong_command_line_is_one_line_and_exit_code_1_as_nbdkit_has_it() {
         "no-such-plugin",
         "-U /nonexistent/socket null",
     ] {
-        let (code, stderr) = fails_with(words);
+        let (code, stderr) = fails_with(BINARY, words);
         assert_eq!(code, 1, "{words}: {stderr}");
         assert!(stderr.starts_with("agent: error: "), "{words}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{words}: {stderr}");
@@ -61,7 +62,7 @@ fn a_failure_is_one_line_with_the_cause_and_the_mend() {
         ("-U /nonexistent/s null".to_owned(), &["unix:/nonexistent/s", "mkdir -p /nonexistent"]),
         ("-6 -i 127.0.0.1 null".to_owned(), &["'127.0.0.1' has no IPv6 address", "leave -6 out"]),
     ] {
-        let (code, stderr) = fails_with(&words);
+        let (code, stderr) = fails_with(BINARY, &words);
         assert_eq!(code, 1, "{words}");
         assert_eq!(stderr.lines().count(), 1, "{words}: {stderr}");
         assert!(parts.iter().all(|part| stderr.contains(part)), "{words}: {stderr}");
@@ -72,10 +73,13 @@ fn a_failure_is_one_line_with_the_cause_and_the_mend() {
 fn a_uri_is_printed_for_each_listener_once_it_listens() {
     // Above 2^31, and another one in each test process.
     let vsock = 3_000_000_000 + std::process::id();
-    let mut agent = Agent::start(&format!(
-        "--print-uri -e a/b? -U {{}}/s --listen tcp:127.0.0.1:0 --listen tcp:0 \
+    let mut agent = Agent::start(
+        BINARY,
+        &format!(
+            "--print-uri -e a/b? -U {{}}/s --listen tcp:127.0.0.1:0 --listen tcp:0 \
          --listen vsock:4294967295 --listen vsock:{vsock} --listen unix:- memory 1M",
-    ));
+        ),
+    );
     let dir = agent.dir.path().display().to_string();
     let uris: Vec<String> = agent.stdout().lines().take(6).map(Result::unwrap).collect();
     assert_eq!(uris[0], format!("nbd+unix:///a/b%3F?socket={dir}/s"));
@@ -107,7 +111,7 @@ fn a_uri_is_printed_for_each_listener_once_it_listens() {
 fn without_a_listener_option_it_is_tcp_on_all_addresses() {
     // The default port may be taken on the machine of the test, so it is another one; what is
     // decided without any option has its test in `cli`.
-    let mut agent = Agent::start("--print-uri -p 0 null 1M");
+    let mut agent = Agent::start(BINARY, "--print-uri -p 0 null 1M");
     let mut uris = agent.stdout().lines().map(Result::unwrap);
     let port: u16 = uris.next().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
     let mut v4 = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -4,7 +4,6 @@
 use std::{
     fs,
     io::Read,
-    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -14,33 +13,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::{
+    DEADLINE,
+    process::{assert_ends, pid_in},
+};
 
 use super::{BINARY, Virsh};
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until the file has the number of a process, and gives that.
-fn pid_in(path: &Path) -> u32 {
-    let start = Instant::now();
-    loop {
-        match fs::read_to_string(path) {
-            Ok(text) if text.ends_with('\n') => return text.trim().parse().unwrap(),
-            _ => assert!(start.elapsed() < PATIENCE, "it was not started"),
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn is_gone(pid: u32) {
-    let start = Instant::now();
-    let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    while stat().rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
-    {
-        assert!(start.elapsed() < PATIENCE, "{pid} stays behind");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// With a grandchild that ignores TERM, as a helper of it might.
 const HANGS: &str = "#!/bin/sh\ncd \"${0%/*}\"\n(trap '' TERM; echo $$ > leader; sh -c 'echo $$ > pid; sleep 1000')\n";
@@ -56,9 +34,9 @@ fn a_virsh_that_hangs_is_ended_with_all_that_it_started() {
         let said = virsh.agent(&[words, &["--timeout", "500ms"]].concat()).unwrap_err();
         assert!(said.contains(part) && said.contains("--timeout"), "{said}");
         assert!(said.contains("does libvirtd or virtqemud hang?"), "{said}");
-        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+        assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
         for name in ["pid", "leader"] {
-            is_gone(pid_in(&virsh.path(name)));
+            assert_ends(pid_in(&virsh.path(name)));
         }
     }
 }
@@ -122,7 +100,7 @@ fn who_ends_the_agent_ends_virsh() {
         kill(Pid::from_raw(agent.id().cast_signed()), signal).unwrap();
         let status = agent.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(signal as i32));
-        is_gone(pid);
+        assert_ends(pid);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{fs::File, path::Path};
 
+use support::agent::Agent;
 use tempfile::TempDir;
 
-use crate::{common::Agent, quiet::Errors, work::Row};
+use crate::{BINARY, quiet::Errors, work::Row};
 
 pub(crate) fn sparse(path: &Path, size: u64) -> String {
     File::create(path).and_then(|file| file.set_len(size)).expect("a file");
@@ -17,24 +18,24 @@ fn on(dir: &TempDir) -> Row<'_> {
 }
 
 #[test]
-fn memory() {
+fn noise_on_memory_delays_nobody() {
     Row { contents_mib: 64, ..Row::default() }.run(&["memory", "64M"]);
 }
 
 #[test]
-fn file() {
+fn noise_on_file_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
     on(&dir).run(&["file", &sparse(&dir.path().join("disk"), 64 << 20)]);
 }
 
 #[test]
-fn file_without_the_page_cache() {
+fn noise_on_file_without_the_page_cache_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
     on(&dir).run(&["file", &sparse(&dir.path().join("disk"), 64 << 20), "cache=none"]);
 }
 
 #[test]
-fn a_file_of_a_directory() {
+fn noise_on_a_file_of_a_directory_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
     sparse(&dir.path().join("disk"), 16 << 20);
     let words = format!("dir={}", dir.path().display());
@@ -42,24 +43,24 @@ fn a_file_of_a_directory() {
 }
 
 #[test]
-fn split() {
+fn noise_on_split_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
     let names = ["one", "two"].map(|name| sparse(&dir.path().join(name), 24 << 20));
     on(&dir).run(&["split", &names[0], &names[1]]);
 }
 
 #[test]
-fn data() {
+fn noise_on_data_delays_nobody() {
     Row { contents_mib: 16, ..Row::default() }.run(&["data", "( 0x55 0xAA )*65536", "size=16M"]);
 }
 
 #[test]
-fn tmpdisk() {
+fn noise_on_tmpdisk_delays_nobody() {
     Row::default().run(&["tmpdisk", "4M", "command=truncate -s 4M \"$disk\""]);
 }
 
 #[test]
-fn ondemand() {
+fn noise_on_ondemand_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
     let words = format!("dir={}", dir.path().display());
     // An export is one client's at a time.
@@ -68,17 +69,17 @@ fn ondemand() {
 }
 
 #[test]
-fn another_server_by_a_connection_each() {
-    let far = Agent::start(&["memory", "64M"]);
-    let words = format!("socket={}", far.socket.display());
+fn noise_on_another_server_by_a_connection_each_delays_nobody() {
+    let far = Agent::serve(BINARY, &["memory", "64M"]);
+    let words = format!("socket={}", far.socket().display());
     // A thread per connection reads what the other server sends.
     Row { threads: 80, ..Row::default() }.run(&["nbd", &words]);
 }
 
 #[test]
-fn another_server_by_one_connection() {
-    let far = Agent::start(&["memory", "64M"]);
-    let words = format!("socket={}", far.socket.display());
+fn noise_on_another_server_by_one_connection_delays_nobody() {
+    let far = Agent::serve(BINARY, &["memory", "64M"]);
+    let words = format!("socket={}", far.socket().display());
     Row::default().run(&["nbd", &words, "shared=true"]);
 }
 
@@ -86,26 +87,26 @@ fn another_server_by_one_connection() {
 const HUGE: &str = "4611686018427387904";
 
 #[test]
-fn null() {
+fn noise_on_null_delays_nobody() {
     Row::default().run(&["null", HUGE]);
 }
 
 #[test]
-fn ones() {
+fn noise_on_ones_delays_nobody() {
     Row { errors: Errors::Writes, ..Row::default() }.run(&["ones", HUGE]);
 }
 
 #[test]
-fn pattern() {
+fn noise_on_pattern_delays_nobody() {
     Row { errors: Errors::Writes, ..Row::default() }.run(&["pattern", HUGE]);
 }
 
 #[test]
-fn random() {
+fn noise_on_random_delays_nobody() {
     Row { errors: Errors::Writes, ..Row::default() }.run(&["random", HUGE]);
 }
 
 #[test]
-fn full() {
+fn noise_on_full_delays_nobody() {
     Row { errors: Errors::Writes, ..Row::default() }.run(&["full", HUGE]);
 }

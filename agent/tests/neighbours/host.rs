@@ -1,16 +1,18 @@
 //! An agent that two tenants use, and what it costs its host.
 
 use std::{
-    fs,
     io::{self, Read},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixDatagram,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::common::{Agent, Client, LONG};
+use support::{DEADLINE, agent::Agent, client::Client, process};
+
+use crate::BINARY;
 
 /// Threads of `agent::tenant::executor` (64), and those beside them: the engine's, the main one, log targets.
 pub(crate) const THREADS: u64 = 64 + 16;
@@ -34,13 +36,15 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start(words: &[&str]) -> Self {
-        Self::spawn(Command::new(env!("CARGO_BIN_EXE_agent")), words)
+        Self::start_watched(Command::new(BINARY), words).0
     }
 
-    pub(crate) fn spawn(command: Command, words: &[&str]) -> Self {
-        let agent = Agent::spawn(command, &[&["--listen", "tcp:127.0.0.1:0"], words].concat());
-        let tcp = agent.wait_for("listening on tcp:").parse().expect("an address");
-        Self { agent, tcp }
+    /// The same by a command, and with the socket of the agent's service manager.
+    pub(crate) fn start_watched(command: Command, words: &[&str]) -> (Self, UnixDatagram) {
+        let listen = "-U {}/socket --listen tcp:127.0.0.1:0";
+        let (agent, manager) = Agent::start_watched(command, |_| (), listen, words);
+        let tcp = agent.logged_after("listening on tcp:").parse().expect("an address");
+        (Self { agent, tcp }, manager)
     }
 
     /// A client of the noisy tenant, in transmission, with simple replies.
@@ -52,14 +56,14 @@ impl Host {
 
     pub(crate) fn connect_noisy(&self) -> Client<TcpStream> {
         let stream = TcpStream::connect(self.tcp).expect("the agent listens");
-        stream.set_read_timeout(Some(LONG)).expect("a timeout");
-        stream.set_write_timeout(Some(LONG)).expect("a timeout");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a timeout");
         Client { stream }
     }
 
     /// Most that its memory has been, in MiB.
     pub(crate) fn peak_mib(&self) -> u64 {
-        self.agent.memory_kib("VmHWM") >> 10
+        self.agent.status("VmHWM") >> 10
     }
 
     /// It has never had more memory than a tenant may, beside `contents` of the disk and what its threads keep.
@@ -77,7 +81,7 @@ impl Host {
     pub(crate) fn most_threads(&self, stop: &AtomicBool) -> u64 {
         let mut most = 0;
         while !stop.load(Ordering::Relaxed) {
-            most = most.max(self.agent.memory_kib("Threads"));
+            most = most.max(self.agent.status("Threads"));
             thread::sleep(STEP / 5);
         }
         most
@@ -85,13 +89,7 @@ impl Host {
 
     /// The processor time that it has used.
     pub(crate) fn used(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.agent.child.id()));
-        let stat = stat.expect("the agent's statistics");
-        let (_, fields) = stat.rsplit_once(')').expect("its name");
-        let ticks: u64 =
-            fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("n")).sum();
-        // USER_HZ is 100 wherever Linux runs.
-        Duration::from_millis(ticks * 10)
+        process::processor_time(self.agent.id())
     }
 
     /// It has nothing to do any more, `within` this time.

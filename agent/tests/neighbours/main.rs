@@ -5,11 +5,6 @@
 //! `negotiate` and `status` storms of one kind of request.
 //! `NEIGHBOURS_SEED` repeats a run, `NEIGHBOURS_MS` makes each row longer.
 
-#[path = "../tls/certificates.rs"]
-#[allow(dead_code, reason = "shared with the tests of TLS")]
-mod certificates;
-#[path = "../common/mod.rs"]
-mod common;
 mod disks;
 mod host;
 mod layers;
@@ -18,7 +13,9 @@ mod medium;
 mod negotiate;
 mod noise;
 mod quiet;
-mod random;
 mod rows;
 mod status;
 mod work;
+
+/// The agent that cargo has built for these tests.
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");

@@ -10,8 +10,7 @@ use std::{
 };
 
 use nix::libc;
-
-use crate::random::Random;
+use support::random::Random;
 
 const SIZE: u64 = 64 << 20;
 const PAUSE: Duration = Duration::from_millis(1);

@@ -10,15 +10,14 @@ use std::{
 };
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::aws_lc_rs};
+use support::{
+    certificates::Ca,
+    client::Client,
+    wire::{OPT_INFO, OPT_LIST, OPT_STARTTLS},
+};
 use tempfile::TempDir;
 
-use crate::{
-    certificates::Ca,
-    common::{Client, OPT_INFO, OPT_LIST, OPT_STARTTLS},
-    disks::sparse,
-    host::Host,
-    work::storm,
-};
+use crate::{disks::sparse, host::Host, work::storm};
 
 /// Threads that make noise.
 const THREADS: usize = 2;

@@ -12,13 +12,14 @@ use nix::{
     libc,
     sys::socket::{setsockopt, sockopt},
 };
-
-use crate::{
-    common::{
-        CACHE, FLUSH, OPT_EXTENDED, OPT_GO, OPT_SET_CONTEXT, OPT_STRUCTURED, PAYLOAD, READ, STATUS,
-        TRIM, WRITE, ZERO, extended, request_with,
-    },
+use support::{
+    client::OptionReply,
     random::Random,
+    wire::{
+        CACHE, CLIENT_FLAGS, FLUSH, OPT_EXTENDED, OPT_GO, OPT_LIST, OPT_SET_CONTEXT,
+        OPT_STRUCTURED, PAYLOAD, READ, STATUS, TRIM, WRITE, ZERO, export, extended, option,
+        request_with,
+    },
 };
 
 /// Threads that make noise, and connections that each keeps.
@@ -102,7 +103,8 @@ impl Noise {
     fn visit(&self, random: &mut Random) -> io::Result<()> {
         for _ in 0..random.below(30) {
             let mut stream = TcpStream::connect(self.address)?;
-            let handshake = [&3u32.to_be_bytes()[..], &option(3, &[]), &option(OPT_GO, &[0; 6])];
+            let handshake =
+                [&CLIENT_FLAGS[..], &option(OPT_LIST, &[]), &option(OPT_GO, &export(""))];
             let handshake = handshake.concat();
             let cut = usize::try_from(random.below(handshake.len() as u64 + 1)).expect("small");
             stream.write_all(&handshake[..cut])?;
@@ -169,7 +171,7 @@ impl Noise {
             }
             let len = if command == FLUSH { 0 } else { len.min(self.size) };
             let offset = if command == FLUSH { 0 } else { random.below(self.size - len + 1) };
-            let flags = random.flags(command);
+            let flags = flags_of(command, random);
             bytes.extend(connection.dialect.request(flags, command, offset, len));
         }
         connection.stream.write_all(&bytes)
@@ -186,7 +188,7 @@ impl Noise {
         static PAYLOAD_BYTES: [u8; PIECE] = [7; PIECE];
         let len = len.min(self.size);
         let offset = random.below(self.size - len + 1);
-        let flags = random.flags(WRITE);
+        let flags = flags_of(WRITE, random);
         connection.stream.write_all(&connection.dialect.request(flags, WRITE, offset, len))?;
         let mut rest = usize::try_from(sent.min(len)).expect("64 MiB at most");
         while rest > 0 {
@@ -198,18 +200,16 @@ impl Noise {
     }
 }
 
-impl Random {
-    /// Flags that the command may have, in general.
-    fn flags(&mut self, command: u16) -> u16 {
-        let bits = u16::try_from(self.below(1 << 5)).expect("small");
-        match command {
-            WRITE => bits & 1 | PAYLOAD,
-            READ => bits & 1 << 2,
-            TRIM => bits & 1,
-            ZERO => bits & (1 | 1 << 1 | 1 << 4),
-            STATUS => bits & 1 << 3,
-            _ => 0,
-        }
+/// Random flags of those that the command may have.
+fn flags_of(command: u16, random: &mut Random) -> u16 {
+    let bits = u16::try_from(random.below(1 << 5)).expect("small");
+    match command {
+        WRITE => bits & 1 | PAYLOAD,
+        READ => bits & 1 << 2,
+        TRIM => bits & 1,
+        ZERO => bits & (1 | 1 << 1 | 1 << 4),
+        STATUS => bits & 1 << 3,
+        _ => 0,
     }
 }
 
@@ -242,7 +242,7 @@ impl Connection {
         };
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut words = 3u32.to_be_bytes().to_vec();
+        let mut words = CLIENT_FLAGS.to_vec();
         let mut replies = 1;
         if dialect != Dialect::Simple {
             let mode = if dialect == Dialect::Extended { OPT_EXTENDED } else { OPT_STRUCTURED };
@@ -252,28 +252,16 @@ impl Connection {
             words.extend(option(OPT_SET_CONTEXT, &query.concat()));
             replies = 3;
         }
-        words.extend(option(OPT_GO, &[0; 6]));
+        words.extend(option(OPT_GO, &export("")));
         stream.write_all(&words)?;
         stream.read_exact(&mut [0; 18])?;
-        // An acknowledgement or an error ends the answer to an option.
         while replies > 0 {
-            let mut header = [0; 20];
-            stream.read_exact(&mut header)?;
-            let word = |i: usize| u32::from_be_bytes(header[i..i + 4].try_into().expect("4"));
-            stream.read_exact(&mut vec![0; word(16) as usize])?;
-            if word(12) == 1 || word(12) >> 31 == 1 {
-                replies -= 1;
-            }
+            replies -= u32::from(OptionReply::receive(&mut stream)?.is_last());
         }
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { stream, dialect })
     }
-}
-
-fn option(code: u32, data: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(data.len()).expect("short");
-    [b"IHAVEOPT", &code.to_be_bytes()[..], &len.to_be_bytes(), data].concat()
 }
 
 /// Reads for a while what has come.

@@ -5,12 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    common::{Client, READ, WRITE},
-    host::Host,
-    load::Bounds,
+use support::{
+    client::Client,
     random::Random,
+    wire::{READ, WRITE},
 };
+
+use crate::{host::Host, load::Bounds};
 
 const BLOCK: u32 = 4096;
 /// Between two requests.

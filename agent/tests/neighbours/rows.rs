@@ -11,13 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use support::{
+    client::Client,
+    wire::{
+        NO_HOLE, OPT_EXTENDED, OPT_GO, OPT_STRUCTURED, READ, TRIM, WRITE, ZERO, extended, request,
+        request_with,
+    },
+};
 use tempfile::TempDir;
 
 use crate::{
-    common::{
-        Client, NO_HOLE, OPT_EXTENDED, OPT_STRUCTURED, READ, TRIM, WRITE, ZERO, extended, request,
-        request_with,
-    },
+    BINARY,
     host::{CONNECTION_MIB, Host, drain},
     load::{bounds, slowness},
     quiet::{Errors, Quiet},
@@ -140,13 +144,10 @@ fn sixty_writes_that_lack_their_last_byte_have_the_budget_of_their_tenant() {
 #[test]
 fn thousands_of_zeroes_in_one_send_delay_nobody_and_the_watchdog_is_told_all_the_time() {
     const WATCHDOG: Duration = Duration::from_secs(1);
-    let dir = TempDir::new().expect("a directory");
-    let path = dir.path().join("notify");
-    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let mut command = Command::new(BINARY);
+    command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+    let (host, manager) = Host::start_watched(command, &["memory", "64M"]);
     manager.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
-    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
-    let host = Host::spawn(command, &["memory", "64M"]);
     let zeroes = request_with(NO_HOLE, ZERO, 1, 0, 64 << 20).repeat(9300);
     let clients: Vec<_> = (0..2)
         .map(|_| {
@@ -209,7 +210,7 @@ fn trims_that_would_take_for_ever_end_with_their_clients() {
     let bounds = bounds(slowness(), Duration::ZERO);
     assert!(took <= bounds.worst, "another client's trim took {took:?}");
     println!("another client's trim took {took:.1?}");
-    let threads = host.agent.memory_kib("Threads");
+    let threads = host.agent.status("Threads");
     assert!(threads <= crate::host::THREADS, "{threads} threads");
     drop(clients);
     host.assert_quiet(AFTER.mul_f64(slowness()));
@@ -234,12 +235,12 @@ fn clients_that_wait_for_a_filesystem_delay_no_other_export() {
         .map(|_| {
             let mut client = host.connect_noisy();
             client.greet();
-            client.option(crate::common::OPT_GO, b"\0\0\0\x05taken\0\0");
+            client.option(OPT_GO, b"\0\0\0\x05taken\0\0");
             client
         })
         .collect();
     assert_undisturbed(&host, "free");
-    let threads = host.agent.memory_kib("Threads");
+    let threads = host.agent.status("Threads");
     assert!(threads <= crate::host::THREADS, "{threads} threads for clients that wait");
     drop(waiting);
 }

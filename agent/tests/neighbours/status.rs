@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    common::{Client, OPT_EXTENDED, OPT_SET_CONTEXT, STATUS, extended},
-    host::Host,
-    work::storm,
+use support::{
+    client::Client,
+    wire::{OPT_EXTENDED, OPT_SET_CONTEXT, STATUS, extended},
 };
+
+use crate::{host::Host, work::storm};
 
 const SIZE: u64 = 1 << 40;
 /// A memory disk keeps its pages in chunks of 4 MiB.

@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
+use support::random::seed;
+
 use crate::{
     host::{Host, THREADS},
     load::{bounds, slowness},
     medium::longest_wait,
     noise::Noise,
     quiet::{Errors, Quiet},
-    random::seed,
 };
 
 /// How long the noise lasts.
@@ -50,8 +51,8 @@ impl Default for Row<'_> {
 impl Row<'_> {
     /// Serves what `words` say to both tenants.
     pub(crate) fn run(&self, words: &[&str]) {
-        let host = Host::start(words);
-        let seed = seed();
+        let mut host = Host::start(words);
+        let seed = seed("NEIGHBOURS_SEED");
         println!("NEIGHBOURS_SEED={seed} {words:?}");
         let before = slowness();
         let mut client = host.agent.connect();
@@ -81,8 +82,8 @@ impl Row<'_> {
         let allowed = THREADS + self.threads;
         assert!(threads <= allowed, "{threads} threads, allowed {allowed}");
         host.assert_quiet(AFTER.mul_f64(slowness));
-        let (_, log) = host.agent.terminate();
-        assert!(!log.contains("panicked"), "{log}");
+        let log = host.agent.end();
+        assert!(!log.iter().any(|line| line.contains("panicked")), "{log:#?}");
     }
 }
 

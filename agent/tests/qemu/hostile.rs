@@ -8,16 +8,18 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-
-use super::{
-    BINARY, agent,
-    front::{Agent, greeted as client, opened},
-    peer::{
-        Act::{Cue, Expect, Flood, Idle, Reply, Say},
+use support::{
+    DEADLINE,
+    agent::Agent,
+    client::{greeted as client, opened},
+    process,
+    qemu::scripted::{
+        Act::{self, Cue, Expect, Flood, Idle, Reply, Say},
         Peer, greeted,
     },
-    refused, said,
 };
+
+use super::{BINARY, agent, refused, said};
 
 /// Clears the screen, in C0 and C1; turns the direction of writing; ends the line.
 const ESCAPES: &str = "\\u001b[2J\\u009b2J\\u202e\\r\\n\\u0007";
@@ -33,7 +35,7 @@ fn leak(text: String) -> &'static str {
 }
 
 /// A machine with one device of that name, and what follows.
-fn with_device(name: &str, more: Vec<super::peer::Act>) -> Vec<super::peer::Act> {
+fn with_device(name: &str, more: Vec<Act>) -> Vec<Act> {
     let devices = format!("[{{\"name\": \"{name}\", \"type\": \"child<vhost-vsock-pci>\"}}]");
     let listing = [
         Expect("qom-list"),
@@ -46,7 +48,7 @@ fn with_device(name: &str, more: Vec<super::peer::Act>) -> Vec<super::peer::Act>
     listing.into_iter().chain(more).collect()
 }
 
-fn machine(name: &str, devices: Vec<super::peer::Act>) -> Vec<super::peer::Act> {
+fn machine(name: &str, devices: Vec<Act>) -> Vec<Act> {
     let asked = [
         Expect("qom-get"),
         Reply(leak(format!("\"{name}-machine\""))),
@@ -128,17 +130,8 @@ fn watch_ends_when_nobody_reads_its_lines_any_more() {
     assert!(lines.next().unwrap().unwrap().contains("watching"));
     assert!(watch.try_wait().unwrap().is_none());
     drop(lines);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let status = loop {
-        if let Some(status) = watch.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > deadline {
-            watch.kill().unwrap();
-            panic!("it holds the only place at QEMU's socket for nobody");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
+    // A watch that stayed would keep the only place at QEMU's socket.
+    let status = process::ended(&mut watch);
     assert!(status.success(), "{status}");
 }
 
@@ -156,14 +149,14 @@ fn resets_without_end_fill_no_log_and_hold_nobody() {
     let peer = Peer::play(machine("vm", with_device("v", acts)));
     let words = "--vsock --port 4294967295 --listen unix:{}/socket --qmp";
     let words = format!("{words} {} memory 1M", peer.path().display());
-    let mut agent = Agent::start(&words);
+    let mut agent = Agent::start(BINARY, &words);
     agent.wait_for_line("CID 4711 is granted");
     go.send(()).unwrap();
     let first = agent.wait_for_line("starts again").pop().unwrap();
     printable(&first);
     assert!(first.len() < 4000, "{}", first.len());
     // The listeners are on the same thread.
-    let deadline = Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + DEADLINE;
     let mut opens = 0;
     while opens < 20 || peer.sent() < 10 << 20 {
         let start = Instant::now();

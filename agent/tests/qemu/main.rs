@@ -1,19 +1,6 @@
 //! `agent qemu ...` against the real QEMU, whose machines have no guest, and against one that plays
 //! a script.
 
-#[path = "../../../qemu/tests/machines/machine.rs"]
-#[allow(dead_code, reason = "shared with the tests of the crate qemu")]
-mod machine;
-#[path = "../../../qemu/tests/scripted/peer.rs"]
-#[allow(dead_code, reason = "shared with the tests of the crate qemu")]
-mod peer;
-#[path = "../../../qemu/tests/machines/vhost_user.rs"]
-#[allow(dead_code, reason = "shared with the tests of the crate qemu")]
-mod vhost_user;
-
-#[path = "../front/agent.rs"]
-#[allow(dead_code, reason = "shared with the tests of the front")]
-mod front;
 mod hostile;
 mod serve;
 mod words;
@@ -24,15 +11,14 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use qemu::qmp::{Client, Limits};
 use serde_json::{Value, json};
-
-use self::{
-    machine::Machine,
-    peer::{
+use support::qemu::{
+    Machine, VhostUser,
+    scripted::{
         Act::{Close, Event, Expect, Idle, Reply, Say},
         Peer, greeted,
     },
-    vhost_user::VhostUser,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");
@@ -59,22 +45,18 @@ fn refused(output: &Output) -> String {
     stderr.trim_end().to_owned()
 }
 
+fn qmp_of(machine: &Machine) -> String {
+    machine.qmp().display().to_string()
+}
+
 fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// A second QMP socket, for the agent: the first one has a client, which is the test's.
-fn second_socket(dir: &Path) -> (String, [String; 2]) {
-    let path = dir.join("second.sock").display().to_string();
-    let qmp = format!("unix:{path},server=on,wait=off");
-    (path, ["-qmp".into(), qmp])
-}
-
-#[tokio::test]
-async fn a_machine_without_a_device_gets_one_where_the_kernel_has_vhost_vsock() {
-    let dir = tempfile::tempdir().unwrap();
-    let (qmp, arguments) = second_socket(dir.path());
-    let (_machine, _client) = Machine::start_with("q35", &[PORT], &arguments).await;
+#[test]
+fn a_machine_without_a_device_gets_one_where_the_kernel_has_vhost_vsock() {
+    let machine = Machine::start("q35", &[PORT]);
+    let qmp = qmp_of(&machine);
     assert!(said(&agent(&["list", "--qmp", &qmp])).starts_with("no vsock device in pc-q35-"));
     let attached = agent(&["attach", "--qmp", &qmp, "--json"]);
     if Path::new("/dev/vhost-vsock").exists() {
@@ -88,16 +70,14 @@ async fn a_machine_without_a_device_gets_one_where_the_kernel_has_vhost_vsock() 
     }
 }
 
-#[tokio::test]
-async fn a_device_that_is_there_is_listed_kept_and_detached() {
-    let dir = tempfile::tempdir().unwrap();
-    let (qmp, second) = second_socket(dir.path());
+#[test]
+fn a_device_that_is_there_is_listed_kept_and_detached() {
     let backend = VhostUser::serve();
     let mut arguments = backend.arguments();
-    arguments.extend(second);
     arguments.extend(["-name", "vm1"].map(str::to_owned));
     let devices = [PORT, "vhost-user-vsock-pci,id=other,bus=port-a,chardev=vsock"];
-    let (_machine, _client) = Machine::start_with("q35", &devices, &arguments).await;
+    let machine = Machine::start_with("q35", &devices, &arguments);
+    let qmp = qmp_of(&machine);
     let listed = json_of(&said(&agent(&["list", "--qmp", &qmp, "--json"])));
     assert_eq!(listed["name"], "vm1");
     let device = json!({
@@ -119,11 +99,10 @@ async fn a_device_that_is_there_is_listed_kept_and_detached() {
     assert!(line.contains("has not given vhost-user-vsock-pci 'other'"), "{line}");
 }
 
-#[tokio::test]
-async fn a_machine_without_a_port_is_told_how_to_get_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let (qmp, arguments) = second_socket(dir.path());
-    let (_machine, _client) = Machine::start_with("q35", &[], &arguments).await;
+#[test]
+fn a_machine_without_a_port_is_told_how_to_get_one() {
+    let machine = Machine::start("q35", &[]);
+    let qmp = qmp_of(&machine);
     let line = refused(&agent(&["attach", "--qmp", &qmp]));
     assert!(line.contains("no free PCI Express port: it has none at all"), "{line}");
     assert!(line.contains("'-device pcie-root-port,id=vsock-port,chassis=99'"), "{line}");
@@ -185,9 +164,12 @@ fn whatever_is_at_the_socket_is_one_line_of_error() {
 
 #[tokio::test]
 async fn watch_prints_the_life_of_a_machine_to_its_end() {
+    // A QMP socket has one client. The agent's comes by a second socket.
     let dir = tempfile::tempdir().unwrap();
-    let (qmp, arguments) = second_socket(dir.path());
-    let (mut machine, mut client) = Machine::start_with("q35", &[], &arguments).await;
+    let qmp = dir.path().join("second.sock").display().to_string();
+    let second = ["-qmp".to_owned(), format!("unix:{qmp},server=on,wait=off")];
+    let mut machine = Machine::start_with("q35", &[], &second);
+    let mut client = Client::connect(machine.qmp(), Limits::default()).await.unwrap();
     let mut watch = Command::new(BINARY)
         .args(["qemu", "watch", "--qmp", &qmp])
         .stdout(Stdio::piped())
@@ -209,5 +191,5 @@ async fn watch_prints_the_life_of_a_machine_to_its_end() {
     );
     assert_eq!(next(), json!({ "end": "QEMU closed the connection" }));
     assert!(watch.wait().unwrap().success());
-    machine.ended();
+    machine.assert_ends();
 }

@@ -3,16 +3,19 @@
 
 use std::sync::mpsc;
 
-use super::{
-    PORT,
-    front::{Agent, fails_with},
-    machine::Machine,
-    peer::{
-        Act::{Cue, Expect, Idle, Reply, Say},
-        Peer, greeted,
+use support::{
+    agent::Agent,
+    process::fails_with,
+    qemu::{
+        Machine,
+        scripted::{
+            Act::{Cue, Expect, Idle, Reply, Say},
+            Peer, greeted,
+        },
     },
-    second_socket,
 };
+
+use super::{BINARY, PORT};
 
 #[test]
 fn a_fake_machine_is_granted_and_withdrawn_in_the_log() {
@@ -38,7 +41,7 @@ fn a_fake_machine_is_granted_and_withdrawn_in_the_log() {
         Idle,
     ]));
     let words = format!("--vsock --port 4294967295 --qmp {} memory 1M", fake.path().display());
-    let agent = Agent::start(&words);
+    let agent = Agent::start(BINARY, &words);
     let granted =
         agent.wait_for_line("CID 4711 is granted to machine 'vm\\u{1b}[2J'").pop().unwrap();
     assert!(granted.contains(fake.path().to_str().unwrap()), "{granted}");
@@ -49,20 +52,20 @@ fn a_fake_machine_is_granted_and_withdrawn_in_the_log() {
 }
 
 /// The first machine has its lease when the second one fails; nothing of the agent stays.
-#[tokio::test]
-async fn a_machine_that_cannot_be_wired_ends_the_start() {
+#[test]
+fn a_machine_that_cannot_be_wired_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("nbd.sock").display().to_string();
     let listen = format!("--vsock --port 4294967295 --listen unix:{socket}");
-    let (code, line) = fails_with(&format!("{listen} --qmp /nonexistent memory 1M"));
+    let (code, line) = fails_with(BINARY, &format!("{listen} --qmp /nonexistent memory 1M"));
     assert_eq!(code, 1);
     assert!(line.contains("the QMP socket /nonexistent: No such file"), "{line}");
     assert!(!std::path::Path::new(&socket).exists(), "its socket is gone");
 
-    let (qmp, arguments) = second_socket(dir.path());
-    let (_machine, _client) = Machine::start_with("q35", &[PORT], &arguments).await;
+    let machine = Machine::start("q35", &[PORT]);
+    let qmp = machine.qmp().display();
     if !std::path::Path::new("/dev/vhost-vsock").exists() {
-        let (code, line) = fails_with(&format!("{listen} --qmp {qmp} memory 1M"));
+        let (code, line) = fails_with(BINARY, &format!("{listen} --qmp {qmp} memory 1M"));
         assert_eq!(code, 1);
         let last = line.lines().last().unwrap();
         assert!(last.contains("cannot be given a vsock device: cannot open /dev/vhost"), "{line}");

@@ -8,14 +8,17 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use support::{
+    agent::Agent,
+    certificates::client,
+    client::ask,
+    process::{refused, succeeds},
+    wire::{OPT_GO, OPT_INFO, OPT_LIST, OPT_STRUCTURED, REP_ERR_TLS_REQD, option},
+};
 
 use crate::{
-    agent::{Agent, BINARY, fails},
-    certificates::client,
-    client::{
-        ERR_TLS_REQD, GO, Guest, INFO, LIST, STRUCTURED_REPLY, agent, ask, option_bytes, plain,
-        size, succeeds, uri,
-    },
+    BINARY,
+    client::{Guest, agent, plain, size, uri},
 };
 
 /// Requires TLS of a client whose name is `CN=guest 7,O=Test\, Inc.`.
@@ -111,12 +114,12 @@ fn who_shows_no_certificate_is_told_that_tls_is_required() {
         agent("--tls=on --tls-verify-peer memory 1M --allow dn:*,uid:4000000000");
     let mut stream = plain(&agent);
     // What has nothing to do with exports goes on.
-    assert_eq!(ask(&mut stream, STRUCTURED_REPLY, b""), [1]);
-    for (option, data) in [(LIST, &b""[..]), (INFO, &[0; 6]), (GO, &[0; 6])] {
-        assert_eq!(ask(&mut stream, option, data), [ERR_TLS_REQD], "option {option}");
+    assert_eq!(ask(&mut stream, OPT_STRUCTURED, b""), [1]);
+    for (option, data) in [(OPT_LIST, &b""[..]), (OPT_INFO, &[0; 6]), (OPT_GO, &[0; 6])] {
+        assert_eq!(ask(&mut stream, option, data), [REP_ERR_TLS_REQD], "option {option}");
     }
     // NBD_OPT_EXPORT_NAME has no answer but to close.
-    stream.write_all(&option_bytes(1, b"secret")).unwrap();
+    stream.write_all(&option(1, b"secret")).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     let lines = agent.end();
     let refused: Vec<_> = lines.iter().filter(|line| line.contains("refused peer")).collect();
@@ -148,8 +151,7 @@ fn where_nobody_shows_a_certificate_such_a_rule_is_an_error() {
             let mut command = Command::new(BINARY);
             command.arg("-U").arg(agent.path("other")).arg("--tls-certificates").arg(&certificates);
             command.args([tls, "null", "1M"]).args(words.split_whitespace());
-            let (code, stderr) = fails(&mut command);
-            assert_eq!((code, stderr.lines().count()), (1, 1), "{words}: {stderr}");
+            let stderr = refused(&mut command);
             assert!(stderr.contains(part) && stderr.contains("--tls-verify-peer"), "{stderr}");
         }
     }

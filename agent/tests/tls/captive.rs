@@ -2,12 +2,10 @@
 
 use std::process::Command;
 
+use support::{agent::NBDKIT, certificates::Ca};
 use tempfile::TempDir;
 
-use crate::{
-    agent::{BINARY, NBDKIT},
-    certificates::Ca,
-};
+use crate::BINARY;
 
 #[test]
 fn the_command_finds_how_to_connect_with_tls() {

@@ -1,12 +1,12 @@
 //! A client that says exactly what it is told to, in plain text and inside TLS; libnbd's tools.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Lines, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use rustls::{
@@ -14,23 +14,17 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
 };
-
-use crate::{
-    agent::{Agent, BINARY, greeted},
+use support::{
+    DEADLINE,
+    agent::Agent,
     certificates::Ca,
+    client::{ask, greeted},
+    process::{run, succeeds},
+    random::Random,
+    wire::{CLIENT_FLAGS, OPT_GO, OPT_STARTTLS, REP_ACK, export},
 };
 
-pub(crate) const LIST: u32 = 3;
-pub(crate) const STARTTLS: u32 = 5;
-pub(crate) const INFO: u32 = 6;
-pub(crate) const GO: u32 = 7;
-pub(crate) const STRUCTURED_REPLY: u32 = 8;
-pub(crate) const SET_META_CONTEXT: u32 = 10;
-
-pub(crate) const ACK: u32 = 1;
-pub(crate) const ERR_UNSUP: u32 = 0x8000_0001;
-pub(crate) const ERR_INVALID: u32 = 0x8000_0003;
-pub(crate) const ERR_TLS_REQD: u32 = 0x8000_0005;
+use crate::BINARY;
 
 /// TLS over a Unix socket.
 pub(crate) type Secure = StreamOwned<ClientConnection, UnixStream>;
@@ -52,43 +46,15 @@ pub(crate) fn agent(words: &str) -> (Agent, Ca) {
 /// Greeted, and with the flags of fixed newstyle without zeroes sent.
 pub(crate) fn plain(agent: &Agent) -> UnixStream {
     let mut stream = greeted(&agent.path("socket"));
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream.write_all(&3_u32.to_be_bytes()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&CLIENT_FLAGS).unwrap();
     stream
-}
-
-pub(crate) fn option_bytes(option: u32, data: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(data.len()).unwrap();
-    [b"IHAVEOPT", &option.to_be_bytes()[..], &len.to_be_bytes(), data].concat()
-}
-
-/// Sends an option; the types of its replies, up to the one that ends them.
-pub(crate) fn ask(stream: &mut (impl Read + Write), option: u32, data: &[u8]) -> Vec<u32> {
-    stream.write_all(&option_bytes(option, data)).unwrap();
-    replies(stream, option)
-}
-
-/// The types of the replies to an option that was sent, up to the one that ends them.
-pub(crate) fn replies(stream: &mut impl Read, option: u32) -> Vec<u32> {
-    let mut replies = Vec::new();
-    loop {
-        let mut header = [0; 20];
-        stream.read_exact(&mut header).unwrap();
-        let number = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
-        assert_eq!(number(8), option, "the option that is answered");
-        let mut data = vec![0; number(16) as usize];
-        stream.read_exact(&mut data).unwrap();
-        replies.push(number(12));
-        if number(12) == ACK || number(12) >= 0x8000_0000 {
-            return replies;
-        }
-    }
 }
 
 /// STARTTLS and the handshake; trusts what is in `{}/trust`.
 pub(crate) fn secured(agent: &Agent) -> Secure {
     let mut stream = plain(agent);
-    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
     let mut secure = handshake(agent, stream);
     secure.flush().unwrap();
     secure
@@ -112,7 +78,7 @@ pub(crate) fn handshake(agent: &Agent, stream: UnixStream) -> Secure {
 
 /// The default export, in simple replies.
 pub(crate) fn go(stream: &mut (impl Read + Write)) {
-    assert_eq!(ask(stream, GO, &[0; 6]).last(), Some(&ACK));
+    assert_eq!(ask(stream, OPT_GO, &export("")).last(), Some(&REP_ACK));
 }
 
 /// A URI of `scheme` (nbd or nbds) for the agent's Unix socket, with certificates in `directory`.
@@ -120,22 +86,6 @@ pub(crate) fn uri(agent: &Agent, scheme: &str, directory: &str) -> String {
     let (socket, directory) = (agent.path("socket"), agent.path(directory));
     let uri = format!("{scheme}+unix://localhost/?socket={}", socket.display());
     if scheme == "nbds" { format!("{uri}&tls-certificates={}", directory.display()) } else { uri }
-}
-
-/// Runs a client to its end.
-pub(crate) fn run(program: &str, package: &str, args: &[&str]) -> Output {
-    Command::new(program).args(args).output().unwrap_or_else(|error| {
-        panic!("cannot run {program}: {error}; install the Debian package {package}")
-    })
-}
-
-/// Runs a client that is to succeed; its stdout.
-pub(crate) fn succeeds(program: &str, package: &str, args: &[&str]) -> String {
-    let output = run(program, package, args);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {}\n{text}{errors}", output.status);
-    text
 }
 
 /// `nbdinfo --size`: the size, or what it says on stderr.
@@ -146,19 +96,6 @@ pub(crate) fn size(uri: &str) -> Result<u64, String> {
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
-}
-
-/// Bytes that do not compress to a pattern.
-pub(crate) fn noise(len: usize) -> Vec<u8> {
-    let mut seed = 0x2545_f491_u32;
-    std::iter::repeat_with(|| {
-        seed ^= seed << 13;
-        seed ^= seed >> 17;
-        seed ^= seed << 5;
-        seed.to_be_bytes()[1]
-    })
-    .take(len)
-    .collect()
 }
 
 /// A file of the agent's directory, as a word.
@@ -215,4 +152,16 @@ impl Drop for Guest {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// nbdcopy writes an image to `uri` and reads it back. The export is 20 MiB.
+pub(crate) fn assert_copies_in_and_out(agent: &Agent, uri: &str) {
+    let (image, back) = (word(agent, "image"), word(agent, "back"));
+    let mut data = Random::new(1).bytes(9 << 20);
+    data.resize((20 << 20) - 100, 0);
+    data.extend(Random::new(2).bytes(100));
+    fs::write(&image, &data).unwrap();
+    succeeds("nbdcopy", "libnbd-bin", &[&image, uri]);
+    succeeds("nbdcopy", "libnbd-bin", &["--flush", uri, &back]);
+    assert!(fs::read(&back).unwrap() == data, "the image came back otherwise");
 }

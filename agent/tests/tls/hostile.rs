@@ -5,13 +5,13 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::{
-    agent::{Agent, request},
-    client::{
-        ACK, GO, INFO, LIST, STARTTLS, agent, ask, go, handshake, option_bytes, plain, replies,
-        secured, size, uri,
-    },
+use support::{
+    agent::Agent,
+    client::{ask, replies},
+    wire::{OPT_GO, OPT_INFO, OPT_LIST, OPT_STARTTLS, REP_ACK, option, request},
 };
+
+use crate::client::{agent, go, handshake, plain, secured, size, uri};
 
 /// How the agent says that a session ended.
 fn ending(agent: &Agent) -> String {
@@ -36,7 +36,7 @@ fn plain_text_behind_starttls_closes_the_connection() {
     for words in ["--tls=on memory 256M", "--tls=require memory 256M"] {
         let (agent, _ca) = agent(words);
         let mut stream = plain(&agent);
-        let injected = [option_bytes(STARTTLS, b""), option_bytes(GO, &[0; 6])].concat();
+        let injected = [option(OPT_STARTTLS, b""), option(OPT_GO, &[0; 6])].concat();
         stream.write_all(&injected).unwrap();
         assert!(end(&mut stream).is_empty(), "nothing is answered");
         let line = ending(&agent);
@@ -49,24 +49,24 @@ fn plain_text_behind_starttls_closes_the_connection() {
 fn options_in_one_send_are_answered_before_starttls_and_inside_tls() {
     let (agent, _ca) = agent("--tls=on memory 256M");
     let mut stream = plain(&agent);
-    let all = [option_bytes(LIST, b""), option_bytes(INFO, &[0; 6]), option_bytes(STARTTLS, b"")];
+    let all = [option(OPT_LIST, b""), option(OPT_INFO, &[0; 6]), option(OPT_STARTTLS, b"")];
     stream.write_all(&all.concat()).unwrap();
-    for option in [LIST, INFO, STARTTLS] {
-        assert_eq!(replies(&mut stream, option).last(), Some(&ACK), "{option}");
+    for option in [OPT_LIST, OPT_INFO, OPT_STARTTLS] {
+        assert_eq!(replies(&mut stream, option).last(), Some(&REP_ACK), "{option}");
     }
     let mut secure = handshake(&agent, stream);
-    let all = [option_bytes(LIST, b""), option_bytes(INFO, &[0; 6]), option_bytes(GO, &[0; 6])];
+    let all = [option(OPT_LIST, b""), option(OPT_INFO, &[0; 6]), option(OPT_GO, &[0; 6])];
     secure.write_all(&all.concat()).unwrap();
-    for option in [LIST, INFO, GO] {
-        assert_eq!(replies(&mut secure, option).last(), Some(&ACK), "{option}");
+    for option in [OPT_LIST, OPT_INFO, OPT_GO] {
+        assert_eq!(replies(&mut secure, option).last(), Some(&REP_ACK), "{option}");
     }
 
     // An answer before STARTTLS does not hide what stands behind it.
     let mut stream = plain(&agent);
-    let injected = [option_bytes(LIST, b""), option_bytes(STARTTLS, b""), option_bytes(LIST, b"")];
+    let injected = [option(OPT_LIST, b""), option(OPT_STARTTLS, b""), option(OPT_LIST, b"")];
     stream.write_all(&injected.concat()).unwrap();
     let said = end(&mut stream);
-    assert!(!said.windows(4).any(|code| code == STARTTLS.to_be_bytes()), "{said:?}");
+    assert!(!said.windows(4).any(|code| code == OPT_STARTTLS.to_be_bytes()), "{said:?}");
     agent.wait_for_line("in plain text behind NBD_OPT_STARTTLS");
     assert_alive(&agent);
 }
@@ -74,9 +74,9 @@ fn options_in_one_send_are_answered_before_starttls_and_inside_tls() {
 #[test]
 fn plain_text_instead_of_the_handshake_ends_the_session() {
     let (agent, _ca) = agent("--tls=on memory 256M");
-    for bytes in [&option_bytes(GO, &[0; 6])[..], &[0; 70_000], b"GET / HTTP/1.0\r\n\r\n"] {
+    for bytes in [&option(OPT_GO, &[0; 6])[..], &[0; 70_000], b"GET / HTTP/1.0\r\n\r\n"] {
         let mut stream = plain(&agent);
-        assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+        assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
         // The agent may have closed before it has all.
         stream.write_all(bytes).ok();
         let said = end(&mut stream);
@@ -91,7 +91,7 @@ fn plain_text_instead_of_the_handshake_ends_the_session() {
 fn a_client_that_leaves_in_the_handshake_is_named_so() {
     let (agent, _ca) = agent("--tls=on memory 256M");
     let mut stream = plain(&agent);
-    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
     stream.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
     drop(stream);
     let line = ending(&agent);
@@ -102,7 +102,7 @@ fn a_client_that_leaves_in_the_handshake_is_named_so() {
 fn the_handshake_counts_in_the_timeout() {
     let (agent, _ca) = agent("--tls=on --timeout 500ms memory 256M");
     let mut stream = plain(&agent);
-    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
     assert!(end(&mut stream).is_empty());
     let line = ending(&agent);
     assert!(line.contains("did not finish negotiating in time"), "{line}");
@@ -112,7 +112,7 @@ fn the_handshake_counts_in_the_timeout() {
 fn a_client_in_the_handshake_does_not_hold_the_agent_up() {
     let (mut agent, _ca) = agent("--tls=on --timeout 60 --shutdown-timeout 60 memory 256M");
     let mut stream = plain(&agent);
-    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
     let lines = agent.end();
     assert!(lines.iter().any(|line| line.contains("shut down")), "{lines:?}");
 }
@@ -137,7 +137,7 @@ fn plain_requests_after_the_handshake_end_the_session() {
     let mut secure = secured(&agent);
     go(&mut secure);
     let mut stream = secure.sock;
-    stream.write_all(&request(0, 0, 4096)).unwrap();
+    stream.write_all(&request(0, 7, 0, 4096)).unwrap();
     end(&mut stream);
     let line = ending(&agent);
     assert!(line.contains("TLS failed") && line.contains("requests=0"), "{line}");
@@ -162,7 +162,7 @@ fn a_goodbye_and_a_cut_both_end_the_session() {
 
     let mut secure = secured(&agent);
     go(&mut secure);
-    secure.write_all(&request(2, 0, 0)).unwrap();
+    secure.write_all(&request(2, 7, 0, 0)).unwrap();
     assert_eq!(secure.read(&mut [0]).unwrap(), 0, "a goodbye after NBD_CMD_DISC");
     assert!(ending(&agent).contains("disconnected"));
 }
@@ -171,10 +171,10 @@ fn a_goodbye_and_a_cut_both_end_the_session() {
 fn requests_that_come_with_the_last_of_the_handshake_are_answered() {
     let (agent, _ca) = agent("--tls=require memory 256M");
     let mut stream = plain(&agent);
-    assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+    assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
     let mut secure = handshake(&agent, stream);
     // rustls sends what was written with its Finished, in one go.
-    let all = [option_bytes(GO, &[0; 6]), request(0, 0, 100_000), request(2, 0, 0)].concat();
+    let all = [option(OPT_GO, &[0; 6]), request(0, 7, 0, 100_000), request(2, 7, 0, 0)].concat();
     secure.write_all(&all).unwrap();
     let mut answers = Vec::new();
     secure.read_to_end(&mut answers).unwrap();
@@ -189,7 +189,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
     go(&mut secure);
     // Data, not holes: a reply has something to hold.
     let len = 32 << 20;
-    secure.write_all(&request(1, 0, len)).unwrap();
+    secure.write_all(&request(1, 7, 0, len)).unwrap();
     secure.write_all(&vec![7; len as usize]).unwrap();
     secure.read_exact(&mut [0; 16]).unwrap();
     let memory = |key: &str| -> u64 {
@@ -200,7 +200,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
     let before = memory("VmRSS");
     // The agent stops taking requests in, so the socket fills and a send finds no room.
     secure.sock.set_nonblocking(true).unwrap();
-    let requests = request(0, 0, 1 << 20).repeat(100);
+    let requests = request(0, 7, 0, 1 << 20).repeat(100);
     let mut sent = 0;
     while sent < 50_000 {
         match secure.write(&requests).and_then(|_| secure.flush()) {

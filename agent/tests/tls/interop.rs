@@ -2,11 +2,9 @@
 
 use std::{fs, io::BufRead};
 
-use crate::{
-    agent::Agent,
-    certificates::client,
-    client::{agent, noise, succeeds, uri, word},
-};
+use support::{agent::Agent, certificates::client, process::succeeds};
+
+use crate::client::{agent, assert_copies_in_and_out, uri, word};
 
 /// Runs Python with libnbd's handle `h`, connected.
 pub(crate) fn nbdsh(uri: &str, before: &str, script: &str) -> String {
@@ -78,15 +76,7 @@ fn nbdcopy_brings_an_image_in_and_out() {
     let (agent, ca) = agent("--tls=require --tls-verify-peer memory 20M");
     ca.client_in(&agent.path("client"), client(1));
     let uri = uri(&agent, "nbds", "client");
-    let (image, back) = (word(&agent, "image"), word(&agent, "back"));
-    let mut data = noise(9 << 20);
-    data.resize(20 << 20, 0);
-    data.extend(noise(100));
-    data.drain(..100);
-    fs::write(&image, &data).unwrap();
-    succeeds("nbdcopy", "libnbd-bin", &[&image, &uri]);
-    succeeds("nbdcopy", "libnbd-bin", &["--flush", &uri, &back]);
-    assert!(fs::read(&back).unwrap() == data, "the image came back otherwise");
+    assert_copies_in_and_out(&agent, &uri);
 }
 
 #[test]

@@ -2,11 +2,7 @@
 //! to, and nbdkit where it says the same thing.
 
 mod access;
-#[path = "../front/agent.rs"]
-#[allow(dead_code, reason = "shared with the front tests")]
-mod agent;
 mod captive;
-mod certificates;
 mod client;
 mod hostile;
 mod interop;
@@ -16,3 +12,6 @@ mod peers;
 mod psk;
 mod reload;
 mod start;
+
+/// The agent that cargo has built for these tests.
+const BINARY: &str = env!("CARGO_BIN_EXE_agent");

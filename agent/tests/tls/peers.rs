@@ -1,11 +1,13 @@
 //! `--tls-verify-peer`: who is let in, and what the log says of the others.
 
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
-
-use crate::{
+use support::{
+    agent::Agent,
     certificates::{Ca, client},
-    client::{agent, size, uri},
 };
+
+use crate::BINARY;
+use crate::client::{agent, size, uri};
 
 #[test]
 fn a_certificate_of_the_ca_is_let_in_and_its_owner_is_logged() {
@@ -60,15 +62,23 @@ fn a_client_that_cannot_be_verified_is_refused_by_reason() {
     assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20), "others are not disturbed");
 }
 
+/// Ends an agent, and starts one that verifies clients by the same certificates.
+fn verifies(first: &mut Agent) -> Agent {
+    first.end();
+    Agent::start(
+        BINARY,
+        &format!(
+            "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
+            first.path("server").display()
+        ),
+    )
+}
+
 #[test]
 fn a_revoked_certificate_is_refused_and_others_are_not() {
     let (mut first, ca) = agent("--tls=require memory 1M");
     ca.revoke_in(&first.path("server"), 7, 2090);
-    first.end();
-    let agent = crate::agent::Agent::start(&format!(
-        "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
-        first.path("server").display()
-    ));
+    let agent = verifies(&mut first);
     ca.client_in(&agent.path("revoked"), client(7));
     ca.client_in(&agent.path("client"), client(8));
     size(&uri(&agent, "nbds", "revoked")).unwrap_err();
@@ -81,11 +91,7 @@ fn a_revoked_certificate_is_refused_and_others_are_not() {
 fn a_revocation_list_past_its_time_lets_nobody_in() {
     let (mut first, ca) = agent("--tls=require memory 1M");
     ca.revoke_in(&first.path("server"), 7, 2003);
-    first.end();
-    let agent = crate::agent::Agent::start(&format!(
-        "-U {{}}/socket --tls=require --tls-verify-peer --tls-certificates {} memory 1M",
-        first.path("server").display()
-    ));
+    let agent = verifies(&mut first);
     ca.client_in(&agent.path("client"), client(8));
     size(&uri(&agent, "nbds", "client")).unwrap_err();
     let line = agent.wait_for_line("session").pop().unwrap();

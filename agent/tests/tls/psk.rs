@@ -7,11 +7,17 @@ use std::{
     process::Command,
 };
 
+use support::{
+    agent::Agent,
+    client::ask,
+    process::succeeds,
+    random::Random,
+    wire::{OPT_GO, OPT_STARTTLS, REP_ACK, REP_ERR_TLS_REQD, option},
+};
+
 use crate::{
-    agent::{Agent, BINARY},
-    client::{
-        ACK, ERR_TLS_REQD, GO, STARTTLS, ask, noise, option_bytes, plain, size, succeeds, word,
-    },
+    BINARY,
+    client::{assert_copies_in_and_out, plain, size, word},
     interop::{WRITE_AND_READ, nbdsh},
 };
 
@@ -54,13 +60,7 @@ fn libnbd_reads_what_it_wrote_in_both_versions() {
 fn nbdcopy_brings_an_image_in_and_out() {
     let agent = agent("--tls=require memory 20M");
     let uri = uri(&agent, "bob", "keys.psk");
-    let (image, back) = (word(&agent, "image"), word(&agent, "back"));
-    let mut data = noise(9 << 20);
-    data.resize(20 << 20, 0);
-    fs::write(&image, &data).unwrap();
-    succeeds("nbdcopy", "libnbd-bin", &[&image, &uri]);
-    succeeds("nbdcopy", "libnbd-bin", &["--flush", &uri, &back]);
-    assert!(fs::read(&back).unwrap() == data, "the image came back otherwise");
+    assert_copies_in_and_out(&agent, &uri);
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn an_unknown_user_and_a_wrong_key_are_refused_with_the_name_that_was_said() {
 fn require_and_on_are_as_with_certificates() {
     for (words, refused) in [("--tls=require memory 1M", true), ("memory 1M", false)] {
         let agent = agent(words);
-        let replies = ask(&mut plain(&agent), GO, &[0; 6]);
-        assert_eq!(replies == [ERR_TLS_REQD], refused, "{words}: {replies:?}");
+        let replies = ask(&mut plain(&agent), OPT_GO, &[0; 6]);
+        assert_eq!(replies == [REP_ERR_TLS_REQD], refused, "{words}: {replies:?}");
         assert_eq!(size(&uri(&agent, "alice", "keys.psk")), Ok(1 << 20));
     }
 }
@@ -118,9 +118,9 @@ fn require_and_on_are_as_with_certificates() {
 #[test]
 fn what_is_no_handshake_ends_the_session_and_no_other() {
     let agent = agent("--tls=on --timeout 500ms memory 1M");
-    for bytes in [&option_bytes(GO, &[0; 6])[..], &[0; 70_000], b"", b"\x16\x03\x01"] {
+    for bytes in [&option(OPT_GO, &[0; 6])[..], &[0; 70_000], b"", b"\x16\x03\x01"] {
         let mut stream = plain(&agent);
-        assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+        assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
         // The agent may have closed before it has all.
         stream.write_all(bytes).ok();
         let ended = stream.read_to_end(&mut Vec::new());

@@ -7,11 +7,16 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use support::{
+    agent::Agent,
+    certificates::{Ca, client},
+    client::ask,
+    wire::{OPT_STARTTLS, REP_ACK},
+};
 
 use crate::{
-    agent::{Agent, BINARY},
-    certificates::{Ca, client},
-    client::{ACK, Guest, STARTTLS, agent, ask, handshake, plain, size, uri},
+    BINARY,
+    client::{Guest, agent, handshake, plain, size, uri},
 };
 
 const DAY: u64 = 24 * 60 * 60;
@@ -101,7 +106,7 @@ fn a_renewed_certificate_counts_from_hup_on() {
     let is_trusted = |ca: &Ca| {
         ca.trusted_in(&agent.path("trust"));
         let mut stream = plain(&agent);
-        assert_eq!(ask(&mut stream, STARTTLS, b""), [ACK]);
+        assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
         let mut secure = handshake(&agent, stream);
         secure.conn.complete_io(&mut secure.sock).is_ok()
     };

@@ -8,11 +8,11 @@ use std::{
     process::Command,
 };
 
+use support::{agent::Agent, certificates::Ca, process::fails};
 use tempfile::TempDir;
 
 use crate::{
-    agent::{Agent, BINARY, fails},
-    certificates::Ca,
+    BINARY,
     client::{size, uri},
 };
 

@@ -10,7 +10,7 @@ fn cases_are_counted_on_every_server() {
         let words = ["--time", "150ms", "--warm-up", "20ms", "--size", "4k,64k", "--depth", "1,4"];
         let told = json(&server.does("bench", &[&words[..], &["--json"]].concat()));
         let cases = told["cases"].as_array().expect("cases");
-        assert_eq!((told["size"].as_u64(), cases.len()), (Some(super::server::SIZE), 4));
+        assert_eq!((told["size"].as_u64(), cases.len()), (Some(support::server::SIZE), 4));
         for case in cases {
             let number = |key: &str| case[key].as_f64().expect("a number");
             assert!(number("requests") > 0.0 && number("failed") == 0.0, "{case}");
@@ -27,7 +27,7 @@ fn cases_are_counted_on_every_server() {
 
 #[test]
 fn what_writes_needs_a_yes_and_does_write() {
-    let server = super::Server::agent(super::Unix);
+    let server = super::Server::agent(super::TOOL, super::Unix);
     let why = server.fails("bench", &["--mode", "write"]);
     assert!(why.contains("--destroy"), "{why}");
     assert_eq!(server.holds(0, 4096), [0; 4096]);
@@ -42,7 +42,7 @@ fn what_writes_needs_a_yes_and_does_write() {
 
 #[test]
 fn runs_are_compared_on_one_page() {
-    let server = super::Server::agent(super::Unix);
+    let server = super::Server::agent(super::TOOL, super::Unix);
     let (before, page) =
         (server.dir.path().join("before.json"), server.dir.path().join("page.html"));
     let quick = ["--time", "50ms", "--size", "4k", "--depth", "1"];

@@ -1,11 +1,9 @@
 //! `zero`, `trim`, `cache`, `write` and `read`: what they do to the disk, what they ask of the
 //! server, and what they say.
 
-use crate::{
-    json,
-    server::{Server, Transport::Unix},
-    servers,
-};
+use support::server::{Server, Transport::Unix};
+
+use crate::{TOOL, json, servers};
 
 #[test]
 fn zeroes_and_trims_lie_where_they_were_asked_for() {
@@ -37,7 +35,7 @@ fn zeroes_and_trims_lie_where_they_were_asked_for() {
 
 #[test]
 fn all_of_a_disk_must_be_said() {
-    let server = Server::nbdkit(Unix);
+    let server = Server::nbdkit(TOOL, Unix);
     for verb in ["zero", "trim"] {
         assert!(server.fails(verb, &[]).contains("--length <SIZE>"));
         assert!(server.fails(verb, &["--all", "--length", "1"]).contains("cannot be used with"));
@@ -50,7 +48,7 @@ fn logged(plugin: &str, verb: &str, words: &[&str]) -> String {
     let log = tempfile::NamedTempFile::new().expect("a file");
     let path = log.path().to_str().expect("UTF-8");
     let server =
-        Server::activated(&format!("nbdkit -f --filter=log {plugin} logfile={path}"), Unix);
+        Server::activated(TOOL, &format!("nbdkit -f --filter=log {plugin} logfile={path}"), Unix);
     server.does(verb, words);
     drop(server);
     std::fs::read_to_string(path).expect("the log")
@@ -87,7 +85,7 @@ fn long_ranges_are_cut_and_grow_while_that_is_quick() {
 #[test]
 fn a_server_that_cannot_zero_gets_zeroes() {
     let command = "nbdkit -f --filter=nozero memory 3M zeromode=none";
-    let server = Server::activated(command, Unix);
+    let server = Server::activated(TOOL, command, Unix);
     server.does("write", &["--pattern", "--length", "3M"]);
     let told = json(&server.does("zero", &["--offset", "1M", "--length", "1025k", "--json"]));
     assert_eq!((&told["method"], &told["requests"]), (&"write".into(), &2.into()));
@@ -96,7 +94,7 @@ fn a_server_that_cannot_zero_gets_zeroes() {
     server.does("read", &["--verify-pattern", "--length", "1M"]);
     let why = server.fails("zero", &["--all", "--fast"]);
     assert!(why.contains("does not offer"), "{why}");
-    let server = Server::activated("nbdkit -f -r memory 1M", Unix);
+    let server = Server::activated(TOOL, "nbdkit -f -r memory 1M", Unix);
     for verb in ["zero", "trim"] {
         assert!(server.fails(verb, &["--all"]).contains("read-only"));
     }
@@ -104,7 +102,7 @@ fn a_server_that_cannot_zero_gets_zeroes() {
 
 #[test]
 fn read_and_write_tell_programs_what_they_did() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let words = ["--pattern", "--offset", "8", "--length", "100k", "--json"];
     let told = json(&server.does("write", &words));
     assert_eq!((&told["offset"], &told["length"]), (&8.into(), &102_400.into()));

@@ -8,12 +8,10 @@ use std::{
     thread,
 };
 
+use support::server::{Server, Transport::Unix};
 use tempfile::TempDir;
 
-use crate::{
-    json,
-    server::{Server, TOOL, Transport::Unix},
-};
+use crate::{TOOL, json};
 
 /// A listener whose one client is handled by `serve`, and what `connect` wrote and said to it.
 fn with_listener(
@@ -76,7 +74,7 @@ fn the_end_of_the_other_end_leaves_time_for_what_is_under_way() {
 
 #[test]
 fn a_server_says_its_greeting() {
-    let server = Server::nbdkit(Unix);
+    let server = Server::nbdkit(TOOL, Unix);
     assert!(server.does("connect", &[]).starts_with(b"NBDMAGICIHAVEOPT"));
 }
 

@@ -1,10 +1,8 @@
 //! `dump` beside nbddump, which prints in colours unless told otherwise.
 
-use crate::{
-    json, libnbd,
-    server::{SIZE, Server, Transport::Unix},
-    servers,
-};
+use support::server::{SIZE, Server, Transport::Unix};
+
+use crate::{TOOL, json, libnbd, servers};
 
 fn as_nbddump(server: &Server) {
     let ours = server.does("dump", &[]);
@@ -28,13 +26,14 @@ fn rows_are_those_of_nbddump() {
         "nbdkit -f data size=8M '1*33 @1048576 1*4096 @8388607 2'",
     ] {
         println!("{command}");
-        as_nbddump(&Server::activated(command, Unix));
+        as_nbddump(&Server::activated(TOOL, command, Unix));
     }
 }
 
 #[test]
 fn a_hole_costs_nothing() {
-    let server = Server::activated("nbdkit -f data size=6E '@5764607523034230784 \"hello\"'", Unix);
+    let server =
+        Server::activated(TOOL, "nbdkit -f data size=6E '@5764607523034230784 \"hello\"'", Unix);
     // All of it would be some billions of extents.
     let words = ["--offset", "5764607523034230784", "--length", "1T"];
     let text = String::from_utf8(server.does("dump", &words)).expect("UTF-8");
@@ -47,7 +46,7 @@ fn a_hole_costs_nothing() {
 fn a_range_need_not_be_in_blocks() {
     let command = "nbdkit -f --filter=blocksize-policy pattern 1M blocksize-minimum=512 \
                    blocksize-error-policy=error";
-    let server = Server::activated(command, Unix);
+    let server = Server::activated(TOOL, command, Unix);
     let text = server.does("dump", &["--offset", "508", "--length", "9"]);
     let row = "00000001fc: 00 00 01 f8 00 00 00 00  00                      |.........       |\n";
     assert_eq!(String::from_utf8_lossy(&text), row);
@@ -56,7 +55,7 @@ fn a_range_need_not_be_in_blocks() {
 
 #[test]
 fn json_is_an_object_a_row() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     server.does("write", &["--pattern", "--offset", "64", "--length", "8"]);
     let text = String::from_utf8(server.does("dump", &["--json"])).expect("UTF-8");
     let rows: Vec<_> = text.lines().map(|row| json(row.as_bytes())).collect();

@@ -1,12 +1,9 @@
 //! `info` and `list` beside nbdinfo.
 
 use serde_json::Value;
+use support::server::{Server, Transport::Unix};
 
-use crate::{
-    json, libnbd,
-    server::{Server, Transport::Unix},
-    servers,
-};
+use crate::{TOOL, json, libnbd, servers};
 
 /// What nbdinfo 1.14 does not know; the URI, which it spells in its own way; and what it reads from
 /// the disk.
@@ -66,7 +63,7 @@ fn servers_of_all_kinds_are_shown_as_nbdinfo_shows_them() {
         "qemu-nbd --persistent --allocation-depth --export-name 'a b/c' --format raw $disk",
     ] {
         println!("{command}");
-        let server = Server::activated(command, Unix);
+        let server = Server::activated(TOOL, command, Unix);
         if command.contains("export-name") {
             let theirs = libnbd("nbdinfo", &["--list", "--json", &server.uri]).stdout;
             let ours = json(&server.does("list", &["--json"]));
@@ -91,7 +88,7 @@ fn a_name_that_is_listed_and_not_opened_is_told_with_the_others() {
     let command = "nbdkit -f eval get_size='echo 1M' list_exports='echo NAMES; echo here; echo gone' \
                    open='if [ \"$3\" = gone ]; then echo no such thing >&2; exit 1; fi' \
                    2>/dev/null";
-    let server = Server::activated(command, Unix);
+    let server = Server::activated(TOOL, command, Unix);
     let told = json(&server.does("list", &["--json"]));
     assert_eq!(told["exports"][0]["export-size"], 1 << 20);
     let gone = &told["exports"][1];
@@ -109,7 +106,7 @@ fn questions_are_answered_by_the_exit_code_as_nbdinfo_does() {
         "nbdkit -f --no-sr --filter=nozero memory 1M zeromode=none",
         "qemu-nbd --persistent --format raw $disk",
     ] {
-        let server = Server::activated(command, Unix);
+        let server = Server::activated(TOOL, command, Unix);
         for (option, word) in [
             ("--can", "connect"),
             ("--can", "read"),

@@ -2,28 +2,27 @@
 //! qemu-nbd, held against what libnbd's tools say of the same server.
 
 mod bench;
-mod certificates;
 mod change;
 mod connect;
 mod dump;
 mod info;
 mod map;
 mod probe;
-#[path = "../server/mod.rs"]
-mod server;
-
 mod tls;
 
 use std::process::{Command, Output};
 
-use server::{
+use support::server::{
     Server,
     Transport::{Tcp, Unix},
 };
 
+/// The guest-tools that cargo has built for these tests.
+const TOOL: &str = env!("CARGO_BIN_EXE_guest-tools");
+
 /// One of each kind.
 fn servers() -> [Server; 3] {
-    [Server::nbdkit(Unix), Server::qemu_nbd(Tcp), Server::agent(Unix)]
+    [Server::nbdkit(TOOL, Unix), Server::qemu_nbd(TOOL, Tcp), Server::agent(TOOL, Unix)]
 }
 
 fn libnbd(program: &str, words: &[&str]) -> Output {

@@ -1,10 +1,8 @@
 //! `map` beside nbdinfo --map.
 
-use crate::{
-    json, libnbd,
-    server::{Server, Transport::Unix},
-    servers,
-};
+use support::server::{Server, Transport::Unix};
+
+use crate::{TOOL, json, libnbd, servers};
 
 fn as_nbdinfo(server: &Server, context: &str) {
     let map = format!("--map={context}");
@@ -48,18 +46,18 @@ fn large_and_odd_disks() {
         "nbdkit -f sparse-random 100M seed=3",
     ] {
         println!("{command}");
-        as_nbdinfo(&Server::activated(command, Unix), "base:allocation");
+        as_nbdinfo(&Server::activated(TOOL, command, Unix), "base:allocation");
     }
 }
 
 #[test]
 fn other_contexts_have_their_own_names() {
     let command = "qemu-nbd --persistent --allocation-depth --format raw $disk";
-    as_nbdinfo(&Server::activated(command, Unix), "qemu:allocation-depth");
+    as_nbdinfo(&Server::activated(TOOL, command, Unix), "qemu:allocation-depth");
     let command = r#"sh -c 'qemu-img create -q -f qcow2 "$0.q" 3M;
         qemu-img bitmap --add -g 64k "$0.q" b; qemu-io -f qcow2 -c "write 1M 64k" "$0.q" >&2;
         exec env LISTEN_PID=$$ qemu-nbd --persistent --bitmap b --format qcow2 "$0.q"' "$disk""#;
-    let server = Server::activated(command, Unix);
+    let server = Server::activated(TOOL, command, Unix);
     as_nbdinfo(&server, "qemu:dirty-bitmap:b");
     let told = server.does("map", &["--context", "qemu:dirty-bitmap:b"]);
     assert!(String::from_utf8_lossy(&told).contains("  dirty\n"));
@@ -67,9 +65,9 @@ fn other_contexts_have_their_own_names() {
 
 #[test]
 fn a_server_without_the_context_is_an_error_with_its_mend() {
-    let server = Server::activated("nbdkit -f --no-sr memory 1M", Unix);
+    let server = Server::activated(TOOL, "nbdkit -f --no-sr memory 1M", Unix);
     assert!(server.fails("map", &[]).contains("has no map \"base:allocation\""));
-    let server = Server::nbdkit(Unix);
+    let server = Server::nbdkit(TOOL, Unix);
     let why = server.fails("map", &["--context", "qemu:dirty-bitmap:x"]);
     assert!(why.contains("'guest-tools info' lists the contexts"), "{why}");
     let why = server.fails("map", &["--offset", "17M"]);

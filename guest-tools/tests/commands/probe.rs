@@ -10,13 +10,10 @@ use std::{
     thread,
 };
 
+use support::server::{Server, Transport::Unix};
 use tempfile::TempDir;
 
-use crate::{
-    json,
-    server::{Server, TOOL, Transport::Unix},
-    servers,
-};
+use crate::{TOOL, json, servers};
 
 fn verdicts(told: &serde_json::Value) -> Vec<String> {
     let findings = told["findings"].as_array().expect("findings");
@@ -37,7 +34,7 @@ fn a_server_that_can_be_used_is_exit_0() {
 
 #[test]
 fn an_export_that_is_not_there_is_a_warning() {
-    let server = Server::qemu_nbd(Unix);
+    let server = Server::qemu_nbd(TOOL, Unix);
     let uri = server.uri.replace("nbd+unix:///?", "nbd+unix:///other?");
     let output = Command::new(TOOL).args(["probe", &uri, "--json"]).output().expect("it starts");
     assert_eq!(output.status.code(), Some(0));

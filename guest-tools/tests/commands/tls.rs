@@ -9,17 +9,17 @@ use std::{
     thread,
 };
 
-use tempfile::TempDir;
-
-use crate::{
-    certificates::Ca,
-    json,
+use support::{
+    certificates::{Ca, client},
     server::{
-        Server, TOOL,
+        Server,
         Transport::{self, Tcp, Unix},
         agent,
     },
 };
+use tempfile::TempDir;
+
+use crate::{TOOL, json};
 
 /// Certificates of one CA for both ends, a directory with the CA alone, and one of another CA.
 struct Keys {
@@ -30,11 +30,11 @@ impl Keys {
     fn new() -> Self {
         let dir = TempDir::with_prefix("guest-tools-test-").expect("a directory");
         let keys = Self { dir };
-        let ca = Ca::new();
+        let ca = Ca::new("the CA");
         ca.server_in(&keys.of("server"));
-        ca.client_in(&keys.of("client"));
+        ca.client_in(&keys.of("client"), client(7));
         ca.trusted_in(&keys.of("trust"));
-        Ca::new().trusted_in(&keys.of("other"));
+        Ca::new("another CA").trusted_in(&keys.of("other"));
         keys
     }
 
@@ -45,10 +45,11 @@ impl Keys {
     fn servers(&self, words: &str, transport: Transport) -> [Server; 2] {
         let words =
             format!("--tls=require --tls-certificates={} {words}", self.of("server").display());
-        let agent = agent();
+        let agent = agent(TOOL);
         [
-            Server::activated(&format!("nbdkit -f {words} file $disk"), transport),
+            Server::activated(TOOL, &format!("nbdkit -f {words} file $disk"), transport),
             Server::activated(
+                TOOL,
                 &format!("{} --log null {words} file $disk", agent.display()),
                 transport,
             ),
@@ -144,7 +145,7 @@ fn what_is_missing_is_told_before_anybody_is_connected_to() {
 #[test]
 fn a_server_without_tls_is_not_used() {
     let keys = Keys::new();
-    let server = Server::nbdkit(Unix);
+    let server = Server::nbdkit(TOOL, Unix);
     fails(&["info", &secure(&server, &keys.of("trust"), "")], "was refused by the server");
 }
 

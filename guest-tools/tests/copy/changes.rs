@@ -7,13 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
+use support::server::{SIZE, Server, Transport::Unix};
 use tempfile::TempDir;
 
 use crate::{
-    copies,
+    TOOL, copies,
     faults::{begun, ends_badly},
     loops::Loop,
-    server::{SIZE, Server, TOOL, Transport::Unix},
     sparse, text,
 };
 
@@ -22,7 +22,7 @@ const DATA: u64 = SIZE / 2;
 
 /// A server that needs more than a second for the data.
 fn slow() -> Server {
-    Server::activated(r#"nbdkit -f --filter=rate file "$disk" rate=20M"#, Unix)
+    Server::activated(TOOL, r#"nbdkit -f --filter=rate file "$disk" rate=20M"#, Unix)
 }
 
 fn source() -> (TempDir, String) {

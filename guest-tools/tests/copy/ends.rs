@@ -4,14 +4,12 @@
 
 use std::fs;
 
-use crate::{
-    copies, fails, is_same, judge,
-    server::{
-        SIZE, Server,
-        Transport::{Tcp, Unix},
-    },
-    sparse, text, told, under_nbdkit,
+use support::server::{
+    SIZE, Server,
+    Transport::{Tcp, Unix},
 };
+
+use crate::{TOOL, copies, fails, is_same, judge, sparse, text, told, under_nbdkit};
 
 const DATA: [(u64, u64); 3] = [(0, 3_000_001), (9 << 20, 400_000), (SIZE - 5, 5)];
 
@@ -34,24 +32,29 @@ fn round_trip(server: &Server) {
 
 #[test]
 fn with_the_agent() {
-    round_trip(&Server::agent(Unix));
-    round_trip(&Server::agent(Tcp));
+    round_trip(&Server::agent(TOOL, Unix));
+    round_trip(&Server::agent(TOOL, Tcp));
 }
 
 #[test]
 fn with_nbdkit() {
-    round_trip(&Server::nbdkit(Unix));
+    round_trip(&Server::nbdkit(TOOL, Unix));
 }
 
 #[test]
 fn with_qemu_nbd() {
-    round_trip(&Server::qemu_nbd(Unix));
-    round_trip(&Server::activated(r#"qemu-nbd --persistent --shared 8 --format raw "$disk""#, Tcp));
+    round_trip(&Server::qemu_nbd(TOOL, Unix));
+    round_trip(&Server::activated(
+        TOOL,
+        r#"qemu-nbd --persistent --shared 8 --format raw "$disk""#,
+        Tcp,
+    ));
 }
 
 #[test]
 fn from_server_to_server() {
-    let servers = [Server::agent(Unix), Server::nbdkit(Unix), Server::qemu_nbd(Tcp)];
+    let servers =
+        [Server::agent(TOOL, Unix), Server::nbdkit(TOOL, Unix), Server::qemu_nbd(TOOL, Tcp)];
     for (n, from) in servers.iter().enumerate() {
         let to = &servers[(n + 1) % servers.len()];
         sparse(&from.disk, SIZE, &DATA);
@@ -76,7 +79,7 @@ fn from_file_to_file() {
 
 #[test]
 fn several_connections_where_both_sides_allow_it() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let dir = server.dir.path();
     sparse(&dir.join("from"), SIZE, &[(0, SIZE)]);
     let from = dir.join("from");
@@ -87,6 +90,7 @@ fn several_connections_where_both_sides_allow_it() {
     assert_eq!(told(&words)["connections"], 3);
     // nbdkit says that it cannot, by a filter.
     let server = Server::activated(
+        TOOL,
         r#"nbdkit -f --filter=multi-conn file "$disk" multi-conn-mode=disable"#,
         Unix,
     );
@@ -125,7 +129,7 @@ fn what_is_larger_keeps_what_is_behind() {
 
 #[test]
 fn what_is_smaller_is_refused_before_anything_is_written() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let from = server.dir.path().join("from");
     sparse(&from, SIZE + 1, &[(0, SIZE)]);
     let before = fs::read(&server.disk).expect("the disk");

@@ -12,11 +12,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use support::server::{SIZE, Server, Transport::Unix};
 
-use crate::{
-    server::{SIZE, Server, TOOL, Transport::Unix},
-    sparse, text, under_nbdkit,
-};
+use crate::{TOOL, sparse, text, under_nbdkit};
 
 #[test]
 fn a_read_that_fails_has_its_place() {
@@ -43,6 +41,15 @@ fn a_disk_that_is_full_has_its_place() {
     assert!(!said.contains("aborting") && !said.contains("Broken pipe"), "{said}");
 }
 
+/// Runs `copies` while nbdkit serves `plugin`, a script for its plugin `sh`.
+fn under_plugin(plugin: &str, copies: &str) -> String {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("plugin.sh");
+    fs::write(&path, plugin).expect("a file");
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
+    under_nbdkit(&[], &["sh", text(&path)], copies)
+}
+
 #[test]
 fn a_flush_that_fails_is_no_success() {
     let script = r#"#!/bin/sh
@@ -54,13 +61,8 @@ fn a_flush_that_fails_is_no_success() {
         flush) echo 'EIO the disk is gone' >&2; exit 1 ;;
         *) exit 2 ;;
         esac"#;
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("plugin.sh");
-    fs::write(&path, script).expect("a file");
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
-    let said = under_nbdkit(
-        &[],
-        &["sh", text(&path)],
+    let said = under_plugin(
+        script,
         r#"echo x > from
            "$tool" copy from "$uri" --no-flush -q
            ! "$tool" copy from "$uri""#,
@@ -84,13 +86,8 @@ fn differences_are_found_and_named() {
         get_ready) truncate -s 1M "$tmpdir/disk" ;;
         *) exit 2 ;;
         esac"#;
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("plugin.sh");
-    fs::write(&path, script).expect("a file");
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
-    let said = under_nbdkit(
-        &[],
-        &["sh", text(&path)],
+    let said = under_plugin(
+        script,
         r#"head -c 1M /dev/zero | tr '\0' a > from
            "$tool" copy from "$uri" -q --request-size 64k
            ! "$tool" copy from "$uri" --request-size 64k --verify"#,
@@ -129,7 +126,7 @@ fn an_interrupted_copy_says_that_it_is_incomplete() {
 
 /// A server that needs seconds, full of data, and a file beside it, full of data too.
 fn slow() -> (Server, String) {
-    let server = Server::activated(r#"nbdkit -f --filter=rate file "$disk" rate=40M"#, Unix);
+    let server = Server::activated(TOOL, r#"nbdkit -f --filter=rate file "$disk" rate=40M"#, Unix);
     sparse(&server.disk, SIZE, &[(0, SIZE)]);
     let other = server.dir.path().join("other");
     sparse(&other, SIZE, &[(0, SIZE)]);

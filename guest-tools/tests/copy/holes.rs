@@ -2,11 +2,9 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use crate::{
-    copies, is_same, judge,
-    server::{SIZE, Server, Transport::Unix},
-    sparse, text, told, under_nbdkit,
-};
+use support::server::{SIZE, Server, Transport::Unix};
+
+use crate::{TOOL, copies, is_same, judge, sparse, text, told, under_nbdkit};
 
 /// Bytes that it takes on the disk.
 fn used(path: &Path) -> u64 {
@@ -21,7 +19,9 @@ fn map(path: &Path) -> String {
 #[test]
 fn layouts_are_the_same_on_the_other_side() {
     const DATA: [(u64, u64); 3] = [(1 << 20, 1 << 16), (5 << 20, 3 << 20), (SIZE - 4096, 4096)];
-    for server in [Server::agent(Unix), Server::nbdkit(Unix), Server::qemu_nbd(Unix)] {
+    for server in
+        [Server::agent(TOOL, Unix), Server::nbdkit(TOOL, Unix), Server::qemu_nbd(TOOL, Unix)]
+    {
         let (from, back) = (server.dir.path().join("from"), server.dir.path().join("back"));
         sparse(&from, SIZE, &DATA);
         let copied = told(&[text(&from), &server.uri]);
@@ -37,7 +37,7 @@ fn layouts_are_the_same_on_the_other_side() {
 
 #[test]
 fn zeroes_that_take_up_space_are_found() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let (from, to) = (server.dir.path().join("from"), server.dir.path().join("to"));
     let mut bytes = vec![0; 8 << 20];
     bytes[100_000] = 1;
@@ -57,7 +57,7 @@ fn zeroes_that_take_up_space_are_found() {
 
 #[test]
 fn what_is_asked_to_be_allocated_is() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let (from, to) = (server.dir.path().join("from"), server.dir.path().join("to"));
     sparse(&from, SIZE, &[(1 << 20, 100_000)]);
     copies(&[text(&from), text(&to), "--allocated"]);
@@ -68,7 +68,7 @@ fn what_is_asked_to_be_allocated_is() {
 
 #[test]
 fn what_is_there_is_overwritten_by_zeroes_unless_it_is_said_to_be_zero() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let from = server.dir.path().join("from");
     sparse(&from, SIZE, &[(1 << 20, 100_000)]);
     sparse(&server.disk, SIZE, &[(0, SIZE)]);

@@ -6,12 +6,12 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::{
-    Random,
-    loops::Loop,
-    server::{Server, TOOL, Transport::Unix},
-    text,
+use support::{
+    random::Random,
+    server::{Server, Transport::Unix},
 };
+
+use crate::{TOOL, loops::Loop, text};
 
 /// A shell command with `$tool`, `$from`, `$to` and `$uri`.
 fn shell(script: &str, from: &Path, to: &Path, uri: &str) -> Output {
@@ -31,7 +31,7 @@ fn fails(script: &str, from: &Path, to: &Path, uri: &str, says: &str) {
 fn no_words_come_among_the_bytes() {
     let dir = tempfile::tempdir().expect("a directory");
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    let bytes = Random(7).bytes(1 << 20);
+    let bytes = Random::new(7).bytes(1 << 20);
     fs::write(&from, &bytes).expect("a file");
     for script in [
         r#""$tool" copy "$from" - --progress=1 > "$to""#,
@@ -57,7 +57,7 @@ fn no_words_come_among_the_bytes() {
 
 #[test]
 fn a_standard_stream_that_is_closed_is_no_place_for_bytes() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let dir = tempfile::tempdir().expect("a directory");
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::write(&from, [1; 4096]).expect("a file");
@@ -75,8 +75,8 @@ fn a_standard_stream_that_is_closed_is_no_place_for_bytes() {
 
 #[test]
 fn the_file_that_a_server_has_open_is_no_other_side() {
-    let server = Server::agent(Unix);
-    let bytes = Random(8).bytes(fs::metadata(&server.disk).expect("the disk").len());
+    let server = Server::agent(TOOL, Unix);
+    let bytes = Random::new(8).bytes(fs::metadata(&server.disk).expect("the disk").len());
     fs::write(&server.disk, &bytes).expect("the disk");
     let why = crate::fails(&[&server.uri, text(&server.disk)]);
     assert!(why.contains("is open in the server of"), "{why}");
@@ -122,9 +122,9 @@ impl Drop for Small {
 fn what_a_standard_stream_keeps_is_made_durable() {
     let dir = tempfile::tempdir().expect("a directory");
     let from = dir.path().join("from");
-    fs::write(&from, Random(9).bytes(8 << 20)).expect("a file");
-    let server = Server::agent(Unix);
-    fs::write(&server.disk, Random(10).bytes(8 << 20)).expect("the disk");
+    fs::write(&from, Random::new(9).bytes(8 << 20)).expect("a file");
+    let server = Server::agent(TOOL, Unix);
+    fs::write(&server.disk, Random::new(10).bytes(8 << 20)).expect("the disk");
     for script in [
         r#""$tool" copy "$from" - > "$to""#,
         r#""$tool" copy - - < "$from" > "$to""#,

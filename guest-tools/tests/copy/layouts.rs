@@ -3,18 +3,20 @@
 
 use std::{fs, os::unix::fs::FileExt};
 
-use crate::{
-    Random, is_same, judge,
+use support::{
+    random::Random,
     server::{SIZE, Server, Transport::Unix},
-    text, told,
 };
+
+use crate::{TOOL, is_same, judge, text, told};
 
 #[test]
 fn whatever_goes_in_comes_out() {
-    let servers = [Server::agent(Unix), Server::nbdkit(Unix), Server::qemu_nbd(Unix)];
+    let servers =
+        [Server::agent(TOOL, Unix), Server::nbdkit(TOOL, Unix), Server::qemu_nbd(TOOL, Unix)];
     let dir = tempfile::tempdir().expect("a directory");
     let (from, back) = (dir.path().join("from"), dir.path().join("back"));
-    let mut random = Random(0x5eed);
+    let mut random = Random::new(0x5eed);
     for round in 0..15 {
         let server = &servers[round % servers.len()];
         let size = SIZE - [0, random.below(SIZE / 2), random.below(5000)][round % 3];

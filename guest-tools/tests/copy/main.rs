@@ -10,8 +10,6 @@ mod layouts;
 mod loops;
 mod pipes;
 mod same;
-#[path = "../server/mod.rs"]
-mod server;
 mod words;
 
 use std::{
@@ -21,7 +19,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use server::TOOL;
+use support::random::Random;
+
+/// The guest-tools that cargo has built for these tests.
+const TOOL: &str = env!("CARGO_BIN_EXE_guest-tools");
 
 /// `guest-tools copy WORDS`.
 fn copy(words: &[&str]) -> Output {
@@ -86,36 +87,11 @@ fn under_nbdkit(options: &[&str], plugin: &[&str], script: &str) -> String {
     said
 }
 
-/// Numbers without a pattern, the same each time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_le_bytes()[3]
-    }
-
-    fn bytes(&mut self, len: u64) -> Vec<u8> {
-        let words = (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes());
-        words.take(usize::try_from(len).expect("it fits")).collect()
-    }
-}
-
 /// A sparse file: of `size` bytes, data in each of the ranges.
 fn sparse(path: &Path, size: u64, data: &[(u64, u64)]) {
     let file = fs::File::create(path).expect("a file");
     file.set_len(size).expect("its length");
-    let mut random = Random(size | 1);
+    let mut random = Random::new(size | 1);
     for &(at, len) in data {
         let len = len.min(size.saturating_sub(at));
         file.write_all_at(&random.bytes(len), at).expect("room");

@@ -7,16 +7,16 @@ use std::{
     thread,
 };
 
-use crate::{
-    Random,
-    loops::Loop,
-    server::{SIZE, Server, TOOL, Transport::Unix},
-    sparse, text, under_nbdkit,
+use support::{
+    random::Random,
+    server::{SIZE, Server, Transport::Unix},
 };
+
+use crate::{TOOL, loops::Loop, sparse, text, under_nbdkit};
 
 #[test]
 fn a_stream_in_and_a_stream_out() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     sparse(&server.disk, SIZE, &[(3, 3_000_001), (9 << 20, 77)]);
     let disk = fs::read(&server.disk).expect("the disk");
     let mut out = Command::new(TOOL);
@@ -25,7 +25,7 @@ fn a_stream_in_and_a_stream_out() {
     assert!(output.status.success() && output.stdout == disk);
     assert!(String::from_utf8_lossy(&output.stderr).contains("16777216 bytes copied"));
     for len in [0, 1, 100_001, SIZE] {
-        let bytes = Random(5).bytes(len);
+        let bytes = Random::new(5).bytes(len);
         for to in [&server.uri, text(&server.dir.path().join("to"))] {
             let mut child = Command::new(TOOL);
             child.args(["copy", "-", to, "--json", "--requests", "3"]);
@@ -95,8 +95,8 @@ fn readers_that_go_away_and_full_disks_are_told() {
 /// Each would wait for the other if one of them only read or only wrote.
 #[test]
 fn two_of_them_in_a_row() {
-    let server = Server::agent(Unix);
-    let other = Server::nbdkit(Unix);
+    let server = Server::agent(TOOL, Unix);
+    let other = Server::nbdkit(TOOL, Unix);
     sparse(&server.disk, SIZE, &[(0, SIZE)]);
     let mut first = Command::new(TOOL);
     first.args(["copy", &server.uri, "-"]).stdout(Stdio::piped());
@@ -146,7 +146,7 @@ fn zeroes_of_a_stream_reach_a_destination_that_can_only_be_written() {
 fn zeroes_of_a_stream_reach_a_block_device() {
     let dir = tempfile::tempdir().expect("a directory");
     let backing = dir.path().join("backing");
-    fs::write(&backing, Random(9).bytes(3 << 20)).expect("a file");
+    fs::write(&backing, Random::new(9).bytes(3 << 20)).expect("a file");
     let before = fs::read(&backing).expect("a file");
     let Some(device) = Loop::over(&backing, &[]) else { return };
     for len in [100_usize, 4096, 1_000_001, 3 << 20] {

@@ -7,14 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
+use support::{
+    random::Random,
+    server::{Server, Transport::Unix},
+};
 use tempfile::TempDir;
 
-use crate::{
-    Random, copies, fails, is_same,
-    loops::Loop,
-    server::{Server, TOOL, Transport::Unix},
-    text,
-};
+use crate::{TOOL, copies, fails, is_same, loops::Loop, text};
 
 const SIZE: u64 = 4 << 20;
 
@@ -22,7 +21,7 @@ const SIZE: u64 = 4 << 20;
 fn disk() -> (TempDir, PathBuf, Vec<u8>) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("file");
-    let bytes = Random(3).bytes(SIZE);
+    let bytes = Random::new(3).bytes(SIZE);
     fs::write(&file, &bytes).expect("a file");
     (dir, file, bytes)
 }
@@ -36,7 +35,7 @@ fn refused(from: &str, to: &str, file: &Path, bytes: &[u8], says: &str) {
 
 #[test]
 fn nothing_is_copied_onto_itself() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let (dir, file, bytes) = disk();
     let (hard, soft) = (dir.path().join("hard"), dir.path().join("soft"));
     fs::hard_link(&file, &hard).expect("a link");

@@ -2,15 +2,13 @@
 
 use std::fs;
 
-use crate::{
-    copies, copy, fails,
-    server::{Server, Transport::Unix},
-    sparse, text, told, under_nbdkit,
-};
+use support::server::{Server, Transport::Unix};
+
+use crate::{TOOL, copies, copy, fails, sparse, text, told, under_nbdkit};
 
 #[test]
 fn what_is_wrong_is_told_in_one_line_and_changes_nothing() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let dir = server.dir.path();
     let (file, to) = (dir.join("file"), dir.join("to"));
     sparse(&file, 1000, &[(0, 1000)]);
@@ -54,7 +52,7 @@ fn what_is_wrong_is_told_in_one_line_and_changes_nothing() {
 
 #[test]
 fn people_and_programs_are_told() {
-    let server = Server::agent(Unix);
+    let server = Server::agent(TOOL, Unix);
     let file = server.dir.path().join("file");
     sparse(&file, 3 << 20, &[(0, 1 << 20)]);
     let words = [text(&file), &*server.uri];

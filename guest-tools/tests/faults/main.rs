@@ -1,11 +1,12 @@
 //! `test` against servers that are wrong in one way each, made for it, and against one that is right but
 //! loses at a crash what it may lose.
 
-mod server;
-
 use std::process::{Command, Output};
 
-use server::{Fault, Kind, SIZE, Server};
+use support::{
+    faulty::{Fault, Kind, SIZE, Server},
+    until,
+};
 
 fn test(server: &Server, words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_guest-tools"))
@@ -139,11 +140,7 @@ fn a_read_only_export_is_not_begun_with() {
     assert_eq!(output.status.code(), Some(1));
     assert!(error(&output).contains("it is read-only"), "{}", error(&output));
     // It says goodbye, and the server may hear it when the tool has ended.
-    let begun = std::time::Instant::now();
-    while server.requests() == 0 {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it says nothing");
-        std::thread::yield_now();
-    }
+    until("it disconnects", || server.requests() > 0);
     assert_eq!(server.requests(), 1);
 }
 

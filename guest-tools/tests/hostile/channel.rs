@@ -15,8 +15,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-
-use crate::certificates::Ca;
+use support::certificates::Ca;
 
 /// So many bytes, each so often.
 pub(crate) type Pace = (usize, Duration);
@@ -105,7 +104,7 @@ impl Write for Channel {
 
 /// A server's certificate, and beside it, in `directory`, what a client knows it by.
 pub(crate) fn config(directory: &Path) -> Arc<ServerConfig> {
-    Ca::new().server_in(directory);
+    Ca::new("the CA").server_in(directory);
     let read = |name: &str| fs::read(directory.join(name)).expect("a file");
     let certificate = CertificateDer::from_pem_slice(&read("server-cert.pem")).expect("PEM");
     let key = PrivateKeyDer::from_pem_slice(&read("server-key.pem")).expect("PEM");

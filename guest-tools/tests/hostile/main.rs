@@ -5,8 +5,6 @@
 //! `server` is the server, `channel` what it speaks through, `death` cuts whole sessions at each byte, all others are tables.
 
 mod attach;
-#[path = "../commands/certificates.rs"]
-mod certificates;
 mod channel;
 mod death;
 mod exports;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustls::ServerConfig;
+pub(crate) use support::wire::{option_reply as reply, simple_reply as simple};
 use tempfile::TempDir;
 
 use crate::channel::{Channel, Pace, config};
@@ -308,15 +309,6 @@ pub(crate) fn pattern(at: u64, len: u64) -> Vec<u8> {
     (at..at + len).map(byte).collect()
 }
 
-pub(crate) fn reply(option: u32, kind: u32, data: &[u8]) -> Vec<u8> {
-    let mut bytes = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
-    for word in [option, kind, u32::try_from(data.len()).expect("short")] {
-        bytes.extend(word.to_be_bytes());
-    }
-    bytes.extend(data);
-    bytes
-}
-
 /// NBD_REP_INFO of any kind.
 pub(crate) fn info(option: u32, kind: u16, data: &[u8]) -> Vec<u8> {
     reply(option, TOLD, &[&kind.to_be_bytes()[..], data].concat())
@@ -340,10 +332,6 @@ fn contexts(option: u32, id: u32) -> Vec<u8> {
 
 pub(crate) fn context(option: u32, id: u32, name: &[u8]) -> Vec<u8> {
     reply(option, CONTEXT, &[&id.to_be_bytes()[..], name].concat())
-}
-
-pub(crate) fn simple(cookie: u64, errno: u32) -> Vec<u8> {
-    [&0x6744_6698_u32.to_be_bytes()[..], &errno.to_be_bytes(), &cookie.to_be_bytes()].concat()
 }
 
 pub(crate) fn chunk(request: &Request, flags: u16, kind: u16, payload: &[u8]) -> Vec<u8> {

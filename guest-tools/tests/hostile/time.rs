@@ -41,10 +41,26 @@ const BENCH: Words = &["bench", "URI", "--size", "4k", "--time", "50ms", "--time
 
 const PAUSE: Duration = Duration::from_millis(40);
 
-#[test]
-fn silence_ends() {
+/// What a server does, how, and the commands that meet it.
+type Row = (&'static str, Script, &'static [Words]);
+
+/// Every command ends in time, in plain text and inside TLS, and says that the server is silent.
+fn all_give_up(rows: &[Row]) {
     let mut wrong = Vec::new();
-    for (name, script, commands) in [
+    for &(name, script, commands) in rows {
+        let plain = Manner::new(Framing::Structured, script);
+        for manner in [plain, plain.inside_tls()] {
+            let begun = Instant::now();
+            wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
+            assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
+        }
+    }
+    no_complaints(&wrong);
+}
+
+#[test]
+fn commands_give_up_on_a_silent_server() {
+    all_give_up(&[
         ("no greeting", (|_, _| Act::Mute) as Script, COMMANDS),
         (
             "no answer to options",
@@ -70,21 +86,12 @@ fn silence_ends() {
             },
             COMMANDS.get(3..).expect("those that make some"),
         ),
-    ] {
-        let plain = Manner::new(Framing::Structured, script);
-        for manner in [plain, plain.inside_tls()] {
-            let begun = Instant::now();
-            wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
-            assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
-        }
-    }
-    no_complaints(&wrong);
+    ]);
 }
 
 #[test]
 fn a_byte_now_and_then_is_silence() {
-    let mut wrong = Vec::new();
-    for (name, script, commands) in [
+    all_give_up(&[
         ("a slow greeting", (|_, honest| Act::Drip(honest, PAUSE)) as Script, COMMANDS),
         (
             "slow answers to options",
@@ -110,15 +117,7 @@ fn a_byte_now_and_then_is_silence() {
             },
             COMMANDS.get(3..).expect("those that make some"),
         ),
-    ] {
-        let plain = Manner::new(Framing::Structured, script);
-        for manner in [plain, plain.inside_tls()] {
-            let begun = Instant::now();
-            wrong.extend(Case { name, manner, commands, says: SAYS }.complaints());
-            assert!(begun.elapsed() < Duration::from_secs(15), "{name}");
-        }
-    }
-    no_complaints(&wrong);
+    ]);
 }
 
 #[test]

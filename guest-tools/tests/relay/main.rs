@@ -2,26 +2,15 @@
 //! and loses whatever it has not made durable, or answers what is no answer. The kernel itself is in tests/tests/guest_attach.rs.
 
 mod kernel;
-#[path = "../faults/server/mod.rs"]
-mod server;
 mod takeover;
 
 use kernel::{Asked, FLUSH, FUA, Kernel, READ, TRIM, WRITE, ZERO};
-use server::{Kind, SIZE, Server};
+use support::{
+    faulty::{Kind, SIZE, Server},
+    random::Random,
+};
 
 const EIO: u32 = 5;
-
-/// Numbers that look random and are the same each time (xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 16).expect("64 bits") % end
-    }
-}
 
 fn write(at: usize, bytes: Vec<u8>, flags: u16) -> Asked {
     Asked { command: WRITE, flags, at, len: bytes.len(), bytes }
@@ -36,22 +25,22 @@ fn flush() -> Asked {
 }
 
 /// A request that touches nothing that is under way.
-fn next(dice: &mut Dice, kernel: &Kernel, disk: &[u8]) -> Asked {
+fn next(random: &mut Random, kernel: &Kernel, disk: &[u8]) -> Asked {
     loop {
-        if dice.below(20) == 0 {
+        if random.index(20) == 0 {
             return flush();
         }
-        let longest = if dice.below(8) == 0 { 300 } else { 16 };
-        let len = 512 * (1 + dice.below(longest));
+        let longest = if random.index(8) == 0 { 300 } else { 16 };
+        let len = 512 * (1 + random.index(longest));
         // In a part of the disk, so that much is changed more than once.
-        let at = 512 * dice.below((SIZE / 4 - len) / 512);
+        let at = 512 * random.index((SIZE / 4 - len) / 512);
         let mut others = kernel.under_way.values();
         if others.any(|other| other.at < at + len && at < other.at + other.len) {
             continue;
         }
-        let flags = if dice.below(6) == 0 { FUA } else { 0 };
-        let fill = u8::try_from(1 + dice.below(255)).expect("a byte");
-        return match dice.below(10) {
+        let flags = if random.index(6) == 0 { FUA } else { 0 };
+        let fill = u8::try_from(1 + random.index(255)).expect("a byte");
+        return match random.index(10) {
             0..=2 => read(at, &disk[at..at + len]),
             3 => Asked { command: ZERO, flags, at, len, bytes: Vec::new() },
             4 => Asked { command: TRIM, flags, at, len, bytes: Vec::new() },
@@ -72,7 +61,7 @@ fn next(dice: &mut Dice, kernel: &Kernel, disk: &[u8]) -> Asked {
 fn nothing_is_lost(lifetime: u64, lanes: usize, depth: usize, words: &[&str]) {
     let server = Server::start(Kind::PLAIN);
     let mut kernel = Kernel::attach(&server.uri, lanes, words);
-    let mut dice = Dice(lifetime * 77 + 1);
+    let mut random = Random::new(lifetime);
     let mut disk = vec![0; SIZE];
     let turns = 4000;
     for turn in 0..turns + depth {
@@ -80,7 +69,7 @@ fn nothing_is_lost(lifetime: u64, lanes: usize, depth: usize, words: &[&str]) {
             server.lives_for(Some(lifetime));
         }
         if turn < turns {
-            let asked = next(&mut dice, &kernel, &disk);
+            let asked = next(&mut random, &kernel, &disk);
             kernel.ask(asked);
         }
         if kernel.under_way.len() >= depth || turn >= turns && !kernel.under_way.is_empty() {

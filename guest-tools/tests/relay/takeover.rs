@@ -7,14 +7,16 @@ use std::{
     thread,
 };
 
+use support::{
+    faulty::{Kind, SIZE, Server},
+    random::Random,
+};
 use tempfile::TempDir;
 
 use crate::{
-    Dice, EIO, flush,
+    EIO, flush,
     kernel::{Asked, FUA, Kernel, READ, TRIM, WRITE, ZERO},
-    next, read,
-    server::{Kind, SIZE, Server},
-    write,
+    next, read, write,
 };
 
 /// A server, and where its relays leave word to each other.
@@ -147,14 +149,14 @@ enum Ended {
 fn changes(seed: u64) -> Ended {
     let machine = Machine::new();
     let words = ["--keep=64k", "--dead-timeout=400ms"];
-    let mut dice = Dice(seed * 7919);
+    let mut random = Random::new(seed);
     let mut disk = vec![0; SIZE];
     let mut kernel = machine.attach(&words);
     assert!(kernel.is_ready());
     let mut events = 0;
     for _ in 0..12 {
         for turn in 0..20 {
-            let event = dice.below(160);
+            let event = random.index(160);
             // What ends a run sooner or later is not in each.
             let ends = seed % 3;
             events += usize::from(event < 7);
@@ -175,7 +177,7 @@ fn changes(seed: u64) -> Ended {
                 8 if ends == 2 => machine.server.fails_flushes(1),
                 _ => {}
             }
-            let asked = next(&mut dice, &kernel, &disk);
+            let asked = next(&mut random, &kernel, &disk);
             // What a failed flush has lost may be read before it is told.
             if asked.command != READ {
                 kernel.ask(asked);

@@ -257,5 +257,4 @@ const fn done_if(last: bool) -> ChunkFlags {
 }
 
 #[cfg(test)]
-#[path = "replies_tests.rs"]
 mod tests;

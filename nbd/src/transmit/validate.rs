@@ -235,5 +235,4 @@ fn check_range(terms: &Terms, command: Command, at: u64, len: u64) -> Result<(),
 }
 
 #[cfg(test)]
-#[path = "validate_tests.rs"]
 mod tests;

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn show() -> Outcome<()> {
-    need::guests()?;
+    need::guest_programs()?;
     let images = Images::of_this_workspace()?;
     let accel = Accel::of_this_machine(&images)?;
     let has_vhost = File::options().read(true).write(true).open("/dev/vhost-vsock").is_ok();

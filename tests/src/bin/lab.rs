@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Outcome<()> {
-    need::guests()?;
+    need::guest_programs()?;
     let mut guest = Guest::boot("lab")?;
     for line in stdin().lock().lines().map_while(Result::ok) {
         let ended = guest.run(&line)?;

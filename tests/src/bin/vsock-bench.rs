@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(rounds: u32, processors: u32) -> Outcome<()> {
-    need::guests()?;
+    need::guest_programs()?;
     let images = Images::of_this_workspace()?;
     let accel = Accel::of_this_machine(&images)?;
     println!(

@@ -210,5 +210,4 @@ impl<T> Drop for Task<T> {
 }
 
 #[cfg(test)]
-#[path = "alone_tests.rs"]
 mod tests;

@@ -17,7 +17,7 @@ use vsock_device::testing::{
 };
 
 use super::served::{ONE, agent, boot, reads};
-use crate::agent::Agent;
+use support::agent::Agent;
 
 /// A thing that a VMM says.
 type Says = Box<dyn Fn(&Vmm) -> io::Result<()>>;

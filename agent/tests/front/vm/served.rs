@@ -7,19 +7,20 @@ use std::{
 };
 
 use nix::fcntl::OFlag;
+use support::agent::Agent;
 use vsock_device::testing::{
     guest::Guest,
     nbd::{self, Load, READ},
 };
 
-use crate::agent::Agent;
+use crate::BINARY;
 
 /// The path of a VM.
 pub(super) const ONE: &str = "one";
 
 /// An agent with one VM's path, or two.
 pub(super) fn agent() -> Agent {
-    Agent::start("--listen vhost-user:{}/one --listen vhost-user:{}/two memory 16M")
+    Agent::start(BINARY, "--listen vhost-user:{}/one --listen vhost-user:{}/two memory 16M")
 }
 
 pub(super) fn boot(agent: &Agent, name: &str) -> Guest {

@@ -1,4 +1,5 @@
-//! A CA and what it signs, in directories as nbdkit, libnbd and QEMU want them.
+//! A certificate authority for tests. It writes its certificates into directories that nbdkit, libnbd, QEMU and
+//! our programs read.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -8,36 +9,37 @@ use rcgen::{
     RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
-/// Signs certificates.
-pub(crate) struct Ca {
+/// A certificate authority with a fresh key.
+#[derive(Debug)]
+pub struct Ca {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Ca {
-    pub(crate) fn new(name: &str) -> Self {
+    /// A CA whose common name is `name`.
+    pub fn new(name: &str) -> Self {
         let mut params = named(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().pem();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// A directory for `--tls-certificates`.
-    pub(crate) fn server_in(&self, directory: &Path) {
+    /// Writes what `--tls-certificates` needs for the names localhost and 127.0.0.1.
+    pub fn server_in(&self, directory: &Path) {
         self.server(directory, named("localhost"));
     }
 
-    /// The same with an RSA key, whose signatures cost a server most.
-    #[allow(dead_code, reason = "for the storm of handshakes in the tests of noisy neighbours")]
-    pub(crate) fn rsa_server_in(&self, directory: &Path) {
-        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    /// As [`Self::server_in`], with an RSA key: its signatures cost a server the most time.
+    pub fn rsa_server_in(&self, directory: &Path) {
+        let key = KeyPair::generate_for(&PKCS_RSA_SHA256).expect("a key");
         self.sign_key_into(directory, "server", named("localhost"), &key);
     }
 
-    /// The same, with a certificate that is valid until then, since 1970.
-    pub(crate) fn server_until(&self, directory: &Path, until: Duration) {
+    /// As [`Self::server_in`], with a certificate that expires at `until`, counted from 1970-01-01.
+    pub fn server_until(&self, directory: &Path, until: Duration) {
         let mut params = named("localhost");
         params.not_after = date_time_ymd(1970, 1, 1) + until;
         self.server(directory, params);
@@ -47,20 +49,20 @@ impl Ca {
         params.subject_alt_names = ["localhost", "127.0.0.1"]
             .map(|name| match name.parse() {
                 Ok(address) => rcgen::SanType::IpAddress(address),
-                Err(_) => rcgen::SanType::DnsName(name.try_into().unwrap()),
+                Err(_) => rcgen::SanType::DnsName(name.try_into().expect("a name")),
             })
             .into();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign_into(directory, "server", params);
     }
 
-    /// A directory for a client.
-    pub(crate) fn client_in(&self, directory: &Path, client: CertificateParams) {
+    /// Writes what a client needs.
+    pub fn client_in(&self, directory: &Path, client: CertificateParams) {
         self.sign_into(directory, "client", client);
     }
 
     fn sign_into(&self, directory: &Path, role: &str, params: CertificateParams) {
-        self.sign_key_into(directory, role, params, &KeyPair::generate().unwrap());
+        self.sign_key_into(directory, role, params, &KeyPair::generate().expect("a key"));
     }
 
     fn sign_key_into(
@@ -72,26 +74,26 @@ impl Ca {
     ) {
         params.key_usages =
             vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        let certificate = params.signed_by(key, &self.issuer).unwrap();
+        let certificate = params.signed_by(key, &self.issuer).expect("a certificate");
         self.trusted_in(directory);
-        fs::write(directory.join(format!("{role}-cert.pem")), certificate.pem()).unwrap();
-        fs::write(directory.join(format!("{role}-key.pem")), key.serialize_pem()).unwrap();
+        fs::write(directory.join(format!("{role}-cert.pem")), certificate.pem()).expect("a file");
+        fs::write(directory.join(format!("{role}-key.pem")), key.serialize_pem()).expect("a file");
     }
 
-    /// The CA's own certificate alone: enough for a client that shows none.
-    pub(crate) fn trusted_in(&self, directory: &Path) {
-        fs::create_dir_all(directory).unwrap();
-        fs::write(directory.join("ca-cert.pem"), &self.certificate).unwrap();
+    /// Writes the CA's own certificate alone: enough for a client that shows none.
+    pub fn trusted_in(&self, directory: &Path) {
+        fs::create_dir_all(directory).expect("a directory");
+        fs::write(directory.join("ca-cert.pem"), &self.certificate).expect("a file");
     }
 
-    /// A list that revokes one serial number and holds until `until`.
-    pub(crate) fn revoke_in(&self, directory: &Path, serial: u64, until: i32) {
+    /// Writes a list that revokes one serial number and expires at the start of the year `until`.
+    pub fn revoke_in(&self, directory: &Path, serial: u64, until: i32) {
         let until = date_time_ymd(until, 1, 1) - date_time_ymd(1970, 1, 1);
         self.revoke_until(directory, serial, until.try_into().expect("after 1970"));
     }
 
-    /// The same until then, since 1970.
-    pub(crate) fn revoke_until(&self, directory: &Path, serial: u64, until: Duration) {
+    /// As [`Self::revoke_in`], with a list that expires at `until`, counted from 1970-01-01.
+    pub fn revoke_until(&self, directory: &Path, serial: u64, until: Duration) {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2001, 1, 1),
             next_update: date_time_ymd(1970, 1, 1) + until,
@@ -105,13 +107,13 @@ impl Ca {
             }],
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let list = list.signed_by(&self.issuer).unwrap();
-        fs::write(directory.join("ca-crl.pem"), list.pem().unwrap()).unwrap();
+        let list = list.signed_by(&self.issuer).expect("a list");
+        fs::write(directory.join("ca-crl.pem"), list.pem().expect("PEM")).expect("a file");
     }
 }
 
-/// Good from 2001 to 2099.
-pub(crate) fn named(name: &str) -> CertificateParams {
+/// A certificate of that common name, valid from 2001 to 2099.
+pub fn named(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.remove(DnType::CommonName);
     params.distinguished_name.push(DnType::OrganizationName, "Test, Inc.");
@@ -121,8 +123,8 @@ pub(crate) fn named(name: &str) -> CertificateParams {
     params
 }
 
-/// A client's, by its serial number.
-pub(crate) fn client(serial: u64) -> CertificateParams {
+/// The certificate of the client "guest 7" with a serial number.
+pub fn client(serial: u64) -> CertificateParams {
     let mut params = named("guest 7");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.serial_number = Some(SerialNumber::from(serial));

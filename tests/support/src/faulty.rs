@@ -1,9 +1,7 @@
-//! A small NBD server in memory that has one fault, or none. What is not durable is lost when its last
-//! client leaves without a word, as in a crash; it can also crash by itself, again and again.
+//! A small NBD server in memory that has one fault, or none.
 //!
-//! `session` speaks the protocol, `disk` does what is asked, or what its fault makes of it.
-
-#![allow(dead_code, reason = "no test file uses all of it")]
+//! It loses what is not durable when its last client has left, as in a crash. It can also crash by itself, again and
+//! again. `session` speaks the protocol, `disk` executes requests and applies the fault.
 
 mod disk;
 mod session;
@@ -24,117 +22,136 @@ use tempfile::TempDir;
 
 use self::session::Session;
 
-pub(crate) const SIZE: usize = 2 << 20;
+/// Bytes that the server keeps.
+pub const SIZE: usize = 2 << 20;
 
+/// What a server does wrong. The first four faults concern one write of fifty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// A write is acknowledged and not done.
     DropsAWrite,
+    /// A write goes to the range in front of its own.
     SwapsTwo,
+    /// The second half of a write is not done.
     TearsAWrite,
+    /// A flush makes nothing durable.
     FlushesEarly,
+    /// FUA makes nothing durable.
     IgnoresFua,
-    /// Others see a connection's writes at its next flush only, though it says multi-conn.
+    /// Other connections see a write at the next flush only, although the server advertises multi-conn.
     ShowsOthersLate,
+    /// A trim reaches a block too far.
     TrimsTooMuch,
+    /// The last block of a range of zeroes is not zeroed.
     ZeroesTooLittle,
+    /// A write has a wrong bit.
     FlipsABit,
-    /// Only the first bytes of a long request are done, 64 KiB or 256 KiB.
+    /// Of a long request for zeroes the first 64 KiB are done.
     CutsZeroes,
+    /// Of a long write the first 256 KiB are done.
     CutsWrites,
-    /// Of a long read the rest is zeroes.
+    /// A long read returns zeroes after its first 256 KiB.
     CutsReads,
-    /// As many bytes more than were asked are trimmed, or zeroed, of a long request only.
+    /// A long trim reaches a block too far.
     TrimsLongTooFar,
+    /// A long request for zeroes reaches a block too far.
     ZeroesLongTooFar,
     /// At an offset inside a block the write goes to the block's start.
     WritesAtBlocks,
-    /// As reads do.
+    /// At an offset inside a block the read comes from the block's start.
     ReadsAtBlocks,
-    /// Parts of blocks are not written.
+    /// A write leaves out blocks that it covers in part.
     WritesWholeBlocks,
-    /// What is beside a part of a block becomes zeroes.
+    /// The rest of a block that is written in part becomes zeroes.
     WritesZeroesBeside,
-    /// Zeroes and trims reach over all of a block that they touch.
+    /// A request for zeroes clears every block that it touches.
     ZeroesWholeBlocks,
+    /// A trim clears every block that it touches.
     TrimsWholeBlocks,
-    /// A block is read, changed and written back, and another does so meanwhile.
+    /// A write of a part of a block reads, changes and writes the block without a lock.
     RacesInABlock,
-    /// Bytes behind the last whole block of the disk are not kept.
+    /// Writes after the last whole block of the disk are not done.
     LosesTheTail,
-    /// A write that begins with zeroes is taken for zeroes.
+    /// A write that begins with 64 zeroes writes zeroes.
     TakesForZeroes,
-    /// Fast zeroes are none.
+    /// A request for fast zeroes does nothing.
     ForgetsFastZeroes,
-    /// A read in one piece is none behind its first page.
+    /// A read with DF returns zeroes after its first page.
     CutsWholeReads,
-    /// What is asked to be cached is zeroes from then on.
+    /// NBD_CMD_CACHE clears its range.
     CacheDestroys,
-    /// Everything is a hole.
+    /// NBD_CMD_BLOCK_STATUS reports a hole for everything.
     SaysAllIsHole,
-    /// Behind 64 KiB of what was asked everything is a hole.
+    /// It reports a hole for everything after the first 64 KiB of its range.
     SaysTheRestIsHole,
-    /// What was written since the last flush is still a hole.
+    /// It reports holes as of the last flush.
     SaysLate,
-    /// 64 KiB are a hole if they begin with one.
+    /// It reports a hole for 64 KiB that begin with one.
     SaysInLargeBlocks,
-    /// Extents are those of a block later.
+    /// It reports the extents of a range one block later.
     SaysShifted,
-    /// Offsets of extents count from the block before, where they are inside one.
+    /// At an offset inside a block it reports the extents from the block's start.
     SaysOfBlocks,
-    /// Zeroes with FUA are not durable.
+    /// FUA makes zeroes not durable.
     IgnoresFuaOfZeroes,
-    /// A flush is of the own connection's writes only, though it says multi-conn.
+    /// A flush makes the own connection's writes durable alone, although the server advertises multi-conn.
     FlushesItsOwn,
-    /// Of offsets, 32 bits count.
+    /// It takes the low 32 bits of an offset.
     CutsOffsets,
-    /// The end of the disk is not there.
+    /// It has less than its size; what lies after that is mapped to its last page.
     HasLess,
 }
 
-/// What a server offers.
+/// What a server advertises, and its fault.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kind {
-    pub(crate) fault: Option<Fault>,
-    /// Bytes; the disk has `SIZE` in any case, and what is behind it is somewhere else.
-    pub(crate) size: usize,
+pub struct Kind {
+    /// What it does wrong.
+    pub fault: Option<Fault>,
+    /// The size that it advertises, in bytes. Blocks after [`SIZE`] are kept one by one.
+    pub size: usize,
     /// Structured replies, and with them `base:allocation`.
-    pub(crate) structured: bool,
-    /// It says which disk it is, and which run of the server, as the agent does.
-    pub(crate) known: bool,
-    pub(crate) read_only: bool,
+    pub structured: bool,
+    /// It has the agent's contexts for the identity of the disk and of the run.
+    pub known: bool,
+    /// It advertises that the export is read-only.
+    pub read_only: bool,
 }
 
 impl Kind {
-    pub(crate) const PLAIN: Self =
+    /// No fault, simple replies.
+    pub const PLAIN: Self =
         Self { fault: None, size: SIZE, structured: false, known: false, read_only: false };
-    pub(crate) const STRUCTURED: Self = Self { structured: true, ..Self::PLAIN };
-    pub(crate) const KNOWN: Self = Self { known: true, ..Self::STRUCTURED };
+    /// No fault, structured replies.
+    pub const STRUCTURED: Self = Self { structured: true, ..Self::PLAIN };
+    /// No fault, structured replies and the agent's contexts.
+    pub const KNOWN: Self = Self { known: true, ..Self::STRUCTURED };
 }
 
+#[derive(Debug)]
 struct Disk {
     kind: Kind,
     now: Vec<u8>,
     durable: Vec<u8>,
-    /// What is behind `SIZE`, in blocks by offset. It is durable at once.
+    /// Blocks after `SIZE` by their offset. They are durable at once.
     far: HashMap<usize, Vec<u8>>,
     writes: u64,
     requests: u64,
-    /// It crashes at each so-many-th request.
+    /// It crashes once per this many requests.
     lifetime: Option<u64>,
     crashes: u64,
-    /// Which run of the server it is. What an earlier one has not done is not done any more.
+    /// The number of this run. Requests of an earlier run are not executed.
     run: u64,
-    /// The highest generation of a client that has come in place of its older connections.
+    /// The highest generation of a client that replaced its older connections.
     generation: u64,
-    /// It takes requests and answers none.
+    /// It receives requests and answers none.
     silent: bool,
-    /// Flushes that are to fail, and to lose what they were to keep.
+    /// Flushes that will fail and lose what they were to make durable.
     failing: u64,
     clients: Vec<UnixStream>,
 }
 
 impl Disk {
-    /// Everybody is cut off. Of what is not durable, any part may have become so.
+    /// Disconnects all clients. Some blocks that were not durable become durable.
     fn crash(&mut self) {
         self.crashes += 1;
         self.run += 1;
@@ -147,7 +164,7 @@ impl Disk {
         self.hang_up();
     }
 
-    /// Everybody is cut off, and what is not durable is gone.
+    /// Disconnects all clients and drops what is not durable.
     fn lose(&mut self) {
         self.run += 1;
         self.now.clone_from(&self.durable);
@@ -164,14 +181,18 @@ impl Disk {
 
 type Shared = Arc<Mutex<Disk>>;
 
-pub(crate) struct Server {
-    pub(crate) uri: String,
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Its default export.
+    pub uri: String,
     disk: Shared,
     _dir: TempDir,
 }
 
 impl Server {
-    pub(crate) fn start(kind: Kind) -> Self {
+    /// Starts it, with a disk of zeroes.
+    pub fn start(kind: Kind) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).expect("a socket");
@@ -196,48 +217,50 @@ impl Server {
         Self { uri: format!("nbd+unix:///?socket={}", path.display()), disk, _dir: dir }
     }
 
-    /// From now on it crashes at each so-many-th request, or never.
-    pub(crate) fn lives_for(&self, requests: Option<u64>) {
+    /// From now on it crashes once per this many requests, or never.
+    pub fn lives_for(&self, requests: Option<u64>) {
         lock(&self.disk).lifetime = requests;
     }
 
-    /// Crashes now, and says another size to whoever comes back.
-    pub(crate) fn crash_and_be(&self, size: usize) {
+    /// Crashes now, and advertises another size from then on.
+    pub fn crash_and_be(&self, size: usize) {
         let mut disk = lock(&self.disk);
         disk.kind.size = size;
         disk.crash();
     }
 
-    /// Ends now, and comes back with what is durable and nothing else.
-    pub(crate) fn restart(&self) {
+    /// Restarts now, with what is durable and nothing else.
+    pub fn restart(&self) {
         lock(&self.disk).lose();
     }
 
-    /// So many flushes fail from now on, and what they were to make durable is lost.
-    pub(crate) fn fails_flushes(&self, count: u64) {
+    /// The next `count` flushes fail, and lose what they were to make durable.
+    pub fn fails_flushes(&self, count: u64) {
         lock(&self.disk).failing = count;
     }
 
-    /// Whether those who are connected get no answers any more.
-    pub(crate) fn is_silent(&self, silent: bool) {
+    /// Whether connected clients get no answers.
+    pub fn is_silent(&self, silent: bool) {
         lock(&self.disk).silent = silent;
     }
 
-    pub(crate) fn crashes(&self) -> u64 {
+    /// How often it has crashed.
+    pub fn crashes(&self) -> u64 {
         lock(&self.disk).crashes
     }
 
-    pub(crate) fn requests(&self) -> u64 {
+    /// How many requests it has received.
+    pub fn requests(&self) -> u64 {
         lock(&self.disk).requests
     }
 
     /// What a crash would leave.
-    pub(crate) fn durable(&self) -> Vec<u8> {
+    pub fn durable(&self) -> Vec<u8> {
         lock(&self.disk).durable.clone()
     }
 
-    /// Changes a byte behind everybody's back.
-    pub(crate) fn spoil(&self, at: usize) {
+    /// Changes a byte without a request.
+    pub fn spoil(&self, at: usize) {
         let mut disk = lock(&self.disk);
         disk.now[at] ^= 1;
         disk.durable[at] ^= 1;
@@ -251,7 +274,7 @@ fn lock(disk: &Shared) -> MutexGuard<'_, Disk> {
 fn accept(listener: &UnixListener, disk: &Shared) {
     let mut clients: Vec<(UnixStream, JoinHandle<()>)> = Vec::new();
     while let Ok((stream, _)) = listener.accept() {
-        // Those that have left have left before this one came.
+        // Clients that had left before this one connected.
         let had = clients.len();
         for n in (0..clients.len()).rev() {
             if has_left(&clients[n].0) {

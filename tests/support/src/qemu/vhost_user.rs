@@ -1,4 +1,4 @@
-//! The part of a vhost-user back-end that QEMU needs to accept its vsock device.
+//! As much of a vhost-user back-end as QEMU needs to start a vsock device.
 
 use std::{
     io::{Read, Write},
@@ -18,13 +18,16 @@ const PROTOCOL_FEATURES: u64 = 1 << 9;
 /// The flags of a reply: the protocol's version and the reply bit.
 const REPLY: u32 = 1 | 1 << 2;
 
-pub(crate) struct VhostUser {
+/// A back-end on a Unix socket. It serves any number of QEMUs.
+#[derive(Debug)]
+pub struct VhostUser {
     path: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl VhostUser {
-    pub(crate) fn serve() -> Self {
+    /// Starts it.
+    pub fn serve() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("vsock.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
@@ -37,18 +40,19 @@ impl VhostUser {
         Self { path, _dir: dir }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Its socket.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Arguments for the chardev `vsock`, and for memory that is shared with the back-end.
-    pub(crate) fn arguments(&self) -> Vec<String> {
+    /// QEMU's arguments for the chardev `vsock`.
+    pub fn arguments(&self) -> Vec<String> {
         let chardev = format!("socket,id=vsock,path={}", self.path.display());
         ["-chardev", &chardev].map(str::to_owned).into()
     }
 }
 
-/// Answers one request. `None`: QEMU has closed the connection.
+/// Answers one request. `None`: QEMU has closed.
 fn answer(stream: &mut UnixStream) -> Option<()> {
     let mut header = [0; 12];
     stream.read_exact(&mut header).ok()?;
@@ -59,7 +63,7 @@ fn answer(stream: &mut UnixStream) -> Option<()> {
     let reply: Vec<u8> = match request {
         GET_FEATURES => FEATURES.to_ne_bytes().into(),
         GET_PROTOCOL_FEATURES => PROTOCOL_FEATURES.to_ne_bytes().into(),
-        // The request itself: offset, size, flags, and room for the CID.
+        // Unchanged: offset, size, flags and room for the CID.
         GET_CONFIG => body,
         _ => return Some(()),
     };

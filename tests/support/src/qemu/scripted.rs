@@ -1,4 +1,4 @@
-//! A peer that follows a script in place of QEMU: a thread at a Unix socket, for one client.
+//! A QMP server that plays a script. It is a thread at a Unix socket and serves one client.
 
 use std::{
     fs::File,
@@ -20,51 +20,55 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg},
 };
-use tokio::sync::oneshot;
 
-pub(crate) const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}, \
+/// The line that QEMU sends to a new client.
+pub const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}, \
                             \"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n";
 
-/// A step of the script.
-pub(crate) enum Act {
-    /// Sends these bytes.
+/// One step of a script.
+#[derive(Debug)]
+pub enum Act {
+    /// Sends this text.
     Say(String),
-    /// Reads a command, which must be this one.
+    /// Reads a command. It has to have this name.
     Expect(&'static str),
-    /// Reads this command with a descriptor, and passes the descriptor to the test.
-    TakeFd(&'static str, oneshot::Sender<File>),
-    /// Replies to the command read last, with this value.
+    /// Reads the command of this name with a descriptor beside it, and sends the descriptor to the test.
+    TakeFd(&'static str, mpsc::Sender<File>),
+    /// Returns this value to the last command.
     Reply(&'static str),
-    /// Sends an event without data.
+    /// Sends an event of this name without data.
     Event(&'static str),
-    /// Sends this many bytes without an end of a line.
+    /// Sends this many bytes without a line end.
     Fill(u64),
-    /// Sends this many events, fewer if the client closes the connection.
+    /// Sends this many events, or fewer if the client stops reading.
     Flood(u64),
-    /// Waits until the test sends a value or drops its end.
+    /// Waits until the test sends to this channel or drops its sender.
     Cue(mpsc::Receiver<()>),
-    /// Sends and reads nothing until the client closes the connection.
+    /// Sends and reads nothing until the client has closed.
     Idle,
-    /// Ends the connection.
+    /// Closes the connection.
     Close,
 }
 
-/// A script that begins with QEMU's greeting and negotiation.
-pub(crate) fn greeted(script: Vec<Act>) -> Vec<Act> {
+/// `script` after the greeting and the capabilities.
+pub fn greeted(script: Vec<Act>) -> Vec<Act> {
     let mut acts =
         vec![Act::Say(GREETING.into()), Act::Expect("qmp_capabilities"), Act::Reply("{}")];
     acts.extend(script);
     acts
 }
 
-pub(crate) struct Peer {
+/// A server that plays a script for its first client.
+#[derive(Debug)]
+pub struct Peer {
     path: PathBuf,
     sent: Arc<AtomicU64>,
     _dir: tempfile::TempDir,
 }
 
 impl Peer {
-    pub(crate) fn play(script: Vec<Act>) -> Self {
+    /// Starts a server for `script`. A client that leaves early ends the script.
+    pub fn play(script: Vec<Act>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("qmp.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
@@ -78,18 +82,19 @@ impl Peer {
                 id: 0,
                 count,
             };
-            // Most scripts end when the client closes the connection.
+            // Most scripts end because the client has left.
             script.into_iter().try_for_each(|act| stage.act(act)).ok();
         });
         Self { path, sent, _dir: dir }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// The server's socket.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The number of bytes sent.
-    pub(crate) fn sent(&self) -> u64 {
+    /// How many bytes the server has sent: a client that stops reading stops the server.
+    pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 }
@@ -123,7 +128,7 @@ impl Stage {
                 });
                 let fd = fds.expect("a descriptor beside the command");
                 let line = message.iovs().next().expect("the command").to_vec();
-                // To take ownership needs unsafe code. The descriptor stays open until the process ends.
+                // Owning it takes unsafe code, so the test gets a copy. The original is closed with the process.
                 to.send(File::options().write(true).open(format!("/proc/self/fd/{fd}"))?)
                     .expect("a test that waits");
                 self.understand(std::str::from_utf8(&line).expect("JSON"), name)
@@ -146,7 +151,7 @@ impl Stage {
                 (0..count).try_for_each(|_| self.say(line.as_bytes()))
             }
             Act::Idle => {
-                // Nothing is read while the client is connected: the client may test that.
+                // Nothing is read while the client lives: some tests check what it does about that.
                 let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
                 poll(&mut fds, PollTimeout::NONE)?;
                 Ok(())
@@ -174,7 +179,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Read what the client has sent; otherwise the close would be a reset.
+        // Take what the client has sent; otherwise closing would reset the connection.
         self.stream.set_nonblocking(true).ok();
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).ok();

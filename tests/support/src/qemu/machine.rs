@@ -1,31 +1,30 @@
-//! A machine whose processors do not run: QEMU with `-S`, no guest, and QMP on a socket that exists before QEMU
-//! starts.
+//! A machine that stands still: QEMU with `-S`, without a guest. Its QMP socket listens before QEMU starts.
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use qemu::qmp::{Client, Limits};
-
-pub(crate) struct Machine {
+/// A running QEMU, killed when dropped.
+#[derive(Debug)]
+pub struct Machine {
     qemu: Child,
+    qmp: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Machine {
-    pub(crate) async fn start(machine: &str, devices: &[&str]) -> (Self, Client) {
-        Self::start_with(machine, devices, &[]).await
+    /// Starts a machine of this type with these devices. Debian: qemu-system-x86.
+    pub fn start(machine: &str, devices: &[&str]) -> Self {
+        Self::start_with(machine, devices, &[])
     }
 
-    pub(crate) async fn start_with(
-        machine: &str,
-        devices: &[&str],
-        arguments: &[String],
-    ) -> (Self, Client) {
+    /// As [`Self::start`], with more arguments of QEMU's.
+    pub fn start_with(machine: &str, devices: &[&str], arguments: &[String]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("qmp.sock");
-        let listener = UnixListener::bind(&path).expect("a socket");
+        let qmp = dir.path().join("qmp.sock");
+        let listener = UnixListener::bind(&qmp).expect("a socket");
         let qemu = Command::new("qemu-system-x86_64")
             .args(["-machine", machine, "-S", "-nodefaults", "-display", "none"])
             .args(["-accel", "tcg", "-m", "64"])
@@ -38,15 +37,16 @@ impl Machine {
             .expect(
                 "no qemu-system-x86_64: apt-get install --no-install-recommends qemu-system-x86",
             );
-        let machine = Self { qemu, _dir: dir };
-        let client = Client::connect(&path, Limits::default()).await.expect("QMP");
-        (machine, client)
+        Self { qemu, qmp, _dir: dir }
     }
-}
 
-impl Machine {
-    /// Waits until QEMU has ended with status 0.
-    pub(crate) fn ended(&mut self) {
+    /// The QMP socket. It takes one client at a time; the next one waits for its turn.
+    pub fn qmp(&self) -> &Path {
+        &self.qmp
+    }
+
+    /// Waits until QEMU has ended successfully.
+    pub fn assert_ends(&mut self) {
         assert!(self.qemu.wait().expect("QEMU").success());
     }
 }

@@ -7,16 +7,13 @@ use std::{
 };
 
 use super::{Disk, Kind, Shared, lock};
+use crate::wire::{
+    OPT_GO, OPT_SET_CONTEXT, OPT_STRUCTURED, REP_ACK, REP_ERR_UNSUP, REP_INFO, option_reply,
+    simple_reply,
+};
 
-/// Options and replies, as the protocol numbers them.
-const GO: u32 = 7;
-const STRUCTURED: u32 = 8;
 const LIST_CONTEXTS: u32 = 9;
-const SET_CONTEXTS: u32 = 10;
-const ACK: u32 = 1;
-const INFO: u32 = 3;
 const CONTEXT: u32 = 4;
-const UNSUP: u32 = 1 << 31 | 1;
 /// Chunks.
 const DATA: u16 = 1;
 const HOLE: u16 = 2;
@@ -27,10 +24,10 @@ const ID: u32 = 7;
 const FLAGS: u16 = 0b1_0110_1101;
 const MORE_FLAGS: u16 = 0b1100_1000_0000;
 const READ_ONLY: u16 = 2;
-/// What reads as zeroes is told as a hole where it has this length, bytes.
+/// Zeroes of this length, in bytes, are sent as a hole.
 const GRANULE: usize = 4096;
 
-/// Where in a request the server crashes; or what it answers that is no answer.
+/// Where in a request the server crashes, or which invalid answer it sends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Crash {
     Before,
@@ -48,11 +45,12 @@ pub(super) struct Asked {
     pub(super) whole: bool,
     pub(super) one: bool,
     pub(super) fast: bool,
-    cookie: [u8; 8],
+    cookie: u64,
     pub(super) at: usize,
     pub(super) len: usize,
 }
 
+#[derive(Debug)]
 pub(super) struct Session {
     stream: UnixStream,
     pub(super) disk: Shared,
@@ -61,9 +59,9 @@ pub(super) struct Session {
     generation: u64,
     /// Structured replies were agreed.
     structured: bool,
-    /// What others do not see yet.
+    /// Writes that other connections do not see yet.
     pub(super) hidden: Vec<(usize, Vec<u8>)>,
-    /// What this client has changed since it last flushed.
+    /// Ranges that this client has changed since its last flush.
     pub(super) changed: Vec<(usize, usize)>,
 }
 
@@ -77,7 +75,7 @@ impl Session {
         Self { stream, disk, kind, run, generation: 0, structured: false, hidden, changed }
     }
 
-    /// The disk, while this session has not been ended by a crash or by its client's next connection.
+    /// The disk. `None` after a crash, or after the client's next connection has replaced this one.
     pub(super) fn disk(&self) -> Option<MutexGuard<'_, Disk>> {
         let disk = lock(&self.disk);
         (disk.run == self.run && disk.generation <= self.generation).then_some(disk)
@@ -100,29 +98,29 @@ impl Session {
         let mut data = vec![0; len as usize];
         self.stream.read_exact(&mut data)?;
         match option {
-            GO => {
+            OPT_GO => {
                 let more = if self.structured { MORE_FLAGS } else { 0 };
                 let read_only = if self.kind.read_only { READ_ONLY } else { 0 };
                 let flags = (FLAGS | more | read_only).to_be_bytes();
                 let size = (self.kind.size as u64).to_be_bytes();
-                self.reply(option, INFO, &[&[0, 0][..], &size, &flags].concat())?;
-                self.reply(option, ACK, &[])?;
+                self.reply(option, REP_INFO, &[&[0, 0][..], &size, &flags].concat())?;
+                self.reply(option, REP_ACK, &[])?;
                 return Ok(true);
             }
-            STRUCTURED if self.kind.structured => {
+            OPT_STRUCTURED if self.kind.structured => {
                 self.structured = true;
-                self.reply(option, ACK, &[])?;
+                self.reply(option, REP_ACK, &[])?;
             }
-            SET_CONTEXTS if self.structured => {
+            OPT_SET_CONTEXT if self.structured => {
                 let name = [&ID.to_be_bytes()[..], b"base:allocation"].concat();
                 self.reply(option, CONTEXT, &name)?;
-                self.reply(option, ACK, &[])?;
+                self.reply(option, REP_ACK, &[])?;
             }
             LIST_CONTEXTS if self.structured && self.kind.known => {
                 let asked = String::from_utf8_lossy(&data).into_owned();
                 let run = format!("x-agent:instance={}", lock(&self.disk).run);
                 let mut names = vec!["x-agent:identity=1".to_owned(), run];
-                // From then on nothing of the older connections is done.
+                // From now on requests of the older connections are not executed.
                 if let Some(at) = asked.find("x-agent:instead=") {
                     let text = asked[at..].to_owned();
                     let generation = text.rsplit('.').next().and_then(|text| text.parse().ok());
@@ -135,20 +133,15 @@ impl Session {
                 for name in names {
                     self.reply(option, CONTEXT, &[&[0; 4][..], name.as_bytes()].concat())?;
                 }
-                self.reply(option, ACK, &[])?;
+                self.reply(option, REP_ACK, &[])?;
             }
-            _ => self.reply(option, UNSUP, &[])?,
+            _ => self.reply(option, REP_ERR_UNSUP, &[])?,
         }
         Ok(false)
     }
 
     fn reply(&mut self, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
-        let mut bytes = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
-        for word in [option, kind, u32::try_from(data.len()).expect("short")] {
-            bytes.extend(word.to_be_bytes());
-        }
-        bytes.extend(data);
-        self.stream.write_all(&bytes)
+        self.stream.write_all(&option_reply(option, kind, data))
     }
 
     fn request(&mut self) -> io::Result<bool> {
@@ -162,7 +155,7 @@ impl Session {
             whole: flag(2),
             one: flag(3),
             fast: flag(4),
-            cookie: header[8..16].try_into().expect("8 bytes"),
+            cookie: number(8),
             at: usize::try_from(number(16)).expect("64 bits"),
             len: usize::try_from(number(20) & 0xffff_ffff).expect("32 bits"),
         };
@@ -191,13 +184,13 @@ impl Session {
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
         if bytes.is_empty() {
-            bytes = simple(&asked, errno);
+            bytes = simple_reply(asked.cookie, errno);
         }
         if crash == Some(Crash::HalfAnswered) {
             self.stream.write_all(&bytes[..bytes.len() / 2])?;
         }
         match crash {
-            // Whoever hears that is to leave.
+            // A client that receives this has to disconnect.
             Some(lie @ (Crash::WrongMagic | Crash::UnknownCookie)) => {
                 bytes[if lie == Crash::WrongMagic { 0 } else { 8 }] ^= 0x80;
                 lock(&self.disk).crashes += 1;
@@ -212,7 +205,7 @@ impl Session {
         Ok(true)
     }
 
-    /// Whether it is time, and where.
+    /// Whether and where the server crashes in this request.
     fn crash(&self) -> Option<Crash> {
         let mut disk = lock(&self.disk);
         disk.requests += 1;
@@ -226,11 +219,11 @@ impl Session {
         })
     }
 
-    /// Zeroes are holes where they may be.
+    /// Sends zeroes as holes where DF does not forbid it.
     fn answer_read(&self, asked: &Asked) -> Vec<u8> {
         let bytes = self.read(asked);
         if !self.structured {
-            return [simple(asked, 0), bytes].concat();
+            return [simple_reply(asked.cookie, 0), bytes].concat();
         }
         let at = |from: usize| ((asked.at + from) as u64).to_be_bytes();
         if asked.whole {
@@ -257,15 +250,11 @@ impl Session {
     }
 }
 
-fn simple(asked: &Asked, errno: u32) -> Vec<u8> {
-    [&0x6744_6698_u32.to_be_bytes()[..], &errno.to_be_bytes(), &asked.cookie].concat()
-}
-
 fn chunk(asked: &Asked, last: bool, kind: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = 0x668e_33ef_u32.to_be_bytes().to_vec();
     bytes.extend(u16::from(last).to_be_bytes());
     bytes.extend(kind.to_be_bytes());
-    bytes.extend(asked.cookie);
+    bytes.extend(asked.cookie.to_be_bytes());
     bytes.extend(u32::try_from(payload.len()).expect("32 bits").to_be_bytes());
     bytes.extend(payload);
     bytes

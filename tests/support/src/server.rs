@@ -1,9 +1,7 @@
-//! Servers to try the commands against. Each test file that wants one has it as a module.
+//! Real servers for the commands of guest-tools: nbdkit, qemu-nbd and the agent.
 //!
-//! nbdkit and qemu-nbd get a socket that listens already, as systemd would hand it over, and the
-//! agent says where it listens: nothing is polled, and no port is guessed.
-
-#![allow(dead_code, reason = "no test file uses all of it")]
+//! nbdkit and qemu-nbd get a socket that listens already, as from systemd. The agent prints where it listens. So no
+//! test polls, and no test guesses a port.
 
 use std::{
     env, fs,
@@ -19,28 +17,36 @@ use std::{
 
 use tempfile::TempDir;
 
-pub(crate) const TOOL: &str = env!("CARGO_BIN_EXE_guest-tools");
-pub(crate) const SIZE: u64 = 16 << 20;
+/// The size of a server's disk, in bytes.
+pub const SIZE: u64 = 16 << 20;
 
+/// How clients reach a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub enum Transport {
+    /// A Unix socket.
     Unix,
+    /// TCP on 127.0.0.1.
     Tcp,
 }
 
 use Transport::{Tcp, Unix};
 
-/// A server of one sparse file; ended when dropped.
-pub(crate) struct Server {
+/// A server of one sparse file, and the guest-tools under test. The server ends when its value is dropped.
+#[derive(Debug)]
+pub struct Server {
     child: Child,
-    pub(crate) uri: String,
-    pub(crate) disk: PathBuf,
-    pub(crate) dir: TempDir,
+    tool: PathBuf,
+    /// Its default export.
+    pub uri: String,
+    /// The file that it serves.
+    pub disk: PathBuf,
+    /// A directory for the test's files, removed with the server.
+    pub dir: TempDir,
 }
 
 impl Server {
-    /// `command`, a shell's, serves the file `$disk`.
-    pub(crate) fn activated(command: &str, transport: Transport) -> Self {
+    /// A server by socket activation. `command` is a shell's and serves the file `$disk`; `tool` is guest-tools.
+    pub fn activated(tool: &str, command: &str, transport: Transport) -> Self {
         let (dir, disk) = sparse();
         let (listener, uri) = match transport {
             Unix => {
@@ -67,20 +73,23 @@ impl Server {
             .stdin(Stdio::from(listener))
             .spawn()
             .expect("sh starts");
-        Self { child, uri, disk, dir }
+        Self { child, tool: tool.into(), uri, disk, dir }
     }
 
-    pub(crate) fn nbdkit(transport: Transport) -> Self {
-        Self::activated(r#"nbdkit -f file "$disk""#, transport)
+    /// nbdkit with its plugin `file`.
+    pub fn nbdkit(tool: &str, transport: Transport) -> Self {
+        Self::activated(tool, r#"nbdkit -f file "$disk""#, transport)
     }
 
-    pub(crate) fn qemu_nbd(transport: Transport) -> Self {
-        Self::activated(r#"qemu-nbd --persistent --format raw "$disk""#, transport)
+    /// qemu-nbd for any number of clients, one after the other.
+    pub fn qemu_nbd(tool: &str, transport: Transport) -> Self {
+        Self::activated(tool, r#"qemu-nbd --persistent --format raw "$disk""#, transport)
     }
 
-    pub(crate) fn agent(transport: Transport) -> Self {
+    /// The agent with its plugin `file`.
+    pub fn agent(tool: &str, transport: Transport) -> Self {
         let (dir, disk) = sparse();
-        let mut command = Command::new(agent());
+        let mut command = Command::new(agent(tool));
         match transport {
             Unix => command.arg("-U").arg(dir.path().join("sock")),
             Tcp => command.args(["--listen", "tcp:127.0.0.1:0"]),
@@ -94,25 +103,26 @@ impl Server {
         let mut uri = String::new();
         let said = BufReader::new(child.stdout.take().expect("piped")).read_line(&mut uri);
         said.expect("the agent says where it listens");
-        Self { child, uri: uri.trim().to_owned(), disk, dir }
+        Self { child, tool: tool.into(), uri: uri.trim().to_owned(), disk, dir }
     }
 
-    pub(crate) fn tool(&self, verb: &str, words: &[&str]) -> Output {
-        let mut command = Command::new(TOOL);
+    /// Runs `guest-tools VERB URI WORDS`.
+    pub fn tool(&self, verb: &str, words: &[&str]) -> Output {
+        let mut command = Command::new(&self.tool);
         command.arg(verb).arg(&self.uri).args(words).stdin(Stdio::null());
         command.output().expect("guest-tools starts")
     }
 
-    /// Its standard output, when it succeeds.
-    pub(crate) fn does(&self, verb: &str, words: &[&str]) -> Vec<u8> {
+    /// Runs guest-tools, which has to succeed; its standard output.
+    pub fn does(&self, verb: &str, words: &[&str]) -> Vec<u8> {
         let output = self.tool(verb, words);
         let why = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{verb} {words:?} on {}: {why}", self.uri);
         output.stdout
     }
 
-    /// What it says, when it fails with exit code 1.
-    pub(crate) fn fails(&self, verb: &str, words: &[&str]) -> String {
+    /// Runs guest-tools, which has to fail with exit code 1; its standard error.
+    pub fn fails(&self, verb: &str, words: &[&str]) -> String {
         let output = self.tool(verb, words);
         assert_eq!(output.status.code(), Some(1), "{verb} {words:?} on {}", self.uri);
         let why = String::from_utf8(output.stderr).expect("UTF-8");
@@ -120,8 +130,8 @@ impl Server {
         why
     }
 
-    /// What is in the server's file.
-    pub(crate) fn holds(&self, at: u64, len: usize) -> Vec<u8> {
+    /// A part of the server's file.
+    pub fn holds(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let file = fs::File::open(&self.disk).expect("the disk");
         file.read_exact_at(&mut bytes, at).expect("inside the disk");
@@ -144,10 +154,12 @@ fn sparse() -> (TempDir, PathBuf) {
     (dir, disk)
 }
 
-/// The agent, built beside the tool under test in the same profile: cargo builds the binaries of the tested
-/// package only. As it is for the tests of the whole workspace, where there is nothing left to build then.
-pub(crate) fn agent() -> PathBuf {
-    let built = Path::new(TOOL).parent().expect("a profile's directory");
+/// Builds the agent, and returns its path: `tool`'s directory.
+///
+/// Cargo builds the binaries of the tested package alone, so a test of guest-tools may find no agent or an old one.
+/// The command is that of the tests of the whole workspace: after these nothing is left to build.
+pub fn agent(tool: &str) -> PathBuf {
+    let built = Path::new(tool).parent().expect("a profile's directory");
     let target = built.parent().expect("the target directory");
     let profile = match built.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
@@ -155,7 +167,7 @@ pub(crate) fn agent() -> PathBuf {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
     let mut command = Command::new(cargo);
-    // What cargo says to a test of this package: build scripts that look at it would run anew, and all that
+    // Cargo's variables for this test would make build scripts that look at them run again, and rebuild all that
     // depends on them.
     for (key, _) in env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("CARGO_")) {
         if key != "CARGO_HOME" {

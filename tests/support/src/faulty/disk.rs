@@ -1,4 +1,4 @@
-//! What is done when it is asked for, and what a fault makes of it.
+//! Executes requests, and applies the fault.
 
 use std::{ops::Range, thread, time::Duration};
 
@@ -9,10 +9,10 @@ use super::{
 
 const EIO: u32 = 5;
 const ENOTSUP: u32 = 95;
-/// What reads as zeroes, as `base:allocation` has it.
+/// NBD_STATE_HOLE and NBD_STATE_ZERO of `base:allocation`.
 const HOLE: u32 = 3;
 const BLOCK: usize = 512;
-/// Of a long request.
+/// A request that is longer, in bytes, is a long one.
 const SHORT: usize = 64 << 10;
 const LONG: usize = 256 << 10;
 
@@ -116,7 +116,7 @@ impl Session {
             }
             Some(Fault::RacesInABlock) if inside => {
                 let mut whole = lock(&self.disk).now[all.clone()].to_vec();
-                // There is no event to wait for: it is the time that a disk takes.
+                // There is no event to wait for: this is the time that a disk takes.
                 thread::sleep(Duration::from_micros(200));
                 whole[at - all.start..][..bytes.len()].copy_from_slice(&bytes);
                 self.put(all.start, &whole, fua);
@@ -155,7 +155,7 @@ impl Session {
             Some(Fault::ZeroesLongTooFar) if len > SHORT => at..at + len + BLOCK,
             Some(Fault::ZeroesWholeBlocks) => blocks(at, len),
             Some(Fault::ForgetsFastZeroes) if asked.fast => at..at,
-            // What would be read and written is not fast.
+            // Reading and writing a block is not fast.
             _ if asked.fast && blocks(at, len) != (at..at + len) => return ENOTSUP,
             _ => at..at + len,
         };
