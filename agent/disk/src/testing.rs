@@ -1,4 +1,4 @@
-//! What the tests of every disk do with it.
+//! Helpers for tests of disks and layers.
 
 mod medium;
 pub mod model;
@@ -14,7 +14,7 @@ use super::{
     Waiter, execute_all, ring,
 };
 
-/// As the engine does it: try_execute, begin, and execute if that came to nothing.
+/// Executes a request as the engine does: `try_execute`, then `begin`, then `execute`.
 pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     let mut answer = Answer::default();
     if disk.try_execute(op, &mut answer)? == Turn::Done {
@@ -42,15 +42,15 @@ pub fn run(disk: &dyn Disk, op: &mut Op<'_>) -> Result<Answer, DiskError> {
     Ok(answer)
 }
 
-/// What became of a request that a disk was to begin.
+/// The result of a request that was passed to `begin`.
 #[derive(Debug)]
 pub enum Begun {
     Done(Answer),
-    /// It is to be performed, with this payload.
+    /// A thread has to execute it, with this payload.
     Blocks(Pages),
 }
 
-/// Has the disk begin a request, and waits for it. The thread's ring is turned meanwhile.
+/// Passes a request to `begin` and waits for the result. Runs the turns of the thread's ring meanwhile.
 pub fn begun(disk: &dyn Disk, op: &mut Op<'_>) -> Begun {
     #[derive(Debug)]
     struct Told(mpsc::Sender<Begun>);
@@ -75,7 +75,7 @@ pub fn begun(disk: &dyn Disk, op: &mut Op<'_>) -> Begun {
     }
 }
 
-/// What a read gives, checked to cover its range.
+/// The bytes of a read, which must cover its range.
 pub fn try_read(disk: &dyn Disk, at: u64, len: u32) -> Result<Vec<Piece>, DiskError> {
     let pieces = run(disk, &mut Op::Read { at, len })?.pieces;
     assert_eq!(pieces.iter().map(Piece::len).sum::<u64>(), u64::from(len));
@@ -114,7 +114,7 @@ pub fn zero(disk: &dyn Disk, at: u64, len: u64, may_trim: bool) {
     run(disk, &mut Op::Zero { at, len, fua: false, may_trim, fast: false }).unwrap();
 }
 
-/// The extents of a range, checked to be in it and to be whole.
+/// The extents of a range, which must be within it and not empty.
 pub fn extents(disk: &dyn Disk, at: u64, len: u64, one: bool) -> Vec<Extent> {
     let extents = run(disk, &mut Op::Extents { at, len, one }).unwrap().extents;
     assert!(!extents.is_empty() && extents.iter().all(|extent| extent.len > 0));
@@ -123,12 +123,12 @@ pub fn extents(disk: &dyn Disk, at: u64, len: u64, one: bool) -> Vec<Extent> {
     extents
 }
 
-/// A disk of 1 MiB that does nothing and remembers what it was asked.
+/// A disk of 1 MiB that does nothing and records the requests.
 #[derive(Debug, Default)]
 pub struct Recorder(Mutex<Vec<String>>);
 
 impl Recorder {
-    /// What it was asked since the last time, in order.
+    /// The requests since the last call, in order.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }

@@ -17,16 +17,16 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// Bytes between two places that are not read together.
+/// The distance in bytes of two places that are not read together.
 const STEP: usize = 64 << 10;
 const DIRECT: Options = Options { read_only: false, cache: Cache::None, advice: Advice::Normal };
 
-/// Beside the test's binary: a filesystem that has holes and O_DIRECT, where /tmp may have neither.
+/// A folder next to the test's binary, on a filesystem with holes and O_DIRECT; /tmp may have neither.
 fn directory() -> TempDir {
     tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
 }
 
-/// A file of `size` bytes, all hole.
+/// A file of `size` bytes that is one hole.
 fn sparse(size: u64) -> (TempDir, PathBuf) {
     let directory = directory();
     let path = directory.path().join("disk");
@@ -43,7 +43,7 @@ impl FileDisk {
         &self.0.held().opened
     }
 
-    /// Serves what is open already, and nobody else's.
+    /// Serves an open file that no other connection has.
     fn from_file(file: File, read_only: bool) -> Self {
         let [witness, auditor] = [(); 2].map(|()| file.try_clone().unwrap());
         let shared = Shared::new(witness, auditor);
@@ -66,7 +66,7 @@ fn refusal(path: &Path) -> String {
 }
 
 #[test]
-fn what_is_written_is_in_the_file() {
+fn a_write_reaches_the_file() {
     let (_directory, path) = sparse(3 * MIB);
     let disk = open(&path);
     assert_eq!(disk.info().size, 3 * MIB);
@@ -87,9 +87,9 @@ fn what_is_written_is_in_the_file() {
 }
 
 #[test]
-fn a_cached_read_is_answered_at_once_and_a_cold_one_later() {
+fn a_cached_read_is_answered_at_once_and_an_uncached_one_later() {
     let (_directory, path) = sparse(4 * MIB);
-    // Past the page cache, which then has none of it.
+    // Written past the page cache, which then has none of it.
     write(&FileDisk::open(&path, DIRECT).unwrap(), 0, &[1; 4 << 20]);
     // Nothing is read ahead.
     let disk = FileDisk::open(&path, Options { advice: Advice::Random, ..Options::default() });
@@ -101,12 +101,12 @@ fn a_cached_read_is_answered_at_once_and_a_cold_one_later() {
         assert_eq!(bytes_of(&answer.pieces), expected, "all or nothing");
         turn
     };
-    // The kernel starts to read what it does not have, and a fast disk may be done before the kernel
-    // looks again: so not each of them need come later.
+    // The kernel starts to read missing pages, and a fast disk may be done before the kernel checks again. So not every
+    // read needs to come later.
     assert!((0..4 * MIB).step_by(STEP).any(|at| attempt(at) == Turn::WouldBlock));
     // Not every filesystem can say what is cached; the usual ones of Linux can.
     if !disk.opened().can.read_nowait.refused.load(Ordering::Relaxed) {
-        // What has been read may be given up again at any time.
+        // The kernel may drop cached pages at any time.
         assert!((0..4 * MIB).step_by(STEP).any(|at| {
             assert_eq!(bytes_of(&read(&disk, at, 4096)), [1; 4096]);
             attempt(at) == Turn::Done
@@ -124,7 +124,7 @@ fn holes_read_as_holes() {
     let lens: Vec<u64> = read(&disk, 0, 10 << 20).iter().map(Piece::len).collect();
     assert_eq!(lens, [5 * MIB + 8192, 8192, 5 * MIB - 16384]);
     for (at, len) in [(0, 4096), (100, 100), (5 * MIB + 16384, 65536)] {
-        // Once from the medium and once from the page cache.
+        // First from the medium, then from the page cache.
         for _ in 0..2 {
             let pieces = read(&disk, at, len);
             assert!(matches!(pieces[..], [Piece::Hole(hole)] if hole == u64::from(len)));
@@ -186,7 +186,7 @@ fn zeroes_give_space_back_only_where_they_may() {
 }
 
 #[test]
-fn without_help_zeroes_are_written_and_a_fast_zero_changes_nothing() {
+fn without_support_zeroes_are_written_and_a_fast_zero_changes_nothing() {
     let (_directory, path) = sparse(4 * MIB);
     let disk = open(&path);
     let can = &disk.opened().can;
@@ -206,7 +206,7 @@ fn without_help_zeroes_are_written_and_a_fast_zero_changes_nothing() {
 }
 
 #[test]
-fn a_file_that_shrank_fails_where_it_has_no_bytes() {
+fn reads_beyond_the_end_of_a_truncated_file_fail() {
     for options in [Options::default(), DIRECT] {
         for fill in [false, true] {
             let (_directory, path) = sparse(4 * MIB + 100);
@@ -258,14 +258,14 @@ fn a_read_only_disk_is_not_written() {
 
 #[test]
 fn a_file_that_cannot_be_written_is_served_read_only() {
-    // A program that runs, as this one does.
+    // A running program cannot be written, and this one runs.
     let disk = open(&std::env::current_exe().unwrap());
     assert!(disk.info().read_only);
     assert_eq!(bytes_of(&read(&disk, 1, 3)), b"ELF");
 }
 
 #[test]
-fn what_is_not_a_disk_is_refused_by_its_kind() {
+fn a_path_that_is_no_disk_is_refused_with_its_kind() {
     let directory = directory();
     let path = |name| directory.path().join(name);
     nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -296,7 +296,7 @@ fn advice_and_an_empty_file_are_taken() {
 fn direct_writes_of_parts_of_a_block_do_not_undo_each_other() {
     let (_directory, path) = sparse(8192 + 300);
     let first = FileDisk::open(&path, DIRECT).unwrap();
-    // To this one, the file's last bytes are part of a block, and it is past the page cache too.
+    // For this disk the last bytes of the file are part of a block, and it bypasses the page cache too.
     OpenOptions::new().write(true).open(&path).unwrap().set_len(3 * 4096).unwrap();
     let second = FileDisk::open(&path, DIRECT).unwrap();
     assert_eq!(first.info().block_preferred, 4096);

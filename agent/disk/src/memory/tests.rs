@@ -13,7 +13,7 @@ use crate::{
 
 const MAX: u64 = i64::MAX as u64;
 
-/// A write received into pages of its own.
+/// A write that was received into separate pages.
 fn write_pages(disk: &MemoryDisk, at: u64, first: u64, bytes: &[u8]) {
     let mut pages = Pages::room(first, bytes.len());
     assert_eq!(pages.copy_in(bytes), Ok(bytes.len()));
@@ -62,7 +62,7 @@ fn a_read_lends_pages_and_merges_holes() {
 }
 
 #[test]
-fn a_lent_page_keeps_its_bytes_whatever_happens_to_the_disk() {
+fn a_lent_page_keeps_its_bytes_under_any_later_request() {
     let disk = MemoryDisk::new(CHUNK);
     type Change = fn(&MemoryDisk);
     let changes: [(&str, Change); 6] = [
@@ -83,7 +83,7 @@ fn a_lent_page_keeps_its_bytes_whatever_happens_to_the_disk() {
 }
 
 #[test]
-fn a_page_that_nobody_has_is_written_in_place_and_a_received_one_is_kept() {
+fn a_page_that_is_not_lent_is_written_in_place_and_a_received_page_is_kept() {
     let disk = MemoryDisk::new(CHUNK);
     let address = |disk: &MemoryDisk| match &read(disk, 0, 1)[..] {
         [Piece::Bytes(slice)] => slice.as_ref().as_ptr(),
@@ -114,7 +114,7 @@ fn pages_that_do_not_lie_as_on_the_disk_are_copied() {
 }
 
 #[test]
-fn memory_goes_when_the_last_byte_of_a_page_is_trimmed() {
+fn a_page_is_freed_when_its_last_byte_is_trimmed() {
     let disk = MemoryDisk::new(CHUNK);
     write(&disk, 1000, &[1; 200]);
     trim(&disk, 1000, 100);
@@ -126,7 +126,7 @@ fn memory_goes_when_the_last_byte_of_a_page_is_trimmed() {
 }
 
 #[test]
-fn zeroes_that_may_not_trim_keep_and_take_memory_within_reason() {
+fn zeroes_that_may_not_trim_keep_pages_and_allocate_a_bounded_number() {
     let disk = MemoryDisk::new(MAX);
     let page = PAGE as u64;
     write(&disk, 0, &[1; PAGE]);
@@ -144,11 +144,11 @@ fn zeroes_that_may_not_trim_keep_and_take_memory_within_reason() {
 }
 
 #[test]
-fn bytes_of_an_earlier_page_never_show_through() {
+fn bytes_of_an_earlier_page_are_never_read() {
     let disk = MemoryDisk::new(CHUNK);
     for round in 0..200 {
-        // Fill this thread's spare pages with something to recognise, then take them in every way
-        // in which part of a page stays unwritten.
+        // Fill this thread's spare pages with known bytes, then use them in every way in which a part of a page stays
+        // unwritten.
         write(&disk, 0, &[0xee; 8 * PAGE]);
         write_pages(&disk, 8 * PAGE as u64, 0, &[0xee; 8 * PAGE]);
         trim(&disk, 0, CHUNK);
@@ -191,7 +191,7 @@ fn many_extents_are_cut_at_an_extents_end() {
     assert_eq!(listed.iter().map(|extent| extent.len).sum::<u64>(), count * PAGE as u64);
 }
 
-/// A disk with a byte in each of its first chunks.
+/// A disk with one byte in each of its first chunks.
 fn scattered(chunks: u64) -> MemoryDisk {
     let disk = MemoryDisk::new(MAX);
     (0..chunks).for_each(|i| write(&disk, i * CHUNK + 1, b"x"));
@@ -224,7 +224,7 @@ fn what_one_extent_costs_does_not_grow_with_the_disks_chunks() {
         };
         (0..5).map(|_| once()).min().unwrap()
     };
-    // With a walk over all chunks 400 times as much.
+    // A walk over all chunks would take 400 times as long.
     let (few, many) = (time(&scattered(8)), time(&scattered(4000)));
     assert!(many < 20 * few, "{few:?} with 8 chunks, {many:?} with 4000");
 }
@@ -279,15 +279,15 @@ enum Step {
     Pages(usize, usize, usize, u8),
     Trim(usize, usize),
     Zero(usize, usize, bool),
-    /// Reads, and keeps what was lent until the end.
+    /// Reads, and keeps the lent pages until the end.
     Read(usize, usize),
     Extents(usize, usize),
 }
 
-/// Two chunks and a bit, an odd number.
+/// The size of the disk: an odd number of bytes, more than two chunks.
 const SIZE: usize = 2 * CHUNK_PAGES * PAGE + 5 * PAGE + 123;
 
-/// Ranges that are short, or touch the edges of pages and chunks.
+/// Ranges that are short, or end at the edges of pages and chunks.
 fn ranges() -> impl Strategy<Value = (usize, usize)> {
     let edges = prop::sample::select(vec![0, PAGE, 3 * PAGE, CHUNK_PAGES * PAGE, SIZE]);
     let at = prop_oneof![
@@ -316,7 +316,7 @@ fn steps() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn it_behaves_as_an_array_of_bytes(steps in prop::collection::vec(steps(), 1..25)) {
+    fn a_memory_disk_behaves_as_an_array_of_bytes(steps in prop::collection::vec(steps(), 1..25)) {
         let disk = MemoryDisk::new(SIZE as u64);
         let mut model = vec![0_u8; SIZE];
         let mut lent = Vec::new();
@@ -377,7 +377,7 @@ fn all_disks_together_take_no_more_than_their_budget() {
     assert_eq!(full(&disks[1], 0), Kind::NoSpace);
     let mut zero = Op::Zero { at: 0, len: 32 * page, fua: false, may_trim: false, fast: false };
     assert_eq!(run(&disks[1], &mut zero).unwrap_err().kind, Kind::NoSpace);
-    // What is there can be written again.
+    // Pages that exist can be written again.
     write(&disks[0], 7, b"again");
     trim(&disks[0], page, page);
     write(&disks[1], 0, b"x");

@@ -1,4 +1,4 @@
-//! What a host may do to a file, and what clients then hear.
+//! Failures of the host, and the errors that clients then get.
 
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn write(disk: &dyn Disk, value: u8, fua: bool) -> bool {
 }
 
 #[test]
-fn a_durable_write_that_hears_of_a_loss_does_not_hide_it_from_flushes() {
+fn a_durable_write_that_gets_an_error_does_not_hide_the_loss_from_flushes() {
     let medium = Medium::new();
     let disk = medium.open();
     write(&disk, 1, false);
@@ -28,7 +28,7 @@ fn a_durable_write_that_hears_of_a_loss_does_not_hide_it_from_flushes() {
     medium.write_back();
     assert!(!write(&disk, 2, true));
     assert!(!flush(&disk) && !flush(&disk), "for ever");
-    assert!(flush(&medium.open()), "it was told");
+    assert!(flush(&medium.open()), "the loss was reported");
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_loss_that_a_durable_write_by_itself_hears_of_is_told_by_flushes() {
 }
 
 #[test]
-fn a_loss_is_told_to_each_who_was_there_and_to_nobody_who_came_after_it_was_told() {
+fn a_loss_is_reported_to_each_connection_that_was_open_and_to_none_that_comes_after_the_report() {
     let medium = Medium::new();
     let [writer, other] = [medium.open(), medium.open()];
     write(&writer, 1, false);
@@ -56,7 +56,7 @@ fn a_loss_is_told_to_each_who_was_there_and_to_nobody_who_came_after_it_was_told
 }
 
 #[test]
-fn a_loss_after_the_last_has_left_is_told_to_the_next_and_once() {
+fn a_loss_after_the_last_connection_is_reported_to_the_next_one_once() {
     let medium = Medium::new();
     let disk = medium.open();
     write(&disk, 1, false);
@@ -65,12 +65,12 @@ fn a_loss_after_the_last_has_left_is_told_to_the_next_and_once() {
     drop(medium.open());
     let [first, second] = [medium.open(), medium.open()];
     assert!(!flush(&first) && flush(&first));
-    assert!(!flush(&second) && flush(&second), "it had not been told when this one came");
+    assert!(!flush(&second) && flush(&second), "the loss had not been reported when it came");
     assert!(flush(&medium.open()));
 }
 
 #[test]
-fn who_leaves_unflushed_writes_leaves_them_durable() {
+fn unflushed_writes_of_a_connection_that_leaves_become_durable() {
     let medium = Medium::new();
     let disk = medium.open();
     write(&disk, 7, false);
@@ -81,7 +81,7 @@ fn who_leaves_unflushed_writes_leaves_them_durable() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8000))]
     #[test]
-    fn no_flush_succeeds_over_a_loss_that_was_not_told(
+    fn no_flush_succeeds_while_a_loss_is_not_reported(
         steps in prop::collection::vec(any::<[u8; 4]>(), 1..60),
     ) {
         check(&Around(Medium::new(), |disk| disk), &steps);

@@ -1,6 +1,6 @@
-//! A file as Linux keeps it, on a medium that fails when it is told to: a page cache, a device with a
-//! volatile cache, and an error of writeback that each descriptor hears of once (errseq_t). Disks on it
-//! are opened through a registry as files are, so that tests know what a host may do to a file.
+//! A model of a file in Linux on a medium that fails on demand: a page cache, a device with a volatile cache, and an
+//! error of writeback that each descriptor reports once (errseq_t). Its disks are opened through a registry, as files
+//! are.
 
 use std::{
     io,
@@ -16,19 +16,19 @@ use crate::{
     registry::{Member, Registry, Witness},
 };
 
-/// Bytes of a block. Requests of these disks are whole blocks.
+/// Bytes of a block. Requests to these disks are whole blocks.
 const BLOCK: u64 = 512;
 
-/// What goes wrong next, once.
+/// The next failure, which happens once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mishap {
-    /// The next time that something is written back to the device.
+    /// The next writeback to the device fails.
     Writeback,
-    /// The next flush of the device's cache: what it holds is gone, and only the one who asked hears it.
+    /// The next flush of the device's cache fails. Its bytes are lost, and only the caller gets the error.
     DeviceFlush,
 }
 
-/// A file on a medium that fails when it is told to. Clones are the same file.
+/// A file on a medium that fails on demand. Clones are the same file.
 #[derive(Debug, Clone)]
 pub struct Medium {
     file: Arc<Mutex<Kept>>,
@@ -43,12 +43,12 @@ impl Default for Medium {
 }
 
 impl Medium {
-    /// Of as many blocks as the model writes.
+    /// A file of as many blocks as the model writes.
     pub fn new() -> Self {
         Self::of(BLOCKS)
     }
 
-    /// Of so many blocks of 512 bytes.
+    /// A file of this many blocks of 512 bytes.
     pub fn of(blocks: usize) -> Self {
         let kept = Kept { blocks: vec![Block::default(); blocks], ..Kept::default() };
         Self { file: Arc::new(Mutex::new(kept)), registry: Registry::new(), begins: false }
@@ -61,7 +61,7 @@ impl Medium {
         self
     }
 
-    /// Something goes wrong, or the kernel does what it may at any time.
+    /// Causes a failure, or something that the kernel may do at any time.
     pub fn fail(&self, what: u8) {
         match what % 4 {
             0 => self.next(Mishap::Writeback),
@@ -71,44 +71,43 @@ impl Medium {
         }
     }
 
-    /// Has this go wrong the next time that it can.
+    /// Causes this failure at the next opportunity.
     pub fn next(&self, mishap: Mishap) {
         lock(&self.file).next.push(mishap);
     }
 
-    /// Nothing goes wrong from now on.
+    /// Causes no failure from now on.
     pub fn recover(&self) {
         lock(&self.file).next.clear();
     }
 
-    /// The kernel writes back by itself what is dirty.
+    /// The kernel writes dirty blocks back by itself.
     pub fn write_back(&self) {
         let mut kept = lock(&self.file);
         let all = 0..kept.blocks.len();
         kept.write_back(all);
     }
 
-    /// Another program opens the file, has it written back, and hears of errors: then nobody does who
-    /// opens the file later.
+    /// Another program opens the file, syncs it and gets its errors. A descriptor that is opened later does not get them.
     pub fn synced_by_another(&self) {
         let other = Descriptor::open(&self.file);
         self.write_back();
-        // What it hears is its own affair. That the device's cache failed it alone would know.
+        // The result of that sync is not used here. Only that program would know that the device's cache failed.
         other.check(&mut lock(&self.file)).ok();
     }
 
-    /// Times that something went wrong.
+    /// The number of failures.
     pub fn losses(&self) -> u64 {
         lock(&self.file).losses
     }
 
-    /// The blocks as they are after a power cut; `None` if what was written last is gone already.
+    /// The blocks after a power cut. `None`: the last write is lost already.
     pub fn durable(&self) -> Vec<Option<u8>> {
         let kept = lock(&self.file);
         kept.blocks.iter().map(|block| (!block.lost).then_some(block.medium)).collect()
     }
 
-    /// Opens it, as `FileDisk::open` does a file.
+    /// Opens it as `FileDisk::open` opens a file.
     pub fn open(&self) -> FlakyDisk {
         let inode = Inode { device: 0, inode: None };
         let descriptor = || Descriptor::open(&self.file);
@@ -126,7 +125,7 @@ impl Medium {
 #[derive(Debug, Default)]
 struct Kept {
     blocks: Vec<Block>,
-    /// Counts errors of writeback; whether any descriptor has heard of the last.
+    /// The number of errors of writeback, and whether a descriptor has reported the last one.
     error: u64,
     seen: bool,
     next: Vec<Mishap>,
@@ -134,7 +133,7 @@ struct Kept {
     losses: u64,
 }
 
-/// Where the bytes of a block have come to; each value stands for a whole block.
+/// The bytes of a block at each level. A value stands for a whole block.
 #[derive(Debug, Default, Clone)]
 struct Block {
     cache: u8,
@@ -142,7 +141,7 @@ struct Block {
     /// In the device's volatile cache.
     device: Option<u8>,
     medium: u8,
-    /// What was written last is gone.
+    /// The last write is lost.
     lost: bool,
 }
 
@@ -152,7 +151,7 @@ impl Kept {
         found.map(|found| self.next.remove(found)).is_some()
     }
 
-    /// Writes back what is dirty of the blocks. An error shows with the descriptors only.
+    /// Writes dirty blocks back. Only descriptors report an error.
     fn write_back(&mut self, range: std::ops::Range<usize>) {
         if !self.blocks[range.clone()].iter().any(|block| block.dirty) {
             return;
@@ -187,7 +186,7 @@ impl Kept {
     }
 }
 
-/// An open file: what it has heard of.
+/// An open file, with the errors that it has reported.
 #[derive(Debug)]
 struct Descriptor {
     file: Arc<Mutex<Kept>>,
@@ -201,7 +200,7 @@ impl Descriptor {
         Self { file: Arc::clone(file), heard }
     }
 
-    /// Fails once for the last error.
+    /// Fails once with the last error.
     fn check(&self, inode: &mut Kept) -> io::Result<()> {
         let mut heard = lock(&self.heard);
         if *heard == inode.error {
@@ -232,7 +231,7 @@ impl Hears for Descriptor {
     }
 }
 
-/// The descriptors that a process has of the medium.
+/// The descriptors of a process.
 #[derive(Debug)]
 struct Opens {
     descriptors: Descriptors<Descriptor, Descriptor>,
@@ -257,7 +256,7 @@ impl Witness for Opens {
     }
 }
 
-/// A disk on a `Medium`, of one connection. It takes whole blocks, each of one byte over and over.
+/// A disk on a `Medium`, for one connection. It accepts whole blocks, in each of which all bytes are equal.
 #[derive(Debug)]
 pub struct FlakyDisk {
     opened: Arc<Descriptor>,

@@ -1,34 +1,33 @@
-//! What has to be true of every disk, and every stack of layers, whose host loses writes: clients come and
-//! go, write, flush and close, while things go wrong.
+//! A model of durability, which every disk and every stack of layers must match: clients come and go, write, flush and
+//! close, while the host fails and loses writes.
 
 use crate::{
     Data, Disk, Op,
     testing::{Medium, run},
 };
 
-/// Blocks of 512 bytes that clients write.
+/// The number of blocks of 512 bytes that clients write.
 pub const BLOCKS: usize = 3;
 
-/// What the disks of a test stand on.
+/// The host of the disks in a test.
 pub trait Host {
-    /// A new connection's disk.
+    /// The disk of a new connection.
     fn open(&self) -> Box<dyn Disk>;
-    /// Something goes wrong: now, or the next time that it can. The same number, the same thing.
+    /// Causes the failure of this number, now or at the next opportunity.
     fn fail(&self, what: u8);
-    /// Nothing goes wrong from now on.
+    /// Causes no failure from now on.
     fn recover(&self);
-    /// How often something has gone wrong.
+    /// The number of failures.
     fn losses(&self) -> u64;
-    /// What each block has after a power cut, one byte for all of it; `None` if what was written last is
-    /// gone already.
+    /// Each block after a power cut, as the byte that it is filled with. `None`: the last write is lost already.
     fn durable(&self) -> Vec<Option<u8>>;
-    /// Nothing fails but for a loss that this client has not been told of.
+    /// Whether a request fails only because of a loss that its client was not told of.
     fn is_exact(&self) -> bool {
         true
     }
 }
 
-/// A medium, and what is around each disk of it.
+/// A medium, and the layers around each of its disks.
 #[derive(Debug)]
 pub struct Around<F>(pub Medium, pub F);
 
@@ -54,7 +53,7 @@ impl<F: Fn(Box<dyn Disk>) -> Box<dyn Disk>> Host for Around<F> {
     }
 }
 
-/// The same, but a request may fail although the client need not have been told of anything.
+/// As `on`, but a request may fail even if there is no loss to tell the client of.
 #[derive(Debug)]
 pub struct Inexact<H>(pub H);
 
@@ -84,23 +83,23 @@ impl<H: Host> Host for Inexact<H> {
     }
 }
 
-/// A client, and what the model knows of it.
+/// A client, and the model's knowledge of it.
 struct Connection {
     disk: Box<dyn Disk>,
-    /// What had gone wrong before it came.
+    /// The number of failures before it came.
     before: u64,
-    /// Not all of that had been told.
+    /// Whether some of these had not been reported.
     inherits: bool,
     flushed: bool,
 }
 
-/// What has gone wrong, and what was promised.
+/// The failures, and the promises made to clients.
 struct Model<'a> {
     host: &'a dyn Host,
-    /// The value of each block that a client was acknowledged last; `None` if a request failed, and it
-    /// may be either.
+    /// The value of each block by the last acknowledged write. `None`: a request failed, and the block may have the old or
+    /// the new value.
     acknowledged: [Option<u8>; BLOCKS],
-    /// As much of what went wrong as flushes that failed have told.
+    /// The number of failures that failed flushes have reported.
     told: u64,
     value: u8,
 }
@@ -112,7 +111,7 @@ impl Model<'_> {
         Connection { disk, before, inherits: self.told < before, flushed: false }
     }
 
-    /// Something may fail on this connection.
+    /// Whether a request may fail on this connection.
     fn may_fail(&self, connection: &Connection) -> bool {
         !self.host.is_exact() || connection.inherits || self.host.losses() > connection.before
     }
@@ -143,17 +142,17 @@ impl Model<'_> {
         assert!(!connection.inherits || !first, "something was lost before, and nobody told");
         assert_eq!(self.told, self.host.losses());
         for (value, durable) in self.acknowledged.iter().zip(self.host.durable()) {
-            // What is gone has been told.
+            // The loss has been reported.
             assert!(durable.is_none() || value.is_none() || *value == durable, "not durable");
         }
     }
 }
 
-/// Has clients do what the steps say, any bytes, and checks what they are promised. Ends with a client
-/// that comes when all has been told, and must be able to work.
+/// Runs clients by `steps`, which may be any bytes, and checks the promises made to them. At the end, when every loss has
+/// been reported, a new client must be able to work.
 ///
 /// # Panics
-/// If a flush succeeds over a loss that was not told, or fails without one.
+/// If a flush succeeds although a loss was not reported, or fails without a loss.
 pub fn check(host: &dyn Host, steps: &[[u8; 4]]) {
     let mut model = Model { host, acknowledged: [Some(0); BLOCKS], told: 0, value: 0 };
     let mut connections: Vec<Connection> = Vec::new();

@@ -1,4 +1,4 @@
-//! The device against a driver that a test plays, over real rings in real guest memory.
+//! The device against a driver of the test, over real rings in guest memory.
 
 use std::{
     fs::File,
@@ -37,7 +37,7 @@ mod charged;
 mod turns;
 
 #[test]
-fn bytes_go_both_ways_and_both_ends_end() {
+fn bytes_are_carried_in_both_directions_and_both_ends_can_close() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     assert_eq!(connection.port(), 77);
@@ -61,10 +61,10 @@ fn bytes_go_both_ways_and_both_ends_end() {
 }
 
 #[test]
-fn credit_is_kept_by_both_ends() {
+fn both_ends_respect_the_credit() {
     let mut driver = Driver::new();
     let connection = driver.connect();
-    // The guest has room for so much, and says when there is more.
+    // The guest has room for this much, and says when there is more.
     driver.send(&Header { buf_alloc: 100, ..Driver::header(Op::CreditUpdate, 0) }, &[]);
     assert_eq!(connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap(), 100);
     let blocked = connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap_err();
@@ -73,7 +73,7 @@ fn credit_is_kept_by_both_ends() {
     driver.send(&update, &[]);
     assert_eq!(connection.try_send(&[IoSlice::new(&[1; 500])]).unwrap(), 60);
     while driver.receive().is_some() {}
-    // What is taken is told in time.
+    // Credit is returned in time.
     for _ in 0..20 {
         driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
         assert_eq!(read(&connection, 9000).unwrap().len(), 4000);
@@ -81,7 +81,7 @@ fn credit_is_kept_by_both_ends() {
     let told = std::iter::from_fn(|| driver.receive()).last().unwrap().0;
     assert_eq!(told.op, Op::CreditUpdate);
     assert!(told.fwd_cnt >= BUF_ALLOC / 4);
-    // More than there is room for resets, and the memory is given back.
+    // More bytes than the credit allows reset the connection, and the memory is given back.
     for _ in 0..=(BUF_ALLOC / 4000) {
         driver.send(&Driver::header(Op::Data, 4000), &[2; 4000]);
     }
@@ -115,7 +115,7 @@ fn packets_for_other_hosts_are_ignored_and_other_ports_are_reset() {
 }
 
 #[test]
-fn a_flood_of_connections_has_an_end() {
+fn the_number_of_connections_is_bounded() {
     let mut driver = Driver::new();
     let mut connections = Vec::new();
     let mut refused = 0;
@@ -135,7 +135,7 @@ fn a_flood_of_connections_has_an_end() {
 }
 
 #[test]
-fn a_guest_that_does_not_receive_stops_only_itself() {
+fn a_guest_that_does_not_receive_delays_only_itself() {
     let mut driver = Driver::new();
     let connection = driver.connect();
     // All room is used up, and the answers wait, up to their cap.
@@ -150,7 +150,7 @@ fn a_guest_that_does_not_receive_stops_only_itself() {
     }
     assert_eq!(driver.device.lock().flow.intake, Intake::Stalled);
     assert!(driver.device.lock().flow.answers.len() <= ANSWERS);
-    // It makes room: everything goes on.
+    // It makes room, and everything continues.
     while driver.receive().is_some() {
         driver.kick();
     }
@@ -186,7 +186,7 @@ fn a_guest_that_begins_anew_has_no_connections() {
 
 proptest! {
     #[test]
-    fn no_packet_and_no_descriptor_makes_it_panic(input in vec(any::<u8>(), 0..2000)) {
+    fn no_packet_and_no_descriptor_causes_a_panic(input in vec(any::<u8>(), 0..2000)) {
         hostile::play(&input);
     }
 }
@@ -200,16 +200,16 @@ fn a_vmm_that_takes_memory_away_loses_its_own_device_only() {
     let memory = GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), MEMORY, place)]);
     let (mut robbed, mut other) = (Driver::over(memory.unwrap()), Driver::new());
     let (ours, others) = (robbed.connect(), other.connect());
-    // It has sent something, and is gone before that is looked at.
+    // It has sent a packet, and takes its memory away before the packet is processed.
     let packet = Driver::header(Op::Data, 5);
     robbed.put(&packet, b"hello");
     file.set_len(0).unwrap();
     robbed.kick();
-    // The connection is over, and the zeroes in the memory's place are not for what it sent.
+    // The connection has ended, and the zeroes in place of the memory are not taken for its bytes.
     assert_eq!(read(&ours, 5).unwrap(), b"");
     assert!(ours.try_send(&[IoSlice::new(b"x")]).is_err());
     assert_eq!(file.metadata().unwrap().len(), 0);
-    // Nothing comes of it any more.
+    // The device does nothing any more.
     robbed.kick();
     other.send(&packet, b"hello");
     assert_eq!(read(&others, 5).unwrap(), b"hello");
@@ -232,7 +232,7 @@ fn connections_that_the_guest_has_forgotten_count_until_their_sessions_have_ende
 }
 
 #[test]
-fn a_thread_that_takes_the_lock_again_and_again_leaves_it_to_the_others() {
+fn a_thread_that_takes_the_lock_in_a_loop_lets_other_threads_have_it() {
     const TRIES: usize = 100;
     let driver = Driver::new();
     let (turns, over) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -249,7 +249,7 @@ fn a_thread_that_takes_the_lock_again_and_again_leaves_it_to_the_others() {
         let mut waited = 0;
         for _ in 0..TRIES {
             let before = turns.load(Ordering::Relaxed);
-            // It is at it.
+            // The thread has started.
             while turns.load(Ordering::Relaxed) == before {
                 thread::yield_now();
             }

@@ -1,6 +1,6 @@
-//! Whole conversations with a VMM that does what the bytes of an input say: its messages, whole and cut,
-//! with descriptors that fit and others, between what its guest puts into its rings, while sessions send
-//! and receive. For the fuzz target and a property test.
+//! Whole conversations with a VMM that follows the bytes of an input: messages, whole and cut, with right and wrong
+//! descriptors, and between them changes of the guest's rings, while sessions send and receive. For the fuzz target and
+//! a property test.
 
 use std::{
     io::{IoSlice, IoSliceMut, Read},
@@ -39,7 +39,7 @@ use crate::{
     vm::{End, Vm},
 };
 
-/// Turns after which a device without new input has nothing left to do.
+/// Turns after which a device without new input must be idle.
 const QUIET: usize = 200;
 
 /// A VM whose VMM and guest a test plays, on the test's own thread.
@@ -67,11 +67,11 @@ impl Played {
         Self { vm, vmm, rings, device, accepted }
     }
 
-    /// Lets the device do all that there is to do; how many turns that took.
+    /// Runs the device until it is idle. Returns the number of turns.
     pub(crate) fn settle(&mut self) -> Result<usize, End> {
         for turns in 0..QUIET {
             let events = self.vm.turn(EpollTimeout::ZERO)?;
-            // Discard the replies, so that the device can go on.
+            // Discard the replies, so that the device can continue.
             let mut bytes = [0; 4096];
             while (&self.vmm.socket).read(&mut bytes).is_ok_and(|n| n > 0) {}
             if events == 0 && !self.vm.has_more() {
@@ -81,7 +81,7 @@ impl Played {
         Ok(QUIET)
     }
 
-    /// As a VMM that does well; the first replies are read by `settle`.
+    /// Behaves as a correct VMM; `settle` reads the first replies.
     pub(crate) fn set_up(&mut self, features: u64) -> Result<(), End> {
         self.vmm.say(code::SET_PROTOCOL_FEATURES, &super::vmm::PROTOCOL.to_ne_bytes(), &[]).ok();
         self.vmm.say(code::SET_FEATURES, &features.to_ne_bytes(), &[]).ok();
@@ -90,7 +90,7 @@ impl Played {
         self.start_rings(features)
     }
 
-    /// New rings from their beginning, with room to receive.
+    /// Sets up new rings with receive buffers.
     pub(crate) fn start_rings(&mut self, features: u64) -> Result<(), End> {
         self.rings = Rings::new(self.rings.memory.clone(), SIZE, features == EVENT_IDX);
         self.rings.wipe();
@@ -131,7 +131,7 @@ pub fn play(input: &[u8]) {
     }
 }
 
-/// Descriptors that no device wants.
+/// Descriptors that the device must refuse.
 struct Odd {
     half: OwnedFd,
     semaphore: EventFd,
@@ -179,7 +179,7 @@ fn step(
                 (0..which / 32).map(|_| Some(odd.pick(vmm, input.u8()?))).collect();
             vmm.say(u32::try_from(which).ok()? % 42, &body?, &files?).ok();
         }
-        // Good ones, in any order.
+        // Correct messages, in any order.
         2 => {
             let features = [PLAIN, EVENT_IDX, 1 << 32, 1 << 50][which % 4];
             vmm.say(code::SET_FEATURES, &features.to_ne_bytes(), &[]).ok();
@@ -199,12 +199,12 @@ fn step(
         }
         8 => drop(vmm.say([code::RESET_DEVICE, code::RESET_OWNER][queue], &[], &[])),
         9 => {
-            // Less of a message than there is to be.
+            // A part of a message.
             let bytes: Option<Vec<_>> = (0..which % 40).map(|_| input.u8()).collect();
             vmm.send(&bytes?, &[]).ok();
         }
         10 => played.start_rings(PLAIN).err().map_or(Some(()), |_| None)?,
-        // Its guest.
+        // Actions of the guest.
         11 | 12 => {
             let (op, len) = (input.u8()? % 9, usize::from(input.u16()? % 5000));
             let bytes = [&[0; 30][..], &[op, 0], &[0; 12]].concat();
@@ -220,7 +220,7 @@ fn step(
             played.rings.memory.write_obj(input.u32()?, at).ok();
             played.vmm.kick(queue);
         }
-        // Its sessions.
+        // Actions of the sessions.
         14 => {
             let chosen = which.checked_rem(connections.len())?;
             let bytes = vec![1; usize::from(input.u16()?)];

@@ -1,4 +1,4 @@
-//! A guest whose driver does as Linux's: connections with credit, over a VMM that a test plays.
+//! A guest whose driver behaves as Linux's: connections with credit, over a VMM that the test controls.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,9 +18,9 @@ use crate::header::{Header, NO_MORE_RECEIVED, NO_MORE_SENT, Op, STREAM};
 
 /// Descriptors of a queue, as QEMU has them.
 pub const QUEUE: u16 = 128;
-/// What a socket of the guest keeps, bytes (SO_VM_SOCKETS_BUFFER_SIZE).
+/// The buffer of a socket of the guest, in bytes (SO_VM_SOCKETS_BUFFER_SIZE).
 const WINDOW: u32 = 256 * 1024;
-/// Payload of a packet at most, bytes.
+/// Most bytes of payload of a packet.
 const PACKET: usize = 64 * 1024;
 /// Longer than any answer takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub struct Guest {
     cid: u64,
     window: u32,
     packet: Vec<u8>,
-    /// Receive buffers that were emptied and not given again.
+    /// The number of receive buffers that were emptied and not provided again.
     idle: Vec<u16>,
     last_port: u32,
 }
@@ -49,7 +49,7 @@ pub struct Socket {
     pub open: bool,
     pub reset: bool,
     port: u32,
-    /// Keep nothing of what comes: count it.
+    /// Count received bytes instead of keeping them.
     pub discards: bool,
     taken: u32,
     told: u32,
@@ -123,13 +123,13 @@ impl Guest {
         Ok(())
     }
 
-    /// Ends a connection without a farewell.
+    /// Resets a connection.
     pub fn reset(&mut self, own: u32) {
         self.packet(own, Op::Reset, 0);
         self.sockets.remove(&own);
     }
 
-    /// Says that it will neither send nor receive, and forgets the connection.
+    /// Shuts down both directions, and forgets the connection.
     pub fn close(&mut self, own: u32) {
         self.packet(own, Op::Shutdown, NO_MORE_RECEIVED | NO_MORE_SENT);
         self.sockets.remove(&own);
@@ -193,7 +193,7 @@ impl Guest {
         self.sockets[&own].unsent.is_empty()
     }
 
-    /// Takes what is there from a connection that keeps it.
+    /// Takes the received bytes of a connection that keeps them.
     pub fn take(&mut self, own: u32, len: usize) -> io::Result<Vec<u8>> {
         self.wait_for(|guest| {
             let socket = &guest.sockets[&own];
@@ -214,7 +214,7 @@ impl Guest {
         }
     }
 
-    /// Deals with what the device has sent, waiting for it at most so long; false: nothing came.
+    /// Waits for packets of the device, at most this long, and processes them. Returns false if none came.
     pub fn turn(&mut self, most: Duration) -> io::Result<bool> {
         let mut some = self.take_in();
         if !some && !most.is_zero() {
@@ -237,7 +237,7 @@ impl Guest {
         Ok(some)
     }
 
-    /// Turns until something holds.
+    /// Processes packets until the condition holds.
     pub fn wait_for(&mut self, done: impl Fn(&Self) -> bool) -> io::Result<()> {
         let begun = Instant::now();
         while !done(self) {

@@ -1,6 +1,6 @@
-//! A guest that does what the bytes of an input say: packets, descriptors and rings that are right or
-//! wrong, while sessions send and receive. It may break its own device; it must not make us panic, and
-//! must not make us keep more than the bounds allow. For the fuzz target and a property test.
+//! A guest that follows the bytes of an input: packets, descriptors and rings that are right or wrong, while sessions
+//! send and receive. It may break its own device. It must not cause a panic, nor make the device hold more than the
+//! bounds allow. For the fuzz target and a property test.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -44,7 +44,7 @@ pub fn play(input: &[u8]) {
         }
         check(&driver.device, connections.len() + 1);
     }
-    // Whatever it did, its driver can begin anew and is served.
+    // After any input the driver can begin anew and is served.
     if input.0.len().is_multiple_of(3) {
         begin_anew(&mut driver);
     }
@@ -68,7 +68,7 @@ fn begin_anew(driver: &mut Driver) {
         driver.device.lock().ring(which).set_event_idx(false);
     }
     driver.start(SIZE);
-    // Of all that is in the way, only as many connections as there may be.
+    // The number of connections is still bounded.
     driver.send(&Header { src_port: 5, ..Driver::header(Op::Request, 0) }, &[]);
     let answer = driver.receive().expect("an answer").0;
     assert_eq!((answer.op, answer.dst_port), (Op::Response, 5));
@@ -217,7 +217,7 @@ fn from(which: usize, op: Op) -> Header {
     Header { src_port: 77 + port, ..Driver::header(op, 0) }
 }
 
-/// What is kept is counted, and bounded; `most` connections are there.
+/// Checks that what is held is counted and bounded, with at most `most` connections.
 pub(crate) fn check(device: &Device, most: usize) {
     let inner = device.lock();
     let flow = &inner.flow;
@@ -226,7 +226,7 @@ pub(crate) fn check(device: &Device, most: usize) {
         let (len, held) = state.inbox.count();
         assert_eq!(len, state.inbox.len(), "bytes that wait for a session");
         assert!(len <= BUF_ALLOC);
-        // All that it may send, once more a chunk of which little is left, and some that are not full.
+        // All bytes within the credit, a chunk that is almost empty, and chunks that are not full.
         assert!(held.bytes <= 3 * BUF_ALLOC as usize, "{held:?} for {len} bytes");
         all += held;
     }

@@ -1,8 +1,8 @@
-//! Bytes that say what a hostile guest or VMM does.
+//! The bytes that a hostile guest or VMM follows.
 
 use super::rings::{MEMORY, Rings};
 
-/// What is left of an input.
+/// The rest of an input.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl Input<'_> {

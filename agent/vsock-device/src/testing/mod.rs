@@ -1,5 +1,4 @@
-//! VMMs, drivers and guests that tests play. Only tests, benchmarks and the fuzz targets have them
-//! (the feature `testing`).
+//! VMMs, drivers and guests for tests, benchmarks and the fuzz targets (the feature `testing`).
 
 #[cfg(any(test, fuzzing))]
 pub mod conversation;

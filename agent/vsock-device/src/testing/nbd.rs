@@ -1,4 +1,4 @@
-//! As much of an NBD client as a guest of a test needs: it reads, and counts replies.
+//! A small NBD client for the guests of tests: it sends requests and counts replies.
 
 use std::{
     io,
@@ -37,7 +37,7 @@ pub fn request(command: u16, at: u64, len: u32) -> Vec<u8> {
     bytes
 }
 
-/// What one kind of request costs, for a while.
+/// A load: requests of one kind for some time.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub command: u16,
@@ -48,7 +48,7 @@ pub struct Load {
     pub time: Duration,
 }
 
-/// Keeps `depth` requests under way on each connection; how many replies each got.
+/// Keeps `depth` requests in flight on each connection. Returns the number of replies of each connection.
 pub fn run(guest: &mut Guest, connections: &[u32], load: Load) -> io::Result<Vec<u64>> {
     let Load { command, len, depth, time } = load;
     let mut bytes = request(command, 0, len);

@@ -135,7 +135,7 @@ impl Rings {
         Some((u16::try_from(head).expect("a head"), self.read(slot + 4)))
     }
 
-    /// Whether the device wants to hear of what was given since it was last asked.
+    /// Whether the device wants a kick for the chains that were given since the last call.
     pub fn wants_kick(&mut self, queue: usize) -> bool {
         let known = &mut self.queues[queue];
         let (old, new) = (known.kicked, known.given);
@@ -166,7 +166,7 @@ impl Rings {
         true
     }
 
-    /// Sends a packet by this send buffer, whatever is in it.
+    /// Sends a packet by this send buffer, even if the buffer is in use.
     pub fn throw(&mut self, slot: u16, header: &[u8; 44], payload: &[u8]) {
         let at = Self::buffer(TX, slot);
         self.memory.write_slice(header, GuestAddress(at)).expect("inside of the memory");

@@ -1,4 +1,4 @@
-//! A driver and its device, without a VMM between them.
+//! A driver and its device, without a VMM.
 
 use std::{path::Path, sync::Arc};
 
@@ -68,7 +68,7 @@ impl Driver {
         (0..size).for_each(|index| self.rings.give_room(index));
     }
 
-    /// The device looks at both queues, until there is nothing to do.
+    /// Runs the device on both queues until it is idle.
     pub(crate) fn kick(&self) {
         while self.device.look(true).more {}
         self.device.make_room(true);
@@ -114,7 +114,7 @@ impl Driver {
         Some((Header::parse(head), payload.to_vec()))
     }
 
-    /// A connection from a port of the guest, and the device's word that it is one.
+    /// Connects from a port of the guest, and checks the device's response.
     pub(crate) fn connect_from(&mut self, src_port: u32) -> Connection {
         self.send(&Header { src_port, ..Self::header(Op::Request, 0) }, &[]);
         assert_eq!(self.receive().unwrap().0.op, Op::Response);

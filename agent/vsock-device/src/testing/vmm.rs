@@ -1,4 +1,4 @@
-//! A VMM's end of vhost-user, which says exactly what it is told to.
+//! A VMM's end of vhost-user, which sends exactly what the test tells it to.
 
 use std::{
     io::{self, IoSlice, Read},
@@ -116,18 +116,18 @@ impl Vmm {
         Ok(body)
     }
 
-    /// Asks and hears.
+    /// Sends a message and returns the reply.
     pub fn ask(&self, code: u32, body: &[u8]) -> io::Result<Vec<u8>> {
         self.say(code, body, &[])?;
         self.reply()
     }
 
-    /// Returns once all that was said before has been dealt with.
+    /// Returns when the device has processed all earlier messages.
     pub fn settle(&self) -> io::Result<()> {
         self.ask(code::GET_FEATURES, &[]).map(drop)
     }
 
-    /// What comes before the rings, with these features.
+    /// Sends the messages that come before those of the rings, with these features.
     pub fn greet(&self, features: u64) -> io::Result<()> {
         self.ask(code::GET_FEATURES, &[])?;
         self.ask(code::GET_PROTOCOL_FEATURES, &[])?;
@@ -173,7 +173,7 @@ impl Vmm {
         self.ring(code::SET_VRING_ENABLE, queue, 1)
     }
 
-    /// Stops a ring; says where it was.
+    /// Stops a ring, and returns its place.
     pub fn stop(&self, queue: usize) -> io::Result<u16> {
         let body = self.ask(code::GET_VRING_BASE, &pair(queue, 0))?;
         let base = body.get(4..6).and_then(|bytes| bytes.try_into().ok());

@@ -1,4 +1,4 @@
-//! A VM against a VMM that a test plays.
+//! A VM with a VMM of the test.
 
 use std::{
     fs::File,
@@ -51,13 +51,13 @@ fn works(played: &mut Played, src_port: u32) -> Connection {
     connection
 }
 
-/// Why the VMM is not served any longer.
+/// Why the VMM is no longer served.
 fn refused(played: &mut Played) -> String {
     played.settle().unwrap_err().to_string()
 }
 
 #[test]
-fn a_vmm_that_does_well_is_served_with_events_by_index_too() {
+fn a_correct_vmm_is_served_with_and_without_event_idx() {
     for features in [PLAIN, EVENT_IDX] {
         let mut played = Played::new();
         played.set_up(features).unwrap();
@@ -102,7 +102,7 @@ fn features_and_messages_that_were_not_offered_are_refused() {
 }
 
 #[test]
-fn memory_is_what_its_files_have() {
+fn memory_must_not_be_longer_than_its_files() {
     let mut played = set_up();
     let fd = played.vmm.memory.as_fd();
     // As a sparse file would have it, but this one is shorter.
@@ -244,9 +244,9 @@ fn a_ring_that_was_stopped_is_not_broken_by_the_other() {
     }
 }
 
-/// A VMM that has lost its guest's memory can give it anew.
+/// A VMM that has lost its guest's memory can send it again.
 #[test]
-fn memory_that_was_taken_away_can_be_given_anew() {
+fn memory_that_was_taken_away_can_be_sent_again() {
     let mut played = set_up();
     works(&mut played, 1);
     ftruncate(&played.vmm.memory, 0).unwrap();
@@ -263,7 +263,7 @@ fn memory_that_was_taken_away_can_be_given_anew() {
     works(&mut played, 2);
 }
 
-/// What is open, and whether it is closed on exec.
+/// The open descriptors, and whether each has O_CLOEXEC.
 fn descriptors() -> Vec<(String, bool)> {
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
     let number = |name: std::ffi::OsString| name.to_str().unwrap().parse::<i32>().ok();
@@ -280,7 +280,7 @@ fn descriptors() -> Vec<(String, bool)> {
         .collect()
 }
 
-/// In a process of its own, which opens nothing else meanwhile.
+/// Runs in a child process, which opens nothing else meanwhile.
 #[test]
 fn nothing_is_left_of_a_vm_and_all_of_it_is_closed_on_exec() {
     const CHILD: &str = "VSOCK_DEVICE_TEST_OF_DESCRIPTORS";
@@ -291,7 +291,7 @@ fn nothing_is_left_of_a_vm_and_all_of_it_is_closed_on_exec() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         return;
     }
-    // What is kept for the process is there already.
+    // Descriptors that the process keeps are open already.
     drop(set_up());
     let before = descriptors();
     let mut played = set_up();
@@ -308,7 +308,7 @@ fn nothing_is_left_of_a_vm_and_all_of_it_is_closed_on_exec() {
 }
 
 #[test]
-fn a_vmm_that_does_not_read_its_replies_is_heard_again_once_it_does() {
+fn a_vmm_that_does_not_read_its_replies_is_served_again_once_it_does() {
     let mut played = set_up();
     for _ in 0..1_000_000 {
         if played.vmm.say(code::GET_FEATURES, &[], &[]).is_err() {
@@ -323,7 +323,7 @@ fn a_vmm_that_does_not_read_its_replies_is_heard_again_once_it_does() {
 
 proptest! {
     #[test]
-    fn no_conversation_makes_it_panic_or_spin(input in vec(any::<u8>(), 0..1000)) {
+    fn no_conversation_causes_a_panic_or_a_busy_loop(input in vec(any::<u8>(), 0..1000)) {
         play(&input);
     }
 }

@@ -1,4 +1,4 @@
-//! A file behaves as an array of bytes, whatever is asked of it.
+//! A file behaves as an array of bytes under any requests.
 
 use std::os::unix::fs::FileExt;
 
@@ -16,7 +16,7 @@ enum Step {
     Extents,
 }
 
-/// More than a window, and not a whole number of blocks.
+/// The size of the file: more than a window, and not a multiple of a block.
 const SIZE: usize = (5 << 18) + 1234;
 
 fn steps() -> impl Strategy<Value = (usize, usize, Step)> {
@@ -87,12 +87,12 @@ fn behaves_as_an_array(options: Options, steps: Vec<(usize, usize, Step)>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn it_behaves_as_an_array_of_bytes(steps in prop::collection::vec(steps(), 1..20)) {
+    fn a_file_behaves_as_an_array_of_bytes(steps in prop::collection::vec(steps(), 1..20)) {
         behaves_as_an_array(Options::default(), steps);
     }
 
     #[test]
-    fn without_the_page_cache_too(steps in prop::collection::vec(steps(), 1..20)) {
+    fn a_file_past_the_page_cache_does_too(steps in prop::collection::vec(steps(), 1..20)) {
         behaves_as_an_array(DIRECT, steps);
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that the kernel goes on with by itself, against what a thread does with them.
+//! Requests that complete without a thread, compared with the same requests executed by a thread.
 
 use std::{
     os::unix::fs::FileExt,
@@ -14,13 +14,13 @@ use crate::{
     testing::{Begun, begun},
 };
 
-/// Bytes that differ from place to place.
+/// Bytes that differ from offset to offset.
 fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from(i * 31 % 251).unwrap()).collect()
 }
 
-/// A file of such bytes, and past the last whole block a few more. The page cache has none of it: a write past it
-/// would have to wait for what it has.
+/// A file of such bytes that ends with a part of a block. The page cache has none of it, since a write past the page
+/// cache would have to wait for cached pages.
 fn filled() -> (TempDir, PathBuf, Vec<u8>) {
     let (directory, path) = sparse(0);
     let bytes = bytes((2 << 20) + 100);
@@ -31,7 +31,7 @@ fn filled() -> (TempDir, PathBuf, Vec<u8>) {
     (directory, path, bytes)
 }
 
-/// `None` where there is no io_uring, or a filesystem that does not go on by itself: it is said, and nothing is tried.
+/// `None` without io_uring, or on a filesystem that needs a thread. The test says so and tries nothing.
 fn ringed(path: &Path, options: Options) -> Option<FileDisk> {
     let disk = FileDisk::open(path, options).unwrap();
     if !disk.begins() {
@@ -47,7 +47,7 @@ fn done(begun: Begun) -> Option<Vec<u8>> {
     }
 }
 
-/// The kernel may always say that it would have to wait; not for ever.
+/// Repeats a request, since the kernel may say for a while that it would block.
 fn sometime<T>(begin: impl Fn() -> Option<T>) -> Option<T> {
     (0..1000).find_map(|_| {
         begin().or_else(|| {
@@ -73,7 +73,7 @@ fn write_begun(disk: &FileDisk, at: u64, data: &[u8], fua: bool) -> Option<Vec<u
 }
 
 #[test]
-fn any_range_is_read_and_what_is_too_much_is_left_to_a_thread() {
+fn any_range_is_read_and_a_range_that_is_too_long_is_left_to_a_thread() {
     let (_directory, path, bytes) = filled();
     for options in [Options::default(), DIRECT] {
         let Some(disk) = ringed(&path, options) else { return };
@@ -91,7 +91,7 @@ fn any_range_is_read_and_what_is_too_much_is_left_to_a_thread() {
 }
 
 #[test]
-fn whole_blocks_are_written_past_the_cache_and_all_else_by_a_thread() {
+fn whole_blocks_are_written_past_the_cache_and_other_writes_by_a_thread() {
     let (_directory, path, mut model) = filled();
     let Some(disk) = ringed(&path, DIRECT) else { return };
     for (at, len, fua) in [(0, 4096, false), (32_768, 65_536, true), (1 << 20, 1 << 20, false)] {
@@ -115,7 +115,7 @@ fn whole_blocks_are_written_past_the_cache_and_all_else_by_a_thread() {
 }
 
 #[test]
-fn a_write_that_was_begun_is_owed_until_a_flush() {
+fn a_write_that_was_begun_counts_as_not_durable_until_a_flush() {
     let (_directory, path, _) = filled();
     let Some(disk) = ringed(&path, DIRECT) else { return };
     run(&disk, &mut Op::Flush).unwrap();
@@ -127,7 +127,7 @@ fn a_write_that_was_begun_is_owed_until_a_flush() {
 }
 
 #[test]
-fn a_write_waits_for_nobody_who_changes_part_of_a_block() {
+fn a_write_that_is_begun_does_not_wait_for_a_change_of_part_of_a_block() {
     let (_directory, path, _) = filled();
     let Some(disk) = ringed(&path, DIRECT) else { return };
     let alone = disk.opened().edges.alone();
@@ -137,18 +137,18 @@ fn a_write_waits_for_nobody_who_changes_part_of_a_block() {
 }
 
 #[test]
-fn what_comes_short_is_left_to_a_thread_which_says_why() {
+fn a_request_that_moves_too_few_bytes_is_left_to_a_thread_which_reports_the_error() {
     let (_directory, path, _) = filled();
     for options in [Options::default(), DIRECT] {
         let Some(disk) = ringed(&path, options) else { return };
         OpenOptions::new().write(true).open(&path).unwrap().set_len(8192).unwrap();
-        assert!(read_begun(&disk, 4096, 8192).is_none(), "a file that shrank");
+        assert!(read_begun(&disk, 4096, 8192).is_none(), "a truncated file");
         assert_eq!(try_read(&disk, 4096, 8192).unwrap_err().kind, Kind::Io);
         OpenOptions::new().write(true).open(&path).unwrap().set_len((2 << 20) + 100).unwrap();
     }
 }
 
-/// More than the ring has room for, without a turn between them; and nobody waits for them at the end.
+/// More requests than the ring has room for, without a turn between them. At the end nothing waits for them.
 #[test]
 fn more_than_the_ring_holds_and_a_disk_that_is_closed_meanwhile() {
     #[derive(Debug)]
@@ -184,7 +184,7 @@ fn more_than_the_ring_holds_and_a_disk_that_is_closed_meanwhile() {
 }
 
 #[test]
-fn what_is_read_is_what_others_wrote_meanwhile_or_before() {
+fn a_read_returns_the_bytes_before_or_after_a_concurrent_write() {
     let (_directory, path, _) = filled();
     let Some(disk) = ringed(&path, DIRECT) else { return };
     let file = OpenOptions::new().write(true).open(&path).unwrap();

@@ -1,4 +1,4 @@
-//! A device that its guest or its VMM broke, and what makes it work again.
+//! A device that its guest or VMM has broken, and how it works again.
 
 use super::*;
 use crate::testing::rings::{RX, TX};
@@ -29,7 +29,7 @@ fn a_broken_device_works_again_after_its_queues_were_stopped_or_it_was_reset() {
         assert!(read(&connection, 9).unwrap().is_empty());
         assert!(connection.try_send(&[IoSlice::new(b"ab")]).is_err());
         drop(connection);
-        // A good packet does not help.
+        // A correct packet changes nothing.
         driver.put(&Driver::header(Op::Request, 0), &[]);
         driver.kick();
         assert!(driver.receive().is_none());
@@ -44,7 +44,7 @@ fn a_broken_device_works_again_after_its_queues_were_stopped_or_it_was_reset() {
     }
 }
 
-/// One queue alone does not heal the other.
+/// Stopping one queue does not repair the other.
 #[test]
 fn a_queue_that_was_not_stopped_stays_broken() {
     let mut driver = Driver::new();

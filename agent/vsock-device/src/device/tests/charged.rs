@@ -1,4 +1,4 @@
-//! What is held for connections is charged as it is held.
+//! Memory that is held for connections is charged.
 
 use super::*;
 use crate::{flow::COPIED, inbox::LENT};
@@ -19,14 +19,14 @@ fn packets_of_one_byte_cost_as_much_as_large_ones() {
     }
     let held = driver.device.lock().flow.held;
     assert!(held.bytes < 110_000, "{held:?}");
-    // Each of them comes, in order, and nothing is held any more.
+    // Each byte arrives, in order, and nothing is held any more.
     assert_eq!(read(&connection, 200_000).unwrap(), vec![b'x'; 100_000]);
     assert_eq!(driver.device.lock().flow.held, Held::default());
 }
 
-/// As the issue's: many connections within their credit, and none of them read.
+/// Many connections within their credit, none of which is read.
 #[test]
-fn no_vm_makes_us_hold_more_than_its_bound() {
+fn the_memory_held_for_a_vm_is_bounded() {
     let mut driver = Driver::new();
     driver.device.stop(Which::Rx);
     driver.device.stop(Which::Tx);
@@ -48,7 +48,7 @@ fn no_vm_makes_us_hold_more_than_its_bound() {
     assert!(inner.flow.held.bytes <= COPIED + BUF_ALLOC as usize, "{:?}", inner.flow.held);
     assert_eq!(inner.flow.connections.open.len(), 400, "no connection was reset");
     drop(inner);
-    // They read, and it goes on.
+    // They are read, and the device continues.
     for connection in &connections {
         while read(connection, 100_000).is_ok_and(|bytes| !bytes.is_empty()) {}
     }

@@ -1,4 +1,4 @@
-//! Turns: how much work one piece is, and whose it is next.
+//! Turns: the size of a piece of work, and the order of connections.
 
 use std::{
     pin::pin,
@@ -13,7 +13,7 @@ use crate::{
     testing::rings::{BUFFER, INDIRECT, RX, Rings, TX, WRITE},
 };
 
-/// A table in the guest's memory that is no queue's.
+/// A table in the guest's memory that does not belong to a queue.
 const TABLE: u64 = 0x60_0000;
 const BYTES: u64 = 0x70_0000;
 
@@ -39,13 +39,13 @@ impl Waits {
         Self { connection, woken: Arc::default(), bytes: 0 }
     }
 
-    /// True if it need not wait.
+    /// True if it does not need to wait.
     fn wants(&self) -> bool {
         let waker = Waker::from(Arc::clone(&self.woken));
         pin!(self.connection.writable()).poll(&mut Context::from_waker(&waker)).is_ready()
     }
 
-    /// As a session does: sends until nothing goes, then waits. How much it has sent.
+    /// Behaves as a session: sends until nothing is accepted, then waits. Returns the number of bytes sent.
     fn turn(&mut self) -> usize {
         let before = self.bytes;
         let bytes = vec![7; 1 << 20];
@@ -64,7 +64,7 @@ impl Waits {
     }
 }
 
-/// So many connections, of a guest that has room for all of their bytes but not in its queue.
+/// This many connections of a guest with enough credit for all of their bytes, but not enough buffers in its queue.
 fn sessions(driver: &mut Driver, count: u32) -> Vec<Waits> {
     driver.device.lock().flow.line.set_patience(Duration::MAX);
     (0..count)
@@ -77,7 +77,7 @@ fn sessions(driver: &mut Driver, count: u32) -> Vec<Waits> {
         .collect()
 }
 
-/// The guest takes what it has got, and gives `count` buffers.
+/// The guest takes its packets, and provides `count` buffers.
 fn make_room(driver: &mut Driver, count: u16) {
     let mut packet = Vec::new();
     let mut given = 0;
@@ -96,7 +96,7 @@ fn a_chain_longer_than_the_queue_breaks_the_device() {
         for (count, breaks) in [(usize::from(SIZE), false), (usize::from(SIZE) + 1, true)] {
             let mut driver = Driver::new();
             let connection = driver.connect();
-            // None is left of the good ones.
+            // None of the correct buffers is left.
             while connection.try_send(&[IoSlice::new(&[1; 60_000])]).is_ok() {}
             while driver.rings.take(RX).is_some() {}
             let flags = if queue == RX { WRITE } else { 0 };
@@ -115,7 +115,7 @@ fn a_chain_longer_than_the_queue_breaks_the_device() {
 #[test]
 fn a_chain_that_ends_in_the_middle_breaks_the_device() {
     for chain in [
-        // The next one is beyond the table, in a table that is nowhere, or this one itself.
+        // The next descriptor is beyond the table, in a table outside of the memory, or this one itself.
         [BYTES, 64, u64::from(WRITE) | 1, 40],
         [1 << 40, 16 * 4, u64::from(INDIRECT), 0],
         [BYTES, 64, u64::from(WRITE) | 1, 1],
@@ -137,7 +137,7 @@ fn a_chain_that_ends_in_the_middle_breaks_the_device() {
     }
 }
 
-/// Buffers of as many descriptors as there may be, with room for one byte.
+/// Buffers of as many descriptors as allowed, with room for one byte.
 #[test]
 fn buffers_of_many_descriptors_are_a_short_turn_and_others_of_the_thread_run_before_the_next() {
     let mut driver = Driver::new();
@@ -148,7 +148,7 @@ fn buffers_of_many_descriptors_are_a_short_turn_and_others_of_the_thread_run_bef
     let credit = Header { buf_alloc: u32::MAX, ..Driver::header(Op::CreditUpdate, 0) };
     driver.send(&credit, &[]);
     let session = Waits::new(connection);
-    // What it has got by the good buffers goes first.
+    // The packets in the correct buffers come first.
     while session.connection.try_send(&[IoSlice::new(&[1; 60_000])]).is_ok() {}
     session.wants();
     while driver.rings.take(RX).is_some() {}
@@ -173,7 +173,7 @@ fn buffers_of_many_descriptors_are_a_short_turn_and_others_of_the_thread_run_bef
             }
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         }
-        // It waits for nothing but its turn.
+        // It waits only for its turn.
         if !session.wants() {
             assert!(session.was_woken());
         }
@@ -205,7 +205,7 @@ fn packets_of_many_descriptors_are_a_short_turn_too() {
 fn connections_are_served_in_the_order_in_which_they_came() {
     let mut driver = Driver::new();
     let mut all = sessions(&mut driver, 3);
-    // The first takes all that is there, the others find nothing.
+    // The first connection takes all buffers, and the others find none.
     assert!(all[0].turn() > 0);
     let order = [0, 1, 2];
     for i in [1, 2] {
@@ -216,7 +216,7 @@ fn connections_are_served_in_the_order_in_which_they_came() {
         make_room(&mut driver, 16);
         let woken: Vec<_> = (0..3).filter(|i| all[*i].was_woken()).collect();
         assert_eq!(woken.len(), 1, "room for one turn, and one is called");
-        // Others come just then: it is not their turn.
+        // Other connections try to send at that moment, and it is not their turn.
         for (i, one) in all.iter_mut().enumerate() {
             if i != woken[0] {
                 assert_eq!(one.turn(), 0);

@@ -24,7 +24,7 @@ fn headers_of_other_versions_replies_and_long_ones_are_refused() {
 }
 
 #[test]
-fn messages_have_their_length_and_nothing_more() {
+fn messages_of_another_length_are_refused() {
     let pair = bytes(&[1 << 32 | 1]);
     let tables = [1, 0x1000, 0x2000, 0x3000, 0x4000];
     for (kind, body) in [
@@ -78,7 +78,7 @@ fn replies_are_laid_out_as_the_protocol_has_them() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(code in 0_u32..40, body in vec(any::<u8>(), 0..300)) {
+    fn no_bytes_cause_a_panic(code in 0_u32..40, body in vec(any::<u8>(), 0..300)) {
         if let Some(kind) = Kind::from_wire(code) {
             Request::parse(kind, &body).ok();
         }
