@@ -59,6 +59,15 @@ impl Machine {
         names
     }
 
+    /// The paths of all files in some directories, in their order.
+    pub(crate) fn paths_in(&self, directories: &[&str]) -> Vec<String> {
+        let paths = directories.iter().flat_map(|directory| {
+            self.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
+        });
+        paths.collect()
+    }
+
+    /// Where a symbolic link points.
     pub(crate) fn link(&self, path: &str) -> Option<String> {
         Some(fs::read_link(self.path(path)).ok()?.to_string_lossy().into_owned())
     }

@@ -125,11 +125,9 @@ impl Machine {
     fn configured(&self, said: impl Fn(&[&str]) -> bool) -> Option<String> {
         let directories =
             ["/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d"];
-        let files = directories.iter().flat_map(|directory| {
-            self.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
-        });
         let said = |line: &str| said(&line.split_whitespace().collect::<Vec<_>>());
-        files
+        self.paths_in(&directories)
+            .into_iter()
             .filter(|path| Path::new(path).extension().is_some_and(|end| end == "conf"))
             .find(|path| self.read(path).is_some_and(|text| text.lines().any(said)))
     }

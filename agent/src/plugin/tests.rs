@@ -1,4 +1,4 @@
-use std::error::Error;
+use human::chain;
 
 use super::*;
 use crate::{
@@ -39,13 +39,7 @@ fn size(plugin: &str, params: &[&str]) -> u64 {
 /// The error with its causes, as the command line prints it.
 fn refusal(plugin: &str, params: &[&str]) -> String {
     let error = build(plugin, &words(params), false).unwrap_err();
-    let mut parts = vec![error.to_string()];
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        parts.push(error.to_string());
-        cause = error.source();
-    }
-    parts.join(": ")
+    chain(&error).to_string()
 }
 
 #[test]

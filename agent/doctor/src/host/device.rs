@@ -321,16 +321,14 @@ const IN_KVM: &str = "users who start guests must be in the group kvm from then 
 fn rule(machine: &Machine) -> Option<String> {
     let directories =
         ["/etc/udev/rules.d", "/run/udev/rules.d", "/usr/lib/udev/rules.d", "/lib/udev/rules.d"];
-    let files = directories.iter().flat_map(|directory| {
-        machine.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
-    });
     let opens = |line: &str| {
         let line = line.replace(' ', "");
         !line.starts_with('#')
             && line.contains("\"vhost-vsock\"")
             && (line.contains("MODE=\"0666\"") || line.contains("MODE:=\"0666\""))
     };
-    files.into_iter().find(|path| machine.read(path).is_some_and(|text| text.lines().any(opens)))
+    let mut files = machine.paths_in(&directories).into_iter();
+    files.find(|path| machine.read(path).is_some_and(|text| text.lines().any(opens)))
 }
 
 #[cfg(test)]

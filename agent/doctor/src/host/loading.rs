@@ -55,10 +55,9 @@ fn locked(machine: &Machine) -> Option<Obstacle> {
         })
     };
     let directories = ["/etc/sysctl.d", "/run/sysctl.d", "/usr/lib/sysctl.d"];
-    let files = directories.iter().flat_map(|directory| {
-        machine.list(directory).into_iter().map(move |name| format!("{directory}/{name}"))
-    });
-    let by = files
+    let by = machine
+        .paths_in(&directories)
+        .into_iter()
         .chain(["/etc/sysctl.conf".to_owned()])
         .find(|path| machine.read(path).is_some_and(|text| setting(&text)));
     let by = by.map_or_else(String::new, |path| format!(", by {path}"));

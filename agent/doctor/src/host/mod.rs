@@ -37,7 +37,9 @@ const CHECKS: &[fn(&Machine) -> Vec<Finding>] = &[
 /// The findings about a VM host, and what follows from them.
 #[derive(Debug)]
 pub struct Report {
+    /// In the order of the checks; there may be several with one id.
     pub findings: Vec<Finding>,
+    /// The ways in which a guest reaches an agent, that by the kernel's vsock first.
     pub ways: Vec<Way>,
 }
 
