@@ -57,7 +57,7 @@ fn expressions_are_what_the_manual_says() {
 }
 
 #[test]
-fn what_is_wrong_is_named_with_its_place() {
+fn an_error_names_its_place() {
     for (text, expected) in [
         (
             "1 256",
@@ -68,8 +68,8 @@ fn what_is_wrong_is_named_with_its_place() {
         ("le16:0x12345", "'0x12345' is not a number that fits here (a word"),
         ("1 @-2", "@-2 goes before the beginning"),
         ("@^3", "an alignment is a power of two"),
-        ("*3", "nothing before '*'"),
-        ("@4 *3", "nothing before '*'"),
+        ("*3", "no expression before '*'"),
+        ("@4 *3", "no expression before '*'"),
         ("(1 2 3)[2:1]", "[2:1] is no part of 3 bytes"),
         ("(1 2 3)[:10]", "[0:10] is no part of 3 bytes"),
         ("1[2]", "a slice is [FROM:TO]"),
