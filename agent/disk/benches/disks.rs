@@ -1,6 +1,6 @@
-//! What a request costs a disk, without the network: `cargo bench -p disk --bench disks`.
+//! The cost of a disk's requests, without the network: `cargo bench -p disk --bench disks`.
 //!
-//! Prints nanoseconds a request, and what memory comes back when a memory disk is trimmed.
+//! Prints nanoseconds per request, and the memory that is freed when a memory disk is trimmed.
 
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
@@ -29,8 +29,8 @@ impl Offsets {
     }
 }
 
-/// Calls `request` for a while; prints what one took of this thread's CPU time, in the best and in
-/// the middle one of many short spells (the machine may have other work).
+/// Calls `request` for some time. Prints this thread's CPU time per call, in the best and in the median one of many
+/// short intervals, since the machine may have other work.
 fn measure(name: &str, mut request: impl FnMut()) {
     let mut spells = Vec::new();
     let start = Instant::now();
@@ -75,7 +75,7 @@ fn fill(disk: &dyn Disk, size: u64) {
     }
 }
 
-/// Resident bytes of this process.
+/// The resident memory of this process, in bytes.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
@@ -111,7 +111,7 @@ fn memory() {
         disk.try_execute(&mut Op::Extents { at, len, one: false }, &mut answer).unwrap();
         black_box(answer);
     });
-    // From a second thread: is a lock in the way?
+    // With a second thread, to see whether a lock costs time.
     let disk = Arc::new(disk);
     std::thread::scope(|scope| {
         for seed in [5, 6] {
@@ -159,7 +159,7 @@ fn file() {
 }
 
 fn main() {
-    // `cargo test --all-targets` starts benches too, without this word: then there is nothing to do.
+    // `cargo test --all-targets` starts benches too, without this argument. There is nothing to do then.
     if !std::env::args().any(|word| word == "--bench") {
         return;
     }
