@@ -4,20 +4,13 @@ mod attach;
 mod cli;
 mod cmd;
 mod copy;
-mod dial;
-mod error;
 #[cfg(test)]
 mod generated;
-mod greet;
 mod init;
-mod link;
-mod patience;
 mod probe;
-mod session;
 mod size;
 mod stamp;
 mod sys;
-mod walk;
 
 use std::{error::Error, process::ExitCode};
 
@@ -54,7 +47,7 @@ fn without_command(error: &clap::Error) -> u8 {
 
 /// Does what was said, tells what went wrong, and says the exit code.
 fn perform(cli: &Cli) -> u8 {
-    patience::set(cli.timeout);
+    nbd_client::timeout::set(cli.timeout);
     let done = match &cli.command {
         Command::Probe(words) => cmd::probe::run(words),
         Command::Connect(words) => cmd::connect::run(words),

@@ -12,6 +12,7 @@ use std::{
 };
 
 use nbd::{Uri, negotiate::FencingToken, wire::TransmissionFlags};
+use nbd_client::{client::Link, connect::Standing, error::SessionError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -37,7 +38,7 @@ use super::{
     saved::Saved,
     state::{Phase, Shared, State},
 };
-use crate::{chain, error::SessionError, greet::Standing, link::Link};
+use crate::chain;
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;

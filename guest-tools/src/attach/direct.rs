@@ -2,6 +2,7 @@
 //! stays behind the device: it ends with its server.
 
 use nbd::wire::TransmissionFlags;
+use nbd_client::connect::{Standing, enter_for_kernel};
 
 use super::{
     AttachError,
@@ -11,7 +12,6 @@ use super::{
     name::Device,
     netlink::Connect,
 };
-use crate::greet::{Standing, enter_for_kernel};
 
 /// Gives the kernel the server's own sockets, and no relay: the device ends with its server.
 pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {

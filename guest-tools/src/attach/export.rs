@@ -1,8 +1,7 @@
 //! What the kernel was told of the export, and whether a server that came back still serves it.
 
 use nbd::{Terms, wire::TransmissionFlags as Flags};
-
-use crate::{greet::Standing, link::Link};
+use nbd_client::{client::Link, connect::Standing};
 
 /// What the kernel makes use of when it is offered.
 const USED: Flags = Flags::HAS_FLAGS

@@ -46,11 +46,11 @@ mod unflushed;
 
 use std::io;
 
+use nbd_client::error::SessionError;
 use nix::errno::Errno;
 use thiserror::Error;
 
 use self::frontend::FrontendError;
-use crate::error::SessionError;
 
 pub(crate) use self::{
     control::attached,

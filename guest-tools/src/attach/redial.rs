@@ -14,9 +14,10 @@ use std::{
 };
 
 use nbd::{Uri, negotiate::FencingToken};
+use nbd_client::client::Link;
 
 use super::export::Export;
-use crate::{chain, link::Link};
+use crate::chain;
 
 /// The thread's stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;

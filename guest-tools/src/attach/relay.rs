@@ -17,6 +17,7 @@ use std::{
 };
 
 use nbd::{transmit::client::Failure, wire::Errno as Code};
+use nbd_client::client::{Done, Link, Order, Verb};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -30,10 +31,7 @@ use super::{
     saved::Saved,
     state::Shared,
 };
-use crate::{
-    chain,
-    link::{Done, Link, Order, Verb},
-};
+use crate::chain;
 
 /// Payload of requests under way, bytes: at this bound the kernel waits.
 const WEIGHT: usize = 64 << 20;

@@ -19,6 +19,7 @@ use std::{
 };
 
 use clap::Args;
+use nbd_client::timeout;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::{
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     attach::{AttachError, Device, Ready, Wish, hand_over, serve},
     cli::Target,
-    init, patience,
+    init,
     size::{parse_duration, parse_size},
     sys,
 };
@@ -169,7 +170,7 @@ impl Attach {
         let mut words = vec![self.target.uri.to_string(), format!("--keep={}", self.keep)];
         words.push(format!("--wait={}ms", self.wait.as_millis()));
         words.extend(self.device.map(|device| format!("--device={device}")));
-        let patience = patience::limit().map_or(0, |limit| limit.as_millis().max(1));
+        let patience = timeout::limit().map_or(0, |limit| limit.as_millis().max(1));
         words.push(format!("--timeout={patience}ms"));
         let timeout = self.dead_timeout.0;
         words.extend(timeout.map(|timeout| format!("--dead-timeout={}ms", timeout.as_millis())));

@@ -1,6 +1,7 @@
 //! `cache`: asks the server to have a range at hand, because it will be read soon.
 
 use clap::Args;
+use nbd_client::client::{Link, Order, Verb};
 use serde_json::json;
 
 use super::{
@@ -8,11 +9,7 @@ use super::{
     print::print_json,
     range::{Range, in_pieces},
 };
-use crate::{
-    cli::Target,
-    link::{Link, Order, Verb},
-    size::print_size,
-};
+use crate::{cli::Target, size::print_size};
 
 const EXAMPLES: &str = "\
 Examples:

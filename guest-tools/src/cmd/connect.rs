@@ -12,11 +12,11 @@ use std::{
 
 use clap::Args;
 use nbd::{Uri, uri::HOST_CID};
+use nbd_client::{dial::dial_raw, error::SessionError};
 use nix::sys::socket;
 use serde_json::json;
 
 use super::CommandError;
-use crate::{dial::dial_raw, error::SessionError};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -8,10 +8,11 @@ use std::{
 
 use clap::Args;
 use nbd::wire::ExtentFlags;
+use nbd_client::{client::Link, error::SessionError, extents::Walk, transfer};
 use serde_json::json;
 
 use super::{CommandError, range::Range};
-use crate::{cli::Target, error::SessionError, link::Link, session, walk::Walk};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,7 +77,7 @@ fn dump(
     };
     let read = |link: &mut Link, rows: &mut Rows<_>, at: u64, end: u64| {
         let (from, len) = whole(at, end);
-        session::read(link, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
+        transfer::read(link, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
     };
     if len == 0 || link.terms().allocation.is_none() {
         return read(link, rows, at, end);

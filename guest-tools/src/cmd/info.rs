@@ -1,6 +1,7 @@
 //! `info`: what an export is and what it can do.
 
 use clap::Args;
+use nbd_client::{connect, error::SessionError};
 
 use super::{
     CommandError,
@@ -8,7 +9,7 @@ use super::{
     question::Question,
     show,
 };
-use crate::{cli::Target, error::SessionError, greet};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +59,7 @@ struct Asked {
 pub(crate) fn run(words: &Info) -> Result<(), CommandError> {
     let uri = &words.target.uri;
     let Asked { can, is, has } = words.asked;
-    let server = greet::describe(uri);
+    let server = connect::describe(uri);
     if let Some(question) = can.or(is).or(has) {
         let yes = match server {
             Ok(server) => question.answer(&server),

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use nbd::wire::is_plain;
+use nbd_client::connect;
 
 use super::{
     CommandError,
     print::{print, print_json},
     show,
 };
-use crate::{cli::Target, greet};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,7 +37,7 @@ pub(crate) struct List {
 
 pub(crate) fn run(words: &List) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let server = greet::list(uri)?;
+    let server = connect::list(uri)?;
     let names = server.exports.iter().map(|export| export.name.as_str());
     match (words.names, words.json) {
         (true, true) => print_json(&names.collect()),

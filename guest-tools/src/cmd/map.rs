@@ -8,6 +8,10 @@ use std::{
 
 use clap::Args;
 use nbd::wire::{BASE_ALLOCATION, printable};
+use nbd_client::{
+    client::{Extent, Link},
+    extents::Walk,
+};
 use serde_json::{Map as Object, Value};
 
 use super::{
@@ -15,11 +19,7 @@ use super::{
     print::{print, print_json},
     range::Range,
 };
-use crate::{
-    cli::Target,
-    link::{Extent, Link},
-    walk::Walk,
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:

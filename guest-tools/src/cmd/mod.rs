@@ -25,10 +25,11 @@ pub(crate) mod zero;
 
 use std::{io, path::PathBuf};
 
+use nbd_client::error::SessionError;
 use thiserror::Error;
 
 use self::pattern::Wrong;
-use crate::{attach::AttachError, copy::CopyError, error::SessionError, stamp::Change};
+use crate::{attach::AttachError, copy::CopyError, stamp::Change};
 
 /// Why a command failed.
 #[derive(Debug, Error)]

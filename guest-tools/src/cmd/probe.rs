@@ -7,6 +7,7 @@ use std::{
 
 use clap::Args;
 use nbd::{Uri, uri::Place};
+use nbd_client::{connect, dial::DialError, error::SessionError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
@@ -22,9 +23,6 @@ use super::{
 use crate::{
     chain,
     cli::Target,
-    dial::DialError,
-    error::SessionError,
-    greet,
     probe::{self, Finding, Verdict},
     size::{parse_duration, print_size},
 };
@@ -124,7 +122,7 @@ fn connect(uri: &Uri) -> Vec<Finding> {
             .meaning("the way there is open")
     };
     let greeted = || Finding::new("server", Verdict::Ok, "it speaks NBD");
-    match greet::describe(uri) {
+    match connect::describe(uri) {
         Ok(server) => {
             let size = server.exports.first().and_then(|export| export.described.as_ref().ok());
             let size = print_size(size.map_or(0, |described| described.size));

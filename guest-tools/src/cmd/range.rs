@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use nbd::{Uri, wire::TransmissionFlags};
+use nbd_client::{
+    client::{Link, Order},
+    error::SessionError,
+    transfer,
+};
 use serde_json::{Map, Value};
 
 use super::{CommandError, print::print_json};
-use crate::{
-    error::SessionError,
-    link::{Link, Order},
-    session,
-    size::{parse_size, print_size},
-};
+use crate::size::{parse_size, print_size};
 
 /// A range of the export, up to its end if nothing else is said.
 #[derive(Debug, Args)]
@@ -83,7 +83,7 @@ impl Settle {
     ) -> Result<Map<String, Value>, SessionError> {
         let flushed = !self.no_flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
         if flushed {
-            session::flush(link)?;
+            transfer::flush(link)?;
         }
         let told: [(&str, Value); 4] = [
             ("offset", at.into()),

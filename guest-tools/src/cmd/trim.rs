@@ -1,15 +1,13 @@
 //! `trim`: tells the server that a range is not needed any more.
 
 use clap::Args;
+use nbd_client::client::{Order, Verb};
 
 use super::{
     CommandError,
     range::{Changed, Settle, changed, in_pieces},
 };
-use crate::{
-    cli::Target,
-    link::{Order, Verb},
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:

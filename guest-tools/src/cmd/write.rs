@@ -9,14 +9,16 @@ use std::{
 
 use clap::Args;
 use nbd::wire::TransmissionFlags;
+use nbd_client::{
+    client::Link,
+    error::SessionError,
+    transfer::{self, Durability},
+};
 use serde_json::json;
 
 use super::{CommandError, pattern::Source, print::print_json};
 use crate::{
     cli::Target,
-    error::SessionError,
-    link::Link,
-    session::{self, Durability},
     size::{parse_size, print_size},
     stamp::Stamp,
     sys,
@@ -71,7 +73,7 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
         Err(CommandError::PastEnd { what, size })
     };
     let durability = Durability { fua: words.fua, flush: !words.no_flush };
-    let mut copy = |source: &mut dyn Read| session::write(&mut link, at, source, durability);
+    let mut copy = |source: &mut dyn Read| transfer::write(&mut link, at, source, durability);
     let written = match (&words.input, words.pattern.then_some(words.length).flatten()) {
         (Some(path), _) => {
             let wrong = |source| CommandError::Open { path: path.clone(), source };

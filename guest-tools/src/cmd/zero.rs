@@ -4,16 +4,16 @@ use std::io::{self, Read};
 
 use clap::Args;
 use nbd::wire::{CommandFlags, TransmissionFlags};
+use nbd_client::{
+    client::{Link, Order, Verb},
+    transfer::{self, Durability},
+};
 
 use super::{
     CommandError,
     range::{Changed, Settle, changed, in_pieces},
 };
-use crate::{
-    cli::Target,
-    link::{Link, Order, Verb},
-    session::{self, Durability},
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +69,6 @@ pub(crate) fn run(words: &Zero) -> Result<(), CommandError> {
 fn write_zeroes(link: &mut Link, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
     let (at, len) = range;
     let durability = Durability { fua, flush: false };
-    session::write(link, at, &mut io::repeat(0).take(len), durability)?;
-    Ok(len.div_ceil(session::piece(link).max(1)))
+    transfer::write(link, at, &mut io::repeat(0).take(len), durability)?;
+    Ok(len.div_ceil(transfer::piece(link).max(1)))
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use nbd::wire::TransmissionFlags;
+use nbd_client::client::Link;
 use nix::poll::{PollFd, PollFlags};
 
 use super::{
@@ -16,7 +17,6 @@ use super::{
     local::{Kind, Local},
     word::Word,
 };
-use crate::link::Link;
 
 /// One side.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 
 use std::io;
 
+use nbd_client::error::SessionError;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::{error::SessionError, size::print_size, stamp::Change};
+use crate::{size::print_size, stamp::Change};
 
 /// What can go wrong. Names are those of the command line.
 #[derive(Debug, Error)]

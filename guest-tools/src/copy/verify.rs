@@ -3,6 +3,10 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
+use nbd_client::{
+    client::{Link, Order, least},
+    timeout::poll_timeout,
+};
 use nix::{
     errno::Errno,
     poll::{PollFlags, poll},
@@ -12,10 +16,6 @@ use super::{
     ends::{Side, until},
     error::CopyError,
     job::Job,
-};
-use crate::{
-    link::{Link, Order, least},
-    patience::poll_timeout,
 };
 
 /// One thread of it.

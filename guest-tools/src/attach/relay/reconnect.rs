@@ -16,13 +16,14 @@ use std::{
 };
 
 use nbd::wire::Errno as Code;
+use nbd_client::{client::Link, error::SessionError};
 use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::{
     super::{notify::tell, redial::pause, state::Phase},
     Net, REPLAYED, Relay,
 };
-use crate::{chain, error::SessionError, link::Link};
+use crate::chain;
 
 /// Changes that are asked for again at a time.
 const DEPTH: usize = 8;

@@ -8,13 +8,13 @@ use std::{
 };
 
 use nbd::{Uri, wire::CommandFlags};
+use nbd_client::{
+    client::{Link, Order, Verb},
+    error::SessionError,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::histogram::Histogram;
-use crate::{
-    error::SessionError,
-    link::{Link, Order, Verb},
-};
 
 /// What the requests are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

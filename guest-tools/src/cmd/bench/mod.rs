@@ -11,6 +11,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use nbd::wire::TransmissionFlags;
+use nbd_client::client::Link;
 use serde_json::{Value, json};
 
 use self::load::{Case, Mode, Outcome};
@@ -21,7 +22,6 @@ use super::{
 use crate::{
     chain,
     cli::Target,
-    link::Link,
     size::{parse_duration, parse_size},
 };
 

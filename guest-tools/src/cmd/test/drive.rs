@@ -7,13 +7,13 @@ use nbd::{
     Uri,
     wire::{CommandFlags, Errno, TransmissionFlags},
 };
+use nbd_client::client::{Done, Link, Order, Verb, wait};
 
 use super::{
     super::CommandError,
     block::mix,
     model::{Kind, Model, Stroke, Wrong},
 };
-use crate::link::{Done, Link, Order, Verb, wait};
 
 /// Bytes of reads and writes that are under way together, or of one of them: what the longest request of
 /// most servers has. Where memory is short there are fewer, an eighth of what is free.

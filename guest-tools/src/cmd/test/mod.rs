@@ -16,13 +16,13 @@ use std::time::Instant;
 
 use clap::Args;
 use nbd::wire::TransmissionFlags;
+use nbd_client::client::{Link, Order};
 use serde_json::json;
 
 use self::drive::{Drive, Settings};
 use super::{CommandError, print::print_json, range::Range};
 use crate::{
     cli::Target,
-    link::{Link, Order},
     size::{parse_size, print_size},
 };
 

@@ -17,16 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nbd_client::{
+    client::{Done, Link, Order, Verb},
+    error::SessionError,
+};
+
 use super::{
     chunk::{Chunk, Kind, chunks},
     ends::Side,
     error::CopyError,
     job::Job,
     ordered::Ordered,
-};
-use crate::{
-    error::SessionError,
-    link::{Done, Link, Order, Verb},
 };
 
 /// Chunks that are begun before the sockets have their turn.

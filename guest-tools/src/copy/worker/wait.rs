@@ -3,6 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use nbd::wire::TransmissionFlags;
+use nbd_client::{
+    client::{Link, Order, Verb, least},
+    timeout::poll_timeout,
+};
 use nix::{
     errno::Errno,
     poll::{PollFlags, poll},
@@ -14,10 +18,6 @@ use super::{
         error::CopyError,
     },
     Worker, good, heed,
-};
-use crate::{
-    link::{Link, Order, Verb, least},
-    patience::poll_timeout,
 };
 
 impl Worker<'_> {

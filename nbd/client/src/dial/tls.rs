@@ -41,7 +41,7 @@ const REVOKED: &str = "ca-crl.pem";
 
 /// Why there is no TLS.
 #[derive(Debug, ThisError)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     #[error(
         "TLS needs {CA} to know the server by: say where, with ?tls-certificates=DIR in the URI, or \
          put it below ~/.pki/libnbd, ~/.config/pki/libnbd or {OF_ALL}"
@@ -65,13 +65,13 @@ pub(crate) enum TlsError {
 
 /// What is needed for a handshake, read and judged.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub struct Ready {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
 /// Reads the certificates before anything is connected.
-pub(crate) fn prepare(uri: &Uri) -> Result<Ready, TlsError> {
+pub fn prepare(uri: &Uri) -> Result<Ready, TlsError> {
     let directory = match &uri.tls_options.certificates {
         Some(path) => PathBuf::from(OsStr::from_bytes(path)),
         None => directory().ok_or(TlsError::NoDirectory)?,

@@ -9,8 +9,8 @@ use std::{
 use nbd::wire::TransmissionFlags;
 
 use crate::{
+    client::{Link, Order},
     error::SessionError,
-    link::{Link, Order},
 };
 
 /// Longest read or write that is asked for, bytes.
@@ -20,26 +20,21 @@ const DEPTH: usize = 4;
 
 /// How a write becomes durable.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Durability {
+pub struct Durability {
     /// Each piece, before it is answered.
-    pub(crate) fua: bool,
+    pub fua: bool,
     /// All of it, at the end.
-    pub(crate) flush: bool,
+    pub flush: bool,
 }
 
 /// Copies `len` bytes from `at` on to `sink`.
-pub(crate) fn read(
-    link: &mut Link,
-    at: u64,
-    len: u64,
-    sink: &mut dyn Write,
-) -> Result<(), SessionError> {
+pub fn read(link: &mut Link, at: u64, len: u64, sink: &mut dyn Write) -> Result<(), SessionError> {
     let done = read_pieces(link, at, len, sink);
     settled(link, done)
 }
 
 /// Copies all of `source` to the export from `at` on. Says how many bytes.
-pub(crate) fn write(
+pub fn write(
     link: &mut Link,
     at: u64,
     source: &mut dyn Read,
@@ -55,7 +50,7 @@ pub(crate) fn write(
 
 /// Makes what was written durable. A server without flush has nothing to lose, or says nothing
 /// about it.
-pub(crate) fn flush(link: &mut Link) -> Result<(), SessionError> {
+pub fn flush(link: &mut Link) -> Result<(), SessionError> {
     if !link.terms().flags.contains(TransmissionFlags::SEND_FLUSH) {
         return Ok(());
     }
@@ -131,7 +126,7 @@ fn settled<T>(link: &mut Link, done: Result<T, SessionError>) -> Result<T, Sessi
 }
 
 /// The length of one read or write: a multiple of the block size, in the server's limit.
-pub(crate) fn piece(link: &Link) -> u64 {
+pub fn piece(link: &Link) -> u64 {
     let longest = PIECE.min(link.longest_payload());
     longest - longest % u64::from(link.terms().blocks.minimum.max(1))
 }

@@ -15,7 +15,7 @@ const MOST_EXTENTS: usize = 1 << 17;
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
+pub enum Verb {
     Read,
     /// The same in one piece (DF), of at most 64 KiB.
     ReadWhole,
@@ -37,64 +37,64 @@ pub(crate) enum Verb {
 
 impl Verb {
     /// Its answer has bytes.
-    pub(crate) const fn reads(self) -> bool {
+    pub const fn reads(self) -> bool {
         matches!(self, Self::Read | Self::ReadWhole)
     }
 }
 
 /// One request.
 #[derive(Debug, Clone)]
-pub(crate) struct Order {
-    pub(crate) verb: Verb,
+pub struct Order {
+    pub verb: Verb,
     /// Offset and length in bytes; both 0 for a flush.
-    pub(crate) at: u64,
-    pub(crate) len: u64,
+    pub at: u64,
+    pub len: u64,
     /// `len` bytes to write; or room for those that are read, which is made `len` bytes long.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// The caller's own; comes back as it went.
-    pub(crate) tag: u64,
+    pub tag: u64,
 }
 
 /// A run of one status in `base:allocation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) at: u64,
-    pub(crate) len: u64,
-    pub(crate) flags: ExtentFlags,
+pub struct Extent {
+    pub at: u64,
+    pub len: u64,
+    pub flags: ExtentFlags,
 }
 
 /// A request that was answered.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub struct Done {
     /// With what was read in its `bytes`.
-    pub(crate) order: Order,
+    pub order: Order,
     /// Parts of a read that the server said were zeroes, offset and length, apart from each other; they
     /// are in `bytes` too. Not all, if there are very many.
-    pub(crate) holes: Vec<(u64, u64)>,
+    pub holes: Vec<(u64, u64)>,
     /// The answer to `Extents`, or the first part of it; like ones are one.
-    pub(crate) extents: Vec<Extent>,
+    pub extents: Vec<Extent>,
     /// More came than was kept.
     cut: bool,
     /// What the server said went wrong. Then nothing else counts.
-    pub(crate) result: Result<(), Failure>,
+    pub result: Result<(), Failure>,
 }
 
 impl Order {
-    pub(crate) const fn read(at: u64, len: u64, room: Vec<u8>) -> Self {
+    pub const fn read(at: u64, len: u64, room: Vec<u8>) -> Self {
         Self { verb: Verb::Read, at, len, bytes: room, tag: 0 }
     }
 
-    pub(crate) const fn write(at: u64, bytes: Vec<u8>, fua: bool) -> Self {
+    pub const fn write(at: u64, bytes: Vec<u8>, fua: bool) -> Self {
         let len = bytes.len() as u64;
         Self { verb: Verb::Write { fua }, at, len, bytes, tag: 0 }
     }
 
     /// Any request without payload.
-    pub(crate) const fn bare(verb: Verb, at: u64, len: u64) -> Self {
+    pub const fn bare(verb: Verb, at: u64, len: u64) -> Self {
         Self { verb, at, len, bytes: Vec::new(), tag: 0 }
     }
 
-    pub(crate) fn tagged(self, tag: u64) -> Self {
+    pub fn tagged(self, tag: u64) -> Self {
         Self { tag, ..self }
     }
 
@@ -113,7 +113,7 @@ impl Order {
     }
 
     /// For messages: "cannot ... on URI".
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let what = match self.verb {
             Verb::Read | Verb::ReadWhole => "read",
             Verb::Write { .. } => "write",

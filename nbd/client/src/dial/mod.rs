@@ -16,7 +16,7 @@ use nbd::{Uri, uri::Place};
 use nix::sys::time::TimeVal;
 use thiserror::Error;
 
-pub(crate) use self::{
+pub use self::{
     socket::Socket,
     stream::Stream,
     tls::{TlsError, prepare},
@@ -24,7 +24,7 @@ pub(crate) use self::{
 
 /// Why there is no stream.
 #[derive(Debug, Error)]
-pub(crate) enum DialError {
+pub enum DialError {
     #[error("cannot use {uri}")]
     Tls { uri: String, source: TlsError },
     #[error("{0:?} is no address: names are not looked up here, write nbd://127.0.0.1/ or [::1]")]
@@ -41,7 +41,7 @@ pub(crate) enum DialError {
 }
 
 /// Connects. Reads and writes wait, and fail when `patience` is exhausted.
-pub(crate) fn dial(uri: &Uri) -> Result<Socket, DialError> {
+pub fn dial(uri: &Uri) -> Result<Socket, DialError> {
     let wrong = |source| DialError::SetUp { uri: uri.to_string(), source };
     Socket::new(dial_raw(uri)?).map_err(wrong)
 }
@@ -53,7 +53,7 @@ fn time_value(limit: Duration) -> TimeVal {
 }
 
 /// Connects to a place. Reads and writes block as long as the other end lets them.
-pub(crate) fn dial_raw(uri: &Uri) -> Result<File, DialError> {
+pub fn dial_raw(uri: &Uri) -> Result<File, DialError> {
     let connected = match &uri.place {
         Place::Tcp { host, port } => tcp::connect(&tcp::addresses(host, *port)?),
         Place::Unix { socket } => unix::connect(socket),

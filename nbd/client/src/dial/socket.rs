@@ -15,7 +15,7 @@ use nix::{
     poll::{PollFd, PollFlags, poll},
 };
 
-use crate::patience::{self, poll_timeout};
+use crate::timeout::{self, poll_timeout};
 
 /// Whether a call waits.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ enum Waits {
 
 /// The socket.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub struct Socket {
     file: File,
     waits: Waits,
     /// Bytes in either direction since `take_moved`.
@@ -37,7 +37,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// One that waits, and has begun to now.
-    pub(crate) fn new(file: File) -> io::Result<Self> {
+    pub fn new(file: File) -> io::Result<Self> {
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let mut socket = Self { file, waits: Waits::Never, moved: 0 };
         socket.begin_to_wait();
@@ -46,24 +46,24 @@ impl Socket {
 
     /// From here on the server has the time that `patience` gives it for all that is read and written
     /// until this is called again.
-    pub(crate) fn begin_to_wait(&mut self) {
-        let until = patience::limit().and_then(|limit| Instant::now().checked_add(limit));
+    pub fn begin_to_wait(&mut self) {
+        let until = timeout::limit().and_then(|limit| Instant::now().checked_add(limit));
         self.waits = Waits::Until(until);
     }
 
     /// From here on calls say `WouldBlock`, and the caller waits.
-    pub(crate) const fn never_wait(&mut self) {
+    pub const fn never_wait(&mut self) {
         self.waits = Waits::Never;
     }
 
     /// As others expect it who know nothing of all this.
-    pub(crate) fn into_blocking(self) -> io::Result<File> {
+    pub fn into_blocking(self) -> io::Result<File> {
         fcntl(&self.file, FcntlArg::F_SETFL(OFlag::empty()))?;
         Ok(self.file)
     }
 
     /// How many bytes have moved since this was asked before.
-    pub(crate) const fn take_moved(&mut self) -> usize {
+    pub const fn take_moved(&mut self) -> usize {
         mem::replace(&mut self.moved, 0)
     }
 
@@ -87,7 +87,7 @@ impl Socket {
                 (Err(error), _) => return Err(error),
                 (Ok(n), Waits::Until(Some(until))) if Instant::now() >= until && n > 0 => {
                     // It trickles, and the time is up all the same.
-                    return Err(patience::exhausted());
+                    return Err(timeout::exhausted());
                 }
                 (Ok(n), _) => {
                     self.moved += n;
@@ -96,7 +96,7 @@ impl Socket {
             };
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             match poll(&mut [PollFd::new(self.file.as_fd(), event)], poll_timeout(left)) {
-                Ok(0) => return Err(patience::exhausted()),
+                Ok(0) => return Err(timeout::exhausted()),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }

@@ -18,7 +18,7 @@ use nix::sys::{
 };
 
 use super::time_value;
-use crate::patience;
+use crate::timeout;
 
 /// A path; or a name, after a NUL.
 pub(super) fn connect(socket: &[u8]) -> io::Result<OwnedFd> {
@@ -29,10 +29,10 @@ pub(super) fn connect(socket: &[u8]) -> io::Result<OwnedFd> {
     let fd = nix_socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // A server that does not accept keeps its clients waiting once its queue is full. What is said on
     // the socket later has the caller's limits.
-    if let Some(limit) = patience::limit() {
+    if let Some(limit) = timeout::limit() {
         setsockopt(&fd, sockopt::SendTimeout, &time_value(limit))?;
     }
-    nix_connect(fd.as_raw_fd(), &address).map_err(|errno| patience::told(errno.into()))?;
+    nix_connect(fd.as_raw_fd(), &address).map_err(|errno| timeout::told(errno.into()))?;
     setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(0, 0))?;
     Ok(fd)
 }

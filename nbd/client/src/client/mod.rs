@@ -3,7 +3,7 @@
 //! ```text
 //!  submit(Order) -> outgoing -> turn() <-> socket
 //!                                 |
-//!           pop() <- done <-------+          next() = turn() and poll(2) until pop() has one
+//!           pop() <- done <-------+          next_done() = turn() and poll(2) until pop() has one
 //! ```
 //!
 //! It sends and receives at once: while the server does not take requests in, its replies are
@@ -32,14 +32,14 @@ use nix::{
     sys::socket::{getsockopt, sockopt::PeerCredentials},
 };
 
-pub(crate) use self::order::{Done, Extent, Order, Verb};
+pub use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
-pub(crate) use self::wait::{least, wait};
+pub use self::wait::{least, wait};
 use crate::{
+    connect::{Entered, Standing, enter, enter_fenced},
     dial::Stream,
     error::SessionError,
-    greet::{Entered, Standing, enter, enter_fenced},
-    patience::Pulse,
+    timeout::Pulse,
 };
 
 /// Received at once, bytes.
@@ -51,7 +51,7 @@ const LARGE: u64 = 32 << 10;
 
 /// An open export.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub struct Link {
     /// For errors.
     uri: String,
     socket: Stream,
@@ -75,20 +75,17 @@ pub(crate) struct Link {
 
 impl Link {
     /// Connects, negotiates as much as the server has, and enters the export of `uri`.
-    pub(crate) fn open(uri: &Uri) -> Result<Self, SessionError> {
+    pub fn open(uri: &Uri) -> Result<Self, SessionError> {
         Self::open_with(uri, BASE_ALLOCATION)
     }
 
     /// As `open`; extents will be those of another context, if the server has it.
-    pub(crate) fn open_with(uri: &Uri, context: &str) -> Result<Self, SessionError> {
+    pub fn open_with(uri: &Uri, context: &str) -> Result<Self, SessionError> {
         Self::over(uri, enter(uri, context)?)
     }
 
     /// As `open`, in place of the connections that this client had before, and without extents.
-    pub(crate) fn open_fenced(
-        uri: &Uri,
-        fencing: FencingToken,
-    ) -> Result<(Self, Standing), SessionError> {
+    pub fn open_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Self, Standing), SessionError> {
         let (entered, standing) = enter_fenced(uri, fencing)?;
         Ok((Self::over(uri, entered)?, standing))
     }
@@ -124,7 +121,7 @@ impl Link {
     }
 
     /// As `open`, for an export that was open before with so many bytes: another size is another disk.
-    pub(crate) fn again(uri: &Uri, before: u64) -> Result<Self, SessionError> {
+    pub fn again(uri: &Uri, before: u64) -> Result<Self, SessionError> {
         let link = Self::open(uri)?;
         let now = link.described.size;
         if now == before {
@@ -135,39 +132,39 @@ impl Link {
     }
 
     /// What was agreed.
-    pub(crate) fn terms(&self) -> &Terms {
+    pub fn terms(&self) -> &Terms {
         self.client.terms()
     }
 
     /// How the server described the export.
-    pub(crate) const fn described(&self) -> &Described {
+    pub const fn described(&self) -> &Described {
         &self.described
     }
 
     /// The longest read or write, in bytes.
-    pub(crate) fn longest_payload(&self) -> u64 {
+    pub fn longest_payload(&self) -> u64 {
         self.client.longest_payload()
     }
 
     /// The longest range of the other commands that it is wise to ask for, in bytes: whole blocks of
     /// every size. nbdkit 1.32 ends by an assertion when asked for the extents of 2^32-1 bytes.
-    pub(crate) fn longest_range(&self) -> u64 {
+    pub fn longest_range(&self) -> u64 {
         self.client.longest_range() & !0xffff
     }
 
     /// Requests that were submitted and not popped.
-    pub(crate) fn under_way(&self) -> usize {
+    pub fn under_way(&self) -> usize {
         self.flying.len() + self.done.len()
     }
 
     /// Whether the server has given a sign of life since this was asked before, by `patience`'s rule.
-    pub(crate) const fn take_life(&mut self) -> bool {
+    pub const fn take_life(&mut self) -> bool {
         self.pulse.take_beaten()
     }
 
     /// Queues a request; `turn` sends it. An error here says that it does not fit the export: the
     /// link goes on without it.
-    pub(crate) fn submit(&mut self, mut order: Order) -> Result<(), SessionError> {
+    pub fn submit(&mut self, mut order: Order) -> Result<(), SessionError> {
         if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
         }
@@ -187,23 +184,23 @@ impl Link {
     }
 
     /// The next request that was answered.
-    pub(crate) fn pop(&mut self) -> Option<Done> {
+    pub fn pop(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 
     /// Sends and receives what it can without waiting.
-    pub(crate) fn turn(&mut self) -> Result<(), SessionError> {
+    pub fn turn(&mut self) -> Result<(), SessionError> {
         self.send()?;
         self.receive()
     }
 
     /// As `turn`, but receives nothing: for callers that know by poll(2) when there is something.
-    pub(crate) fn push(&mut self) -> Result<(), SessionError> {
+    pub fn push(&mut self) -> Result<(), SessionError> {
         if self.outgoing.is_empty() { Ok(()) } else { self.send() }
     }
 
     /// What to wait for before the next `turn`.
-    pub(crate) fn interest(&self) -> PollFlags {
+    pub fn interest(&self) -> PollFlags {
         if self.outgoing.is_empty() && !self.socket.holds_output() {
             PollFlags::POLLIN
         } else {
@@ -212,7 +209,7 @@ impl Link {
     }
 
     /// Waits for the end of any request. Only while there are some.
-    pub(crate) fn next(&mut self) -> Result<Done, SessionError> {
+    pub fn next_done(&mut self) -> Result<Done, SessionError> {
         loop {
             if let Some(done) = self.pop() {
                 return Ok(done);
@@ -224,14 +221,14 @@ impl Link {
         }
     }
 
-    /// As `next`; a request that the server failed is an error.
-    pub(crate) fn next_good(&mut self) -> Result<Done, SessionError> {
-        let done = self.next()?;
+    /// As `next_done`; a request that the server failed is an error.
+    pub fn next_good(&mut self) -> Result<Done, SessionError> {
+        let done = self.next_done()?;
         self.good(done)
     }
 
     /// A request that the server failed is an error.
-    pub(crate) fn good(&self, done: Done) -> Result<Done, SessionError> {
+    pub fn good(&self, done: Done) -> Result<Done, SessionError> {
         match done.result {
             Ok(()) => Ok(done),
             Err(source) => {
@@ -242,13 +239,13 @@ impl Link {
     }
 
     /// The process that has made the server's Unix socket, where this is one and the process can be seen.
-    pub(crate) fn server(&self) -> Option<i32> {
+    pub fn server(&self) -> Option<i32> {
         let peer = getsockopt(&self.socket.as_fd(), PeerCredentials).ok()?;
         Some(peer.pid()).filter(|pid| *pid > 0)
     }
 
     /// Ends the session. Everything that was asked has been answered.
-    pub(crate) fn close(self) {
+    pub fn close(self) {
         let Self { client, mut socket, .. } = self;
         let mut out = Vec::new();
         client.disconnect(&mut out);
@@ -259,7 +256,7 @@ impl Link {
 
     /// What was asked and not answered, in the order in which it was asked. Answers that were not
     /// popped are popped first.
-    pub(crate) fn unanswered(self) -> Vec<Order> {
+    pub fn unanswered(self) -> Vec<Order> {
         let mut left: Vec<_> = self.flying.into_iter().collect();
         left.sort_unstable_by_key(|(cookie, _)| *cookie);
         left.into_iter().map(|(_, done)| done.order).collect()

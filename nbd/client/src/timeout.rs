@@ -23,30 +23,30 @@ const LEAST: u64 = 4096;
 static LIMIT: OnceLock<Duration> = OnceLock::new();
 
 /// Says how long, before anybody is connected to. Zero is for ever.
-pub(crate) fn set(limit: Duration) {
+pub fn set(limit: Duration) {
     // It is said once.
     LIMIT.set(limit).ok();
 }
 
 /// How long; `None` is for ever.
-pub(crate) fn limit() -> Option<Duration> {
+pub fn limit() -> Option<Duration> {
     Some(*LIMIT.get_or_init(|| USUAL)).filter(|limit| !limit.is_zero())
 }
 
 /// That it took longer.
-pub(crate) fn exhausted() -> io::Error {
+pub fn exhausted() -> io::Error {
     let limit = limit().unwrap_or_default();
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?} (--timeout)"))
 }
 
 /// What a socket with a time limit says, in those words.
-pub(crate) fn told(error: io::Error) -> io::Error {
+pub fn told(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { exhausted() } else { error }
 }
 
 /// For poll(2), which counts milliseconds: rounded up, so that the time is over when it returns. What
 /// is left of `None` is for ever.
-pub(crate) fn poll_timeout(left: Option<Duration>) -> PollTimeout {
+pub fn poll_timeout(left: Option<Duration>) -> PollTimeout {
     let whole = |left: Duration| left.as_nanos().div_ceil(1_000_000);
     left.map_or(PollTimeout::NONE, |left| {
         i32::try_from(whole(left))
@@ -59,7 +59,7 @@ pub(crate) fn poll_timeout(left: Option<Duration>) -> PollTimeout {
 /// The signs of life of one server that owes something. Time counts from where this end begins to
 /// wait: what it does meanwhile is not the server's delay.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub struct Pulse {
     waiting: Cell<Option<Instant>>,
     /// Bytes since the last beat.
     moved: u64,
@@ -69,22 +69,22 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     /// It begins to owe.
-    pub(crate) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         *self = Self { beaten: self.beaten, ..Self::default() };
     }
 
     /// It has answered.
-    pub(crate) fn beat(&mut self) {
+    pub fn beat(&mut self) {
         *self = Self { beaten: true, ..Self::default() };
     }
 
     /// Whether there was a sign of life since this was asked before.
-    pub(crate) const fn take_beaten(&mut self) -> bool {
+    pub const fn take_beaten(&mut self) -> bool {
         std::mem::replace(&mut self.beaten, false)
     }
 
     /// Bytes have come, or gone.
-    pub(crate) fn moved(&mut self, bytes: usize) {
+    pub fn moved(&mut self, bytes: usize) {
         self.moved += bytes as u64;
         if self.moved >= LEAST {
             self.beat();
@@ -92,7 +92,7 @@ impl Pulse {
     }
 
     /// How long it may go on like this, for a caller who waits now.
-    pub(crate) fn left(&self) -> Option<Duration> {
+    pub fn left(&self) -> Option<Duration> {
         let limit = limit()?;
         let since = self.waiting.get().unwrap_or_else(Instant::now);
         self.waiting.set(Some(since));

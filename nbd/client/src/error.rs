@@ -13,7 +13,7 @@ use crate::dial::DialError;
 
 /// What can go wrong with a session. The URI says on what.
 #[derive(Debug, Error)]
-pub(crate) enum SessionError {
+pub enum SessionError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("{uri} failed while {doing}")]
@@ -50,12 +50,12 @@ pub(crate) enum SessionError {
 
 impl SessionError {
     /// The connection is gone.
-    pub(crate) fn lost(uri: &str, doing: &str, source: io::Error) -> Self {
+    pub fn lost(uri: &str, doing: &str, source: io::Error) -> Self {
         Self::Lost { uri: uri.to_owned(), doing: doing.to_owned(), source }
     }
 
     /// The connection itself is still in step: what else was asked will be answered.
-    pub(crate) const fn is_of_one_request(&self) -> bool {
+    pub const fn is_of_one_request(&self) -> bool {
         matches!(self, Self::Unfit { .. } | Self::Failed { .. } | Self::Input(_) | Self::Output(_))
     }
 }

@@ -11,8 +11,8 @@ use std::{collections::VecDeque, mem};
 use nbd::wire::ExtentFlags;
 
 use crate::{
+    client::{Extent, Link, Order, Verb},
     error::SessionError,
-    link::{Extent, Link, Order, Verb},
 };
 
 /// Shorter pieces are not worth a request of their own, bytes.
@@ -22,7 +22,7 @@ const PIECES: u64 = 64;
 
 /// What is known and what is to be asked.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub struct Walk {
     /// Where the next piece begins, and where the last one ends.
     next: u64,
     end: u64,
@@ -49,7 +49,7 @@ struct Piece {
 impl Walk {
     /// Over a range of the link's export, with up to `depth` requests under way. With 1, none is
     /// while an extent is looked at.
-    pub(crate) fn new(link: &Link, (at, len): (u64, u64), depth: usize) -> Self {
+    pub fn new(link: &Link, (at, len): (u64, u64), depth: usize) -> Self {
         let unit = u64::from(link.terms().blocks.minimum.max(1));
         let piece = PIECE.max(len / PIECES).min(link.longest_range());
         let piece = (piece - piece % unit).max(unit);
@@ -58,7 +58,7 @@ impl Walk {
     }
 
     /// The next extent; `None` at the end of the range.
-    pub(crate) fn next(&mut self, link: &mut Link) -> Result<Option<Extent>, SessionError> {
+    pub fn next(&mut self, link: &mut Link) -> Result<Option<Extent>, SessionError> {
         loop {
             while let Some(extent) = self.ready.pop_front() {
                 match &mut self.last {

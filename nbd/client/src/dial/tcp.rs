@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::DialError;
-use crate::patience;
+use crate::timeout;
 
 /// How long one address may take, or as long as a server may keep silent if that is shorter.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialEr
 /// Connects to the first that answers; the error is the first one's.
 pub(super) fn connect(addresses: &[SocketAddr]) -> io::Result<OwnedFd> {
     let mut first = None;
-    let limit = patience::limit().map_or(PATIENCE, |limit| limit.min(PATIENCE));
+    let limit = timeout::limit().map_or(PATIENCE, |limit| limit.min(PATIENCE));
     for address in addresses {
         match TcpStream::connect_timeout(address, limit) {
             Ok(stream) => {

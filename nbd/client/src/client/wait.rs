@@ -13,7 +13,7 @@ use nix::{
 use super::{Link, Order, Verb};
 use crate::{
     error::SessionError,
-    patience::{self, poll_timeout},
+    timeout::{self, poll_timeout},
 };
 
 /// How long what was asked may still be answered when a session ends for another reason.
@@ -21,20 +21,20 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 impl Link {
     /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
-    pub(crate) fn left(&self) -> Option<Duration> {
+    pub fn left(&self) -> Option<Duration> {
         if self.flying.is_empty() { None } else { self.pulse.left() }
     }
 
     /// It kept silent for longer.
-    pub(crate) fn silent(&self) -> SessionError {
-        SessionError::lost(&self.uri, "waiting for a reply", patience::exhausted())
+    pub fn silent(&self) -> SessionError {
+        SessionError::lost(&self.uri, "waiting for a reply", timeout::exhausted())
     }
 
     /// For a link that waits for a flush and nothing else. A flush may take longer than a server may
     /// keep silent: once half of that time is over, this asks for the first block as well, and the
     /// answer is a sign of life. Says when to call it again; `None`: nothing ends the waiting.
-    pub(crate) fn inquire(&mut self) -> Option<Duration> {
-        let (left, half) = (self.left()?, patience::limit()? / 2);
+    pub fn inquire(&mut self) -> Option<Duration> {
+        let (left, half) = (self.left()?, timeout::limit()? / 2);
         if left > half {
             return Some(left.saturating_sub(half));
         }
@@ -48,7 +48,7 @@ impl Link {
     }
 
     /// Asks for a flush and waits for it. Nothing else is under way.
-    pub(crate) fn flush(&mut self) -> Result<(), SessionError> {
+    pub fn flush(&mut self) -> Result<(), SessionError> {
         self.submit(Order::bare(Verb::Flush, 0, 0))?;
         let mut flushed = Ok(());
         while self.under_way() > 0 {
@@ -68,7 +68,7 @@ impl Link {
 
     /// Lets everything that was asked be answered, for a moment. Some servers take it badly when a client leaves
     /// before that, nbdkit 1.32 by an assertion.
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let begun = Instant::now();
         while self.under_way() > 0 && self.turn().is_ok() {
             while self.pop().is_some() {}
@@ -81,7 +81,7 @@ impl Link {
 }
 
 /// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
-pub(crate) fn wait(links: &[&Link]) -> Result<(), SessionError> {
+pub fn wait(links: &[&Link]) -> Result<(), SessionError> {
     wait_for(links, None)
 }
 
@@ -104,7 +104,7 @@ fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError>
 }
 
 /// The one whose time is up first.
-pub(crate) fn least<'a>(links: impl Iterator<Item = &'a Link>) -> Option<&'a Link> {
+pub fn least<'a>(links: impl Iterator<Item = &'a Link>) -> Option<&'a Link> {
     let owing = links.filter_map(|link| link.left().map(|left| (left, link)));
     owing.min_by_key(|(left, _)| *left).map(|(_, link)| link)
 }

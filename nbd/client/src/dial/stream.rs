@@ -21,14 +21,14 @@ const RECORD: usize = 5 + (16 << 10) + (2 << 10);
 
 /// The stream.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub enum Stream {
     Plain(Socket),
     Tls(Box<Tls>),
 }
 
 /// TLS after its handshake.
 #[derive(Debug)]
-pub(crate) struct Tls {
+pub struct Tls {
     socket: Socket,
     connection: ClientConnection,
     /// Bytes that have come since the last one for the caller.
@@ -37,7 +37,7 @@ pub(crate) struct Tls {
 
 impl Stream {
     /// Goes on inside TLS, in which it may be already.
-    pub(crate) fn secure(self, ready: Ready) -> Result<Self, TlsError> {
+    pub fn secure(self, ready: Ready) -> Result<Self, TlsError> {
         let Self::Plain(mut socket) = self else { return Ok(self) };
         let connection = shake_hands(&mut socket, ready)?;
         Ok(Self::Tls(Box::new(Tls { socket, connection, idle: 0 })))
@@ -58,24 +58,24 @@ impl Stream {
     }
 
     /// As `Socket::begin_to_wait`.
-    pub(crate) fn begin_to_wait(&mut self) {
+    pub fn begin_to_wait(&mut self) {
         self.socket_mut().begin_to_wait();
     }
 
     /// As `Socket::never_wait`.
-    pub(crate) const fn never_wait(&mut self) {
+    pub const fn never_wait(&mut self) {
         self.socket_mut().never_wait();
     }
 
     /// Bytes that have moved on the socket, in either direction, since this was asked before: what a
     /// server's life is judged by. Inside TLS they count as they come and not when a record is whole,
     /// so that the same speed is the same life; those of records that bring nothing do not count.
-    pub(crate) const fn take_moved(&mut self) -> usize {
+    pub const fn take_moved(&mut self) -> usize {
         self.socket_mut().take_moved()
     }
 
     /// There are bytes to read that the socket itself does not tell of.
-    pub(crate) fn holds_input(&mut self) -> bool {
+    pub fn holds_input(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
             // What is wrong with it, the next read tells.
@@ -87,7 +87,7 @@ impl Stream {
     }
 
     /// There are bytes that were written and wait for the socket; `flush` sends them.
-    pub(crate) fn holds_output(&self) -> bool {
+    pub fn holds_output(&self) -> bool {
         match self {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.connection.wants_write(),
@@ -95,7 +95,7 @@ impl Stream {
     }
 
     /// Nothing more will be written. Nothing depends on whether the other end hears it.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         if let Self::Tls(tls) = self {
             tls.connection.send_close_notify();
             tls.push().ok();

@@ -139,7 +139,7 @@ fn a_write_that_is_failed_by_its_header_still_leaves_whole() {
     });
     let mut link = Link::open(&uri).unwrap();
     link.submit(Order::write(0, vec![1; LEN], false)).unwrap();
-    let done = link.next().unwrap();
+    let done = link.next_done().unwrap();
     assert_eq!(done.result.unwrap_err().errno, nbd::wire::Errno::ENOSPC);
     link.submit(Order::bare(Verb::Flush, 0, 0)).unwrap();
     link.next_good().unwrap();
@@ -157,7 +157,7 @@ fn what_a_broken_connection_leaves_is_given_back_in_order() {
         link.submit(Order::read(n * 512, 512, Vec::new()).tagged(n)).unwrap();
     }
     assert_eq!(link.next_good().unwrap().order.tag, 1);
-    assert!(matches!(link.next(), Err(SessionError::Closed { .. } | SessionError::Lost { .. })));
+    assert!(matches!(link.next_done(), Err(SessionError::Closed { .. } | SessionError::Lost { .. })));
     let left: Vec<_> = link.unanswered().iter().map(|order| order.tag).collect();
     assert_eq!(left, [0, 2]);
     served.join().unwrap();

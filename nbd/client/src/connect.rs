@@ -24,16 +24,16 @@ use crate::{
 /// A connection in transmission: its socket, which still waits, what has come behind the
 /// negotiation, its rules.
 #[derive(Debug)]
-pub(crate) struct Entered {
-    pub(crate) socket: Stream,
-    pub(crate) received: Vec<u8>,
-    pub(crate) client: Client,
-    pub(crate) described: Described,
+pub struct Entered {
+    pub socket: Stream,
+    pub received: Vec<u8>,
+    pub client: Client,
+    pub described: Described,
 }
 
 /// Connects, negotiates as much as the server has, and enters the export of `uri`, with one context
 /// if the server has it.
-pub(crate) fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
+pub fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
     let (mut talk, ready) = Talk::begin(uri)?;
     let next = ready.go_with(&uri.export, Some(context), &mut talk.out);
     match talk.answer(next)? {
@@ -48,21 +48,18 @@ pub(crate) fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
 
 /// What a server says to a client that may have to come back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub struct Standing {
     /// Which disk the export is, where the server knows that.
-    pub(crate) identity: Option<String>,
+    pub identity: Option<String>,
     /// Which run of the server it is, where it says that.
-    pub(crate) instance: Option<String>,
+    pub instance: Option<String>,
     /// The connection stands in place of the client's older ones, which are over.
-    pub(crate) follows: bool,
+    pub follows: bool,
 }
 
 /// Connects and enters the export in place of the connections that this client had before. A server that
 /// knows nothing of that says nothing.
-pub(crate) fn enter_fenced(
-    uri: &Uri,
-    fencing: FencingToken,
-) -> Result<(Entered, Standing), SessionError> {
+pub fn enter_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Entered, Standing), SessionError> {
     let (mut talk, mut ready) = Talk::begin(uri)?;
     let mut standing = Standing::default();
     if ready.framing() >= Framing::Structured {
@@ -94,7 +91,7 @@ pub(crate) fn enter_fenced(
 
 /// Connects and enters the export as the kernel's own client needs it: compact requests, simple
 /// replies, and a socket that waits as long as it takes.
-pub(crate) fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
+pub fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
     let (mut talk, ready) = Talk::begin_with(uri, Framing::Simple)?;
     let next = ready.go(&uri.export, false, &mut talk.out);
     match talk.answer(next)? {
@@ -109,7 +106,7 @@ pub(crate) fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
 
 impl Entered {
     /// The bare socket, where it is one, for somebody who waits as long as it takes.
-    pub(crate) fn into_plain(self) -> io::Result<Option<OwnedFd>> {
+    pub fn into_plain(self) -> io::Result<Option<OwnedFd>> {
         match self.socket {
             Stream::Plain(socket) => Ok(Some(socket.into_blocking()?.into())),
             Stream::Tls(_) => Ok(None),
@@ -119,29 +116,29 @@ impl Entered {
 
 /// What can be known of a server without a request.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     /// It speaks fixed newstyle; else only the older one.
-    pub(crate) fixed: bool,
-    pub(crate) tls: bool,
-    pub(crate) framing: Framing,
-    pub(crate) exports: Vec<Known>,
+    pub fixed: bool,
+    pub tls: bool,
+    pub framing: Framing,
+    pub exports: Vec<Known>,
 }
 
 /// What a server says of one export.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub struct Known {
     /// As it was asked for, or listed.
-    pub(crate) name: String,
+    pub name: String,
     /// Of the list; the one in `described` is the better one.
-    pub(crate) description: String,
+    pub description: String,
     /// Some servers list names that they do not open.
-    pub(crate) described: Result<Described, Refusal>,
+    pub described: Result<Described, Refusal>,
     /// `None` where they cannot be asked for.
-    pub(crate) contexts: Option<Vec<String>>,
+    pub contexts: Option<Vec<String>>,
 }
 
 /// Asks for everything about the export of `uri`, and leaves.
-pub(crate) fn describe(uri: &Uri) -> Result<Server, SessionError> {
+pub fn describe(uri: &Uri) -> Result<Server, SessionError> {
     let (talk, ready) = Talk::begin(uri)?;
     let (fixed, framing) = (ready.is_fixed(), ready.framing());
     let known = talk.ask(ready, &uri.export)?;
@@ -152,7 +149,7 @@ pub(crate) fn describe(uri: &Uri) -> Result<Server, SessionError> {
 }
 
 /// The exports that the server of `uri` names, and what it says of each when asked.
-pub(crate) fn list(uri: &Uri) -> Result<Server, SessionError> {
+pub fn list(uri: &Uri) -> Result<Server, SessionError> {
     let (mut talk, ready) = Talk::begin(uri)?;
     let (fixed, framing) = (ready.is_fixed(), ready.framing());
     let next = ready.list(&mut talk.out);
