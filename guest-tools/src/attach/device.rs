@@ -12,7 +12,7 @@ use std::{
 };
 
 use nbd::{Uri, negotiate::FencingToken, wire::TransmissionFlags};
-use nbd_client::{client::Link, connect::Standing, error::SessionError};
+use nbd_client::{client::Client, connect::Standing, error::ClientError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -177,7 +177,7 @@ fn connect(
     wish: &Wish,
     fencing: FencingToken,
     driver: &Driver,
-) -> Result<(Vec<Link>, Export, u32), AttachError> {
+) -> Result<(Vec<Client>, Export, u32), AttachError> {
     let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
     let (first, standing) = first(wish, fencing)?;
     let mut export = Export::of_link(&first, standing, wish.read_only);
@@ -188,7 +188,7 @@ fn connect(
     let count = driver.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];
     while links.len() < count {
-        let (link, standing) = Link::open_fenced(&wish.uri, fencing)?;
+        let (link, standing) = Client::open_fenced(&wish.uri, fencing)?;
         let again = export.again(&link, standing);
         export.is_still(&again).map_err(unfit)?;
         export.and(&again);
@@ -198,18 +198,18 @@ fn connect(
 }
 
 /// The first link: a server may come up later than its guest.
-fn first(wish: &Wish, fencing: FencingToken) -> Result<(Link, Standing), SessionError> {
+fn first(wish: &Wish, fencing: FencingToken) -> Result<(Client, Standing), ClientError> {
     let until = Instant::now() + wish.wait;
     let mut tries = 1;
     loop {
-        let error = match Link::open_fenced(&wish.uri, fencing) {
+        let error = match Client::open_fenced(&wish.uri, fencing) {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
         let left = until.saturating_duration_since(Instant::now());
         let comes = matches!(
             error,
-            SessionError::Dial(_) | SessionError::Lost { .. } | SessionError::Closed { .. }
+            ClientError::Dial(_) | ClientError::Lost { .. } | ClientError::Closed { .. }
         );
         if left.is_zero() || !comes {
             return Err(error);
@@ -252,7 +252,7 @@ type Running = JoinHandle<Result<(), FrontendError>>;
 /// The relay on its own thread, and a socket whose other end closes with it.
 fn start(
     wish: &Wish,
-    (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Link>),
+    (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Client>),
     (export, block): (&Export, u32),
     (fencing, saved, inherits): (FencingToken, Option<Saved>, bool),
     state: &Shared,

@@ -1,7 +1,7 @@
 //! What the kernel was told of the export, and whether a server that came back still serves it.
 
 use nbd::{Terms, wire::TransmissionFlags as Flags};
-use nbd_client::{client::Link, connect::Standing};
+use nbd_client::{client::Client, connect::Standing};
 
 /// What the kernel makes use of when it is offered.
 const USED: Flags = Flags::HAS_FLAGS
@@ -46,7 +46,7 @@ impl Export {
         }
     }
 
-    pub(super) fn of_link(link: &Link, standing: Standing, read_only: bool) -> Self {
+    pub(super) fn of_link(link: &Client, standing: Standing, read_only: bool) -> Self {
         Self::of(link.terms(), read_only, standing)
     }
 
@@ -122,7 +122,7 @@ impl Export {
     }
 
     /// The same, as another link has it.
-    pub(super) fn again(&self, link: &Link, standing: Standing) -> Self {
+    pub(super) fn again(&self, link: &Client, standing: Standing) -> Self {
         // What the kernel does not write it does not write on any link.
         let read_only = self.flags.contains(Flags::READ_ONLY);
         Self::of_link(link, standing, read_only)

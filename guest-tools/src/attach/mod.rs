@@ -46,7 +46,7 @@ mod unflushed;
 
 use std::io;
 
-use nbd_client::error::SessionError;
+use nbd_client::error::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -66,7 +66,7 @@ pub(crate) enum AttachError {
     #[error("cannot attach {uri}: {why}")]
     Unfit { uri: String, why: String },
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ClientError),
     #[error("cannot attach: the kernel has no {driver} driver here ({hint})")]
     NoDriver { driver: &'static str, hint: &'static str, source: io::Error },
     #[error("cannot make {device} of {uri} ({hint})")]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use nbd::{Uri, negotiate::FencingToken};
-use nbd_client::client::Link;
+use nbd_client::client::Client;
 
 use super::export::Export;
 use crate::chain;
@@ -31,7 +31,7 @@ const ANEW: &str = "the server was started anew before it had flushed what the r
                     --force, and attach again";
 
 /// Connections, and which run of the server they are to.
-type Found = (Vec<Link>, Option<String>);
+type Found = (Vec<Client>, Option<String>);
 
 /// The thread, from outside.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ fn links(
     let mut links = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
-        let opened = Link::open_fenced(uri, fencing);
+        let opened = Client::open_fenced(uri, fencing);
         let (link, standing) = opened.map_err(|error| chain(&error))?;
         // It knows clients that come back, and says that this one is not the last.
         if standing.identity.is_some() && !standing.follows {

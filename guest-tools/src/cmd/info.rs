@@ -1,7 +1,7 @@
 //! `info`: what an export is and what it can do.
 
 use clap::Args;
-use nbd_client::{connect, error::SessionError};
+use nbd_client::{connect, error::ClientError};
 
 use super::{
     CommandError,
@@ -63,7 +63,7 @@ pub(crate) fn run(words: &Info) -> Result<(), CommandError> {
     if let Some(question) = can.or(is).or(has) {
         let yes = match server {
             Ok(server) => question.answer(&server),
-            Err(SessionError::Dial(_)) if question == Question::Connect => false,
+            Err(ClientError::Dial(_)) if question == Question::Connect => false,
             Err(error) => return Err(error.into()),
         };
         if words.json {

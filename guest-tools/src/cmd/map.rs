@@ -9,8 +9,8 @@ use std::{
 use clap::Args;
 use nbd::wire::{BASE_ALLOCATION, printable};
 use nbd_client::{
-    client::{Extent, Link},
-    extents::Walk,
+    client::{Client, Extent},
+    extents::Extents,
 };
 use serde_json::{Map as Object, Value};
 
@@ -55,7 +55,7 @@ pub(crate) struct Map {
 }
 
 pub(crate) fn run(words: &Map) -> Result<(), CommandError> {
-    let mut link = Link::open_with(&words.target.uri, &words.context)?;
+    let mut link = Client::open_with(&words.target.uri, &words.context)?;
     let range = words.range.inside(link.described().size);
     if link.terms().allocation.is_none() || range.is_err() {
         link.close();
@@ -64,7 +64,7 @@ pub(crate) fn run(words: &Map) -> Result<(), CommandError> {
         return Err(CommandError::Context { uri: words.target.uri.to_string(), context });
     }
     let range = range?;
-    let mut walk = Walk::new(&link, range, DEPTH);
+    let mut walk = Extents::new(&link, range, DEPTH);
     if words.totals {
         let mut totals = BTreeMap::new();
         while let Some(extent) = walk.next(&mut link)? {

@@ -25,7 +25,7 @@ pub(crate) mod zero;
 
 use std::{io, path::PathBuf};
 
-use nbd_client::error::SessionError;
+use nbd_client::error::ClientError;
 use thiserror::Error;
 
 use self::pattern::Wrong;
@@ -35,7 +35,7 @@ use crate::{attach::AttachError, copy::CopyError, stamp::Change};
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ClientError),
     #[error(transparent)]
     Copy(#[from] CopyError),
     #[error(transparent)]
@@ -77,7 +77,7 @@ pub(crate) enum CommandError {
     #[error("cannot measure: {0}")]
     Bench(String),
     #[error("cannot measure: {count} connections failed")]
-    Connections { count: usize, source: Option<SessionError> },
+    Connections { count: usize, source: Option<ClientError> },
     #[error("at {at} is no header of a test: 'guest-tools test --destroy' writes one")]
     NoRun { at: u64 },
     #[error(

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use nbd::{Uri, uri::Place};
-use nbd_client::{connect, dial::DialError, error::SessionError};
+use nbd_client::{connect, dial::DialError, error::ClientError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
@@ -129,21 +129,21 @@ fn connect(uri: &Uri) -> Vec<Finding> {
             let export = Finding::new("export", Verdict::Ok, format!("{:?}: {size}", uri.export));
             vec![connected(), greeted(), export.meaning("the disk is there")]
         }
-        Err(SessionError::Dial(DialError::Connect { hint, source, .. })) => {
+        Err(ClientError::Dial(DialError::Connect { hint, source, .. })) => {
             vec![
                 Finding::new("connect", Verdict::Fault, format!("{uri}: {source}"))
                     .meaning("no connection")
                     .hint(hint),
             ]
         }
-        Err(SessionError::Dial(error)) => {
+        Err(ClientError::Dial(error)) => {
             vec![
                 Finding::new("connect", Verdict::Fault, chain(&error))
                     .meaning(UNTRIED)
                     .hint("see the addresses in 'guest-tools --help'"),
             ]
         }
-        Err(SessionError::Refused { source, .. }) => {
+        Err(ClientError::Refused { source, .. }) => {
             let refused = Finding::new("export", Verdict::Warning, source.to_string())
                 .meaning(format!(
                     "the server does not open the export {:?} for this guest",
@@ -152,7 +152,7 @@ fn connect(uri: &Uri) -> Vec<Finding> {
                 .hint("'guest-tools list' names those that it has; the agent's log says why");
             vec![connected(), greeted(), refused]
         }
-        Err(error @ (SessionError::Closed { .. } | SessionError::Lost { .. })) => {
+        Err(error @ (ClientError::Closed { .. } | ClientError::Lost { .. })) => {
             let closed = Finding::new("server", Verdict::Fault, chain(&error))
                 .meaning("the connection was taken and ended before a greeting: a rule of the server may refuse this guest, or no server stands behind the listener")
                 .hint("the agent's log on the host names each connection that it refused, and the rule");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use nbd::{Uri, wire::TransmissionFlags};
 use nbd_client::{
-    client::{Link, Order},
-    error::SessionError,
+    client::{Client, Order},
+    error::ClientError,
     transfer,
 };
 use serde_json::{Map, Value};
@@ -78,9 +78,9 @@ impl Settle {
     /// Flushes if it is wanted and there is such a thing. Says what is true of every change.
     pub(super) fn finish(
         &self,
-        link: &mut Link,
+        link: &mut Client,
         (at, len): (u64, u64),
-    ) -> Result<Map<String, Value>, SessionError> {
+    ) -> Result<Map<String, Value>, ClientError> {
         let flushed = !self.no_flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
         if flushed {
             transfer::flush(link)?;
@@ -101,11 +101,11 @@ pub(super) fn changed(
     uri: &Uri,
     range: &Changed,
     change: impl FnOnce(
-        &mut Link,
+        &mut Client,
         (u64, u64),
     ) -> Result<(Map<String, Value>, bool, &'static str), CommandError>,
 ) -> Result<(), CommandError> {
-    let mut link = Link::open(uri)?;
+    let mut link = Client::open(uri)?;
     let range = range.inside(link.described().size);
     let done = range.and_then(|range| Ok((range, change(&mut link, range)?)));
     link.close();
@@ -129,10 +129,10 @@ const SLOW: Duration = Duration::from_secs(5);
 
 /// Does something with a range, in pieces one after another. Says how many they were.
 pub(super) fn in_pieces(
-    link: &mut Link,
+    link: &mut Client,
     (at, len): (u64, u64),
     order: impl Fn(u64, u64) -> Order,
-) -> Result<u64, SessionError> {
+) -> Result<u64, ClientError> {
     let unit = u64::from(link.terms().blocks.minimum.max(1));
     let longest = link.longest_range();
     let (mut at, mut left, mut piece, mut count) = (at, len, FIRST.min(longest), 0);

@@ -3,7 +3,7 @@
 use std::{fs::File, io, os::fd::AsFd, path::PathBuf};
 
 use clap::Args;
-use nbd_client::{client::Link, transfer};
+use nbd_client::{client::Client, transfer};
 use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
@@ -41,7 +41,7 @@ pub(crate) struct Read {
 }
 
 pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
-    let mut link = Link::open(&words.target.uri)?;
+    let mut link = Client::open(&words.target.uri)?;
     let (at, len) = match words.range.inside(link.described().size) {
         Ok(range) => range,
         Err(error) => {

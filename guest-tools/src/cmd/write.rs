@@ -10,8 +10,8 @@ use std::{
 use clap::Args;
 use nbd::wire::TransmissionFlags;
 use nbd_client::{
-    client::Link,
-    error::SessionError,
+    client::Client,
+    error::ClientError,
     transfer::{self, Durability},
 };
 use serde_json::json;
@@ -62,7 +62,7 @@ pub(crate) struct Write {
 }
 
 pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
-    let mut link = Link::open(&words.target.uri)?;
+    let mut link = Client::open(&words.target.uri)?;
     let (at, size) = (words.offset, link.described().size);
     // What is known not to fit is not begun. A pipe tells its length at its end.
     let fits = |len: u64| {
@@ -112,7 +112,7 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
 fn whole(
     mut file: &File,
     path: &Path,
-    copy: &mut dyn FnMut(&mut dyn Read) -> Result<u64, SessionError>,
+    copy: &mut dyn FnMut(&mut dyn Read) -> Result<u64, ClientError>,
 ) -> Result<u64, CommandError> {
     let wrong = |source| CommandError::Open { path: path.to_owned(), source };
     let stamp = Stamp::of(file).map_err(wrong)?;

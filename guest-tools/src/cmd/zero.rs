@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use clap::Args;
 use nbd::wire::{CommandFlags, TransmissionFlags};
 use nbd_client::{
-    client::{Link, Order, Verb},
+    client::{Client, Order, Verb},
     transfer::{self, Durability},
 };
 
@@ -66,7 +66,7 @@ pub(crate) fn run(words: &Zero) -> Result<(), CommandError> {
 }
 
 /// The long way, for servers without NBD_CMD_WRITE_ZEROES. Says how many requests it took.
-fn write_zeroes(link: &mut Link, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
+fn write_zeroes(link: &mut Client, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
     let (at, len) = range;
     let durability = Durability { fua, flush: false };
     transfer::write(link, at, &mut io::repeat(0).take(len), durability)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nbd::wire::TransmissionFlags;
-use nbd_client::client::Link;
+use nbd_client::client::Client;
 use nix::poll::{PollFd, PollFlags};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 /// One side.
 #[derive(Debug)]
 pub(super) enum Side {
-    Link(Box<Link>),
+    Link(Box<Client>),
     /// A regular file or a block device.
     File(Arc<Local>),
     /// Read or written once, in order.
@@ -41,7 +41,7 @@ impl Side {
     /// To read from.
     pub(super) fn source(word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
-            Word::Uri(uri) => Self::Link(Box::new(Link::open(uri)?)),
+            Word::Uri(uri) => Self::Link(Box::new(Client::open(uri)?)),
             Word::Path(path) => Self::local(Local::source(path)?),
             Word::Stdio => Self::local(Local::stdio(io::stdin(), "standard input")?),
             Word::Null => Self::Null,
@@ -51,7 +51,7 @@ impl Side {
     /// To read from again, after the copy: what was a server's export has the size that it had.
     pub(super) fn reopen(word: &Word, before: Option<u64>) -> Result<Self, CopyError> {
         match (word, before) {
-            (Word::Uri(uri), Some(size)) => Ok(Self::Link(Box::new(Link::again(uri, size)?))),
+            (Word::Uri(uri), Some(size)) => Ok(Self::Link(Box::new(Client::again(uri, size)?))),
             _ => Self::source(word),
         }
     }
@@ -60,7 +60,7 @@ impl Side {
     pub(super) fn target(word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
             Word::Uri(uri) => {
-                let link = Link::open(uri)?;
+                let link = Client::open(uri)?;
                 if link.terms().flags.contains(TransmissionFlags::READ_ONLY) {
                     link.close();
                     return Err(CopyError::ReadOnly(uri.to_string()));
@@ -77,7 +77,7 @@ impl Side {
     pub(super) fn again(&self, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
             (Self::Link(link), Word::Uri(uri)) => {
-                let again = Link::again(uri, link.described().size)?;
+                let again = Client::again(uri, link.described().size)?;
                 let (before, now) = (link.terms(), again.terms());
                 if before.flags != now.flags || before.blocks != now.blocks {
                     let uri = uri.to_string();
@@ -166,14 +166,14 @@ impl Side {
         }
     }
 
-    pub(super) fn link(&mut self) -> Option<&mut Link> {
+    pub(super) fn link(&mut self) -> Option<&mut Client> {
         match self {
             Self::Link(link) => Some(link),
             _ => None,
         }
     }
 
-    pub(super) fn linked(&self) -> Option<&Link> {
+    pub(super) fn linked(&self) -> Option<&Client> {
         match self {
             Self::Link(link) => Some(link),
             _ => None,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nbd_client::error::SessionError;
+use nbd_client::error::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 
@@ -12,7 +12,7 @@ use crate::{size::print_size, stamp::Change};
 #[derive(Debug, Error)]
 pub(crate) enum CopyError {
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ClientError),
     #[error("cannot open {name}{hint}")]
     Open { name: String, hint: &'static str, source: io::Error },
     #[error("cannot {doing} {name}")]

@@ -12,35 +12,35 @@ use nbd::{
         self, ClientStep, ClientTls, Described, FencingToken, IDENTITY, INSTANCE, Listed, Ready,
         answer_to,
     },
-    transmit::client::Client,
+    transmit::client::Client as Machine,
     wire::ReplyCode,
 };
 
 use crate::{
     dial::{DialError, Stream, dial, prepare},
-    error::SessionError,
+    error::ClientError,
 };
 
 /// A connection in transmission: its socket, which still waits, what has come behind the
 /// negotiation, its rules.
 #[derive(Debug)]
-pub struct Entered {
+pub struct Connected {
     pub socket: Stream,
     pub received: Vec<u8>,
-    pub client: Client,
+    pub client: Machine,
     pub described: Described,
 }
 
 /// Connects, negotiates as much as the server has, and enters the export of `uri`, with one context
 /// if the server has it.
-pub fn enter(uri: &Uri, context: &str) -> Result<Entered, SessionError> {
-    let (mut talk, ready) = Talk::begin(uri)?;
+pub fn enter(uri: &Uri, context: &str) -> Result<Connected, ClientError> {
+    let (mut talk, ready) = Negotiation::begin(uri)?;
     let next = ready.go_with(&uri.export, Some(context), &mut talk.out);
     match talk.answer(next)? {
         ClientStep::Done(negotiated, described) => {
-            let client = Client::new(negotiated.into_terms());
-            let Talk { socket, received, .. } = talk;
-            Ok(Entered { socket, received, client, described })
+            let client = Machine::new(negotiated.into_terms());
+            let Negotiation { socket, received, .. } = talk;
+            Ok(Connected { socket, received, client, described })
         }
         step => Err(talk.refused(step)),
     }
@@ -59,8 +59,11 @@ pub struct Standing {
 
 /// Connects and enters the export in place of the connections that this client had before. A server that
 /// knows nothing of that says nothing.
-pub fn enter_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Entered, Standing), SessionError> {
-    let (mut talk, mut ready) = Talk::begin(uri)?;
+pub fn enter_fenced(
+    uri: &Uri,
+    fencing: FencingToken,
+) -> Result<(Connected, Standing), ClientError> {
+    let (mut talk, mut ready) = Negotiation::begin(uri)?;
     let mut standing = Standing::default();
     if ready.framing() >= Framing::Structured {
         let fencing = fencing.to_string();
@@ -81,9 +84,9 @@ pub fn enter_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Entered, Standi
     let next = ready.go(&uri.export, false, &mut talk.out);
     match talk.answer(next)? {
         ClientStep::Done(negotiated, described) => {
-            let client = Client::new(negotiated.into_terms());
-            let Talk { socket, received, .. } = talk;
-            Ok((Entered { socket, received, client, described }, standing))
+            let client = Machine::new(negotiated.into_terms());
+            let Negotiation { socket, received, .. } = talk;
+            Ok((Connected { socket, received, client, described }, standing))
         }
         step => Err(talk.refused(step)),
     }
@@ -91,20 +94,20 @@ pub fn enter_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Entered, Standi
 
 /// Connects and enters the export as the kernel's own client needs it: compact requests, simple
 /// replies, and a socket that waits as long as it takes.
-pub fn enter_for_kernel(uri: &Uri) -> Result<Entered, SessionError> {
-    let (mut talk, ready) = Talk::begin_with(uri, Framing::Simple)?;
+pub fn enter_for_kernel(uri: &Uri) -> Result<Connected, ClientError> {
+    let (mut talk, ready) = Negotiation::begin_with(uri, Framing::Simple)?;
     let next = ready.go(&uri.export, false, &mut talk.out);
     match talk.answer(next)? {
         ClientStep::Done(negotiated, described) => {
-            let client = Client::new(negotiated.into_terms());
-            let Talk { socket, received, .. } = talk;
-            Ok(Entered { socket, received, client, described })
+            let client = Machine::new(negotiated.into_terms());
+            let Negotiation { socket, received, .. } = talk;
+            Ok(Connected { socket, received, client, described })
         }
         step => Err(talk.refused(step)),
     }
 }
 
-impl Entered {
+impl Connected {
     /// The bare socket, where it is one, for somebody who waits as long as it takes.
     pub fn into_plain(self) -> io::Result<Option<OwnedFd>> {
         match self.socket {
@@ -138,19 +141,19 @@ pub struct Known {
 }
 
 /// Asks for everything about the export of `uri`, and leaves.
-pub fn describe(uri: &Uri) -> Result<Server, SessionError> {
-    let (talk, ready) = Talk::begin(uri)?;
+pub fn describe(uri: &Uri) -> Result<Server, ClientError> {
+    let (talk, ready) = Negotiation::begin(uri)?;
     let (fixed, framing) = (ready.is_fixed(), ready.framing());
     let known = talk.ask(ready, &uri.export)?;
     if let Err(source) = known.described {
-        return Err(SessionError::Refused { uri: uri.to_string(), source });
+        return Err(ClientError::Refused { uri: uri.to_string(), source });
     }
     Ok(Server { fixed, tls: uri.tls, framing, exports: vec![known] })
 }
 
 /// The exports that the server of `uri` names, and what it says of each when asked.
-pub fn list(uri: &Uri) -> Result<Server, SessionError> {
-    let (mut talk, ready) = Talk::begin(uri)?;
+pub fn list(uri: &Uri) -> Result<Server, ClientError> {
+    let (mut talk, ready) = Negotiation::begin(uri)?;
     let (fixed, framing) = (ready.is_fixed(), ready.framing());
     let next = ready.list(&mut talk.out);
     let (mut ready, listed) = match talk.answer(next)? {
@@ -180,7 +183,7 @@ const MOST: usize = 16 << 20;
 
 /// A negotiation under way.
 #[derive(Debug)]
-struct Talk {
+struct Negotiation {
     uri: String,
     socket: Stream,
     received: Vec<u8>,
@@ -189,12 +192,12 @@ struct Talk {
     out: Vec<u8>,
 }
 
-impl Talk {
-    fn begin(uri: &Uri) -> Result<(Self, Ready), SessionError> {
+impl Negotiation {
+    fn begin(uri: &Uri) -> Result<(Self, Ready), ClientError> {
         Self::begin_with(uri, Framing::Extended)
     }
 
-    fn begin_with(uri: &Uri, framing: Framing) -> Result<(Self, Ready), SessionError> {
+    fn begin_with(uri: &Uri, framing: Framing) -> Result<(Self, Ready), ClientError> {
         let wrong = |source| DialError::Tls { uri: uri.to_string(), source };
         // What is missing for TLS is missed before anybody is connected to.
         let tls = uri.tls.then(|| prepare(uri)).transpose().map_err(wrong)?;
@@ -219,7 +222,7 @@ impl Talk {
     }
 
     /// Everything about one export, and goodbye.
-    fn ask(mut self, ready: Ready, name: &str) -> Result<Known, SessionError> {
+    fn ask(mut self, ready: Ready, name: &str) -> Result<Known, ClientError> {
         let (ready, contexts) = self.contexts(ready, name)?;
         let next = ready.info(name, &mut self.out);
         let described = match self.answer(next)? {
@@ -232,7 +235,7 @@ impl Talk {
                 let next = ready.go(name, false, &mut self.out);
                 match self.answer(next)? {
                     ClientStep::Done(negotiated, described) => {
-                        Client::new(negotiated.into_terms()).disconnect(&mut self.out);
+                        Machine::new(negotiated.into_terms()).disconnect(&mut self.out);
                         self.socket.write_all(&self.out).ok();
                         Ok(described)
                     }
@@ -254,7 +257,7 @@ impl Talk {
         &mut self,
         ready: Ready,
         name: &str,
-    ) -> Result<(Ready, Option<Vec<String>>), SessionError> {
+    ) -> Result<(Ready, Option<Vec<String>>), ClientError> {
         if ready.framing() < Framing::Structured {
             return Ok((ready, None));
         }
@@ -273,20 +276,20 @@ impl Talk {
     }
 
     /// Asks for TLS. The handshake comes next.
-    fn start_tls(&mut self) -> Result<ClientTls, SessionError> {
+    fn start_tls(&mut self) -> Result<ClientTls, ClientError> {
         let asked = match self.answer(negotiate::Client::start_secure(Framing::Extended))? {
             ClientStep::StartTls(asked) => asked,
             step => return Err(self.refused(step)),
         };
         // It came in plain text, from anybody.
         if !self.received.is_empty() {
-            return Err(SessionError::Early(self.uri.clone()));
+            return Err(ClientError::Early(self.uri.clone()));
         }
         Ok(asked)
     }
 
     /// Sends what was asked and receives until the machine has an answer.
-    fn answer(&mut self, mut client: negotiate::Client) -> Result<ClientStep, SessionError> {
+    fn answer(&mut self, mut client: negotiate::Client) -> Result<ClientStep, ClientError> {
         // However slowly it comes: what trickles in is no answer.
         self.socket.begin_to_wait();
         loop {
@@ -300,24 +303,24 @@ impl Talk {
             let awaited = client.awaited();
             let mut piece = [0; 4096];
             let n = self.receive(&mut piece).map_err(|source| {
-                SessionError::lost(&self.uri, &format!("waiting for {awaited}"), source)
+                ClientError::lost(&self.uri, &format!("waiting for {awaited}"), source)
             })?;
             if n == 0 {
                 let (uri, awaited) = (self.uri.clone(), awaited.to_owned());
-                return Err(SessionError::Closed { uri, awaited });
+                return Err(ClientError::Closed { uri, awaited });
             }
             self.total += n;
             if self.total > MOST {
-                return Err(SessionError::Long { uri: self.uri.clone(), limit: MOST });
+                return Err(ClientError::Long { uri: self.uri.clone(), limit: MOST });
             }
             self.received.extend_from_slice(piece.get(..n).unwrap_or_default());
         }
     }
 
-    fn send(&mut self) -> Result<(), SessionError> {
+    fn send(&mut self) -> Result<(), ClientError> {
         let sent = self.socket.write_all(&self.out);
         self.out.clear();
-        sent.map_err(|error| SessionError::lost(&self.uri, "sending an option", error))
+        sent.map_err(|error| ClientError::lost(&self.uri, "sending an option", error))
     }
 
     /// One read, again if a signal came between. A stream that stays silent is a timeout.
@@ -331,15 +334,15 @@ impl Talk {
     }
 
     /// The answer was a no.
-    fn refused(&mut self, step: ClientStep) -> SessionError {
+    fn refused(&mut self, step: ClientStep) -> ClientError {
         let uri = self.uri.clone();
         match step {
             ClientStep::Refused(ready, source) => {
                 self.leave(ready);
-                SessionError::Refused { uri, source }
+                ClientError::Refused { uri, source }
             }
-            ClientStep::End(source) => SessionError::Violation { uri, source },
-            _ => SessionError::Closed { uri, awaited: "an answer to the question".to_owned() },
+            ClientStep::End(source) => ClientError::Violation { uri, source },
+            _ => ClientError::Closed { uri, awaited: "an answer to the question".to_owned() },
         }
     }
 }

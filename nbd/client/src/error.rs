@@ -13,7 +13,7 @@ use crate::dial::DialError;
 
 /// What can go wrong with a session. The URI says on what.
 #[derive(Debug, Error)]
-pub enum SessionError {
+pub enum ClientError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("{uri} failed while {doing}")]
@@ -48,7 +48,7 @@ pub enum SessionError {
     Output(#[source] io::Error),
 }
 
-impl SessionError {
+impl ClientError {
     /// The connection is gone.
     pub fn lost(uri: &str, doing: &str, source: io::Error) -> Self {
         Self::Lost { uri: uri.to_owned(), doing: doing.to_owned(), source }

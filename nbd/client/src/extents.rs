@@ -11,8 +11,8 @@ use std::{collections::VecDeque, mem};
 use nbd::wire::ExtentFlags;
 
 use crate::{
-    client::{Extent, Link, Order, Verb},
-    error::SessionError,
+    client::{Client, Extent, Order, Verb},
+    error::ClientError,
 };
 
 /// Shorter pieces are not worth a request of their own, bytes.
@@ -22,7 +22,7 @@ const PIECES: u64 = 64;
 
 /// What is known and what is to be asked.
 #[derive(Debug)]
-pub struct Walk {
+pub struct Extents {
     /// Where the next piece begins, and where the last one ends.
     next: u64,
     end: u64,
@@ -46,10 +46,10 @@ struct Piece {
     found: Vec<Extent>,
 }
 
-impl Walk {
+impl Extents {
     /// Over a range of the link's export, with up to `depth` requests under way. With 1, none is
     /// while an extent is looked at.
-    pub fn new(link: &Link, (at, len): (u64, u64), depth: usize) -> Self {
+    pub fn new(link: &Client, (at, len): (u64, u64), depth: usize) -> Self {
         let unit = u64::from(link.terms().blocks.minimum.max(1));
         let piece = PIECE.max(len / PIECES).min(link.longest_range());
         let piece = (piece - piece % unit).max(unit);
@@ -58,7 +58,7 @@ impl Walk {
     }
 
     /// The next extent; `None` at the end of the range.
-    pub fn next(&mut self, link: &mut Link) -> Result<Option<Extent>, SessionError> {
+    pub fn next(&mut self, link: &mut Client) -> Result<Option<Extent>, ClientError> {
         loop {
             while let Some(extent) = self.ready.pop_front() {
                 match &mut self.last {
@@ -85,7 +85,7 @@ impl Walk {
 
     /// Asks, waits for an answer if there is none, and makes what is known of the first piece ready.
     /// Whether there is more.
-    fn go_on(&mut self, link: &mut Link) -> Result<bool, SessionError> {
+    fn go_on(&mut self, link: &mut Client) -> Result<bool, ClientError> {
         while self.pieces.len() < self.depth && self.next < self.end {
             let end = self.next.saturating_add(self.piece).min(self.end);
             let (from, found) = (self.next, Vec::new());
@@ -115,7 +115,7 @@ impl Walk {
 }
 
 impl Piece {
-    fn ask(&mut self, link: &mut Link) -> Result<(), SessionError> {
+    fn ask(&mut self, link: &mut Client) -> Result<(), ClientError> {
         let order = Order::bare(Verb::Extents { one: false }, self.at, self.end - self.at);
         link.submit(order.tagged(self.from))?;
         self.asked = true;

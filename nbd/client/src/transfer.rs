@@ -9,8 +9,8 @@ use std::{
 use nbd::wire::TransmissionFlags;
 
 use crate::{
-    client::{Link, Order},
-    error::SessionError,
+    client::{Client, Order},
+    error::ClientError,
 };
 
 /// Longest read or write that is asked for, bytes.
@@ -28,18 +28,18 @@ pub struct Durability {
 }
 
 /// Copies `len` bytes from `at` on to `sink`.
-pub fn read(link: &mut Link, at: u64, len: u64, sink: &mut dyn Write) -> Result<(), SessionError> {
+pub fn read(link: &mut Client, at: u64, len: u64, sink: &mut dyn Write) -> Result<(), ClientError> {
     let done = read_pieces(link, at, len, sink);
     settled(link, done)
 }
 
 /// Copies all of `source` to the export from `at` on. Says how many bytes.
 pub fn write(
-    link: &mut Link,
+    link: &mut Client,
     at: u64,
     source: &mut dyn Read,
     durability: Durability,
-) -> Result<u64, SessionError> {
+) -> Result<u64, ClientError> {
     let done = write_pieces(link, at, source, durability.fua);
     let written = settled(link, done)?;
     if durability.flush {
@@ -50,7 +50,7 @@ pub fn write(
 
 /// Makes what was written durable. A server without flush has nothing to lose, or says nothing
 /// about it.
-pub fn flush(link: &mut Link) -> Result<(), SessionError> {
+pub fn flush(link: &mut Client) -> Result<(), ClientError> {
     if !link.terms().flags.contains(TransmissionFlags::SEND_FLUSH) {
         return Ok(());
     }
@@ -58,11 +58,11 @@ pub fn flush(link: &mut Link) -> Result<(), SessionError> {
 }
 
 fn read_pieces(
-    link: &mut Link,
+    link: &mut Client,
     at: u64,
     len: u64,
     sink: &mut dyn Write,
-) -> Result<(), SessionError> {
+) -> Result<(), ClientError> {
     let piece = piece(link);
     let end = at.saturating_add(len);
     let mut next = at;
@@ -81,19 +81,19 @@ fn read_pieces(
             *bytes = Some(order.bytes);
         }
         while let Some((_, Some(bytes))) = pieces.pop_front_if(|(_, bytes)| bytes.is_some()) {
-            sink.write_all(&bytes).map_err(SessionError::Output)?;
+            sink.write_all(&bytes).map_err(ClientError::Output)?;
             spare.push(bytes);
         }
     }
-    sink.flush().map_err(SessionError::Output)
+    sink.flush().map_err(ClientError::Output)
 }
 
 fn write_pieces(
-    link: &mut Link,
+    link: &mut Client,
     at: u64,
     source: &mut dyn Read,
     fua: bool,
-) -> Result<u64, SessionError> {
+) -> Result<u64, ClientError> {
     let piece = piece(link);
     let mut next = at;
     let mut spare = Vec::new();
@@ -102,7 +102,7 @@ fn write_pieces(
         if !ended && link.under_way() < DEPTH {
             let mut payload: Vec<u8> = spare.pop().unwrap_or_default();
             payload.clear();
-            source.take(piece).read_to_end(&mut payload).map_err(SessionError::Input)?;
+            source.take(piece).read_to_end(&mut payload).map_err(ClientError::Input)?;
             ended = payload.is_empty();
             if !ended {
                 let len = payload.len() as u64;
@@ -118,15 +118,15 @@ fn write_pieces(
 }
 
 /// After a failure that leaves the connection in step, lets everything be answered.
-fn settled<T>(link: &mut Link, done: Result<T, SessionError>) -> Result<T, SessionError> {
-    if done.as_ref().is_err_and(SessionError::is_of_one_request) {
+fn settled<T>(link: &mut Client, done: Result<T, ClientError>) -> Result<T, ClientError> {
+    if done.as_ref().is_err_and(ClientError::is_of_one_request) {
         link.settle();
     }
     done
 }
 
 /// The length of one read or write: a multiple of the block size, in the server's limit.
-pub fn piece(link: &Link) -> u64 {
+pub fn piece(link: &Client) -> u64 {
     let longest = PIECE.min(link.longest_payload());
     longest - longest % u64::from(link.terms().blocks.minimum.max(1))
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use nbd::wire::Errno as Code;
-use nbd_client::{client::Link, error::SessionError};
+use nbd_client::{client::Client, error::ClientError};
 use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::{
@@ -31,7 +31,7 @@ const DEPTH: usize = 8;
 const GOODBYE: Duration = Duration::from_secs(10);
 
 impl Relay {
-    pub(super) fn unless_broken(&mut self, done: Result<(), SessionError>) {
+    pub(super) fn unless_broken(&mut self, done: Result<(), ClientError>) {
         if let Err(error) = done {
             self.broke(&chain(&error));
         }
@@ -178,7 +178,7 @@ impl Relay {
             self.receive(&woken);
         }
         if let Net::Up(links) = std::mem::replace(&mut self.net, Net::Down(until, 0)) {
-            links.into_iter().for_each(Link::close);
+            links.into_iter().for_each(Client::close);
         }
     }
 }

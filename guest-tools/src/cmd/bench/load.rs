@@ -9,8 +9,8 @@ use std::{
 
 use nbd::{Uri, wire::CommandFlags};
 use nbd_client::{
-    client::{Link, Order, Verb},
-    error::SessionError,
+    client::{Client, Order, Verb},
+    error::ClientError,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 
@@ -66,7 +66,7 @@ pub(super) struct Outcome {
     pub(super) latencies: Histogram,
     /// Connections that failed, and why the first did.
     pub(super) failed: usize,
-    pub(super) why: Option<SessionError>,
+    pub(super) why: Option<ClientError>,
     /// This program's processor time, all threads, while it was counted and around it.
     pub(super) cpu: Duration,
 }
@@ -146,8 +146,8 @@ impl Places {
     }
 }
 
-fn one(uri: &Uri, case: Case, n: u64, ready: &Barrier) -> Result<Histogram, SessionError> {
-    let opened = Link::again(uri, case.export);
+fn one(uri: &Uri, case: Case, n: u64, ready: &Barrier) -> Result<Histogram, ClientError> {
+    let opened = Client::again(uri, case.export);
     ready.wait();
     let mut link = opened?;
     let mut places = Places::new(case, link.described().size, n);

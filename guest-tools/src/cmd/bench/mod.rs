@@ -11,7 +11,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
 use nbd::wire::TransmissionFlags;
-use nbd_client::client::Link;
+use nbd_client::client::Client;
 use serde_json::{Value, json};
 
 use self::load::{Case, Mode, Outcome};
@@ -80,7 +80,7 @@ pub(crate) struct Bench {
 
 pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let link = Link::open(uri)?;
+    let link = Client::open(uri)?;
     let (export, flags) = (link.described().size, link.described().flags);
     let (unit, longest) = (u64::from(link.terms().blocks.minimum.max(1)), link.longest_payload());
     link.close();

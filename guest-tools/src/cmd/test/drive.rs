@@ -7,7 +7,7 @@ use nbd::{
     Uri,
     wire::{CommandFlags, Errno, TransmissionFlags},
 };
-use nbd_client::client::{Done, Link, Order, Verb, wait};
+use nbd_client::client::{Client, Done, Order, Verb, wait};
 
 use super::{
     super::CommandError,
@@ -74,7 +74,7 @@ pub(super) struct Drive<'a> {
     uri: &'a Uri,
     pub(super) settings: Settings,
     flags: TransmissionFlags,
-    links: Vec<Link>,
+    links: Vec<Client>,
     pub(super) model: Model,
     under: HashMap<u64, Under>,
     /// Bytes of reads and writes under way, and the most that may be.
@@ -126,7 +126,7 @@ impl<'a> Drive<'a> {
 
     fn connect(&mut self) -> Result<(), CommandError> {
         for _ in 0..self.settings.connections {
-            let link = Link::again(self.uri, self.settings.size)?;
+            let link = Client::again(self.uri, self.settings.size)?;
             self.flags = link.described().flags;
             self.links.push(link);
         }
@@ -160,12 +160,12 @@ impl<'a> Drive<'a> {
 
     /// Bytes that one request may read or write.
     pub(super) fn longest_payload(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Link::longest_payload).min(self.most)
+        self.links.first().map_or(self.settings.block, Client::longest_payload).min(self.most)
     }
 
     /// Bytes that one request may do anything else with.
     pub(super) fn longest_range(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Link::longest_range)
+        self.links.first().map_or(self.settings.block, Client::longest_range)
     }
 
     pub(super) fn below(&mut self, limit: u64) -> u64 {
@@ -226,11 +226,11 @@ impl<'a> Drive<'a> {
         }
         self.requests += 1;
         let turn = usize::try_from(self.requests).unwrap_or_default() % self.links.len().max(1);
-        let least = self.links.iter().map(Link::under_way).min();
+        let least = self.links.iter().map(Client::under_way).min();
         let count = self.links.len();
         let place = (0..count)
             .map(|n| (n + turn) % count)
-            .find(|n| self.links.get(*n).map(Link::under_way) == least);
+            .find(|n| self.links.get(*n).map(Client::under_way) == least);
         if let Some(link) = place.and_then(|place| self.links.get_mut(place)) {
             self.under.insert(self.requests, under);
             self.flying += weight;
@@ -265,7 +265,7 @@ impl<'a> Drive<'a> {
         for n in 0..self.links.len() {
             let Some(link) = self.links.get_mut(n) else { continue };
             link.turn()?;
-            while let Some(done) = self.links.get_mut(n).and_then(Link::pop) {
+            while let Some(done) = self.links.get_mut(n).and_then(Client::pop) {
                 some = true;
                 self.flying = self.flying.saturating_sub(weight(&done.order));
                 if is_not_fast(&done) {

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use clap::Args;
 use nbd::wire::TransmissionFlags;
-use nbd_client::client::{Link, Order};
+use nbd_client::client::{Client, Order};
 use serde_json::json;
 
 use self::drive::{Drive, Settings};
@@ -80,7 +80,7 @@ pub(crate) struct Test {
 pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
     let begun = Instant::now();
     let uri = &words.target.uri;
-    let mut link = Link::open(uri)?;
+    let mut link = Client::open(uri)?;
     if words.destroy && link.described().flags.contains(TransmissionFlags::READ_ONLY) {
         link.close();
         return Err(CommandError::ReadOnly(uri.to_string()));

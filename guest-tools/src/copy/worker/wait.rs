@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use nbd::wire::TransmissionFlags;
 use nbd_client::{
-    client::{Link, Order, Verb, least},
+    client::{Client, Order, Verb, least},
     timeout::poll_timeout,
 };
 use nix::{
@@ -34,7 +34,7 @@ impl Worker<'_> {
             return Err(CopyError::Stalled);
         }
         let silent = least(self.source.linked().into_iter().chain(self.target.linked()));
-        let left = silent.and_then(Link::left);
+        let left = silent.and_then(Client::left);
         match poll(&mut fds, poll_timeout(left.into_iter().chain(most).min())) {
             Ok(0) => {
                 let silent = silent.filter(|link| link.left().is_some_and(|left| left.is_zero()));
@@ -99,9 +99,9 @@ impl Worker<'_> {
     pub(super) fn flush_link(&mut self) -> Result<(), CopyError> {
         let mut flushed = Ok(());
         while self.target.under_way() > 0 {
-            let again = self.target.link().and_then(Link::inquire);
+            let again = self.target.link().and_then(Client::inquire);
             self.push()?;
-            match self.target.link().and_then(Link::pop) {
+            match self.target.link().and_then(Client::pop) {
                 Some(done) if done.order.verb == Verb::Flush => {
                     flushed = good(&mut self.target, done).map(drop);
                 }

@@ -24,7 +24,7 @@ use std::{
 use nbd::{
     Terms, Uri,
     negotiate::{Described, FencingToken},
-    transmit::client::{Client, Event},
+    transmit::client::{Client as Machine, Event},
     wire::BASE_ALLOCATION,
 };
 use nix::{
@@ -36,9 +36,9 @@ pub use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
 pub use self::wait::{least, wait};
 use crate::{
-    connect::{Entered, Standing, enter, enter_fenced},
+    connect::{Connected, Standing, enter, enter_fenced},
     dial::Stream,
-    error::SessionError,
+    error::ClientError,
     timeout::Pulse,
 };
 
@@ -51,11 +51,11 @@ const LARGE: u64 = 32 << 10;
 
 /// An open export.
 #[derive(Debug)]
-pub struct Link {
+pub struct Client {
     /// For errors.
     uri: String,
     socket: Stream,
-    client: Client,
+    client: Machine,
     described: Described,
     /// Received and not consumed: `input[start..end]`.
     input: Vec<u8>,
@@ -73,25 +73,25 @@ pub struct Link {
     pulse: Pulse,
 }
 
-impl Link {
+impl Client {
     /// Connects, negotiates as much as the server has, and enters the export of `uri`.
-    pub fn open(uri: &Uri) -> Result<Self, SessionError> {
+    pub fn open(uri: &Uri) -> Result<Self, ClientError> {
         Self::open_with(uri, BASE_ALLOCATION)
     }
 
     /// As `open`; extents will be those of another context, if the server has it.
-    pub fn open_with(uri: &Uri, context: &str) -> Result<Self, SessionError> {
+    pub fn open_with(uri: &Uri, context: &str) -> Result<Self, ClientError> {
         Self::over(uri, enter(uri, context)?)
     }
 
     /// As `open`, in place of the connections that this client had before, and without extents.
-    pub fn open_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Self, Standing), SessionError> {
+    pub fn open_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Self, Standing), ClientError> {
         let (entered, standing) = enter_fenced(uri, fencing)?;
         Ok((Self::over(uri, entered)?, standing))
     }
 
-    fn over(uri: &Uri, entered: Entered) -> Result<Self, SessionError> {
-        let Entered { mut socket, received, client, described } = entered;
+    fn over(uri: &Uri, entered: Connected) -> Result<Self, ClientError> {
+        let Connected { mut socket, received, client, described } = entered;
         let uri = uri.to_string();
         socket.never_wait();
         // What the negotiation took is no sign of life of a request.
@@ -121,14 +121,14 @@ impl Link {
     }
 
     /// As `open`, for an export that was open before with so many bytes: another size is another disk.
-    pub fn again(uri: &Uri, before: u64) -> Result<Self, SessionError> {
+    pub fn again(uri: &Uri, before: u64) -> Result<Self, ClientError> {
         let link = Self::open(uri)?;
         let now = link.described.size;
         if now == before {
             return Ok(link);
         }
         link.close();
-        Err(SessionError::Changed { uri: uri.to_string(), before, now })
+        Err(ClientError::Changed { uri: uri.to_string(), before, now })
     }
 
     /// What was agreed.
@@ -164,14 +164,14 @@ impl Link {
 
     /// Queues a request; `turn` sends it. An error here says that it does not fit the export: the
     /// link goes on without it.
-    pub fn submit(&mut self, mut order: Order) -> Result<(), SessionError> {
+    pub fn submit(&mut self, mut order: Order) -> Result<(), ClientError> {
         if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
         }
         let put = order.put(&mut self.client, self.outgoing.heads());
         let cookie = put.map_err(|source| {
             let (uri, doing) = (self.uri.clone(), order.name());
-            SessionError::Unfit { uri, doing, source }
+            ClientError::Unfit { uri, doing, source }
         })?;
         let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
         if self.flying.is_empty() {
@@ -189,13 +189,13 @@ impl Link {
     }
 
     /// Sends and receives what it can without waiting.
-    pub fn turn(&mut self) -> Result<(), SessionError> {
+    pub fn turn(&mut self) -> Result<(), ClientError> {
         self.send()?;
         self.receive()
     }
 
     /// As `turn`, but receives nothing: for callers that know by poll(2) when there is something.
-    pub fn push(&mut self) -> Result<(), SessionError> {
+    pub fn push(&mut self) -> Result<(), ClientError> {
         if self.outgoing.is_empty() { Ok(()) } else { self.send() }
     }
 
@@ -209,7 +209,7 @@ impl Link {
     }
 
     /// Waits for the end of any request. Only while there are some.
-    pub fn next_done(&mut self) -> Result<Done, SessionError> {
+    pub fn next_done(&mut self) -> Result<Done, ClientError> {
         loop {
             if let Some(done) = self.pop() {
                 return Ok(done);
@@ -222,18 +222,18 @@ impl Link {
     }
 
     /// As `next_done`; a request that the server failed is an error.
-    pub fn next_good(&mut self) -> Result<Done, SessionError> {
+    pub fn next_good(&mut self) -> Result<Done, ClientError> {
         let done = self.next_done()?;
         self.good(done)
     }
 
     /// A request that the server failed is an error.
-    pub fn good(&self, done: Done) -> Result<Done, SessionError> {
+    pub fn good(&self, done: Done) -> Result<Done, ClientError> {
         match done.result {
             Ok(()) => Ok(done),
             Err(source) => {
                 let (uri, doing) = (self.uri.clone(), done.order.name());
-                Err(SessionError::Failed { uri, doing, source })
+                Err(ClientError::Failed { uri, doing, source })
             }
         }
     }
@@ -262,14 +262,14 @@ impl Link {
         left.into_iter().map(|(_, done)| done.order).collect()
     }
 
-    fn send(&mut self) -> Result<(), SessionError> {
+    fn send(&mut self) -> Result<(), ClientError> {
         self.outgoing
             .send(&mut self.socket, &self.flying)
             .and_then(|()| self.socket.flush())
             .or_else(
                 |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
             )
-            .map_err(|source| SessionError::lost(&self.uri, "sending a request", source))?;
+            .map_err(|source| ClientError::lost(&self.uri, "sending a request", source))?;
         self.pulse.moved(self.socket.take_moved());
         let outgoing = &self.outgoing;
         let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
@@ -279,7 +279,7 @@ impl Link {
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<(), SessionError> {
+    fn receive(&mut self) -> Result<(), ClientError> {
         loop {
             self.consume()?;
             // One answered request is enough to go on with; the rest waits in the socket. What TLS
@@ -290,25 +290,25 @@ impl Link {
             match self.fill() {
                 Ok(0) => {
                     let awaited = format!("the replies to {} requests", self.flying.len());
-                    return Err(SessionError::Closed { uri: self.uri.clone(), awaited });
+                    return Err(ClientError::Closed { uri: self.uri.clone(), awaited });
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
-                    return Err(SessionError::lost(&self.uri, "waiting for a reply", error));
+                    return Err(ClientError::lost(&self.uri, "waiting for a reply", error));
                 }
             }
         }
     }
 
     /// Makes events of all that has come.
-    fn consume(&mut self) -> Result<(), SessionError> {
+    fn consume(&mut self) -> Result<(), ClientError> {
         loop {
             let there = self.input.get(self.start..self.end).unwrap_or_default();
             let (eaten, event) = self
                 .client
                 .step(there)
-                .map_err(|source| SessionError::Violation { uri: self.uri.clone(), source })?;
+                .map_err(|source| ClientError::Violation { uri: self.uri.clone(), source })?;
             self.start += eaten;
             let Some(event) = event else { return Ok(()) };
             let (Event::Data { cookie, .. }
@@ -351,7 +351,7 @@ impl Link {
         self.input.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        let behind = if self.large > 0 { BEHIND.max(Client::INPUT) } else { self.input.len() };
+        let behind = if self.large > 0 { BEHIND.max(Machine::INPUT) } else { self.input.len() };
         let room = self.input.get_mut(self.end..behind).unwrap_or_default();
         // What is expected comes behind what has been consumed, and all of that has been.
         let place = match self.client.expects() {
@@ -380,7 +380,7 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
+impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

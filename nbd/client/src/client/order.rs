@@ -2,7 +2,7 @@
 //! whose connection breaks can be asked again on another one.
 
 use nbd::{
-    transmit::client::{Client, Failure, Unfit},
+    transmit::client::{Client as Machine, Failure, Unfit},
     wire::{CommandFlags, ExtentFlags},
 };
 
@@ -99,7 +99,7 @@ impl Order {
     }
 
     /// Puts the header into `out` and says the cookie.
-    pub(super) fn put(&self, client: &mut Client, out: &mut Vec<u8>) -> Result<u64, Unfit> {
+    pub(super) fn put(&self, client: &mut Machine, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         let Self { verb, at, len, .. } = *self;
         match verb {
             Verb::Read | Verb::ReadWhole => client.read(at, len, verb == Verb::ReadWhole, out),

@@ -10,24 +10,24 @@ use nix::{
     poll::{PollFd, poll},
 };
 
-use super::{Link, Order, Verb};
+use super::{Client, Order, Verb};
 use crate::{
-    error::SessionError,
+    error::ClientError,
     timeout::{self, poll_timeout},
 };
 
 /// How long what was asked may still be answered when a session ends for another reason.
 const SETTLE: Duration = Duration::from_secs(2);
 
-impl Link {
+impl Client {
     /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
     pub fn left(&self) -> Option<Duration> {
         if self.flying.is_empty() { None } else { self.pulse.left() }
     }
 
     /// It kept silent for longer.
-    pub fn silent(&self) -> SessionError {
-        SessionError::lost(&self.uri, "waiting for a reply", timeout::exhausted())
+    pub fn silent(&self) -> ClientError {
+        ClientError::lost(&self.uri, "waiting for a reply", timeout::exhausted())
     }
 
     /// For a link that waits for a flush and nothing else. A flush may take longer than a server may
@@ -48,7 +48,7 @@ impl Link {
     }
 
     /// Asks for a flush and waits for it. Nothing else is under way.
-    pub fn flush(&mut self) -> Result<(), SessionError> {
+    pub fn flush(&mut self) -> Result<(), ClientError> {
         self.submit(Order::bare(Verb::Flush, 0, 0))?;
         let mut flushed = Ok(());
         while self.under_way() > 0 {
@@ -81,12 +81,12 @@ impl Link {
 }
 
 /// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
-pub fn wait(links: &[&Link]) -> Result<(), SessionError> {
+pub fn wait(links: &[&Client]) -> Result<(), ClientError> {
     wait_for(links, None)
 }
 
 /// As `wait`, but no longer than `most`.
-fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError> {
+fn wait_for(links: &[&Client], most: Option<Duration>) -> Result<(), ClientError> {
     let mut fds: Vec<_> =
         links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
     let limit = links.iter().filter_map(|link| link.left()).chain(most).min();
@@ -98,13 +98,13 @@ fn wait_for(links: &[&Link], most: Option<Duration>) -> Result<(), SessionError>
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => {
             let uri = links.first().map_or("", |link| &link.uri);
-            Err(SessionError::lost(uri, "waiting for a reply", errno.into()))
+            Err(ClientError::lost(uri, "waiting for a reply", errno.into()))
         }
     }
 }
 
 /// The one whose time is up first.
-pub fn least<'a>(links: impl Iterator<Item = &'a Link>) -> Option<&'a Link> {
+pub fn least<'a>(links: impl Iterator<Item = &'a Client>) -> Option<&'a Client> {
     let owing = links.filter_map(|link| link.left().map(|left| (left, link)));
     owing.min_by_key(|(left, _)| *left).map(|(_, link)| link)
 }
