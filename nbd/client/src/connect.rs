@@ -17,8 +17,10 @@ use nbd::{
 };
 
 use crate::{
-    dial::{DialError, Stream, dial, prepare},
+    dial::{DialError, dial},
     error::ClientError,
+    stream::Stream,
+    tls::prepare,
 };
 
 /// A connection in transmission: its socket, which still waits, what has come behind the

@@ -37,8 +37,8 @@ use self::outgoing::Outgoing;
 pub use self::wait::{least, wait};
 use crate::{
     connect::{Connected, Standing, enter, enter_fenced},
-    dial::Stream,
     error::ClientError,
+    stream::Stream,
     timeout::Pulse,
 };
 

@@ -3,10 +3,7 @@
 //! All kinds of socket end up as one descriptor that is read and written like a file. No name is
 //! looked up: the binary is static, and a guest without a network has nobody to ask.
 
-mod socket;
-mod stream;
 mod tcp;
-mod tls;
 mod unix;
 mod vsock;
 
@@ -16,11 +13,7 @@ use nbd::{Uri, uri::Place};
 use nix::sys::time::TimeVal;
 use thiserror::Error;
 
-pub use self::{
-    socket::Socket,
-    stream::Stream,
-    tls::{TlsError, prepare},
-};
+use crate::{socket::Socket, tls::TlsError};
 
 /// Why there is no stream.
 #[derive(Debug, Error)]

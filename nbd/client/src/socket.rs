@@ -68,7 +68,7 @@ impl Socket {
     }
 
     /// Bytes have come that brought nothing.
-    pub(super) const fn discount(&mut self, bytes: usize) {
+    pub(crate) const fn discount(&mut self, bytes: usize) {
         self.moved = self.moved.saturating_sub(bytes);
     }
 

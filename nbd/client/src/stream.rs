@@ -8,13 +8,13 @@ use std::{
 
 use rustls::ClientConnection;
 
-use super::{
+use crate::{
     socket::Socket,
     tls::{Ready, TlsError, shake_hands},
 };
 
 /// Encrypted bytes that wait for the socket: at this bound the caller waits too.
-pub(super) const WAITING: usize = 256 << 10;
+pub(crate) const WAITING: usize = 256 << 10;
 /// The longest record, bytes (RFC 5246, 6.2.3): when so many have come without one byte for the
 /// caller, what comes is no answer that is on its way.
 const RECORD: usize = 5 + (16 << 10) + (2 << 10);

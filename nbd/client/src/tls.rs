@@ -28,7 +28,7 @@ use rustls::{
 };
 use thiserror::Error as ThisError;
 
-use super::{socket::Socket, stream::WAITING};
+use crate::{socket::Socket, stream::WAITING};
 
 /// Where libnbd looks when the URI does not say it; the first two are below $HOME.
 const OF_HOME: [&str; 2] = [".pki/libnbd", ".config/pki/libnbd"];
@@ -118,7 +118,7 @@ pub fn prepare(uri: &Uri) -> Result<Ready, TlsError> {
 }
 
 /// Shakes hands, in the time that there is for one answer.
-pub(super) fn shake_hands(socket: &mut Socket, ready: Ready) -> Result<ClientConnection, TlsError> {
+pub(crate) fn shake_hands(socket: &mut Socket, ready: Ready) -> Result<ClientConnection, TlsError> {
     let Ready { config, name } = ready;
     let mut connection = ClientConnection::new(config, name).map_err(TlsError::Begin)?;
     connection.set_buffer_limit(Some(WAITING));
