@@ -12,7 +12,7 @@ use std::{
 };
 
 use nbd::{Uri, negotiate::FencingToken, wire::TransmissionFlags};
-use nbd_client::{client::Client, connect::Standing, error::ClientError};
+use nbd_client::{Client, ClientError, Connector};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -27,6 +27,7 @@ use super::{
     control::Control,
     driver::Driver,
     export::Export,
+    fenced::{Standing, open_fenced},
     frontend::{Frontend, FrontendError},
     harden::harden,
     inflight::Inflight,
@@ -46,6 +47,7 @@ const CONNECTIONS: usize = 4;
 /// What is to be attached, and how.
 #[derive(Debug)]
 pub(crate) struct Wish {
+    pub(crate) connector: Connector,
     pub(crate) uri: Uri,
     /// Else the first that is free, of the driver that the kernel has.
     pub(crate) device: Option<Device>,
@@ -188,7 +190,7 @@ fn connect(
     let count = driver.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];
     while links.len() < count {
-        let (link, standing) = Client::open_fenced(&wish.uri, fencing)?;
+        let (link, standing) = open_fenced(&wish.connector, &wish.uri, fencing)?;
         let again = export.again(&link, standing);
         export.is_still(&again).map_err(unfit)?;
         export.and(&again);
@@ -202,7 +204,7 @@ fn first(wish: &Wish, fencing: FencingToken) -> Result<(Client, Standing), Clien
     let until = Instant::now() + wish.wait;
     let mut tries = 1;
     loop {
-        let error = match Client::open_fenced(&wish.uri, fencing) {
+        let error = match open_fenced(&wish.connector, &wish.uri, fencing) {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
@@ -259,7 +261,12 @@ fn start(
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
     let inflight = Inflight::new(export, block, longest);
-    let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), fencing);
+    let redial = Redial::start(
+        (wish.connector.clone(), wish.uri.clone()),
+        links.len(),
+        export.clone(),
+        fencing,
+    );
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
     let known = (saved, inherits);

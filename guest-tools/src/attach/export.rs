@@ -1,7 +1,9 @@
 //! What the kernel was told of the export, and whether a server that came back still serves it.
 
 use nbd::{Terms, wire::TransmissionFlags as Flags};
-use nbd_client::{client::Client, connect::Standing};
+use nbd_client::Client;
+
+use super::fenced::Standing;
 
 /// What the kernel makes use of when it is offered.
 const USED: Flags = Flags::HAS_FLAGS

@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, mem};
 
 use nbd::wire::{Command, CommandFlags, Errno};
-use nbd_client::client::{Done, Order, Verb};
+use nbd_client::{Done, Order, Verb};
 
 use super::{export::Export, frontend::Asked, unflushed::Unflushed};
 

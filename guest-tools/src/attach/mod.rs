@@ -30,6 +30,7 @@ mod device;
 mod direct;
 mod driver;
 mod export;
+mod fenced;
 mod frontend;
 mod harden;
 mod inflight;
@@ -46,7 +47,7 @@ mod unflushed;
 
 use std::io;
 
-use nbd_client::error::ClientError;
+use nbd_client::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 

@@ -14,9 +14,9 @@ use std::{
 };
 
 use nbd::{Uri, negotiate::FencingToken};
-use nbd_client::client::Client;
+use nbd_client::{Client, Connector};
 
-use super::export::Export;
+use super::{export::Export, fenced::open_fenced};
 use crate::chain;
 
 /// The thread's stack is locked in memory.
@@ -46,7 +46,7 @@ pub(super) struct Redial {
 impl Redial {
     /// `count` connections to the export of `uri`, which must be `export`, in place of those of `fencing`.
     pub(super) fn start(
-        uri: Uri,
+        (connector, uri): (Connector, Uri),
         count: usize,
         export: Export,
         mut fencing: FencingToken,
@@ -59,7 +59,7 @@ impl Redial {
             while let Ok(run) = asked.recv() {
                 // A try that fails half way leaves connections that the next one stands in place of.
                 fencing.generation += 1;
-                let links = links(&uri, count, &export, fencing, run.as_deref());
+                let links = links((&connector, &uri), count, &export, fencing, run.as_deref());
                 // The relay has ended when nobody listens.
                 if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
                     return;
@@ -106,7 +106,7 @@ pub(super) fn pause(n: u32) -> Duration {
 
 /// All of them, and each to the same export.
 fn links(
-    uri: &Uri,
+    (connector, uri): (&Connector, &Uri),
     count: usize,
     export: &Export,
     fencing: FencingToken,
@@ -115,7 +115,7 @@ fn links(
     let mut links = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
-        let opened = Client::open_fenced(uri, fencing);
+        let opened = open_fenced(connector, uri, fencing);
         let (link, standing) = opened.map_err(|error| chain(&error))?;
         // It knows clients that come back, and says that this one is not the last.
         if standing.identity.is_some() && !standing.follows {

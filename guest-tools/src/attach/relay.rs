@@ -17,7 +17,7 @@ use std::{
 };
 
 use nbd::{transmit::client::Failure, wire::Errno as Code};
-use nbd_client::client::{Client, Done, Order, Verb};
+use nbd_client::{Client, Done, Order, Verb};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},

@@ -1,7 +1,7 @@
 //! `cache`: asks the server to have a range at hand, because it will be read soon.
 
 use clap::Args;
-use nbd_client::client::{Client, Order, Verb};
+use nbd_client::{Connector, Order, Verb};
 use serde_json::json;
 
 use super::{
@@ -31,8 +31,8 @@ pub(crate) struct Cache {
     json: bool,
 }
 
-pub(crate) fn run(words: &Cache) -> Result<(), CommandError> {
-    let mut link = Client::open(&words.target.uri)?;
+pub(crate) fn run(words: &Cache, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let done = words.range.inside(link.described().size).and_then(|range| {
         Ok((range, in_pieces(&mut link, range, |at, len| Order::bare(Verb::Cache, at, len))?))
     });

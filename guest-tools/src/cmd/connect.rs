@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use nbd::{Uri, uri::HOST_CID};
-use nbd_client::{dial::dial_raw, error::ClientError};
+use nbd_client::{ClientError, Connector};
 use nix::sys::socket;
 use serde_json::json;
 
@@ -54,12 +54,12 @@ fn place(text: &str) -> Result<Uri, String> {
     text.parse().map_err(|error: nbd::uri::UriError| error.to_string())
 }
 
-pub(crate) fn run(words: &Connect) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Connect, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.uri;
     if uri.tls {
         return Err(CommandError::Raw(uri.to_string()));
     }
-    let socket = dial_raw(uri).map_err(ClientError::from)?;
+    let socket = connector.dial(uri).map_err(ClientError::from)?;
     let lost = |doing: &str, source| ClientError::lost(&uri.to_string(), doing, source);
     let up = socket.try_clone().map_err(|source| lost("preparing", source))?;
     let (ended, upward) = channel();

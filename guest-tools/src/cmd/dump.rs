@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use nbd::wire::ExtentFlags;
-use nbd_client::{client::Client, error::ClientError, extents::Extents, transfer};
+use nbd_client::{Client, ClientError, Connector, extents::Extents, transfer};
 use serde_json::json;
 
 use super::{CommandError, range::Range};
@@ -39,8 +39,8 @@ pub(crate) struct Dump {
     json: bool,
 }
 
-pub(crate) fn run(words: &Dump) -> Result<(), CommandError> {
-    let mut link = Client::open(&words.target.uri)?;
+pub(crate) fn run(words: &Dump, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let (at, len) = match words.range.inside(link.described().size) {
         Ok(range) => range,
         Err(error) => {

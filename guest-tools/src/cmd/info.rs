@@ -1,7 +1,7 @@
 //! `info`: what an export is and what it can do.
 
 use clap::Args;
-use nbd_client::{connect, error::ClientError};
+use nbd_client::{ClientError, Connector};
 
 use super::{
     CommandError,
@@ -56,10 +56,10 @@ struct Asked {
     has: Option<Question>,
 }
 
-pub(crate) fn run(words: &Info) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Info, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
     let Asked { can, is, has } = words.asked;
-    let server = connect::describe(uri);
+    let server = connector.describe(uri);
     if let Some(question) = can.or(is).or(has) {
         let yes = match server {
             Ok(server) => question.answer(&server),

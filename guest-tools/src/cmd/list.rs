@@ -2,7 +2,7 @@
 
 use clap::Args;
 use nbd::wire::is_plain;
-use nbd_client::connect;
+use nbd_client::Connector;
 
 use super::{
     CommandError,
@@ -35,9 +35,9 @@ pub(crate) struct List {
     json: bool,
 }
 
-pub(crate) fn run(words: &List) -> Result<(), CommandError> {
+pub(crate) fn run(words: &List, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let server = connect::list(uri)?;
+    let server = connector.list(uri)?;
     let names = server.exports.iter().map(|export| export.name.as_str());
     match (words.names, words.json) {
         (true, true) => print_json(&names.collect()),

@@ -8,10 +8,7 @@ use std::{
 
 use clap::Args;
 use nbd::wire::{BASE_ALLOCATION, printable};
-use nbd_client::{
-    client::{Client, Extent},
-    extents::Extents,
-};
+use nbd_client::{Connector, Extent, extents::Extents};
 use serde_json::{Map as Object, Value};
 
 use super::{
@@ -54,8 +51,8 @@ pub(crate) struct Map {
     json: bool,
 }
 
-pub(crate) fn run(words: &Map) -> Result<(), CommandError> {
-    let mut link = Client::open_with(&words.target.uri, &words.context)?;
+pub(crate) fn run(words: &Map, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open_with(&words.target.uri, &words.context)?;
     let range = words.range.inside(link.described().size);
     if link.terms().allocation.is_none() || range.is_err() {
         link.close();

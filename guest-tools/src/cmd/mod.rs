@@ -25,7 +25,7 @@ pub(crate) mod zero;
 
 use std::{io, path::PathBuf};
 
-use nbd_client::error::ClientError;
+use nbd_client::ClientError;
 use thiserror::Error;
 
 use self::pattern::Wrong;

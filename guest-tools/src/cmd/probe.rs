@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use nbd::{Uri, uri::Place};
-use nbd_client::{connect, dial::DialError, error::ClientError};
+use nbd_client::{ClientError, Connector, dial::DialError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
@@ -64,13 +64,13 @@ pub(crate) struct Probe {
     json: bool,
 }
 
-pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Probe, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
     let begun = Instant::now();
     let news = uevents();
     let mut nap = NAP;
     let connection = loop {
-        let connection = connect(uri);
+        let connection = connect(connector, uri);
         let left = words.wait.saturating_sub(begun.elapsed());
         if works(&connection) || left.is_zero() || is_hopeless(&connection) {
             break connection;
@@ -116,13 +116,13 @@ fn is_hopeless(connection: &[Finding]) -> bool {
 }
 
 /// Tries it.
-fn connect(uri: &Uri) -> Vec<Finding> {
+fn connect(connector: &Connector, uri: &Uri) -> Vec<Finding> {
     let connected = || {
         Finding::new("connect", Verdict::Ok, format!("{uri} takes connections"))
             .meaning("the way there is open")
     };
     let greeted = || Finding::new("server", Verdict::Ok, "it speaks NBD");
-    match connect::describe(uri) {
+    match connector.describe(uri) {
         Ok(server) => {
             let size = server.exports.first().and_then(|export| export.described.as_ref().ok());
             let size = print_size(size.map_or(0, |described| described.size));
@@ -134,6 +134,13 @@ fn connect(uri: &Uri) -> Vec<Finding> {
                 Finding::new("connect", Verdict::Fault, format!("{uri}: {source}"))
                     .meaning("no connection")
                     .hint(hint),
+            ]
+        }
+        Err(ClientError::Dial(error @ DialError::Resolve { .. })) => {
+            vec![
+                Finding::new("connect", Verdict::Fault, chain(&error))
+                    .meaning("no connection")
+                    .hint("check the name, and whether this machine has a network"),
             ]
         }
         Err(ClientError::Dial(error)) => {

@@ -5,11 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use nbd::{Uri, wire::TransmissionFlags};
-use nbd_client::{
-    client::{Client, Order},
-    error::ClientError,
-    transfer,
-};
+use nbd_client::{Client, ClientError, Connector, Order, transfer};
 use serde_json::{Map, Value};
 
 use super::{CommandError, print::print_json};
@@ -98,6 +94,7 @@ impl Settle {
 /// Opens an export, changes a range of it, leaves in order whatever happened, and tells what was
 /// done: JSON if `change` says so, else a line with its word for it.
 pub(super) fn changed(
+    connector: &Connector,
     uri: &Uri,
     range: &Changed,
     change: impl FnOnce(
@@ -105,7 +102,7 @@ pub(super) fn changed(
         (u64, u64),
     ) -> Result<(Map<String, Value>, bool, &'static str), CommandError>,
 ) -> Result<(), CommandError> {
-    let mut link = Client::open(uri)?;
+    let mut link = connector.open(uri)?;
     let range = range.inside(link.described().size);
     let done = range.and_then(|range| Ok((range, change(&mut link, range)?)));
     link.close();

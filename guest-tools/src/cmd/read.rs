@@ -3,7 +3,7 @@
 use std::{fs::File, io, os::fd::AsFd, path::PathBuf};
 
 use clap::Args;
-use nbd_client::{client::Client, transfer};
+use nbd_client::{Connector, transfer};
 use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
@@ -40,8 +40,8 @@ pub(crate) struct Read {
     json: bool,
 }
 
-pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
-    let mut link = Client::open(&words.target.uri)?;
+pub(crate) fn run(words: &Read, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let (at, len) = match words.range.inside(link.described().size) {
         Ok(range) => range,
         Err(error) => {

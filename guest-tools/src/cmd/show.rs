@@ -6,7 +6,7 @@ use nbd::{
     negotiate::Described,
     wire::{TransmissionFlags, printable},
 };
-use nbd_client::connect::{Known, Server};
+use nbd_client::{connect::Known, connect::Server};
 use serde_json::{Map, Value, json};
 
 use super::print::{exact_size, quoted};

@@ -9,11 +9,7 @@ use std::{
 
 use clap::Args;
 use nbd::wire::TransmissionFlags;
-use nbd_client::{
-    client::Client,
-    error::ClientError,
-    transfer::{self, Durability},
-};
+use nbd_client::{ClientError, Connector, transfer, transfer::Durability};
 use serde_json::json;
 
 use super::{CommandError, pattern::Source, print::print_json};
@@ -61,8 +57,8 @@ pub(crate) struct Write {
     json: bool,
 }
 
-pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
-    let mut link = Client::open(&words.target.uri)?;
+pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let (at, size) = (words.offset, link.described().size);
     // What is known not to fit is not begun. A pipe tells its length at its end.
     let fits = |len: u64| {

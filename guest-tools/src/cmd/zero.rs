@@ -4,10 +4,7 @@ use std::io::{self, Read};
 
 use clap::Args;
 use nbd::wire::{CommandFlags, TransmissionFlags};
-use nbd_client::{
-    client::{Client, Order, Verb},
-    transfer::{self, Durability},
-};
+use nbd_client::{Client, Connector, Order, Verb, transfer, transfer::Durability};
 
 use super::{
     CommandError,
@@ -45,8 +42,8 @@ pub(crate) struct Zero {
     json: bool,
 }
 
-pub(crate) fn run(words: &Zero) -> Result<(), CommandError> {
-    changed(&words.target.uri, &words.range, |link, range| {
+pub(crate) fn run(words: &Zero, connector: &Connector) -> Result<(), CommandError> {
+    changed(connector, &words.target.uri, &words.range, |link, range| {
         let mut flags = CommandFlags::empty();
         flags.set(CommandFlags::FUA, words.settle.fua);
         flags.set(CommandFlags::NO_HOLE, words.no_hole);

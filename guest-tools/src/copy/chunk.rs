@@ -1,7 +1,7 @@
 //! What is to be done with parts of the source, and how its extents become that. Pure.
 
 use nbd::wire::ExtentFlags;
-use nbd_client::client::Extent;
+use nbd_client::Extent;
 
 /// What a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

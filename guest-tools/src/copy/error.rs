@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nbd_client::error::ClientError;
+use nbd_client::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 

@@ -3,10 +3,7 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
-use nbd_client::{
-    client::{Client, Order, least},
-    timeout::poll_timeout,
-};
+use nbd_client::{Client, Order, client::least, timeout::poll_timeout};
 use nix::{
     errno::Errno,
     poll::{PollFlags, poll},

@@ -1,5 +1,5 @@
-//! A connected socket, in plain text or inside TLS, that is read and written like a file. Whether a
-//! call waits, and for how long, is the socket's own business.
+//! A connected socket, in plain text or inside TLS, that is read and written like a file. Nothing here
+//! waits: what would wait fails with `WouldBlock`.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
@@ -8,77 +8,68 @@ use std::{
 
 use rustls::ClientConnection;
 
-use crate::{
-    socket::Socket,
-    tls::{Ready, TlsError, shake_hands},
-};
+use crate::socket::Socket;
 
-/// Encrypted bytes that wait for the socket: at this bound the caller waits too.
+/// Most encrypted bytes that wait for the socket. At this bound writes fail with `WouldBlock`.
 pub(crate) const WAITING: usize = 256 << 10;
-/// The longest record, bytes (RFC 5246, 6.2.3): when so many have come without one byte for the
-/// caller, what comes is no answer that is on its way.
+/// The longest record, bytes (RFC 5246, 6.2.3). When as many bytes have come without one byte for the
+/// caller, they are not part of an answer that is on its way.
 const RECORD: usize = 5 + (16 << 10) + (2 << 10);
+
+/// What carries the bytes of a stream: a non-blocking socket.
+pub trait Carrier: Read + Write {
+    /// So many bytes that were read brought nothing, and are no sign of life.
+    fn discount(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
+}
 
 /// The stream.
 #[derive(Debug)]
-pub enum Stream {
-    Plain(Socket),
-    Tls(Box<Tls>),
+pub enum Stream<S = Socket> {
+    /// In plain text.
+    Plain(S),
+    /// Inside TLS.
+    Tls(Box<Tls<S>>),
 }
 
-/// TLS after its handshake.
+/// TLS after its handshake. Written bytes are encrypted at once and sent as the socket takes them;
+/// `flush` sends the rest.
 #[derive(Debug)]
-pub struct Tls {
-    socket: Socket,
+pub struct Tls<S = Socket> {
+    socket: S,
     connection: ClientConnection,
     /// Bytes that have come since the last one for the caller.
     idle: usize,
 }
 
-impl Stream {
-    /// Goes on inside TLS, in which it may be already.
-    pub fn secure(self, ready: Ready) -> Result<Self, TlsError> {
-        let Self::Plain(mut socket) = self else { return Ok(self) };
-        let connection = shake_hands(&mut socket, ready)?;
-        Ok(Self::Tls(Box::new(Tls { socket, connection, idle: 0 })))
+impl<S> Stream<S> {
+    /// Puts another carrier in place of the socket, such as one that a runtime knows.
+    ///
+    /// # Errors
+    /// Those of `map`.
+    pub fn try_map<T>(self, map: impl FnOnce(S) -> io::Result<T>) -> io::Result<Stream<T>> {
+        Ok(match self {
+            Self::Plain(socket) => Stream::Plain(map(socket)?),
+            Self::Tls(tls) => {
+                let Tls { socket, connection, idle } = *tls;
+                Stream::Tls(Box::new(Tls { socket: map(socket)?, connection, idle }))
+            }
+        })
     }
 
-    const fn socket(&self) -> &Socket {
-        match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(tls) => &tls.socket,
-        }
-    }
-
-    const fn socket_mut(&mut self) -> &mut Socket {
+    pub(crate) const fn socket_mut(&mut self) -> &mut S {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => &mut tls.socket,
         }
     }
 
-    /// As `Socket::begin_to_wait`.
-    pub fn begin_to_wait(&mut self) {
-        self.socket_mut().begin_to_wait();
-    }
-
-    /// As `Socket::never_wait`.
-    pub const fn never_wait(&mut self) {
-        self.socket_mut().never_wait();
-    }
-
-    /// Bytes that have moved on the socket, in either direction, since this was asked before: what a
-    /// server's life is judged by. Inside TLS they count as they come and not when a record is whole,
-    /// so that the same speed is the same life; those of records that bring nothing do not count.
-    pub const fn take_moved(&mut self) -> usize {
-        self.socket_mut().take_moved()
-    }
-
-    /// There are bytes to read that the socket itself does not tell of.
-    pub fn holds_input(&mut self) -> bool {
+    /// Whether bytes can be read that the socket itself does not tell of.
+    pub(crate) fn holds_input(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
-            // What is wrong with it, the next read tells.
+            // An error is reported by the next read.
             Self::Tls(tls) => tls
                 .connection
                 .process_new_packets()
@@ -86,24 +77,44 @@ impl Stream {
         }
     }
 
-    /// There are bytes that were written and wait for the socket; `flush` sends them.
-    pub fn holds_output(&self) -> bool {
+    /// Whether bytes that were written wait for the socket; `flush` sends them.
+    pub(crate) fn holds_output(&self) -> bool {
         match self {
             Self::Plain(_) => false,
             Self::Tls(tls) => tls.connection.wants_write(),
         }
     }
+}
 
+impl Stream {
+    /// Bytes that have moved on the socket, in either direction, since the last call: what a server's
+    /// life is judged by. Inside TLS they count as they come and not when a record is whole, so that
+    /// the same speed is the same life; the bytes of records that bring nothing do not count.
+    pub(crate) const fn take_moved(&mut self) -> usize {
+        self.socket_mut().take_moved()
+    }
+}
+
+impl<S: Carrier> Stream<S> {
     /// Nothing more will be written. Nothing depends on whether the other end hears it.
     pub fn end(&mut self) {
         if let Self::Tls(tls) = self {
-            tls.connection.send_close_notify();
-            tls.push().ok();
+            tls.end();
         }
     }
 }
 
-impl Tls {
+impl<S: Carrier> Tls<S> {
+    pub(crate) fn new(socket: S, connection: ClientConnection) -> Self {
+        Self { socket, connection, idle: 0 }
+    }
+
+    /// Says goodbye (close_notify). Nothing depends on whether the other end hears it.
+    pub fn end(&mut self) {
+        self.connection.send_close_notify();
+        self.push().ok();
+    }
+
     /// Sends what is encrypted.
     fn push(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
@@ -160,50 +171,81 @@ impl Tls {
     }
 }
 
-impl Read for Stream {
+impl<S: Carrier> Read for Tls<S> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.pull(room)
+    }
+
+    fn read_vectored(&mut self, rooms: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let first = rooms.iter_mut().find(|room| !room.is_empty());
+        first.map_or(Ok(0), |room| self.pull(room))
+    }
+}
+
+impl<S: Carrier> Write for Tls<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.put(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.push()
+    }
+}
+
+impl<S: Carrier> Read for Stream<S> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.read(room),
-            Self::Tls(tls) => tls.pull(room),
+            Self::Tls(tls) => tls.read(room),
         }
     }
 
     fn read_vectored(&mut self, rooms: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.read_vectored(rooms),
-            Self::Tls(tls) => {
-                let first = rooms.iter_mut().find(|room| !room.is_empty());
-                first.map_or(Ok(0), |room| tls.pull(room))
-            }
+            Self::Tls(tls) => tls.read_vectored(rooms),
         }
     }
 }
 
-impl Write for Stream {
+impl<S: Carrier> Write for Stream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.write(bytes),
-            Self::Tls(tls) => tls.put(&[IoSlice::new(bytes)]),
+            Self::Tls(tls) => tls.write(bytes),
         }
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.write_vectored(slices),
-            Self::Tls(tls) => tls.put(slices),
+            Self::Tls(tls) => tls.write_vectored(slices),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.flush(),
-            Self::Tls(tls) => tls.push(),
+            Self::Tls(tls) => tls.flush(),
         }
     }
 }
 
-impl AsFd for Stream {
+impl<S: AsFd> AsFd for Tls<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket().as_fd()
+        self.socket.as_fd()
+    }
+}
+
+impl<S: AsFd> AsFd for Stream<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(socket) => socket.as_fd(),
+            Self::Tls(tls) => tls.as_fd(),
+        }
     }
 }

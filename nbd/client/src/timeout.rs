@@ -1,51 +1,77 @@
-//! How long a server may take to say or take in anything before it counts as gone: one rule for the
-//! whole program, set once by `main`. `dial`, `greet` and whatever waits for a `link` keep to it.
+//! How long a server may owe an answer before it counts as gone. A `Timeout` is a value: the caller
+//! passes it to whatever waits.
 //!
-//! An answer to a question of the negotiation, and a handshake of TLS, has to be whole by then. Of
-//! requests under way, one has to be answered, or `LEAST` bytes to have moved on the socket in either
-//! direction: a slow way is no dead one, and a server that sends a byte a second is. Inside TLS the
-//! bytes of the socket count, as in plain text; those of records without content do not.
+//! An answer to a question of the negotiation, and a TLS handshake, has to be whole within the
+//! timeout. While requests are under way, one has to be answered within it, or `LEAST` bytes have to
+//! move on the socket in either direction: a slow path is not a dead one, but a server that sends a
+//! byte a second is. Inside TLS the bytes of the socket count, as in plain text; the bytes of records
+//! without content do not.
 
 use std::{
     cell::Cell,
     io,
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use nix::poll::PollTimeout;
 
-/// If nothing is said.
-const USUAL: Duration = Duration::from_mins(1);
 /// Bytes that count as a sign of life.
 const LEAST: u64 = 4096;
 
-static LIMIT: OnceLock<Duration> = OnceLock::new();
-
-/// Says how long, before anybody is connected to. Zero is for ever.
-pub fn set(limit: Duration) {
-    // It is said once.
-    LIMIT.set(limit).ok();
+/// How long a server may owe an answer.
+///
+/// ```
+/// use std::time::Duration;
+/// use nbd_client::timeout::Timeout;
+///
+/// let timeout = Timeout::new(Duration::from_secs(5)).set_by("--timeout");
+/// assert_eq!(timeout.expired().to_string(), "no answer in 5s (--timeout)");
+/// assert_eq!(Timeout::new(Duration::ZERO).limit(), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    limit: Duration,
+    /// The option that sets it, for messages.
+    option: Option<&'static str>,
 }
 
-/// How long; `None` is for ever.
-pub fn limit() -> Option<Duration> {
-    Some(*LIMIT.get_or_init(|| USUAL)).filter(|limit| !limit.is_zero())
+impl Default for Timeout {
+    /// One minute.
+    fn default() -> Self {
+        Self::new(Duration::from_mins(1))
+    }
 }
 
-/// That it took longer.
-pub fn exhausted() -> io::Error {
-    let limit = limit().unwrap_or_default();
-    io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?} (--timeout)"))
+impl Timeout {
+    /// A limit; zero means that the client waits for ever.
+    pub const fn new(limit: Duration) -> Self {
+        Self { limit, option: None }
+    }
+
+    /// Names the option of the program that sets this timeout, for messages.
+    pub const fn set_by(self, option: &'static str) -> Self {
+        Self { option: Some(option), ..self }
+    }
+
+    /// The limit; `None` means that the client waits for ever.
+    pub fn limit(self) -> Option<Duration> {
+        Some(self.limit).filter(|limit| !limit.is_zero())
+    }
+
+    /// When an answer that is awaited from now on is late; `None` means never.
+    pub fn deadline(self) -> Option<Instant> {
+        Instant::now().checked_add(self.limit()?)
+    }
+
+    /// The error of an answer that is late, of kind `TimedOut`.
+    pub fn expired(self) -> io::Error {
+        let option = self.option.map(|option| format!(" ({option})")).unwrap_or_default();
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {:?}{option}", self.limit))
+    }
 }
 
-/// What a socket with a time limit says, in those words.
-pub fn told(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::WouldBlock { exhausted() } else { error }
-}
-
-/// For poll(2), which counts milliseconds: rounded up, so that the time is over when it returns. What
-/// is left of `None` is for ever.
+/// Converts to poll(2)'s milliseconds, rounded up, so that the time is over when poll returns. `None`
+/// waits for ever.
 pub fn poll_timeout(left: Option<Duration>) -> PollTimeout {
     let whole = |left: Duration| left.as_nanos().div_ceil(1_000_000);
     left.map_or(PollTimeout::NONE, |left| {
@@ -57,43 +83,55 @@ pub fn poll_timeout(left: Option<Duration>) -> PollTimeout {
 }
 
 /// The signs of life of one server that owes something. Time counts from where this end begins to
-/// wait: what it does meanwhile is not the server's delay.
-#[derive(Debug, Default)]
-pub struct Pulse {
+/// wait: what this end does meanwhile is not the server's delay.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    timeout: Timeout,
     waiting: Cell<Option<Instant>>,
     /// Bytes since the last beat.
     moved: u64,
-    /// There was one since this was last asked.
+    /// There was a beat since `take_beaten` was last called.
     beaten: bool,
 }
 
 impl Pulse {
-    /// It begins to owe.
-    pub fn begin(&mut self) {
-        *self = Self { beaten: self.beaten, ..Self::default() };
+    /// The pulse of a server that owes nothing yet.
+    pub(crate) const fn new(timeout: Timeout) -> Self {
+        Self { timeout, waiting: Cell::new(None), moved: 0, beaten: false }
     }
 
-    /// It has answered.
-    pub fn beat(&mut self) {
-        *self = Self { beaten: true, ..Self::default() };
+    pub(crate) const fn timeout(&self) -> Timeout {
+        self.timeout
     }
 
-    /// Whether there was a sign of life since this was asked before.
-    pub const fn take_beaten(&mut self) -> bool {
+    /// The server begins to owe an answer.
+    pub(crate) fn begin(&mut self) {
+        self.moved = 0;
+        self.waiting.set(None);
+    }
+
+    /// The server has answered.
+    pub(crate) fn beat(&mut self) {
+        self.begin();
+        self.beaten = true;
+    }
+
+    /// Whether there was a sign of life since the last call.
+    pub(crate) const fn take_beaten(&mut self) -> bool {
         std::mem::replace(&mut self.beaten, false)
     }
 
-    /// Bytes have come, or gone.
-    pub fn moved(&mut self, bytes: usize) {
+    /// Bytes have come or gone.
+    pub(crate) fn moved(&mut self, bytes: usize) {
         self.moved += bytes as u64;
         if self.moved >= LEAST {
             self.beat();
         }
     }
 
-    /// How long it may go on like this, for a caller who waits now.
-    pub fn left(&self) -> Option<Duration> {
-        let limit = limit()?;
+    /// How long the silence may go on, for a caller that waits from now on.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let limit = self.timeout.limit()?;
         let since = self.waiting.get().unwrap_or_else(Instant::now);
         self.waiting.set(Some(since));
         Some(limit.saturating_sub(since.elapsed()))
@@ -106,7 +144,7 @@ mod tests {
 
     #[test]
     fn few_bytes_are_no_sign_of_life_and_many_are() {
-        let mut pulse = Pulse::default();
+        let mut pulse = Pulse::new(Timeout::default());
         pulse.left();
         let since = pulse.waiting.get();
         assert!(since.is_some());

@@ -16,7 +16,7 @@ use std::{
 };
 
 use nbd::wire::Errno as Code;
-use nbd_client::{client::Client, error::ClientError};
+use nbd_client::{Client, ClientError};
 use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::{

@@ -8,10 +8,7 @@ use std::{
 };
 
 use nbd::{Uri, wire::CommandFlags};
-use nbd_client::{
-    client::{Client, Order, Verb},
-    error::ClientError,
-};
+use nbd_client::{ClientError, Connector, Order, Verb};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::histogram::Histogram;
@@ -71,13 +68,13 @@ pub(super) struct Outcome {
     pub(super) cpu: Duration,
 }
 
-pub(super) fn run(uri: &Uri, case: Case) -> Outcome {
+pub(super) fn run(connector: &Connector, uri: &Uri, case: Case) -> Outcome {
     let before = cpu();
     // All are connected before one begins: they count the same seconds.
     let ready = &Barrier::new(case.connections);
     let ends = thread::scope(|scope| {
         let threads: Vec<_> = (0..case.connections)
-            .map(|n| scope.spawn(move || one(uri, case, n as u64, ready)))
+            .map(|n| scope.spawn(move || one((connector, uri), case, n as u64, ready)))
             .collect();
         threads.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
@@ -146,8 +143,13 @@ impl Places {
     }
 }
 
-fn one(uri: &Uri, case: Case, n: u64, ready: &Barrier) -> Result<Histogram, ClientError> {
-    let opened = Client::again(uri, case.export);
+fn one(
+    (connector, uri): (&Connector, &Uri),
+    case: Case,
+    n: u64,
+    ready: &Barrier,
+) -> Result<Histogram, ClientError> {
+    let opened = connector.reopen(uri, case.export);
     ready.wait();
     let mut link = opened?;
     let mut places = Places::new(case, link.described().size, n);

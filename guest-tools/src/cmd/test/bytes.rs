@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use nbd::wire::{CommandFlags, ExtentFlags, TransmissionFlags};
-use nbd_client::client::{Done, Extent, Order, Verb};
+use nbd_client::{Done, Extent, Order, Verb};
 
 use super::{
     super::CommandError,

@@ -7,7 +7,7 @@ use nbd::{
     Uri,
     wire::{CommandFlags, Errno, TransmissionFlags},
 };
-use nbd_client::client::{Client, Done, Order, Verb, wait};
+use nbd_client::{Client, Connector, Done, Order, Verb, client::wait};
 
 use super::{
     super::CommandError,
@@ -71,6 +71,7 @@ pub(super) enum Under {
 }
 
 pub(super) struct Drive<'a> {
+    connector: &'a Connector,
     uri: &'a Uri,
     pub(super) settings: Settings,
     flags: TransmissionFlags,
@@ -89,7 +90,11 @@ pub(super) struct Drive<'a> {
 }
 
 impl<'a> Drive<'a> {
-    pub(super) fn new(uri: &'a Uri, settings: Settings) -> Result<Self, CommandError> {
+    pub(super) fn new(
+        connector: &'a Connector,
+        uri: &'a Uri,
+        settings: Settings,
+    ) -> Result<Self, CommandError> {
         let block = usize::try_from(settings.block).unwrap_or(usize::MAX);
         let blocks = usize::try_from(settings.len / settings.block - 1).unwrap_or(usize::MAX);
         let model = Model::new(settings.seed, settings.at + settings.block, block, blocks)
@@ -97,6 +102,7 @@ impl<'a> Drive<'a> {
         let random = mix(settings.seed);
         let most = (available() / SHARE).clamp(settings.block, FLYING);
         let mut drive = Self {
+            connector,
             uri,
             settings,
             flags: TransmissionFlags::empty(),
@@ -126,7 +132,7 @@ impl<'a> Drive<'a> {
 
     fn connect(&mut self) -> Result<(), CommandError> {
         for _ in 0..self.settings.connections {
-            let link = Client::again(self.uri, self.settings.size)?;
+            let link = self.connector.reopen(self.uri, self.settings.size)?;
             self.flags = link.described().flags;
             self.links.push(link);
         }

@@ -2,7 +2,7 @@
 //! numbers have another bit. A server that cuts offsets, or has less than it says, is wrong there only.
 
 use nbd::wire::TransmissionFlags;
-use nbd_client::client::Order;
+use nbd_client::Order;
 
 use super::{super::CommandError, block, drive::Drive, drive::index};
 

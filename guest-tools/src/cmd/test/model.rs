@@ -4,7 +4,7 @@
 use std::{collections::TryReserveError, ops::Range};
 
 use nbd::wire::ExtentFlags;
-use nbd_client::client::Extent;
+use nbd_client::Extent;
 
 use super::block::{self, LINE};
 

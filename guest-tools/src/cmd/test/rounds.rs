@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use nbd::wire::{CommandFlags, TransmissionFlags};
-use nbd_client::client::{Order, Verb};
+use nbd_client::{Order, Verb};
 
 use super::{
     super::CommandError,

@@ -17,10 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nbd_client::{
-    client::{Client, Done, Order, Verb},
-    error::ClientError,
-};
+use nbd_client::{Client, ClientError, Done, Order, Verb};
 
 use super::{
     chunk::{Chunk, Kind, chunks},

@@ -3,10 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use nbd::wire::TransmissionFlags;
-use nbd_client::{
-    client::{Client, Order, Verb, least},
-    timeout::poll_timeout,
-};
+use nbd_client::{Client, Order, Verb, client::least, timeout::poll_timeout};
 use nix::{
     errno::Errno,
     poll::{PollFlags, poll},

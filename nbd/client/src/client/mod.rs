@@ -22,10 +22,9 @@ use std::{
 };
 
 use nbd::{
-    Terms, Uri,
-    negotiate::{Described, FencingToken},
+    Terms,
+    negotiate::Described,
     transmit::client::{Client as Machine, Event},
-    wire::BASE_ALLOCATION,
 };
 use nix::{
     poll::PollFlags,
@@ -36,10 +35,10 @@ pub use self::order::{Done, Extent, Order, Verb};
 use self::outgoing::Outgoing;
 pub use self::wait::{least, wait};
 use crate::{
-    connect::{Connected, Standing, enter, enter_fenced},
+    connect::Connected,
     error::ClientError,
     stream::Stream,
-    timeout::Pulse,
+    timeout::{Pulse, Timeout},
 };
 
 /// Received at once, bytes.
@@ -53,9 +52,9 @@ const LARGE: u64 = 32 << 10;
 #[derive(Debug)]
 pub struct Client {
     /// For errors.
-    uri: String,
-    socket: Stream,
-    client: Machine,
+    name: String,
+    stream: Stream,
+    machine: Machine,
     described: Described,
     /// Received and not consumed: `input[start..end]`.
     input: Vec<u8>,
@@ -74,36 +73,23 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, negotiates as much as the server has, and enters the export of `uri`.
-    pub fn open(uri: &Uri) -> Result<Self, ClientError> {
-        Self::open_with(uri, BASE_ALLOCATION)
-    }
-
-    /// As `open`; extents will be those of another context, if the server has it.
-    pub fn open_with(uri: &Uri, context: &str) -> Result<Self, ClientError> {
-        Self::over(uri, enter(uri, context)?)
-    }
-
-    /// As `open`, in place of the connections that this client had before, and without extents.
-    pub fn open_fenced(uri: &Uri, fencing: FencingToken) -> Result<(Self, Standing), ClientError> {
-        let (entered, standing) = enter_fenced(uri, fencing)?;
-        Ok((Self::over(uri, entered)?, standing))
-    }
-
-    fn over(uri: &Uri, entered: Connected) -> Result<Self, ClientError> {
-        let Connected { mut socket, received, client, described } = entered;
-        let uri = uri.to_string();
-        socket.never_wait();
+    /// Takes a connection over; `name` is what messages call the server, and `timeout` is how long it
+    /// may owe an answer.
+    ///
+    /// # Errors
+    /// `ClientError::Violation` where the server has answered what nobody asked.
+    pub fn over(name: String, connected: Connected, timeout: Timeout) -> Result<Self, ClientError> {
+        let Connected { mut stream, received, machine, described } = connected;
         // What the negotiation took is no sign of life of a request.
-        socket.take_moved();
+        stream.take_moved();
         let (start, end, mut input) = (0, received.len(), received);
         input.resize(RECEIVE.max(end), 0);
         let (flying, large) = (HashMap::new(), 0);
         let (outgoing, early, done) = (Outgoing::default(), Vec::new(), VecDeque::new());
-        let mut link = Self {
-            uri,
-            socket,
-            client,
+        let mut client = Self {
+            name,
+            stream,
+            machine,
             described,
             input,
             start,
@@ -113,27 +99,16 @@ impl Client {
             outgoing,
             early,
             done,
-            pulse: Pulse::default(),
+            pulse: Pulse::new(timeout),
         };
         // What has come before anything was asked must not pass for the answer to it.
-        link.consume()?;
-        Ok(link)
-    }
-
-    /// As `open`, for an export that was open before with so many bytes: another size is another disk.
-    pub fn again(uri: &Uri, before: u64) -> Result<Self, ClientError> {
-        let link = Self::open(uri)?;
-        let now = link.described.size;
-        if now == before {
-            return Ok(link);
-        }
-        link.close();
-        Err(ClientError::Changed { uri: uri.to_string(), before, now })
+        client.consume()?;
+        Ok(client)
     }
 
     /// What was agreed.
     pub fn terms(&self) -> &Terms {
-        self.client.terms()
+        self.machine.terms()
     }
 
     /// How the server described the export.
@@ -143,13 +118,13 @@ impl Client {
 
     /// The longest read or write, in bytes.
     pub fn longest_payload(&self) -> u64 {
-        self.client.longest_payload()
+        self.machine.longest_payload()
     }
 
     /// The longest range of the other commands that it is wise to ask for, in bytes: whole blocks of
     /// every size. nbdkit 1.32 ends by an assertion when asked for the extents of 2^32-1 bytes.
     pub fn longest_range(&self) -> u64 {
-        self.client.longest_range() & !0xffff
+        self.machine.longest_range() & !0xffff
     }
 
     /// Requests that were submitted and not popped.
@@ -168,10 +143,10 @@ impl Client {
         if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
         }
-        let put = order.put(&mut self.client, self.outgoing.heads());
+        let put = order.put(&mut self.machine, self.outgoing.heads());
         let cookie = put.map_err(|source| {
-            let (uri, doing) = (self.uri.clone(), order.name());
-            ClientError::Unfit { uri, doing, source }
+            let (name, doing) = (self.name.clone(), order.name());
+            ClientError::Unfit { name, doing, source }
         })?;
         let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
         if self.flying.is_empty() {
@@ -201,7 +176,7 @@ impl Client {
 
     /// What to wait for before the next `turn`.
     pub fn interest(&self) -> PollFlags {
-        if self.outgoing.is_empty() && !self.socket.holds_output() {
+        if self.outgoing.is_empty() && !self.stream.holds_output() {
             PollFlags::POLLIN
         } else {
             PollFlags::POLLIN | PollFlags::POLLOUT
@@ -232,26 +207,26 @@ impl Client {
         match done.result {
             Ok(()) => Ok(done),
             Err(source) => {
-                let (uri, doing) = (self.uri.clone(), done.order.name());
-                Err(ClientError::Failed { uri, doing, source })
+                let (name, doing) = (self.name.clone(), done.order.name());
+                Err(ClientError::Failed { name, doing, source })
             }
         }
     }
 
     /// The process that has made the server's Unix socket, where this is one and the process can be seen.
     pub fn server(&self) -> Option<i32> {
-        let peer = getsockopt(&self.socket.as_fd(), PeerCredentials).ok()?;
+        let peer = getsockopt(&self.stream.as_fd(), PeerCredentials).ok()?;
         Some(peer.pid()).filter(|pid| *pid > 0)
     }
 
     /// Ends the session. Everything that was asked has been answered.
     pub fn close(self) {
-        let Self { client, mut socket, .. } = self;
+        let Self { machine, mut stream, .. } = self;
         let mut out = Vec::new();
-        client.disconnect(&mut out);
+        machine.disconnect(&mut out);
         // Nothing depends on it: the server sees the end of the stream too.
-        socket.write_all(&out).ok();
-        socket.end();
+        stream.write_all(&out).ok();
+        stream.end();
     }
 
     /// What was asked and not answered, in the order in which it was asked. Answers that were not
@@ -264,13 +239,13 @@ impl Client {
 
     fn send(&mut self) -> Result<(), ClientError> {
         self.outgoing
-            .send(&mut self.socket, &self.flying)
-            .and_then(|()| self.socket.flush())
+            .send(&mut self.stream, &self.flying)
+            .and_then(|()| self.stream.flush())
             .or_else(
                 |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
             )
-            .map_err(|source| ClientError::lost(&self.uri, "sending a request", source))?;
-        self.pulse.moved(self.socket.take_moved());
+            .map_err(|source| ClientError::lost(&self.name, "sending a request", source))?;
+        self.pulse.moved(self.stream.take_moved());
         let outgoing = &self.outgoing;
         let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
         for cookie in left.collect::<Vec<_>>() {
@@ -284,18 +259,18 @@ impl Client {
             self.consume()?;
             // One answered request is enough to go on with; the rest waits in the socket. What TLS
             // has taken out of there does not: nobody would be woken for it.
-            if !self.done.is_empty() && !self.socket.holds_input() {
+            if !self.done.is_empty() && !self.stream.holds_input() {
                 return Ok(());
             }
             match self.fill() {
                 Ok(0) => {
                     let awaited = format!("the replies to {} requests", self.flying.len());
-                    return Err(ClientError::Closed { uri: self.uri.clone(), awaited });
+                    return Err(ClientError::Closed { name: self.name.clone(), awaited });
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
-                    return Err(ClientError::lost(&self.uri, "waiting for a reply", error));
+                    return Err(ClientError::lost(&self.name, "waiting for a reply", error));
                 }
             }
         }
@@ -306,9 +281,9 @@ impl Client {
         loop {
             let there = self.input.get(self.start..self.end).unwrap_or_default();
             let (eaten, event) = self
-                .client
+                .machine
                 .step(there)
-                .map_err(|source| ClientError::Violation { uri: self.uri.clone(), source })?;
+                .map_err(|source| ClientError::Violation { name: self.name.clone(), source })?;
             self.start += eaten;
             let Some(event) = event else { return Ok(()) };
             let (Event::Data { cookie, .. }
@@ -354,7 +329,7 @@ impl Client {
         let behind = if self.large > 0 { BEHIND.max(Machine::INPUT) } else { self.input.len() };
         let room = self.input.get_mut(self.end..behind).unwrap_or_default();
         // What is expected comes behind what has been consumed, and all of that has been.
-        let place = match self.client.expects() {
+        let place = match self.machine.expects() {
             Some((cookie, at, len)) if self.end == 0 => {
                 self.flying.get_mut(&cookie).and_then(|done| done.place(at, len))
             }
@@ -364,16 +339,16 @@ impl Client {
         let placed = place.len();
         let n = loop {
             let mut both = [IoSliceMut::new(place), IoSliceMut::new(room)];
-            match self.socket.read_vectored(&mut both) {
+            match self.stream.read_vectored(&mut both) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
             }
         };
         // Inside TLS, bytes have come where none is for the caller yet.
-        self.pulse.moved(self.socket.take_moved());
+        self.pulse.moved(self.stream.take_moved());
         let n = n?;
         if n > 0 && placed > 0 {
-            self.client.placed(n.min(placed) as u64);
+            self.machine.placed(n.min(placed) as u64);
         }
         self.end += n.saturating_sub(placed);
         Ok(n)
@@ -382,7 +357,7 @@ impl Client {
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.stream.as_fd()
     }
 }
 

@@ -16,21 +16,29 @@ const MOST_EXTENTS: usize = 1 << 17;
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
+    /// Reads.
     Read,
     /// The same in one piece (DF), of at most 64 KiB.
     ReadWhole,
+    /// Writes the bytes of the order.
     Write {
+        /// The server answers once the bytes are durable.
         fua: bool,
     },
+    /// Makes durable what was answered before.
     Flush,
+    /// Tells the server that the range is not needed.
     Trim {
+        /// The server answers once that is durable.
         fua: bool,
     },
-    /// FUA, NO_HOLE and FAST_ZERO count.
+    /// Makes the range read as zeroes. FUA, NO_HOLE and FAST_ZERO count.
     Zero(CommandFlags),
+    /// Asks the server to have the range at hand.
     Cache,
-    /// `one`: only the first.
+    /// Asks for the extents of the range.
     Extents {
+        /// Only the first.
         one: bool,
     },
 }
@@ -45,9 +53,11 @@ impl Verb {
 /// One request.
 #[derive(Debug, Clone)]
 pub struct Order {
+    /// What to do.
     pub verb: Verb,
-    /// Offset and length in bytes; both 0 for a flush.
+    /// The offset in bytes; 0 for a flush.
     pub at: u64,
+    /// The length in bytes; 0 for a flush.
     pub len: u64,
     /// `len` bytes to write; or room for those that are read, which is made `len` bytes long.
     pub bytes: Vec<u8>,
@@ -55,11 +65,14 @@ pub struct Order {
     pub tag: u64,
 }
 
-/// A run of one status in `base:allocation`.
+/// A run of one status in the metadata context, mostly `base:allocation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
+    /// The offset in bytes.
     pub at: u64,
+    /// The length in bytes.
     pub len: u64,
+    /// The status.
     pub flags: ExtentFlags,
 }
 
@@ -80,10 +93,12 @@ pub struct Done {
 }
 
 impl Order {
+    /// A read of `len` bytes at `at`; `room` is used again, whatever is in it.
     pub const fn read(at: u64, len: u64, room: Vec<u8>) -> Self {
         Self { verb: Verb::Read, at, len, bytes: room, tag: 0 }
     }
 
+    /// A write of the bytes at `at`.
     pub const fn write(at: u64, bytes: Vec<u8>, fua: bool) -> Self {
         let len = bytes.len() as u64;
         Self { verb: Verb::Write { fua }, at, len, bytes, tag: 0 }
@@ -94,6 +109,7 @@ impl Order {
         Self { verb, at, len, bytes: Vec::new(), tag: 0 }
     }
 
+    /// The order with the caller's tag.
     pub fn tagged(self, tag: u64) -> Self {
         Self { tag, ..self }
     }

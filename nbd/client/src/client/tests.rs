@@ -4,9 +4,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use nbd::uri::Place;
+use nbd::{Uri, uri::Place};
 
 use super::*;
+use crate::Connector;
 
 /// A greeting with NBD_FLAG_FIXED_NEWSTYLE and NBD_FLAG_NO_ZEROES.
 const MAGIC: [&[u8]; 3] = [b"NBDMAGIC", b"IHAVEOPT", &[0, 3]];
@@ -94,7 +95,7 @@ fn answers_in_any_order_and_in_small_pieces_find_their_orders() {
             bytes.chunks(4097).for_each(|piece| stream.write_all(piece).unwrap());
         }
     });
-    let mut link = Client::open(&uri).unwrap();
+    let mut link = Connector::new(Timeout::default()).open(&uri).unwrap();
     for n in 0..4_u64 {
         let room = vec![0xff; 7];
         link.submit(Order::read(n * LEN as u64, LEN as u64, room).tagged(n)).unwrap();
@@ -119,7 +120,7 @@ fn a_server_that_answers_before_it_reads_on_blocks_nobody() {
         stream.read_exact(&mut vec![0; more as usize]).unwrap();
         reply(stream, 0, write, &[]);
     });
-    let mut link = Client::open(&uri).unwrap();
+    let mut link = Connector::new(Timeout::default()).open(&uri).unwrap();
     link.submit(Order::read(0, LEN as u64, Vec::new())).unwrap();
     link.submit(Order::write(0, vec![1; LEN], false)).unwrap();
     assert_eq!(link.next_good().unwrap().order.verb, Verb::Read);
@@ -137,7 +138,7 @@ fn a_write_that_is_failed_by_its_header_still_leaves_whole() {
         let (flush, _) = request(stream);
         reply(stream, 0, flush, &[]);
     });
-    let mut link = Client::open(&uri).unwrap();
+    let mut link = Connector::new(Timeout::default()).open(&uri).unwrap();
     link.submit(Order::write(0, vec![1; LEN], false)).unwrap();
     let done = link.next_done().unwrap();
     assert_eq!(done.result.unwrap_err().errno, nbd::wire::Errno::ENOSPC);
@@ -152,7 +153,7 @@ fn what_a_broken_connection_leaves_is_given_back_in_order() {
         let asked: Vec<_> = (0..3).map(|_| request(stream)).collect();
         reply(stream, 0, asked[1].0, &[5; 512]);
     });
-    let mut link = Client::open(&uri).unwrap();
+    let mut link = Connector::new(Timeout::default()).open(&uri).unwrap();
     for n in 0..3 {
         link.submit(Order::read(n * 512, 512, Vec::new()).tagged(n)).unwrap();
     }

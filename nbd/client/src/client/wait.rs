@@ -13,13 +13,18 @@ use nix::{
 use super::{Client, Order, Verb};
 use crate::{
     error::ClientError,
-    timeout::{self, poll_timeout},
+    timeout::{Timeout, poll_timeout},
 };
 
 /// How long what was asked may still be answered when a session ends for another reason.
 const SETTLE: Duration = Duration::from_secs(2);
 
 impl Client {
+    /// How long the server may owe an answer.
+    pub const fn timeout(&self) -> Timeout {
+        self.pulse.timeout()
+    }
+
     /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
     pub fn left(&self) -> Option<Duration> {
         if self.flying.is_empty() { None } else { self.pulse.left() }
@@ -27,14 +32,14 @@ impl Client {
 
     /// It kept silent for longer.
     pub fn silent(&self) -> ClientError {
-        ClientError::lost(&self.uri, "waiting for a reply", timeout::exhausted())
+        ClientError::lost(&self.name, "waiting for a reply", self.timeout().expired())
     }
 
     /// For a link that waits for a flush and nothing else. A flush may take longer than a server may
     /// keep silent: once half of that time is over, this asks for the first block as well, and the
     /// answer is a sign of life. Says when to call it again; `None`: nothing ends the waiting.
     pub fn inquire(&mut self) -> Option<Duration> {
-        let (left, half) = (self.left()?, timeout::limit()? / 2);
+        let (left, half) = (self.left()?, self.timeout().limit()? / 2);
         if left > half {
             return Some(left.saturating_sub(half));
         }
@@ -97,8 +102,8 @@ fn wait_for(links: &[&Client], most: Option<Duration>) -> Result<(), ClientError
         },
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => {
-            let uri = links.first().map_or("", |link| &link.uri);
-            Err(ClientError::lost(uri, "waiting for a reply", errno.into()))
+            let name = links.first().map_or("", |link| &link.name);
+            Err(ClientError::lost(name, "waiting for a reply", errno.into()))
         }
     }
 }

@@ -1,64 +1,88 @@
-//! From a URI to a connected stream. `session` calls it.
-//!
-//! All kinds of socket end up as one descriptor that is read and written like a file. No name is
-//! looked up: the binary is static, and a guest without a network has nobody to ask.
+//! From an address to a connected socket. `connect` negotiates on it.
 
+mod attempt;
 mod tcp;
 mod unix;
 mod vsock;
 
-use std::{fs::File, io, time::Duration};
+use std::io;
 
-use nbd::{Uri, uri::Place};
-use nix::sys::time::TimeVal;
+use nbd::uri::Place;
+use nix::sys::socket::{AddressFamily, VsockAddr};
 use thiserror::Error;
 
-use crate::{socket::Socket, tls::TlsError};
+use crate::{socket::Socket, timeout::Timeout, tls::TlsError, wait::Wait};
 
-/// Why there is no stream.
+/// Why there is no connection.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum DialError {
-    #[error("cannot use {uri}")]
-    Tls { uri: String, source: TlsError },
-    #[error("{0:?} is no address: names are not looked up here, write nbd://127.0.0.1/ or [::1]")]
-    Name(String),
-    #[error("cannot connect to {uri} ({hint})")]
-    Connect {
-        uri: String,
-        /// What it means, and what to do about it.
-        hint: String,
+    /// TLS cannot be used.
+    #[error("cannot use {name}")]
+    Tls {
+        /// The server, as the caller calls it.
+        name: String,
+        /// The reason.
+        source: TlsError,
+    },
+    /// The host has no address that can be found.
+    #[error("cannot look up the address of {host:?}")]
+    Resolve {
+        /// The host's name.
+        host: String,
+        /// The resolver's reason.
         source: io::Error,
     },
-    #[error("cannot set up the socket for {uri}")]
-    SetUp { uri: String, source: io::Error },
+    /// Nobody takes the connection.
+    #[error("cannot connect to {name} ({hint})")]
+    Connect {
+        /// The server, as the caller calls it.
+        name: String,
+        /// What the error means, or what to do about it.
+        hint: String,
+        /// The system's reason; of kind `TimedOut` where the timeout is the reason.
+        source: io::Error,
+    },
+    /// The socket cannot be prepared.
+    #[error("cannot set up the socket for {name}")]
+    SetUp {
+        /// The server, as the caller calls it.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
 }
 
-/// Connects. Reads and writes wait, and fail when `patience` is exhausted.
-pub fn dial(uri: &Uri) -> Result<Socket, DialError> {
-    let wrong = |source| DialError::SetUp { uri: uri.to_string(), source };
-    Socket::new(dial_raw(uri)?).map_err(wrong)
-}
-
-/// For a socket, where zero is for ever too.
-fn time_value(limit: Duration) -> TimeVal {
-    let seconds = limit.as_secs().try_into().unwrap_or(i64::MAX);
-    TimeVal::new(seconds, i64::from(limit.subsec_micros().max(1)))
-}
-
-/// Connects to a place. Reads and writes block as long as the other end lets them.
-pub fn dial_raw(uri: &Uri) -> Result<File, DialError> {
-    let connected = match &uri.place {
-        Place::Tcp { host, port } => tcp::connect(&tcp::addresses(host, *port)?),
-        Place::Unix { socket } => unix::connect(socket),
-        Place::Vsock { cid, port } => vsock::connect(*cid, *port),
+/// Connects to a place; `name` is what messages call it. Of several addresses of a host, the first
+/// that answers is used.
+///
+/// # Errors
+/// `DialError::Resolve`, `DialError::Connect`.
+pub async fn dial(
+    place: &Place,
+    name: &str,
+    timeout: Timeout,
+    wait: &impl Wait,
+) -> Result<Socket, DialError> {
+    let connected = match place {
+        Place::Tcp { host, port } => {
+            let addresses = tcp::addresses(host, *port, wait).await;
+            let addresses =
+                addresses.map_err(|source| DialError::Resolve { host: host.clone(), source })?;
+            tcp::connect(&addresses, timeout, wait).await
+        }
+        Place::Unix { socket } => unix::connect(socket, timeout, wait).await,
+        Place::Vsock { cid, port } => {
+            let address = VsockAddr::new(*cid, *port);
+            attempt::connect(AddressFamily::Vsock, &address, timeout, wait).await
+        }
     };
-    let fd = connected.map_err(|source| {
-        let hint = match &uri.place {
+    connected.map_err(|source| {
+        let hint = match place {
             Place::Tcp { port, .. } => tcp::hint(&source, *port),
             Place::Unix { .. } => unix::hint(&source),
             Place::Vsock { cid, port } => vsock::hint(&source, vsock::device(), *cid, *port),
         };
-        DialError::Connect { uri: uri.to_string(), hint, source }
-    })?;
-    Ok(File::from(fd))
+        DialError::Connect { name: name.to_owned(), hint, source }
+    })
 }

@@ -1,40 +1,55 @@
-//! TCP: for servers on this machine and guests that do have a network.
+//! TCP: for servers on this machine and for guests that have a network.
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    os::fd::OwnedFd,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
-use super::DialError;
-use crate::timeout;
+use nix::sys::socket::{AddressFamily, SockaddrStorage, setsockopt, sockopt};
 
-/// How long one address may take, or as long as a server may keep silent if that is shorter.
-const PATIENCE: Duration = Duration::from_secs(10);
+use super::attempt;
+use crate::{socket::Socket, timeout::Timeout, wait::Wait};
 
-/// An address, or both of `localhost`.
-pub(super) fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+/// How long one address may take, where the timeout is not shorter.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The addresses of a host: an address is its own, `localhost` is both loopback addresses whatever
+/// /etc/hosts says, and another name is looked up.
+pub(super) async fn addresses(
+    host: &str,
+    port: u16,
+    wait: &impl Wait,
+) -> io::Result<Vec<SocketAddr>> {
     let ips = match host.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
         Err(_) if host.eq_ignore_ascii_case("localhost") => {
             vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
         }
-        Err(_) => return Err(DialError::Name(host.to_owned())),
+        Err(_) => return wait.resolve(host, port).await,
     };
     Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
-/// Connects to the first that answers; the error is the first one's.
-pub(super) fn connect(addresses: &[SocketAddr]) -> io::Result<OwnedFd> {
+/// Connects to the first address that answers; the error is the first one's.
+pub(super) async fn connect(
+    addresses: &[SocketAddr],
+    timeout: Timeout,
+    wait: &impl Wait,
+) -> io::Result<Socket> {
     let mut first = None;
-    let limit = timeout::limit().map_or(PATIENCE, |limit| limit.min(PATIENCE));
+    let timeout = match timeout.limit() {
+        Some(limit) if limit <= LIMIT => timeout,
+        _ => Timeout::new(LIMIT),
+    };
     for address in addresses {
-        match TcpStream::connect_timeout(address, limit) {
-            Ok(stream) => {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let address = SockaddrStorage::from(*address);
+        match attempt::connect(family, &address, timeout, wait).await {
+            Ok(socket) => {
                 // A request is small and waited for.
-                stream.set_nodelay(true)?;
-                return Ok(stream.into());
+                setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+                return Ok(socket);
             }
             Err(error) => first = first.or(Some(error)),
         }
@@ -48,7 +63,7 @@ pub(super) fn hint(error: &io::Error, port: u16) -> String {
             format!("nothing listens on TCP port {port} there: is the server running?")
         }
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
-            "this machine has no way to there: use nbd+vsock://2/ for a disk of the host".to_owned()
+            "this machine has no route there; a guest reaches its host by nbd+vsock://2/".to_owned()
         }
         io::ErrorKind::TimedOut => "nothing answers there: a firewall, or the wrong address".into(),
         _ => "check the address".to_owned(),
@@ -58,12 +73,13 @@ pub(super) fn hint(error: &io::Error, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::{Block, block_on};
 
     #[test]
-    fn only_addresses_and_localhost_are_taken() {
-        assert_eq!(addresses("127.0.0.1", 7).unwrap(), ["127.0.0.1:7".parse().unwrap()]);
-        assert_eq!(addresses("::1", 7).unwrap(), ["[::1]:7".parse().unwrap()]);
-        assert_eq!(addresses("LocalHost", 7).unwrap().len(), 2);
-        assert!(matches!(addresses("example.com", 7), Err(DialError::Name(_))));
+    fn addresses_and_localhost_need_no_lookup() {
+        let addresses = |host| block_on(addresses(host, 7, &Block)).unwrap();
+        assert_eq!(addresses("127.0.0.1"), ["127.0.0.1:7".parse().unwrap()]);
+        assert_eq!(addresses("::1"), ["[::1]:7".parse().unwrap()]);
+        assert_eq!(addresses("LocalHost").len(), 2);
     }
 }

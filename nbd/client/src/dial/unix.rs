@@ -1,40 +1,24 @@
 //! Unix sockets, also those with an abstract name.
 
-use std::{
-    ffi::OsStr,
-    io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt};
 
-use nix::sys::{
-    socket::{
-        AddressFamily, SockFlag, SockType, UnixAddr, connect as nix_connect, setsockopt,
-        socket as nix_socket, sockopt,
-    },
-    time::TimeVal,
-};
+use nix::sys::socket::{AddressFamily, UnixAddr};
 
-use super::time_value;
-use crate::timeout;
+use super::attempt;
+use crate::{socket::Socket, timeout::Timeout, wait::Wait};
 
-/// A path; or a name, after a NUL.
-pub(super) fn connect(socket: &[u8]) -> io::Result<OwnedFd> {
+/// Connects to a path; or to a name, after a NUL. A server that does not accept keeps its clients
+/// waiting once its queue is full, until the timeout.
+pub(super) async fn connect(
+    socket: &[u8],
+    timeout: Timeout,
+    wait: &impl Wait,
+) -> io::Result<Socket> {
     let address = match socket.strip_prefix(b"\0") {
         Some(name) => UnixAddr::new_abstract(name)?,
         None => UnixAddr::new(OsStr::from_bytes(socket))?,
     };
-    let fd = nix_socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // A server that does not accept keeps its clients waiting once its queue is full. What is said on
-    // the socket later has the caller's limits.
-    if let Some(limit) = timeout::limit() {
-        setsockopt(&fd, sockopt::SendTimeout, &time_value(limit))?;
-    }
-    nix_connect(fd.as_raw_fd(), &address).map_err(|errno| timeout::told(errno.into()))?;
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(0, 0))?;
-    Ok(fd)
+    attempt::connect(AddressFamily::Unix, &address, timeout, wait).await
 }
 
 pub(super) fn hint(error: &io::Error) -> String {

@@ -1,22 +1,10 @@
-//! AF_VSOCK: from a guest to its host, with no network between.
+//! AF_VSOCK: what a failed connection means. It leads from a guest to its host, with no network between.
 
-use std::{
-    fs, io,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::{fs, io};
 
 use nbd::uri::HOST_CID;
-use nix::{
-    errno::Errno,
-    sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect as nix_connect, socket},
-};
+use nix::errno::Errno;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-
-pub(super) fn connect(cid: u32, port: u32) -> io::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    nix_connect(fd.as_raw_fd(), &VsockAddr::new(cid, port))?;
-    Ok(fd)
-}
 
 /// Whether this machine has a virtio vsock device, as the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_errno_has_its_mend() {
+    fn each_errno_has_its_hint() {
         for (errno, device, cid, says) in [
             (Errno::EAFNOSUPPORT, Device::Unknown, 2, "modprobe"),
             (Errno::ENODEV, Device::Idle, 2, "modprobe"),
