@@ -29,7 +29,7 @@ const RANKS: &[(&str, u8)] = &[
     ("lease", 3),
     ("doctor", 3),
     ("exports", 4),
-    ("proxy", 5),
+    ("remote", 5),
     ("session", 5),
     ("listen", 5),
     ("params", 4),
@@ -111,7 +111,7 @@ const REQUESTS: [&str; 7] = [
     "agent/src/exports",
     "agent/src/layer",
     "agent/src/plugin",
-    "agent/src/proxy",
+    "agent/src/remote",
     "agent/src/session",
     "agent/src/tenant",
 ];
@@ -122,7 +122,7 @@ const NOT_A_CLIENTS: &[(&str, &str)] = &[
     ("plugin/data/content.rs", "vec![0; usize::try_from(self.len).unwrap_or(0)]"),
     ("plugin/data/content.rs", "bytes.repeat(CHUNK / bytes.len())"),
     ("plugin/data/parse.rs", "word.to_vec()"),
-    ("proxy/far.rs", "path.as_os_str().as_bytes().to_vec()"),
+    ("remote/endpoint.rs", "path.as_os_str().as_bytes().to_vec()"),
     // So many as the command line names.
     ("disk/src/split.rs", "Vec::with_capacity(disks.len())"),
     ("session/authorize.rs", "Vec::with_capacity(rules.gates.len())"),

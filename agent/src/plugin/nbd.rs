@@ -1,4 +1,4 @@
-//! The disk of another NBD server: nbdkit-nbd-plugin(1). The substance is in `proxy`.
+//! The disk of another NBD server: nbdkit-nbd-plugin(1). The substance is in `remote`.
 
 use std::{
     os::fd::RawFd,
@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::Entry;
 use crate::{
     params::{Key, Params},
-    proxy::{Far, Proxy},
+    remote::{Endpoint, Remote},
     stack::{BuildError, Context, Stack},
     sys,
 };
@@ -75,7 +75,7 @@ enum NbdError {
     #[error("plugin nbd: socket-fd={0} is not a connected socket that this process has inherited")]
     NoSocket(RawFd),
     #[error("plugin nbd: {0}")]
-    Far(#[source] std::io::Error),
+    Remote(#[source] std::io::Error),
 }
 
 fn own(error: NbdError) -> BuildError {
@@ -148,33 +148,33 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
                 return Err(own(NbdError::Together("export", "a URI that names one")));
             }
             export = export.or(Some(uri.export));
-            Far::At(uri.place)
+            Endpoint::At(uri.place)
         }
         "socket" => {
             let path = params.needed("socket")?;
             // Where the agent goes into the background, it goes to `/`.
             let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-            Far::At(Place::Unix { socket: path.into_os_string().into_encoded_bytes() })
+            Endpoint::At(Place::Unix { socket: path.into_os_string().into_encoded_bytes() })
         }
         "hostname" => {
             let host = params.needed("hostname")?.to_owned();
             let port = params.parsed("port", "a port or the name of a service", port)?;
-            Far::At(Place::Tcp { host, port: port.unwrap_or(PORT) })
+            Endpoint::At(Place::Tcp { host, port: port.unwrap_or(PORT) })
         }
         "vsock" => {
             let cid = params.number("vsock")?.unwrap_or(2);
             let port = params.number("port")?.unwrap_or(10809);
-            Far::At(Place::Vsock { cid, port })
+            Endpoint::At(Place::Vsock { cid, port })
         }
         "socket-fd" => {
             let fd: RawFd = params.number("socket-fd")?.unwrap_or(-1);
             let socket = sys::inherited::connected_socket(fd);
             let socket = socket.map_err(|_| own(NbdError::NoSocket(fd)))?;
-            Far::Connected(Mutex::new(Some(socket)))
+            Endpoint::Connected(Mutex::new(Some(socket)))
         }
         _ => {
             let arguments: Vec<_> = params.values("arg").collect();
-            let far = Far::start(params.needed("command")?, &arguments);
+            let far = Endpoint::start(params.needed("command")?, &arguments);
             far.map_err(|error| BuildError::Own(Box::new(error)))?
         }
     };
@@ -183,8 +183,8 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     let far = Arc::new(far);
     let ends = Arc::clone(&far);
     context.lifecycle.at_exit(move || ends.end());
-    let proxy = Proxy::new(far, export, retry, shared);
-    Ok(Stack::new(proxy.map_err(|error| own(NbdError::Far(error)))?))
+    let remote = Remote::new(far, export, retry, shared);
+    Ok(Stack::new(remote.map_err(|error| own(NbdError::Remote(error)))?))
 }
 
 #[cfg(test)]

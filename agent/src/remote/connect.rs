@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why nothing came of it.
 #[derive(Debug, Error)]
-pub(super) enum GreetError {
+pub(super) enum ConnectError {
     #[error("the connection failed")]
     Lost(#[source] io::Error),
     #[error("the server closed instead of sending {0}")]
@@ -32,10 +32,10 @@ pub(super) enum GreetError {
     Refused(#[source] Refusal),
 }
 
-impl From<GreetError> for io::Error {
-    fn from(error: GreetError) -> Self {
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
         match error {
-            GreetError::Lost(error) => error,
+            ConnectError::Lost(error) => error,
             other => {
                 let cause = std::error::Error::source(&other).map(ToString::to_string);
                 let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -47,7 +47,7 @@ impl From<GreetError> for io::Error {
 
 /// A connection in transmission: its socket, what has come behind the negotiation, its rules.
 #[derive(Debug)]
-pub(super) struct Greeted {
+pub(super) struct Connected {
     /// From here on it may be silent as long as it likes. On no runtime.
     pub(super) socket: OwnedFd,
     pub(super) received: Vec<u8>,
@@ -56,7 +56,7 @@ pub(super) struct Greeted {
 }
 
 /// Enters an export.
-pub(super) async fn enter(socket: Socket, export: &str) -> Result<Greeted, GreetError> {
+pub(super) async fn enter(socket: Socket, export: &str) -> Result<Connected, ConnectError> {
     within(async {
         let mut talk = Talk::begin(socket);
         let mut asked = false;
@@ -71,16 +71,16 @@ pub(super) async fn enter(socket: Socket, export: &str) -> Result<Greeted, Greet
                     let client = Client::new(negotiated.into_terms());
                     let Talk { socket, received, .. } = talk;
                     let socket = socket.into_descriptor();
-                    return Ok(Greeted { socket, received, client, described });
+                    return Ok(Connected { socket, received, client, described });
                 }
                 ClientStep::Refused(ready, refusal) => {
                     ready.abort(&mut talk.out);
                     talk.say_goodbye();
-                    return Err(GreetError::Refused(refusal));
+                    return Err(ConnectError::Refused(refusal));
                 }
-                ClientStep::End(violation) => return Err(GreetError::Violation(violation)),
+                ClientStep::End(violation) => return Err(ConnectError::Violation(violation)),
                 ClientStep::Feed(client) => talk.feed(client).await?,
-                _ => return Err(GreetError::Closed("an answer to the question")),
+                _ => return Err(ConnectError::Closed("an answer to the question")),
             }
         }
     })
@@ -88,7 +88,7 @@ pub(super) async fn enter(socket: Socket, export: &str) -> Result<Greeted, Greet
 }
 
 /// Asks for the list.
-pub(super) async fn list(socket: Socket) -> Result<Vec<Listed>, GreetError> {
+pub(super) async fn list(socket: Socket) -> Result<Vec<Listed>, ConnectError> {
     within(async {
         let mut talk = Talk::begin(socket);
         loop {
@@ -102,18 +102,18 @@ pub(super) async fn list(socket: Socket) -> Result<Vec<Listed>, GreetError> {
                     talk.say_goodbye();
                     return Ok(listed);
                 }
-                ClientStep::Refused(_, refusal) => return Err(GreetError::Refused(refusal)),
-                ClientStep::End(violation) => return Err(GreetError::Violation(violation)),
+                ClientStep::Refused(_, refusal) => return Err(ConnectError::Refused(refusal)),
+                ClientStep::End(violation) => return Err(ConnectError::Violation(violation)),
                 ClientStep::Feed(client) => talk.feed(client).await?,
-                _ => return Err(GreetError::Closed("its list")),
+                _ => return Err(ConnectError::Closed("its list")),
             }
         }
     })
     .await
 }
 
-async fn within<T>(talk: impl Future<Output = Result<T, GreetError>>) -> Result<T, GreetError> {
-    let late = |_| Err(GreetError::Lost(io::ErrorKind::TimedOut.into()));
+async fn within<T>(talk: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+    let late = |_| Err(ConnectError::Lost(io::ErrorKind::TimedOut.into()));
     timeout(PATIENCE, talk).await.unwrap_or_else(late)
 }
 
@@ -130,35 +130,35 @@ impl Talk {
         Self { socket, machine, received: Vec::new(), out: Vec::new() }
     }
 
-    fn step(&mut self) -> Result<ClientStep, GreetError> {
-        let machine = self.machine.take().ok_or(GreetError::Closed("anything"))?;
+    fn step(&mut self) -> Result<ClientStep, ConnectError> {
+        let machine = self.machine.take().ok_or(ConnectError::Closed("anything"))?;
         let (eaten, step) = machine.step(&self.received, &mut self.out);
         self.received.drain(..eaten);
         Ok(step)
     }
 
     /// Sends what is to be sent, and goes on with what is there.
-    async fn go_on(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
+    async fn go_on(&mut self, machine: negotiate::Client) -> Result<(), ConnectError> {
         self.machine = Some(machine);
         let out = std::mem::take(&mut self.out);
-        self.socket.send_all(&out).await.map_err(GreetError::Lost)
+        self.socket.send_all(&out).await.map_err(ConnectError::Lost)
     }
 
     /// The same, and waits for more.
-    async fn feed(&mut self, machine: negotiate::Client) -> Result<(), GreetError> {
+    async fn feed(&mut self, machine: negotiate::Client) -> Result<(), ConnectError> {
         let awaited = machine.awaited();
         self.go_on(machine).await?;
         let mut bytes = vec![0; 4096];
         let n = loop {
             match self.socket.try_recv(&mut [IoSliceMut::new(&mut bytes)]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.readable().await.map_err(GreetError::Lost)?;
+                    self.socket.readable().await.map_err(ConnectError::Lost)?;
                 }
-                received => break received.map_err(GreetError::Lost)?,
+                received => break received.map_err(ConnectError::Lost)?,
             }
         };
         if n == 0 {
-            return Err(GreetError::Closed(awaited));
+            return Err(ConnectError::Closed(awaited));
         }
         self.received.extend_from_slice(&bytes[..n]);
         Ok(())

@@ -17,22 +17,22 @@
 //! link. nbdkit does the same.
 //!
 //! Where the export says that a flush on one connection covers the others, that holds across links
-//! too (`seat`): a flush on a new link fails while what was answered on an older one may be lost.
+//! too (`share`): a flush on a new link fails while what was answered on an older one may be lost.
 
 mod asker;
+mod connect;
 mod dial;
+mod dirty;
+mod endpoint;
 mod exports;
-mod far;
-mod greet;
-mod hear;
-mod ledger;
 mod link;
 mod pieces;
 mod reader;
-mod seat;
+mod runtime;
 mod send;
+mod share;
 
 pub use self::{
-    exports::Proxy,
-    far::{Far, FarError},
+    endpoint::{Endpoint, EndpointError},
+    exports::Remote,
 };

@@ -1,15 +1,15 @@
-//! The thread that hears all far servers: one for all links, however many a client opens.
+//! The thread that reads from all far servers: one for all links, however many a client opens.
 
 use std::{future, io, sync::Mutex, sync::PoisonError, thread};
 
 use tokio::runtime::{Builder, Handle};
 
-static READER: Mutex<Option<Handle>> = Mutex::new(None);
+static RUNTIME: Mutex<Option<Handle>> = Mutex::new(None);
 
 /// Its runtime; the first who asks starts it.
-pub(super) fn reader() -> io::Result<Handle> {
-    let mut reader = READER.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*reader {
+pub(super) fn runtime() -> io::Result<Handle> {
+    let mut started = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*started {
         return Ok(handle.clone());
     }
     let runtime = Builder::new_current_thread().enable_io().build()?;
@@ -17,5 +17,5 @@ pub(super) fn reader() -> io::Result<Handle> {
     thread::Builder::new()
         .name("proxy".into())
         .spawn(move || runtime.block_on(future::pending::<()>()))?;
-    Ok(reader.insert(handle).clone())
+    Ok(started.insert(handle).clone())
 }

@@ -20,11 +20,11 @@ use nix::sys::socket::{MsgFlags, send};
 
 use super::{
     asker::{Asker, LOOK},
-    greet::Greeted,
-    hear::{Got, Shared, State, Waiting, hear},
-    ledger::Account,
+    connect::Connected,
+    dirty::Account,
     pieces::{cut, pieces, put_pieces, take_front},
-    reader::reader,
+    reader::{Got, Shared, State, Waiting, hear},
+    runtime::runtime,
     send::{Turn, Turns},
 };
 use crate::sys::socket::Socket;
@@ -45,12 +45,12 @@ pub(super) struct Link {
 impl Link {
     /// `shared`: several clients have it, and a flush of one covers them all.
     pub(super) fn new(
-        greeted: Greeted,
+        connected: Connected,
         far: String,
         shared: bool,
         account: Account,
     ) -> io::Result<Self> {
-        let Greeted { socket, received, client, described } = greeted;
+        let Connected { socket, received, client, described } = connected;
         let flag = |flag| described.flags.contains(flag);
         let (blocks, terms) = (described.blocks, client.terms());
         let read_only = flag(TransmissionFlags::READ_ONLY);
@@ -73,14 +73,14 @@ impl Link {
         };
         let longest = (client.longest_payload(), client.longest_range());
         let shared_by_all = shared;
-        let reader = reader()?;
+        let runtime = runtime()?;
         let socket = {
-            let _on = reader.enter();
+            let _on = runtime.enter();
             Socket::new(socket, None)?
         };
         let state = Mutex::new(State { client, waiting: HashMap::new(), broken: None });
         let shared = Arc::new(Shared { far, socket, state, turns: Turns::default() });
-        reader.spawn(hear(Arc::clone(&shared), received));
+        runtime.spawn(hear(Arc::clone(&shared), received));
         Ok(Self { info, longest, shared_by_all, shared, account })
     }
 

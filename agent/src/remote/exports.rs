@@ -11,12 +11,12 @@ use std::{
 use tokio::{runtime::Builder, sync::Mutex as Turns};
 
 use super::{
-    far::{Far, FarError},
-    greet::{self, Greeted},
-    ledger::Ledger,
+    connect::{self, Connected},
+    dirty::Dirty,
+    endpoint::{Endpoint, EndpointError},
     link::Link,
-    reader::reader,
-    seat::Seat,
+    runtime::runtime,
+    share::Share,
 };
 use crate::{
     exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
@@ -25,8 +25,8 @@ use crate::{
 
 /// The exports of a far server.
 #[derive(Debug)]
-pub struct Proxy {
-    far: Arc<Far>,
+pub struct Remote {
+    far: Arc<Endpoint>,
     /// The one that is served under every name; `None`: the one that the client names.
     export: Option<String>,
     /// Tries to connect after the first.
@@ -34,32 +34,32 @@ pub struct Proxy {
     /// One link for all clients. Who finds it broken makes another, and the others wait for that.
     shared: Option<Turns<Option<Arc<Link>>>>,
     /// By the export's name; those that have links.
-    ledgers: Mutex<HashMap<String, Arc<Ledger>>>,
+    dirty: Mutex<HashMap<String, Arc<Dirty>>>,
 }
 
-impl Proxy {
+impl Remote {
     /// With `shared` it connects now, and else when a client comes.
     pub fn new(
-        far: Arc<Far>,
+        far: Arc<Endpoint>,
         export: Option<String>,
         retry: u32,
         shared: bool,
     ) -> Result<Self, io::Error> {
         // A thread that cannot be had is an error of the start, and not of a client.
-        reader()?;
+        runtime()?;
         let shared = shared.then(Turns::default);
-        let mut proxy = Self { far, export, retry, shared, ledgers: Mutex::default() };
-        if proxy.shared.is_some() {
-            let name = proxy.export.clone().unwrap_or_default();
-            let link = at_start(proxy.link(&name, None))?;
-            proxy.shared = Some(Turns::new(Some(link)));
+        let mut remote = Self { far, export, retry, shared, dirty: Mutex::default() };
+        if remote.shared.is_some() {
+            let name = remote.export.clone().unwrap_or_default();
+            let link = at_start(remote.link(&name, None))?;
+            remote.shared = Some(Turns::new(Some(link)));
         }
-        Ok(proxy)
+        Ok(remote)
     }
 
     async fn link(&self, export: &str, tenant: Option<&Arc<Tenant>>) -> io::Result<Arc<Link>> {
-        let greeted: Greeted = match self.enter(export, tenant).await {
-            Ok(greeted) => greeted,
+        let connected: Connected = match self.enter(export, tenant).await {
+            Ok(connected) => connected,
             Err(error) => match self.far.ended().await {
                 Some(why) => {
                     let why = format!("cannot use {}: {why}", self.far);
@@ -69,20 +69,20 @@ impl Proxy {
             },
         };
         let (far, shared) = (self.far.to_string(), self.shared.is_some());
-        self.ledger(export).enter(|account| Link::new(greeted, far, shared, account))
+        self.dirty(export).enter(|account| Link::new(connected, far, shared, account))
     }
 
-    async fn enter(&self, export: &str, tenant: Option<&Arc<Tenant>>) -> io::Result<Greeted> {
-        let socket = self.far.connect(self.retry, tenant).await.map_err(of_far)?;
-        greet::enter(socket, export).await.map_err(|error| self.told(error))
+    async fn enter(&self, export: &str, tenant: Option<&Arc<Tenant>>) -> io::Result<Connected> {
+        let socket = self.far.connect(self.retry, tenant).await.map_err(of_endpoint)?;
+        connect::enter(socket, export).await.map_err(|error| self.told(error))
     }
 
     async fn names(&self, tenant: &Arc<Tenant>) -> io::Result<Vec<Listed>> {
         if self.export.is_some() {
             return Ok(vec![Listed { name: String::new(), description: None }]);
         }
-        let socket = self.far.connect(self.retry, Some(tenant)).await.map_err(of_far)?;
-        let listed = greet::list(socket).await.map_err(|error| self.told(error))?;
+        let socket = self.far.connect(self.retry, Some(tenant)).await.map_err(of_endpoint)?;
+        let listed = connect::list(socket).await.map_err(|error| self.told(error))?;
         let description = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(listed
             .into_iter()
@@ -90,40 +90,40 @@ impl Proxy {
             .collect())
     }
 
-    async fn seat(&self, name: &str, tenant: &Arc<Tenant>) -> io::Result<Seat> {
+    async fn share(&self, name: &str, tenant: &Arc<Tenant>) -> io::Result<Share> {
         let name = self.export.as_deref().unwrap_or(name);
         let Some(shared) = &self.shared else {
-            return Ok(Seat::on(self.link(name, Some(tenant)).await?));
+            return Ok(Share::on(self.link(name, Some(tenant)).await?));
         };
         let mut shared = shared.lock().await;
         match &*shared {
-            Some(link) if !link.is_broken() => Ok(Seat::on(Arc::clone(link))),
+            Some(link) if !link.is_broken() => Ok(Share::on(Arc::clone(link))),
             // Those who have the old one keep it, and its errors.
             _ => {
                 let link = self.link(name, Some(tenant)).await?;
                 *shared = Some(Arc::clone(&link));
-                Ok(Seat::on(link))
+                Ok(Share::on(link))
             }
         }
     }
 
-    fn ledger(&self, export: &str) -> Arc<Ledger> {
-        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+    fn dirty(&self, export: &str) -> Arc<Dirty> {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
         // Links hold theirs.
-        let is_needed = |ledger: &Arc<Ledger>| Arc::strong_count(ledger) > 1 || ledger.is_untold();
-        ledgers.retain(|name, ledger| name == export || is_needed(ledger));
-        Arc::clone(ledgers.entry(export.to_owned()).or_default())
+        let is_needed = |dirty: &Arc<Dirty>| Arc::strong_count(dirty) > 1 || dirty.is_untold();
+        dirty.retain(|name, dirty| name == export || is_needed(dirty));
+        Arc::clone(dirty.entry(export.to_owned()).or_default())
     }
 
-    fn told(&self, error: greet::GreetError) -> io::Error {
+    fn told(&self, error: connect::ConnectError) -> io::Error {
         let error = io::Error::from(error);
         io::Error::new(error.kind(), format!("{}: {error}", self.far))
     }
 }
 
-fn of_far(error: FarError) -> io::Error {
+fn of_endpoint(error: EndpointError) -> io::Error {
     match error {
-        FarError::Connect { source, far } => {
+        EndpointError::Connect { source, far } => {
             io::Error::new(source.kind(), format!("cannot connect to {far}: {source}"))
         }
         other => io::Error::other(other.to_string()),
@@ -141,16 +141,16 @@ fn at_start<T: Send>(work: impl Future<Output = io::Result<T>> + Send) -> io::Re
     })
 }
 
-impl Exports for Proxy {
+impl Exports for Remote {
     fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a> {
         Box::pin(self.names(permit.tenant()))
     }
 
     fn open<'a>(&'a self, name: &'a str, permit: &'a Permit) -> Opened<'a> {
         Box::pin(async move {
-            let seat = self.seat(name, permit.tenant()).await;
-            let seat = seat.map_err(|error| OpenError::because(&error))?;
-            Ok(Arc::new(seat) as _)
+            let share = self.share(name, permit.tenant()).await;
+            let share = share.map_err(|error| OpenError::because(&error))?;
+            Ok(Arc::new(share) as _)
         })
     }
 

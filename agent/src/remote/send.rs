@@ -14,8 +14,8 @@ use nix::{
 
 use super::{
     asker::{Asker, LOOK},
-    hear::Shared,
-    reader::reader,
+    reader::Shared,
+    runtime::runtime,
 };
 use crate::sys::socket::MAX_RUNS;
 use disk::joined;
@@ -79,7 +79,7 @@ impl Turn {
     /// Has the rest of a request sent that nobody waits for: others come behind it on this link.
     pub(super) fn leave(self, rest: &[IoSlice<'_>]) -> io::Result<()> {
         let bytes = joined(rest.iter().map(|run| &**run))?;
-        reader()?.spawn(async move {
+        runtime()?.spawn(async move {
             if let Err(error) = self.0.socket.send_all(&bytes).await {
                 self.0.fail(&format!("the connection failed: {error}"));
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::hear::Got;
+use super::reader::Got;
 use disk::{Answer, Extent, Piece, Slice};
 
 /// A range in pieces of `most` bytes.

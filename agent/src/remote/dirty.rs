@@ -1,6 +1,6 @@
 //! Which links have writes that were answered and are not durable.
 //!
-//! `seat` asks before it flushes, `link` keeps its account here. Links and seats are numbered in the
+//! `share` asks before it flushes, `link` keeps its account here. Links and shares are numbered in the
 //! order in which they come, so that an age is a number.
 
 use std::{
@@ -17,13 +17,13 @@ use disk::Durability;
 
 /// The links of one export of the far server, and who has them.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct Dirty {
     book: Mutex<Book>,
     /// Of what the far server said itself that it could not make durable.
     pub(super) durability: Durability,
 }
 
-impl Default for Ledger {
+impl Default for Dirty {
     fn default() -> Self {
         Self { book: Mutex::default(), durability: Durability::new(false) }
     }
@@ -33,7 +33,7 @@ impl Default for Ledger {
 struct Book {
     last: u64,
     links: BTreeMap<u64, Weak<Link>>,
-    seats: BTreeSet<u64>,
+    shares: BTreeSet<u64>,
     /// Links that were lost with writes and are gone.
     gone: Vec<Gone>,
     /// There was another, no flush has failed for it, and nobody is there whom it concerned.
@@ -43,9 +43,9 @@ struct Book {
 #[derive(Debug)]
 struct Gone {
     link: u64,
-    /// The last number that was given by then: it concerns all seats up to that.
+    /// The last number that was given by then: it concerns all shares up to that.
     until: u64,
-    /// A flush has failed for it: it does not concern seats that come later.
+    /// A flush has failed for it: it does not concern shares that come later.
     told: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Others {
     pub(super) gone: Vec<u64>,
 }
 
-impl Ledger {
+impl Dirty {
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,8 +92,8 @@ impl Ledger {
     ) -> io::Result<Arc<Link>> {
         let number = self.lock().number();
         let (written, durable) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (ledger, told) = (Arc::clone(self), AtomicBool::new(false));
-        let account = Account { ledger, number, written, durable, told };
+        let (dirty, told) = (Arc::clone(self), AtomicBool::new(false));
+        let account = Account { dirty, number, written, durable, told };
         let link = Arc::new(make(account)?);
         self.lock().links.insert(number, Arc::downgrade(&link));
         Ok(link)
@@ -103,15 +103,15 @@ impl Ledger {
     pub(super) fn sit(&self) -> (u64, bool) {
         let mut book = self.lock();
         let number = book.number();
-        book.seats.insert(number);
+        book.shares.insert(number);
         (number, book.is_untold())
     }
 
     /// Somebody has gone: losses that concern nobody any more are forgotten, if they were told.
-    pub(super) fn rise(&self, seat: u64) {
+    pub(super) fn rise(&self, share: u64) {
         let mut book = self.lock();
-        book.seats.remove(&seat);
-        let oldest = book.seats.first().copied();
+        book.shares.remove(&share);
+        let oldest = book.shares.first().copied();
         let Book { gone, untold, .. } = &mut *book;
         gone.retain(|gone| {
             let concerns = oldest.is_some_and(|oldest| oldest <= gone.until);
@@ -120,12 +120,12 @@ impl Ledger {
         });
     }
 
-    /// For a flush of `seat` on `link`.
-    pub(super) fn others(&self, seat: u64, link: &Account) -> Others {
+    /// For a flush of `share` on `link`.
+    pub(super) fn others(&self, share: u64, link: &Account) -> Others {
         let book = self.lock();
         let older: Vec<_> =
             book.links.range(..link.number).filter_map(|(_, link)| link.upgrade()).collect();
-        let concerns = |gone: &&Gone| gone.link < link.number && seat <= gone.until;
+        let concerns = |gone: &&Gone| gone.link < link.number && share <= gone.until;
         let gone = book.gone.iter().filter(concerns).map(|gone| gone.link).collect();
         // A link whose last owner this is by now takes the lock when it goes.
         drop(book);
@@ -136,7 +136,7 @@ impl Ledger {
 /// What one link owes to its clients.
 #[derive(Debug)]
 pub(super) struct Account {
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) dirty: Arc<Dirty>,
     pub(super) number: u64,
     /// Writes that were answered, and how many of them are durable.
     written: AtomicU64,
@@ -167,11 +167,11 @@ impl Account {
 
     /// The link ends, broken or not.
     pub(super) fn close(&self, broken: bool) {
-        let mut book = self.ledger.lock();
+        let mut book = self.dirty.lock();
         book.links.remove(&self.number);
         if broken && !self.owes_nothing() {
             let (link, until, told) = (self.number, book.last, self.told.load(Ordering::Relaxed));
-            if book.seats.is_empty() {
+            if book.shares.is_empty() {
                 book.untold |= !told;
             } else {
                 book.gone.push(Gone { link, until, told });

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A server that is not this one.
 #[derive(Debug)]
-pub enum Far {
+pub enum Endpoint {
     At(Place),
     /// A connection that is there already; there is no other.
     Connected(Mutex<Option<OwnedFd>>),
@@ -60,7 +60,7 @@ impl Drop for Directory {
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
-pub enum FarError {
+pub enum EndpointError {
     #[error("cannot connect to {far}")]
     Connect { far: String, source: io::Error },
     #[error("the connection of socket-fd is used up; start the agent again with another")]
@@ -69,11 +69,11 @@ pub enum FarError {
     Start { program: String, source: io::Error },
 }
 
-impl Far {
+impl Endpoint {
     /// Starts `program` with a listening Unix socket as descriptor 3, as systemd would
     /// (sd_listen_fds(3)).
-    pub fn start(program: &str, arguments: &[&str]) -> Result<Self, FarError> {
-        let failed = |source| FarError::Start { program: program.to_owned(), source };
+    pub fn start(program: &str, arguments: &[&str]) -> Result<Self, EndpointError> {
+        let failed = |source| EndpointError::Start { program: program.to_owned(), source };
         let template = std::env::temp_dir().join("agentXXXXXX");
         let directory = sys::process::private_directory(&template).map_err(failed)?;
         let directory = Directory(directory);
@@ -100,11 +100,11 @@ impl Far {
         &self,
         again: u32,
         tenant: Option<&Arc<Tenant>>,
-    ) -> Result<Socket, FarError> {
+    ) -> Result<Socket, EndpointError> {
         let mut left = again;
         loop {
             match self.try_once(tenant).await {
-                Err(FarError::Connect { .. }) if left > 0 => {
+                Err(EndpointError::Connect { .. }) if left > 0 => {
                     left -= 1;
                     sleep(PAUSE).await;
                 }
@@ -113,13 +113,13 @@ impl Far {
         }
     }
 
-    async fn try_once(&self, tenant: Option<&Arc<Tenant>>) -> Result<Socket, FarError> {
-        let failed = |source| FarError::Connect { far: self.to_string(), source };
+    async fn try_once(&self, tenant: Option<&Arc<Tenant>>) -> Result<Socket, EndpointError> {
+        let failed = |source| EndpointError::Connect { far: self.to_string(), source };
         let place = match self {
             Self::At(place) => place,
             Self::Connected(socket) => {
                 let taken = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return Socket::new(taken.ok_or(FarError::UsedUp)?, None).map_err(failed);
+                return Socket::new(taken.ok_or(EndpointError::UsedUp)?, None).map_err(failed);
             }
             Self::Started(server) => &server.place,
         };
@@ -170,7 +170,7 @@ impl Drop for Server {
     }
 }
 
-impl fmt::Display for Far {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(Place::Tcp { host, port }) if host.contains(':') => {

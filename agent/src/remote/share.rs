@@ -18,14 +18,14 @@ use std::{
     time::Duration,
 };
 
-use super::{asker::Asker, ledger::Others, link::Link};
+use super::{asker::Asker, dirty::Others, link::Link};
 use disk::{Answer, Client, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
 /// How long a far server may take to flush what a client has left unflushed.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct Share {
     link: Arc<Link>,
     number: u64,
     asker: Asker,
@@ -36,10 +36,10 @@ pub(super) struct Seat {
     client: Client,
 }
 
-impl Seat {
+impl Share {
     pub(super) fn on(link: Arc<Link>) -> Self {
-        let ledger = &link.account().ledger;
-        let ((number, inherits), client) = (ledger.sit(), ledger.durability.join());
+        let dirty = &link.account().dirty;
+        let ((number, inherits), client) = (dirty.sit(), dirty.durability.join());
         let own = (!link.shared_by_all).then_some(link.account().number);
         let (asker, told) = (Asker::present(own), Mutex::default());
         Self { link, number, asker, told, inherits: inherits.into(), client }
@@ -52,8 +52,8 @@ impl Seat {
     /// `tell`: the client hears of it.
     fn flush(&self, tell: bool) -> Result<(), DiskError> {
         let account = self.link.account();
-        let ledger = &account.ledger;
-        let Others { older, gone } = ledger.others(self.number, account);
+        let dirty = &account.dirty;
+        let Others { older, gone } = dirty.others(self.number, account);
         let known = self.told().clone();
         let mut lost: Vec<_> = gone.into_iter().filter(|number| !known.contains(number)).collect();
         let mut failed = None;
@@ -70,18 +70,18 @@ impl Seat {
         }
         let own = self.link.flush(&self.asker);
         if failed.is_some() || (own.is_err() && !self.link.is_broken()) {
-            ledger.durability.note_loss();
+            dirty.durability.note_loss();
         }
         failed = own.err().or(failed);
         if tell {
-            let heard = ledger.durability.tell(&self.client);
+            let heard = dirty.durability.tell(&self.client);
             let inherited = self.inherits.swap(false, Ordering::Relaxed);
             if failed.is_none() && lost.is_empty() && heard.is_ok() && !inherited {
                 return Ok(());
             }
             // From here on: a flush that began before this one fails fails too.
             self.told().extend(lost);
-            ledger.tell();
+            dirty.tell();
             for link in older.iter().chain([&self.link]).filter(|link| link.is_broken()) {
                 link.account().told.store(true, Ordering::Relaxed);
             }
@@ -105,7 +105,7 @@ fn is_loss(op: &Op<'_>, error: &DiskError) -> bool {
         )
 }
 
-impl Disk for Seat {
+impl Disk for Share {
     fn info(&self) -> DiskInfo {
         self.link.info()
     }
@@ -126,7 +126,7 @@ impl Disk for Seat {
             && is_loss(op, error)
             && !self.link.is_broken()
         {
-            self.link.account().ledger.durability.note_loss();
+            self.link.account().dirty.durability.note_loss();
         }
         done
     }
@@ -140,9 +140,9 @@ impl Disk for Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Share {
     fn drop(&mut self) {
-        self.link.account().ledger.rise(self.number);
+        self.link.account().dirty.rise(self.number);
         // Others go on with a link that all have.
         if !self.link.shared_by_all && self.link.covers_others() {
             let leaving = Leaving(Arc::clone(&self.link));
@@ -176,7 +176,7 @@ impl Drop for Leaving {
                 "a client has left, and what it wrote cannot be flushed: {error}"
             );
             if !self.0.is_broken() {
-                self.0.account().ledger.durability.note_loss();
+                self.0.account().dirty.durability.note_loss();
             }
         }
     }
