@@ -1,171 +1,143 @@
-//! The negotiation with a far server, with a deadline and without a thread that waits.
+//! From the far server's address to an export that is entered, by nbd-client's set-up on tokio: no thread
+//! waits for the network.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    os::fd::OwnedFd,
-    time::Duration,
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use nbd::{
-    Framing, Refusal, Violation,
-    negotiate::{self, ClientStep, Described, Listed},
-    transmit::client::Client,
+use nbd::{Framing, negotiate::Listed, uri::Place, wire::BASE_ALLOCATION};
+use nbd_client::{
+    ClientError, Timeout,
+    connect::{Connected, Negotiation, Security},
+    dial::{self, DialError},
+    tls::{Config, Options, TlsError},
+    wait::{Event, Wait},
 };
-use thiserror::Error;
-use tokio::time::timeout;
+use rustls::crypto::aws_lc_rs;
+use tokio::time::{sleep, timeout, timeout_at};
 
-use crate::sys::socket::Socket;
+use crate::{shell, sys::socket::Socket, tenant::Tenant};
 
-/// For all of it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a connection may take to come about.
+const CONNECT: Timeout = Timeout::new(Duration::from_secs(10));
+/// How long the negotiation may take, with the TLS handshake.
+const NEGOTIATE: Duration = Duration::from_secs(30);
 
-/// Why nothing came of it.
-#[derive(Debug, Error)]
-pub(super) enum ConnectError {
-    #[error("the connection failed")]
-    Lost(#[source] io::Error),
-    #[error("the server closed instead of sending {0}")]
-    Closed(&'static str),
-    #[error("it is no NBD server that the agent can use")]
-    Violation(#[source] Violation),
-    #[error("the server refused")]
-    Refused(#[source] Refusal),
-}
-
-impl From<ConnectError> for io::Error {
-    fn from(error: ConnectError) -> Self {
-        match error {
-            ConnectError::Lost(error) => error,
-            other => {
-                let cause = std::error::Error::source(&other).map(ToString::to_string);
-                let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-                Self::other(format!("{other}{cause}"))
-            }
-        }
-    }
-}
-
-/// A connection in transmission: its socket, what has come behind the negotiation, its rules.
+/// Whether connections to the far server go on inside TLS.
 #[derive(Debug)]
-pub(super) struct Connected {
-    /// From here on it may be silent as long as it likes. On no runtime.
-    pub(super) socket: OwnedFd,
-    pub(super) received: Vec<u8>,
-    pub(super) client: Client,
-    pub(super) described: Described,
+pub enum Tls {
+    /// In plain text.
+    Off,
+    /// Inside TLS if the server has it.
+    On(Config),
+    /// Inside TLS, or not at all.
+    Require(Config),
 }
 
-/// Enters an export.
-pub(super) async fn enter(socket: Socket, export: &str) -> Result<Connected, ConnectError> {
-    within(async {
-        let mut talk = Talk::begin(socket);
-        let mut asked = false;
-        loop {
-            match talk.step()? {
-                ClientStep::Ready(ready) if !asked => {
-                    asked = true;
-                    let next = ready.go(export, true, &mut talk.out);
-                    talk.go_on(next).await?;
-                }
-                ClientStep::Done(negotiated, described) => {
-                    let client = Client::new(negotiated.into_terms());
-                    let Talk { socket, received, .. } = talk;
-                    let socket = socket.into_descriptor();
-                    return Ok(Connected { socket, received, client, described });
-                }
-                ClientStep::Refused(ready, refusal) => {
-                    ready.abort(&mut talk.out);
-                    talk.say_goodbye();
-                    return Err(ConnectError::Refused(refusal));
-                }
-                ClientStep::End(violation) => return Err(ConnectError::Violation(violation)),
-                ClientStep::Feed(client) => talk.feed(client).await?,
-                _ => return Err(ConnectError::Closed("an answer to the question")),
-            }
+impl Tls {
+    /// Reads the certificates. They are not read again.
+    pub fn config(options: &Options) -> Result<Config, TlsError> {
+        Config::load(options, &Arc::new(aws_lc_rs::default_provider()))
+    }
+
+    const fn security(&self) -> Security<'_> {
+        match self {
+            Self::Off => Security::Plain,
+            Self::On(config) => Security::Opportunistic(config),
+            Self::Require(config) => Security::Required(config),
         }
-    })
-    .await
-}
-
-/// Asks for the list.
-pub(super) async fn list(socket: Socket) -> Result<Vec<Listed>, ConnectError> {
-    within(async {
-        let mut talk = Talk::begin(socket);
-        loop {
-            match talk.step()? {
-                ClientStep::Ready(ready) => {
-                    let next = ready.list(&mut talk.out);
-                    talk.go_on(next).await?;
-                }
-                ClientStep::Listed(ready, listed) => {
-                    ready.abort(&mut talk.out);
-                    talk.say_goodbye();
-                    return Ok(listed);
-                }
-                ClientStep::Refused(_, refusal) => return Err(ConnectError::Refused(refusal)),
-                ClientStep::End(violation) => return Err(ConnectError::Violation(violation)),
-                ClientStep::Feed(client) => talk.feed(client).await?,
-                _ => return Err(ConnectError::Closed("its list")),
-            }
-        }
-    })
-    .await
-}
-
-async fn within<T>(talk: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
-    let late = |_| Err(ConnectError::Lost(io::ErrorKind::TimedOut.into()));
-    timeout(PATIENCE, talk).await.unwrap_or_else(late)
-}
-
-struct Talk {
-    socket: Socket,
-    machine: Option<negotiate::Client>,
-    received: Vec<u8>,
-    out: Vec<u8>,
-}
-
-impl Talk {
-    fn begin(socket: Socket) -> Self {
-        let machine = Some(negotiate::Client::start(Framing::Extended));
-        Self { socket, machine, received: Vec::new(), out: Vec::new() }
     }
+}
 
-    fn step(&mut self) -> Result<ClientStep, ConnectError> {
-        let machine = self.machine.take().ok_or(ConnectError::Closed("anything"))?;
-        let (eaten, step) = machine.step(&self.received, &mut self.out);
-        self.received.drain(..eaten);
-        Ok(step)
-    }
+/// Waits on the runtime of the current thread, for a client of a tenant; `None`: at the start, on a thread that
+/// nobody else needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reactor<'a>(pub(super) Option<&'a Arc<Tenant>>);
 
-    /// Sends what is to be sent, and goes on with what is there.
-    async fn go_on(&mut self, machine: negotiate::Client) -> Result<(), ConnectError> {
-        self.machine = Some(machine);
-        let out = std::mem::take(&mut self.out);
-        self.socket.send_all(&out).await.map_err(ConnectError::Lost)
-    }
-
-    /// The same, and waits for more.
-    async fn feed(&mut self, machine: negotiate::Client) -> Result<(), ConnectError> {
-        let awaited = machine.awaited();
-        self.go_on(machine).await?;
-        let mut bytes = vec![0; 4096];
-        let n = loop {
-            match self.socket.try_recv(&mut [IoSliceMut::new(&mut bytes)]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.socket.readable().await.map_err(ConnectError::Lost)?;
-                }
-                received => break received.map_err(ConnectError::Lost)?,
+impl Wait for Reactor<'_> {
+    async fn ready(
+        &self,
+        socket: BorrowedFd<'_>,
+        event: Event,
+        until: Option<Instant>,
+    ) -> io::Result<bool> {
+        let socket = Socket::new(socket.try_clone_to_owned()?, None)?;
+        let ready = async {
+            match event {
+                Event::Readable => socket.readable().await,
+                Event::Writable => socket.writable().await,
             }
         };
-        if n == 0 {
-            return Err(ConnectError::Closed(awaited));
+        match until {
+            Some(until) => timeout_at(until.into(), ready)
+                .await
+                .map_or(Ok(false), |ready| ready.map(|()| true)),
+            None => ready.await.map(|()| true),
         }
-        self.received.extend_from_slice(&bytes[..n]);
-        Ok(())
     }
 
-    /// Whether the server hears it changes nothing.
-    fn say_goodbye(&self) {
-        self.socket.try_send(&[IoSlice::new(&self.out)]).ok();
+    async fn sleep(&self, time: Duration) {
+        sleep(time).await;
     }
+
+    /// A name's addresses are asked of a name server by a call that blocks: no more of a tenant's clients wait for
+    /// that at once than may run commands.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let of = (host.to_owned(), port);
+        let ask = move || of.to_socket_addrs().map(Vec::from_iter);
+        let Some(tenant) = self.0 else { return ask() };
+        let _turn = shell::turn(tenant).await;
+        let asked = tenant.run(ask).await;
+        asked.unwrap_or_else(|| Err(io::Error::other("a bug in agent: the name's lookup panicked")))
+    }
+}
+
+/// Connects to a place.
+pub(super) async fn dial(
+    place: &Place,
+    far: &str,
+    tenant: Option<&Arc<Tenant>>,
+) -> Result<nbd_client::socket::Socket, DialError> {
+    dial::dial(place, far, CONNECT, &Reactor(tenant)).await
+}
+
+/// Enters an export of the server at the other end of the socket.
+pub(super) async fn enter(
+    (far, tls): (&str, &Tls),
+    socket: nbd_client::socket::Socket,
+    export: &str,
+) -> Result<Connected, ClientError> {
+    within(far, async {
+        let means = (Timeout::new(Duration::ZERO), Reactor(None));
+        let begun = Negotiation::begin(far, socket, tls.security(), Framing::Extended, means);
+        let (talk, ready) = begun.await?;
+        talk.enter(ready, export, Some(BASE_ALLOCATION)).await
+    })
+    .await
+}
+
+/// Asks for the list of exports.
+pub(super) async fn list(
+    (far, tls): (&str, &Tls),
+    socket: nbd_client::socket::Socket,
+) -> Result<Vec<Listed>, ClientError> {
+    within(far, async {
+        let means = (Timeout::new(Duration::ZERO), Reactor(None));
+        let begun = Negotiation::begin(far, socket, tls.security(), Framing::Extended, means);
+        let (talk, ready) = begun.await?;
+        talk.list(ready).await
+    })
+    .await
+}
+
+async fn within<T>(
+    far: &str,
+    talk: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let late = || ClientError::lost(far, "negotiating", Timeout::new(NEGOTIATE).expired());
+    timeout(NEGOTIATE, talk).await.unwrap_or_else(|_| Err(late()))
 }

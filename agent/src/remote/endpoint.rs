@@ -20,11 +20,10 @@ use nix::{
 use thiserror::Error;
 use tokio::time::sleep;
 
-use super::dial::dial;
-use crate::{
-    sys::{self, socket::Socket},
-    tenant::Tenant,
-};
+use nbd_client::{dial::DialError, socket::Socket};
+
+use super::connect::dial;
+use crate::{sys, tenant::Tenant};
 
 /// Between two tries, as nbdkit has it.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -61,8 +60,10 @@ impl Drop for Directory {
 /// Why there is no connection.
 #[derive(Debug, Error)]
 pub enum EndpointError {
-    #[error("cannot connect to {far}")]
-    Connect { far: String, source: io::Error },
+    #[error(transparent)]
+    Connect(#[from] DialError),
+    #[error("cannot use the connection of socket-fd")]
+    Socket(#[source] io::Error),
     #[error("the connection of socket-fd is used up; start the agent again with another")]
     UsedUp,
     #[error("cannot start {program}")]
@@ -104,7 +105,7 @@ impl Endpoint {
         let mut left = again;
         loop {
             match self.try_once(tenant).await {
-                Err(EndpointError::Connect { .. }) if left > 0 => {
+                Err(EndpointError::Connect(_)) if left > 0 => {
                     left -= 1;
                     sleep(PAUSE).await;
                 }
@@ -114,16 +115,16 @@ impl Endpoint {
     }
 
     async fn try_once(&self, tenant: Option<&Arc<Tenant>>) -> Result<Socket, EndpointError> {
-        let failed = |source| EndpointError::Connect { far: self.to_string(), source };
         let place = match self {
             Self::At(place) => place,
             Self::Connected(socket) => {
                 let taken = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return Socket::new(taken.ok_or(EndpointError::UsedUp)?, None).map_err(failed);
+                return Socket::new(taken.ok_or(EndpointError::UsedUp)?)
+                    .map_err(EndpointError::Socket);
             }
             Self::Started(server) => &server.place,
         };
-        dial(place, tenant).await.map_err(failed)
+        Ok(dial(place, &self.to_string(), tenant).await?)
     }
 
     /// Why a server that was started here gives no answer: it is over.

@@ -8,17 +8,19 @@ use std::{
     thread,
 };
 
+use nbd_client::connect::Connected;
 use tokio::{runtime::Builder, sync::Mutex as Turns};
 
 use super::{
-    connect::{self, Connected},
+    connect::{self, Tls},
     dirty::Dirty,
-    endpoint::{Endpoint, EndpointError},
+    endpoint::Endpoint,
     link::Link,
     runtime::runtime,
     share::Share,
 };
 use crate::{
+    causes::chain,
     exports::{Exports, Listed, Listing, OpenError, Opened, Permit},
     tenant::Tenant,
 };
@@ -27,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Remote {
     far: Arc<Endpoint>,
+    tls: Tls,
     /// The one that is served under every name; `None`: the one that the client names.
     export: Option<String>,
     /// Tries to connect after the first.
@@ -40,7 +43,7 @@ pub struct Remote {
 impl Remote {
     /// With `shared` it connects now, and else when a client comes.
     pub fn new(
-        far: Arc<Endpoint>,
+        (far, tls): (Arc<Endpoint>, Tls),
         export: Option<String>,
         retry: u32,
         shared: bool,
@@ -48,7 +51,7 @@ impl Remote {
         // A thread that cannot be had is an error of the start, and not of a client.
         runtime()?;
         let shared = shared.then(Turns::default);
-        let mut remote = Self { far, export, retry, shared, dirty: Mutex::default() };
+        let mut remote = Self { far, tls, export, retry, shared, dirty: Mutex::default() };
         if remote.shared.is_some() {
             let name = remote.export.clone().unwrap_or_default();
             let link = at_start(remote.link(&name, None))?;
@@ -73,16 +76,18 @@ impl Remote {
     }
 
     async fn enter(&self, export: &str, tenant: Option<&Arc<Tenant>>) -> io::Result<Connected> {
-        let socket = self.far.connect(self.retry, tenant).await.map_err(of_endpoint)?;
-        connect::enter(socket, export).await.map_err(|error| self.told(error))
+        let socket = self.far.connect(self.retry, tenant).await.map_err(told)?;
+        let far = self.far.to_string();
+        connect::enter((&far, &self.tls), socket, export).await.map_err(told)
     }
 
     async fn names(&self, tenant: &Arc<Tenant>) -> io::Result<Vec<Listed>> {
         if self.export.is_some() {
             return Ok(vec![Listed { name: String::new(), description: None }]);
         }
-        let socket = self.far.connect(self.retry, Some(tenant)).await.map_err(of_endpoint)?;
-        let listed = connect::list(socket).await.map_err(|error| self.told(error))?;
+        let socket = self.far.connect(self.retry, Some(tenant)).await.map_err(told)?;
+        let far = self.far.to_string();
+        let listed = connect::list((&far, &self.tls), socket).await.map_err(told)?;
         let description = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(listed
             .into_iter()
@@ -114,20 +119,11 @@ impl Remote {
         dirty.retain(|name, dirty| name == export || is_needed(dirty));
         Arc::clone(dirty.entry(export.to_owned()).or_default())
     }
-
-    fn told(&self, error: connect::ConnectError) -> io::Error {
-        let error = io::Error::from(error);
-        io::Error::new(error.kind(), format!("{}: {error}", self.far))
-    }
 }
 
-fn of_endpoint(error: EndpointError) -> io::Error {
-    match error {
-        EndpointError::Connect { source, far } => {
-            io::Error::new(source.kind(), format!("cannot connect to {far}: {source}"))
-        }
-        other => io::Error::other(other.to_string()),
-    }
+/// An error with its causes.
+fn told(error: impl std::error::Error + 'static) -> io::Error {
+    io::Error::other(chain(&error).to_string())
 }
 
 /// Waits for something while the agent starts: on a runtime of its own, since the agent's is busy with the start.

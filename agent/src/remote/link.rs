@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     io::{self, IoSlice},
-    os::fd::{AsFd, AsRawFd},
     sync::{
         Arc, Mutex,
         mpsc::{RecvTimeoutError, sync_channel},
@@ -16,18 +15,17 @@ use nbd::{
     transmit::client::{Client, Unfit},
     wire::{CommandFlags, Errno, TransmissionFlags},
 };
-use nix::sys::socket::{MsgFlags, send};
+use nbd_client::connect::Connected;
 
 use super::{
     asker::{Asker, LOOK},
-    connect::Connected,
     dirty::Account,
     pieces::{cut, pieces, put_pieces, take_front},
     reader::{Got, Shared, State, Waiting, hear},
     runtime::runtime,
     send::{Turn, Turns},
+    transport::Transport,
 };
-use crate::sys::socket::Socket;
 use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, zeroed};
 
 /// A connection in transmission. Ends when it is dropped.
@@ -50,7 +48,7 @@ impl Link {
         shared: bool,
         account: Account,
     ) -> io::Result<Self> {
-        let Connected { socket, received, client, described } = connected;
+        let Connected { stream, received, machine: client, described } = connected;
         let flag = |flag| described.flags.contains(flag);
         let (blocks, terms) = (described.blocks, client.terms());
         let read_only = flag(TransmissionFlags::READ_ONLY);
@@ -74,12 +72,12 @@ impl Link {
         let longest = (client.longest_payload(), client.longest_range());
         let shared_by_all = shared;
         let runtime = runtime()?;
-        let socket = {
+        let transport = {
             let _on = runtime.enter();
-            Socket::new(socket, None)?
+            Transport::new(stream)?
         };
         let state = Mutex::new(State { client, waiting: HashMap::new(), broken: None });
-        let shared = Arc::new(Shared { far, socket, state, turns: Turns::default() });
+        let shared = Arc::new(Shared { far, transport, state, turns: Turns::default() });
         runtime.spawn(hear(Arc::clone(&shared), received));
         Ok(Self { info, longest, shared_by_all, shared, account })
     }
@@ -170,11 +168,10 @@ impl Link {
     }
 
     fn send(&self, turn: Turn, by: &Asker, runs: &mut [IoSlice<'_>]) -> io::Result<()> {
-        let rest = turn.send(by, runs)?;
-        if rest.is_empty() || self.ends_with(by) {
-            return Ok(());
+        match turn.send(by, runs)? {
+            Some(rest) if !self.ends_with(by) => turn.leave(rest),
+            _ => Ok(()),
         }
-        turn.leave(rest)
     }
 
     /// Nobody else has this link.
@@ -312,11 +309,8 @@ impl Drop for Link {
                 state.broken = Some("it was closed here".into());
             }
         }
-        // Nothing depends on it: the server sees the end of the stream too. A server that takes nothing
-        // in is not waited for.
-        let socket = self.shared.socket.as_fd().as_raw_fd();
-        send(socket, &out, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).ok();
-        self.shared.close();
+        // Nothing depends on it: the server sees the end of the stream too.
+        self.shared.transport.end(&out);
     }
 }
 

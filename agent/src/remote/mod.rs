@@ -6,7 +6,7 @@
 //!                    +--answer-- one thread for all links <---+
 //! ```
 //! `plugin::nbd` says where the server is (`far`), `link` is one connection with many requests under
-//! way, `exports` gives each client a link of its own or one to all.
+//! way, set up by nbd-client (`connect`) in plain text or inside TLS (`transport`), `exports` gives each client a link of its own or one to all.
 //!
 //! A request waits as long as its client is there. When that has gone and the far server is silent, its requests
 //! end (`asker`): a link of its own is closed, one that all share goes on for the others.
@@ -21,7 +21,6 @@
 
 mod asker;
 mod connect;
-mod dial;
 mod dirty;
 mod endpoint;
 mod exports;
@@ -31,8 +30,10 @@ mod reader;
 mod runtime;
 mod send;
 mod share;
+mod transport;
 
 pub use self::{
+    connect::Tls,
     endpoint::{Endpoint, EndpointError},
     exports::Remote,
 };

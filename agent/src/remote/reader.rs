@@ -4,8 +4,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    io::{self, IoSliceMut},
-    os::fd::{AsFd, AsRawFd},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
 };
 
@@ -13,10 +12,8 @@ use nbd::{
     transmit::client::{Client, Event, Failure},
     wire::ExtentFlags,
 };
-use nix::sys::socket::{Shutdown, shutdown};
 
-use super::send::Turns;
-use crate::sys::socket::Socket;
+use super::{send::Turns, transport::Transport};
 use disk::Extent;
 
 /// Received at once, bytes.
@@ -39,8 +36,7 @@ thread_local! {
 pub(super) struct Shared {
     /// For messages.
     pub(super) far: String,
-    /// On the runtime of the thread that hears.
-    pub(super) socket: Socket,
+    pub(super) transport: Transport,
     pub(super) state: Mutex<State>,
     pub(super) turns: Turns,
 }
@@ -89,11 +85,7 @@ impl Shared {
         // Whoever waits sees its sender gone.
         state.waiting.clear();
         drop(state);
-        self.close();
-    }
-
-    pub(super) fn close(&self) {
-        shutdown(self.socket.as_fd().as_raw_fd(), Shutdown::Both).ok();
+        self.transport.close();
     }
 }
 
@@ -121,7 +113,7 @@ pub(super) async fn hear(shared: Arc<Shared>, mut kept: Vec<u8>) {
             Ok(()) => receives += 1,
             Err(Silence::Yet) => {
                 receives = 0;
-                if let Err(error) = shared.socket.readable().await {
+                if let Err(error) = shared.transport.readable().await {
                     return shared.fail(&format!("the connection failed: {error}"));
                 }
             }
@@ -159,7 +151,7 @@ impl Shared {
         let received = if only_kept {
             0
         } else {
-            match self.socket.try_recv(&mut [IoSliceMut::new(&mut buffer[start..])]) {
+            match self.transport.try_recv(&mut buffer[start..]) {
                 Ok(0) => return Err(Silence::Ever("it closed the connection".into())),
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -9,7 +9,6 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::uio::writev,
 };
 
 use super::{
@@ -17,7 +16,6 @@ use super::{
     reader::Shared,
     runtime::runtime,
 };
-use crate::sys::socket::MAX_RUNS;
 use disk::joined;
 
 /// Whether somebody sends.
@@ -48,27 +46,32 @@ impl Turn {
         }
     }
 
-    /// Sends as much as goes before the asker gives up; what is left stands in the runs that are returned.
+    /// Sends as much as goes before the asker gives up; `None`: all of it. What is returned is left to send, or is
+    /// empty where the rest is encrypted and has not left.
     pub(super) fn send<'r, 'a>(
         &self,
         by: &Asker,
         mut runs: &'r mut [IoSlice<'a>],
-    ) -> io::Result<&'r mut [IoSlice<'a>]> {
-        while !runs.is_empty() {
-            match writev(&self.0.socket, &runs[..runs.len().min(MAX_RUNS)]) {
+    ) -> io::Result<Option<&'r mut [IoSlice<'a>]>> {
+        loop {
+            let done = if runs.is_empty() {
+                self.0.transport.try_flush().map(|()| 0)
+            } else {
+                self.0.transport.try_send(runs)
+            };
+            match done {
+                Ok(_) if runs.is_empty() => return Ok(None),
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => IoSlice::advance_slices(&mut runs, n),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if by.is_over() => break,
-                Err(Errno::EAGAIN) => self.wait_for_room()?,
-                Err(errno) => return Err(errno.into()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) if by.is_over() => return Ok(Some(runs)),
+                Err(_) => self.wait_for_room()?,
             }
         }
-        Ok(runs)
     }
 
     fn wait_for_room(&self) -> io::Result<()> {
-        let mut socket = [PollFd::new(self.0.socket.as_fd(), PollFlags::POLLOUT)];
+        let mut socket = [PollFd::new(self.0.transport.as_fd(), PollFlags::POLLOUT)];
         let look = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX);
         match poll(&mut socket, look) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
@@ -80,7 +83,7 @@ impl Turn {
     pub(super) fn leave(self, rest: &[IoSlice<'_>]) -> io::Result<()> {
         let bytes = joined(rest.iter().map(|run| &**run))?;
         runtime()?.spawn(async move {
-            if let Err(error) = self.0.socket.send_all(&bytes).await {
+            if let Err(error) = self.0.transport.send_all(&bytes).await {
                 self.0.fail(&format!("the connection failed: {error}"));
             }
         });

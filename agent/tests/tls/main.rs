@@ -15,4 +15,5 @@ mod peers;
 #[cfg(feature = "psk")]
 mod psk;
 mod reload;
+mod remote;
 mod start;

@@ -109,6 +109,11 @@ impl<S: Carrier> Tls<S> {
         Self { socket, connection, idle: 0 }
     }
 
+    /// What carries the encrypted bytes.
+    pub const fn carrier(&self) -> &S {
+        &self.socket
+    }
+
     /// Says goodbye (close_notify). Nothing depends on whether the other end hears it.
     pub fn end(&mut self) {
         self.connection.send_close_notify();
