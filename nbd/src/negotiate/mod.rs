@@ -16,7 +16,7 @@
 //!
 //! A machine is consumed by each step and comes back in its result, so a state that is over cannot
 //! be used. `Negotiated` is made only here: it is the proof that a transmission may begin.
-//! `session/negotiate` (agent) drives the server, `session` (guest-tools) the client.
+//! `session/negotiate` (agent) drives the server, `nbd-client` (`connect`) the client.
 
 mod ask;
 mod client;
