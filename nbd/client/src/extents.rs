@@ -1,5 +1,4 @@
-//! The extents of a range, in the order of their offsets, like ones merged. `map` and `dump` ask
-//! through it.
+//! The extents of a range, in the order of their offsets. Neighbours with the same status are merged.
 //!
 //! A range is asked for in pieces, several at once where the caller has nothing else under way on
 //! the link. A server may answer less than it was asked; what is missing of the first piece is asked
@@ -47,8 +46,8 @@ struct Piece {
 }
 
 impl Extents {
-    /// Over a range of the link's export, with up to `depth` requests under way. With 1, none is
-    /// while an extent is looked at.
+    /// The extents of a range (offset and length in bytes) of the client's export, asked for with up to `depth`
+    /// requests under way. With 1, no request is under way while the caller looks at an extent.
     pub fn new(link: &Client, (at, len): (u64, u64), depth: usize) -> Self {
         let unit = u64::from(link.terms().blocks.minimum.max(1));
         let piece = PIECE.max(len / PIECES).min(link.longest_range());
@@ -58,6 +57,9 @@ impl Extents {
     }
 
     /// The next extent; `None` at the end of the range.
+    ///
+    /// # Errors
+    /// As `Client::next_good`.
     pub fn next(&mut self, link: &mut Client) -> Result<Option<Extent>, ClientError> {
         loop {
             while let Some(extent) = self.ready.pop_front() {

@@ -1,5 +1,4 @@
-//! Reads and writes of any length on one connection, in pieces with a few in flight. The commands
-//! `read` and `write` use it; it prints nothing.
+//! Reads and writes of any length on one connection, in pieces of at most 1 MiB of which 4 are in flight.
 
 use std::{
     collections::VecDeque,
@@ -27,13 +26,19 @@ pub struct Durability {
     pub flush: bool,
 }
 
-/// Copies `len` bytes from `at` on to `sink`.
+/// Copies `len` bytes of the export from `at` on to `sink`.
+///
+/// # Errors
+/// As `Client::next_good`; `ClientError::Output` where the sink fails.
 pub fn read(link: &mut Client, at: u64, len: u64, sink: &mut dyn Write) -> Result<(), ClientError> {
     let done = read_pieces(link, at, len, sink);
     settled(link, done)
 }
 
-/// Copies all of `source` to the export from `at` on. Says how many bytes.
+/// Copies all of `source` to the export from `at` on. Returns how many bytes.
+///
+/// # Errors
+/// As `Client::next_good`; `ClientError::Input` where the source fails.
 pub fn write(
     link: &mut Client,
     at: u64,
@@ -49,7 +54,10 @@ pub fn write(
 }
 
 /// Makes what was written durable. A server without flush has nothing to lose, or says nothing
-/// about it.
+/// about it, and is not asked.
+///
+/// # Errors
+/// As `Client::flush`.
 pub fn flush(link: &mut Client) -> Result<(), ClientError> {
     if !link.terms().flags.contains(TransmissionFlags::SEND_FLUSH) {
         return Ok(());

@@ -48,7 +48,27 @@ const BEHIND: usize = 4 << 10;
 /// From this length on a read is received in place, bytes.
 const LARGE: u64 = 32 << 10;
 
-/// An open export.
+/// An open export: one connection, on the caller's thread. `AsFd` and `interest` are for callers that wait by
+/// themselves.
+///
+/// ```no_run
+/// use nbd_client::{Connector, Order, Timeout};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let connector = Connector::new(Timeout::default());
+/// let mut client = connector.open(&"nbd+vsock://2/".parse()?)?;
+/// for at in [0, 4096, 8192] {
+///     client.submit(Order::read(at, 4096, Vec::new()))?;
+/// }
+/// while client.under_way() > 0 {
+///     // In the order in which the server answers.
+///     let done = client.next_good()?;
+///     println!("{} bytes at {}", done.order.bytes.len(), done.order.at);
+/// }
+/// client.close();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Client {
     /// For errors.
@@ -106,7 +126,7 @@ impl Client {
         Ok(client)
     }
 
-    /// What was agreed.
+    /// What was agreed: size, flags, framing, block sizes, contexts.
     pub fn terms(&self) -> &Terms {
         self.machine.terms()
     }
@@ -132,13 +152,15 @@ impl Client {
         self.flying.len() + self.done.len()
     }
 
-    /// Whether the server has given a sign of life since this was asked before, by `patience`'s rule.
+    /// Whether the server has given a sign of life since the last call, by the rule of the module `timeout`.
     pub const fn take_life(&mut self) -> bool {
         self.pulse.take_beaten()
     }
 
-    /// Queues a request; `turn` sends it. An error here says that it does not fit the export: the
-    /// link goes on without it.
+    /// Queues a request; `turn` sends it. How many requests are under way is the caller's choice.
+    ///
+    /// # Errors
+    /// `ClientError::Unfit` where the request does not fit the export. It is not sent, and the connection goes on.
     pub fn submit(&mut self, mut order: Order) -> Result<(), ClientError> {
         if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
@@ -158,23 +180,29 @@ impl Client {
         Ok(())
     }
 
-    /// The next request that was answered.
+    /// Takes the next request that was answered; `None` where there is none yet.
     pub fn pop(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 
     /// Sends and receives what it can without waiting.
+    ///
+    /// # Errors
+    /// `ClientError::{Lost, Closed, Violation}`: the connection is over, and `unanswered` gives the requests back.
     pub fn turn(&mut self) -> Result<(), ClientError> {
         self.send()?;
         self.receive()
     }
 
     /// As `turn`, but receives nothing: for callers that know by poll(2) when there is something.
+    ///
+    /// # Errors
+    /// As `turn`.
     pub fn push(&mut self) -> Result<(), ClientError> {
         if self.outgoing.is_empty() { Ok(()) } else { self.send() }
     }
 
-    /// What to wait for before the next `turn`.
+    /// The events of poll(2) to wait for before the next `turn`.
     pub fn interest(&self) -> PollFlags {
         if self.outgoing.is_empty() && !self.stream.holds_output() {
             PollFlags::POLLIN
@@ -183,26 +211,10 @@ impl Client {
         }
     }
 
-    /// Waits for the end of any request. Only while there are some.
-    pub fn next_done(&mut self) -> Result<Done, ClientError> {
-        loop {
-            if let Some(done) = self.pop() {
-                return Ok(done);
-            }
-            self.turn()?;
-            if self.done.is_empty() {
-                wait(&[self])?;
-            }
-        }
-    }
-
-    /// As `next_done`; a request that the server failed is an error.
-    pub fn next_good(&mut self) -> Result<Done, ClientError> {
-        let done = self.next_done()?;
-        self.good(done)
-    }
-
-    /// A request that the server failed is an error.
+    /// The request, if the server did not fail it.
+    ///
+    /// # Errors
+    /// `ClientError::Failed`.
     pub fn good(&self, done: Done) -> Result<Done, ClientError> {
         match done.result {
             Ok(()) => Ok(done),
@@ -213,13 +225,15 @@ impl Client {
         }
     }
 
-    /// The process that has made the server's Unix socket, where this is one and the process can be seen.
+    /// The id of the process that made the server's Unix socket; `None` for other sockets, and where the process
+    /// cannot be seen.
     pub fn server(&self) -> Option<i32> {
         let peer = getsockopt(&self.stream.as_fd(), PeerCredentials).ok()?;
         Some(peer.pid()).filter(|pid| *pid > 0)
     }
 
-    /// Ends the session. Everything that was asked has been answered.
+    /// Says goodbye and closes. Only when everything that was asked has been answered: some servers take it badly
+    /// otherwise.
     pub fn close(self) {
         let Self { machine, mut stream, .. } = self;
         let mut out = Vec::new();
@@ -229,8 +243,8 @@ impl Client {
         stream.end();
     }
 
-    /// What was asked and not answered, in the order in which it was asked. Answers that were not
-    /// popped are popped first.
+    /// Gives back what was asked and not answered, in the order in which it was asked. Pop the answers that are
+    /// there first: they are lost otherwise.
     pub fn unanswered(self) -> Vec<Order> {
         let mut left: Vec<_> = self.flying.into_iter().collect();
         left.sort_unstable_by_key(|(cookie, _)| *cookie);

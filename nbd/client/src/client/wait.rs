@@ -1,4 +1,4 @@
-//! Where those wait who have one link or several and nothing else; `copy` has more to look at.
+//! Waiting by poll(2), for callers that have one connection or several and nothing else to wait for.
 
 use std::{
     os::fd::AsFd,
@@ -10,7 +10,7 @@ use nix::{
     poll::{PollFd, poll},
 };
 
-use super::{Client, Order, Verb};
+use super::{Client, Done, Order, Verb};
 use crate::{
     error::ClientError,
     timeout::{Timeout, poll_timeout},
@@ -25,19 +25,19 @@ impl Client {
         self.pulse.timeout()
     }
 
-    /// How long the server may still keep silent; `None`: for ever, or it owes nothing.
+    /// How long the server may still keep silent; `None` where it owes nothing, or where the timeout is for ever.
     pub fn left(&self) -> Option<Duration> {
         if self.flying.is_empty() { None } else { self.pulse.left() }
     }
 
-    /// It kept silent for longer.
+    /// The error of a server that kept silent for longer than `left`.
     pub fn silent(&self) -> ClientError {
         ClientError::lost(&self.name, "waiting for a reply", self.timeout().expired())
     }
 
-    /// For a link that waits for a flush and nothing else. A flush may take longer than a server may
+    /// For a connection on which a flush and nothing else is under way. A flush may take longer than a server may
     /// keep silent: once half of that time is over, this asks for the first block as well, and the
-    /// answer is a sign of life. Says when to call it again; `None`: nothing ends the waiting.
+    /// answer is a sign of life. Returns when to call it again; `None` where nothing ends the waiting.
     pub fn inquire(&mut self) -> Option<Duration> {
         let (left, half) = (self.left()?, self.timeout().limit()? / 2);
         if left > half {
@@ -52,7 +52,37 @@ impl Client {
         Some(left)
     }
 
-    /// Asks for a flush and waits for it. Nothing else is under way.
+    /// Waits until any request is answered. For use while some are under way only.
+    ///
+    /// # Errors
+    /// As `turn`; `ClientError::Lost` where the server is silent for longer than the timeout. A request that
+    /// the server failed is no error: it is in `Done::result`.
+    pub fn next_done(&mut self) -> Result<Done, ClientError> {
+        loop {
+            if let Some(done) = self.pop() {
+                return Ok(done);
+            }
+            self.turn()?;
+            if self.done.is_empty() {
+                wait(&[self])?;
+            }
+        }
+    }
+
+    /// As `next_done`.
+    ///
+    /// # Errors
+    /// As `next_done`; `ClientError::Failed` where the server failed the request.
+    pub fn next_good(&mut self) -> Result<Done, ClientError> {
+        let done = self.next_done()?;
+        self.good(done)
+    }
+
+    /// Asks for a flush and waits for it, as long as the server gives signs of life. Only when nothing else is under
+    /// way.
+    ///
+    /// # Errors
+    /// As `next_good`.
     pub fn flush(&mut self) -> Result<(), ClientError> {
         self.submit(Order::bare(Verb::Flush, 0, 0))?;
         let mut flushed = Ok(());
@@ -85,7 +115,10 @@ impl Client {
     }
 }
 
-/// Waits until one of them can go on. Silence is an error when `patience` is exhausted.
+/// Waits until one of the clients can go on.
+///
+/// # Errors
+/// `ClientError::Lost` where a server that owes an answer is silent for longer than its timeout.
 pub fn wait(links: &[&Client]) -> Result<(), ClientError> {
     wait_for(links, None)
 }
@@ -108,7 +141,7 @@ fn wait_for(links: &[&Client], most: Option<Duration>) -> Result<(), ClientError
     }
 }
 
-/// The one whose time is up first.
+/// The client whose server has to give a sign of life first; `None` where no server owes anything.
 pub fn least<'a>(links: impl Iterator<Item = &'a Client>) -> Option<&'a Client> {
     let owing = links.filter_map(|link| link.left().map(|left| (left, link)));
     owing.min_by_key(|(left, _)| *left).map(|(_, link)| link)
