@@ -1,5 +1,5 @@
 //! One connection to a far server, with many requests under way. The thread that sends a request waits for its
-//! reply; one thread receives the replies of all links (`hear`).
+//! reply; one thread receives the replies of all links (`reader`).
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use super::{
     asker::{Asker, LOOK},
     dirty::Account,
     pieces::{cut, pieces, put_pieces, take_front},
-    reader::{Got, Shared, State, Waiting, hear},
+    reader::{Got, Shared, State, Waiting, read_replies},
     runtime::runtime,
     send::{Turn, Turns},
     transport::Transport,
@@ -78,7 +78,7 @@ impl Link {
         };
         let state = Mutex::new(State { client, waiting: HashMap::new(), broken: None });
         let shared = Arc::new(Shared { far, transport, state, turns: Turns::default() });
-        runtime.spawn(hear(Arc::clone(&shared), received));
+        runtime.spawn(read_replies(Arc::clone(&shared), received));
         Ok(Self { info, longest, shared_by_all, shared, account })
     }
 

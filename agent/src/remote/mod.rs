@@ -5,8 +5,9 @@
 //!                    ^                                        |
 //!                    +--answer-- one thread for all links <---+
 //! ```
-//! `plugin::nbd` says where the server is (`far`), `link` is one connection with many requests under
-//! way, set up by nbd-client (`connect`) in plain text or inside TLS (`transport`), `exports` gives each client a link of its own or one to all.
+//! `plugin::nbd` says where the server is (`endpoint`) and whether connections go on inside TLS. `exports` gives each
+//! client a link of its own, or one to all. A link is set up by nbd-client (`connect`); it has many requests under way
+//! (`link`), in plain text or inside TLS (`transport`).
 //!
 //! A request waits as long as its client is there. When that has gone and the far server is silent, its requests
 //! end (`asker`): a link of its own is closed, one that all share goes on for the others.

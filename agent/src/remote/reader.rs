@@ -31,7 +31,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What those who ask and the one who hears share of a link.
+/// What the threads that ask and the one that reads share of a link.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// For messages.
@@ -89,17 +89,17 @@ impl Shared {
     }
 }
 
-/// Fails what is under way when the link is heard no longer.
+/// Fails what is under way when nothing reads the replies any more.
 struct Heard(Arc<Shared>);
 
 impl Drop for Heard {
     fn drop(&mut self) {
-        self.0.fail("our bug: it is not heard any more");
+        self.0.fail("a bug in agent: nothing reads its replies any more");
     }
 }
 
 /// Hands out what the server sends, to the end of the connection; `kept` has come already.
-pub(super) async fn hear(shared: Arc<Shared>, mut kept: Vec<u8>) {
+pub(super) async fn read_replies(shared: Arc<Shared>, mut kept: Vec<u8>) {
     let shared = Heard(shared);
     let shared = &shared.0;
     let (mut first, mut receives) = (true, 0);

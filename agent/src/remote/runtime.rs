@@ -15,7 +15,7 @@ pub(super) fn runtime() -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let handle = runtime.handle().clone();
     thread::Builder::new()
-        .name("proxy".into())
+        .name("remote".into())
         .spawn(move || runtime.block_on(future::pending::<()>()))?;
     Ok(started.insert(handle).clone())
 }
