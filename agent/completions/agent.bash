@@ -624,7 +624,7 @@ _agent_parameters() {
         "plugin file") echo "file= dir= cache=default cache=none fadvise=normal fadvise=random fadvise=sequential" ;;
         "plugin full") echo "size=" ;;
         "plugin memory") echo "size= allocator=sparse" ;;
-        "plugin nbd") echo "uri= socket= hostname= port= vsock= socket-fd= command= arg= export= dynamic-export= retry= shared= tls=off tls-certificates= tls-verify= tls-username= tls-psk=" ;;
+        "plugin nbd") echo "uri= socket= hostname= port= vsock= socket-fd= command= arg= export= dynamic-export= retry= shared= tls=off tls=on tls=require tls-certificates= tls-verify= tls-hostname= tls-username= tls-psk=" ;;
         "plugin null") echo "size=" ;;
         "plugin ondemand") echo "size= dir= wait= type= label= command= max-total= VAR=" ;;
         "plugin ones") echo "size= byte=" ;;

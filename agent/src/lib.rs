@@ -24,7 +24,7 @@ pub mod plan;
 pub mod plugin;
 mod primitives;
 pub mod process;
-pub mod proxy;
+pub mod remote;
 pub mod serve;
 pub mod session;
 mod shell;

@@ -30,7 +30,7 @@ const RANKS: &[(&str, u8)] = &[
     ("params", 4),
     ("listen", 4),
     ("transport", 5),
-    ("proxy", 5),
+    ("remote", 5),
     ("stack", 5),
     ("session", 6),
     ("layer", 6),
@@ -113,7 +113,7 @@ const REQUESTS: [&str; 8] = [
     "agent/src/gate",
     "agent/src/layer",
     "agent/src/plugin",
-    "agent/src/proxy",
+    "agent/src/remote",
     "agent/src/session",
     "agent/src/tenant",
 ];
@@ -124,7 +124,7 @@ const NOT_A_CLIENTS: &[(&str, &str)] = &[
     ("plugin/data/content.rs", "vec![0; usize::try_from(self.len).unwrap_or(0)]"),
     ("plugin/data/content.rs", "bytes.repeat(CHUNK / bytes.len())"),
     ("plugin/data/parse.rs", "word.to_vec()"),
-    ("proxy/far.rs", "path.as_os_str().as_bytes().to_vec()"),
+    ("remote/endpoint.rs", "path.as_os_str().as_bytes().to_vec()"),
     // So many as the command line names.
     ("disk/src/split.rs", "Vec::with_capacity(disks.len())"),
     ("session/authorize.rs", "Vec::with_capacity(rules.gates.len())"),

@@ -27,7 +27,7 @@ nbds, nbds+vsock and nbds+unix are the same with TLS. The parameter tls-certific
 ca-cert.pem is and, if the server wants to know this end, client-cert.pem and client-key.pem; else
 they are in ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd. tls-hostname=NAME is the name
 that the server's certificate must have; a HOST is checked by itself, a CID or path has none. HOST
-is an address or localhost: names are not looked up.
+is an address or a name, which is looked up; localhost is 127.0.0.1 or ::1.
 
 Examples:
   guest-tools info                             is there a disk, and what can it do?
@@ -95,7 +95,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Target {
-    /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://ADDRESS[:PORT]/NAME;
+    /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME;
     /// nbds... for TLS
     #[arg(value_name = "URI", default_value_t = host())]
     pub(crate) uri: Uri,

@@ -5,23 +5,17 @@ mod attach;
 mod cli;
 mod cmd;
 mod copy;
-mod dial;
-mod error;
 #[cfg(test)]
 mod generated;
-mod greet;
 mod init;
-mod link;
-mod patience;
-mod session;
 mod stamp;
 mod sys;
-mod walk;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use human::chain;
+use nbd_client::{Connector, Timeout};
 
 use crate::{
     cli::{Cli, Command},
@@ -54,23 +48,23 @@ fn without_command(error: &clap::Error) -> u8 {
 
 /// Does what was said, tells what went wrong, and says the exit code.
 fn perform(cli: &Cli) -> u8 {
-    patience::set(cli.timeout);
+    let connector = Connector::new(Timeout::new(cli.timeout).set_by("--timeout"));
     let done = match &cli.command {
-        Command::Probe(words) => cmd::probe::run(words),
-        Command::Connect(words) => cmd::connect::run(words),
-        Command::Info(words) => cmd::info::run(words),
-        Command::List(words) => cmd::list::run(words),
-        Command::Map(words) => cmd::map::run(words),
-        Command::Read(words) => cmd::read::run(words),
-        Command::Write(words) => cmd::write::run(words),
-        Command::Zero(words) => cmd::zero::run(words),
-        Command::Trim(words) => cmd::trim::run(words),
-        Command::Cache(words) => cmd::cache::run(words),
-        Command::Dump(words) => cmd::dump::run(words),
-        Command::Bench(words) => cmd::bench::run(words),
-        Command::Test(words) => cmd::test::run(words),
-        Command::Copy(words) => cmd::copy::run(words),
-        Command::Attach(words) => cmd::attach::run(words),
+        Command::Probe(words) => cmd::probe::run(words, &connector),
+        Command::Connect(words) => cmd::connect::run(words, &connector),
+        Command::Info(words) => cmd::info::run(words, &connector),
+        Command::List(words) => cmd::list::run(words, &connector),
+        Command::Map(words) => cmd::map::run(words, &connector),
+        Command::Read(words) => cmd::read::run(words, &connector),
+        Command::Write(words) => cmd::write::run(words, &connector),
+        Command::Zero(words) => cmd::zero::run(words, &connector),
+        Command::Trim(words) => cmd::trim::run(words, &connector),
+        Command::Cache(words) => cmd::cache::run(words, &connector),
+        Command::Dump(words) => cmd::dump::run(words, &connector),
+        Command::Bench(words) => cmd::bench::run(words, &connector),
+        Command::Test(words) => cmd::test::run(words, &connector),
+        Command::Copy(words) => cmd::copy::run(words, &connector),
+        Command::Attach(words) => cmd::attach::run(words, &connector),
         Command::Detach(words) => cmd::detach::run(words),
         Command::Status(words) => cmd::status::run(words),
     };

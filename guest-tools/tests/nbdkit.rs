@@ -212,7 +212,7 @@ fn a_server_that_is_not_there_is_told_apart() {
     for (uri, says) in [
         ("nbd+unix:///?socket=/nonexistent/socket", "there is no such socket"),
         ("nbd://127.0.0.1:1/", "nothing listens on TCP port 1"),
-        ("nbd://example.com/", "names are not looked up"),
+        ("nbd://no-such-host.invalid/", "cannot look up the address of \"no-such-host.invalid\""),
         ("nbd:example", "does not begin with"),
     ] {
         let output = run(uri);

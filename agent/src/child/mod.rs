@@ -5,7 +5,7 @@
 //! deadline. When the answer is there, or the deadline passes, or the agent ends, all that the program
 //! started ends with it. A caller waits: on the engine's threads this is for work of a tenant's threads.
 //!
-//! Long-lived children are not for this: the command of `--run` (`process`), another NBD server (`proxy`).
+//! Long-lived children are not for this: the command of `--run` (`process`), another NBD server (`remote`).
 
 mod group;
 mod pipes;

@@ -1,4 +1,6 @@
-//! The disk of another NBD server: nbdkit-nbd-plugin(1). The substance is in `proxy`.
+//! The disk of another NBD server: nbdkit-nbd-plugin(1). The substance is in `remote`.
+
+mod tls;
 
 use std::{
     os::fd::RawFd,
@@ -6,12 +8,13 @@ use std::{
 };
 
 use nbd::{Uri, uri::Place};
+use nbd_client::tls::TlsError;
 use thiserror::Error;
 
 use super::Entry;
 use crate::{
     params::{Key, Params},
-    proxy::{Far, Proxy},
+    remote::{Endpoint, Remote},
     stack::{BuildError, Context, Stack},
     sys,
 };
@@ -26,7 +29,7 @@ pub(super) const ENTRY: Entry = Entry {
         Key::once(
             "uri",
             "URI",
-            "Where it is: nbd://HOST, nbd+unix:///?socket=PATH, nbd+vsock://CID",
+            "Where it is: nbd://HOST, nbd+unix:///?socket=PATH, nbd+vsock://CID; nbds... with TLS",
         ),
         Key::once("socket", "PATH", "Its Unix socket"),
         Key::once("hostname", "HOST", "Its host, over TCP"),
@@ -51,10 +54,34 @@ pub(super) const ENTRY: Entry = Entry {
             "BOOL",
             "One connection for all clients [default: false; true with command and socket-fd]",
         ),
-        Key::once("tls", "off", "TLS to the server is not built"),
-        Key::once("tls-certificates", "DIR", "Not built"),
-        Key::once("tls-verify", "BOOL", "Not built"),
-        Key::once("tls-username", "NAME", "Not built"),
+        Key::once(
+            "tls",
+            "off|on|require",
+            "TLS to the server: none; if the server has it; or no connection without it \
+             [default: off; on with another key of TLS; require with nbds]",
+        ),
+        Key::once(
+            "tls-certificates",
+            "DIR",
+            "Where ca-cert.pem is, and client-cert.pem and client-key.pem to show to the server; read at the \
+             start [default: ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd]",
+        ),
+        Key::once(
+            "tls-verify",
+            "BOOL",
+            "Check the server's certificate; without that, anybody in between can pass for the server \
+             [default: true]",
+        ),
+        Key::once(
+            "tls-hostname",
+            "NAME",
+            "The name that the server's certificate must have [default: the host; without one, any]",
+        ),
+        Key::once(
+            "tls-username",
+            "NAME",
+            "Taken for nbdkit's sake: certificates have no use for it",
+        ),
         Key::once("tls-psk", "FILE", "Not built"),
     ],
     main: Some("uri"),
@@ -68,14 +95,16 @@ enum NbdError {
     #[error("plugin nbd: {0} and {1} cannot be used together; leave one out")]
     Together(&'static str, &'static str),
     #[error(
-        "plugin nbd: {0}: TLS to the other server is not built into agent: its TLS serves and does not \
-         connect; let a tunnel end it, or nbdkit's plugin of this name"
+        "plugin nbd: tls-psk: TLS with shared keys to the other server is not built into agent; use certificates \
+         (tls-certificates)"
     )]
-    Tls(String),
+    SharedKeys,
+    #[error("plugin nbd: TLS to the other server")]
+    Tls(#[source] TlsError),
     #[error("plugin nbd: socket-fd={0} is not a connected socket that this process has inherited")]
     NoSocket(RawFd),
     #[error("plugin nbd: {0}")]
-    Far(#[source] std::io::Error),
+    Remote(#[source] std::io::Error),
 }
 
 fn own(error: NbdError) -> BuildError {
@@ -106,14 +135,6 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     let places = ["uri", "socket", "hostname", "vsock", "socket-fd", "command"];
     let given: Vec<_> = places.into_iter().filter(|key| params.value(key).is_some()).collect();
     let [place] = given[..] else { return Err(own(NbdError::NotOne)) };
-    if let Some(mode) = params.value("tls").filter(|mode| *mode != "off") {
-        return Err(own(NbdError::Tls(format!("tls={mode}"))));
-    }
-    for key in ["tls-certificates", "tls-verify", "tls-username", "tls-psk"] {
-        if params.value(key).is_some() {
-            return Err(own(NbdError::Tls(key.to_owned())));
-        }
-    }
     if params.value("port").is_some() && !matches!(place, "hostname" | "vsock") {
         return Err(own(NbdError::Together("port", place)));
     }
@@ -136,45 +157,26 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     if single && !shared {
         return Err(own(NbdError::Together("shared=false", place)));
     }
-    let far = match place {
-        "uri" => {
-            let uri: Uri = params
-                .parsed("uri", "an NBD URI", str::parse)?
-                .ok_or_else(|| params.missing("uri"))?;
-            if uri.tls {
-                return Err(own(NbdError::Tls(params.needed("uri")?.to_owned())));
-            }
-            if !uri.export.is_empty() && export.is_some() {
-                return Err(own(NbdError::Together("export", "a URI that names one")));
-            }
-            export = export.or(Some(uri.export));
-            Far::At(uri.place)
+    let uri: Option<Uri> = params.parsed("uri", "an NBD URI", str::parse)?;
+    if let Some(uri) = &uri {
+        if !uri.export.is_empty() && export.is_some() {
+            return Err(own(NbdError::Together("export", "a URI that names one")));
         }
-        "socket" => {
-            let path = params.needed("socket")?;
-            // Where the agent goes into the background, it goes to `/`.
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-            Far::At(Place::Unix { socket: path.into_os_string().into_encoded_bytes() })
-        }
-        "hostname" => {
-            let host = params.needed("hostname")?.to_owned();
-            let port = params.parsed("port", "a port or the name of a service", port)?;
-            Far::At(Place::Tcp { host, port: port.unwrap_or(PORT) })
-        }
-        "vsock" => {
-            let cid = params.number("vsock")?.unwrap_or(2);
-            let port = params.number("port")?.unwrap_or(10809);
-            Far::At(Place::Vsock { cid, port })
-        }
-        "socket-fd" => {
+        export = export.or_else(|| Some(uri.export.clone()));
+    }
+    let address = address(params, place, uri.as_ref())?;
+    let tls = tls::tls(params, uri.as_ref(), address.as_ref())?;
+    let far = match (address, place) {
+        (Some(address), _) => Endpoint::At(address),
+        (None, "socket-fd") => {
             let fd: RawFd = params.number("socket-fd")?.unwrap_or(-1);
             let socket = sys::inherited::connected_socket(fd);
             let socket = socket.map_err(|_| own(NbdError::NoSocket(fd)))?;
-            Far::Connected(Mutex::new(Some(socket)))
+            Endpoint::Connected(Mutex::new(Some(socket)))
         }
         _ => {
             let arguments: Vec<_> = params.values("arg").collect();
-            let far = Far::start(params.needed("command")?, &arguments);
+            let far = Endpoint::start(params.needed("command")?, &arguments);
             far.map_err(|error| BuildError::Own(Box::new(error)))?
         }
     };
@@ -183,8 +185,36 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     let far = Arc::new(far);
     let ends = Arc::clone(&far);
     context.lifecycle.at_exit(move || ends.end());
-    let proxy = Proxy::new(far, export, retry, shared);
-    Ok(Stack::new(proxy.map_err(|error| own(NbdError::Far(error)))?))
+    let remote = Remote::new((far, tls), export, retry, shared);
+    Ok(Stack::new(remote.map_err(|error| own(NbdError::Remote(error)))?))
+}
+
+/// Where the server is, if it is known by an address.
+fn address(
+    params: &Params<'_>,
+    place: &str,
+    uri: Option<&Uri>,
+) -> Result<Option<Place>, BuildError> {
+    Ok(match place {
+        "uri" => uri.map(|uri| uri.place.clone()),
+        "socket" => {
+            let path = params.needed("socket")?;
+            // Where the agent goes into the background, it goes to `/`.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
+            Some(Place::Unix { socket: path.into_os_string().into_encoded_bytes() })
+        }
+        "hostname" => {
+            let host = params.needed("hostname")?.to_owned();
+            let port = params.parsed("port", "a port or the name of a service", port)?;
+            Some(Place::Tcp { host, port: port.unwrap_or(PORT) })
+        }
+        "vsock" => {
+            let cid = params.number("vsock")?.unwrap_or(2);
+            let port = params.number("port")?.unwrap_or(10809);
+            Some(Place::Vsock { cid, port })
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -78,12 +78,17 @@ impl Socket {
 
     /// Sends as much as goes: `WouldBlock` if nothing does.
     pub(crate) fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write(|| retry(|| writev(self.to().get_ref(), runs)))
+    }
+
+    /// Makes a call that writes to the socket, if the socket takes bytes: `WouldBlock` if not.
+    pub(crate) fn try_write<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(guard) = self.to().poll_write_ready(&mut context) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         let mut guard = guard?;
-        let result = retry(|| writev(self.to().get_ref(), runs));
+        let result = call();
         if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             guard.clear_ready();
         } else {
@@ -109,25 +114,6 @@ impl Socket {
     /// Says that nothing more will be sent. Harmless on what is not a socket.
     pub(crate) fn finish_sending(&self) {
         shutdown(self.to().as_raw_fd(), Shutdown::Write).ok();
-    }
-}
-
-impl Socket {
-    /// Sends all of `bytes`.
-    pub(crate) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match self.try_send(&[IoSlice::new(bytes)]) {
-                Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// The descriptor that is received from, without the runtime.
-    pub(crate) fn into_descriptor(self) -> OwnedFd {
-        self.from.into_inner()
     }
 }
 

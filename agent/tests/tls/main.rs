@@ -11,6 +11,7 @@ mod peers;
 #[cfg(feature = "psk")]
 mod psk;
 mod reload;
+mod remote;
 mod start;
 
 /// The agent that cargo has built for these tests.

@@ -13,6 +13,7 @@ use std::{
 
 use human::chain;
 use nbd::{Uri, wire::TransmissionFlags};
+use nbd_client::{Client, ClientError, Connector};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -27,6 +28,7 @@ use super::{
     control::Control,
     driver::Driver,
     export::Export,
+    fenced::{Standing, open_fenced},
     frontend::{Frontend, FrontendError},
     harden::harden,
     inflight::Inflight,
@@ -38,7 +40,7 @@ use super::{
     saved::Saved,
     state::{Phase, Shared, State},
 };
-use crate::{agent_contexts::FencingToken, error::SessionError, greet::Standing, link::Link};
+use crate::agent_contexts::FencingToken;
 
 /// Connections when nobody says how many, at most.
 const CONNECTIONS: usize = 4;
@@ -46,6 +48,7 @@ const CONNECTIONS: usize = 4;
 /// What is to be attached, and how.
 #[derive(Debug)]
 pub(crate) struct Wish {
+    pub(crate) connector: Connector,
     pub(crate) uri: Uri,
     /// Else the first that is free, of the driver that the kernel has.
     pub(crate) device: Option<Device>,
@@ -177,7 +180,7 @@ fn connect(
     wish: &Wish,
     fencing: FencingToken,
     driver: &Driver,
-) -> Result<(Vec<Link>, Export, u32), AttachError> {
+) -> Result<(Vec<Client>, Export, u32), AttachError> {
     let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
     let (first, standing) = first(wish, fencing)?;
     let mut export = Export::of_link(&first, standing, wish.read_only);
@@ -188,7 +191,7 @@ fn connect(
     let count = driver.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];
     while links.len() < count {
-        let (link, standing) = Link::open_fenced(&wish.uri, fencing)?;
+        let (link, standing) = open_fenced(&wish.connector, &wish.uri, fencing)?;
         let again = export.again(&link, standing);
         export.is_still(&again).map_err(unfit)?;
         export.and(&again);
@@ -198,18 +201,18 @@ fn connect(
 }
 
 /// The first link: a server may come up later than its guest.
-fn first(wish: &Wish, fencing: FencingToken) -> Result<(Link, Standing), SessionError> {
+fn first(wish: &Wish, fencing: FencingToken) -> Result<(Client, Standing), ClientError> {
     let until = Instant::now() + wish.wait;
     let mut tries = 1;
     loop {
-        let error = match Link::open_fenced(&wish.uri, fencing) {
+        let error = match open_fenced(&wish.connector, &wish.uri, fencing) {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
         let left = until.saturating_duration_since(Instant::now());
         let comes = matches!(
             error,
-            SessionError::Dial(_) | SessionError::Lost { .. } | SessionError::Closed { .. }
+            ClientError::Dial(_) | ClientError::Lost { .. } | ClientError::Closed { .. }
         );
         if left.is_zero() || !comes {
             return Err(error);
@@ -252,14 +255,19 @@ type Running = JoinHandle<Result<(), FrontendError>>;
 /// The relay on its own thread, and a socket whose other end closes with it.
 fn start(
     wish: &Wish,
-    (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Link>),
+    (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Client>),
     (export, block): (&Export, u32),
     (fencing, saved, inherits): (FencingToken, Option<Saved>, bool),
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
     let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
     let inflight = Inflight::new(export, block, longest);
-    let redial = Redial::start(wish.uri.clone(), links.len(), export.clone(), fencing);
+    let redial = Redial::start(
+        (wish.connector.clone(), wish.uri.clone()),
+        links.len(),
+        export.clone(),
+        fencing,
+    );
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
     let known = (saved, inherits);

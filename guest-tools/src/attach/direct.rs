@@ -8,10 +8,10 @@ use super::{
     device::{Ready, Wish, connections},
     driver::{nbd, nbd_refused},
     export::Export,
+    fenced::Standing,
     name::Device,
     netlink::Connect,
 };
-use crate::greet::{Standing, enter_for_kernel};
 
 /// Gives the kernel the server's own sockets, and no relay: the device ends with its server.
 pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
@@ -26,13 +26,13 @@ pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
     if wish.uri.tls {
         return Err(unfit("the kernel speaks no TLS, so --direct cannot be; a relay can"));
     }
-    let entered = enter_for_kernel(&wish.uri)?;
-    let terms = entered.client.terms().clone();
+    let entered = wish.connector.open_for_kernel(&wish.uri)?;
+    let terms = entered.machine.terms().clone();
     let export = Export::of(&terms, wish.read_only, Standing::default());
     let block = export.block().map_err(|why| unfit(&why))?;
     let mut sockets = Vec::new();
     for _ in 1..connections(wish, &export) {
-        sockets.push(enter_for_kernel(&wish.uri)?);
+        sockets.push(wish.connector.open_for_kernel(&wish.uri)?);
     }
     sockets.insert(0, entered);
     if sockets.iter().any(|entered| !entered.received.is_empty()) {

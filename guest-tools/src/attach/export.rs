@@ -1,8 +1,9 @@
 //! What the kernel was told of the export, and whether a server that came back still serves it.
 
 use nbd::{Terms, wire::TransmissionFlags as Flags};
+use nbd_client::Client;
 
-use crate::{greet::Standing, link::Link};
+use super::fenced::Standing;
 
 /// What the kernel makes use of when it is offered.
 const USED: Flags = Flags::HAS_FLAGS
@@ -47,7 +48,7 @@ impl Export {
         }
     }
 
-    pub(super) fn of_link(link: &Link, standing: Standing, read_only: bool) -> Self {
+    pub(super) fn of_link(link: &Client, standing: Standing, read_only: bool) -> Self {
         Self::of(link.terms(), read_only, standing)
     }
 
@@ -123,7 +124,7 @@ impl Export {
     }
 
     /// The same, as another link has it.
-    pub(super) fn again(&self, link: &Link, standing: Standing) -> Self {
+    pub(super) fn again(&self, link: &Client, standing: Standing) -> Self {
         // What the kernel does not write it does not write on any link.
         let read_only = self.flags.contains(Flags::READ_ONLY);
         Self::of_link(link, standing, read_only)

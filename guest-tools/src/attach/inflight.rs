@@ -8,9 +8,9 @@
 use std::{collections::VecDeque, mem};
 
 use nbd::wire::{Command, CommandFlags, Errno};
+use nbd_client::{Done, Order, Verb};
 
 use super::{export::Export, frontend::Asked, unflushed::Unflushed};
-use crate::link::{Done, Order, Verb};
 
 /// The longest read that is collected in memory; the driver's limit.
 const LONGEST_READ: u64 = 32 << 20;

@@ -30,6 +30,7 @@ mod device;
 mod direct;
 mod driver;
 mod export;
+mod fenced;
 mod frontend;
 mod harden;
 mod inflight;
@@ -46,11 +47,11 @@ mod unflushed;
 
 use std::io;
 
+use nbd_client::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 
 use self::frontend::FrontendError;
-use crate::error::SessionError;
 
 pub(crate) use self::{
     control::attached,
@@ -66,7 +67,7 @@ pub(crate) enum AttachError {
     #[error("cannot attach {uri}: {why}")]
     Unfit { uri: String, why: String },
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ClientError),
     #[error("cannot attach: the kernel has no {driver} driver here ({hint})")]
     NoDriver { driver: &'static str, hint: &'static str, source: io::Error },
     #[error("cannot make {device} of {uri} ({hint})")]

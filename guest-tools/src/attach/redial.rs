@@ -15,9 +15,10 @@ use std::{
 
 use human::chain;
 use nbd::Uri;
+use nbd_client::{Client, Connector};
 
-use super::export::Export;
-use crate::{agent_contexts::FencingToken, link::Link};
+use super::{export::Export, fenced::open_fenced};
+use crate::agent_contexts::FencingToken;
 
 /// The thread's stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;
@@ -31,7 +32,7 @@ const ANEW: &str = "the server was started anew before it had flushed what the r
                     --force, and attach again";
 
 /// Connections, and which run of the server they are to.
-type Found = (Vec<Link>, Option<String>);
+type Found = (Vec<Client>, Option<String>);
 
 /// The thread, from outside.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(super) struct Redial {
 impl Redial {
     /// `count` connections to the export of `uri`, which must be `export`, in place of those of `fencing`.
     pub(super) fn start(
-        uri: Uri,
+        (connector, uri): (Connector, Uri),
         count: usize,
         export: Export,
         mut fencing: FencingToken,
@@ -59,7 +60,7 @@ impl Redial {
             while let Ok(run) = asked.recv() {
                 // A try that fails half way leaves connections that the next one stands in place of.
                 fencing.generation += 1;
-                let links = links(&uri, count, &export, fencing, run.as_deref());
+                let links = links((&connector, &uri), count, &export, fencing, run.as_deref());
                 // The relay has ended when nobody listens.
                 if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
                     return;
@@ -106,7 +107,7 @@ pub(super) fn pause(n: u32) -> Duration {
 
 /// All of them, and each to the same export.
 fn links(
-    uri: &Uri,
+    (connector, uri): (&Connector, &Uri),
     count: usize,
     export: &Export,
     fencing: FencingToken,
@@ -115,7 +116,7 @@ fn links(
     let mut links = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
-        let opened = Link::open_fenced(uri, fencing);
+        let opened = open_fenced(connector, uri, fencing);
         let (link, standing) = opened.map_err(|error| chain(&error).to_string())?;
         // It knows clients that come back, and says that this one is not the last.
         if standing.identity.is_some() && !standing.follows {

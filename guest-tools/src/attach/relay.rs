@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!            requests                 orders
-//!  kernel --> Frontend --> Inflight::accept --> ready ----> Link --> server
-//!  kernel <-- Frontend <-- Inflight::replies <-- finish <-- Link <-- server
+//!  kernel --> Frontend --> Inflight::accept --> ready ----> Client --> server
+//!  kernel <-- Frontend <-- Inflight::replies <-- finish <-- Client <-- server
 //! ```
 //!
 //! What happens when a server goes away is told in `again`. `device` starts the relay with the sockets
@@ -18,6 +18,7 @@ use std::{
 
 use human::chain;
 use nbd::{transmit::client::Failure, wire::Errno as Code};
+use nbd_client::{Client, Done, Order, Verb};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -31,7 +32,6 @@ use super::{
     saved::Saved,
     state::Shared,
 };
-use crate::link::{Done, Link, Order, Verb};
 
 /// Payload of requests under way, bytes: at this bound the kernel waits.
 const WEIGHT: usize = 64 << 20;
@@ -42,9 +42,9 @@ const REPLAYED: u64 = u64::MAX - 1;
 /// Where the relay stands with the server.
 #[derive(Debug)]
 enum Net {
-    Up(Vec<Link>),
+    Up(Vec<Client>),
     /// Acknowledged changes are asked for again, from this offset on.
-    Replay(Vec<Link>, u64),
+    Replay(Vec<Client>, u64),
     /// With the time of the next try, and how many there were.
     Down(Instant, u32),
 }
@@ -86,7 +86,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(
-        (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Link>),
+        (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Client>),
         redial: Redial,
         inflight: Inflight,
         (dead_timeout, keep): (Option<Duration>, usize),
@@ -179,7 +179,7 @@ impl Relay {
                 self.inflight.finish(bare, Code::EINVAL);
             }
         }
-        let pushed = links.iter_mut().try_for_each(Link::push);
+        let pushed = links.iter_mut().try_for_each(Client::push);
         self.unless_broken(pushed);
     }
 

@@ -9,8 +9,7 @@
 use std::{collections::BTreeMap, mem, sync::Arc};
 
 use nbd::wire::CommandFlags;
-
-use crate::link::{Order, Verb};
+use nbd_client::{Order, Verb};
 
 /// What a piece costs beside its bytes, about.
 const PIECE: usize = 128;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use clap::Args;
-use human::{parse_duration, parse_size};
+use nbd_client::Connector;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::{
@@ -29,8 +29,9 @@ use super::{
 use crate::{
     attach::{AttachError, Device, Ready, Wish, hand_over, serve},
     cli::Target,
-    init, patience, sys,
+    init, sys,
 };
+use human::{parse_duration, parse_size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,27 +114,27 @@ fn keep(text: &str) -> Result<u64, String> {
     fits.then_some(size).ok_or_else(|| "from 64k to 1G".to_owned())
 }
 
-pub(crate) fn run(words: &Attach) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Attach, connector: &Connector) -> Result<(), CommandError> {
     let name = env::args_os().next().unwrap_or_default();
     let is_relay = name.as_bytes().first() == Some(&b'@');
     // Process 1 is nobody else, under any name.
     let stays = if init::is_first_process() { !words.background } else { is_relay };
     if stays && !words.direct || !words.kernel_fd.is_empty() {
-        return stay(words);
+        return stay(words, connector);
     }
     if words.direct {
-        match hand_over(&words.wish()?) {
+        match hand_over(&words.wish(connector)?) {
             Ok(ready) => return said(words, &ready),
             Err(error @ AttachError::Connect { .. }) if error.is_refused_socket() => {}
             Err(error) => return Err(error.into()),
         }
         if stays {
-            return stay(words);
+            return stay(words, connector);
         }
     }
     let program = env::current_exe().map_err(AttachError::system("find this program"))?;
     let mut command = Command::new(&program);
-    command.arg0(NAME).arg("attach").args(words.words());
+    command.arg0(NAME).arg("attach").args(words.words(connector));
     if words.background {
         return begin(command);
     }
@@ -143,12 +144,13 @@ pub(crate) fn run(words: &Attach) -> Result<(), CommandError> {
 }
 
 impl Attach {
-    fn wish(&self) -> Result<Wish, AttachError> {
+    fn wish(&self, connector: &Connector) -> Result<Wish, AttachError> {
         let ends = self.kernel_fd.iter().map(|&number| {
             sys::duplicate(number).map(|file| UnixStream::from(OwnedFd::from(file)))
         });
         let ends: Result<_, _> = ends.collect();
         Ok(Wish {
+            connector: connector.clone(),
             uri: self.target.uri.clone(),
             device: self.device,
             ublk: self.ublk,
@@ -164,11 +166,11 @@ impl Attach {
 
     /// What was said, for the process that stays; its own words may be another program's, where this
     /// one is process 1.
-    fn words(&self) -> Vec<OsString> {
+    fn words(&self, connector: &Connector) -> Vec<OsString> {
         let mut words = vec![self.target.uri.to_string(), format!("--keep={}", self.keep)];
         words.push(format!("--wait={}ms", self.wait.as_millis()));
         words.extend(self.device.map(|device| format!("--device={device}")));
-        let patience = patience::limit().map_or(0, |limit| limit.as_millis().max(1));
+        let patience = connector.timeout().limit().map_or(0, |limit| limit.as_millis().max(1));
         words.push(format!("--timeout={patience}ms"));
         let timeout = self.dead_timeout.0;
         words.extend(timeout.map(|timeout| format!("--dead-timeout={}ms", timeout.as_millis())));
@@ -201,14 +203,14 @@ fn begin(mut command: Command) -> Result<(), CommandError> {
 }
 
 /// The process that stays.
-fn stay(words: &Attach) -> Result<(), CommandError> {
+fn stay(words: &Attach, connector: &Connector) -> Result<(), CommandError> {
     let background = words.background && words.kernel_fd.is_empty();
     if background {
         // The leader of a session is that already.
         setsid().ok();
         env::set_current_dir(Path::new("/")).ok();
     }
-    serve(words.wish()?, |ready| {
+    serve(words.wish(connector)?, |ready| {
         // Whoever reads no more wants a device all the same.
         said(words, ready).ok();
         if background {
@@ -237,6 +239,8 @@ fn leave() -> io::Result<()> {
 mod tests {
     use clap::Parser;
 
+    use nbd_client::Timeout;
+
     use super::*;
     use crate::cli::{Cli, Command};
 
@@ -257,7 +261,10 @@ mod tests {
         ] {
             let words: Vec<_> = line.split_whitespace().map(OsString::from).collect();
             let said = parsed(&words);
-            assert_eq!(format!("{:?}", parsed(&said.words())), format!("{said:?}"));
+            assert_eq!(
+                format!("{:?}", parsed(&said.words(&Connector::new(Timeout::default())))),
+                format!("{said:?}")
+            );
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use human::print_size;
+use nbd_client::{Connector, Order, Verb};
 use serde_json::json;
 
 use super::{
@@ -9,10 +10,7 @@ use super::{
     print::print_json,
     range::{Range, in_pieces},
 };
-use crate::{
-    cli::Target,
-    link::{Link, Order, Verb},
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,8 +32,8 @@ pub(crate) struct Cache {
     json: bool,
 }
 
-pub(crate) fn run(words: &Cache) -> Result<(), CommandError> {
-    let mut link = Link::open(&words.target.uri)?;
+pub(crate) fn run(words: &Cache, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let done = words.range.inside(link.described().size).and_then(|range| {
         Ok((range, in_pieces(&mut link, range, |at, len| Order::bare(Verb::Cache, at, len))?))
     });

@@ -12,11 +12,11 @@ use std::{
 
 use clap::Args;
 use nbd::{Uri, uri::HOST_CID};
+use nbd_client::{ClientError, Connector};
 use nix::sys::socket;
 use serde_json::json;
 
 use super::CommandError;
-use crate::{dial::dial_raw, error::SessionError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,13 +54,13 @@ fn place(text: &str) -> Result<Uri, String> {
     text.parse().map_err(|error: nbd::uri::UriError| error.to_string())
 }
 
-pub(crate) fn run(words: &Connect) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Connect, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.uri;
     if uri.tls {
         return Err(CommandError::Raw(uri.to_string()));
     }
-    let socket = dial_raw(uri).map_err(SessionError::from)?;
-    let lost = |doing: &str, source| SessionError::lost(&uri.to_string(), doing, source);
+    let socket = connector.dial(uri).map_err(ClientError::from)?;
+    let lost = |doing: &str, source| ClientError::lost(&uri.to_string(), doing, source);
     let up = socket.try_clone().map_err(|source| lost("preparing", source))?;
     let (ended, upward) = channel();
     // It may wait for input for ever, and then ends with the process.
@@ -88,12 +88,12 @@ pub(crate) fn run(words: &Connect) -> Result<(), CommandError> {
     }
     match downward {
         Err(Broken::To(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(Broken::To(error)) => return Err(SessionError::Output(error).into()),
+        Err(Broken::To(error)) => return Err(ClientError::Output(error).into()),
         Err(Broken::From(error)) => return Err(lost("receiving", error).into()),
         Ok(()) => {}
     }
     match end {
-        Err(Broken::From(error)) => Err(SessionError::Input(error).into()),
+        Err(Broken::From(error)) => Err(ClientError::Input(error).into()),
         Err(Broken::To(error)) => Err(lost("sending", error).into()),
         Ok(()) => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use human::parse_size;
+use nbd_client::Connector;
 use serde_json::json;
 
 use super::{CommandError, print::print_json};
@@ -78,7 +79,7 @@ pub(crate) struct Copy {
     json: bool,
 }
 
-pub(crate) fn run(words: &Copy) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Copy, connector: &Connector) -> Result<(), CommandError> {
     if words.json && words.destination == Word::Stdio {
         return Err(CommandError::Words("--json is printed where the bytes are to go: say a file"));
     }
@@ -86,6 +87,7 @@ pub(crate) fn run(words: &Copy) -> Result<(), CommandError> {
         return Err(CommandError::Words("null: is no source, only a destination"));
     }
     let plan = Plan {
+        connector: connector.clone(),
         source: words.source.clone(),
         target: words.destination.clone(),
         connections: words.connections,

@@ -8,10 +8,11 @@ use std::{
 
 use clap::Args;
 use nbd::wire::{BASE_ALLOCATION, ExtentFlags};
+use nbd_client::{Client, ClientError, Connector, extents::Extents, transfer};
 use serde_json::json;
 
 use super::{CommandError, range::Range};
-use crate::{cli::Target, error::SessionError, link::Link, session, walk::Walk};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,8 +39,8 @@ pub(crate) struct Dump {
     json: bool,
 }
 
-pub(crate) fn run(words: &Dump) -> Result<(), CommandError> {
-    let mut link = Link::open(&words.target.uri)?;
+pub(crate) fn run(words: &Dump, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let (at, len) = match words.range.inside(link.described().size) {
         Ok(range) => range,
         Err(error) => {
@@ -50,9 +51,9 @@ pub(crate) fn run(words: &Dump) -> Result<(), CommandError> {
     let out = BufWriter::new(io::stdout().lock());
     let mut rows = Rows::new(out, words.json, at, len);
     let done = dump(&mut link, at, len, &mut rows);
-    match done.and_then(|()| rows.finish().map_err(SessionError::Output)) {
+    match done.and_then(|()| rows.finish().map_err(ClientError::Output)) {
         // A reader that has seen enough.
-        Err(SessionError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error.into()),
         Ok(()) => {
             link.close();
@@ -62,11 +63,11 @@ pub(crate) fn run(words: &Dump) -> Result<(), CommandError> {
 }
 
 fn dump(
-    link: &mut Link,
+    link: &mut Client,
     at: u64,
     len: u64,
     rows: &mut Rows<impl Write>,
-) -> Result<(), SessionError> {
+) -> Result<(), ClientError> {
     // The range in whole blocks, which is what can be asked for.
     let unit = u64::from(link.terms().blocks.minimum.max(1));
     let (end, size) = (at + len, link.described().size);
@@ -74,21 +75,21 @@ fn dump(
         let from = at - at % unit;
         (from, end.next_multiple_of(unit).min(size) - from)
     };
-    let read = |link: &mut Link, rows: &mut Rows<_>, at: u64, end: u64| {
+    let read = |link: &mut Client, rows: &mut Rows<_>, at: u64, end: u64| {
         let (from, len) = whole(at, end);
-        session::read(link, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
+        transfer::read(link, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
     };
     if len == 0 || link.terms().context(BASE_ALLOCATION).is_none() {
         return read(link, rows, at, end);
     }
-    let mut walk = Walk::new(link, whole(at, end), 1);
+    let mut walk = Extents::new(link, whole(at, end), 1);
     while let Some(extent) = walk.next(link)? {
         let (from, to) = (extent.at.max(at), (extent.at + extent.len).min(end));
         if from >= to {
             continue;
         }
         if extent.flags.contains(ExtentFlags::ZERO) {
-            rows.zeroes(to - from).map_err(SessionError::Output)?;
+            rows.zeroes(to - from).map_err(ClientError::Output)?;
         } else {
             read(link, rows, from, to)?;
         }

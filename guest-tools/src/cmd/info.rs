@@ -1,6 +1,7 @@
 //! `info`: what an export is and what it can do.
 
 use clap::Args;
+use nbd_client::{ClientError, Connector};
 
 use super::{
     CommandError,
@@ -8,7 +9,7 @@ use super::{
     question::Question,
     show,
 };
-use crate::{cli::Target, error::SessionError, greet};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,14 +56,14 @@ struct Asked {
     has: Option<Question>,
 }
 
-pub(crate) fn run(words: &Info) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Info, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
     let Asked { can, is, has } = words.asked;
-    let server = greet::describe(uri);
+    let server = connector.describe(uri);
     if let Some(question) = can.or(is).or(has) {
         let yes = match server {
             Ok(server) => question.answer(&server),
-            Err(SessionError::Dial(_)) if question == Question::Connect => false,
+            Err(ClientError::Dial(_)) if question == Question::Connect => false,
             Err(error) => return Err(error.into()),
         };
         if words.json {

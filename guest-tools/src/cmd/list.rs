@@ -2,13 +2,14 @@
 
 use clap::Args;
 use nbd::wire::is_plain;
+use nbd_client::Connector;
 
 use super::{
     CommandError,
     print::{print, print_json},
     show,
 };
-use crate::{cli::Target, greet};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,9 +35,9 @@ pub(crate) struct List {
     json: bool,
 }
 
-pub(crate) fn run(words: &List) -> Result<(), CommandError> {
+pub(crate) fn run(words: &List, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let server = greet::list(uri)?;
+    let server = connector.list(uri)?;
     let names = server.exports.iter().map(|export| export.name.as_str());
     match (words.names, words.json) {
         (true, true) => print_json(&names.collect()),

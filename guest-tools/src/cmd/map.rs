@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use nbd::wire::{BASE_ALLOCATION, printable};
+use nbd_client::{Connector, Extent, extents::Extents};
 use serde_json::{Map as Object, Value};
 
 use super::{
@@ -15,11 +16,7 @@ use super::{
     print::{print, print_json},
     range::Range,
 };
-use crate::{
-    cli::Target,
-    link::{Extent, Link},
-    walk::Walk,
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -54,8 +51,8 @@ pub(crate) struct Map {
     json: bool,
 }
 
-pub(crate) fn run(words: &Map) -> Result<(), CommandError> {
-    let mut link = Link::open_with(&words.target.uri, &words.context)?;
+pub(crate) fn run(words: &Map, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open_with(&words.target.uri, &words.context)?;
     let range = words.range.inside(link.described().size);
     if link.terms().context(&words.context).is_none() || range.is_err() {
         link.close();
@@ -64,7 +61,7 @@ pub(crate) fn run(words: &Map) -> Result<(), CommandError> {
         return Err(CommandError::Context { uri: words.target.uri.to_string(), context });
     }
     let range = range?;
-    let mut walk = Walk::new(&link, range, DEPTH);
+    let mut walk = Extents::new(&link, range, DEPTH);
     if words.totals {
         let mut totals = BTreeMap::new();
         while let Some(extent) = walk.next(&mut link)? {

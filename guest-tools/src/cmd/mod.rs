@@ -25,16 +25,17 @@ pub(crate) mod zero;
 
 use std::{io, path::PathBuf};
 
+use nbd_client::ClientError;
 use thiserror::Error;
 
 use self::pattern::Wrong;
-use crate::{attach::AttachError, copy::CopyError, error::SessionError, stamp::Change};
+use crate::{attach::AttachError, copy::CopyError, stamp::Change};
 
 /// Why a command failed.
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ClientError),
     #[error(transparent)]
     Copy(#[from] CopyError),
     #[error(transparent)]
@@ -76,7 +77,7 @@ pub(crate) enum CommandError {
     #[error("cannot measure: {0}")]
     Bench(String),
     #[error("cannot measure: {count} connections failed")]
-    Connections { count: usize, source: Option<SessionError> },
+    Connections { count: usize, source: Option<ClientError> },
     #[error("at {at} is no header of a test: 'guest-tools test --destroy' writes one")]
     NoRun { at: u64 },
     #[error(

@@ -9,6 +9,7 @@ use clap::Args;
 use doctor::{Finding, Verdict, guest};
 use human::{chain, parse_duration, print_size};
 use nbd::{Uri, uri::Place};
+use nbd_client::{ClientError, Connector, dial::DialError};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{
@@ -21,7 +22,7 @@ use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::{cli::Target, dial::DialError, error::SessionError, greet};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,13 +61,13 @@ pub(crate) struct Probe {
     json: bool,
 }
 
-pub(crate) fn run(words: &Probe) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Probe, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
     let begun = Instant::now();
     let news = uevents();
     let mut nap = NAP;
     let connection = loop {
-        let connection = connect(uri);
+        let connection = connect(connector, uri);
         let left = words.wait.saturating_sub(begun.elapsed());
         if works(&connection) || left.is_zero() || is_hopeless(&connection) {
             break connection;
@@ -120,34 +121,41 @@ fn is_hopeless(connection: &[Finding]) -> bool {
 }
 
 /// Tries it.
-fn connect(uri: &Uri) -> Vec<Finding> {
+fn connect(connector: &Connector, uri: &Uri) -> Vec<Finding> {
     let connected = || {
         Finding::bare("connect", Verdict::Ok, format!("{uri} takes connections"))
             .meaning("the way there is open")
     };
     let greeted = || Finding::bare("server", Verdict::Ok, "it speaks NBD");
-    match greet::describe(uri) {
+    match connector.describe(uri) {
         Ok(server) => {
             let size = server.exports.first().and_then(|export| export.described.as_ref().ok());
             let size = print_size(size.map_or(0, |described| described.size));
             let export = Finding::bare("export", Verdict::Ok, format!("{:?}: {size}", uri.export));
             vec![connected(), greeted(), export.meaning("the disk is there")]
         }
-        Err(SessionError::Dial(DialError::Connect { hint, source, .. })) => {
+        Err(ClientError::Dial(DialError::Connect { hint, source, .. })) => {
             vec![
                 Finding::bare("connect", Verdict::Fault, format!("{uri}: {source}"))
                     .meaning("no connection")
                     .hint(hint),
             ]
         }
-        Err(SessionError::Dial(error)) => {
+        Err(ClientError::Dial(error @ DialError::Resolve { .. })) => {
+            vec![
+                Finding::bare("connect", Verdict::Fault, chain(&error).to_string())
+                    .meaning("no connection")
+                    .hint("check the name, and whether this machine has a network"),
+            ]
+        }
+        Err(ClientError::Dial(error)) => {
             vec![
                 Finding::bare("connect", Verdict::Fault, chain(&error).to_string())
                     .meaning(UNTRIED)
                     .hint("see the addresses in 'guest-tools --help'"),
             ]
         }
-        Err(SessionError::Refused { source, .. }) => {
+        Err(ClientError::Refused { source, .. }) => {
             let refused = Finding::bare("export", Verdict::Warning, source.to_string())
                 .meaning(format!(
                     "the server does not open the export {:?} for this guest",
@@ -156,7 +164,7 @@ fn connect(uri: &Uri) -> Vec<Finding> {
                 .hint("'guest-tools list' names those that it has; the agent's log says why");
             vec![connected(), greeted(), refused]
         }
-        Err(error @ (SessionError::Closed { .. } | SessionError::Lost { .. })) => {
+        Err(error @ (ClientError::Closed { .. } | ClientError::Lost { .. })) => {
             let closed = Finding::bare("server", Verdict::Fault, chain(&error).to_string())
                 .meaning("the connection was taken and ended before a greeting: a rule of the server may refuse this guest, or no server stands behind the listener")
                 .hint("the agent's log on the host names each connection that it refused, and the rule");

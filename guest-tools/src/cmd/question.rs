@@ -4,8 +4,7 @@
 use std::str::FromStr;
 
 use nbd::{Framing, wire::TransmissionFlags};
-
-use crate::greet::Server;
+use nbd_client::connect::Server;
 
 /// A question whose answer is yes or no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

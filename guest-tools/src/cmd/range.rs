@@ -6,14 +6,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use human::{parse_size, print_size};
 use nbd::{Uri, wire::TransmissionFlags};
+use nbd_client::{Client, ClientError, Connector, Order, transfer};
 use serde_json::{Map, Value};
 
 use super::{CommandError, print::print_json};
-use crate::{
-    error::SessionError,
-    link::{Link, Order},
-    session,
-};
 
 /// A range of the export, up to its end if nothing else is said.
 #[derive(Debug, Args)]
@@ -78,12 +74,12 @@ impl Settle {
     /// Flushes if it is wanted and there is such a thing. Says what is true of every change.
     pub(super) fn finish(
         &self,
-        link: &mut Link,
+        link: &mut Client,
         (at, len): (u64, u64),
-    ) -> Result<Map<String, Value>, SessionError> {
+    ) -> Result<Map<String, Value>, ClientError> {
         let flushed = !self.no_flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
         if flushed {
-            session::flush(link)?;
+            transfer::flush(link)?;
         }
         let told: [(&str, Value); 4] = [
             ("offset", at.into()),
@@ -98,14 +94,15 @@ impl Settle {
 /// Opens an export, changes a range of it, leaves in order whatever happened, and tells what was
 /// done: JSON if `change` says so, else a line with its word for it.
 pub(super) fn changed(
+    connector: &Connector,
     uri: &Uri,
     range: &Changed,
     change: impl FnOnce(
-        &mut Link,
+        &mut Client,
         (u64, u64),
     ) -> Result<(Map<String, Value>, bool, &'static str), CommandError>,
 ) -> Result<(), CommandError> {
-    let mut link = Link::open(uri)?;
+    let mut link = connector.open(uri)?;
     let range = range.inside(link.described().size);
     let done = range.and_then(|range| Ok((range, change(&mut link, range)?)));
     link.close();
@@ -129,10 +126,10 @@ const SLOW: Duration = Duration::from_secs(5);
 
 /// Does something with a range, in pieces one after another. Says how many they were.
 pub(super) fn in_pieces(
-    link: &mut Link,
+    link: &mut Client,
     (at, len): (u64, u64),
     order: impl Fn(u64, u64) -> Order,
-) -> Result<u64, SessionError> {
+) -> Result<u64, ClientError> {
     let unit = u64::from(link.terms().blocks.minimum.max(1));
     let longest = link.longest_range();
     let (mut at, mut left, mut piece, mut count) = (at, len, FIRST.min(longest), 0);

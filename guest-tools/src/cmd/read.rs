@@ -3,14 +3,14 @@
 use std::{fs::File, io, os::fd::AsFd, path::PathBuf};
 
 use clap::Args;
+use nbd_client::{Connector, transfer};
 use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
 use crate::{
     cli::Target,
     copy::{sync, sync_name},
-    link::Link,
-    session, sys,
+    sys,
 };
 
 const EXAMPLES: &str = "\
@@ -40,8 +40,8 @@ pub(crate) struct Read {
     json: bool,
 }
 
-pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
-    let mut link = Link::open(&words.target.uri)?;
+pub(crate) fn run(words: &Read, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let (at, len) = match words.range.inside(link.described().size) {
         Ok(range) => range,
         Err(error) => {
@@ -51,7 +51,7 @@ pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
     };
     if words.verify_pattern {
         let mut verifier = Verifier::new(at);
-        session::read(&mut link, at, len, &mut verifier)?;
+        transfer::read(&mut link, at, len, &mut verifier)?;
         link.close();
         if let Some((first, count)) = verifier.verdict() {
             return Err(CommandError::Pattern { first, count, len });
@@ -66,12 +66,12 @@ pub(crate) fn run(words: &Read) -> Result<(), CommandError> {
         let opened = File::create(path);
         let mut file =
             opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
-        session::read(&mut link, at, len, &mut file)?;
+        transfer::read(&mut link, at, len, &mut file)?;
         sync(&file).and_then(|_| sync_name(path)).map_err(CommandError::Kept)?;
     } else {
         let output = io::stdout();
         sys::was_open(output.as_fd()).map_err(CommandError::Print)?;
-        session::read(&mut link, at, len, &mut output.lock())?;
+        transfer::read(&mut link, at, len, &mut output.lock())?;
         let output = output.as_fd().try_clone_to_owned().map_err(CommandError::Print)?;
         sync(&File::from(output)).map_err(CommandError::Kept)?;
     }

@@ -7,10 +7,10 @@ use nbd::{
     negotiate::Described,
     wire::{TransmissionFlags, printable},
 };
+use nbd_client::{connect::Known, connect::Server};
 use serde_json::{Map, Value, json};
 
 use super::print::quoted;
-use crate::greet::{Known, Server};
 
 /// nbdinfo's keys, in its order.
 const FLAGS: [(&str, TransmissionFlags); 11] = [

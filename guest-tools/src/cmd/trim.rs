@@ -1,15 +1,13 @@
 //! `trim`: tells the server that a range is not needed any more.
 
 use clap::Args;
+use nbd_client::{Connector, Order, Verb};
 
 use super::{
     CommandError,
     range::{Changed, Settle, changed, in_pieces},
 };
-use crate::{
-    cli::Target,
-    link::{Order, Verb},
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,8 +33,8 @@ pub(crate) struct Trim {
     json: bool,
 }
 
-pub(crate) fn run(words: &Trim) -> Result<(), CommandError> {
-    changed(&words.target.uri, &words.range, |link, range| {
+pub(crate) fn run(words: &Trim, connector: &Connector) -> Result<(), CommandError> {
+    changed(connector, &words.target.uri, &words.range, |link, range| {
         let verb = Verb::Trim { fua: words.settle.fua };
         let requests = in_pieces(link, range, |at, len| Order::bare(verb, at, len))?;
         let mut told = words.settle.finish(link, range)?;

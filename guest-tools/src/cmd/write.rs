@@ -10,17 +10,11 @@ use std::{
 use clap::Args;
 use human::{parse_size, print_size};
 use nbd::wire::TransmissionFlags;
+use nbd_client::{ClientError, Connector, transfer, transfer::Durability};
 use serde_json::json;
 
 use super::{CommandError, pattern::Source, print::print_json};
-use crate::{
-    cli::Target,
-    error::SessionError,
-    link::Link,
-    session::{self, Durability},
-    stamp::Stamp,
-    sys,
-};
+use crate::{cli::Target, stamp::Stamp, sys};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,8 +53,8 @@ pub(crate) struct Write {
     json: bool,
 }
 
-pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
-    let mut link = Link::open(&words.target.uri)?;
+pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandError> {
+    let mut link = connector.open(&words.target.uri)?;
     let (at, size) = (words.offset, link.described().size);
     // What is known not to fit is not begun. A pipe tells its length at its end.
     let fits = |len: u64| {
@@ -71,7 +65,7 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
         Err(CommandError::PastEnd { what, size })
     };
     let durability = Durability { fua: words.fua, flush: !words.no_flush };
-    let mut copy = |source: &mut dyn Read| session::write(&mut link, at, source, durability);
+    let mut copy = |source: &mut dyn Read| transfer::write(&mut link, at, source, durability);
     let written = match (&words.input, words.pattern.then_some(words.length).flatten()) {
         (Some(path), _) => {
             let wrong = |source| CommandError::Open { path: path.clone(), source };
@@ -110,7 +104,7 @@ pub(crate) fn run(words: &Write) -> Result<(), CommandError> {
 fn whole(
     mut file: &File,
     path: &Path,
-    copy: &mut dyn FnMut(&mut dyn Read) -> Result<u64, SessionError>,
+    copy: &mut dyn FnMut(&mut dyn Read) -> Result<u64, ClientError>,
 ) -> Result<u64, CommandError> {
     let wrong = |source| CommandError::Open { path: path.to_owned(), source };
     let stamp = Stamp::of(file).map_err(wrong)?;

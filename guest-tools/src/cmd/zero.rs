@@ -4,16 +4,13 @@ use std::io::{self, Read};
 
 use clap::Args;
 use nbd::wire::{CommandFlags, TransmissionFlags};
+use nbd_client::{Client, Connector, Order, Verb, transfer, transfer::Durability};
 
 use super::{
     CommandError,
     range::{Changed, Settle, changed, in_pieces},
 };
-use crate::{
-    cli::Target,
-    link::{Link, Order, Verb},
-    session::{self, Durability},
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,8 +42,8 @@ pub(crate) struct Zero {
     json: bool,
 }
 
-pub(crate) fn run(words: &Zero) -> Result<(), CommandError> {
-    changed(&words.target.uri, &words.range, |link, range| {
+pub(crate) fn run(words: &Zero, connector: &Connector) -> Result<(), CommandError> {
+    changed(connector, &words.target.uri, &words.range, |link, range| {
         let mut flags = CommandFlags::empty();
         flags.set(CommandFlags::FUA, words.settle.fua);
         flags.set(CommandFlags::NO_HOLE, words.no_hole);
@@ -66,9 +63,9 @@ pub(crate) fn run(words: &Zero) -> Result<(), CommandError> {
 }
 
 /// The long way, for servers without NBD_CMD_WRITE_ZEROES. Says how many requests it took.
-fn write_zeroes(link: &mut Link, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
+fn write_zeroes(link: &mut Client, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
     let (at, len) = range;
     let durability = Durability { fua, flush: false };
-    session::write(link, at, &mut io::repeat(0).take(len), durability)?;
-    Ok(len.div_ceil(session::piece(link).max(1)))
+    transfer::write(link, at, &mut io::repeat(0).take(len), durability)?;
+    Ok(len.div_ceil(transfer::piece(link).max(1)))
 }

@@ -1,8 +1,7 @@
 //! What is to be done with parts of the source, and how its extents become that. Pure.
 
 use nbd::wire::ExtentFlags;
-
-use crate::link::Extent;
+use nbd_client::Extent;
 
 /// What a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

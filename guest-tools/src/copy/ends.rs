@@ -9,6 +9,7 @@ use std::{
 };
 
 use nbd::wire::TransmissionFlags;
+use nbd_client::{Client, Connector};
 use nix::poll::{PollFd, PollFlags};
 
 use super::{
@@ -16,12 +17,11 @@ use super::{
     local::{Kind, Local},
     word::Word,
 };
-use crate::link::Link;
 
 /// One side.
 #[derive(Debug)]
 pub(super) enum Side {
-    Link(Box<Link>),
+    Link(Box<Client>),
     /// A regular file or a block device.
     File(Arc<Local>),
     /// Read or written once, in order.
@@ -39,9 +39,9 @@ impl Side {
     }
 
     /// To read from.
-    pub(super) fn source(word: &Word) -> Result<Self, CopyError> {
+    pub(super) fn source(connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
-            Word::Uri(uri) => Self::Link(Box::new(Link::open(uri)?)),
+            Word::Uri(uri) => Self::Link(Box::new(connector.open(uri)?)),
             Word::Path(path) => Self::local(Local::source(path)?),
             Word::Stdio => Self::local(Local::stdio(io::stdin(), "standard input")?),
             Word::Null => Self::Null,
@@ -49,18 +49,22 @@ impl Side {
     }
 
     /// To read from again, after the copy: what was a server's export has the size that it had.
-    pub(super) fn reopen(word: &Word, before: Option<u64>) -> Result<Self, CopyError> {
+    pub(super) fn reopen(
+        connector: &Connector,
+        word: &Word,
+        before: Option<u64>,
+    ) -> Result<Self, CopyError> {
         match (word, before) {
-            (Word::Uri(uri), Some(size)) => Ok(Self::Link(Box::new(Link::again(uri, size)?))),
-            _ => Self::source(word),
+            (Word::Uri(uri), Some(size)) => Ok(Self::Link(Box::new(connector.reopen(uri, size)?))),
+            _ => Self::source(connector, word),
         }
     }
 
     /// To write to. Nothing is changed, but a file that was not there is.
-    pub(super) fn target(word: &Word) -> Result<Self, CopyError> {
+    pub(super) fn target(connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
             Word::Uri(uri) => {
-                let link = Link::open(uri)?;
+                let link = connector.open(uri)?;
                 if link.terms().flags.contains(TransmissionFlags::READ_ONLY) {
                     link.close();
                     return Err(CopyError::ReadOnly(uri.to_string()));
@@ -74,10 +78,10 @@ impl Side {
     }
 
     /// For one worker more.
-    pub(super) fn again(&self, word: &Word) -> Result<Self, CopyError> {
+    pub(super) fn again(&self, connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
             (Self::Link(link), Word::Uri(uri)) => {
-                let again = Link::again(uri, link.described().size)?;
+                let again = connector.reopen(uri, link.described().size)?;
                 let (before, now) = (link.terms(), again.terms());
                 if before.flags != now.flags || before.blocks != now.blocks {
                     let uri = uri.to_string();
@@ -166,14 +170,14 @@ impl Side {
         }
     }
 
-    pub(super) fn link(&mut self) -> Option<&mut Link> {
+    pub(super) fn link(&mut self) -> Option<&mut Client> {
         match self {
             Self::Link(link) => Some(link),
             _ => None,
         }
     }
 
-    pub(super) fn linked(&self) -> Option<&Link> {
+    pub(super) fn linked(&self) -> Option<&Client> {
         match self {
             Self::Link(link) => Some(link),
             _ => None,

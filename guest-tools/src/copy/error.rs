@@ -2,17 +2,18 @@
 
 use std::io;
 
-use human::print_size;
+use nbd_client::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::{error::SessionError, stamp::Change};
+use crate::stamp::Change;
+use human::print_size;
 
 /// What can go wrong. Names are those of the command line.
 #[derive(Debug, Error)]
 pub(crate) enum CopyError {
     #[error(transparent)]
-    Session(#[from] SessionError),
+    Session(#[from] ClientError),
     #[error("cannot open {name}{hint}")]
     Open { name: String, hint: &'static str, source: io::Error },
     #[error("cannot {doing} {name}")]

@@ -12,6 +12,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use nbd_client::Extent;
 use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise},
@@ -21,7 +22,6 @@ use nix::{
 
 use super::error::CopyError;
 use crate::{
-    link::Extent,
     stamp::{Change, Stamp},
     sys,
 };

@@ -36,6 +36,7 @@ use std::{
 };
 
 use nbd::wire::BASE_ALLOCATION;
+use nbd_client::Connector;
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use self::{
@@ -67,6 +68,7 @@ const SPARSE: u64 = 4096;
 /// What is to be copied, and how.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    pub(crate) connector: Connector,
     pub(crate) source: Word,
     pub(crate) target: Word,
     pub(crate) connections: Option<usize>,
@@ -103,7 +105,7 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     let names = (&*source_name, &*target_name);
     let mut progress = Progress::new(plan.progress)?;
     plan.check_words(names)?;
-    let source = Side::source(&plan.source)?;
+    let source = Side::source(&plan.connector, &plan.source)?;
     let target = match plan.target(&source, &progress, names) {
         Ok(target) => target,
         Err(error) => {
@@ -213,7 +215,7 @@ impl Plan {
         if self.verify && matches!(source, Side::Stream(_)) {
             return Err(stream(names.0));
         }
-        let target = Side::target(&self.target)?;
+        let target = Side::target(&self.connector, &self.target)?;
         let checked = match (source, &target) {
             (_, Side::Stream(_) | Side::Null) if self.verify => Err(stream(names.1)),
             _ => self.are_apart(source, &target, names).and_then(|()| {
@@ -339,7 +341,10 @@ impl Plan {
         let multiple = source.is_multiple() && target.is_multiple();
         let mut pairs = Vec::new();
         for _ in 1..if multiple { workers } else { 1 } {
-            pairs.push((source.again(&self.source)?, target.again(&self.target)?));
+            pairs.push((
+                source.again(&self.connector, &self.source)?,
+                target.again(&self.connector, &self.target)?,
+            ));
         }
         pairs.push((source, target));
         Ok(pairs)
@@ -353,8 +358,8 @@ impl Plan {
         rules: Rules,
         names: (&str, &str),
     ) -> Result<(), CopyError> {
-        let source = Side::reopen(&self.source, rules.size)?;
-        let target = Side::reopen(&self.target, rules.room)?;
+        let source = Side::reopen(&self.connector, &self.source, rules.size)?;
+        let target = Side::reopen(&self.connector, &self.target, rules.room)?;
         let local = |side: &Side| match side {
             Side::File(local) => Some(Arc::clone(local)),
             _ => None,

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
+use nbd_client::{Client, Order, client::least, timeout::poll_timeout};
 use nix::{
     errno::Errno,
     poll::{PollFlags, poll},
@@ -12,10 +13,6 @@ use super::{
     ends::{Side, until},
     error::CopyError,
     job::Job,
-};
-use crate::{
-    link::{Link, Order, least},
-    patience::poll_timeout,
 };
 
 /// One thread of it.
@@ -154,7 +151,7 @@ impl<'a> Verifier<'a> {
             return Err(CopyError::Stalled);
         }
         let silent = least(self.sides.iter().filter_map(Side::linked));
-        match poll(&mut fds, poll_timeout(silent.and_then(Link::left))) {
+        match poll(&mut fds, poll_timeout(silent.and_then(Client::left))) {
             Ok(0) => return silent.map_or(Ok(()), |link| Err(link.silent().into())),
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(()),
@@ -167,7 +164,7 @@ impl<'a> Verifier<'a> {
         drop(fds);
         let owing = self.sides.iter_mut().filter(|side| side.under_way() > 0);
         for (side, _) in owing.zip(ready).filter(|(_, ready)| *ready) {
-            side.link().map_or(Ok(()), Link::turn)?;
+            side.link().map_or(Ok(()), Client::turn)?;
         }
         Ok(())
     }

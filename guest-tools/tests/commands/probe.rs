@@ -116,11 +116,12 @@ fn the_wait_has_an_end() {
     assert_eq!(output.status.code(), Some(1));
     let waited = json(&output.stdout)["waited"].as_f64().expect("seconds");
     assert!((0.3..30.0).contains(&waited), "{waited}");
-    // No wait makes a name known.
-    let words = ["probe", "nbd://example.com/", "--wait", "1h", "--json"];
+    // No wait makes certificates.
+    let uri = "nbds+unix:///?socket=/nonexistent/s&tls-certificates=/nonexistent";
+    let words = ["probe", uri, "--wait", "1h", "--json"];
     let output = Command::new(TOOL).args(words).output().expect("it starts");
     assert_eq!(output.status.code(), Some(1));
     let told = json(&output.stdout);
     let evidence = told["findings"][0]["evidence"].as_str().expect("a text");
-    assert!(evidence.contains("names are not looked up"), "{told}");
+    assert!(evidence.contains("cannot use /nonexistent/ca-cert.pem"), "{told}");
 }

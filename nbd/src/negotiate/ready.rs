@@ -37,6 +37,15 @@ impl ClientTls {
 }
 
 impl Ready {
+    /// Continues in plain text after the server has refused TLS (`Client::start_secure`), and agrees on
+    /// the framing, which nobody has asked for yet: `Feed` or `Ready`.
+    pub fn without_tls(self, out: &mut Vec<u8>) -> ClientStep {
+        match Client::agree_framing(self.0, out) {
+            Turn::Hungry(client) | Turn::Again(client) => ClientStep::Feed(client),
+            Turn::Stop(step) => step,
+        }
+    }
+
     /// The framing that was agreed.
     pub const fn framing(&self) -> Framing {
         self.0.framing

@@ -112,6 +112,19 @@ fn a_server_without_tls_refuses() {
 }
 
 #[test]
+fn a_client_that_may_do_without_tls_agrees_on_the_framing_after_the_refusal() {
+    let (_, step) = Client::start_secure(Framing::Extended).step(GREETING, &mut Vec::new());
+    let ClientStep::Feed(client) = step else { panic!("{step:?}") };
+    let no = reply(OptionCode::STARTTLS, ReplyCode::ERR_POLICY, b"no certificate");
+    let ClientStep::Refused(ready, _) = self::step(client, &no) else { panic!("no refusal") };
+    let mut out = Vec::new();
+    let ClientStep::Feed(client) = ready.without_tls(&mut out) else { panic!("it asks") };
+    assert_eq!(out, b"IHAVEOPT\0\0\0\x0b\0\0\0\0");
+    let step = self::step(client, &ack(OptionCode::EXTENDED_HEADERS));
+    assert!(matches!(step, ClientStep::Ready(ready) if ready.framing() == Framing::Extended));
+}
+
+#[test]
 fn the_contexts_of_an_export_are_listed_and_some_of_them_are_selected() {
     let mut out = Vec::new();
     let client = ready(Framing::Structured).contexts("disk", &mut out);

@@ -17,13 +17,13 @@ use std::{
 
 use human::chain;
 use nbd::wire::Errno as Code;
+use nbd_client::{Client, ClientError};
 use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::{
     super::{notify::tell, redial::pause, state::Phase},
     Net, REPLAYED, Relay,
 };
-use crate::{error::SessionError, link::Link};
 
 /// Changes that are asked for again at a time.
 const DEPTH: usize = 8;
@@ -31,7 +31,7 @@ const DEPTH: usize = 8;
 const GOODBYE: Duration = Duration::from_secs(10);
 
 impl Relay {
-    pub(super) fn unless_broken(&mut self, done: Result<(), SessionError>) {
+    pub(super) fn unless_broken(&mut self, done: Result<(), ClientError>) {
         if let Err(error) = done {
             self.broke(&chain(&error).to_string());
         }
@@ -178,7 +178,7 @@ impl Relay {
             self.receive(&woken);
         }
         if let Net::Up(links) = std::mem::replace(&mut self.net, Net::Down(until, 0)) {
-            links.into_iter().for_each(Link::close);
+            links.into_iter().for_each(Client::close);
         }
     }
 }

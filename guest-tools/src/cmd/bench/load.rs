@@ -8,13 +8,10 @@ use std::{
 };
 
 use nbd::{Uri, wire::CommandFlags};
+use nbd_client::{ClientError, Connector, Order, Verb};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::histogram::Histogram;
-use crate::{
-    error::SessionError,
-    link::{Link, Order, Verb},
-};
 
 /// What the requests are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -66,18 +63,18 @@ pub(super) struct Outcome {
     pub(super) latencies: Histogram,
     /// Connections that failed, and why the first did.
     pub(super) failed: usize,
-    pub(super) why: Option<SessionError>,
+    pub(super) why: Option<ClientError>,
     /// This program's processor time, all threads, while it was counted and around it.
     pub(super) cpu: Duration,
 }
 
-pub(super) fn run(uri: &Uri, case: Case) -> Outcome {
+pub(super) fn run(connector: &Connector, uri: &Uri, case: Case) -> Outcome {
     let before = cpu();
     // All are connected before one begins: they count the same seconds.
     let ready = &Barrier::new(case.connections);
     let ends = thread::scope(|scope| {
         let threads: Vec<_> = (0..case.connections)
-            .map(|n| scope.spawn(move || one(uri, case, n as u64, ready)))
+            .map(|n| scope.spawn(move || one((connector, uri), case, n as u64, ready)))
             .collect();
         threads.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
@@ -146,8 +143,13 @@ impl Places {
     }
 }
 
-fn one(uri: &Uri, case: Case, n: u64, ready: &Barrier) -> Result<Histogram, SessionError> {
-    let opened = Link::again(uri, case.export);
+fn one(
+    (connector, uri): (&Connector, &Uri),
+    case: Case,
+    n: u64,
+    ready: &Barrier,
+) -> Result<Histogram, ClientError> {
+    let opened = connector.reopen(uri, case.export);
     ready.wait();
     let mut link = opened?;
     let mut places = Places::new(case, link.described().size, n);

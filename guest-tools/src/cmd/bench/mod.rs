@@ -12,6 +12,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use clap::Args;
 use human::{chain, exact_size, parse_duration, parse_size};
 use nbd::wire::TransmissionFlags;
+use nbd_client::Connector;
 use serde_json::{Value, json};
 
 use self::load::{Case, Mode, Outcome};
@@ -19,7 +20,7 @@ use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::{cli::Target, link::Link};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,9 +75,9 @@ pub(crate) struct Bench {
     compare: Vec<PathBuf>,
 }
 
-pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Bench, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let link = Link::open(uri)?;
+    let link = connector.open(uri)?;
     let (export, flags) = (link.described().size, link.described().flags);
     let (unit, longest) = (u64::from(link.terms().blocks.minimum.max(1)), link.longest_payload());
     link.close();
@@ -109,7 +110,7 @@ pub(crate) fn run(words: &Bench) -> Result<(), CommandError> {
                     let (mode, size) = (*mode, *size);
                     let (warm_up, time) = (words.warm_up, words.time);
                     let case = Case { mode, size, export, depth, connections, warm_up, time };
-                    let outcome = load::run(uri, case);
+                    let outcome = load::run(connector, uri, case);
                     let told = told(case, &outcome);
                     if !words.json {
                         print(&row(case, &outcome))?;

@@ -6,13 +6,13 @@
 use std::ops::Range;
 
 use nbd::wire::{CommandFlags, ExtentFlags, TransmissionFlags};
+use nbd_client::{Done, Extent, Order, Verb};
 
 use super::{
     super::CommandError,
     block::mix,
     drive::{Drive, index},
 };
-use crate::link::{Done, Extent, Order, Verb};
 
 /// Of a window, bytes.
 const WINDOW: u64 = 160 << 10;

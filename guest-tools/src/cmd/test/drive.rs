@@ -7,13 +7,13 @@ use nbd::{
     Uri,
     wire::{BASE_ALLOCATION, CommandFlags, Errno, TransmissionFlags},
 };
+use nbd_client::{Client, Connector, Done, Order, Verb, client::wait};
 
 use super::{
     super::CommandError,
     block::mix,
     model::{Kind, Model, Stroke, Wrong},
 };
-use crate::link::{Done, Link, Order, Verb, wait};
 
 /// Bytes of reads and writes that are under way together, or of one of them: what the longest request of
 /// most servers has. Where memory is short there are fewer, an eighth of what is free.
@@ -71,10 +71,11 @@ pub(super) enum Under {
 }
 
 pub(super) struct Drive<'a> {
+    connector: &'a Connector,
     uri: &'a Uri,
     pub(super) settings: Settings,
     flags: TransmissionFlags,
-    links: Vec<Link>,
+    links: Vec<Client>,
     pub(super) model: Model,
     under: HashMap<u64, Under>,
     /// Bytes of reads and writes under way, and the most that may be.
@@ -89,7 +90,11 @@ pub(super) struct Drive<'a> {
 }
 
 impl<'a> Drive<'a> {
-    pub(super) fn new(uri: &'a Uri, settings: Settings) -> Result<Self, CommandError> {
+    pub(super) fn new(
+        connector: &'a Connector,
+        uri: &'a Uri,
+        settings: Settings,
+    ) -> Result<Self, CommandError> {
         let block = usize::try_from(settings.block).unwrap_or(usize::MAX);
         let blocks = usize::try_from(settings.len / settings.block - 1).unwrap_or(usize::MAX);
         let model = Model::new(settings.seed, settings.at + settings.block, block, blocks)
@@ -97,6 +102,7 @@ impl<'a> Drive<'a> {
         let random = mix(settings.seed);
         let most = (available() / SHARE).clamp(settings.block, FLYING);
         let mut drive = Self {
+            connector,
             uri,
             settings,
             flags: TransmissionFlags::empty(),
@@ -126,7 +132,7 @@ impl<'a> Drive<'a> {
 
     fn connect(&mut self) -> Result<(), CommandError> {
         for _ in 0..self.settings.connections {
-            let link = Link::again(self.uri, self.settings.size)?;
+            let link = self.connector.reopen(self.uri, self.settings.size)?;
             self.flags = link.described().flags;
             self.links.push(link);
         }
@@ -160,12 +166,12 @@ impl<'a> Drive<'a> {
 
     /// Bytes that one request may read or write.
     pub(super) fn longest_payload(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Link::longest_payload).min(self.most)
+        self.links.first().map_or(self.settings.block, Client::longest_payload).min(self.most)
     }
 
     /// Bytes that one request may do anything else with.
     pub(super) fn longest_range(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Link::longest_range)
+        self.links.first().map_or(self.settings.block, Client::longest_range)
     }
 
     pub(super) fn below(&mut self, limit: u64) -> u64 {
@@ -226,11 +232,11 @@ impl<'a> Drive<'a> {
         }
         self.requests += 1;
         let turn = usize::try_from(self.requests).unwrap_or_default() % self.links.len().max(1);
-        let least = self.links.iter().map(Link::under_way).min();
+        let least = self.links.iter().map(Client::under_way).min();
         let count = self.links.len();
         let place = (0..count)
             .map(|n| (n + turn) % count)
-            .find(|n| self.links.get(*n).map(Link::under_way) == least);
+            .find(|n| self.links.get(*n).map(Client::under_way) == least);
         if let Some(link) = place.and_then(|place| self.links.get_mut(place)) {
             self.under.insert(self.requests, under);
             self.flying += weight;
@@ -265,7 +271,7 @@ impl<'a> Drive<'a> {
         for n in 0..self.links.len() {
             let Some(link) = self.links.get_mut(n) else { continue };
             link.turn()?;
-            while let Some(done) = self.links.get_mut(n).and_then(Link::pop) {
+            while let Some(done) = self.links.get_mut(n).and_then(Client::pop) {
                 some = true;
                 self.flying = self.flying.saturating_sub(weight(&done.order));
                 if is_not_fast(&done) {

@@ -1,8 +1,9 @@
 //! What a server says of holes, held against the model: who copies a disk reads nothing where there is said
 //! to be a hole, so data that is called zeroes is lost as surely as data that is not written.
 
+use nbd_client::{Done, Order, Verb};
+
 use super::{super::CommandError, drive::Drive};
-use crate::link::{Done, Order, Verb};
 
 /// Parts at random that are asked for, beside all of it.
 const PARTS: u32 = 24;

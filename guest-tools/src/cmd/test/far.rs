@@ -2,9 +2,9 @@
 //! numbers have another bit. A server that cuts offsets, or has less than it says, is wrong there only.
 
 use nbd::wire::TransmissionFlags;
+use nbd_client::Order;
 
 use super::{super::CommandError, block, drive::Drive, drive::index};
-use crate::link::Order;
 
 /// Blocks of one place, half of them before the offset.
 const BLOCKS: u64 = 8;

@@ -17,14 +17,12 @@ use std::time::Instant;
 use clap::Args;
 use human::{parse_size, print_size};
 use nbd::wire::TransmissionFlags;
+use nbd_client::{Connector, Order};
 use serde_json::json;
 
 use self::drive::{Drive, Settings};
 use super::{CommandError, print::print_json, range::Range};
-use crate::{
-    cli::Target,
-    link::{Link, Order},
-};
+use crate::cli::Target;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,10 +75,10 @@ pub(crate) struct Test {
     json: bool,
 }
 
-pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
+pub(crate) fn run(words: &Test, connector: &Connector) -> Result<(), CommandError> {
     let begun = Instant::now();
     let uri = &words.target.uri;
-    let mut link = Link::open(uri)?;
+    let mut link = connector.open(uri)?;
     if words.destroy && link.described().flags.contains(TransmissionFlags::READ_ONLY) {
         link.close();
         return Err(CommandError::ReadOnly(uri.to_string()));
@@ -123,7 +121,7 @@ pub(crate) fn run(words: &Test) -> Result<(), CommandError> {
     let requests = words.requests.into();
     let whole = words.range.length.is_none();
     let settings = Settings { at, len, end, size, block, unit, whole, seed, connections, requests };
-    let mut drive = Drive::new(uri, settings)?;
+    let mut drive = Drive::new(connector, uri, settings)?;
     let done = match last {
         Some(last) => drive.check_last_run(last),
         None => drive.all(),

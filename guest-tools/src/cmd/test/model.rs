@@ -4,9 +4,9 @@
 use std::{collections::TryReserveError, ops::Range};
 
 use nbd::wire::ExtentFlags;
+use nbd_client::Extent;
 
 use super::block::{self, LINE};
-use crate::link::Extent;
 
 /// What a change leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,13 +6,13 @@
 use std::ops::Range;
 
 use nbd::wire::{CommandFlags, TransmissionFlags};
+use nbd_client::{Order, Verb};
 
 use super::{
     super::CommandError,
     drive::{Drive, Under, index},
     model::{Kind, Stroke},
 };
-use crate::link::{Order, Verb};
 
 /// Longest random request but for some, blocks.
 const LONG: u64 = 128;

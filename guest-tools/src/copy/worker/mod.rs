@@ -17,16 +17,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nbd_client::{Client, ClientError, Done, Order, Verb};
+
 use super::{
     chunk::{Chunk, Kind, chunks},
     ends::Side,
     error::CopyError,
     job::Job,
     ordered::Ordered,
-};
-use crate::{
-    error::SessionError,
-    link::{Done, Link, Order, Verb},
 };
 
 /// Chunks that are begun before the sockets have their turn.
@@ -298,7 +296,7 @@ impl<'a> Worker<'a> {
     /// Takes what was answered. Whether there was anything.
     fn pop(&mut self) -> Result<bool, CopyError> {
         let mut any = false;
-        while let Some(done) = self.source.link().and_then(Link::pop) {
+        while let Some(done) = self.source.link().and_then(Client::pop) {
             any = true;
             let done = good(&mut self.source, done)?;
             if let Verb::Extents { .. } = done.order.verb {
@@ -307,7 +305,7 @@ impl<'a> Worker<'a> {
                 self.got(done.order.at, done.order.bytes, &done.holes)?;
             }
         }
-        while let Some(done) = self.target.link().and_then(Link::pop) {
+        while let Some(done) = self.target.link().and_then(Client::pop) {
             any = true;
             let Order { verb, at, len, mut bytes, tag } = good(&mut self.target, done)?.order;
             match verb {
@@ -367,7 +365,7 @@ impl<'a> Worker<'a> {
 }
 
 /// Asks for the extents of a stride, as much as may be asked at once.
-fn ask(link: &mut Link, at: u64, end: u64) -> Result<(), CopyError> {
+fn ask(link: &mut Client, at: u64, end: u64) -> Result<(), CopyError> {
     let len = (end - at).min(link.longest_range());
     Ok(link.submit(Order::bare(Verb::Extents { one: false }, at, len))?)
 }
@@ -379,7 +377,7 @@ fn good(side: &mut Side, done: Done) -> Result<Done, CopyError> {
     }
 }
 
-fn heed(done: Result<(), SessionError>, broken: &mut bool) -> Result<(), CopyError> {
+fn heed(done: Result<(), ClientError>, broken: &mut bool) -> Result<(), CopyError> {
     *broken |= done.as_ref().is_err_and(|error| !error.is_of_one_request());
     Ok(done?)
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use nbd::wire::{CommandFlags, TransmissionFlags};
+use nbd_client::{Order, Verb};
 
 use super::{
     super::{
@@ -14,7 +15,6 @@ use super::{
     },
     Worker,
 };
-use crate::link::{Order, Verb};
 
 impl Worker<'_> {
     /// Bytes are here: what of them is zeroes goes another way.

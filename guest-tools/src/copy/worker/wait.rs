@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use nbd::wire::TransmissionFlags;
+use nbd_client::{Client, Order, Verb, client::least, timeout::poll_timeout};
 use nix::{
     errno::Errno,
     poll::{PollFlags, poll},
@@ -14,10 +15,6 @@ use super::{
         error::CopyError,
     },
     Worker, good, heed,
-};
-use crate::{
-    link::{Link, Order, Verb, least},
-    patience::poll_timeout,
 };
 
 impl Worker<'_> {
@@ -34,7 +31,7 @@ impl Worker<'_> {
             return Err(CopyError::Stalled);
         }
         let silent = least(self.source.linked().into_iter().chain(self.target.linked()));
-        let left = silent.and_then(Link::left);
+        let left = silent.and_then(Client::left);
         match poll(&mut fds, poll_timeout(left.into_iter().chain(most).min())) {
             Ok(0) => {
                 let silent = silent.filter(|link| link.left().is_some_and(|left| left.is_zero()));
@@ -99,9 +96,9 @@ impl Worker<'_> {
     pub(super) fn flush_link(&mut self) -> Result<(), CopyError> {
         let mut flushed = Ok(());
         while self.target.under_way() > 0 {
-            let again = self.target.link().and_then(Link::inquire);
+            let again = self.target.link().and_then(Client::inquire);
             self.push()?;
-            match self.target.link().and_then(Link::pop) {
+            match self.target.link().and_then(Client::pop) {
                 Some(done) if done.order.verb == Verb::Flush => {
                     flushed = good(&mut self.target, done).map(drop);
                 }

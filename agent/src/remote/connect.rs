@@ -1,0 +1,143 @@
+//! From the far server's address to an export that is entered, by nbd-client's set-up on tokio: no thread
+//! waits for the network.
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use nbd::{Framing, negotiate::Listed, uri::Place, wire::BASE_ALLOCATION};
+use nbd_client::{
+    ClientError, Timeout,
+    connect::{Connected, Negotiation, Security},
+    dial::{self, DialError},
+    tls::{Config, Options, TlsError},
+    wait::{Event, Wait},
+};
+use rustls::crypto::aws_lc_rs;
+use tokio::time::{sleep, timeout, timeout_at};
+
+use crate::{shell, sys::socket::Socket, tenant::Tenant};
+
+/// How long a connection may take to come about.
+const CONNECT: Timeout = Timeout::new(Duration::from_secs(10));
+/// How long the negotiation may take, with the TLS handshake.
+const NEGOTIATE: Duration = Duration::from_secs(30);
+
+/// Whether connections to the far server go on inside TLS.
+#[derive(Debug)]
+pub enum Tls {
+    /// In plain text.
+    Off,
+    /// Inside TLS if the server has it.
+    On(Config),
+    /// Inside TLS, or not at all.
+    Require(Config),
+}
+
+impl Tls {
+    /// Reads the certificates. They are not read again.
+    pub fn config(options: &Options) -> Result<Config, TlsError> {
+        Config::load(options, &Arc::new(aws_lc_rs::default_provider()))
+    }
+
+    const fn security(&self) -> Security<'_> {
+        match self {
+            Self::Off => Security::Plain,
+            Self::On(config) => Security::Opportunistic(config),
+            Self::Require(config) => Security::Required(config),
+        }
+    }
+}
+
+/// Waits on the runtime of the current thread, for a client of a tenant; `None`: at the start, on a thread that
+/// nobody else needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reactor<'a>(pub(super) Option<&'a Arc<Tenant>>);
+
+impl Wait for Reactor<'_> {
+    async fn ready(
+        &self,
+        socket: BorrowedFd<'_>,
+        event: Event,
+        until: Option<Instant>,
+    ) -> io::Result<bool> {
+        let socket = Socket::new(socket.try_clone_to_owned()?, None)?;
+        let ready = async {
+            match event {
+                Event::Readable => socket.readable().await,
+                Event::Writable => socket.writable().await,
+            }
+        };
+        match until {
+            Some(until) => timeout_at(until.into(), ready)
+                .await
+                .map_or(Ok(false), |ready| ready.map(|()| true)),
+            None => ready.await.map(|()| true),
+        }
+    }
+
+    async fn sleep(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    /// A name's addresses are asked of a name server by a call that blocks: no more of a tenant's clients wait for
+    /// that at once than may run commands.
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let of = (host.to_owned(), port);
+        let ask = move || of.to_socket_addrs().map(Vec::from_iter);
+        let Some(tenant) = self.0 else { return ask() };
+        let _turn = shell::turn(tenant).await;
+        let asked = tenant.run(ask).await;
+        asked.unwrap_or_else(|| Err(io::Error::other("a bug in agent: the name's lookup panicked")))
+    }
+}
+
+/// Connects to a place.
+pub(super) async fn dial(
+    place: &Place,
+    far: &str,
+    tenant: Option<&Arc<Tenant>>,
+) -> Result<nbd_client::socket::Socket, DialError> {
+    dial::dial(place, far, CONNECT, &Reactor(tenant)).await
+}
+
+/// Enters an export of the server at the other end of the socket.
+pub(super) async fn enter(
+    (far, tls): (&str, &Tls),
+    socket: nbd_client::socket::Socket,
+    export: &str,
+) -> Result<Connected, ClientError> {
+    within(far, async {
+        let means = (Timeout::new(Duration::ZERO), Reactor(None));
+        let begun = Negotiation::begin(far, socket, tls.security(), Framing::Extended, means);
+        let (talk, ready) = begun.await?;
+        talk.enter(ready, export, Some(BASE_ALLOCATION)).await
+    })
+    .await
+}
+
+/// Asks for the list of exports.
+pub(super) async fn list(
+    (far, tls): (&str, &Tls),
+    socket: nbd_client::socket::Socket,
+) -> Result<Vec<Listed>, ClientError> {
+    within(far, async {
+        let means = (Timeout::new(Duration::ZERO), Reactor(None));
+        let begun = Negotiation::begin(far, socket, tls.security(), Framing::Extended, means);
+        let (talk, ready) = begun.await?;
+        talk.list(ready).await
+    })
+    .await
+}
+
+async fn within<T>(
+    far: &str,
+    talk: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let late = || ClientError::lost(far, "negotiating", Timeout::new(NEGOTIATE).expired());
+    timeout(NEGOTIATE, talk).await.unwrap_or_else(|_| Err(late()))
+}

@@ -1,0 +1,383 @@
+//! One connection in transmission, with many requests under way, on the caller's own thread.
+//!
+//! ```text
+//!  submit(Order) -> outgoing -> turn() <-> socket
+//!                                 |
+//!           pop() <- done <-------+          next_done() = turn() and poll(2) until pop() has one
+//! ```
+//!
+//! It sends and receives at once: while the server does not take requests in, its replies are
+//! still read, so neither end waits for the other for ever. Large reads are received in place.
+//! How many requests are under way is the caller's choice. Nothing is retried here; what a broken
+//! connection leaves unanswered is given back by `unanswered`.
+
+mod order;
+mod outgoing;
+mod wait;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::{self, IoSliceMut, Read, Write},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use nbd::{
+    Terms,
+    negotiate::Described,
+    transmit::client::{Client as Machine, Event},
+};
+use nix::{
+    poll::PollFlags,
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+};
+
+pub use self::order::{Done, Extent, Order, Verb};
+use self::outgoing::Outgoing;
+pub use self::wait::{least, wait};
+use crate::{
+    connect::Connected,
+    error::ClientError,
+    stream::Stream,
+    timeout::{Pulse, Timeout},
+};
+
+/// Received at once, bytes.
+const RECEIVE: usize = 256 << 10;
+/// Received behind a large read that is received in place: the headers that follow.
+const BEHIND: usize = 4 << 10;
+/// From this length on a read is received in place, bytes.
+const LARGE: u64 = 32 << 10;
+
+/// An open export: one connection, on the caller's thread. `AsFd` and `interest` are for callers that wait by
+/// themselves.
+///
+/// ```no_run
+/// use nbd_client::{Connector, Order, Timeout};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let connector = Connector::new(Timeout::default());
+/// let mut client = connector.open(&"nbd+vsock://2/".parse()?)?;
+/// for at in [0, 4096, 8192] {
+///     client.submit(Order::read(at, 4096, Vec::new()))?;
+/// }
+/// while client.under_way() > 0 {
+///     // In the order in which the server answers.
+///     let done = client.next_good()?;
+///     println!("{} bytes at {}", done.order.bytes.len(), done.order.at);
+/// }
+/// client.close();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    /// For errors.
+    name: String,
+    stream: Stream,
+    machine: Machine,
+    described: Described,
+    /// Received and not consumed: `input[start..end]`.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// By cookie.
+    flying: HashMap<u64, Done>,
+    /// Of those, the reads that are received in place.
+    large: usize,
+    outgoing: Outgoing,
+    /// Writes that were answered before all of their payload had left: some servers fail a write
+    /// by its header. They stay in `flying` until then.
+    early: Vec<u64>,
+    done: VecDeque<Done>,
+    pulse: Pulse,
+}
+
+impl Client {
+    /// Takes a connection over; `name` is what messages call the server, and `timeout` is how long it
+    /// may owe an answer.
+    ///
+    /// # Errors
+    /// `ClientError::Violation` where the server has answered what nobody asked.
+    pub fn over(name: String, connected: Connected, timeout: Timeout) -> Result<Self, ClientError> {
+        let Connected { mut stream, received, machine, described } = connected;
+        // What the negotiation took is no sign of life of a request.
+        stream.take_moved();
+        let (start, end, mut input) = (0, received.len(), received);
+        input.resize(RECEIVE.max(end), 0);
+        let (flying, large) = (HashMap::new(), 0);
+        let (outgoing, early, done) = (Outgoing::default(), Vec::new(), VecDeque::new());
+        let mut client = Self {
+            name,
+            stream,
+            machine,
+            described,
+            input,
+            start,
+            end,
+            flying,
+            large,
+            outgoing,
+            early,
+            done,
+            pulse: Pulse::new(timeout),
+        };
+        // What has come before anything was asked must not pass for the answer to it.
+        client.consume()?;
+        Ok(client)
+    }
+
+    /// What was agreed: size, flags, framing, block sizes, contexts.
+    pub fn terms(&self) -> &Terms {
+        self.machine.terms()
+    }
+
+    /// How the server described the export.
+    pub const fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// The longest read or write, in bytes.
+    pub fn longest_payload(&self) -> u64 {
+        self.machine.longest_payload()
+    }
+
+    /// The longest range of the other commands that it is wise to ask for, in bytes: whole blocks of
+    /// every size. nbdkit 1.32 ends by an assertion when asked for the extents of 2^32-1 bytes.
+    pub fn longest_range(&self) -> u64 {
+        self.machine.longest_range() & !0xffff
+    }
+
+    /// Requests that were submitted and not popped.
+    pub fn under_way(&self) -> usize {
+        self.flying.len() + self.done.len()
+    }
+
+    /// Whether the server has given a sign of life since the last call, by the rule of the module `timeout`.
+    pub const fn take_life(&mut self) -> bool {
+        self.pulse.take_beaten()
+    }
+
+    /// Queues a request; `turn` sends it. How many requests are under way is the caller's choice.
+    ///
+    /// # Errors
+    /// `ClientError::Unfit` where the request does not fit the export. It is not sent, and the connection goes on.
+    pub fn submit(&mut self, mut order: Order) -> Result<(), ClientError> {
+        if order.verb.reads() {
+            order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
+        }
+        let put = order.put(&mut self.machine, self.outgoing.heads());
+        let cookie = put.map_err(|source| {
+            let (name, doing) = (self.name.clone(), order.name());
+            ClientError::Unfit { name, doing, source }
+        })?;
+        let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
+        if self.flying.is_empty() {
+            self.pulse.begin();
+        }
+        self.outgoing.push(cookie, payload);
+        self.large += usize::from(is_large(&order));
+        self.flying.insert(cookie, Done::new(order));
+        Ok(())
+    }
+
+    /// Takes the next request that was answered; `None` where there is none yet.
+    pub fn pop(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    /// Sends and receives what it can without waiting.
+    ///
+    /// # Errors
+    /// `ClientError::{Lost, Closed, Violation}`: the connection is over, and `unanswered` gives the requests back.
+    pub fn turn(&mut self) -> Result<(), ClientError> {
+        self.send()?;
+        self.receive()
+    }
+
+    /// As `turn`, but receives nothing: for callers that know by poll(2) when there is something.
+    ///
+    /// # Errors
+    /// As `turn`.
+    pub fn push(&mut self) -> Result<(), ClientError> {
+        if self.outgoing.is_empty() { Ok(()) } else { self.send() }
+    }
+
+    /// The events of poll(2) to wait for before the next `turn`.
+    pub fn interest(&self) -> PollFlags {
+        if self.outgoing.is_empty() && !self.stream.holds_output() {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::POLLIN | PollFlags::POLLOUT
+        }
+    }
+
+    /// The request, if the server did not fail it.
+    ///
+    /// # Errors
+    /// `ClientError::Failed`.
+    pub fn good(&self, done: Done) -> Result<Done, ClientError> {
+        match done.result {
+            Ok(()) => Ok(done),
+            Err(source) => {
+                let (name, doing) = (self.name.clone(), done.order.name());
+                Err(ClientError::Failed { name, doing, source })
+            }
+        }
+    }
+
+    /// The id of the process that made the server's Unix socket; `None` for other sockets, and where the process
+    /// cannot be seen.
+    pub fn server(&self) -> Option<i32> {
+        let peer = getsockopt(&self.stream.as_fd(), PeerCredentials).ok()?;
+        Some(peer.pid()).filter(|pid| *pid > 0)
+    }
+
+    /// Says goodbye and closes. Only when everything that was asked has been answered: some servers take it badly
+    /// otherwise.
+    pub fn close(self) {
+        let Self { machine, mut stream, .. } = self;
+        let mut out = Vec::new();
+        machine.disconnect(&mut out);
+        // Nothing depends on it: the server sees the end of the stream too.
+        stream.write_all(&out).ok();
+        stream.end();
+    }
+
+    /// Gives back what was asked and not answered, in the order in which it was asked. Pop the answers that are
+    /// there first: they are lost otherwise.
+    pub fn unanswered(self) -> Vec<Order> {
+        let mut left: Vec<_> = self.flying.into_iter().collect();
+        left.sort_unstable_by_key(|(cookie, _)| *cookie);
+        left.into_iter().map(|(_, done)| done.order).collect()
+    }
+
+    fn send(&mut self) -> Result<(), ClientError> {
+        self.outgoing
+            .send(&mut self.stream, &self.flying)
+            .and_then(|()| self.stream.flush())
+            .or_else(
+                |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
+            )
+            .map_err(|source| ClientError::lost(&self.name, "sending a request", source))?;
+        self.pulse.moved(self.stream.take_moved());
+        let outgoing = &self.outgoing;
+        let left = self.early.extract_if(.., |cookie| !outgoing.has_unsent(*cookie));
+        for cookie in left.collect::<Vec<_>>() {
+            self.finish(cookie);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<(), ClientError> {
+        loop {
+            self.consume()?;
+            // One answered request is enough to go on with; the rest waits in the socket. What TLS
+            // has taken out of there does not: nobody would be woken for it.
+            if !self.done.is_empty() && !self.stream.holds_input() {
+                return Ok(());
+            }
+            match self.fill() {
+                Ok(0) => {
+                    let awaited = format!("the replies to {} requests", self.flying.len());
+                    return Err(ClientError::Closed { name: self.name.clone(), awaited });
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    return Err(ClientError::lost(&self.name, "waiting for a reply", error));
+                }
+            }
+        }
+    }
+
+    /// Makes events of all that has come.
+    fn consume(&mut self) -> Result<(), ClientError> {
+        loop {
+            let there = self.input.get(self.start..self.end).unwrap_or_default();
+            let (eaten, event) = self
+                .machine
+                .step(there)
+                .map_err(|source| ClientError::Violation { name: self.name.clone(), source })?;
+            self.start += eaten;
+            let Some(event) = event else { return Ok(()) };
+            let (Event::Data { cookie, .. }
+            | Event::Hole { cookie, .. }
+            | Event::Extent { cookie, .. }
+            | Event::Done { cookie, .. }) = event;
+            if let Event::Done { result, .. } = event {
+                if let Some(done) = self.flying.get_mut(&cookie) {
+                    done.result = result;
+                }
+                if self.outgoing.has_unsent(cookie) {
+                    self.early.push(cookie);
+                } else {
+                    self.finish(cookie);
+                }
+                continue;
+            }
+            let Some(done) = self.flying.get_mut(&cookie) else { continue };
+            match event {
+                Event::Data { at, bytes, .. } => done.put(at, bytes),
+                Event::Hole { at, len, .. } => done.put_hole(at, len),
+                Event::Extent { at, len, flags, .. } => {
+                    done.put_extent(Extent { at, len, flags });
+                }
+                Event::Done { .. } => {}
+            }
+        }
+    }
+
+    fn finish(&mut self, cookie: u64) {
+        self.pulse.beat();
+        if let Some(done) = self.flying.remove(&cookie) {
+            self.large -= usize::from(is_large(&done.order));
+            self.done.push_back(done);
+        }
+    }
+
+    /// Receives more, behind what is left.
+    fn fill(&mut self) -> io::Result<usize> {
+        self.input.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let behind = if self.large > 0 { BEHIND.max(Machine::INPUT) } else { self.input.len() };
+        let room = self.input.get_mut(self.end..behind).unwrap_or_default();
+        // What is expected comes behind what has been consumed, and all of that has been.
+        let place = match self.machine.expects() {
+            Some((cookie, at, len)) if self.end == 0 => {
+                self.flying.get_mut(&cookie).and_then(|done| done.place(at, len))
+            }
+            _ => None,
+        };
+        let place = place.unwrap_or_default();
+        let placed = place.len();
+        let n = loop {
+            let mut both = [IoSliceMut::new(place), IoSliceMut::new(room)];
+            match self.stream.read_vectored(&mut both) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        // Inside TLS, bytes have come where none is for the caller yet.
+        self.pulse.moved(self.stream.take_moved());
+        let n = n?;
+        if n > 0 && placed > 0 {
+            self.machine.placed(n.min(placed) as u64);
+        }
+        self.end += n.saturating_sub(placed);
+        Ok(n)
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+const fn is_large(order: &Order) -> bool {
+    order.verb.reads() && order.len >= LARGE
+}
+
+#[cfg(test)]
+mod tests;

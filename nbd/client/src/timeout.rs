@@ -1,0 +1,156 @@
+//! How long a server may owe an answer before it counts as gone. A `Timeout` is a value: the caller
+//! passes it to whatever waits.
+//!
+//! An answer to a question of the negotiation, and a TLS handshake, has to be whole within the
+//! timeout. While requests are under way, one has to be answered within it, or `LEAST` bytes have to
+//! move on the socket in either direction: a slow path is not a dead one, but a server that sends a
+//! byte a second is. Inside TLS the bytes of the socket count, as in plain text; the bytes of records
+//! without content do not.
+
+use std::{
+    cell::Cell,
+    io,
+    time::{Duration, Instant},
+};
+
+use nix::poll::PollTimeout;
+
+/// Bytes that count as a sign of life.
+const LEAST: u64 = 4096;
+
+/// How long a server may owe an answer.
+///
+/// ```
+/// use std::time::Duration;
+/// use nbd_client::timeout::Timeout;
+///
+/// let timeout = Timeout::new(Duration::from_secs(5)).set_by("--timeout");
+/// assert_eq!(timeout.expired().to_string(), "no answer in 5s (--timeout)");
+/// assert_eq!(Timeout::new(Duration::ZERO).limit(), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    limit: Duration,
+    /// The option that sets it, for messages.
+    option: Option<&'static str>,
+}
+
+impl Default for Timeout {
+    /// One minute.
+    fn default() -> Self {
+        Self::new(Duration::from_mins(1))
+    }
+}
+
+impl Timeout {
+    /// A limit; zero means that the client waits for ever.
+    pub const fn new(limit: Duration) -> Self {
+        Self { limit, option: None }
+    }
+
+    /// Names the option of the program that sets this timeout, for messages.
+    pub const fn set_by(self, option: &'static str) -> Self {
+        Self { option: Some(option), ..self }
+    }
+
+    /// The limit; `None` means that the client waits for ever.
+    pub fn limit(self) -> Option<Duration> {
+        Some(self.limit).filter(|limit| !limit.is_zero())
+    }
+
+    /// When an answer that is awaited from now on is late; `None` means never.
+    pub fn deadline(self) -> Option<Instant> {
+        Instant::now().checked_add(self.limit()?)
+    }
+
+    /// The error of an answer that is late, of kind `TimedOut`.
+    pub fn expired(self) -> io::Error {
+        let option = self.option.map(|option| format!(" ({option})")).unwrap_or_default();
+        io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {:?}{option}", self.limit))
+    }
+}
+
+/// Converts to poll(2)'s milliseconds, rounded up, so that the time is over when poll returns. `None`
+/// waits for ever.
+pub fn poll_timeout(left: Option<Duration>) -> PollTimeout {
+    let whole = |left: Duration| left.as_nanos().div_ceil(1_000_000);
+    left.map_or(PollTimeout::NONE, |left| {
+        i32::try_from(whole(left))
+            .ok()
+            .and_then(|ms| ms.try_into().ok())
+            .unwrap_or(PollTimeout::MAX)
+    })
+}
+
+/// The signs of life of one server that owes something. Time counts from where this end begins to
+/// wait: what this end does meanwhile is not the server's delay.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    timeout: Timeout,
+    waiting: Cell<Option<Instant>>,
+    /// Bytes since the last beat.
+    moved: u64,
+    /// There was a beat since `take_beaten` was last called.
+    beaten: bool,
+}
+
+impl Pulse {
+    /// The pulse of a server that owes nothing yet.
+    pub(crate) const fn new(timeout: Timeout) -> Self {
+        Self { timeout, waiting: Cell::new(None), moved: 0, beaten: false }
+    }
+
+    pub(crate) const fn timeout(&self) -> Timeout {
+        self.timeout
+    }
+
+    /// The server begins to owe an answer.
+    pub(crate) fn begin(&mut self) {
+        self.moved = 0;
+        self.waiting.set(None);
+    }
+
+    /// The server has answered.
+    pub(crate) fn beat(&mut self) {
+        self.begin();
+        self.beaten = true;
+    }
+
+    /// Whether there was a sign of life since the last call.
+    pub(crate) const fn take_beaten(&mut self) -> bool {
+        std::mem::replace(&mut self.beaten, false)
+    }
+
+    /// Bytes have come or gone.
+    pub(crate) fn moved(&mut self, bytes: usize) {
+        self.moved += bytes as u64;
+        if self.moved >= LEAST {
+            self.beat();
+        }
+    }
+
+    /// How long the silence may go on, for a caller that waits from now on.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let limit = self.timeout.limit()?;
+        let since = self.waiting.get().unwrap_or_else(Instant::now);
+        self.waiting.set(Some(since));
+        Some(limit.saturating_sub(since.elapsed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_bytes_are_no_sign_of_life_and_many_are() {
+        let mut pulse = Pulse::new(Timeout::default());
+        pulse.left();
+        let since = pulse.waiting.get();
+        assert!(since.is_some());
+        pulse.moved(4095);
+        assert_eq!(pulse.waiting.get(), since);
+        pulse.moved(1);
+        assert_eq!((pulse.waiting.get(), pulse.moved), (None, 0));
+    }
+}
