@@ -6,10 +6,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use support::until;
 use tests::{Failure, Outcome, lab::Lab, vhost_user};
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -34,13 +34,7 @@ impl Device {
                     target/vsock-peer vhost-device-vsock";
         let device = Self(started.map_err(|e| Failure::of(what, &e))?);
         // It does not say when it listens.
-        let deadline = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            if Instant::now() > deadline {
-                return Err(Failure::new("vhost-device-vsock does not listen"));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+        until("vhost-device-vsock listens", || socket.exists());
         Ok(device)
     }
 }

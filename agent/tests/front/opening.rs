@@ -157,6 +157,7 @@ fn a_command_ends_with_its_client_and_few_run_at_once() {
     let waiting: Vec<_> = (0..200).map(|_| asked(&agent.path("s"), "")).collect();
     // A tenant has four.
     until("four run", || ids(&path).len() == 8);
+    // Time for a fifth one to start by mistake. There is no event.
     thread::sleep(Duration::from_millis(200));
     let running = ids(&path);
     assert_eq!(running.len(), 8);
@@ -198,6 +199,7 @@ fn a_client_that_waits_is_told_when_the_agent_ends() {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x06\0\0\0\0\0\0").unwrap();
+    // No event tells that the session waits.
     thread::sleep(Duration::from_millis(100));
     let begun = Instant::now();
     agent.end();

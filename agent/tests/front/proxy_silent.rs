@@ -187,6 +187,7 @@ fn a_client_that_has_ended_its_sending_still_gets_its_answers() {
     let mut half = client(&agent, "");
     half.write_all(&request(READ, 7, 0, 512)).unwrap();
     half.shutdown(Shutdown::Write).unwrap();
+    // Time to end the session by mistake. There is no event.
     thread::sleep(Duration::from_secs(2));
     far.speaks.open();
     let mut reply = [0; 16 + 512];

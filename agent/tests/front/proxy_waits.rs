@@ -62,6 +62,7 @@ fn a_server_that_accepts_slowly_is_waited_for() {
     nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
     let mut agent = proxy(&[&format!("socket={}", path.display())]);
     let mut waiting: Vec<_> = (0..8).map(|_| asked(&agent)).collect();
+    // No event tells that the agent waits for room to connect.
     thread::sleep(Duration::from_millis(200));
     let socket = far.socket.clone();
     thread::spawn(move || {
