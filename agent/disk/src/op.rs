@@ -2,7 +2,8 @@
 
 use crate::{DiskError, NoMemory, Pages, Verb, joined};
 
-/// A request to a disk. Its range is within the disk and not empty: the caller has checked this.
+/// A request to a disk: `at` is an offset and `len` a length, both in bytes. The range is within the disk and not
+/// empty: the caller has checked this.
 #[derive(Debug)]
 pub enum Op<'a> {
     /// Reads `len` bytes from offset `at`. The pieces in the answer cover them exactly, in order.

@@ -37,6 +37,7 @@ const BLOCK_MAX: u32 = 65536;
 /// Whether the page cache is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cache {
+    /// It is used.
     #[default]
     Default,
     /// It is not used: O_DIRECT.
@@ -46,17 +47,23 @@ pub enum Cache {
 /// How the file will be read (posix_fadvise(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Advice {
+    /// POSIX_FADV_NORMAL.
     #[default]
     Normal,
+    /// POSIX_FADV_RANDOM.
     Random,
+    /// POSIX_FADV_SEQUENTIAL.
     Sequential,
 }
 
 /// Options for opening a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
+    /// Whether to open it for reading only.
     pub read_only: bool,
+    /// Whether the page cache is used.
     pub cache: Cache,
+    /// How it will be read.
     pub advice: Advice,
 }
 
@@ -70,17 +77,22 @@ pub(crate) struct Inode {
 /// Why a file was not opened.
 #[derive(Debug, Error)]
 pub enum FileError {
+    /// The file at `path` cannot be opened.
     #[error("cannot open {}{}", .path.display(), hint(.source))]
     Open { path: PathBuf, source: io::Error },
+    /// The file at `path` is neither a regular file nor a block device, but `kind`.
     #[error("{} is {kind}: only regular files and block devices can be served", .path.display())]
     Kind { path: PathBuf, kind: &'static str },
+    /// The properties of the file at `path` cannot be read.
     #[error("cannot find out the size and kind of {}", .path.display())]
     Look { path: PathBuf, source: io::Error },
+    /// The filesystem of the file at `path` has no O_DIRECT.
     #[error(
         "cannot open {} for cache=none: the filesystem that it is on has no O_DIRECT; \
          leave cache=none out", .path.display()
     )]
     NoDirect { path: PathBuf },
+    /// Another file took the place of the file at `path` during the open.
     #[error("{} was replaced by another file while it was being opened; try again", .path.display())]
     Replaced { path: PathBuf },
 }

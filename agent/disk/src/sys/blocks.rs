@@ -82,7 +82,7 @@ impl Block {
         let bits = if slab.stale == 0 { &mut slab.clean } else { &mut slab.stale };
         let index = bits.trailing_zeros() as usize;
         *bits &= *bits - 1;
-        // SAFETY: index < BLOCKS, so the block lies in the slab; it was free and is now ours alone.
+        // SAFETY: index < BLOCKS, so the block lies in the slab; it was free and now belongs to the caller alone.
         let bytes = unsafe { slab.start.add(index * BLOCK) }.cast();
         let full = slab.clean | slab.stale == 0;
         pool.stale -= u32::from(content == Content::Stale);
@@ -115,7 +115,7 @@ impl Deref for Block {
 
     fn deref(&self) -> &[u8; BLOCK] {
         // SAFETY: mapped for as long as the pool, which is for ever; initialised, for the kernel
-        // gives zeroes; nobody else has the block, and &self keeps mutable references away.
+        // gives zeroes; nothing else owns the block, and &self keeps mutable references away.
         unsafe { self.bytes.as_ref() }
     }
 }
@@ -169,10 +169,10 @@ fn give_back(blocks: Vec<(u32, NonNull<u8>, u64)>) {
             let count = (rest >> first).trailing_ones();
             let run = (u64::MAX >> (64 - count)) << first;
             rest &= !run;
-            // SAFETY: the blocks lie in the slab and are nobody's: they are in neither word of it.
+            // SAFETY: the blocks lie in the slab and are in use by nothing: they are in neither word of the slab.
             let (address, len) =
                 unsafe { (start.add(first as usize * BLOCK), count as usize * BLOCK) };
-            // SAFETY: private anonymous memory of ours, to which no reference exists; it reads as
+            // SAFETY: private anonymous memory of this pool without references to it; it reads as
             // zeroes afterwards.
             if unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_DONTNEED) } == 0 {
                 clean |= run;

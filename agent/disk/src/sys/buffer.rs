@@ -17,7 +17,7 @@ pub(crate) fn zeroed(len: usize) -> Option<Vec<u8>> {
         return None;
     }
     // SAFETY: the global allocator gave `start` for the layout of a boxed slice of this length, and all of its bytes
-    // are initialised. Nobody else has it.
+    // are initialised. Nothing else owns it.
     let bytes = unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(start, len)) };
     Some(bytes.into())
 }

@@ -47,7 +47,7 @@ pub(crate) fn read(
     assert!(len <= spare.len(), "a read needs its room beforehand");
     let slice = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: len };
     let flags = if wait == Wait::Never { libc::RWF_NOWAIT } else { 0 };
-    // SAFETY: the one slice is `len` bytes of memory that the buffer owns and nobody else refers to
+    // SAFETY: the one slice is `len` bytes of memory that the buffer owns and nothing else refers to
     // while it is borrowed here; the kernel writes at most that much.
     let n = unsafe { libc::preadv2(file.as_raw_fd(), &raw const slice, 1, offset(at)?, flags) };
     let n = count(n)?;
