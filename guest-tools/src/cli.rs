@@ -97,6 +97,8 @@ pub(crate) enum Command {
 pub(crate) struct Target {
     /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME;
     /// nbds... for TLS
+    // The text is that of --help, where neither a backtick nor a backslash may stand.
+    #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(value_name = "URI", default_value_t = host())]
     pub(crate) uri: Uri,
 }

@@ -1,6 +1,6 @@
 //! `attach`: makes a block device of an export, and stays behind it.
 //!
-//! The process that stays begins with '@' in argv[0]: at shutdown systemd leaves such processes alone
+//! The process that stays begins with '@' in `argv[0]`: at shutdown systemd leaves such processes alone
 //! until the filesystems that they carry are unmounted. So the program starts itself once more under
 //! that name, in its own place or, with --background, beside it.
 
