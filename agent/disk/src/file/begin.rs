@@ -104,12 +104,11 @@ impl Inner {
             let member = &inner.held().member;
             let all = matches!(moved, Ok(n) if n == len);
             // Before it is acknowledged, or done once more; also if it was done in part.
-            let all = match begun {
-                Some(begun) => member.end_durable(begun, moved.err()) && all,
-                None => {
-                    member.wrote();
-                    all
-                }
+            let all = if let Some(begun) = begun {
+                member.end_durable(begun, moved.err()) && all
+            } else {
+                member.wrote();
+                all
             };
             drop(together);
             match transfer {

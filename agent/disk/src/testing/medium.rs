@@ -326,12 +326,11 @@ impl Disk for FlakyDisk {
         let pages = op.take_pages();
         let begun = fua.then(|| self.member.begin_durable());
         let moved = self.write(usize::try_from(block).unwrap_or(usize::MAX), value, fua);
-        let done = match begun {
-            Some(begun) => self.member.end_durable(begun, moved.err()),
-            None => {
-                self.member.wrote();
-                moved.is_ok()
-            }
+        let done = if let Some(begun) = begun {
+            self.member.end_durable(begun, moved.err())
+        } else {
+            self.member.wrote();
+            moved.is_ok()
         };
         if done { waiter.done(Answer::default()) } else { waiter.blocks(pages) }
     }

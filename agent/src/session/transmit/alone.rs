@@ -144,7 +144,7 @@ impl Transmission {
                     match moved {
                         Ok(()) => break,
                         Err(error) => {
-                            tracing::debug!("a connection stays on its own thread: {error}")
+                            tracing::debug!("a connection stays on its own thread: {error}");
                         }
                     }
                 }
