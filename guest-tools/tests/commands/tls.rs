@@ -131,7 +131,7 @@ fn what_is_missing_is_told_before_anybody_is_connected_to() {
     let keys = Keys::new();
     let nobody = "nbds+unix:///?socket=/nonexistent/s";
     let with = |role: &str| format!("{nobody}&tls-certificates={}", keys.of(role).display());
-    fails(&["info", nobody], "?tls-certificates=DIR");
+    fails(&["info", nobody], "tls-certificates=DIR");
     fails(&["info", &with("nothing")], "ca-cert.pem");
     fs::remove_file(keys.of("client").join("client-key.pem")).expect("it was there");
     fails(&["info", &with("client")], "needs the other of");
