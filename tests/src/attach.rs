@@ -76,7 +76,7 @@ pub fn comes_and_goes(guest: &mut Guest, driver: Driver) -> Outcome<()> {
     Ok(())
 }
 
-/// [`filesystem_under_kills`] for each filesystem that the image has.
+/// `filesystem_under_kills` for each filesystem that the image has.
 pub fn filesystems_under_kills(guest: &mut Guest, driver: Driver) -> Outcome<()> {
     for commands in [
         ("mkfs.ext4 -q -F", "e2fsck -f -n"),

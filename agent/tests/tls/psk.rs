@@ -11,7 +11,6 @@ use support::{
     agent::Agent,
     client::ask,
     process::succeeds,
-    random::Random,
     wire::{OPT_GO, OPT_STARTTLS, REP_ACK, REP_ERR_TLS_REQD, option},
 };
 
