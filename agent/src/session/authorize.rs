@@ -50,7 +50,7 @@ pub(super) struct Gates<'a> {
     rules: &'a Rules,
     /// Set if the last answer was a denial.
     denied: Option<End>,
-    /// What the last question was about.
+    /// The export that the last question was about.
     asked: Option<Asked>,
 }
 

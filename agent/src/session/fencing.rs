@@ -37,7 +37,7 @@ struct Known {
     number: u64,
     generation: u64,
     revoker: Revoker,
-    /// A newer connection has replaced it. It begins no request any more, even if the newer connection ends.
+    /// A newer connection has replaced it. It begins no further request, even if the newer connection ends.
     followed: bool,
     /// It has a disk. Until it ends, requests of it may be in progress.
     active: bool,

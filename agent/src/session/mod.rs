@@ -49,7 +49,7 @@ use crate::{
     transport::{self, Transport, Wire},
 };
 
-/// What all sessions of an agent share.
+/// The configuration and state that all sessions of an agent share.
 #[derive(Debug)]
 pub struct Rules {
     pub exports: Arc<dyn Exports>,
@@ -161,7 +161,7 @@ impl fmt::Display for End {
     }
 }
 
-/// What a session transferred; for the audit line.
+/// Counts of a session's requests and bytes; for the audit line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
     /// Requests, including refused ones.

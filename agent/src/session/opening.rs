@@ -135,7 +135,7 @@ pub(super) async fn departed(stream: &mut Transport, buffer: &mut Buffer) -> End
     }
 }
 
-/// What a client is told about a disk.
+/// The description of a disk for a client. `read_only` is that of the agent.
 pub(super) fn describe(info: &DiskInfo, read_only: bool) -> Export {
     let writable = !(info.read_only || read_only);
     let mut flags = TransmissionFlags::HAS_FLAGS;

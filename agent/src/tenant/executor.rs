@@ -42,8 +42,8 @@ pub trait Work: Send {
         false
     }
 
-    /// Whether what `run` returns does not count as long work. That holds for one of many short parts, and for work
-    /// that waits for another machine: it would leave no room for the long work of others.
+    /// Whether the rest that `run` returns does not count as long work. This holds for a series of short tasks, and for
+    /// work that waits for another machine: it would leave no room for the long work of others.
     fn stays_short(&self) -> bool {
         false
     }

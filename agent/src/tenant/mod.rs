@@ -288,7 +288,7 @@ impl Tenant {
         lock(&self.used).elapsed()
     }
 
-    /// Whether it has a holder besides the table. Nobody can get it meanwhile, because the table is locked.
+    /// Whether it has a holder besides the table. None can be added meanwhile, because the table is locked.
     fn is_used(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
     }

@@ -13,7 +13,7 @@ const LOOK: u32 = 16;
 /// Bytes after which the clock is read in any case.
 const LOOK_BYTES: u64 = 64 << 10;
 
-/// What a connection has done in its turn.
+/// The work that a connection has done in its turn.
 #[derive(Debug)]
 pub(super) struct Turn {
     started: Instant,

@@ -82,7 +82,8 @@ fn however_many_tenants_take_all_they_can_the_next_finds_a_thread() {
     let executor = Executor::default();
     let (begun, begins) = channel();
     let mut held = Vec::new();
-    // Each has half of what the one before has left. After that each has one, and they take turns.
+    // Each tenant takes half of the threads that the ones before have left. After that each has one thread, and they
+    // take turns.
     for _ in 0..THREADS.ilog2() {
         let id = QueueId::new();
         for _ in 0..THREADS {
