@@ -24,7 +24,7 @@ pub(super) struct Finished {
     pub(super) request: Request,
     pub(super) checked: Checked,
     pub(super) result: Result<Answer, DiskError>,
-    /// A write's payload. Its memory is freed on the thread that received it.
+    /// A write's payload. Its memory is returned to the thread that received it.
     pub(super) pages: Pages,
     on_thread: bool,
 }
