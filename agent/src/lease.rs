@@ -1,7 +1,7 @@
-//! What a virtual machine is granted, for as long as it lives.
+//! The right of a virtual machine to connect, as long as it lives.
 //!
-//! A CID is an address, which the next machine may have. So the right to connect belongs to a lease,
-//! and whoever follows a machine's life holds it: `machines`. A gate lets in whom a lease names.
+//! A CID is an address, which the next machine may have. So the right to connect belongs to a lease. `machines` holds
+//! it, and follows the life of the machine. The gate admits guests whose CID has a lease.
 
 use std::{
     any::Any,
@@ -17,20 +17,20 @@ use crate::{
     peer::{Peer, VsockKind},
 };
 
-/// Every lease of an agent. As a gate: over vsock come guests with a lease in, and nobody else;
-/// over other sockets everybody.
+/// All leases of an agent. As a gate it admits, over vsock, only guests with a lease. Over other sockets it admits
+/// every peer.
 #[derive(Debug, Default)]
 pub struct Leases(Mutex<HashMap<u32, Grant>>);
 
 struct Grant {
     machine: Arc<str>,
-    /// Ends the connections there are.
+    /// Ends the open connections.
     revoker: Revoker,
-    /// What keeps the CID this machine's; also held by each connection.
+    /// Keeps the CID reserved for this machine; each connection holds it too.
     claim: Arc<dyn Any + Send + Sync>,
 }
 
-/// A CID that has a lease.
+/// The error that a CID has a lease already.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("CID {cid} is granted to {machine} already")]
 pub struct Taken {
@@ -39,8 +39,8 @@ pub struct Taken {
 }
 
 impl Leases {
-    /// Lets the guest with this CID in, until the lease is dropped. `claim` is kept until then, and
-    /// until the last connection is closed.
+    /// Admits the guest with this CID until the lease is dropped. `claim` is kept until then, and until the last
+    /// connection is closed.
     pub fn grant(
         self: &Arc<Self>,
         cid: u32,
@@ -68,7 +68,7 @@ impl Gate for Leases {
         if caller.peer.vsock_kind() != Some(VsockKind::Guest) {
             return Err(denied());
         }
-        // Under the lock: a revocation comes before this, or the connection hears it.
+        // Under the lock, so that a revocation either happens before this or is seen by the connection.
         let grants = self.grants();
         let grant = grants.get(cid).ok_or_else(denied)?;
         let revocation = grant.revoker.revocation();
@@ -77,7 +77,7 @@ impl Gate for Leases {
     }
 }
 
-/// The right of one machine, withdrawn when this is dropped.
+/// The lease of one machine. It is withdrawn on drop.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped is withdrawn"]
 pub struct Lease {
@@ -90,14 +90,14 @@ impl Lease {
         self.cid
     }
 
-    /// Closes the connections there are; new ones come in as before.
+    /// Closes the open connections. New ones are still admitted.
     pub fn reset(&self, why: &str) {
         if let Some(grant) = self.leases.grants().get_mut(&self.cid) {
             std::mem::take(&mut grant.revoker).revoke(why);
         }
     }
 
-    /// Closes the connections there are, and lets no new ones in.
+    /// Closes the open connections, and admits no new ones.
     pub fn withdraw(self, why: &str) {
         self.end(why);
     }
@@ -142,7 +142,7 @@ mod tests {
             (guest(8), false),
             (Peer::Vsock { cid: 1, port: 1, to: 1 }, false),
             (Peer::Vsock { cid: 2, port: 1, to: 7 }, false),
-            // The same number, in our host's own numbering.
+            // The same number, but in the numbering of this machine's own host.
             (Peer::Vsock { cid: 7, port: 1, to: 5 }, false),
             (Peer::Unix { pid: 1, uid: 0, gid: 0 }, true),
             (Peer::Pipe, true),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_ends_those_who_are_in_and_the_end_of_the_lease_all() {
+    async fn a_reset_ends_open_connections_and_the_end_of_the_lease_ends_all() {
         let leases = Arc::new(Leases::default());
         let lease = leases.grant(7, "vm", ()).unwrap();
         let before = admit(&leases, &guest(7)).unwrap();
@@ -174,7 +174,7 @@ mod tests {
         lease.withdraw("over");
         assert_eq!(&*after.revocation().unwrap().clone().revoked().await, "over");
         assert!(admit(&leases, &guest(7)).is_err());
-        // The next machine with this CID does not end with the last one.
+        // The next machine with this CID is not affected by the end of the last one.
         let _next = leases.grant(7, "next", ()).unwrap();
         assert!(admit(&leases, &guest(7)).is_ok());
     }

@@ -1,7 +1,7 @@
 //! The agent: the host's side of a disk over NBD.
 //!
-//! The way of a request, in the order of the modules:
-//! `cli` → `plan` → `serve` → `listen` → `peer` → `session` → `exports` → `disk`.
+//! The path from the command line to a disk, by modules: `cli` → `plan` → `startup` → `serve` → `listen` → `session` →
+//! `exports` → `disk`.
 
 pub mod access;
 mod child;

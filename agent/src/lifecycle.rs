@@ -1,16 +1,16 @@
-//! What is called when the agent is told something: to read its files again, to report, to stop.
+//! Hooks that are called when the agent is asked to reload, to report or to stop.
 //!
-//! Plugins and layers put lifecycle in while they are built; `serve` calls them on its thread. A hook
-//! must not wait for long.
+//! Plugins and layers add hooks to a `Lifecycle` while they are built. `serve` calls them on its thread. A hook must
+//! not block for long.
 
 use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
-/// Called by `serve`, each time.
+/// Called by `serve` at each event.
 pub type Hook = Box<dyn Fn() + Send>;
 
-/// Every hook of an agent.
+/// All hooks of an agent.
 #[derive(Default)]
 pub struct Lifecycle {
     stop: Stop,
@@ -20,22 +20,22 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Lets its holder stop the agent.
+    /// A handle that can stop the agent.
     pub fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// At HUP.
+    /// Adds a hook for HUP.
     pub fn at_reload(&mut self, hook: impl Fn() + Send + 'static) {
         self.reload.push(Box::new(hook));
     }
 
-    /// At USR1.
+    /// Adds a hook for USR1.
     pub fn at_report(&mut self, hook: impl Fn() + Send + 'static) {
         self.report.push(Box::new(hook));
     }
 
-    /// Once, when the last session is over.
+    /// Adds a hook that is called once, when the last session is over.
     pub fn at_exit(&mut self, hook: impl Fn() + Send + 'static) {
         self.exit.push(Box::new(hook));
     }
@@ -60,7 +60,7 @@ impl fmt::Debug for Lifecycle {
     }
 }
 
-/// Stops the agent as TERM does; all clones stop the same one.
+/// Stops the agent as TERM does. All clones stop the same agent.
 #[derive(Debug, Clone)]
 pub struct Stop(Arc<watch::Sender<Option<String>>>);
 
@@ -71,7 +71,7 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// Stops; `why` stands in the log. Only the first counts.
+    /// Stops the agent; `why` is logged. Only the first call has an effect.
     pub fn now(&self, why: impl Into<String>) {
         self.0.send_if_modified(|asked| {
             let first = asked.is_none();
@@ -82,10 +82,10 @@ impl Stop {
         });
     }
 
-    /// Waits until somebody says so, and says why.
+    /// Waits until `now` is called, and returns its reason.
     pub async fn asked(&self) -> String {
         let mut watch = self.0.subscribe();
-        // The sender lives as long as `self`: there is always an answer in the end.
+        // The sender lives as long as `self`, so the wait does not fail.
         let asked = watch.wait_for(Option::is_some).await.ok().and_then(|asked| asked.clone());
         asked.unwrap_or_default()
     }

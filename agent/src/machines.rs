@@ -1,7 +1,7 @@
-//! Virtual machines whose guests are served: wired by QMP at start, and followed to their end.
+//! Virtual machines whose guests are served. They are wired by QMP at start, and followed to their end.
 //!
-//! `plan` wires those of `--qmp`. Each has a lease from then on, and this is who holds it: when the
-//! machine ends, or can no longer be followed, the lease is withdrawn.
+//! `startup` wires the machines of `--qmp`. Each has a lease from then on, which this module holds. When the machine
+//! ends, or can no longer be followed, the lease is withdrawn.
 
 #[cfg(test)]
 mod tests;
@@ -27,11 +27,11 @@ use crate::{
 /// The id of a device that is plugged in here.
 const ID: &str = "vsock0";
 
-/// Which machines, by their QMP sockets.
+/// The machines to serve, by their QMP sockets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machines {
     pub sockets: Vec<PathBuf>,
-    /// For those that have no vsock device yet.
+    /// The CIDs for machines that have no vsock device yet.
     pub cids: Range,
 }
 
@@ -49,7 +49,7 @@ pub enum MachineError {
 }
 
 impl MachineError {
-    /// What to do about it, where that is known and not said already.
+    /// What to do about it, if that is known and not in the message already.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Qmp(error) => error.hint(),
@@ -64,8 +64,8 @@ impl MachineError {
     }
 }
 
-/// What to do about a machine that has no new vsock device: where the kernel's device does not open,
-/// crate `doctor` knows.
+/// What to do about a machine that cannot be given a vsock device. If the kernel's device cannot be opened, the hint
+/// comes from crate `doctor`.
 pub fn hint_of_plug(error: &PlugError) -> Option<String> {
     match error {
         PlugError::Claim(ClaimError::Open(_, error)) => {
@@ -75,7 +75,7 @@ pub fn hint_of_plug(error: &PlugError) -> Option<String> {
     }
 }
 
-/// A machine in messages.
+/// A machine, as named in messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     given: Option<Text>,
@@ -97,7 +97,7 @@ impl Machines {
         self.sockets.is_empty()
     }
 
-    /// Connects to each, sees to it that it has a vsock device, and grants its guest a lease.
+    /// Connects to each machine, makes sure that it has a vsock device, and grants its guest a lease.
     pub async fn wire(&self, leases: &Arc<Leases>) -> Result<Vec<Wired>, MachineError> {
         let mut wired = Vec::new();
         for socket in &self.sockets {
@@ -130,7 +130,7 @@ async fn wire(
     let Some(cid) = device.cid.and_then(|cid| u32::try_from(cid).ok()) else {
         return Err(MachineError::NoCid { machine: name, devices: vec![device] });
     };
-    // The claim keeps the CID from the next machine until the last session is closed.
+    // The claim reserves the CID until the last session is closed, so that the next machine cannot get it before.
     let claim: Option<Claim> = claim;
     let lease = leases.grant(cid, &name.to_string(), claim);
     let lease = lease.map_err(|source| MachineError::Taken { machine: name.clone(), source })?;
@@ -149,9 +149,9 @@ pub struct Wired {
 }
 
 impl Wired {
-    /// Follows the machine to its end, and withdraws its lease then.
+    /// Follows the machine to its end, and then withdraws its lease.
     pub async fn follow(mut self) {
-        // Its guest starts again as often as it likes.
+        // The guest can reboot as often as it likes, so its log lines are limited.
         let log = Arc::new(Allowance::new(self.name.to_string()));
         let why = log.charge(self.end()).await;
         tracing::info!("{why}: CID {} is granted to nobody", self.lease.cid());
@@ -161,15 +161,15 @@ impl Wired {
     async fn end(&mut self) -> String {
         let name = self.name.clone();
         loop {
-            // A QEMU that sends events without end never makes `next` wait, and the listeners and the
-            // signals are on this thread too.
+            // If QEMU sends events without end, `next` never waits. The listeners and the signals are on this thread
+            // too, so it yields here.
             tokio::task::yield_now().await;
             match self.life.next().await {
                 Ok(Happening::Shutdown(cause)) => {
                     return format!("{name} has ended ({})", cause.reason);
                 }
                 Ok(Happening::Reset(cause)) => {
-                    // Its kernel knows the sessions no more, and ours would never hear of it.
+                    // The guest's kernel has lost the sessions, and this side would never be notified of that.
                     let why = format!("{name} starts again ({})", cause.reason);
                     tracing::info!("{why}: its sessions are closed");
                     self.lease.reset(&why);
@@ -178,7 +178,7 @@ impl Wired {
                     return format!("the vsock device was taken out of {name}");
                 }
                 Ok(Happening::Lost(count)) => {
-                    // Any of them may have been a reset, or the device's end.
+                    // Any of the lost events may have been a reset, or the removal of the device.
                     self.lease.reset(&format!("{count} events of {name} were lost"));
                     match vsock::list(self.life.client()).await {
                         Ok(devices) if devices.contains(&self.device) => {}
@@ -194,7 +194,7 @@ impl Wired {
 }
 
 fn lost(name: &Name, error: &qmp::Error) -> String {
-    // The error itself names the socket, as `name` does.
+    // The error names the socket, and so does `name`. Only its cause is added.
     let why = error.source().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
     format!("{name} is not followed any more{why}")
 }

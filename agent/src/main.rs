@@ -1,4 +1,4 @@
-//! The program: words to a plan, the log, the plan's run, and the one line of an error.
+//! The program: parses the words to a plan, starts the log, runs the plan, and prints an error in one line.
 
 use std::{
     error::Error,
@@ -15,7 +15,7 @@ use agent::{
 use human::chain;
 
 fn main() -> ExitCode {
-    // Before anything is said, opened or started.
+    // Before anything is printed, opened or started.
     let spared = stdio::spare_client(false);
     let words: Vec<_> = std::env::args_os().collect();
     if let Some(command) = command::find(&words) {
@@ -49,10 +49,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// An answer goes to stdout; all else is a wrong command line, said in one line.
+/// Prints an answer (such as the help) to stdout. All else is a wrong command line, reported in one line.
 fn without_plan(stop: &Stop) -> ExitCode {
     if let Some(answer) = stop.answer() {
-        // Where stdout is gone there is nobody to tell.
+        // If stdout is closed, nobody can be told.
         io::stdout().lock().write_all(answer.as_bytes()).ok();
         return ExitCode::SUCCESS;
     }
@@ -70,7 +70,7 @@ fn failed(error: &(dyn Error + 'static)) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What clap says, without its word before it and the usage behind it.
+/// The message of clap, without the leading `error:` and without the usage.
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let said = text.trim_start_matches("error: ").lines().map(str::trim);
@@ -79,7 +79,7 @@ fn one_line(error: &clap::Error) -> String {
     lines.join("; ").replace(":; ", ": ")
 }
 
-/// One line: what was tried, why it failed down to the first cause, and the hint.
+/// Prints one line: what was tried, why it failed down to the first cause, and the hint.
 fn report(error: &(dyn Error + 'static), hint: Option<String>) {
     let error = chain(error);
     match hint {
@@ -88,8 +88,8 @@ fn report(error: &(dyn Error + 'static), hint: Option<String>) {
     }
 }
 
-/// Whatever of other programs is in it: on one line, and nothing but printable characters. Where nobody
-/// reads stderr the agent ends without these words.
+/// Prints the error on one line. Text of other programs may be in it, so control characters are escaped. If nobody
+/// reads stderr, the agent ends without the message.
 fn say(error: &str) {
     log::last_words(&format!("agent: error: {}\n", text::escaped(error)));
 }

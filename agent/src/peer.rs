@@ -1,14 +1,14 @@
-//! Who is at the other end of a connection: one type, printed one way in every log line.
+//! The peer at the other end of a connection: one type, printed in one form in every log line.
 
 use std::{fmt, net::SocketAddr, path::Path, sync::Arc};
 
-/// The CIDs with a meaning, vsock(7): all others are guests'.
+/// The reserved CIDs of vsock(7). All other CIDs belong to guests.
 const HYPERVISOR: u32 = 0;
 const LOCAL: u32 = 1;
 const HOST: u32 = 2;
 const ANY: u32 = u32::MAX;
 
-/// What is known of the other end when a connection is accepted.
+/// What is known about the other end when a connection is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -16,40 +16,40 @@ pub enum Peer {
     Vsock { cid: u32, port: u32, to: u32 },
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
-    /// A Unix socket: who connected, as the kernel says (SO_PEERCRED, unix(7)).
+    /// A Unix socket: the process that connected, according to the kernel (SO_PEERCRED, unix(7)).
     Unix { pid: i32, uid: u32, gid: u32 },
-    /// A guest whose vsock device ends in this agent: the VM behind that path, and no other, and the
-    /// guest's port, where the VMM tells.
+    /// A guest whose vsock device is implemented by this agent. `path` is the socket of its VM and of no other; `port`
+    /// is the guest's port, if the VMM reports it.
     Vm { path: Arc<Path>, port: Option<u32> },
-    /// Pipes on stdin and stdout: whoever started the agent so, and nothing else is known.
+    /// Pipes on stdin and stdout. The peer is the process that started the agent; nothing else is known about it.
     Pipe,
 }
 
-/// What kind of vsock peer it is, as the addresses of both ends tell.
+/// The kind of a vsock peer, determined from the addresses of both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VsockKind {
     /// A virtual machine of this host, which connected to the host (CID 2).
     Guest,
     /// A process of this machine itself (CID 1).
     Local,
-    /// What this machine is a guest of (CID 2), or its hypervisor (CID 0).
+    /// The host of this machine if it is a guest (CID 2), or its hypervisor (CID 0).
     Hypervisor,
-    /// It has a guest's CID, but connected to another CID than the host's: this machine is a guest
-    /// itself, and its host let another of its guests through. That one's CID is of another
-    /// numbering than our guests'.
+    /// A peer with a guest's CID that connected to a CID other than the host's. This machine is a guest itself, and its
+    /// host forwarded another of its guests. The CID of that guest belongs to the host's numbering, not to that of our
+    /// guests.
     Sibling,
 }
 
 impl Peer {
-    /// The first CID that a guest can have.
+    /// The lowest CID that a guest can have.
     pub const FIRST_GUEST: u32 = 3;
 
-    /// A virtual machine of this host, as far as the CIDs tell.
+    /// Whether it is a virtual machine of this host, as far as the CIDs show.
     pub fn is_guest(&self) -> bool {
         matches!(self, Self::Vm { .. }) || self.vsock_kind() == Some(VsockKind::Guest)
     }
 
-    /// `None`: it did not come over vsock.
+    /// The kind of vsock peer; `None` if it did not connect over vsock.
     pub fn vsock_kind(&self) -> Option<VsockKind> {
         let Self::Vsock { cid, to, .. } = self else { return None };
         Some(match (*cid, *to) {
@@ -93,7 +93,7 @@ mod tests {
         for (cid, to, kind, printed) in [
             (3, 2, Guest, "vsock:3:4711"),
             (u32::MAX - 1, 2, Guest, "vsock:4294967294:4711"),
-            // A process of this machine, to CID 1, to the host's and to its own as a guest.
+            // A process of this machine that connects to CID 1, to the host's CID, and to its own CID as a guest.
             (1, 1, Local, "vsock:1:4711(local)"),
             (1, 2, Local, "vsock:1:4711(local)"),
             (1, 5, Local, "vsock:1:4711(local)"),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_come_over_vsock_is_no_guest() {
+    fn a_peer_that_did_not_connect_over_vsock_is_no_guest() {
         for (peer, printed) in [
             (Peer::Tcp("[::1]:7".parse().unwrap()), "tcp:[::1]:7"),
             (Peer::Unix { pid: 1, uid: 2, gid: 3 }, "unix:pid=1,uid=2,gid=3"),

@@ -1,4 +1,4 @@
-//! Everything that the command line decided. `cli` makes a `Plan`, `startup` opens what it names.
+//! Everything that the command line decides. `cli` makes a `Plan`, `startup` opens what it names.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,28 +16,28 @@ use crate::{
     tls,
 };
 
-/// What the agent is to do.
+/// The configuration of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Connections and listeners that are there already; none are opened then.
+    /// Connections and listeners that exist already. If there are any, no others are opened.
     pub given: Given,
-    /// At least one, unless something is given.
+    /// Addresses to listen on: at least one, unless something is given.
     pub listen: Vec<Address>,
     pub plugin: String,
-    /// Layers by name, the first nearest to the client.
+    /// Filters by name, the first nearest to the client.
     pub filters: Vec<String>,
-    /// For the layers and the plugin; a value without a key is the plugin's main parameter.
+    /// Parameters of the filters and the plugin. A value without a key is the plugin's main parameter.
     pub params: Vec<Word>,
     pub read_only: bool,
     pub access: AccessConfig,
-    /// Most connections at once of one tenant; `None`: no limit of its own.
+    /// The maximum of connections per tenant; `None` for no such limit.
     pub connections_per_tenant: Option<usize>,
     pub memory: Memory,
-    /// Virtual machines whose guests come in, as long as they live.
+    /// Virtual machines whose guests may connect as long as the machine lives.
     pub machines: Machines,
-    /// For the URIs that are printed.
+    /// The export's name in the URIs that are printed.
     pub export_name: String,
-    /// Most requests of a connection that are out at once, if not as many as is best; at least 1.
+    /// The maximum of requests per connection that are out at once; at least 1. `None` for the defaults.
     pub threads: Option<usize>,
     /// How files are read and written.
     pub io: Io,
@@ -45,25 +45,25 @@ pub struct Plan {
     pub shutdown_timeout: Duration,
     pub pid_file: Option<PathBuf>,
     pub print_uri: bool,
-    /// SO_KEEPALIVE on TCP connections.
+    /// Whether to set SO_KEEPALIVE on TCP connections.
     pub keep_alive: bool,
-    /// What clients may negotiate.
+    /// The features that clients may negotiate.
     pub offers: nbd::negotiate::Offers,
     pub process: Process,
     pub tls: tls::Wanted,
     pub log: Log,
 }
 
-/// How much memory is given, in bytes.
+/// Limits of memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// To what one connection holds.
+    /// For one connection.
     pub connection: u64,
-    /// To all connections of a tenant.
+    /// For all connections of a tenant.
     pub tenant: u64,
-    /// To all connections; `None`: a quarter of what the process may have.
+    /// For all connections; `None` for a quarter of what the process may have.
     pub total: Option<u64>,
-    /// To all memory disks; `None`: half of what the process may have.
+    /// For all memory disks; `None` for half of what the process may have.
     pub disks: Option<u64>,
 }
 

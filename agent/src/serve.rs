@@ -1,7 +1,6 @@
-//! The running agent: listeners on the main thread, sessions on the engine's threads, and the way
-//! from a signal to the end.
+//! The running agent: listeners on the main thread, sessions on the engine's threads, and the shutdown after a signal.
 //!
-//! `plan` calls `serve` once, with everything open.
+//! `startup` calls `serve` once, with everything open.
 
 mod status;
 mod watchdog;
@@ -33,23 +32,22 @@ use crate::{
     shell,
 };
 
-/// How long commands that made something for a client have to end: a little more than they get to end by
-/// themselves.
+/// How long commands that run for a client have to end: a little more than the time that they get to end by themselves.
 const COMMANDS: Duration = Duration::from_secs(3);
-/// How long sessions have to close once they are told to close now.
+/// How long sessions have to close after `Life::Ending`.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// One thread a processor, each with a runtime and an epoll of its own. Not tokio's multi-thread
-/// runtime: there each event may wake a second thread, which costs a request more than its work.
+/// The threads that serve: one per processor, each with a runtime and an epoll of its own. tokio's multi-thread runtime
+/// is not used: there each event may wake a second thread, which costs a request more than its work.
 ///
-/// And one for each VM whose memory the agent reads and writes: who touches a page of it waits as long as its VMM likes
-/// (a file that is not in the page cache, a hole that is being punched).
+/// There is also one thread per VM whose memory the agent accesses. Touching a page of that memory blocks as long as
+/// the VMM likes (for a file that is not in the page cache, or a hole that is being punched).
 #[derive(Debug)]
 pub struct Engine {
     workers: Vec<Worker>,
     /// By the path of the VM's socket.
     vms: HashMap<Arc<Path>, Worker>,
-    /// A session has come or gone.
+    /// Notified when a session has begun or ended.
     changed: Arc<Notify>,
 }
 
@@ -59,7 +57,7 @@ struct Worker {
     sessions: Arc<AtomicUsize>,
 }
 
-/// A session's place on a thread, given back when the session ends in any way.
+/// A session's place on a thread. It is freed when the session ends in any way.
 struct Seat {
     sessions: Arc<AtomicUsize>,
     changed: Arc<Notify>,
@@ -94,7 +92,7 @@ impl Engine {
         self.workers.iter().chain(self.vms.values())
     }
 
-    /// Where the peer's session runs: on its VM's own thread, or on the one that has the fewest.
+    /// The thread for the peer's session: its VM's own thread, or the one with the fewest sessions.
     fn worker(&self, peer: &Peer) -> &Worker {
         let own = match peer {
             Peer::Vm { path, .. } => self.vms.get(path),
@@ -118,12 +116,12 @@ impl Engine {
         });
     }
 
-    /// How many there are.
+    /// The number of open sessions.
     fn sessions(&self) -> usize {
         self.all().map(|worker| worker.sessions.load(Ordering::Relaxed)).sum()
     }
 
-    /// Waits until every thread that is not a VM's has done something: one that hangs never does.
+    /// Waits until every thread that is not a VM's has run a task. A thread that hangs never does.
     async fn answers(&self) {
         for worker in &self.workers {
             // It cannot panic, and nothing aborts it.
@@ -156,7 +154,7 @@ impl Worker {
     }
 }
 
-/// The signals that mean something here. SIGPIPE is ignored by Rust's runtime.
+/// The signals that the agent handles. SIGPIPE is ignored by Rust's runtime.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -167,10 +165,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From here on the signals are ours. Must be called on a runtime.
+    /// Installs the handlers. Must be called on a runtime.
     pub fn catch() -> io::Result<Self> {
-        // A write past the limit on the size of files would end the agent; caught, it is EFBIG for
-        // the one client. The handler stays when what is returned here is dropped.
+        // A write beyond the limit on file sizes would end the agent; with a handler it fails with EFBIG for the one
+        // client. The handler remains when the value returned here is dropped.
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -181,7 +179,7 @@ impl Signals {
         })
     }
 
-    /// Waits for one that says stop; does what the others say until then.
+    /// Waits for a signal to stop and returns its name. Handles the other signals until then.
     pub async fn stop(&mut self, lifecycle: &Lifecycle) -> &'static str {
         loop {
             tokio::select! {
@@ -198,17 +196,17 @@ impl Signals {
     }
 }
 
-/// How it came to an end.
+/// How the agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     InOrder,
-    /// A second signal did not let it.
+    /// A second signal ended it before the sessions had finished.
     AtOnce,
 }
 
-/// Serves until a signal, and ends the sessions in order: they finish what is in flight, up to
-/// `shutdown_timeout`, and are cut after it. A second signal cuts them at once. Without a listener
-/// it also ends with the last of the `connected`.
+/// Serves until a signal, and then ends the sessions in order. They finish the requests in flight for up to
+/// `shutdown_timeout`, and are cut after it. A second signal cuts them at once. Without a listener it also ends with
+/// the last of the `connected`.
 pub async fn serve(
     listeners: Vec<Listener>,
     connected: Vec<(Accepted, Peer)>,
@@ -235,12 +233,12 @@ pub async fn serve(
     let status = status::tell(&engine);
     let stop = lifecycle.stop();
     let why = tokio::select! {
-        // Never: it is there for what it does.
+        // These two futures never complete.
         () = pings => None,
         () = status => None,
         name = signals.stop(lifecycle) => Some(name.to_owned()),
         why = stop.asked() => Some(why),
-        // Never with a listener: it is attended to for as long as the agent serves.
+        // With a listener this never completes: the agent accepts as long as it serves.
         () = all(&mut attendants) => None,
     };
     if let Some(why) = why {
@@ -268,7 +266,7 @@ pub async fn serve(
             }
         }
     }
-    // What they have made for clients that are gone is removed.
+    // Commands of clients that are gone remove what they have made.
     if ended == Ended::InOrder {
         tokio::time::timeout(COMMANDS, shell::all_ended()).await.ok();
     }
@@ -292,7 +290,7 @@ async fn attend(
     loop {
         tokio::select! {
             _ = serving.wait_for(|life| *life != Life::Serving) => break,
-            // How it ended is in the log already; it only makes room here.
+            // The log has its end already; this only removes it from the set.
             Some(_) = sessions.join_next() => {}
             (accepted, peer) = listener.accept() => {
                 engine.serve(&mut sessions, accepted, peer, Arc::clone(&rules), life.clone());
@@ -305,7 +303,7 @@ async fn attend(
     all(&mut sessions).await;
 }
 
-/// The sessions of connections that were there at start.
+/// Serves connections that existed at the start.
 async fn attend_connected(
     connected: Vec<(Accepted, Peer)>,
     engine: Arc<Engine>,
@@ -331,7 +329,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs until `count` sessions have ended.
+    /// Waits until `count` sessions have ended. Returns how many of them panicked.
     async fn ended(sessions: &mut JoinSet<()>, count: usize) -> usize {
         let mut panics = 0;
         for _ in 0..count {
@@ -341,7 +339,7 @@ mod tests {
         panics
     }
 
-    /// With so many threads, and one for a VM.
+    /// An engine with `threads` threads, and one for a VM.
     fn engine(threads: usize) -> Engine {
         let worker = || Worker::start("engine".into()).unwrap();
         let workers = iter::repeat_with(worker).take(threads).collect();
@@ -350,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_vm_whose_memory_does_not_come_holds_no_other_thread() {
+    async fn a_vm_whose_memory_blocks_delays_no_other_thread() {
         let engine = engine(1);
         let mut sessions = JoinSet::new();
         let (come, memory) = mpsc::channel::<()>();
@@ -359,7 +357,7 @@ mod tests {
         engine.run(&mut sessions, vm, async move {
             memory.lock().unwrap().recv().ok();
         });
-        // Neither the others' sessions wait for it, nor what systemd is told.
+        // Neither the sessions of others nor the watchdog wait for it.
         engine.run(&mut sessions, Peer::Vsock { cid: 3, port: 1, to: 2 }, async {});
         assert_eq!(ended(&mut sessions, 1).await, 0);
         engine.answers().await;

@@ -1,4 +1,4 @@
-//! The start of the agent: opens what `plan` decided, in the order of ARCHITECTURE.md, and serves.
+//! The start of the agent: opens what the plan names, in the order of ARCHITECTURE.md, and serves.
 //!
 //! `main` calls `run` once. Nothing is opened before.
 
@@ -63,7 +63,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What to do about it, where that is known and not said already.
+    /// What to do about it, if that is known and not in the message already.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind(error) => error.hint(),
@@ -92,9 +92,9 @@ impl Failure {
     }
 }
 
-/// Starts the agent and serves until it is told to end, or until the last client that was there already has gone.
-/// Returns the exit status: 0, or the status of the command of `--run`, or of the background process that did not
-/// get ready.
+/// Starts the agent and serves until it is told to end. Without listeners it also ends when the last client that was
+/// connected at the start has gone. Returns the exit status: 0, or the status of the command of `--run`, or that of a
+/// background process that did not become ready.
 ///
 /// # Errors
 /// Why the agent did not start.
@@ -125,9 +125,9 @@ impl Startup {
             .build()
             .map_err(Failure::Engine)?;
         let status = runtime.block_on(self.serve(background, tls, log));
-        // Scripts that still run belong to nobody now.
+        // Nothing waits for scripts that still run.
         child::end_all();
-        // What still waits for a name server or a disk is not waited for.
+        // Work that still waits for a name server or a disk is abandoned.
         runtime.shutdown_background();
         status
     }
@@ -156,7 +156,7 @@ impl Startup {
         }
     }
 
-    /// What is served: the plugin, and the layers around it.
+    /// Builds what is served: the plugin, and the layers around it.
     fn stack(
         &self,
         lifecycle: &mut Lifecycle,
@@ -190,7 +190,7 @@ impl Startup {
         tls: tls::Policy,
         log: log::Started,
     ) -> Result<u8, Failure> {
-        // First of all, so that nothing is said to a client on stdout.
+        // First of all, so that nothing is printed to a client on stdout.
         let adopted = self.plan.given.adopt()?;
         if self.plan.keep_alive {
             adopted.keep_alive();
@@ -214,7 +214,7 @@ impl Startup {
         disk::ring::choose(self.plan.io);
         let stack = self.stack(&mut lifecycle, &tls, &leases, &changes)?;
         let rules = Arc::new(self.rules(stack, changes, tls));
-        // Before the first socket stands in the filesystem, so that no signal leaves it there.
+        // Before the first socket exists in the filesystem, so that no signal leaves it behind.
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         self.announce(&listeners);
         tokio::select! {
@@ -222,22 +222,22 @@ impl Startup {
             signal = signals.stop(&lifecycle) => return Err(Failure::Stopped(signal)),
         }
         self.plan.process.lock()?;
-        // The command is whose the agent was when it started, as with nbdkit.
+        // The command runs as the user that started the agent, as with nbdkit.
         let mut captive = None;
         let changes = change.is_some();
         if let Some(change) = change {
             captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
             change.make(&listeners)?;
         }
-        // What the user may do now is what it may do to the end.
+        // From here on the user's permissions no longer change.
         disk::ring::settle().map_err(Failure::Io)?;
         // Again after a change of the user.
         let parent = self.plan.process.follow_parent()?;
-        // No thread before this: a user is changed for all of them or for none.
+        // No thread is started before this: a change of user applies to all threads or to none.
         let engine = Engine::start(&listeners).map_err(Failure::Engine)?;
         rules.tenants.executor().start().map_err(Failure::Engine)?;
         disk::start_closer().map_err(Failure::Engine)?;
-        // Held to the end, and removed with it.
+        // Held until the end; its drop removes the file.
         let _pid_file = match &self.plan.pid_file {
             Some(path) => match PidFile::write(path) {
                 Ok(file) => Some(file),
@@ -251,7 +251,7 @@ impl Startup {
         }
         let mut ready = "READY=1".to_owned();
         if let Some(background) = background {
-            // A terminal or a pipe is not held; a file of the user's own goes on.
+            // A terminal or a pipe is not kept open; a file of the user is.
             let stays = self.plan.log.verbose || sys::process::stderr_is_a_file();
             background.detach(self.plan.log.needs_stderr() && stays)?;
             ready = format!("{ready}\nMAINPID={}", std::process::id());
@@ -272,11 +272,11 @@ impl Startup {
         }
     }
 
-    /// All that may wait for another process: for its lock, or for a QEMU's answer.
+    /// Does everything that may wait for another process: for its lock, or for an answer of QEMU.
     async fn open(&self, leases: &Arc<Leases>) -> Result<Vec<Listener>, Failure> {
         let listeners = self.plan.process.labelled(self.bind()).await??;
         self.announce(&listeners);
-        // Last of what other programs see, and while the user may open what only root can.
+        // The last step that other programs can see, done while the user may still open what only root can.
         for machine in self.plan.machines.wire(leases).await.map_err(Box::new)? {
             tokio::spawn(machine.follow());
         }
@@ -302,8 +302,8 @@ impl Startup {
         }
     }
 
-    /// Starts the command of `--run`, if there is one, and tells it of the first listener. From then
-    /// on the agent is what its children are not.
+    /// Starts the command of `--run`, if there is one, and passes it the address of the first listener. Then protects
+    /// the agent from the kernel's OOM killer, if asked to; the command must not inherit that.
     fn captive(
         &self,
         listeners: &[Listener],
@@ -337,7 +337,7 @@ impl Startup {
         Ok(Some(captive))
     }
 }
-/// A line a listener; the wildcard addresses of both families have one in common.
+/// Prints one line per listener; the wildcard addresses of both families share one.
 fn print_uris(listeners: &[Listener], export: &str, tls: &tls::Policy) -> io::Result<()> {
     let uris = listeners.iter().filter_map(|listener| listener.uri(export));
     let mut uris: Vec<String> = uris.map(|uri| tls.uri(uri)).collect();

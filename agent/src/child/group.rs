@@ -1,4 +1,4 @@
-//! A child with all that it starts: a process group, ended when it is dropped.
+//! A child with all processes that it starts: a process group, which is ended on drop.
 
 use std::{
     io,
@@ -23,21 +23,21 @@ use crate::sys::poll;
 /// How long a group has to end after TERM, and its leader to be gone after KILL.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Every group that is there, so that none outlives the agent.
+/// All existing groups, so that none outlives the agent.
 static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 fn running() -> MutexGuard<'static, Vec<Pid>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends every group, before this process ends.
+/// Ends all groups. Called before this process ends.
 pub(crate) fn end_all() {
     for group in running().drain(..) {
         kill(group, Signal::SIGKILL);
     }
 }
 
-/// A group that is gone needs no signal.
+/// Sends a signal to a group. It is no error if the group is gone.
 fn kill(group: Pid, signal: Signal) {
     if let Err(error) = killpg(group, signal)
         && error != Errno::ESRCH
@@ -46,12 +46,12 @@ fn kill(group: Pid, signal: Signal) {
     }
 }
 
-/// The leader is waited for last: as long as it is not, the group's number is nobody else's.
+/// A process group. Its leader is reaped last: until then no other process can get the group's number.
 #[derive(Debug)]
 pub(crate) struct Group {
     child: Child,
     id: Pid,
-    /// Readable when the leader has ended.
+    /// A pidfd: readable when the leader has ended.
     end: OwnedFd,
     waited: bool,
 }
@@ -89,7 +89,7 @@ impl Group {
         poll::is_readable(&self.end)
     }
 
-    /// The status of a leader that has ended. With `sweep` all the others end too.
+    /// The exit status of a leader that has ended. With `sweep` all other members are ended too.
     pub(crate) fn finish(mut self, sweep: bool) -> io::Result<ExitStatus> {
         if sweep {
             kill(self.id, Signal::SIGKILL);
@@ -98,7 +98,7 @@ impl Group {
         self.child.wait()
     }
 
-    /// Sends a signal to all of it.
+    /// Sends a signal to all members.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.id, signal);
     }
@@ -116,7 +116,7 @@ impl Drop for Group {
             kill(self.id, Signal::SIGTERM);
             self.ends_soon();
             kill(self.id, Signal::SIGKILL);
-            // One that hangs in the kernel is not waited for.
+            // A leader that hangs in the kernel is not waited for.
             if self.ends_soon() {
                 self.child.wait().ok();
             }

@@ -1,11 +1,11 @@
-//! Programs that the agent runs for what they answer: virsh, the doctor's probes and fixes, the scripts of
-//! plugins and layers.
+//! Programs that the agent runs for their output: virsh, the doctor's probes and fixes, the scripts of plugins and
+//! layers.
 //!
-//! Each is a process group of its own with a bound on what it may print and, where the caller names one, a
-//! deadline. When the answer is there, or the deadline passes, or the agent ends, all that the program
-//! started ends with it. A caller waits: on the engine's threads this is for work of a tenant's threads.
+//! Each is a process group of its own, with a bound on its output and, if the caller sets one, a deadline. When the
+//! output is complete, the deadline passes, or the agent ends, all processes that the program started are ended. The
+//! calls block, so in a serving agent they are made on a tenant's threads.
 //!
-//! Long-lived children are not for this: the command of `--run` (`process`), another NBD server (`remote`).
+//! Long-lived children are handled elsewhere: the command of `--run` in `process`, another NBD server in `remote`.
 
 mod group;
 mod pipes;
@@ -22,13 +22,12 @@ use thiserror::Error;
 pub(crate) use self::group::{Group, end_all};
 use self::{pipes::Pipes, terminal::Terminal};
 
-/// Most bytes of stdout, unless the caller says otherwise.
+/// The maximum of bytes of stdout, unless the caller sets another.
 const OUTPUT: usize = 4 << 20;
-/// How long what a program has printed is read after its end, where something that it left running holds
-/// the pipe.
+/// How long the output of a program is read after its end, if a process that it left running holds the pipe.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// Why a program has no answer.
+/// Why a program gave no answer.
 #[derive(Debug, Error)]
 pub(crate) enum ChildError {
     #[error("it cannot be started")]
@@ -46,11 +45,11 @@ pub(crate) enum ChildError {
 pub(crate) struct Printed {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
-    /// The end of it, where it is long.
+    /// Its last part, if it is long.
     pub(crate) stderr: Vec<u8>,
 }
 
-/// A program that is to be run.
+/// A program to run.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     command: Command,
@@ -61,43 +60,43 @@ pub(crate) struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// Reads nothing, may print 4 MiB, and takes as long as it takes.
+    /// A program with empty stdin, at most 4 MiB of stdout, and no deadline.
     pub(crate) fn new(command: Command) -> Self {
         Self { command, input: &[], time: None, output: OUTPUT, terminal: Terminal::Nobodys }
     }
 
-    /// What it finds on stdin.
+    /// Sets its stdin.
     pub(crate) fn input(mut self, input: &'a [u8]) -> Self {
         self.input = input;
         self
     }
 
-    /// How long it may take.
+    /// Sets its deadline, as a time from its start.
     pub(crate) fn within(mut self, time: Duration) -> Self {
         self.time = Some(time);
         self
     }
 
-    /// How many bytes it may print on stdout.
+    /// Sets the maximum of bytes that it may print on stdout.
     pub(crate) fn output(mut self, most: usize) -> Self {
         self.output = most;
         self
     }
 
-    /// For a program with one thread: TERM, INT, HUP and QUIT end the child first. With `asks` the child
-    /// has the terminal meanwhile, as ssh(1) needs to ask for a password.
+    /// Has TERM, INT, HUP and QUIT end the child first. Only for a process with one thread. With `asks` the child has
+    /// the terminal meanwhile, which ssh(1) needs to ask for a password.
     pub(crate) fn interruptible(mut self, asks: bool) -> Self {
         self.terminal = if asks { Terminal::Childs } else { Terminal::Ours };
         self
     }
 
-    /// Runs it to its end, for what it prints. What it leaves running in its group is ended.
+    /// Runs it to its end and returns its output. Processes that it leaves running in its group are ended.
     pub(crate) fn answer(mut self) -> Result<Printed, ChildError> {
         self.command.stderr(Stdio::piped());
         self.print()
     }
 
-    /// The same, with the agent's own stderr: a script of the user's.
+    /// As `answer`, but with the agent's own stderr: for a script of the user.
     pub(crate) fn print(mut self) -> Result<Printed, ChildError> {
         let most = self.output;
         self.pipe();
@@ -110,8 +109,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The first bytes that it prints, no more than [`Job::output`] says, however it ends: with enough of
-    /// them it is ended. stderr is the agent's.
+    /// Returns the first bytes of its stdout, at most as many as [`Job::output`] sets, regardless of its exit status.
+    /// Once it has printed enough, it is ended. stderr is the agent's.
     pub(crate) fn beginning(mut self) -> Result<Vec<u8>, ChildError> {
         let most = self.output;
         self.pipe();
@@ -126,19 +125,19 @@ impl<'a> Job<'a> {
         self.command.stdin(stdin).stdout(Stdio::piped());
     }
 
-    /// Runs it to its end, for its exit status; stdout and stderr are the agent's. What it leaves running
-    /// goes on.
+    /// Runs it to its end and returns its exit status; stdout and stderr are the agent's. Processes that it leaves
+    /// running continue.
     pub(crate) fn status(mut self) -> Result<ExitStatus, ChildError> {
         self.command.stdin(Stdio::null());
         let (status, _) = self.run(false)?;
-        // Nothing of it is read here, so it is no flood.
+        // Nothing is read here, so there is no flood.
         status.ok_or(ChildError::Flood(0))
     }
 
-    /// No status: it has printed too much, and was ended.
+    /// Runs it. The status is `None` if it printed too much and was ended.
     fn run(self, sweep: bool) -> Result<(Option<ExitStatus>, Pipes<'a>), ChildError> {
         let end = self.time.map(|time| Instant::now() + time);
-        // Before the child is there, so that no signal is missed.
+        // Before the child exists, so that no signal is missed.
         let guard = self.terminal.guard().map_err(ChildError::Wait)?;
         let mut group = Group::start(self.command).map_err(ChildError::Start)?;
         guard.hand_over(group.id());
@@ -163,7 +162,7 @@ impl<'a> Job<'a> {
             let wait = until.map(|until| until.saturating_duration_since(now));
             let signal = pipes.wait(&group, guard.signals(), wait).map_err(ChildError::Wait)?;
             if let Some(signal) = signal {
-                // Does not come back.
+                // This does not return.
                 drop(group);
                 guard.pass_on(signal);
                 return Err(ChildError::Wait(io::ErrorKind::Interrupted.into()));

@@ -1,4 +1,4 @@
-//! What goes between the agent and a child, all at once and without waiting for one of them alone.
+//! The pipes between the agent and a child. All are served at once, without waiting for a single one.
 
 use std::{
     io::{self, Read, Write},
@@ -16,9 +16,9 @@ use nix::{
 
 use super::group::Group;
 
-/// So much of stderr is kept: its end, which says why.
+/// The minimum of bytes of stderr that are kept: its end, which has the reason of a failure.
 const STDERR: usize = 64 << 10;
-/// Taken from a pipe at once.
+/// Bytes per read from a pipe.
 const CHUNK: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -27,26 +27,26 @@ pub(super) struct Pipes<'a> {
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
-    /// Most of stdout.
+    /// The maximum of bytes of stdout.
     most: usize,
     out: Vec<u8>,
     err: Vec<u8>,
 }
 
 impl<'a> Pipes<'a> {
-    /// Those that the child has.
+    /// Takes the pipes of the child.
     pub(super) fn of(child: &mut Child, input: &'a [u8], most: usize) -> Self {
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let ends = [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd)];
         for end in ends.into_iter().chain([stderr.as_ref().map(AsFd::as_fd)]).flatten() {
-            // Of a pipe it does not fail.
+            // It does not fail on a pipe.
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok();
         }
         Self { input, stdin, stdout, stderr, most, out: Vec::new(), err: Vec::new() }
     }
 
-    /// Nothing more comes.
+    /// Whether both outputs are closed.
     pub(super) fn are_closed(&self) -> bool {
         self.stdout.is_none() && self.stderr.is_none()
     }
@@ -55,12 +55,13 @@ impl<'a> Pipes<'a> {
         self.out.len() > self.most
     }
 
-    /// stdout and the end of stderr.
+    /// stdout and the last part of stderr.
     pub(super) fn taken(self) -> (Vec<u8>, Vec<u8>) {
         (self.out, self.err)
     }
 
-    /// Waits for the child's end, a signal, or something to do at a pipe, and does it.
+    /// Waits at most `most` for the child's end, a signal, or a pipe that is ready, and serves the pipes. Returns the
+    /// signal, if there was one.
     pub(super) fn wait(
         &mut self,
         group: &Group,
@@ -77,7 +78,7 @@ impl<'a> Pipes<'a> {
         let inputs = inputs.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let stdin = self.stdin.iter().map(|stdin| PollFd::new(stdin.as_fd(), PollFlags::POLLOUT));
         let mut fds: Vec<_> = inputs.chain(stdin).collect();
-        // Rounded up, or the last millisecond would be spun away.
+        // Rounded up; otherwise the last millisecond would be spent spinning.
         let most = most.map(|most| most + Duration::from_millis(1));
         let timeout = most.map_or(PollTimeout::NONE, |most| {
             PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX)
@@ -99,7 +100,8 @@ impl<'a> Pipes<'a> {
         Ok(None)
     }
 
-    /// One that does not read it says why.
+    /// Writes to the child's stdin. An error is ignored: a child that does not read its input reports the reason
+    /// itself.
     fn feed(&mut self) {
         let Some(stdin) = &mut self.stdin else { return };
         match stdin.write(self.input) {
@@ -113,7 +115,7 @@ impl<'a> Pipes<'a> {
     }
 }
 
-/// Takes what is there, up to `most` in all; `None`: it is closed.
+/// Reads the available bytes, up to `most` in all. Sets `pipe` to `None` at its end.
 fn take(pipe: &mut Option<impl Read>, into: &mut Vec<u8>, most: usize) {
     let Some(open) = pipe else { return };
     let room = most.saturating_sub(into.len()).min(CHUNK);

@@ -1,5 +1,5 @@
-//! Signals and the terminal while a child runs that is in a process group of its own: ^C at the terminal
-//! and TERM have to end it as if it were not.
+//! Signals and the terminal while a child runs that is in a process group of its own. ^C at the terminal and TERM must
+//! end the child as if it were in the agent's group.
 
 use std::{fs::File, io, os::fd::AsFd};
 
@@ -11,25 +11,25 @@ use nix::{
     unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp},
 };
 
-/// What ends a command.
+/// The signals that end a command.
 const ENDING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// Who has the terminal and takes the signals while a child runs.
+/// The owner of the terminal and of the signals while a child runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Terminal {
-    /// Neither is touched: the server's.
+    /// Neither is changed: for the server.
     Nobodys,
-    /// Signals are taken, the terminal stays ours.
+    /// This process takes the signals and keeps the terminal.
     Ours,
-    /// The child may ask at it.
+    /// The child has the terminal and may ask at it.
     Childs,
 }
 
-/// Undone when dropped.
+/// Restores the signals and the terminal on drop.
 #[derive(Debug)]
 pub(super) struct Guard {
     signals: Option<(SignalFd, SigSet)>,
-    /// The terminal that was given away or will be.
+    /// The terminal that is or will be handed over.
     terminal: Option<File>,
 }
 
@@ -41,7 +41,7 @@ impl Terminal {
         let mut taken = ENDING.into_iter().collect::<SigSet>();
         let before = SigSet::thread_get_mask()?;
         let fd = SignalFd::with_flags(&taken, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        // To take the terminal back from the background would stop us.
+        // Taking the terminal back from the background would stop this process.
         taken.add(Signal::SIGTTOU);
         taken.thread_block()?;
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok();
@@ -57,7 +57,7 @@ impl Guard {
         self.signals.as_ref().map(|(fd, _)| fd)
     }
 
-    /// The terminal goes to the group, which may have stopped at it already.
+    /// Hands the terminal to the group. The group may have been stopped at the terminal already, so it is continued.
     pub(super) fn hand_over(&self, group: Pid) {
         let Some(terminal) = &self.terminal else { return };
         if tcsetpgrp(terminal.as_fd(), group).is_ok() {
@@ -75,7 +75,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(terminal) = &self.terminal {
-            // Where the terminal has hung up there is nothing to take back.
+            // If the terminal has hung up, there is nothing to take back.
             tcsetpgrp(terminal.as_fd(), getpgrp()).ok();
         }
         if let Some((_, before)) = &self.signals {

@@ -8,13 +8,13 @@ fn shell(script: &str) -> Command {
     shell
 }
 
-/// Whether a process is there and runs.
+/// Whether a process exists and is no zombie.
 fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
-/// Waits until the file has the number of a process.
+/// Waits until the file has a process id.
 fn pid_in(path: &Path) -> String {
     loop {
         match fs::read_to_string(path) {
@@ -40,7 +40,7 @@ fn a_program_gets_its_input_and_is_heard_on_both_pipes() {
     assert_eq!(answer.stdout, input);
     assert_eq!(answer.status.code(), Some(7));
     assert!((STDERR_KEPT..300_000).contains(&answer.stderr.len()), "{}", answer.stderr.len());
-    // One that reads nothing of it.
+    // A program that reads none of its input.
     let answer = Job::new(shell("echo no")).input(&input).answer().unwrap();
     assert_eq!(answer.stdout, b"no\n");
     let error = Job::new(Command::new("/none/such")).answer().unwrap_err();
@@ -48,7 +48,7 @@ fn a_program_gets_its_input_and_is_heard_on_both_pipes() {
     assert_eq!(Job::new(shell("exit 3")).status().unwrap().code(), Some(3));
 }
 
-/// What is kept of a long stderr, at least.
+/// The minimum of bytes that are kept of a long stderr.
 const STDERR_KEPT: usize = 64 << 10;
 
 #[test]
@@ -86,9 +86,9 @@ fn at_the_deadline_all_that_was_started_is_ended() {
     assert!(matches!(error.unwrap_err(), ChildError::Deadline(_)));
 }
 
-/// A grandchild that holds the pipes neither holds us nor stays.
+/// A grandchild that holds the pipes neither delays the agent nor survives.
 #[test]
-fn what_is_left_running_is_not_waited_for() {
+fn processes_left_running_are_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
     let script = format!("sleep 1000 & echo $! > {}; echo done", pid.display());

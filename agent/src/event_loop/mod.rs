@@ -1,8 +1,8 @@
-//! A thread with an event loop of its own: a runtime of tokio for one thread, and a ring for the files that its
+//! A thread with an event loop of its own: a single-threaded runtime of tokio, and a ring for the files that its
 //! connections use.
 //!
-//! `serve` has one a processor, which connections share, and one for each VM whose memory is read and written;
-//! `tenant` has one for each connection that may block it.
+//! `serve` has one per processor, which connections share, and one per VM whose memory it accesses. `tenant` has one
+//! for each connection that may block it.
 
 mod ring;
 
@@ -13,24 +13,24 @@ use tokio::{
     sync::oneshot,
 };
 
-/// The thread; dropped, it ends when the ring is done with what it has. Nobody waits for that: a disk that hangs
-/// does not hold the agent.
+/// The thread. After a drop it ends when the ring has finished its requests. Nothing waits for that, so a disk that
+/// hangs does not delay the agent.
 #[derive(Debug)]
 pub(crate) struct EventLoop {
     handle: Handle,
-    /// Dropped to end the thread.
+    /// Its drop ends the thread.
     _alive: oneshot::Sender<()>,
 }
 
 impl EventLoop {
-    /// Starts a thread of that name, and keeps `guard` until it ends.
+    /// Starts a thread named `name`, and keeps `guard` until the thread ends.
     ///
     /// # Errors
-    /// Those of starting a thread, and of making what it waits by: no more threads, descriptors or memory.
+    /// Those of starting a thread and of creating its event loop: no more threads, descriptors or memory.
     pub(crate) fn start(name: String, guard: impl Send + 'static) -> io::Result<Self> {
         let (alive, ended) = oneshot::channel::<()>();
         let (tell, told) = mpsc::sync_channel(1);
-        // The runtime is made on its thread: where no thread can be started, none has to be dropped here,
+        // The runtime is created on its thread. So if the thread cannot be started, no runtime has to be dropped here,
         // which tokio does not allow on the main thread's runtime.
         thread::Builder::new().name(name).spawn(move || {
             let _guard = guard;
@@ -41,18 +41,18 @@ impl EventLoop {
             tell.send(Ok(runtime.handle().clone())).ok();
             runtime.spawn(ring::run(disk::ring::attach()));
             runtime.block_on(async {
-                // An error is what is waited for: the sender is dropped.
+                // It waits for the error: the sender is dropped.
                 ended.await.ok();
                 disk::ring::drained().await;
             });
-            // Work on tokio's own threads is not waited for either.
+            // Work on tokio's blocking threads is not waited for either.
             runtime.shutdown_background();
         })?;
         let handle = told.recv().map_err(io::Error::other)??;
         Ok(Self { handle, _alive: alive })
     }
 
-    /// To run something on the thread.
+    /// The handle to spawn tasks on the thread.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }

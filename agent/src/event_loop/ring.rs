@@ -7,11 +7,12 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys::poll;
 
-/// Between two looks where the event loop does not take the ring, or the kernel not its requests, for want of memory.
+/// The interval of polling, if for lack of memory the event loop cannot watch the ring or the kernel does not accept
+/// its requests.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Tells disks what the kernel has done for them, for ever. It is a task and not part of the thread's main
-/// future: to wake that costs a system call.
+/// Reports completed requests to the disks. Never returns. It is a task and not part of the thread's main future:
+/// waking the main future costs a system call.
 pub(super) async fn run(turns: Turns) {
     turns.made().await;
     let ready = turns.done().and_then(poll::readable);
@@ -29,11 +30,11 @@ pub(super) async fn run(turns: Turns) {
     }
 }
 
-/// Something may be done.
+/// Waits until requests may have completed.
 async fn is_done(ready: Option<&AsyncFd<OwnedFd>>) {
     match ready {
         Some(ready) => {
-            // Before it is looked at: what is done from now on is told again.
+            // Cleared before the ring is read, so that later completions are announced again.
             if let Ok(mut guard) = ready.readable().await {
                 guard.clear_ready();
             }

@@ -1,5 +1,5 @@
-//! Machines of a fake QEMU, which plays a script at its QMP socket: what they say, and what becomes
-//! of the lease. No guest connects here; the gate is asked.
+//! Machines of a fake QEMU, which plays a script at its QMP socket: their events, and the effect on the lease. No guest
+//! connects here; the gate is asked.
 
 use std::sync::mpsc;
 
@@ -23,7 +23,7 @@ const SHUTDOWN: &str =
 const DELETED: &str =
     "{\"event\": \"DEVICE_DELETED\", \"data\": {\"path\": \"/machine/peripheral/v\"}}\n";
 
-/// What a QEMU says that has these named devices, and one of the CID.
+/// The script of a QEMU that has these devices, of which one has the CID `cid`.
 fn asked(devices: &'static str, cid: &'static str) -> Vec<Act> {
     let mut acts = greeted(vec![
         Expect("qom-get"),
@@ -62,7 +62,7 @@ async fn why(pass: &Pass) -> String {
     pass.revocation().unwrap().clone().revoked().await.to_string()
 }
 
-/// A machine of CID 7 that is followed, and goes on with the script at the cue.
+/// A machine with CID 7 that is followed. Its script continues with `then` at the cue.
 async fn followed(then: Vec<Act>) -> (Arc<Leases>, FakeQemu, mpsc::Sender<()>, JoinHandle<()>) {
     let (cue, cued) = mpsc::channel();
     let script = asked(DEVICE, "7").into_iter().chain([Cue(cued)]).chain(then).collect();

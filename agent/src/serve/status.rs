@@ -1,14 +1,15 @@
-//! Tells systemd what the agent does, for `systemctl status`: sd_notify(3), STATUS=.
+//! Reports the agent's state to systemd, for `systemctl status`: sd_notify(3), STATUS=.
 
 use std::time::Duration;
 
 use super::Engine;
 use crate::sys::process;
 
-/// Between two of them, at least.
+/// The minimum interval between two reports.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Says how many are connected whenever that changes, for ever; nothing where nobody wants to know.
+/// Reports the number of connections whenever it changes. Never returns. Reports nothing if there is no service
+/// manager.
 pub(super) async fn tell(engine: &Engine) {
     if !process::has_manager() {
         return std::future::pending().await;
@@ -25,8 +26,8 @@ pub(super) async fn tell(engine: &Engine) {
     }
 }
 
-/// Reads again what can be, in the words of systemd.service(5), `Type=notify-reload`; with
-/// `Type=notify` it shows as reloading until it is done.
+/// Reloads, as systemd.service(5) describes for `Type=notify-reload`. With `Type=notify` the unit shows as reloading
+/// until it is done.
 pub(super) fn reloading(reload: impl FnOnce()) {
     match process::monotonic_usec() {
         Ok(now) => notify(&format!("RELOADING=1\nMONOTONIC_USEC={now}")),
@@ -36,12 +37,12 @@ pub(super) fn reloading(reload: impl FnOnce()) {
     notify("READY=1");
 }
 
-/// The last words.
+/// Reports that the agent is stopping.
 pub(super) fn stopping() {
     notify("STOPPING=1\nSTATUS=Ending: what is in flight is finished");
 }
 
-/// A manager that cannot be told is no reason to stop.
+/// Sends `state` to the service manager. A failure is logged only, because it is no reason to stop.
 pub(super) fn notify(state: &str) {
     if let Err(error) = process::notify(state) {
         tracing::debug!(state, "the service manager cannot be told: {error}");

@@ -1,4 +1,4 @@
-//! At the gates: who is let in, and whom the connection is charged to.
+//! Asks the gates which clients are admitted, and determines the tenant that a connection is charged to.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::{
     tenant::{Key, Tenant},
 };
 
-/// What the gates said.
+/// The decision of the gates.
 pub(super) struct Admission {
-    /// Whom the connection is charged to, let in or not.
+    /// The tenant that the connection is charged to, whether admitted or not.
     pub(super) tenant: Arc<Tenant>,
-    /// All of them must be held as long as the stream is open.
+    /// To be held as long as the stream is open.
     pub(super) passes: Result<Vec<Pass>, Denied>,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn admit(rules: &Rules, peer: &Peer, label: Option<&str>) -> Admissio
     Admission { tenant, passes: denied.map_or(Ok(passes), Err) }
 }
 
-/// A session that came to no export.
+/// A session that ended without an export.
 #[derive(Debug)]
 pub(super) struct Unopened {
     pub(super) end: End,
@@ -48,9 +48,9 @@ pub(super) struct Unopened {
 #[derive(Debug)]
 pub(super) struct Gates<'a> {
     rules: &'a Rules,
-    /// The last answer, if it was no.
+    /// Set if the last answer was a denial.
     denied: Option<End>,
-    /// What it was about.
+    /// The export that the last question was about.
     asked: Option<Asked>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Gates<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     pub(super) export: String,
-    /// Why it was not given.
+    /// Why the client did not get it.
     pub(super) refused: Option<String>,
 }
 
@@ -67,8 +67,7 @@ impl<'a> Gates<'a> {
         Self { rules, denied: None, asked: None }
     }
 
-    /// Asks whether the client may have what it asks for. Whether there is such an
-    /// export does not matter here, and does not show.
+    /// Asks the gates for a permit. Whether the export exists does not matter here, and the answer does not reveal it.
     pub(super) fn authorize(
         &mut self,
         opening: &Opening,
@@ -86,17 +85,17 @@ impl<'a> Gates<'a> {
         permit.map_err(|denied| {
             self.denied = Some(End::Denied { denied, export });
             if !opening.tls && self.rules.tls.is_on() {
-                // Who shows a certificate may be let in.
+                // The client may be admitted once it shows a certificate.
                 return Refusal::tls_required();
             }
             Refusal::policy("the rules of this server do not let you in")
         })
     }
 
-    /// The export that was asked for last cannot be had.
+    /// Records why the export that was asked for last cannot be opened.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         let why = match refusal.code() {
-            // Its text has the name once more.
+            // The text of this refusal repeats the name.
             ReplyCode::ERR_UNKNOWN => "there is no such export",
             _ => refusal.text(),
         };
@@ -105,7 +104,7 @@ impl<'a> Gates<'a> {
         }
     }
 
-    /// How a session ended that came to no export: denied, if that was the last thing it heard.
+    /// The end of a session without an export: a denial, if that was the last answer to the client.
     pub(super) fn end(self, end: End) -> Unopened {
         Unopened { end: self.denied.unwrap_or(end), asked: self.asked }
     }

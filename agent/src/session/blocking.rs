@@ -1,5 +1,5 @@
-//! Requests that wait for a medium: out to the disk, where it goes on with them by itself, or to the threads of the
-//! connection's tenant, and back as finished ones.
+//! Requests that wait for a medium. They go to the disk, if it completes them by itself, or to the threads of the
+//! connection's tenant, and come back as `Finished`.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -24,14 +24,14 @@ pub(super) struct Finished {
     pub(super) request: Request,
     pub(super) checked: Checked,
     pub(super) result: Result<Answer, DiskError>,
-    /// A write's payload: its memory goes back to the thread that received it.
+    /// A write's payload. Its memory is returned to the thread that received it.
     pub(super) pages: Pages,
     on_thread: bool,
 }
 
-/// Most requests that a connection has out at once, unless the operator says how many.
+/// The maximum of requests per connection that are out at once, unless the operator sets another.
 const MOST: usize = 64;
-/// Of these, most that block a thread each.
+/// The maximum of these that block a thread each.
 const MOST_ON_THREADS: usize = 16;
 
 /// The requests of one connection that are out.
@@ -40,48 +40,49 @@ pub(super) struct Blocking {
     tenant: Arc<Tenant>,
     disk: Arc<dyn Disk>,
     shared: Arc<Shared>,
-    /// Those that the disk holds back.
+    /// The requests that the disk throttles.
     held: JoinSet<()>,
-    /// How many are out, and most that may be.
+    /// The number of requests that are out, and its maximum.
     out: usize,
     most: usize,
-    /// Most that may block a thread each.
+    /// The maximum of requests that may block a thread each.
     most_on_threads: usize,
-    /// Payload bytes of those that are out.
+    /// Payload bytes of the requests that are out.
     bytes: u64,
-    /// What the connection may hold, with what these hold.
+    /// The memory account of the connection, including these requests.
     pub(super) memory: Account,
-    /// The disk holds requests (`Disk::hold`).
+    /// The disk throttles requests (`Disk::throttle`).
     pub(super) throttles: bool,
-    /// The disk goes on with some of them by itself (`Disk::begin`).
+    /// The disk completes some of them by itself (`Disk::begin`).
     begins: bool,
-    /// Each request that is out has it: who follows this connection waits for them.
+    /// Each request that is out holds a clone, so a connection that replaces this one waits for them.
     fenced: Option<Arc<Fenced>>,
 }
 
-/// What the connection and its requests that are out have in common.
+/// State shared by the connection and its requests that are out.
 #[derive(Debug, Default)]
 struct Shared {
     finished: Mutex<Vec<Finished>>,
-    /// Told of each of them.
+    /// Notified after each push to `finished`.
     changed: Notify,
     wanted: AtomicU8,
-    /// Those that are out and block a thread each, or wait for one.
+    /// The requests that are out and block a thread each, or wait for one.
     on_threads: AtomicUsize,
     serial: Serial,
-    /// What those take of the tenant's that are out when the connection is over: until the last of them is back.
+    /// The memory and the place that the tenant is charged for requests still out when the connection is over. They are
+    /// freed when the last of these requests is back.
     rest: Mutex<Option<(Account, Place)>>,
 }
 
-/// What a connection still wants of its requests.
+/// Which of its requests a connection still wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 enum Wanted {
     /// All of them.
     All,
-    /// Nothing that takes long: the client has gone.
+    /// Only short ones: the client has gone.
     Short,
-    /// Nothing that has not begun: the connection is over.
+    /// None that has not begun: the connection is over.
     Nothing,
 }
 
@@ -114,26 +115,26 @@ impl Blocking {
         }
     }
 
-    /// Nothing is out.
+    /// No request is out.
     pub(super) fn is_empty(&self) -> bool {
         self.out == 0
     }
 
-    /// Another may go out.
+    /// Whether another request may go out.
     pub(super) fn has_room(&self, max_bytes: u64) -> bool {
         self.out < self.most
             && self.bytes < max_bytes
             && self.shared.on_threads.load(Ordering::Relaxed) < self.most_on_threads
     }
 
-    /// The client has gone: a request that takes long ends after the piece that it is in, and one that waits for
-    /// others when the disk gives it up.
+    /// Called when the client has gone. A long request ends after its current piece. A request that waits for other
+    /// requests ends when the disk gives it up.
     pub(super) fn client_gone(&self) {
         self.disk.client_gone();
         self.shared.wanted.fetch_max(Wanted::Short as u8, Ordering::Relaxed);
     }
 
-    /// Has a request done, once the disk holds it no longer; `pages` is a write's payload.
+    /// Has a request executed, once the disk no longer throttles it. `pages` is a write's payload.
     pub(super) fn launch(
         &mut self,
         request: Request,
@@ -165,7 +166,7 @@ impl Blocking {
         });
     }
 
-    /// The requests that have come back.
+    /// Takes the requests that have come back.
     pub(super) fn reap(&mut self) -> Vec<Finished> {
         if self.out == 0 {
             return Vec::new();
@@ -184,7 +185,7 @@ impl Blocking {
         finished
     }
 
-    /// `reap` has something to give.
+    /// Whether `reap` would return a request.
     pub(super) fn has_finished(&self) -> bool {
         self.out > 0 && !lock(&self.shared.finished).is_empty()
     }
@@ -194,7 +195,7 @@ impl Blocking {
         self.bytes
     }
 
-    /// Waits until `reap` has something to give; for ever if nothing is out.
+    /// Waits until `reap` has a request to return; forever if no request is out.
     pub(super) fn some(&self) -> impl Future<Output = ()> + use<> {
         let (shared, out) = (Arc::clone(&self.shared), self.out);
         async move {
@@ -204,8 +205,7 @@ impl Blocking {
         }
     }
 
-    /// Makes durable what the disk was given; an error is only logged, since nobody is left to be
-    /// told.
+    /// Makes all writes durable. An error is only logged, since no client is left to be told.
     pub(super) async fn flush(&mut self) {
         let disk = Arc::clone(&self.disk);
         let flushed = self.tenant.run(move || {
@@ -241,7 +241,7 @@ pub(super) struct Task {
     tenant: Arc<Tenant>,
     disk: Arc<dyn Disk>,
     request: Request,
-    /// What is left of the request.
+    /// The remaining part of the request.
     checked: Checked,
     pages: Pages,
     answer: Answer,
@@ -249,7 +249,7 @@ pub(super) struct Task {
     /// It blocks a thread, or waits for one.
     on_thread: bool,
     shared: Arc<Shared>,
-    /// Beyond the session, if that ends before.
+    /// May outlive the session.
     fenced: Option<Arc<Fenced>>,
 }
 
@@ -280,7 +280,7 @@ impl Waiter for Task {
 }
 
 impl Task {
-    /// Hands it to the disk, if that `begins` some by itself, or to a thread.
+    /// Hands it to the disk if `begins`, else to a thread.
     fn start(mut self: Box<Self>, begins: bool) {
         if begins {
             let (disk, mut pages) = (Arc::clone(&self.disk), std::mem::take(&mut self.pages));
@@ -301,7 +301,7 @@ impl Task {
         tenant.submit(self);
     }
 
-    /// Performs the request, or a part of it that takes some milliseconds: then it is given back.
+    /// Executes the request, or a part of it that takes some milliseconds. In that case it is returned for the rest.
     pub(super) fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
         let wanted = if self.begun || self.goes_on() { Wanted::All } else { Wanted::Short };
         if !self.shared.wants(wanted) {
@@ -323,8 +323,8 @@ impl Task {
                 (*self).finish(Ok(answer));
             }
             Err(error) => match self.checked {
-                // A disk that has zeroed one part quickly and cannot so zero the next: to fail now would say
-                // that nothing has changed.
+                // The disk has zeroed one part fast and cannot zero the next one fast. To fail now would claim that
+                // nothing has changed.
                 Checked::Zero { at, len, fua, may_trim, fast: true }
                     if self.begun && error.kind == Kind::Unsupported =>
                 {
@@ -337,7 +337,7 @@ impl Task {
         None
     }
 
-    /// It may take more than one call.
+    /// Whether it may take more than one call.
     fn goes_on(&self) -> bool {
         match self.checked {
             Checked::Trim { len, .. } | Checked::Zero { len, .. } | Checked::Cache { len, .. } => {
@@ -355,8 +355,8 @@ impl Task {
 
     fn finish(mut self, result: Result<Answer, DiskError>) {
         let (request, checked) = (self.request, self.checked);
-        // Before the client can know of it: it may ask on another connection, and it counts on the memory, which is
-        // charged no longer either.
+        // Dropped before the client can learn that the request is done. The client may ask on another connection, and
+        // it relies on the memory being free and no longer charged.
         self.fenced = None;
         let (pages, on_thread) = (std::mem::take(&mut self.pages), self.on_thread);
         let finished = Finished { request, checked, result, pages, on_thread };
@@ -365,7 +365,7 @@ impl Task {
     }
 }
 
-/// Has a disk do something: a panic in it is our bug, and fails the one request.
+/// Runs an operation of a disk. A panic in it is a bug of the agent, and fails only this request.
 pub(super) fn caught<T>(
     verb: Verb,
     range: (u64, u64),

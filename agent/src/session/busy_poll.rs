@@ -1,24 +1,24 @@
-//! Whether to look once more before going to sleep.
+//! Decides whether a connection polls once more before it sleeps.
 //!
-//! Waking an idle core costs more than a request: a client that answers at once is worth a short
-//! poll. Each turn lets every other connection of the thread go first. Where polling has not paid
-//! lately it is tried rarely, so an idle or slow connection costs next to nothing.
+//! Waking an idle core costs more than a request, so a short poll pays with a client that answers at once. Each turn of
+//! polling lets every other connection of the thread run first. A connection whose polling has not paid lately polls
+//! rarely, so an idle or slow connection costs almost nothing.
 
-/// Most turns in a row; one takes about half a microsecond.
+/// The maximum of turns in a row; one takes about half a microsecond.
 const MOST: u32 = 64;
-/// Waits without a poll after one that did not pay; doubles up to this.
+/// The maximum of waits without a poll after a poll that did not pay. The number doubles up to this.
 const MOST_PAUSE: u32 = 64;
 
 /// The polling of one connection.
 #[derive(Debug)]
 pub(super) struct BusyPoll {
-    /// Turns left before sleep.
+    /// Turns left before the connection sleeps.
     left: u32,
-    /// This wait has been polled for.
+    /// There was polling in this wait.
     polled: bool,
-    /// Waits that will not be polled for.
+    /// Waits that will be without a poll.
     skip: u32,
-    /// How many will be skipped after the next poll that does not pay.
+    /// How many waits will be without a poll after the next poll that does not pay.
     pause: u32,
 }
 
@@ -29,9 +29,9 @@ impl Default for BusyPoll {
 }
 
 impl BusyPoll {
-    /// Something came: if it came while polling, polling pays. With `more` the rest of a message
-    /// is on its way and always worth a poll: to sleep in the middle of a large write lets the
-    /// client's send buffer run full, and then both ends wait for wake-ups.
+    /// Called when something has arrived; if it arrived while polling, polling pays. `more`: the rest of a message is
+    /// on its way, which always justifies a poll. Sleeping in the middle of a large write lets the client's send buffer
+    /// fill up, and then both ends wait for wake-ups.
     pub(super) fn hit(&mut self, more: bool) {
         if self.polled {
             self.pause = 1;
@@ -40,7 +40,7 @@ impl BusyPoll {
         self.left = if more || self.skip == 0 { MOST } else { 0 };
     }
 
-    /// Is another look worth while?
+    /// Whether to poll once more.
     pub(super) fn turn(&mut self) -> bool {
         if self.left == 0 {
             return false;
@@ -50,7 +50,7 @@ impl BusyPoll {
         true
     }
 
-    /// Going to sleep.
+    /// Called when the connection goes to sleep.
     pub(super) fn stop(&mut self) {
         if self.polled {
             self.skip = self.pause;

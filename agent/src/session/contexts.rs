@@ -8,10 +8,10 @@
 //! | `x-agent:instance` | `x-agent:instance=HEX`: which run of the agent it is |
 //! | `x-agent:instead=TOKEN.GENERATION` | the same text, once every older connection of that client has ended |
 //!
-//! A client whose connection broke sends the third query before it continues. Otherwise a change that the
-//! old connection had asked for, and that the agent still works on, could come last and undo a newer one.
-//! A client that has forgotten which changes were acknowledged and not flushed asks by the second query
-//! whether the agent may have lost them.
+//! A client whose connection broke sends the third query before it continues. Otherwise a change that the old
+//! connection had requested, and that the agent still works on, could be applied last and undo a newer one. A client
+//! that no longer knows which changes were acknowledged and not flushed uses the second query to find out whether the
+//! agent may have lost them.
 //!
 //! The other end is `agent_contexts` in guest-tools; a test here and one there pin the same text.
 
@@ -23,16 +23,15 @@ use disk::{DiskInfo, Identity};
 
 /// The query for the export's identity. The answer continues with `=` and the identity.
 const IDENTITY: &str = "x-agent:identity";
-/// The query for the agent's run, which is another one after each start.
+/// The query for the agent's run. The identity of the run changes with each start.
 const INSTANCE: &str = "x-agent:instance";
-/// The first part of a client's query to replace its older connections. The token that follows is a
-/// secret.
+/// The first part of a client's query to replace its older connections. The token that follows is a secret.
 pub(super) const INSTEAD: &str = "x-agent:instead=";
 
-/// The run that `INSTANCE` answers.
+/// The identity of this run, the answer to `INSTANCE`.
 static THIS_RUN: LazyLock<Identity> = LazyLock::new(Identity::fresh);
 
-/// What an export of this disk offers to every client.
+/// The contexts that an export of this disk offers to every client.
 pub(super) fn offered(info: &DiskInfo) -> Vec<Context> {
     let allocation = info.can_extents.then(|| Context::with_extents(BASE_ALLOCATION));
     let fact = |query: &str, answer: Identity| Context::fact(query, format!("{query}={answer}"));
@@ -51,7 +50,7 @@ pub(super) struct FencingToken {
 }
 
 impl FencingToken {
-    /// Parses a query. Only the text that `Display` writes is one.
+    /// Parses a query. Only the exact text that `Display` writes is accepted.
     pub(super) fn parse(query: &str) -> Option<Self> {
         let (token, generation) = query.strip_prefix(INSTEAD)?.split_once('.')?;
         let found = Self {
@@ -74,7 +73,7 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// Without the token, which would allow its reader to end the client's connections.
+/// Omits the token: with it a reader could end the client's connections.
 impl fmt::Debug for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FencingToken").field("generation", &self.generation).finish_non_exhaustive()

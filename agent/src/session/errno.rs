@@ -1,4 +1,4 @@
-//! The one map from what failed here to what a client is told.
+//! The only mapping from errors of a disk to error numbers of the protocol.
 
 use nbd::wire::Errno;
 

@@ -1,10 +1,9 @@
-//! Clients that come back: a new connection stands in place of the client's old ones.
+//! Clients that reconnect: a new connection replaces the client's older ones.
 //!
-//! A connection that broke may have asked for changes that a disk still works on. If its client connects
-//! anew, asks again and goes on, such a change could come last and undo a newer one. So a client names
-//! itself by a token (`x-agent:instead`), and its new connection is let in when nothing of the old ones
-//! is under way any more. `negotiate` asks here; a session and each of its requests on a blocking thread
-//! hold a `Fenced`.
+//! A connection that broke may have requested changes that a disk still works on. If its client reconnects, repeats the
+//! requests and continues, such a change could be applied last and undo a newer one. So a client identifies itself by a
+//! token (`x-agent:instead`). Its new connection is admitted once no request of the older connections is in progress.
+//! `negotiate` calls `Fencing::follow`. A session and each of its requests on a blocking thread hold a `Fenced`.
 
 use std::{
     collections::HashMap,
@@ -20,10 +19,10 @@ use crate::{
     primitives::{Mutex, MutexGuard},
 };
 
-/// What the log says of a connection that was followed by another.
+/// The reason in the log when a connection was replaced by a newer one.
 pub(super) const FOLLOWED: &str = "its client has come back on a new connection";
 
-/// The clients that have named themselves.
+/// The clients that have sent a token.
 #[derive(Default)]
 pub struct Fencing(Mutex<Clients>);
 
@@ -38,15 +37,15 @@ struct Known {
     number: u64,
     generation: u64,
     revoker: Revoker,
-    /// Another has come in its place: it begins nothing any more, whatever becomes of the other.
+    /// A newer connection has replaced it. It begins no further request, even if the newer connection ends.
     followed: bool,
-    /// It has a disk: until it ends there may be something under way.
+    /// It has a disk. Until it ends, requests of it may be in progress.
     active: bool,
-    /// Its other end is in the `Fenced`.
+    /// Closes when the last `Fenced` is dropped, which holds the sender.
     end: watch::Receiver<()>,
 }
 
-/// A connection whose client has named itself. It ends with its last holder.
+/// A connection whose client has sent a token. It ends when its last holder drops it.
 pub(super) struct Fenced {
     clients: Arc<Fencing>,
     fencing: FencingToken,
@@ -57,13 +56,13 @@ pub(super) struct Fenced {
 }
 
 impl Fencing {
-    /// Makes a connection stand in place of all of a lower generation: these end, and when nothing of
-    /// theirs is under way any more, it is one. `None` if another one stands in its place already.
+    /// Replaces the client's connections of a lower generation by a new one: revokes them, and returns the new one once
+    /// no request of theirs is in progress. `None` if a connection of a higher generation exists already.
     pub(super) async fn follow(self: &Arc<Self>, fencing: FencingToken) -> Option<Arc<Fenced>> {
         let fenced = self.enter(fencing)?;
-        // Others of the same generation wait for the same.
+        // Other connections of the same generation may wait here too.
         while let Some(mut end) = self.before(fencing) {
-            // An error is what it waits for.
+            // It waits for the error that the dropped sender causes.
             while end.changed().await.is_ok() {}
         }
         Some(fenced)
@@ -105,7 +104,7 @@ impl Fencing {
 }
 
 impl Fenced {
-    /// Before the connection's first request. Says no when it has been followed by another.
+    /// Called before the connection's first request. Returns false if a newer connection has replaced it.
     pub(super) fn begin(&self) -> bool {
         let mut clients = self.clients.clients();
         let connections = clients.by_token.entry(self.fencing.token).or_default();
@@ -113,7 +112,7 @@ impl Fenced {
         own.filter(|known| !known.followed).map(|known| known.active = true).is_some()
     }
 
-    /// Told when it is followed by another.
+    /// Revoked when a newer connection replaces this one.
     pub(super) fn revocation(&self) -> Revocation {
         self.revocation.clone()
     }
@@ -126,7 +125,7 @@ impl Drop for Fenced {
         connections.retain(|known| known.number != self.number);
         if connections.is_empty() {
             clients.by_token.remove(&self.fencing.token);
-            // Tokens are many over the years of an agent.
+            // Over the years of an agent's life there are many tokens.
             if clients.by_token.len() < clients.by_token.capacity() / 4 {
                 clients.by_token.shrink_to_fit();
             }
@@ -134,7 +133,7 @@ impl Drop for Fenced {
     }
 }
 
-/// Tokens are secrets of their clients.
+/// Omits the tokens, which are secrets of their clients.
 impl fmt::Debug for Fencing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fencing").finish_non_exhaustive()

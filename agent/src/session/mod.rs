@@ -1,6 +1,7 @@
-//! One client from accept to the end: negotiate, transmit, close, and the audit line.
+//! One session: a client's connection from accept to its end. The session negotiates, transmits and closes, and the log
+//! gets one line about it.
 //!
-//! `serve` calls `run` with what a listener gave.
+//! `serve` calls `run` with each `Accepted` of a listener.
 
 mod authorize;
 mod blocking;
@@ -48,37 +49,38 @@ use crate::{
     transport::{self, Transport, Wire},
 };
 
-/// What all sessions of an agent share.
+/// The configuration and state that all sessions of an agent share.
 #[derive(Debug)]
 pub struct Rules {
     pub exports: Arc<dyn Exports>,
-    /// Asked in this order before a client is sent a byte.
+    /// Asked in this order before the agent sends a byte.
     pub gates: Vec<Arc<dyn Gate>>,
-    /// Told when a gate has other rules; `None` where none can have.
+    /// Notifies sessions when the rules of a gate change. `None` if no gate's rules can change.
     pub changes: Option<Changes>,
-    /// Clients that may come back.
+    /// Clients that may reconnect.
     pub fencing: Arc<Fencing>,
-    /// Whom connections are charged to.
+    /// The tenants that connections are charged to.
     pub tenants: Arc<Tenants>,
-    /// Connections so far.
+    /// Connections since the start, for their numbers.
     pub connections: AtomicU64,
-    /// From accept to the end of the negotiation; `--timeout`.
+    /// The longest time from accept to the end of the negotiation; `--timeout`.
     pub handshake_timeout: Duration,
-    /// What clients may negotiate.
+    /// The features that clients may negotiate.
     pub offers: Offers,
     /// Refuse every write; `--readonly`.
     pub read_only: bool,
-    /// Most requests of a connection that are out at once (`--threads`); at least 1.
+    /// The maximum of requests per connection that disks and other threads work on at once (`--threads`); at least 1.
+    /// `None` for the defaults of `blocking`.
     pub threads: Option<usize>,
-    /// What STARTTLS comes to; `--tls`.
+    /// How NBD_OPT_STARTTLS is answered; `--tls`.
     pub tls: tls::Policy,
 }
 
-/// Where the agent is in its life, as its sessions need to know it.
+/// The phase of the agent's life. It only advances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Life {
     Serving,
-    /// Nothing new: answer ERR_SHUTDOWN to options; finish what is in flight, flush, close.
+    /// Accept nothing new: answer options with ERR_SHUTDOWN, finish the requests in flight, flush, close.
     Draining,
     /// Close now.
     Ending,
@@ -88,35 +90,35 @@ pub enum Life {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// It was not let in: it was sent nothing, or not `export`, nor anything else.
+    /// Access was denied by a gate or by a limit on connections. `export` is set if the denial was for one export.
     Denied { denied: Denied, export: Option<String> },
-    /// The client said so: NBD_CMD_DISC.
+    /// The client sent NBD_CMD_DISC.
     Disconnected,
-    /// The client said so while negotiating: NBD_OPT_ABORT.
+    /// The client sent NBD_OPT_ABORT.
     Aborted,
-    /// It asked for an export in a way that can only be refused by closing: NBD_OPT_EXPORT_NAME.
+    /// The client asked for an export by NBD_OPT_EXPORT_NAME, which can be refused only by closing.
     Refused(Refusal),
-    /// The client closed without a word.
+    /// The client closed without announcing it.
     Closed,
     /// The client closed in the middle of a message.
     ClosedInside,
-    /// The negotiation took longer than it may.
+    /// The negotiation exceeded `handshake_timeout`.
     TooSlow,
     /// The client broke the protocol.
     Violation(Violation),
-    /// The handshake of TLS failed, or what came inside it was not the client's.
+    /// The TLS handshake failed, or the data inside TLS did not come from the client.
     Tls(tls::Failure),
     /// The client did not send the rest of a request in time.
     Stalled,
-    /// The client sent a write of so many bytes, and the disk endures none so long.
+    /// The client sent a write of this many bytes, which the disk's `write_cutoff` does not allow.
     TooLong(u64),
     /// The connection failed.
     Failed(io::ErrorKind),
-    /// The agent went away, after finishing what was in flight.
+    /// The agent shut down after it had finished the requests in flight.
     ShutDown,
-    /// The agent went away, and this session took too long to finish.
+    /// The agent shut down, and this session took too long to finish.
     Cut,
-    /// What let the client in came to its end, for this reason.
+    /// The client's permission to stay ended, for this reason.
     Revoked(Arc<str>),
 }
 
@@ -159,20 +161,20 @@ impl fmt::Display for End {
     }
 }
 
-/// What a session carried; for the audit line.
+/// Counts of a session's requests and bytes; for the audit line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// Requests, refused ones too.
+    /// Requests, including refused ones.
     pub requests: u64,
     /// Bytes read successfully.
     pub read: u64,
     /// Bytes written successfully.
     pub written: u64,
-    /// Requests that a disk could not do.
+    /// Requests that failed in a disk or for lack of memory.
     pub failed: u64,
 }
 
-/// What the session's line says of it beside its end.
+/// What the session's line in the log contains beside its end.
 #[derive(Debug, Default)]
 struct Audit {
     asked: Option<Asked>,
@@ -189,8 +191,8 @@ impl Traffic {
     }
 }
 
-/// Runs one session on a connected stream. `stream` may be blocking or not: it is made non-blocking
-/// here. Ends soon after `life` says so.
+/// Runs one session on a connected stream and returns how it ended. `stream` may be blocking or not: it is made
+/// non-blocking here. The session ends soon after `life` becomes `Draining` or `Ending`.
 pub async fn run(
     stream: Accepted,
     peer: Peer,
@@ -200,7 +202,7 @@ pub async fn run(
     let standing = Standing::new(&rules);
     let label = stream.label();
     let Admission { tenant, passes } = authorize::admit(&rules, &peer, label.as_deref());
-    // All that is logged from here on is caused by the client.
+    // From here on the client causes all log lines, and its tenant is charged for them.
     let log = Arc::clone(tenant.log());
     let opening = Opening {
         peer,
@@ -214,7 +216,7 @@ pub async fn run(
     log.charge(Box::pin(logged(stream, rules, life, opening, passes, standing))).await
 }
 
-/// From the gates to the line about the session.
+/// Runs the session after the gates have decided, and logs its line.
 async fn logged(
     stream: Accepted,
     rules: Arc<Rules>,
@@ -243,7 +245,7 @@ async fn logged(
     tracing::info!(
         %peer,
         export = asked.as_ref().map_or("-", |asked| &asked.export),
-        // It is said by the end already where that is the refusal.
+        // `End::Refused` contains the refusal already.
         refused = refused.filter(|_| !matches!(end, End::Refused(_))),
         requests = traffic.requests,
         read = traffic.read,
@@ -256,7 +258,7 @@ async fn logged(
     end
 }
 
-/// From the gates to the end.
+/// Runs an admitted session to its end.
 async fn admitted(
     stream: Accepted,
     rules: &Rules,
@@ -272,8 +274,8 @@ async fn admitted(
         }
     };
     let revocation = passes.iter().find_map(Pass::revocation).cloned();
-    // Each pass is a place that this connection takes. Who comes again when it sees the end of this
-    // one finds the place free.
+    // Each pass is a place that this connection takes. The place is freed before the client can see the end of the
+    // connection, so a client that reconnects then finds it free.
     let socket = match Wire::new(stream, (passes, place)) {
         Ok(wire) => Transport::Plain(wire),
         Err(error) => return End::Failed(error.kind()),
@@ -285,7 +287,7 @@ async fn admitted(
     }
 }
 
-/// From the first byte to the end.
+/// Negotiates and then transmits, to the end of the session.
 async fn serve(
     socket: Transport,
     rules: &Rules,
@@ -295,7 +297,7 @@ async fn serve(
 ) -> End {
     let tenant = Arc::clone(&opening.tenant);
     let negotiating = negotiate::run(socket, rules, opening, life.clone(), standing.as_mut());
-    // In a box, which is gone when the transmission begins.
+    // Boxed, so that its memory is freed before the transmission begins.
     let opened = match turns::within(&tenant, Box::pin(negotiating)).await {
         Ok(opened) => opened,
         Err(Unopened { end, asked }) => {

@@ -1,7 +1,7 @@
-//! From a fresh stream to an opened export, or to the end.
+//! Negotiates on a fresh stream, up to an opened export or to the end of the session.
 //!
-//! Feeds the negotiation's machine, answers its questions from the exports, keeps the deadline.
-//! Until it is through, a peer has one small buffer and no disk but the one it asked for last.
+//! It feeds `nbd::negotiate::Server`, answers its questions from the exports, and keeps the deadline. Until the
+//! negotiation has finished, a peer has one small buffer and no disk but the one that it asked for last.
 
 use std::{
     future,
@@ -33,27 +33,27 @@ use crate::{
 };
 use disk::Disk;
 
-/// Holds the longest option that is taken (8 KiB) and its header.
+/// Bytes of the receive buffer: it holds the longest option that is accepted (8 KiB) and its header.
 const BUFFER: usize = 12 * 1024;
 
-/// How long a client that is negotiating when the agent goes away has for its next option.
+/// How long a client has for its next option if the agent begins to shut down during the negotiation.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// A negotiation that came to an export.
+/// The result of a negotiation that ended with an export.
 pub(super) struct Opened {
     pub(super) stream: Transport,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) negotiated: Negotiated,
     pub(super) opening: Opening,
-    /// By the client's word for it.
+    /// The export's name, as the client gave it.
     pub(super) export: String,
-    /// What came behind the negotiation's last byte.
+    /// What was received after the last byte of the negotiation.
     pub(super) received: Vec<u8>,
-    /// The client has named itself.
+    /// Set if the client sent a fencing token.
     pub(super) fenced: Option<Arc<Fenced>>,
 }
 
-/// Negotiates within the deadline.
+/// Negotiates within `handshake_timeout`.
 pub(super) async fn run(
     stream: Transport,
     rules: &Rules,
@@ -80,8 +80,8 @@ pub(super) async fn run(
     }
 }
 
-/// A negotiation under way, and what the answers to the client's questions need. The stream is apart: TLS
-/// replaces it.
+/// A negotiation under way, and what is needed to answer the client's questions. The stream is passed separately,
+/// because TLS replaces it.
 struct Answering<'a, 'r> {
     rules: &'r Rules,
     gates: &'a mut Gates<'r>,
@@ -89,14 +89,14 @@ struct Answering<'a, 'r> {
     opening: Opening,
     life: watch::Receiver<Life>,
     buffer: Buffer,
-    /// Answers that have not been sent.
+    /// Replies that have not been sent.
     out: Vec<u8>,
     shown: Negotiation,
-    /// The export of the last question: an INFO and the GO after it open it once.
+    /// The export of the last question. It is kept open, so that an INFO and the GO after it open it once.
     last: Option<(String, Arc<dyn Disk>)>,
     fenced: Option<Arc<Fenced>>,
     told: Told,
-    /// Memory that a long answer takes until it is sent.
+    /// Covers the memory of a long answer until it is sent.
     memory: Account,
 }
 
@@ -129,8 +129,8 @@ impl<'a, 'r> Answering<'a, 'r> {
     async fn run(mut self, mut stream: Transport) -> Result<Opened, End> {
         let offers = Offers { tls: offer(&self.rules.tls), ..self.rules.offers };
         let mut server = Server::start(offers, &mut self.out);
-        // The machine has consumed all it can of the buffer. After an answer that is not so: the client may
-        // have sent several options at once.
+        // Whether the state machine needs more bytes. After an answer it may not need any: the client may have sent
+        // several options at once.
         let mut hungry = true;
         loop {
             self.send(&mut stream).await?;
@@ -186,7 +186,7 @@ impl<'a, 'r> Answering<'a, 'r> {
         })
     }
 
-    /// Answers a question about one export, and opens it for that.
+    /// Answers a question about one export, and opens the export for the answer.
     async fn export(&mut self, stream: &mut Transport, ask: AskExport) -> Result<Step, End> {
         let name = ask.name().to_owned();
         let covers = Covers::Export(name.clone());
@@ -194,7 +194,7 @@ impl<'a, 'r> Answering<'a, 'r> {
             Ok(permit) => permit,
             Err(refusal) => return Ok(ask.answer(Err(refusal), &mut self.out)),
         };
-        // Another one is closed before this one is opened: it may be the same disk.
+        // Another export is closed before this one is opened: it may be the same disk.
         let same = self.last.take().filter(|(of, _)| *of == name);
         let disk = if let Some((_, disk)) = same {
             disk
@@ -219,8 +219,8 @@ impl<'a, 'r> Answering<'a, 'r> {
         Ok(ask.answer(Ok(export), &mut self.out))
     }
 
-    /// Waits until the client's older connections have ended. Says no if a newer one has replaced this
-    /// one already.
+    /// Waits until the client's older connections have ended. Returns false if a newer connection has replaced this
+    /// one.
     async fn fence(&mut self, stream: &mut Transport, fencing: FencingToken) -> Result<bool, End> {
         // Drop this client's previous registration first; otherwise it would wait for itself.
         drop(self.fenced.take());
@@ -231,14 +231,14 @@ impl<'a, 'r> Answering<'a, 'r> {
         Ok(self.fenced.is_some())
     }
 
-    /// Sends the acknowledgement of NBD_OPT_STARTTLS and takes the handshake.
+    /// Sends the acknowledgement of NBD_OPT_STARTTLS and runs the TLS handshake.
     async fn start_tls(&mut self, mut stream: Transport) -> Result<Transport, End> {
         self.send(&mut stream).await?;
         let stream = secure(stream, self.rules, &self.life).await?;
         self.opening.tls = true;
         self.opening.certificate = stream.certificate();
         self.certificate.set(self.opening.certificate.clone()).ok();
-        // The client in plain text may have been another one: neither its export nor its name counts.
+        // Another client may have sent the plain text before, so its export and its fencing token are dropped.
         self.last = None;
         self.fenced = None;
         Ok(stream)
@@ -288,7 +288,7 @@ impl<'a, 'r> Answering<'a, 'r> {
     }
 }
 
-/// The connections that this one claims to replace.
+/// The client's fencing token, if it asks to replace its older connections.
 fn claimed(ask: &AskExport) -> Option<FencingToken> {
     match ask.purpose() {
         Purpose::ListContexts => ask.queries().into_iter().find_map(FencingToken::parse),
@@ -296,7 +296,7 @@ fn claimed(ask: &AskExport) -> Option<FencingToken> {
     }
 }
 
-/// Waits until nothing of the client's older connections is under way any more.
+/// Waits until no request of the client's older connections is in progress.
 async fn follow(
     rules: &Rules,
     fencing: FencingToken,
@@ -308,7 +308,7 @@ async fn follow(
     }
 }
 
-/// Waits until the client has come back on another connection; for ever if it has not named itself.
+/// Waits until the client has reconnected with a newer token; forever if it has sent no token.
 async fn followed(fenced: Option<&Fenced>) -> End {
     match fenced {
         Some(fenced) => End::Revoked(fenced.revocation().revoked().await),
@@ -324,8 +324,8 @@ fn offer(policy: &Policy) -> Tls {
     }
 }
 
-/// Takes the handshake. When the agent goes away there is no way to tell the client before it is
-/// through.
+/// Runs the TLS handshake. If the agent shuts down meanwhile, it cannot tell the client so before the handshake is
+/// complete.
 async fn secure(
     stream: Transport,
     rules: &Rules,
@@ -337,7 +337,7 @@ async fn secure(
     };
     let mut life = life.clone();
     let leaving = async {
-        // An error: the agent is gone.
+        // An error: the agent has ended.
         let draining = life.wait_for(|life| *life != Life::Serving).await;
         if draining.is_ok_and(|life| *life == Life::Draining) {
             let ending = life.wait_for(|life| *life == Life::Ending);
@@ -354,8 +354,8 @@ async fn secure(
     }
 }
 
-/// Waits for bytes. When the agent goes away, a client is told with the answer to its next option;
-/// one that has none does not hold the agent up.
+/// Waits for bytes. When the agent shuts down, a client learns it from the answer to its next option. A client that
+/// sends none within `FAREWELL` does not delay the agent.
 async fn receive(
     stream: &mut Transport,
     buffer: &mut Buffer,
@@ -387,7 +387,7 @@ async fn receive(
     }
 }
 
-/// Has the machine refuse further options when the agent goes away.
+/// Has the state machine refuse further options once the agent shuts down.
 fn look(server: &mut Server, life: &mut watch::Receiver<Life>) -> Result<Life, End> {
     let life = *life.borrow_and_update();
     match life {

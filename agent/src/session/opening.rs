@@ -1,5 +1,5 @@
-//! What a negotiation asks of the exports: their list, and one of them. While it waits for them it sees its client
-//! leave and the agent end; then the exports stop working for it.
+//! What a negotiation asks the exports for: their list, or one of them to be opened. While it waits, it notices when
+//! its client leaves and when the agent shuts down. Then it drops the work of the exports.
 
 use std::{
     future,
@@ -20,14 +20,14 @@ use crate::{
 };
 use disk::{Disk, DiskError, DiskInfo};
 
-/// How long an export may take to open for a client that has ended its sending. Such a client may still be there
-/// to read the answer; one that is gone looks the same.
+/// How long an export may take to open for a client that has ended its sending. Such a client may still be there to
+/// read the answer; a client that is gone looks the same.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
 
 /// Bytes of the longest list and of the answer that is made of it: 10,000 names of 255 bytes.
 const LIST: u64 = 6 << 20;
 
-/// A client that waits.
+/// A client that waits for the exports.
 pub(super) struct Waiting<'a> {
     pub(super) stream: &'a mut Transport,
     pub(super) buffer: &'a mut Buffer,
@@ -35,7 +35,8 @@ pub(super) struct Waiting<'a> {
     pub(super) told: &'a mut Told,
 }
 
-/// What the log says of a connection's exports that cannot be had: once, however often it asks.
+/// The last failure to open an export that was logged. A connection that asks for the export again does not log it
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Told(Option<(String, String)>);
 
@@ -50,7 +51,7 @@ impl Told {
 }
 
 impl Waiting<'_> {
-    /// What LIST answers. The list and its answer are in `memory`.
+    /// Returns the list for NBD_OPT_LIST. `memory` covers the list and its answer.
     pub(super) async fn list(
         self,
         exports: &dyn Exports,
@@ -68,7 +69,7 @@ impl Waiting<'_> {
         until(stream, buffer, life, listing).await
     }
 
-    /// The export that the permit covers.
+    /// Opens the export that the permit covers.
     pub(super) async fn open(
         self,
         exports: &dyn Exports,
@@ -89,7 +90,7 @@ impl Waiting<'_> {
     }
 }
 
-/// Waits for `work` as long as its client does and the agent serves.
+/// Waits for `work` while its client stays connected and the agent serves.
 async fn until<T>(
     stream: &mut Transport,
     buffer: &mut Buffer,
@@ -101,7 +102,7 @@ async fn until<T>(
         tokio::time::sleep(HALF_CLOSED).await;
         end
     };
-    // An error: the agent is gone.
+    // An error: the sender of `life` has been dropped, so the agent has ended.
     let leaving = async { life.wait_for(|life| *life != Life::Serving).await.map(|life| *life) };
     tokio::select! {
         biased;
@@ -114,8 +115,8 @@ async fn until<T>(
     }
 }
 
-/// Waits until the client leaves without an answer. What it says meanwhile is kept for later; one that
-/// fills the buffer is not listened to.
+/// Waits until the client leaves without an answer. Bytes that it sends meanwhile are kept in `buffer`. Nothing more is
+/// received once `buffer` is full.
 pub(super) async fn departed(stream: &mut Transport, buffer: &mut Buffer) -> End {
     loop {
         if buffer.spare().is_empty() {
@@ -134,7 +135,7 @@ pub(super) async fn departed(stream: &mut Transport, buffer: &mut Buffer) -> End
     }
 }
 
-/// What a client is told of a disk.
+/// The description of a disk for a client. `read_only` is that of the agent.
 pub(super) fn describe(info: &DiskInfo, read_only: bool) -> Export {
     let writable = !(info.read_only || read_only);
     let mut flags = TransmissionFlags::HAS_FLAGS;

@@ -1,5 +1,5 @@
-//! What `-v` shows of the protocol: each message of the negotiation, in the specification's words,
-//! and each request. Reads what went by once more and changes nothing; silent without `-v`.
+//! What `-v` shows of the protocol: each message of the negotiation, in the specification's words, and each request. It
+//! parses the messages a second time and changes nothing. Without `-v` it does nothing.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -11,16 +11,16 @@ use nbd::wire::{
 use super::contexts::{FencingToken, INSTEAD};
 use crate::text::quoted;
 
-/// A negotiation that is looked at, if it is.
+/// The log of one negotiation.
 #[derive(Debug)]
 pub(super) struct Negotiation {
     connection: u64,
     watched: bool,
-    /// The client's flags have gone by.
+    /// The client's flags have been logged.
     begun: bool,
-    /// Bytes of an option's data that go by unread: it is longer than one that is taken.
+    /// Bytes of an option's data to skip: the option is longer than the longest that is accepted.
     skip: usize,
-    /// The option that is answered without a header.
+    /// The last option was NBD_OPT_EXPORT_NAME, which is answered without a header.
     bare: bool,
 }
 
@@ -30,7 +30,7 @@ impl Negotiation {
         Self { connection, watched, begun: false, skip: 0, bare: false }
     }
 
-    /// What the machine has eaten.
+    /// Logs bytes that the state machine has consumed.
     pub(super) fn client(&mut self, mut eaten: &[u8]) {
         if !self.watched {
             return;
@@ -57,7 +57,7 @@ impl Negotiation {
         }
     }
 
-    /// What is sent next: whole messages.
+    /// Logs bytes that are sent next. They are whole messages.
     pub(super) fn server(&self, mut sent: &[u8]) {
         if !self.watched {
             return;
@@ -84,7 +84,7 @@ impl Negotiation {
     }
 }
 
-/// A request that came.
+/// Logs a request that was received.
 #[inline]
 pub(super) fn request(connection: u64, request: &Request) {
     tracing::debug!(
@@ -129,7 +129,7 @@ fn option(header: OptionHeader, data: &[u8]) -> String {
     text
 }
 
-/// A context's name. The token of a client is its secret, also in a query that is not quite right.
+/// A context's name without the client's token, which is a secret even in a malformed query.
 fn shown(name: &str) -> Cow<'_, str> {
     match FencingToken::parse(name) {
         Some(fencing) => format!("{INSTEAD}*.{}", fencing.generation).into(),

@@ -1,6 +1,7 @@
-//! A session whose peer is let in for a time: it ends with the agent, or with what lets it in.
+//! A session whose peer is admitted for a limited time. It ends with the agent, or when the permission of its peer
+//! ends.
 //!
-//! Sessions of other peers do not come this way, and pay nothing for it.
+//! Sessions of other peers do not run through this module, and it costs them nothing.
 
 #[cfg(test)]
 mod tests;
@@ -15,13 +16,13 @@ use tokio::{
 use super::{End, Life};
 use crate::access::Revocation;
 
-/// How long the requests of a client that may not stay have until it is cut off.
+/// How long a client whose permission ended has for its requests in flight, before it is cut off.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What lets a peer in has come to its end.
+/// The permission of a peer has ended.
 #[derive(Debug)]
 pub(super) struct Over {
-    /// For the session's line in the log.
+    /// The reason, for the session's line in the log.
     pub(super) why: Arc<str>,
     pub(super) when: When,
 }
@@ -30,7 +31,7 @@ pub(super) struct Over {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum When {
     Now,
-    /// When the requests that were taken in are done, and what was written is durable.
+    /// After the requests that were received are done, and all writes are durable.
     AfterRequests,
 }
 
@@ -39,14 +40,14 @@ pub(super) async fn revoked(mut revocation: Revocation) -> Over {
     Over { why: revocation.revoked().await, when: When::Now }
 }
 
-/// Runs `session` with a life that ends when the agent's does, or with what `over` waits for.
+/// Runs `session` with a `Life` of its own. That ends when the agent's does, or when `over` completes.
 pub(super) async fn run(
     session: impl AsyncFnOnce(watch::Receiver<Life>) -> End,
     mut life: watch::Receiver<Life>,
     over: impl Future<Output = Over>,
 ) -> End {
     let (own, own_life) = watch::channel(*life.borrow_and_update());
-    // A life only goes on.
+    // A `Life` only advances.
     let reach = |life: Life| {
         own.send_if_modified(|own| {
             let goes_on = life > *own;

@@ -1,7 +1,7 @@
-//! Requests that take microseconds each: one thread of the tenant does those of a connection, one after the other.
+//! Requests that take microseconds each: one thread of the tenant executes those of a connection, one after the other.
 //!
-//! To wake a thread for each of them costs more than they do. `blocking` puts them here; what comes while a
-//! thread is at it wakes nobody.
+//! To wake a thread for each request would cost more than the request itself. `blocking` queues them here. A request
+//! that is queued while a thread works on the queue wakes no thread.
 
 use std::{
     collections::VecDeque,
@@ -12,27 +12,27 @@ use std::{
 use super::blocking::Task;
 use crate::tenant::{Tenant, Work};
 
-/// How long a thread goes on before others have their turn.
+/// How long a thread works on one queue before other work gets its turn.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// The queue of a connection. Clones are the same queue.
+/// The queue of a connection. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Serial(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     tasks: VecDeque<Box<Task>>,
-    /// A thread is at it, or is on its way.
+    /// A thread works on the queue, or has been asked to.
     served: bool,
 }
 
 impl Serial {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics half way.
+        // Nothing under the lock panics, so the state is consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a task; a thread of `tenant` does it.
+    /// Queues a task; a thread of `tenant` executes it.
     pub(super) fn push(&self, task: Box<Task>, tenant: &Tenant) {
         let mut state = self.lock();
         state.tasks.push_back(task);
@@ -42,7 +42,7 @@ impl Serial {
         }
     }
 
-    /// The next task; without one the thread is done.
+    /// The next task. If there is none, the thread has finished with the queue.
     fn next(&self) -> Option<Box<Task>> {
         let mut state = self.lock();
         let next = state.tasks.pop_front();

@@ -1,4 +1,4 @@
-//! Whether a client may stay: asked again whenever rules have changed.
+//! Whether a client may stay. The question is asked again whenever rules have changed.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,11 +14,11 @@ use crate::{
     tls::Certificate,
 };
 
-/// What a client has shown of itself so far: nothing while the lock is not set.
+/// The certificate of a client, or that it has none. Not set while that is unknown.
 pub(super) type Shown = OnceLock<Option<Arc<Certificate>>>;
 
-/// A thousand connections hear of a change at once. They are judged one after the other, so that the threads
-/// that they are on serve others in between: to verify a certificate takes 0.1 ms.
+/// A change of the rules may notify a thousand connections at once. They are judged one after the other, so that their
+/// threads serve other connections in between: verifying a certificate takes 0.1 ms.
 static JUDGED: Semaphore = Semaphore::const_new(1);
 
 /// A connection whose rules can change.
@@ -28,12 +28,12 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Of a new connection, before the gates are asked about it. `None` where no rule can change.
+    /// For a new connection; called before the gates are asked about it. `None` if no rule can change.
     pub(super) fn new(rules: &Rules) -> Option<Self> {
         Some(Self { changed: rules.changes.as_ref()?.watch() })
     }
 
-    /// Waits until the rules deny a client that is negotiating; for ever where they cannot.
+    /// Waits until the rules deny a client that is negotiating; forever if they cannot change.
     pub(super) async fn denied(
         standing: Option<&mut Self>,
         rules: &Rules,
@@ -50,8 +50,7 @@ impl Standing {
         }
     }
 
-    /// Whether they deny a client now that has come to an export: they may have changed since it was asked
-    /// for.
+    /// Whether the rules now deny a client that has negotiated an export. They may have changed since it asked for it.
     pub(super) fn denies(
         standing: Option<&Self>,
         rules: &Rules,
@@ -64,7 +63,7 @@ impl Standing {
         }
     }
 
-    /// Waits until they deny a client that has its export.
+    /// Waits until the rules deny a client that has its export.
     pub(super) async fn over(mut self, rules: &Rules, opening: &Opening) -> Over {
         let shown = Shown::from(opening.certificate.clone());
         let denied = Self::denied(Some(&mut self), rules, opening.clone(), &shown).await;
@@ -77,7 +76,7 @@ fn why(denied: &Denied) -> Arc<str> {
     format!("the access rules were changed: {denied}").into()
 }
 
-/// What the rules say of a client now.
+/// The verdict of the current rules on a client.
 fn verdict(rules: &Rules, opening: &Opening, shown: Option<&Option<Arc<Certificate>>>) -> Verdict {
     let label = || opening.label.clone();
     let caller = Caller::new(&opening.peer, &label);

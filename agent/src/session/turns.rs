@@ -1,12 +1,12 @@
 //! Turns of the tenants on one engine thread.
 //!
-//! tokio runs ready tasks in the order in which they became ready, so a tenant with a thousand busy
-//! connections would have a thousand turns while another has one. Here a connection counts the time that it
-//! works to its tenant, and one whose tenant has had its slice waits until every other tenant that waits has
-//! had a turn. A tenant that is alone with a few connections only yields, and nothing is counted.
+//! tokio runs ready tasks in the order in which they became ready, so a tenant with a thousand busy connections would
+//! have a thousand turns while another has one. Here each connection charges its working time to its tenant. Once a
+//! tenant has used its slice, its connections wait until every other waiting tenant has had a turn. If a tenant with a
+//! few connections is alone on the thread, its connections only yield, and nothing is counted.
 //!
-//! `transmit` counts its turns itself. All that comes before it, the handshake of TLS included, runs `within` its
-//! tenant's turns.
+//! `transmit` counts its turns itself. Everything before it, including the TLS handshake, runs `within` its tenant's
+//! turns.
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,42 +25,41 @@ use tokio::sync::Notify;
 
 use crate::tenant::Tenant;
 
-/// How long a tenant's connections work on a thread before others have their turn.
+/// How long a tenant's connections work on a thread before other tenants have their turn.
 pub(super) const SLICE: Duration = Duration::from_micros(500);
-/// Connections of a tenant that need no turns where no other tenant is connected to the thread. More of them would
-/// be a delay of milliseconds for one that connects meanwhile.
+/// The maximum of connections of a tenant that need no turns while no other tenant is connected to the thread. More of
+/// them would delay a new tenant by milliseconds.
 const ALONE: usize = 8;
-/// What was used is forgotten after so long: a tenant that works less than a quarter of the time never
-/// waits.
+/// The length of the window in which use is counted. A tenant that works less than a quarter of the time never waits.
 const WINDOW: Duration = Duration::from_millis(2);
 
 thread_local! {
-    /// The shares of this thread's tenants.
+    /// The shares of this thread's tenants, by the tenant's address.
     static SHARES: RefCell<HashMap<usize, Weak<Share>>> = RefCell::default();
-    /// Tenants with connections that wait, each once.
+    /// Tenants with waiting connections, each once.
     static WAITING: RefCell<VecDeque<Arc<Share>>> = RefCell::default();
     static DISPATCHING: Cell<bool> = const { Cell::new(false) };
-    /// Tenants that are connected to this thread.
+    /// The number of tenants that are connected to this thread.
     static TENANTS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// From when windows are counted.
+/// The origin of `Share::window`.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A tenant on one thread, which makes and drops it.
+/// A tenant on one thread. That thread creates and drops it.
 #[derive(Debug)]
 struct Share {
     /// Nanoseconds that its connections have worked in the current window.
     used: AtomicU64,
-    /// When that began, in nanoseconds since `START`.
+    /// The start of the window, in nanoseconds since `START`.
     window: AtomicU64,
-    /// Its connections that wait, the first to go on in front.
+    /// Its waiting connections. The first in the queue continues first.
     waiting: Mutex<VecDeque<Arc<Notify>>>,
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // A thread that ends has no turns any more.
+        // The thread-local is gone if the thread is ending; then no count is needed.
         TENANTS.try_with(|tenants| tenants.set(tenants.get() - 1)).ok();
     }
 }
@@ -71,11 +70,11 @@ impl Share {
         Self { used: AtomicU64::new(0), window: AtomicU64::new(0), waiting: Mutex::default() }
     }
 
-    /// Counts more work. True: the tenant has had its slice.
+    /// Counts more work. Returns true if the tenant has used its slice.
     fn add(&self, worked: Duration, now: Instant) -> bool {
         let now = nanoseconds(now.saturating_duration_since(*START));
         let worked = nanoseconds(worked);
-        // One thread alone uses this: nothing comes between.
+        // Only one thread uses this, so nothing happens between the load and the stores.
         if now.saturating_sub(self.window.load(Ordering::Relaxed)) >= nanoseconds(WINDOW) {
             self.window.store(now, Ordering::Relaxed);
             self.used.store(worked, Ordering::Relaxed);
@@ -99,7 +98,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Of a connection that runs on this thread, and will.
+    /// For a connection that runs on this thread and stays on it.
     pub(super) fn new(tenant: &Arc<Tenant>) -> Self {
         let id = Arc::as_ptr(tenant).addr();
         let share = SHARES.with_borrow_mut(|shares| {
@@ -114,20 +113,21 @@ impl Turns {
         Self { share, since: None }
     }
 
-    /// Nobody else is there to have a turn, and few of its own.
+    /// No other tenant is connected to this thread, and this one has few connections.
     fn has_the_thread(&self) -> bool {
         TENANTS.get() == 1 && Arc::strong_count(&self.share) <= ALONE
     }
 
-    /// The connection begins to work, after it has waited. True: its tenant's other connections have used the
-    /// slice up, and `pass` is due before anything is done.
+    /// The connection begins to work, after it has waited. Returns true if its tenant's other connections have used up
+    /// the slice; then call `pass` before doing anything.
     #[must_use]
     pub(super) fn begin(&mut self) -> bool {
         self.since = None;
         self.count()
     }
 
-    /// Counts the time since it began or was counted. True: the tenant has had its slice, and `pass` is due.
+    /// Counts the time since `begin` or the last count. Returns true if the tenant has used its slice and `pass` is
+    /// due.
     pub(super) fn count(&mut self) -> bool {
         if self.has_the_thread() {
             self.since = None;
@@ -162,8 +162,8 @@ impl Turns {
     }
 }
 
-/// Runs `future`, which is to await something after each piece of its work, in turns of the tenant's: it is not
-/// polled while other tenants that wait come first.
+/// Runs `future` in turns of the tenant: it is not polled while other waiting tenants come first. `future` should await
+/// something after each piece of its work.
 pub(super) async fn within<T>(tenant: &Arc<Tenant>, future: impl Future<Output = T>) -> T {
     let mut turns = Turns::new(tenant);
     let mut future = pin!(future);
@@ -180,7 +180,7 @@ pub(super) async fn within<T>(tenant: &Arc<Tenant>, future: impl Future<Output =
         });
         match polled.await {
             Some(done) => return done,
-            // Whatever wakes the future meanwhile is not missed: it is polled after the turn in any case.
+            // A wake-up meanwhile is not lost: the future is polled after the turn in any case.
             None => turns.pass().await,
         }
         has_turn = true;
@@ -191,10 +191,10 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Lets one connection of each waiting tenant go on, round after round, until none waits.
+/// Lets one connection of each waiting tenant continue, round after round, until none waits.
 async fn dispatch() {
     loop {
-        // What became ready meanwhile goes first, and so does what the kernel has to tell.
+        // Tasks that became ready meanwhile run first, and the runtime polls the kernel for events.
         tokio::task::yield_now().await;
         let round = WAITING.with_borrow(VecDeque::len);
         for _ in 0..round {
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
     use crate::tenant::{Key, Tenants};
 
-    /// Connections of a tenant that always have something to do; each counts its turns.
+    /// Connections of a tenant that always have work. Each counts its turns.
     fn busy(tenant: &Arc<Tenant>, connections: usize) -> Vec<tokio::task::JoinHandle<u32>> {
         let work = |tenant: Arc<Tenant>| async move {
             let mut turns = Turns::new(&tenant);
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_tenant_with_many_connections_has_as_many_turns_as_one_with_one() {
+    async fn a_tenant_with_many_connections_has_as_many_turns_as_a_tenant_with_one() {
         let tenants = Tenants::default();
         let (many, one) = (tenants.get(Key::Cid(3)), tenants.get(Key::Cid(4)));
         let crowd = busy(&many, 50);
@@ -259,14 +259,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn who_is_alone_goes_on_at_once() {
+    async fn a_tenant_alone_on_a_thread_goes_on_at_once() {
         let tenants = Tenants::default();
         let mut turns = Turns::new(&tenants.get(Key::Cid(3)));
         assert!(!turns.begin(), "nothing is used");
         thread::sleep(SLICE);
         assert!(!turns.count(), "nobody waits");
         tokio::time::timeout(Duration::from_secs(20), turns.pass()).await.unwrap();
-        // As soon as another one is there, it counts.
+        // Time is counted as soon as another tenant is connected.
         let other = Turns::new(&tenants.get(Key::Cid(4)));
         assert!(!turns.begin());
         thread::sleep(SLICE);
@@ -278,8 +278,8 @@ mod tests {
         assert!(!turns.count(), "it has gone");
     }
 
-    /// What a storm of handshakes is: many connections of one tenant become ready at once, and each has work of
-    /// a millisecond. How long another tenant waits until it is polled.
+    /// Simulates a storm of handshakes: many connections of one tenant become ready at once, and each has work of a
+    /// millisecond. Returns the longest time that another tenant waits until it is polled.
     async fn waits_beside_a_storm<T>(noise: impl Fn(Arc<Tenant>) -> T) -> Duration
     where
         T: Future<Output = ()> + Send + 'static,
@@ -300,7 +300,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn many_connections_that_become_ready_at_once_do_not_all_come_first() {
         const WORK: Duration = Duration::from_millis(1);
-        // As a handshake: some work, an answer of the client's, more work.
+        // Like a handshake: some work, an answer from the client, more work.
         let work = async || {
             for _ in 0..2 {
                 thread::sleep(WORK);

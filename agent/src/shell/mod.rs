@@ -1,7 +1,8 @@
-//! Commands that serve a client who opens an export: mkfs(8) for its disk, a script that describes it.
+//! Commands that run for a client that opens an export: mkfs(8) for its disk, or a script that describes it.
 //!
-//! A command runs in a process group of its own. No thread waits for it. A few run at once, for each tenant and in
-//! all; the others wait for their turn. When its client leaves, the whole group is ended.
+//! A command runs in a process group of its own. No thread waits for it. The number of commands that run at once is
+//! limited, per tenant and in all; further commands wait for their turn. When its client leaves, the whole group is
+//! ended.
 
 mod output;
 
@@ -23,29 +24,29 @@ use tokio::{
 use self::output::{Kept, Pipe};
 use crate::{child::Group, sys, tenant::Tenant};
 
-/// Commands that run at once for all tenants together: each is a process that computes and writes.
+/// The maximum of commands that run at once for all tenants together. Each is a process that computes and writes.
 const MOST: usize = 16;
-/// How long a command has to end by itself when it is sent TERM: some clean up behind themselves.
+/// How long a command has to end by itself after TERM, since some clean up first.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often is looked whether all members of a group have ended, which nobody tells of.
+/// The interval between two checks whether all members of a group have ended, which nothing reports.
 const LOOK: Duration = Duration::from_millis(5);
 
 static ALL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MOST)));
-/// How many run or are being cleaned up after.
+/// The number of commands that run or are being ended.
 static RUNNING: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
 
 /// A command that has ended.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) status: ExitStatus,
-    /// The first `output::MOST` bytes that it printed.
+    /// The first `output::MOST` bytes of its stdout.
     pub(crate) output: Vec<u8>,
-    /// The last `output::MOST` bytes of its errors.
+    /// The last `output::MOST` bytes of its stderr.
     errors: Vec<u8>,
 }
 
 impl Ran {
-    /// How it ended, and the last line of its errors, for a message.
+    /// Its exit status and the last line of its stderr, for a message.
     pub(crate) fn why(&self) -> String {
         let said = String::from_utf8_lossy(&self.errors);
         let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
@@ -54,18 +55,18 @@ impl Ran {
     }
 }
 
-/// A command for the shell. What a client says goes into its environment, and never into `text`.
+/// A command for the shell. Text from a client goes into its environment, and never into `text`.
 pub(crate) fn command(text: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(text);
-    // What the service manager said to this process is not for that one.
+    // The service manager set these for this process, not for the command.
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
         shell.env_remove(name);
     }
     shell
 }
 
-/// Permission to run one command after another. Clones are the same one.
+/// Permission to run one command after another. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Turn {
     tenant: Arc<Tenant>,
@@ -75,19 +76,19 @@ pub(crate) struct Turn {
 /// Waits until a command may run for `tenant`.
 pub(crate) async fn turn(tenant: &Arc<Tenant>) -> Turn {
     let open = |permit: Result<_, AcquireError>| permit.expect("nobody closes the semaphores");
-    // Its own queue comes first: a tenant has no more places in the common queue than it may run commands.
+    // The tenant's own queue comes first, so a tenant has no more places in the common queue than it may run commands.
     let own = open(Arc::clone(tenant.commands()).acquire_owned().await);
     let common = open(Arc::clone(&ALL).acquire_owned().await);
     Turn { tenant: Arc::clone(tenant), _permits: Arc::new([own, common]) }
 }
 
-/// Waits until no command runs, and nothing is left of those that were ended.
+/// Waits until no command runs, and all groups that were ended are gone.
 pub(crate) async fn all_ended() {
-    // The sender is static and never gone.
+    // The sender is static and never dropped.
     RUNNING.subscribe().wait_for(|count| *count == 0).await.ok();
 }
 
-/// One more that runs.
+/// Counts one running command until it is dropped.
 struct Running;
 
 impl Running {
@@ -104,8 +105,8 @@ impl Drop for Running {
 }
 
 impl Turn {
-    /// Runs a command to its end, and gives `held` back. What it leaves running in its group is ended. If the caller
-    /// stops waiting, all of the group is ended, and after that `held` is dropped, where that may block.
+    /// Runs a command to its end, and returns `held`. Processes that it leaves running in its group are ended. If the
+    /// caller stops waiting, the whole group is ended, and after that `held` is dropped on a thread that may block.
     ///
     /// # Errors
     /// The command cannot be started, or the agent is ending.
@@ -115,7 +116,7 @@ impl Turn {
     {
         let (mut tell, told) = oneshot::channel();
         let (turn, running) = (self.clone(), Running::begin());
-        // A task of its own, which goes on when the caller is gone.
+        // A task of its own, which continues when the caller is gone.
         tokio::spawn(async move {
             let unwanted = match attend(&turn.tenant, command, &mut tell).await {
                 Some(ran) => tell.send((ran, held)).err().map(|(_, held)| held),
@@ -132,7 +133,7 @@ impl Turn {
     }
 }
 
-/// Runs a command to its end; `None` if `tell` is nobody's any more.
+/// Runs a command to its end; `None` if the receiver of `tell` is dropped before.
 async fn attend<T>(
     tenant: &Tenant,
     mut command: Command,
@@ -156,7 +157,7 @@ async fn attend<T>(
         biased;
         () = tell.closed() => false,
         _ = end.readable() => true,
-        // Never: they are there for what they keep.
+        // These two never complete. They are polled to read the pipes.
         () = output.listen() => true,
         () = errors.listen() => true,
     };
@@ -168,17 +169,17 @@ async fn attend<T>(
     Some(group.finish(true).map(|status| Ran { status, output, errors }))
 }
 
-/// Ends a group.
+/// Ends a group: TERM, then KILL.
 async fn finish(group: Group, end: &AsyncFd<OwnedFd>) {
     group.signal(Signal::SIGTERM);
     timeout(GRACE, end.readable()).await.ok();
     group.signal(Signal::SIGKILL);
     end.readable().await.ok();
     let id = group.id();
-    // How its leader ended is of no interest.
+    // The exit status of its leader does not matter.
     group.finish(true).ok();
-    // The others have been sent KILL and end in a moment. Signal 0 is none: whoever gets the number after them does
-    // not notice it.
+    // The other members have been sent KILL and end soon. Signal 0 only checks for existence, so a later group with the
+    // same number does not notice it.
     let gone = async {
         while nix::sys::signal::killpg(id, None).is_ok() {
             sleep(LOOK).await;

@@ -1,19 +1,20 @@
-//! What a command prints, within bounds: it is read to its end, so that the command does not hang, and a part of it
+//! Reads the output of a command within bounds: all of it is read, so that the command does not block, and a part of it
 //! is kept.
 
 use std::{future, io, os::fd::OwnedFd};
 
 use tokio::net::unix::pipe::Receiver;
 
-/// Bytes that are kept. The longest description that NBD carries has 4096: one more shows that a text is longer.
+/// The maximum of bytes that are kept. The longest description in NBD has 4096 bytes; one more shows that a text is
+/// longer.
 pub(super) const MOST: usize = 4096 + 1;
-/// Read at once, bytes.
+/// Bytes per read.
 const CHUNK: usize = 8192;
-/// A pipe holds 64 KiB, and more if somebody has it made larger. What is left in it when the command has ended is
-/// read in so many chunks at most, since what the command has started may go on to print.
+/// The maximum of chunks that are read from the pipe after the command has ended. A pipe holds 64 KiB, or more if it
+/// was made larger. The bound is needed because processes that the command has started may continue to print.
 const LAST_CHUNKS: usize = 64;
 
-/// The part that is kept.
+/// The part of the output that is kept.
 #[derive(Debug)]
 pub(super) struct Kept {
     bytes: Vec<u8>,
@@ -21,12 +22,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// The first bytes.
+    /// Keeps the first bytes.
     pub(super) const fn first() -> Self {
         Self { bytes: Vec::new(), last: false }
     }
 
-    /// The last bytes.
+    /// Keeps the last bytes.
     pub(super) const fn last() -> Self {
         Self { bytes: Vec::new(), last: true }
     }
@@ -42,7 +43,7 @@ impl Kept {
     }
 }
 
-/// One end of a pipe that the command writes to.
+/// The read end of a pipe that the command writes to.
 #[derive(Debug)]
 pub(super) struct Pipe {
     pipe: Option<Receiver>,
@@ -50,12 +51,12 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// Must be called on a runtime. What cannot be read is empty.
+    /// Must be called on a runtime. A pipe that cannot be read counts as empty.
     pub(super) fn new(pipe: Option<OwnedFd>, kept: Kept) -> Self {
         Self { pipe: pipe.and_then(|pipe| Receiver::from_owned_fd(pipe).ok()), kept }
     }
 
-    /// Reads all that comes, and never ends.
+    /// Reads all output. Never returns.
     pub(super) async fn listen(&mut self) {
         let mut bytes = vec![0; CHUNK];
         while let Some(pipe) = &self.pipe {
@@ -72,7 +73,7 @@ impl Pipe {
         future::pending::<()>().await;
     }
 
-    /// What was kept, with what is still in the pipe: the runtime may not have seen that yet.
+    /// The kept part, including data still in the pipe, which the runtime may not have seen yet.
     pub(super) fn rest(mut self) -> Vec<u8> {
         let mut bytes = vec![0; CHUNK];
         if let Some(pipe) = self.pipe.and_then(|pipe| pipe.into_nonblocking_fd().ok()) {

@@ -30,18 +30,18 @@ async fn until(done: impl Fn() -> bool) {
 
 fn lives(pid: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-    // Not one that only its parent has not waited for yet.
+    // A zombie does not count: only its parent has not waited for it yet.
     status.is_ok_and(|status| !status.contains(") Z "))
 }
 
-/// The ids that a command has written, once all are there.
+/// The process ids that a command has written, once there are `count` of them.
 async fn ids(path: &Path, count: usize) -> Vec<String> {
     until(|| fs::read_to_string(path).is_ok_and(|text| text.lines().count() == count)).await;
     fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[tokio::test]
-async fn what_a_command_prints_and_how_it_ends_comes_back() {
+async fn the_output_and_status_of_a_command_are_returned() {
     let ran = run("echo one; echo two >&2; echo; exit 3").await;
     assert_eq!((&*ran.output, ran.status.code()), (&b"one\n\n"[..], Some(3)));
     assert_eq!(ran.why(), "exit status: 3: two");
@@ -53,7 +53,7 @@ async fn what_a_command_prints_and_how_it_ends_comes_back() {
 }
 
 #[tokio::test]
-async fn one_that_prints_without_end_is_read_and_a_part_is_kept() {
+async fn a_command_that_prints_much_is_read_and_a_part_is_kept() {
     let ran = run("head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; echo last >&2").await;
     assert_eq!(ran.output.len(), output::MOST);
     assert!(ran.status.success() && ran.errors.ends_with(b"last\n"));
@@ -61,7 +61,7 @@ async fn one_that_prints_without_end_is_read_and_a_part_is_kept() {
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_behind_is_ended_and_not_waited_for() {
+async fn processes_left_by_a_command_are_ended_and_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     for status in [0, 1] {
         let path = dir.path().join(status.to_string());
@@ -84,7 +84,7 @@ impl Drop for Held {
 }
 
 #[tokio::test]
-async fn with_its_caller_a_command_ends_and_all_that_it_has_started() {
+async fn a_command_and_all_its_processes_end_when_its_caller_stops_waiting() {
     let dir = tempfile::tempdir().unwrap();
     for (n, trap) in ["", "trap '' TERM;"].into_iter().enumerate() {
         let path = dir.path().join(n.to_string());
@@ -112,7 +112,7 @@ async fn with_its_caller_a_command_ends_and_all_that_it_has_started() {
 }
 
 #[tokio::test]
-async fn one_that_cleans_up_behind_itself_gets_the_time_for_it() {
+async fn a_command_that_cleans_up_gets_the_time_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let (ready, clean) = (dir.path().join("ready"), dir.path().join("clean"));
     let text = format!(
@@ -129,7 +129,7 @@ async fn one_that_cleans_up_behind_itself_gets_the_time_for_it() {
 }
 
 #[tokio::test]
-async fn a_tenant_runs_so_many_at_once_and_another_one_its_own() {
+async fn the_number_of_commands_at_once_is_limited_per_tenant() {
     let tenants = Tenants::new(Limits { commands: 2, ..Limits::default() });
     let (first, other) = (tenants.get(Key::Cid(3)), tenants.get(Key::Cid(4)));
     let turns = [turn(&first).await, turn(&first).await];

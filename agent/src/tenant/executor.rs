@@ -1,9 +1,8 @@
 //! Threads for work that blocks, with a queue for each tenant and turns between tenants.
 //!
-//! A tenant reaches it by `Tenant::submit` and `Tenant::run`. A free thread takes the next work of the
-//! tenant that has the fewest threads, so a tenant that asks for much delays itself and nobody else, and
-//! tenants never have all threads: one that comes finds a free one. Work that takes long comes back after a
-//! while and queues again (`Work::run`).
+//! Tenants use it by `Tenant::submit` and `Tenant::run`. A free thread takes the next work of the tenant that has the
+//! fewest threads. So a tenant that requests much work delays only itself. Tenants never have all threads: a new tenant
+//! finds a free one. Work that takes long returns after a while and is queued again (`Work::run`).
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -19,32 +18,32 @@ use std::{
 
 use crate::primitives::{Arc, Condvar, Mutex, MutexGuard, thread};
 
-/// Most threads.
+/// The maximum of threads.
 const THREADS: usize = if cfg!(feature = "loom") { 2 } else { 64 };
-/// Most threads that do long work, for all tenants: more would take the processors from the engine's
-/// threads, and a long request is in no hurry.
+/// The maximum of threads that do long work, for all tenants. More would take the processors from the engine's threads,
+/// and long requests are not urgent.
 static LONG_THREADS: LazyLock<usize> =
     LazyLock::new(|| available_parallelism().map_or(2, |cores| cores.get().max(2)));
 
-/// A thread that has had nothing to do for so long ends; the last one stays.
+/// A thread that has had no work for this long ends, except the last one.
 const IDLE: Duration = Duration::from_secs(10);
-/// Between two warnings that no thread can be started.
+/// The interval between two warnings that no thread can be started.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
-/// Something that blocks a thread.
+/// Work that blocks a thread.
 pub trait Work: Send {
-    /// Does it, or a part of it that takes some milliseconds: then it is given back, and goes on after
-    /// others had their turn.
+    /// Does the work, or a part of it that takes some milliseconds. In that case it returns the rest, which continues
+    /// after other work had its turn.
     fn run(self: Box<Self>) -> Option<Box<dyn Work>>;
 
-    /// It may take a processor for long: little of such work is done at the same time. What is given back by
-    /// `run` counts as such in any case.
+    /// Whether it may occupy a processor for long. Little of such work runs at the same time. What `run` returns counts
+    /// as long work in any case, unless `stays_short`.
     fn is_long(&self) -> bool {
         false
     }
 
-    /// What `run` gives back does not count as long work: it is of many short ones, or waits for another machine,
-    /// which would leave no place for long work to others.
+    /// Whether the rest that `run` returns does not count as long work. This holds for a series of short tasks, and for
+    /// work that waits for another machine: it would leave no room for the long work of others.
     fn stays_short(&self) -> bool {
         false
     }
@@ -57,28 +56,28 @@ pub struct Executor {
 
 struct Shared {
     state: Mutex<State>,
-    /// There is work, or there will be none any more.
+    /// Notified when there is work, and when the executor closes.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     queues: HashMap<u64, Queue>,
-    /// Tenants whose next work may run: threads that it has, when it was put here, its number.
+    /// Tenants whose next work may run, as (threads that the tenant has, turn, number of its queue).
     ready: BTreeSet<(usize, u64, u64)>,
     /// The same for long work.
     ready_long: BTreeSet<(usize, u64, u64)>,
-    /// Threads that do work, and those of them that do long work.
+    /// Threads that do work, and how many of them do long work.
     busy: usize,
     long: usize,
-    /// Counts what was put there.
+    /// Counts insertions into `ready` and `ready_long`.
     turn: u64,
     threads: usize,
     /// Threads that wait for work.
     idle: usize,
-    /// Of these, how many have been woken and have not come yet.
+    /// Of these, the number that have been woken and do not run yet.
     woken: usize,
-    /// Threads that were started and have not come yet.
+    /// Threads that were started and do not run yet.
     started: usize,
     warned: Option<Instant>,
     closing: bool,
@@ -88,12 +87,12 @@ struct State {
 struct Queue {
     work: VecDeque<Box<dyn Work>>,
     running: usize,
-    /// Where it stands in `ready`.
+    /// Its entry in `ready`.
     placed: Option<(usize, u64)>,
     long: VecDeque<Box<dyn Work>>,
-    /// Threads that do long work of it; they are in `running` too.
+    /// Threads that do long work of it. `running` includes them.
     running_long: usize,
-    /// Where it stands in `ready_long`.
+    /// Its entry in `ready_long`.
     placed_long: Option<(usize, u64)>,
 }
 
@@ -110,7 +109,7 @@ pub(super) struct QueueId(u64);
 
 impl QueueId {
     pub(super) fn new() -> Self {
-        // 0 is the payer of what is charged to nobody.
+        // 0 is the payer for work that is charged to no tenant.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
@@ -128,7 +127,7 @@ impl Default for Executor {
 }
 
 impl Executor {
-    /// Starts the first thread, so that work can be done however few threads there may be later.
+    /// Starts the first thread. So work can be done even if no more threads can be started later.
     ///
     /// # Errors
     /// Those of starting a thread.
@@ -152,8 +151,8 @@ impl Executor {
             queue.work.push_back(work);
         }
         state.place(id.0);
-        // A thread that is on its way rouses the next one: many at once cost more than their work. Without one, and
-        // where there are as many as there may be, one that becomes free takes it.
+        // A thread that is about to run wakes the next one: waking many at once costs more than their work. If no
+        // thread is about to run and there are as many as allowed, one that becomes free takes the work.
         if state.has_work() && state.woken + state.started == 0 {
             Shared::rouse(&self.shared, state);
         }
@@ -175,12 +174,13 @@ impl fmt::Debug for Executor {
 }
 
 impl State {
-    /// There is something that a free thread may do.
+    /// Whether there is work that a free thread may do.
     fn has_work(&self) -> bool {
         self.has_short() || self.has_long()
     }
 
-    /// A tenant may have one more thread while it has fewer than are left for others.
+    /// Whether there is work that is not long. A tenant may have one more thread while it has fewer than are left for
+    /// others.
     fn has_short(&self) -> bool {
         let left = THREADS - self.busy;
         self.ready.first().is_some_and(|&(running, ..)| running < left)
@@ -191,7 +191,7 @@ impl State {
         self.busy < THREADS && self.ready_long.first().is_some_and(|&(running, ..)| running < left)
     }
 
-    /// Puts a queue where it belongs in `ready` and `ready_long`, or takes it out.
+    /// Updates the entries of a queue in `ready` and `ready_long`, and removes an empty queue.
     fn place(&mut self, id: u64) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         if let Some((running, turn)) = queue.placed.take() {
@@ -215,8 +215,7 @@ impl State {
         }
     }
 
-    /// The next work, of the tenant that has the fewest threads. Long work goes first, since so few threads
-    /// are for it.
+    /// The next work, of the tenant that has the fewest threads. Long work goes first, since so few threads may do it.
     fn next(&mut self) -> Option<Job> {
         let long = self.has_long();
         if !long && !self.has_short() {
@@ -236,7 +235,7 @@ impl State {
         Some(Job { id, work, long })
     }
 
-    /// A thread is free again; `rest` is what its work still has to do.
+    /// Called when a thread is free again. `rest` is the remaining part of its work.
     fn done(&mut self, id: u64, long: bool, rest: Option<Box<dyn Work>>) {
         self.busy -= 1;
         self.long -= usize::from(long);
@@ -261,7 +260,7 @@ impl State {
         self.started -= 1;
     }
 
-    /// The work waits for a thread that there is.
+    /// No thread could be started, so the work waits for an existing one.
     fn failed_to_start(&mut self, error: &io::Error) {
         self.thread_does_not_start();
         if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
@@ -277,11 +276,11 @@ impl State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock panics half way.
+        // Nothing under the lock panics, so the state is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has one more thread come for what is queued, if there may be one.
+    /// Wakes or starts one more thread for the queued work, if there may be one.
     fn rouse(shared: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.idle > state.woken {
             state.woken += 1;
@@ -299,7 +298,7 @@ impl Shared {
     /// Starts a thread, which is counted already.
     fn spawn(shared: &Arc<Self>) -> io::Result<()> {
         let shared = Arc::clone(shared);
-        // Not waited for: a disk that hangs does not hold the agent.
+        // Not joined, so that a disk that hangs does not delay the agent's exit.
         thread::Builder::new().name("disk".into()).spawn(move || Self::work(&shared)).map(drop)
     }
 
@@ -308,7 +307,7 @@ impl Shared {
         state.started -= 1;
         loop {
             if let Some(Job { id, work, long }) = state.next() {
-                // A thread that has become free may have made room for more than it takes itself.
+                // A thread that has become free may have made room for more work than it takes itself.
                 if state.has_work() && state.woken + state.started == 0 {
                     Self::rouse(shared, state);
                 } else {
@@ -330,7 +329,7 @@ impl Shared {
             let timeout;
             (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
-            // If it was not this thread that was meant, the one that was finds this one's work done.
+            // Another thread may have been woken in fact. If so, it finds that this one has done the work.
             state.woken = state.woken.saturating_sub(1);
             if timeout.timed_out() && !state.has_work() && state.threads > 1 {
                 break;

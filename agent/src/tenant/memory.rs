@@ -1,8 +1,8 @@
-//! Memory that connections hold: counted per connection, per tenant and in all.
+//! Memory that connections hold, counted per connection, per tenant and in all.
 //!
-//! A connection has an `Account`. Before it takes in a request it covers what that will hold; where the
-//! limits do not allow that it waits, and reads no more. What counts is what cannot be given back to the
-//! kernel: the whole allocation that a small reply keeps alive, not the bytes on the wire.
+//! Each connection has an `Account`. Before it takes in a request it covers the memory that the request will hold. If
+//! the limits do not allow that, the connection waits, and reads no more. The count is of memory that cannot be
+//! returned to the kernel: the whole allocation that a small reply keeps alive, not the bytes on the wire.
 
 use std::{
     sync::{
@@ -16,25 +16,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Tenant;
 
-/// Bytes that every connection may hold without asking, so that small requests go on however much the
-/// tenant's other connections hold.
+/// Bytes that every connection may hold uncounted, so that small requests make progress however much the tenant's other
+/// connections hold.
 pub const FREE: u64 = 64 << 10;
-/// Bytes that are counted together.
+/// The unit of the count, in bytes.
 const UNIT: u64 = 64 << 10;
-/// Bytes that a connection asks for at least.
+/// The minimum that a connection acquires at once, in bytes.
 const STEP: u64 = 256 << 10;
-/// Between two looks whether other tenants have given memory back.
+/// The interval between two checks whether other tenants have released memory.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Limits in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// What one connection holds.
+    /// Bytes that one connection may hold.
     pub connection: u64,
-    /// What all connections of a tenant hold.
+    /// Bytes that all connections of one tenant may hold.
     pub tenant: u64,
-    /// What all connections hold. A tenant may have as much of it as is left after that, so that one which
-    /// comes late finds something.
+    /// Bytes that all connections may hold. A tenant may have as much as is left after that, so that a tenant that
+    /// comes late finds some.
     pub total: u64,
 }
 
@@ -45,13 +45,13 @@ impl Default for MemoryLimits {
 }
 
 impl MemoryLimits {
-    /// The most that one connection can ever hold.
+    /// The maximum that one connection can ever hold, in bytes.
     fn most(&self) -> u64 {
         self.connection.min(self.tenant).min(self.total / 2)
     }
 }
 
-/// What all tenants hold together.
+/// The memory that all tenants hold together, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     used: AtomicU64,
@@ -64,12 +64,12 @@ impl Pool {
     }
 }
 
-/// What one tenant holds.
+/// The memory that one tenant holds.
 #[derive(Debug)]
 pub(super) struct Share {
     limits: MemoryLimits,
     pool: Arc<Pool>,
-    /// A permit for each `UNIT`; those who wait get them in turn.
+    /// One permit per `UNIT`. Waiting connections get them in order.
     units: Arc<Semaphore>,
     used: AtomicU64,
 }
@@ -81,7 +81,7 @@ impl Share {
         Self { limits, pool, units, used: AtomicU64::new(0) }
     }
 
-    /// Counts `bytes` more, unless too little is left for others.
+    /// Counts `bytes` more. Returns false, and counts nothing, if that would leave too little for others.
     fn take(&self, bytes: u64) -> bool {
         let all = self.pool.used.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let own = self.used.fetch_add(bytes, Ordering::AcqRel) + bytes;
@@ -98,32 +98,32 @@ impl Share {
     }
 }
 
-/// Whether what a connection is to hold is covered.
+/// Whether the memory that a connection needs is covered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cover {
     Covered,
     /// Not now: `Account::acquire` waits for it.
     Wait,
-    /// It is more than a connection can ever hold.
+    /// Never: it is more than a connection can ever hold.
     TooMuch,
 }
 
-/// What one connection may hold at the moment.
+/// The memory that one connection may hold at the moment. Released on drop.
 #[derive(Debug)]
 pub struct Account {
     tenant: Arc<Tenant>,
-    /// Bytes beyond `FREE`.
+    /// Bytes in addition to `FREE`.
     lease: u64,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Account {
-    /// An account of a connection that holds nothing yet.
+    /// An account for a connection that holds nothing yet.
     pub fn new(tenant: Arc<Tenant>) -> Self {
         Self { tenant, lease: 0, permit: None }
     }
 
-    /// The most that it can ever cover, bytes.
+    /// The maximum that it can ever cover, in bytes.
     pub fn most(&self) -> u64 {
         self.share().limits.most()
     }
@@ -132,7 +132,7 @@ impl Account {
         &self.tenant.memory
     }
 
-    /// Bytes that are missing for `held`, in whole units and not too few.
+    /// Bytes to acquire for `held`: a multiple of `UNIT`, and at least `STEP` unless it is 0.
     fn missing(&self, held: u64) -> u64 {
         let missing = held.saturating_sub(FREE + self.lease);
         if missing == 0 { 0 } else { missing.max(STEP).next_multiple_of(UNIT) }
@@ -167,15 +167,15 @@ impl Account {
         }
     }
 
-    /// Waits until `held` bytes in all are covered; connections of a tenant in the order in which they
-    /// asked. Nothing is lost if this is dropped.
+    /// Waits until `held` bytes in all are covered. Connections of a tenant are served in the order in which they
+    /// asked. Dropping the future loses nothing.
     pub async fn acquire(&mut self, held: u64) {
         let missing = self.missing(held);
         if missing == 0 {
             return;
         }
         let units = u32::try_from(missing / UNIT).unwrap_or(u32::MAX);
-        // It is never closed.
+        // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&self.share().units).acquire_many_owned(units).await else {
             return;
         };
@@ -185,7 +185,7 @@ impl Account {
         self.add(permit, missing);
     }
 
-    /// Gives back what `held` bytes do not need.
+    /// Releases the memory that `held` bytes do not need.
     pub fn release_to(&mut self, held: u64) {
         let needed = held.saturating_sub(FREE).next_multiple_of(UNIT);
         let more = self.lease.saturating_sub(needed);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_finds_something() {
+    fn a_tenant_that_comes_late_finds_memory() {
         let tenants = tenants(64 * MIB, 64 * MIB, 64 * MIB);
         let mut greedy = account(&tenants, 3);
         assert_eq!(greedy.cover(33 * MIB), Cover::TooMuch, "half of all is left for others");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_get_it_in_turn_and_who_leaves_takes_nothing() {
+    async fn waiting_connections_are_served_in_order_and_a_dropped_wait_takes_nothing() {
         let tenants = tenants(8 * MIB, 8 * MIB, 100 * MIB);
         let (mut first, mut second) = (account(&tenants, 3), account(&tenants, 3));
         assert_eq!(first.cover(8 * MIB), Cover::Covered);

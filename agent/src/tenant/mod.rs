@@ -1,8 +1,8 @@
 //! Tenants: the parties that connections are charged to.
 //!
-//! A tenant is the machine where one is known, else what the peer's address says: the vsock CID, the Unix
-//! uid, the IPv4 address or the IPv6 /64 network. `session` finds the tenant of each connection here, and
-//! charges it for places, memory, blocking work and log lines. All connections of a tenant share its limits,
+//! A tenant is the machine if a lease names one. Otherwise the peer's address determines it: the socket of its VM, the
+//! vsock CID, the Unix uid, the IPv4 address or the IPv6 /64 network. `session` gets the tenant of each connection
+//! here, and charges it for places, memory, blocking work and log lines. All connections of a tenant share its limits,
 //! so a tenant gains nothing by opening more of them.
 
 mod executor;
@@ -30,14 +30,14 @@ pub use self::{
 };
 use crate::{log::Allowance, peer::Peer};
 
-/// How long a tenant without connections is remembered, so that a client which connects again and again
-/// does not begin with a fresh allowance of log lines each time.
+/// How long a tenant without connections is kept. A client that reconnects again and again then does not get a fresh
+/// allowance of log lines each time.
 const REMEMBERED: Duration = Duration::from_mins(1);
-/// Tenants that are remembered without connections; the longest unused ones go first. An IPv6 peer may
-/// have many networks.
+/// The number of tenants from which unused ones are dropped, the longest unused first. An IPv6 peer may have many
+/// networks.
 const MOST_REMEMBERED: usize = 4096;
 
-/// Who a connection is charged to.
+/// Identifies the tenant that a connection is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Key {
@@ -53,12 +53,12 @@ pub enum Key {
     V4(Ipv4Addr),
     /// An IPv6 /64 network: its upper 64 bits.
     V6(u64),
-    /// Whoever started the agent with its connection on stdin.
+    /// The process that started the agent with a connection on stdin.
     Pipe,
 }
 
 impl Key {
-    /// The tenant that a peer belongs to; `machine` is the one that its lease names.
+    /// The tenant that a peer belongs to. `machine` is the machine that its lease names.
     pub fn of(peer: &Peer, machine: Option<&Arc<str>>) -> Self {
         if let Some(machine) = machine {
             return Self::Machine(Arc::clone(machine));
@@ -92,19 +92,19 @@ impl fmt::Display for Key {
     }
 }
 
-/// What tenants may have.
+/// The limits of tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of one tenant, handshakes included.
+    /// Connections per tenant, including those in a handshake.
     pub connections: usize,
-    /// Connections in all. A tenant may have as many of them as it leaves free, so that one which comes late
-    /// finds a place.
+    /// Connections in all. A tenant may have as many of them as it leaves free, so that a tenant that comes late finds
+    /// a place.
     pub connections_in_all: usize,
     /// Connections in all that have a thread to themselves. A tenant may have as many as it leaves free.
     pub own_threads: usize,
-    /// Commands that run for one tenant at once, such as mkfs(8) for a `tmpdisk`.
+    /// Commands that run at once per tenant, such as mkfs(8) for a `tmpdisk`.
     pub commands: usize,
-    /// What connections hold.
+    /// Memory that connections hold.
     pub memory: MemoryLimits,
 }
 
@@ -120,14 +120,14 @@ impl Default for Limits {
     }
 }
 
-/// Every tenant of this process.
+/// All tenants of this process.
 #[derive(Debug, Default)]
 pub struct Tenants {
     limits: Limits,
     by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
-    /// Connections of all of them.
+    /// Connections of all tenants.
     connections: Arc<AtomicUsize>,
-    /// Connections of all of them that have a thread to themselves.
+    /// Connections of all tenants that have a thread to themselves.
     own_threads: Arc<AtomicUsize>,
     executor: Arc<Executor>,
     memory: Arc<memory::Pool>,
@@ -139,44 +139,44 @@ pub struct Tenant {
     key: Key,
     limits: Limits,
     connections: AtomicUsize,
-    /// Those of all tenants.
+    /// Connections of all tenants.
     all_connections: Arc<AtomicUsize>,
     own_threads: AtomicUsize,
-    /// Those of all tenants.
+    /// Threads of all tenants that serve one connection each.
     all_own_threads: Arc<AtomicUsize>,
     commands: Arc<Semaphore>,
     log: Arc<Allowance>,
     executor: Arc<Executor>,
     queue: QueueId,
     memory: memory::Share,
-    /// When its last connection ended or began.
+    /// When a connection of it last began or ended.
     used: Mutex<Instant>,
 }
 
 impl Tenants {
-    /// Tenants with these limits.
+    /// Creates an empty table with these limits.
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// Bytes that their connections hold.
+    /// Bytes that all connections hold.
     #[cfg(test)]
     pub(crate) fn memory_used(&self) -> u64 {
         self.memory.used()
     }
 
-    /// Places that are taken.
+    /// The number of taken places.
     #[cfg(test)]
     pub(crate) fn places(&self) -> usize {
         self.connections.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// The threads that work for all of them.
+    /// The threads that work for all tenants.
     pub fn executor(&self) -> &Executor {
         &self.executor
     }
 
-    /// The tenant of that key, as long as somebody uses it and a while longer.
+    /// The tenant with this key. It is kept while it is in use, and for `REMEMBERED` after that.
     pub fn get(&self, key: Key) -> Arc<Tenant> {
         let mut by_key = lock(&self.by_key);
         if let Some(tenant) = by_key.get(&key) {
@@ -203,8 +203,9 @@ impl Tenants {
     }
 }
 
-/// Drops the tenants that nobody uses: all that are old, and the older half when there are too many. Half of
-/// them, so that a peer with ever new addresses does not cost a walk over all of them each time.
+/// Drops unused tenants once there are too many: first all that are old, and then the older half of the unused ones if
+/// there are still too many. It drops half, so that a peer with ever new addresses does not cause a walk over all of
+/// them each time.
 fn forget(by_key: &mut HashMap<Key, Arc<Tenant>>) {
     if by_key.len() < MOST_REMEMBERED {
         return;
@@ -221,22 +222,22 @@ fn forget(by_key: &mut HashMap<Key, Arc<Tenant>>) {
 }
 
 impl Tenant {
-    /// Its number, which no other tenant of this process ever has; at least 1.
+    /// Its number, unique in this process; at least 1.
     pub fn number(&self) -> disk::Payer {
         self.queue.number()
     }
 
-    /// Who it is.
+    /// Its key.
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// A permit for each command that may run for it.
+    /// The permits for commands: one per command that may run for the tenant.
     pub(crate) fn commands(&self) -> &Arc<Semaphore> {
         &self.commands
     }
 
-    /// Its allowance of log lines. What is done for a client is done within it.
+    /// Its allowance of log lines. All work for its clients runs within it.
     pub fn log(&self) -> &Arc<Allowance> {
         &self.log
     }
@@ -246,8 +247,8 @@ impl Tenant {
         self.executor.submit(&self.queue, Box::new(Logged { log: Arc::clone(&self.log), work }));
     }
 
-    /// Does on a thread of its own what would block this one. `None` if it panicked, which is logged. If
-    /// this is dropped before, it is done all the same once it has begun.
+    /// Runs `act`, which may block, on another thread. `None` if it panicked, which is logged. If this future is
+    /// dropped, `act` still completes if it has begun.
     pub async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,
@@ -255,7 +256,7 @@ impl Tenant {
         self.run_as(act, false).await
     }
 
-    /// The same for what may take a processor for long (`Work::is_long`).
+    /// As `run`, for work that may occupy a processor for long (`Work::is_long`).
     pub async fn run_long<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,
@@ -270,7 +271,7 @@ impl Tenant {
     ) -> Option<T> {
         let (tell, told) = oneshot::channel();
         let act = move || {
-            // Whoever waited for it may be gone.
+            // The future that waited for it may have been dropped.
             if !tell.is_closed() {
                 tell.send(act()).ok();
             }
@@ -287,13 +288,13 @@ impl Tenant {
         lock(&self.used).elapsed()
     }
 
-    /// Somebody else than the table has it. Nobody can get it meanwhile: the table is locked.
+    /// Whether it has a holder besides the table. None can be added meanwhile, because the table is locked.
     fn is_used(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
     }
 }
 
-/// Work whose lines in the log are charged to its tenant.
+/// Work whose log lines are charged to its tenant.
 struct Logged {
     log: Arc<Allowance>,
     work: Box<dyn Work>,
@@ -315,7 +316,7 @@ impl Work for Logged {
     }
 }
 
-/// Work that is done in one go.
+/// Work that completes in one call.
 struct Once<F> {
     act: F,
     long: bool,

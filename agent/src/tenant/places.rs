@@ -1,4 +1,4 @@
-//! Places for connections: how many one tenant may have, and all of them.
+//! Places for connections: bounds per tenant and in all.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -7,42 +7,42 @@ use std::{
 
 use super::{Tenant, threads::own_threads_within};
 
-/// Descriptors of one connection: its socket, and up to four of its disk.
+/// Descriptors per connection: its socket, and up to four for its disk.
 const PER_CONNECTION: u64 = 5;
 /// Descriptors of the agent itself: listeners, logs, files of its disks.
 const OWN: u64 = 64;
-/// The same for each thread that serves connections: of its event loop and its ring.
+/// Descriptors per thread that serves connections: for its event loop and its ring.
 const PER_THREAD: u64 = 7;
 
-/// The number of connections that may be open at once when the process may have `descriptors` open files. At least
-/// 2, since a tenant gets at most half: one connection is always possible.
+/// The number of connections that may be open at once when the process may have `descriptors` open files. It is at
+/// least 2: a tenant gets at most half, so one connection is always possible.
 pub fn connections_within(descriptors: u64) -> usize {
-    // One a processor, and those that connections have to themselves.
+    // One thread per processor, and the threads that serve one connection each.
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64
         + own_threads_within(descriptors) as u64;
     let connections = descriptors.saturating_sub(OWN + threads * PER_THREAD) / PER_CONNECTION;
     usize::try_from(connections).unwrap_or(usize::MAX).max(2)
 }
 
-/// A tenant's place for one connection; given back when dropped.
+/// A tenant's place for one connection. It is freed on drop.
 #[derive(Debug)]
 pub struct Place(Arc<Tenant>);
 
 /// There is no place for one more connection of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
-    /// It has as many as one tenant may have.
+    /// The tenant has reached the limit per tenant, which is the value.
     #[error("--limit-per-tenant {0}, and {0} open")]
     Tenant(usize),
-    /// It would have more of them than it leaves free to others.
+    /// The tenant would have more connections than it leaves free for others.
     #[error(
         "the limit of open files is enough for {in_all} connections, of which one tenant has as many as it \
          leaves free: {open} open"
     )]
     All {
-        /// Connections that there may be in all.
+        /// The limit of connections in all.
         in_all: usize,
-        /// Those of this tenant.
+        /// Open connections of this tenant.
         open: usize,
     },
 }
@@ -55,7 +55,7 @@ impl Tenant {
     pub fn connect(self: &Arc<Self>) -> Result<Place, Full> {
         let open = self.connections.fetch_add(1, Ordering::AcqRel);
         let others_and_own = self.all_connections.fetch_add(1, Ordering::AcqRel) + 1;
-        // From here on a drop gives the place back.
+        // From here on a drop frees the place.
         let place = Place(Arc::clone(self));
         self.touch();
         let in_all = self.limits.connections_in_all;
@@ -70,8 +70,8 @@ impl Tenant {
 }
 
 impl Tenant {
-    /// A place for what a connection leaves behind that is over, whatever the limits say: it keeps its disk open, and
-    /// its client could come again and again.
+    /// A place for requests that outlive their connection, regardless of the limits. They keep the disk open, and
+    /// without a place the client could reconnect again and again.
     pub fn stay(self: &Arc<Self>) -> Place {
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.all_connections.fetch_add(1, Ordering::AcqRel);
@@ -80,7 +80,7 @@ impl Tenant {
 }
 
 impl Place {
-    /// Whose place it is.
+    /// The tenant that the place is charged to.
     pub fn tenant(&self) -> &Arc<Tenant> {
         &self.0
     }

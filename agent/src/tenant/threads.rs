@@ -1,4 +1,4 @@
-//! Threads that serve one connection each: how many a tenant may have, and all of them.
+//! Threads that serve one connection each: bounds per tenant and in all.
 
 use std::{
     io,
@@ -11,24 +11,24 @@ use tokio::runtime::Handle;
 use super::Tenant;
 use crate::event_loop::EventLoop;
 
-/// Most of them, for all tenants. A tenant may have as many as it leaves free.
+/// The maximum for all tenants. A tenant may have as many as it leaves free.
 pub(super) const OWN_THREADS: usize = 32;
-/// Descriptors that the process may have open for each of them: nine in ten are left to connections.
+/// Descriptors that the process must be allowed per such thread: nine in ten are left for connections.
 const DESCRIPTORS_EACH: u64 = 70;
-/// Most for one tenant: more could not run at once, and would only take turns from other tenants.
+/// The maximum per tenant. More could not run at once, and would only take turns from other tenants.
 static PER_TENANT: LazyLock<usize> =
     LazyLock::new(|| available_parallelism().map_or(2, |cores| cores.get().max(2)));
 
-/// How many there may be in all, where the process may have `descriptors` open files.
+/// The number of such threads in all when the process may have `descriptors` open files.
 pub fn own_threads_within(descriptors: u64) -> usize {
     usize::try_from(descriptors / DESCRIPTORS_EACH).unwrap_or(usize::MAX).min(OWN_THREADS)
 }
 
-/// A thread of a tenant that serves one connection and may be blocked by it. Dropped, it ends.
+/// A thread of a tenant that serves one connection and may be blocked by it. It ends on drop.
 #[derive(Debug)]
 pub struct OwnThread(EventLoop);
 
-/// Counts one while the thread runs, which may be longer than it is wanted.
+/// Counts the thread while it runs, which may be longer than its `OwnThread` exists.
 #[derive(Debug)]
 struct Counted(Arc<Tenant>);
 
@@ -49,7 +49,7 @@ impl Tenant {
 }
 
 impl OwnThread {
-    /// To run something on the thread.
+    /// The handle to spawn tasks on the thread.
     pub fn handle(&self) -> &Handle {
         self.0.handle()
     }

@@ -6,18 +6,18 @@ use nbd::Buffer;
 
 use disk::zeroed;
 
-/// Bytes of a receive buffer: what one receive takes at most.
+/// Bytes of a large receive buffer: the maximum of one receive.
 pub(crate) const LARGE: usize = 256 * 1024;
-/// Bytes of the buffer that a connection keeps which waits for the rest of a request.
+/// Bytes of the buffer that a connection keeps while it waits for the rest of a request.
 pub(crate) const SMALL: usize = 20 * 1024;
-/// Free buffers that one thread keeps.
+/// The maximum of free buffers per thread.
 const SPARE: usize = 4;
 
 thread_local! {
     static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Makes the buffer large; what is in it stays. Without memory for it the buffer stays as it is.
+/// Makes the buffer large and keeps its contents. Does nothing if there is no memory.
 pub(crate) fn grow(buffer: &mut Buffer) {
     if buffer.capacity() < LARGE {
         let free = FREE.with_borrow_mut(Vec::pop);
@@ -32,7 +32,7 @@ pub(crate) fn small(buffer: &mut Buffer) {
     buffer.replace(vec![0; SMALL].into());
 }
 
-/// Gives back what is more than the buffer's contents need while nothing comes.
+/// Shrinks the buffer to what its contents need, while nothing is received.
 pub(crate) fn shrink(buffer: &mut Buffer) {
     if buffer.capacity() < LARGE || buffer.len() > SMALL {
         return;

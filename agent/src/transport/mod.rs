@@ -27,7 +27,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// Takes the handshake. Nothing may have been received behind STARTTLS.
+    /// Runs the TLS handshake. Nothing may have been received after STARTTLS.
     pub(crate) async fn secure(socket: Wire, acceptor: &Acceptor) -> Result<Self, Failure> {
         match acceptor {
             Acceptor::Certificates(config) => {
@@ -40,7 +40,8 @@ impl Transport {
         }
     }
 
-    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
+    /// Receives the available bytes. `Ok(0)` is the end of the stream; the error `WouldBlock` means that there are none
+    /// yet.
     pub(crate) fn try_recv(&mut self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_recv(runs),
@@ -50,7 +51,8 @@ impl Transport {
         }
     }
 
-    /// Takes as much as goes; `WouldBlock` if nothing does. Taken is not sent: `is_flushed`.
+    /// Accepts as many bytes as possible, and returns their number; `WouldBlock` if none. Accepted bytes may not have
+    /// been sent yet: see `is_flushed`.
     pub(crate) fn try_send(&mut self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.try_send(runs),
@@ -60,7 +62,7 @@ impl Transport {
         }
     }
 
-    /// Sends what was taken; `WouldBlock` if some of it is left.
+    /// Sends the accepted bytes; `WouldBlock` if some remain.
     pub(crate) fn try_flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
@@ -70,7 +72,7 @@ impl Transport {
         }
     }
 
-    /// Nothing that was taken waits to be sent.
+    /// Whether all accepted bytes have been sent.
     pub(crate) fn is_flushed(&self) -> bool {
         match self {
             Self::Plain(_) => true,
@@ -80,7 +82,7 @@ impl Transport {
         }
     }
 
-    /// Waits until `try_recv` is worth a call.
+    /// Waits until `try_recv` may succeed.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.readable().await,
@@ -90,7 +92,7 @@ impl Transport {
         }
     }
 
-    /// Waits until `try_send` or `try_flush` is worth a call.
+    /// Waits until `try_send` or `try_flush` may succeed.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.writable().await,
@@ -117,7 +119,7 @@ impl Transport {
         Ok(())
     }
 
-    /// Says that nothing more will be sent.
+    /// Ends the sending direction of the stream.
     pub(crate) fn finish_sending(&mut self) {
         match self {
             Self::Plain(socket) => socket.finish_sending(),
@@ -127,7 +129,7 @@ impl Transport {
         }
     }
 
-    /// The session is over: the client is told so where TLS has a word for it.
+    /// Tells the client that the session is over, if the stream is inside TLS (close_notify).
     pub(crate) fn say_goodbye(&mut self) {
         match self {
             Self::Plain(_) => {}
@@ -137,7 +139,7 @@ impl Transport {
         }
     }
 
-    /// What is below all this.
+    /// The stream below TLS.
     pub(crate) fn wire(&self) -> &Wire {
         match self {
             Self::Plain(socket) => socket,
@@ -147,7 +149,7 @@ impl Transport {
         }
     }
 
-    /// The same, to be changed.
+    /// The stream below TLS, mutable.
     pub(crate) fn wire_mut(&mut self) -> &mut Wire {
         match self {
             Self::Plain(socket) => socket,
@@ -157,7 +159,7 @@ impl Transport {
         }
     }
 
-    /// Bytes of memory that it holds beyond what the session gave or took.
+    /// Bytes of memory that it holds in addition to the session's own buffers.
     pub(crate) fn held(&self) -> u64 {
         match self {
             Self::Plain(_) => 0,
@@ -167,7 +169,7 @@ impl Transport {
         }
     }
 
-    /// Going to sleep: memory that nothing is in goes back.
+    /// Called when the connection goes to sleep: frees unused memory.
     pub(crate) fn rest(&mut self) {
         match self {
             Self::Plain(_) => {}
@@ -177,7 +179,7 @@ impl Transport {
         }
     }
 
-    /// Whom the other end has proven to be.
+    /// The certificate by which the other end has identified itself.
     pub(crate) fn certificate(&self) -> Option<Arc<Certificate>> {
         match self {
             Self::Plain(_) => None,
@@ -188,7 +190,7 @@ impl Transport {
     }
 }
 
-/// TLS's own reason in an error of the stream.
+/// The failure of TLS that an error of the stream contains, if any.
 pub(crate) fn failure(error: &io::Error) -> Option<Failure> {
     error.get_ref()?.downcast_ref::<Failure>().cloned()
 }

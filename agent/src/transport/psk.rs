@@ -1,7 +1,7 @@
 //! A stream inside TLS with keys that both ends share: OpenSSL between the engine and the socket.
 //!
-//! The same bounds as with certificates (`tls.rs`): a lent buffer of what was received, and at most
-//! `UNSENT` of what was encrypted and not yet sent.
+//! The bounds are the same as with certificates (`tls.rs`): a lent buffer of received data, and at most `UNSENT` bytes
+//! of plaintext that was encrypted and is not sent yet.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 
@@ -14,34 +14,34 @@ use crate::{
     tls::{self, Failure, SharedKeys},
 };
 
-/// Plaintext that is encrypted before it is sent, in bytes.
+/// The maximum of plaintext that is encrypted before it is sent, in bytes.
 const UNSENT: usize = 16 * RECORD;
-/// Plaintext of the longest record.
+/// Bytes of plaintext in the longest record.
 const RECORD: usize = 16 * 1024;
 
-/// A stream whose handshake is through.
+/// A stream whose handshake is complete.
 #[derive(Debug)]
 pub(crate) struct Shared {
     stream: SslStream<Ends>,
-    /// The last receive stopped for want of room, not of bytes.
+    /// The last receive stopped because the caller had no more room, not for lack of bytes.
     more: bool,
 }
 
-/// The socket as OpenSSL sees it: a receive takes all that is there, and records are collected
-/// until they are sent in one go.
+/// The socket as OpenSSL uses it. A receive takes all available bytes. Records are collected until they are sent
+/// together.
 #[derive(Debug)]
 struct Ends {
     socket: Wire,
     received: Buffer,
-    /// Plaintext that the caller of a receive could take.
+    /// Bytes of plaintext that the caller of a receive could take.
     room: usize,
     unsent: Vec<u8>,
-    /// Bytes at the front of `unsent` that are sent.
+    /// Bytes at the front of `unsent` that have been sent.
     sent: usize,
 }
 
 impl Shared {
-    /// Takes the handshake. Nothing may have been received behind STARTTLS.
+    /// Runs the TLS handshake. Nothing may have been received after STARTTLS.
     pub(crate) async fn accept(socket: Wire, keys: &SharedKeys) -> Result<Self, Failure> {
         let wire =
             Ends { socket, received: Buffer::default(), room: 0, unsent: Vec::new(), sent: 0 };
@@ -50,7 +50,7 @@ impl Shared {
         match shared.handshake().await {
             Ok(()) => Ok(shared),
             Err(failure) => {
-                // The alert tells the client why.
+                // The alert tells the client the reason.
                 shared.finish_sending();
                 shared.wire().linger().await;
                 Err(failure)
@@ -84,7 +84,7 @@ impl Shared {
                 }
             }
         }
-        // What came with the client's last word is not announced by the socket again.
+        // The socket does not announce again the data that arrived with the last message of the handshake.
         self.more = true;
         tracing::debug!(
             version = self.stream.ssl().version_str(),
@@ -114,7 +114,7 @@ impl Shared {
                         ErrorCode::WANT_READ => return Err(io::ErrorKind::WouldBlock.into()),
                         _ => match cut(error) {
                             None => {
-                                // Nothing can be made of a message that was cut.
+                                // A truncated message is detected anyway, because each message contains its length.
                                 tracing::debug!("the client closed without TLS's close_notify");
                                 return Ok(taken);
                             }
@@ -154,7 +154,7 @@ impl Shared {
         }
     }
 
-    /// One record, which `Ends` always takes.
+    /// Encrypts one record, which `Ends` always accepts.
     fn encrypt(&mut self, mut record: &[u8]) -> io::Result<()> {
         while !record.is_empty() {
             let n = self
@@ -182,10 +182,10 @@ impl Shared {
         self.wire().writable().await
     }
 
-    /// Tells the client that the end is meant, and not a cut.
+    /// Tells the client that the stream ends on purpose and was not truncated.
     pub(super) fn say_goodbye(&mut self) {
         self.stream.shutdown().ok();
-        // Where there is no room for it, the client does not listen.
+        // If there is no room to send it, the client is not reading.
         self.try_flush().ok();
     }
 
@@ -202,7 +202,7 @@ impl Shared {
         &mut self.stream.get_mut().socket
     }
 
-    /// Bytes of memory that wait here, encrypted.
+    /// Bytes of memory held by encrypted data that waits here.
     pub(super) fn held(&self) -> u64 {
         let wire = self.stream.get_ref();
         (wire.received.capacity() + wire.unsent.capacity()) as u64
@@ -248,7 +248,7 @@ impl Read for Ends {
 
 impl Write for Ends {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Answers to the client's own records are few; more than they could ever be is no client.
+        // There are few answers to the client's own records. No honest client causes more than this bound.
         if self.unsent.len() > 2 * UNSENT {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -261,13 +261,13 @@ impl Write for Ends {
     }
 }
 
-/// What OpenSSL says last of an error.
+/// The text of the last entry in OpenSSL's stack of errors.
 fn said(error: &Error) -> String {
     let last = error.ssl_error().and_then(|all| all.errors().last());
     last.and_then(openssl::error::Error::reason).map_or_else(|| error.to_string(), str::to_owned)
 }
 
-/// The socket's own error, or TLS's; `None` where the client closed without a word.
+/// The error of the socket or of TLS; `None` if the client closed without close_notify.
 fn cut(error: Error) -> Option<io::Error> {
     let unexpected = |error: &Error| said(error).contains("unexpected eof");
     if error.ssl_error().is_some() && !unexpected(&error) {

@@ -1,8 +1,8 @@
 //! A stream inside TLS: rustls between the engine and the socket.
 //!
-//! Bounds of one connection: what was received and not yet decrypted stands in a lent buffer
-//! (`buffer_pool`), what was decrypted is at most two records of 16 KiB, what was encrypted and not yet
-//! sent is at most `UNSENT` and what the records add to it.
+//! Bounds of one connection: data that was received and is not decrypted yet is in a lent buffer (`buffer_pool`).
+//! Decrypted data is at most two records of 16 KiB. Encrypted data that is not sent yet is at most `UNSENT` bytes plus
+//! the overhead of its records.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
@@ -14,24 +14,24 @@ use nbd::Buffer;
 use super::{buffer_pool, wire::Wire};
 use crate::tls::{self, Certificate, Failure, IoState, ServerConfig, ServerConnection};
 
-/// Plaintext that is encrypted before it is sent, in bytes: whole records.
+/// The maximum of plaintext that is encrypted before it is sent, in bytes: a number of whole records.
 const UNSENT: usize = 16 * 16 * 1024;
-/// Runs that one call takes: rustls walks all of them for each record.
+/// The maximum of runs per call: rustls goes through all of them for each record.
 const RUNS: usize = 128;
 
-/// A stream whose handshake is through.
+/// A stream whose handshake is complete.
 #[derive(Debug)]
 pub(crate) struct Secure {
     socket: Wire,
     session: ServerConnection,
-    /// Received, and not yet given to the session.
+    /// Received, and not yet passed to the session.
     received: Buffer,
-    /// The last receive stopped for want of room, not of bytes.
+    /// The last receive stopped because the caller had no more room, not for lack of bytes.
     more: bool,
 }
 
 impl Secure {
-    /// Takes the handshake. Nothing may have been received behind STARTTLS.
+    /// Runs the TLS handshake. Nothing may have been received after STARTTLS.
     pub(crate) async fn accept(socket: Wire, config: &Arc<ServerConfig>) -> Result<Self, Failure> {
         let mut session = ServerConnection::new(Arc::clone(config)).map_err(Failure::from)?;
         session.set_buffer_limit(Some(UNSENT));
@@ -39,7 +39,7 @@ impl Secure {
         match secure.handshake().await {
             Ok(()) => Ok(secure),
             Err(error) => {
-                // The alert tells the client why.
+                // The alert tells the client the reason.
                 secure.finish_sending();
                 secure.socket.linger().await;
                 Err(super::failure(&error).unwrap_or_else(|| error.to_string().into()))
@@ -73,7 +73,7 @@ impl Secure {
                 return Err(closed());
             }
         }
-        // What came with the client's last word is not announced by the socket again.
+        // The socket does not announce again the data that arrived with the last message of the handshake.
         self.more = true;
         tracing::debug!(
             version = self.session.protocol_version().and_then(|version| version.as_str()),
@@ -106,7 +106,7 @@ impl Secure {
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Nothing can be made of a message that was cut: each says how long it is.
+                // A truncated message is detected anyway, because each message contains its length.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     tracing::debug!("the client closed without TLS's close_notify");
                     return Ok(taken);
@@ -129,7 +129,7 @@ impl Secure {
         }
     }
 
-    /// One receive from the socket. `room` is how much plaintext the caller could take.
+    /// Receives once from the socket. `room` is how many bytes of plaintext the caller could take.
     fn receive(&mut self, room: usize) -> io::Result<usize> {
         if room > buffer_pool::SMALL {
             buffer_pool::grow(&mut self.received);
@@ -141,8 +141,8 @@ impl Secure {
         Ok(n)
     }
 
-    /// Gives some of what was received to the session. One call takes less than a record, and
-    /// makes at most one record's plaintext of it.
+    /// Passes some of the received data to the session. One call takes less than a record, and yields at most one
+    /// record's plaintext.
     fn decrypt(&mut self) -> io::Result<IoState> {
         let mut bytes = self.received.filled();
         let n = self.session.read_tls(&mut bytes)?;
@@ -171,7 +171,7 @@ impl Secure {
         !self.session.wants_write()
     }
 
-    /// Bytes of memory that wait here, encrypted.
+    /// Bytes of memory held by encrypted data that waits here.
     pub(super) fn held(&self) -> u64 {
         let unsent = if self.is_flushed() { 0 } else { UNSENT };
         (self.received.capacity() + unsent) as u64
@@ -185,10 +185,10 @@ impl Secure {
         self.socket.writable().await
     }
 
-    /// Tells the client that the end is meant, and not a cut.
+    /// Tells the client that the stream ends on purpose and was not truncated.
     pub(super) fn say_goodbye(&mut self) {
         self.session.send_close_notify();
-        // Where there is no room for it, the client does not listen.
+        // If there is no room to send it, the client is not reading.
         self.try_flush().ok();
     }
 

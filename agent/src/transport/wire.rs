@@ -1,5 +1,5 @@
-//! What carries a session's bytes: a descriptor of the kernel's, or a guest's virtqueues. The rest of the
-//! session sees one type, and pays a branch for it.
+//! The byte stream of a session: a file descriptor, or a guest's virtqueues. The rest of the session sees one type, at
+//! the cost of a branch per call.
 
 use std::{
     any::Any,
@@ -13,13 +13,13 @@ use vsock_device::Connection;
 
 use crate::{listen::Accepted, sys, sys::socket::Socket};
 
-/// How long a client gets to take in the last replies after the agent has said its last.
+/// How long a client may take to read the last replies after the agent has ended its sending.
 const LINGER: Duration = Duration::from_millis(250);
 
 /// A connected stream, ready for the runtime.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    /// Stands first: it is dropped before the connection is.
+    /// The first field, so that it is dropped before the connection is.
     held: Mutex<Option<Box<dyn Any + Send>>>,
     kind: Kind,
 }
@@ -31,7 +31,7 @@ enum Kind {
 }
 
 impl Wire {
-    /// Drops `guard` when the stream is about to be closed: before the other end can know of it.
+    /// Drops `guard` just before the stream is closed, so before the other end can notice the close.
     pub(crate) fn new(accepted: Accepted, guard: impl Any + Send) -> io::Result<Self> {
         let kind = match accepted {
             Accepted::Kernel { from, to } => Kind::Kernel(Socket::new(from, to)?),
@@ -40,21 +40,22 @@ impl Wire {
         Ok(Self { held: Mutex::new(Some(Box::new(guard))), kind })
     }
 
-    /// Is on the event loop of the current thread from now on; on an error it stays where it is.
+    /// Registers the stream with the event loop of the current thread. After an error it stays where it was.
     pub(crate) fn move_here(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::Kernel(socket) => socket.move_here(),
-            // The device wakes the task that waits, on any thread.
+            // The device wakes the waiting task on any thread.
             Kind::Guest(_) => Ok(()),
         }
     }
 
-    /// Drops what is held now: nothing more than a farewell is sent.
+    /// Drops the guard now. After this nothing is sent but the end of the stream.
     pub(crate) fn release(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
+    /// Receives the available bytes. `Ok(0)` is the end of the stream; the error `WouldBlock` means that there are none
+    /// yet.
     pub(crate) fn try_recv(&self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         match &self.kind {
             Kind::Kernel(socket) => socket.try_recv(runs),
@@ -62,7 +63,7 @@ impl Wire {
         }
     }
 
-    /// Sends as much as goes: `WouldBlock` if nothing does.
+    /// Sends as much as possible, and returns the number of bytes; `WouldBlock` if nothing can be sent.
     pub(crate) fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.kind {
             Kind::Kernel(socket) => socket.try_send(runs),
@@ -70,7 +71,7 @@ impl Wire {
         }
     }
 
-    /// Waits until `try_recv` is worth a call.
+    /// Waits until `try_recv` may succeed.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match &self.kind {
             Kind::Kernel(socket) => socket.readable().await,
@@ -81,7 +82,7 @@ impl Wire {
         }
     }
 
-    /// Waits until `try_send` is worth a call.
+    /// Waits until `try_send` may succeed.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match &self.kind {
             Kind::Kernel(socket) => socket.writable().await,
@@ -92,8 +93,8 @@ impl Wire {
         }
     }
 
-    /// Whether the client has gone, as far as can be seen, also while bytes of it wait to be received. Over TCP and
-    /// the kernel's vsock one that has only ended its sending looks the same.
+    /// Whether the client has gone, as far as can be detected. It works while unread bytes of the client remain. Over
+    /// TCP and the kernel's vsock, a client that has only ended its sending looks the same.
     pub(crate) fn has_hung_up(&self) -> bool {
         match &self.kind {
             Kind::Kernel(socket) if socket.is_unix() => self.is_closed(),
@@ -102,7 +103,7 @@ impl Wire {
         }
     }
 
-    /// Whether the client has certainly gone: nothing that is sent arrives.
+    /// Whether the client has certainly gone, so that nothing that is sent arrives.
     pub(crate) fn is_closed(&self) -> bool {
         match &self.kind {
             Kind::Kernel(socket) => sys::poll::is_closed(socket.as_fd()),
@@ -110,7 +111,7 @@ impl Wire {
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Ends the sending direction of the stream.
     pub(crate) fn finish_sending(&self) {
         match &self.kind {
             Kind::Kernel(socket) => socket.finish_sending(),
@@ -118,7 +119,7 @@ impl Wire {
         }
     }
 
-    /// Waits, when nothing more will be sent, so that what was sent arrives: to close a TCP socket with
+    /// Waits for the client to close, after sending has ended, so that all data arrives. Closing a TCP socket with
     /// unread bytes in it resets the connection, and the reset overtakes the last replies.
     pub(crate) async fn linger(&self) {
         let mut bytes = [0; 4096];
@@ -135,7 +136,7 @@ impl Wire {
                 }
             }
         };
-        // Over time is over: the client had its chance.
+        // A timeout is no error: the client has had time enough.
         tokio::time::timeout(LINGER, discard()).await.ok();
     }
 }

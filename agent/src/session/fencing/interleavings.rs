@@ -1,5 +1,5 @@
-//! Every interleaving of a connection and the one that comes in its place, by loom: `cargo test -p agent
-//! --features loom --lib interleavings`.
+//! Checks every interleaving of a connection and its replacement with loom: `cargo test -p agent --features loom --lib
+//! interleavings`.
 
 use super::*;
 use loom::thread;
@@ -8,7 +8,7 @@ const fn of(generation: u64) -> FencingToken {
     FencingToken { token: 7, generation }
 }
 
-/// Either the old connection begins, and the new one waits for its end; or it does not begin at all.
+/// Either the old connection begins, and the new one waits for its end, or it does not begin at all.
 #[test]
 fn an_old_connection_that_begins_is_waited_for() {
     loom::model(|| {

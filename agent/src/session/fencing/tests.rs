@@ -1,4 +1,4 @@
-//! Clients that come back, with sessions and without.
+//! Clients that reconnect, with sessions and without.
 
 use std::{
     future::Future,
@@ -44,7 +44,7 @@ fn entered(all: &Arc<Fencing>, generation: u64) -> Arc<Fenced> {
 }
 
 #[test]
-fn one_follows_when_the_last_holder_of_the_one_before_is_gone() {
+fn a_connection_follows_when_the_last_holder_of_the_older_one_is_gone() {
     let all = Arc::new(Fencing::default());
     let first = entered(&all, 1);
     assert!(first.begin());
@@ -60,19 +60,19 @@ fn one_follows_when_the_last_holder_of_the_one_before_is_gone() {
 }
 
 #[test]
-fn those_of_one_generation_stand_beside_each_other_and_an_old_one_comes_too_late() {
+fn connections_of_one_generation_coexist_and_an_older_one_is_rejected() {
     let all = Arc::new(Fencing::default());
     let (one, two) = (entered(&all, 3), entered(&all, 3));
     assert!(one.begin() && two.begin());
     assert!(matches!(now(all.follow(fencing(2))), Poll::Ready(None)));
     assert!(now(one.revocation().revoked()).is_pending());
-    // Other clients are others.
+    // Another client is not affected.
     let other = FencingToken { token: 8, generation: 9 };
     assert!(matches!(now(all.follow(other)), Poll::Ready(Some(_))));
 }
 
 #[test]
-fn who_has_no_disk_yet_is_not_waited_for_and_gets_none_any_more() {
+fn a_replaced_connection_without_a_disk_is_not_waited_for_and_cannot_begin() {
     let all = Arc::new(Fencing::default());
     let first = entered(&all, 1);
     let second = entered(&all, 2);
@@ -81,7 +81,7 @@ fn who_has_no_disk_yet_is_not_waited_for_and_gets_none_any_more() {
 }
 
 #[test]
-fn who_was_followed_begins_nothing_though_the_follower_has_left() {
+fn a_replaced_connection_cannot_begin_after_its_follower_has_ended() {
     let all = Arc::new(Fencing::default());
     let first = entered(&all, 1);
     drop(entered(&all, 2));
@@ -89,7 +89,7 @@ fn who_was_followed_begins_nothing_though_the_follower_has_left() {
 }
 
 #[test]
-fn nothing_is_kept_of_those_who_left() {
+fn nothing_is_kept_of_connections_that_ended() {
     let all = Arc::new(Fencing::default());
     for generation in 0..100 {
         drop(entered(&all, generation));
@@ -97,7 +97,7 @@ fn nothing_is_kept_of_those_who_left() {
     assert!(all.clients().by_token.is_empty());
 }
 
-/// Says when it begins a write, and ends it when it is told to.
+/// Reports when it begins a write, and ends the write when it is told to.
 #[derive(Debug)]
 struct Slow {
     begun: Mutex<Sender<u64>>,
@@ -131,7 +131,7 @@ fn rules(disk: Slow) -> Arc<Rules> {
         handshake_timeout: Duration::from_mins(1),
         offers: Offers { tls: Tls::Off, ..Offers::default() },
         read_only: false,
-        // One after the other: what waits behind a write has not begun.
+        // One after the other: a request that waits for an earlier write has not begun.
         threads: Some(1),
         tls: tls::Policy::Off,
     })
@@ -145,7 +145,7 @@ fn session(rules: &Arc<Rules>, life: &watch::Receiver<Life>) -> (UnixStream, Joi
     (theirs, tokio::spawn(session))
 }
 
-/// What the server answers.
+/// Runs the client until it has the server's answer.
 fn answer(stream: &mut UnixStream, mut client: Client, out: &mut Vec<u8>) -> ClientStep {
     let mut received = Vec::new();
     loop {
@@ -163,7 +163,7 @@ fn answer(stream: &mut UnixStream, mut client: Client, out: &mut Vec<u8>) -> Cli
     }
 }
 
-/// Negotiates up to the export; what was said to the queries.
+/// Negotiates up to the export. Returns the contexts in the answer to the queries.
 fn enter(stream: &mut UnixStream, fencing: FencingToken) -> Vec<String> {
     let mut out = Vec::new();
     let ClientStep::Ready(ready) = answer(stream, Client::start(Framing::Structured), &mut out)
@@ -193,7 +193,7 @@ fn write(stream: &mut UnixStream, at: u64) {
     stream.write_all(&bytes).unwrap();
 }
 
-/// Negotiates up to the contexts; the rest is not said yet.
+/// Negotiates up to the query for contexts, and sends nothing after it.
 fn name(stream: &mut UnixStream, fencing: FencingToken) {
     let mut out = Vec::new();
     let step = answer(stream, Client::start(Framing::Structured), &mut out);
@@ -203,7 +203,7 @@ fn name(stream: &mut UnixStream, fencing: FencingToken) {
 }
 
 #[tokio::test]
-async fn who_negotiates_still_is_over_too_and_who_waits_in_vain_may_leave() {
+async fn a_negotiating_connection_is_replaced_too_and_a_waiting_client_may_leave() {
     let (begun, begins) = channel();
     let (go, go_on) = channel();
     let rules = rules(Slow { begun: Mutex::new(begun), go_on: Mutex::new(go_on) });
@@ -214,7 +214,7 @@ async fn who_negotiates_still_is_over_too_and_who_waits_in_vain_may_leave() {
     let (mut writing, second) = session(&rules, &life);
     let clients = tokio::task::spawn_blocking(move || {
         name(&mut naming, fencing(1));
-        // The answer: then it is known.
+        // After this answer the server knows its token.
         naming.read_exact(&mut [0; 20]).unwrap();
         enter(&mut writing, fencing(2));
         write(&mut writing, 0);
@@ -231,7 +231,7 @@ async fn who_negotiates_still_is_over_too_and_who_waits_in_vain_may_leave() {
     });
     let waiting = named.await.unwrap();
     assert_eq!(second.await.unwrap(), End::Revoked(FOLLOWED.into()));
-    // The write goes on; the one who waits for its end hangs up.
+    // The write continues; the client that waits for its end hangs up.
     drop(waiting);
     let end = tokio::time::timeout(Duration::from_secs(5), third).await;
     assert_eq!(end.expect("at once, not at the deadline").unwrap(), End::Closed);
@@ -272,9 +272,9 @@ async fn a_new_connection_begins_when_the_old_ones_write_has_ended_and_nothing_f
         write(&mut new, 0);
         new
     });
-    // The old connection ends at once, though what it asked for does not.
+    // The old connection ends at once, although its request continues.
     assert_eq!(first.await.unwrap(), End::Revoked(FOLLOWED.into()));
-    // A reset, if the agent had not received all that was asked.
+    // The read fails with a reset if the agent had not received all requests.
     assert_eq!(old.read(&mut [0; 16]).unwrap_or(0), 0);
     // That something does not happen cannot be waited for.
     let soon = tokio::time::timeout(Duration::from_millis(200), &mut entering).await;

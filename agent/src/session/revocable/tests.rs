@@ -1,5 +1,5 @@
-//! Sessions of a guest with a lease, from the first byte to the lease's end. The peer is said to be
-//! a guest; its connection is a pair of sockets.
+//! Sessions of a guest with a lease, from the first byte to the lease's end. The peer claims to be a guest; its
+//! connection is a pair of sockets.
 
 use std::{
     io::{Read, Write},
@@ -44,7 +44,7 @@ fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
     })
 }
 
-/// What the client reads, to the end of the connection, after it has sent `words`.
+/// A client that sends `words`. Its thread returns all bytes that it reads up to the end of the connection.
 fn client(words: Vec<u8>, first: usize) -> (OwnedFd, thread::JoinHandle<Vec<u8>>, Ready) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let (ready, heard) = tokio::sync::oneshot::channel();
@@ -63,7 +63,7 @@ type Ready = tokio::sync::oneshot::Receiver<()>;
 
 const GREETING: usize = 18;
 
-/// NBD_OPT_EXPORT_NAME of the default export, behind flags that spare the zeroes.
+/// NBD_OPT_EXPORT_NAME of the default export, after flags that omit the zeroes.
 fn chosen() -> Vec<u8> {
     [&3_u32.to_be_bytes()[..], b"IHAVEOPT", &1_u32.to_be_bytes(), &0_u32.to_be_bytes()].concat()
 }
@@ -98,7 +98,7 @@ async fn a_lease_ends_sessions_while_they_negotiate_and_while_they_transmit() {
 }
 
 #[tokio::test]
-async fn the_agents_own_end_comes_as_to_everybody() {
+async fn a_session_with_a_lease_ends_with_the_agent_like_any_other() {
     let leases = Arc::new(Leases::default());
     let _lease = leases.grant(7, "vm", ()).unwrap();
     let (agent, life) = watch::channel(Life::Serving);
@@ -109,7 +109,7 @@ async fn the_agents_own_end_comes_as_to_everybody() {
         ready.await.unwrap();
         agent.send_replace(Life::Draining);
     };
-    // The client hears the end and closes.
+    // The client reads the end of the stream and closes.
     let (end, ()) = tokio::join!(session, ending);
     assert_eq!(end, End::ShutDown);
     reading.join().unwrap();

@@ -1,9 +1,9 @@
 //! A connection that has a thread to itself, and may block it.
 //!
-//! A write that the page cache takes costs less than to hand it to another thread and back, but it may block: when
-//! much is to be written back, or the filesystem needs room. On a thread that it shares a connection must not do it;
-//! one with many such writes gets a thread of its own, and does them in place. Where one takes long, the next are
-//! handed over again for a while, so that the connection's other requests go on.
+//! A write to the page cache costs less than handing it to another thread and back. But it may block, when the kernel
+//! has much to write back or the filesystem needs room. So a connection on a shared thread must not execute it in
+//! place. A connection with many such writes gets a thread of its own, and executes them in place. After a write that
+//! took long, the next ones are handed over again for a while, so that the connection's other requests make progress.
 
 use std::{
     io,
@@ -26,27 +26,27 @@ use super::{
 };
 use crate::tenant::{OwnThread, Tenant};
 
-/// Writes after which a thread pays.
+/// The number of writes after which a thread of its own pays.
 const WRITES: u32 = 32;
-/// A connection without a request for so long gives its thread back.
+/// A connection without a request for this long returns its thread.
 const IDLE: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
-/// A write in place that takes so long is waiting for something.
+/// A write in place that takes this long has waited for something.
 const SLOW: Duration = Duration::from_millis(2);
-/// For so long the next ones are handed over.
+/// How long writes are handed over after a slow one.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a connection runs.
 #[derive(Debug)]
 pub(super) enum Where {
-    /// On a thread with others; so many of its writes could have been done in place since it was asked whether it
-    /// gets one of its own.
+    /// On a thread with others. `writes` counts those that could have been executed in place since it last asked for a
+    /// thread of its own.
     Shared { writes: u32 },
     /// On a thread of its own.
     Alone {
-        /// Until it is looked whether it has been idle; its requests at the last look.
+        /// The time of the next check whether it is idle; `requests` is its count at the last check.
         tick: Pin<Box<Sleep>>,
         requests: u64,
-        /// Nothing is done in place until then.
+        /// Nothing is executed in place until then.
         paused: Option<Instant>,
     },
 }
@@ -58,7 +58,7 @@ impl Default for Where {
 }
 
 impl Where {
-    /// Does in place what takes microseconds, if that may block; `None` if it may not.
+    /// Executes in place a request that is brief but may block. `None` if that is not allowed here.
     pub(super) fn try_execute(
         &mut self,
         disk: &dyn Disk,
@@ -85,12 +85,12 @@ impl Where {
         Some(done)
     }
 
-    /// A thread of its own pays.
+    /// Whether a thread of its own would pay.
     pub(super) const fn wants_thread(&self) -> bool {
         matches!(self, Self::Shared { writes: WRITES.. })
     }
 
-    /// Waits until it is to be looked whether the connection has been idle; for ever on a shared thread.
+    /// Waits for the next check whether the connection is idle; forever on a shared thread.
     pub(super) async fn tick(&mut self) {
         match self {
             Self::Shared { .. } => std::future::pending().await,
@@ -98,7 +98,7 @@ impl Where {
         }
     }
 
-    /// The connection has done nothing since the last look.
+    /// Whether the connection has had no request since the last check.
     pub(super) fn is_idle(&mut self, now: u64) -> bool {
         match self {
             Self::Shared { .. } => false,
@@ -110,12 +110,12 @@ impl Where {
     }
 }
 
-/// Why `Transmission::serve` came back.
+/// Why `Transmission::serve` returned.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// The connection is over.
     End(End),
-    /// It is to run on another thread.
+    /// The connection is to run on another thread.
     Move,
 }
 
@@ -133,7 +133,7 @@ impl Transmission {
             let tenant = Arc::clone(&self.failures.tenant);
             if let Some(thread) = self.own_thread(&tenant) {
                 loop {
-                    // In a box: few connections come here, and what this needs every one of them would keep.
+                    // Boxed: few connections get here, and otherwise each one would hold the memory for this future.
                     let alone = Box::pin(self.carry_alone(&tenant, &thread, life.clone()));
                     let (back, end) = alone.await;
                     self = back;
@@ -152,7 +152,8 @@ impl Transmission {
         }
     }
 
-    /// A thread of its own, to which the connection has moved; without one it goes on where it is.
+    /// Gets a thread for the connection and moves the stream to it. `None` if there is no thread: the connection stays
+    /// where it is.
     fn own_thread(&mut self, tenant: &Arc<Tenant>) -> Option<OwnThread> {
         let moved = tenant.own_thread().and_then(|thread| {
             let Some(thread) = thread else { return Ok(None) };
@@ -166,7 +167,7 @@ impl Transmission {
         })
     }
 
-    /// Has the event loop of the current thread, or of the one that was entered, tell when the stream is ready.
+    /// Registers the stream with the event loop of the current thread, or of the runtime that was entered.
     fn move_here(&mut self) -> io::Result<()> {
         self.stream.wire_mut().move_here()?;
         self.watchdog = None;
@@ -194,13 +195,13 @@ impl Transmission {
         let mut task = Task(thread.handle().spawn(serving));
         match (&mut task.0).await {
             Ok(stopped) => stopped,
-            // Nothing else aborts it.
+            // It panicked: only a dropped `Task` aborts it.
             Err(error) => resume_unwind(error.into_panic()),
         }
     }
 }
 
-/// Ends with who waits for it.
+/// Aborts the task when the waiting future is dropped.
 struct Task<T>(JoinHandle<T>);
 
 impl<T> Drop for Task<T> {

@@ -1,31 +1,31 @@
-//! How long a request may take to come, once its first byte is there.
+//! How long a request may take to arrive, once its first byte is there.
 //!
-//! A client that has begun a request holds memory of its tenant's: a receive buffer, and the pages of a large
-//! write. So the rest of it has to come, and not by a byte now and then: 64 KiB of a payload at least once a
-//! minute, and all of a request within a minute and a second per MiB of its payload. Time in which the agent does
-//! not read (it has no room, or no memory) does not count.
+//! A client that has begun a request holds memory of its tenant: a receive buffer, and the pages of a large write. So
+//! the rest has to arrive, and not just a byte now and then. The minimum is 64 KiB of a payload per minute. The whole
+//! request has to arrive within one minute plus one second per MiB of its payload. Time in which the agent does not
+//! read (it has no room, or no memory) does not count.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A request whose rest makes no progress for so long ends its connection.
+/// A request that makes no progress for this long ends its connection.
 pub(super) const STALLED: Duration = Duration::from_mins(1);
 /// Bytes of a payload that count as progress.
 const PROGRESS: u64 = 64 * 1024;
-/// Bytes per second of a payload, on average and beyond the first minute.
+/// The minimum rate of a payload in bytes per second, on average and after the first minute.
 const SLOWEST: u64 = 1 << 20;
 
-/// A request of which something has come and something is missing.
+/// A request that has arrived in part.
 #[derive(Debug)]
 pub(super) struct Arriving {
     /// Requests of this connection before it.
     number: u64,
-    /// Bytes of its payload that were missing when there was progress last; 0 before the payload begins.
+    /// Bytes of its payload that were missing at the last progress; 0 before the payload begins.
     missing: u64,
-    /// When there has to be progress.
+    /// The deadline for progress.
     progress: Instant,
-    /// When all of it has to be there.
+    /// The deadline for the whole request.
     whole: Instant,
 }
 
@@ -35,8 +35,8 @@ impl Arriving {
         Self { number, missing, progress: now + STALLED, whole }
     }
 
-    /// When the connection ends: of a request that has so many before it, and of whose payload so much is
-    /// missing. `this` is what was known of this request, or of an earlier one.
+    /// The time at which the connection ends. `number` counts the requests before this one, `missing` is the missing
+    /// part of its payload in bytes. `this` is the state of this request, or of an earlier one.
     pub(super) fn due(this: &mut Option<Self>, number: u64, missing: u64) -> Instant {
         let now = Instant::now();
         let known = this.take().filter(|this| this.number == number && this.missing >= missing);
@@ -50,7 +50,7 @@ impl Arriving {
         due
     }
 
-    /// The agent has read nothing for so long.
+    /// Extends the deadlines by `time`, in which the agent did not read.
     pub(super) fn pause(&mut self, time: Duration) {
         self.progress += time;
         self.whole += time;
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(Arriving::due(&mut arriving, 0, 3 * SLOWEST), start + STALLED);
         arriving.as_mut().unwrap().pause(100 * second);
         assert_eq!(Arriving::due(&mut arriving, 0, 3 * SLOWEST), start + STALLED + 100 * second);
-        // Progress counts from now on, but not beyond what all of it may take.
+        // Progress counts from now on, but does not extend the deadline of the whole request.
         tokio::time::advance(30 * second).await;
         let whole = start + STALLED + 103 * second;
         assert_eq!(Arriving::due(&mut arriving, 0, 2 * SLOWEST), start + STALLED + 30 * second);

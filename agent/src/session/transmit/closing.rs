@@ -1,4 +1,4 @@
-//! How a connection comes to its end: by its client, by an error, or because the agent goes away.
+//! How a connection ends: because of its client, an error, or the shutdown of the agent.
 
 use tokio::sync::watch;
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 impl Transmission {
-    /// Runs to the end.
+    /// Runs the connection to its end.
     pub(in crate::session) async fn run(
         self: Box<Self>,
         mut life: watch::Receiver<Life>,
@@ -20,12 +20,12 @@ impl Transmission {
                 _ = life.wait_for(|life| *life == Life::Ending) => {}
             }
         }
-        // Who comes again at the end of this one finds its place free, and its disk.
+        // A client that reconnects at the end of this connection finds its place and its disk free.
         drop((this.blocking, this.disk));
         this.stream.wire().release();
         if end == End::Disconnected {
-            // The client closes first. Over vsock Linux answers ENOTCONN, and not an end of the stream, to
-            // one that says it sends no more when the other side has closed already, as libnbd does.
+            // Lets the client close first. Some clients, such as libnbd, shut down their sending after NBD_CMD_DISC. If
+            // this side has already closed, Linux answers that with ENOTCONN over vsock, not with an end of the stream.
             this.stream.finish_sending();
             this.stream.wire().linger().await;
         } else {
@@ -34,8 +34,8 @@ impl Transmission {
         (end, this.traffic)
     }
 
-    /// The agent is going away: nothing new is taken in; what was is finished, made durable and
-    /// answered.
+    /// Drains the connection at the agent's shutdown: nothing new is taken in, and requests in progress are finished,
+    /// made durable and answered.
     pub(super) async fn drain(&mut self, life: &mut watch::Receiver<Life>) -> End {
         let finishing = async {
             loop {

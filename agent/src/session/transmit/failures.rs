@@ -1,4 +1,4 @@
-//! The log's lines about requests that a disk could not do.
+//! The log's lines about requests that failed in a disk or for lack of memory.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use nbd::wire::Request;
 use super::super::errno::errno;
 use crate::{peer::Peer, tenant::Tenant};
 
-/// Whose requests fail: for the log.
+/// The connection whose requests fail, for the log.
 #[derive(Debug)]
 pub(in crate::session) struct Failures {
     pub(in crate::session) peer: Peer,
@@ -17,7 +17,7 @@ pub(in crate::session) struct Failures {
 }
 
 impl Failures {
-    /// The disk failed. What a client asks for in vain (a write to a read-only disk) is no failure of it.
+    /// Logs a failure of the disk. A request that is not allowed (a write to a read-only disk) is no such failure.
     pub(super) fn disk(&self, error: &DiskError) {
         if !matches!(error.kind, Kind::Io | Kind::NoSpace | Kind::NoMemory) {
             return;
@@ -31,7 +31,7 @@ impl Failures {
         );
     }
 
-    /// The agent has no memory for a request.
+    /// Logs that the agent has no memory for a request.
     pub(super) fn no_memory(&self, request: &Request) {
         tracing::warn!(
             peer = %self.peer,

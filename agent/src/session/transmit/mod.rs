@@ -1,8 +1,8 @@
-//! The transmission of one connection, on one task: receive, answer, send, again.
+//! The transmission of one connection, on one task: receive, answer, send, repeat.
 //!
-//! One receive takes in many requests; a disk that need not wait answers them in place; the
-//! replies leave in one send. What would block goes to the threads of the tenant and comes back through
-//! `blocking`. Reads and sends wait at the same time, so neither end can hold up the other.
+//! One receive takes in many requests. A disk that need not wait answers them in place. The replies leave in one send.
+//! Requests that would block go to the threads of the tenant and come back through `blocking`. Receiving and sending
+//! wait at the same time, so neither end can block the other.
 
 mod alone;
 mod arriving;
@@ -46,30 +46,31 @@ use crate::{
     transport::{Transport, buffer_pool},
 };
 
-/// Bytes of replies after which they are sent before more requests are taken in. What was read for them is still in
-/// the processor's cache when it is sent: four times as many halved the rate of 256 KiB reads from a file.
+/// Bytes of replies after which they are sent before more requests are taken in. The data read for them is then still
+/// in the processor's cache: four times as many bytes halved the rate of 256 KiB reads from a file.
 const BATCH: u64 = 320 << 10;
-/// The same of a disk that lends its pages: with `BATCH` twice the sends cost 3 % of 256 KiB reads.
+/// The same for a disk that lends its pages. With `BATCH` there would be twice as many sends, which costs 3 % of the
+/// rate of 256 KiB reads.
 const BATCH_LENT: u64 = 1 << 20;
-/// Memory that these replies may keep, in bytes: most pages of a memory disk are lent whole.
+/// Memory that these replies may hold, in bytes: most pages of a memory disk are lent whole.
 const BATCH_HELD: u64 = 8 << 20;
-/// Memory that replies keep which a client does not read, in bytes; beyond it nothing is taken in.
+/// Memory that replies hold which the client has not read yet, in bytes. Beyond it no request is taken in.
 const MAX_WAITING: u64 = 16 << 20;
-/// Replies that keep so much more memory than they have bytes are copied out when they have to wait.
+/// Replies that hold this many bytes more than they need are copied when they have to wait.
 const SLACK: u64 = 256 << 10;
-/// Payload of requests on other threads, in bytes; beyond it nothing is taken in.
+/// Payload of requests on other threads, in bytes. Beyond it no request is taken in.
 const MAX_BLOCKED: u64 = 32 << 20;
-/// Between two looks whether the client of requests that take long is still there. Over TCP the end of a stream
-/// stands behind what was sent before it: one that has filled the receive buffer is seen to be gone when it
-/// resets the connection, or when the kernel's keepalive finds nobody.
+/// The interval between two checks whether the client of long requests is still there. Over TCP the end of a stream
+/// comes after all data sent before it. So a client that has filled the receive buffer is found to be gone only when it
+/// resets the connection, or when the kernel's keepalive gets no answer.
 const LOOK_FOR_CLIENT: Duration = Duration::from_millis(250);
 
-/// What a wait has come to.
+/// The result of a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waited {
     /// There may be something to do.
     Enough,
-    /// There has been nothing for long, and the connection has a thread to itself.
+    /// Nothing has happened for long, and the connection has a thread to itself.
     Idle,
 }
 
@@ -81,22 +82,22 @@ pub(super) struct Transmission {
     stream: Transport,
     disk: Arc<dyn Disk>,
     receiver: Receiver,
-    /// What was received and waits for memory.
+    /// A received request that waits for memory.
     waiting: Option<Received>,
     /// The large write that is being received.
     incoming: Option<Incoming>,
-    /// The request of which some bytes were missing at the last wait.
+    /// The request that was incomplete at the last wait.
     arriving: Option<Arriving>,
-    /// Wakes the connection when a request may have taken too long to come. It is set once and not for each
-    /// wait: most requests are there before.
+    /// Wakes the connection when a request may have taken too long to arrive. It is set once and not for each wait,
+    /// because most requests arrive before.
     watchdog: Option<Pin<Box<Sleep>>>,
-    /// Nothing more is taken in, and the connection ends so once all is answered.
+    /// If set, nothing more is taken in, and the connection ends with this once all requests are answered.
     ended: Option<End>,
     buffer: Buffer,
-    /// What disks put their answers into; kept for its memory.
+    /// The buffer for the answers of disks; kept to reuse its memory.
     answer: Answer,
     out: Gather<Lent>,
-    /// The last send found no room.
+    /// The last send would have blocked.
     stuck: bool,
     /// `BATCH`, or `BATCH_LENT`.
     batch: u64,
@@ -111,7 +112,7 @@ pub(super) struct Transmission {
 }
 
 impl Transmission {
-    /// `received` has come behind the negotiation's last byte.
+    /// `received` are the bytes after the negotiation's last one.
     pub(super) fn new(
         connection: u64,
         stream: Transport,
@@ -123,7 +124,7 @@ impl Transmission {
     ) -> Self {
         let mut buffer = Buffer::default();
         if !received.is_empty() {
-            // At most the negotiation's buffer.
+            // It fits: it is at most as long as the negotiation's buffer.
             buffer_pool::small(&mut buffer);
             buffer.spare()[..received.len()].copy_from_slice(received);
             buffer.added(received.len());
@@ -157,7 +158,7 @@ impl Transmission {
     }
 
     async fn serve(&mut self, life: &mut watch::Receiver<Life>) -> Stop {
-        // It stays on this thread, and with it on who polls this.
+        // `Turns` belong to a thread, and this future is polled on one thread only.
         let mut turns = Turns::new(&self.failures.tenant);
         begin(&mut turns).await;
         loop {
@@ -187,7 +188,7 @@ impl Transmission {
             if self.runs.wants_thread() {
                 return Stop::Move;
             }
-            // In this order: the time is counted in any case.
+            // In this order, because the time has to be counted in both cases.
             if turns.count() || self.turn.is_over() {
                 turns.pass().await;
                 self.turn = Turn::new();
@@ -224,8 +225,8 @@ impl Transmission {
         self.stream.rest();
         self.out.shrink();
         self.blocking.memory.release_to(self.held());
-        // While nothing is received, only a look shows that the client of a long request, or one that waits for
-        // memory, has gone.
+        // While nothing is received, only a check shows that the client has gone. That matters to a client with a long
+        // request and to one that waits for memory.
         let for_memory = matches!(want, Want::Memory(_));
         let watches = for_memory || want != Want::Input && !self.blocking.is_empty();
         let needed = if let Want::Memory(needed) = want { needed } else { 0 };
@@ -236,7 +237,7 @@ impl Transmission {
         let paused = (want != Want::Input).then(Instant::now);
         let mut waited = Waited::Enough;
         let some = self.blocking.some();
-        // Errors come back from the call that they concern.
+        // An error is returned again by the call that it concerns.
         tokio::select! {
             _ = self.stream.readable(), if want == Want::Input => {}
             _ = self.stream.writable(), if !self.is_all_sent() => {}
@@ -270,9 +271,9 @@ impl Transmission {
         waited
     }
 
-    /// Looks a few times for more bytes and for requests that have come back, before the connection goes to sleep.
-    /// True: there is something to do. A look that finds nothing is all that it costs: connections that poll share
-    /// the thread with those that work.
+    /// Polls a few times for more bytes and for finished requests, before the connection goes to sleep. Returns true if
+    /// there is something to do. A poll that finds nothing does nothing else, because connections that poll share the
+    /// thread with those that work.
     async fn poll(&mut self, life: &watch::Receiver<Life>, want: Want) -> bool {
         if want != Want::Input && self.blocking.is_empty() {
             return false;
@@ -302,7 +303,7 @@ impl Transmission {
         false
     }
 
-    /// When the connection ends unless more of a request has come, of which it has the beginning.
+    /// The time at which the connection ends unless more of a request that has begun has arrived.
     fn due(&mut self, want: Want) -> Option<Instant> {
         if !self.receiver.is_inside(&self.buffer) {
             self.arriving = None;
@@ -320,7 +321,7 @@ impl Transmission {
         self.out.is_empty() && self.stream.is_flushed()
     }
 
-    /// May another request be taken in?
+    /// Whether another request may be taken in.
     fn has_room(&self) -> bool {
         let sent_soon = if self.stuck {
             self.out.held() < MAX_WAITING
@@ -339,7 +340,7 @@ impl Transmission {
             + self.incoming.as_ref().map_or(0, Incoming::held)
     }
 
-    /// Sends as much as goes.
+    /// Sends as much as possible without blocking.
     fn send(&mut self) -> io::Result<()> {
         self.stuck = false;
         while !self.is_all_sent() {
@@ -366,7 +367,7 @@ impl Transmission {
     }
 }
 
-/// Begins to work after a wait. Many connections of a tenant may become ready at once.
+/// Begins to work after a wait. It may wait for a turn, because many connections of a tenant may become ready at once.
 async fn begin(turns: &mut Turns) {
     if turns.begin() {
         turns.pass().await;

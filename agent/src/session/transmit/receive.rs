@@ -1,8 +1,8 @@
-//! Received bytes to requests, and requests to the disk.
+//! Turns received bytes into requests, and passes the requests to the disk.
 //!
-//! `nbd::transmit::Receiver` says what has been received. A small write is answered out of the receive
-//! buffer, a large one is received into pages that the disk can keep. Nothing is taken in that the
-//! connection's memory does not cover.
+//! `nbd::transmit::Receiver` parses what has been received. A small write is executed from the receive buffer. A large
+//! write is received into pages that the disk can keep. No request is taken in that the connection's memory does not
+//! cover.
 
 use std::io::{self, IoSliceMut};
 
@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{tenant::Cover, transport::buffer_pool};
 
-/// Most bytes received behind a large write's payload: they may be the next large write's, which
-/// then lands in its pages without a copy.
+/// The maximum of bytes received after a large write's payload. They may belong to the next large write, and the rest
+/// of that is received into its pages without a copy.
 const BEHIND_PAYLOAD: usize = 4096;
 
-/// No memory is left for a request.
+/// The refusal of a request for which there is no memory.
 const NO_MEMORY: Refused =
     Refused { errno: Errno::ENOMEM, text: "the server has no memory for this request" };
 
@@ -33,13 +33,13 @@ const NO_MEMORY: Refused =
 pub(super) enum Want {
     /// More bytes from the client.
     Input,
-    /// Room: replies to be sent, or requests to come back from other threads.
+    /// Room: replies have to be sent, or requests have to come back from other threads.
     Room,
-    /// So much memory in all, counted with what is held now: less is needed when some of that goes.
+    /// This much memory in all, in bytes, including what is held now. Less is needed once some of that is released.
     Memory(u64),
-    /// The next turn: others come first.
+    /// The next turn: other connections come first.
     Turn,
-    /// There will be none.
+    /// There will be no next request.
     Nothing,
 }
 
@@ -54,15 +54,15 @@ impl Incoming {
         Self { pages: Pages::room(at, len) }
     }
 
-    /// Bytes of memory that are set apart for it.
+    /// Bytes of memory that are reserved for it.
     pub(super) fn held(&self) -> u64 {
         (self.pages.len() + 2 * PAGE) as u64
     }
 }
 
 impl Transmission {
-    /// Answers or launches every whole request that has been received and that there is room for;
-    /// says what the next one waits for.
+    /// Answers or launches every complete request that has been received and for which there is room. Returns what the
+    /// next one waits for.
     pub(super) fn take_in(&mut self) -> Result<Want, Violation> {
         loop {
             if self.ended.is_some() {
@@ -77,7 +77,7 @@ impl Transmission {
             let want = if let Some(received) = self.waiting.take() {
                 self.take(&received)
             } else {
-                // It is large, and looked at where it lies: to move it costs as much as to read it.
+                // `Received` is large, so it is used by reference: moving it costs as much as reading it.
                 match self.receiver.next(&mut self.buffer) {
                     Ok(ref received) => self.take(received),
                     Err(violation) => return Err(violation),
@@ -89,7 +89,7 @@ impl Transmission {
         }
     }
 
-    /// Does what has been received; says what it waits for instead, if it does.
+    /// Handles what has been received. Returns what it waits for instead, if it has to wait.
     fn take(&mut self, received: &Received) -> Option<Want> {
         match received {
             Received::Incomplete => return Some(Want::Input),
@@ -171,7 +171,7 @@ impl Transmission {
     fn end(&mut self, ended: Ended) {
         let (request, end) = match ended {
             Ended::Disconnected(request) => (request, End::Disconnected),
-            // Not answered, and the payload not taken in; what came before it is.
+            // This request is not answered, and its payload is not received. The requests before it are answered.
             Ended::TooLong(request) => (request, End::TooLong(request.len)),
         };
         protocol::request(self.connection, &request);
@@ -179,7 +179,7 @@ impl Transmission {
         self.ended = Some(end);
     }
 
-    /// Does a request now, or hands it to another thread.
+    /// Executes a request now, or hands it to another thread.
     fn answer(&mut self, request: &Request, checked: Checked, payload: Option<Payload<'_>>) {
         protocol::request(self.connection, request);
         self.traffic.requests += 1;
@@ -237,7 +237,7 @@ impl Transmission {
         }
     }
 
-    /// A request of no bytes does nothing, successfully.
+    /// A request of no bytes does nothing and succeeds.
     fn empty(&mut self, request: &Request, checked: Checked) {
         if let Checked::Read { df, .. } = checked {
             self.replies().read(request, df, std::iter::empty());
@@ -250,7 +250,7 @@ impl Transmission {
         Replies { out: &mut self.out, terms: self.receiver.terms() }
     }
 
-    /// Receives what is there into where it belongs.
+    /// Receives the available bytes, into the pages of a large write or into the buffer.
     pub(super) fn receive(&mut self) -> io::Result<()> {
         self.grow_buffer();
         let mut behind = if self.large_writes { BEHIND_PAYLOAD } else { usize::MAX };
@@ -295,7 +295,7 @@ impl Transmission {
         Ok(())
     }
 
-    /// A large buffer where memory allows it; else one that the smallest requests fit into.
+    /// Makes the receive buffer large if memory allows it, else large enough for the smallest requests.
     fn grow_buffer(&mut self) {
         let capacity = self.buffer.capacity();
         if capacity == buffer_pool::LARGE {
@@ -311,7 +311,7 @@ impl Transmission {
     }
 }
 
-/// Bytes of memory that a request may come to hold beyond its place in the receive buffer.
+/// Bytes of memory that a request may hold in addition to its place in the receive buffer.
 fn cost(checked: Checked) -> u64 {
     match checked {
         Checked::Read { len, .. } => len.into(),
@@ -323,7 +323,7 @@ fn cost(checked: Checked) -> u64 {
 
 /// Where the bytes of a write are.
 enum Payload<'a> {
-    /// So many, at the front of the receive buffer.
+    /// At the front of the receive buffer; their number.
     Received(usize),
     Pages(&'a mut Pages),
 }

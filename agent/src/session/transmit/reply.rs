@@ -1,4 +1,4 @@
-//! Between the protocol's words and the disk's: a request down, an answer up.
+//! Translates requests to the disk's types, and answers to replies of the protocol.
 
 use disk::{Answer, Data, DiskError, Op, Piece, Slice};
 use nbd::{
@@ -12,7 +12,7 @@ use super::{
     Transmission,
 };
 
-/// The request in the disk's words.
+/// The request as an operation of the disk.
 pub(in crate::session) fn op(checked: Checked, data: Data<'_>) -> Op<'_> {
     match checked {
         Checked::Read { at, len, .. } => Op::Read { at, len },
@@ -21,12 +21,12 @@ pub(in crate::session) fn op(checked: Checked, data: Data<'_>) -> Op<'_> {
         Checked::Zero { at, len, fua, may_trim, fast } => Op::Zero { at, len, fua, may_trim, fast },
         Checked::Cache { at, len } => Op::Cache { at, len },
         Checked::Extents { at, len, one } => Op::Extents { at, len, one },
-        // `Disconnect` never reaches a disk; to flush would do no harm.
+        // `Disconnect` never reaches a disk; a flush would do no harm.
         _ => Op::Flush,
     }
 }
 
-/// The disk's answer in the protocol's words.
+/// Queues the reply for the disk's answer.
 pub(super) fn answer(
     replies: &mut Replies<'_, Lent>,
     request: &Request,
@@ -37,8 +37,8 @@ pub(super) fn answer(
         Checked::Read { len, df, .. } => {
             let covered: u64 = got.pieces.iter().map(Piece::len).sum();
             if covered != u64::from(len) {
-                // A header with other bytes behind it than it says would put the stream out of
-                // step, and the client would take data for headers.
+                // A header followed by a different number of bytes than it announces would shift the stream, and the
+                // client would take data for headers.
                 tracing::error!(covered, len, "our bug: a disk answered a read by halves");
                 return replies.error(request, Errno::EIO, "the disk answered by halves");
             }
@@ -64,7 +64,7 @@ pub(super) fn answer(
     }
 }
 
-/// Bytes that a request moves without sending them: they count in its turn.
+/// Bytes that a request moves without sending them. They count in its turn.
 pub(super) fn moved(checked: Checked) -> u64 {
     match checked {
         Checked::Write { len, .. } => len.into(),
@@ -72,7 +72,7 @@ pub(super) fn moved(checked: Checked) -> u64 {
     }
 }
 
-/// Bytes of a disk, in the words of the queue of replies.
+/// Bytes of a disk, as a `Payload` for the queue of replies.
 #[derive(Debug)]
 pub(super) struct Lent(Slice);
 
@@ -93,7 +93,7 @@ impl Payload for Lent {
 }
 
 impl Transmission {
-    /// Answers a request that the disk could not do.
+    /// Answers a request that failed in the disk.
     pub(super) fn fail(&mut self, request: &Request, error: &DiskError) {
         let text = error.with_cause();
         tracing::debug!(cookie = request.cookie, "request failed: {text}");
@@ -103,10 +103,10 @@ impl Transmission {
         replies.error(request, errno(error), &text);
     }
 
-    /// Answers what came back from other threads.
+    /// Answers the requests that came back from other threads.
     pub(super) fn reap(&mut self) {
         for Finished { request, checked, result, pages, .. } in self.blocking.reap() {
-            // Before its client hears of it: it counts on the memory.
+            // Before the client learns of it: the client may rely on the memory being free.
             drop(pages);
             match result {
                 Ok(mut got) => {

@@ -1,4 +1,4 @@
-//! Writes whose payload does not come, with the clock moved by the test.
+//! Writes whose payload does not arrive, with the clock moved by the test.
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream as Socket},
@@ -31,7 +31,7 @@ fn rules() -> Arc<Rules> {
     rules_of(Arc::new(NullDisk::new(1 << 30)))
 }
 
-/// Rules by which each tenant has 16 MiB.
+/// Rules with 16 MiB per tenant.
 fn rules_of_16_mib() -> Arc<Rules> {
     let mut rules = rules();
     let memory = MemoryLimits { tenant: 16 << 20, ..MemoryLimits::default() };
@@ -40,7 +40,7 @@ fn rules_of_16_mib() -> Arc<Rules> {
     rules
 }
 
-/// Rules of an agent that offers `disk`.
+/// Rules of an agent that exports `disk`.
 pub(super) fn rules_of(disk: Arc<dyn Disk>) -> Arc<Rules> {
     Arc::new(Rules {
         exports: Arc::new(Single(disk)),
@@ -71,7 +71,7 @@ async fn write_of(
     (client, session, life)
 }
 
-/// The header of a write of `len` bytes at the disk's beginning, or of another command that has no flags.
+/// The header of a write of `len` bytes at offset 0, or of another command, without flags.
 pub(super) fn header(command: u8, len: u32) -> Vec<u8> {
     [&0x2560_9513_0000_0000_u64.to_be_bytes()[..7], &[command], &[0; 16], &len.to_be_bytes()]
         .concat()
@@ -123,8 +123,7 @@ async fn a_byte_now_and_then_is_no_progress() {
     assert_eq!(session.await.unwrap(), End::Stalled);
 }
 
-/// Sends a payload in 16 parts with pauses, and says how the client was answered: by an error number, or not at
-/// all.
+/// Sends a payload in 16 parts with pauses. Returns the error number of the reply, or `None` if there was no reply.
 async fn send_slowly(pause: Duration) -> Option<[u8; 4]> {
     let (mut client, _session, _life) = write().await;
     for _ in 0..16 {
@@ -143,11 +142,11 @@ async fn a_slow_payload_that_comes_within_a_minute_and_a_second_per_mib_is_taken
 
 #[tokio::test(start_paused = true)]
 async fn progress_now_and_then_does_not_hold_memory_for_ever() {
-    // 64 KiB each 59 seconds.
+    // 64 KiB every 59 seconds.
     assert_eq!(send_slowly(STALLED.mul_f64(0.98)).await, None, "it is cut off");
 }
 
-/// How a session ends that is to end.
+/// Waits for the end of a session.
 async fn ended(session: JoinHandle<End>) -> End {
     let end = tokio::time::timeout(10 * STALLED, session).await;
     end.expect("the session ends").unwrap()

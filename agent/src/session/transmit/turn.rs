@@ -1,25 +1,25 @@
-//! How much a connection does before others of its thread have their turn.
+//! Limits the work of a connection before other connections of its thread get their turn.
 
 use std::time::Instant;
 
 use super::super::turns::SLICE;
 
-/// Bytes answered or moved.
+/// The maximum of bytes answered or moved per turn.
 const BYTES: u64 = 1 << 20;
-/// Requests.
+/// The maximum of requests per turn.
 const REQUESTS: u32 = 256;
-/// Requests between two looks at the clock, which costs a few percent of the cheapest of them.
+/// Requests between two reads of the clock. Reading it costs a few percent of the cheapest request.
 const LOOK: u32 = 16;
-/// Bytes after which the clock is looked at in any case.
+/// Bytes after which the clock is read in any case.
 const LOOK_BYTES: u64 = 64 << 10;
 
-/// What a connection has done in its turn.
+/// The work that a connection has done in its turn.
 #[derive(Debug)]
 pub(super) struct Turn {
     started: Instant,
     bytes: u64,
     requests: u32,
-    /// Bytes and requests at which it is looked whether the turn is over.
+    /// Bytes and requests at which the next check is due.
     look: (u64, u32),
     over: bool,
 }
@@ -30,7 +30,7 @@ impl Turn {
         Self { started: Instant::now(), bytes: 0, requests: 0, look, over: false }
     }
 
-    /// One more request, which moved so many bytes.
+    /// Counts one request, which moved `bytes` bytes.
     pub(super) fn count(&mut self, bytes: u64) {
         self.requests += 1;
         self.bytes += bytes;

@@ -1,15 +1,15 @@
-//! Every interleaving of a few threads, by loom: `cargo test -p agent --features loom --lib interleavings`.
+//! Checks interleavings of a few threads with loom: `cargo test -p agent --features loom --lib interleavings`.
 
 use super::*;
 
-/// All of them take hours. A fault needs few places where one thread overtakes another.
+/// All interleavings would take hours. A fault needs few places where one thread overtakes another.
 fn model(run: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(run);
 }
 
-/// Ends when all of them have begun.
+/// Work that ends when all of its group have begun.
 struct Meets(Arc<(Mutex<usize>, Condvar)>);
 
 impl Work for Meets {
@@ -25,7 +25,7 @@ impl Work for Meets {
     }
 }
 
-/// Comes back once.
+/// Returns itself once.
 struct Twice(bool, Meets);
 
 impl Work for Twice {
@@ -39,7 +39,7 @@ fn meeting(count: usize) -> impl Fn() -> Meets {
     move || Meets(Arc::clone(&all))
 }
 
-/// A deadlock is what loom would find.
+/// Loom would find a deadlock.
 #[test]
 fn nothing_that_is_queued_waits_for_a_thread_that_blocks() {
     model(|| {

@@ -2,7 +2,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 
-/// Says when it begins, and ends when it is told to.
+/// Reports when it begins, and ends when it is told to.
 struct Waits(Sender<()>, Receiver<()>);
 
 impl Work for Waits {
@@ -13,7 +13,7 @@ impl Work for Waits {
     }
 }
 
-/// Comes back so often.
+/// Returns itself this number of times.
 struct Again(u32, Sender<u32>);
 
 impl Work for Again {
@@ -25,7 +25,7 @@ impl Work for Again {
 }
 
 const SOON: Duration = Duration::from_secs(20);
-/// A tenant's share of the threads while nobody else has any.
+/// A tenant's share of the threads while no other tenant has any.
 const ALONE: usize = THREADS / 2;
 
 #[test]
@@ -56,7 +56,7 @@ fn a_tenant_that_takes_all_it_can_leaves_threads_for_another() {
 }
 
 #[test]
-fn work_behind_a_thread_that_is_woken_and_blocks_finds_another() {
+fn work_queued_after_work_that_blocks_a_woken_thread_finds_another() {
     let (one, other) = (QueueId::new(), QueueId::new());
     for _ in 0..100 {
         // As after a pause: there is one thread, and it waits.
@@ -82,7 +82,8 @@ fn however_many_tenants_take_all_they_can_the_next_finds_a_thread() {
     let executor = Executor::default();
     let (begun, begins) = channel();
     let mut held = Vec::new();
-    // Each has half of what the one before has left; beyond that they have one each, and turns.
+    // Each tenant takes half of the threads that the ones before have left. After that each has one thread, and they
+    // take turns.
     for _ in 0..THREADS.ilog2() {
         let id = QueueId::new();
         for _ in 0..THREADS {
@@ -98,7 +99,7 @@ fn however_many_tenants_take_all_they_can_the_next_finds_a_thread() {
 }
 
 #[test]
-fn long_work_that_waits_for_another_machine_holds_up_nobody() {
+fn long_work_that_waits_for_another_machine_delays_no_other_work() {
     struct Remote(u8, Waits);
     impl Work for Remote {
         fn run(mut self: Box<Self>) -> Option<Box<dyn Work>> {
@@ -144,7 +145,7 @@ fn work_for_ever_lets_the_other_work_of_its_tenant_through() {
     for _ in 0..6 {
         finished.recv_timeout(SOON).unwrap();
     }
-    // For ever is longer than a test: its threads find nothing to do any more.
+    // Ends the work, so that its threads find nothing more to do.
     executor.shared.lock().queues.clear();
     executor.shared.lock().ready_long.clear();
 }
@@ -172,7 +173,7 @@ fn little_long_work_is_done_at_the_same_time_and_tenants_have_equal_parts_of_it(
     for _ in 0..(*LONG_THREADS / 2).max(1) {
         begins.recv_timeout(SOON).unwrap();
     }
-    // Work that is not long goes on, and the other tenant's long work is the next.
+    // Work that is not long continues, and the other tenant's long work is next.
     let (done, finished) = channel();
     executor.submit(&greedy, Box::new(Again(0, done)));
     finished.recv_timeout(SOON).unwrap();

@@ -21,18 +21,18 @@ use super::{
 
 const LEN: u32 = 4096;
 
-/// A disk like a cached file: writes are brief, and say on which thread they are done.
+/// A disk like a cached file: writes are brief, and it records the thread of each.
 #[derive(Debug, Default)]
 struct Brief {
     threads: Mutex<Vec<String>>,
-    /// Writes that are being done.
+    /// Writes in progress.
     busy: AtomicUsize,
-    /// No write ends.
+    /// While set, no write ends.
     held: AtomicBool,
     /// How long a write takes.
     takes: Mutex<Duration>,
     panics: Mutex<bool>,
-    /// A write may take any time, and says so.
+    /// A write may take any time, and `is_brief` returns false.
     long: bool,
 }
 
@@ -67,14 +67,14 @@ impl Disk for Brief {
 }
 
 impl Brief {
-    /// Whether writes were done in place, one after the other; forgets them.
+    /// Whether each write was executed in place, in order. Clears the record.
     fn in_place(&self) -> Vec<bool> {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap());
         threads.iter().map(|name| name.starts_with("own-")).collect()
     }
 }
 
-/// Writes once, and gives the reply's error.
+/// Writes once, and returns the reply's error number.
 async fn write(client: &mut UnixStream) -> [u8; 4] {
     client.write_all(&[header(1, LEN), vec![1; LEN as usize]].concat()).await.unwrap();
     let mut reply = [0; 16];
@@ -114,18 +114,18 @@ async fn a_connection_with_many_brief_writes_does_them_in_place_until_it_is_idle
 }
 
 #[tokio::test]
-async fn a_write_that_blocks_holds_its_connection_and_nobody_else() {
+async fn a_write_that_blocks_delays_only_its_connection() {
     let (disk, mut client, session, life) = alone().await;
     disk.held.store(true, Ordering::SeqCst);
     client.write_all(&[header(1, LEN), vec![1; LEN as usize]].concat()).await.unwrap();
     while disk.busy.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
     }
-    // Its session was on this thread before: that is free, and the session ends with the agent.
+    // The thread that the session was on before is free, and the session ends with the agent.
     life.send_replace(Life::Ending);
     disk.held.store(false, Ordering::SeqCst);
     assert_eq!(session.await.unwrap(), End::Cut);
-    // At the latest when the thread has ended the client sees it.
+    // The client sees the end when the thread has ended, at the latest.
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).await.ok();
 }
@@ -158,7 +158,7 @@ async fn a_session_that_is_dropped_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn what_a_session_leaves_on_a_disk_that_hangs_is_charged_until_it_is_back() {
+async fn requests_left_on_a_hung_disk_are_charged_until_they_finish() {
     const PAYLOAD: u32 = 4 << 20;
     let disk = Arc::new(Brief { long: true, ..Brief::default() });
     disk.held.store(true, Ordering::SeqCst);
