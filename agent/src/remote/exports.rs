@@ -34,7 +34,7 @@ pub struct Remote {
     export: Option<String>,
     /// Number of attempts to connect after the first.
     retry: u32,
-    /// The one link for all clients. The first client that finds it broken makes a new one, and the others wait for that.
+    /// The one link for all clients. The first client that finds it broken makes a new one, and the others wait.
     shared: Option<Turns<Option<Arc<Link>>>>,
     /// State by export name, for exports with links.
     dirty: Mutex<HashMap<String, Arc<Dirty>>>,
