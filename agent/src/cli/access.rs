@@ -1,4 +1,4 @@
-//! The options about who may connect, and what they mean together.
+//! The options about who may connect, and how they combine.
 
 use std::path::PathBuf;
 

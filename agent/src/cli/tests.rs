@@ -256,7 +256,7 @@ fn nbdkit_options_that_are_not_built_are_refused_by_name() {
 }
 
 #[test]
-fn by_the_name_of_nbdkit_it_goes_into_the_background() {
+fn called_as_nbdkit_the_agent_goes_into_the_background() {
     for (line, background) in [
         ("/usr/sbin/nbdkit null", true),
         ("nbdkit -v null", true),

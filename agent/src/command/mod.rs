@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_counts_where_it_is_the_first_and_the_name_is_our_own() {
+    fn commands_are_found_as_the_first_word_and_not_under_the_name_nbdkit() {
         let find = |words: &[&str]| {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
             find(&words).map(|entry| entry.word)

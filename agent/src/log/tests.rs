@@ -262,7 +262,7 @@ fn a_party_that_floods_the_log_cannot_hide_that_data_was_lost() {
 }
 
 #[test]
-fn a_quiet_party_has_some_lines_when_others_have_used_up_what_all_have() {
+fn a_quiet_party_has_some_lines_when_others_have_used_up_the_common_allowance() {
     let lines = flood(|| {
         for n in 0..20 {
             let loud = Arc::new(Allowance::new(format!("loud-{n}")));

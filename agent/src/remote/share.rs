@@ -6,8 +6,8 @@
 //! needs no flush, because its server is the one that answers now.
 //!
 //! Each client is told of each loss once. A client that connects later is told of it if no flush had failed for it. A
-//! failure that the remote server itself reports fails one flush of each client that was connected then, as with a disk
-//! of this host.
+//! failure that the remote server itself reports fails every later flush of each client that was connected then, as
+//! with a disk of this host.
 
 use std::{
     collections::BTreeSet,

@@ -77,7 +77,7 @@ impl Tree {
             if self.0.iter().any(|(known, end)| *known == pid && !poll::is_readable(end)) {
                 continue;
             }
-            // Opened before its children are read, so that the children belong to this process.
+            // Opened before its children are read, so that they are those of the process that `end` refers to.
             let Ok(end) =
                 u32::try_from(pid.as_raw()).map_err(io::Error::other).and_then(poll::process)
             else {

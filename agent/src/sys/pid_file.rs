@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_file_that_is_not_ours_any_more_stays() {
+    fn a_pid_file_that_was_replaced_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         for replaced in [false, true] {
@@ -217,7 +217,7 @@ mod tests {
 
     /// The lock belongs to the open file and not to the process, so one process can test it.
     #[test]
-    fn of_two_at_once_one_has_it_and_a_stale_one_is_replaced() {
+    fn one_of_two_agents_holds_the_file_and_a_stale_file_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         let file = PidFile::write(&path).unwrap();

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_left_to_this_process_is_taken() {
+    fn only_inherited_descriptors_are_taken() {
         assert!(left(-1).is_err());
         assert_eq!(left(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
         let ours = std::fs::File::open("/dev/null").unwrap();

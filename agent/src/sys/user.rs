@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobody_is_told_apart() {
+    fn unknown_users_and_groups_are_told_apart() {
         for (user, group, why) in [
             (Some("no-such-user"), None, NotFound::User),
             (Some(""), None, NotFound::User),

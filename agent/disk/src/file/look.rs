@@ -39,7 +39,7 @@ impl Inner {
         turn
     }
 
-    /// Called when a read begins that a look may have counted. From now on whoever executes the read counts it.
+    /// Called when a read begins that a look may have counted. From now on the thread that executes the read counts it.
     pub(super) fn take_missed(&self) {
         let missed = self
             .missed
