@@ -1,4 +1,4 @@
-//! The agent's side of the checks of `doctor`: it runs the programs that they ask for.
+//! The agent's part in the checks of `doctor`: it runs the programs that they ask for.
 
 use std::{
     process::{Command, Output},
@@ -12,18 +12,19 @@ use doctor::{
 
 use crate::child::{ChildError, Job, Printed};
 
-/// Checks this machine for an agent on vsock port `port`. Waits for the programs that it asks.
+/// Checks this machine for an agent on vsock port `port`. Waits for the programs that the checks
+/// run.
 pub(crate) fn examine(port: u32) -> Report {
     host::examine(port, &Programs)
 }
 
-/// How to fix a `/dev/vhost-vsock` that failed to open with `errno`. Waits for the programs that it
-/// asks.
+/// How to fix a `/dev/vhost-vsock` that failed to open with `errno`. Waits for the programs that
+/// the checks run.
 pub(crate) fn hint_of_device(errno: i32) -> Option<String> {
     host::hint_of_device(errno, &Programs)
 }
 
-/// Runs programs as children of the agent, with a bound on their output.
+/// Runs programs as children of the agent, and bounds their output.
 #[derive(Debug)]
 pub(crate) struct Programs;
 
@@ -52,13 +53,13 @@ mod tests {
         let output = run("echo yes; echo why >&2; exit 1").unwrap();
         assert_eq!((&*output.stdout, &*output.stderr), (&b"yes\n"[..], &b"why\n"[..]));
         assert_eq!(output.status.code(), Some(1));
-        // More than a pipe holds, on both.
+        // More than a pipe holds, on both stdout and stderr.
         let flood = run("yes | head -c 300000; yes | head -c 300000 >&2").unwrap();
         assert_eq!(flood.stdout.len(), 300_000);
     }
 
     #[test]
-    fn what_a_program_leaves_running_is_not_waited_for() {
+    fn processes_that_a_program_leaves_running_are_not_waited_for() {
         assert_eq!(run("sleep 1000 & echo yes").unwrap().stdout, b"yes\n");
     }
 

@@ -1,4 +1,4 @@
-//! The filters of the command line: layers, which change disks, and gates, which change none.
+//! The filters of the command line: layers, which change disks, and gates, which do not.
 //!
 //! `plan` chooses and builds them. The filter that is named first is nearest to the client.
 
@@ -8,7 +8,7 @@ use crate::{
     stack::{BuildError, Context, Entry, Stack},
 };
 
-/// nbdkit's other filters, so that the error for one of them says that it is known.
+/// nbdkit's filters that are not built in, so that an error for one of them can say so.
 const NOT_BUILT_IN: &[&str] = &[
     "blocksize",
     "bzip2",
@@ -65,8 +65,7 @@ pub struct Chosen<'a> {
     params: Params<'a>,
 }
 
-/// Finds the filters by name, the first nearest to the client, and takes the words that each of them knows out of
-/// `words`.
+/// Finds the filters by name, the first nearest to the client. Removes the parameters of each filter from `words`.
 ///
 /// # Errors
 /// As `find`, and if a filter is given a parameter twice.
@@ -81,7 +80,7 @@ pub fn choose<'a>(
     names.iter().map(choose).collect()
 }
 
-/// Whether the plugin's disk is only read, because a filter lets no write reach it.
+/// Whether the plugin's disk is only read, because a filter lets no write through.
 pub fn only_reads_below(filters: &[Chosen<'_>]) -> bool {
     filters.iter().any(|filter| layer::only_reads_below(filter.entry))
 }

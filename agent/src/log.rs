@@ -1,10 +1,10 @@
-//! The log: what becomes a line, in which form, and where it goes. Nothing that a peer sent reaches
-//! it unescaped (`line`).
+//! The log: which events become lines, in which form, and where they are written. Text that a peer sent is escaped
+//! first (`line`).
 //!
-//! `cli` decides it, `main` starts it before anything else, `plan` has it written on threads of its own
-//! and tells it of HUP; all others use the macros of `tracing`. There are no spans.
+//! `cli` makes the settings, and `main` starts the log before anything else. `plan` moves the writing to threads of
+//! their own and lets HUP reopen the file. All other modules use the macros of `tracing`. There are no spans.
 //!
-//! Nobody who logs waits for the target (`queue`), and no peer fills it (`allowance`).
+//! Logging never waits for the target (`queue`), and no peer can fill it (`allowance`).
 
 mod allowance;
 mod clock;
@@ -27,31 +27,31 @@ use self::{
 };
 use crate::lifecycle::Lifecycle;
 
-/// Where the log goes, and how much of it.
+/// Where log lines are written, and how many of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub target: Target,
-    /// What the protocol does as well; on stderr where the target is syslog, as with nbdkit.
+    /// Also log what the protocol does. With syslog as the target these lines are written to stderr, as with nbdkit.
     pub verbose: bool,
 }
 
-/// nbdkit's words for where, and more.
+/// nbdkit's words for log targets, and some more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// stderr, and syslog where stderr would be the client's.
+    /// stderr, or syslog if stderr is the client's.
     Default,
     Stderr,
-    /// stderr, an object a line.
+    /// stderr, one JSON object per line.
     Json,
-    /// Lines are appended; opened again at HUP.
+    /// Lines are appended. HUP opens the file again.
     File(PathBuf),
     Syslog,
-    /// With the fields of each line as fields of the journal.
+    /// The fields of a line become fields of the journal.
     Journald,
     Null,
 }
 
-/// Why there is no log. The cause is the source.
+/// Why the log cannot be started. The cause is the source.
 #[derive(Debug, Error)]
 pub enum LogError {
     #[error("--log={}: cannot open the file", .0.display())]
@@ -65,7 +65,7 @@ pub enum LogError {
 }
 
 impl LogError {
-    /// What to do about it, where that is known.
+    /// What to do about it, if that is known.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::File(_, error) => match error.kind() {
@@ -83,14 +83,13 @@ impl LogError {
     }
 }
 
-/// The log that was started. What is on its way is written when this is dropped, unless the target takes
-/// nothing any more.
+/// A running log. Dropping it writes the queued lines, unless the target takes no more.
 #[derive(Debug)]
 pub struct Started(Arc<Logger>);
 
 impl Log {
-    /// From here on what is said goes there, a panic too. Works once in a process. `spared`: stderr
-    /// was the client's, and is nobody's now.
+    /// Starts the log: from now on every event, and every panic, is written to the target. Works once per process.
+    /// `spared` says that stderr was the client's and is now /dev/null.
     pub fn start(&self, spared: bool) -> Result<Started, LogError> {
         let logger = Arc::new(self.open(spared)?);
         if self.target == Target::Null {
@@ -101,7 +100,7 @@ impl Log {
                 tracing::error!("a bug in agent, please report it: {panic}");
                 panicked.hasten();
             }));
-            // Only who called this before could be in the way.
+            // This fails only if `start` was called before.
             tracing::subscriber::set_global_default(Shared(Arc::clone(&logger))).ok();
         }
         Ok(Started(logger))
@@ -124,7 +123,7 @@ impl Log {
             },
             Target::Default | Target::Syslog => {
                 let outlet = Outlet::Datagrams(socket(SYSLOG, "syslog")?);
-                // What -v adds is for who watches: nbdkit-service(1), LOGGING.
+                // Lines that -v adds are for an operator at the terminal: nbdkit-service(1), LOGGING.
                 let syslog = Branch { most: LevelFilter::INFO, ..branch(outlet, Format::Syslog) };
                 if self.verbose { vec![syslog, stderr()] } else { vec![syslog] }
             }
@@ -137,7 +136,7 @@ impl Log {
         Ok(Logger::new(most, branches))
     }
 
-    /// Something of it goes to stderr, and somebody may be there to read it.
+    /// Whether some lines are written to stderr, where a person may read them.
     pub fn needs_stderr(&self) -> bool {
         match self.target {
             Target::Stderr | Target::Json => true,
@@ -147,36 +146,37 @@ impl Log {
     }
 }
 
-/// Writes to stderr, and waits for that no longer than the end of the agent waits for the log.
+/// Writes to stderr, for at most as long as the agent's exit waits for the log.
 pub fn last_words(text: &str) {
     let (done, written) = std::sync::mpsc::channel();
     let words = text.to_owned();
     let write = move || {
-        // Where stderr is gone there is nobody to tell.
+        // If stderr is gone, there is nowhere to report it.
         Outlet::Stderr.put(&words, Wait::ForEver).ok();
         done.send(()).ok();
     };
     if std::thread::Builder::new().name("last-words".into()).spawn(write).is_ok() {
         written.recv_timeout(AT_EXIT).ok();
     } else {
-        // That there are no threads may be what is to be said.
+        // A failure to start threads may be the very error to report.
         Outlet::Stderr.put(text, Wait::Briefly).ok();
     }
 }
 
 impl Started {
-    /// From here on lines are written by threads, and nobody else waits for a target. Not before a fork.
+    /// Starts the threads that write lines. From then on logging does not wait for a target. Must not be called before
+    /// a fork.
     pub fn write_aside(&self) -> Result<(), LogError> {
         self.0.start_threads().map_err(LogError::Thread)
     }
 
-    /// Waits a moment until what was said so far is written: before others are told that the agent is
-    /// ready, and before stderr is given up.
+    /// Waits for a moment until all lines so far are written: before the agent reports that it is ready, and before it
+    /// gives up stderr.
     pub fn settle(&self) {
         self.0.flush(Instant::now() + SETTLED);
     }
 
-    /// Lets HUP open the file again.
+    /// Makes HUP open the file again.
     pub fn hook(&self, lifecycle: &mut Lifecycle) {
         let logger = Arc::clone(&self.0);
         lifecycle.at_reload(move || logger.reopen());

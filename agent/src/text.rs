@@ -1,15 +1,15 @@
-//! Texts of other programs and of peers, made fit for a terminal and for a log.
+//! Makes texts of other programs and of peers safe for terminals and logs.
 //!
-//! The log, `main` and `command` print by this: nothing that anybody else chose reaches a terminal as it
-//! came. What is not to be printed are line ends, escape sequences (C0 and C1), and marks that turn the
-//! direction of writing or cannot be seen.
+//! The log, `main` and `command` print with these functions, so that foreign text never reaches a terminal unescaped.
+//! Escaped are line ends, escape sequences (C0 and C1), and marks that are invisible or change the direction of
+//! writing.
 
 use std::fmt::{self, Write};
 
 use serde_json::Value;
 
-/// One line: all that is not to be printed is escaped. Quotes and backslashes stay: what is escaped
-/// already is not again.
+/// One line, with all characters escaped that are not printable. Quotes and backslashes stay, so text that is escaped
+/// already stays as it is.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -22,18 +22,18 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
-/// A text that is data, in quotes: what is not to be printed, quotes and backslashes are escaped.
+/// A quoted text. Characters that are not printable, quotes and backslashes are escaped.
 pub fn quoted(text: &str) -> impl fmt::Display {
-    // Of a text alone this is no form of Rust's, but the escapes that everybody knows.
+    // For plain text, Rust's `Debug` form is the usual escapes.
     fmt::from_fn(move |f| write!(f, "{text:?}"))
 }
 
-/// The same for a text of several lines: their ends stay.
+/// As `escaped`, for a text of several lines. Line ends stay.
 pub fn lines(text: &str) -> String {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// A string of JSON (RFC 8259, section 7), in which only what is printed stands for itself.
+/// A JSON string (RFC 8259, section 7). All characters that are not printable are escaped.
 #[derive(Debug, Clone, Copy)]
 pub struct Json<'a>(pub &'a str);
 
@@ -43,9 +43,9 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// A whole value on one line, its strings as [`Json`] has them.
+/// A whole value on one line. Its strings are escaped as in [`Json`].
 pub fn json(value: &Value) -> String {
-    // What is printed escapes itself, and outside of strings there is nothing else.
+    // Printable characters stay as they are. Outside of strings there are no others.
     let text = value.to_string();
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -53,7 +53,7 @@ pub fn json(value: &Value) -> String {
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // A String takes all.
+                // Writing to a String cannot fail.
                 write!(out, "\\u{unit:04x}").ok();
             }
         }
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_text_reaches_a_terminal_but_what_is_printed() {
+    fn only_printable_characters_reach_a_terminal() {
         let one = escaped(HOSTILE);
         assert!(printed(&one), "{one:?}");
         assert_eq!(escaped(&one), one, "once is enough");
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_the_same_and_is_printed() {
+    fn json_is_printable_and_keeps_its_value() {
         let value = json!({ HOSTILE: [HOSTILE, null, 1, true, 1.5], "": {} });
         let text = json(&value);
         assert!(printed(&text), "{text:?}");

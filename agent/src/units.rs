@@ -1,6 +1,6 @@
-//! Numbers, sizes and times in the words of nbdkit.
+//! Numbers, sizes and durations in nbdkit's syntax.
 //!
-//! The command line and the plugins' parameters are read with this.
+//! The command line and the plugins' parameters are parsed with this.
 
 pub use human::{DurationError, SIZE_MAX, SizeError, parse_duration, parse_size};
 use thiserror::Error;
@@ -12,13 +12,13 @@ pub fn parse_number<N: TryFrom<u64>>(text: &str) -> Result<N, NumberError> {
         None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
         None => (text, 10),
     };
-    // `from_str_radix` takes a sign.
+    // `from_str_radix` would accept a sign.
     let plain = digits.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let number = plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten();
     number.and_then(|number| N::try_from(number).ok()).ok_or(NumberError)
 }
 
-/// A text that is no number, or none of the size that is wanted.
+/// The text is not a number, or the number does not fit the wanted type.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("write a whole number: decimal, hexadecimal with 0x, or octal with 0")]
 pub struct NumberError;

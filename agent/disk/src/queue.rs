@@ -1,12 +1,12 @@
-//! How much of a block device's queue the requests of this process take.
+//! How much of a block device's queue this process's requests take.
 //!
-//! A read through the page cache starts readahead, and readahead waits for a place in the device's queue, also
-//! with RWF_NOWAIT and in io_uring. When the queue is full, because the device is slow or has stopped, such a read
-//! would block a thread that serves other connections. So `file` asks here before it reads on such a thread, and
-//! counts what is under way. Requests that the queue has no room for wait on the executor's threads instead.
+//! A read through the page cache starts readahead, and readahead waits for a place in the device's queue, even with
+//! RWF_NOWAIT and in io_uring. When the queue is full, because the device is slow or has stopped, such a read would
+//! block a thread that serves other connections. So `file` asks here before it reads on such a thread, and counts the
+//! requests in flight. Requests that the queue has no room for wait on the executor's threads instead.
 //!
-//! The places in rings are shared between payers: a payer may take one while it has fewer than are free. So a
-//! payer that keeps a device busy leaves room for the next one.
+//! The places in rings are shared between payers: a payer may take one while it has fewer than are free. So a payer
+//! that keeps a device busy leaves room for others.
 
 use std::{
     collections::HashMap,
@@ -20,45 +20,46 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Requests that a device takes, where the kernel does not say how many: the usual number of the block layer.
+/// Depth of a device's queue in requests, if the kernel does not report one: the default of the block layer.
 const USUAL: u32 = 128;
-/// The same of a filesystem that has no device here: FUSE stops its callers at 12 requests in the background.
+/// The same for a filesystem without a device on this machine. FUSE makes callers wait at 12 background requests.
 const REMOTE: u32 = 12;
-/// How long a look at what the device has under way holds, in ms: other processes and writeback use it too.
+/// How long a reading of the device's requests in flight is used, in ms. Other processes and writeback use the device
+/// too.
 const LOOK_MS: u64 = 20;
 
-/// Who has a share of a device's queue: connections with the same number share it.
+/// The owner of a share of a device's queue. Connections with the same number share it.
 pub type Payer = u64;
 
 /// One device's queue.
 #[derive(Debug)]
 struct Queue {
-    /// Requests that it takes before it makes a caller wait.
+    /// Number of requests that it takes before it makes a caller wait.
     depth: u32,
-    /// Places that are taken in rings.
+    /// Number of places that are taken in rings.
     begun: AtomicU32,
-    /// Requests under way in rings, and reads on threads that the page cache did not have.
+    /// Number of requests in flight in rings, and of reads on threads that the page cache lacks.
     out: AtomicU32,
-    /// What the kernel says of its requests: `READS WRITES`.
+    /// The kernel's counts of requests in flight: `READS WRITES`.
     inflight: Option<File>,
-    /// When that was read last, in ms.
+    /// When `inflight` was last read, in ms.
     looked: AtomicU64,
-    /// It was nearly full then.
+    /// Whether it was nearly full then.
     was_full: AtomicBool,
 }
 
-/// The share of one payer.
+/// The share of one payer in a device's queue.
 #[derive(Debug)]
 pub(crate) struct Share {
     queue: Arc<Queue>,
     begun: AtomicU32,
 }
 
-/// A place in a ring for one request; it is free again when this is dropped.
+/// A place in a ring for one request. Dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Share>);
 
-/// A read on a thread; counted until this is dropped.
+/// A read on a thread. It is counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reading<'a>(&'a Share);
 
@@ -71,8 +72,8 @@ struct Known {
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 impl Share {
-    /// The share of `payer` in the queue of `device`. `local`: a filesystem on a block device of this machine, or
-    /// such a device itself.
+    /// The share of `payer` in the queue of `device`. `local` says that this is a block device of this machine, or a
+    /// filesystem on one.
     pub(crate) fn of(device: u64, payer: Payer, local: bool) -> Arc<Self> {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = known.shares.get(&(device, payer)).and_then(Weak::upgrade) {
@@ -90,34 +91,34 @@ impl Share {
         share
     }
 
-    /// The device may make a caller wait.
+    /// Whether the device may make a caller wait.
     pub(crate) fn is_full(&self) -> bool {
         self.queue.is_full()
     }
 
-    /// Takes a place in a ring, if this payer may have one more and the device takes it without a wait.
+    /// Takes a place in a ring, if this payer may have one more and the device takes the request without a wait.
     pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
         let own = self.begun.fetch_add(1, Ordering::Relaxed);
         let all = self.queue.begun.fetch_add(1, Ordering::Relaxed);
         self.count(1);
         let place = Place(Arc::clone(self));
-        // Half of the queue is for rings: the rest is for the executor's threads and for writeback.
+        // Half of the queue is for rings. The rest is for the executor's threads and for writeback.
         let free = (self.queue.depth / 2).saturating_sub(all);
         (own < free && !self.is_full()).then_some(place)
     }
 
-    /// Counts a read that the page cache does not have.
+    /// Counts a read that the page cache lacks.
     pub(crate) fn reading(&self) -> Reading<'_> {
         self.count(1);
         Reading(self)
     }
 
-    /// Counts so many of them, until `uncount`.
+    /// Counts `reads` of them, until `uncount`.
     pub(crate) fn count(&self, reads: u32) {
         self.queue.out.fetch_add(reads, Ordering::Relaxed);
     }
 
-    /// They are over.
+    /// Ends the count of `reads` of them.
     pub(crate) fn uncount(&self, reads: u32) {
         self.queue.out.fetch_sub(reads, Ordering::Relaxed);
     }
@@ -140,7 +141,7 @@ impl Drop for Reading<'_> {
 impl Queue {
     fn of(device: u64, unknown: u32) -> Self {
         let (major, minor) = (libc::major(device), libc::minor(device));
-        // A partition has the queue of its disk.
+        // A partition uses the queue of its disk.
         let found = ["", "../"].iter().find_map(|up| {
             let disk = format!("/sys/dev/block/{major}:{minor}/{up}");
             let depth = std::fs::read_to_string(format!("{disk}queue/nr_requests")).ok()?;
@@ -157,7 +158,8 @@ impl Queue {
         Self { depth, begun, out, inflight, looked, was_full }
     }
 
-    /// Beyond so many requests a caller may have to wait: some are made of several, and others come at the same time.
+    /// The number of requests from which on a caller may have to wait. Some requests are split into several, and others
+    /// arrive at the same time.
     const fn enough(&self) -> u32 {
         self.depth - self.depth / 4
     }
@@ -181,7 +183,7 @@ impl Queue {
     }
 }
 
-/// What the kernel's file says: two numbers, of reads and of writes.
+/// The sum of the two numbers in the kernel's file, of reads and of writes.
 fn under_way(inflight: &File) -> Option<u32> {
     let mut text = [0; 64];
     let len = inflight.read_at(&mut text, 0).ok()?;
@@ -190,13 +192,13 @@ fn under_way(inflight: &File) -> Option<u32> {
         .try_fold(0_u32, |sum, word| Some(sum.saturating_add(word.parse().ok()?)))
 }
 
-/// A clock that is cheap to read and has steps of a few ms.
+/// The time in ms, of a clock that is cheap to read and has steps of a few ms.
 fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |now| {
         u64::try_from(now.tv_sec()).unwrap_or(0) * 1000
             + u64::try_from(now.tv_nsec()).unwrap_or(0) / 1_000_000
     });
-    // 0 says that nobody has looked yet.
+    // 0 means that nothing was read yet.
     now.max(LOOK_MS)
 }
 
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_says_counts_too() {
+    fn requests_that_the_kernel_counts_matter_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("inflight");
         fs::write(&path, "       3        9\n").unwrap();

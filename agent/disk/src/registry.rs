@@ -1,10 +1,10 @@
 //! The files and devices that this process has open, by device and inode. All connections that open one of them, by any
 //! name and with any options, share its durability and its locks.
 //!
-//! `file` joins at each open. An entry exists while a connection has the file open, and longer if a loss was not
-//! reported yet: when the last connection leaves bytes that are not known to be durable, a last sync finds out. If bytes
-//! were lost and no client was told, the entry keeps this fact, without a descriptor, for the next connection that opens
-//! the file.
+//! `file` joins at each open. An entry exists while a connection has the file open. It stays longer if a loss was not
+//! reported yet. When the last connection leaves bytes that may not be durable, a last sync finds out. If bytes were
+//! lost and no client was told, the entry keeps this fact, without a descriptor, for the next connection that opens the
+//! file.
 
 use std::{
     collections::HashMap,
@@ -20,14 +20,14 @@ use crate::{
     primitives::{AtomicBool, Mutex, MutexGuard, Ordering},
 };
 
-/// The descriptor of a file that gets every error of writeback exactly once: it is open while any other descriptor is
+/// The descriptor of a file that gets every writeback error exactly once. It is open while any other descriptor is
 /// written to, and only `sync` uses it.
 pub(crate) trait Witness: fmt::Debug + Send + Sync {
-    /// Makes durable what was written through any descriptor. Fails if bytes were lost since it was opened, or since it
-    /// failed last.
+    /// Makes durable all bytes written through any descriptor. Fails if bytes were lost since the descriptor was
+    /// opened, or since its last failure.
     fn sync(&self) -> io::Result<()>;
 
-    /// Whether the file has no name any more, and ends when it is closed.
+    /// Whether the file has no name any more, so that its contents end when it is closed.
     fn is_unlinked(&self) -> bool;
 
     /// Called before a durable write begins (`auditor`).
@@ -51,14 +51,14 @@ impl<W> Clone for Registry<W> {
 enum Entry<W> {
     Open {
         shared: Arc<Shared<W>>,
-        /// The connections that have it open.
+        /// The number of connections that have it open.
         members: usize,
         /// The number of connections that have ever joined.
         joined: u64,
-        /// Whether the last connection has left and finds out whether everything is durable.
+        /// Whether the last connection has left and its last sync is running.
         settling: bool,
     },
-    /// No connection has it open. Bytes were lost, and no client has been told. There is at most one such entry for each
+    /// No connection has it open. Bytes were lost, and no client has been told. There is at most one such entry per
     /// file of the host, so no bound is needed.
     Lost { identity: Identity },
 }
@@ -80,7 +80,7 @@ impl<W: Witness> Shared<W> {
         self.witness.sync().inspect_err(|error| self.log(error))
     }
 
-    /// Logs one line for a disk that fails repeatedly. A client could make it fail as often as it likes.
+    /// Logs only one line for a disk that fails repeatedly, because a client could make it fail as often as it likes.
     fn log(&self, error: &io::Error) {
         if !self.logged.swap(true, Ordering::Relaxed) {
             let name = &self.name;
@@ -124,7 +124,7 @@ impl<W: Witness> Registry<W> {
         witness: W,
     ) -> Member<W> {
         let mut entries = self.lock();
-        // The number of an inode or of a device can be used again.
+        // The number of an inode or of a device can be reused.
         let lost = match entries.get(&inode) {
             Some(Entry::Open { .. }) => {
                 drop(entries);
@@ -155,7 +155,7 @@ impl<W: Witness> Registry<W> {
                 return;
             };
             *members -= 1;
-            // The connection that settles checks again at its end.
+            // The connection that settles checks the count again at its end.
             if *members > 0 || *settling {
                 return;
             }
@@ -185,14 +185,14 @@ impl<W: Witness> Registry<W> {
                 drop(closed);
                 return;
             }
-            // Other connections came, wrote and left meanwhile.
+            // Other connections have joined, written and left meanwhile.
             seen = *joined;
         }
     }
 }
 
 impl<W: Witness> Shared<W> {
-    /// Called when the last connection has left: whether bytes are lost and no client was told.
+    /// Called when the last connection has left. Returns whether bytes are lost and no client was told.
     fn settle(&self) -> bool {
         let durability = &self.durability;
         if !durability.is_dirty() && !durability.is_untold() {
@@ -228,19 +228,19 @@ impl<W: Witness> Member<W> {
         self.inode.device
     }
 
-    /// Executes a change. A flush has to cover it even if it fails, since a part of it may have been done.
+    /// Executes a change. A flush must cover it even if it fails, because a part of it may have been done.
     pub(crate) fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let changed = change();
         self.wrote();
         changed
     }
 
-    /// Notes that bytes were or may have been changed, so that a flush has to cover them.
+    /// Notes that bytes were or may have been changed, so that a flush must cover them.
     pub(crate) fn wrote(&self) {
         self.shared.durability.wrote();
     }
 
-    /// Executes a write that has to be durable when it is acknowledged. `write` returns whether it is. An error here may
+    /// Executes a write that must be durable when it is acknowledged. `write` returns whether it is. An error here may
     /// be the kernel's only report about bytes that other connections wrote.
     pub(crate) fn write_durably(&self, write: impl FnOnce() -> io::Result<bool>) -> io::Result<()> {
         let begun = self.shared.witness.begin();
@@ -260,17 +260,17 @@ impl<W: Witness> Member<W> {
         }
     }
 
-    /// Before a durable write that goes on by itself.
+    /// Call it before a durable write in a ring.
     pub(crate) fn begin_durable(&self) -> Begun {
         self.shared.witness.begin()
     }
 
-    /// When it has come back: whether it is durable, if it was done at all. What has failed is a loss from here on,
-    /// also if the write succeeds when it is done once more: it may have been the last word about bytes that others
-    /// wrote, such as the failure of the device's cache, which is told once. Waits for nothing.
+    /// Call it when that write is done. Returns whether it is durable, if it was done at all. A failure is a loss from
+    /// now on, even if the write succeeds when it is repeated: the error may be the last report about bytes that other
+    /// connections wrote. An example is a failure of the device's cache, which is reported once. Does not wait.
     pub(crate) fn end_durable(&self, begun: Begun, failed: Option<io::Error>) -> bool {
         let lost = match failed {
-            // The request was not taken, or was not for the ring.
+            // The kernel did not accept the request, or cannot execute it in a ring.
             Some(error) if is_refusal(&error) => None,
             Some(error) => Some(error),
             None => match self.shared.witness.audit(begun) {
@@ -287,14 +287,14 @@ impl<W: Witness> Member<W> {
         false
     }
 
-    /// Makes everything durable that anybody was acknowledged before.
+    /// Makes durable all writes that were acknowledged before on any connection.
     pub(crate) fn flush(&self) -> io::Result<()> {
         self.shared.durability.flush(&self.client, || self.shared.sync())?;
         self.shared.logged.store(false, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Makes durable what was written before, for one request with FUA.
+    /// Makes earlier writes durable, for one request with FUA.
     pub(crate) fn make_durable(&self) -> io::Result<()> {
         self.shared.durability.make_durable(|| self.shared.sync())
     }
@@ -304,13 +304,13 @@ impl<W: Witness> Member<W> {
         self.shared.durability.has_lost(&self.client)
     }
 
-    /// Leaves on another thread, since it may take long.
+    /// Whether leaving needs a sync. It may take long, so the connection then leaves on another thread.
     pub(crate) fn owes(&self) -> bool {
         self.shared.durability.is_dirty()
     }
 }
 
-/// The kernel did not begin it.
+/// Whether the kernel did not begin the request.
 fn is_refusal(error: &io::Error) -> bool {
     let errnos =
         [libc::EAGAIN, libc::EINTR, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS, libc::ECANCELED];

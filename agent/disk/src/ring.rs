@@ -20,11 +20,11 @@ use std::{
 pub use crate::sys::ring::Due;
 use crate::sys::ring::{Completion, Keep, Ring, Then, Transfer};
 
-/// The way in which files are read and written: `--io`.
+/// How files are read and written: `--io`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Io {
-    /// By io_uring if the kernel has it and allows it, else by threads.
+    /// By io_uring if the kernel has it and allows it, otherwise by threads.
     #[default]
     Auto,
     /// By io_uring.
@@ -33,15 +33,15 @@ pub enum Io {
     Threads,
 }
 
-/// How long a thread does without a ring when there was no memory or descriptor for one.
+/// How long a thread waits before it tries again to make a ring, after there was no memory or descriptor for one.
 const RETRY: Duration = Duration::from_secs(1);
 
 static CHOSEN: AtomicU8 = AtomicU8::new(Io::Auto as u8);
 
-/// Between `choose` and `settle` it is not known yet.
+/// False between `choose` and `settle`, while it is not known whether io_uring works.
 static SETTLED: AtomicBool = AtomicBool::new(true);
 
-/// Whether there are rings; found out, and said in the log, when the first file is opened for a client.
+/// Whether there are rings. Found out, and logged, when the first file is opened for a client.
 static USED: LazyLock<bool> = LazyLock::new(|| {
     if CHOSEN.load(Ordering::Relaxed) == Io::Threads as u8 {
         tracing::info!("files are read and written by threads (--io=threads)");
@@ -59,16 +59,16 @@ static USED: LazyLock<bool> = LazyLock::new(|| {
     }
 });
 
-/// Chooses for the process; to be called before a file is opened. Nothing is tried before `settle`.
+/// Sets the choice for the process. Call it before a file is opened. io_uring is not tried before `settle`.
 pub fn choose(io: Io) {
     CHOSEN.store(io as u8, Ordering::Relaxed);
     SETTLED.store(false, Ordering::Relaxed);
 }
 
-/// The process is the user that it stays, and may use io_uring or not.
+/// Call it when the process has its final user, which decides whether it may use io_uring.
 ///
 /// # Errors
-/// `Io::Uring`, and there is none.
+/// `Io::Uring` was chosen, and io_uring does not work.
 pub fn settle() -> io::Result<()> {
     SETTLED.store(true, Ordering::Relaxed);
     if CHOSEN.load(Ordering::Relaxed) == Io::Uring as u8 {
@@ -93,16 +93,16 @@ struct Here {
     attached: bool,
     /// The ring, which is made for the first request.
     ring: Option<Ring>,
-    /// There was no memory or descriptor for one; until then none is made.
+    /// When to try again after there was no memory or descriptor for a ring.
     retry: Option<Instant>,
-    /// Of `Turns`, while it waits for what to submit.
+    /// The waker of `Turns`, while it waits for requests to submit.
     waker: Option<Waker>,
     /// The waker of `drained`.
     ending: Option<Waker>,
 }
 
 impl Here {
-    /// The thread's ring, which is made if there is none.
+    /// The thread's ring. Made if there is none.
     fn ring(&mut self) -> Option<&mut Ring> {
         if self.ring.is_none() {
             if self.retry.is_some_and(|retry| Instant::now() < retry) {
@@ -121,7 +121,7 @@ impl Here {
     }
 }
 
-/// The error passes: there is no memory or descriptor now.
+/// Whether the error is temporary: there is no memory or descriptor now.
 fn is_short(error: &io::Error) -> bool {
     let errnos = [libc::ENOMEM, libc::EAGAIN, libc::EMFILE, libc::ENFILE];
     error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
@@ -131,7 +131,7 @@ thread_local! {
     static HERE: RefCell<Here> = RefCell::default();
 }
 
-/// This process reads and writes files by io_uring. Before `settle` it may turn out that it cannot.
+/// Whether this process reads and writes files by io_uring. Before `settle` this may still change to false.
 pub(crate) fn is_used() -> bool {
     if SETTLED.load(Ordering::Relaxed) {
         *USED
@@ -171,14 +171,14 @@ pub(crate) fn push(
     pushed
 }
 
-/// Tells who asked. A panic of one is logged, and costs neither the others their answers nor the thread its turns.
+/// Reports the results. A panic in one waiter is logged, and affects neither the other waiters nor the thread.
 fn tell(done: Vec<Completion>) {
     for completion in done {
         catch_unwind(AssertUnwindSafe(|| completion.tell())).ok();
     }
 }
 
-/// Waits until this thread's ring has nothing that the kernel is not done with, and takes nothing more. `Turns` go on
+/// Waits until this thread's ring has no request in flight, and takes no more requests. `Turns` must continue
 /// meanwhile.
 pub async fn drained() {
     poll_fn(|context| {
@@ -194,7 +194,7 @@ pub async fn drained() {
     .await;
 }
 
-/// Processes the completions of this thread's ring. It stays on the thread.
+/// Processes the completions of this thread's ring. It must stay on the thread.
 #[derive(Debug)]
 pub struct Turns(());
 
@@ -210,7 +210,7 @@ impl Turns {
         self.until(|here| here.ring.is_some()).await;
     }
 
-    /// Waits until there are requests that the kernel has not taken yet.
+    /// Waits until there are requests that the kernel has not accepted yet.
     pub async fn filled(&self) {
         self.until(|here| here.ring.as_mut().is_some_and(Ring::is_filled)).await;
     }
@@ -240,7 +240,8 @@ impl Turns {
         })
     }
 
-    /// Submits what the kernel has not taken yet, and tells what is done. Says whether another turn is due.
+    /// Submits requests that the kernel has not accepted yet, and reports completed ones. Returns whether another turn
+    /// is due.
     pub fn turn(&self) -> Due {
         let mut done = Vec::new();
         let mut due = Due::Nothing;

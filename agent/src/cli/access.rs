@@ -1,4 +1,4 @@
-//! The options about who may connect, and what they mean together.
+//! The options about who may connect, and how they combine.
 
 use std::path::PathBuf;
 
@@ -46,7 +46,7 @@ pub(super) struct Words {
     limit_per_tenant: u32,
 }
 
-/// Why they mean nothing.
+/// Why the options are invalid.
 #[derive(Debug, Error)]
 #[error("{option} '{value}'")]
 pub struct WordsError {
@@ -56,12 +56,12 @@ pub struct WordsError {
 }
 
 impl Words {
-    /// `--allow-cid` was given.
+    /// Whether `--allow-cid` was given.
     pub(super) fn names_cids(&self) -> bool {
         !self.allow_cid.is_empty()
     }
 
-    /// `None`: a tenant has no limit of its own.
+    /// `None` if a tenant has no limit of its own.
     pub(super) fn connections_per_tenant(&self) -> Option<usize> {
         (self.limit_per_tenant > 0).then(|| count(self.limit_per_tenant))
     }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_means_nothing_is_an_error_of_its_option() {
+    fn an_invalid_list_is_an_error_that_names_its_option() {
         for word in ["--allow=", "--allow=uid", "--allow=,", "--allow-cid=", "--allow-cid=2"] {
             let error = decide(&[word]).unwrap_err();
             assert!(word.starts_with(error.option), "{word}: {error}");

@@ -1,5 +1,5 @@
-//! What is asked of the program instead of serving: help, versions, and what it is made of, in the
-//! form that nbdkit gives them to people and to scripts (nbdkit-probing(1)).
+//! Answers that are printed instead of serving: help, versions and build information, in nbdkit's form for people and
+//! scripts (nbdkit-probing(1)).
 
 use std::{env, fmt::Write, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
 const NAME: &str = env!("CARGO_PKG_NAME");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What nbdkit's plugins of that name say of themselves beyond what all say.
+/// Fields that nbdkit's plugin of that name prints in addition to those of all plugins.
 const OWN_FIELDS: [(&str, &[&str]); 2] = [
     (
         "file",
@@ -30,8 +30,7 @@ const OWN_FIELDS: [(&str, &[&str]); 2] = [
 ];
 
 impl Said {
-    /// The answer, if one is asked for. As with nbdkit, what a plugin or a filter is asked about must
-    /// be there.
+    /// The answer, if an option asks for one. As with nbdkit, the named plugin and filters must exist.
     pub(super) fn answer(&self, params: &[Word]) -> Result<Option<String>, Stop> {
         if self.dump_config {
             return Ok(Some(config()));
@@ -64,7 +63,7 @@ impl Said {
                 writeln!(answer, "{name} {VERSION}")?;
             }
         } else {
-            // Wrong words are told, missing ones are not.
+            // Wrong parameters are errors here, missing ones are not.
             let mut words = params.iter().collect();
             filter::choose(&self.filter, &mut words)?;
             Params::of_plugin(plugin.name, plugin.keys, plugin.main, &words)
@@ -75,7 +74,7 @@ impl Said {
     }
 }
 
-/// One filter or plugin with its parameters.
+/// Describes one filter or plugin with its parameters.
 fn explain(
     text: &mut String,
     kind: &str,
@@ -93,16 +92,16 @@ fn explain(
     Ok(())
 }
 
-/// `key=<VALUE>` as nbdkit writes it, the key in brackets where it may be left out.
+/// `key=<VALUE>` as nbdkit writes it. The key is in brackets if it may be left out.
 fn head(key: &Key, main: Option<&str>) -> String {
     let name = key.name;
     let name = if main == Some(name) { format!("[{name}=]") } else { format!("{name}=") };
-    // A choice stands for itself, a placeholder in brackets.
+    // A choice is printed literally, a placeholder in angle brackets.
     let choice = key.value.chars().any(|c| c.is_ascii_lowercase());
     if choice { format!("{name}{}", key.value) } else { format!("{name}<{}>", key.value) }
 }
 
-/// `--dump-plugin`: what nbdkit says of a plugin, but for what is about C and shared objects.
+/// `--dump-plugin`: nbdkit's fields of a plugin, without those about C and shared objects.
 fn fields(plugin: &plugin::Entry) -> Result<String, Stop> {
     let mut text = String::new();
     if let Ok(binary) = env::current_exe() {
@@ -120,8 +119,8 @@ fn fields(plugin: &plugin::Entry) -> Result<String, Stop> {
     Ok(text)
 }
 
-/// `--dump-config`, in the order of the keys. There are no directories of plugins and filters: they
-/// are built in, and named instead.
+/// `--dump-config`, in the order of the keys. Plugins and filters are built in, so their names are printed instead of
+/// directories.
 fn config() -> String {
     let binary = env::current_exe().ok();
     let path = |path: Option<&Path>| path.map(|path| path.display().to_string());
@@ -150,12 +149,12 @@ fn config() -> String {
     .collect()
 }
 
-/// As config.guess(1) says it.
+/// The system's name in config.guess(1).
 const HOST_OS: &str = if cfg!(target_env = "musl") { "linux-musl" } else { "linux-gnu" };
 
-/// Every option that is built, one a line.
+/// Every option that is built, one per line.
 fn options(long: bool) -> String {
-    // For scripts that complete words; nbdkit does not name them either.
+    // The parameters are for scripts that complete words. nbdkit does not list them either.
     let command = Said::command();
     let built = command.get_arguments().filter(|arg| !arg.get_id().as_str().ends_with("_options"));
     let mut names: Vec<String> = if long {

@@ -1,5 +1,5 @@
-//! What the agent is started with instead of listeners of its own: the sockets of systemd, or one
-//! client on stdin and stdout. Every option that says otherwise contradicts it.
+//! Inherited connections that replace the agent's own listeners: the sockets of systemd, or one
+//! client on stdin and stdout. An option that asks for other listeners is a contradiction.
 
 use super::{Said, Stop};
 use crate::listen::{Given, activation::Handed};
@@ -13,7 +13,7 @@ const ONE_CLIENT: &str = "leave the second out: the one client is on stdin and s
                           else may be there";
 
 impl Said {
-    /// Decides it; `handed` is what the environment says.
+    /// Decides which of them are used. `handed` is what the environment announces.
     pub(super) fn given(&self, handed: Option<Handed>) -> Result<Given, Stop> {
         let listening = [
             (self.ipaddr.is_some(), "-i/--ipaddr"),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_is_all_there_is() {
+    fn inherited_connections_replace_all_listeners() {
         let handed = Handed::unnamed(2);
         for (line, given) in [
             ("null", Some(handed.clone())),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_where_to_listen_contradicts_it_by_name() {
+    fn listening_options_contradict_inherited_connections_by_name() {
         for said in LISTENING {
             let name = said.split([' ', '=']).next().unwrap();
             let error = stopped(&format!("null {said}"), Some(Handed::unnamed(1)));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_printed_where_the_client_is() {
+    fn answers_are_refused_when_stdout_is_the_clients() {
         for line in [
             "-s --print-uri null",
             "-s --help",

@@ -9,7 +9,7 @@ use crate::{
 };
 
 const HEADING: &str = "Memory";
-/// Less than this, and not even the largest block that clients are told of (32 MiB) fits.
+/// The smallest limit: the largest block that clients are told of (32 MiB) must fit.
 const LEAST: u64 = 34 << 20;
 
 /// What the words say.
@@ -36,7 +36,7 @@ pub(super) struct Words {
     memory_max: Option<String>,
 }
 
-/// Why they mean nothing.
+/// Why the options are invalid.
 #[derive(Debug, Error)]
 pub enum LimitError {
     #[error("{option} '{value}'")]

@@ -55,7 +55,7 @@ impl Words {
         if let Some((other, hint)) = other {
             return Err(Stop::Together { one: "--qmp", other, hint });
         }
-        // What somebody else has opened may be anything.
+        // An inherited listener may be of any kind.
         let vsock = listen.iter().any(|address| matches!(address, Address::Vsock { .. }));
         if !vsock && *given == Given::Nothing {
             return Err(Stop::NoVsock);

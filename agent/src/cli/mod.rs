@@ -1,5 +1,5 @@
-//! Words to a `Plan`: what the user said, checked for what it means together. Opens nothing
-//! but the files of parameters that it names (`@PATH`).
+//! Turns the command line into a `Plan`, and checks the options and their combination. The only
+//! files that it opens are files of parameters (`@PATH`).
 
 mod access;
 mod answers;
@@ -35,21 +35,21 @@ use crate::{
     units::{DurationError, parse_duration},
 };
 
-/// The port of NBD (IANA), for TCP and by custom for vsock.
+/// The port of NBD (IANA), used for TCP and by custom for vsock.
 const DEFAULT_PORT: &str = "10809";
-/// NBD_MAX_STRING: no export can have a longer name, in bytes.
+/// Maximum length of an export's name in bytes (NBD_MAX_STRING).
 const EXPORT_NAME_MAX: usize = 4096;
 
 /// Why there is no plan.
 #[derive(Debug, Error)]
 pub enum Stop {
-    /// Something else than to serve was asked for, and this is it.
+    /// An option asked for this text instead of serving.
     #[error("{0}")]
     Answer(String),
-    /// clap has the last word: an unknown option.
+    /// An error of clap, such as an unknown option.
     #[error(transparent)]
     Clap(#[from] clap::Error),
-    /// An answer is about a plugin or a filter that there is not.
+    /// The plugin or filter that an answer is about does not exist.
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("--dump-plugin: no plugin is given; say which, such as 'agent memory --dump-plugin'")]
@@ -102,7 +102,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// Not a mistake: what was asked for.
+    /// The text that was asked for, if this is not an error.
     pub fn answer(&self) -> Option<&str> {
         if let Self::Answer(answer) = self { Some(answer) } else { None }
     }
@@ -119,7 +119,8 @@ pub fn command() -> clap::Command {
     Said::command()
 }
 
-/// Reads a command line, the program's name first; `handed` are the sockets that are there already.
+/// Parses a command line, whose first word is the program's name. `handed` are the inherited
+/// sockets.
 pub fn plan<W: Into<OsString> + Clone>(
     words: impl IntoIterator<Item = W>,
     handed: Option<Handed>,
@@ -158,7 +159,7 @@ impl Said {
             return Err(Stop::Together { one, other, hint });
         }
         let target = match self.log.as_str() {
-            // nbdkit-service(1), LOGGING.
+            // As in nbdkit-service(1), LOGGING.
             "default" if process.background => Target::Syslog,
             "default" => Target::Default,
             "stderr" => Target::Stderr,
@@ -204,8 +205,8 @@ impl Said {
         })
     }
 
-    /// The one listener of nbdkit's options, then those of `--listen`. Where nbdkit ignores an
-    /// option that cannot apply (`-i` beside `-U`), it is refused here.
+    /// The one listener of nbdkit's options, followed by those of `--listen`. nbdkit ignores some
+    /// options that cannot apply (`-i` beside `-U`). They are refused here.
     fn listen_on(&self) -> Result<Vec<Address>, Stop> {
         let family = match (self.ipv4_only, self.ipv6_only) {
             (true, _) => Family::V4,
@@ -263,7 +264,7 @@ impl Said {
         {
             addresses.push(Address::tcp(self.ipaddr.as_deref(), port, family).map_err(port_is)?);
         } else if self.listen.is_empty() {
-            // For the command of --run and nobody else.
+            // Only for the command of --run.
             addresses.push(Address::Private);
         }
         for text in &self.listen {

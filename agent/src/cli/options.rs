@@ -1,7 +1,6 @@
-//! The options, each once: what clap parses, and what `--help` says. nbdkit's words where nbdkit
-//! has one.
+//! The options, each once: clap's definitions and the text of `--help`. Options that nbdkit has are named as in nbdkit.
 //!
-//! `cli` turns these into a `Plan`; nothing here knows what they mean together.
+//! `cli` turns these into a `Plan`. Nothing here knows how options combine.
 
 use std::path::PathBuf;
 
@@ -35,7 +34,7 @@ unit's sockets.";
     about = "Serves a disk over NBD to the guests of this machine (AF_VSOCK), and over TCP and Unix sockets",
     override_usage = "agent [OPTIONS] PLUGIN [KEY=VALUE | VALUE]...",
     after_help = EXAMPLES,
-    // As nbdkit's getopt_long: a unique beginning of a long option is enough, the last one counts.
+    // As in nbdkit (getopt_long): a unique prefix of a long option is enough, and the last one counts.
     infer_long_args = true,
     args_override_self = true,
 )]

@@ -1,5 +1,5 @@
-//! The words behind the plugin's name: keys and values, and `@PATH`, which stands for those in a
-//! file.
+//! The words after the plugin's name: keys and values, and `@PATH`, which is replaced by the words
+//! in a file.
 
 use std::{
     fs::File,
@@ -10,11 +10,11 @@ use std::{
 use super::Stop;
 use crate::params::Word;
 
-/// Most bytes of a file of parameters.
+/// Maximum size of a file of parameters in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
 
-/// Splits them. A word that begins with `@` is the path of a file with one parameter a line; blank
-/// lines, lines that begin with `#`, and spaces around a line mean nothing.
+/// Splits the words. A word that begins with `@` is the path of a file with one parameter per line.
+/// Blank lines, lines that begin with `#`, and spaces around a line are ignored.
 pub(super) fn words(params: &[String]) -> Result<Vec<Word>, Stop> {
     let mut words = Vec::new();
     for param in params {
@@ -39,8 +39,8 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// nbdkit's rule for what is a key: a letter, then letters, digits, `.`, `_` and `-`, up to the
-/// first `=`. All else is a value.
+/// nbdkit's rule for keys: a letter, then letters, digits, `.`, `_` and `-`, up to the first `=`.
+/// Any other word is a value.
 fn split(param: &str) -> Word {
     let key = |key: &str| {
         key.starts_with(|c: char| c.is_ascii_alphabetic())

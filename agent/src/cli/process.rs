@@ -1,4 +1,4 @@
-//! The words about the process and about what clients may negotiate.
+//! The options about the process and about what clients may negotiate.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -7,16 +7,17 @@ use nbd::negotiate::Offers;
 use super::{Said, Stop};
 use crate::{process::Process, units::parse_number};
 
-/// By this name the agent goes into the background by itself, as its namesake does.
+/// If called by this name, the program goes into the background by itself, as nbdkit does.
 const NBDKIT: &str = "nbdkit";
 
-/// Whether the program was called by that name.
+/// Whether the program was called by the name `nbdkit`.
 pub(super) fn is_nbdkit(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new(NBDKIT))
 }
 
 impl Said {
-    /// `name` is what the program was called by; `activated`: the sockets are systemd's.
+    /// `name` is the name that the program was called by. `activated` says that it inherited
+    /// sockets from systemd.
     pub(super) fn process(&self, name: &OsStr, activated: bool) -> Result<Process, Stop> {
         let hint = "leave --background out";
         for (both, one, hint) in [
@@ -46,7 +47,7 @@ impl Said {
         })
     }
 
-    /// What the negotiation may use.
+    /// What the server may negotiate.
     pub(super) fn offers(&self) -> Result<Offers, Stop> {
         let mask = match &self.mask_handshake {
             None => u32::MAX,
@@ -59,7 +60,7 @@ impl Said {
             // Extended headers imply structured replies.
             extended: !self.no_sr,
             contexts: !self.no_mc,
-            // As certificates allow: the session knows.
+            // TLS depends on the certificates, which the session knows.
             ..Offers::default()
         })
     }

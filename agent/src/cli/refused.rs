@@ -1,16 +1,16 @@
-//! Options of nbdkit that are not built: known, so that they are refused by name and with what to
-//! do instead, and never ignored.
+//! nbdkit's options that are not built. They are known by name, so that each is refused with an
+//! alternative and none is ignored.
 
 use super::Stop;
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 
-/// An option as nbdkit(1) has it.
+/// An option of nbdkit(1).
 struct Refused {
-    /// The spellings: `-x` or `--long`; the first long one is its id.
+    /// The spellings: `-x` or `--long`. The first long one is the option's id.
     spellings: &'static [&'static str],
-    /// Takes a value.
+    /// Whether it takes a value.
     value: bool,
-    /// Values that ask for what agent does anyway.
+    /// Values that ask for the agent's normal behaviour.
     harmless: &'static [&'static str],
     why: Why,
 }
@@ -18,7 +18,7 @@ struct Refused {
 enum Why {
     /// What to do until it is built.
     NotYet(&'static str),
-    /// What keeps it from being built, and what to do.
+    /// Why it will not be built, and what to do.
     Never(&'static str),
 }
 
@@ -32,7 +32,7 @@ const fn never(spellings: &'static [&'static str], value: bool, why: &'static st
 
 const LEAVE_OUT: &str = "leave it out";
 
-/// All of nbdkit 1.46 that is neither in `options.rs` nor here is a mistake.
+/// Every option of nbdkit 1.46 must be in `options.rs` or here.
 const REFUSED: &[Refused] = &[
     never(
         &["--debug", "-D"],
@@ -61,7 +61,8 @@ pub(super) fn add_to(command: Command) -> Command {
             };
         }
         command.arg(if refused.value {
-            // Taken without a value as well: what matters is to say that it is not built.
+            // Accepted without a value as well, because the message that it is not built matters
+            // more.
             arg.num_args(0..=1).action(ArgAction::Append).allow_hyphen_values(true)
         } else {
             arg.action(ArgAction::SetTrue)
@@ -69,7 +70,7 @@ pub(super) fn add_to(command: Command) -> Command {
     })
 }
 
-/// The first of them that was given, by all its spellings.
+/// The error about the first refused option that was given, with all its spellings.
 pub(super) fn given(matches: &ArgMatches) -> Option<Stop> {
     let refused = REFUSED.iter().find(|refused| {
         if matches.value_source(refused.id()) != Some(ValueSource::CommandLine) {

@@ -1,4 +1,4 @@
-//! The command line by table: each option, each contradiction, each option that is refused.
+//! Tables of command lines: each option, each contradiction, each option that is refused.
 
 use std::{error::Error, path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ fn stopped(line: &str) -> String {
     format!("{stop}{cause}")
 }
 
-/// Words are parted by spaces; `_` stands for an empty one.
+/// Splits at spaces. `_` stands for an empty word.
 fn words(line: &str) -> Vec<String> {
     let words = line.split_whitespace().map(|word| if word == "_" { "" } else { word });
     ["agent"].into_iter().chain(words).map(str::to_owned).collect()
@@ -238,7 +238,7 @@ fn wrong_values_are_refused_with_the_option_and_the_value() {
 }
 
 #[test]
-fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
+fn nbdkit_options_that_are_not_built_are_refused_by_name() {
     for line in ["--name=x", "--tls-priority=x"] {
         for line in [line.to_owned(), format!("null {line}")] {
             let error = stopped(&line);
@@ -256,7 +256,7 @@ fn what_nbdkit_has_and_agent_has_not_is_refused_by_name() {
 }
 
 #[test]
-fn by_the_name_of_nbdkit_it_goes_into_the_background() {
+fn called_as_nbdkit_the_agent_goes_into_the_background() {
     for (line, background) in [
         ("/usr/sbin/nbdkit null", true),
         ("nbdkit -v null", true),
@@ -273,7 +273,7 @@ fn by_the_name_of_nbdkit_it_goes_into_the_background() {
 }
 
 #[test]
-fn what_stands_behind_two_dashes_is_a_parameter() {
+fn words_after_two_dashes_are_parameters() {
     let values = ["-r", "--run"].map(|value| (None, value.to_owned()));
     assert_eq!(decided("null -- -r --run").params, values);
 }
@@ -283,7 +283,7 @@ fn clap_finds_no_fault_in_the_options() {
     refused::add_to(Said::command()).debug_assert();
 }
 
-/// What the nbdkit of this machine knows is either an option here or refused by name.
+/// Each option of the nbdkit on this machine is either an option here or refused by name.
 #[test]
 fn no_option_of_the_installed_nbdkit_is_unknown() {
     let output = std::process::Command::new("nbdkit")

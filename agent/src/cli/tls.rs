@@ -1,4 +1,4 @@
-//! The options of nbdkit-tls(1), and what they mean together.
+//! The options of nbdkit-tls(1), and how they combine.
 
 use std::path::PathBuf;
 
@@ -33,11 +33,11 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// `as_nbdkit`: the program was called by that name, and does as nbdkit does.
+    /// `as_nbdkit` says that the program was called `nbdkit` and follows its defaults.
     pub(super) fn decide(self, as_nbdkit: bool) -> Result<Wanted, Stop> {
         let mode = self.tls.map(mode).transpose()?;
         if mode == Some(Mode::Off) && self.tls_verify_peer {
-            // nbdkit serves everybody then.
+            // nbdkit serves every client then.
             return Err(Stop::Together {
                 one: "--tls=off",
                 other: "--tls-verify-peer",
@@ -58,7 +58,7 @@ impl Words {
     }
 }
 
-/// nbdkit takes a boolean in all its spellings, and "require".
+/// Accepts all of nbdkit's spellings of a boolean, and "require".
 fn mode(word: String) -> Result<Mode, Stop> {
     match &*word.to_ascii_lowercase() {
         "require" | "required" | "force" => Ok(Mode::Require),

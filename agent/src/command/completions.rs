@@ -1,4 +1,4 @@
-//! `agent completions SHELL`: what a shell needs to complete the words of the command line.
+//! `agent completions SHELL`: a shell's script that completes the command line.
 
 use std::{fs, path::PathBuf};
 
@@ -16,7 +16,7 @@ Examples:
   agent completions fish > ~/.config/fish/completions/agent.fish
   agent completions --dir DIR          for every shell, in the files that they look for";
 
-/// Those that packages ship.
+/// The shells whose scripts packages ship.
 const SHIPPED: [Shell; 3] = [Shell::Bash, Shell::Fish, Shell::Zsh];
 
 fn command() -> clap::Command {
@@ -65,20 +65,20 @@ fn text(shell: Shell) -> String {
 fn generated(shell: Shell, mut command: clap::Command, name: &str) -> String {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut text);
-    // clap's help has texts of ours and nothing else.
+    // clap's help contains only this program's own texts.
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// With what the options and the plugin can be, where `cli` looks at that itself.
+/// Adds the values of options and of the plugin that `cli` checks without clap.
 fn with_values(command: clap::Command) -> clap::Command {
     let plugins = plugin::BUILT_IN.iter().map(|plugin| plugin.name);
     let filters: Vec<_> = filter::built_in().iter().map(|filter| filter.name).collect();
-    // Without the words' own definitions they are values like the plugins.
+    // Where the commands have no definitions of their own, their words are values like the plugins.
     let own = command.get_subcommands().next().is_none();
     let plugins: Vec<_> = plugins.chain(commands().filter(|_| own)).collect();
     command
         .mut_subcommands(with_pages)
-        // `mut_arg` puts it behind all others.
+        // `mut_arg` moves the argument behind all others.
         .mut_arg("plugin", |arg| arg.index(1).value_parser(PossibleValuesParser::new(plugins)))
         .mut_arg("params", |arg| arg.index(2))
         .mut_arg("filter", |arg| arg.value_parser(PossibleValuesParser::new(filters)))
@@ -86,7 +86,7 @@ fn with_values(command: clap::Command) -> clap::Command {
         .mut_arg("log", |arg| arg.value_parser(["stderr", "json", "syslog", "journald", "null"]))
 }
 
-/// With the names that the command `man` looks at itself: a page may have several words.
+/// Adds the names that the command `man` checks without clap. A page may have several words.
 fn with_pages(command: clap::Command) -> clap::Command {
     let pages = || PossibleValuesParser::new(commands());
     command.mut_args(|arg| if arg.get_id() == "page" { arg.value_parser(pages()) } else { arg })
@@ -96,7 +96,7 @@ fn commands() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|entry| entry.word)
 }
 
-/// clap's script, and behind it what completes the words that clap does not know.
+/// clap's script, followed by code that completes the words that clap does not know.
 fn bash() -> String {
     let serving = crate::cli::command();
     let options = serving.get_arguments().filter(|arg| arg.get_action().takes_values());
@@ -106,7 +106,7 @@ fn bash() -> String {
     });
     let options: Vec<_> = options.collect();
     let plugins: Vec<_> = plugin::BUILT_IN.iter().map(|plugin| plugin.name).collect();
-    // Their parameter without a key is a path.
+    // These plugins take a path as the parameter without a key.
     let of_files = plugin::BUILT_IN.iter().filter(|plugin| {
         plugin.keys.iter().any(|key| plugin.main == Some(key.name) && key.value == "PATH")
     });
@@ -120,8 +120,8 @@ fn bash() -> String {
     clap.replace("complete -F _agent ", "complete -F _agent_words ") + &words + &parameters()
 }
 
-/// clap's script of what serves, in front of it one of each word, to which it leaves the rest of a
-/// line that begins with the word: in one script clap would look for the word behind the plugin.
+/// clap's script for serving, preceded by a script for each command, which completes lines that
+/// begin with its word. In a single script clap would look for the command after the plugin.
 fn zsh() -> String {
     let serving = generated(Shell::Zsh, with_values(crate::cli::command()), "agent");
     let (head, body) = serving.split_once("_agent() {\n").unwrap_or_default();
@@ -129,7 +129,7 @@ fn zsh() -> String {
     for entry in ALL {
         let script =
             generated(Shell::Zsh, with_pages(entry.command()), &format!("agent-{}", entry.word));
-        // Neither its `#compdef` nor what calls it.
+        // Without its `#compdef` line and the lines that call it.
         let script = script.split_once("autoload -U is-at-least\n").unwrap_or_default().1;
         text += script.split("if [ \"$funcstack[1]\"").next().unwrap_or_default().trim_start();
     }
@@ -144,8 +144,8 @@ fn zsh() -> String {
     text
 }
 
-/// clap's script, with the options of what serves behind a plugin too, and the plugins and the
-/// parameters, which clap leaves out.
+/// clap's script. The options for serving also apply after a plugin. The plugins and the
+/// parameters, which clap leaves out, are added.
 fn fish() -> String {
     let commands: Vec<_> = commands().collect();
     let mut text = String::new();
@@ -186,7 +186,7 @@ fn fish() -> String {
     text
 }
 
-/// A function of bash and zsh that says the parameters of a plugin or a filter.
+/// A function of bash and zsh that prints the parameters of a plugin or a filter.
 fn parameters() -> String {
     let plugins = plugin::BUILT_IN.iter().map(|plugin| ("plugin", plugin.name, plugin.keys));
     let filters = filter::built_in().into_iter().map(|filter| ("filter", filter.name, filter.keys));
@@ -201,7 +201,7 @@ fn parameters() -> String {
     include_str!("completions/parameters.sh").replace("@PARAMETERS@", &cases)
 }
 
-/// `KEY=`, or `KEY=VALUE` for each value where it is a choice of words.
+/// `KEY=`, or `KEY=VALUE` for each value if the key is a choice of words.
 fn key_words(key: &Key) -> impl Iterator<Item = (&Key, String)> {
     let values = key.value.split('|');
     let is_word = |value: &str| value.chars().all(|c| c.is_ascii_lowercase() || c == '-');
@@ -213,7 +213,8 @@ fn key_words(key: &Key) -> impl Iterator<Item = (&Key, String)> {
 mod tests {
     use super::*;
 
-    /// Where clap writes its scripts in another way, ours must not lose a part of them silently.
+    /// If clap changes the form of its scripts, this program's scripts must not silently lose a
+    /// part.
     #[test]
     fn the_parts_of_scripts_are_put_together() {
         let zsh = zsh();

@@ -1,4 +1,4 @@
-//! `agent doctor`: why a guest cannot be served over AF_VSOCK here, and how to fix it.
+//! `agent doctor`: why guests cannot be served over AF_VSOCK on this machine, and how to fix it.
 
 use std::{
     fmt::Write as _,
@@ -116,16 +116,16 @@ fn run(matches: &ArgMatches) -> Outcome {
     Ok(u8::from(!report.served()))
 }
 
-/// A step that was run, and why it failed.
+/// A step that was run, and its result.
 type Done = (String, Result<(), StepError>);
 
-/// Runs the safe fixes. All that is asked and told goes to stderr, for stdout may be JSON.
+/// Runs the safe fixes. Questions and messages are written to stderr, because stdout may be JSON.
 fn run_fixes(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec<Done> {
     let mut done = Vec::new();
     let mut seen: Vec<&Hint> = Vec::new();
     let wrong = findings.iter().filter(|finding| finding.verdict != Verdict::Ok);
     for (finding, hint) in wrong.filter_map(|finding| Some((finding, finding.hint.as_ref()?))) {
-        // Two findings may have one hint.
+        // Two findings may have the same hint.
         let again = seen.iter().any(|other| other.steps == hint.steps);
         if !hint.safe || hint.steps.is_empty() || again {
             continue;
@@ -139,7 +139,7 @@ fn run_fixes(findings: &[Finding], yes: bool, answers: &mut impl BufRead) -> Vec
             let question = if yes { "\n" } else { " - do it? [y/N] " };
             tell(&format!("{step}{question}"));
             if !yes && !is_yes(answers) {
-                // The steps behind it build on it.
+                // Later steps depend on this one.
                 break;
             }
             let result = step.apply(&Programs);
@@ -167,14 +167,14 @@ fn is_yes(answers: &mut impl BufRead) -> bool {
 
 fn tell(text: &str) {
     let mut stderr = io::stderr().lock();
-    // Where stderr is gone there is nobody to tell.
+    // If stderr is gone, there is nowhere to report it.
     stderr.write_all(text::lines(text).as_bytes()).and_then(|()| stderr.flush()).ok();
 }
 
 fn in_words(Report { findings, ways }: &Report) -> String {
     let mut text = String::new();
     for finding in findings {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         write!(text, "{finding}").ok();
     }
     for Way { option, works, why, .. } in ways {

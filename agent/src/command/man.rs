@@ -1,4 +1,4 @@
-//! `agent man`: the manual's pages, out of the same definitions that the command line is read by.
+//! `agent man`: the manual's pages, made from the definitions that parse the command line.
 
 use std::{fs, io, path::PathBuf};
 
@@ -78,10 +78,10 @@ fn pages() -> io::Result<Vec<(String, String)>> {
 fn add(above: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) -> io::Result<()> {
     let name = format!("{above}-{}", command.get_name());
     let mut page = title(&name);
-    // What stands behind `agent WORD --help` is examples, in lines of their own.
+    // The text at the end of `agent WORD --help` is examples, in lines of their own.
     let plain = command.clone().after_help("").after_long_help("");
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    // It is the page's name that has hyphens, not the program's words.
+    // The page's name has hyphens, the program's words do not.
     let man = Man::new(plain.clone().display_name(&name).about(lower(&about)));
     man.render_name_section(&mut page)?;
     let mut roff = Roff::new();
@@ -107,8 +107,8 @@ fn add(above: &str, command: &clap::Command, pages: &mut Vec<(String, String)>) 
     command.get_subcommands().try_for_each(|below| add(&name, below, pages))
 }
 
-/// Without a date: the pages in the tree change with the command line, and with nothing else. Some
-/// values are longer than a line that could be filled to its end.
+/// The header has no date: the pages in the tree change only with the command line. Lines are not
+/// justified, because some values are longer than a line.
 fn title(name: &str) -> Vec<u8> {
     format!(".TH {name} 1 \"\" \"agent {}\" \"\"\n.ad l\n", env!("CARGO_PKG_VERSION")).into_bytes()
 }
@@ -210,7 +210,7 @@ fn tagged<const N: usize>(roff: &mut Roff, tag: [Inline; N], what: &str) {
     roff.text([roman(what)]);
 }
 
-/// The lines of `--help` behind the options, as they are there.
+/// The text after the options in `--help`, with its line breaks.
 fn verbatim(roff: &mut Roff, title: &str, lines: &str) {
     roff.control("SH", [title]);
     roff.control("nf", []);
@@ -235,7 +235,7 @@ fn lower(text: &str) -> String {
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// Without blanks at the ends of lines, of which clap's have some.
+/// Removes blanks at the ends of lines, which clap leaves in some.
 fn text(page: &[u8]) -> String {
     let page = String::from_utf8_lossy(page);
     page.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
@@ -255,7 +255,7 @@ const DESCRIPTION: &[&str] = &[
      rules (--allow, --allow-cid, the filter ip) do not name, where there are any.",
 ];
 
-/// What for, and the command line.
+/// What each example is for, and its command line.
 const LINES: &[(&str, &str)] = &[
     ("A sparse memory disk for every guest of this machine", "agent --vsock memory 1G"),
     (

@@ -1,7 +1,7 @@
-//! What the program does instead of serving, by its first word: `agent WORD ...`, one file a word.
+//! Commands that the program runs instead of serving, by its first word: `agent WORD ...`. Each command has one file.
 //!
-//! `main` asks for the word before it reads anything else. A plugin or a file of such a name is
-//! served as `./WORD`; called as `nbdkit`, the program has none of these.
+//! `main` looks for the word before it reads anything else. A plugin or a file of such a name is served as `./WORD`.
+//! Called as `nbdkit`, the program has no commands.
 
 mod completions;
 mod doctor;
@@ -21,23 +21,23 @@ use serde_json::Value;
 
 use crate::text;
 
-/// An exit status, or why it could not be done: one line, which says the hint.
+/// An exit status, or an error of one line that includes the hint.
 pub type Outcome = Result<u8, Box<dyn Error>>;
 
-/// One of them.
+/// A command.
 #[derive(Debug)]
 pub struct Entry {
     pub word: &'static str,
-    /// Its options, its help, and under `about` one line for people.
+    /// Its options, its help, and `about`: one line for people.
     command: fn() -> clap::Command,
     run: fn(&ArgMatches) -> Outcome,
 }
 
-/// In the order of their words.
+/// In alphabetical order.
 pub const ALL: &[Entry] =
     &[completions::ENTRY, doctor::ENTRY, libvirt::ENTRY, man::ENTRY, qemu::ENTRY];
 
-/// The one that the command line (the program's name first) asks for.
+/// The command that the command line asks for. Its first word is the program's name.
 pub fn find(words: &[OsString]) -> Option<&'static Entry> {
     let (name, word) = (words.first()?, words.get(1)?);
     if Path::new(name).file_name().is_some_and(|name| name == "nbdkit") {
@@ -47,7 +47,7 @@ pub fn find(words: &[OsString]) -> Option<&'static Entry> {
 }
 
 impl Entry {
-    /// Does it. What clap refuses is an error, what it answers (`--help`) is printed.
+    /// Runs the command. A command line that clap refuses is an error, and clap's answer (`--help`) is printed.
     pub fn run(&self, words: Vec<OsString>) -> Outcome {
         match self.command().try_get_matches_from(words.into_iter().skip(1)) {
             Ok(matches) => (self.run)(&matches),
@@ -64,8 +64,8 @@ impl Entry {
     }
 }
 
-/// Writes lines of words to stdout. What is not to be printed in them is escaped: names and texts of
-/// other programs are among them.
+/// Writes lines of text to stdout. Control characters are escaped, because the text contains names and messages of
+/// other programs.
 fn print(text: &str) -> Result<(), Box<dyn Error>> {
     print_as_it_is(&text::lines(text))
 }
@@ -75,8 +75,8 @@ fn print_json(value: &Value) -> Result<(), Box<dyn Error>> {
     print_as_it_is(&format!("{}\n", text::json(value)))
 }
 
-/// Writes to stdout what is our own, or the user's and wanted byte for byte. A reader that has read enough
-/// is no mistake; a full disk is.
+/// Writes text to stdout unchanged: the agent's own, or the user's that must be kept byte for byte. A closed pipe is
+/// not an error, but a full disk is.
 fn print_as_it_is(text: &str) -> Result<(), Box<dyn Error>> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -87,7 +87,7 @@ fn print_as_it_is(text: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Every command line that there is: the one that serves, and under it each word's.
+/// The definitions of every command line: the one that serves, and below it those of the commands.
 fn whole() -> clap::Command {
     let commands = ALL.iter().map(Entry::command);
     crate::cli::command().subcommands(commands).disable_help_subcommand(true)
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_counts_where_it_is_the_first_and_the_name_is_our_own() {
+    fn commands_are_found_as_the_first_word_and_not_under_the_name_nbdkit() {
         let find = |words: &[&str]| {
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
             find(&words).map(|entry| entry.word)

@@ -1,4 +1,5 @@
-//! An accepted connection before the runtime knows it: `listen` yields it, `transport` takes it.
+//! An accepted connection that is not registered with a runtime yet. `listen` yields it, and
+//! `transport` takes it.
 
 use std::os::fd::OwnedFd;
 
@@ -7,19 +8,19 @@ use crate::sys;
 /// A connected stream.
 #[derive(Debug)]
 pub enum Accepted {
-    /// Of the kernel: connected descriptors, blocking or not.
+    /// A connection of the kernel: connected descriptors, blocking or not.
     Kernel {
-        /// A socket, or what comes from the client.
+        /// The socket, or the descriptor that is read from.
         from: OwnedFd,
-        /// What goes to the client, where it is another one: a pipe, mostly.
+        /// The descriptor that is written to, if it is another one. Mostly a pipe.
         to: Option<OwnedFd>,
     },
-    /// Of a guest whose vsock device ends in this agent.
+    /// A connection of a guest whose vsock device the agent implements.
     Guest(vsock_device::Connection),
 }
 
 impl Accepted {
-    /// What a security module calls the other end, where it calls it something.
+    /// The peer's label from the kernel's security module, if it has one.
     pub fn label(&self) -> Option<String> {
         match self {
             Self::Kernel { from, .. } => sys::label::of_peer(from),

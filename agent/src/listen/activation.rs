@@ -1,7 +1,7 @@
-//! Socket activation, sd_listen_fds(3): sockets that systemd, or another program such as libnbd, has
-//! opened for this process and left to it from descriptor 3 on.
+//! Socket activation, sd_listen_fds(3): sockets that systemd, or another program such as libnbd, has opened for this
+//! process, from descriptor 3 on.
 //!
-//! `main` reads what there is before anything is opened, `plan` adopts it.
+//! `main` reads the variables before anything is opened. `plan` adopts the sockets.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,21 +19,21 @@ use super::{
 };
 use crate::{peer::Peer, sys::inherited};
 
-/// The first of them, `SD_LISTEN_FDS_START`.
+/// `SD_LISTEN_FDS_START`, the first inherited descriptor.
 const FIRST: RawFd = 3;
 
-/// The variables by which they are announced. LISTEN_PIDFDID says what LISTEN_PID says once more.
+/// The variables that announce the sockets. LISTEN_PIDFDID identifies the process once more, as LISTEN_PID does.
 const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
-/// The sockets that were left to this process: at least one.
+/// The sockets that this process inherited: at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handed {
     count: usize,
-    /// Of LISTEN_FDNAMES; none, or one each.
+    /// From LISTEN_FDNAMES: empty, or one name per socket.
     names: Vec<String>,
 }
 
-/// Why the sockets that were announced cannot be used.
+/// Why the announced sockets cannot be used.
 #[derive(Debug, Error)]
 pub enum ActivationError {
     #[error("socket activation: {variable} is '{value}', which is no number")]
@@ -44,7 +44,7 @@ pub enum ActivationError {
     Wrong(Which, &'static str),
 }
 
-/// One of the descriptors, as it is called in messages.
+/// One of the descriptors, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Which {
     fd: RawFd,
@@ -59,7 +59,7 @@ impl fmt::Display for Which {
 }
 
 impl ActivationError {
-    /// What to do about it, where that is known.
+    /// What to do about it, if that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Number { .. } => Some("unset it, or let a service manager set it"),
@@ -75,8 +75,8 @@ impl ActivationError {
     }
 }
 
-/// What was left to this process, if anything: to be called first of all, before a thread is started
-/// or a file opened. Afterwards no child sees the variables or the sockets.
+/// Reads which sockets this process inherited, if any. Call it before a thread is started or a file opened. Afterwards
+/// no child process sees the variables or the sockets.
 pub fn take() -> Result<Option<Handed>, ActivationError> {
     let [pid, fds, names, _] = inherited::take_variables(VARIABLES);
     let handed = read(pid, fds, names, process::id())?;
@@ -89,7 +89,7 @@ pub fn take() -> Result<Option<Handed>, ActivationError> {
     Ok(handed)
 }
 
-/// What the variables say to the process `own`. Those for another are none of its business.
+/// Parses the variables for the process `own`. Variables for another process are ignored.
 fn read(
     pid: Option<OsString>,
     fds: Option<OsString>,
@@ -107,7 +107,7 @@ fn read(
     if digits(&pid).ok_or_else(|| no_number("LISTEN_PID", &pid))? != own {
         return Ok(None);
     }
-    // The last one's number is an int.
+    // The number of the last descriptor must fit an int.
     let most = (RawFd::MAX - FIRST).unsigned_abs();
     let count = digits(&fds).filter(|count| *count <= most);
     let count = count.ok_or_else(|| no_number("LISTEN_FDS", &fds))? as usize;
@@ -117,27 +117,27 @@ fn read(
     let names = names.map(|names| names.to_string_lossy().escape_debug().to_string());
     let names: Vec<String> =
         names.iter().flat_map(|names| names.split(':')).map(str::to_owned).collect();
-    // Which of them a name belongs to cannot be said where the numbers differ.
+    // Without exactly one name per socket it is unknown which name belongs to which socket.
     let names = if names.len() == count { names } else { Vec::new() };
     Ok(Some(Handed { count, names }))
 }
 
 impl Handed {
-    /// So many without names.
+    /// `count` sockets without names.
     #[cfg(test)]
     pub(crate) fn unnamed(count: usize) -> Self {
         Self { count, names: Vec::new() }
     }
 
     fn each(&self) -> impl Iterator<Item = Which> {
-        // systemd and libnbd call so what has no name.
+        // systemd and libnbd use these two words for a socket without a name.
         let name =
             |i: usize| self.names.get(i).filter(|name| !["", "unknown"].contains(&name.as_str()));
         (FIRST..).zip(0..self.count).map(move |(fd, i)| Which { fd, name: name(i).cloned() })
     }
 }
 
-/// Takes them over, each as what it is.
+/// Takes over each socket as a listener or a connection.
 pub(super) fn adopt(handed: &Handed) -> Result<Adopted, ActivationError> {
     let mut adopted = Adopted::default();
     let first = Which { fd: FIRST, name: None };

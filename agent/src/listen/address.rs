@@ -1,6 +1,6 @@
-//! Where to listen, in words: what `--listen` takes and what log lines and errors print.
+//! Listening addresses as text: the argument of `--listen`, and the form in log lines and errors.
 //!
-//! `cli` makes these; nothing here opens a socket or looks a name up.
+//! `cli` makes these values. Nothing here opens a socket or looks up a name.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -8,12 +8,12 @@ use thiserror::Error;
 
 use super::Rights;
 
-/// NBD's, and by custom that of a vsock.
+/// The port of NBD, by custom also used over vsock.
 const DEFAULT_PORT: u32 = 10809;
-/// Most bytes in the path of a Unix socket: `sun_path` less its final zero, unix(7).
+/// Maximum length of the path of a Unix socket in bytes: `sun_path` without its final zero, unix(7).
 const UNIX_PATH_MAX: usize = 107;
 
-/// Which of a name's addresses count; without a name, which wildcard addresses.
+/// Which of a host name's addresses are used. Without a host name: which wildcard addresses are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Family {
     #[default]
@@ -35,23 +35,23 @@ impl fmt::Display for Family {
 /// A place to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// AF_VSOCK. `None`: every CID of this machine. Port 2^32-1 (`VMADDR_PORT_ANY`): any free one.
+    /// AF_VSOCK. `cid` is `None` for every CID of this machine. Port 2^32-1 (`VMADDR_PORT_ANY`) is any free port.
     Vsock { cid: Option<u32>, port: u32 },
-    /// TCP. `None`: every address of this machine. Port 0: any free one.
+    /// TCP. `host` is `None` for every address of this machine. Port 0 is any free port.
     Tcp { host: Option<String>, port: u16, family: Family },
-    /// A VM whose VMM connects at this path (vhost-user): the guest's vsock device ends here. `cid` is
-    /// the guest's, inside this VM; `port` is the one it connects to.
+    /// A VM whose VMM connects to this path (vhost-user). The agent implements the guest's vsock device. `cid` is the
+    /// guest's CID inside this VM, and `port` is the port that the guest connects to.
     VhostUser { path: PathBuf, cid: u32, port: u32, rights: Rights },
-    /// A VM whose VMM (Firecracker, Cloud Hypervisor) has its vsock device at this path, and connects to
+    /// A VM whose VMM (Firecracker, Cloud Hypervisor) has its vsock device at this path. The VMM connects to
     /// `PATH_PORT`.
     Hybrid { path: PathBuf, port: u32, rights: Rights },
-    /// A Unix socket, made at this path and removed at exit.
+    /// A Unix socket that is made at this path and removed at exit.
     Unix(PathBuf),
     /// A Unix socket in a new directory that only this user may enter.
     Private,
 }
 
-/// Why a text is no address. The text itself is in the message of whoever parsed it.
+/// Why a text is not an address. The caller's message quotes the text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddressError {
     #[error(
@@ -84,7 +84,7 @@ pub enum AddressError {
 }
 
 impl Address {
-    /// A Unix socket; `-` is a private one.
+    /// A Unix socket. `-` stands for a private one.
     pub fn unix(path: PathBuf) -> Result<Self, AddressError> {
         match path.as_os_str().len() {
             0 => Err(AddressError::NoPath),
@@ -94,13 +94,13 @@ impl Address {
         }
     }
 
-    /// The given host and port over TCP.
+    /// TCP with the given host and port.
     pub fn tcp(host: Option<&str>, port: &str, family: Family) -> Result<Self, AddressError> {
         let number = number(port).ok_or_else(|| AddressError::TcpPort(port.to_owned()))?;
         Ok(Self::Tcp { host: host.map(str::to_owned), port: number, family })
     }
 
-    /// The given port on every CID of this machine.
+    /// The given vsock port on every CID of this machine.
     pub fn vsock(port: &str) -> Result<Self, AddressError> {
         let number = number(port).ok_or_else(|| AddressError::VsockPort(port.to_owned()))?;
         Ok(Self::Vsock { cid: None, port: number })
@@ -141,14 +141,14 @@ impl Address {
                 }
             }
         }
-        // Its socket has a longer name.
+        // The socket has a longer path: `PATH_PORT`.
         match super::vm::hybrid_path(&path, port).as_os_str().len() {
             len if len > UNIX_PATH_MAX => Err(AddressError::LongPath(len)),
             _ => Ok(Self::Hybrid { path, port, rights }),
         }
     }
 
-    /// The system chooses, so that two of the same are two different places.
+    /// Whether the system chooses the port or path, so that two equal values are two different addresses.
     pub fn is_any_free(&self) -> bool {
         matches!(
             self,
@@ -160,7 +160,7 @@ impl Address {
 /// Keys and values.
 type Settings<'a> = Vec<(&'a str, &'a str)>;
 
-/// `PATH[,KEY=VALUE]...`: a path with a comma in it cannot be written.
+/// Splits `PATH[,KEY=VALUE]...`. A path that contains a comma cannot be written.
 fn path_and(text: &str) -> Result<(PathBuf, Settings<'_>), AddressError> {
     let mut parts = text.split(',');
     let path = parts.next().unwrap_or_default();
@@ -172,13 +172,13 @@ fn path_and(text: &str) -> Result<(PathBuf, Settings<'_>), AddressError> {
     }
 }
 
-/// Any but VMADDR_PORT_ANY, which is none.
+/// A port of a VM's vsock: any but VMADDR_PORT_ANY, which is not a port.
 fn vm_port(text: &str) -> Result<u32, AddressError> {
     let port = number(text).filter(|port| *port != u32::MAX);
     port.ok_or_else(|| AddressError::VsockPort(text.to_owned()))
 }
 
-/// A whole number, digits only: `str::parse` alone would take "+1".
+/// An unsigned number in digits only. `str::parse` alone would accept "+1".
 fn number<N: FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -197,7 +197,7 @@ impl FromStr for Address {
                 Some((cid, port)) => {
                     let cid: u32 = number(cid).ok_or_else(|| AddressError::Cid(cid.to_owned()))?;
                     let Self::Vsock { port, .. } = Self::vsock(port)? else { unreachable!() };
-                    // VMADDR_CID_ANY has a spelling of its own: none.
+                    // VMADDR_CID_ANY is written by leaving the CID out.
                     Ok(Self::Vsock { cid: Some(cid).filter(|cid| *cid != u32::MAX), port })
                 }
             },
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_the_reason() {
+    fn text_that_is_not_an_address_is_refused_with_the_reason() {
         let long = format!("unix:/{}", "x".repeat(107));
         for (text, error) in [
             ("", AddressError::Form),

@@ -1,6 +1,6 @@
-//! What a descriptor is that was opened elsewhere: a listener, a connection and whose, or of no use.
+//! Classifies an inherited descriptor: a listener, a connection and its peer, or unusable.
 //!
-//! `activation` and `stdio` ask.
+//! `activation` and `stdio` call it.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ use nix::{
 use super::{tcp, unix};
 use crate::peer::Peer;
 
-/// The families that are listened on.
+/// The socket families that the agent listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Vsock,
@@ -38,11 +38,11 @@ pub(super) enum Found {
     Listener(Kind),
     Connection(Peer),
     Pipe,
-    /// Nothing that can be served; in words.
+    /// Something that cannot be served, in words.
     Other(&'static str),
 }
 
-/// Finds out; changes nothing.
+/// Classifies a descriptor, without changing it.
 pub(super) fn find_out(fd: BorrowedFd<'_>) -> io::Result<Found> {
     let file_type = File::from(fd.try_clone_to_owned()?).metadata()?.file_type();
     if file_type.is_fifo() {
@@ -82,7 +82,7 @@ pub(super) fn find_out(fd: BorrowedFd<'_>) -> io::Result<Found> {
     }
 }
 
-/// Who is at the other end of a connected socket.
+/// The peer of a connected socket.
 fn peer(fd: BorrowedFd<'_>, kind: Kind) -> io::Result<Peer> {
     let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
     let far: SockaddrStorage = getpeername(raw)?;
@@ -101,13 +101,13 @@ fn peer(fd: BorrowedFd<'_>, kind: Kind) -> io::Result<Peer> {
     })
 }
 
-/// As the standard library has it.
+/// The address as the standard library's type.
 pub(super) fn address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|it| SocketAddrV4::from(*it).into());
     v4.or_else(|| address.as_sockaddr_in6().map(|it| SocketAddrV6::from(*it).into()))
 }
 
-/// Does to a connection what is done to one that was accepted here.
+/// Sets the same options on a connection as on one that was accepted here.
 pub(super) fn prepare(stream: &impl AsFd, peer: &Peer) {
     match peer {
         Peer::Tcp(_) => tcp::prepare(stream, peer),

@@ -1,4 +1,4 @@
-//! Why nothing listens on an address, and what to do about it.
+//! Why listening on an address failed, and what to do about it.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{Address, Family};
 
-/// An address that could not be listened on. The cause is the source.
+/// Listening on an address failed. The cause is the source.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
@@ -15,7 +15,7 @@ pub struct BindError {
     pub source: Cause,
 }
 
-/// What went wrong on the way to a listening socket.
+/// Why there is no listening socket.
 #[derive(Debug, Error)]
 pub enum Cause {
     #[error("the name '{host}' was not found")]
@@ -45,13 +45,13 @@ pub enum Cause {
     Owner(#[source] io::Error),
     #[error("its socket cannot get the mode {mode:04o}")]
     Mode { mode: u32, source: io::Error },
-    /// A system call; its own words are enough.
+    /// A system call failed. Its own error text is enough.
     #[error(transparent)]
     System(io::Error),
 }
 
 impl BindError {
-    /// What to do about it, where that is known.
+    /// What to do about it, if that is known.
     pub fn hint(&self) -> Option<String> {
         match (&self.source, &self.address) {
             (Cause::Lookup { .. }, _) => Some("give an address instead of a name".into()),
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_usual_failure_has_its_mend() {
+    fn every_usual_failure_has_its_hint() {
         for (address, errno, part) in [
             ("tcp:10809", libc::EADDRINUSE, "ss -lntp sport = :10809"),
             ("tcp:192.0.2.1:1", libc::EADDRNOTAVAIL, "ip address"),

@@ -1,6 +1,6 @@
-//! Connections and listeners that this process was started with, instead of opening its own.
+//! Connections and listeners that this process inherited instead of opening its own.
 //!
-//! `cli` decides which it is, `plan` takes them before anything else is opened.
+//! `cli` decides which of them are used. `plan` takes them over before anything else is opened.
 
 use thiserror::Error;
 
@@ -13,10 +13,10 @@ use super::{
 };
 use crate::peer::Peer;
 
-/// What whoever started the agent has given it.
+/// What the agent inherited from the process that started it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Given {
-    /// It opens its own listeners.
+    /// Nothing: the agent opens its own listeners.
     #[default]
     Nothing,
     /// Sockets from descriptor 3 on, sd_listen_fds(3).
@@ -25,14 +25,14 @@ pub enum Given {
     Client,
 }
 
-/// The same, taken over.
+/// The inherited listeners and connections after they were taken over.
 #[derive(Debug, Default)]
 pub struct Adopted {
     pub listeners: Vec<Listener>,
     pub connected: Vec<(Accepted, Peer)>,
 }
 
-/// Why it cannot be taken.
+/// Why they cannot be taken over.
 #[derive(Debug, Error)]
 pub enum GivenError {
     #[error(transparent)]
@@ -42,7 +42,7 @@ pub enum GivenError {
 }
 
 impl Given {
-    /// Takes them over. Must be called on the runtime that will accept.
+    /// Takes them over. Call it on the runtime that will accept.
     pub fn adopt(&self) -> Result<Adopted, GivenError> {
         Ok(match self {
             Self::Nothing => Adopted::default(),
@@ -55,7 +55,7 @@ impl Given {
 }
 
 impl Adopted {
-    /// As `Listener::keep_alive`, for the connections over TCP.
+    /// As `Listener::keep_alive`, for inherited TCP connections.
     pub fn keep_alive(&self) {
         for (stream, peer) in &self.connected {
             if matches!(peer, Peer::Tcp(_))
@@ -69,7 +69,7 @@ impl Adopted {
 }
 
 impl GivenError {
-    /// What to do about it, where that is known.
+    /// What to do about it, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Activation(error) => error.hint().map(str::to_owned),

@@ -1,18 +1,18 @@
-//! A listener as its own machine sees it: how a local client names it, and what it leaves in the
-//! filesystem.
+//! A listener as seen from the agent's own machine: the URI for a local client, and the files that the listener leaves
+//! in the filesystem.
 //!
-//! `plan` asks for the first of `--run`'s command, `process` about the second when the user changes.
+//! `plan` asks for the URI for the command of `--run`. `process` asks about the files when the user changes.
 
 use std::{io, os::unix::ffi::OsStrExt, path::Path};
 
 use super::{Listener, Socket, uri, vm};
 
-/// `VMADDR_CID_LOCAL`: how a process names its own machine.
+/// `VMADDR_CID_LOCAL`: the CID by which a process names its own machine.
 const LOCAL: u32 = 1;
 
 impl Listener {
-    /// As `uri`, for a client on this machine, which is told the file that it needs for TLS: a
-    /// parameter of libnbd's URIs and its value.
+    /// As `uri`, for a client on this machine. `file` is the file that the client needs for TLS: a parameter of
+    /// libnbd's URIs and its value.
     pub fn local_uri(&self, export: &str, file: Option<(&str, &Path)>) -> Option<String> {
         let mut uri = match &self.socket {
             Socket::Vsock(listener) => {
@@ -31,7 +31,7 @@ impl Listener {
         Some(uri)
     }
 
-    /// Of TCP or vsock.
+    /// The port of a TCP or vsock listener.
     pub fn port(&self) -> Option<u32> {
         match &self.socket {
             Socket::Vsock(listener) => Some(listener.port),
@@ -41,7 +41,7 @@ impl Listener {
         }
     }
 
-    /// Absolute.
+    /// The absolute path of a Unix socket.
     pub fn unix_path(&self) -> Option<&Path> {
         match &self.socket {
             Socket::Unix(listener) => listener.path(),
@@ -49,7 +49,7 @@ impl Listener {
         }
     }
 
-    /// Gives what the listener has made for itself alone to another user, who is to remove it.
+    /// Gives the files that the listener made for its own use to another user, so that this user can remove them.
     pub fn hand_over(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         match &self.socket {
             Socket::Unix(listener) => listener.hand_over(uid, gid),
@@ -57,7 +57,7 @@ impl Listener {
         }
     }
 
-    /// What will stay in the filesystem at the end, because this process may not remove it.
+    /// The path that will stay in the filesystem at exit because this process may not remove it.
     pub fn left_behind(&self) -> Option<&Path> {
         match &self.socket {
             Socket::Unix(listener) if !listener.is_removable() => listener.path(),
@@ -66,8 +66,8 @@ impl Listener {
         }
     }
 
-    /// Has the kernel ask after TCP peers that are silent for long (`SO_KEEPALIVE`), and end the
-    /// connections of those that are gone.
+    /// Enables `SO_KEEPALIVE`: the kernel probes TCP peers that have been silent for a long time, and ends the
+    /// connections of those that do not answer.
     pub fn keep_alive(&self) -> io::Result<()> {
         match &self.socket {
             Socket::Tcp(listener) => listener.keep_alive(),

@@ -1,7 +1,7 @@
-//! Listeners: each kind yields connected streams and who is at their other end.
+//! Listeners: each kind yields connected streams and their peers.
 //!
-//! `plan` binds them or takes those that were opened elsewhere, `serve` accepts from them. A failed
-//! accept never ends a listener.
+//! `plan` binds listeners or takes over inherited ones, and `serve` accepts from them. A failed accept never ends a
+//! listener.
 
 mod accepted;
 pub mod activation;
@@ -38,28 +38,28 @@ pub use self::{
 };
 use crate::peer::Peer;
 
-/// Connections that the kernel keeps until they are accepted; it cuts this to
-/// `net.core.somaxconn`. Over vsock the one too many is reset, so it is worth having room.
+/// Connections that the kernel queues until they are accepted, capped by `net.core.somaxconn`. Over vsock, a connection
+/// that finds the queue full is reset, so the queue is large.
 const BACKLOG: u32 = 4096;
 
-/// First and longest wait when the system has no descriptor or memory for another connection.
+/// Shortest and longest wait when the system has no descriptor or memory for another connection.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// An agent at its limit fails and succeeds by turns, as connections come and go: this is how
-/// often the log says so.
+/// How often the log repeats that nothing can be accepted. At the limit, accepts fail and succeed alternately as
+/// connections come and go.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    /// For people: who opened it, where that was not this process.
+    /// Who opened the socket, for people, if it was not this process.
     origin: Option<String>,
-    /// How long the next wait for resources will be.
+    /// Duration of the next wait for resources.
     pause: Duration,
-    /// When the log last said that nothing can be accepted.
+    /// When the log last said that accepting failed.
     said: Option<Instant>,
-    /// It has not said yet that this is over.
+    /// Whether the log still has to say that accepting works again.
     episode: bool,
 }
 
@@ -72,8 +72,8 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens on `address`: more than one socket where a TCP host has more than one address.
-    /// Must be called on the runtime that will accept. May wait for a name to be looked up.
+    /// Listens on `address`, on several sockets if a TCP host has several addresses. Call it on the runtime that will
+    /// accept. It may wait for a name lookup.
     pub async fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
         let sockets = match address {
             Address::Vsock { cid, port } => {
@@ -101,7 +101,7 @@ impl Listener {
         }
     }
 
-    /// The path of the VM whose memory its connections are in.
+    /// The path of the VM whose memory holds the listener's connections, if there is one.
     pub fn vm(&self) -> Option<Arc<Path>> {
         match &self.socket {
             Socket::Vm(vm::Listener::VhostUser { host, .. }) => {
@@ -115,8 +115,8 @@ impl Listener {
         Self { socket, origin: None, pause: PAUSE.0, said: None, episode: false }
     }
 
-    /// Takes over a socket that listens already; `origin` says whence. Must be called on the runtime
-    /// that will accept.
+    /// Takes over a socket that listens already. `origin` says where it came from. Call it on the runtime that will
+    /// accept.
     fn adopt(socket: OwnedFd, kind: Kind, origin: String) -> io::Result<Self> {
         let socket = match kind {
             Kind::Vsock => Socket::Vsock(vsock::Listener::adopt(socket)?),
@@ -126,8 +126,8 @@ impl Listener {
         Ok(Self { origin: Some(origin), ..Self::new(socket) })
     }
 
-    /// The next connection. Waits as long as it takes, through every failure; nothing is lost when
-    /// the future is dropped, and a new one tries again at once.
+    /// Waits for the next connection, through every failure. Dropping the future loses no connection, and a new future
+    /// tries again at once.
     pub async fn accept(&mut self) -> (Accepted, Peer) {
         loop {
             let plain = |(socket, peer): (OwnedFd, Peer)| (socket.into(), peer);
@@ -167,14 +167,13 @@ impl Listener {
         }
     }
 
-    /// What a client connects to, as an NBD URI that asks for `export`. There is none for a Unix
-    /// socket without a path.
+    /// The NBD URI by which a client connects and asks for `export`. A Unix socket without a path has none.
     pub fn uri(&self, export: &str) -> Option<String> {
         Some(match &self.socket {
             Socket::Vsock(listener) => uri::vsock(listener.cid, listener.port, export),
             Socket::Tcp(listener) => uri::tcp(listener.address, export),
             Socket::Unix(listener) => uri::unix(listener.path()?, export),
-            // As the guest names it.
+            // The guest's view: its host has CID 2.
             Socket::Vm(listener) => uri::vsock(None, listener.port(), export),
         })
     }
@@ -200,8 +199,8 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Errors of accept(2) that say something about one connection and nothing about the listener. What
-/// could come back at once, and for ever, is not here: that is waited for.
+/// Errors of accept(2) that concern one connection and not the listener. Errors that could recur at once and for ever
+/// are not among them: `accept` pauses after those.
 fn only_that_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

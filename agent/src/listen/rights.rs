@@ -1,6 +1,7 @@
 //! Who may connect to a socket that a VMM finds by its path: mode, owner and group of the file.
 //!
-//! `address` reads them, `unix` sets them before it listens, so that nobody comes in by other ones.
+//! `address` parses them. `unix` sets them before it listens, so that nobody can connect under
+//! other rights.
 
 use std::{fmt, io, os::unix::fs::lchown, path::Path};
 
@@ -12,18 +13,18 @@ use nix::{
 use super::{AddressError, Cause};
 use crate::sys;
 
-/// What is not said stays as the system makes it.
+/// What is left out stays as the system makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rights {
-    /// As of chmod(1), the lowest nine bits.
+    /// As in chmod(1); only the lowest nine bits.
     pub mode: Option<u32>,
-    /// Names or numbers, looked up when the socket is made.
+    /// A name or a number, looked up when the socket is made. The same holds for `group`.
     pub owner: Option<Box<str>>,
     pub group: Option<Box<str>>,
 }
 
 impl Rights {
-    /// Takes a setting if it is one of these.
+    /// Takes the setting if its key is `mode`, `owner` or `group`. Returns whether it is.
     pub(super) fn take(&mut self, key: &str, value: &str) -> Result<bool, AddressError> {
         match key {
             "mode" => {
@@ -42,7 +43,7 @@ impl Rights {
         Ok(true)
     }
 
-    /// Sets them on a socket that was just made at `path`.
+    /// Sets mode, owner and group of a socket that was just made at `path`.
     pub(super) fn apply(&self, path: &Path) -> Result<(), Cause> {
         let uid = match &self.owner {
             Some(name) => known(sys::user::uid(name), || Cause::NoUser(name.to_string()))?,
@@ -56,7 +57,7 @@ impl Rights {
             lchown(path, uid, gid).map_err(Cause::Owner)?;
         }
         let Some(bits) = self.mode else { return Ok(()) };
-        // The directory may be somebody else's, who puts a link in the socket's place.
+        // Another user may own the directory and replace the socket with a link.
         let follow = FchmodatFlags::NoFollowSymlink;
         fchmodat(AT_FDCWD, path, Mode::from_bits_truncate(bits), follow)
             .map_err(|errno| Cause::Mode { mode: bits, source: errno.into() })
@@ -70,7 +71,7 @@ fn known(
     found.map_err(Cause::System)?.ok_or_else(nobody).map(Some)
 }
 
-/// As they are written behind a path.
+/// As written after a path.
 impl fmt::Display for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.mode.iter().try_for_each(|mode| write!(f, ",mode={mode:04o}"))?;
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_and_what_is_not_there_are_told() {
+    fn unknown_users_and_missing_files_are_reported() {
         let apply = |rights: Rights| rights.apply(Path::new("/nonexistent/socket"));
         let rights = Rights { owner: Some("no-such-user".into()), ..Rights::default() };
         assert!(matches!(apply(rights), Err(Cause::NoUser(_))));

@@ -1,5 +1,5 @@
-//! One client on stdin and stdout (`--single`), as inetd, xinetd and libnbd's connect_command leave
-//! it there. Nothing else is ever written to it.
+//! One client on stdin and stdout (`--single`), where inetd, xinetd and libnbd's connect_command
+//! put it. The agent writes nothing else to these descriptors.
 
 use std::{
     io,
@@ -37,22 +37,24 @@ impl StdioError {
     }
 }
 
-/// To be called before anything is said: where stderr is the client's socket, as inetd and xinetd
-/// have it, not even an error may go there. With `single`, when it is known that a client is there,
-/// also where it is a pipe to the client. Says whether it was so; it is /dev/null from then on.
+/// Keeps the agent's own output away from the client. Call it before anything is printed: inetd and
+/// xinetd make stderr the client's socket, and not even an error may be written there. With
+/// `single`, when a client is known to be there, it also covers a pipe to the client. Returns
+/// whether stderr was the client's. If it was, stderr is /dev/null from then on.
 pub fn spare_client(single: bool) -> bool {
-    // Where it fails, stdin or stderr is not open, and no client's either.
+    // On failure stdin or stderr is not open, so neither is a client's.
     inherited::part_stderr_from_client(single).unwrap_or(false)
 }
 
-/// Takes the client away from stdin and stdout; /dev/null is there from then on.
+/// Takes the client's connection from stdin and stdout, which are /dev/null from then on.
 pub(super) fn take_client() -> Result<(Accepted, Peer), StdioError> {
     inherited::part_stderr_from_client(true)?;
     let (stdin, stdout) = inherited::take_stdin_and_stdout()?;
     let input = judge("stdin", &stdin)?;
     let is_one = inherited::is_one_socket(stdin.as_fd(), stdout.as_fd())?;
     let output = if is_one { None } else { Some(judge("stdout", &stdout)?) };
-    // Who is known at either end is the client.
+    // A pipe does not identify its peer. If one of the two ends is a socket, its peer is the
+    // client.
     let peer = [input, output.unwrap_or(Peer::Pipe)].into_iter().find(|peer| *peer != Peer::Pipe);
     let peer = peer.unwrap_or(Peer::Pipe);
     for end in [&stdin, &stdout] {
@@ -62,7 +64,7 @@ pub(super) fn take_client() -> Result<(Accepted, Peer), StdioError> {
     Ok((Accepted::Kernel { from: stdin, to }, peer))
 }
 
-/// Who is at the other end.
+/// Identifies the peer of one of the two descriptors.
 fn judge(name: &'static str, fd: &OwnedFd) -> Result<Peer, StdioError> {
     match find_out(fd.as_fd())? {
         Found::Connection(peer) => Ok(peer),

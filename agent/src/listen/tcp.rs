@@ -1,4 +1,4 @@
-//! TCP listeners, one a local address.
+//! TCP listeners, one per local address.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use super::{BACKLOG, Cause, Family};
 use crate::peer::Peer;
 
-/// How often a free port is looked for that every address has.
+/// How many ports are tried to find one that is free on every address.
 const TRIES: usize = 16;
 
 #[derive(Debug)]
@@ -24,9 +24,8 @@ pub(super) struct Listener {
     pub(super) address: SocketAddr,
 }
 
-/// Listens on every address of `host` in `family`, all on one port. Without a host these are the
-/// wildcard addresses of both families. An address whose family this machine lacks, or that it
-/// does not have, is passed over if there is another.
+/// Listens on every address of `host` in `family`, all on one port. Without a host these are the wildcard addresses of
+/// both families. If the machine lacks an address or its family, that address is skipped, unless it is the only one.
 pub(super) async fn bind(
     host: Option<&str>,
     port: u16,
@@ -35,7 +34,7 @@ pub(super) async fn bind(
     let addresses = addresses(host, port, family).await?;
     for _ in 1..TRIES {
         match bind_all(&addresses) {
-            // The port that was free on the first address is taken on another: ask for a new one.
+            // The port is free on the first address and taken on another. The next round asks for a new port.
             Err(error) if port == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result.map_err(Cause::System),
         }
@@ -78,7 +77,7 @@ async fn addresses(
         None => {
             vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
         }
-        // On a thread of its own: a name server that is silent does not keep TERM from ending the start.
+        // The lookup runs on a thread of its own, so that TERM ends the start even if a name server is silent.
         Some(host) => lookup_host((host, port))
             .await
             .map_err(|source| Cause::Lookup { host: host.to_owned(), source })?
@@ -91,7 +90,7 @@ async fn addresses(
             Family::V4 => address.is_ipv4(),
             Family::V6 => address.is_ipv6(),
         };
-        // The resolver may say one address twice.
+        // The resolver may return one address twice.
         if of_family && !wanted.contains(&address) {
             wanted.push(address);
         }
@@ -109,11 +108,11 @@ impl Listener {
             TcpSocket::new_v4()?
         } else {
             let socket = TcpSocket::new_v6()?;
-            // IPv4 has a listener of its own, so that peers are never IPv4 in IPv6 clothes.
+            // IPv4 has a listener of its own, so that no peer has an IPv4-mapped IPv6 address.
             setsockopt(&socket, Ipv6V6Only, &true)?;
             socket
         };
-        // Connections of an earlier agent that linger do not keep this one from its port.
+        // Lingering connections of an earlier agent must not keep this one from its port.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let socket = socket.listen(BACKLOG)?;
@@ -121,7 +120,7 @@ impl Listener {
         Ok(Self { socket, address })
     }
 
-    /// A socket that listens already.
+    /// Takes over a socket that listens already.
     pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
         let socket = std::net::TcpListener::from(socket);
         socket.set_nonblocking(true)?;
@@ -129,7 +128,7 @@ impl Listener {
         Ok(Self { socket: TcpListener::from_std(socket)?, address })
     }
 
-    /// Connections that are accepted from now on have it from their listener.
+    /// Sets SO_KEEPALIVE on the listener. Connections accepted from now on inherit it.
     pub(super) fn keep_alive(&self) -> io::Result<()> {
         keep_alive(&self.socket)
     }
@@ -138,13 +137,12 @@ impl Listener {
         let (stream, peer) = self.socket.accept().await?;
         let peer = Peer::Tcp(plain(peer));
         prepare(&stream, &peer);
-        // The session registers the descriptor on a thread of its own.
+        // The session registers the descriptor on its own thread.
         Ok((stream.into_std()?.into(), peer))
     }
 }
 
-/// Takes an IPv4 address out of its IPv6 clothes: in those it comes to the sockets of systemd, which
-/// are of both families.
+/// Converts an IPv4-mapped IPv6 address to IPv4. Sockets from systemd serve both families and yield such addresses.
 pub(super) fn plain(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) if let Some(v4) = v6.ip().to_ipv4_mapped() => (v4, v6.port()).into(),
@@ -152,14 +150,14 @@ pub(super) fn plain(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// SO_KEEPALIVE, tcp(7).
+/// Sets SO_KEEPALIVE, tcp(7).
 pub(super) fn keep_alive(socket: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(socket, KeepAlive, &true)?)
 }
 
-/// For a new connection: replies are gathered here; the kernel must not hold them back once more.
+/// Prepares a new connection. The session gathers its replies itself, so the kernel must not delay them once more.
 pub(super) fn prepare(stream: &impl AsFd, peer: &Peer) {
-    // If the peer is gone already, the session will see it.
+    // If the peer has gone already, the session will find out.
     if let Err(error) = setsockopt(stream, TcpNoDelay, &true) {
         tracing::debug!("TCP_NODELAY on the connection from {peer}: {error}");
     }
@@ -170,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv4_is_ipv4_whatever_it_comes_by() {
+    fn ipv4_mapped_addresses_become_ipv4() {
         for (address, printed) in [
             ("[::ffff:192.0.2.1]:7", "192.0.2.1:7"),
             ("192.0.2.1:7", "192.0.2.1:7"),

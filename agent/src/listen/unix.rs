@@ -1,5 +1,4 @@
-//! Unix socket listeners. A file that was made here is removed when the listener goes, if it is
-//! still ours.
+//! Unix socket listeners. A socket file that was made here is removed with its listener, unless it was replaced.
 
 use std::{
     fmt, fs, io,
@@ -31,16 +30,16 @@ pub(super) struct Listener {
     name: Name,
 }
 
-/// Where a client finds the socket.
+/// The name of the socket.
 #[derive(Debug)]
 enum Name {
     /// A file that was made here.
     Ours(File),
-    /// A file that somebody else made and will remove.
+    /// A file that another process made and will remove.
     Theirs(PathBuf),
-    /// In the abstract namespace, unix(7).
+    /// A name in the abstract namespace, unix(7).
     Abstract(Vec<u8>),
-    /// Nowhere.
+    /// The socket has no name.
     Unnamed,
 }
 
@@ -49,9 +48,9 @@ enum Name {
 struct File {
     /// Absolute.
     path: PathBuf,
-    /// Device and inode: another process may have put a socket of its own there since.
+    /// Device and inode, because another process may have put its own socket at the path since.
     identity: (u64, u64),
-    /// Made for this socket, and removed with it.
+    /// The directory that was made for this socket and is removed with it.
     directory: Option<Directory>,
 }
 
@@ -59,8 +58,7 @@ struct File {
 struct Directory(PathBuf);
 
 impl Listener {
-    /// Makes the socket at `path`, with the mode that the umask leaves or that `rights` have. Never
-    /// replaces anything.
+    /// Makes the socket at `path`, with the mode from `rights` or else from the umask. Never replaces a file.
     pub(super) fn bind(path: &Path, rights: &Rights) -> Result<Self, Cause> {
         let socket = UnixSocket::new_stream().map_err(Cause::System)?;
         socket.bind(path).map_err(|error| match error.raw_os_error() {
@@ -68,14 +66,14 @@ impl Listener {
             _ => Cause::System(error),
         })?;
         let file = File::new(path).map_err(Cause::System)?;
-        // Until it listens, nobody gets in.
+        // Nobody can connect before the socket listens.
         rights.apply(path)?;
         let socket = socket.listen(BACKLOG).map_err(Cause::System)?;
         Ok(Self { socket, name: Name::Ours(file) })
     }
 
-    /// As `bind`, but a socket that nobody listens on any more is replaced; one that is alive never.
-    /// Two agents that try at once do so one after the other.
+    /// As `bind`, but replaces a socket that nobody listens on any more. A live socket is never replaced. If two agents
+    /// try at the same time, a lock makes them take turns.
     pub(super) async fn take_over(path: &Path, rights: &Rights) -> Result<Self, Cause> {
         match Self::bind(path, rights) {
             Err(Cause::Stale) => {}
@@ -92,7 +90,7 @@ impl Listener {
         }
     }
 
-    /// The same socket, for a thread that waits in accept(2). Not to be accepted from here any more.
+    /// The same socket, for a thread that blocks in accept(2). `Listener::accept` must not be called afterwards.
     pub(super) fn for_a_thread(&self) -> io::Result<std::os::unix::net::UnixListener> {
         let socket: std::os::unix::net::UnixListener =
             self.socket.as_fd().try_clone_to_owned()?.into();
@@ -100,7 +98,7 @@ impl Listener {
         Ok(socket)
     }
 
-    /// Makes a socket in a directory of its own under TMPDIR.
+    /// Makes a socket in a new directory under TMPDIR.
     pub(super) fn private() -> Result<Self, Cause> {
         let template = std::env::temp_dir().join("agentXXXXXX");
         let directory = sys::process::private_directory(&template)
@@ -113,7 +111,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// A socket that listens already. Its file, if it has one, is not ours to remove.
+    /// Takes over a socket that listens already. Its file, if it has one, is not removed.
     pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
         let address: UnixAddr = getsockname(socket.as_raw_fd())?;
         let name = match (address.path(), address.as_abstract()) {
@@ -126,7 +124,7 @@ impl Listener {
         Ok(Self { socket: UnixListener::from_std(socket)?, name })
     }
 
-    /// Where it stands in the filesystem, if it does.
+    /// The socket's path in the filesystem, if it has one.
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.name {
             Name::Ours(file) => Some(&file.path),
@@ -135,8 +133,8 @@ impl Listener {
         }
     }
 
-    /// Gives the socket and the directory that was made for it to another user; a socket at a path
-    /// that was asked for stays whose it is.
+    /// Gives the socket and the directory that was made for it to another user. A socket at a configured path keeps its
+    /// owner.
     pub(super) fn hand_over(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         let Name::Ours(File { path, directory: Some(Directory(directory)), .. }) = &self.name
         else {
@@ -146,7 +144,7 @@ impl Listener {
         lchown(directory, uid, gid)
     }
 
-    /// This process may take away what the listener has made; what others made is not taken away.
+    /// Whether this process may remove the listener's file. True if the listener has made none.
     pub(super) fn is_removable(&self) -> bool {
         let Name::Ours(file) = &self.name else { return true };
         may_remove(&file.path)
@@ -158,12 +156,12 @@ impl Listener {
         let who = stream.peer_cred()?;
         let peer = Peer::Unix { pid: who.pid().unwrap_or(0), uid: who.uid(), gid: who.gid() };
         prepare(&stream);
-        // The session registers the descriptor on a thread of its own.
+        // The session registers the descriptor on its own thread.
         Ok((stream.into_std()?.into(), peer))
     }
 }
 
-/// Locks the directory that `path` is in. Whoever may read a directory may lock it, and hold the lock.
+/// Locks the directory of `path`. Any user who may read a directory may lock it, and keep the lock.
 async fn lock_directory(path: &Path) -> Result<fs::File, Cause> {
     let absolute = std::path::absolute(path).map_err(Cause::System)?;
     let parent = absolute.parent().unwrap_or_else(|| Path::new("/"));
@@ -181,8 +179,8 @@ async fn lock_directory(path: &Path) -> Result<fs::File, Cause> {
     }
 }
 
-/// This process may write to the directory that `path` is in, and where that is sticky, one of the
-/// two is its own.
+/// Whether this process may write to the directory of `path`. In a sticky directory it must also own the directory or
+/// the file.
 fn may_remove(path: &Path) -> bool {
     let Some(parent) = path.parent() else { return false };
     let own = |path: &Path| {
@@ -194,8 +192,8 @@ fn may_remove(path: &Path) -> bool {
         && (!sticky || geteuid().is_root() || own(path) || own(parent))
 }
 
-/// For a new connection: a sender that has filled its buffer is woken when three quarters are gone,
-/// and with more of it the client has something to read until then.
+/// Enlarges the send buffer of a new connection. The kernel wakes a sender with a full buffer only when three quarters
+/// are sent. A larger buffer gives the client data to read until then.
 pub(super) fn prepare(stream: &impl AsFd) {
     // The kernel caps it (net.core.wmem_max).
     setsockopt(stream, sockopt::SndBuf, &SEND_BUFFER).ok();
@@ -213,14 +211,14 @@ impl fmt::Display for Listener {
     }
 }
 
-/// How long another agent may take to replace a stale socket in the same directory; it takes microseconds.
+/// How long to wait for another agent that replaces a stale socket in the same directory. Replacing takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Wanted of the kernel for replies under way, bytes.
+/// Requested size of the kernel's buffer for replies in flight, in bytes.
 const SEND_BUFFER: usize = 1 << 20;
 
-/// What is in the way of a socket at `path`: found out by connecting, which must not wait.
+/// What is in the way of a socket at `path`. Finds out by connecting, without waiting.
 fn occupied(path: &Path) -> Cause {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Cause::NotASocket,
@@ -234,7 +232,7 @@ fn occupied(path: &Path) -> Cause {
     };
     match attempt() {
         Err(Errno::ECONNREFUSED) => Cause::Stale,
-        // Also what forbids us to ask: then somebody else's, and most likely in use.
+        // Includes a refused permission: the socket is another user's then, and most likely in use.
         _ => Cause::Live,
     }
 }

@@ -1,5 +1,5 @@
-//! NBD URIs as `--print-uri` shows them: what a client is given to connect to a listener
-//! (doc/uri.md of the NBD project; libnbd's and QEMU's syntax).
+//! NBD URIs as `--print-uri` shows them, by which a client connects to a listener (doc/uri.md of
+//! the NBD project; libnbd's and QEMU's syntax).
 
 use std::{
     fmt::Write,
@@ -8,10 +8,10 @@ use std::{
     path::Path,
 };
 
-/// `VMADDR_CID_HOST`: how a guest names the machine that it runs on.
+/// `VMADDR_CID_HOST`: the CID by which a guest names its host.
 const HOST: u32 = 2;
 
-/// A TCP listener. A wildcard address becomes `localhost`, as with nbdkit.
+/// The URI of a TCP listener. A wildcard address becomes `localhost`, as with nbdkit.
 pub(super) fn tcp(address: SocketAddr, export: &str) -> String {
     let (host, port) = (address.ip(), address.port());
     let host = match host {
@@ -22,12 +22,12 @@ pub(super) fn tcp(address: SocketAddr, export: &str) -> String {
     format!("nbd://{host}:{port}{}", path(export))
 }
 
-/// A vsock listener, as a guest of this machine would name it unless it is bound to one CID.
+/// The URI of a vsock listener. Without a CID it is the URI for a guest of this machine.
 pub(super) fn vsock(cid: Option<u32>, port: u32, export: &str) -> String {
     format!("nbd+vsock://{}:{port}{}", cid.unwrap_or(HOST), path(export))
 }
 
-/// A Unix socket at an absolute path.
+/// The URI of a Unix socket at an absolute path.
 pub(super) fn unix(socket: &Path, export: &str) -> String {
     format!(
         "nbd+unix:///{}?socket={}",

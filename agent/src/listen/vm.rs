@@ -1,8 +1,8 @@
-//! Listeners for virtual machines whose vsock device is not the kernel's: one path is one VM.
+//! Listeners for virtual machines whose vsock device is not the kernel's. One path is one VM.
 //!
-//! `vhost-user`: the VMM connects, and the guest's device ends here (`vsock_device`). `hybrid`: the VMM
-//! (Firecracker, Cloud Hypervisor) has the device, and makes a guest's connection to CID 2 and a port
-//! one to the Unix socket `PATH_PORT`.
+//! `vhost-user`: the VMM connects, and the agent implements the guest's device (`vsock_device`). `hybrid`: the VMM
+//! (Firecracker, Cloud Hypervisor) implements the device. It turns a guest's connection to CID 2 and a port into a
+//! connection to the Unix socket `PATH_PORT`.
 
 use std::{
     io,
@@ -20,12 +20,12 @@ use crate::peer::Peer;
 pub(super) enum Listener {
     VhostUser {
         host: Host,
-        /// Its name in the filesystem; the thread of `host` accepts.
+        /// Keeps the socket's name in the filesystem. The thread of `host` accepts.
         socket: unix::Listener,
     },
     Hybrid {
         socket: unix::Listener,
-        /// As the VMM was given it.
+        /// The path as configured in the VMM.
         path: Arc<Path>,
         port: u32,
     },
@@ -57,7 +57,7 @@ impl Listener {
         }
     }
 
-    /// The Unix socket that was made for it.
+    /// The Unix socket that was made for this listener.
     pub(super) fn socket(&self) -> &unix::Listener {
         match self {
             Self::VhostUser { socket, .. } | Self::Hybrid { socket, .. } => socket,
@@ -79,7 +79,7 @@ impl Listener {
     }
 }
 
-/// Where the VMM connects for a guest's connection to `port`.
+/// The Unix socket to which the VMM connects for a guest's connection to `port`.
 pub(super) fn hybrid_path(path: &Path, port: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!("_{port}"));

@@ -1,16 +1,15 @@
-//! How many lines may be written, so that no peer fills a disk with log: a token bucket for each party
-//! that lines are charged to, one for all parties together, and one for each place in the code for lines
-//! that are charged to nobody.
+//! Limits the number of lines, so that no peer fills a disk with log. There is a token bucket for each party that lines
+//! are charged to, one for all parties together, and one for each place in the code for lines that are charged to no
+//! party.
 //!
-//! Who a line is charged to need not be said where it is written. `session` runs everything that it does
-//! for a client within that client's `Allowance` (`Allowance::charge`), so every line from there is
-//! charged, also those of layers, of disks and of code to come. A line that is not from there, or from a
-//! thread that nobody charged, is limited by its place in the code.
+//! The code that logs does not name the party. `session` runs everything that it does for a client within that client's
+//! `Allowance` (`Allowance::charge`). So all lines from there are charged, including those of layers and disks. A line
+//! from elsewhere, or from a thread without a charged party, is limited by its place in the code.
 //!
-//! No party can suppress the lines that another one, or the host's administrator, needs. A line about lost data
-//! (target `disk::LOSS`) is limited by its place in the code and not charged to a party, so a party that floods the
-//! log cannot suppress the line about its own loss. Each party also has a small reserve, for when others have used
-//! up the common allowance.
+//! No party can suppress the lines that another party, or the host's administrator, needs. A line about lost data
+//! (target `disk::LOSS`) is limited by its place in the code and not charged to a party, so a party that floods the log
+//! cannot suppress the line about its own loss. Each party also has a small reserve for times when others have used up
+//! the common allowance.
 
 use std::{
     cell::RefCell,
@@ -26,28 +25,28 @@ use tracing::{Event, Level, callsite::Identifier};
 
 use super::line::Line;
 
-/// Lines per second of one party in the long run, and at once.
+/// Lines per second of one party in the long run, and at most in one burst.
 const PARTY: Rate = Rate { per_second: 20, burst: 200 };
-/// Lines of all parties together: a peer may have many addresses.
+/// Lines of all parties together, because a peer may have many addresses.
 const PARTIES: Rate = Rate { per_second: 100, burst: 2000 };
-/// Lines of one party when the others have left nothing of that.
+/// Lines of one party while the others have used up `PARTIES`.
 const RESERVE: Rate = Rate { per_second: 1, burst: 5 };
-/// Such lines of all parties together.
+/// Lines from the reserves of all parties together.
 const RESERVES: Rate = Rate { per_second: 50, burst: 500 };
-/// Lines of one place in the code that nobody is charged for. At start there is one for each listener.
+/// Lines from one place in the code that are charged to no party. At start there is one for each listener.
 const PLACE: Rate = Rate { per_second: 20, burst: 1000 };
 
-/// How long suppressed lines are counted before a line says how many they were.
+/// How long suppressed lines are counted before a line reports their number.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Most parties that are named in one period; the lines of all others are one sum.
+/// Maximum number of parties that are named per period. The lines of all others are added up.
 const MOST_NAMED: usize = 32;
 
 thread_local! {
-    /// Who lines of this thread are charged to now.
+    /// The party that this thread's lines are charged to now.
     static CHARGED: RefCell<Option<Arc<Allowance>>> = const { RefCell::new(None) };
 }
 
-/// What one party may have of the log.
+/// The share of the log that one party may use.
 #[derive(Debug)]
 pub struct Allowance {
     name: String,
@@ -61,20 +60,20 @@ struct Buckets {
 }
 
 impl Allowance {
-    /// For the party of that name.
+    /// An allowance for the party of that name.
     pub fn new(name: impl Into<String>) -> Self {
         let buckets = Buckets { own: Bucket::full(PARTY), reserve: Bucket::full(RESERVE) };
         Self { name: name.into(), buckets: Mutex::new(buckets) }
     }
 
-    /// Calls `does`, and charges its lines to this party.
+    /// Calls `does` and charges its lines to this party.
     pub fn scope<T>(self: &Arc<Self>, does: impl FnOnce() -> T) -> T {
         let mut here = Some(Arc::clone(self));
         let _charged = Charged::enter(&mut here);
         does()
     }
 
-    /// Runs `future`, and charges its lines to this party, on whichever thread it is polled.
+    /// Runs `future` and charges its lines to this party, on any thread that polls it.
     pub async fn charge<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
         let mut here = Some(self);
         let mut future = pin!(future);
@@ -86,8 +85,7 @@ impl Allowance {
     }
 }
 
-/// Names the party that this thread's lines are charged to now in a line that does not say whom it is
-/// about.
+/// Adds the party that this thread's lines are charged to, if the line does not name a peer.
 pub(super) fn name_party(line: Line) -> Line {
     with_party(|party| match party {
         Some(party) if line.level <= Level::INFO && !line.has("peer") => {
@@ -97,7 +95,7 @@ pub(super) fn name_party(line: Line) -> Line {
     })
 }
 
-/// Whom this thread's lines are charged to now.
+/// Calls `does` with the party that this thread's lines are charged to now.
 fn with_party<T>(does: impl FnOnce(Option<&Arc<Allowance>>) -> T) -> T {
     let mut does = Some(does);
     let called = CHARGED.try_with(|party| {
@@ -112,8 +110,7 @@ fn with_party<T>(does: impl FnOnce(Option<&Arc<Allowance>>) -> T) -> T {
     }
 }
 
-/// `does`, charged on whichever thread it is called to whom this thread's lines are charged to now: for
-/// work that is handed to another thread.
+/// Wraps `does` for another thread: its lines are charged to the party that this thread's lines are charged to now.
 pub fn charged<T>(does: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let here = with_party(|party| party.map(Arc::clone));
     move || match here {
@@ -122,8 +119,8 @@ pub fn charged<T>(does: impl FnOnce() -> T) -> impl FnOnce() -> T {
     }
 }
 
-/// Charges lines until it is dropped. The `Arc` is moved in and out and not cloned: this is done at every
-/// poll of a session.
+/// Charges lines to a party until it is dropped. The `Arc` is moved in and out and not cloned, because this happens at
+/// every poll of a session.
 struct Charged<'a> {
     slot: &'a mut Option<Arc<Allowance>>,
     before: Option<Arc<Allowance>>,
@@ -173,7 +170,7 @@ impl Bucket {
     }
 }
 
-/// What the log has been asked to write, and what it has not written.
+/// Accounts of the lines that were written and suppressed.
 #[derive(Debug)]
 pub(super) struct Ledger(Mutex<Accounts>);
 
@@ -189,24 +186,24 @@ struct Accounts {
 struct Suppressed {
     parties: HashMap<String, u64>,
     places: HashMap<Identifier, Example>,
-    /// Of parties that are too many to be named.
+    /// Lines of the parties beyond `MOST_NAMED`.
     others: u64,
 }
 
-/// Lines from one place.
+/// Suppressed lines from one place.
 #[derive(Debug)]
 struct Example {
     lines: u64,
-    /// The first of them.
+    /// The message of the first one.
     message: String,
 }
 
-/// What becomes of a line.
+/// Whether a line is written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Written,
     Suppressed,
-    /// The same, and it is the first in a while: `Ledger::tell` is to be called at this time.
+    /// Suppressed, and the first such line in a while. `Ledger::tell` must be called at this time.
     SuppressedFirst(Instant),
 }
 
@@ -222,10 +219,10 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Charges a line to whom it is to be charged to, and says whether it is written.
+    /// Charges a line to its party or place, and decides whether it is written.
     pub(super) fn charge(&self, event: &Event<'_>, now: Instant) -> Verdict {
         if *event.metadata().level() > Level::INFO {
-            // Of -v: who asks for all gets all.
+            // Only -v logs these lines, and it logs all of them.
             return Verdict::Written;
         }
         with_party(|party| {
@@ -269,7 +266,7 @@ impl Ledger {
         Verdict::suppressed(first, now)
     }
 
-    /// Takes a line of the place where the event is said.
+    /// Takes a line from the bucket of the event's place.
     fn place_has_one(&self, event: &Event<'_>, now: Instant) -> bool {
         let place = event.metadata().callsite();
         let mut accounts = lock(&self.0);
@@ -291,7 +288,7 @@ impl Ledger {
         Verdict::suppressed(first, now)
     }
 
-    /// Lines that say how many have been suppressed since it was called last.
+    /// Lines that report how many were suppressed since the previous call.
     pub(super) fn tell(&self) -> Vec<Line> {
         let suppressed = std::mem::take(&mut lock(&self.0).suppressed);
         let line = |message, lines| Line::new(Level::WARN, message, &[("lines", lines)]);

@@ -1,4 +1,4 @@
-//! The time of a line, as RFC 3339 writes it in UTC.
+//! The time of a line in UTC, in the form of RFC 3339.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ pub(super) struct Stamp(Duration);
 
 impl Stamp {
     pub(super) fn now() -> Self {
-        // A clock before 1970 is wrong: that it is so is seen in the log.
+        // A clock before 1970 is wrong. The log shows 1970-01-01 then.
         Self(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 }
@@ -28,10 +28,10 @@ impl fmt::Display for Stamp {
     }
 }
 
-/// The day that is so many after 1970-01-01, in the Gregorian calendar. Years are counted from
-/// March, so that the leap day is the last one of a year.
+/// The date of the given number of days after 1970-01-01, in the Gregorian calendar. Years are
+/// counted from March, so that the leap day is the last day of a year.
 fn date(days: u64) -> (u64, u64, u64) {
-    // To 0000-03-01.
+    // Days since 0000-03-01.
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_those_of_date_1() {
+    fn times_agree_with_date_1() {
         for (seconds, printed) in [
             (0, "1970-01-01T00:00:00.000007Z"),
             (951_782_400, "2000-02-29T00:00:00.000007Z"),

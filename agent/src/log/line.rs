@@ -1,5 +1,5 @@
-//! One line: what an event says, and its forms. Whatever would end a line or move a terminal's cursor
-//! is escaped in each of them, wherever it came from, and what is too long is cut.
+//! One line: the contents of an event and its output forms. Each form escapes characters that would end a line or move
+//! a terminal's cursor, whatever their origin. Long texts are cut.
 
 use std::fmt::{self, Debug, Write};
 
@@ -11,7 +11,7 @@ use tracing::{
 use super::clock::Stamp;
 use crate::text::{Json, escaped, quoted};
 
-/// How a line looks at one target.
+/// The form of a line at one target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Human { colours: bool },
@@ -31,20 +31,20 @@ impl Format {
     }
 }
 
-/// What lines are found by.
+/// The identifier of the agent's lines in syslog and the journal.
 const IDENTIFIER: &str = "agent";
-/// LOG_DAEMON of syslog(3), in its place.
+/// LOG_DAEMON of syslog(3), shifted into its place.
 const DAEMON: u8 = 3 << 3;
 
-/// Most bytes of a text that is data, such as an export's name, as it is printed. A name of 4 KiB would
-/// be 24 KiB with its control characters escaped.
+/// Maximum length in bytes of a text value, such as an export's name, as printed. A name of 4 KiB would be 24 KiB with
+/// its control characters escaped.
 const MOST_TEXT: usize = 256;
-/// Most bytes of any other value: the reason why a session ended, an error.
+/// Maximum length in bytes of any other value: the reason why a session ended, an error.
 const MOST_VALUE: usize = 512;
-/// Most bytes of the message. It may name two paths, and an error.
+/// Maximum length of the message in bytes. It may contain two paths and an error.
 const MOST_MESSAGE: usize = 2048;
 
-/// What is said.
+/// The contents of a line.
 #[derive(Debug)]
 pub(super) struct Line {
     at: Stamp,
@@ -53,12 +53,12 @@ pub(super) struct Line {
     fields: Vec<(&'static str, Value)>,
 }
 
-/// As it was said, nothing escaped yet.
+/// A value as it was logged, not escaped yet.
 #[derive(Debug)]
 enum Value {
-    /// A text that is data, such as an export's name: in quotes where it stands among words.
+    /// Text data, such as an export's name. It is quoted where it stands among words.
     Text(String),
-    /// What says itself where it begins and ends.
+    /// Text whose beginning and end are clear without quotes.
     Plain(String),
     Number(String),
     Bool(bool),
@@ -72,13 +72,13 @@ impl Line {
         line
     }
 
-    /// A line of the log's own.
+    /// A line that the log itself writes.
     pub(super) fn new(level: Level, message: &str, numbers: &[(&'static str, u64)]) -> Self {
         let fields = numbers.iter().map(|(name, n)| (*name, Value::Number(n.to_string())));
         Self { at: Stamp::now(), level, message: message.into(), fields: fields.collect() }
     }
 
-    /// With one more text that is data.
+    /// Adds a text value.
     pub(super) fn with(mut self, name: &'static str, text: &str) -> Self {
         self.fields.push((name, Value::Text(cut(text, MOST_TEXT))));
         self
@@ -88,7 +88,7 @@ impl Line {
         self.fields.iter().any(|(field, _)| *field == name)
     }
 
-    /// What it says, without the fields.
+    /// The message without the fields.
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -98,13 +98,13 @@ impl Line {
         let mut out = escaped(&self.message);
         for (name, value) in &self.fields {
             let space = if out.is_empty() { "" } else { " " };
-            // A String takes all.
+            // Writing to a String cannot fail.
             write!(out, "{space}{name}={value}").ok();
         }
         out
     }
 
-    /// For people: with time and level, in colours where there are any.
+    /// For people: with time and level, in colours if the terminal has them.
     fn human(&self, colours: bool) -> String {
         let (level, text) = (self.level, self.text());
         if !colours {
@@ -120,7 +120,7 @@ impl Line {
         format!("\x1b[2m{}\x1b[0m \x1b[{colour}m{level:>5}\x1b[0m {text}\n", self.at)
     }
 
-    /// An object of JSON: `timestamp`, `level`, `message`, and the fields beside them.
+    /// A JSON object: `timestamp`, `level`, `message`, and the fields.
     fn json(&self) -> String {
         let (at, level, message) = (self.at, self.level, Json(&self.message));
         let mut out = format!(r#"{{"timestamp":"{at}","level":"{level}","message":{message}"#);
@@ -137,15 +137,14 @@ impl Line {
         out
     }
 
-    /// A datagram of syslog(3). Without a time: syslogd knows it, and takes no other from its socket.
+    /// A datagram of syslog(3). It has no time: syslogd knows the time, and accepts no other from its socket.
     fn syslog(&self) -> String {
         let (priority, id) = (DAEMON | self.priority(), std::process::id());
         format!("<{priority}>{IDENTIFIER}[{id}]: {}", self.text())
     }
 
-    /// A datagram of the journal's own protocol (systemd.journal-fields(7)): the line that people
-    /// see, and each field by itself. None has a line end in it, so that the form with lengths is not
-    /// needed.
+    /// A datagram of the journal's own protocol (systemd.journal-fields(7)): the line for people, and each field by
+    /// itself. No value contains a line end, so the form with lengths is not needed.
     fn journal(&self) -> String {
         let (priority, text) = (self.priority(), self.text());
         let mut out =
@@ -161,7 +160,7 @@ impl Line {
         out
     }
 
-    /// As syslog(3) counts.
+    /// The priority in the numbers of syslog(3).
     fn priority(&self) -> u8 {
         match self.level {
             Level::ERROR => 3,
@@ -217,7 +216,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// As much of `text` as is printed in so many bytes, and a mark where there was more.
+/// Cuts `text` to at most `most` printed bytes, and marks the cut.
 fn cut(text: &str, most: usize) -> String {
     let mut printed = 0;
     let end = text.char_indices().find(|(_, c)| {

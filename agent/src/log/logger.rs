@@ -1,4 +1,4 @@
-//! What `tracing` calls: an event becomes a line, is charged to somebody, and goes into the queues.
+//! The subscriber that `tracing` calls: turns an event into a line, charges it to a party, and queues it.
 
 use std::{
     io,
@@ -22,28 +22,28 @@ use super::{
     queue::Queue,
 };
 
-/// How long the end of the agent waits for a target that takes nothing.
+/// How long the agent's exit waits for a target that takes no lines.
 pub(super) const AT_EXIT: Duration = Duration::from_secs(1);
-/// The same while the agent starts.
+/// As `AT_EXIT`, while the agent starts.
 pub(super) const SETTLED: Duration = Duration::from_secs(1);
-/// How long HUP waits for the file to be opened again. Whoever has moved it away wants to know that
-/// nothing is written to it any more; connections are not accepted meanwhile.
+/// How long HUP waits until the file is open again. A caller that has moved the file away wants to know when the agent
+/// has stopped writing to it. No connections are accepted meanwhile.
 const REOPENED: Duration = Duration::from_millis(250);
-/// How long a panic waits until its message is written: another one may end the process at once.
+/// How long a panic waits until its message is written, because another panic may end the process at once.
 const HASTE: Duration = Duration::from_millis(20);
 
 /// The log of the process.
 #[derive(Debug)]
 pub(super) struct Logger {
-    /// What is said at all; the rest costs the comparison of a number.
+    /// The most verbose level that is logged. Other events cost one comparison.
     most: LevelFilter,
     branches: Vec<Branch>,
     ledger: Ledger,
-    /// The progress of all queues when a panic has waited in vain.
+    /// The progress of all queues when a panic last waited in vain.
     stuck_at: AtomicU64,
 }
 
-/// A target, and what of all that is said goes there.
+/// A target, and the most verbose level that is written to it.
 #[derive(Debug)]
 pub(super) struct Branch {
     pub(super) queue: Arc<Queue>,
@@ -67,7 +67,7 @@ impl Logger {
         Ok(())
     }
 
-    /// Says what was suppressed and not told yet.
+    /// Reports the lines that were suppressed and not reported yet.
     pub(super) fn tell(&self) {
         for line in self.ledger.tell() {
             self.write(&line);
@@ -87,8 +87,8 @@ impl Logger {
         }
     }
 
-    /// Gives the line about a panic a moment to be written. No panic waits for a target that has kept
-    /// another one waiting and has taken nothing since.
+    /// Gives the line about a panic a moment to be written. Returns at once if an earlier panic waited in vain and the
+    /// targets have taken nothing since.
     pub(super) fn hasten(&self) {
         let progress = || self.branches.iter().map(|branch| branch.queue.progress()).sum();
         if self.stuck_at.load(Ordering::Relaxed) == progress() {
@@ -119,7 +119,7 @@ impl Logger {
     }
 }
 
-/// The logger as `tracing` knows it.
+/// The logger in the form that `tracing` takes.
 pub(super) struct Shared(pub(super) Arc<Logger>);
 
 impl Subscriber for Shared {

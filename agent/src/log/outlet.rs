@@ -1,5 +1,4 @@
-//! Where lines go: stderr, a file, the sockets of syslog and of the journal. Whatever fails here, the
-//! agent goes on.
+//! Targets of lines: stderr, a file, the sockets of syslog and the journal. No failure here stops the agent.
 
 use std::{
     fs::{self, File},
@@ -18,29 +17,29 @@ use nix::{
     unistd::write,
 };
 
-/// Of syslog(3).
+/// The socket of syslog(3).
 pub(super) const SYSLOG: &str = "/dev/log";
-/// Of sd_journal_send(3).
+/// The socket of sd_journal_send(3).
 pub(super) const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// How long one attempt to send to a daemon that does not read takes.
+/// Maximum duration of one attempt to send to a daemon that does not read.
 const ATTEMPT: Duration = Duration::from_millis(250);
 
-/// How long a line waits for a target that does not take it.
+/// How long to wait for a target that does not take a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// On a thread that has nothing else to do.
+    /// Until the target takes it. For a thread with no other task.
     ForEver,
     /// For one attempt, where that can be bounded.
     Briefly,
 }
 
-/// Whether people watch stderr.
+/// Whether stderr is a terminal.
 pub(super) fn has_colours() -> bool {
     io::stderr().is_terminal()
 }
 
-/// One place for lines.
+/// One target for lines.
 #[derive(Debug)]
 pub(super) enum Outlet {
     Stderr,
@@ -58,7 +57,7 @@ impl Outlet {
         }
     }
 
-    /// Opens a file again; what is open stays so where that fails.
+    /// Opens a file again. On failure the old file stays open.
     pub(super) fn reopen(&mut self) -> Result<(), (PathBuf, io::Error)> {
         match self {
             Self::File(file) => file.reopen().map_err(|error| (file.path.clone(), error)),
@@ -67,8 +66,8 @@ impl Outlet {
     }
 }
 
-/// Past the lock of `io::stderr`: nobody else is to wait with this line. A pipe that another process
-/// shares may have been made non-blocking by it.
+/// Writes without the lock of `io::stderr`, so that no other thread waits for this line. Another process that shares
+/// the pipe may have made it non-blocking.
 fn to_stderr(mut bytes: &[u8], wait: Wait) -> io::Result<()> {
     let stderr = io::stderr();
     while !bytes.is_empty() {
@@ -89,7 +88,7 @@ fn to_stderr(mut bytes: &[u8], wait: Wait) -> io::Result<()> {
     Ok(())
 }
 
-/// A file that lines are appended to, and that another may move away, as logrotate(8) does.
+/// A file that lines are appended to. Another process such as logrotate(8) may move it away.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
@@ -108,7 +107,7 @@ impl LogFile {
     }
 }
 
-/// A socket that a daemon reads datagrams from. By its path each time: it may start again.
+/// A socket from which a daemon reads datagrams. Each line is sent to its path, because the daemon may restart.
 #[derive(Debug)]
 pub(super) struct Datagrams {
     path: PathBuf,
@@ -122,12 +121,12 @@ impl Datagrams {
         Ok(Self { path: path.into(), socket })
     }
 
-    /// Is somebody there to read?
+    /// Checks whether a daemon listens.
     pub(super) fn reach(&self) -> io::Result<()> {
         UnixDatagram::unbound()?.connect(&self.path)
     }
 
-    /// Where nobody listens the line is lost, as with syslog(3).
+    /// Sends a datagram. Without a listener the line is lost, as with syslog(3).
     fn send(&self, datagram: &[u8], wait: Wait) -> io::Result<()> {
         loop {
             match self.socket.send_to(datagram, &self.path) {

@@ -1,8 +1,8 @@
-//! The way of a line to where it is written: a bounded queue, and a thread that writes.
+//! A bounded queue of lines, and the thread that writes them.
 //!
-//! A target can stop taking lines: a pipe that nobody reads, a daemon that hangs, a disk that does not
-//! answer. Only the writing thread waits for it; whoever logs never does. Lines that find the queue full
-//! are dropped and counted, and so are lines that cannot be written. A line of the log says how many.
+//! A target can stop taking lines: a pipe that nobody reads, a daemon that hangs, a disk that does not answer. Only the
+//! writing thread waits for it, and a thread that logs never does. Lines that find the queue full are dropped and
+//! counted, and so are lines that cannot be written. A line of the log reports their number.
 
 use std::{
     collections::VecDeque,
@@ -19,10 +19,10 @@ use super::{
     outlet::{Outlet, Wait},
 };
 
-/// Most bytes of lines that wait. About 10,000 lines: more than a burst of what happens to sessions, and
+/// Maximum size of the queued lines in bytes. This is about 10,000 lines: more than a burst of session events, and
 /// little memory.
 const MOST_BYTES: usize = 4 << 20;
-/// What a line costs beside its text.
+/// Bytes that a line costs besides its text.
 const OVERHEAD: usize = 64;
 
 /// The queue of one target.
@@ -30,38 +30,38 @@ const OVERHEAD: usize = 64;
 pub(super) struct Queue {
     format: Format,
     state: Mutex<State>,
-    /// For the writer: there is something to do.
+    /// Tells the writer that there is something to do.
     filled: Condvar,
-    /// For those who wait until lines are written.
+    /// Tells waiting threads that lines were written.
     written: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
     entries: VecDeque<Entry>,
-    /// Of all lines in `entries`, with their overhead.
+    /// Size of all lines in `entries`, with their overhead.
     bytes: usize,
-    /// Lines are dropped, until half of the queue is free again.
+    /// Lines are being dropped, until half of the queue is free again.
     full: bool,
-    /// Lines that were lost and are not told yet.
+    /// Lines that were lost and not reported yet.
     lost: u64,
-    /// The last line could not be written: one about losses could not be either.
+    /// The last line could not be written, so a line about losses could not be either.
     failing: bool,
-    /// Entries so far, and how many of them are done with.
+    /// Number of entries pushed so far. `done` counts those that are finished.
     pushed: u64,
     done: u64,
     /// When the writer has to call `tell`.
     tell: Option<Instant>,
-    /// Until there is a thread, lines are written by whoever logs them.
+    /// Present until there is a thread. Until then the logging thread writes lines itself.
     outlet: Option<Outlet>,
 }
 
 #[derive(Debug)]
 enum Entry {
     Line(String),
-    /// So many lines were lost here.
+    /// This many lines were lost here.
     Lost(u64),
-    /// The file has been moved away.
+    /// The file was moved away.
     Reopen,
 }
 
@@ -81,10 +81,10 @@ impl Queue {
         Self { format, state: Mutex::new(state), filled: Condvar::new(), written: Condvar::new() }
     }
 
-    /// Starts the thread that writes from now on; it calls `tell` when `tell_at` says so.
+    /// Starts the thread that writes lines from now on. It calls `tell` at the time given by `tell_at`.
     ///
     /// # Errors
-    /// Those of starting a thread. Lines are then written by whoever logs them, as before.
+    /// The error of starting the thread. The logging thread then still writes lines itself.
     pub(super) fn start(
         self: &Arc<Self>,
         tell: impl Fn() + Send + 'static,
@@ -96,14 +96,14 @@ impl Queue {
                 queue.run(outlet, &tell);
             }
         })?;
-        // Here and not on the thread: nobody waits from now on.
+        // Done here and not on the new thread, so that no logging thread waits from now on.
         if let Some(outlet) = self.lock().outlet.take() {
             give.send(outlet).ok();
         }
         Ok(())
     }
 
-    /// Takes a line. Never waits once there is a thread.
+    /// Queues a line. Never waits once there is a thread.
     pub(super) fn push(&self, line: &Line) {
         let text = self.format.text(line);
         let mut state = self.lock();
@@ -126,14 +126,13 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// Has `tell` called at that time.
+    /// Makes the writer call `tell` at that time.
     pub(super) fn tell_at(&self, at: Instant) {
         self.lock().tell = Some(at);
         self.filled.notify_one();
     }
 
-    /// Opens the target again, if it is a file, after the lines that are in the queue. Waits for that
-    /// until `deadline`.
+    /// Opens the target again, if it is a file, after the queued lines. Waits for that until `deadline`.
     pub(super) fn reopen(&self, deadline: Instant) {
         let mut state = self.lock();
         if let Some(outlet) = &mut state.outlet {
@@ -147,8 +146,7 @@ impl Queue {
         self.flush(deadline);
     }
 
-    /// Waits until what was pushed so far is written, but no longer than until `deadline`. Says whether
-    /// it is.
+    /// Waits until the lines so far are written, at most until `deadline`. Returns whether they are.
     pub(super) fn flush(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
         if state.outlet.is_some() {
@@ -166,7 +164,7 @@ impl Queue {
         true
     }
 
-    /// How much is done with: whoever waits in vain sees whether it would wait in vain again.
+    /// How many entries are finished. A caller that waited in vain compares it to see whether waiting again is useless.
     pub(super) fn progress(&self) -> u64 {
         self.lock().done
     }
@@ -236,7 +234,7 @@ impl Queue {
 /// What the writer does next.
 enum Next {
     Entry(Entry),
-    /// So many lines were lost, and nothing came since that would have told it.
+    /// This many lines were lost, and no later line has reported it.
     Losses(u64),
     Tell,
 }
@@ -258,7 +256,7 @@ impl State {
         let entry = self.entries.pop_front()?;
         self.bytes -= entry.bytes();
         if self.entries.is_empty() {
-            // A burst's memory is given back.
+            // Frees the memory of a burst.
             self.entries = VecDeque::new();
         }
         Some(entry)
@@ -286,13 +284,13 @@ impl Entry {
     }
 }
 
-/// The line about lines that are not there.
+/// The line that reports lost lines.
 fn losses(count: u64) -> Line {
     let message = "lines of the log are missing here: they could not be written in time";
     Line::new(Level::WARN, message, &[("lines", count)])
 }
 
-/// Where the file cannot be opened again, the log stays in the one that is open, and says so there.
+/// If the file cannot be opened again, the log stays in the open file and reports it there.
 fn say_reopened(result: Result<(), (std::path::PathBuf, io::Error)>) {
     if let Err((path, error)) = result {
         let path = path.display();

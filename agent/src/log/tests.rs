@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 const PLAIN: Format = Format::Human { colours: false };
 
-/// What a peer would like to do to a log.
+/// A text with which a peer might try to manipulate the log.
 const EVIL: &str = "x\ny\r\x1b[2J\u{9b}31m\u{202e}\u{7f}\0\u{fffd}\"\\";
 
 fn with(outlet: Outlet, format: Format, wanted: LevelFilter, say: impl FnOnce()) {
@@ -25,7 +25,7 @@ fn say_all(outlet: Outlet, format: Format) {
     });
 }
 
-/// No character that ends a line, rings a bell, begins an escape sequence or turns the line round.
+/// No character ends a line, rings a bell, begins an escape sequence or reverses the text direction.
 fn is_harmless(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() || c == '\u{202e}')
 }
@@ -58,7 +58,7 @@ fn in_a_file(say: impl FnOnce(&Path)) -> String {
 }
 
 #[test]
-fn a_line_stays_a_line() {
+fn escaped_text_stays_on_one_line() {
     let text = in_a_file(|path| say_all(Outlet::File(LogFile::open(path).unwrap()), PLAIN));
     let line = text.strip_suffix('\n').unwrap();
     check(line);
@@ -107,7 +107,7 @@ impl Subscriber for Keep {
 }
 
 #[test]
-fn in_json_a_value_is_what_it_was() {
+fn json_keeps_values_unchanged() {
     let kept = Arc::new(Mutex::new(String::new()));
     tracing::subscriber::with_default(Keep(Arc::clone(&kept)), || {
         tracing::warn!(export = EVIL, wide = "\u{e0001}\u{e9}'", n = 7, is = false, "m");
@@ -127,7 +127,7 @@ fn in_json_a_value_is_what_it_was() {
 }
 
 #[test]
-fn what_is_not_asked_for_is_not_said() {
+fn lines_above_the_wanted_level_are_left_out() {
     let text = in_a_file(|path| {
         let file = Outlet::File(LogFile::open(path).unwrap());
         with(file, PLAIN, LevelFilter::INFO, || {
@@ -161,7 +161,7 @@ fn names_are_cut_as_they_are_printed() {
     assert!(text.len() < 2048 + 512 + 100, "{}", text.len());
 }
 
-/// What a file has after all this was said, and what is suppressed has been told.
+/// The lines of a file after `say` and after the suppressed lines were reported.
 fn flood(say: impl FnOnce()) -> Vec<String> {
     let text = in_a_file(|path| {
         let file = Outlet::File(LogFile::open(path).unwrap());
@@ -243,7 +243,7 @@ fn parties_that_are_many_are_bounded_together() {
 }
 
 #[test]
-fn who_floods_the_log_cannot_hide_that_data_was_lost() {
+fn a_party_that_floods_the_log_cannot_hide_that_data_was_lost() {
     let loud = Arc::new(Allowance::new("loud"));
     let losses = |lines| (0..lines).for_each(|_| tracing::error!(target: disk::LOSS, "data lost"));
     let lines = flood(|| {
@@ -251,7 +251,7 @@ fn who_floods_the_log_cannot_hide_that_data_was_lost() {
             (0..5000).for_each(|n| tracing::info!(n, "noise"));
             losses(1);
         });
-        // Lines of that kind are bounded too, and a party that has not said anything has its own lines.
+        // Lines about lost data are limited too. A party that has logged nothing has its own allowance.
         loud.scope(|| losses(5000));
         Arc::new(Allowance::new("quiet")).scope(|| losses(1));
     });
@@ -262,7 +262,7 @@ fn who_floods_the_log_cannot_hide_that_data_was_lost() {
 }
 
 #[test]
-fn a_quiet_party_has_some_lines_when_others_have_used_up_what_all_have() {
+fn a_quiet_party_has_some_lines_when_others_have_used_up_the_common_allowance() {
     let lines = flood(|| {
         for n in 0..20 {
             let loud = Arc::new(Allowance::new(format!("loud-{n}")));
@@ -275,7 +275,7 @@ fn a_quiet_party_has_some_lines_when_others_have_used_up_what_all_have() {
 }
 
 #[test]
-fn a_line_of_nobody_is_limited_by_its_place() {
+fn a_line_charged_to_no_party_is_limited_by_its_place() {
     let lines = flood(|| {
         for n in 0..5000 {
             tracing::warn!(n, "from a thread of a crate below: {n}");

@@ -1,7 +1,7 @@
-//! The command of `--run`: told where the agent listens, run by the shell beside it. When it ends,
-//! the agent does.
+//! The command of `--run`: the shell runs it beside the agent, with variables that say where the agent listens. When it
+//! ends, the agent ends.
 //!
-//! nbdkit-captive(1) says what the command finds and what its end means.
+//! nbdkit-captive(1) describes the variables and the meaning of the exit status.
 
 use std::{
     ffi::OsString,
@@ -28,30 +28,30 @@ use crate::{
     sys::parent::Tree,
 };
 
-/// How long the command has to end after TERM, where the agent's parent is gone.
+/// How long the command has to end after TERM when the agent's parent has gone.
 const GRACE: Duration = Duration::from_secs(2);
-/// Between two looks at whether it has.
+/// Time between two checks whether the command has ended.
 const PAUSE: Duration = Duration::from_millis(10);
-/// The exit status of what a TERM has ended.
+/// The exit status of a process that TERM has ended.
 const TERMINATED: u8 = 128 + 15;
 
-/// What the shell knows of the agent. What is `None` is set and empty, but for TLS, which is unset.
+/// The shell variables that describe the agent. A `None` is set and empty. The variables of TLS are unset instead.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Variables {
-    /// `$uri` and `$nbd`.
+    /// The value of `$uri` and `$nbd`.
     pub uri: String,
     pub export_name: String,
-    /// Of TCP or vsock.
+    /// The port of TCP or vsock.
     pub port: Option<u32>,
     pub unix_socket: Option<PathBuf>,
-    /// 1: on, 2: required.
+    /// 1 if TLS is on, 2 if it is required.
     pub tls: Option<u8>,
     pub tls_certificates: Option<PathBuf>,
     pub tls_psk: Option<PathBuf>,
 }
 
 impl Variables {
-    /// The lines that set them, and `command` behind them.
+    /// The lines that set the variables, followed by `command`.
     fn script(&self, command: &str) -> OsString {
         let number = |number: u32| OsString::from(number.to_string());
         let path = |path: &Option<PathBuf>| path.clone().map(OsString::from);
@@ -73,7 +73,7 @@ impl Variables {
                 script.push(b'=');
                 quote(value.as_bytes(), &mut script);
             } else {
-                // The environment may have one of its own.
+                // The environment may contain a variable of that name.
                 script.extend(b"unset ");
                 script.extend(name.as_bytes());
             }
@@ -84,7 +84,7 @@ impl Variables {
     }
 }
 
-/// One word for the shell, whatever is in it.
+/// Quotes any bytes as one word for the shell.
 fn quote(value: &[u8], into: &mut Vec<u8>) {
     into.push(b'\'');
     for &byte in value {
@@ -96,7 +96,7 @@ fn quote(value: &[u8], into: &mut Vec<u8>) {
     into.push(b'\'');
 }
 
-/// The command while it runs.
+/// The running command.
 #[derive(Debug)]
 pub struct Captive {
     id: Pid,
@@ -104,15 +104,15 @@ pub struct Captive {
 }
 
 impl Captive {
-    /// Starts it with this process's stdin, stdout, stderr and user. `stop` is called when it ends.
-    /// Must be called on a runtime that lives as long.
+    /// Starts the command with this process's stdin, stdout, stderr and user. `stop` is called when it ends. Call it on
+    /// a runtime that lives as long as the command.
     pub fn start(command: &str, variables: &Variables, stop: Stop) -> io::Result<Self> {
-        // Before there is a child, so that its end is not missed.
+        // Registered before there is a child, so that its end is not missed.
         let mut ends = signal(SignalKind::child())?;
         let mut child = Command::new("/bin/sh")
             .arg("-c")
             .arg(variables.script(command))
-            // These are about the agent, and not about what it starts.
+            // These variables concern the agent and not its children.
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .env_remove("WATCHDOG_PID")
@@ -132,10 +132,9 @@ impl Captive {
         Ok(Self { id, end })
     }
 
-    /// After the agent has served: lets the command end as it will, which nbdkit does even when it is
-    /// killed, and gives the exit status. A second signal to the agent is passed on as TERM, and not
-    /// waited for. Where `parent` is gone (`--exit-with-parent`), the command and all that it has started
-    /// are ended.
+    /// After the agent has served: waits until the command ends by itself, as nbdkit does even when it is killed, and
+    /// returns the exit status. A second signal to the agent is passed on as TERM, without waiting. If `parent` has
+    /// gone (`--exit-with-parent`), the command and all processes that it has started are ended.
     pub async fn outlast(
         mut self,
         served: Ended,
@@ -161,7 +160,7 @@ impl Captive {
         TERMINATED
     }
 
-    /// TERM to all that it is, and KILL to what is left of that.
+    /// Sends TERM to the whole process tree, and KILL to the processes that remain.
     async fn end_all(&mut self) {
         let mut tree = Tree::of(self.id);
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -178,8 +177,8 @@ impl Captive {
         }
     }
 
-    /// Waits for its end, and gives what the agent is to end with: the command's status, or 128 and
-    /// the number of the signal that ended it. Nothing is lost when the future is dropped.
+    /// Waits for the end of the command. Returns the agent's exit status: that of the command, or 128 plus the number
+    /// of the signal that ended it. The future can be dropped without losing the status.
     async fn ended(&mut self) -> u8 {
         match (&mut self.end).await {
             Ok(Ok(status)) => code(status),
@@ -193,7 +192,7 @@ impl Captive {
 }
 
 impl Drop for Captive {
-    /// What was not waited for is ended.
+    /// Ends the command if it still runs.
     fn drop(&mut self) {
         if !self.end.is_finished()
             && let Err(error) = Tree::of(self.id).signal(Signal::SIGTERM)
@@ -218,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    /// What a real shell makes of it.
+    /// The output of a real shell that runs the script.
     fn said(variables: &Variables, command: &str) -> Vec<u8> {
         let script = variables.script(command);
         Command::new("/bin/sh").arg("-c").arg(script).env("tls", "7").output().unwrap().stdout

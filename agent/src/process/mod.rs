@@ -1,7 +1,6 @@
-//! The agent as a process among others: in the background or with its parent, as which user, with
-//! which memory, and with which command at its side.
+//! The agent as a process: background or parent, user and group, memory, and the command of `--run`.
 //!
-//! `cli` decides it, `plan` calls these steps in their order. Nothing here serves.
+//! `cli` makes the settings. `plan` calls these steps in order. Nothing here serves clients.
 
 mod captive;
 
@@ -19,7 +18,7 @@ use crate::{
     },
 };
 
-/// What was asked of the process.
+/// Settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Process {
     pub background: bool,
@@ -27,32 +26,32 @@ pub struct Process {
     pub with_parent: bool,
     pub user: Option<String>,
     pub group: Option<String>,
-    /// `--swap`: stay in memory.
+    /// `--swap`: lock the process's memory.
     pub swap: bool,
-    /// For the listening sockets.
+    /// The label for the listening sockets.
     pub selinux_label: Option<String>,
-    /// `--run`, for the shell.
+    /// The shell command of `--run`.
     pub command: Option<String>,
 }
 
-/// Where the process is after `Process::part`.
+/// Which process this is after `Process::part`.
 #[derive(Debug)]
 pub enum Parted {
-    /// The one that does the work, with whom to tell when it is ready.
+    /// The process that does the work. It reports to `Background` when it is ready.
     Working(Option<Background>),
-    /// The one that was started, and ends with this status: the other is ready, or has failed.
+    /// The process that the user started. It ends with this status when the other one is ready or has failed.
     Over(u8),
 }
 
-/// The process whose end is the agent's.
+/// The process whose end also ends the agent.
 #[derive(Debug, Clone, Copy)]
 pub struct Parent(sys::parent::Parent);
 
-/// Tells the process that waits.
+/// Reports to the waiting process.
 #[derive(Debug)]
 pub struct Background(fork::Background);
 
-/// Why the process cannot be what was asked of it.
+/// Why a setting of the process failed.
 #[derive(Debug, Error)]
 pub enum ProcessError {
     #[error("--background: cannot make a second process")]
@@ -94,7 +93,7 @@ pub enum ProcessError {
 }
 
 impl Process {
-    /// Goes into the background, if that was asked. To be called before any thread runs.
+    /// Moves to the background, if that was asked for. Must be called before any thread runs.
     pub fn part(&self) -> Result<Parted, ProcessError> {
         if !self.background {
             return Ok(Parted::Working(None));
@@ -105,7 +104,7 @@ impl Process {
         })
     }
 
-    /// What can be found out before anything is opened: whom to become.
+    /// Checks what can be checked before anything is opened, and looks up the account to change to.
     pub fn check(&self) -> Result<Option<Change>, ProcessError> {
         self.follow_parent()?;
         if self.selinux_label.is_some() && !sys::selinux::is_enabled() {
@@ -133,7 +132,7 @@ impl Process {
         }
     }
 
-    /// Ends with the parent from now on, if that was asked. A change of the user undoes it.
+    /// Makes this process end with its parent from now on, if that was asked for. A change of the user undoes this.
     pub fn follow_parent(&self) -> Result<Option<Parent>, ProcessError> {
         if !self.with_parent {
             return Ok(None);
@@ -145,8 +144,7 @@ impl Process {
         }
     }
 
-    /// Runs `bind` so that the sockets it makes have the label. Nothing else may run on this thread
-    /// meanwhile that makes sockets.
+    /// Runs `bind` so that the sockets it makes have the label. Nothing else on this thread may make sockets meanwhile.
     pub async fn labelled<T>(&self, bind: impl Future<Output = T>) -> Result<T, ProcessError> {
         let Some(label) = &self.selinux_label else { return Ok(bind.await) };
         let refused = |source| ProcessError::Label { label: label.clone(), source };
@@ -156,7 +154,7 @@ impl Process {
         Ok(bound)
     }
 
-    /// Stays in memory, if that was asked.
+    /// Locks the process's memory, if that was asked for.
     pub fn lock(&self) -> Result<(), ProcessError> {
         if !self.swap {
             return Ok(());
@@ -164,8 +162,8 @@ impl Process {
         sys::memory::lock_all().map_err(ProcessError::Lock)
     }
 
-    /// Keeps the kernel from killing this process when memory runs out, as far as it may, where it
-    /// is to stay in memory. What is started later inherits it.
+    /// Protects this process as far as possible from the kernel's OOM killer, if `--swap` was given. Processes started
+    /// later inherit the protection.
     pub fn spare(&self) {
         if self.swap
             && let Err(error) = sys::memory::spare_from_oom()
@@ -183,7 +181,7 @@ impl Process {
     }
 }
 
-/// Another user or group to go on as.
+/// The user and group to change to.
 #[derive(Debug)]
 pub struct Change {
     account: Account,
@@ -191,8 +189,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// Goes on as it, for good. What the listeners have to remove at the end is given away as far as
-    /// it is their own; what they will not be able to remove is said.
+    /// Changes to the account, for good. The files that the listeners must remove at exit are given to it if the
+    /// listeners made them for their own use. Files that it will not be able to remove are logged.
     pub fn make(self, listeners: &[Listener]) -> Result<(), ProcessError> {
         let Self { account, options } = self;
         for listener in listeners {
@@ -214,7 +212,7 @@ impl Change {
 }
 
 impl Background {
-    /// Leaves the terminal and lets the process that waits end with 0.
+    /// Leaves the terminal and lets the waiting process exit with status 0.
     pub fn detach(self, keep_stderr: bool) -> Result<(), ProcessError> {
         self.0.detach(keep_stderr).map_err(ProcessError::Detach)
     }

@@ -1,4 +1,4 @@
-//! For whom a request goes to the far server, and how long its answer is waited for.
+//! The client of a request to the remote server, and how long to wait for the answer.
 
 use std::{
     sync::{
@@ -8,51 +8,51 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the far server may leave the requests of a client unanswered that has gone. A client that has ended its
-/// sending and still reads looks the same; one that was cut off by mistake would have its unflushed writes told as
-/// lost to others.
+/// How long the remote server may leave the requests of a client unanswered after the client has gone. A client that
+/// has stopped sending and still reads looks the same. If such a client were cut off, other clients would be told that
+/// its unflushed writes are lost.
 const GONE: Duration = Duration::from_secs(10);
-/// Between two looks whether the answer is still wanted.
+/// Time between two checks whether the answer is still wanted.
 pub(super) const LOOK: Duration = Duration::from_millis(250);
 
-/// Waits for answers as long as it takes, until its client has gone.
+/// Waits for answers without a limit, until its client has gone.
 #[derive(Debug)]
 pub(super) struct Asker {
-    /// The number of the link that nobody else has, which ends when its answers are given up.
+    /// The number of the link if it is the asker's own. Such a link ends when its answers are given up.
     pub(super) link: Option<u64>,
     patience: Duration,
-    /// From when on the silence counts; `None`: it does not.
+    /// Start of the server's silence. `None` while the silence does not count.
     since: Mutex<Option<Instant>>,
     over: AtomicBool,
 }
 
 impl Asker {
-    /// For a client that is there.
+    /// For a client that is connected.
     pub(super) fn present(link: Option<u64>) -> Self {
         Self { link, patience: GONE, since: Mutex::default(), over: AtomicBool::new(false) }
     }
 
-    /// For one request, which has so much time from here on.
+    /// For one request, which may take `patience` from now on.
     pub(super) fn within(patience: Duration, link: u64) -> Self {
         let since = Mutex::new(Some(Instant::now()));
         Self { link: Some(link), patience, since, over: AtomicBool::new(false) }
     }
 
-    /// Its client has gone.
+    /// Notes that the client has gone.
     pub(super) fn leave(&self) {
         self.since().get_or_insert_with(Instant::now);
     }
 
-    /// One of its requests was answered.
+    /// Notes that one of its requests was answered.
     pub(super) fn answered(&self) {
         if let Some(since) = &mut *self.since() {
             *since = Instant::now();
         }
     }
 
-    /// No answer is waited for any more.
+    /// Whether no answer is waited for any more.
     pub(super) fn is_over(&self) -> bool {
-        // An answer that comes too late changes nothing.
+        // An answer that arrives too late changes nothing.
         if self.since().is_some_and(|since| since.elapsed() >= self.patience) {
             self.over.store(true, Ordering::Relaxed);
         }

@@ -1,5 +1,5 @@
-//! From the far server's address to an export that is entered, by nbd-client's set-up on tokio: no thread
-//! waits for the network.
+//! Connects to the remote server and enters an export, by nbd-client's set-up on tokio. No thread waits for the
+//! network.
 
 use std::{
     io,
@@ -22,19 +22,19 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::{shell, sys::socket::Socket, tenant::Tenant};
 
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const CONNECT: Timeout = Timeout::new(Duration::from_secs(10));
-/// How long the negotiation may take, with the TLS handshake.
+/// How long the negotiation may take, including the TLS handshake.
 const NEGOTIATE: Duration = Duration::from_secs(30);
 
-/// Whether connections to the far server go on inside TLS.
+/// Whether connections to the remote server use TLS.
 #[derive(Debug)]
 pub enum Tls {
-    /// In plain text.
+    /// Plain text.
     Off,
-    /// Inside TLS if the server has it.
+    /// TLS if the server supports it.
     On(Config),
-    /// Inside TLS, or not at all.
+    /// TLS is required.
     Require(Config),
 }
 
@@ -53,8 +53,8 @@ impl Tls {
     }
 }
 
-/// Waits on the runtime of the current thread, for a client of a tenant; `None`: at the start, on a thread that
-/// nobody else needs.
+/// Waits on the runtime of the current thread, for a client of a tenant. `None` at the start, on a thread with no other
+/// task.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reactor<'a>(pub(super) Option<&'a Arc<Tenant>>);
 
@@ -84,8 +84,8 @@ impl Wait for Reactor<'_> {
         sleep(time).await;
     }
 
-    /// A name's addresses are asked of a name server by a call that blocks: no more of a tenant's clients wait for
-    /// that at once than may run commands.
+    /// Looks up a name by a call that blocks. The limit for commands bounds how many clients of a tenant wait for
+    /// lookups at the same time.
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let of = (host.to_owned(), port);
         let ask = move || of.to_socket_addrs().map(Vec::from_iter);
@@ -96,7 +96,7 @@ impl Wait for Reactor<'_> {
     }
 }
 
-/// Connects to a place.
+/// Connects to the server at `place`.
 pub(super) async fn dial(
     place: &Place,
     far: &str,
@@ -120,7 +120,7 @@ pub(super) async fn enter(
     .await
 }
 
-/// Asks for the list of exports.
+/// Asks the server for its list of exports.
 pub(super) async fn list(
     (far, tls): (&str, &Tls),
     socket: nbd_client::socket::Socket,

@@ -1,7 +1,7 @@
-//! Which links have writes that were answered and are not durable.
+//! Records which links have writes that were answered and are not durable.
 //!
-//! `share` asks before it flushes, `link` keeps its account here. Links and shares are numbered in the
-//! order in which they come, so that an age is a number.
+//! `share` asks before it flushes, and `link` keeps its account here. Links and shares are numbered in the order of
+//! their creation, so a number is also an age.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +15,11 @@ use std::{
 use super::link::Link;
 use disk::Durability;
 
-/// The links of one export of the far server, and who has them.
+/// The links of one export of the remote server, and the shares of its clients.
 #[derive(Debug)]
 pub(super) struct Dirty {
     book: Mutex<Book>,
-    /// Of what the far server said itself that it could not make durable.
+    /// Losses that the remote server itself has reported.
     pub(super) durability: Durability,
 }
 
@@ -34,18 +34,18 @@ struct Book {
     last: u64,
     links: BTreeMap<u64, Weak<Link>>,
     shares: BTreeSet<u64>,
-    /// Links that were lost with writes and are gone.
+    /// Links that were closed with lost writes.
     gone: Vec<Gone>,
-    /// There was another, no flush has failed for it, and nobody is there whom it concerned.
+    /// There was a loss that no flush has reported, and no client that it concerns is left.
     untold: bool,
 }
 
 #[derive(Debug)]
 struct Gone {
     link: u64,
-    /// The last number that was given by then: it concerns all shares up to that.
+    /// The last number that was given at that time. The loss concerns all shares up to it.
     until: u64,
-    /// A flush has failed for it: it does not concern shares that come later.
+    /// A flush has failed for it, so it does not concern later shares.
     told: bool,
 }
 
@@ -60,11 +60,11 @@ impl Book {
     }
 }
 
-/// What a flush on a link has to speak for besides that link.
+/// Other links that a flush on a link must cover.
 pub(super) struct Others {
-    /// Older ones, whose clients may have been answered by a server that has died since.
+    /// Older links, whose writes may have been answered by a server that has died since.
     pub(super) older: Vec<Arc<Link>>,
-    /// Lost and gone, by number.
+    /// The numbers of links that were closed with lost writes.
     pub(super) gone: Vec<u64>,
 }
 
@@ -73,19 +73,19 @@ impl Dirty {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was lost, and no flush has failed since.
+    /// Whether something was lost and no flush has failed since.
     pub(super) fn is_untold(&self) -> bool {
         self.lock().is_untold() || self.durability.is_untold()
     }
 
-    /// A flush fails, and tells of all that is gone by now.
+    /// Notes that a flush fails, which reports all losses so far.
     pub(super) fn tell(&self) {
         let mut book = self.lock();
         book.untold = false;
         book.gone.iter_mut().for_each(|gone| gone.told = true);
     }
 
-    /// Makes a link. It has to be connected already: its age counts from here.
+    /// Makes a link. Connect it before the call, because its age counts from here.
     pub(super) fn enter(
         self: &Arc<Self>,
         make: impl FnOnce(Account) -> io::Result<Link>,
@@ -99,7 +99,7 @@ impl Dirty {
         Ok(link)
     }
 
-    /// Somebody has a link: the number, and whether something was lost before that nobody was told of.
+    /// Registers a client's share. Returns its number, and whether an earlier loss has not been reported to any client.
     pub(super) fn sit(&self) -> (u64, bool) {
         let mut book = self.lock();
         let number = book.number();
@@ -107,7 +107,8 @@ impl Dirty {
         (number, book.is_untold())
     }
 
-    /// Somebody has gone: losses that concern nobody any more are forgotten, if they were told.
+    /// Removes a share. Losses that concern no remaining share are dropped from the list. `untold` remembers one that
+    /// was not reported.
     pub(super) fn rise(&self, share: u64) {
         let mut book = self.lock();
         book.shares.remove(&share);
@@ -120,43 +121,43 @@ impl Dirty {
         });
     }
 
-    /// For a flush of `share` on `link`.
+    /// The other links that a flush of `share` on `link` must cover.
     pub(super) fn others(&self, share: u64, link: &Account) -> Others {
         let book = self.lock();
         let older: Vec<_> =
             book.links.range(..link.number).filter_map(|(_, link)| link.upgrade()).collect();
         let concerns = |gone: &&Gone| gone.link < link.number && share <= gone.until;
         let gone = book.gone.iter().filter(concerns).map(|gone| gone.link).collect();
-        // A link whose last owner this is by now takes the lock when it goes.
+        // If `older` has become the last owner of a link, dropping that link takes the lock.
         drop(book);
         Others { older, gone }
     }
 }
 
-/// What one link owes to its clients.
+/// The unflushed writes of one link.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) dirty: Arc<Dirty>,
     pub(super) number: u64,
-    /// Writes that were answered, and how many of them are durable.
+    /// Number of writes that were answered. `durable` counts those that are durable.
     written: AtomicU64,
     durable: AtomicU64,
-    /// It is lost with writes, and a flush has failed for that.
+    /// The link is lost with writes, and a flush has failed for that.
     pub(super) told: AtomicBool,
 }
 
 impl Account {
-    /// A write was done, and may be lost.
+    /// Notes a write that was done and may be lost.
     pub(super) fn wrote(&self) {
         self.written.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// For `flushed`: taken before the flush is sent.
+    /// The argument for `flushed`. Take it before the flush is sent.
     pub(super) fn mark(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
-    /// What was written up to the mark is durable.
+    /// Notes that all writes up to the mark are durable.
     pub(super) fn flushed(&self, mark: u64) {
         self.durable.fetch_max(mark, Ordering::AcqRel);
     }
@@ -165,7 +166,7 @@ impl Account {
         self.durable.load(Ordering::Acquire) >= self.mark()
     }
 
-    /// The link ends, broken or not.
+    /// Closes the account of a link that ends, broken or not.
     pub(super) fn close(&self, broken: bool) {
         let mut book = self.dirty.lock();
         book.links.remove(&self.number);

@@ -1,4 +1,4 @@
-//! Where the far server is, and how to get a connection to it.
+//! The address of the remote server, and how to connect to it.
 
 use std::{
     fmt, fs, io,
@@ -25,14 +25,14 @@ use nbd_client::{dial::DialError, socket::Socket};
 use super::connect::dial;
 use crate::{sys, tenant::Tenant};
 
-/// Between two tries, as nbdkit has it.
+/// Time between two attempts, as in nbdkit.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A server that is not this one.
+/// A remote server.
 #[derive(Debug)]
 pub enum Endpoint {
     At(Place),
-    /// A connection that is there already; there is no other.
+    /// An existing connection. No second one can be made.
     Connected(Mutex<Option<OwnedFd>>),
     Started(Server),
 }
@@ -46,13 +46,13 @@ pub struct Server {
     _directory: Directory,
 }
 
-/// Removed when dropped, with what is in it.
+/// A directory that is removed with its contents when this is dropped.
 #[derive(Debug)]
 struct Directory(PathBuf);
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // It is in TMPDIR: whoever cleans there takes it.
+        // It is in TMPDIR, where other clean-up will remove it.
         fs::remove_dir_all(&self.0).ok();
     }
 }
@@ -71,8 +71,7 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
-    /// Starts `program` with a listening Unix socket as descriptor 3, as systemd would
-    /// (sd_listen_fds(3)).
+    /// Starts `program` with a listening Unix socket as descriptor 3, as systemd would (sd_listen_fds(3)).
     pub fn start(program: &str, arguments: &[&str]) -> Result<Self, EndpointError> {
         let failed = |source| EndpointError::Start { program: program.to_owned(), source };
         let template = std::env::temp_dir().join("agentXXXXXX");
@@ -80,12 +79,12 @@ impl Endpoint {
         let directory = Directory(directory);
         let path = directory.0.join("socket");
         let listener = UnixListener::bind(&path).map_err(failed)?;
-        // The id is the server's own: the shell becomes it.
+        // The shell replaces itself by the server, so its process id is the server's.
         let take = "command -v \"$1\" >/dev/null || exit 127; LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; \
                     exec \"$@\" 3<&0 0</dev/null";
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", take, "sh", program]).args(arguments);
-        // What the service manager said to this process is not for that one.
+        // The service manager's variables for this process are not meant for the server.
         for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDNAMES"] {
             shell.env_remove(name);
         }
@@ -96,7 +95,7 @@ impl Endpoint {
         Ok(Self::Started(Server { program, child, place, _directory: directory }))
     }
 
-    /// Connects for a client of `tenant`; where that fails, `again` times more. Waits as long as it takes.
+    /// Connects for a client of `tenant`. After a failure tries `again` times more. Waits as long as it takes.
     pub(super) async fn connect(
         &self,
         again: u32,
@@ -127,10 +126,10 @@ impl Endpoint {
         Ok(dial(place, &self.to_string(), tenant).await?)
     }
 
-    /// Why a server that was started here gives no answer: it is over.
+    /// If a server that was started here has ended, why it gives no answer.
     pub(super) async fn ended(&self) -> Option<String> {
         let Self::Started(server) = self else { return None };
-        // Its socket closes a moment before it can be waited for.
+        // Its socket closes a moment before the process can be waited for.
         for _ in 0..20 {
             let ended = server.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
             match ended.ok()? {
@@ -156,7 +155,7 @@ impl Server {
     fn end(&self) {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(child.try_wait(), Ok(None)) {
-            // It is there and ours: the id means no other.
+            // The child has not been waited for, so the id is still its own.
             if let Ok(id) = child.id().try_into() {
                 kill(Pid::from_raw(id), Signal::SIGTERM).ok();
             }

@@ -1,4 +1,4 @@
-//! Who gets which link.
+//! Gives each client a link: one of its own, or a shared one.
 
 use std::{
     collections::HashMap,
@@ -25,30 +25,30 @@ use crate::{
     tenant::Tenant,
 };
 
-/// The exports of a far server.
+/// The exports of a remote server.
 #[derive(Debug)]
 pub struct Remote {
     far: Arc<Endpoint>,
     tls: Tls,
-    /// The one that is served under every name; `None`: the one that the client names.
+    /// The export that is served under every name. `None`: the client's name selects it.
     export: Option<String>,
-    /// Tries to connect after the first.
+    /// Number of attempts to connect after the first.
     retry: u32,
-    /// One link for all clients. Who finds it broken makes another, and the others wait for that.
+    /// The one link for all clients. The first client that finds it broken makes a new one, and the others wait.
     shared: Option<Turns<Option<Arc<Link>>>>,
-    /// By the export's name; those that have links.
+    /// State by export name, for exports with links.
     dirty: Mutex<HashMap<String, Arc<Dirty>>>,
 }
 
 impl Remote {
-    /// With `shared` it connects now, and else when a client comes.
+    /// With `shared` it connects now, otherwise when a client connects.
     pub fn new(
         (far, tls): (Arc<Endpoint>, Tls),
         export: Option<String>,
         retry: u32,
         shared: bool,
     ) -> Result<Self, io::Error> {
-        // A thread that cannot be had is an error of the start, and not of a client.
+        // If the thread cannot be started, the agent's start fails instead of a client's request.
         runtime()?;
         let shared = shared.then(Turns::default);
         let mut remote = Self { far, tls, export, retry, shared, dirty: Mutex::default() };
@@ -103,7 +103,7 @@ impl Remote {
         let mut shared = shared.lock().await;
         match &*shared {
             Some(link) if !link.is_broken() => Ok(Share::on(Arc::clone(link))),
-            // Those who have the old one keep it, and its errors.
+            // Clients of the broken link keep it, and get its errors.
             _ => {
                 let link = self.link(name, Some(tenant)).await?;
                 *shared = Some(Arc::clone(&link));
@@ -114,7 +114,7 @@ impl Remote {
 
     fn dirty(&self, export: &str) -> Arc<Dirty> {
         let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        // Links hold theirs.
+        // Links hold a reference to theirs.
         let is_needed = |dirty: &Arc<Dirty>| Arc::strong_count(dirty) > 1 || dirty.is_untold();
         dirty.retain(|name, dirty| name == export || is_needed(dirty));
         Arc::clone(dirty.entry(export.to_owned()).or_default())
@@ -126,7 +126,8 @@ fn told(error: impl std::error::Error + 'static) -> io::Error {
     io::Error::other(chain(&error).to_string())
 }
 
-/// Waits for something while the agent starts: on a runtime of its own, since the agent's is busy with the start.
+/// Waits for a future while the agent starts. It runs on a runtime of its own, because the agent's runtime is busy with
+/// the start.
 fn at_start<T: Send>(work: impl Future<Output = io::Result<T>> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {

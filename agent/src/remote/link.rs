@@ -1,5 +1,5 @@
-//! One connection to a far server, with many requests under way. The thread that sends a request waits for its
-//! reply; one thread receives the replies of all links (`reader`).
+//! One connection to a remote server, with many requests in flight. The thread that sends a request waits for its
+//! reply. One thread receives the replies of all links (`reader`).
 
 use std::{
     collections::HashMap,
@@ -28,20 +28,20 @@ use super::{
 };
 use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, zeroed};
 
-/// A connection in transmission. Ends when it is dropped.
+/// A connection in transmission. Dropping it disconnects.
 #[derive(Debug)]
 pub(super) struct Link {
     info: DiskInfo,
-    /// The longest read or write, and the longest range of the rest, in bytes.
+    /// Maximum length in bytes of a read or write, and of the range of any other request.
     longest: (u64, u64),
-    /// All clients have this one.
+    /// Whether all clients share this link.
     pub(super) shared_by_all: bool,
     shared: Arc<Shared>,
     account: Account,
 }
 
 impl Link {
-    /// `shared`: several clients have it, and a flush of one covers them all.
+    /// `shared` says that several clients use it. A flush of one then covers them all.
     pub(super) fn new(
         connected: Connected,
         far: String,
@@ -82,7 +82,7 @@ impl Link {
         Ok(Self { info, longest, shared_by_all, shared, account })
     }
 
-    /// It has failed, and will not be better.
+    /// Whether it has failed. A failed link never recovers.
     pub(super) fn is_broken(&self) -> bool {
         self.shared.lock().broken.is_some()
     }
@@ -91,22 +91,22 @@ impl Link {
         &self.account
     }
 
-    /// For clients of this link.
+    /// The properties of the disk for clients of this link.
     pub(super) fn info(&self) -> DiskInfo {
         self.info.clone()
     }
 
-    /// For messages.
+    /// The server's name in messages.
     pub(super) fn far(&self) -> &str {
         &self.shared.far
     }
 
-    /// Clients were told that a flush covers what other connections were answered.
+    /// Whether clients were told that a flush covers writes on other connections.
     pub(super) const fn covers_others(&self) -> bool {
         self.info.multi_conn && self.info.can_flush
     }
 
-    /// Sends one request and waits for its answer, as long as the asker does.
+    /// Sends one request and waits for its answer, until the asker gives up.
     fn ask(
         &self,
         by: &Asker,
@@ -119,7 +119,7 @@ impl Link {
             DiskError { source, ..DiskError::new(kind, verb, (at, len)) }
         };
         let broken = |why: &str| failed(Kind::Io, format!("{}: {why}", self.shared.far));
-        // Before anything is asked: an answer has to be taken in.
+        // Allocated before the request is sent, so that the answer can be stored.
         let room = if verb == Verb::Read { usize::try_from(len).unwrap_or(0) } else { 0 };
         let bytes = zeroed(room).map_err(|lack| lack.of(verb, (at, len)))?;
         let (tell, told) = sync_channel(1);
@@ -174,12 +174,12 @@ impl Link {
         }
     }
 
-    /// Nobody else has this link.
+    /// Whether the link is the asker's own.
     fn ends_with(&self, by: &Asker) -> bool {
         by.link == Some(self.account.number)
     }
 
-    /// An answer is waited for no longer. A link of the asker's own ends with that; others go on.
+    /// Stops waiting for an answer. This ends a link of the asker's own. A shared link continues.
     fn give_up(&self, by: &Asker) {
         if self.ends_with(by) {
             self.shared.fail("it did not answer in time, and the client has gone");
@@ -207,7 +207,7 @@ impl Link {
         Ok(())
     }
 
-    /// Makes durable what clients of this link were answered.
+    /// Makes durable all writes that were answered on this link.
     pub(super) fn flush(&self, by: &Asker) -> Result<(), DiskError> {
         let mark = self.account.mark();
         self.ask(by, (Verb::Flush, 0, 0), &[], Client::flush)?;
@@ -215,7 +215,7 @@ impl Link {
         Ok(())
     }
 
-    /// The same. A link that has not answered by then is broken.
+    /// As `flush`. A link that has not answered within `limit` is broken.
     pub(super) fn flush_within(&self, limit: Duration) -> Result<(), DiskError> {
         self.flush(&Asker::within(limit, self.account.number))
     }
@@ -255,7 +255,7 @@ impl Link {
             Op::Read { at, len } => self.read(by, *at, u64::from(*len), answer)?,
             Op::Write { at, data, fua } => self.write(by, *at, data.slices(), *fua)?,
             Op::Flush | Op::Settle if !self.info.can_flush => {
-                // A client was told that there is none; one that asks all the same hears the truth.
+                // The client was told that flushes are not supported.
                 return Err(DiskError::new(Kind::Unsupported, verb, (0, 0)));
             }
             Op::Flush | Op::Settle => self.flush(by)?,
@@ -285,7 +285,7 @@ impl Link {
                 });
             }
             &mut Op::Extents { at, len, one } => {
-                // Fewer than were asked for is an answer.
+                // An answer may cover less than the requested range.
                 let len = len.min(self.longest.1);
                 let sent = |client: &mut Client, out: &mut _| client.extents(at, len, one, out);
                 answer.extents = self.ask(by, (verb, at, len), &[], sent)?.extents;
@@ -305,16 +305,16 @@ impl Drop for Link {
             if state.broken.is_none() {
                 let terms = state.client.terms().clone();
                 std::mem::replace(&mut state.client, Client::new(terms)).disconnect(&mut out);
-                // Not to be taken for a failure when the stream ends.
+                // So that the end of the stream is not taken for a failure.
                 state.broken = Some("it was closed here".into());
             }
         }
-        // Nothing depends on it: the server sees the end of the stream too.
+        // The result does not matter, because the server also sees the end of the stream.
         self.shared.transport.end(&out);
     }
 }
 
-/// The far server's word, as a disk's.
+/// The kind of a disk error for an error number of the remote server.
 fn kind_of(errno: Errno) -> Kind {
     match errno {
         Errno::EPERM => Kind::Denied,

@@ -1,24 +1,23 @@
-//! A disk that another NBD server has: its exports, through connections of this agent.
+//! The exports of another NBD server, through connections of this agent.
 //!
 //! ```text
-//!  tenant's thread: execute --request--> link --socket--> the far server
+//!  tenant's thread: execute --request--> link --socket--> the remote server
 //!                    ^                                        |
 //!                    +--answer-- one thread for all links <---+
 //! ```
-//! `plugin::nbd` says where the server is (`endpoint`) and whether connections go on inside TLS. `exports` gives each
-//! client a link of its own, or one to all. A link is set up by nbd-client (`connect`); it has many requests under way
+//! `plugin::nbd` says where the server is (`endpoint`) and whether connections use TLS. `exports` gives each client a
+//! link of its own, or one link to all. nbd-client sets up a link (`connect`). A link has many requests in flight
 //! (`link`), in plain text or inside TLS (`transport`).
 //!
-//! A request waits as long as its client is there. When that has gone and the far server is silent, its requests
-//! end (`asker`): a link of its own is closed, one that all share goes on for the others.
+//! A request waits as long as its client is connected. When the client has gone and the remote server is silent, its
+//! requests end (`asker`). A link of the client's own is closed, and a shared one continues for the others.
 //!
-//! **When a link breaks, it is not repaired.** Every request on it fails from then on, flushes too: what
-//! the far server had acknowledged and not yet made durable may be lost with it, and a flush on a new
-//! connection would say that it is not. The client sees errors and knows; who connects anew gets a new
-//! link. nbdkit does the same.
+//! **A broken link is not repaired.** Every request on it fails from then on, and so do flushes. Writes that the remote
+//! server had acknowledged and not yet made durable may be lost, and a flush on a new connection would not report that.
+//! So the client sees errors, and a client that connects again gets a new link. nbdkit does the same.
 //!
-//! Where the export says that a flush on one connection covers the others, that holds across links
-//! too (`share`): a flush on a new link fails while what was answered on an older one may be lost.
+//! If the export says that a flush on one connection covers the others, this holds across links too (`share`): a flush
+//! on a new link fails while writes that were answered on an older link may be lost.
 
 mod asker;
 mod connect;

@@ -1,17 +1,18 @@
-//! Ranges and buffers in parts: what one request of a client is to the far server, and back.
+//! Ranges and buffers in pieces: one request of a client may be several requests to the remote
+//! server.
 
 use std::sync::Arc;
 
 use super::reader::Got;
 use disk::{Answer, Extent, Piece, Slice};
 
-/// A range in pieces of `most` bytes.
+/// Splits a range into pieces of at most `most` bytes.
 pub(super) fn pieces(at: u64, len: u64, most: u64) -> impl Iterator<Item = (u64, u64)> {
     let most = most.max(1);
     (0..len.div_ceil(most)).map(move |i| (at + i * most, most.min(len - i * most)))
 }
 
-/// Takes `len` bytes off the front of runs.
+/// Takes `len` bytes off the front of `runs`.
 pub(super) fn take_front<'a>(runs: &mut Vec<&'a [u8]>, mut len: usize) -> Vec<&'a [u8]> {
     let mut front = Vec::new();
     let mut used = 0;
@@ -32,7 +33,7 @@ pub(super) fn take_front<'a>(runs: &mut Vec<&'a [u8]>, mut len: usize) -> Vec<&'
     front
 }
 
-/// What was read, holes as holes.
+/// Appends what was read to the answer. Holes stay holes.
 pub(super) fn put_pieces(got: Got, at: u64, answer: &mut Answer) {
     let Got { bytes, mut holes, .. } = got;
     if holes.is_empty() {
@@ -59,7 +60,7 @@ pub(super) fn put_pieces(got: Got, at: u64, answer: &mut Answer) {
     data(next, len, answer);
 }
 
-/// The last extent may reach further than was asked.
+/// Cuts the extents to `len` bytes, because the last one may reach beyond the requested range.
 pub(super) fn cut(extents: &mut Vec<Extent>, len: u64) {
     let mut left = len;
     extents.retain_mut(|extent| {

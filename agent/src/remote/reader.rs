@@ -1,4 +1,4 @@
-//! Receives the replies of far servers on one thread for all links, and passes each to the thread that sent the
+//! Receives the replies of remote servers on one thread for all links, and passes each to the thread that sent the
 //! request.
 
 use std::{
@@ -16,25 +16,25 @@ use nbd::{
 use super::{send::Turns, transport::Transport};
 use disk::Extent;
 
-/// Received at once, bytes.
+/// Bytes per receive.
 const RECEIVE: usize = 256 * 1024;
-/// Receives on one link before others have their turn.
+/// Receives on one link before other links have their turn.
 const RECEIVES: usize = 4;
-/// Shortest hole that stays one, bytes: a shorter one is cheaper as zeroes, and a server that sends many
-/// of one byte would have the agent keep a piece for each.
+/// Minimum length in bytes of a hole that is kept as one. A shorter hole is cheaper as zeroes, and a server that sends
+/// many holes of one byte would make the agent keep a piece for each.
 const HOLE: u64 = 4096;
-/// Extents of one answer; more are not kept, and not needed.
+/// Maximum number of extents of one answer. Further ones are dropped, and are not needed.
 const EXTENTS: usize = 64 * 1024;
 
 thread_local! {
-    /// What is received is understood before the next link has its turn: links need no buffers of their own.
+    /// Received bytes are parsed before the next link has its turn, so links need no buffers of their own.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What the threads that ask and the one that reads share of a link.
+/// The state of a link that the requesting threads and the reading thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// For messages.
+    /// The server's name in messages.
     pub(super) far: String,
     pub(super) transport: Transport,
     pub(super) state: Mutex<State>,
@@ -45,23 +45,23 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) client: Client,
     pub(super) waiting: HashMap<u64, Waiting>,
-    /// Why nothing is answered any more.
+    /// Why the link has failed, if it has.
     pub(super) broken: Option<String>,
 }
 
-/// A request whose answer is not whole.
+/// A request whose answer is not complete.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    /// Where what was read begins.
+    /// The offset at which the read begins.
     pub(super) at: u64,
     pub(super) bytes: Vec<u8>,
-    /// What of it is a hole: offset and length, in order of arrival.
+    /// The holes in what was read: offset and length, in order of arrival.
     pub(super) holes: Vec<(u64, u64)>,
     pub(super) extents: Vec<Extent>,
     pub(super) tell: SyncSender<(Result<(), Failure>, Got)>,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Default)]
 pub(super) struct Got {
     pub(super) bytes: Vec<u8>,
@@ -74,7 +74,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on every request fails; those under way do so now, also those that are still being sent.
+    /// Marks the link as failed: from now on every request fails, and so do those in flight, even if they are still
+    /// being sent.
     pub(super) fn fail(&self, why: &str) {
         let mut state = self.lock();
         if state.broken.is_none() {
@@ -82,14 +83,14 @@ impl Shared {
             tracing::warn!(far = self.far, why, unanswered, "the far server's connection broke");
             state.broken = Some(why.to_owned());
         }
-        // Whoever waits sees its sender gone.
+        // Waiting threads see that their sender is gone.
         state.waiting.clear();
         drop(state);
         self.transport.close();
     }
 }
 
-/// Fails what is under way when nothing reads the replies any more.
+/// Fails the requests in flight when nothing reads the replies any more.
 struct Heard(Arc<Shared>);
 
 impl Drop for Heard {
@@ -98,14 +99,15 @@ impl Drop for Heard {
     }
 }
 
-/// Hands out what the server sends, to the end of the connection; `kept` has come already.
+/// Reads the server's messages and hands out the replies, until the connection ends. `kept` contains bytes that were
+/// received before.
 pub(super) async fn read_replies(shared: Arc<Shared>, mut kept: Vec<u8>) {
     let shared = Heard(shared);
     let shared = &shared.0;
     let (mut first, mut receives) = (true, 0);
     loop {
         let heard = BUFFER.with_borrow_mut(|buffer| {
-            // What has come with the negotiation is understood before more is received.
+            // Bytes that arrived with the negotiation are parsed before more are received.
             let only_kept = std::mem::take(&mut first);
             shared.receive(&mut kept, buffer, only_kept)
         });
@@ -128,14 +130,14 @@ pub(super) async fn read_replies(shared: Arc<Shared>, mut kept: Vec<u8>) {
 
 /// Why nothing was received.
 enum Silence {
-    /// Nothing has come.
+    /// Nothing has arrived yet.
     Yet,
-    /// Nothing more will, and why.
+    /// Nothing more will arrive, and why.
     Ever(String),
 }
 
 impl Shared {
-    /// Receives once. `kept`: what was received before and is not whole. `only_kept`: only that is understood.
+    /// Receives once. `kept` contains incomplete messages from before. With `only_kept` only those are parsed.
     fn receive(
         &self,
         kept: &mut Vec<u8>,
@@ -171,7 +173,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Everything that can be understood of it; says how much.
+    /// Processes all complete messages in `input`. Returns the number of bytes used.
     fn take(&self, input: &[u8]) -> Result<usize, nbd::Violation> {
         let mut state = self.lock();
         let State { client, waiting, .. } = &mut *state;
@@ -179,7 +181,7 @@ impl Shared {
         loop {
             let (n, event) = client.step(&input[eaten..])?;
             eaten += n;
-            // The machine has seen to it that all of it was asked for, and lies inside.
+            // The protocol's state machine has checked that the data was requested and lies within the request.
             match event {
                 None => return Ok(eaten),
                 Some(Event::Data { cookie, at, bytes }) => {
@@ -191,7 +193,7 @@ impl Shared {
                     }
                 }
                 Some(Event::Hole { cookie, at, len }) => {
-                    // The bytes are zeroes from the start.
+                    // The buffer contains zeroes from the start.
                     if let Some(one) = waiting.get_mut(&cookie).filter(|_| len >= HOLE) {
                         one.holes.push((at, len));
                     }
@@ -208,7 +210,7 @@ impl Shared {
                 Some(Event::Done { cookie, result }) => {
                     if let Some(one) = waiting.remove(&cookie) {
                         let Waiting { bytes, holes, extents, tell, .. } = one;
-                        // Nobody waits any more only if a thread of ours died.
+                        // Nothing waits for it only if an agent's thread has died.
                         tell.send((result, Got { bytes, holes, extents })).ok();
                     }
                 }

@@ -1,4 +1,5 @@
-//! The thread that reads from all far servers: one for all links, however many a client opens.
+//! The thread that reads from all remote servers. There is one for all links, however many a client
+//! opens.
 
 use std::{future, io, sync::Mutex, sync::PoisonError, thread};
 
@@ -6,7 +7,7 @@ use tokio::runtime::{Builder, Handle};
 
 static RUNTIME: Mutex<Option<Handle>> = Mutex::new(None);
 
-/// Its runtime; the first who asks starts it.
+/// The thread's runtime. The first call starts it.
 pub(super) fn runtime() -> io::Result<Handle> {
     let mut started = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(handle) = &*started {

@@ -1,4 +1,4 @@
-//! Requests on their way to a far server: each leaves whole, one after the other.
+//! Sends requests to a remote server, one whole request after the other.
 
 use std::{
     io::{self, IoSlice},
@@ -18,7 +18,7 @@ use super::{
 };
 use disk::joined;
 
-/// Whether somebody sends.
+/// Whether a request is being sent.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     taken: Mutex<bool>,
@@ -29,7 +29,7 @@ pub(super) struct Turns {
 pub(super) struct Turn(Arc<Shared>);
 
 impl Turn {
-    /// Waits until nobody else sends; `None`: the asker has given up.
+    /// Waits until no other thread sends. `None` if the asker has given up.
     pub(super) fn wait(link: &Arc<Shared>, by: &Asker) -> Option<Self> {
         let turns = &link.turns;
         let mut taken = turns.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,8 +46,8 @@ impl Turn {
         }
     }
 
-    /// Sends as much as goes before the asker gives up; `None`: all of it. What is returned is left to send, or is
-    /// empty where the rest is encrypted and has not left.
+    /// Sends as much as possible before the asker gives up. Returns `None` if all was sent, otherwise the runs that are
+    /// left. They are empty if the rest is encrypted and has not been sent.
     pub(super) fn send<'r, 'a>(
         &self,
         by: &Asker,
@@ -79,7 +79,7 @@ impl Turn {
         }
     }
 
-    /// Has the rest of a request sent that nobody waits for: others come behind it on this link.
+    /// Sends the rest of an abandoned request in the background, because other requests follow on this link.
     pub(super) fn leave(self, rest: &[IoSlice<'_>]) -> io::Result<()> {
         let bytes = joined(rest.iter().map(|run| &**run))?;
         runtime()?.spawn(async move {

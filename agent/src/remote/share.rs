@@ -1,12 +1,13 @@
-//! One client's share of a link: a flush that speaks for all links of the export.
+//! One client's share of a link: its flushes cover all links of the export.
 //!
-//! Clients of an export that says CAN_MULTI_CONN take a flush on one connection for a flush of all.
-//! The far server's word on that is good only as long as the server lives: what an older link was
-//! answered may have been answered by one that has died since. So a flush goes to older links that
-//! owe one too, and where such a link is broken, the flush fails. A younger link needs nothing: its
-//! server is the one that answers now. Each client hears of each loss, once; who comes later hears of it if no
-//! flush had failed for it. What the far server says itself that it could not make durable fails each flush of
-//! those who were there, as with a disk of this host.
+//! The clients of an export with CAN_MULTI_CONN expect a flush on one connection to cover all. The remote server can
+//! promise this only while it lives: writes on an older link may have been answered by a server that has died since. So
+//! a flush also goes to older links that have unflushed writes, and fails if such a link is broken. A younger link
+//! needs no flush, because its server is the one that answers now.
+//!
+//! Each client is told of each loss once. A client that connects later is told of it if no flush had failed for it. A
+//! failure that the remote server itself reports fails every later flush of each client that was connected then, as
+//! with a disk of this host.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +22,7 @@ use std::{
 use super::{asker::Asker, dirty::Others, link::Link};
 use disk::{Answer, Client, Disk, DiskError, DiskInfo, Kind, Op, Progress, Turn, Verb};
 
-/// How long a far server may take to flush what a client has left unflushed.
+/// How long the remote server may take to flush the unflushed writes of a client that has gone.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -29,9 +30,9 @@ pub(super) struct Share {
     link: Arc<Link>,
     number: u64,
     asker: Asker,
-    /// Links whose losses a flush has failed for.
+    /// Links whose losses a flush of this client has reported.
     told: Mutex<BTreeSet<u64>>,
-    /// Something was lost before, and its first flush has to tell.
+    /// Something was lost before this client connected, and its first flush must report it.
     inherits: AtomicBool,
     client: Client,
 }
@@ -49,7 +50,7 @@ impl Share {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `tell`: the client hears of it.
+    /// Flushes this link and the older ones. `tell` says whether the client is told the result.
     fn flush(&self, tell: bool) -> Result<(), DiskError> {
         let account = self.link.account();
         let dirty = &account.dirty;
@@ -79,7 +80,7 @@ impl Share {
             if failed.is_none() && lost.is_empty() && heard.is_ok() && !inherited {
                 return Ok(());
             }
-            // From here on: a flush that began before this one fails fails too.
+            // Recorded only now, so that a flush that began before this one failed fails too.
             self.told().extend(lost);
             dirty.tell();
             for link in older.iter().chain([&self.link]).filter(|link| link.is_broken()) {
@@ -96,7 +97,7 @@ impl Share {
     }
 }
 
-/// What fails after it was tried: then it may have been the far server's last word about other bytes.
+/// Whether a failed request was tried. Its error may then be the remote server's only report about other bytes.
 fn is_loss(op: &Op<'_>, error: &DiskError) -> bool {
     matches!(error.kind, Kind::Io | Kind::NoSpace)
         && matches!(
@@ -115,7 +116,7 @@ impl Disk for Share {
     }
 
     fn execute(&self, op: &mut Op<'_>, answer: &mut Answer) -> Result<Progress, DiskError> {
-        // Where flushes cover one connection only, that one has failed by itself.
+        // If flushes cover one connection only, a failed request concerns this connection alone.
         let covers_others = self.link.covers_others();
         if op.verb() == Verb::Flush && covers_others {
             return self.flush(matches!(op, Op::Flush)).map(|()| Progress::Done);
@@ -143,7 +144,7 @@ impl Disk for Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.link.account().dirty.rise(self.number);
-        // Others go on with a link that all have.
+        // A shared link continues for the other clients.
         if !self.link.shared_by_all && self.link.covers_others() {
             let leaving = Leaving(Arc::clone(&self.link));
             if leaving.owes() {
@@ -153,8 +154,8 @@ impl Drop for Share {
     }
 }
 
-/// A link whose client has gone, until what that left unflushed is durable at the far server. The server may
-/// die when nobody is there to notice.
+/// A link whose client has gone, until the client's unflushed writes are durable at the remote server. If the server
+/// dies before, no client is there to notice.
 struct Leaving(Arc<Link>);
 
 impl Leaving {

@@ -1,5 +1,5 @@
-//! The bytes of one link, in plain text or inside TLS. One thread reads; whoever has the turn to send writes. Inside
-//! TLS both take a lock for each call, and no call waits.
+//! The byte stream of one link, in plain text or inside TLS. One thread reads. The thread that has the turn to send
+//! writes. Inside TLS both take a lock for each call, and no call waits.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
@@ -18,15 +18,15 @@ use nix::{
 
 use crate::sys::socket::{MAX_RUNS, Socket};
 
-/// A link's socket, and TLS if the link is inside it.
+/// A link's socket, and its TLS session if it has one.
 #[derive(Debug)]
 pub(super) struct Transport {
-    /// On the runtime of the thread that reads.
+    /// Registered with the runtime of the reading thread.
     socket: Arc<Socket>,
     tls: Option<Mutex<Tls<Wire>>>,
 }
 
-/// What carries TLS. Reads tell the runtime when the socket is empty, as only the reader makes them.
+/// The carrier of TLS. Only the reader reads from it, so reads tell the runtime when the socket is empty.
 #[derive(Debug)]
 struct Wire(Arc<Socket>);
 
@@ -52,7 +52,7 @@ impl Write for Wire {
     }
 }
 
-/// Writes without asking the runtime, which keeps one waker for each direction.
+/// Writes without the runtime, which keeps only one waker for each direction.
 fn write(socket: &Socket, runs: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
         match writev(socket, &runs[..runs.len().min(MAX_RUNS)]) {
@@ -80,7 +80,8 @@ impl Transport {
         self.tls.as_ref().map(|tls| tls.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet. For the reader alone.
+    /// Receives what is there. `Ok(0)` is the end of the stream, and `WouldBlock` means nothing yet. Only for the
+    /// reader.
     pub(super) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
         match self.tls() {
             Some(mut tls) => tls.read(room),
@@ -93,7 +94,7 @@ impl Transport {
         self.socket.readable().await
     }
 
-    /// Sends, or encrypts, as much as goes: `WouldBlock` if nothing does.
+    /// Sends or encrypts as many bytes as possible. `WouldBlock` if none.
     pub(super) fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.tls() {
             Some(mut tls) => tls.write_vectored(runs),
@@ -101,12 +102,12 @@ impl Transport {
         }
     }
 
-    /// Sends what is encrypted: `WouldBlock` if some of it is left.
+    /// Sends the encrypted bytes. `WouldBlock` if some are left.
     pub(super) fn try_flush(&self) -> io::Result<()> {
         self.tls().map_or(Ok(()), |mut tls| tls.flush())
     }
 
-    /// Sends all of the bytes, on the runtime of the thread that reads.
+    /// Sends all bytes, on the runtime of the reading thread.
     pub(super) async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         loop {
             let done = self.socket.try_write(|| {
@@ -127,7 +128,7 @@ impl Transport {
         }
     }
 
-    /// Sends the last bytes. A server that takes nothing in is not waited for.
+    /// Sends the last bytes, without waiting for a server that does not read.
     pub(super) fn end(&self, last: &[u8]) {
         if let Some(mut tls) = self.tls() {
             tls.write_all(last).ok();
@@ -139,7 +140,7 @@ impl Transport {
         self.close();
     }
 
-    /// Ends both directions.
+    /// Shuts down both directions.
     pub(super) fn close(&self) {
         shutdown(self.as_fd().as_raw_fd(), Shutdown::Both).ok();
     }

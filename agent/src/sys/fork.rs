@@ -1,5 +1,5 @@
-//! The way into the background: a child that does all the work, and a parent that waits until it is
-//! ready and has said so, or has failed.
+//! Forking into the background: the child does all the work, and the parent waits until the child
+//! has reported that it is ready, or has failed.
 //!
 //! `plan` forks before anything is opened and before any thread is started.
 
@@ -14,34 +14,34 @@ use nix::{
     unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid},
 };
 
-/// Which of the two this process is now.
+/// Which of the two processes this is.
 #[derive(Debug)]
 pub(crate) enum Forked {
     Parent(Waiting),
     Child(Background),
 }
 
-/// The parent's end.
+/// The parent's state.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     child: Pid,
     ready: PipeReader,
 }
 
-/// The child's end: still with the terminal, the directory and the session of its parent.
+/// The child's state. It still has its parent's terminal, directory and session.
 #[derive(Debug)]
 pub(crate) struct Background {
     ready: PipeWriter,
 }
 
-/// Makes two processes of this one, which must have one thread.
+/// Forks this process, which must have only one thread.
 pub(crate) fn fork_once() -> io::Result<Forked> {
     if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() != 1) {
         return Err(io::Error::other("threads are running already: a bug in agent"));
     }
     let (read, write) = io::pipe()?;
     // SAFETY: no other thread exists that could hold a lock which the child would wait for, so the
-    // child may do whatever this process may.
+    // child may do everything that this process may.
     Ok(match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(write);
@@ -55,8 +55,8 @@ pub(crate) fn fork_once() -> io::Result<Forked> {
 }
 
 impl Waiting {
-    /// Waits for the child: 0 when it is ready, and its own exit status when it ended before
-    /// (128 and the number when a signal ended it).
+    /// Waits for the child. Returns 0 when the child is ready. If it ended before, returns its exit
+    /// status, or 128 plus the number of the signal that ended it.
     pub(crate) fn wait(mut self) -> io::Result<u8> {
         if self.ready.read_exact(&mut [0]).is_ok() {
             return Ok(0);
@@ -76,8 +76,8 @@ impl Waiting {
 }
 
 impl Background {
-    /// Leaves the terminal, the directory and the session, and says that all is ready. Fails if
-    /// nobody waits for that any more.
+    /// Leaves the terminal, the directory and the session, and reports that the agent is ready.
+    /// Fails if the parent has stopped waiting.
     pub(crate) fn detach(mut self, keep_stderr: bool) -> io::Result<()> {
         setsid()?;
         chdir("/")?;
@@ -86,7 +86,7 @@ impl Background {
         dup2_stdout(&null)?;
         self.ready.write_all(&[1])?;
         if !keep_stderr {
-            // The last to go: until here what is wrong is still told.
+            // Closed last, so that errors are reported until here.
             dup2_stderr(&null)?;
         }
         Ok(())

@@ -1,7 +1,6 @@
-//! What another process has left in this one: descriptors from 3 on, variables that are about
-//! them, stdin, stdout and stderr.
+//! What this process inherited: descriptors from 3 on, the variables that describe them, stdin, stdout and stderr.
 //!
-//! `listen` calls this at start, where it finds out what the descriptors are.
+//! `listen` calls this at start, when it classifies the descriptors.
 
 use std::{
     env,
@@ -21,15 +20,15 @@ use nix::{
     unistd::{dup2_stderr, dup2_stdin, dup2_stdout},
 };
 
-/// Takes variables out of the environment, so that no child sees them, and gives their values.
-/// While other threads run they are only read.
+/// Returns the values of variables and removes them from the environment, so that no child sees them. While other
+/// threads run they are only read.
 pub(crate) fn take_variables<const N: usize>(names: [&str; N]) -> [Option<OsString>; N] {
     let values = names.map(env::var_os);
     if values.iter().any(Option::is_some) && is_only_thread() {
         for name in names {
-            // SAFETY: nobody reads the environment at the same time: there is no other thread, and
-            // this one starts none here. There is no safe way to change it, and to leave it to each
-            // start of a child would be forgotten once.
+            // SAFETY: nothing reads the environment at the same time: there is no other thread, and this one starts
+            // none here. There is no safe way to change the environment, and removing the variables at each start of a
+            // child would be easy to miss.
             #[expect(clippy::disallowed_methods, reason = "there is no other thread")]
             unsafe {
                 env::remove_var(name);
@@ -43,7 +42,7 @@ fn is_only_thread() -> bool {
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
-/// Keeps `fd` from children. Fails if it is not open.
+/// Sets close-on-exec on `fd`. Fails if it is not open.
 pub(crate) fn close_on_exec(fd: RawFd) -> io::Result<()> {
     assert!(fd > 2, "stdin, stdout and stderr are not meant");
     // SAFETY: the descriptor is used for these two calls only, which fail if it is not open.
@@ -53,36 +52,35 @@ pub(crate) fn close_on_exec(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the `count` descriptors from `first` on this process's own. They must have been open when
-/// it started (`close_on_exec` has seen them then), and have been left to it. Works once.
+/// Takes ownership of the `count` descriptors from `first` on. They must have been inherited for this process to own,
+/// and must have been open at its start, when `close_on_exec` checked them. Works once.
 pub(crate) fn claim(first: RawFd, count: usize) -> io::Result<Vec<OwnedFd>> {
     static CLAIMED: AtomicBool = AtomicBool::new(false);
     if CLAIMED.swap(true, Ordering::Relaxed) {
         return Err(io::Error::other("they were taken before"));
     }
     let own = |fd| {
-        // SAFETY: whoever started this process opened them for it to own (sd_listen_fds(3)). They
-        // were open at start, so nothing here has got one of these numbers from the kernel; and
-        // this is the only place that makes them owned, which it does once.
+        // SAFETY: the process that started this one opened them for it to own (sd_listen_fds(3)). They were open at
+        // start, so the kernel has given none of these numbers to anything here. This is the only place that makes them
+        // owned, which it does once.
         unsafe { OwnedFd::from_raw_fd(fd) }
     };
     Ok((first..).take(count).map(own).collect())
 }
 
-/// A duplicate of the connected socket that has this number.
+/// A duplicate of the connected socket with this number.
 pub(crate) fn connected_socket(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: the descriptor is used for these two calls only, which fail if it is not open; whoever
-    // it belongs to, to duplicate it takes nothing away.
+    // SAFETY: the descriptor is used for these two calls only, which fail if it is not open. Duplicating it takes
+    // nothing away from its owner.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     getpeername::<SockaddrStorage>(fd.as_raw_fd())?;
     fd.try_clone_to_owned()
 }
 
-/// Duplicates of stdin and stdout, with /dev/null in their places: whatever is printed from now on
-/// is not sent to a client.
+/// Duplicates stdin and stdout and puts /dev/null in their places, so that later output is not sent to a client.
 pub(crate) fn take_stdin_and_stdout() -> io::Result<(OwnedFd, OwnedFd)> {
     let (stdin, stdout) = (io::stdin(), io::stdout());
     let taken = (stdin.as_fd().try_clone_to_owned()?, stdout.as_fd().try_clone_to_owned()?);
@@ -92,9 +90,10 @@ pub(crate) fn take_stdin_and_stdout() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(taken)
 }
 
-/// Where stderr is the socket that stdin is as well, as inetd and xinetd have it, nothing said there
-/// may reach the client: stderr becomes /dev/null. With `any`, also where it is stdout's, and where
-/// they are one pipe. (Without: under systemd stdout and stderr are one socket, the journal's.)
+/// Replaces stderr by /dev/null where it is the client's socket. inetd and xinetd make stdin and stderr the same
+/// socket, and error messages must not reach the client. With `any`, also where stderr is the same socket as stdout or
+/// the same pipe as either. (Not without it: under systemd stdout and stderr are one socket, the journal's.) Returns
+/// whether it was replaced.
 pub(crate) fn part_stderr_from_client(any: bool) -> io::Result<bool> {
     let stderr = identity(io::stderr().as_fd())?;
     let is_client = identity(io::stdin().as_fd())? == stderr
@@ -106,7 +105,7 @@ pub(crate) fn part_stderr_from_client(any: bool) -> io::Result<bool> {
     Ok(parted)
 }
 
-/// What tells a descriptor's other end from all others: sockets and pipes have inodes of their own.
+/// Identifies a socket or pipe: each has an inode of its own.
 #[derive(PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -125,7 +124,7 @@ fn identity(fd: BorrowedFd<'_>) -> io::Result<Identity> {
     })
 }
 
-/// The two are one socket.
+/// Whether the two descriptors are the same socket.
 pub(crate) fn is_one_socket(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<bool> {
     let one = identity(one)?;
     Ok(one.is_socket && one == identity(other)?)
@@ -143,7 +142,7 @@ mod tests {
 
     #[test]
     fn variables_stay_while_other_threads_run() {
-        // Tests run on threads of their own.
+        // Each test runs on a thread of its own.
         let [path, none] = take_variables(["PATH", "NO_SUCH_VARIABLE_OF_AGENT"]);
         assert_eq!((path, none), (env::var_os("PATH"), None));
         assert!(env::var_os("PATH").is_some());

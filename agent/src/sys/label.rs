@@ -1,16 +1,16 @@
-//! What a security module (SELinux, AppArmor) calls the other end of a socket.
+//! The label of a socket's peer in a security module (SELinux, AppArmor).
 
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Longer labels are cut by nobody and made by nobody.
+/// Maximum length of a label in bytes. No module makes longer ones.
 const LONGEST: usize = 4096;
 
-/// The label (SO_PEERSEC, socket(7)); `None` where no module gives one, or it is not UTF-8.
+/// The peer's label (SO_PEERSEC, socket(7)). `None` if no module provides one, or it is not UTF-8.
 pub(crate) fn of_peer(socket: &impl AsFd) -> Option<String> {
     let mut label = vec![0_u8; LONGEST];
     let mut size = libc::socklen_t::try_from(LONGEST).ok()?;
-    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most
-    // `size` bytes into `label`, which has that many, and how many they were into `size`.
+    // SAFETY: the descriptor is open for as long as it is borrowed. The kernel writes at most
+    // `size` bytes into `label`, which has that many, and writes their number into `size`.
     let result = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_label_is_one_without_a_zero_or_none() {
-        // Whether there is one is the machine's business.
+        // Whether there is a label depends on the machine.
         let (one, _other) = UnixStream::pair().unwrap();
         if let Some(label) = of_peer(&one) {
             assert!(!label.contains('\0'), "{label:?}");

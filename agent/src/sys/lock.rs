@@ -1,11 +1,11 @@
-//! Locks on files that end with the descriptor: F_OFD_SETLK of fcntl(2), which nbdkit takes too. Those
-//! of `File::try_lock` are flock(2)'s, and know nothing of them.
+//! Locks on files that end with the descriptor: F_OFD_SETLK of fcntl(2), which nbdkit uses too. The locks of
+//! `File::try_lock` are those of flock(2), and the two kinds do not see each other.
 
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-/// Locks the whole file against everybody else, or says EAGAIN or EACCES.
+/// Locks the whole file exclusively. Fails with EAGAIN or EACCES if it is locked.
 pub(crate) fn try_exclusive(file: &OwnedFd) -> nix::Result<()> {
     #[expect(clippy::cast_possible_truncation, reason = "1 and 0, in the type of the field")]
     let whole = libc::flock {

@@ -1,23 +1,24 @@
-//! The memory of the whole process: kept out of swap, and from the kernel's search for victims.
+//! The memory of the whole process: locking, protection from the OOM killer, and its size.
 
 use std::{fs, io, path::Path};
 
 use nix::sys::sysinfo::sysinfo;
 
-/// Locks what the process has and will have into memory (mlockall(2)).
+/// Locks the process's present and future memory (mlockall(2)).
 pub(crate) fn lock_all() -> io::Result<()> {
-    // SAFETY: takes no pointer, and changes nothing that Rust knows of.
+    // SAFETY: takes no pointer, and changes nothing that Rust relies on.
     let result = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Never to be killed when memory runs out: who swaps to this process's disk needs it then most.
+/// Exempts this process from the OOM killer. If a machine swaps to this process's disk, it needs it most when memory
+/// runs out.
 pub(crate) fn spare_from_oom() -> io::Result<()> {
     // OOM_SCORE_ADJ_MIN, <linux/oom.h>.
     fs::write("/proc/self/oom_score_adj", "-1000")
 }
 
-/// Bytes of memory that this process may have: the machine's, or those of its cgroup where they are fewer.
+/// Bytes of memory that this process may use: those of the machine, or the limit of its cgroup if that is lower.
 pub(crate) fn available() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").ok();
     let machine = machine(meminfo.as_deref(), sysinfo().ok().map(|info| info.ram_total()));
@@ -25,21 +26,21 @@ pub(crate) fn available() -> u64 {
     of_groups(Path::new("/sys/fs/cgroup"), &groups).min(machine)
 }
 
-/// Where systemd shows a service its processes alone (`ProcSubset=pid`), there is no /proc/meminfo; where a
-/// container has one of its own, that says less than sysinfo(2).
+/// The machine's memory in bytes. There is no /proc/meminfo if systemd shows a service only its own processes
+/// (`ProcSubset=pid`). A container may have its own, with a lower value than sysinfo(2).
 fn machine(meminfo: Option<&str>, sysinfo: Option<u64>) -> u64 {
     let known = [meminfo.and_then(total), sysinfo].into_iter().flatten().min();
-    // With neither: so little that nothing is promised that is not there.
+    // Without either: a value low enough that nothing missing is promised.
     known.unwrap_or(1 << 30)
 }
 
-/// What `MemTotal` says, proc_meminfo(5).
+/// The value of `MemTotal` in bytes, proc_meminfo(5).
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least limit of the process's groups and all above them; both hierarchies of cgroups(7).
+/// The lowest limit of the process's groups and all their ancestors, in both hierarchies of cgroups(7).
 fn of_groups(root: &Path, groups: &str) -> u64 {
     let mut least = u64::MAX;
     for line in groups.lines() {
@@ -52,7 +53,7 @@ fn of_groups(root: &Path, groups: &str) -> u64 {
         };
         for group in Path::new(path.trim_start_matches('/')).ancestors() {
             let limit = fs::read_to_string(root.join(group).join(file));
-            // "max" is no number, and no limit.
+            // "max" does not parse, and means no limit.
             if let Some(limit) = limit.ok().and_then(|limit| limit.trim().parse().ok()) {
                 least = least.min(limit);
             }

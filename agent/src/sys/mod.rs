@@ -1,5 +1,5 @@
-//! Where the agent meets the kernel. The only modules of this crate with `unsafe`, and only where
-//! no safe wrapper exists; each block says why it is sound.
+//! System calls. These are the only modules of this crate with `unsafe`, and only where no safe
+//! wrapper exists. Each block says why it is sound.
 
 #[allow(unsafe_code, reason = "fork")]
 pub(crate) mod fork;

@@ -1,5 +1,4 @@
-//! The processes around this one: the parent, whose end may be this one's, and what a child has started. No
-//! `unsafe` in here.
+//! The parent of this process, whose end may also end this one, and the descendants of a child. No `unsafe` in here.
 
 use std::{fs, io, os::fd::OwnedFd};
 
@@ -13,9 +12,9 @@ use nix::{
 
 use super::poll;
 
-/// Process 1, which gets the children of those that are gone.
+/// Process 1, which adopts the children of processes that have ended.
 const INIT: Pid = Pid::from_raw(1);
-/// Most processes of a tree that are looked at.
+/// Maximum number of processes of a tree that are looked at.
 const MOST: usize = 4096;
 
 /// The process that started this one.
@@ -23,44 +22,44 @@ const MOST: usize = 4096;
 pub(crate) struct Parent(Pid);
 
 impl Parent {
-    /// Has the kernel send TERM to this process when the thread that started it ends (prctl(2)). `None`: it
-    /// has ended already. Must be called again after a change of the user, which takes it back.
+    /// Makes the kernel send TERM to this process when the thread that started it ends (prctl(2)). `None` if it has
+    /// ended already. Must be called again after a change of the user, which undoes it.
     pub(crate) fn end_with() -> io::Result<Option<Self>> {
         let parent = getppid();
         set_pdeathsig(Signal::SIGTERM)?;
-        // What ended before the call sends nothing any more.
+        // A parent that ended before the call triggers no signal any more.
         Ok((parent != INIT && getppid() == parent).then_some(Self(parent)))
     }
 
-    /// It has ended: another process has adopted this one.
+    /// Whether the parent has ended, that is, another process has adopted this one.
     pub(crate) fn is_gone(self) -> bool {
         getppid() != self.0
     }
 }
 
-/// A process and all that it has started, as far as these have not been left by those who started them.
+/// A process and its descendants, except those whose parents have ended.
 #[derive(Debug)]
 pub(crate) struct Tree(Vec<(Pid, OwnedFd)>);
 
 impl Tree {
-    /// That of a child which has not been waited for.
+    /// The tree of a child that has not been waited for.
     pub(crate) fn of(root: Pid) -> Self {
         let mut found = Self(Vec::new());
         found.add(vec![root]);
         found
     }
 
-    /// Adds what its processes have started meanwhile.
+    /// Adds the processes that were started meanwhile.
     pub(crate) fn grow(&mut self) {
         let next = self.alive().flat_map(children).collect();
         self.add(next);
     }
 
-    /// Stops all of them, so that none starts another unseen, until `SIGCONT` or `SIGKILL`.
+    /// Stops all of them with SIGSTOP, so that none starts another unseen, until `SIGCONT` or `SIGKILL`.
     pub(crate) fn freeze(&mut self) {
         loop {
             let count = self.0.len();
-            // What cannot be stopped cannot be ended either, and that is told.
+            // A process that cannot be stopped cannot be ended either, and that is reported.
             self.signal(Signal::SIGSTOP).ok();
             self.grow();
             if self.0.len() == count {
@@ -74,11 +73,11 @@ impl Tree {
             if self.0.len() >= MOST {
                 break;
             }
-            // The number first: to look whether it has ended is a call.
+            // Compares the number first, because checking whether a process has ended is a system call.
             if self.0.iter().any(|(known, end)| *known == pid && !poll::is_readable(end)) {
                 continue;
             }
-            // Opened before its children are read, so that it is the one whose children they are.
+            // Opened before its children are read, so that they are those of the process that `end` refers to.
             let Ok(end) =
                 u32::try_from(pid.as_raw()).map_err(io::Error::other).and_then(poll::process)
             else {
@@ -89,15 +88,15 @@ impl Tree {
         }
     }
 
-    /// Sends the signal to those that are there, the root first. Gives the first error.
+    /// Sends the signal to all running processes, the root first. Returns the first error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         let sent = self.alive().map(|pid| kill(pid, signal));
-        // One that has just ended needs none.
+        // A process that has just ended needs no signal.
         let failed = sent.filter_map(Result::err).find(|error| *error != nix::Error::ESRCH);
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// All of them have ended.
+    /// Whether all of them have ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.alive().next().is_none()
     }

@@ -1,8 +1,8 @@
-//! The file of `-P`: this process's id, for as long as it runs, and nobody else's meanwhile. No `unsafe` in
-//! here.
+//! The file of `-P`: it contains this process's id while the process runs, and no other agent can take it. No `unsafe`
+//! in here.
 //!
-//! `plan` writes it once the agent is ready. The file is locked from before it has its name until the
-//! process ends, however it ends: a file that is not locked is stale.
+//! `plan` writes it once the agent is ready. The file is locked before it gets its name, until the process ends in any
+//! way. So a file without a lock is stale.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,23 +20,23 @@ use thiserror::Error;
 
 use super::lock::try_exclusive;
 
-/// How often two agents that start at once may change the file under each other.
+/// How often agents that start at the same time may replace the file before writing it fails.
 const ROUNDS: u32 = 16;
-/// Longest file that is read for a number, bytes.
+/// Maximum length in bytes of a file that is searched for a number.
 const LONGEST: u64 = 64;
 
-/// A file with this process's id; removed when dropped, if it is still ours.
+/// A file with this process's id. Dropping it removes the file, unless another one took its place.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
-    /// With the lock. `None`: a device or a pipe, which is written to and left alone.
+    /// Holds the lock. `None` for a device or a pipe, which is written to and not removed.
     file: Option<OwnedFd>,
 }
 
-/// Why it is not written.
+/// Why the file is not written.
 #[derive(Debug, Error)]
 pub enum PidFileError {
-    /// Of the process that the file names, if it names one.
+    /// Another agent runs. This is its id, if the file contains one.
     #[error("{}", holder(*.0))]
     Taken(Option<u32>),
     #[error(transparent)]
@@ -55,26 +55,26 @@ impl From<Errno> for PidFileError {
 }
 
 impl PidFile {
-    /// Writes it in one step: who reads it finds the old content or the new, never half. The file of an
-    /// agent that runs is not replaced.
+    /// Writes the file in one step: a reader finds the old or the new content, and never a part. The file of a running
+    /// agent is not replaced.
     pub(crate) fn write(path: &Path) -> Result<Self, PidFileError> {
         let path = std::path::absolute(path)?;
         // Only a regular file may be replaced: `-P /dev/stdout` must not remove a device.
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            // To open a pipe that nobody reads would wait.
+            // Without O_NONBLOCK, opening a pipe waits for a reader.
             let flags = OFlag::O_NONBLOCK.bits();
             let mut file = OpenOptions::new().write(true).custom_flags(flags).open(&path)?;
             file.write_all(content().as_bytes())?;
             return Ok(Self { path, file: None });
         }
-        // A link is followed, so that it is not the link that is replaced.
+        // Links are resolved, so that the target is replaced and not the link.
         let path = fs::canonicalize(&path).unwrap_or(path);
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}", process::id()));
         let new = path.with_file_name(name);
         let placed = locked(&new).and_then(|file| place(&new, &path).map(|()| file));
         if placed.is_err() {
-            // Of no use to anybody; that it may not even be there is no news.
+            // The file is useless now, and it may not even exist.
             fs::remove_file(&new).ok();
         }
         Ok(Self { path, file: Some(placed?) })
@@ -92,24 +92,24 @@ fn locked(path: &Path) -> Result<OwnedFd, PidFileError> {
     file.write_all(content().as_bytes())?;
     let file = OwnedFd::from(file);
     match try_exclusive(&file) {
-        // A filesystem without locks: then the process's name has to tell.
+        // A filesystem without locks. The name of the process decides then.
         Ok(()) | Err(Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::EINVAL) => Ok(file),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Gives the new file its name, unless that is a live agent's.
+/// Gives the new file its name, unless the existing file is a running agent's.
 fn place(new: &Path, path: &Path) -> Result<(), PidFileError> {
     for _ in 0..ROUNDS {
         let old = match OpenOptions::new().read(true).write(true).open(path) {
             Ok(old) => old,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 match fs::hard_link(new, path) {
-                    // Its other name is not needed.
+                    // The temporary name is not needed any more.
                     Ok(()) => return Ok(fs::remove_file(new)?),
                     // Another agent was faster.
                     Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                    // The filesystem has no links.
+                    // The filesystem has no hard links.
                     Err(_) => return Ok(fs::rename(new, path)?),
                 }
             }
@@ -120,10 +120,11 @@ fn place(new: &Path, path: &Path) -> Result<(), PidFileError> {
         match try_exclusive(&old) {
             Err(Errno::EAGAIN | Errno::EACCES) => return Err(PidFileError::Taken(id)),
             Err(_) if id.is_some_and(is_agent) => return Err(PidFileError::Taken(id)),
-            // It is locked now, or there are no locks here.
+            // The file is locked now, or the filesystem has no locks.
             Ok(()) | Err(_) => {}
         }
-        // Whoever replaces a file has its lock. Before this one had it, another may have done so.
+        // An agent locks a file before it replaces it. Another agent may have replaced this one before the lock was
+        // taken.
         if same(&old, path) {
             fs::rename(new, path)?;
             return Ok(());
@@ -145,7 +146,7 @@ fn id_in(mut file: &File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Whether a process is there that has the name of this one.
+/// Whether a process with this id exists and has the same name as this one.
 fn is_agent(id: u32) -> bool {
     let name = |id: &str| fs::read(format!("/proc/{id}/comm")).ok();
     id != process::id() && name(&id.to_string()).is_some_and(|found| Some(found) == name("self"))
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_file_that_is_not_ours_any_more_stays() {
+    fn a_pid_file_that_was_replaced_stays() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         for replaced in [false, true] {
@@ -214,9 +215,9 @@ mod tests {
         drop(file);
     }
 
-    /// The lock belongs to the open file and not to the process, so that one process can try.
+    /// The lock belongs to the open file and not to the process, so one process can test it.
     #[test]
-    fn of_two_at_once_one_has_it_and_a_stale_one_is_replaced() {
+    fn one_of_two_agents_holds_the_file_and_a_stale_file_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         let file = PidFile::write(&path).unwrap();
@@ -225,7 +226,7 @@ mod tests {
         assert!(error.contains(&named), "{error}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
         assert_eq!(fs::read_to_string(&path).unwrap(), content());
-        // As of an agent that was killed: its lock is gone, and its file is there.
+        // The state after an agent was killed: its lock is gone, and its file is there.
         let text = content();
         drop(file);
         fs::write(&path, text).unwrap();

@@ -1,4 +1,4 @@
-//! To wait for the ends of processes and of pipes.
+//! Waiting for the ends of processes and pipes.
 
 use std::{
     io,
@@ -12,24 +12,25 @@ use nix::{
 };
 use tokio::io::{Interest, Ready, unix::AsyncFd};
 
-/// Readable once the process has ended (pidfd_open(2)), whoever gets its number after it.
+/// A descriptor that is readable once the process has ended (pidfd_open(2)). A later process with the same number does
+/// not affect it.
 pub(crate) fn process(pid: u32) -> io::Result<OwnedFd> {
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(Errno::ESRCH))?;
     // SAFETY: the call takes two numbers and no memory.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = RawFd::try_from(Errno::result(returned)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just given it to this process, and nobody else knows it.
+    // SAFETY: the kernel has just returned the descriptor to this process, and nothing else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// For a task that waits until `fd` can be read from. Must be called on a runtime.
+/// Registers `fd` for a task that waits until it can be read from. Call it on a runtime.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time.
     // It is moved into the `AsyncFd`, which drops it after the registration.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// A duplicate of a descriptor that was open when this process started.
+/// A duplicate of a descriptor that this process inherited at its start.
 pub(crate) fn left(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(Errno::EBADF.into());
@@ -38,15 +39,15 @@ pub(crate) fn left(fd: RawFd) -> io::Result<OwnedFd> {
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let flags = FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD)?);
     if flags.contains(FdFlag::FD_CLOEXEC) {
-        // What this process opens itself is closed to children; what it was left with cannot be, or
-        // it would not be here.
+        // The agent opens all its own descriptors with close-on-exec. An inherited descriptor does not have that flag,
+        // or it would not have been inherited.
         return Err(io::Error::new(io::ErrorKind::NotFound, "it is one of agent's own"));
     }
     fd.try_clone_to_owned()
 }
 
-/// Waits until something can be read from one of `inputs`, or one of `ends` has lost its other end;
-/// `timeout` as poll(2) has it.
+/// Waits until one of `inputs` can be read from, or the other end of one of `ends` has closed. `timeout` is that of
+/// poll(2).
 pub(crate) fn wait<F: AsFd>(inputs: &[F], ends: &[F], timeout: PollTimeout) -> nix::Result<()> {
     let mut fds: Vec<_> = inputs
         .iter()
@@ -59,8 +60,8 @@ pub(crate) fn wait<F: AsFd>(inputs: &[F], ends: &[F], timeout: PollTimeout) -> n
     }
 }
 
-/// Whether the other end of a stream is closed for both directions, or the connection has failed. Over TCP an end
-/// that is closed looks like one that only sends no more, until it is sent something.
+/// Whether the other end of a stream is closed for both directions, or the connection has failed. Over TCP a closed end
+/// looks like one that has only stopped sending, until something is sent to it.
 pub(crate) fn is_closed(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::empty())];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
@@ -71,10 +72,10 @@ pub(crate) fn is_readable(fd: &OwnedFd) -> bool {
     flags(fd, PollFlags::POLLIN).contains(PollFlags::POLLIN)
 }
 
-/// Whether the other end of a stream sends no more, also while bytes of it wait to be received.
+/// Whether the other end of a stream has stopped sending, even while bytes still wait to be received.
 pub(crate) fn sends_no_more(fd: BorrowedFd<'_>) -> bool {
-    // nix has no name for it, and `revents` is None where it is among them. What else is told without being
-    // asked for is an error or the end of both directions.
+    // nix has no name for POLLRDHUP, and its `revents` is None if that bit is set. The only other events that poll(2)
+    // reports unasked are an error and the end of both directions.
     let mut fds = [PollFd::new(fd, PollFlags::from_bits_retain(libc::POLLRDHUP))];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
@@ -84,26 +85,26 @@ pub(crate) fn is_hung_up(fd: &OwnedFd) -> bool {
     flags(fd, PollFlags::empty()).contains(PollFlags::POLLHUP)
 }
 
-/// The reader of what is written to a pipe, a terminal or a socket.
+/// The reading end of a pipe, a terminal or a socket that this process writes to.
 #[derive(Debug)]
 pub(crate) struct Reader(Option<AsyncFd<OwnedFd>>);
 
 impl Reader {
-    /// Of what is written to `output`; a file or a device has none. Must be called on a runtime.
+    /// The reader of `output`. A file or a device has none. Call it on a runtime.
     pub(crate) fn of(output: impl AsFd) -> Self {
         let output = output.as_fd().try_clone_to_owned();
-        // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time.
-        // It is moved into the `AsyncFd`, which drops it after the registration.
+        // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time. It is moved
+        // into the `AsyncFd`, which drops it after the registration.
         let register = |fd| unsafe { AsyncFd::register_with_interest(fd, Interest::WRITABLE) };
         Self(output.ok().and_then(|output| register(output).ok()))
     }
 
-    /// Waits until it has closed its end; for ever where there is none.
+    /// Waits until the reader has closed its end. Waits for ever if there is no reader.
     pub(crate) async fn gone(&self) {
         let Some(output) = &self.0 else { return std::future::pending().await };
         loop {
             match output.ready(Interest::WRITABLE).await {
-                // Room to write is no news. The end comes as another event.
+                // Room to write does not matter here. The reader's end arrives as another event.
                 Ok(mut ready) if !ready.ready().is_write_closed() => {
                     ready.clear_ready_matching(Ready::WRITABLE);
                 }
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_left_to_this_process_is_taken() {
+    fn only_inherited_descriptors_are_taken() {
         assert!(left(-1).is_err());
         assert_eq!(left(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
         let ours = std::fs::File::open("/dev/null").unwrap();

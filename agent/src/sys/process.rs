@@ -1,4 +1,4 @@
-//! What the process as a whole tells the system: limits, and that it is ready.
+//! Limits of the process, and messages to the service manager.
 //!
 //! `plan` calls this at start. No `unsafe` in here.
 
@@ -23,31 +23,32 @@ use nix::{
     unistd::mkdtemp,
 };
 
-/// Raises the limit of open files as far as this process may: each connection is one.
+/// Raises the limit of open files to the hard limit, because each connection is one.
 pub(crate) fn raise_open_files() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(())
 }
 
-/// How many files this process may have open.
+/// The number of files that this process may have open.
 pub(crate) fn open_files() -> u64 {
-    // It cannot fail for a limit that there is; 1024 is what a process has where nobody says more.
+    // This cannot fail for an existing limit. 1024 is Linux's default.
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
-/// A new directory, mode 0700, named as `template` says, which ends in six X.
+/// Makes a new directory with mode 0700. Its name is `template`, which must end in six X.
 pub(crate) fn private_directory(template: &Path) -> io::Result<PathBuf> {
     Ok(mkdtemp(template)?)
 }
 
-/// stderr goes to a regular file: nobody waits for its end, as for a pipe's.
+/// Whether stderr is a regular file. No process waits for its end, unlike that of a pipe.
 pub(crate) fn stderr_is_a_file() -> bool {
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(fs::File::from);
     stderr.and_then(|stderr| stderr.metadata()).is_ok_and(|found| found.is_file())
 }
 
-/// How often the service manager wants to hear that this process is well (sd_watchdog_enabled(3)).
+/// The interval at which the service manager expects to hear from this process
+/// (sd_watchdog_enabled(3)).
 pub(crate) fn watchdog() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
     let ours = env::var_os("WATCHDOG_PID").is_none()
@@ -55,18 +56,18 @@ pub(crate) fn watchdog() -> Option<Duration> {
     number("WATCHDOG_USEC").filter(|usec| ours && *usec > 0).map(Duration::from_micros)
 }
 
-/// Is there a service manager that wants to be told?
+/// Whether a service manager wants to be notified.
 pub(crate) fn has_manager() -> bool {
     env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
-/// CLOCK_MONOTONIC in microseconds, as sd_notify(3) wants it for MONOTONIC_USEC.
+/// CLOCK_MONOTONIC in microseconds, for MONOTONIC_USEC of sd_notify(3).
 pub(crate) fn monotonic_usec() -> io::Result<i64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     Ok(now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000)
 }
 
-/// Tells the service manager something, if there is one (sd_notify(3)): "READY=1".
+/// Sends `state`, such as "READY=1", to the service manager if there is one (sd_notify(3)).
 pub(crate) fn notify(state: &str) -> io::Result<()> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
         return Ok(());

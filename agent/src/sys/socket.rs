@@ -1,7 +1,7 @@
 //! One non-blocking stream descriptor on the runtime: any socket, or a pipe.
 //!
-//! A receive and a send are one system call each, on many runs of memory. tokio's own streams
-//! cannot be used: vsock's has no vectored calls, and one type for all keeps the engine one.
+//! A receive and a send are one system call each, on many runs of memory. tokio's own streams cannot be used, because
+//! its vsock stream has no vectored calls. The engine uses one type for all kinds.
 
 use std::{
     future::poll_fn,
@@ -19,25 +19,24 @@ use nix::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// Most runs in one vectored call (`IOV_MAX` of Linux).
+/// Maximum number of runs in one vectored call (`IOV_MAX` of Linux).
 pub(crate) const MAX_RUNS: usize = 1024;
 
 /// A connected stream, registered with the runtime of the current thread.
 #[derive(Debug)]
 pub(crate) struct Socket {
     from: AsyncFd<OwnedFd>,
-    /// `None`: the same.
+    /// The descriptor to write to. `None` if it is the same.
     to: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Socket {
-    /// Takes the descriptors over and makes them non-blocking; without `to` it is `from` as well.
+    /// Takes over the descriptors and makes them non-blocking. Without `to`, `from` is also written to.
     pub(crate) fn new(from: OwnedFd, to: Option<OwnedFd>) -> io::Result<Self> {
         Ok(Self { from: register(from)?, to: to.map(register).transpose()? })
     }
 
-    /// Registers it with the runtime of the current thread in place of the one that it is registered with. On an
-    /// error all is as before.
+    /// Moves the registration to the runtime of the current thread. An error leaves everything as before.
     pub(crate) fn move_here(&mut self) -> io::Result<()> {
         let again = |fd: &AsyncFd<OwnedFd>| register(fd.get_ref().try_clone()?);
         let from = again(&self.from)?;
@@ -46,7 +45,7 @@ impl Socket {
         Ok(())
     }
 
-    /// A Unix socket tells when its other end is closed, and not only that nothing more comes.
+    /// Whether this is a Unix socket. A Unix socket distinguishes a closed peer from one that only stopped sending.
     pub(crate) fn is_unix(&self) -> bool {
         getsockname::<SockaddrStorage>(self.from.as_raw_fd())
             .is_ok_and(|address| address.family() == Some(AddressFamily::Unix))
@@ -56,10 +55,10 @@ impl Socket {
         self.to.as_ref().unwrap_or(&self.from)
     }
 
-    /// Receives what is there: `Ok(0)` is the end of the stream, `WouldBlock` nothing yet.
+    /// Receives what is there. `Ok(0)` is the end of the stream, and `WouldBlock` means nothing yet.
     pub(crate) fn try_recv(&self, runs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let room: usize = runs.iter().map(|run| run.len()).sum();
-        // A waker that does nothing: who has to wait calls `readable`, which registers its own.
+        // A waker that does nothing. A caller that has to wait calls `readable`, which registers its own.
         let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(guard) = self.from.poll_read_ready(&mut context) else {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -67,8 +66,8 @@ impl Socket {
         let mut guard = guard?;
         let result = retry(|| readv(self.from.get_ref(), runs));
         match &result {
-            // Less than there was room for: the socket is empty now, and the next bytes bring a
-            // new event. Saves the call that would only say EAGAIN.
+            // Fewer bytes than there was room for: the socket is empty now, and the next bytes bring a new event. This
+            // saves the call that would only return EAGAIN.
             Ok(n) if *n > 0 && *n < room => guard.clear_ready(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
             _ => guard.retain_ready(),
@@ -76,12 +75,12 @@ impl Socket {
         result
     }
 
-    /// Sends as much as goes: `WouldBlock` if nothing does.
+    /// Sends as many bytes as the socket takes. `WouldBlock` if it takes none.
     pub(crate) fn try_send(&self, runs: &[IoSlice<'_>]) -> io::Result<usize> {
         self.try_write(|| retry(|| writev(self.to().get_ref(), runs)))
     }
 
-    /// Makes a call that writes to the socket, if the socket takes bytes: `WouldBlock` if not.
+    /// Calls `call`, which writes to the socket, if the socket takes bytes. Otherwise returns `WouldBlock`.
     pub(crate) fn try_write<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(guard) = self.to().poll_write_ready(&mut context) else {
@@ -97,9 +96,9 @@ impl Socket {
         result
     }
 
-    // Both wait by the same poll that the attempts make: it counts against the task's budget, and
-    // where the budget is spent it yields. tokio's `readable` does not count, and would say "ready"
-    // for ever to a task whose attempts are held back for its budget.
+    // Both wait with the same poll that the attempts use: it counts against the task's budget, and yields when the
+    // budget is spent. tokio's `readable` does not count. It would return ready for ever to a task whose attempts fail
+    // for lack of budget.
 
     /// Waits until `try_recv` is worth a call.
     pub(crate) async fn readable(&self) -> io::Result<()> {
@@ -111,7 +110,7 @@ impl Socket {
         poll_fn(|cx| self.to().poll_write_ready(cx).map_ok(|mut guard| guard.retain_ready())).await
     }
 
-    /// Says that nothing more will be sent. Harmless on what is not a socket.
+    /// Shuts down the sending direction. Has no effect if the descriptor is not a socket.
     pub(crate) fn finish_sending(&self) {
         shutdown(self.to().as_raw_fd(), Shutdown::Write).ok();
     }
@@ -122,8 +121,8 @@ fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     if !flags.contains(OFlag::O_NONBLOCK) {
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
-    // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one
-    // every time. It is moved into the `AsyncFd`, which drops it after the registration.
+    // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time. It is moved into
+    // the `AsyncFd`, which drops it after the registration.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
 

@@ -1,6 +1,6 @@
-//! Users and groups by name, and becoming one for good. No `unsafe` in here.
+//! Looks up users and groups by name, and changes to them for good. No `unsafe` in here.
 //!
-//! `process` looks them up at start and changes once the listeners are open.
+//! `process` looks them up at start, and changes once the listeners are open.
 
 use std::{ffi::CString, io};
 
@@ -9,12 +9,12 @@ use nix::unistd::{
     setresuid,
 };
 
-/// Whom to become. What is not named stays.
+/// The user and group to change to. `None` stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     uid: Option<Uid>,
     gid: Option<Gid>,
-    /// The user's supplementary groups are wanted as well: its name.
+    /// The name of the user whose supplementary groups are taken as well.
     groups_of: Option<CString>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) enum NotFound {
     GroupOfUser,
 }
 
-/// Looks up names, then numbers. `Ok(None)` where nothing is asked.
+/// Looks up names, then numbers. `Ok(None)` if neither a user nor a group is given.
 pub(crate) fn find(
     user: Option<&str>,
     group: Option<&str>,
@@ -55,24 +55,24 @@ pub(crate) fn find(
     Ok(Ok(entry.map(|entry| Account {
         uid: Some(entry.uid),
         gid: Some(gid.unwrap_or(entry.gid)),
-        // A group that is named is the only one, as with nbdkit.
+        // A named group is the only group, as with nbdkit.
         groups_of: if gid.is_none() { CString::new(entry.name).ok() } else { None },
     })))
 }
 
-/// A user's number, by name or number; a number needs no entry.
+/// The number of a user, by name or number. A number needs no entry.
 pub(crate) fn uid(name: &str) -> io::Result<Option<u32>> {
     let entry = User::from_name(name)?.map(|user| user.uid.as_raw());
     Ok(entry.or_else(|| number(name)))
 }
 
-/// A group's, likewise.
+/// The number of a group, by name or number. A number needs no entry.
 pub(crate) fn gid(name: &str) -> io::Result<Option<u32>> {
     let entry = Group::from_name(name)?.map(|group| group.gid.as_raw());
     Ok(entry.or_else(|| number(name)))
 }
 
-/// (uid_t) -1 is nobody's: it means "leave it" to the kernel.
+/// Parses a number. (uid_t) -1 is refused: to the kernel it means "leave unchanged".
 fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| *number != u32::MAX)
 }
@@ -86,7 +86,7 @@ impl Account {
         self.gid.map(Gid::as_raw)
     }
 
-    /// Becomes it, with no way back. To be called while no other thread runs.
+    /// Changes to the account, with no way back. Must be called while no other thread runs.
     pub(crate) fn assume(&self) -> io::Result<()> {
         if self.is_current() && !geteuid().is_root() {
             return Ok(());
@@ -138,11 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobody_is_told_apart() {
+    fn unknown_users_and_groups_are_told_apart() {
         for (user, group, why) in [
             (Some("no-such-user"), None, NotFound::User),
             (Some(""), None, NotFound::User),
-            // (uid_t) -1 means "leave it" to the kernel.
+            // To the kernel (uid_t) -1 means "leave unchanged".
             (Some("4294967295"), Some("0"), NotFound::User),
             (None, Some("no-such-group"), NotFound::Group),
             (Some("root"), Some("4294967295"), NotFound::Group),

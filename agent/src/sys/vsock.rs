@@ -1,4 +1,4 @@
-//! What tokio-vsock leaves out of AF_VSOCK: the window and the backlog of a listener.
+//! Options of AF_VSOCK that tokio-vsock lacks: the window and the backlog of a listener.
 
 use std::{
     io,
@@ -7,19 +7,19 @@ use std::{
 
 use nix::sys::socket::{Backlog, listen};
 
-/// `SO_VM_SOCKETS_BUFFER_SIZE` and `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, <linux/vm_sockets.h>. The
-/// level is the address family's number.
+/// `SO_VM_SOCKETS_BUFFER_SIZE` and `SO_VM_SOCKETS_BUFFER_MAX_SIZE`, <linux/vm_sockets.h>. The level
+/// is the number of the address family.
 const BUFFER_SIZE: libc::c_int = 0;
 const BUFFER_MAX_SIZE: libc::c_int = 2;
 
-/// Lets the peer have up to `bytes` on the way. Sockets accepted from this one inherit it.
+/// Lets the peer have up to `bytes` in flight. Sockets accepted from this one inherit it.
 pub(crate) fn set_window(socket: &impl AsFd, bytes: u64) -> io::Result<()> {
-    // In this order: the size is cut to the maximum, 256 KiB unless raised.
+    // In this order: the size is cut to the maximum, which is 256 KiB unless raised.
     set(socket, BUFFER_MAX_SIZE, bytes)?;
     set(socket, BUFFER_SIZE, bytes)
 }
 
-/// Connections that may wait to be accepted.
+/// Sets the number of connections that may wait to be accepted.
 pub(crate) fn set_backlog(socket: &impl AsFd, connections: u32) -> io::Result<()> {
     let backlog = i32::try_from(connections).ok().and_then(|n| Backlog::new(n).ok());
     listen(socket, backlog.unwrap_or(Backlog::MAXCONN))?;

@@ -1,9 +1,9 @@
-//! What the kernel knows of a file's writeback, without having it write anything.
+//! The state of a file's writeback, without starting any.
 
 use std::{fs::File, io, os::fd::AsRawFd};
 
-/// Fails if something that was written could not be written back since this was asked on this descriptor
-/// (sync_file_range(2)). Waits for what is being written back, and for nothing else.
+/// Fails if writeback of the file has failed since the previous call on this descriptor (sync_file_range(2)). Waits
+/// only for pages that are being written back.
 pub(crate) fn check(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
     // SAFETY: it takes no pointer, and the descriptor is open as long as `file` is borrowed.

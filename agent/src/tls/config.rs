@@ -1,4 +1,4 @@
-//! What rustls is told: one configuration for all connections.
+//! The configuration of rustls: one for all connections.
 
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use rustls::{
 
 use super::files::{Certificates, File, TlsError};
 
-/// Judges clients' certificates.
+/// Verifies clients' certificates.
 pub(super) type Verifier = Arc<dyn ClientCertVerifier>;
 
-/// All that a handshake needs, and what judges clients' certificates where they are wanted.
+/// Everything that a handshake needs, and the verifier of clients' certificates if they are asked
+/// for.
 pub(super) fn server(
     mut certificates: Certificates,
     verify_peer: bool,
@@ -32,14 +33,15 @@ pub(super) fn server(
             rustls::Error::General(_) => TlsError::KeyKind { path: key },
             source => TlsError::Key { path: key, source },
         })?;
-    // No resumption: it would let a certificate in that was revoked since, and a client of a disk
-    // connects once and stays.
+    // No session resumption. It would let in a certificate that was revoked since, and a disk's
+    // client connects once and stays.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok((Arc::new(config), verifier))
 }
 
-/// Takes certificates of the CA that no list revokes. A client without one is refused.
+/// Accepts certificates that the CA has signed and no list revokes. A client without a certificate
+/// is refused.
 fn verifier(
     certificates: &mut Certificates,
     provider: &Arc<rustls::crypto::CryptoProvider>,
@@ -56,7 +58,8 @@ fn verifier(
     let part = if lists.is_empty() { File::Ca } else { File::Revoked };
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
         .with_crls(lists)
-        // As GnuTLS: who is not on a list is not revoked, but an outdated list proves nothing.
+        // As GnuTLS: a certificate that is on no list is not revoked, but an outdated list proves
+        // nothing.
         .allow_unknown_revocation_status()
         .enforce_revocation_expiration()
         .build()

@@ -1,4 +1,4 @@
-//! DER, the encoding of certificates and revocation lists (X.690), as far as these need it.
+//! DER, the encoding of certificates and revocation lists (X.690), as far as they need it.
 
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const OBJECT_ID: u8 = 0x06;
@@ -14,7 +14,7 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 pub(super) const EXPLICIT_VERSION: u8 = 0xa0;
 
-/// DER that is read from the front.
+/// A reader of DER.
 pub(super) struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -26,12 +26,12 @@ impl<'a> Der<'a> {
         self.0.is_empty()
     }
 
-    /// Whether a value of this tag is next.
+    /// Whether the next value has this tag.
     pub(super) fn is(&self, tag: u8) -> bool {
         self.0.first() == Some(&tag)
     }
 
-    /// The next value: its tag, its contents, and all of its bytes.
+    /// Takes the next value: its tag, its contents, and all of its bytes.
     pub(super) fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
         let (&[tag, short], rest) = self.0.split_first_chunk()?;
         let (len, rest) = match short {

@@ -1,4 +1,4 @@
-//! Until when certificates and revocation lists hold, and what is said of those that do not for long.
+//! When certificates and revocation lists expire, and the warnings before that.
 
 use std::{
     fmt,
@@ -11,15 +11,15 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use super::der::{Der, EXPLICIT_VERSION, GENERALIZED_TIME, INTEGER, SEQUENCE, UTC_TIME};
 
 const DAY: u64 = 24 * 60 * 60;
-/// So long before its end a file is warned of.
+/// How long before the end of a file's validity the log warns, in seconds.
 const AHEAD: u64 = 14 * DAY;
 
-/// A moment in UTC, as certificates write it: year, month, day, hour, minute, second.
+/// A time in UTC as certificates contain it: year, month, day, hour, minute, second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Moment([u32; 6]);
 
 impl Moment {
-    /// UTCTime or GeneralizedTime (RFC 5280, section 4.1.2.5).
+    /// Reads UTCTime or GeneralizedTime (RFC 5280, section 4.1.2.5).
     fn read(der: &mut Der<'_>) -> Option<Self> {
         let (tag, digits, _) = der.next()?;
         let digits = str::from_utf8(digits).ok()?.strip_suffix('Z')?;
@@ -47,10 +47,10 @@ impl Moment {
         in_range.then_some(Self(moment))
     }
 
-    /// Since 1970; a moment before it is 0.
+    /// Seconds since 1970. A time before 1970 is 0.
     fn seconds(self) -> u64 {
         let [year, month, day, hour, minute, second] = self.0.map(i64::from);
-        // Years are counted from March, so that the leap day is the last one of a year.
+        // Years are counted from March, so that the leap day is the last day of a year.
         let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
         let days = 365 * year + year / 4 - year / 100 + year / 400;
         let days = days + (153 * month + 2) / 5 + day - 1 - 719_468;
@@ -70,17 +70,17 @@ impl fmt::Display for Moment {
     }
 }
 
-/// What ends with a file.
+/// What a file with a validity period contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The server's certificate, or one between it and its CA.
+    /// The server's certificate, or an intermediate one up to its CA.
     Own,
     Ca,
     /// A list of revoked certificates.
     Revoked,
 }
 
-/// From when and until when a file holds: the shortest of all that is in it.
+/// The validity period of a file: the intersection of the periods of everything in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Term {
     path: PathBuf,
@@ -89,17 +89,17 @@ pub(super) struct Term {
     until: Moment,
 }
 
-/// What is to be said of a term.
+/// What to report about a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Notice {
     NotYet,
-    /// In so many days.
+    /// It ends in this many days.
     Soon(u64),
     Over,
 }
 
 impl Term {
-    /// `None`: no date can be read.
+    /// `None` if no date can be read.
     pub(super) fn of_certificates(
         path: PathBuf,
         part: Part,
@@ -110,7 +110,7 @@ impl Term {
         Some(Self { path, part, from, until: read.iter().map(|(_, until)| *until).min()? })
     }
 
-    /// `None`: there is no list.
+    /// `None` if there is no list.
     pub(super) fn of_lists(
         path: PathBuf,
         lists: &[CertificateRevocationListDer<'_>],
@@ -130,7 +130,7 @@ impl Term {
         (left <= AHEAD).then_some(Notice::Soon(left / DAY))
     }
 
-    /// Says what there is to be said.
+    /// Logs the notice for this term, if there is one.
     fn say(&self, now: u64) {
         let Some(notice) = self.notice(now) else { return };
         let line = self.line(notice);
@@ -181,8 +181,8 @@ impl fmt::Display for Days {
     }
 }
 
-/// Says of each term what there is to be said now, and gives how long it is until there may be more: a day,
-/// or less where a term begins, comes near its end or ends.
+/// Logs what there is to report about each term. Returns the time until there may be more: a day, or less if a term
+/// begins, nears its end or ends before that.
 pub(super) fn say(terms: &[Term]) -> Duration {
     let now = now();
     for term in terms {
@@ -191,7 +191,7 @@ pub(super) fn say(terms: &[Term]) -> Duration {
     Duration::from_secs(until_change(terms, now))
 }
 
-/// The same, and nothing is said.
+/// As `say`, without logging.
 pub(super) fn pause(terms: &[Term]) -> Duration {
     Duration::from_secs(until_change(terms, now()))
 }
@@ -205,34 +205,34 @@ fn until_change(terms: &[Term], now: u64) -> u64 {
         let (from, until) = (term.from.map_or(0, Moment::seconds), term.until.seconds());
         [from, until.saturating_sub(AHEAD), until]
     });
-    // A second later, where it is true by any clock.
+    // One second later, when any clock agrees.
     changes.filter(|at| *at > now).map(|at| at - now + 1).min().unwrap_or(DAY).min(DAY)
 }
 
-/// From when to when a certificate is valid (RFC 5280, section 4.1).
+/// The validity period of a certificate (RFC 5280, section 4.1).
 fn validity(certificate: &[u8]) -> Option<(Moment, Moment)> {
     let mut whole = Der::of(Der::of(certificate).expect(SEQUENCE)?);
     let mut fields = Der::of(whole.expect(SEQUENCE)?);
     if fields.is(EXPLICIT_VERSION) {
         fields.next()?;
     }
-    fields.expect(INTEGER)?; // The serial number,
-    fields.expect(SEQUENCE)?; // the signature's algorithm,
-    fields.expect(SEQUENCE)?; // the issuer.
+    fields.expect(INTEGER)?; // The serial number.
+    fields.expect(SEQUENCE)?; // The signature algorithm.
+    fields.expect(SEQUENCE)?; // The issuer.
     let mut dates = Der::of(fields.expect(SEQUENCE)?);
     Some((Moment::read(&mut dates)?, Moment::read(&mut dates)?))
 }
 
-/// When there will be a newer list (RFC 5280, section 5.1).
+/// When a newer list will be published (RFC 5280, section 5.1).
 fn next_update(list: &[u8]) -> Option<Moment> {
     let mut whole = Der::of(Der::of(list).expect(SEQUENCE)?);
     let mut fields = Der::of(whole.expect(SEQUENCE)?);
     if fields.is(INTEGER) {
         fields.next()?; // The version.
     }
-    fields.expect(SEQUENCE)?; // The signature's algorithm,
-    fields.expect(SEQUENCE)?; // the issuer,
-    Moment::read(&mut fields)?; // this update.
+    fields.expect(SEQUENCE)?; // The signature algorithm.
+    fields.expect(SEQUENCE)?; // The issuer.
+    Moment::read(&mut fields)?; // The time of this update.
     Moment::read(&mut fields)
 }
 
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_those_of_date_1() {
+    fn times_agree_with_date_1() {
         for (text, seconds, printed) in [
             ("700101000000Z", 0, "1970-01-01 00:00:00 UTC"),
             ("491231235959Z", 2_524_607_999, "2049-12-31 23:59:59 UTC"),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn fourteen_days_before_its_end_a_file_is_warned_of() {
+    fn the_log_warns_fourteen_days_before_a_file_expires() {
         let until = moment("20301231000000Z");
         let path = PathBuf::from("/pki/server-cert.pem");
         let from = Some(moment("20300101000000Z"));

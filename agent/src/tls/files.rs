@@ -1,4 +1,4 @@
-//! The files of nbdkit-tls(1): where they are looked for, and what is read out of them.
+//! The files of nbdkit-tls(1): where to look for them, and what they contain.
 
 use std::{
     env, fs,
@@ -17,25 +17,25 @@ const CERTIFICATE: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
 const REVOKED: &str = "ca-crl.pem";
 
-/// Where nbdkit's root looks when no directory is given.
+/// Where nbdkit looks for certificates if it runs as root and no directory is given.
 pub const ROOTS_PLACE: &str = "/etc/pki/nbdkit";
-/// Where anybody else looks, in this order, below `$HOME`.
+/// Where it looks as another user, in this order, below `$HOME`.
 const HOME_PLACES: [&str; 2] = [".pki/nbdkit", ".config/pki/nbdkit"];
 
-/// What is in a directory of certificates.
+/// The contents of a directory of certificates.
 #[derive(Debug)]
 pub struct Certificates {
     pub(super) directory: PathBuf,
-    /// Who may sign clients' certificates.
+    /// The CAs that may sign clients' certificates.
     pub(super) ca: Vec<CertificateDer<'static>>,
-    /// The server's, and those between it and its CA.
+    /// The server's certificate and the intermediate ones up to its CA.
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
-    /// Certificates that are not to be taken any more.
+    /// Lists of revoked certificates.
     pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
 }
 
-/// Why there is no TLS where it was asked for.
+/// Why TLS is not possible although it was asked for.
 #[derive(Debug, Error)]
 pub enum TlsError {
     #[error("{option} needs certificates, and there are none in {}", list(.places))]
@@ -84,7 +84,7 @@ impl TlsError {
         Self::Nowhere { option, places: places() }
     }
 
-    /// What to do about it, where that is known and not said already.
+    /// What to do about it, if that is known and not in the message already.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Nowhere { .. } => {
@@ -107,7 +107,7 @@ fn list(places: &[PathBuf]) -> String {
     if places.is_empty() { "$HOME, which is not set".into() } else { places.join(" or ") }
 }
 
-/// The directories to look in when none is given.
+/// The directories to search if none is given.
 pub(super) fn places() -> Vec<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return vec![ROOTS_PLACE.into()];
@@ -118,7 +118,8 @@ pub(super) fn places() -> Vec<PathBuf> {
     }
 }
 
-/// nbdkit's sign of a directory of certificates: all three are there and may be read.
+/// Whether nbdkit would take this for a directory of certificates: all three files exist and can be
+/// read.
 pub(super) fn are_in(place: &Path) -> bool {
     [CA, CERTIFICATE, KEY].iter().all(|file| fs::File::open(place.join(file)).is_ok())
 }
@@ -147,7 +148,7 @@ impl Certificates {
         Ok(Self { directory: directory.to_owned(), ca, chain, key, revoked })
     }
 
-    /// To say which file an error is about.
+    /// The path of one of the files, for error messages.
     pub(super) fn path(&self, file: File) -> PathBuf {
         self.directory.join(match file {
             File::Ca => CA,
@@ -167,12 +168,13 @@ pub(super) enum File {
     Revoked,
 }
 
-/// Longest file, bytes: a list of a million revoked certificates.
+/// Maximum length of a file in bytes: a list of a million revoked certificates.
 const LONGEST: u64 = 64 << 20;
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |source| TlsError::Read { path: path.to_owned(), source };
-    // Before it is opened: to open a pipe waits for its other end, and at HUP the agent serves.
+    // Checked before the open: opening a pipe waits for its other end, and at HUP the agent is
+    // serving.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err(TlsError::NotAFile { path: path.to_owned() });
     }
@@ -198,14 +200,14 @@ fn private_key(path: PathBuf) -> Result<PrivateKeyDer<'static>, TlsError> {
     }
 }
 
-/// An empty list is a list: with nothing revoked.
+/// An empty list is valid: it revokes nothing.
 fn revocations(
     path: PathBuf,
     bytes: &[u8],
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let found = CertificateRevocationListDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>();
     match found {
-        // A file that was meant to revoke something and does not is not passed over.
+        // A file that should revoke something and contains no list is an error.
         Ok(found) if found.is_empty() => {
             Err(TlsError::Empty { what: "certificate revocation list", path })
         }

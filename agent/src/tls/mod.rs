@@ -1,7 +1,7 @@
-//! TLS of the server's side: what was asked for, the certificates, and what rustls is told.
+//! TLS on the server's side: what was asked for, the certificates, and rustls's configuration.
 //!
-//! `cli` makes a `Wanted`, `plan` turns it into a `Policy`, `session` takes clients by it. Names
-//! are nbdkit-tls(1)'s. No socket is touched here.
+//! `cli` makes a `Wanted`, `plan` turns it into a `Policy`, and `session` applies it to clients.
+//! File names are those of nbdkit-tls(1). Nothing here touches a socket.
 
 mod config;
 mod der;
@@ -29,7 +29,7 @@ pub use self::{
     source::Source,
 };
 
-/// `--tls`.
+/// The value of `--tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Off,
@@ -37,7 +37,7 @@ pub enum Mode {
     Require,
 }
 
-/// What the command line says of TLS.
+/// The command line's settings for TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// `--tls`, if it was given.
@@ -46,14 +46,15 @@ pub struct Wanted {
     pub certificates: Option<PathBuf>,
     /// `--tls-verify-peer`.
     pub verify_peer: bool,
-    /// Verified and without `--tls`, clients in plain text come in too: nbdkit lets them in.
+    /// Also accept clients without TLS if peers are verified and `--tls` is not given, as nbdkit
+    /// does.
     pub plain_too: bool,
     /// `--tls-psk`.
     #[cfg(feature = "psk")]
     pub shared_keys: Option<PathBuf>,
 }
 
-/// What every session does about TLS.
+/// How every session uses TLS.
 #[derive(Debug, Clone, Default)]
 pub enum Policy {
     /// STARTTLS is refused.
@@ -61,22 +62,22 @@ pub enum Policy {
     Off,
     /// The client chooses.
     On(Arc<Source>),
-    /// Nothing goes on without it.
+    /// Required: the client must send STARTTLS first.
     Require(Arc<Source>),
 }
 
-/// All that a handshake needs; cheap to clone.
+/// Everything that a handshake needs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Acceptor {
-    /// By rustls.
+    /// Uses rustls.
     Certificates(Arc<ServerConfig>),
-    /// By OpenSSL.
+    /// Uses OpenSSL.
     #[cfg(feature = "psk")]
     SharedKeys(SharedKeys),
 }
 
 impl Wanted {
-    /// Nothing goes on without TLS: that was said, or only those who can be verified are wanted.
+    /// Whether TLS is required, either by `--tls` or because peers are verified.
     pub fn requires(&self) -> bool {
         match self.mode {
             Some(mode) => mode == Mode::Require,
@@ -84,8 +85,8 @@ impl Wanted {
         }
     }
 
-    /// Reads the files and decides. Without `--tls` there is TLS where there are certificates or
-    /// keys; what was asked for and cannot be had is an error, never plain text.
+    /// Reads the files and decides. Without `--tls`, TLS is on if there are certificates or keys.
+    /// If TLS was asked for and is not possible, this is an error, and never plain text.
     pub fn prepare(&self) -> Result<Policy, TlsError> {
         if self.mode == Some(Mode::Off) {
             return Ok(Policy::Off);
@@ -104,7 +105,8 @@ impl Wanted {
         Ok(Policy::On(source))
     }
 
-    /// The directory of certificates and the file of shared keys that were named and are used.
+    /// The directory of certificates or the file of shared keys, if it was named on the command
+    /// line and is used.
     pub fn named(&self, policy: &Policy) -> (Option<&Path>, Option<&Path>) {
         match policy.acceptor() {
             None => (None, None),
@@ -114,8 +116,8 @@ impl Wanted {
         }
     }
 
-    /// As nbdkit: shared keys go before certificates, and a directory that is named before the
-    /// places where one might be.
+    /// Chooses as nbdkit does: shared keys before certificates, and a named directory before the
+    /// default directories.
     fn place(&self) -> Result<Option<Place>, TlsError> {
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|source| TlsError::Read { path: path.into(), source })
@@ -144,8 +146,8 @@ impl Wanted {
 }
 
 impl Policy {
-    /// A listener's URI as clients have to say it: `nbds`, `nbds+unix` or `nbds+vsock` where there
-    /// is nothing without TLS.
+    /// The listener's URI in the form that clients need: `nbds`, `nbds+unix` or `nbds+vsock` if TLS
+    /// is required.
     pub fn uri(&self, plain: String) -> String {
         match (self, plain.strip_prefix("nbd")) {
             (Self::Require(_), Some(rest)) => format!("nbds{rest}"),
@@ -153,7 +155,7 @@ impl Policy {
         }
     }
 
-    /// nbdkit's number for it: 1 is on, 2 is required.
+    /// nbdkit's number for the mode: 1 for on, 2 for required.
     pub const fn level(&self) -> Option<u8> {
         match self {
             Self::Off => None,
@@ -167,7 +169,7 @@ impl Policy {
         !matches!(self, Self::Off)
     }
 
-    /// What is read again, where STARTTLS is possible.
+    /// The files that HUP reads again, if STARTTLS is possible.
     pub const fn source(&self) -> Option<&Arc<Source>> {
         match self {
             Self::Off => None,
@@ -175,23 +177,23 @@ impl Policy {
         }
     }
 
-    /// Why a client that has shown a certificate before may not stay, by what was read last.
+    /// Why the files as last read refuse a client that has shown this certificate.
     pub fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
         self.source()?.refuses(certificate)
     }
 
-    /// For the next STARTTLS, where it is possible.
+    /// The acceptor for the next STARTTLS, if it is possible.
     pub fn acceptor(&self) -> Option<Acceptor> {
         self.source().map(|source| source.acceptor())
     }
 }
 
-/// Who the other end is, once the handshake is through; `None` unless `--tls-verify-peer`.
+/// The peer's certificate after the handshake. `None` unless `--tls-verify-peer` is given.
 pub fn certificate(session: &ServerConnection) -> Option<Certificate> {
     Certificate::of_chain(session.peer_certificates()?)
 }
 
-/// Why a client's TLS came to nothing; for the log.
+/// Why TLS with a client failed, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure(String);
 
@@ -228,7 +230,7 @@ impl From<rustls::Error> for Failure {
     }
 }
 
-/// An alert as TLS's specification writes it: `unknown_ca`.
+/// An alert's name in the TLS specification, such as `unknown_ca`.
 fn name_of(alert: rustls::AlertDescription) -> String {
     let Some(name) = alert.as_str() else { return format!("alert {}", u8::from(alert)) };
     let mut out = String::new();

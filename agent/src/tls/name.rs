@@ -1,7 +1,6 @@
-//! What a client's certificate says of its owner: distinguished names out of DER, as RFC 4514
-//! writes them and as nbdkit prints them.
+//! The names in a client's certificate: distinguished names from DER, as RFC 4514 writes them and nbdkit prints them.
 //!
-//! The certificate was verified before; here it is only read. What cannot be read is no name.
+//! The certificate was verified before, and is only parsed here. A name that cannot be parsed is treated as absent.
 
 use std::fmt::{self, Write};
 
@@ -15,20 +14,21 @@ use super::der::{
 /// The owner of a verified client certificate, for access rules and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// The owner: `CN=client,O=Example,C=US`. Printable, whatever the certificate says.
+    /// The owner's distinguished name, such as `CN=client,O=Example,C=US`. Always printable.
     pub dn: String,
-    /// Who vouches for it.
+    /// The distinguished name of the certificate's issuer.
     pub issuer_dn: String,
-    /// As it was shown, the owner's first: it is verified again when lists of revoked ones are read again.
+    /// The chain that the client sent, the owner's certificate first. It is verified again when lists of revoked
+    /// certificates are read again.
     pub chain: Vec<CertificateDer<'static>>,
 }
 
-/// Most bytes of a chain that are kept while a client is connected.
+/// Maximum size in bytes of a chain that is kept while a client is connected.
 const LONGEST_CHAIN: usize = 16 << 10;
 
 impl Certificate {
-    /// Of a client that has shown this chain. Of one that is too long to be kept only the owner's is: it is
-    /// refused when it is verified again.
+    /// The certificate of a client that has sent this chain. If the chain is too long to be kept, only the owner's
+    /// certificate is, and the client is refused when it is verified again.
     pub(super) fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let owner = chain.first()?;
         let fits = chain.iter().map(|one| one.len()).sum::<usize>() <= LONGEST_CHAIN;
@@ -37,7 +37,7 @@ impl Certificate {
         Some(Self { chain, ..Self::read(owner)? })
     }
 
-    /// Reads the names in a certificate (RFC 5280, section 4.1).
+    /// Parses the names in a certificate (RFC 5280, section 4.1).
     pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
         let mut outer = Der::of(certificate);
         let mut whole = Der::of(outer.expect(SEQUENCE)?);
@@ -45,10 +45,10 @@ impl Certificate {
         if fields.is(EXPLICIT_VERSION) {
             fields.next()?;
         }
-        fields.expect(INTEGER)?; // The serial number,
-        fields.expect(SEQUENCE)?; // the signature's algorithm.
+        fields.expect(INTEGER)?; // The serial number.
+        fields.expect(SEQUENCE)?; // The signature algorithm.
         let issuer = fields.expect(SEQUENCE)?;
-        fields.expect(SEQUENCE)?; // From when to when.
+        fields.expect(SEQUENCE)?; // The validity period.
         let subject = fields.expect(SEQUENCE)?;
         Some(Self { dn: name(subject)?, issuer_dn: name(issuer)?, chain: Vec::new() })
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Certificate {
     }
 }
 
-/// An `RDNSequence`, the last part first (RFC 4514, section 2.1).
+/// Formats an `RDNSequence`, the last part first (RFC 4514, section 2.1).
 fn name(sequence: &[u8]) -> Option<String> {
     let mut parts = Vec::new();
     let mut sets = Der::of(sequence);
@@ -98,7 +98,7 @@ fn put_attribute(out: &mut String, id: &[u8], tag: u8, value: &[u8], all: &[u8])
     Some(())
 }
 
-/// Section 3 of RFC 4514, and what else certificates carry, in GnuTLS's words.
+/// The keyword of an attribute: those of RFC 4514, section 3, and GnuTLS's words for other common ones.
 fn keyword(id: &[u8]) -> Option<&'static str> {
     const X520: [u8; 2] = [0x55, 0x04];
     const UCL: [u8; 9] = [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01];
@@ -161,7 +161,7 @@ fn text(tag: u8, value: &[u8]) -> Option<String> {
     }
 }
 
-/// Section 2.4; control characters too, since names are printed.
+/// Escapes as RFC 4514, section 2.4 demands, and control characters too, because names are printed.
 fn put_escaped(out: &mut String, text: &str) {
     let last = text.chars().count().saturating_sub(1);
     for (index, c) in text.chars().enumerate() {

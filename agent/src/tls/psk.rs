@@ -1,4 +1,4 @@
-//! Keys that both ends share: psktool's file, and what OpenSSL is told of it. rustls has no such
+//! Pre-shared keys: psktool's file, and OpenSSL's configuration. rustls does not support pre-shared
 //! keys.
 
 use std::{
@@ -21,24 +21,25 @@ use openssl::{
 
 use super::{Failure, TlsError, files::read};
 
-/// For TLS 1.2: with forward secrecy and authenticated encryption. Those of 1.3 all have both.
+/// Cipher suites of TLS 1.2 with forward secrecy and authenticated encryption. All suites of TLS
+/// 1.3 have both.
 const SUITES: &str = "DHE-PSK-AES256-GCM-SHA384:DHE-PSK-AES128-GCM-SHA256:\
                       ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-CHACHA20-POLY1305";
 
-/// For TLS 1.3.
+/// Cipher suites of TLS 1.3.
 const SUITES_1_3: &str =
     "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256";
 
-/// Longest key that OpenSSL takes, in bytes (`PSK_MAX_PSK_LEN`).
+/// Maximum length of a key that OpenSSL accepts, in bytes (`PSK_MAX_PSK_LEN`).
 const LONGEST: usize = 512;
 
-/// By user.
+/// Keys by user name.
 type Keys = HashMap<Vec<u8>, Vec<u8>>;
 
-/// The user that a client said it is, a text for people.
+/// The user name that a client claimed, as printable text.
 static USER: LazyLock<Option<Index<Ssl, String>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
-/// All that a handshake with shared keys needs; cheap to clone.
+/// Everything that a handshake with shared keys needs. Cheap to clone.
 #[derive(Clone)]
 pub struct SharedKeys(SslContext);
 
@@ -49,7 +50,7 @@ impl fmt::Debug for SharedKeys {
 }
 
 impl SharedKeys {
-    /// Of `--tls-psk`.
+    /// Reads the file of `--tls-psk`.
     pub(super) fn read(path: &Path) -> Result<Self, TlsError> {
         let text = read(path).map_err(|error| match error {
             TlsError::Read { path, source } => TlsError::ReadKeys { path, source },
@@ -70,13 +71,14 @@ impl SharedKeys {
         })
     }
 
-    /// A session before its first byte.
+    /// A new session, before its first byte.
     pub fn begin(&self) -> Result<Ssl, Failure> {
         Ssl::new(&self.0).map_err(|error| Failure::from(error.to_string()))
     }
 }
 
-/// The user that the client of a session said it is; not proven before the handshake is through.
+/// The user name that the client of a session claimed. It is not proven before the handshake is
+/// complete.
 pub fn user(session: &SslRef) -> Option<&str> {
     session.ex_data((*USER)?).map(String::as_str)
 }
@@ -88,12 +90,12 @@ fn context(keys: Keys) -> Result<SslContext, ErrorStack> {
     let (prime, two) = (BigNum::get_rfc3526_prime_3072()?, BigNum::from_u32(2)?);
     let group = Dh::from_pqg(prime, None, two)?;
     context.set_tmp_dh(&group)?;
-    // No resumption, as with certificates.
+    // No session resumption, as with certificates.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_num_tickets(0)?;
     context.set_options(SslOptions::NO_TICKET | SslOptions::NO_RENEGOTIATION);
-    // Shared keys go with SHA-256 only, and there GnuTLS and OpenSSL both put ChaCha20 before AES,
-    // which costs several times as much.
+    // Shared keys work with SHA-256 only. Among those suites GnuTLS and OpenSSL both prefer
+    // ChaCha20 to AES, and ChaCha20 costs several times as much.
     context.set_ciphersuites(SUITES_1_3)?;
     context.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
     context.set_mode(
@@ -103,7 +105,7 @@ fn context(keys: Keys) -> Result<SslContext, ErrorStack> {
             | SslMode::RELEASE_BUFFERS,
     );
     let keys = Arc::new(keys);
-    // For both versions: with TLS 1.3 OpenSSL makes an external key of it, with SHA-256.
+    // Used for both versions: with TLS 1.3 OpenSSL makes an external key of it, with SHA-256.
     context.set_psk_server_callback(move |session, user, room| {
         let user = user.unwrap_or_default();
         if let Some(index) = *USER {
@@ -118,7 +120,8 @@ fn context(keys: Keys) -> Result<SslContext, ErrorStack> {
     Ok(context.build())
 }
 
-/// Lines of `USER:HEX`, as psktool(1) writes them; a user that begins with `#` is hex too.
+/// Parses lines of `USER:HEX`, as psktool(1) writes them. A user name that begins with `#` is hex
+/// too.
 fn parse(text: &[u8]) -> Result<Keys, (usize, &'static str)> {
     let mut keys = HashMap::new();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -139,7 +142,7 @@ fn parse(text: &[u8]) -> Result<Keys, (usize, &'static str)> {
         if key.is_empty() || key.len() > LONGEST {
             return Err(bad("its key has to have 1 to 512 bytes"));
         }
-        // The first counts, as with GnuTLS.
+        // The first key of a user counts, as with GnuTLS.
         keys.entry(user).or_insert(key);
     }
     Ok(keys)

@@ -1,5 +1,5 @@
-//! Where certificates or shared keys come from, and what was read there last. They are read again at HUP, all
-//! or nothing; handshakes that begin after that use what is new.
+//! The files of certificates or shared keys, and what was last read from them. HUP reads them again, and replaces
+//! either all of it or nothing. Later handshakes use the new contents.
 
 use std::{
     path::PathBuf,
@@ -21,50 +21,50 @@ use super::{
 };
 use human::chain;
 
-/// The files.
+/// Which files are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Absolute: the agent may be elsewhere by the time of a HUP.
+    /// Absolute, because the agent may have another working directory at HUP.
     Certificates { directory: PathBuf, verify_peer: bool },
     #[cfg(feature = "psk")]
     SharedKeys(PathBuf),
 }
 
-/// What is read from them.
+/// What was read from the files.
 #[derive(Debug)]
 struct Loaded {
     acceptor: Acceptor,
-    /// Judges clients' certificates, where they are wanted.
+    /// Verifies clients' certificates, if the agent asks for them.
     verifier: Option<config::Verifier>,
     terms: Vec<Term>,
-    /// The CA that has a list of revoked certificates here.
+    /// The CA, if there is a list of revoked certificates for it.
     revokes: Option<Vec<CertificateDer<'static>>>,
 }
 
-/// A place, and what was read there last.
+/// A place, and what was last read from it.
 #[derive(Debug)]
 pub struct Source {
     place: Place,
     loaded: RwLock<Loaded>,
-    /// It was read again.
+    /// Notified after the files were read again.
     renewed: Notify,
 }
 
 impl Source {
-    /// Reads it for the first time.
+    /// Reads the files for the first time.
     pub(super) fn open(place: Place) -> Result<Arc<Self>, TlsError> {
         let loaded = place.load(None)?;
         expiry::say(&loaded.terms);
         Ok(Arc::new(Self { place, loaded: RwLock::new(loaded), renewed: Notify::new() }))
     }
 
-    /// For the next handshake.
+    /// The acceptor for the next handshake.
     pub(super) fn acceptor(&self) -> Acceptor {
         self.loaded().acceptor.clone()
     }
 
-    /// Why a client that was verified before is refused by what was read last. What has only become too old
-    /// meanwhile is no reason: it is said in the log, and counts for those who come.
+    /// Why the files as last read refuse a client that was verified before. A certificate that has merely expired since
+    /// is no reason: the log reports it, and only new connections are refused.
     pub(super) fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
         let verifier = self.loaded().verifier.clone()?;
         let (owner, others) = certificate.chain.split_first()?;
@@ -82,8 +82,8 @@ impl Source {
         }
     }
 
-    /// At HUP. Files that have become wrong change nothing. True: they are new, and connections are to be judged
-    /// again.
+    /// Reads the files again at HUP. Invalid files change nothing. Returns whether the contents are new, so that open
+    /// connections must be judged again.
     pub fn reload(&self) -> bool {
         let revokes = self.loaded().revokes.clone();
         match self.place.load(revokes.as_deref()) {
@@ -107,9 +107,9 @@ impl Source {
         }
     }
 
-    /// Says, as time goes by, what is about to expire and what has. Never ends.
+    /// Logs certificates and lists that will expire soon or have expired. Never returns.
     pub async fn watch(self: Arc<Self>) {
-        // What is there now was said when it was read.
+        // The present files were reported when they were read.
         let mut pause = expiry::pause(&self.loaded().terms);
         loop {
             tokio::select! {
@@ -127,8 +127,9 @@ impl Source {
 }
 
 impl Place {
-    /// `revoked`: the CA that had a list of revoked certificates here before. Without it they would be let in again,
-    /// and it may only be missing for a moment, while it is renewed.
+    /// `revoked` is the CA that had a list of revoked certificates here before. A missing list is an error then:
+    /// without it revoked certificates would be accepted again, and it may only be missing for a moment while it is
+    /// renewed.
     fn load(&self, revoked: Option<&[CertificateDer<'_>]>) -> Result<Loaded, TlsError> {
         match self {
             Self::Certificates { directory, verify_peer } => {

@@ -1,8 +1,8 @@
 //! Requests that complete without a thread: reads that the page cache lacks, and reads and writes of whole blocks past
 //! the page cache.
 //!
-//! No request fails here. A request that moves fewer bytes than it asked for is executed again by a thread, which finds
-//! out why.
+//! No request fails here. If a request moves fewer bytes than it asked for, a thread executes it again and gets the
+//! error.
 
 use std::{
     io,
@@ -18,7 +18,8 @@ use crate::{
     sys::ring::{Then, Transfer},
 };
 
-/// Longest read, in bytes, of a file that may have holes. For a longer read holes are looked for, and not read.
+/// Maximum length in bytes of a read from a file that may have holes. For a longer read, holes are looked up instead of
+/// read.
 const BLIND: u64 = 256 << 10;
 
 impl AsFd for Opened {
@@ -103,7 +104,7 @@ impl Inner {
             drop(place);
             let member = &inner.held().member;
             let all = matches!(moved, Ok(n) if n == len);
-            // Before it is acknowledged, or done once more; also if it was done in part.
+            // Noted before the write is acknowledged or repeated, even if only a part of it was done.
             let all = if let Some(begun) = begun {
                 member.end_durable(begun, moved.err()) && all
             } else {

@@ -1,4 +1,5 @@
-//! Reads that the page cache can answer, on a thread that serves other connections.
+//! Reads that the page cache can answer, on a thread that serves other connections. A look is a read from the page
+//! cache that does not wait.
 
 use std::sync::atomic::Ordering;
 
@@ -8,17 +9,17 @@ use crate::{
     sys::file::{self as sys, Wait},
 };
 
-/// Reads that are not looked for after one that the page cache did not have.
+/// Number of reads that are begun without a look, after a look that the page cache could not answer.
 const UNLOOKED: u32 = 16;
-/// In place of their number: the last look found nothing, and the read was not begun yet.
+/// In place of that number: the last look found nothing, and the read was not begun yet.
 const MISSED: u32 = u32::MAX;
 
 impl Inner {
-    /// See `Opened::read_cached`. After a read that was begun the next ones are not looked for (`begin_read`): the
-    /// ring finds what is cached too, and one look for nothing costs as much as half a read.
+    /// See `Opened::read_cached`. After a look that found nothing, the next reads are begun without one (`begin_read`):
+    /// the ring also finds cached bytes, and a look for nothing costs half as much as a read.
     pub(super) fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
         let opened = &self.held().opened;
-        // A look for what is not there starts a read, which waits where the device's queue is full.
+        // A look for bytes that are not cached starts a read, which waits if the device's queue is full.
         if u64::from(len) > WINDOW || opened.direct.is_some() || self.share.is_full() {
             return Turn::WouldBlock;
         }
@@ -38,7 +39,7 @@ impl Inner {
         turn
     }
 
-    /// A read begins that may have been looked for: from here on it is counted by whoever does it.
+    /// Called when a read begins that a look may have counted. From now on the thread that executes the read counts it.
     pub(super) fn take_missed(&self) {
         let missed = self
             .missed
@@ -48,9 +49,8 @@ impl Inner {
         }
     }
 
-    /// The next reads are begun without a look for them, if the last look found nothing. Asked where a read is begun,
-    /// and not where the look came to nothing: under a layer that has reads performed by threads, each is to be
-    /// looked for.
+    /// Begins the next reads without a look, if the last look found nothing. Called when a read is begun, and not when
+    /// the look fails: below a layer whose reads are executed by threads, each read needs a look.
     pub(super) fn stop_looking(&self) {
         if self.unlooked.load(Ordering::Relaxed) == MISSED {
             self.unlooked.store(UNLOOKED, Ordering::Relaxed);
@@ -59,12 +59,12 @@ impl Inner {
 }
 
 impl Opened {
-    /// A range that the page cache has is answered; anything else changes nothing.
+    /// Answers the read if the page cache has the whole range. Otherwise changes nothing.
     fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
         let len = len as usize;
         let Ok(mut bytes) = room(len) else { return Turn::WouldBlock };
         let read = || sys::read(&self.file, &mut bytes, len, at, Wait::Never);
-        // Failures and short reads: the one who may wait finds out what is the matter.
+        // After a failure or a short read, the thread that may block finds the cause.
         if matches!(self.can.read_nowait.with(read), Ok(Some(n)) if n == len) {
             answer.push_scanned(at, bytes, 0);
             return Turn::Done;

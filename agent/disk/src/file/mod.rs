@@ -43,9 +43,9 @@ use crate::{
     sys::file::{self as sys, Until, Wait},
 };
 
-/// Most bytes that are read on the connection's task, and with one system call.
+/// Maximum number of bytes that are read on the connection's task, and per system call.
 const WINDOW: u64 = 1 << 20;
-/// Bytes in the smallest page of the page cache.
+/// Size in bytes of the smallest page of the page cache.
 const CACHE_PAGE: u64 = 4096;
 
 /// A file or block device, opened for one connection. A loss of another connection to the same file is reported here too
@@ -58,11 +58,11 @@ pub struct FileDisk(Arc<Inner>);
 struct Inner {
     /// `None` only during the drop.
     held: Option<Held>,
-    /// Of the queue of the device that it is on.
+    /// The share of this connection's payer in the queue of the file's device.
     share: Arc<Share>,
-    /// Reads that the page cache did not have: they were started by the look for them, and counted in the share.
+    /// Number of reads whose look found nothing. The look has started them, and they are counted in the share.
     missed: AtomicU32,
-    /// Reads that are begun without a look whether the page cache has them.
+    /// Number of further reads that are begun without a look in the page cache.
     unlooked: AtomicU32,
 }
 
@@ -78,18 +78,19 @@ struct Opened {
     file: File,
     options: Options,
     info: DiskInfo,
-    /// Whether it is a block device, which needs whole sectors and tells no holes.
+    /// The sector size in bytes of a block device, which needs whole sectors and does not report holes. `None` for a
+    /// file.
     sector: Option<u64>,
-    /// O_DIRECT, `cache=none`.
+    /// Settings for O_DIRECT (`cache=none`).
     direct: Option<Direct>,
     edges: Edges,
-    /// What the kernel and the filesystem have not refused yet.
+    /// Calls that the kernel and the filesystem have not refused yet.
     can: Abilities,
     /// Whether the file may have holes. Zeroes in bytes that were read are found in any case.
     sparse: AtomicBool,
-    /// It is on a block device of this machine.
+    /// Whether it is on a block device of this machine.
     local: bool,
-    /// The kernel goes on with some requests by itself (`begin`).
+    /// Whether the kernel completes some requests without a thread (`begin`).
     ringed: bool,
 }
 
@@ -156,7 +157,7 @@ impl Opened {
         self.options == other.options && self.info == other.info
     }
 
-    /// Holes are not read where the filesystem tells them; a window that starts with data is.
+    /// Reads a range. Holes that the filesystem reports are skipped, except inside a window that starts with data.
     fn read(&self, range: Range<u64>, answer: &mut Answer) -> io::Result<()> {
         for window in cuts(range, WINDOW) {
             let data = if self.may_have_holes() { self.data_from(&window)? } else { window.start };
@@ -176,7 +177,8 @@ impl Opened {
         self.sector.is_none() && self.sparse.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the bytes are durable, which they can only be with `durable`.
+    /// Writes all slices at offset `at`. Returns whether the bytes are durable, which they can be only with
+    /// `Until::Durable`.
     fn write(&self, at: u64, slices: &[&[u8]], until: Until) -> io::Result<bool> {
         if let Some(direct) = &self.direct {
             direct.write(&self.file, &self.edges, at, slices, until, &self.can.write_durable)
@@ -186,8 +188,8 @@ impl Opened {
         }
     }
 
-    /// Whether the file may have holes, since it has fewer blocks than bytes. A filesystem that compresses may count few
-    /// blocks for a file without holes; that costs only one more system call per read.
+    /// Finds out whether the file may have holes, that is, has fewer blocks than bytes. A filesystem that compresses
+    /// may count few blocks for a file without holes. That costs only one more system call per read.
     fn look_for_holes(&self) {
         let sparse = self.file.metadata().map_or(true, |now| now.blocks() * 512 < self.info.size);
         self.sparse.store(sparse, Ordering::Relaxed);
@@ -222,7 +224,7 @@ impl Held {
                 return self.durable_if(*fua, progress);
             }
             Op::Zero { fua, may_trim, fast, .. } => {
-                // Where zeroes have to be written, 32 MiB would take too long.
+                // Writing 32 MiB of zeroes would take too long.
                 let unit = if opened.zeroes_in_kernel() { PIECE } else { DATA_PIECE };
                 let piece = |piece| opened.zero(&piece, *may_trim, *fast);
                 let progress = member.change(|| in_pieces(range, unit, piece))?;
@@ -285,8 +287,8 @@ impl Disk for FileDisk {
 }
 
 impl FileDisk {
-    /// Charges the requests of this connection to `payer`: those of one payer share its part of the device's queue.
-    /// Without it all connections are one payer.
+    /// Charges the requests of this connection to `payer`. Connections of one payer share its part of the device's
+    /// queue. Without this call all connections have the same payer.
     #[must_use]
     pub fn charged_to(mut self, payer: Payer) -> Self {
         let inner = Arc::get_mut(&mut self.0).expect("it was opened, and nobody else has it yet");
@@ -295,7 +297,7 @@ impl FileDisk {
         self
     }
 
-    /// A write that finds all it needs in the page cache: no page is read first, and nothing is waited for.
+    /// Whether a write needs only the page cache: no page must be read first, and the write does not wait.
     fn is_cached_write(&self, asked: Asked) -> bool {
         let (at, len) = asked.range;
         asked.verb == Verb::Write
@@ -307,7 +309,7 @@ impl FileDisk {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Of reads whose connection has gone meanwhile.
+        // Reads that a look has counted and that were not begun before the connection ended.
         self.share.uncount(*self.missed.get_mut());
         match self.held.take() {
             Some(held) if held.member.owes() => {
@@ -318,7 +320,7 @@ impl Drop for Inner {
     }
 }
 
-/// Appends all of `range` to `bytes`, which has room for it. Fails if the file ends before.
+/// Appends all of `range` to `bytes`, which has room for it. Fails if the file ends before the end of the range.
 fn read_exactly(file: &File, range: &Range<u64>, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
@@ -343,8 +345,7 @@ fn read_buffered(file: &File, range: Range<u64>, answer: &mut Answer) -> io::Res
     Ok(())
 }
 
-/// Writes all the slices from `at` on. Says whether they are durable, which they can only be when
-/// asked for.
+/// Writes all slices from `at` on. Returns whether they are durable, which they can be only if asked for.
 fn write_buffered(
     file: &File,
     at: u64,
@@ -354,7 +355,7 @@ fn write_buffered(
 ) -> io::Result<bool> {
     let mut slices: Vec<_> = slices.iter().map(|slice| IoSlice::new(slice)).collect();
     let mut rest = slices.as_mut_slice();
-    // A write of empty slices would look like one that wrote nothing.
+    // Empty slices are removed, because writing only those would look like a write that makes no progress.
     IoSlice::advance_slices(&mut rest, 0);
     let (mut at, mut all_durable) = (at, until == Until::Durable);
     while !rest.is_empty() {

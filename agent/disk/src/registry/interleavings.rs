@@ -1,4 +1,5 @@
-//! Every interleaving of a few threads, by loom: `cargo test -p disk --features loom --lib`.
+//! Every interleaving of a few threads, tested with loom: `cargo test -p disk --features loom
+//! --lib`.
 
 use std::io;
 
@@ -19,7 +20,7 @@ use crate::{
 
 const INODE: Inode = Inode { device: 0, inode: None };
 
-/// A descriptor of a file whose writeback has failed: the first sync gets the error.
+/// A descriptor of a file whose writeback has failed. The first sync gets the error.
 #[derive(Debug, Clone)]
 struct Failed(Arc<AtomicBool>);
 

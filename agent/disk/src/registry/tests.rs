@@ -1,4 +1,4 @@
-//! Failures of the host, and the errors that clients then get.
+//! Failures of the host, and the errors that clients get then.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn a_durable_write_that_gets_an_error_does_not_hide_the_loss_from_flushes() {
 }
 
 #[test]
-fn a_loss_that_a_durable_write_by_itself_hears_of_is_told_by_flushes() {
+fn a_loss_that_a_begun_durable_write_gets_is_reported_by_flushes() {
     let medium = Medium::new().beginning();
     let [writer, durable] = [medium.open(), medium.open()];
     write(&writer, 1, false);
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn no_flush_succeeds_over_a_loss_of_what_goes_on_by_itself(
+    fn no_flush_succeeds_over_a_loss_of_begun_writes(
         steps in prop::collection::vec(any::<[u8; 4]>(), 1..60),
     ) {
         check(&Around(Medium::new().beginning(), |disk| disk), &steps);

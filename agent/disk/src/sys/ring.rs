@@ -14,22 +14,22 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::Pages;
 
-/// Most requests that wait to be submitted. They are few, since each is submitted when it is pushed.
+/// Maximum number of requests that wait to be submitted. There are few, because each is submitted when it is pushed.
 const REQUESTS: u32 = 256;
-/// Completions that fit into the ring. The kernel keeps more elsewhere (IORING_FEAT_NODROP).
+/// Number of completions that fit into the ring. The kernel keeps more elsewhere (IORING_FEAT_NODROP).
 const COMPLETIONS: u32 = 1024;
 
 /// A read or a write.
 #[derive(Debug)]
 pub(crate) enum Transfer {
-    /// Reads this many bytes and appends them to a buffer that has room for them; past the page cache if `direct`.
+    /// Reads `len` bytes and appends them to `bytes`, which has room for them. With `direct`, bypasses the page cache.
     Read { bytes: Vec<u8>, len: usize, direct: bool },
-    /// Writes all bytes of the pages, past the page cache. With `durable` the medium has them when it is done
-    /// (RWF_DSYNC).
+    /// Writes all bytes of the pages, bypassing the page cache. With `durable` the medium has them when the request is
+    /// done (RWF_DSYNC).
     Write { pages: Pages, durable: bool },
 }
 
-/// A request that would block fails with EAGAIN (RWF_NOWAIT). Otherwise one of the kernel's threads would block, which
+/// A request that would block fails with EAGAIN (RWF_NOWAIT). Otherwise one of the kernel's threads would block. These
 /// are few and shared by all tenants. A read through the page cache waits without a thread, and does not need the flag.
 const NOWAIT: libc::c_int = libc::RWF_NOWAIT;
 
@@ -42,20 +42,20 @@ pub(crate) type Keep = Arc<dyn AsFd + Send + Sync>;
 /// A request in the ring.
 struct Request {
     transfer: Transfer,
-    /// The places of a write's bytes.
+    /// The addresses and lengths of a write's bytes.
     slices: Vec<libc::iovec>,
     then: Then,
-    /// The file, which was submitted by its number: the number must not belong to another file until the request is done.
+    /// The request refers to the file by its number, which must not belong to another file until the request is done.
     _file: Keep,
 }
 
-/// What is left to be done after a turn, though the kernel signals nothing.
+/// Work that is left after a turn and that the kernel does not signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     Nothing,
-    /// Another turn, after the other tasks of the thread: the kernel does a bounded amount of work in one call.
+    /// Another turn, after the thread's other tasks. The kernel does a bounded amount of work per call.
     Now,
-    /// Another turn in a moment: the kernel could not take what there is.
+    /// Another turn in a moment. The kernel could not accept the requests.
     Later,
 }
 
@@ -65,19 +65,22 @@ pub(crate) struct Completion {
     result: i32,
 }
 
-/// The ring of one thread. If it is dropped with requests in flight, these are leaked, since the kernel may still use
+/// The ring of one thread. If it is dropped with requests in flight, they are leaked, because the kernel may still use
 /// them.
 pub(crate) struct Ring {
     uring: IoUring,
-    /// Signalled when requests are done. With deferred completions the ring's own descriptor is not.
+    /// Signalled when requests are done. With deferred completions the ring's own descriptor is not signalled.
     done: EventFd,
     /// The number of requests that were pushed and whose completion was not taken.
     has: usize,
 }
 
 impl Ring {
+    /// Makes a ring.
+    ///
     /// # Errors
-    /// io_uring cannot be used: an old kernel, kernel.io_uring_disabled, a filter of system calls.
+    /// io_uring cannot be used: the kernel is old, kernel.io_uring_disabled is set, or a filter of system calls forbids
+    /// it.
     pub(crate) fn new() -> io::Result<Self> {
         // Since Linux 6.1: completions are deferred until the thread asks for them, and do not interrupt it.
         Self::build(true).or_else(|error| match error.raw_os_error() {
@@ -94,7 +97,7 @@ impl Ring {
         }
         let uring = builder.build(REQUESTS)?;
         let parameters = uring.params();
-        // Since Linux 5.12. It implies that a request's slices are read when it is submitted and that no completion is
+        // Since Linux 5.12. It implies that a request's slices are read when it is submitted, and that no completion is
         // lost.
         if !parameters.is_feature_native_workers() || !parameters.is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "Linux is older than 5.12"));
@@ -104,13 +107,13 @@ impl Ring {
         Ok(Self { uring, done, has: 0 })
     }
 
-    /// Submits a request for `file` at offset `at`. If the kernel does not take it now, `turn` submits it.
+    /// Submits a request for `file` at offset `at`. If the kernel does not accept it now, `turn` submits it.
     ///
-    /// Each request is submitted at once, and not several by one system call: the medium works on it while the next ones
-    /// are parsed.
+    /// Each request is submitted at once, and not several by one system call: the medium works on it while the next
+    /// ones are parsed.
     ///
     /// # Errors
-    /// There is no room. The arguments are returned.
+    /// The ring has no room. The arguments are returned.
     pub(crate) fn push(
         &mut self,
         file: Keep,
@@ -160,7 +163,7 @@ impl Ring {
             return Err((transfer, then));
         }
         self.has += 1;
-        // What is not taken now stays in the queue, and `turn` submits it.
+        // A request that is not accepted now stays in the queue, and `turn` submits it.
         self.submit().ok();
         Ok(())
     }
@@ -170,7 +173,7 @@ impl Ring {
         self.has == 0
     }
 
-    /// A turn is due that nothing signals: something was pushed and not submitted.
+    /// Whether a turn is due that nothing signals: a request was pushed and not submitted.
     pub(crate) fn is_filled(&mut self) -> bool {
         !self.uring.submission().is_empty()
     }
@@ -180,7 +183,7 @@ impl Ring {
         self.done.as_fd()
     }
 
-    /// Submits what was not taken when it was pushed, and takes what is done.
+    /// Submits requests that were not accepted when they were pushed, and takes the completed ones.
     pub(crate) fn turn(&mut self, done: &mut Vec<Completion>) -> Due {
         let failed = self.is_due() && self.submit().is_err();
         self.take(done);
@@ -191,18 +194,18 @@ impl Ring {
         }
     }
 
-    /// The kernel has to be called: for requests that it has not taken, or for completions that it has not told.
+    /// Whether the kernel must be called: it has not accepted all requests, or has not reported all completions.
     fn is_due(&mut self) -> bool {
         let queue = self.uring.submission();
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
-    /// Fails when the ring is full (EBUSY), or when there is no memory at the moment (EAGAIN).
+    /// Fails if the ring is full (EBUSY), or if there is no memory at the moment (EAGAIN).
     fn submit(&self) -> io::Result<usize> {
         self.uring.submit()
     }
 
-    /// Takes completions.
+    /// Takes completed requests.
     pub(crate) fn take(&mut self, done: &mut Vec<Completion>) {
         for entry in self.uring.completion() {
             let request: *mut Request = std::ptr::with_exposed_provenance_mut(

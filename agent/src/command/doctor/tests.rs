@@ -1,4 +1,4 @@
-//! What is printed, and what is run on which answer.
+//! The printed report, and which steps run after which answer.
 
 use doctor::Step;
 
@@ -23,7 +23,7 @@ const TRUE: Step = Step::Run(&["true"]);
 const FALSE: Step = Step::Run(&["false"]);
 
 #[test]
-fn only_safe_mends_are_run_and_only_on_a_yes() {
+fn only_safe_fixes_are_run_and_only_after_a_yes() {
     let safe = [finding(Verdict::Fault, Some(hint_of(&[TRUE, TRUE], true)))];
     for (answers, runs) in [("", 0), ("n\n", 0), ("maybe\n", 0), ("y\n", 1), ("y\nYES\n", 2)] {
         assert_eq!(run_fixes(&safe, false, &mut answers.as_bytes()).len(), runs, "{answers:?}");

@@ -1,4 +1,4 @@
-//! `agent libvirt attach`: a vsock device into a domain that libvirt has.
+//! `agent libvirt attach`: adds a vsock device to a domain of libvirt.
 
 use std::num::NonZeroU32;
 
@@ -49,10 +49,10 @@ fn run(matches: &ArgMatches) -> Outcome {
     let (cid, vsock) = (cid(matches), vsock(matches));
     warn_of_auto(cid == Cid::Auto);
     let (live, config) = (matches.get_flag("live"), matches.get_flag("config"));
-    // What is there already is asked of each that is to have it.
+    // Checks each configuration that shall have the device for one that is already there.
     let (mut needed, mut running) = (Vec::new(), None);
     for (wanted, flag) in [
-        // Without a word virsh has the driver decide, and QEMU's refuses a domain that does not run.
+        // Without a flag virsh lets the driver decide, and QEMU's driver refuses a domain that does not run.
         (live || !config, if live { "--live" } else { "--current" }),
         (config, "--config"),
     ] {
@@ -69,7 +69,7 @@ fn run(matches: &ArgMatches) -> Outcome {
             _ => edit::failed(domain, &error),
         })?;
         let runs = flag != "--config" && libvirt::runs(&xml).unwrap_or_default();
-        // What is to run and does not is virsh's to refuse.
+        // `--live` for a domain that does not run: virsh refuses it.
         if edited != xml || (flag == "--live" && !runs) {
             needed.push(flag);
         }
@@ -78,7 +78,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         }
     }
     if !needed.is_empty() {
-        // In one, so that libvirt does both or neither.
+        // In one call, so that libvirt changes both or neither.
         let words = ["attach-device", "--domain", domain, "--file", "/dev/stdin"];
         let words: Vec<&str> = words.into_iter().chain(needed.iter().copied()).collect();
         virsh::run(matches, &words, &format!("{vsock}\n"))?;
@@ -94,13 +94,13 @@ fn run(matches: &ArgMatches) -> Outcome {
     say(matches, &object, &format!("{domain}: {words}{given}"))
 }
 
-/// The domain's XML, of what the flag of virsh means.
+/// The domain's XML for this flag of virsh.
 fn dump(matches: &ArgMatches, flag: &str) -> Result<String, String> {
     let words = ["dumpxml", "--domain", virsh::domain(matches), "--inactive"];
     virsh::run(matches, if flag == "--config" { &words } else { &words[..3] }, "")
 }
 
-/// The CID that libvirt chose for what runs, as it says it afterwards.
+/// The CID that libvirt chose for the running domain, read afterwards.
 fn chosen(matches: &ArgMatches, flag: &str) -> Result<Option<u32>, String> {
     let device = libvirt::device(&dump(matches, flag)?);
     let device = device.map_err(|error| edit::failed(virsh::domain(matches), &error))?;

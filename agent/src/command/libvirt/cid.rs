@@ -1,4 +1,4 @@
-//! `agent libvirt cid`: the CID that a running domain has, or the one that a domain is kept with.
+//! `agent libvirt cid`: the CID of a running domain, or the one in a domain's stored configuration.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use libvirt::Device;
@@ -67,7 +67,7 @@ fn run(matches: &ArgMatches) -> Outcome {
     Err(format!("{domain} {why}").into())
 }
 
-/// What its next start comes to.
+/// What the stored configuration means for the next start.
 fn kept(device: &Device) -> String {
     match device {
         Device { auto: true, .. } => "at its start libvirt chooses one".to_owned(),

@@ -1,4 +1,4 @@
-//! `agent libvirt edit`: the element into a whole domain.
+//! `agent libvirt edit`: inserts the element into the XML of a whole domain.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use super::{
 
 pub(super) const PART: Part = Part { word: "edit", command, run };
 
-/// Read at most; the crate has a lower limit of its own, and says so.
+/// Maximum size of the input in bytes. The crate `libvirt` has a lower limit, with its own message.
 const MOST: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\
@@ -100,7 +100,7 @@ fn run(matches: &ArgMatches) -> Outcome {
     Ok(0)
 }
 
-/// What is wrong with a domain, and where.
+/// The error in a domain, and where it is.
 pub(super) fn failed(what: &str, error: &EditError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => format!("{what}: {error}: {cause}"),

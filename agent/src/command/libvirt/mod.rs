@@ -1,6 +1,7 @@
-//! `agent libvirt ...`: what a domain of libvirt needs for a disk over vsock, one file a command.
+//! `agent libvirt ...`: what a domain of libvirt needs for a disk over vsock. Each command has one
+//! file.
 //!
-//! XML is read and written here, by crate `libvirt`; what is done to domains is done by virsh(1).
+//! The crate `libvirt` reads and writes XML. virsh(1) changes the domains.
 
 mod attach;
 mod cid;
@@ -16,7 +17,7 @@ use super::{Entry, Outcome, print, print_as_it_is, print_json};
 
 pub(super) const ENTRY: Entry = Entry { word: "libvirt", command, run };
 
-/// One of them.
+/// A command of `agent libvirt`.
 struct Part {
     word: &'static str,
     command: fn(Command) -> Command,
@@ -76,7 +77,7 @@ fn model_option(default: &'static str) -> Arg {
         .help(format!("The device's model [default: {default}]"))
 }
 
-/// The device that is wanted, by `--cid` and `--model`.
+/// The device described by `--cid` and `--model`.
 fn vsock(matches: &ArgMatches) -> Vsock {
     let model = matches.get_one::<String>("model").and_then(|name| Model::of(name));
     Vsock { cid: Some(cid(matches)), model }
@@ -86,7 +87,7 @@ fn cid(matches: &ArgMatches) -> Cid {
     matches.get_one("cid").copied().unwrap_or(Cid::Auto)
 }
 
-/// Who lets libvirt choose is told what that comes to.
+/// Explains what an automatic CID means to a user who asks for one.
 fn warn_of_auto(auto: bool) {
     if auto {
         eprintln!(
@@ -96,7 +97,7 @@ fn warn_of_auto(auto: bool) {
     }
 }
 
-/// In JSON with `--json`, else in words.
+/// Prints JSON with `--json`, otherwise words.
 fn say(matches: &ArgMatches, object: &Value, words: &str) -> Outcome {
     if matches.get_flag("json") {
         print_json(object)?;
@@ -106,7 +107,7 @@ fn say(matches: &ArgMatches, object: &Value, words: &str) -> Outcome {
     Ok(0)
 }
 
-/// Its number, or null where libvirt chooses.
+/// The CID as a number, or null if libvirt chooses.
 fn cid_json(cid: Cid) -> Option<u32> {
     match cid {
         Cid::Auto => None,

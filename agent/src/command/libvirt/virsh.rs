@@ -1,4 +1,4 @@
-//! virsh(1): libvirt's own program, so that no library of it is needed here.
+//! Calls virsh(1), libvirt's own program, so that no libvirt library is needed.
 
 use std::{io, process::Command};
 
@@ -9,12 +9,13 @@ use crate::{
     units::parse_duration,
 };
 
-/// Most bytes of a domain's XML; the crate `libvirt` has a lower limit, and says so.
+/// Maximum size of a domain's XML in bytes. The crate `libvirt` has a lower limit, with its own
+/// message.
 const MOST: usize = 64 << 20;
-/// Most characters of what virsh says is wrong.
+/// Maximum number of characters of virsh's error message.
 const SHOWN: usize = 1000;
 
-/// Of libvirt's connection: what virsh takes if nothing is said.
+/// The option for libvirt's connection. Without it virsh uses its default.
 pub(super) fn connect_option() -> Arg {
     Arg::new("connect")
         .long("connect")
@@ -35,7 +36,7 @@ pub(super) fn domain(matches: &ArgMatches) -> &str {
     matches.get_one::<String>("domain").map_or("", String::as_str)
 }
 
-/// How long libvirt may take.
+/// The option for the time that libvirt may take.
 pub(super) fn timeout_option() -> Arg {
     Arg::new("timeout")
         .long("timeout")
@@ -45,13 +46,13 @@ pub(super) fn timeout_option() -> Arg {
         .help("How long virsh may take for each step")
 }
 
-/// Runs a command about a domain; `input` is what it reads from /dev/stdin.
+/// Runs a virsh command about a domain. `input` is its stdin.
 pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<String, String> {
     let mut virsh = Command::new("virsh");
     if let Some(uri) = matches.get_one::<String>("connect") {
         virsh.args(["--connect", uri]);
     }
-    // Hints are found by its messages.
+    // Hints are recognized by virsh's English messages.
     virsh.arg("--quiet").args(words).env("LC_ALL", "C").env_remove("LANGUAGE");
     let time = matches.get_one("timeout").copied().unwrap_or_default();
     // A connection by ssh may ask for a password.
@@ -87,7 +88,7 @@ pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<S
     Err(format!("virsh {word} {domain:?}: {shown}{more}{}", hint(&said)))
 }
 
-/// What to do about libvirt's commonest words.
+/// What to do about libvirt's most common errors.
 fn hint(said: &str) -> &'static str {
     if said.contains("failed to get domain") {
         "; 'virsh list --all' names them, with the same --connect"

@@ -1,4 +1,4 @@
-//! `agent libvirt xml`: the element.
+//! `agent libvirt xml`: prints the element.
 
 use clap::{ArgMatches, Command};
 use libvirt::{Cid, Model};

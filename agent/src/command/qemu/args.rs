@@ -103,7 +103,7 @@ fn arguments(matches: &ArgMatches) -> Result<(Vec<String>, Option<u32>), Box<dyn
     Ok((device.arguments(), None))
 }
 
-/// For a shell.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=,./:+@%".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! `agent qemu attach`: a vsock device for a machine that runs.
+//! `agent qemu attach`: adds a vsock device to a running machine.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use qemu::{
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    /// The keys are what others build on.
+    /// The keys are an interface for other programs.
     #[test]
     fn the_answer_has_all_that_the_help_names() {
         let device = Device {

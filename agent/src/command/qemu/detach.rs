@@ -1,4 +1,4 @@
-//! `agent qemu detach`: a vsock device out of a machine that runs.
+//! `agent qemu detach`: removes a vsock device from a running machine.
 
 use std::error::Error;
 

@@ -1,7 +1,7 @@
-//! `agent qemu ...`: what a virtual machine of QEMU needs for a disk over vsock, one file a command.
+//! `agent qemu ...`: what a virtual machine of QEMU needs for a disk over vsock. Each command has one file.
 //!
-//! Each connects to one QMP socket, does its one thing and says what it did, on stdout in words or,
-//! with `--json`, as one JSON object, whose keys are in its `--help` and stay.
+//! Each command connects to one QMP socket, does one thing, and prints the result on stdout: in words or, with
+//! `--json`, as one JSON object. The keys of the object are in its `--help` and are stable.
 
 mod args;
 mod attach;
@@ -27,7 +27,7 @@ use crate::units::parse_duration;
 
 pub(super) const ENTRY: Entry = Entry { word: "qemu", command, run };
 
-/// One of them.
+/// A command of `agent qemu`.
 struct Part {
     word: &'static str,
     command: fn(Command) -> Command,
@@ -36,7 +36,7 @@ struct Part {
 
 const PARTS: &[Part] = &[attach::PART, detach::PART, list::PART, args::PART, watch::PART];
 
-/// The id of a device that is given none.
+/// The default id of a device.
 const ID: &str = "vsock0";
 
 fn command() -> Command {
@@ -61,7 +61,7 @@ fn run(matches: &ArgMatches) -> Outcome {
     part.map_or(Ok(0), |part| (part.run)(matches))
 }
 
-/// What a user reads of a library's error: its causes, and the hint.
+/// A library's error as text: its causes and the hint.
 #[derive(Debug)]
 struct Failed(String);
 
@@ -85,7 +85,7 @@ fn of_qmp(error: &qmp::Error) -> Box<dyn Error> {
     failed(error, error.hint())
 }
 
-/// Runs what waits for QEMU.
+/// Runs a future that waits for QEMU.
 fn wait_for(work: impl Future<Output = Outcome>) -> Outcome {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| format!("cannot start the runtime: {error}"))?.block_on(work)
@@ -138,12 +138,12 @@ fn parse_timeout(text: &str) -> Result<Duration, crate::units::DurationError> {
     parse_duration(text)
 }
 
-/// In JSON with `--json`, else in words.
+/// Prints JSON with `--json`, otherwise words.
 fn say(matches: &ArgMatches, object: &Value, words: &str) -> Result<(), Box<dyn Error>> {
     if matches.get_flag("json") { print_json(object) } else { print(&format!("{words}\n")) }
 }
 
-/// The part of the answers that is about a device.
+/// The part of the answers that describes a device.
 fn device_json(device: &Device) -> Value {
     json!({
         "id": device.id.as_ref().map(Text::as_str),
@@ -164,7 +164,7 @@ fn device_words(device: &Device) -> String {
     format!("{name}: {}, {cid}", device.driver)
 }
 
-/// What the keys of a device mean, for the `--help` of each command that prints it.
+/// The keys of a device, for the `--help` of each command that prints it.
 const DEVICE_KEYS: &str = "  id        QEMU's name of the device, or null
   path      its path in QEMU's tree of objects
   driver    QEMU's model, such as \"vhost-vsock-pci\"

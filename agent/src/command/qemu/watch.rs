@@ -1,4 +1,4 @@
-//! `agent qemu watch`: what happens to a machine, a line of JSON for each event.
+//! `agent qemu watch`: prints the events of a machine, one line of JSON per event.
 
 use std::{
     error::Error as _,
@@ -42,7 +42,8 @@ fn run(matches: &ArgMatches) -> Outcome {
         while said.is_ok() {
             let heard = tokio::select! {
                 heard = client.event() => heard,
-                // QEMU has one place at this socket: it is not held for nobody.
+                // QEMU serves one client at this socket, so the place is released when nobody
+                // reads.
                 () = reader.gone() => return Ok(0),
             };
             said = match heard {
@@ -51,12 +52,12 @@ fn run(matches: &ArgMatches) -> Outcome {
                 Err(error) => {
                     let why = error.source().map(ToString::to_string);
                     line(&json!({ "end": why })).ok();
-                    // The machine's own end is what was waited for.
+                    // The end of the machine is the regular end of this command.
                     return if error.is_end() { Ok(0) } else { Err(super::of_qmp(&error)) };
                 }
             };
         }
-        // Nobody reads any more.
+        // Nobody reads stdout any more.
         Ok(0)
     })
 }

@@ -1,4 +1,4 @@
-//! What the variables say, and what becomes of each kind of descriptor.
+//! Parsing of the variables, and adoption of each kind of descriptor.
 
 use std::{
     fs::File,
@@ -28,10 +28,10 @@ fn variables_are_read() {
         ("77", "2", Some("a:b"), handed(2, &["a", "b"])),
         ("77", "2", Some(":"), handed(2, &["", ""])),
         ("77", "1", Some("a\n"), handed(1, &["a\\n"])),
-        // A number of names that says nothing.
+        // The number of names does not match.
         ("77", "3", Some("a:b"), handed(3, &[])),
         ("77", "0", None, Ok(None)),
-        // Not for us, whatever it says.
+        // Meant for another process, so the contents do not matter.
         ("78", "1", None, Ok(None)),
         ("78", "x", None, Ok(None)),
         ("-", "1", None, Ok(None)),
@@ -85,7 +85,7 @@ async fn listeners_of_every_family_are_adopted() {
     let (_, peer) = v4.accept().await;
     assert_eq!(peer, Peer::Tcp(client.local_addr().unwrap()));
 
-    // systemd's own are of both families: who comes by IPv4 is known by IPv4.
+    // systemd's sockets serve both families. An IPv4 client has an IPv4 address as peer.
     let both = TcpListener::bind("[::]:0").unwrap();
     let port = both.local_addr().unwrap().port();
     let mut both = listener(both, None);
@@ -113,7 +113,7 @@ async fn listeners_of_every_family_are_adopted() {
 
 #[tokio::test]
 async fn a_vsock_listener_is_adopted() {
-    // Bound only: nobody connects to it.
+    // Only bound: nothing connects to it.
     let socket = tokio_vsock::VsockListener::bind(tokio_vsock::VsockAddr::new(u32::MAX, u32::MAX));
     let socket = socket.expect("AF_VSOCK in this kernel");
     let port = socket.local_addr().unwrap().port();
@@ -123,7 +123,7 @@ async fn a_vsock_listener_is_adopted() {
 }
 
 #[test]
-fn connections_are_told_from_listeners_and_whose_they_are() {
+fn connections_are_told_from_listeners_and_their_peers_identified() {
     let listener = TcpListener::bind("[::1]:0").unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
@@ -144,7 +144,7 @@ fn connections_are_told_from_listeners_and_whose_they_are() {
 }
 
 #[test]
-fn what_cannot_be_served_is_named() {
+fn descriptors_that_cannot_be_served_are_named() {
     let (pipe, _writer) = io::pipe().unwrap();
     let unbound = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();

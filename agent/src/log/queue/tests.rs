@@ -13,12 +13,12 @@ use crate::log::outlet::{Datagrams, LogFile};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A queue to a pipe that is read by whoever has the file.
+/// A queue to a pipe. The returned file is its reader.
 fn to_a_pipe() -> (Arc<Queue>, File, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pipe");
     mkfifo(&path, Mode::S_IRWXU).unwrap();
-    // With both ends, so that neither open waits.
+    // Opened at both ends, so that neither open waits.
     let reader = File::options().read(true).write(true).open(&path).unwrap();
     let outlet = Outlet::File(LogFile::open(&path).unwrap());
     let queue = Arc::new(Queue::new(outlet, Format::Human { colours: false }));
@@ -34,7 +34,7 @@ fn soon() -> Instant {
 }
 
 #[test]
-fn nobody_waits_for_a_pipe_that_is_not_read_and_what_is_lost_is_told() {
+fn logging_does_not_wait_for_a_pipe_that_is_not_read_and_losses_are_reported() {
     const LINES: u64 = 6_000;
     let (queue, reader, _dir) = to_a_pipe();
     queue.start(|| ()).unwrap();
@@ -62,12 +62,12 @@ fn nobody_waits_for_a_pipe_that_is_not_read_and_what_is_lost_is_told() {
 }
 
 #[test]
-fn the_count_of_what_is_lost_stands_where_it_was_lost() {
+fn the_count_of_lost_lines_stands_where_they_were_lost() {
     let (queue, reader, _dir) = to_a_pipe();
     queue.start(|| ()).unwrap();
     (0..6_000).for_each(|n| queue.push(&line(n)));
     let mut reader = BufReader::new(reader).lines().map(Result::unwrap);
-    // Room for a half, and then more comes before the queue is empty.
+    // Half of the queue becomes free, and more lines arrive before it is empty.
     while queue.lock().bytes > MOST_BYTES / 4 {
         reader.next().unwrap();
     }
@@ -78,7 +78,7 @@ fn the_count_of_what_is_lost_stands_where_it_was_lost() {
 }
 
 #[test]
-fn a_daemon_that_does_not_read_holds_nobody() {
+fn a_daemon_that_does_not_read_delays_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let hung = UnixDatagram::bind(&path).unwrap();
@@ -88,7 +88,7 @@ fn a_daemon_that_does_not_read_holds_nobody() {
     let started = Instant::now();
     (0..1000).for_each(|n| queue.push(&line(n)));
     assert!(started.elapsed() < Duration::from_secs(5));
-    // It reads again: nothing is lost.
+    // The daemon reads again: nothing is lost.
     hung.set_read_timeout(Some(PATIENCE)).unwrap();
     for n in 0..1000 {
         let mut text = vec![0; 4096];
@@ -99,7 +99,7 @@ fn a_daemon_that_does_not_read_holds_nobody() {
 }
 
 #[test]
-fn lines_that_cannot_be_written_are_counted_until_they_can() {
+fn lines_that_cannot_be_written_are_counted_until_writing_works() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let outlet = Outlet::Datagrams(Datagrams::to(&path).unwrap());
@@ -143,7 +143,7 @@ fn a_file_is_opened_again_after_the_lines_before() {
 }
 
 #[test]
-fn what_is_to_be_told_later_is_told_without_another_line() {
+fn suppressed_lines_are_reported_without_another_line() {
     let (queue, _reader, _dir) = to_a_pipe();
     let (told, is_told) = mpsc::channel();
     queue.start(move || told.send(()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Names against what was put into a certificate, and against bytes that are none.
+//! Names compared with the contents of a certificate, and with bytes that are not one.
 
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, DnValue, DnValue::Utf8String, Issuer, KeyPair};
@@ -10,7 +10,7 @@ fn utf8(text: &str) -> DnValue {
     Utf8String(text.to_owned())
 }
 
-/// A certificate with these parts, in this order.
+/// A certificate with these parts of the name, in this order.
 fn certificate(parts: Vec<(DnType, DnValue)>) -> CertificateDer<'static> {
     let named = |parts: Vec<(DnType, DnValue)>| {
         let mut params = CertificateParams::default();
@@ -52,7 +52,7 @@ fn the_last_part_comes_first_and_known_ones_have_their_keywords() {
 }
 
 #[test]
-fn what_means_something_in_a_name_is_escaped() {
+fn special_characters_in_a_name_are_escaped() {
     for (value, escaped) in [
         ("a,b+c\"d\\e<f>g;h", r#"a\,b\+c\"d\\e\<f\>g\;h"#),
         (" a ", r"\ a\ "),
