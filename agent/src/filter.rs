@@ -35,7 +35,7 @@ const NOT_BUILT_IN: &[&str] = &[
 ];
 
 /// All built-in filters, in the order of their names.
-pub fn built_in() -> Vec<&'static Entry> {
+pub(crate) fn built_in() -> Vec<&'static Entry> {
     let mut all: Vec<_> = layer::BUILT_IN.iter().chain(gate::BUILT_IN).collect();
     all.sort_unstable_by_key(|entry| entry.name);
     all
@@ -45,7 +45,7 @@ pub fn built_in() -> Vec<&'static Entry> {
 ///
 /// # Errors
 /// `BuildError::Unknown`, or `BuildError::NotBuiltIn` if nbdkit has a filter of that name.
-pub fn find(name: &str) -> Result<&'static Entry, BuildError> {
+pub(crate) fn find(name: &str) -> Result<&'static Entry, BuildError> {
     let all = built_in();
     all.iter().find(|entry| entry.name == name).copied().ok_or_else(|| {
         let built_in = all.iter().map(|entry| entry.name).collect();
@@ -60,7 +60,7 @@ pub fn find(name: &str) -> Result<&'static Entry, BuildError> {
 
 /// A filter with its parameters.
 #[derive(Debug)]
-pub struct Chosen<'a> {
+pub(crate) struct Chosen<'a> {
     entry: &'static Entry,
     params: Params<'a>,
 }
@@ -69,7 +69,7 @@ pub struct Chosen<'a> {
 ///
 /// # Errors
 /// As `find`, and if a filter is given a parameter twice.
-pub fn choose<'a>(
+pub(crate) fn choose<'a>(
     names: &[String],
     words: &mut Vec<&'a Word>,
 ) -> Result<Vec<Chosen<'a>>, BuildError> {
@@ -81,7 +81,7 @@ pub fn choose<'a>(
 }
 
 /// Whether the plugin's disk is only read, because a filter lets no write through.
-pub fn only_reads_below(filters: &[Chosen<'_>]) -> bool {
+pub(crate) fn only_reads_below(filters: &[Chosen<'_>]) -> bool {
     filters.iter().any(|filter| layer::only_reads_below(filter.entry))
 }
 
@@ -89,7 +89,7 @@ pub fn only_reads_below(filters: &[Chosen<'_>]) -> bool {
 ///
 /// # Errors
 /// If the parameters of a filter are wrong, or if what it needs cannot be opened.
-pub fn wrap(
+pub(crate) fn wrap(
     stack: Stack,
     filters: &[Chosen<'_>],
     context: &mut Context<'_>,

@@ -20,7 +20,7 @@ use crate::{
 /// All leases of an agent. As a gate it admits, over vsock, only guests with a lease. Over other sockets it admits
 /// every peer.
 #[derive(Debug, Default)]
-pub struct Leases(Mutex<HashMap<u32, Grant>>);
+pub(crate) struct Leases(Mutex<HashMap<u32, Grant>>);
 
 struct Grant {
     machine: Arc<str>,
@@ -33,7 +33,7 @@ struct Grant {
 /// The error that a CID has a lease already.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("CID {cid} is granted to {machine} already")]
-pub struct Taken {
+pub(crate) struct Taken {
     pub cid: u32,
     pub machine: Arc<str>,
 }
@@ -41,7 +41,7 @@ pub struct Taken {
 impl Leases {
     /// Admits the guest with this CID until the lease is dropped. `claim` is kept until then, and until the last
     /// connection is closed.
-    pub fn grant(
+    pub(crate) fn grant(
         self: &Arc<Self>,
         cid: u32,
         machine: &str,
@@ -80,25 +80,25 @@ impl Gate for Leases {
 /// The lease of one machine. It is withdrawn on drop.
 #[derive(Debug)]
 #[must_use = "a lease that is dropped is withdrawn"]
-pub struct Lease {
+pub(crate) struct Lease {
     leases: Arc<Leases>,
     cid: u32,
 }
 
 impl Lease {
-    pub fn cid(&self) -> u32 {
+    pub(crate) fn cid(&self) -> u32 {
         self.cid
     }
 
     /// Closes the open connections. New ones are still admitted.
-    pub fn reset(&self, why: &str) {
+    pub(crate) fn reset(&self, why: &str) {
         if let Some(grant) = self.leases.grants().get_mut(&self.cid) {
             std::mem::take(&mut grant.revoker).revoke(why);
         }
     }
 
     /// Closes the open connections, and admits no new ones.
-    pub fn withdraw(self, why: &str) {
+    pub(crate) fn withdraw(self, why: &str) {
         self.end(why);
     }
 

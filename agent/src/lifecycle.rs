@@ -8,11 +8,11 @@ use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
 /// Called by `serve` at each event.
-pub type Hook = Box<dyn Fn() + Send>;
+pub(crate) type Hook = Box<dyn Fn() + Send>;
 
 /// All hooks of an agent.
 #[derive(Default)]
-pub struct Lifecycle {
+pub(crate) struct Lifecycle {
     stop: Stop,
     reload: Vec<Hook>,
     report: Vec<Hook>,
@@ -21,34 +21,34 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// A handle that can stop the agent.
-    pub fn stop(&self) -> Stop {
+    pub(crate) fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
     /// Adds a hook for HUP.
-    pub fn at_reload(&mut self, hook: impl Fn() + Send + 'static) {
+    pub(crate) fn at_reload(&mut self, hook: impl Fn() + Send + 'static) {
         self.reload.push(Box::new(hook));
     }
 
     /// Adds a hook for USR1.
-    pub fn at_report(&mut self, hook: impl Fn() + Send + 'static) {
+    pub(crate) fn at_report(&mut self, hook: impl Fn() + Send + 'static) {
         self.report.push(Box::new(hook));
     }
 
     /// Adds a hook that is called once, when the last session is over.
-    pub fn at_exit(&mut self, hook: impl Fn() + Send + 'static) {
+    pub(crate) fn at_exit(&mut self, hook: impl Fn() + Send + 'static) {
         self.exit.push(Box::new(hook));
     }
 
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         self.reload.iter().for_each(|hook| hook());
     }
 
-    pub fn report(&self) {
+    pub(crate) fn report(&self) {
         self.report.iter().for_each(|hook| hook());
     }
 
-    pub fn exit(&self) {
+    pub(crate) fn exit(&self) {
         self.exit.iter().for_each(|hook| hook());
     }
 }
@@ -62,7 +62,7 @@ impl fmt::Debug for Lifecycle {
 
 /// Stops the agent as TERM does. All clones stop the same agent.
 #[derive(Debug, Clone)]
-pub struct Stop(Arc<watch::Sender<Option<String>>>);
+pub(crate) struct Stop(Arc<watch::Sender<Option<String>>>);
 
 impl Default for Stop {
     fn default() -> Self {
@@ -72,7 +72,7 @@ impl Default for Stop {
 
 impl Stop {
     /// Stops the agent; `why` is logged. Only the first call has an effect.
-    pub fn now(&self, why: impl Into<String>) {
+    pub(crate) fn now(&self, why: impl Into<String>) {
         self.0.send_if_modified(|asked| {
             let first = asked.is_none();
             if first {
@@ -83,7 +83,7 @@ impl Stop {
     }
 
     /// Waits until `now` is called, and returns its reason.
-    pub async fn asked(&self) -> String {
+    pub(crate) async fn asked(&self) -> String {
         let mut watch = self.0.subscribe();
         // The sender lives as long as `self`, so the wait does not fail.
         let asked = watch.wait_for(Option::is_some).await.ok().and_then(|asked| asked.clone());

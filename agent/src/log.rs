@@ -18,7 +18,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Instant};
 use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 
-pub use self::allowance::{Allowance, charged};
+pub(crate) use self::allowance::Allowance;
 use self::{
     line::Format,
     logger::{AT_EXIT, Branch, Logger, SETTLED, Shared},
@@ -29,7 +29,7 @@ use crate::lifecycle::Lifecycle;
 
 /// Where log lines are written, and how many of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub(crate) struct Log {
     pub target: Target,
     /// Also log what the protocol does. With syslog as the target these lines are written to stderr, as with nbdkit.
     pub verbose: bool,
@@ -37,7 +37,7 @@ pub struct Log {
 
 /// nbdkit's words for log targets, and some more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// stderr, or syslog if stderr is the client's.
     Default,
     Stderr,
@@ -53,7 +53,7 @@ pub enum Target {
 
 /// Why the log cannot be started. The cause is the source.
 #[derive(Debug, Error)]
-pub enum LogError {
+pub(crate) enum LogError {
     #[error("--log={}: cannot open the file", .0.display())]
     File(PathBuf, #[source] io::Error),
     #[error("--log=journald: cannot reach {JOURNAL}")]
@@ -66,7 +66,7 @@ pub enum LogError {
 
 impl LogError {
     /// What to do about it, if that is known.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::File(_, error) => match error.kind() {
                 io::ErrorKind::NotFound => "make its directory first",
@@ -85,12 +85,12 @@ impl LogError {
 
 /// A running log. Dropping it writes the queued lines, unless the target takes no more.
 #[derive(Debug)]
-pub struct Started(Arc<Logger>);
+pub(crate) struct Started(Arc<Logger>);
 
 impl Log {
     /// Starts the log: from now on every event, and every panic, is written to the target. Works once per process.
     /// `spared` says that stderr was the client's and is now /dev/null.
-    pub fn start(&self, spared: bool) -> Result<Started, LogError> {
+    pub(crate) fn start(&self, spared: bool) -> Result<Started, LogError> {
         let logger = Arc::new(self.open(spared)?);
         if self.target == Target::Null {
             std::panic::set_hook(Box::new(|_| {}));
@@ -137,7 +137,7 @@ impl Log {
     }
 
     /// Whether some lines are written to stderr, where a person may read them.
-    pub fn needs_stderr(&self) -> bool {
+    pub(crate) fn needs_stderr(&self) -> bool {
         match self.target {
             Target::Stderr | Target::Json => true,
             Target::Default | Target::Syslog => self.verbose,
@@ -147,7 +147,7 @@ impl Log {
 }
 
 /// Writes to stderr, for at most as long as the agent's exit waits for the log.
-pub fn last_words(text: &str) {
+pub(crate) fn last_words(text: &str) {
     let (done, written) = std::sync::mpsc::channel();
     let words = text.to_owned();
     let write = move || {
@@ -166,18 +166,18 @@ pub fn last_words(text: &str) {
 impl Started {
     /// Starts the threads that write lines. From then on logging does not wait for a target. Must not be called before
     /// a fork.
-    pub fn write_aside(&self) -> Result<(), LogError> {
+    pub(crate) fn write_aside(&self) -> Result<(), LogError> {
         self.0.start_threads().map_err(LogError::Thread)
     }
 
     /// Waits for a moment until all lines so far are written: before the agent reports that it is ready, and before it
     /// gives up stderr.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.0.flush(Instant::now() + SETTLED);
     }
 
     /// Makes HUP open the file again.
-    pub fn hook(&self, lifecycle: &mut Lifecycle) {
+    pub(crate) fn hook(&self, lifecycle: &mut Lifecycle) {
         let logger = Arc::clone(&self.0);
         lifecycle.at_reload(move || logger.reopen());
     }

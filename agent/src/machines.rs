@@ -29,7 +29,7 @@ const ID: &str = "vsock0";
 
 /// The machines to serve, by their QMP sockets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Machines {
+pub(crate) struct Machines {
     pub sockets: Vec<PathBuf>,
     /// The CIDs for machines that have no vsock device yet.
     pub cids: Range,
@@ -37,7 +37,7 @@ pub struct Machines {
 
 /// Why a machine cannot be served.
 #[derive(Debug, Error)]
-pub enum MachineError {
+pub(crate) enum MachineError {
     #[error(transparent)]
     Qmp(#[from] qmp::Error),
     #[error("{machine} cannot be given a vsock device")]
@@ -50,7 +50,7 @@ pub enum MachineError {
 
 impl MachineError {
     /// What to do about it, if that is known and not in the message already.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Qmp(error) => error.hint(),
             Self::Plug { source, .. } => hint_of_plug(source),
@@ -66,7 +66,7 @@ impl MachineError {
 
 /// What to do about a machine that cannot be given a vsock device. If the kernel's device cannot be opened, the hint
 /// comes from crate `doctor`.
-pub fn hint_of_plug(error: &PlugError) -> Option<String> {
+pub(crate) fn hint_of_plug(error: &PlugError) -> Option<String> {
     match error {
         PlugError::Claim(ClaimError::Open(_, error)) => {
             error.raw_os_error().and_then(diagnosis::hint_of_device)
@@ -77,7 +77,7 @@ pub fn hint_of_plug(error: &PlugError) -> Option<String> {
 
 /// A machine, as named in messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name {
+pub(crate) struct Name {
     given: Option<Text>,
     socket: PathBuf,
 }
@@ -93,12 +93,12 @@ impl fmt::Display for Name {
 }
 
 impl Machines {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }
 
     /// Connects to each machine, makes sure that it has a vsock device, and grants its guest a lease.
-    pub async fn wire(&self, leases: &Arc<Leases>) -> Result<Vec<Wired>, MachineError> {
+    pub(crate) async fn wire(&self, leases: &Arc<Leases>) -> Result<Vec<Wired>, MachineError> {
         let mut wired = Vec::new();
         for socket in &self.sockets {
             let client = Client::connect(socket, Limits::default()).await?;
@@ -141,7 +141,7 @@ async fn wire(
 /// A machine with a lease.
 #[derive(Debug)]
 #[must_use = "a machine that nobody follows has no lease"]
-pub struct Wired {
+pub(crate) struct Wired {
     life: Life,
     device: Device,
     name: Name,
@@ -150,7 +150,7 @@ pub struct Wired {
 
 impl Wired {
     /// Follows the machine to its end, and then withdraws its lease.
-    pub async fn follow(mut self) {
+    pub(crate) async fn follow(mut self) {
         // The guest can reboot as often as it likes, so its log lines are limited.
         let log = Arc::new(Allowance::new(self.name.to_string()));
         let why = log.charge(self.end()).await;

@@ -14,7 +14,7 @@ use crate::units::{parse_duration, parse_size};
 
 /// The kind of a built-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Plugin,
     Filter,
 }
@@ -29,11 +29,11 @@ impl fmt::Display for Kind {
 }
 
 /// `KEY=VALUE`, or a value without a key.
-pub type Word = (Option<String>, String);
+pub(crate) type Word = (Option<String>, String);
 
 /// A parameter that a plugin or a filter knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     pub name: &'static str,
     /// The value, for help: `SIZE`, `PATH`, `on|off`.
     pub value: &'static str,
@@ -46,16 +46,16 @@ pub struct Key {
 }
 
 impl Key {
-    pub const fn once(name: &'static str, value: &'static str, about: &'static str) -> Self {
+    pub(crate) const fn once(name: &'static str, value: &'static str, about: &'static str) -> Self {
         Self { name, value, about, many: false, free: false }
     }
 
-    pub const fn many(name: &'static str, value: &'static str, about: &'static str) -> Self {
+    pub(crate) const fn many(name: &'static str, value: &'static str, about: &'static str) -> Self {
         Self { name, value, about, many: true, free: false }
     }
 
     /// A key for every other name. `name` is a placeholder for help.
-    pub const fn free(name: &'static str, value: &'static str, about: &'static str) -> Self {
+    pub(crate) const fn free(name: &'static str, value: &'static str, about: &'static str) -> Self {
         Self { name, value, about, many: true, free: true }
     }
 }
@@ -68,7 +68,7 @@ pub(crate) fn absolute(path: &str) -> PathBuf {
 
 /// Why parameters are wrong.
 #[derive(Debug, Error)]
-pub enum ParamError {
+pub(crate) enum ParamError {
     #[error("{kind} {name}: unknown parameter '{key}'; known are: {}", .known.join(", "))]
     Unknown { kind: Kind, name: &'static str, key: String, known: Vec<&'static str> },
     #[error("{kind} {name}: it takes no value without a key, such as '{value}'")]
@@ -98,7 +98,7 @@ pub enum ParamError {
 
 /// The parameters that were given to one plugin or filter.
 #[derive(Debug)]
-pub struct Params<'a> {
+pub(crate) struct Params<'a> {
     kind: Kind,
     name: &'static str,
     keys: &'static [Key],
@@ -108,7 +108,7 @@ pub struct Params<'a> {
 
 impl<'a> Params<'a> {
     /// Takes the words that a filter knows out of `words`. The other words are for the stack below.
-    pub fn of_filter(
+    pub(crate) fn of_filter(
         name: &'static str,
         keys: &'static [Key],
         words: &mut Vec<&'a Word>,
@@ -127,7 +127,7 @@ impl<'a> Params<'a> {
     }
 
     /// Takes all of `words` for a plugin. A value without a key is for `main`.
-    pub fn of_plugin(
+    pub(crate) fn of_plugin(
         name: &'static str,
         keys: &'static [Key],
         main: Option<&'static str>,
@@ -168,31 +168,31 @@ impl<'a> Params<'a> {
     }
 
     /// The value of a key that is given at most once.
-    pub fn value(&self, key: &str) -> Option<&'a str> {
+    pub(crate) fn value(&self, key: &str) -> Option<&'a str> {
         self.values(key).next()
     }
 
     /// Every value of a key, in order.
-    pub fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn values(&self, key: &str) -> impl Iterator<Item = &'a str> {
         self.values.iter().filter(move |(known, _)| *known == key).map(|(_, value)| *value)
     }
 
     /// The names that no key has, and their values, in order.
-    pub fn free(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub(crate) fn free(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.free.iter().copied()
     }
 
     /// The value of a key that must be given.
-    pub fn needed(&self, key: &'static str) -> Result<&'a str, ParamError> {
+    pub(crate) fn needed(&self, key: &'static str) -> Result<&'a str, ParamError> {
         self.value(key).ok_or_else(|| self.missing(key))
     }
 
-    pub fn missing(&self, key: &'static str) -> ParamError {
+    pub(crate) fn missing(&self, key: &'static str) -> ParamError {
         ParamError::Missing { kind: self.kind, name: self.name, key, known: self.known() }
     }
 
     /// The error for a value of `key` that is not `what` ("a size"), because of `source`.
-    pub fn wrong(
+    pub(crate) fn wrong(
         &self,
         key: &'static str,
         value: &str,
@@ -211,7 +211,7 @@ impl<'a> Params<'a> {
     }
 
     /// The value of `key`, parsed by `parse`. `what` says what it should be ("a size").
-    pub fn parsed<T, E: Into<Box<dyn Error + Send + Sync>>>(
+    pub(crate) fn parsed<T, E: Into<Box<dyn Error + Send + Sync>>>(
         &self,
         key: &'static str,
         what: &'static str,
@@ -222,21 +222,21 @@ impl<'a> Params<'a> {
     }
 
     /// A size in bytes, in nbdkit's notation (`512`, `10M`).
-    pub fn size(&self, key: &'static str) -> Result<Option<u64>, ParamError> {
+    pub(crate) fn size(&self, key: &'static str) -> Result<Option<u64>, ParamError> {
         self.parsed(key, "a size", parse_size)
     }
 
-    pub fn needed_size(&self, key: &'static str) -> Result<u64, ParamError> {
+    pub(crate) fn needed_size(&self, key: &'static str) -> Result<u64, ParamError> {
         self.size(key)?.ok_or_else(|| self.missing(key))
     }
 
     /// A time (`3`, `500ms`).
-    pub fn duration(&self, key: &'static str) -> Result<Option<Duration>, ParamError> {
+    pub(crate) fn duration(&self, key: &'static str) -> Result<Option<Duration>, ParamError> {
         self.parsed(key, "a time", parse_duration)
     }
 
     /// A decimal number.
-    pub fn number<N: FromStr<Err: Error + Send + Sync + 'static>>(
+    pub(crate) fn number<N: FromStr<Err: Error + Send + Sync + 'static>>(
         &self,
         key: &'static str,
     ) -> Result<Option<N>, ParamError> {
@@ -245,7 +245,7 @@ impl<'a> Params<'a> {
 
     /// nbdkit's booleans (`nbdkit_parse_bool`): 1, true, t, yes, y, on, and their opposites, in any
     /// case.
-    pub fn switch(&self, key: &'static str) -> Result<Option<bool>, ParamError> {
+    pub(crate) fn switch(&self, key: &'static str) -> Result<Option<bool>, ParamError> {
         self.parsed(key, "true or false", |text| match &*text.to_ascii_lowercase() {
             "1" | "true" | "t" | "yes" | "y" | "on" => Ok(true),
             "0" | "false" | "f" | "no" | "n" | "off" => Ok(false),
@@ -254,7 +254,7 @@ impl<'a> Params<'a> {
     }
 
     /// The meaning of the word that was given for `key`: `meanings` has one for each of `words`.
-    pub fn choice<T: Copy>(
+    pub(crate) fn choice<T: Copy>(
         &self,
         key: &'static str,
         words: &'static [&'static str],

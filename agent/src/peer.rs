@@ -11,7 +11,7 @@ const ANY: u32 = u32::MAX;
 /// What is known about the other end when a connection is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Peer {
+pub(crate) enum Peer {
     /// AF_VSOCK: the peer's CID and port, and the CID of this machine that it connected to.
     Vsock { cid: u32, port: u32, to: u32 },
     /// TCP over IPv4 or IPv6.
@@ -27,7 +27,7 @@ pub enum Peer {
 
 /// The kind of a vsock peer, determined from the addresses of both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VsockKind {
+pub(crate) enum VsockKind {
     /// A virtual machine of this host, which connected to the host (CID 2).
     Guest,
     /// A process of this machine itself (CID 1).
@@ -42,15 +42,15 @@ pub enum VsockKind {
 
 impl Peer {
     /// The lowest CID that a guest can have.
-    pub const FIRST_GUEST: u32 = 3;
+    pub(crate) const FIRST_GUEST: u32 = 3;
 
     /// Whether it is a virtual machine of this host, as far as the CIDs show.
-    pub fn is_guest(&self) -> bool {
+    pub(crate) fn is_guest(&self) -> bool {
         matches!(self, Self::Vm { .. }) || self.vsock_kind() == Some(VsockKind::Guest)
     }
 
     /// The kind of vsock peer; `None` if it did not connect over vsock.
-    pub fn vsock_kind(&self) -> Option<VsockKind> {
+    pub(crate) fn vsock_kind(&self) -> Option<VsockKind> {
         let Self::Vsock { cid, to, .. } = self else { return None };
         Some(match (*cid, *to) {
             (LOCAL, _) => VsockKind::Local,

@@ -18,7 +18,7 @@ use crate::{
 
 /// The configuration of the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Connections and listeners that exist already. If there are any, no others are opened.
     pub given: Given,
     /// Addresses to listen on: at least one, unless something is given.
@@ -56,7 +56,7 @@ pub struct Plan {
 
 /// Limits of memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// For one connection.
     pub connection: u64,
     /// For all connections of a tenant.

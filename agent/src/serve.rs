@@ -43,7 +43,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 /// There is also one thread per VM whose memory the agent accesses. Touching a page of that memory blocks as long as
 /// the VMM likes (for a file that is not in the page cache, or a hole that is being punched).
 #[derive(Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     workers: Vec<Worker>,
     /// By the path of the VM's socket.
     vms: HashMap<Arc<Path>, Worker>,
@@ -79,7 +79,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of starting a thread.
-    pub fn start(listeners: &[Listener]) -> io::Result<Self> {
+    pub(crate) fn start(listeners: &[Listener]) -> io::Result<Self> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let start = |index| Worker::start(format!("engine-{index}"));
         let workers = (0..threads).map(start).collect::<io::Result<_>>()?;
@@ -156,7 +156,7 @@ impl Worker {
 
 /// The signals that the agent handles. SIGPIPE is ignored by Rust's runtime.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -166,7 +166,7 @@ pub struct Signals {
 
 impl Signals {
     /// Installs the handlers. Must be called on a runtime.
-    pub fn catch() -> io::Result<Self> {
+    pub(crate) fn catch() -> io::Result<Self> {
         // A write beyond the limit on file sizes would end the agent; with a handler it fails with EFBIG for the one
         // client. The handler remains when the value returned here is dropped.
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
@@ -180,7 +180,7 @@ impl Signals {
     }
 
     /// Waits for a signal to stop and returns its name. Handles the other signals until then.
-    pub async fn stop(&mut self, lifecycle: &Lifecycle) -> &'static str {
+    pub(crate) async fn stop(&mut self, lifecycle: &Lifecycle) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "TERM",
@@ -198,7 +198,7 @@ impl Signals {
 
 /// How the agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     InOrder,
     /// A second signal ended it before the sessions had finished.
     AtOnce,
@@ -207,7 +207,7 @@ pub enum Ended {
 /// Serves until a signal, and then ends the sessions in order. They finish the requests in flight for up to
 /// `shutdown_timeout`, and are cut after it. A second signal cuts them at once. Without a listener it also ends with
 /// the last of the `connected`.
-pub async fn serve(
+pub(crate) async fn serve(
     listeners: Vec<Listener>,
     connected: Vec<(Accepted, Peer)>,
     rules: Arc<Rules>,

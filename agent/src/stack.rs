@@ -16,7 +16,7 @@ use disk::{Disk, MemoryBudget, file::FileError};
 
 /// A filter that is built in.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
@@ -27,7 +27,7 @@ pub struct Entry {
 
 /// What is served so far: a plugin makes the first, each filter makes one from another.
 #[derive(Debug)]
-pub struct Stack {
+pub(crate) struct Stack {
     pub exports: Arc<dyn Exports>,
     /// Asked in this order before a client is sent a byte.
     pub gates: Vec<Arc<dyn Gate>>,
@@ -35,27 +35,27 @@ pub struct Stack {
 
 impl Stack {
     /// A stack without gates.
-    pub fn new(exports: impl Exports + 'static) -> Self {
+    pub(crate) fn new(exports: impl Exports + 'static) -> Self {
         Self { exports: Arc::new(exports), gates: Vec::new() }
     }
 
     /// Adds a gate that is asked before those of the stack.
     #[must_use]
-    pub fn with_first_gate(mut self, gate: Arc<dyn Gate>) -> Self {
+    pub(crate) fn with_first_gate(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gates.insert(0, gate);
         self
     }
 
     /// Adds a gate that is asked after those of the stack: a client that another gate denies does not reach it.
     #[must_use]
-    pub fn with_last_gate(mut self, gate: Arc<dyn Gate>) -> Self {
+    pub(crate) fn with_last_gate(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gates.push(gate);
         self
     }
 
     /// Puts the gates of the command line around those of the filters.
     #[must_use]
-    pub fn guarded_by(mut self, gates: ConfiguredGates) -> Self {
+    pub(crate) fn guarded_by(mut self, gates: ConfiguredGates) -> Self {
         self.gates.splice(0..0, gates.first);
         self.gates.extend(gates.last);
         self
@@ -65,7 +65,7 @@ impl Stack {
     ///
     /// # Errors
     /// The first rule that needs a certificate.
-    pub fn check_without_certificates(&self) -> Result<(), NeedsCertificate> {
+    pub(crate) fn check_without_certificates(&self) -> Result<(), NeedsCertificate> {
         let needs = self.gates.iter().find_map(|gate| gate.needs_certificate());
         needs.map_or(Ok(()), Err)
     }
@@ -122,7 +122,7 @@ where
 /// The agent around a stack that is being built. Building runs on the main thread and its runtime. A filter may spawn
 /// tasks there, which end with the agent.
 #[derive(Debug)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// `-r`: disks are opened for reading only, where they can be.
     pub read_only: bool,
     /// `-u`, `-g`: the agent becomes another user once the stack is built.
@@ -142,7 +142,7 @@ impl Context<'_> {
 
 /// Why a stack could not be built.
 #[derive(Debug, Error)]
-pub enum BuildError {
+pub(crate) enum BuildError {
     #[error("there is no {kind} '{name}'; built in are: {built_in}", built_in = .built_in.join(", "))]
     Unknown { kind: Kind, name: String, built_in: Vec<&'static str> },
     #[error(

@@ -35,7 +35,7 @@ use crate::{
 
 /// Why the agent did not start. The cause is the source.
 #[derive(Debug, Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     Given(#[from] GivenError),
     #[error("--io=uring: there is no io_uring here")]
@@ -64,7 +64,7 @@ pub enum Failure {
 
 impl Failure {
     /// What to do about it, if that is known and not in the message already.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Bind(error) => error.hint(),
             Self::Given(error) => error.hint(),
@@ -98,7 +98,7 @@ impl Failure {
 ///
 /// # Errors
 /// Why the agent did not start.
-pub fn run(plan: Plan, log: log::Started) -> Result<u8, Failure> {
+pub(crate) fn run(plan: Plan, log: log::Started) -> Result<u8, Failure> {
     Startup { plan }.run(log)
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// One line, with all characters escaped that are not printable. Quotes and backslashes stay, so text that is escaped
 /// already stays as it is.
-pub fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '"' | '\'' | '\\') {
@@ -23,19 +23,19 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// A quoted text. Characters that are not printable, quotes and backslashes are escaped.
-pub fn quoted(text: &str) -> impl fmt::Display {
+pub(crate) fn quoted(text: &str) -> impl fmt::Display {
     // For plain text, Rust's `Debug` form is the usual escapes.
     fmt::from_fn(move |f| write!(f, "{text:?}"))
 }
 
 /// As `escaped`, for a text of several lines. Line ends stay.
-pub fn lines(text: &str) -> String {
+pub(crate) fn lines(text: &str) -> String {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// A JSON string (RFC 8259, section 7). All characters that are not printable are escaped.
 #[derive(Debug, Clone, Copy)]
-pub struct Json<'a>(pub &'a str);
+pub(crate) struct Json<'a>(pub &'a str);
 
 impl fmt::Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +44,7 @@ impl fmt::Display for Json<'_> {
 }
 
 /// A whole value on one line. Its strings are escaped as in [`Json`].
-pub fn json(value: &Value) -> String {
+pub(crate) fn json(value: &Value) -> String {
     // Printable characters stay as they are. Outside of strings there are no others.
     let text = value.to_string();
     let mut out = String::with_capacity(text.len());

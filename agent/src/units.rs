@@ -2,11 +2,11 @@
 //!
 //! The command line and the plugins' parameters are parsed with this.
 
-pub use human::{DurationError, SIZE_MAX, SizeError, parse_duration, parse_size};
+pub(crate) use human::{DurationError, SizeError, parse_duration, parse_size};
 use thiserror::Error;
 
 /// A number as nbdkit reads it (`nbdkit_parse_*int*`): decimal, hexadecimal with `0x`, octal with `0`.
-pub fn parse_number<N: TryFrom<u64>>(text: &str) -> Result<N, NumberError> {
+pub(crate) fn parse_number<N: TryFrom<u64>>(text: &str) -> Result<N, NumberError> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(hexadecimal) => (hexadecimal, 16),
         None if text.len() > 1 && text.starts_with('0') => (&text[1..], 8),
@@ -21,7 +21,7 @@ pub fn parse_number<N: TryFrom<u64>>(text: &str) -> Result<N, NumberError> {
 /// The text is not a number, or the number does not fit the wanted type.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("write a whole number: decimal, hexadecimal with 0x, or octal with 0")]
-pub struct NumberError;
+pub(crate) struct NumberError;
 
 #[cfg(test)]
 mod tests {

@@ -44,8 +44,9 @@ const RANKS: &[(&str, u8)] = &[
     ("startup", 10),
     ("cli", 10),
     ("command", 11),
-    ("lib", 12),
-    ("main", 12),
+    ("program", 12),
+    ("lib", 13),
+    ("main", 13),
 ];
 
 fn workspace() -> PathBuf {

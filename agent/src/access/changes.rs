@@ -6,27 +6,27 @@ use tokio::sync::watch;
 
 /// Announces changes of the rules. All clones announce to the same sessions.
 #[derive(Debug, Clone, Default)]
-pub struct Changes(Arc<watch::Sender<()>>);
+pub(crate) struct Changes(Arc<watch::Sender<()>>);
 
 impl Changes {
     /// Announces that the gates have new rules.
-    pub fn tell(&self) {
+    pub(crate) fn tell(&self) {
         self.0.send_replace(());
     }
 
     /// Subscribes a connection. This comes before the gates are asked, so that no change is missed.
-    pub fn watch(&self) -> Changed {
+    pub(crate) fn watch(&self) -> Changed {
         Changed(self.0.subscribe())
     }
 }
 
 /// Receives changes.
 #[derive(Debug)]
-pub struct Changed(watch::Receiver<()>);
+pub(crate) struct Changed(watch::Receiver<()>);
 
 impl Changed {
     /// Waits for the next change.
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             // No sender is left, so no change can come.
             future::pending::<()>().await;

@@ -24,7 +24,7 @@ const LONGEST: u64 = 1 << 20;
 
 /// What the command line says about who may connect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AccessConfig {
+pub(crate) struct AccessConfig {
     /// `None`: neither `--allow` nor `--allow-cid` was given.
     pub allow: Option<Vec<Rule>>,
     /// `--access-file`.
@@ -37,7 +37,7 @@ pub struct AccessConfig {
 
 /// Why the gates of the command line cannot be built.
 #[derive(Debug, Error)]
-pub enum AccessConfigError {
+pub(crate) enum AccessConfigError {
     #[error("--access-file {} cannot be read", .0.display())]
     Read(PathBuf, #[source] io::Error),
     #[error(
@@ -55,7 +55,7 @@ pub enum AccessConfigError {
 
 /// The gates of the command line.
 #[derive(Debug, Default)]
-pub struct ConfiguredGates {
+pub(crate) struct ConfiguredGates {
     /// The rules. Asked before the gates of filters.
     pub first: Option<Arc<dyn Gate>>,
     /// The limits. Asked after the gates of filters, so that a client which is denied takes no place.
@@ -68,7 +68,7 @@ impl AccessConfig {
     ///
     /// # Errors
     /// If the access file cannot be read or is wrong, or if a rule asks for a certificate that no client can show.
-    pub fn gates(
+    pub(crate) fn gates(
         &self,
         lifecycle: &mut Lifecycle,
         changes: &Changes,

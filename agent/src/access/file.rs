@@ -6,7 +6,7 @@ use super::{Action, Rule, RuleError, parse_list};
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub(crate) struct Line {
     /// Counted from 1.
     pub number: usize,
     pub action: Action,
@@ -16,7 +16,7 @@ pub struct Line {
 /// A line that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {number}")]
-pub struct LineError {
+pub(crate) struct LineError {
     pub number: usize,
     pub source: RuleError,
 }
@@ -26,7 +26,7 @@ pub struct LineError {
 ///
 /// # Errors
 /// The first line that is wrong.
-pub fn parse_file(text: &str) -> Result<Vec<Line>, LineError> {
+pub(crate) fn parse_file(text: &str) -> Result<Vec<Line>, LineError> {
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = without_comment(line).trim();

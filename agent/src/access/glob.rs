@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A pattern that matches whole names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Glob(String);
+pub(crate) struct Glob(String);
 
 /// A class in brackets that starts a pattern.
 struct Class<'a> {
@@ -15,12 +15,12 @@ struct Class<'a> {
 }
 
 impl Glob {
-    pub fn new(pattern: impl Into<String>) -> Self {
+    pub(crate) fn new(pattern: impl Into<String>) -> Self {
         Self(pattern.into())
     }
 
     /// Whether the whole name matches. Takes at most time in proportion to the product of both lengths.
-    pub fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         let pattern: Vec<char> = self.0.chars().collect();
         let name: Vec<char> = name.chars().collect();
         let (mut at, mut seen) = (0, 0);

@@ -13,7 +13,7 @@ use crate::peer::Peer;
 
 /// A limit that all connections share.
 #[derive(Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     all: Option<Most>,
     each: Option<Most>,
     taken: Arc<Mutex<Taken>>,
@@ -54,7 +54,7 @@ struct Place {
 impl Limit {
     /// At most `all` connections, and at most `each` from one CID; 0 is no limit. `words` are the names of both limits for
     /// the log.
-    pub fn new(all: usize, each: usize, words: (&str, &str)) -> Self {
+    pub(crate) fn new(all: usize, each: usize, words: (&str, &str)) -> Self {
         let most = |connections, word: &str| {
             (connections > 0).then(|| Most { connections, words: format!("{word}{connections}") })
         };

@@ -7,7 +7,7 @@ use crate::peer::Peer;
 
 /// Why a text is not a list of CIDs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ListError {
+pub(crate) enum ListError {
     #[error("the list is empty; write a list such as {0}")]
     Empty(&'static str),
     #[error(
@@ -27,7 +27,7 @@ pub enum ListError {
 ///
 /// # Errors
 /// The first entry that is not a rule.
-pub fn parse_list(text: &str) -> Result<Vec<Rule>, RuleError> {
+pub(crate) fn parse_list(text: &str) -> Result<Vec<Rule>, RuleError> {
     let mut texts: Vec<String> = Vec::new();
     for part in parts(text) {
         match texts.last_mut() {
@@ -45,7 +45,7 @@ pub fn parse_list(text: &str) -> Result<Vec<Rule>, RuleError> {
 ///
 /// # Errors
 /// If the list is empty or an entry is not the CID of a guest.
-pub fn parse_cids(text: &str) -> Result<Vec<Rule>, ListError> {
+pub(crate) fn parse_cids(text: &str) -> Result<Vec<Rule>, ListError> {
     let guest = |part: &str| {
         let cids = Numbers::parse(part.trim()).filter(|cids| cids.first() >= Peer::FIRST_GUEST);
         cids.map(|cids| Rule::Guest(Some(cids))).ok_or_else(|| ListError::Cid(part.to_owned()))

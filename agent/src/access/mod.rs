@@ -18,10 +18,10 @@ use std::{any::Any, cell::OnceCell, fmt, sync::Arc};
 
 use thiserror::Error;
 
-pub use self::{
+pub(crate) use self::{
     changes::{Changed, Changes},
     config::{AccessConfig, AccessConfigError, ConfiguredGates},
-    file::{Line, LineError, parse_file},
+    file::{LineError, parse_file},
     limit::Limit,
     list::{ListError, parse_cids, parse_list},
     number::{Numbers, parse_number},
@@ -32,7 +32,7 @@ pub use self::{
 use crate::{peer::Peer, tls::Certificate};
 
 /// Decides which connections are let in.
-pub trait Gate: Send + Sync + fmt::Debug {
+pub(crate) trait Gate: Send + Sync + fmt::Debug {
     /// Lets the caller in, or says which rule forbids it.
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied>;
 
@@ -49,7 +49,7 @@ pub trait Gate: Send + Sync + fmt::Debug {
 }
 
 /// The verdict of all gates on a caller.
-pub fn judge(gates: &[Arc<dyn Gate>], caller: &Caller<'_>) -> Verdict {
+pub(crate) fn judge(gates: &[Arc<dyn Gate>], caller: &Caller<'_>) -> Verdict {
     let mut waits = false;
     for gate in gates {
         match gate.judge(caller) {
@@ -62,7 +62,7 @@ pub fn judge(gates: &[Arc<dyn Gate>], caller: &Caller<'_>) -> Verdict {
 }
 
 /// A peer before a gate, and what else a rule may ask about it.
-pub struct Caller<'a> {
+pub(crate) struct Caller<'a> {
     pub peer: &'a Peer,
     ask: &'a dyn Fn() -> Option<String>,
     label: OnceCell<Option<String>>,
@@ -80,18 +80,18 @@ enum Shown<'a> {
 impl<'a> Caller<'a> {
     /// `ask` finds out the label that a security module gave the peer. It is called at most once, by the first rule about
     /// labels.
-    pub fn new(peer: &'a Peer, ask: &'a dyn Fn() -> Option<String>) -> Self {
+    pub(crate) fn new(peer: &'a Peer, ask: &'a dyn Fn() -> Option<String>) -> Self {
         Self { peer, ask, label: OnceCell::new(), shown: Shown::NotYet }
     }
 
     /// The same caller after the handshake, with its certificate if it has shown one.
     #[must_use]
-    pub fn with_certificate(self, certificate: Option<&'a Certificate>) -> Self {
+    pub(crate) fn with_certificate(self, certificate: Option<&'a Certificate>) -> Self {
         Self { shown: certificate.map_or(Shown::Nothing, Shown::Certificate), ..self }
     }
 
     /// The peer's label by SO_PEERSEC.
-    pub fn label(&self) -> Option<&str> {
+    pub(crate) fn label(&self) -> Option<&str> {
         self.label.get_or_init(self.ask).as_deref()
     }
 }
@@ -104,7 +104,7 @@ impl fmt::Debug for Caller<'_> {
 
 /// The right of a connection to be open. It is dropped when the connection ends, and gives its place back then.
 #[derive(Default)]
-pub struct Pass {
+pub(crate) struct Pass {
     #[allow(dead_code, reason = "held for its drop")]
     guard: Option<Box<dyn Any + Send>>,
     revocation: Option<Revocation>,
@@ -113,29 +113,29 @@ pub struct Pass {
 
 impl Pass {
     /// Holds `guard` for as long as the connection lives.
-    pub fn holding(guard: impl Any + Send) -> Self {
+    pub(crate) fn holding(guard: impl Any + Send) -> Self {
         Self { guard: Some(Box::new(guard)), ..Self::default() }
     }
 
     /// A pass that ends when it is revoked.
     #[must_use]
-    pub fn until(self, revocation: Revocation) -> Self {
+    pub(crate) fn until(self, revocation: Revocation) -> Self {
         Self { revocation: Some(revocation), ..self }
     }
 
     /// A pass for a machine. The connection is charged to that machine.
     #[must_use]
-    pub fn of_machine(self, machine: Arc<str>) -> Self {
+    pub(crate) fn of_machine(self, machine: Arc<str>) -> Self {
         Self { machine: Some(machine), ..self }
     }
 
     /// The machine that the pass is for, if it is known.
-    pub fn machine(&self) -> Option<&Arc<str>> {
+    pub(crate) fn machine(&self) -> Option<&Arc<str>> {
         self.machine.as_ref()
     }
 
     /// The revocation that may end the pass before the connection.
-    pub fn revocation(&self) -> Option<&Revocation> {
+    pub(crate) fn revocation(&self) -> Option<&Revocation> {
         self.revocation.as_ref()
     }
 }
@@ -149,12 +149,12 @@ impl fmt::Debug for Pass {
 /// The rule that denies a connection, as the log shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{rule}")]
-pub struct Denied {
+pub(crate) struct Denied {
     pub rule: String,
 }
 
 impl Denied {
-    pub fn new(rule: impl Into<String>) -> Self {
+    pub(crate) fn new(rule: impl Into<String>) -> Self {
         Self { rule: rule.into() }
     }
 }

@@ -4,13 +4,13 @@ use std::fmt;
 
 /// The numbers from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Numbers {
+pub(crate) struct Numbers {
     first: u32,
     last: u32,
 }
 
 /// A number as nbdkit reads it (strtoul with base 0): `0x` is hexadecimal, a leading `0` octal.
-pub fn parse_number(text: &str) -> Option<u32> {
+pub(crate) fn parse_number(text: &str) -> Option<u32> {
     let (digits, base) = match text.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&text[2..], 16),
         [b'0', _, ..] => (&text[1..], 8),
@@ -25,23 +25,23 @@ pub fn parse_number(text: &str) -> Option<u32> {
 
 impl Numbers {
     /// `None` if `last` is below `first`.
-    pub fn new(first: u32, last: u32) -> Option<Self> {
+    pub(crate) fn new(first: u32, last: u32) -> Option<Self> {
         (first <= last).then_some(Self { first, last })
     }
 
     /// Parses `7` or `3-9`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         match text.split_once('-') {
             Some((first, last)) => Self::new(parse_number(first)?, parse_number(last)?),
             None => parse_number(text).map(|only| Self { first: only, last: only }),
         }
     }
 
-    pub fn contains(self, number: u32) -> bool {
+    pub(crate) fn contains(self, number: u32) -> bool {
         (self.first..=self.last).contains(&number)
     }
 
-    pub fn first(self) -> u32 {
+    pub(crate) fn first(self) -> u32 {
         self.first
     }
 }

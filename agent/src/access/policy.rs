@@ -6,14 +6,14 @@ use super::{Caller, Denied, Match, Pass, Rule};
 
 /// What a rule does with the callers that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     Allow,
     Deny,
 }
 
 /// The first rule that names the caller decides. If no rule does, `last` decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
+pub(crate) struct Policy {
     steps: Vec<Step>,
     last: Last,
 }
@@ -34,7 +34,7 @@ enum Last {
 
 /// The verdict of rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Allowed,
     Denied(Denied),
     /// The verdict depends on a certificate that the caller has not shown yet.
@@ -43,27 +43,27 @@ pub enum Verdict {
 
 impl Policy {
     /// A policy that allows callers which no rule names.
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         Self { steps: Vec::new(), last: Last::Allow }
     }
 
     /// A policy that denies callers which no rule names. `words` is the reason for the log.
-    pub fn closed(words: impl Into<String>) -> Self {
+    pub(crate) fn closed(words: impl Into<String>) -> Self {
         Self { steps: Vec::new(), last: Last::Deny(Denied::new(words)) }
     }
 
     /// Adds a rule after the others. `words` is the reason for the log when the rule denies.
-    pub fn add(&mut self, action: Action, rule: Rule, words: String) {
+    pub(crate) fn add(&mut self, action: Action, rule: Rule, words: String) {
         self.steps.push(Step { action, rule, words });
     }
 
     /// The first rule that cannot be decided without a certificate.
-    pub fn needs_certificate(&self) -> Option<&Rule> {
+    pub(crate) fn needs_certificate(&self) -> Option<&Rule> {
         self.steps.iter().map(|step| &step.rule).find(|rule| rule.needs_certificate())
     }
 
     /// The decision before the first byte. A caller that a certificate may still allow is let in.
-    pub fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
+    pub(crate) fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
         match self.decide(caller) {
             Verdict::Denied(denied) => Err(denied),
             Verdict::Allowed | Verdict::NotYet => Ok(Pass::default()),
@@ -71,7 +71,7 @@ impl Policy {
     }
 
     /// The verdict. `NotYet` only where the certificate makes a difference.
-    pub fn decide(&self, caller: &Caller<'_>) -> Verdict {
+    pub(crate) fn decide(&self, caller: &Caller<'_>) -> Verdict {
         let (mut may_allow, mut may_deny) = (false, false);
         let decided = self.steps.iter().find(|step| match step.rule.matches(caller) {
             Match::Yes => true,
@@ -102,7 +102,7 @@ impl Policy {
 #[error(
     "{given}: the rule {rule} is about the certificates of clients; add --tls-verify-peer (and TLS), or leave it out"
 )]
-pub struct NeedsCertificate {
+pub(crate) struct NeedsCertificate {
     /// The option or layer that the rule was given to.
     given: &'static str,
     rule: String,
@@ -110,7 +110,7 @@ pub struct NeedsCertificate {
 
 impl NeedsCertificate {
     /// The first rule of the policy that needs a certificate.
-    pub fn of(policy: &Policy, given: &'static str) -> Option<Self> {
+    pub(crate) fn of(policy: &Policy, given: &'static str) -> Option<Self> {
         let rule = policy.needs_certificate()?.to_string();
         Some(Self { given, rule })
     }

@@ -13,7 +13,7 @@ use crate::peer::{Peer, VsockKind};
 
 /// The peers that a rule names. Keywords have either case, and `all…` means `any…`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// `any`: every peer.
     Any,
     /// `anyipv4`, `anyipv6`, `anyunix`, `anyvsock`: every peer of that transport.
@@ -36,7 +36,7 @@ pub enum Rule {
 
 /// The transport of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     Ipv4,
     Ipv6,
     Unix,
@@ -45,7 +45,7 @@ pub enum Way {
 
 /// A number that identifies a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
+pub(crate) enum Field {
     Pid,
     Uid,
     Gid,
@@ -55,14 +55,14 @@ pub enum Field {
 
 /// A name in a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
+pub(crate) enum Named {
     Subject,
     Issuer,
 }
 
 /// Whether a rule names a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Match {
+pub(crate) enum Match {
     Yes,
     No,
     /// It depends on the certificate, which the caller has not shown yet.
@@ -71,7 +71,7 @@ pub enum Match {
 
 /// Why a text is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum RuleError {
+pub(crate) enum RuleError {
     #[error("the list has an empty entry; remove the extra comma")]
     Empty,
     #[error(
@@ -194,7 +194,7 @@ fn unescaped(label: &str) -> String {
 
 impl Rule {
     /// Whether the rule names the caller.
-    pub fn matches(&self, caller: &Caller<'_>) -> Match {
+    pub(crate) fn matches(&self, caller: &Caller<'_>) -> Match {
         let yes = match (self, caller.shown) {
             (Self::Dn(..), Shown::NotYet) => return Match::NotYet,
             (Self::Dn(..), Shown::Nothing) => false,
@@ -206,7 +206,7 @@ impl Rule {
     }
 
     /// Whether the rule is about certificates. Without TLS such a rule names no peer.
-    pub fn needs_certificate(&self) -> bool {
+    pub(crate) fn needs_certificate(&self) -> bool {
         matches!(self, Self::Dn(..))
     }
 

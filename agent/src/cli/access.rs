@@ -49,7 +49,7 @@ pub(super) struct Words {
 /// Why the options are invalid.
 #[derive(Debug, Error)]
 #[error("{option} '{value}'")]
-pub struct WordsError {
+pub(crate) struct WordsError {
     option: &'static str,
     value: String,
     source: ListError,

@@ -38,7 +38,7 @@ pub(super) struct Words {
 
 /// Why the options are invalid.
 #[derive(Debug, Error)]
-pub enum LimitError {
+pub(crate) enum LimitError {
     #[error("{option} '{value}'")]
     Size { option: &'static str, value: String, source: SizeError },
     #[error("{option} '{value}' is too little; write {least} or more")]

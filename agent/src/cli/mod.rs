@@ -42,7 +42,7 @@ const EXPORT_NAME_MAX: usize = 4096;
 
 /// Why there is no plan.
 #[derive(Debug, Error)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// An option asked for this text instead of serving.
     #[error("{0}")]
     Answer(String),
@@ -103,7 +103,7 @@ pub enum Stop {
 
 impl Stop {
     /// The text that was asked for, if this is not an error.
-    pub fn answer(&self) -> Option<&str> {
+    pub(crate) fn answer(&self) -> Option<&str> {
         if let Self::Answer(answer) = self { Some(answer) } else { None }
     }
 }
@@ -115,13 +115,13 @@ impl From<fmt::Error> for Stop {
 }
 
 /// The definitions of the command line that serves, for its manual and its completions.
-pub fn command() -> clap::Command {
+pub(crate) fn command() -> clap::Command {
     Said::command()
 }
 
 /// Parses a command line, whose first word is the program's name. `handed` are the inherited
 /// sockets.
-pub fn plan<W: Into<OsString> + Clone>(
+pub(crate) fn plan<W: Into<OsString> + Clone>(
     words: impl IntoIterator<Item = W>,
     handed: Option<Handed>,
 ) -> Result<Plan, Stop> {

@@ -22,11 +22,11 @@ use serde_json::Value;
 use crate::text;
 
 /// An exit status, or an error of one line that includes the hint.
-pub type Outcome = Result<u8, Box<dyn Error>>;
+pub(crate) type Outcome = Result<u8, Box<dyn Error>>;
 
 /// A command.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub word: &'static str,
     /// Its options, its help, and `about`: one line for people.
     command: fn() -> clap::Command,
@@ -34,11 +34,11 @@ pub struct Entry {
 }
 
 /// In alphabetical order.
-pub const ALL: &[Entry] =
+pub(crate) const ALL: &[Entry] =
     &[completions::ENTRY, doctor::ENTRY, libvirt::ENTRY, man::ENTRY, qemu::ENTRY];
 
 /// The command that the command line asks for. Its first word is the program's name.
-pub fn find(words: &[OsString]) -> Option<&'static Entry> {
+pub(crate) fn find(words: &[OsString]) -> Option<&'static Entry> {
     let (name, word) = (words.first()?, words.get(1)?);
     if Path::new(name).file_name().is_some_and(|name| name == "nbdkit") {
         return None;
@@ -48,7 +48,7 @@ pub fn find(words: &[OsString]) -> Option<&'static Entry> {
 
 impl Entry {
     /// Runs the command. A command line that clap refuses is an error, and clap's answer (`--help`) is printed.
-    pub fn run(&self, words: Vec<OsString>) -> Outcome {
+    pub(crate) fn run(&self, words: Vec<OsString>) -> Outcome {
         match self.command().try_get_matches_from(words.into_iter().skip(1)) {
             Ok(matches) => (self.run)(&matches),
             Err(answer) if !answer.use_stderr() => {

@@ -26,7 +26,7 @@ use disk::{
 
 /// An open directory.
 #[derive(Debug)]
-pub struct Directory(Arc<Inner>);
+pub(crate) struct Directory(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -37,7 +37,7 @@ struct Inner {
 
 impl Directory {
     /// Serves the regular files and block devices in `path`.
-    pub fn open(path: &Path, options: Options) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, options: Options) -> io::Result<Self> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let directory = open(path, flags, Mode::empty())?;
         Ok(Self(Arc::new(Inner { path: path.to_owned(), directory, options })))

@@ -21,7 +21,7 @@ use disk::{
 
 /// How the files form the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     /// There is one file, and it is the disk.
     Whole,
     /// The files one after the other.
@@ -30,7 +30,7 @@ pub enum Layout {
 
 /// One disk under every name.
 #[derive(Debug)]
-pub struct Files(Arc<Inner>);
+pub(crate) struct Files(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -55,7 +55,7 @@ impl Files {
     ///
     /// # Errors
     /// Why a file cannot be opened.
-    pub fn check(
+    pub(crate) fn check(
         paths: &[&Path],
         layout: Layout,
         options: Options,
@@ -67,7 +67,7 @@ impl Files {
     }
 
     /// Opens the disk with the current files. This may block.
-    pub fn open_now(&self) -> Result<Arc<dyn Disk>, OpenError> {
+    pub(crate) fn open_now(&self) -> Result<Arc<dyn Disk>, OpenError> {
         self.0.open(Payer::default())
     }
 }

@@ -8,7 +8,7 @@ use std::{error::Error, fmt, future::ready, io, pin::Pin, sync::Arc};
 
 use thiserror::Error;
 
-pub use self::{
+pub(crate) use self::{
     directory::Directory,
     files::{Files, Layout},
     permit::{Covers, Opening, Permit, authorize},
@@ -21,14 +21,14 @@ pub(crate) const LISTED: usize = 10_000;
 
 /// An export as LIST shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub(crate) struct Listed {
     pub name: String,
     pub description: Option<String>,
 }
 
 /// Why a name was not opened.
 #[derive(Debug)]
-pub enum OpenError {
+pub(crate) enum OpenError {
     /// There is no such export. The client is told no more than that.
     Unknown,
     /// The export exists and could not be opened.
@@ -37,7 +37,7 @@ pub enum OpenError {
 
 impl OpenError {
     /// The export could not be opened, because of `error` and its causes.
-    pub fn because(error: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn because(error: &(dyn Error + 'static)) -> Self {
         let source = Some(io::Error::other(chain(error).to_string()));
         Self::Failed(DiskError { source, ..DiskError::new(Kind::Io, Verb::Open, (0, 0)) })
     }
@@ -61,16 +61,17 @@ impl From<Panicked> for io::Error {
 }
 
 /// A list that is being made.
-pub type Listing<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<Listed>>> + Send + 'a>>;
+pub(crate) type Listing<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<Listed>>> + Send + 'a>>;
 /// A disk that is being opened.
-pub type Opened<'a> = Pin<Box<dyn Future<Output = Result<Arc<dyn Disk>, OpenError>> + Send + 'a>>;
+pub(crate) type Opened<'a> =
+    Pin<Box<dyn Future<Output = Result<Arc<dyn Disk>, OpenError>> + Send + 'a>>;
 
 /// The exports of one agent.
 ///
 /// The connection's task polls the futures, on a thread that serves other connections too, so they never block it. Work
 /// that blocks for a moment goes through `Permit::blocking`. Work that waits for another party waits asynchronously. A
 /// future is dropped when its client leaves or the agent ends, and its work ends with it.
-pub trait Exports: Send + Sync + fmt::Debug {
+pub(crate) trait Exports: Send + Sync + fmt::Debug {
     /// The answer to LIST, in order, for the client that has the permit.
     fn list<'a>(&'a self, permit: &'a Permit) -> Listing<'a>;
     /// Opens the disk behind a name for one connection, which drops it at its end.
@@ -81,7 +82,7 @@ pub trait Exports: Send + Sync + fmt::Debug {
 
 /// One disk under every name, as nbdkit's plugins serve it.
 #[derive(Debug)]
-pub struct Single(pub Arc<dyn Disk>);
+pub(crate) struct Single(pub Arc<dyn Disk>);
 
 impl Exports for Single {
     fn list<'a>(&'a self, _: &'a Permit) -> Listing<'a> {

@@ -12,7 +12,7 @@ use crate::{
 
 /// The connection that asks for an export. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub(crate) struct Opening {
     pub peer: Peer,
     /// The label that a security module gave the peer.
     pub label: Option<String>,
@@ -30,7 +30,7 @@ pub struct Opening {
 
 /// What a permit covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Covers {
+pub(crate) enum Covers {
     /// The names of all exports.
     List,
     /// The export by the client's name. Layers that change names do not change this one.
@@ -39,7 +39,7 @@ pub enum Covers {
 
 /// Proof that the rules let a client have what it asked for.
 #[derive(Debug, Clone)]
-pub struct Permit {
+pub(crate) struct Permit {
     opening: Opening,
     covers: Covers,
 }
@@ -49,7 +49,7 @@ pub struct Permit {
 ///
 /// # Errors
 /// The rule that denies it.
-pub fn authorize(
+pub(crate) fn authorize(
     gates: &[Arc<dyn Gate>],
     opening: &Opening,
     covers: Covers,
@@ -66,12 +66,12 @@ pub fn authorize(
 
 impl Permit {
     /// The connection that has the permit.
-    pub fn opening(&self) -> &Opening {
+    pub(crate) fn opening(&self) -> &Opening {
         &self.opening
     }
 
     /// The tenant that the connection is charged to.
-    pub fn tenant(&self) -> &Arc<Tenant> {
+    pub(crate) fn tenant(&self) -> &Arc<Tenant> {
         &self.opening.tenant
     }
 
@@ -81,7 +81,7 @@ impl Permit {
     ///
     /// # Errors
     /// If the work panics.
-    pub async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Panicked> {
@@ -95,7 +95,7 @@ impl Permit {
     }
 
     /// The export that the permit covers; `None` for a list.
-    pub fn export(&self) -> Option<&str> {
+    pub(crate) fn export(&self) -> Option<&str> {
         match &self.covers {
             Covers::List => None,
             Covers::Export(name) => Some(name),

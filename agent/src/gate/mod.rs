@@ -11,4 +11,4 @@ mod limit;
 use crate::{params::absolute, stack::Entry};
 
 /// In the order of their names.
-pub const BUILT_IN: &[Entry] = &[exitlast::ENTRY, exitwhen::ENTRY, ip::ENTRY, limit::ENTRY];
+pub(crate) const BUILT_IN: &[Entry] = &[exitlast::ENTRY, exitwhen::ENTRY, ip::ENTRY, limit::ENTRY];

@@ -30,7 +30,7 @@ use crate::{exports::OpenError, params::absolute, stack::Entry};
 use disk::{DiskError, Kind as DiskKind, Verb};
 
 /// In the order of their names.
-pub const BUILT_IN: &[Entry] = &[
+pub(crate) const BUILT_IN: &[Entry] = &[
     blocksize_policy::ENTRY,
     cow::ENTRY,
     delay::ENTRY,
@@ -53,7 +53,7 @@ pub const BUILT_IN: &[Entry] = &[
 ];
 
 /// Whether the layer writes nothing to the disk below.
-pub fn only_reads_below(layer: &Entry) -> bool {
+pub(crate) fn only_reads_below(layer: &Entry) -> bool {
     layer.name == cow::NAME
 }
 

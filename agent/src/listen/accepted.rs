@@ -7,7 +7,7 @@ use crate::sys;
 
 /// A connected stream.
 #[derive(Debug)]
-pub enum Accepted {
+pub(crate) enum Accepted {
     /// A connection of the kernel: connected descriptors, blocking or not.
     Kernel {
         /// The socket, or the descriptor that is read from.
@@ -21,7 +21,7 @@ pub enum Accepted {
 
 impl Accepted {
     /// The peer's label from the kernel's security module, if it has one.
-    pub fn label(&self) -> Option<String> {
+    pub(crate) fn label(&self) -> Option<String> {
         match self {
             Self::Kernel { from, .. } => sys::label::of_peer(from),
             Self::Guest(_) => None,

@@ -27,7 +27,7 @@ const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LIS
 
 /// The sockets that this process inherited: at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handed {
+pub(crate) struct Handed {
     count: usize,
     /// From LISTEN_FDNAMES: empty, or one name per socket.
     names: Vec<String>,
@@ -35,7 +35,7 @@ pub struct Handed {
 
 /// Why the announced sockets cannot be used.
 #[derive(Debug, Error)]
-pub enum ActivationError {
+pub(crate) enum ActivationError {
     #[error("socket activation: {variable} is '{value}', which is no number")]
     Number { variable: &'static str, value: String },
     #[error("socket activation: {0} cannot be taken over")]
@@ -46,7 +46,7 @@ pub enum ActivationError {
 
 /// One of the descriptors, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Which {
+pub(crate) struct Which {
     fd: RawFd,
     name: Option<String>,
 }
@@ -60,7 +60,7 @@ impl fmt::Display for Which {
 
 impl ActivationError {
     /// What to do about it, if that is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Number { .. } => Some("unset it, or let a service manager set it"),
             Self::Unusable(_, error) if error.raw_os_error() == Some(libc::EBADF) => {
@@ -77,7 +77,7 @@ impl ActivationError {
 
 /// Reads which sockets this process inherited, if any. Call it before a thread is started or a file opened. Afterwards
 /// no child process sees the variables or the sockets.
-pub fn take() -> Result<Option<Handed>, ActivationError> {
+pub(crate) fn take() -> Result<Option<Handed>, ActivationError> {
     let [pid, fds, names, _] = inherited::take_variables(VARIABLES);
     let handed = read(pid, fds, names, process::id())?;
     if let Some(handed) = &handed {

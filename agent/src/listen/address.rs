@@ -15,7 +15,7 @@ const UNIX_PATH_MAX: usize = 107;
 
 /// Which of a host name's addresses are used. Without a host name: which wildcard addresses are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Family {
+pub(crate) enum Family {
     #[default]
     Any,
     V4,
@@ -34,7 +34,7 @@ impl fmt::Display for Family {
 
 /// A place to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
+pub(crate) enum Address {
     /// AF_VSOCK. `cid` is `None` for every CID of this machine. Port 2^32-1 (`VMADDR_PORT_ANY`) is any free port.
     Vsock { cid: Option<u32>, port: u32 },
     /// TCP. `host` is `None` for every address of this machine. Port 0 is any free port.
@@ -53,7 +53,7 @@ pub enum Address {
 
 /// Why a text is not an address. The caller's message quotes the text.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AddressError {
+pub(crate) enum AddressError {
     #[error(
         "write vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT, unix:PATH, vhost-user:PATH[,cid=N][,port=P] \
          or hybrid:PATH[,port=P] (these two also with mode=, owner= and group=)"
@@ -85,7 +85,7 @@ pub enum AddressError {
 
 impl Address {
     /// A Unix socket. `-` stands for a private one.
-    pub fn unix(path: PathBuf) -> Result<Self, AddressError> {
+    pub(crate) fn unix(path: PathBuf) -> Result<Self, AddressError> {
         match path.as_os_str().len() {
             0 => Err(AddressError::NoPath),
             _ if path.as_os_str() == "-" => Ok(Self::Private),
@@ -95,13 +95,17 @@ impl Address {
     }
 
     /// TCP with the given host and port.
-    pub fn tcp(host: Option<&str>, port: &str, family: Family) -> Result<Self, AddressError> {
+    pub(crate) fn tcp(
+        host: Option<&str>,
+        port: &str,
+        family: Family,
+    ) -> Result<Self, AddressError> {
         let number = number(port).ok_or_else(|| AddressError::TcpPort(port.to_owned()))?;
         Ok(Self::Tcp { host: host.map(str::to_owned), port: number, family })
     }
 
     /// The given vsock port on every CID of this machine.
-    pub fn vsock(port: &str) -> Result<Self, AddressError> {
+    pub(crate) fn vsock(port: &str) -> Result<Self, AddressError> {
         let number = number(port).ok_or_else(|| AddressError::VsockPort(port.to_owned()))?;
         Ok(Self::Vsock { cid: None, port: number })
     }
@@ -149,7 +153,7 @@ impl Address {
     }
 
     /// Whether the system chooses the port or path, so that two equal values are two different addresses.
-    pub fn is_any_free(&self) -> bool {
+    pub(crate) fn is_any_free(&self) -> bool {
         matches!(
             self,
             Self::Vsock { port: u32::MAX, .. } | Self::Tcp { port: 0, .. } | Self::Private

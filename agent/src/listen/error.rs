@@ -10,14 +10,14 @@ use super::{Address, Family};
 /// Listening on an address failed. The cause is the source.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}")]
-pub struct BindError {
+pub(crate) struct BindError {
     pub address: Address,
     pub source: Cause,
 }
 
 /// Why there is no listening socket.
 #[derive(Debug, Error)]
-pub enum Cause {
+pub(crate) enum Cause {
     #[error("the name '{host}' was not found")]
     Lookup { host: String, source: io::Error },
     #[error("'{host}' has no {family} address")]
@@ -52,7 +52,7 @@ pub enum Cause {
 
 impl BindError {
     /// What to do about it, if that is known.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match (&self.source, &self.address) {
             (Cause::Lookup { .. }, _) => Some("give an address instead of a name".into()),
             (Cause::NoAddress { family, .. }, _) => Some(match family {

@@ -15,7 +15,7 @@ use crate::peer::Peer;
 
 /// What the agent inherited from the process that started it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Given {
+pub(crate) enum Given {
     /// Nothing: the agent opens its own listeners.
     #[default]
     Nothing,
@@ -27,14 +27,14 @@ pub enum Given {
 
 /// The inherited listeners and connections after they were taken over.
 #[derive(Debug, Default)]
-pub struct Adopted {
+pub(crate) struct Adopted {
     pub listeners: Vec<Listener>,
     pub connected: Vec<(Accepted, Peer)>,
 }
 
 /// Why they cannot be taken over.
 #[derive(Debug, Error)]
-pub enum GivenError {
+pub(crate) enum GivenError {
     #[error(transparent)]
     Activation(#[from] ActivationError),
     #[error(transparent)]
@@ -43,7 +43,7 @@ pub enum GivenError {
 
 impl Given {
     /// Takes them over. Call it on the runtime that will accept.
-    pub fn adopt(&self) -> Result<Adopted, GivenError> {
+    pub(crate) fn adopt(&self) -> Result<Adopted, GivenError> {
         Ok(match self {
             Self::Nothing => Adopted::default(),
             Self::Sockets(handed) => activation::adopt(handed)?,
@@ -56,7 +56,7 @@ impl Given {
 
 impl Adopted {
     /// As `Listener::keep_alive`, for inherited TCP connections.
-    pub fn keep_alive(&self) {
+    pub(crate) fn keep_alive(&self) {
         for (stream, peer) in &self.connected {
             if matches!(peer, Peer::Tcp(_))
                 && let Accepted::Kernel { from, .. } = stream
@@ -70,7 +70,7 @@ impl Adopted {
 
 impl GivenError {
     /// What to do about it, if that is known.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Activation(error) => error.hint().map(str::to_owned),
             Self::Stdio(error) => Some(error.hint().to_owned()),

@@ -13,7 +13,7 @@ const LOCAL: u32 = 1;
 impl Listener {
     /// As `uri`, for a client on this machine. `file` is the file that the client needs for TLS: a parameter of
     /// libnbd's URIs and its value.
-    pub fn local_uri(&self, export: &str, file: Option<(&str, &Path)>) -> Option<String> {
+    pub(crate) fn local_uri(&self, export: &str, file: Option<(&str, &Path)>) -> Option<String> {
         let mut uri = match &self.socket {
             Socket::Vsock(listener) => {
                 uri::vsock(Some(listener.cid.unwrap_or(LOCAL)), listener.port, export)
@@ -32,7 +32,7 @@ impl Listener {
     }
 
     /// The port of a TCP or vsock listener.
-    pub fn port(&self) -> Option<u32> {
+    pub(crate) fn port(&self) -> Option<u32> {
         match &self.socket {
             Socket::Vsock(listener) => Some(listener.port),
             Socket::Tcp(listener) => Some(listener.address.port().into()),
@@ -42,7 +42,7 @@ impl Listener {
     }
 
     /// The absolute path of a Unix socket.
-    pub fn unix_path(&self) -> Option<&Path> {
+    pub(crate) fn unix_path(&self) -> Option<&Path> {
         match &self.socket {
             Socket::Unix(listener) => listener.path(),
             _ => None,
@@ -50,7 +50,7 @@ impl Listener {
     }
 
     /// Gives the files that the listener made for its own use to another user, so that this user can remove them.
-    pub fn hand_over(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    pub(crate) fn hand_over(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
         match &self.socket {
             Socket::Unix(listener) => listener.hand_over(uid, gid),
             _ => Ok(()),
@@ -58,7 +58,7 @@ impl Listener {
     }
 
     /// The path that will stay in the filesystem at exit because this process may not remove it.
-    pub fn left_behind(&self) -> Option<&Path> {
+    pub(crate) fn left_behind(&self) -> Option<&Path> {
         match &self.socket {
             Socket::Unix(listener) if !listener.is_removable() => listener.path(),
             Socket::Vm(listener) if !listener.socket().is_removable() => listener.socket().path(),
@@ -68,7 +68,7 @@ impl Listener {
 
     /// Enables `SO_KEEPALIVE`: the kernel probes TCP peers that have been silent for a long time, and ends the
     /// connections of those that do not answer.
-    pub fn keep_alive(&self) -> io::Result<()> {
+    pub(crate) fn keep_alive(&self) -> io::Result<()> {
         match &self.socket {
             Socket::Tcp(listener) => listener.keep_alive(),
             _ => Ok(()),

@@ -4,14 +4,14 @@
 //! listener.
 
 mod accepted;
-pub mod activation;
+pub(crate) mod activation;
 mod address;
 mod descriptor;
 mod error;
 mod given;
 mod local;
 mod rights;
-pub mod stdio;
+pub(crate) mod stdio;
 mod tcp;
 mod unix;
 mod uri;
@@ -29,7 +29,7 @@ use std::{
 use vsock_device::Place;
 
 use self::descriptor::Kind;
-pub use self::{
+pub(crate) use self::{
     accepted::Accepted,
     address::{Address, AddressError, Family},
     error::{BindError, Cause},
@@ -51,7 +51,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// A listening socket.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     socket: Socket,
     /// Who opened the socket, for people, if it was not this process.
     origin: Option<String>,
@@ -74,7 +74,7 @@ enum Socket {
 impl Listener {
     /// Listens on `address`, on several sockets if a TCP host has several addresses. Call it on the runtime that will
     /// accept. It may wait for a name lookup.
-    pub async fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
+    pub(crate) async fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
         let sockets = match address {
             Address::Vsock { cid, port } => {
                 vsock::Listener::bind(*cid, *port).map(|it| vec![Socket::Vsock(it)])
@@ -102,7 +102,7 @@ impl Listener {
     }
 
     /// The path of the VM whose memory holds the listener's connections, if there is one.
-    pub fn vm(&self) -> Option<Arc<Path>> {
+    pub(crate) fn vm(&self) -> Option<Arc<Path>> {
         match &self.socket {
             Socket::Vm(vm::Listener::VhostUser { host, .. }) => {
                 Some(Arc::clone(&host.place().path))
@@ -128,7 +128,7 @@ impl Listener {
 
     /// Waits for the next connection, through every failure. Dropping the future loses no connection, and a new future
     /// tries again at once.
-    pub async fn accept(&mut self) -> (Accepted, Peer) {
+    pub(crate) async fn accept(&mut self) -> (Accepted, Peer) {
         loop {
             let plain = |(socket, peer): (OwnedFd, Peer)| (socket.into(), peer);
             let accepted = match &mut self.socket {
@@ -168,7 +168,7 @@ impl Listener {
     }
 
     /// The NBD URI by which a client connects and asks for `export`. A Unix socket without a path has none.
-    pub fn uri(&self, export: &str) -> Option<String> {
+    pub(crate) fn uri(&self, export: &str) -> Option<String> {
         Some(match &self.socket {
             Socket::Vsock(listener) => uri::vsock(listener.cid, listener.port, export),
             Socket::Tcp(listener) => uri::tcp(listener.address, export),

@@ -15,7 +15,7 @@ use crate::sys;
 
 /// What is left out stays as the system makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rights {
+pub(crate) struct Rights {
     /// As in chmod(1); only the lowest nine bits.
     pub mode: Option<u32>,
     /// A name or a number, looked up when the socket is made. The same holds for `group`.

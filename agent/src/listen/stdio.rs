@@ -14,7 +14,7 @@ use crate::{peer::Peer, sys::inherited};
 
 /// Why there is no client on stdin and stdout.
 #[derive(Debug, Error)]
-pub enum StdioError {
+pub(crate) enum StdioError {
     #[error("-s/--single: {name} is {found}, not a client's connection")]
     NoClient { name: &'static str, found: &'static str },
     #[error("-s/--single: stdin is a listening socket, not a client's connection")]
@@ -41,7 +41,7 @@ impl StdioError {
 /// xinetd make stderr the client's socket, and not even an error may be written there. With
 /// `single`, when a client is known to be there, it also covers a pipe to the client. Returns
 /// whether stderr was the client's. If it was, stderr is /dev/null from then on.
-pub fn spare_client(single: bool) -> bool {
+pub(crate) fn spare_client(single: bool) -> bool {
     // On failure stdin or stderr is not open, so neither is a client's.
     inherited::part_stderr_from_client(single).unwrap_or(false)
 }

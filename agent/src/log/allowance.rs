@@ -48,7 +48,7 @@ thread_local! {
 
 /// The share of the log that one party may use.
 #[derive(Debug)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     name: String,
     buckets: Mutex<Buckets>,
 }
@@ -61,20 +61,20 @@ struct Buckets {
 
 impl Allowance {
     /// An allowance for the party of that name.
-    pub fn new(name: impl Into<String>) -> Self {
+    pub(crate) fn new(name: impl Into<String>) -> Self {
         let buckets = Buckets { own: Bucket::full(PARTY), reserve: Bucket::full(RESERVE) };
         Self { name: name.into(), buckets: Mutex::new(buckets) }
     }
 
     /// Calls `does` and charges its lines to this party.
-    pub fn scope<T>(self: &Arc<Self>, does: impl FnOnce() -> T) -> T {
+    pub(crate) fn scope<T>(self: &Arc<Self>, does: impl FnOnce() -> T) -> T {
         let mut here = Some(Arc::clone(self));
         let _charged = Charged::enter(&mut here);
         does()
     }
 
     /// Runs `future` and charges its lines to this party, on any thread that polls it.
-    pub async fn charge<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
+    pub(crate) async fn charge<T>(self: Arc<Self>, future: impl Future<Output = T>) -> T {
         let mut here = Some(self);
         let mut future = pin!(future);
         poll_fn(|context| {
@@ -107,15 +107,6 @@ fn with_party<T>(does: impl FnOnce(Option<&Arc<Allowance>>) -> T) -> T {
         // The thread is ending.
         (_, Some(does)) => does(None),
         _ => unreachable!("it was called, or is still there"),
-    }
-}
-
-/// Wraps `does` for another thread: its lines are charged to the party that this thread's lines are charged to now.
-pub fn charged<T>(does: impl FnOnce() -> T) -> impl FnOnce() -> T {
-    let here = with_party(|party| party.map(Arc::clone));
-    move || match here {
-        Some(here) => here.scope(does),
-        None => does(),
     }
 }
 

@@ -5,7 +5,7 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-use super::{allowance::charged, *};
+use super::*;
 use std::sync::Mutex;
 
 const PLAIN: Format = Format::Human { colours: false };
@@ -289,12 +289,10 @@ fn a_line_charged_to_no_party_is_limited_by_its_place() {
 }
 
 #[test]
-fn lines_of_other_threads_are_charged_too() {
+fn lines_of_tasks_and_scopes_are_charged() {
     let party = Arc::new(Allowance::new("one"));
-    let (elsewhere, alone) = party.scope(|| (charged(|| tracing::info!("there")), charged(|| ())));
     let lines = flood(|| {
-        elsewhere();
-        alone();
+        party.scope(|| tracing::info!("there"));
         let polled = Arc::clone(&party).charge(async { tracing::info!("polled") });
         tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(polled);
         let panics = std::panic::catch_unwind(|| party.scope(|| panic!("for the test")));

@@ -29,7 +29,7 @@ use disk::{
 
 /// A plugin that is built in.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
@@ -56,7 +56,7 @@ impl From<PluginError> for BuildError {
 const SIZE: Key = Key::once("size", "SIZE", "Size of the disk");
 
 /// In the order of their names.
-pub const BUILT_IN: &[Entry] = &[
+pub(crate) const BUILT_IN: &[Entry] = &[
     data::ENTRY,
     Entry {
         name: "file",
@@ -192,7 +192,7 @@ fn single(disk: impl Disk + 'static) -> Stack {
 ///
 /// # Errors
 /// `BuildError::Unknown`, or `BuildError::NotBuiltIn` if nbdkit has a plugin of that name.
-pub fn find(name: &str) -> Result<&'static Entry, BuildError> {
+pub(crate) fn find(name: &str) -> Result<&'static Entry, BuildError> {
     BUILT_IN.iter().find(|entry| entry.name == name).ok_or_else(|| {
         let built_in = BUILT_IN.iter().map(|entry| entry.name).collect();
         let (kind, name) = (Kind::Plugin, name.to_owned());
@@ -209,7 +209,11 @@ impl Entry {
     ///
     /// # Errors
     /// If a parameter is wrong, or if what the plugin serves cannot be opened.
-    pub fn build(&self, words: &[&Word], context: &mut Context<'_>) -> Result<Stack, BuildError> {
+    pub(crate) fn build(
+        &self,
+        words: &[&Word],
+        context: &mut Context<'_>,
+    ) -> Result<Stack, BuildError> {
         let params = Params::of_plugin(self.name, self.keys, self.main, words)?;
         (self.build)(&params, context)
     }

@@ -37,7 +37,7 @@ const TERMINATED: u8 = 128 + 15;
 
 /// The shell variables that describe the agent. A `None` is set and empty. The variables of TLS are unset instead.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Variables {
+pub(crate) struct Variables {
     /// The value of `$uri` and `$nbd`.
     pub uri: String,
     pub export_name: String,
@@ -98,7 +98,7 @@ fn quote(value: &[u8], into: &mut Vec<u8>) {
 
 /// The running command.
 #[derive(Debug)]
-pub struct Captive {
+pub(crate) struct Captive {
     id: Pid,
     end: JoinHandle<io::Result<ExitStatus>>,
 }
@@ -106,7 +106,7 @@ pub struct Captive {
 impl Captive {
     /// Starts the command with this process's stdin, stdout, stderr and user. `stop` is called when it ends. Call it on
     /// a runtime that lives as long as the command.
-    pub fn start(command: &str, variables: &Variables, stop: Stop) -> io::Result<Self> {
+    pub(crate) fn start(command: &str, variables: &Variables, stop: Stop) -> io::Result<Self> {
         // Registered before there is a child, so that its end is not missed.
         let mut ends = signal(SignalKind::child())?;
         let mut child = Command::new("/bin/sh")
@@ -135,7 +135,7 @@ impl Captive {
     /// After the agent has served: waits until the command ends by itself, as nbdkit does even when it is killed, and
     /// returns the exit status. A second signal to the agent is passed on as TERM, without waiting. If `parent` has
     /// gone (`--exit-with-parent`), the command and all processes that it has started are ended.
-    pub async fn outlast(
+    pub(crate) async fn outlast(
         mut self,
         served: Ended,
         parent: Option<Parent>,

@@ -8,7 +8,7 @@ use std::io;
 
 use thiserror::Error;
 
-pub use self::captive::{Captive, Variables};
+pub(crate) use self::captive::{Captive, Variables};
 use crate::{
     listen::Listener,
     sys::{
@@ -20,7 +20,7 @@ use crate::{
 
 /// Settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Process {
+pub(crate) struct Process {
     pub background: bool,
     /// `--exit-with-parent`
     pub with_parent: bool,
@@ -36,7 +36,7 @@ pub struct Process {
 
 /// Which process this is after `Process::part`.
 #[derive(Debug)]
-pub enum Parted {
+pub(crate) enum Parted {
     /// The process that does the work. It reports to `Background` when it is ready.
     Working(Option<Background>),
     /// The process that the user started. It ends with this status when the other one is ready or has failed.
@@ -45,15 +45,15 @@ pub enum Parted {
 
 /// The process whose end also ends the agent.
 #[derive(Debug, Clone, Copy)]
-pub struct Parent(sys::parent::Parent);
+pub(crate) struct Parent(sys::parent::Parent);
 
 /// Reports to the waiting process.
 #[derive(Debug)]
-pub struct Background(fork::Background);
+pub(crate) struct Background(fork::Background);
 
 /// Why a setting of the process failed.
 #[derive(Debug, Error)]
-pub enum ProcessError {
+pub(crate) enum ProcessError {
     #[error("--background: cannot make a second process")]
     Fork(#[source] io::Error),
     #[error("--background: cannot leave the terminal")]
@@ -94,7 +94,7 @@ pub enum ProcessError {
 
 impl Process {
     /// Moves to the background, if that was asked for. Must be called before any thread runs.
-    pub fn part(&self) -> Result<Parted, ProcessError> {
+    pub(crate) fn part(&self) -> Result<Parted, ProcessError> {
         if !self.background {
             return Ok(Parted::Working(None));
         }
@@ -105,7 +105,7 @@ impl Process {
     }
 
     /// Checks what can be checked before anything is opened, and looks up the account to change to.
-    pub fn check(&self) -> Result<Option<Change>, ProcessError> {
+    pub(crate) fn check(&self) -> Result<Option<Change>, ProcessError> {
         self.follow_parent()?;
         if self.selinux_label.is_some() && !sys::selinux::is_enabled() {
             return Err(ProcessError::NoSelinux);
@@ -133,7 +133,7 @@ impl Process {
     }
 
     /// Makes this process end with its parent from now on, if that was asked for. A change of the user undoes this.
-    pub fn follow_parent(&self) -> Result<Option<Parent>, ProcessError> {
+    pub(crate) fn follow_parent(&self) -> Result<Option<Parent>, ProcessError> {
         if !self.with_parent {
             return Ok(None);
         }
@@ -145,7 +145,10 @@ impl Process {
     }
 
     /// Runs `bind` so that the sockets it makes have the label. Nothing else on this thread may make sockets meanwhile.
-    pub async fn labelled<T>(&self, bind: impl Future<Output = T>) -> Result<T, ProcessError> {
+    pub(crate) async fn labelled<T>(
+        &self,
+        bind: impl Future<Output = T>,
+    ) -> Result<T, ProcessError> {
         let Some(label) = &self.selinux_label else { return Ok(bind.await) };
         let refused = |source| ProcessError::Label { label: label.clone(), source };
         sys::selinux::label_sockets(Some(label)).map_err(refused)?;
@@ -155,7 +158,7 @@ impl Process {
     }
 
     /// Locks the process's memory, if that was asked for.
-    pub fn lock(&self) -> Result<(), ProcessError> {
+    pub(crate) fn lock(&self) -> Result<(), ProcessError> {
         if !self.swap {
             return Ok(());
         }
@@ -164,7 +167,7 @@ impl Process {
 
     /// Protects this process as far as possible from the kernel's OOM killer, if `--swap` was given. Processes started
     /// later inherit the protection.
-    pub fn spare(&self) {
+    pub(crate) fn spare(&self) {
         if self.swap
             && let Err(error) = sys::memory::spare_from_oom()
         {
@@ -183,7 +186,7 @@ impl Process {
 
 /// The user and group to change to.
 #[derive(Debug)]
-pub struct Change {
+pub(crate) struct Change {
     account: Account,
     options: String,
 }
@@ -191,7 +194,7 @@ pub struct Change {
 impl Change {
     /// Changes to the account, for good. The files that the listeners must remove at exit are given to it if the
     /// listeners made them for their own use. Files that it will not be able to remove are logged.
-    pub fn make(self, listeners: &[Listener]) -> Result<(), ProcessError> {
+    pub(crate) fn make(self, listeners: &[Listener]) -> Result<(), ProcessError> {
         let Self { account, options } = self;
         for listener in listeners {
             if let Err(error) = listener.hand_over(account.uid(), account.gid()) {
@@ -213,7 +216,7 @@ impl Change {
 
 impl Background {
     /// Leaves the terminal and lets the waiting process exit with status 0.
-    pub fn detach(self, keep_stderr: bool) -> Result<(), ProcessError> {
+    pub(crate) fn detach(self, keep_stderr: bool) -> Result<(), ProcessError> {
         self.0.detach(keep_stderr).map_err(ProcessError::Detach)
     }
 }

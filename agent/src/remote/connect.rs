@@ -29,7 +29,7 @@ const NEGOTIATE: Duration = Duration::from_secs(30);
 
 /// Whether connections to the remote server use TLS.
 #[derive(Debug)]
-pub enum Tls {
+pub(crate) enum Tls {
     /// Plain text.
     Off,
     /// TLS if the server supports it.
@@ -40,7 +40,7 @@ pub enum Tls {
 
 impl Tls {
     /// Reads the certificates. They are not read again.
-    pub fn config(options: &Options) -> Result<Config, TlsError> {
+    pub(crate) fn config(options: &Options) -> Result<Config, TlsError> {
         Config::load(options, &Arc::new(aws_lc_rs::default_provider()))
     }
 

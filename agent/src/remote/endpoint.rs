@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A remote server.
 #[derive(Debug)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     At(Place),
     /// An existing connection. No second one can be made.
     Connected(Mutex<Option<OwnedFd>>),
@@ -39,7 +39,7 @@ pub enum Endpoint {
 
 /// A server that this agent has started, and ends.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     program: String,
     child: Mutex<Child>,
     place: Place,
@@ -59,7 +59,7 @@ impl Drop for Directory {
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
-pub enum EndpointError {
+pub(crate) enum EndpointError {
     #[error(transparent)]
     Connect(#[from] DialError),
     #[error("cannot use the connection of socket-fd")]
@@ -72,7 +72,7 @@ pub enum EndpointError {
 
 impl Endpoint {
     /// Starts `program` with a listening Unix socket as descriptor 3, as systemd would (sd_listen_fds(3)).
-    pub fn start(program: &str, arguments: &[&str]) -> Result<Self, EndpointError> {
+    pub(crate) fn start(program: &str, arguments: &[&str]) -> Result<Self, EndpointError> {
         let failed = |source| EndpointError::Start { program: program.to_owned(), source };
         let template = std::env::temp_dir().join("agentXXXXXX");
         let directory = sys::process::private_directory(&template).map_err(failed)?;
@@ -144,7 +144,7 @@ impl Endpoint {
     }
 
     /// Ends a server that was started here.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Self::Started(server) = self {
             server.end();
         }

@@ -27,7 +27,7 @@ use crate::{
 
 /// The exports of a remote server.
 #[derive(Debug)]
-pub struct Remote {
+pub(crate) struct Remote {
     far: Arc<Endpoint>,
     tls: Tls,
     /// The export that is served under every name. `None`: the client's name selects it.
@@ -42,7 +42,7 @@ pub struct Remote {
 
 impl Remote {
     /// With `shared` it connects now, otherwise when a client connects.
-    pub fn new(
+    pub(crate) fn new(
         (far, tls): (Arc<Endpoint>, Tls),
         export: Option<String>,
         retry: u32,

@@ -32,8 +32,4 @@ mod send;
 mod share;
 mod transport;
 
-pub use self::{
-    connect::Tls,
-    endpoint::{Endpoint, EndpointError},
-    exports::Remote,
-};
+pub(crate) use self::{connect::Tls, endpoint::Endpoint, exports::Remote};

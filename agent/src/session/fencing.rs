@@ -24,7 +24,7 @@ pub(super) const FOLLOWED: &str = "its client has come back on a new connection"
 
 /// The clients that have sent a token.
 #[derive(Default)]
-pub struct Fencing(Mutex<Clients>);
+pub(crate) struct Fencing(Mutex<Clients>);
 
 #[derive(Default)]
 struct Clients {

@@ -31,7 +31,7 @@ use std::{
 use nbd::{Refusal, Violation, negotiate::Offers, transmit::Checked};
 use tokio::sync::watch;
 
-pub use self::fencing::Fencing;
+pub(crate) use self::fencing::Fencing;
 use self::{
     authorize::{Admission, Asked, Unopened},
     blocking::Blocking,
@@ -51,7 +51,7 @@ use crate::{
 
 /// The configuration and state that all sessions of an agent share.
 #[derive(Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     pub exports: Arc<dyn Exports>,
     /// Asked in this order before the agent sends a byte.
     pub gates: Vec<Arc<dyn Gate>>,
@@ -78,7 +78,7 @@ pub struct Rules {
 
 /// The phase of the agent's life. It only advances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Life {
+pub(crate) enum Life {
     Serving,
     /// Accept nothing new: answer options with ERR_SHUTDOWN, finish the requests in flight, flush, close.
     Draining,
@@ -89,7 +89,7 @@ pub enum Life {
 /// How a session ended; for the audit line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum End {
+pub(crate) enum End {
     /// Access was denied by a gate or by a limit on connections. `export` is set if the denial was for one export.
     Denied { denied: Denied, export: Option<String> },
     /// The client sent NBD_CMD_DISC.
@@ -163,7 +163,7 @@ impl fmt::Display for End {
 
 /// Counts of a session's requests and bytes; for the audit line.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// Requests, including refused ones.
     pub requests: u64,
     /// Bytes read successfully.
@@ -193,7 +193,7 @@ impl Traffic {
 
 /// Runs one session on a connected stream and returns how it ended. `stream` may be blocking or not: it is made
 /// non-blocking here. The session ends soon after `life` becomes `Draining` or `Ending`.
-pub async fn run(
+pub(crate) async fn run(
     stream: Accepted,
     peer: Peer,
     rules: Arc<Rules>,

@@ -35,7 +35,7 @@ pub(crate) struct PidFile {
 
 /// Why the file is not written.
 #[derive(Debug, Error)]
-pub enum PidFileError {
+pub(crate) enum PidFileError {
     /// Another agent runs. This is its id, if the file contains one.
     #[error("{}", holder(*.0))]
     Taken(Option<u32>),

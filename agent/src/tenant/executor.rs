@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// Work that blocks a thread.
-pub trait Work: Send {
+pub(crate) trait Work: Send {
     /// Does the work, or a part of it that takes some milliseconds. In that case it returns the rest, which continues
     /// after other work had its turn.
     fn run(self: Box<Self>) -> Option<Box<dyn Work>>;
@@ -50,7 +50,7 @@ pub trait Work: Send {
 }
 
 /// The threads. They end when this is dropped and their queues are empty.
-pub struct Executor {
+pub(crate) struct Executor {
     shared: Arc<Shared>,
 }
 
@@ -131,7 +131,7 @@ impl Executor {
     ///
     /// # Errors
     /// Those of starting a thread.
-    pub fn start(&self) -> io::Result<()> {
+    pub(crate) fn start(&self) -> io::Result<()> {
         let mut state = self.shared.lock();
         if state.threads > 0 {
             return Ok(());

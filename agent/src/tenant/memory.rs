@@ -18,7 +18,7 @@ use super::Tenant;
 
 /// Bytes that every connection may hold uncounted, so that small requests make progress however much the tenant's other
 /// connections hold.
-pub const FREE: u64 = 64 << 10;
+pub(crate) const FREE: u64 = 64 << 10;
 /// The unit of the count, in bytes.
 const UNIT: u64 = 64 << 10;
 /// The minimum that a connection acquires at once, in bytes.
@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Limits in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryLimits {
+pub(crate) struct MemoryLimits {
     /// Bytes that one connection may hold.
     pub connection: u64,
     /// Bytes that all connections of one tenant may hold.
@@ -100,7 +100,7 @@ impl Share {
 
 /// Whether the memory that a connection needs is covered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cover {
+pub(crate) enum Cover {
     Covered,
     /// Not now: `Account::acquire` waits for it.
     Wait,
@@ -110,7 +110,7 @@ pub enum Cover {
 
 /// The memory that one connection may hold at the moment. Released on drop.
 #[derive(Debug)]
-pub struct Account {
+pub(crate) struct Account {
     tenant: Arc<Tenant>,
     /// Bytes in addition to `FREE`.
     lease: u64,
@@ -119,12 +119,12 @@ pub struct Account {
 
 impl Account {
     /// An account for a connection that holds nothing yet.
-    pub fn new(tenant: Arc<Tenant>) -> Self {
+    pub(crate) fn new(tenant: Arc<Tenant>) -> Self {
         Self { tenant, lease: 0, permit: None }
     }
 
     /// The maximum that it can ever cover, in bytes.
-    pub fn most(&self) -> u64 {
+    pub(crate) fn most(&self) -> u64 {
         self.share().limits.most()
     }
 
@@ -140,7 +140,7 @@ impl Account {
 
     /// Covers `held` bytes in all, if that is possible at once.
     #[inline]
-    pub fn cover(&mut self, held: u64) -> Cover {
+    pub(crate) fn cover(&mut self, held: u64) -> Cover {
         if held <= FREE + self.lease { Cover::Covered } else { self.grow(held) }
     }
 
@@ -169,7 +169,7 @@ impl Account {
 
     /// Waits until `held` bytes in all are covered. Connections of a tenant are served in the order in which they
     /// asked. Dropping the future loses nothing.
-    pub async fn acquire(&mut self, held: u64) {
+    pub(crate) async fn acquire(&mut self, held: u64) {
         let missing = self.missing(held);
         if missing == 0 {
             return;
@@ -186,7 +186,7 @@ impl Account {
     }
 
     /// Releases the memory that `held` bytes do not need.
-    pub fn release_to(&mut self, held: u64) {
+    pub(crate) fn release_to(&mut self, held: u64) {
         let needed = held.saturating_sub(FREE).next_multiple_of(UNIT);
         let more = self.lease.saturating_sub(needed);
         if more == 0 {

@@ -22,10 +22,12 @@ use std::{
 use tokio::sync::{Semaphore, oneshot};
 
 use self::executor::QueueId;
-pub use self::{
+#[cfg(test)]
+pub(crate) use self::memory::FREE;
+pub(crate) use self::{
     executor::{Executor, Work},
-    memory::{Account, Cover, FREE, MemoryLimits},
-    places::{Full, Place, connections_within},
+    memory::{Account, Cover, MemoryLimits},
+    places::{Place, connections_within},
     threads::{OwnThread, own_threads_within},
 };
 use crate::{log::Allowance, peer::Peer};
@@ -40,7 +42,7 @@ const MOST_REMEMBERED: usize = 4096;
 /// Identifies the tenant that a connection is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Key {
+pub(crate) enum Key {
     /// A machine that a lease names.
     Machine(Arc<str>),
     /// The VM behind a `vhost-user:` or `hybrid:` socket.
@@ -59,7 +61,7 @@ pub enum Key {
 
 impl Key {
     /// The tenant that a peer belongs to. `machine` is the machine that its lease names.
-    pub fn of(peer: &Peer, machine: Option<&Arc<str>>) -> Self {
+    pub(crate) fn of(peer: &Peer, machine: Option<&Arc<str>>) -> Self {
         if let Some(machine) = machine {
             return Self::Machine(Arc::clone(machine));
         }
@@ -94,7 +96,7 @@ impl fmt::Display for Key {
 
 /// The limits of tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Connections per tenant, including those in a handshake.
     pub connections: usize,
     /// Connections in all. A tenant may have as many of them as it leaves free, so that a tenant that comes late finds
@@ -122,7 +124,7 @@ impl Default for Limits {
 
 /// All tenants of this process.
 #[derive(Debug, Default)]
-pub struct Tenants {
+pub(crate) struct Tenants {
     limits: Limits,
     by_key: Mutex<HashMap<Key, Arc<Tenant>>>,
     /// Connections of all tenants.
@@ -135,8 +137,7 @@ pub struct Tenants {
 
 /// One tenant, shared by its connections.
 #[derive(Debug)]
-pub struct Tenant {
-    key: Key,
+pub(crate) struct Tenant {
     limits: Limits,
     connections: AtomicUsize,
     /// Connections of all tenants.
@@ -155,7 +156,7 @@ pub struct Tenant {
 
 impl Tenants {
     /// Creates an empty table with these limits.
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
@@ -172,12 +173,12 @@ impl Tenants {
     }
 
     /// The threads that work for all tenants.
-    pub fn executor(&self) -> &Executor {
+    pub(crate) fn executor(&self) -> &Executor {
         &self.executor
     }
 
     /// The tenant with this key. It is kept while it is in use, and for `REMEMBERED` after that.
-    pub fn get(&self, key: Key) -> Arc<Tenant> {
+    pub(crate) fn get(&self, key: Key) -> Arc<Tenant> {
         let mut by_key = lock(&self.by_key);
         if let Some(tenant) = by_key.get(&key) {
             tenant.touch();
@@ -185,7 +186,6 @@ impl Tenants {
         }
         forget(&mut by_key);
         let tenant = Arc::new(Tenant {
-            key: key.clone(),
             limits: self.limits.clone(),
             connections: AtomicUsize::new(0),
             all_connections: Arc::clone(&self.connections),
@@ -223,13 +223,8 @@ fn forget(by_key: &mut HashMap<Key, Arc<Tenant>>) {
 
 impl Tenant {
     /// Its number, unique in this process; at least 1.
-    pub fn number(&self) -> disk::Payer {
+    pub(crate) fn number(&self) -> disk::Payer {
         self.queue.number()
-    }
-
-    /// Its key.
-    pub fn key(&self) -> &Key {
-        &self.key
     }
 
     /// The permits for commands: one per command that may run for the tenant.
@@ -238,18 +233,18 @@ impl Tenant {
     }
 
     /// Its allowance of log lines. All work for its clients runs within it.
-    pub fn log(&self) -> &Arc<Allowance> {
+    pub(crate) fn log(&self) -> &Arc<Allowance> {
         &self.log
     }
 
     /// Queues work that blocks a thread.
-    pub fn submit(&self, work: Box<dyn Work>) {
+    pub(crate) fn submit(&self, work: Box<dyn Work>) {
         self.executor.submit(&self.queue, Box::new(Logged { log: Arc::clone(&self.log), work }));
     }
 
     /// Runs `act`, which may block, on another thread. `None` if it panicked, which is logged. If this future is
     /// dropped, `act` still completes if it has begun.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
@@ -257,7 +252,7 @@ impl Tenant {
     }
 
     /// As `run`, for work that may occupy a processor for long (`Work::is_long`).
-    pub async fn run_long<T: Send + 'static>(
+    pub(crate) async fn run_long<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {

@@ -16,7 +16,7 @@ const PER_THREAD: u64 = 7;
 
 /// The number of connections that may be open at once when the process may have `descriptors` open files. It is at
 /// least 2: a tenant gets at most half, so one connection is always possible.
-pub fn connections_within(descriptors: u64) -> usize {
+pub(crate) fn connections_within(descriptors: u64) -> usize {
     // One thread per processor, and the threads that serve one connection each.
     let threads = thread::available_parallelism().map_or(1, usize::from) as u64
         + own_threads_within(descriptors) as u64;
@@ -26,11 +26,11 @@ pub fn connections_within(descriptors: u64) -> usize {
 
 /// A tenant's place for one connection. It is freed on drop.
 #[derive(Debug)]
-pub struct Place(Arc<Tenant>);
+pub(crate) struct Place(Arc<Tenant>);
 
 /// There is no place for one more connection of a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub(crate) enum Full {
     /// The tenant has reached the limit per tenant, which is the value.
     #[error("--limit-per-tenant {0}, and {0} open")]
     Tenant(usize),
@@ -52,7 +52,7 @@ impl Tenant {
     ///
     /// # Errors
     /// `Full` if the tenant has as many connections as it may have.
-    pub fn connect(self: &Arc<Self>) -> Result<Place, Full> {
+    pub(crate) fn connect(self: &Arc<Self>) -> Result<Place, Full> {
         let open = self.connections.fetch_add(1, Ordering::AcqRel);
         let others_and_own = self.all_connections.fetch_add(1, Ordering::AcqRel) + 1;
         // From here on a drop frees the place.
@@ -72,17 +72,10 @@ impl Tenant {
 impl Tenant {
     /// A place for requests that outlive their connection, regardless of the limits. They keep the disk open, and
     /// without a place the client could reconnect again and again.
-    pub fn stay(self: &Arc<Self>) -> Place {
+    pub(crate) fn stay(self: &Arc<Self>) -> Place {
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.all_connections.fetch_add(1, Ordering::AcqRel);
         Place(Arc::clone(self))
-    }
-}
-
-impl Place {
-    /// The tenant that the place is charged to.
-    pub fn tenant(&self) -> &Arc<Tenant> {
-        &self.0
     }
 }
 

@@ -20,13 +20,13 @@ static PER_TENANT: LazyLock<usize> =
     LazyLock::new(|| available_parallelism().map_or(2, |cores| cores.get().max(2)));
 
 /// The number of such threads in all when the process may have `descriptors` open files.
-pub fn own_threads_within(descriptors: u64) -> usize {
+pub(crate) fn own_threads_within(descriptors: u64) -> usize {
     usize::try_from(descriptors / DESCRIPTORS_EACH).unwrap_or(usize::MAX).min(OWN_THREADS)
 }
 
 /// A thread of a tenant that serves one connection and may be blocked by it. It ends on drop.
 #[derive(Debug)]
-pub struct OwnThread(EventLoop);
+pub(crate) struct OwnThread(EventLoop);
 
 /// Counts the thread while it runs, which may be longer than its `OwnThread` exists.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Tenant {
     ///
     /// # Errors
     /// Those of `EventLoop::start`.
-    pub fn own_thread(self: &Arc<Self>) -> io::Result<Option<OwnThread>> {
+    pub(crate) fn own_thread(self: &Arc<Self>) -> io::Result<Option<OwnThread>> {
         let has = self.own_threads.fetch_add(1, Ordering::AcqRel);
         let all = self.all_own_threads.fetch_add(1, Ordering::AcqRel) + 1;
         let counted = Counted(Arc::clone(self));
@@ -50,7 +50,7 @@ impl Tenant {
 
 impl OwnThread {
     /// The handle to spawn tasks on the thread.
-    pub fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         self.0.handle()
     }
 }

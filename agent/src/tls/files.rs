@@ -18,13 +18,13 @@ const KEY: &str = "server-key.pem";
 const REVOKED: &str = "ca-crl.pem";
 
 /// Where nbdkit looks for certificates if it runs as root and no directory is given.
-pub const ROOTS_PLACE: &str = "/etc/pki/nbdkit";
+pub(crate) const ROOTS_PLACE: &str = "/etc/pki/nbdkit";
 /// Where it looks as another user, in this order, below `$HOME`.
 const HOME_PLACES: [&str; 2] = [".pki/nbdkit", ".config/pki/nbdkit"];
 
 /// The contents of a directory of certificates.
 #[derive(Debug)]
-pub struct Certificates {
+pub(crate) struct Certificates {
     pub(super) directory: PathBuf,
     /// The CAs that may sign clients' certificates.
     pub(super) ca: Vec<CertificateDer<'static>>,
@@ -37,7 +37,7 @@ pub struct Certificates {
 
 /// Why TLS is not possible although it was asked for.
 #[derive(Debug, Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     #[error("{option} needs certificates, and there are none in {}", list(.places))]
     Nowhere { option: &'static str, places: Vec<PathBuf> },
     #[error("--tls-certificates: cannot read {}", .path.display())]
@@ -85,7 +85,7 @@ impl TlsError {
     }
 
     /// What to do about it, if that is known and not in the message already.
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Nowhere { .. } => {
                 Some("say where they are with --tls-certificates DIRECTORY".into())

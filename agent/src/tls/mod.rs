@@ -18,20 +18,20 @@ use std::{
     sync::Arc,
 };
 
-pub use rustls::{IoState, ServerConfig, ServerConnection};
+pub(crate) use rustls::{IoState, ServerConfig, ServerConnection};
 
 #[cfg(feature = "psk")]
-pub use self::psk::{SharedKeys, user};
+pub(crate) use self::psk::{SharedKeys, user};
 use self::source::Place;
-pub use self::{
-    files::{Certificates, ROOTS_PLACE, TlsError},
+pub(crate) use self::{
+    files::{ROOTS_PLACE, TlsError},
     name::Certificate,
     source::Source,
 };
 
 /// The value of `--tls`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     Off,
     On,
     Require,
@@ -39,7 +39,7 @@ pub enum Mode {
 
 /// The command line's settings for TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// `--tls`, if it was given.
     pub mode: Option<Mode>,
     /// `--tls-certificates`.
@@ -56,7 +56,7 @@ pub struct Wanted {
 
 /// How every session uses TLS.
 #[derive(Debug, Clone, Default)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// STARTTLS is refused.
     #[default]
     Off,
@@ -68,7 +68,7 @@ pub enum Policy {
 
 /// Everything that a handshake needs. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum Acceptor {
+pub(crate) enum Acceptor {
     /// Uses rustls.
     Certificates(Arc<ServerConfig>),
     /// Uses OpenSSL.
@@ -78,7 +78,7 @@ pub enum Acceptor {
 
 impl Wanted {
     /// Whether TLS is required, either by `--tls` or because peers are verified.
-    pub fn requires(&self) -> bool {
+    pub(crate) fn requires(&self) -> bool {
         match self.mode {
             Some(mode) => mode == Mode::Require,
             None => self.verify_peer && !self.plain_too,
@@ -87,7 +87,7 @@ impl Wanted {
 
     /// Reads the files and decides. Without `--tls`, TLS is on if there are certificates or keys.
     /// If TLS was asked for and is not possible, this is an error, and never plain text.
-    pub fn prepare(&self) -> Result<Policy, TlsError> {
+    pub(crate) fn prepare(&self) -> Result<Policy, TlsError> {
         if self.mode == Some(Mode::Off) {
             return Ok(Policy::Off);
         }
@@ -107,7 +107,7 @@ impl Wanted {
 
     /// The directory of certificates or the file of shared keys, if it was named on the command
     /// line and is used.
-    pub fn named(&self, policy: &Policy) -> (Option<&Path>, Option<&Path>) {
+    pub(crate) fn named(&self, policy: &Policy) -> (Option<&Path>, Option<&Path>) {
         match policy.acceptor() {
             None => (None, None),
             Some(Acceptor::Certificates(_)) => (self.certificates.as_deref(), None),
@@ -148,7 +148,7 @@ impl Wanted {
 impl Policy {
     /// The listener's URI in the form that clients need: `nbds`, `nbds+unix` or `nbds+vsock` if TLS
     /// is required.
-    pub fn uri(&self, plain: String) -> String {
+    pub(crate) fn uri(&self, plain: String) -> String {
         match (self, plain.strip_prefix("nbd")) {
             (Self::Require(_), Some(rest)) => format!("nbds{rest}"),
             _ => plain,
@@ -156,7 +156,7 @@ impl Policy {
     }
 
     /// nbdkit's number for the mode: 1 for on, 2 for required.
-    pub const fn level(&self) -> Option<u8> {
+    pub(crate) const fn level(&self) -> Option<u8> {
         match self {
             Self::Off => None,
             Self::On(_) => Some(1),
@@ -165,12 +165,12 @@ impl Policy {
     }
 
     /// Whether STARTTLS is possible.
-    pub const fn is_on(&self) -> bool {
+    pub(crate) const fn is_on(&self) -> bool {
         !matches!(self, Self::Off)
     }
 
     /// The files that HUP reads again, if STARTTLS is possible.
-    pub const fn source(&self) -> Option<&Arc<Source>> {
+    pub(crate) const fn source(&self) -> Option<&Arc<Source>> {
         match self {
             Self::Off => None,
             Self::On(source) | Self::Require(source) => Some(source),
@@ -178,24 +178,24 @@ impl Policy {
     }
 
     /// Why the files as last read refuse a client that has shown this certificate.
-    pub fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
+    pub(crate) fn refuses(&self, certificate: &Certificate) -> Option<Failure> {
         self.source()?.refuses(certificate)
     }
 
     /// The acceptor for the next STARTTLS, if it is possible.
-    pub fn acceptor(&self) -> Option<Acceptor> {
+    pub(crate) fn acceptor(&self) -> Option<Acceptor> {
         self.source().map(|source| source.acceptor())
     }
 }
 
 /// The peer's certificate after the handshake. `None` unless `--tls-verify-peer` is given.
-pub fn certificate(session: &ServerConnection) -> Option<Certificate> {
+pub(crate) fn certificate(session: &ServerConnection) -> Option<Certificate> {
     Certificate::of_chain(session.peer_certificates()?)
 }
 
 /// Why TLS with a client failed, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure(String);
+pub(crate) struct Failure(String);
 
 impl From<rustls::Error> for Failure {
     fn from(error: rustls::Error) -> Self {

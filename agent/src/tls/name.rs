@@ -13,7 +13,7 @@ use super::der::{
 
 /// The owner of a verified client certificate, for access rules and the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// The owner's distinguished name, such as `CN=client,O=Example,C=US`. Always printable.
     pub dn: String,
     /// The distinguished name of the certificate's issuer.

@@ -41,7 +41,7 @@ static USER: LazyLock<Option<Index<Ssl, String>>> = LazyLock::new(|| Ssl::new_ex
 
 /// Everything that a handshake with shared keys needs. Cheap to clone.
 #[derive(Clone)]
-pub struct SharedKeys(SslContext);
+pub(crate) struct SharedKeys(SslContext);
 
 impl fmt::Debug for SharedKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,14 +72,14 @@ impl SharedKeys {
     }
 
     /// A new session, before its first byte.
-    pub fn begin(&self) -> Result<Ssl, Failure> {
+    pub(crate) fn begin(&self) -> Result<Ssl, Failure> {
         Ssl::new(&self.0).map_err(|error| Failure::from(error.to_string()))
     }
 }
 
 /// The user name that the client of a session claimed. It is not proven before the handshake is
 /// complete.
-pub fn user(session: &SslRef) -> Option<&str> {
+pub(crate) fn user(session: &SslRef) -> Option<&str> {
     session.ex_data((*USER)?).map(String::as_str)
 }
 

@@ -43,7 +43,7 @@ struct Loaded {
 
 /// A place, and what was last read from it.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     place: Place,
     loaded: RwLock<Loaded>,
     /// Notified after the files were read again.
@@ -84,7 +84,7 @@ impl Source {
 
     /// Reads the files again at HUP. Invalid files change nothing. Returns whether the contents are new, so that open
     /// connections must be judged again.
-    pub fn reload(&self) -> bool {
+    pub(crate) fn reload(&self) -> bool {
         let revokes = self.loaded().revokes.clone();
         match self.place.load(revokes.as_deref()) {
             Ok(loaded) => {
@@ -108,7 +108,7 @@ impl Source {
     }
 
     /// Logs certificates and lists that will expire soon or have expired. Never returns.
-    pub async fn watch(self: Arc<Self>) {
+    pub(crate) async fn watch(self: Arc<Self>) {
         // The present files were reported when they were read.
         let mut pause = expiry::pause(&self.loaded().terms);
         loop {
