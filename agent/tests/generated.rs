@@ -1,4 +1,4 @@
-//! The manual's pages and the shells' completions that packages ship are what the program prints.
+//! The shipped manual pages and shell completions are the ones that the program prints.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -52,7 +52,7 @@ fn bash_completes_options_filters_plugins_parameters_and_commands() {
     let script = dir.path().join("agent.bash");
     fs::write(&script, completions.stdout).unwrap();
     fs::write(dir.path().join("dinner"), "").unwrap();
-    // As readline splits them: '=' is a word. A '.' at the end is an empty one.
+    // Split as readline does: '=' is a word. A '.' at the end is an empty word.
     for (words, expected) in [
         ("--vs", "--vsock"),
         ("--filter exitl", "exitlast"),

@@ -1,4 +1,4 @@
-//! The plugin `data`, byte for byte as nbdkit's.
+//! The plugin `data` produces the same bytes as nbdkit's.
 
 use std::{
     path::Path,

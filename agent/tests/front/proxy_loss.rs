@@ -1,5 +1,5 @@
-//! The plugin `nbd`: a flush speaks for every connection of an export that says so, even where the far
-//! server of some of them has died.
+//! The plugin `nbd`: a flush covers every connection of an export that promises this (multi-conn), even if
+//! the remote server of some of them has died.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +11,7 @@ use crate::{
     proxy::{Far, proxy, uri},
 };
 
-/// `a` writes, is answered and does `then`; the server dies and comes again, empty; then `rest` runs.
+/// `a` writes, is answered and runs `then`. The server dies and restarts, empty. Then `rest` runs.
 fn after_a_death(words: &[&str], then: &str, rest: &str) {
     let mut far = Far::start_at(BINARY, &["memory", "1M"], tempfile::tempdir().unwrap());
     let socket = format!("socket={}", far.socket.display());
@@ -37,7 +37,7 @@ fn after_a_death(words: &[&str], then: &str, rest: &str) {
 #[test]
 fn a_flush_on_a_new_connection_tells_what_an_old_one_has_lost() {
     for words in [&[][..], &["shared=true"]] {
-        // Each connection hears of it once, and can then go on with what it writes itself.
+        // Each connection is told once, and can then continue with its own writes.
         after_a_death(
             words,
             "",
@@ -62,8 +62,8 @@ fn nothing_is_told_of_what_was_durable() {
     }
 }
 
-/// Runs `script` with the agent before a far server whose flushes fail while the file `fails` is there; its
-/// directory is sys.argv[2].
+/// Runs `script` with the agent in front of a remote server whose flushes fail while the file `fails`
+/// exists. Its directory is sys.argv[2].
 fn with_flushes_that_fail(words: &[&str], script: &str) {
     let dir = tempfile::tempdir().unwrap();
     let log = format!("logfile={}/log", dir.path().display());

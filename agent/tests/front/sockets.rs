@@ -1,4 +1,4 @@
-//! What stands at the path of a Unix socket: before, while and after the agent has it. Pid files.
+//! The path of a Unix socket before, while and after the agent uses it. Pid files.
 
 use std::{
     fs,
@@ -108,7 +108,8 @@ fn a_failed_start_leaves_no_socket() {
     }
 }
 
-/// A name server that takes questions and answers none; in a network and with a resolv.conf of its own.
+/// A name server that receives queries and answers none, in a network namespace with its own
+/// resolv.conf.
 #[test]
 fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
     if !nix::unistd::geteuid().is_root() {
@@ -139,7 +140,7 @@ fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
         dir.path().join("asked").exists()
     });
     let told = Instant::now();
-    // unshare(1) becomes the shell, and that the agent.
+    // unshare(1) executes the shell, and the shell executes the agent.
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     let status = child.wait().unwrap();
     assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());

@@ -1,4 +1,4 @@
-//! `--tls-verify-peer`: who is let in, and what the log says of the others.
+//! `--tls-verify-peer`: which clients are admitted, and what the log says about the others.
 
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use support::{
@@ -44,7 +44,7 @@ fn a_client_that_cannot_be_verified_is_refused_by_reason() {
     ] {
         ca.client_in(&agent.path(name), params);
     }
-    // They all trust the server.
+    // All of them trust the server.
     ca.trusted_in(&agent.path("stranger"));
     for (name, reason) in [
         ("trust", "has no certificate (--tls-verify-peer)"),
@@ -62,7 +62,7 @@ fn a_client_that_cannot_be_verified_is_refused_by_reason() {
     assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20), "others are not disturbed");
 }
 
-/// Ends an agent, and starts one that verifies clients by the same certificates.
+/// Ends an agent, and starts one that verifies clients with the same certificates.
 fn verifies(first: &mut Agent) -> Agent {
     first.end();
     Agent::start(

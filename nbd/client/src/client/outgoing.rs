@@ -1,5 +1,5 @@
 //! Requests to send: the headers in one buffer, the payloads where they are, and as many of both as
-//! possible per vectored send. A header is never sent in a packet of its own.
+//! possible per vectored send. The header of a write goes into the same send as its payload.
 
 use std::{
     collections::{HashMap, VecDeque},
