@@ -11,7 +11,7 @@ fn files(dir: &Path) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_is_shipped_is_what_is_printed() {
+fn the_shipped_files_are_the_printed_ones() {
     for (command, place) in [("man", "man"), ("completions", "completions")] {
         let dir = tempfile::tempdir().unwrap();
         let status = Command::new(BINARY).args([command, "--dir"]).arg(dir.path()).status();

@@ -138,7 +138,7 @@ fn the_payload_of_a_refused_write_is_drained() {
 }
 
 #[test]
-fn a_byte_a_second_is_dropped_at_the_deadline_and_holds_nobody_up() {
+fn a_byte_per_second_is_dropped_at_the_deadline_and_delays_no_client() {
     let mut agent = Agent::serve(BINARY, &["--timeout", "1", "memory", "1M"]);
     let mut slow = agent.connect();
     let start = Instant::now();

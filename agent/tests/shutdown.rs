@@ -38,7 +38,7 @@ fn a_negotiating_client_is_told_that_the_server_shuts_down() {
 }
 
 #[test]
-fn what_was_answered_before_the_end_is_in_the_file() {
+fn answered_writes_are_in_the_file_after_the_end() {
     const BLOCK: usize = 64 << 10;
     const BLOCKS: u32 = 256;
     let dir = tempfile::tempdir().expect("a directory");
@@ -159,7 +159,7 @@ fn kill_in_the_middle(words: &[&str], disk: &Path) {
 }
 
 #[test]
-fn what_was_acknowledged_outlives_a_kill_with_a_thousand_writes_in_flight() {
+fn acknowledged_writes_outlive_a_kill_with_a_thousand_writes_in_flight() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = dir.path().join("disk");
     let path = disk.to_str().expect("UTF-8");

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_size_is_refused_with_its_reason() {
+    fn an_invalid_size_is_refused_with_its_reason() {
         let suffix = |text: &str| SizeError::Suffix(text.to_owned());
         let table = [
             ("", SizeError::Empty),

@@ -140,7 +140,7 @@ fn rules_that_nbdkit_cannot_read_are_read() {
 }
 
 #[test]
-fn what_is_not_named_is_refused_and_logged_once() {
+fn a_client_that_no_rule_names_is_refused_and_logged_once() {
     for (words, let_in) in [
         ("--allow anyunix", true),
         ("--allow vsock-guest --allow uid:{uid}", true),
@@ -242,7 +242,7 @@ fn wrong_rules_are_one_line_and_nothing_is_started() {
 }
 
 #[test]
-fn who_is_refused_learns_it_at_once() {
+fn a_refused_client_learns_it_at_once() {
     // A client that sends before the greeting, for far longer than the handshake may take.
     let agent = Agent::start(BINARY, "-U {}/s --timeout 1h --allow-cid 3 null 1M");
     let mut stream = UnixStream::connect(agent.path("s")).unwrap();

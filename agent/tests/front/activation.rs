@@ -168,7 +168,7 @@ fn descriptors_are_closed_to_children() {
 }
 
 #[test]
-fn what_cannot_be_served_is_one_line_that_names_the_descriptor() {
+fn an_unusable_descriptor_is_one_line_that_names_it() {
     let good = || UnixStream::pair().unwrap().0;
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     for (handed, part) in [

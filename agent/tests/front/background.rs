@@ -132,7 +132,7 @@ fn nothing_is_left_behind_and_the_log_of_v_goes_on() {
 }
 
 #[test]
-fn what_fails_is_told_on_stderr_and_by_the_status() {
+fn errors_are_reported_on_stderr_and_by_the_status() {
     let dir = TempDir::new().unwrap();
     for words in [
         "-U missing/socket null",
@@ -185,7 +185,7 @@ fn the_service_manager_is_told_of_the_process_that_stays() {
 }
 
 #[test]
-fn nobody_who_waited_for_it_is_outlived() {
+fn a_start_in_the_background_ends_with_its_waiting_parent() {
     let dir = TempDir::new().unwrap();
     // A full pipe blocks it before it is ready, because it prints the URI first.
     let (read, write) = io::pipe().unwrap();
@@ -214,7 +214,7 @@ fn nobody_who_waited_for_it_is_outlived() {
 
 /// A shell that starts the agent, does not report its end, and ends when its stdin does.
 #[test]
-fn it_ends_with_its_parent_whoever_it_has_become() {
+fn it_ends_with_its_parent_even_as_another_user() {
     let dir = TempDir::new().unwrap();
     let change = if nix::unistd::geteuid().is_root() { " -u nobody" } else { "" };
     for words in [String::new(), change.to_owned()] {

@@ -167,7 +167,7 @@ fn an_agent_that_does_not_start_runs_nothing() {
 }
 
 #[test]
-fn what_swaps_to_the_disk_finds_the_agent_in_memory() {
+fn a_command_that_swaps_to_the_disk_finds_the_agent_in_memory() {
     if !nix::unistd::geteuid().is_root() {
         // The message for other users is tested in `user`, which root may run.
         return;

@@ -71,7 +71,7 @@ fn a_wrong_command_line_is_one_line() {
 
 /// The listener is python's, so that it is not an agent that already listens there.
 #[test]
-fn a_port_that_is_taken_is_a_fault_and_the_agents_error_has_the_same_mend() {
+fn a_port_that_is_taken_is_a_fault_and_the_agents_error_has_the_same_hint() {
     const TAKE: &str = r#"
 import socket, subprocess, sys
 s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)

@@ -161,7 +161,7 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
 }
 
 #[test]
-fn what_is_lost_after_the_last_client_has_left_is_told_to_the_next_once() {
+fn a_loss_after_the_last_client_has_left_is_told_to_the_next_once() {
     let Some(device) = Failing::new() else { return };
     let path = device.device.to_str().unwrap();
     let rows = ENGINES.iter().flat_map(|io| ["file", "split"].map(|plugin| (io, plugin)));
@@ -202,7 +202,7 @@ fn with_multi_conn_a_flush_covers_what_another_connection_wrote() {
 }
 
 #[test]
-fn what_the_host_loses_of_an_overlay_is_told() {
+fn losses_of_an_overlay_are_told() {
     let Some(device) = Failing::new() else { return };
     device.make_room();
     let (path, folder) = (device.device.to_str().unwrap(), TempDir::new().unwrap());

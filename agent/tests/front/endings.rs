@@ -61,7 +61,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn while_it_ends_nobody_new_is_let_in() {
+fn no_new_client_is_let_in_while_the_agent_ends() {
     let mut agent = Agent::start(BINARY, "-v -U {}/s --shutdown-timeout 1h memory 1G");
     let stuck = stuck(&agent);
     agent.signal(Signal::SIGTERM);

@@ -129,7 +129,7 @@ fn settle(client: &mut Client, model: &mut [u8], what: &str) {
 }
 
 #[test]
-fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
+fn random_requests_read_the_bytes_that_were_written() {
     let seed = seed("NEIGHBOURS_SEED");
     println!("NEIGHBOURS_SEED={seed}");
     let mut random = Random::new(seed);

@@ -61,7 +61,7 @@ fn send(mut stream: &std::os::unix::net::UnixStream, bytes: &[u8]) {
 }
 
 #[test]
-fn who_leaves_in_order_finds_the_place_free() {
+fn a_client_that_disconnects_in_order_finds_the_place_free() {
     let agent = Agent::start(BINARY, "-U {}/s --limit 1 null 1M");
     let abort = b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0";
     for _ in 0..200 {

@@ -77,7 +77,7 @@ fn logs_to_a_full_pipe(words: &str) -> (Agent, fs::File) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_nobody() {
+fn a_log_that_nobody_reads_delays_no_client() {
     for (words, params) in [
         ("", ""),
         ("-v ", ""),
@@ -250,7 +250,7 @@ fn an_export_that_is_not_given_is_named_once_and_in_words() {
 }
 
 #[test]
-fn what_cannot_be_logged_to_is_named() {
+fn a_log_that_cannot_be_opened_is_named() {
     for (words, part) in [
         ("--log=/nonexistent/log null", "--log=/nonexistent/log: cannot open the file"),
         ("--log=nowhere null", "--log 'nowhere'; it can be stderr, json, syslog"),
@@ -289,7 +289,7 @@ fn verbose_shows_the_protocol_escaped() {
 }
 
 #[test]
-fn what_is_longer_than_an_option_may_be_is_shown_by_its_length() {
+fn the_log_shows_the_length_of_an_option_that_is_too_long() {
     let mut agent = Agent::start(BINARY, "-v -U {}/s null 1M");
     let mut stream = greeted(&agent.path("s"));
     stream.write_all(&3_u32.to_be_bytes()).unwrap();

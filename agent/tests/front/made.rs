@@ -197,7 +197,7 @@ fn a_client_cannot_put_words_into_the_command_or_reach_another_file() {
 }
 
 #[test]
-fn what_cannot_be_is_said_at_start() {
+fn impossible_options_are_reported_at_start() {
     for (words, part) in [
         ("tmpdisk", "'size' is missing"),
         ("tmpdisk 1X", "size=1X is not a size"),

@@ -277,7 +277,7 @@ fn a_file_that_was_resized_or_replaced_is_seen_by_the_next_client() {
 }
 
 #[test]
-fn what_only_root_may_open_is_served_after_a_change_of_the_user() {
+fn a_file_of_root_is_served_after_a_change_of_the_user() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -295,7 +295,7 @@ fn what_only_root_may_open_is_served_after_a_change_of_the_user() {
 }
 
 #[test]
-fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
+fn over_a_disk_of_one_connection_no_client_reads_the_writes_of_another() {
     let make = "command=truncate -s $size \"$disk\"";
     let mut agent = start(&["--filter=cow", "tmpdisk", "1M", make]);
     let socket = agent.path("s");

@@ -50,7 +50,7 @@ fn the_file_of_an_agent_that_runs_is_not_overwritten() {
 
 /// A number in an unlocked file means nothing: another process may have it by now.
 #[test]
-fn a_stale_file_is_overwritten_whoever_has_its_number() {
+fn a_stale_file_is_overwritten_even_if_its_number_is_in_use() {
     let other = Agent::start(BINARY, "-U {}/s null 1M");
     let path = other.path("pid");
     for content in [format!("{}\n", other.id()), "1\n".into(), String::new(), "x".repeat(100_000)] {

@@ -50,12 +50,12 @@ fn a_flush_on_a_new_connection_tells_what_an_old_one_has_lost() {
 }
 
 #[test]
-fn who_comes_while_it_is_there_hears_of_the_loss_when_it_is_gone() {
+fn a_client_that_came_before_the_writer_left_hears_of_the_loss() {
     after_a_death(&[], "", "b = connect(); a.shutdown(); fails(b.flush); b.flush()");
 }
 
 #[test]
-fn nothing_is_told_of_what_was_durable() {
+fn no_loss_is_told_after_a_durable_write() {
     for durable in ["a.flush()", "a.pwrite(b'x', 0, nbd.CMD_FLAG_FUA); before.flush(); a.flush()"] {
         let rest = "b = connect(); b.flush(); fails(before.flush); fails(a.flush); b.flush()";
         after_a_death(&[], durable, rest);
@@ -91,7 +91,7 @@ fn with_flushes_that_fail(words: &[&str], script: &str) {
 }
 
 #[test]
-fn what_the_far_server_could_not_flush_is_told_to_all_who_were_there() {
+fn a_failed_flush_of_the_far_server_is_told_to_all_connected_clients() {
     for words in [&[][..], &["shared=true"]] {
         with_flushes_that_fail(
             words,
@@ -104,7 +104,7 @@ fn what_the_far_server_could_not_flush_is_told_to_all_who_were_there() {
 }
 
 #[test]
-fn what_a_client_leaves_unflushed_is_flushed_or_told_to_the_next() {
+fn unflushed_writes_of_a_client_that_left_are_flushed_or_told_to_the_next() {
     with_flushes_that_fail(
         &[],
         "a = connect(); a.pwrite(b'x', 0); a.shutdown(); wait_for(1)\n\

@@ -113,7 +113,7 @@ fn client(agent: &Agent, name: &str) -> UnixStream {
 const CROWD: usize = 300;
 
 #[test]
-fn links_have_no_threads_and_what_clients_asked_that_left_ends() {
+fn connections_have_no_threads_and_requests_of_clients_that_left_end() {
     let far = Moody::start();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let words = format!("-U {{}}/s --listen tcp:127.0.0.1:{port} nbd dynamic-export=true");
@@ -158,7 +158,7 @@ fn links_have_no_threads_and_what_clients_asked_that_left_ends() {
 }
 
 #[test]
-fn a_shared_link_goes_on_for_those_who_stay() {
+fn a_shared_connection_goes_on_for_clients_that_stay() {
     let far = Moody::start();
     let mut agent = proxy(&[&far.word(), "shared=true"]);
     let (threads, descriptors) = (count(agent.id(), "task"), count(agent.id(), "fd"));

@@ -82,7 +82,7 @@ fn a_server_that_accepts_slowly_is_waited_for() {
 }
 
 #[test]
-fn those_who_share_a_connection_wait_for_a_new_one_together() {
+fn clients_that_share_a_connection_wait_for_a_new_one_together() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
     let mut server = Far::start_at(BINARY, &["memory", "1M"], dir);

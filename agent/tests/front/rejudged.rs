@@ -61,7 +61,7 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 }
 
 #[test]
-fn whom_new_rules_deny_is_closed_and_others_go_on() {
+fn clients_that_new_rules_deny_are_closed_and_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let rules = dir.path().join("rules");
     let (mut agent, port) = agent(&rules, "memory 64M");

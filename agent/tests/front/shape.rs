@@ -118,7 +118,7 @@ fn clients_see_what_they_see_with_nbdkit() {
 }
 
 #[test]
-fn what_cannot_be_shaped_is_refused() {
+fn impossible_shapes_are_refused() {
     for (words, part) in [
         ("--filter=protect null protect=5", "filter protect: protect=5 is not a range"),
         ("--filter=partition null", "filter partition: parameter 'partition' is missing"),

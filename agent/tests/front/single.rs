@@ -188,7 +188,7 @@ fn a_pid_file_lives_as_long_as_the_session() {
 }
 
 #[test]
-fn what_is_no_client_is_told_apart() {
+fn standard_streams_that_are_no_client_are_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());

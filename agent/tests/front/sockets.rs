@@ -42,7 +42,7 @@ fn socket_and_pid_file_are_there_when_ready_and_gone_at_the_end() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_a_socket_is_told_apart() {
+fn an_occupied_socket_path_is_explained() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name);
     let live = UnixListener::bind(path("live")).unwrap();

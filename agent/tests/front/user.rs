@@ -70,7 +70,7 @@ fn every_thread_becomes_the_user() {
 }
 
 #[test]
-fn what_the_new_user_may_remove_is_removed_and_the_rest_is_named() {
+fn files_that_the_new_user_may_remove_are_removed_and_the_rest_is_named() {
     if !geteuid().is_root() {
         return;
     }
@@ -97,7 +97,7 @@ fn what_the_new_user_may_remove_is_removed_and_the_rest_is_named() {
 }
 
 #[test]
-fn who_is_not_there_is_told_in_one_line_before_anything_is_opened() {
+fn an_unknown_user_is_one_line_before_anything_is_opened() {
     for (words, parts) in [
         ("-u no-such-user", &["-u/--user 'no-such-user'", "getent passwd"][..]),
         ("-g no-such-group", &["-g/--group 'no-such-group'", "getent group"]),

@@ -42,7 +42,7 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
-fn a_failure_is_one_line_with_the_cause_and_the_mend() {
+fn a_failure_is_one_line_with_the_cause_and_the_hint() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     for (words, parts) in [

@@ -76,7 +76,7 @@ fn a_virsh_that_prints_without_end_is_ended() {
 }
 
 #[test]
-fn what_virsh_says_reaches_the_terminal_as_text() {
+fn the_output_of_virsh_reaches_the_terminal_as_text() {
     let script = "#!/bin/sh\nprintf 'error: \\033[2J\\302\\233m\\007\\r no\\n\\342\\200\\256x\\n' >&2\n\
                   head -c 1000000 /dev/zero | tr '\\0' y >&2\nexit 1\n";
     let virsh = Virsh::running(script);
@@ -91,7 +91,7 @@ fn what_virsh_says_reaches_the_terminal_as_text() {
 
 /// ^C at the terminal, and a shell that is told to end.
 #[test]
-fn who_ends_the_agent_ends_virsh() {
+fn ending_the_agent_ends_virsh() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let virsh = Virsh::running(HANGS);
         let mut agent = virsh.command(&["cid", "guest"]).spawn().unwrap();

@@ -55,7 +55,7 @@ fn is_valid(domain: &str, dir: &Path) {
 }
 
 #[test]
-fn what_is_edited_is_valid_and_libvirt_keeps_it() {
+fn an_edited_domain_is_valid_and_libvirt_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     // QEMU's options in their own namespace, and other common content of domains.
     let before = domain().replace("<domain type='test'", "<domain type='kvm'");
@@ -323,7 +323,7 @@ esac
 }
 
 #[test]
-fn what_is_edited_is_one_object_with_json() {
+fn an_edit_is_one_object_with_json() {
     let transitional = "<domain><devices><vsock model='virtio-transitional'><cid auto='no' address='7'/></vsock>\
          </devices></domain>";
     for (before, words, changed, model, cid) in [

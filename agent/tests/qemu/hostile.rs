@@ -93,7 +93,7 @@ fn ids_and_texts_are_printed_without_their_escape_sequences() {
 
 /// A parser's error quotes the invalid input.
 #[test]
-fn what_is_wrong_with_an_answer_is_said_shortly() {
+fn an_invalid_answer_is_described_shortly() {
     for answer in [
         format!("\"{ESCAPES}{}\"", "x".repeat(100_000)),
         format!("[{{\"name\": 1, \"type\": \"{ESCAPES}\"}}]"),
@@ -137,7 +137,7 @@ fn watch_ends_when_nobody_reads_its_lines_any_more() {
 
 /// Each RESET has nearly a megabyte of text.
 #[test]
-fn resets_without_end_fill_no_log_and_hold_nobody() {
+fn endless_resets_fill_no_log_and_delay_no_client() {
     let reason = format!("{ESCAPES}{}", "x".repeat(900_000));
     let reset = format!("{{\"event\": \"RESET\", \"data\": {{\"reason\": \"{reason}\"}}}}\n");
     let small = "{\"event\": \"RESET\", \"data\": {\"reason\": \"again\"}}\n".repeat(20_000);

@@ -148,7 +148,7 @@ fn a_fake_qemu_with_a_device_is_left_alone_and_gives_it_back() {
 }
 
 #[test]
-fn whatever_is_at_the_socket_is_one_line_of_error() {
+fn a_socket_without_a_working_qemu_is_one_line_of_error() {
     for (script, part) in [
         (vec![Say("SSH-2.0-x\r\n".into()), Close], "'SSH-2.0-x\\r', which is no message of QMP"),
         (vec![Close], "QEMU closed the connection"),

@@ -56,7 +56,7 @@ fn the_names_in_a_certificate_decide() {
 }
 
 #[test]
-fn who_is_refused_by_its_certificate_sees_nothing_and_is_logged_once() {
+fn a_client_refused_by_its_certificate_sees_nothing_and_is_logged_once() {
     let mut agent = agent_for_guest_7("--allow dn:CN=guest?8*");
     let script = format!(
         "import nbd
@@ -85,7 +85,7 @@ h.opt_abort()",
 }
 
 #[test]
-fn who_was_let_in_by_a_certificate_is_judged_by_it_again() {
+fn a_client_admitted_by_its_certificate_is_judged_by_it_again() {
     for (rules, stays) in [
         ("deny dn:CN=guest?7*\nallow any", false),
         ("deny dn:CN=guest?8*\nallow any", true),
@@ -109,7 +109,7 @@ fn who_was_let_in_by_a_certificate_is_judged_by_it_again() {
 }
 
 #[test]
-fn who_shows_no_certificate_is_told_that_tls_is_required() {
+fn a_client_without_a_certificate_is_told_that_tls_is_required() {
     let (mut agent, _ca) =
         agent("--tls=on --tls-verify-peer memory 1M --allow dn:*,uid:4000000000");
     let mut stream = plain(&agent);
@@ -136,7 +136,7 @@ fn a_certificate_that_changes_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn where_nobody_shows_a_certificate_such_a_rule_is_an_error() {
+fn without_client_certificates_such_a_rule_is_an_error() {
     let (agent, _ca) = agent("memory 1M");
     let certificates = agent.path("server");
     let rules = agent.path("rules");

@@ -70,7 +70,7 @@ fn a_second_starttls_is_invalid_and_the_session_lives() {
 }
 
 #[test]
-fn what_was_agreed_in_plain_text_is_gone_inside_tls() {
+fn agreements_in_plain_text_are_gone_inside_tls() {
     let (agent, _ca) = agent("--tls=on memory 1M");
     let mut stream = plain(&agent);
     assert_eq!(ask(&mut stream, OPT_STRUCTURED, b""), [REP_ACK]);

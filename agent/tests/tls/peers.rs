@@ -19,7 +19,7 @@ fn a_certificate_of_the_ca_is_let_in_and_its_owner_is_logged() {
 }
 
 #[test]
-fn without_verify_peer_nobody_is_asked_for_a_certificate() {
+fn without_verify_peer_no_client_is_asked_for_a_certificate() {
     let (agent, ca) = agent("--tls=require memory 1M");
     Ca::new("another").client_in(&agent.path("client"), client(7));
     ca.trusted_in(&agent.path("client"));
@@ -88,7 +88,7 @@ fn a_revoked_certificate_is_refused_and_others_are_not() {
 }
 
 #[test]
-fn a_revocation_list_past_its_time_lets_nobody_in() {
+fn an_expired_revocation_list_lets_no_client_in() {
     let (mut first, ca) = agent("--tls=require memory 1M");
     ca.revoke_in(&first.path("server"), 7, 2003);
     let agent = verifies(&mut first);

@@ -116,7 +116,7 @@ fn require_and_on_are_as_with_certificates() {
 }
 
 #[test]
-fn what_is_no_handshake_ends_the_session_and_no_other() {
+fn an_invalid_handshake_ends_its_session_and_no_other() {
     let agent = agent("--tls=on --timeout 500ms memory 1M");
     for bytes in [&option(OPT_GO, &[0; 6])[..], &[0; 70_000], b"", b"\x16\x03\x01"] {
         let mut stream = plain(&agent);

@@ -74,7 +74,7 @@ fn a_renewed_revocation_list_counts_from_hup_on() {
 }
 
 #[test]
-fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
+fn a_connected_client_with_a_revoked_certificate_is_closed_at_hup() {
     let (agent, ca) = verifies_seven_and_eight();
     let server = agent.path("server");
     let mut seven = Guest::connect(&uri(&agent, "nbds", "seven"));
@@ -164,7 +164,7 @@ fn until(seconds: i64, words: &str) -> (Agent, Ca) {
 }
 
 #[test]
-fn what_expires_is_said_at_start_and_at_hup() {
+fn expiry_is_reported_at_start_and_at_hup() {
     let days = |days: u64| i64::try_from(days * DAY + 60).unwrap();
     for (seconds, words, expected, silent) in [
         (days(15), "--tls-verify-peer", &[][..], &["server-cert.pem", "ca-crl.pem"][..]),
@@ -205,7 +205,7 @@ fn what_expires_is_said_at_start_and_at_hup() {
 }
 
 #[test]
-fn what_expires_while_the_agent_runs_is_said_then() {
+fn expiry_while_the_agent_runs_is_reported_then() {
     let (agent, _ca) = until(4, "--tls-verify-peer");
     agent.wait_for_line("in less than a day");
     agent.wait_for_line("server-cert.pem has expired at");

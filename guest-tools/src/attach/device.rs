@@ -201,7 +201,7 @@ fn connect(
     Ok((links, export, block))
 }
 
-/// Opens the first connection. It is tried for `wish.wait`, because a server may start later than its
+/// Opens the first connection. Tries for `wish.wait`, because a server may start later than its
 /// guest.
 fn first(wish: &Wish, fencing: FencingToken) -> Result<(Client, Standing), ClientError> {
     let until = Instant::now() + wish.wait;

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn facts_survive_writing_and_reading() {
         let mut saved = saved();
         for instance in [Some("run7".to_owned()), None] {
             saved.export.instance = instance;

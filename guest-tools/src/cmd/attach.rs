@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_that_stays_is_told_what_was_said() {
+    fn the_serving_process_gets_all_words() {
         for line in [
             "",
             "--device nbd7 --dead-timeout 90s --connections 3 nbd+vsock://2:7/a%20b",

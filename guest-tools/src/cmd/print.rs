@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_does_not_move_the_cursor() {
+    fn text_of_a_server_does_not_move_the_cursor() {
         let quoted = quoted("a\"\n\x1b[2J\x7f\u{9b}\u{202e}\u{e0041}\u{e9}");
         assert_eq!(quoted, "\"a\\\"\\n\\u001b[2J\\u007f\\u009b\\u202e\\udb40\\udc41\u{e9}\"");
     }

@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_read() {
+    fn progress_is_readable() {
         let second = Duration::from_secs(2);
         assert_eq!(
             told("copied", 512 << 20, Some(1 << 30), second),

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_and_goes_is_counted_and_what_brought_nothing_is_not() {
+    fn moved_bytes_are_counted_except_those_without_content() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut socket = Socket::new(ours).unwrap();
         theirs.write_all(&[1; 100]).unwrap();

@@ -100,7 +100,7 @@ fn a_table_longer_than_the_queue_ends_that_guests_connections_and_a_reboot_helps
 }
 
 #[test]
-fn memory_that_no_machine_has_and_what_was_never_offered_is_refused() {
+fn memory_that_no_machine_has_and_unadvertised_requests_are_refused() {
     let agent = agent();
     let path = agent.path(ONE);
     let sparse = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_flushed_must_be_there_and_the_rest_may_be() {
+    fn flushed_changes_must_be_there_and_others_may_be() {
         let mut model = Model::new(1, 4096, 512, 10).unwrap();
         let write = |model: &mut Model, blocks: Range<usize>, fua| {
             let stroke = Stroke { blocks, change: model.begin(Kind::Data) };

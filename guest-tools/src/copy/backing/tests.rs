@@ -95,7 +95,7 @@ fn partitions_and_mapped_devices_are_those_below_them() {
 }
 
 #[test]
-fn what_is_not_told_is_not_known() {
+fn what_the_kernel_does_not_report_is_unknown() {
     let machine = Machine::new();
     assert_eq!(machine.below(makedev(8, 0)), [device(8, 0)]);
     let gone = [("loop/backing_file", "/a/file (deleted)\n"), ("backing_dev", "none\n")];

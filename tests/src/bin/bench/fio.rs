@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fio_says_becomes_a_sample() {
+    fn output_of_fio_becomes_a_sample() {
         let json = br#"{"jobs": [{"job_runtime": 4000, "usr_cpu": 1.5, "sys_cpu": 3.5, "write": {"iops": 0.0},
             "read": {"iops": 1000.5, "total_ios": 2000,
                      "clat_ns": {"percentile": {"50.000000": 250000, "99.000000": 1000000}}}}]}"#;
