@@ -110,7 +110,7 @@ impl<'a> Worker<'a> {
             }
             Err(error) => {
                 self.job.fail(error);
-                // Some servers report an error when a client leaves with requests unanswered.
+                // Some servers fail when a client leaves with requests unanswered.
                 for (side, broken) in [(self.source, self.broken.0), (self.target, self.broken.1)] {
                     if !broken {
                         side.settle();
