@@ -1,4 +1,4 @@
-//! The manual's pages and the shells' completions that packages ship are what the program prints.
+//! The shipped manual pages and shell completions are the ones that the program prints.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
@@ -11,7 +11,7 @@ fn files(dir: &Path) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_is_shipped_is_what_is_printed() {
+fn the_shipped_files_are_the_printed_ones() {
     for (command, place) in [("man", "man"), ("completions", "completions")] {
         let dir = tempfile::tempdir().unwrap();
         let status = Command::new(BINARY).args([command, "--dir"]).arg(dir.path()).status();
@@ -52,7 +52,7 @@ fn bash_completes_options_filters_plugins_parameters_and_commands() {
     let script = dir.path().join("agent.bash");
     fs::write(&script, completions.stdout).unwrap();
     fs::write(dir.path().join("dinner"), "").unwrap();
-    // As readline splits them: '=' is a word. A '.' at the end is an empty one.
+    // Split as readline does: '=' is a word. A '.' at the end is an empty word.
     for (words, expected) in [
         ("--vs", "--vsock"),
         ("--filter exitl", "exitlast"),

@@ -1,4 +1,4 @@
-//! What clients do that mean harm or have gone mad: each ends itself, and nobody else notices.
+//! Malicious and faulty clients: each loses its own connection, and no other client notices.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -13,10 +13,10 @@ use support::{
     wire::{DISC, FLUSH, OPT_GO, READ, TRIM, WRITE, request},
 };
 
-/// The agent that cargo has built for these tests.
+/// The agent, built by cargo for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
-/// Numbers that look random and are the same in each run.
+/// Pseudorandom bytes that are the same in each run.
 fn noise(mut seed: u64) -> impl Iterator<Item = u8> {
     std::iter::repeat_with(move || {
         seed ^= seed << 13;
@@ -73,7 +73,7 @@ fn a_client_may_close_at_any_byte_of_a_session() {
         let mut client = agent.connect();
         client.send(&session[..cut]);
         if cut % 2 == 0 {
-            // Half closed: what was asked is answered, then the agent closes too.
+            // Half closed: requests are still answered, then the agent closes too.
             client.stream.shutdown(Shutdown::Write).expect("a connection");
             client.recv_to_end();
         }
@@ -90,26 +90,26 @@ fn announced_gigabytes_cost_nothing() {
     let before = agent.status("VmRSS");
     let mut clients = Vec::new();
     for _ in 0..20 {
-        // An option of 4 GiB: closed.
+        // An option of 4 GiB: the agent closes.
         let mut client = agent.connect();
         client.greet();
         client.send(&[b"IHAVEOPT", &OPT_GO.to_be_bytes()[..], &u32::MAX.to_be_bytes()].concat());
         client.recv_to_end();
-        // A name of 4 GiB in a short option: refused, and the stream is in step.
+        // A name of 4 GiB in a short option: refused, and the connection continues.
         let mut client = agent.connect();
         client.greet();
         client.option(OPT_GO, &[&u32::MAX.to_be_bytes()[..], &[0; 2]].concat());
         assert!(client.option_reply().0 & (1 << 31) != 0);
         client.option(2, &[]);
         assert_eq!(client.option_reply().0, 1, "ABORT is acknowledged");
-        // An option over the cap: its data are skipped, and the stream is in step.
+        // An option over the limit: its data is skipped, and the connection continues.
         let mut client = agent.connect();
         client.greet();
         client.option(OPT_GO, &vec![0xff; 900 << 10]);
         assert_eq!(client.option_reply().0, (1 << 31) | 9, "TOO_BIG");
         client.option(OPT_GO, &[0; 6]);
         assert_eq!(client.option_reply().0, 3);
-        // A write of 4 GiB of which some comes, and one of 64 MiB of which some comes.
+        // A write of 4 GiB and one of 64 MiB, each with a part of its payload.
         for len in [u32::MAX, 64 << 20] {
             let mut client = agent.open();
             client.request(WRITE, 1, 0, len);
@@ -138,7 +138,7 @@ fn the_payload_of_a_refused_write_is_drained() {
 }
 
 #[test]
-fn a_byte_a_second_is_dropped_at_the_deadline_and_holds_nobody_up() {
+fn a_byte_per_second_is_dropped_at_the_deadline_and_delays_no_client() {
     let mut agent = Agent::serve(BINARY, &["--timeout", "1", "memory", "1M"]);
     let mut slow = agent.connect();
     let start = Instant::now();
@@ -165,7 +165,7 @@ fn a_byte_a_second_is_dropped_at_the_deadline_and_holds_nobody_up() {
 #[test]
 fn a_client_that_never_reads_holds_a_bounded_amount() {
     let mut agent = Agent::serve(BINARY, &["memory", "256M"]);
-    // Data, not holes: a reply has something to hold.
+    // Data, not holes, so that a reply holds memory.
     let mut writer = agent.open();
     for i in 0..64 {
         writer.write_at(i << 22, &vec![7; 4 << 20]);
@@ -185,7 +185,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
         }
     }
     assert!(asked < 100_000, "the agent takes in request after request: {asked}");
-    // The pages that are lent are written over, so that what the replies hold is held twice.
+    // The lent pages are overwritten, so that the agent holds the old and the new ones.
     writer.write_at(0, &vec![8; 32 << 20]);
     let grown = agent.status("VmRSS").saturating_sub(before);
     assert!(grown < 100 << 10, "{grown} KiB held for a client that never reads");
@@ -255,11 +255,11 @@ fn lists_that_nobody_reads_are_charged() {
         client.greet();
         client.option(3, &[]);
     }
-    // Each has its list, or waits for it, until its time is over.
+    // Each client receives its list, or waits for it until its time is over.
     for client in &mut clients {
         client.recv_to_end();
     }
     let grown = agent.status("VmHWM") - before;
-    // 100 lists are 200 MiB.
+    // 100 lists take 200 MiB.
     assert!(grown < 80 << 10, "{grown} KiB");
 }

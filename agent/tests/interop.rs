@@ -1,4 +1,4 @@
-//! The agent with the clients that people have: libnbd's tools, QEMU's, fio.
+//! The agent with common clients: libnbd's tools, QEMU's, fio.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use support::{
     random::Random,
 };
 
-/// The agent that cargo has built for these tests.
+/// The agent, built by cargo for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
 fn uri(agent: &Agent) -> String {
@@ -152,7 +152,7 @@ seen = []
 h.pread_structured(131072, 0, lambda data, offset, status, err: seen.append((offset, status, len(data))))
 print(seen)",
     );
-    // 2 is LIBNBD_READ_HOLE: no bytes came, libnbd made the zeroes.
+    // 2 is LIBNBD_READ_HOLE: no bytes were sent, libnbd made the zeroes.
     assert_eq!(said.trim(), "[(0, 1, 65536), (65536, 2, 65536)]");
 }
 
@@ -356,7 +356,7 @@ print(bytes(h.pread(4096, 0)) == bytes([7]) * 4096)"
     assert_eq!(said, "True\nEIO\nEIO\nTrue\n");
     agent.assert_alive();
 
-    // A limit on the size of files stands in for a full medium: EFBIG is reported as ENOSPC.
+    // A limit on the size of files simulates a full medium: EFBIG is reported as ENOSPC.
     let mut limited = Command::new("prlimit");
     limited.args(["--fsize=1048576", BINARY]);
     let disk = dir.path().join("limited");

@@ -1,15 +1,14 @@
-//! The layout is kept by a test: no file over the limit, no import against the order of
-//! ARCHITECTURE.md.
+//! Checks the layout: no file over the limit, and no import against the order of ARCHITECTURE.md.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Lines of a source file; a longer one is two thoughts.
+/// The most lines of a source file. A longer file has two subjects.
 const MOST_LINES: usize = 400;
 
-/// Modules of the agent from the bottom up: one may import those of lower rank only.
+/// Modules of the agent from the bottom up. A module may import only modules of lower rank.
 const RANKS: &[(&str, u8)] = &[
     ("sys", 0),
     ("text", 0),
@@ -107,7 +106,7 @@ fn modules_import_downwards_only() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Folders in which requests of clients are handled.
+/// Folders of code that handles requests of clients.
 const REQUESTS: [&str; 8] = [
     "agent/disk/src",
     "agent/src/exports",
@@ -119,21 +118,22 @@ const REQUESTS: [&str; 8] = [
     "agent/src/tenant",
 ];
 
-/// What allocates a length that no client chooses: the end of a file's path, and the call.
+/// Allocations whose length no client chooses: the end of a file's path, and the call.
 const NOT_A_CLIENTS: &[(&str, &str)] = &[
-    // A text of the command line.
+    // A text from the command line.
     ("plugin/data/content.rs", "vec![0; usize::try_from(self.len).unwrap_or(0)]"),
     ("plugin/data/content.rs", "bytes.repeat(CHUNK / bytes.len())"),
     ("plugin/data/parse.rs", "word.to_vec()"),
     ("remote/endpoint.rs", "path.as_os_str().as_bytes().to_vec()"),
-    // So many as the command line names.
+    // As many as the command line names.
     ("disk/src/split.rs", "Vec::with_capacity(disks.len())"),
     ("session/authorize.rs", "Vec::with_capacity(rules.gates.len())"),
     // At most the negotiation's buffer.
     ("session/negotiate.rs", "buffer.filled().to_vec()"),
 ];
 
-/// The calls in a line that end the agent when there is no memory, where their length is not a constant.
+/// Whether a line calls something that aborts the agent when there is no memory, with a length that
+/// is not a constant.
 fn allocates(line: &str) -> bool {
     let sized = |call: &str, end: char| {
         line.match_indices(call).any(|(at, _)| {
@@ -194,7 +194,7 @@ fn what_a_client_asks_for_is_allocated_so_that_it_may_fail() {
     );
 }
 
-/// The text of every call of `tracing`'s macros, from the bracket on.
+/// The text of every call of `tracing`'s macros, from the parenthesis on.
 fn log_calls(text: &str) -> impl Iterator<Item = &str> {
     ["error", "warn", "info", "debug", "trace"].iter().flat_map(|level| {
         text.split("tracing::")
@@ -216,7 +216,7 @@ fn log_calls(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether it prints a value as `Debug` has it: `?value`, `name = ?value`, `{value:?}`.
+/// Whether it prints a value with `Debug`: `?value`, `name = ?value`, `{value:?}`.
 fn prints_debug(call: &str) -> bool {
     let field = call.split(',').any(|field| {
         let value = field.split_once(" = ").map_or(field, |(_, value)| value);

@@ -1,5 +1,5 @@
-//! The end of an agent with clients connected. TERM: who is negotiating is told, what was taken in is finished,
-//! and what was answered is in the file. KILL: what was answered is in the file.
+//! The end of an agent with clients connected. At TERM, clients in negotiation are told, accepted requests are
+//! finished, and acknowledged writes are in the file. At KILL, acknowledged writes are in the file.
 
 use std::{
     fs::{self, OpenOptions},
@@ -19,7 +19,7 @@ use support::{
     wire::{OPT_GO, WRITE, request, request_with},
 };
 
-/// The agent that cargo has built for these tests.
+/// The agent, built by cargo for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");
 
 #[test]
@@ -29,7 +29,7 @@ fn a_negotiating_client_is_told_that_the_server_shuts_down() {
     let mut client = agent.connect();
     client.greet();
     agent.signal(Signal::SIGTERM);
-    // The idle client's end says that the agent has seen the signal.
+    // The end of the idle client's connection shows that the agent has handled the signal.
     assert!(idle.recv_to_end().is_empty());
     client.option(OPT_GO, &[0; 6]);
     assert_eq!(client.option_reply().0, (1 << 31) | 7, "NBD_REP_ERR_SHUTDOWN");
@@ -38,7 +38,7 @@ fn a_negotiating_client_is_told_that_the_server_shuts_down() {
 }
 
 #[test]
-fn what_was_answered_before_the_end_is_in_the_file() {
+fn answered_writes_are_in_the_file_after_the_end() {
     const BLOCK: usize = 64 << 10;
     const BLOCKS: u32 = 256;
     let dir = tempfile::tempdir().expect("a directory");
@@ -81,13 +81,13 @@ fn what_was_answered_before_the_end_is_in_the_file() {
         if answered.contains(&(i as u64)) {
             assert!(block == [0xa5; BLOCK], "block {i} was answered and is not there");
         }
-        // A write that was not answered may be there or not, but not in part: it was whole.
+        // An unanswered write may be there or not, but never in part, because it had arrived completely.
         assert!(block.iter().all(|byte| *byte == block[0]), "block {i} is torn");
     }
 }
 
-/// Writes of one client: it writes its blocks again and again, `WINDOW` writes in flight, and says what it has sent
-/// and what was acknowledged of each block when the agent was killed.
+/// Writes of one client: it writes its blocks repeatedly, with `WINDOW` writes in flight. Returns, for each block,
+/// what was sent and what was acknowledged when the agent was killed.
 fn write_until_killed(
     mut client: Client,
     first: usize,
@@ -128,7 +128,7 @@ const BLOCK: usize = 4096;
 const WINDOW: usize = 64;
 const CLIENTS: usize = 16;
 
-/// Kills an agent with 1,024 writes in flight: what it had acknowledged is in the file.
+/// Kills an agent with 1,024 writes in flight. The writes that it acknowledged are in the file.
 fn kill_in_the_middle(words: &[&str], disk: &Path) {
     println!("{words:?}");
     fs::write(disk, vec![0; CLIENTS * WINDOW * BLOCK]).expect("a file");
@@ -159,7 +159,7 @@ fn kill_in_the_middle(words: &[&str], disk: &Path) {
 }
 
 #[test]
-fn what_was_acknowledged_outlives_a_kill_with_a_thousand_writes_in_flight() {
+fn acknowledged_writes_outlive_a_kill_with_a_thousand_writes_in_flight() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = dir.path().join("disk");
     let path = disk.to_str().expect("UTF-8");

@@ -1,14 +1,14 @@
-//! The facts that the agent tells in its vendor namespace `x-agent:`, and how a client asks for them:
-//! each is a query of NBD_OPT_LIST_META_CONTEXT. Other servers answer nothing to them.
+//! The facts that the agent reports in its vendor namespace `x-agent:`, and how a client asks for them:
+//! each fact is a query of NBD_OPT_LIST_META_CONTEXT. Other servers have no answer to these queries.
 //!
-//! The other end is `session::contexts` in the agent, where a table explains the queries; a test there and
+//! The other end is `session::contexts` in the agent, where a table explains the queries. A test there and
 //! one here pin the same text.
 
 use std::fmt;
 
-/// The query for the export's identity: which disk it is.
+/// The query for the export's identity, which tells disks apart.
 pub(crate) const IDENTITY: &str = "x-agent:identity";
-/// The query for the agent's run, which is another one after each start.
+/// The query for the agent's run, which differs after each start.
 pub(crate) const INSTANCE: &str = "x-agent:instance";
 
 /// The claim that a connection replaces all connections with the same token and a lower generation. The
@@ -17,18 +17,18 @@ pub(crate) const INSTANCE: &str = "x-agent:instance";
 pub(crate) struct FencingToken {
     /// Random, made by this client, and known to no other client.
     pub(crate) token: u128,
-    /// Grows each time this client has to connect again; its parallel connections have the same.
+    /// Incremented each time this client has to reconnect. Its parallel connections share the number.
     pub(crate) generation: u64,
 }
 
-/// The query, and the answer.
+/// The text of the query, and of the answer.
 impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "x-agent:instead={:032x}.{}", self.token, self.generation)
     }
 }
 
-/// Without the token, which would allow its reader to end this client's connections.
+/// Omits the token, because a reader of the token could end this client's connections.
 impl fmt::Debug for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FencingToken").field("generation", &self.generation).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! The command line: what was said, checked for form. Nothing is opened here.
+//! The command line, parsed and checked for form. Nothing is opened here.
 
 use std::time::Duration;
 
@@ -97,7 +97,8 @@ pub(crate) enum Command {
 pub(crate) struct Target {
     /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME;
     /// nbds... for TLS
-    // The text is that of --help, where neither a backtick nor a backslash may stand.
+    // The doc comment above is the text of --help, where neither a backtick nor a backslash may
+    // stand.
     #[allow(rustdoc::broken_intra_doc_links)]
     #[arg(value_name = "URI", default_value_t = host())]
     pub(crate) uri: Uri,
@@ -108,7 +109,7 @@ fn host() -> Uri {
     Uri::plain(Place::Vsock { cid: HOST_CID, port: DEFAULT_PORT.into() }, String::new())
 }
 
-/// What clap says, without its word before it and the usage behind it.
+/// clap's error message, without its prefix and the usage after it.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "no command is given: 'guest-tools --help' lists them".to_owned();

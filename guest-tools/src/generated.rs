@@ -1,7 +1,7 @@
-//! The manual's pages and the shells' completions, made from the definitions that the command line
-//! is read by. They stand in `guest-tools/man` and `guest-tools/completions` for packages to ship,
-//! and are made by tests alone, so that the binary need not carry what makes them. After a change of
-//! the command line:
+//! The manual pages and the shell completions, generated from the definitions that parse the command
+//! line. They are in `guest-tools/man` and `guest-tools/completions`, for packages to ship. Only
+//! tests generate them, so the binary does not contain the generators. After a change of the command
+//! line run:
 //!
 //! ```text
 //! GUEST_TOOLS_GENERATE=1 cargo test -p guest-tools generated
@@ -22,7 +22,7 @@ use clap_mangen::{
 
 use crate::cli::Cli;
 
-/// Every page by its file's name.
+/// Every page, by its file name.
 fn pages() -> BTreeMap<String, String> {
     let mut whole = Cli::command().disable_help_subcommand(true);
     whole.build();
@@ -34,11 +34,11 @@ fn pages() -> BTreeMap<String, String> {
 }
 
 fn page(name: &str, command: &Command) -> (String, String) {
-    // Without a date: it changes with the command line, and with nothing else.
+    // Without a date, so that the page changes only with the command line.
     let version = env!("CARGO_PKG_VERSION");
     let mut page =
         format!(".TH {name} 1 \"\" \"guest-tools {version}\" \"\"\n.ad l\n").into_bytes();
-    // What stands behind the help is in lines of its own. It is the page's name that has hyphens.
+    // The text after the help has lines of its own. The page's name has hyphens.
     let plain = command.clone().after_help("").after_long_help("");
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let about = about.trim_end_matches('.');
@@ -128,7 +128,7 @@ fn every_command_has_examples_that_are_taken() {
     for command in whole.get_subcommands() {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(help.contains("Examples:\n"), "{} has no examples", command.get_name());
-        // Up to what a shell makes of the line; what is said of it stands behind two blanks.
+        // The command line up to where a shell ends it. Its explanation follows after two blanks.
         let lines = help.lines().filter_map(|line| line.strip_prefix("  guest-tools "));
         for line in lines {
             let line = line.split("  ").next().unwrap_or_default();

@@ -1,10 +1,10 @@
 //! guest-tools as process 1 of the tiny guest: an initramfs with this binary, some kernel modules,
 //! and nothing else.
 //!
-//! `main` calls it when it finds itself to be process 1. It mounts the kernel's filesystems, loads
-//! the modules, performs what the kernel's command line has after `--` (each word in quotes is one
-//! command line of guest-tools), says how each ended, and powers off. It never returns and never
-//! asks anything.
+//! `main` calls it in process 1. It mounts the kernel's filesystems, loads the modules, runs the
+//! command lines that the kernel's command line has after `--` (each quoted word is one command line
+//! of guest-tools), prints how each ended, and powers off. It never returns and never asks for
+//! input.
 
 use std::{
     convert::Infallible,
@@ -23,9 +23,9 @@ use nix::{
     unistd::sync,
 };
 
-/// Where the image's recipe puts the modules; loaded in the order of their names.
+/// The directory of the modules that are loaded at the start, in the order of their names.
 const MODULES: &str = "/modules";
-/// And those that are loaded when they are wanted: NAME.ko.
+/// The directory of the modules that are loaded on demand: NAME.ko.
 const DRIVERS: &str = "/drivers";
 
 /// Whether this process is the machine's first.
@@ -33,8 +33,8 @@ pub(crate) fn is_first_process() -> bool {
     process::id() == 1
 }
 
-/// Brings the machine up, performs `lines` one after another, and powers it off. `perform` takes the
-/// words of a command line, the program's name first, and says whether it succeeded.
+/// Brings the machine up, runs `lines` one after another, and powers it off. `perform` takes the
+/// words of a command line, the program's name first, and returns whether it succeeded.
 pub(crate) fn run(
     lines: impl Iterator<Item = OsString>,
     perform: impl Fn(Vec<String>) -> bool,
@@ -67,7 +67,7 @@ fn mount_kernel_filesystem(kind: &str, at: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Loads a driver of the image's, where there is no modprobe to do it.
+/// Loads a driver from the image, where there is no modprobe.
 pub(crate) fn load_driver(name: &str) -> io::Result<()> {
     load(&Path::new(DRIVERS).join(name).with_extension("ko"))
 }
@@ -86,8 +86,8 @@ fn load(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// In this process: starting another takes an emulated guest seconds. A panic must not get out,
-/// because the kernel panics when process 1 ends.
+/// Runs a command line in this process, because starting another one takes an emulated guest
+/// seconds. A panic must not get out: the kernel panics when process 1 ends.
 fn perform_one(line: &str, perform: &impl Fn(Vec<String>) -> bool) {
     println!("guest-tools: run: {line}");
     let words = ["guest-tools"].into_iter().chain(line.split_whitespace());
@@ -110,8 +110,8 @@ fn power_off() -> Infallible {
         Ok(never) => never,
         Err(error) => {
             complain(&format!("cannot power off: {error}"));
-            // The kernel panics when process 1 ends, and `panic=-1` then restarts it, which
-            // QEMU's `-no-reboot` makes an end.
+            // The kernel panics when process 1 ends. With `panic=-1` it then restarts, and QEMU
+            // exits because of `-no-reboot`.
             process::exit(1)
         }
     }

@@ -35,18 +35,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help or the version, or a wrong command line, which is told in one line. Says the exit code.
+/// Handles --help, --version and a wrong command line, which is reported in one line. Returns the
+/// exit code.
 fn without_command(error: &clap::Error) -> u8 {
     if error.use_stderr() {
         eprintln!("guest-tools: error: {}", cli::one_line(error));
         return 1;
     }
-    // Where stdout is gone there is nobody to tell.
+    // If standard output is closed, there is nowhere to report it.
     error.print().ok();
     0
 }
 
-/// Does what was said, tells what went wrong, and says the exit code.
+/// Runs the command, reports its error, and returns the exit code.
 fn perform(cli: &Cli) -> u8 {
     let connector = Connector::new(Timeout::new(cli.timeout).set_by("--timeout"));
     let done = match &cli.command {

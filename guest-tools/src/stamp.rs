@@ -1,5 +1,5 @@
-//! Whether a file or block device is still what it was: what is read while somebody else changes it is no
-//! copy of anything. `copy` and `write` ask.
+//! Detects a change of a file or block device. A file that another process changes while it is read
+//! cannot be copied. `copy` and `write` use it.
 
 use std::{
     fmt,
@@ -8,17 +8,17 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt},
 };
 
-/// What of a file or device changes when its content does.
+/// The properties of a file or device that change with its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// Bytes.
+    /// The size, in bytes.
     pub(crate) size: u64,
-    /// Of a file: the time of the last change, and its nanoseconds.
+    /// For a regular file: the time of the last change, in seconds and nanoseconds.
     changed: Option<(i64, i64)>,
 }
 
 impl Stamp {
-    /// `None` for what is read once: a pipe has no content to change.
+    /// `None` for a file that can be read only once: a pipe has no content to change.
     pub(crate) fn of(file: &File) -> io::Result<Option<Self>> {
         let facts = file.metadata()?;
         let found = facts.file_type();
@@ -30,14 +30,14 @@ impl Stamp {
             let mut file = file;
             let before = file.stream_position()?;
             let size = file.seek(SeekFrom::End(0))?;
-            // It may be standard input, which is read from where it stands.
+            // It may be standard input, which is read from its current position.
             file.seek(SeekFrom::Start(before))?;
             return Ok(Some(Self { size, changed: None }));
         }
         Ok(None)
     }
 
-    /// What has happened to the content since.
+    /// How the content has changed since the stamp was taken; `None` if it has not.
     pub(crate) fn changed(self, file: &File) -> io::Result<Option<Change>> {
         Ok(match Self::of(file)? {
             Some(now) if now == self => None,
@@ -49,7 +49,7 @@ impl Stamp {
     }
 }
 
-/// How a source is not what it was.
+/// How a source has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// In bytes.

@@ -8,7 +8,7 @@ pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
     Chain(error)
 }
 
-/// An error to be printed with its causes, made by [`chain`].
+/// An error that is printed with its causes, made by [`chain`].
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a>(&'a (dyn Error + 'static));
 
@@ -18,7 +18,7 @@ impl fmt::Display for Chain<'_> {
         f.write_str(&said)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            // An error may print the text of its cause itself.
+            // An error may include the text of its cause in its own.
             let text = error.to_string();
             if !said.ends_with(&text) {
                 write!(f, ": {text}")?;

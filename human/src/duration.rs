@@ -1,4 +1,4 @@
-//! Times in nbdkit's words: a number of seconds, or a number and a unit.
+//! Times in nbdkit's syntax: a number of seconds, or a number and a unit.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 const UNITS: [(&str, u64); 9] = [
     ("ns", 1),
     ("us", 1_000),
-    // The micro sign, and the Greek letter.
+    // The micro sign and the Greek letter.
     ("\u{b5}s", 1_000),
     ("\u{3bc}s", 1_000),
     ("ms", 1_000_000),
@@ -23,7 +23,7 @@ const UNITS: [(&str, u64); 9] = [
 #[error("write a number of seconds (10, 1.5), or a number and one of ns, us, ms, s, m, h")]
 pub struct DurationError;
 
-/// Reads a time, such as 10 (seconds), 500ms, 1.5 or 2m. What is less than a nanosecond is cut off.
+/// Reads a time, such as 10 (seconds), 500ms, 1.5 or 2m. Fractions of a nanosecond are cut off.
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct DurationError;
 ///
 /// # Errors
 ///
-/// [`DurationError`] where the text is not a time, or one of more than 2^64 - 1 ns (584 years).
+/// [`DurationError`] if the text is not a time, or is more than 2^64 - 1 ns (584 years).
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let digits = |text: &str| text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (whole, rest) = text.split_at(digits(text));

@@ -1,8 +1,9 @@
 //! Values as people write and read them: sizes, times, and an error with its causes. Both programs
-//! read their command lines and print their errors by this, so that they read and print alike.
+//! parse their command lines and print their errors with this crate, so that they accept and print
+//! the same forms.
 //!
-//! Sizes and times have nbdkit's syntax. humansize and humantime have others: there `1k` is 1000
-//! bytes, and a time needs a unit.
+//! Sizes and times have nbdkit's syntax. That of humansize and humantime differs: there `1k` is
+//! 1000 bytes, and a time needs a unit.
 
 mod causes;
 mod duration;

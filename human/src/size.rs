@@ -1,4 +1,4 @@
-//! Sizes in the words of nbdkit (`nbdkit_parse_size`): a number and one suffix.
+//! Sizes in nbdkit's syntax (`nbdkit_parse_size`): a number and one suffix.
 
 use std::num::{IntErrorKind, ParseIntError};
 
@@ -83,14 +83,14 @@ fn letters() -> impl Iterator<Item = (char, u64)> {
     SUFFIXES.into_iter().filter(|(letter, _)| !matches!(letter, 'S' | 'B'))
 }
 
-/// Writes a size with the largest suffix that is exact, as nbdinfo does: `1536M`. `None` where no
-/// suffix is.
+/// Writes a size with the largest suffix that is exact, as nbdinfo does: `1536M`. `None` if no
+/// suffix is exact.
 pub fn exact_size(size: u64) -> Option<String> {
     let (letter, scale) = letters().find(|(_, scale)| size != 0 && size.is_multiple_of(*scale))?;
     Some(format!("{}{letter}", size / scale))
 }
 
-/// Writes all bytes of a size, and about how much that is: `1073741824 bytes (1.0 GiB)`.
+/// Writes the exact size in bytes and a rounded one: `1073741824 bytes (1.0 GiB)`.
 pub fn print_size(size: u64) -> String {
     let Some((letter, scale)) = letters().find(|(_, scale)| size >= *scale) else {
         return format!("{size} bytes");
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_size_is_refused_with_its_reason() {
+    fn an_invalid_size_is_refused_with_its_reason() {
         let suffix = |text: &str| SizeError::Suffix(text.to_owned());
         let table = [
             ("", SizeError::Empty),
@@ -169,7 +169,7 @@ mod tests {
             assert_eq!(exact_size(size).as_deref(), text, "{size}");
             assert!(text.is_none_or(|text| parse_size(text) == Ok(size)), "{size}");
         }
-        // More than a disk has, and still a number that a server can send.
+        // Larger than any disk, but a server can send the number.
         assert_eq!(exact_size(3 << 61).as_deref(), Some("6E"));
         assert_eq!(exact_size(1 << 63).as_deref(), Some("8E"));
     }

@@ -1,4 +1,4 @@
-//! The agent on this machine, beside the guests that it serves.
+//! The agent on this machine, for the guests that it serves.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -10,10 +10,10 @@ use support::{log::Log, process};
 
 use crate::{Failure, Outcome};
 
-/// For a line of the log: emulated guests take their time.
+/// How long to wait for a line of the log. Emulated guests are slow.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// An agent, ended with its value.
+/// An agent, which is killed when the value is dropped.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
@@ -21,7 +21,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it and waits until it listens.
+    /// Starts the agent and waits until it listens.
     pub fn start(
         images: &Images,
         words: impl IntoIterator<Item = impl AsRef<str>>,
@@ -37,14 +37,14 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Waits for a line of its log with `part` in it, from where the last call stopped.
+    /// Waits for a line of the log that contains `part`, starting after the last call's line.
     pub fn wait_for(&self, part: &str) -> Outcome<String> {
         let lines = self.log.up_to(part, TIMEOUT).ok();
         let line = lines.and_then(|mut lines| lines.pop());
         line.ok_or_else(|| self.failure(&format!("did not log {part:?}")))
     }
 
-    /// Waits until `count` lines of its whole log have `part` in them.
+    /// Waits until `count` lines of the whole log contain `part`.
     pub fn wait_for_count(&self, part: &str, count: usize) -> Outcome<()> {
         let counted = |lines: &[String]| lines.iter().filter(|line| line.contains(part)).count();
         if self.log.wait_until(TIMEOUT, |lines| counted(lines) >= count) {
@@ -53,8 +53,8 @@ impl Agent {
         Err(self.failure(&format!("did not log {part:?} {count} times")))
     }
 
-    /// Waits until `count` sessions have ended. The log suppresses lines that a client causes too often, and counts
-    /// them every few seconds.
+    /// Waits until `count` sessions have ended. The log suppresses lines that a client causes too often, and
+    /// reports their number every few seconds.
     pub fn wait_for_ends(&self, count: usize) -> Outcome<()> {
         const SUPPRESSED: &str = "lines of the log were left out";
         let ends = |line: &String| match line.split_once(SUPPRESSED) {
@@ -70,19 +70,19 @@ impl Agent {
         Err(self.failure(&format!("did not log the ends of {count} sessions")))
     }
 
-    /// `what` is wrong with this agent, with the end of its log.
+    /// The failure `what` of this agent, with the end of its log.
     pub fn failure(&self, what: &str) -> Failure {
         let log = self.log.lines();
         let tail = &log[log.len().saturating_sub(40)..];
         Failure::new(format!("the agent: {what}\n--- the end of its log:\n{}", tail.join("\n")))
     }
 
-    /// How many descriptors it has open.
+    /// How many descriptors the agent has open.
     pub fn descriptors(&self) -> usize {
         process::count(self.child.id(), "fd")
     }
 
-    /// A number from its `/proc/PID/status`: `VmRSS` in KiB, `Threads`.
+    /// A number from the agent's `/proc/PID/status`: `VmRSS` in KiB, `Threads`.
     pub fn status(&self, key: &str) -> u64 {
         process::status(self.child.id(), key)
     }
@@ -90,7 +90,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         self.child.kill().ok();
         self.child.wait().ok();
     }

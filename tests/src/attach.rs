@@ -1,4 +1,4 @@
-//! What the guest tests of `guest-tools attach` share, for both of the kernel's drivers.
+//! What the guest tests of `guest-tools attach` share, for both drivers of the kernel.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use images::Tool;
 
 use crate::{Outcome, guest::Guest, need};
 
-/// What every script begins with.
+/// The first line of every script.
 pub const WORDS: &str = ". /tools/scripts/lab.sh; . /tools/scripts/attach.sh";
-/// For what works on a disk for a minute, under KVM.
+/// The time limit for work on a disk that takes about a minute, under KVM.
 pub const LONG: Duration = Duration::from_mins(4);
 
-/// One of the drivers.
+/// A driver of the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Driver {
-    /// What attach is told.
+    /// The options of attach.
     pub option: &'static str,
-    /// The same for a device that may be another one.
+    /// The options of attach for a device that may differ from the first.
     pub another: &'static str,
-    /// Its first device.
+    /// The driver's first device.
     pub device: &'static str,
 }
 
@@ -29,7 +29,8 @@ pub const NBD: Driver =
 pub const UBLK: Driver =
     Driver { option: "--ublk", another: "--device /dev/ublkb3", device: "/dev/ublkb0" };
 
-/// A booted guest with an agent that serves /run/lab/disk on its own port 10809; `None` where guests are off.
+/// Boots a guest with an agent that serves /run/lab/disk on its own port 10809. `None` if guests are turned
+/// off.
 pub fn guest(name: &str) -> Outcome<Option<Guest>> {
     if !need::guests(name)? {
         return Ok(None);
@@ -47,7 +48,7 @@ pub fn guest(name: &str) -> Outcome<Option<Guest>> {
     Ok(Some(guest))
 }
 
-/// A device comes and goes, with and without writes.
+/// Attaches and detaches a device, with and without writes.
 pub fn comes_and_goes(guest: &mut Guest, driver: Driver) -> Outcome<()> {
     let Driver { option, another, device } = driver;
     guest.expect(
@@ -88,7 +89,8 @@ pub fn filesystems_under_kills(guest: &mut Guest, driver: Driver) -> Outcome<()>
     Ok(())
 }
 
-/// A minute of random writes with flushes, read back and checked, while the agent is killed ten times.
+/// Writes at random with flushes for a minute, while the agent is killed ten times. Everything is read back
+/// and checked.
 pub fn verified_under_ten_kills(guest: &mut Guest, driver: Driver) -> Outcome<()> {
     let Driver { option, device, .. } = driver;
     let script = format!(
@@ -112,8 +114,8 @@ pub fn verified_under_ten_kills(guest: &mut Guest, driver: Driver) -> Outcome<()
     Ok(())
 }
 
-/// A filesystem is made, filled and unmounted while the agent is killed; then it is checked, and what was
-/// written is read back from the disk.
+/// Makes, fills and unmounts a filesystem while the agent is killed. Then checks it, and reads the data back
+/// from the disk.
 fn filesystem_under_kills(
     guest: &mut Guest,
     driver: Driver,

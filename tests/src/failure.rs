@@ -1,13 +1,13 @@
-//! Why a test, or the demo, did not go on: a text for people.
+//! Why a test, or the demo, failed, as a text for people.
 
 use std::{error::Error, fmt};
 
 use human::chain;
 
-/// What a verb of this library gives.
+/// The result of an operation of this library.
 pub type Outcome<T> = Result<T, Failure>;
 
-/// What was tried, why it failed, and what was seen.
+/// What was tried, why it failed, and what was observed.
 pub struct Failure(String);
 
 impl Failure {
@@ -15,7 +15,7 @@ impl Failure {
         Self(what.into())
     }
 
-    /// An error below ours, with what was tried.
+    /// An error of another library, with what was tried.
     pub fn of(tried: &str, error: &(dyn Error + 'static)) -> Self {
         Self(format!("{tried}: {}", chain(error)))
     }
@@ -33,7 +33,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// As it is: the test harness prints a failed test's error with `{:?}`.
+/// The plain text, because the test harness prints a failed test's error with `{:?}`.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")

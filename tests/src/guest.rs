@@ -1,4 +1,4 @@
-//! The Debian VM host, booted, and commands run in it.
+//! The Debian VM host, booted, and commands that run in it.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,12 +13,12 @@ use crate::{
     qemu::{Accel, Machine, Running},
 };
 
-/// For one command, under KVM.
+/// The time limit of one command, under KVM.
 const COMMAND: Duration = Duration::from_mins(1);
-/// From power-on to systemd's end of booting, under KVM.
+/// The time limit from power-on until systemd has finished booting, under KVM.
 const BOOT: Duration = Duration::from_mins(1);
 
-/// A booted VM host. It ends when dropped.
+/// A booted VM host. It is ended when dropped.
 #[derive(Debug)]
 pub struct Guest {
     machine: Running,
@@ -26,7 +26,7 @@ pub struct Guest {
     patience: u32,
 }
 
-/// How a command in a guest ended, and what it wrote to both its outputs.
+/// How a command in a guest ended, and what it wrote to standard output and standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     pub status: i32,
@@ -34,18 +34,18 @@ pub struct Ended {
 }
 
 impl Guest {
-    /// Boots the VM host with `scripts` of `tests/guest/` (and all else that is on the tools
+    /// Boots the VM host with the `scripts` of `tests/guest/` (and everything else on the tools
     /// disk) under `/tools`.
     pub fn boot(name: &str) -> Outcome<Self> {
         Self::boot_with(name, &[])
     }
 
-    /// The same with `more` on the tools disk.
+    /// Like [`Self::boot`], with `more` on the tools disk.
     pub fn boot_with(name: &str, more: &[Tool]) -> Outcome<Self> {
         Self::boot_as(name, more, Ok)
     }
 
-    /// The same on a machine that `shape` has changed.
+    /// Like [`Self::boot_with`], on a machine that `shape` has changed.
     pub fn boot_as(
         name: &str,
         more: &[Tool],
@@ -78,8 +78,8 @@ impl Guest {
         Err(self.machine.failure(&format!("the lab's port said {hello:?}")))
     }
 
-    /// Runs a script that restarts the guest, and waits until it is up again: all that its console
-    /// has said since it was first started.
+    /// Runs a script that restarts the guest, and waits until the guest is up again. Returns
+    /// everything on its console since its first start.
     pub fn restart_by(&mut self, script: &str) -> Outcome<&[String]> {
         let started = Instant::now();
         self.ask(script)?;
@@ -88,12 +88,12 @@ impl Guest {
         Ok(self.machine.console())
     }
 
-    /// Runs a shell script and gives how it ended, whatever that was.
+    /// Runs a shell script and returns how it ended.
     pub fn run(&mut self, script: &str) -> Outcome<Ended> {
         self.run_within(script, COMMAND)
     }
 
-    /// As [`Self::run`], with a deadline (under KVM; emulation is given more).
+    /// Like [`Self::run`], with a time limit (under KVM; emulation is given more).
     pub fn run_within(&mut self, script: &str, patience: Duration) -> Outcome<Ended> {
         self.ask(script)?;
         let header = self.line(patience)?;
@@ -117,12 +117,12 @@ impl Guest {
         asked.map_err(|error| self.machine.failure(&format!("took no command: {error}")))
     }
 
-    /// Runs a shell script that has to succeed; what it wrote.
+    /// Runs a shell script that has to succeed, and returns its output.
     pub fn sh(&mut self, script: &str) -> Outcome<String> {
         self.sh_within(script, COMMAND)
     }
 
-    /// As [`Self::sh`], with a deadline.
+    /// Like [`Self::sh`], with a time limit.
     pub fn sh_within(&mut self, script: &str, patience: Duration) -> Outcome<String> {
         let ended = self.run_within(&format!("set -e\n{script}"), patience)?;
         if ended.status == 0 {
@@ -135,7 +135,7 @@ impl Guest {
         Err(self.machine.failure(&what))
     }
 
-    /// A named check: `script` has to succeed. Says the name and what it took.
+    /// A named check: `script` has to succeed. Prints the name and the duration.
     pub fn check(&mut self, name: &str, script: &str) -> Outcome<String> {
         let started = Instant::now();
         let output = self.sh(script)?;
@@ -143,7 +143,7 @@ impl Guest {
         Ok(output)
     }
 
-    /// A named check whose last line of output is known.
+    /// A named check: `script` has to succeed with `answer` as the last line of its output.
     pub fn expect(&mut self, name: &str, script: &str, answer: &str) -> Outcome<()> {
         let output = self.check(name, script)?;
         if output.lines().last() == Some(answer) {

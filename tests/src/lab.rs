@@ -1,5 +1,5 @@
-//! What every test has whose guest's vsock device ends in an agent of this machine: the images, and a directory for
-//! sockets and disks.
+//! What every test needs whose guest's vsock device ends in an agent of this machine: the images, and a directory
+//! for sockets and disks.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{Failure, Outcome, agent::Agent, need, vhost_user::listen};
 
-/// The images, and a directory that is removed with this value.
+/// The images, and a directory that is removed when the value is dropped.
 #[derive(Debug)]
 pub struct Lab {
     images: Images,
@@ -16,7 +16,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// `None` where `LAB=skip` turns the guests of this test off.
+    /// `None` if `LAB=skip` turns the guests of this test off.
     pub fn open(test: &str) -> Outcome<Option<Self>> {
         if !need::guests(test)? {
             return Ok(None);
@@ -41,7 +41,7 @@ impl Lab {
         Agent::start(&self.images, words)
     }
 
-    /// The same for the VM that uses this socket.
+    /// Like [`Self::agent`], for the VM that uses this socket.
     pub fn agent_for(&self, socket: &Path, words: &[&str]) -> Outcome<Agent> {
         self.agent([&[&*listen(socket)], words].concat())
     }

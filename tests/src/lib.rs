@@ -1,6 +1,6 @@
-//! The verbs of the end-to-end tests: boot a machine, run a command in it, say what was checked.
+//! The operations of the end-to-end tests: boot a machine, run a command in it, report what was checked.
 //!
-//! | module | what for |
+//! | module | purpose |
 //! | --- | --- |
 //! | [`qemu`] | start a machine, read its console, end it |
 //! | [`guest`] | the Debian VM host, and commands in it |
@@ -10,7 +10,7 @@
 //! | [`attach`] | the guest's block devices while their agent is killed |
 //! | [`need`] | the tools that a test needs, and how to get them |
 //!
-//! Nothing here connects to AF_VSOCK from this machine: what speaks vsock runs in a guest.
+//! Nothing here connects to AF_VSOCK from this machine: programs that use vsock run in a guest.
 
 pub mod agent;
 pub mod attach;

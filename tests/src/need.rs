@@ -1,11 +1,11 @@
-//! What a test needs of this machine. A missing tool is a failure that names its package; only
-//! `LAB=skip` turns the guests off, and says so.
+//! What a test needs of this machine. A missing tool is a failure that names its package. Only `LAB=skip` turns
+//! the guests off, and that is reported.
 
 use std::{env, path::Path};
 
 use crate::{Failure, Outcome};
 
-/// Programs and the Debian packages that have them.
+/// Programs and the Debian packages that contain them.
 const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("mmdebstrap", "mmdebstrap"),
@@ -15,7 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
 ];
 
-/// Fails unless every one of `programs` is in `PATH` (or where root's programs are).
+/// Fails unless each of `programs` is in `PATH` (or in root's directories of programs).
 pub fn programs(programs: &[&str]) -> Outcome<()> {
     let missing: Vec<&str> = programs.iter().copied().filter(|name| !is_there(name)).collect();
     if missing.is_empty() {
@@ -30,7 +30,8 @@ pub fn programs(programs: &[&str]) -> Outcome<()> {
     )))
 }
 
-/// Whether the guests of a test are to boot: `LAB=skip` turns them off. Fails where what they take is not there.
+/// Whether the guests of a test are to boot: `LAB=skip` turns them off. Fails if something that they need is
+/// missing.
 pub fn guests(test: &str) -> Outcome<bool> {
     if guests_are_off(test) {
         return Ok(false);
@@ -39,7 +40,7 @@ pub fn guests(test: &str) -> Outcome<bool> {
     Ok(true)
 }
 
-/// What building and booting guests takes.
+/// Fails unless everything for building and booting guests is there.
 pub fn guest_programs() -> Outcome<()> {
     programs(&[
         "qemu-system-x86_64",

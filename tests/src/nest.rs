@@ -1,7 +1,7 @@
 //! A guest inside the VM host: a second QEMU, whose vsock device ends in the VM host's kernel.
 //!
-//! This is a guest as a user has one: `vhost-vsock-pci`, no network card, the agent's machine at
-//! CID 2. Only the processor is emulated, twice.
+//! This guest is set up as a user's guest is: `vhost-vsock-pci`, no network card, the agent's
+//! machine at CID 2. Only the processor is emulated, twice.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use qemu::args::{self, GuestCid};
 
 use crate::{Outcome, guest::Guest};
 
-/// From power-on to power-off under KVM; emulation in emulation is given more.
+/// The time limit from power-on to power-off under KVM. Emulation in emulation is given more.
 const LIFE: Duration = Duration::from_secs(100);
 
-/// The VM host's.
+/// The VM host's processors.
 const PROCESSORS: usize = 2;
 
-/// How often a guest is started again whose kernel crashed before its first process.
+/// How often a guest is started again if its kernel crashed before its first process.
 const RESTARTS: usize = 5;
 
-/// What an inner guest is.
+/// The kind of an inner guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inner<'a> {
-    /// The tiny guest: each is a command line of guest-tools.
+    /// The tiny guest. Each text is a command line of guest-tools.
     Tiny(&'a [&'a str]),
-    /// The VM host's own Debian, without systemd: a script of `tests/guest`.
+    /// The VM host's own Debian, without systemd. The text is a script of `tests/guest`.
     Debian(&'a str),
 }
 
@@ -52,7 +52,7 @@ impl Inner<'_> {
         }
     }
 
-    /// The VM host's own disks, which it only reads.
+    /// The VM host's own disks, which the guest only reads.
     fn disks(self) -> &'static [&'static str] {
         match self {
             Self::Tiny(_) => &[],
@@ -61,21 +61,22 @@ impl Inner<'_> {
     }
 }
 
-/// Command lines of guest-tools, as the tiny guest's kernel hands them to it: no `"` in them.
+/// Joins command lines of guest-tools for the kernel's command line of the tiny guest. They must
+/// not contain `"`.
 pub fn words_after_the_dashes(commands: &[&str]) -> String {
     let quoted: Vec<String> = commands.iter().map(|command| format!("\"{command}\"")).collect();
     format!("-- {}", quoted.join(" "))
 }
 
-/// The shell command that runs an inner guest to its end; its console is the output.
+/// The shell command that runs an inner guest to its end. Its output is the guest's console.
 pub fn command(inner: Inner<'_>, cid: GuestCid) -> String {
     format!("{} -no-reboot {}", machine(inner), args::vsock(cid).join(" "))
 }
 
-/// The same without a vsock device, and with nothing that keeps it from starting again.
+/// Like [`command`], without a vsock device, and able to restart.
 pub fn machine(inner: Inner<'_>) -> String {
-    // Without cmpxchg16b the kernel takes another way in its allocator: emulated twice, that
-    // instruction has come back with garbage in the flags register and broken the boot.
+    // Without cmpxchg16b the kernel takes another path in its allocator. Emulated twice, that
+    // instruction has returned garbage in the flags register and broken the boot.
     let mut words: Vec<String> =
         "qemu-system-x86_64 -accel tcg -cpu qemu64,-cx16 -M q35 -nodefaults \
         -no-user-config -display none -serial stdio -kernel /tools/boot/vmlinux"
@@ -92,8 +93,8 @@ pub fn machine(inner: Inner<'_>) -> String {
     words.join(" ")
 }
 
-/// Runs inner guests at the same time, each on a processor of its own, until they have powered off;
-/// what their consoles said.
+/// Runs inner guests at the same time, each on a processor of its own, until they have powered off.
+/// Returns their consoles.
 pub fn run(host: &mut Guest, inners: &[(Inner<'_>, GuestCid)]) -> Outcome<Vec<String>> {
     let mut script = vec!["modprobe vhost_vsock".to_owned()];
     script.extend(inners.iter().enumerate().map(|(index, (inner, cid))| {
@@ -107,8 +108,8 @@ pub fn run(host: &mut Guest, inners: &[(Inner<'_>, GuestCid)]) -> Outcome<Vec<St
     let mut consoles = Vec::new();
     for (inner, cid) in inners {
         let mut console = host.sh(&format!("cat /run/lab/inner.{cid}"))?;
-        // Seen once in some ten runs: emulation in emulation breaks a kernel that does not break
-        // elsewhere, before any of our code has run in it.
+        // Seen in about one of ten runs: emulation in emulation crashes a kernel that does not
+        // crash elsewhere, before any of our code has run in it.
         for _ in 0..RESTARTS {
             if !crashed(&console) {
                 break;
@@ -121,10 +122,10 @@ pub fn run(host: &mut Guest, inners: &[(Inner<'_>, GuestCid)]) -> Outcome<Vec<St
     Ok(consoles)
 }
 
-/// Whether the kernel of an emulated guest ended before its first process had a word.
+/// Whether the kernel of an emulated guest crashed before its first process printed anything.
 fn crashed(console: &str) -> bool {
     console.contains("Kernel panic") && !FIRST_WORDS.iter().any(|word| console.contains(word))
 }
 
-/// What the first processes of the two kinds of guests begin with.
+/// The first output of the first processes of the two kinds of guests.
 const FIRST_WORDS: [&str; 2] = ["guest-tools: ready", "network cards: "];

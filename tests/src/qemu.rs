@@ -1,4 +1,4 @@
-//! A machine under QEMU: started from a kernel and an initramfs, watched on its console, ended.
+//! A machine under QEMU: started from a kernel and an initramfs, watched through its console, and ended.
 //!
 //! It has no network card. It ends when its value is dropped, and with the thread that started it.
 
@@ -17,9 +17,9 @@ use images::{Boot, Images};
 
 use crate::{Failure, Outcome};
 
-/// Long enough for KVM to boot the tiny guest some ten times.
+/// Long enough for KVM to boot the tiny guest about ten times.
 const PROBE: Duration = Duration::from_secs(10);
-/// How much of the console a failure shows.
+/// How many lines of the console a failure shows.
 const TAIL: usize = 60;
 
 /// How the machine's processors run.
@@ -27,13 +27,13 @@ const TAIL: usize = 60;
 pub enum Accel {
     /// The processor's own virtualization.
     Kvm,
-    /// Emulation: everywhere, and some ten times slower.
+    /// Emulation. It works everywhere, and is about ten times slower.
     Tcg,
 }
 
 impl Accel {
-    /// KVM where a kernel really boots in it (there are machines where `/dev/kvm` opens, and then
-    /// a guest hangs), otherwise emulation. What was found holds until this machine restarts.
+    /// KVM if a kernel really boots with it, otherwise emulation. On some machines `/dev/kvm` opens and a
+    /// guest then hangs. The result is kept until this machine restarts.
     pub fn of_this_machine(images: &Images) -> Outcome<Self> {
         if File::options().read(true).write(true).open("/dev/kvm").is_err() {
             return Ok(Self::Tcg);
@@ -48,12 +48,12 @@ impl Accel {
         let probe = Machine::new("kvm-probe", images.tiny()?).memory(256);
         let works = probe.start(Self::Kvm)?.wait_for("guest-tools: ready", PROBE).is_ok();
         let verdict = if works { "works" } else { "hangs" };
-        // A verdict that cannot be kept costs the next caller ten seconds, no more.
+        // If the result cannot be stored, the next caller loses ten seconds and no more.
         drop(fs::write(memo, format!("{boot_id}{verdict}")));
         Ok(if works { Self::Kvm } else { Self::Tcg })
     }
 
-    /// In a reader's words.
+    /// The name for people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "KVM",
@@ -61,7 +61,7 @@ impl Accel {
         }
     }
 
-    /// What a deadline measured under KVM has to be multiplied with.
+    /// The factor for time limits that were measured under KVM.
     pub fn patience(self) -> u32 {
         match self {
             Self::Kvm => 1,
@@ -77,7 +77,7 @@ impl Accel {
     }
 }
 
-/// A machine to be started.
+/// A machine that can be started.
 #[derive(Debug, Clone)]
 pub struct Machine {
     name: String,
@@ -92,7 +92,7 @@ pub struct Machine {
 impl Machine {
     /// `name` is for messages and the console's file.
     pub fn new(name: &str, boot: Boot) -> Self {
-        // Nobody attacks an emulated guest through its caches, and it is slow enough.
+        // Nobody attacks an emulated guest through its caches, and it is slow already.
         let append = "console=ttyS0 quiet panic=-1 mitigations=off".to_owned();
         Self {
             name: name.to_owned(),
@@ -110,26 +110,26 @@ impl Machine {
         self
     }
 
-    /// In MiB.
+    /// Sets the memory, in MiB.
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory = mib;
         self
     }
 
-    /// More words for the kernel's command line.
+    /// Adds words to the kernel's command line.
     pub fn append(mut self, words: &str) -> Self {
         self.append.push(' ');
         self.append.push_str(words);
         self
     }
 
-    /// A guest that restarts starts again, instead of ending the machine.
+    /// Lets a guest restart, instead of ending the machine.
     pub fn restarts(mut self) -> Self {
         self.restarts = true;
         self
     }
 
-    /// A disk that the guest can only read. It finds it in `/dev/disk/by-id` under `virtio-SERIAL`.
+    /// Adds a disk that the guest can only read. It appears in `/dev/disk/by-id` under `virtio-SERIAL`.
     pub fn disk(self, serial: &str, path: &Path) -> Self {
         let path = path.display();
         self.arguments([
@@ -140,18 +140,18 @@ impl Machine {
         ])
     }
 
-    /// More words for QEMU's command line.
+    /// Adds words to QEMU's command line.
     pub fn arguments(mut self, words: impl IntoIterator<Item = String>) -> Self {
         self.more.extend(words);
         self
     }
 
-    /// Starts it, with nobody at the lab's port.
+    /// Starts the machine, with nothing connected to the lab's port.
     pub fn start(self, accel: Accel) -> Outcome<Running> {
         self.launch(accel, Stdio::null())
     }
 
-    /// Starts it with a virtio port named `lab`, and gives the port's other end.
+    /// Starts the machine with a virtio port named `lab`, and returns the port's other end.
     pub fn start_with_port(self, accel: Accel) -> Outcome<(Running, UnixStream)> {
         let (ours, theirs) =
             UnixStream::pair().map_err(|e| Failure::of("cannot make a pair of sockets", &e))?;
@@ -166,7 +166,7 @@ impl Machine {
         let errors = log.with_added_extension("stderr");
         let error_file = File::create(&errors)
             .map_err(|e| Failure::of(&format!("cannot create {}", errors.display()), &e))?;
-        // QEMU must not outlive whoever started it, even when that one is killed.
+        // QEMU must end with the process that started it, even when that is killed.
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-nodefaults"])
@@ -195,18 +195,18 @@ impl Machine {
     }
 }
 
-/// Copies the console to a file and to whoever waits for a line, until the machine ends.
+/// Copies the console to a file and to the receiver of lines, until the machine ends.
 fn follow(mut console: impl BufRead, mut file: File, to: &mpsc::Sender<String>) {
     let mut line = Vec::new();
     while console.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-        // Neither a full disk nor a listener that has gone may stop the machine's console.
+        // Neither a full disk nor a receiver that has gone may stop the machine's console.
         drop(file.write_all(&line));
         drop(to.send(String::from_utf8_lossy(&line).trim_end().to_owned()));
         line.clear();
     }
 }
 
-/// Where consoles are kept: they stay after a failure.
+/// The directory of the consoles. They are kept after a failure.
 fn log_folder() -> Outcome<PathBuf> {
     let folder = Images::of_this_workspace()?.folder().join("consoles");
     fs::create_dir_all(&folder)
@@ -226,7 +226,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// The first line of the console, from where the last call stopped, that has `text` in it.
+    /// Waits for the next line of the console that contains `text`, starting after the last call's line.
     pub fn wait_for(&mut self, text: &str, patience: Duration) -> Outcome<String> {
         let deadline = Instant::now() + patience;
         loop {
@@ -248,12 +248,13 @@ impl Running {
         }
     }
 
-    /// Waits for lines of the console that have these texts in them, in this order; `patience` is for each.
+    /// Waits for lines of the console that contain these texts, in this order. `patience` is the time limit
+    /// of each.
     pub fn wait_for_each(&mut self, texts: &[&str], patience: Duration) -> Outcome<()> {
         texts.iter().try_for_each(|text| self.wait_for(text, patience).map(drop))
     }
 
-    /// Waits until the machine has powered off; all that its console said.
+    /// Waits until the machine has powered off. Returns everything on its console.
     pub fn wait_for_end(&mut self, patience: Duration) -> Outcome<Vec<String>> {
         let deadline = Instant::now() + patience;
         loop {
@@ -273,13 +274,13 @@ impl Running {
         }
     }
 
-    /// All that its console has said.
+    /// Everything on its console so far.
     pub fn console(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());
         &self.seen
     }
 
-    /// `what` happened to this machine; with the end of its console and QEMU's own words.
+    /// The failure `what` of this machine, with the end of its console and QEMU's output.
     pub fn failure(&mut self, what: &str) -> Failure {
         self.seen.extend(self.lines.try_iter());
         let tail = &self.seen[self.seen.len().saturating_sub(TAIL)..];
@@ -296,7 +297,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         drop(self.child.kill());
         drop(self.child.wait());
         if !thread::panicking() {

@@ -1,4 +1,5 @@
-//! Guests whose vsock device ends in an agent's `--listen vhost-user:`: one level, no kernel module.
+//! Guests whose vsock device ends in an agent's `--listen vhost-user:`, with one level of
+//! virtualization and no kernel module.
 
 use std::path::Path;
 
@@ -15,22 +16,22 @@ use crate::{
     qemu::{Accel, Machine, Running},
 };
 
-/// MiB of the tiny guest.
+/// The memory of the tiny guest, in MiB.
 const TINY: u32 = 512;
-/// MiB of the Debian guest: two of them fit beside what else a small machine does.
+/// The memory of the Debian guest, in MiB. Two of them fit into a small machine.
 const DEBIAN: u32 = 1536;
 
-/// The agent's word for a socket.
+/// The agent's listener for a socket.
 pub fn listen(socket: &Path) -> String {
     format!("--listen=vhost-user:{}", socket.display())
 }
 
-/// The tiny guest, which runs these command lines of guest-tools.
+/// Starts the tiny guest, which runs these command lines of guest-tools.
 pub fn tiny(lab: &Lab, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
     small(lab, Machine::new(name, lab.images().tiny()?), socket, commands)
 }
 
-/// The same with an older kernel.
+/// Like [`tiny`], with an older kernel.
 pub fn old_tiny(lab: &Lab, name: &str, socket: &Path, commands: &[&str]) -> Outcome<Running> {
     small(lab, Machine::new(name, lab.images().old_tiny()?), socket, commands)
 }
@@ -40,7 +41,7 @@ fn small(lab: &Lab, machine: Machine, socket: &Path, commands: &[&str]) -> Outco
     with_device(machine, socket, TINY)?.start(Accel::of_this_machine(lab.images())?)
 }
 
-/// The Debian guest, with libnbd and Python in it. It may restart itself.
+/// Starts the Debian guest, with libnbd and Python. It can restart.
 pub fn debian(name: &str, socket: &Path) -> Outcome<Guest> {
     Guest::boot_as(name, &[], |machine| Ok(with_device(machine, socket, DEBIAN)?.restarts()))
 }

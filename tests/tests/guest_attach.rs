@@ -1,6 +1,6 @@
 //! guest-tools attach in a real guest: the kernel's nbd driver, real vsock sockets, real filesystems, and
-//! an agent that is killed under them. Guest and host are one machine here, over vsock's loopback: the
-//! client's way through its kernel is the same.
+//! an agent that is killed during their use. Guest and host are one machine here, connected by vsock's
+//! loopback. The client's path through its kernel is the same.
 
 use tests::{
     Outcome,
@@ -30,7 +30,7 @@ fn a_disk_is_brought_up_by_its_unit_and_tells_its_troubles() -> Outcome<()> {
     errors(&mut guest)
 }
 
-/// The template unit, and a line of fstab that brings it up.
+/// The template unit, and a line in fstab that starts it.
 fn unit_and_fstab(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "the unit makes the device, and takes it away",
@@ -81,7 +81,7 @@ fn unit_and_fstab(guest: &mut Guest) -> Outcome<()> {
     Ok(())
 }
 
-/// What does not work is said, and what is in use is not taken away.
+/// Errors are reported, and a disk in use is not detached.
 fn errors(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "a disk in use is not detached, neither by the command nor by a signal",

@@ -1,10 +1,10 @@
-//! `agent doctor` on real machines that lack something: one VM host, which is given each trouble
-//! in turn and freed of it again.
+//! `agent doctor` on a real machine that lacks something: one VM host, on which each problem is
+//! created and removed in turn.
 
 use serde_json::Value;
 use tests::{Failure, Outcome, guest::Guest, need};
 
-/// What `agent doctor` said, and how it exited.
+/// The output of `agent doctor`, and its exit status.
 struct Said {
     status: i32,
     json: Value,
@@ -18,7 +18,7 @@ impl Said {
         Ok(Self { status: ended.status, json })
     }
 
-    /// The first finding of a check that is no "ok", or its first.
+    /// The first finding of a check that is not "ok", otherwise the check's first finding.
     fn finding(&self, id: &str) -> &Value {
         let all = self.json["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut of = all.iter().filter(|finding| finding["id"] == id);
@@ -26,7 +26,7 @@ impl Said {
         of.find(|finding| finding["verdict"] != "ok").unwrap_or(first)
     }
 
-    /// Holds the exit status and one finding against what they should be.
+    /// Compares the exit status and one finding with what is expected.
     fn must(&self, name: &str, status: i32, id: &str, verdict: &str, has: &[&str]) -> Outcome<()> {
         let finding = self.finding(id);
         let text = finding.to_string();
@@ -95,7 +95,7 @@ fn open_to_all(guest: &mut Guest) -> Outcome<()> {
     said.must("fixed", 0, "vhost-vsock", "ok", &["it opens"])
 }
 
-/// On this kernel VMCI alone keeps nobody out: a guest of VMware's has it.
+/// On this kernel VMCI alone is no problem: it is there in a guest of VMware's.
 fn vmci_loaded_first(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "VMCI's transport is loaded first",
@@ -107,7 +107,8 @@ fn vmci_loaded_first(guest: &mut Guest) -> Outcome<()> {
     said.must("VMCI first", 0, "transport", "ok", &["vmw_vsock_vmci_transport"])
 }
 
-/// The conflict itself: a program has made a VMCI context, so the host's place is taken.
+/// The conflict itself: a program has made a VMCI context, which takes the place of the host's
+/// transport.
 fn vmci_in_the_hosts_place(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "VMCI takes the host's place, and vhost_vsock cannot load",

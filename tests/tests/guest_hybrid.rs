@@ -1,6 +1,7 @@
-//! `--listen hybrid:`, Firecracker's and Cloud Hypervisor's convention for a guest's vsock, with a real VMM's
-//! end of it: rust-vmm's vhost-device-vsock, which turns a guest's connect to a port into one to the Unix
-//! socket `PATH_PORT`, as these two do by themselves. They want KVM; this one runs under emulation.
+//! `--listen hybrid:`, the convention of Firecracker and Cloud Hypervisor for a guest's vsock, with the VMM's
+//! end of a real implementation: rust-vmm's vhost-device-vsock. It turns a guest's connection to a port into
+//! one to the Unix socket `PATH_PORT`, as those two VMMs do themselves. They need KVM; this one runs under
+//! emulation.
 
 use std::{
     fs,
@@ -13,18 +14,19 @@ use support::until;
 use tests::{Failure, Outcome, lab::Lab, vhost_user};
 
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Of the disk, bytes.
+/// The size of the disk, in bytes.
 const SIZE: u64 = 64 << 20;
-/// What the guest writes. vhost-device-vsock 0.3 stands still at one of 32 KiB; before nbdkit too at 1 MiB.
+/// How many bytes the guest writes. vhost-device-vsock 0.3 stalls at a write of 32 KiB, and with nbdkit too
+/// at 1 MiB.
 const WRITTEN: usize = 2 << 10;
 
-/// rust-vmm's device, ended with its value.
+/// rust-vmm's device, which is killed when dropped.
 struct Device(Child);
 
 impl Device {
-    /// Guests come by `socket`; their connections go to `uds`_PORT.
+    /// Guests connect to `socket`; their connections go to `uds`_PORT.
     fn start(uds: &Path, socket: &Path) -> Outcome<Self> {
-        // `tests/run` puts it there.
+        // `tests/run` installs it there.
         let program: PathBuf =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../target/vsock-peer/bin/vhost-device-vsock")
                 .into();
@@ -33,7 +35,7 @@ impl Device {
         let what = "cannot start vhost-device-vsock: cargo install --locked --version 0.3.0 --root \
                     target/vsock-peer vhost-device-vsock";
         let device = Self(started.map_err(|e| Failure::of(what, &e))?);
-        // It does not say when it listens.
+        // It does not report when it listens.
         until("vhost-device-vsock listens", || socket.exists());
         Ok(device)
     }
@@ -41,7 +43,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -52,7 +54,7 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
     let Some(lab) = Lab::open("guest_hybrid")? else { return Ok(()) };
     let path = |name: &str| lab.path(name);
     let disk = path("disk");
-    // nbdkit-pattern-plugin(1)'s bytes, but where the guest is to write.
+    // The bytes of nbdkit-pattern-plugin(1), except where the guest writes.
     let pattern: Vec<u8> = (0..SIZE / 8).flat_map(|word| (word * 8).to_be_bytes()).collect();
     let mut bytes = pattern.clone();
     bytes[..WRITTEN].fill(0);
@@ -62,7 +64,7 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
     let words = [listen(&one), listen(&two), "file".into(), disk.display().to_string()];
     let agent = lab.agent(&words)?;
 
-    // Two VMs at the same time; a port that nobody listens on fails.
+    // Two VMs at the same time. A connection to a port without a listener fails.
     let (first, second) = (path("one.device"), path("two.device"));
     let devices = [Device::start(&one, &first)?, Device::start(&two, &second)?];
     let commands = [
@@ -81,7 +83,7 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
     guest.wait_for_end(PATIENCE)?;
     other.wait_for("export-size: 67108864 (64M)", PATIENCE)?;
     other.wait_for_end(PATIENCE)?;
-    // Either may be the first.
+    // Either may come first.
     agent.wait_for_count(&format!("peer=vm:{}", one.display()), 1)?;
     agent.wait_for_count(&format!("peer=vm:{}", two.display()), 1)?;
     if fs::read(&disk).map_err(|e| Failure::of("no disk", &e))? != pattern {
@@ -89,7 +91,7 @@ fn a_guest_of_another_vmm_has_its_disk() -> Outcome<()> {
     }
     println!("ok: two guests, each known by its VM's path");
 
-    // A socket of a live agent is not taken, one of a dead agent is; the disk is there for the next VM.
+    // The socket of a live agent is not taken, that of a dead agent is. The disk is there for the next VM.
     let program = lab.images().binaries()?.agent;
     let refused = Command::new(program).args(&words).output();
     let refused = refused.map_err(|e| Failure::of("cannot start the agent", &e))?;

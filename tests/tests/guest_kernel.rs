@@ -1,5 +1,5 @@
-//! The kernel's own client in a guest: a filesystem on the agent's disk, over TCP and a Unix socket.
-//! (Over vsock it is not to be had: the kernel's nbd driver refuses such sockets.)
+//! The kernel's own client in a guest: a filesystem on the agent's disk, over TCP and over a Unix
+//! socket. (vsock is not possible: the kernel's nbd driver refuses such sockets.)
 
 use tests::{Outcome, guest::Guest, need};
 

@@ -1,18 +1,19 @@
-//! A real libvirtd on a VM host, and domains that `agent libvirt` gave their vsock devices: their guests
+//! A real libvirtd on a VM host, and domains to which `agent libvirt` added vsock devices. Their guests
 //! read and write a disk of the agent.
 
 use std::time::Duration;
 
 use tests::{Outcome, guest::Guest, need, nest};
 
-/// From the start of the guests to their power-off under KVM; emulation in emulation is given more.
+/// The time limit from the start of the guests to their power-off under KVM. Emulation in emulation is
+/// given more.
 const LIFE: Duration = Duration::from_secs(100);
 
-/// What each of the two guests does.
+/// The commands of each of the two guests.
 const READS: &[&str] = &["read --offset 1M --length 28"];
 const WRITES: &[&str] = &["write --offset 2M --input /proc/version"];
 
-/// A VM host that knows the words of `tests/guest/libvirt.sh`, and runs named checks.
+/// A VM host with the shell functions of `tests/guest/libvirt.sh`, on which named checks run.
 struct Host(Guest);
 
 impl Host {
@@ -50,7 +51,7 @@ fn domains_of_a_real_libvirtd_read_a_disk() -> Outcome<()> {
     guests(&mut host)
 }
 
-/// A domain with the device from its file on.
+/// A domain whose definition includes the device from the start.
 fn edited(host: &mut Host) -> Outcome<()> {
     let domain = format!("domain edited '{}'", nest::words_after_the_dashes(READS));
     host.check(
@@ -102,7 +103,7 @@ fn attached(host: &mut Host) -> Outcome<()> {
     Ok(())
 }
 
-/// Devices for the next start, or for now and then.
+/// Devices for the next start only, and for now and the next start.
 fn kept(host: &mut Host) -> Outcome<()> {
     host.check(
         "--config is for the next start, and not for the domain that runs",
@@ -156,7 +157,7 @@ fn refused(host: &mut Host) -> Outcome<()> {
     Ok(())
 }
 
-/// To their end.
+/// Runs the guests to their end.
 fn guests(host: &mut Host) -> Outcome<()> {
     println!("guest_libvirt: waiting for the two guests (minutes)");
     let script = "cd /run/lab

@@ -1,5 +1,5 @@
-//! The agent and machines whose life it follows: on a VM host, with the kernel's vhost-vsock, real
-//! QEMUs, and guests in them.
+//! The agent and machines that it observes through QMP: on a VM host, with the kernel's vhost-vsock, real QEMUs, and
+//! guests in them.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tests::{
     nest::{self, Inner},
 };
 
-/// What every script begins with.
+/// The first line of every script.
 const LAB: &str = ". /tools/scripts/qmp.sh\n";
 
-/// For the boot of two guests at once under KVM; emulation in emulation is given more.
+/// The time limit for the boot of two guests at once under KVM. Emulation in emulation is given more.
 const BOOT: Duration = Duration::from_secs(150);
 
-/// A VM host that runs named checks with the shell words of `tests/guest/qmp.sh`.
+/// A VM host on which named checks run, with the shell functions of `tests/guest/qmp.sh`.
 struct Host(Guest);
 
 impl Host {
@@ -36,7 +36,7 @@ impl Host {
     }
 }
 
-/// Words of `LAB` that start a machine.
+/// A line of shell that starts a machine with a function of `LAB`.
 fn vm(name: &str, commands: &[&str]) -> String {
     format!("vm {name} <<'END'\n{}\nEND\n", nest::machine(Inner::Tiny(commands)))
 }
@@ -118,8 +118,8 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
              cid short >short.cid
              qmp short cont
              qmp long cont",
-            // One that never comes to an end, slowly: it leaves the processors to the others. And one that looks and
-            // goes.
+            // One guest that never finishes, and is slow enough to leave the processors to the others; and one that
+            // connects and ends.
             vm("long", &["write --pattern --length 1000G"]),
             vm("short", &["info"])
         ),

@@ -1,10 +1,10 @@
 //! The agent as a Debian package under the systemd of a booted guest: its sockets, its service, and
-//! what systemd thinks of them.
+//! the state that systemd reports.
 
 use images::{Images, Tool};
 use tests::{Outcome, guest::Guest, need};
 
-/// Ends the service and waits until the next connection has to start it again.
+/// Ends the service, and waits until the next connection has to start it again.
 const STOPPED: &str = "systemctl stop agent.service
     systemctl --quiet is-active agent.socket
     ! systemctl --quiet is-active agent.service";
@@ -41,7 +41,7 @@ fn the_package_serves_from_its_socket_units() -> Outcome<()> {
     instance(&mut guest)
 }
 
-/// Each kind of socket starts the service by its first connection.
+/// Each kind of socket starts the service at its first connection.
 fn sockets(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "the socket unit listens on vsock, a Unix path and TCP",
@@ -73,7 +73,7 @@ fn sockets(guest: &mut Guest) -> Outcome<()> {
     Ok(())
 }
 
-/// What systemd is told, and what it does with the process.
+/// The notifications to systemd, and how systemd controls the process.
 fn service(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "it runs as a user of its own, without capabilities, and the log names the sockets",
@@ -152,7 +152,7 @@ END
     Ok(())
 }
 
-/// The log by syslog's socket and by the journal's own.
+/// The log through syslog's socket and through the journal's own.
 fn logs(guest: &mut Guest) -> Outcome<()> {
     for target in ["syslog", "journald"] {
         guest.check(
@@ -167,7 +167,7 @@ fn logs(guest: &mut Guest) -> Outcome<()> {
     Ok(())
 }
 
-/// One disk an instance.
+/// One disk per instance.
 fn instance(guest: &mut Guest) -> Outcome<()> {
     guest.expect(
         "agent@one serves one disk on a socket of its own",

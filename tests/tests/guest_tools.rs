@@ -1,5 +1,5 @@
-//! Every command of guest-tools in a Debian guest, over vsock, against libnbd's tools on the same disk. The
-//! tiny guest's are in guest_vhost_user.
+//! Every command of guest-tools in a Debian guest, over vsock, compared with libnbd's tools on the same
+//! disk. The tests in the tiny guest are in guest_vhost_user.
 
 use tests::{Outcome, lab::Lab, vhost_user};
 

@@ -1,5 +1,5 @@
-//! guest-tools attach --ublk in a real guest: as guest_attach, by the kernel's ublk driver, which keeps the
-//! device when the relay itself is killed.
+//! guest-tools attach --ublk in a real guest: like guest_attach, with the kernel's ublk driver, which keeps
+//! the device when the relay itself is killed.
 
 use tests::{
     Outcome,
@@ -32,7 +32,7 @@ fn a_device_of_ublk_survives_its_relay() -> Outcome<()> {
     errors(&mut guest)
 }
 
-/// Reads, writes, flushes, discards and zeroes come to the server as what they are.
+/// Reads, writes, flushes, discards and zeroes reach the server as such.
 fn every_request(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "each kind of request does its work on the server's file",
@@ -56,7 +56,7 @@ fn every_request(guest: &mut Guest) -> Outcome<()> {
     Ok(())
 }
 
-/// The relay is killed in the middle of writes, and another one goes on with its device.
+/// The relay is killed while it writes, and another relay continues with its device.
 fn relays_follow_each_other(guest: &mut Guest) -> Outcome<()> {
     let script = format!(
         "{WORDS}
@@ -86,7 +86,7 @@ fn relays_follow_each_other(guest: &mut Guest) -> Outcome<()> {
     Ok(())
 }
 
-/// The template unit, whose name says the driver.
+/// The template unit, whose name selects the driver.
 fn unit(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "systemd starts the relay again under a mounted filesystem",

@@ -1,4 +1,4 @@
-//! Guests whose vsock device ends inside the agent: no kernel module, no root, one socket a VM.
+//! Guests whose vsock device ends inside the agent: no kernel module, no root, one socket per VM.
 
 use std::{
     fs::{self, File},
@@ -14,9 +14,9 @@ use tests::{
 };
 
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Of the guest's one binary, bytes.
+/// At most the size of the guest's one binary, in bytes.
 const SMALL: u64 = 4_000_000;
-/// Of a disk that is filled with the pattern: 16M in words.
+/// The size of a disk that is filled with the pattern, in bytes; `16M` on the command line.
 const PATTERN: u64 = 16 << 20;
 
 #[test]
@@ -45,7 +45,7 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     guest.wait_for_end(PATIENCE)?;
     agent.wait_for("is gone: waiting for the next")?;
 
-    // What the first one wrote is there for the next VM on this path; another port is nobody's.
+    // The data of the first VM is there for the next VM on this path. No listener has the other port.
     let nobody = ["info nbd+vsock://2:10810/", "read --verify-pattern"];
     let mut guest = tiny(&lab, "vhost-user-2", &one, &nobody)?;
     guest.wait_for_each(&["guest-tools: failed after", "guest-tools: done after"], PATIENCE)?;
@@ -56,7 +56,7 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     let mut guest = tiny(&lab, "vhost-user-3", &one, &["write --pattern --length 64M"; 20])?;
     guest.wait_for("guest-tools: done after", PATIENCE)?;
     drop(guest);
-    // The two VMs before it have gone too.
+    // The two earlier VMs have gone too.
     agent.wait_for_count("is gone: waiting for the next", 3)?;
     let mut guest = tiny(&lab, "vhost-user-4", &one, &["read --verify-pattern --length 1M"])?;
     guest.wait_for("done after", PATIENCE)?;
@@ -88,7 +88,7 @@ fn a_guest_has_a_disk_without_any_kernel_module() -> Outcome<()> {
     Ok(())
 }
 
-/// By either of the kernel's drivers; the image has no shell, no modprobe and no udev.
+/// With either driver of the kernel. The image has no shell, no modprobe and no udev.
 #[test]
 fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
     let Some(lab) = Lab::open("guest_vhost_user")? else { return Ok(()) };
@@ -151,7 +151,7 @@ fn a_tiny_guest_has_a_block_device() -> Outcome<()> {
     Ok(())
 }
 
-/// The oldest kernel of Debian's that is to be had: on bookworm Linux 6.1, without an ublk driver, and its
+/// The oldest kernel of Debian that is available: Linux 6.1 of bookworm. It has no ublk driver, and its
 /// nbd driver refuses vsock sockets too.
 #[test]
 fn a_guest_with_an_older_kernel_has_a_block_device() -> Outcome<()> {

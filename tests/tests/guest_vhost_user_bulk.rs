@@ -1,5 +1,5 @@
-//! 10 GiB each way. Every 8 bytes are their own offset, and all are looked at on the other side: that is
-//! more than a checksum, and needs no room for 10 GiB anywhere.
+//! 10 GiB in each direction. Every 8 bytes are their own offset, and the other side checks all of them.
+//! That proves more than a checksum, and no place needs room for 10 GiB.
 
 use std::{
     path::Path,
@@ -15,8 +15,8 @@ use tests::{
 
 const GIB: u64 = 1 << 30;
 const ALL: u64 = 10 * GIB;
-/// What the guest writes at once. The host checks it, and gives its memory back, while the guest writes
-/// the next.
+/// How much the guest writes at a time, in bytes. While it writes the next part, the host checks this
+/// one and frees its memory.
 const PART: u64 = ALL / 8;
 const PATIENCE: Duration = Duration::from_mins(10);
 

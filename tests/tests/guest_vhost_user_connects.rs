@@ -1,17 +1,18 @@
-//! A guest that connects and closes all the time leaves nothing behind in the agent.
+//! A guest that connects and closes continually leaves nothing behind in the agent.
 
 use std::time::Duration;
 
 use tests::{Outcome, agent::Agent, lab::Lab, vhost_user::debian};
 
 const RATE: usize = 200;
-/// An emulated guest on a machine that does other things too comes late now and then.
+/// An emulated guest is late now and then on a machine that does other work too.
 const ENOUGH: usize = RATE * 9 / 10;
-/// Before the agent is measured: what it keeps for the next connection is there then.
+/// Seconds before the agent is measured. Memory that it keeps for the next connection is allocated
+/// then.
 const FIRST: usize = 5;
 const SECONDS: usize = 60;
 const PARTS: usize = 3;
-/// KiB that its memory may differ by: allocators keep pages as they like.
+/// By how much its memory may differ, in KiB, because allocators keep pages.
 const SLACK: u64 = 4 << 10;
 
 #[test]
@@ -23,11 +24,11 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
 
     let connects = |seconds| format!("python3 /tools/scripts/connects.py {RATE} {seconds}");
     println!("{}", guest.sh(&connects(FIRST))?);
-    // The one that stays is one more.
+    // One connection that stays open is counted too.
     let mut sessions = FIRST * RATE + 1;
     agent.wait_for_ends(sessions)?;
     let before = held(&agent);
-    // In parts, so that the figures tell what grows from what was there once.
+    // In parts, so that the figures distinguish growth from memory that was allocated once.
     for _ in 0..PARTS {
         let said = guest.sh_within(&connects(SECONDS / PARTS), Duration::from_mins(2))?;
         let rate: usize = said.rsplit(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
@@ -52,7 +53,7 @@ fn two_hundred_connects_and_closes_a_second_for_a_minute() -> Outcome<()> {
 struct Held {
     descriptors: usize,
     threads: u64,
-    /// Of memory.
+    /// Resident memory, in KiB.
     kib: u64,
 }
 

@@ -1,4 +1,4 @@
-//! A guest that restarts in the middle of its writes: what it had flushed is there, and it goes on.
+//! A guest that restarts during its writes: what it had flushed is there, and it continues.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn a_guest_restarts_in_the_middle_of_its_writes_and_goes_on() -> Outcome<()> {
     let agent = lab.agent_for(&socket, &["memory", "128M"])?;
     let mut guest = debian("vhost-user-restart", &socket)?;
     let mut first = 1;
-    // At once, as after a crash; and in the order in which Linux does it, drivers included.
+    // At once, as after a crash; and in the order in which Linux restarts, drivers included.
     for (how, command) in [
         ("at once", "echo b >/proc/sysrq-trigger"),
         ("by reboot(2)", "systemctl reboot --force --force"),
@@ -38,7 +38,7 @@ fn a_guest_restarts_in_the_middle_of_its_writes_and_goes_on() -> Outcome<()> {
     Ok(())
 }
 
-/// The last round that a console tells of.
+/// The last round that a console reports as flushed.
 fn last_flushed(console: &[String]) -> Outcome<u64> {
     let rounds = console.iter().filter_map(|line| line.split("flushed ").nth(1)?.parse().ok());
     rounds.max().ok_or_else(|| Failure::new("the console tells of no round that was flushed"))

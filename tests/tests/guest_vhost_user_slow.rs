@@ -1,4 +1,4 @@
-//! Who does not read holds nobody else up, in the same guest on the same device.
+//! A client that does not read delays no other client, in the same guest on the same device.
 
 use tests::{Outcome, lab::Lab, vhost_user::debian};
 

@@ -1,4 +1,4 @@
-//! TLS on a guest's vsock device, by our own client and by libnbd.
+//! TLS over a guest's vsock device, with our own client and with libnbd.
 
 use std::{fs, path::Path};
 
@@ -21,7 +21,7 @@ fn a_guest_and_its_host_prove_to_each_other_who_they_are() -> Outcome<()> {
     let agent = lab.agent(words.into_iter().chain(["memory", "16M"]))?;
 
     let mut guest = debian("vhost-user-tls", &socket)?;
-    // `unknown` knows the host, and the host does not know it.
+    // `unknown` trusts the host, but the host does not trust it.
     for (folder, signer, trusted) in
         [("ours", &ours, &ours), ("theirs", &theirs, &theirs), ("unknown", &theirs, &ours)]
     {
@@ -64,7 +64,7 @@ fn a_guest_and_its_host_prove_to_each_other_who_they_are() -> Outcome<()> {
     Ok(())
 }
 
-/// Copies the files of a folder here into one of the guest.
+/// Copies the files of a local folder into a folder of the guest.
 fn put_there(guest: &mut Guest, from: &Path, folder: &str) -> Outcome<()> {
     let failed = |e: std::io::Error| Failure::of("certificates", &e);
     for entry in fs::read_dir(from).map_err(failed)? {

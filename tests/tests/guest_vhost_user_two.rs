@@ -1,4 +1,4 @@
-//! Two machines, two sockets, two disks, at the same time: none sees anything of the other's.
+//! Two machines, two sockets, two disks, at the same time. Neither sees data of the other.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn two_machines_never_see_each_others_disks() -> Outcome<()> {
     for socket in &sockets {
         agents.push(lab.agent_for(socket, &["memory", "32M"])?);
     }
-    // The blocks of a run tell its seed. The same requests at the same places would leave the same
-    // on one disk, but for the seed.
+    // The blocks of a run encode its seed. Without different seeds, equal requests would leave
+    // equal blocks on one disk.
     let run = |seed| format!("test --destroy --length 8M --seed {seed}");
     let mut guests = Vec::new();
     for (socket, seed) in sockets.iter().zip(["1111", "2222"]) {
@@ -24,7 +24,7 @@ fn two_machines_never_see_each_others_disks() -> Outcome<()> {
         let commands = commands.each_ref().map(String::as_str);
         guests.push((tiny(&lab, &name, socket, &commands)?, seed));
     }
-    // Both are at it before either is done: the first run of each ends while the other goes on.
+    // Both have begun before either is done: the first run of each ends while the other is running.
     for (guest, _) in &mut guests {
         guest.wait_for("guest-tools: run: test", PATIENCE)?;
     }
@@ -38,7 +38,7 @@ fn two_machines_never_see_each_others_disks() -> Outcome<()> {
         }
     }
     println!("ok: each wrote its own disk at the same time, and found on it what it wrote");
-    // And the next machine on a socket finds that socket's.
+    // The next machine on a socket finds that socket's disk.
     for (socket, seed) in sockets.iter().zip(["1111", "2222"]) {
         let mut guest = tiny(&lab, "vhost-user-two-next", socket, &["test --read-only"])?;
         guest.wait_for(&format!("seed {seed}"), PATIENCE)?;

@@ -1,4 +1,4 @@
-//! The agent in a booted guest, and libnbd's tools beside it: AF_VSOCK by loopback.
+//! The agent in a booted guest, together with libnbd's tools: AF_VSOCK over loopback.
 
 use tests::{Outcome, guest::Guest, need};
 
@@ -68,7 +68,7 @@ fn disks_over_vsock_loopback() -> Outcome<()> {
     who_may_connect(&mut guest)
 }
 
-/// A process of the machine itself has CID 1: it is no guest, by any rule and in the log.
+/// A process of the machine itself has CID 1. It is not a guest, neither for rules nor in the log.
 fn who_may_connect(guest: &mut Guest) -> Outcome<()> {
     guest.check(
         "a local process is no guest: refused, and named so in the log",
@@ -132,7 +132,7 @@ except nbd.Error:
     )
 }
 
-/// The agent does not start: exit status 1 and one line, which says what it was about.
+/// The agent does not start: exit status 1 and one line, which mentions `about`.
 fn refused(guest: &mut Guest, name: &str, script: &str, about: &str) -> Outcome<()> {
     let ended = guest.run(script)?;
     let one_line = ended.output.lines().count() == 1 && ended.output.starts_with("agent: error: ");

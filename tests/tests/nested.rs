@@ -1,5 +1,5 @@
-//! The real thing: the agent on a VM host, and guests of that host reading and writing its disks
-//! over `vhost-vsock-pci`. No stand-in anywhere.
+//! The complete set-up: the agent on a VM host, and guests of that host that read and write its
+//! disks over `vhost-vsock-pci`. Nothing is simulated.
 
 use qemu::args::GuestCid;
 use tests::{
@@ -11,7 +11,7 @@ use tests::{
 
 const LAB: &str = ". /tools/scripts/lab.sh";
 
-/// What the guest with our own client does, in the order of its lines.
+/// The commands of the guest with our own client, in order.
 const COMMANDS: &[&str] =
     &["info", "write --offset 1M --input /proc/version", "read --offset 1M --length 72"];
 
@@ -75,7 +75,7 @@ EOF
          /usr/bin/python3 /run/lab/expect.py
          cmp /run/lab/disk /run/lab/expected",
     )?;
-    // Both guests have the kernel that the VM host has.
+    // Both guests run the VM host's kernel.
     host.check(
         "the host finds every byte that guest-tools wrote",
         "cat /proc/version >/run/lab/version

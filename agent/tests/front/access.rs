@@ -1,4 +1,5 @@
-//! Who may connect: `--filter=ip`, `--allow`, `--allow-cid` and `--access-file`, from outside.
+//! Who may connect: `--filter=ip`, `--allow`, `--allow-cid` and `--access-file`, tested from
+//! outside.
 
 use std::{
     fs,
@@ -17,7 +18,8 @@ use support::{DEADLINE, agent::Agent, process::refused};
 
 use crate::BINARY;
 
-/// Whether a new connection is greeted. One that is not is closed, and is sent nothing.
+/// Whether a new connection receives a greeting. A refused connection is closed and receives
+/// nothing.
 pub(crate) fn is_let_in(mut stream: impl Read) -> bool {
     let mut first = [0; 8];
     match stream.read(&mut first) {
@@ -48,7 +50,7 @@ fn port(agent: &mut Agent) -> u16 {
     uri.rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
-/// `{uid}`, `{gid}`, `{pid}`: those of this test.
+/// Replaces `{uid}`, `{gid}` and `{pid}` by those of this test.
 fn ours(words: &str) -> String {
     words
         .replace("{uid}", &getuid().to_string())
@@ -56,7 +58,7 @@ fn ours(words: &str) -> String {
         .replace("{pid}", &std::process::id().to_string())
 }
 
-/// Whether nbdkit, with these words, lets nbdinfo in over a Unix socket and over TCP.
+/// Whether nbdkit, with these words, admits nbdinfo over a Unix socket and over TCP.
 fn nbdkit(words: &str) -> (bool, bool) {
     let run = |listen: &[&str]| {
         let output = Command::new("nbdkit")
@@ -105,8 +107,8 @@ fn the_ip_filter_says_what_nbdkits_says() {
         ("allow= deny=all", false, false),
     ] {
         let words = ours(words);
-        // nbdkit 1.32.5, as Debian builds it, takes no address at all ("don't know how to parse
-        // rule: allow=127.0.0.1"): these are as its manual has them.
+        // nbdkit 1.32.5, as Debian builds it, accepts no address at all ("don't know how to parse
+        // rule: allow=127.0.0.1"). These expectations follow its manual.
         if !words.contains("127.") {
             assert_eq!(nbdkit(&words), (unix, tcp), "nbdkit {words}");
         }
@@ -138,14 +140,14 @@ fn rules_that_nbdkit_cannot_read_are_read() {
 }
 
 #[test]
-fn what_is_not_named_is_refused_and_logged_once() {
+fn a_client_that_no_rule_names_is_refused_and_logged_once() {
     for (words, let_in) in [
         ("--allow anyunix", true),
         ("--allow vsock-guest --allow uid:{uid}", true),
         ("--allow-cid 3,5-9 --allow pid:1,gid:{gid}", true),
         ("--allow-cid 3 --allow-cid 5-9", false),
         ("--allow vsock-local", false),
-        // Both have to let a client in.
+        // Both filters have to admit a client.
         ("--allow anyunix --filter=ip deny=uid:{uid}", false),
     ] {
         let mut agent = Agent::start(BINARY, &ours(&format!("-U {{}}/s memory 1M {words}")));
@@ -175,8 +177,8 @@ fn the_access_file_is_read_again_at_hup_and_a_wrong_one_is_not_taken() {
         agent.signal(Signal::SIGHUP);
         agent.wait_for_line(said)
     };
-    // All of it, since a refusal names its rule's line too, and may be logged after the client has
-    // seen it and gone on to the next HUP.
+    // The whole log is searched. A refusal names its rule's line too, and may be logged after the
+    // client has seen it and gone on to the next HUP.
     for (text, said, let_in) in [
         ("deny pid:{pid}\nanyunix", "rules read again: 1 in", None),
         ("deny pid:{pid}\nallow anyunix, uid:0", "rules read again: 3 in", Some(false)),
@@ -187,7 +189,7 @@ fn the_access_file_is_read_again_at_hup_and_a_wrong_one_is_not_taken() {
     ] {
         write(text);
         let Some(let_in) = let_in else {
-            // Until HUP the file is as it was.
+            // Until HUP the old rules apply.
             assert!(knock(&agent));
             continue;
         };
@@ -240,8 +242,8 @@ fn wrong_rules_are_one_line_and_nothing_is_started() {
 }
 
 #[test]
-fn who_is_refused_learns_it_at_once() {
-    // A client that speaks first, and far longer than the handshake may take.
+fn a_refused_client_learns_it_at_once() {
+    // A client that sends before the greeting, for far longer than the handshake may take.
     let agent = Agent::start(BINARY, "-U {}/s --timeout 1h --allow-cid 3 null 1M");
     let mut stream = UnixStream::connect(agent.path("s")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use crate::{BINARY, handed::Handed};
 
-/// The name of a client's peer in the log: this process.
+/// The name in the log of a client in this process.
 fn us() -> String {
     format!("unix:pid={},uid={}", process::id(), nix::unistd::getuid())
 }
@@ -31,7 +31,7 @@ fn listeners_of_every_family_serve_and_are_named_in_the_log() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("s");
     let v4 = TcpListener::bind("127.0.0.1:0").unwrap();
-    // As systemd's `ListenStream=10809`: one socket for both families.
+    // Like systemd's `ListenStream=10809`: one socket for both families.
     let both = TcpListener::bind("[::]:0").unwrap();
     let hidden = format!("agent-test-{}", process::id());
     let hidden = SocketAddr::from_abstract_name(hidden).unwrap();
@@ -59,7 +59,7 @@ fn listeners_of_every_family_serve_and_are_named_in_the_log() {
     receive_greeting(&mut by_v4);
     let name = format!("peer=tcp:{}", by_v4.local_addr().unwrap());
     drop(by_v4);
-    // In the clothes it has: not as [::ffff:127.0.0.1].
+    // Logged as an IPv4 address, not as [::ffff:127.0.0.1].
     agent.wait_for_line(&name);
     receive_greeting(&mut TcpStream::connect(("::1", both_at.port())).unwrap());
     receive_greeting(&mut UnixStream::connect_addr(&hidden).unwrap());
@@ -82,7 +82,7 @@ fn a_vsock_listener_is_taken() {
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, listen, socket,
     };
-    // Bound and listening; nobody connects to it here.
+    // Bound and listening. Nothing connects to it here.
     let vsock = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .expect("AF_VSOCK in this kernel");
     let any = VsockAddr::new(u32::MAX, u32::MAX);
@@ -168,7 +168,7 @@ fn descriptors_are_closed_to_children() {
 }
 
 #[test]
-fn what_cannot_be_served_is_one_line_that_names_the_descriptor() {
+fn an_unusable_descriptor_is_one_line_that_names_it() {
     let good = || UnixStream::pair().unwrap().0;
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     for (handed, part) in [
@@ -218,8 +218,7 @@ fn options_that_say_where_to_listen_contradict_it() {
 
 #[test]
 fn sockets_of_another_process_are_not_touched() {
-    // Inherited variables of a parent that did not clean up, and a descriptor 3 that is something
-    // else.
+    // Variables inherited from a parent that did not clear them, and another file as descriptor 3.
     let mut inherits = Command::new("sh");
     inherits.args(["-c", r#"LISTEN_PID=$PPID LISTEN_FDS=1 exec "$@" 3</dev/null"#, "sh", BINARY]);
     let mut agent = Agent::start_by(inherits, "-U {}/s memory 1M");
@@ -227,7 +226,7 @@ fn sockets_of_another_process_are_not_touched() {
     agent.end();
 }
 
-/// What is for another process is not for a child of ours either.
+/// The variables are meant for another process, and so not for a child of the agent either.
 #[test]
 fn children_do_not_see_the_variables() {
     let dir = TempDir::new().unwrap();

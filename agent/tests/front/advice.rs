@@ -1,4 +1,4 @@
-//! What clients are told of names, descriptions and block sizes, as nbdkit tells them.
+//! The names, descriptions and block sizes that clients are told, compared with nbdkit's.
 
 use std::{fs, path::Path, process::Command};
 
@@ -9,8 +9,8 @@ use support::{
 
 use crate::BINARY;
 
-/// What a client finds: the list, and for some names whether they can be had, their description and
-/// their block sizes.
+/// Prints the list, and for some names whether they can be opened, their description and their
+/// block sizes.
 const LOOK: &str = r#"
 import nbd, sys
 h = nbd.NBD()
@@ -89,7 +89,7 @@ fn names_and_descriptions_are_as_from_nbdkit() {
                 lines.sort();
                 lines
             };
-            // A directory's order is nobody's promise.
+            // The order of a directory is unspecified.
             assert_eq!(sorted(&ours), sorted(&theirs), "{words:?}");
         }
     }
@@ -153,7 +153,7 @@ for (count, offset) in [(512, 0), (511, 0), (512, 1), (4096, 512), (8192, 0)]:
     }
 }
 
-/// nbdkit has these from 1.34 on; the manual's words are tried.
+/// nbdkit has these from 1.34 on, so the behaviour in its manual is tested.
 #[test]
 fn a_write_that_is_too_long_ends_the_connection_unanswered() {
     let mut agent = Agent::start(

@@ -1,5 +1,5 @@
-//! `--background`, and the name nbdkit: who waits for what, what is left of the terminal, and that
-//! relative paths go on to mean what they meant.
+//! `--background`, and the name nbdkit: the order in which processes wait for each other, what is
+//! left of the terminal, and the meaning of relative paths.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 use crate::BINARY;
 
-/// Ends a process that is nobody's child here. It is killed if the test panics.
+/// Ends a process that is not a child of this one. It is killed if the test panics.
 struct Stray {
     pid: Pid,
     ended: bool,
@@ -59,7 +59,7 @@ impl Drop for Stray {
     }
 }
 
-/// The agent by the name of nbdkit.
+/// The agent under the name nbdkit.
 fn namesake(dir: &Path) -> PathBuf {
     let link = dir.join("nbdkit");
     symlink(BINARY, &link).unwrap();
@@ -67,7 +67,8 @@ fn namesake(dir: &Path) -> PathBuf {
 }
 
 fn start(program: &Path, dir: &Path, words: &str) -> Output {
-    // This waits for the end of stdout and stderr: whoever keeps them open is found out.
+    // This waits for the end of stdout and stderr, so a process that keeps them open makes the test
+    // fail.
     Command::new(program).current_dir(dir).args(words.split(' ')).output().unwrap()
 }
 
@@ -83,7 +84,8 @@ fn by_its_name_or_by_the_option_it_leaves_the_terminal_when_it_is_ready() {
         };
         fs::write(dir.join("disk"), [7; 512]).unwrap();
         if name == "nbdkit" {
-            // Its parent does not wait for the pid file: who reads a pipe does.
+            // nbdkit's parent process does not wait until the pid file is written. A reader of a
+            // FIFO does.
             mkfifo(&dir.join("pid"), Mode::S_IRWXU).unwrap();
         }
         let words = format!("{words}-U socket -P pid file disk");
@@ -119,7 +121,7 @@ fn nothing_is_left_behind_and_the_log_of_v_goes_on() {
     let server = Stray::of(&dir.path().join("pid"));
     drop(greeted(&dir.path().join("socket")));
     server.terminate();
-    // With -v stderr stays open: its end is the server's.
+    // With -v stderr stays open until the server ends.
     let mut log = String::new();
     child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert!(
@@ -130,7 +132,7 @@ fn nothing_is_left_behind_and_the_log_of_v_goes_on() {
 }
 
 #[test]
-fn what_fails_is_told_on_stderr_and_by_the_status() {
+fn errors_are_reported_on_stderr_and_by_the_status() {
     let dir = TempDir::new().unwrap();
     for words in [
         "-U missing/socket null",
@@ -183,9 +185,9 @@ fn the_service_manager_is_told_of_the_process_that_stays() {
 }
 
 #[test]
-fn nobody_who_waited_for_it_is_outlived() {
+fn a_start_in_the_background_ends_with_its_waiting_parent() {
     let dir = TempDir::new().unwrap();
-    // A full pipe holds it before it is ready: it prints the URI first.
+    // A full pipe blocks it before it is ready, because it prints the URI first.
     let (read, write) = io::pipe().unwrap();
     fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     while (&write).write(&[0; 4096]).is_ok() {}
@@ -210,9 +212,9 @@ fn nobody_who_waited_for_it_is_outlived() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{rest}");
 }
 
-/// A shell that starts the agent, says nothing of its end, and ends when its stdin does.
+/// A shell that starts the agent, does not report its end, and ends when its stdin does.
 #[test]
-fn it_ends_with_its_parent_whoever_it_has_become() {
+fn it_ends_with_its_parent_even_as_another_user() {
     let dir = TempDir::new().unwrap();
     let change = if nix::unistd::geteuid().is_root() { " -u nobody" } else { "" };
     for words in [String::new(), change.to_owned()] {
@@ -227,7 +229,7 @@ fn it_ends_with_its_parent_whoever_it_has_become() {
             .spawn()
             .unwrap();
         let mut stdout = shell.stdout.take().unwrap();
-        // The URI stands for ready.
+        // The URI shows that the agent is ready.
         stdout.read_exact(&mut [0; 8]).unwrap();
         drop(shell.stdin.take());
         shell.wait().unwrap();
@@ -239,7 +241,8 @@ fn it_ends_with_its_parent_whoever_it_has_become() {
 
 #[test]
 fn an_orphan_does_not_start() {
-    // The shell is gone before the agent looks for it: nobody has opened the pipe's other end.
+    // The shell is gone before the agent starts, because `cat` waits until the FIFO is opened for
+    // writing.
     let dir = TempDir::new().unwrap();
     let fifo = dir.path().join("fifo");
     mkfifo(&fifo, Mode::S_IRWXU).unwrap();
@@ -256,7 +259,7 @@ fn an_orphan_does_not_start() {
     let mut log = shell.stderr.take().unwrap();
     shell.wait().unwrap();
     fs::write(&fifo, "").unwrap();
-    // What adopts orphans here may be another than process 1, and then it is the parent.
+    // Orphans may be adopted by another process than process 1, which is then the parent.
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap_or_else(|error: io::Error| panic!("{error}"));
     assert!(

@@ -1,5 +1,5 @@
-//! `--run`: what the command finds, what its end means, and whose life depends on whose. Where
-//! nbdkit says the same, the same is asked of it.
+//! `--run`: what the command finds, what its exit status means, and which process ends with which. nbdkit
+//! is tested too where it behaves the same.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::BINARY;
 
-/// Both servers, on a private socket: agent has it by itself, nbdkit 1.32 is asked for it.
+/// Both servers on a private socket. The agent makes one by default, nbdkit 1.32 needs an option.
 fn servers(dir: &Path) -> [Command; 2] {
     let mut nbdkit = Command::new(NBDKIT);
     nbdkit.args(["-U", "-"]);
@@ -85,7 +85,7 @@ fn stdin_and_stdout_are_the_agents() {
 
 #[test]
 fn the_first_listener_is_meant() {
-    // Above 2^31, and another one in each test process.
+    // Above 2^31, and different in each test process.
     let vsock = 3_000_000_000 + std::process::id();
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("a 'b");
@@ -98,7 +98,7 @@ fn the_first_listener_is_meant() {
         let output = run(agent, words, r#"echo "$uri|$port|$unixsocket""#);
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     };
-    // Not to be connected to from here: libnbd's form, for a client on this machine.
+    // Nothing connects to it from here. This is libnbd's form, for a client on this machine.
     let uri = format!("nbd+vsock://1:{vsock}/x|{vsock}|");
     assert_eq!(said(&["--vsock", "-p", &port, "--listen", &listen, "-e", "x"]), uri);
     let text = said(&["-i", "127.0.0.1", "-p", "0", "--listen", &listen]);
@@ -109,7 +109,7 @@ fn the_first_listener_is_meant() {
     assert_eq!(said(&["-U", socket]), format!("nbd+unix:///?socket={escaped}||{socket}"));
 }
 
-/// A command that says it runs, waits for a line, and ends with 5.
+/// A command that reports that it runs, waits for a line, and exits with 5.
 fn patient(mut server: Command) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = server
         .args(["memory", "1M", "--run", "echo runs; read line; exit 5"])
@@ -167,9 +167,9 @@ fn an_agent_that_does_not_start_runs_nothing() {
 }
 
 #[test]
-fn what_swaps_to_the_disk_finds_the_agent_in_memory() {
+fn a_command_that_swaps_to_the_disk_finds_the_agent_in_memory() {
     if !nix::unistd::geteuid().is_root() {
-        // What others are told has its test in `user`, which root may run.
+        // The message for other users is tested in `user`, which root may run.
         return;
     }
     let dir = TempDir::new().unwrap();
@@ -183,13 +183,13 @@ fn what_swaps_to_the_disk_finds_the_agent_in_memory() {
     assert_ne!(lines[1], "-1000", "the command is not spared");
 }
 
-/// The parent is killed, as a test or a build that was stopped is: the command and all that it has started
-/// end with the agent, also what ignores TERM.
+/// The parent is killed, as when a test or a build is stopped. The command and all processes that it has
+/// started end with the agent, including those that ignore TERM.
 #[test]
 fn with_the_parent_both_the_agent_and_the_command_end() {
     let dir = TempDir::new().unwrap();
     let pids = dir.path().join("pids");
-    // $PPID of the command is the agent.
+    // The command's $PPID is the agent.
     let command = "sh -c 'trap \"\" TERM; echo $$ >> pids; sleep 1000 & sleep 1001' & \
                    echo $PPID >> pids; echo $$ >> pids; wait; sleep 1000; true";
     let mut shell = Command::new("sh")
@@ -207,7 +207,7 @@ fn with_the_parent_both_the_agent_and_the_command_end() {
     });
     shell.kill().unwrap();
     shell.wait().unwrap();
-    // Every one of them has the pipe.
+    // Each of the processes has the pipe open.
     let mut log = String::new();
     shell.stderr.take().unwrap().read_to_string(&mut log).unwrap();
     assert!(log.contains("the parent of agent has ended"), "{log}");

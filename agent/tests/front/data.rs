@@ -1,4 +1,4 @@
-//! The plugin `data`, byte for byte as nbdkit's.
+//! The plugin `data` produces the same bytes as nbdkit's.
 
 use std::{
     path::Path,
@@ -67,7 +67,7 @@ fn it_can_be_written_to_and_is_as_sparse_as_it_looks() {
 }
 
 #[test]
-fn what_is_no_data_is_said_with_its_place() {
+fn invalid_data_is_reported_with_its_place() {
     for (words, part) in [
         (&["1 256"][..], "at line 1, character 3: '256' is not a number that fits here"),
         (&["1\n(2"], "at line 2, character 2: a '(' here has no ')'"),

@@ -1,5 +1,5 @@
-//! `agent doctor` on this machine, whatever it is: its answers agree with one another, and a port
-//! that is taken is found.
+//! `agent doctor` on this machine, in whatever state it is: its answers are consistent, and a port
+//! that is in use is found.
 
 use std::{
     collections::BTreeSet,
@@ -69,9 +69,9 @@ fn a_wrong_command_line_is_one_line() {
     }
 }
 
-/// The listener is python's, so that it is not an agent that listens there already.
+/// The listener is python's, so that it is not an agent that already listens there.
 #[test]
-fn a_port_that_is_taken_is_a_fault_and_the_agents_error_has_the_same_mend() {
+fn a_port_that_is_taken_is_a_fault_and_the_agents_error_has_the_same_hint() {
     const TAKE: &str = r#"
 import socket, subprocess, sys
 s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -93,7 +93,7 @@ print(doctor.stdout, agent.stderr)
     assert!(said.contains("'agent doctor' says more"), "{said}");
 }
 
-/// Programs that are asked may hang, print without end, and say what is for a terminal.
+/// The programs that doctor runs may hang, print without end, and print control characters.
 #[test]
 fn a_program_that_hangs_or_floods_is_a_finding_and_ended() {
     let dir = tempfile::tempdir().unwrap();
@@ -119,6 +119,6 @@ fn a_program_that_hangs_or_floods_is_a_finding_and_ended() {
     }
     assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
     assert!(start.elapsed() < Duration::from_mins(1), "{:?}", start.elapsed());
-    // What virsh started ends too.
+    // Processes that virsh started end too.
     assert_ends(pid_in(&pid));
 }

@@ -1,4 +1,4 @@
-//! What is asked instead of serving, beside what nbdkit answers: the same keys and lines, unless the
+//! The options that print and exit, compared with nbdkit's: the same keys and lines, unless the
 //! difference is named here.
 
 use std::{
@@ -34,7 +34,7 @@ fn lines(text: &str) -> BTreeSet<&str> {
 #[test]
 fn the_configuration_has_nbdkits_keys() {
     let (ours, theirs) = (fields(BINARY, "--dump-config"), fields(NBDKIT, "--dump-config"));
-    // Plugins and filters are built in, and nothing is installed by a prefix.
+    // Plugins and filters are built in, and there is no installation prefix.
     let left_out = ["filterdir", "libdir", "mandir", "plugindir", "sbindir", "sysconfdir"];
     for key in theirs.keys().filter(|key| !left_out.contains(&key.as_str())) {
         assert!(ours.contains_key(key), "{key} is missing in {ours:#?}");
@@ -51,7 +51,7 @@ fn the_configuration_has_nbdkits_keys() {
     for (key, name) in [("plugins", "memory"), ("filters", "delay")] {
         assert!(ours[key].split(',').any(|it| it == name), "{ours:#?}");
     }
-    // It is said at once, whatever else is there.
+    // It is printed at once, without regard to the other words.
     assert_eq!(fields(BINARY, "--dump-config no-such-plugin"), ours);
 }
 
@@ -62,7 +62,7 @@ fn a_plugin_says_of_itself_what_nbdkits_does() {
         let (ours, theirs) = (fields(BINARY, &words), fields(NBDKIT, &words));
         for (key, value) in &ours {
             let Some(other) = theirs.get(key) else { panic!("{plugin}: nbdkit has no {key}") };
-            // What memory is made of here.
+            // The keys about the build differ.
             let differs = ["path", "version", "zstd", "mlock"].contains(&key.as_str());
             assert!(differs || value == other, "{plugin}: {key}={value}, nbdkit has {other}");
         }

@@ -1,4 +1,5 @@
-//! Lost writes are told: a device whose writeback fails, and what clients of the agent hear of it.
+//! Lost writes are reported: a device whose writeback fails, and the errors that clients of the agent
+//! receive.
 
 use std::{
     fs::{self, File},
@@ -11,8 +12,8 @@ use tempfile::TempDir;
 
 use crate::{BINARY, engines::ENGINES};
 
-/// A loop device of 8 MiB over a full tmpfs of 1 MiB: it takes writes, and writing them back fails. Taken
-/// away when dropped.
+/// A loop device of 8 MiB over a full tmpfs of 1 MiB. It accepts writes, and writing them back fails. It is
+/// removed when dropped.
 pub(crate) struct Failing {
     dir: TempDir,
     pub(crate) device: PathBuf,
@@ -27,7 +28,7 @@ fn run(program: &str, words: &[&str]) -> Result<String, String> {
 }
 
 impl Failing {
-    /// `None`, said on stderr, where this is not allowed.
+    /// `None` if this is not permitted, which is reported on stderr.
     pub(crate) fn new() -> Option<Self> {
         let mut device = Self { dir: TempDir::new().unwrap(), device: PathBuf::new() };
         match device.set_up() {
@@ -52,7 +53,7 @@ impl Failing {
         Ok(())
     }
 
-    /// Takes all there is.
+    /// Fills the tmpfs.
     pub(crate) fn take_room(&self) {
         fs::write(self.dir.path().join("ballast"), vec![1; 2 << 20]).unwrap_err();
     }
@@ -64,14 +65,14 @@ impl Failing {
 
 impl Drop for Failing {
     fn drop(&mut self) {
-        // Where there is none, it says so and nothing else.
+        // If the device does not exist, this prints an error and does nothing else.
         run("losetup", &["-d", self.device.to_str().unwrap()]).ok();
         run("umount", &["-l", self.path()]).ok();
     }
 }
 
-/// What `code` prints: libnbd's Python with `connect()`, and `told(what, ...)` for the name of the error or
-/// "ok".
+/// The output of `code`: libnbd's Python with `connect()`, and `told(what, ...)`, which prints the name of
+/// the error or "ok".
 fn client(socket: &Path, code: &str) -> Vec<String> {
     let start = "import nbd, sys\n\
         def connect():\n  h = nbd.NBD()\n  h.set_export_name('disk')\n  h.connect_unix(sys.argv[1])\n  return h\n\
@@ -82,7 +83,7 @@ fn client(socket: &Path, code: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// A directory with the device in it.
+/// A directory that contains the device.
 fn device_directory(device: &str) -> TempDir {
     let directory = TempDir::new().unwrap();
     run("cp", &["-a", device, directory.path().join("disk").to_str().unwrap()]).unwrap();
@@ -100,7 +101,7 @@ fn durable_write_that_fails(io: &str) {
     let Some(device) = Failing::new() else { return };
     let mut agent =
         Agent::start(BINARY, &format!("{io} -U {{}}/s file {}", device.device.display()));
-    // What is written back by others than the agent: the kernel does so by itself too.
+    // Another process than the agent makes the kernel write back, as the kernel itself does too.
     let code = format!(
         "import os\n\
          h = connect()\n\
@@ -127,7 +128,7 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
     let path = device.device.to_str().unwrap();
     let directory = device_directory(path);
     let directory = format!("file dir={}", directory.path().display());
-    // Past the page cache the write itself fails, and nothing is lost.
+    // Without the page cache the write itself fails, and nothing is lost.
     let (lost, refused) = (["ok", "EIO", "EIO", "EIO"], ["ENOSPC", "ok", "ok", "ok"]);
     let rows = [
         (format!("file {path}"), lost),
@@ -140,7 +141,8 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
         if turn > 0 {
             device.take_room();
         }
-        // Where nothing has been written in an earlier turn: it may have its room already.
+        // At an offset that no earlier turn has written, because a written block may have its space
+        // already.
         let at = format!("{turn} << 20");
         let agent = Agent::start(BINARY, &format!("{io} -U {{}}/s {words}"));
         let code = format!(
@@ -159,7 +161,7 @@ fn when_there_is_room_again_a_new_client_works_and_those_that_lost_writes_do_not
 }
 
 #[test]
-fn what_is_lost_after_the_last_client_has_left_is_told_to_the_next_once() {
+fn a_loss_after_the_last_client_has_left_is_told_to_the_next_once() {
     let Some(device) = Failing::new() else { return };
     let path = device.device.to_str().unwrap();
     let rows = ENGINES.iter().flat_map(|io| ["file", "split"].map(|plugin| (io, plugin)));
@@ -168,7 +170,7 @@ fn what_is_lost_after_the_last_client_has_left_is_told_to_the_next_once() {
         let agent = Agent::start(BINARY, &format!("{io} -U {{}}/s {words}"));
         let code = format!("a = connect()\ntold(a.pwrite, BLOCK, {turn} << 20)\na.shutdown()\n");
         assert_eq!(client(&agent.path("s"), &code), ["ok"], "{words}");
-        // The agent has it written back, although nobody asked it to.
+        // The agent starts the writeback although no client asked for it.
         agent.wait_for_line("cannot make");
         let code = "b = connect()\nc = connect()\n\
             told(b.flush)\ntold(b.flush)\ntold(c.flush)\ntold(c.flush)\ntold(connect().flush)\n";
@@ -200,7 +202,7 @@ fn with_multi_conn_a_flush_covers_what_another_connection_wrote() {
 }
 
 #[test]
-fn what_the_host_loses_of_an_overlay_is_told() {
+fn losses_of_an_overlay_are_told() {
     let Some(device) = Failing::new() else { return };
     device.make_room();
     let (path, folder) = (device.device.to_str().unwrap(), TempDir::new().unwrap());

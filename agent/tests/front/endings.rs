@@ -1,4 +1,4 @@
-//! From a signal to the end: in order, by the deadline, or at once.
+//! From a signal to the end: after all work is done, at the deadline, or at once.
 
 use std::{
     io::{Read, Write},
@@ -16,14 +16,14 @@ use support::{
 
 use crate::BINARY;
 
-/// A client with more replies on the way than sockets hold, which it never reads.
+/// A client with more replies in flight than sockets hold, which it never reads.
 fn stuck(agent: &Agent) -> UnixStream {
     let mut stream = greeted(&agent.path("s"));
     assert_eq!(opened(&mut stream), 1 << 30);
     for _ in 0..4 {
         stream.write_all(&request(0, 7, 0, 32 << 20)).unwrap();
     }
-    // The first byte of a reply: the agent is in the middle of sending.
+    // The first byte of a reply: the agent is now sending.
     stream.read_exact(&mut [0]).unwrap();
     stream
 }
@@ -61,7 +61,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn while_it_ends_nobody_new_is_let_in() {
+fn no_new_client_is_let_in_while_the_agent_ends() {
     let mut agent = Agent::start(BINARY, "-v -U {}/s --shutdown-timeout 1h memory 1G");
     let stuck = stuck(&agent);
     agent.signal(Signal::SIGTERM);
@@ -94,7 +94,7 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The URI stands for ready; the log's reader is gone from here on.
+    // The URI shows that the agent is ready. From here on nothing reads the log.
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
     drop(child.stderr.take());
     for _ in 0..3 {
@@ -114,7 +114,8 @@ fn a_client_that_says_it_is_done_closes_first() {
     let mut stream = greeted(&agent.path("s"));
     opened(&mut stream);
     stream.write_all(&request(2, 7, 0, 0)).unwrap();
-    // The end comes at once, and the socket is open the other way: the client is not overtaken.
+    // The agent ends its direction at once, and leaves the other direction open, so that the client
+    // closes first.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     stream.write_all(b"x").unwrap();
     drop(stream);

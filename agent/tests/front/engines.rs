@@ -1,4 +1,4 @@
-//! A file by io_uring and by threads, through the page cache and past it: the same bytes, and the same errors where
+//! A file with io_uring and with threads, with and without the page cache: the same bytes, and the same errors if
 //! the medium has some.
 
 use std::{
@@ -22,14 +22,14 @@ use crate::{BINARY, durability::Failing};
 const EIO: u32 = 5;
 const ENOSPC: u32 = 28;
 
-/// By which words a file is served in each of these ways.
+/// The options for each way to serve a file.
 pub(crate) const ENGINES: [&str; 2] = ["--io=auto", "--io=threads"];
 const CACHES: [&str; 2] = ["", "cache=none"];
 
-/// Most requests that are out at once.
+/// The most requests in flight.
 const DEPTH: usize = 48;
 const REQUESTS: u64 = 600;
-/// The last block is a part of one.
+/// The last block is incomplete.
 const SIZE: usize = (2 << 20) + 1000;
 
 struct Request {
@@ -58,7 +58,7 @@ impl Request {
     }
 }
 
-/// One connection, and what it has out.
+/// A connection and its requests in flight.
 struct Client {
     stream: UnixStream,
     out: HashMap<u64, Request>,
@@ -79,7 +79,7 @@ impl Client {
         self.out.insert(self.cookie, request);
     }
 
-    /// The next reply: its request, with what was read, and its error.
+    /// Receives a reply: its request, with the data of a read, and its error.
     fn reply(&mut self) -> (Request, u32) {
         let mut header = [0; 16];
         self.stream.read_exact(&mut header).unwrap();
@@ -116,7 +116,7 @@ fn random_request(random: &mut Random) -> Request {
     Request { command, fua, at, data: vec![byte; len] }
 }
 
-/// Takes a reply, and looks whether it is what the file must hold.
+/// Receives a reply and compares it with the expected content of the file.
 fn settle(client: &mut Client, model: &mut [u8], what: &str) {
     let (request, error) = client.reply();
     let (command, range) = (request.command, request.range());
@@ -129,7 +129,7 @@ fn settle(client: &mut Client, model: &mut [u8], what: &str) {
 }
 
 #[test]
-fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
+fn random_requests_read_the_bytes_that_were_written() {
     let seed = seed("NEIGHBOURS_SEED");
     println!("NEIGHBOURS_SEED={seed}");
     let mut random = Random::new(seed);
@@ -147,7 +147,7 @@ fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
                 let mut client = Client::new(&agent);
                 for _ in 0..REQUESTS {
                     let request = random_request(&mut random);
-                    // What is asked for at once has any order.
+                    // Requests in flight together are executed in any order.
                     let overlaps = |client: &Client| {
                         client.out.values().any(|other| {
                             let (a, b) = (request.range(), other.range());
@@ -169,7 +169,7 @@ fn whatever_is_asked_for_the_bytes_are_those_that_were_written() {
     }
 }
 
-/// Sends all of them at once; the errors in the order of the requests.
+/// Sends all requests at once. Returns the errors in the order of the requests.
 fn errors(client: &mut Client, requests: impl Iterator<Item = Request>) -> Vec<u32> {
     let first = client.cookie + 1;
     requests.for_each(|request| client.send(request));
@@ -183,7 +183,7 @@ fn errors(client: &mut Client, requests: impl Iterator<Item = Request>) -> Vec<u
     errors
 }
 
-/// Blocks of 64 KiB.
+/// A request for a block of 64 KiB.
 fn block(command: u16, fua: bool, nth: usize) -> Request {
     Request { command, fua, at: nth << 16, data: vec![7; 1 << 16] }
 }
@@ -200,7 +200,7 @@ fn a_file_that_shrinks_fails_those_requests_that_have_nothing_to_read() {
             );
             let mut client = Client::new(&agent);
             OpenOptions::new().write(true).open(&file).unwrap().set_len(32 << 16).unwrap();
-            // One of each half in turn.
+            // From each half in turn.
             let mixed = (0..64).map(|nth| block(READ, false, nth / 2 + nth % 2 * 32));
             let found = errors(&mut client, mixed);
             let expected: Vec<_> = (0..64).map(|nth| nth % 2 * EIO).collect();
@@ -213,7 +213,7 @@ fn a_file_that_shrinks_fails_those_requests_that_have_nothing_to_read() {
 fn where_a_device_fails_among_many_requests_those_fail_and_no_others() {
     let Some(device) = Failing::new() else { return };
     let path = device.device.display();
-    // What has its room keeps it.
+    // A block that has its space keeps it.
     device.make_room();
     let agent = Agent::start(BINARY, &format!("-U {{}}/s file {path}"));
     let mut client = Client::new(&agent);
@@ -225,14 +225,14 @@ fn where_a_device_fails_among_many_requests_those_fail_and_no_others() {
         for (cache, fua) in [("cache=none", false), ("cache=none", true), ("", true)] {
             let agent = Agent::start(BINARY, &format!("{io} -U {{}}/s file {path} {cache}"));
             let mut client = Client::new(&agent);
-            // One that has its room and one that has none in turn.
+            // In turn a block that has its space and one that has none.
             let mixed = (0..16).map(|nth| block(WRITE, fua, nth / 2 + nth % 2 * 64));
             let found = errors(&mut client, mixed);
             let what = format!("{io} {cache} FUA {fua}: {found:?}");
             let failed = |error: &u32| matches!(*error, EIO | ENOSPC);
             assert!(found.iter().skip(1).step_by(2).all(failed), "{what}");
-            // Through the page cache a loss is told to all who ask for durability, past it only to
-            // those whose bytes these are.
+            // With the page cache a loss is reported to all who ask for durability, without it only to the writer
+            // of the bytes.
             if !cache.is_empty() {
                 assert!(found.iter().step_by(2).all(|&error| error == 0), "{what}");
             }

@@ -1,5 +1,5 @@
-//! No descriptor left: the listener waits and lives. No thread left: it starts with an error, or works with
-//! those that it has.
+//! Without a free descriptor the listener waits and survives. Without a free thread the agent fails to
+//! start, or works with the threads that it has.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn without_descriptors_the_listener_waits_and_sessions_go_on() {
     const ROOM: usize = 10;
     let mut agent = Agent::start(BINARY, "-U {}/s memory 1G");
     let mut first = greeted(&agent.path("s"));
-    // It has counted on more of them, or it would not let so many in.
+    // The agent expected more descriptors, otherwise it would admit fewer clients.
     let open = fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap().count();
     let (pid, limit) = (agent.id().to_string(), open + ROOM);
     let lowered = Command::new("prlimit")
@@ -38,7 +38,7 @@ fn without_descriptors_the_listener_waits_and_sessions_go_on() {
     assert!(lines.last().unwrap().contains("Too many open files"), "{lines:#?}");
     assert_eq!(opened(&mut first), 1 << 30, "an open session goes on");
 
-    // The last had not been accepted, and is when the others make room.
+    // The last client was not accepted yet. It is accepted when the others make room.
     let mut last = crowd.pop().unwrap();
     drop(crowd);
     receive_greeting(&mut last);
@@ -48,8 +48,8 @@ fn without_descriptors_the_listener_waits_and_sessions_go_on() {
     agent.end();
 }
 
-/// An agent of a user that nobody else is, with at most `processes` threads; `None` if it did not start,
-/// which it has to say in one plain line.
+/// An agent with a user of its own and at most `processes` threads. `None` if it did not start, which it
+/// has to report in one plain line.
 fn with_threads(dir: &Path, processes: usize) -> Option<std::process::Child> {
     let socket = dir.join("socket");
     fs::remove_file(&socket).ok();
@@ -74,7 +74,7 @@ fn with_threads(dir: &Path, processes: usize) -> Option<std::process::Child> {
             assert!(!said.contains("bug"), "{said}");
             return None;
         }
-        // The engine's threads are there before the greeting is.
+        // The engine's threads start before the greeting is sent.
         if UnixStream::connect(&socket).is_ok_and(|mut client| {
             client.set_read_timeout(Some(DEADLINE)).unwrap();
             client.read_exact(&mut [0; 18]).is_ok()
@@ -94,14 +94,14 @@ fn with_too_few_threads_it_says_so_and_with_just_enough_it_serves() {
     }
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // Where the tests are built, another user may not be let in.
+    // Another user may have no access to the directory of the build.
     fs::copy(BINARY, dir.path().join("agent")).unwrap();
     fs::write(dir.path().join("disk"), vec![0; 1 << 20]).unwrap();
     fs::set_permissions(dir.path().join("disk"), fs::Permissions::from_mode(0o666)).unwrap();
     let most = 16 + 2 * std::thread::available_parallelism().unwrap().get();
     let started = (1..most).find_map(|processes| with_threads(dir.path(), processes));
     let mut agent = started.expect("with a few threads it starts");
-    // Many requests that wait for the disk: the one thread that could be started does them.
+    // Many requests that wait for the disk. The one thread that could be started executes them.
     let mut client = greeted(&dir.path().join("socket"));
     assert_eq!(opened(&mut client), 1 << 20);
     for at in 0..64_u64 {

@@ -1,5 +1,5 @@
-//! Layers about time and trouble (delay, error, exitlast, exitwhen, log, pause, rate, stats), from
-//! the outside and beside nbdkit.
+//! Layers about time and faults (delay, error, exitlast, exitwhen, log, pause, rate, stats), tested
+//! from outside and compared with nbdkit.
 
 use std::{
     fs,
@@ -17,14 +17,15 @@ use tempfile::TempDir;
 
 use crate::BINARY;
 
-/// Runs `code` of libnbd's Python with a connection `h` to the socket; gives what it prints.
+/// Runs `code` in libnbd's Python with a connection `h` to the socket, and returns its output.
 fn nbd(socket: &Path, code: &str) -> String {
     let start = "import nbd, sys\nh = nbd.NBD()\nh.add_meta_context('base:allocation')\n\
                  h.connect_unix(sys.argv[1])\n";
     python(&format!("{start}{code}"), &[socket.to_str().unwrap()])
 }
 
-/// The same words to a server by `--run`, with `{}` for a directory; then one file of it.
+/// Passes the same words to a server with `--run`, with `{}` for a directory, and returns one file
+/// of the directory.
 fn served_by(server: &str, words: &str, code: &str, file: &str) -> String {
     let dir = TempDir::new().unwrap();
     let words = words.replace("{}", dir.path().to_str().unwrap());
@@ -53,7 +54,7 @@ const REQUESTS: &str = "import nbd, sys\n\
 fn the_log_is_nbdkits_line_by_line() {
     let lines = |server| {
         let log = served_by(server, "--filter=log memory 1M logfile={}/log", REQUESTS, "log");
-        // The time is another, and so are the block sizes, of which nbdkit's disk says nothing.
+        // The time differs, and so do the block sizes, which nbdkit's disk does not report.
         let lines = log.lines().map(|line| line[27..].to_owned());
         lines.filter(|line| !line.contains(" Connect ")).collect::<Vec<_>>()
     };
@@ -80,7 +81,7 @@ fn statistics_are_counted_as_nbdkit_counts_them() {
     let counted = |server| {
         let words = "--filter=stats memory 1M statsthreshold=0 statsfile={}/stats";
         let stats = served_by(server, words, REQUESTS, "stats");
-        // Name, operations, bytes: all else is time.
+        // Name, operations and bytes. The other fields are times.
         let lines = stats.lines().map(|line| {
             let parts: Vec<_> = line.split(", ").collect();
             format!("{}, {}", parts[0], parts[2])

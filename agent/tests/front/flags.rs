@@ -1,10 +1,11 @@
-//! The layers that change what a disk says it can do: clients see what they see with nbdkit.
+//! The layers that change a disk's abilities: clients see the same as with nbdkit.
 
 use support::{agent::NBDKIT, process::printed_by_client};
 
 use crate::BINARY;
 
-/// Everything libnbd can be told of an export, and what comes of asking for it all the same.
+/// Everything that libnbd reports about an export, and the results of requests that are not
+/// advertised.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
 import nbd, sys
 h = nbd.NBD()

@@ -9,8 +9,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::BINARY;
 
-/// Moves descriptors to 3 and on, says so in the environment, and becomes the agent. Neither a shell
-/// can do this (some take one digit), nor std without `unsafe`.
+/// Moves descriptors to 3 and up, sets the environment, and becomes the agent. A shell cannot do
+/// this (some accept only one digit), and neither can std without `unsafe`.
 const LAUNCHER: &str = r#"
 import fcntl, os, sys
 names, fds, command = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -25,7 +25,7 @@ if names != "-":
 os.execv(command[0], command)
 "#;
 
-/// Descriptors on their way to an agent.
+/// Descriptors to pass to an agent.
 #[derive(Default)]
 pub(crate) struct Handed {
     fds: Vec<OwnedFd>,
@@ -42,13 +42,13 @@ impl Handed {
         self
     }
 
-    /// What LISTEN_FDNAMES is to say.
+    /// Sets LISTEN_FDNAMES.
     pub(crate) fn named(mut self, names: &str) -> Self {
         self.names = Some(names.to_owned());
         self
     }
 
-    /// A program that becomes the agent; the agent's words come behind. It must be started while
+    /// A program that becomes the agent; the agent's words are appended. It must be started while
     /// `self` lives.
     pub(crate) fn launcher(&self) -> Command {
         let numbers: Vec<String> = self.fds.iter().map(inherited).collect();
@@ -59,7 +59,7 @@ impl Handed {
     }
 }
 
-/// Lets children have a descriptor; gives its number.
+/// Lets children inherit a descriptor, and returns its number.
 fn inherited(fd: &impl AsFd) -> String {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     fd.as_fd().as_raw_fd().to_string()

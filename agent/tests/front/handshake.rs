@@ -1,5 +1,4 @@
-//! The options for testing clients: what libnbd negotiates with them is what it negotiates with
-//! nbdkit.
+//! The options for testing clients: libnbd negotiates the same with the agent as with nbdkit.
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,5 @@
-//! The real inetd and xinetd, with the examples that are shipped: each client has an agent of its own
-//! on stdin, stdout and stderr.
+//! The real inetd and xinetd with the shipped examples: each client has its own agent on stdin,
+//! stdout and stderr.
 
 use std::{
     fs,
@@ -18,8 +18,8 @@ use tempfile::TempDir;
 
 use crate::BINARY;
 
-/// inetd writes and removes /run/inetd.pid, which is the machine's own inetd's. Who may is given a
-/// /run of its own; who may not cannot write there either.
+/// inetd writes and removes /run/inetd.pid, which belongs to the machine's own inetd. With permission
+/// the test has a /run of its own; without, it cannot write to the real one either.
 const OWN_RUN: &str = r#"
 if unshare --mount true 2>/dev/null; then
     exec unshare --mount sh -c 'mount -t tmpfs tmpfs /run && exec "$@"' sh "$@"
@@ -27,7 +27,7 @@ fi
 exec "$@"
 "#;
 
-/// A superserver in the foreground with a service on a free port of loopback. Ended when dropped.
+/// A superserver in the foreground with a service on a free loopback port. It is ended when dropped.
 struct Superserver {
     child: Child,
     port: u16,
@@ -41,7 +41,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Unpacked by tests/run, or installed.
+    /// The program that tests/run has unpacked, otherwise the installed one.
     fn program(self) -> PathBuf {
         let (package, name) = match self {
             Self::Inetd => ("openbsd-inetd", "inetd"),
@@ -91,7 +91,7 @@ impl Kind {
 }
 
 impl Superserver {
-    /// `words` are the agent's; `{}` in them is the test's directory.
+    /// `words` are the agent's. `{}` in them is the test's directory.
     fn start(kind: Kind, words: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -122,7 +122,7 @@ impl Superserver {
         Self { child, port, dir }
     }
 
-    /// Connects, once it listens.
+    /// Connects once it listens.
     fn connect(&mut self) -> TcpStream {
         let mut connected = None;
         until("it listens", || {
@@ -139,7 +139,7 @@ impl Superserver {
 
 impl Drop for Superserver {
     fn drop(&mut self) {
-        // TERM, so that it removes what it has made; no harm if it has ended.
+        // TERM, so that it removes its files. It may have exited already.
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).ok();
         self.child.wait().ok();
     }
@@ -149,7 +149,7 @@ fn serves(kind: Kind) {
     let mut server = Superserver::start(kind, "-s file {}/disk");
     let disk = server.dir.path().join("disk");
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    // Two at once, each with an agent.
+    // Two at once, with an agent each.
     let (mut one, mut two) = (server.connect(), server.connect());
     receive_greeting(&mut one);
     receive_greeting(&mut two);
@@ -180,7 +180,7 @@ for i in range(3):
     }
 }
 
-/// stderr is the client's socket: neither the log nor an error is seen there.
+/// stderr is the client's socket, so neither the log nor an error may be written there.
 fn says_nothing_else(kind: Kind) {
     let mut server = Superserver::start(kind, "-v -s memory 1M");
     let mut client = server.connect();

@@ -1,4 +1,5 @@
-//! How many may connect at once: `--limit`, `--limit-per-cid` and `--filter=limit`, from outside.
+//! How many clients may connect at once: `--limit`, `--limit-per-cid` and `--filter=limit`, tested
+//! from outside.
 
 use std::{
     io::{BufRead, Read},
@@ -23,7 +24,7 @@ fn a_handshake_that_never_ends_counts_and_is_dropped() {
     assert!(!knock(&agent), "two are in");
     let lines = agent.wait_for_line("refused");
     assert!(lines.last().unwrap().contains("rule=--limit 2, and 2 open"), "{lines:#?}");
-    // Not before the deadline, and then it makes room.
+    // Only at the deadline, and then its place is free.
     assert_eq!(silent.read(&mut [0]).unwrap(), 0);
     agent.wait_for_line("did not finish negotiating in time");
     let again = greeted(&agent.path("s"));
@@ -60,14 +61,14 @@ fn send(mut stream: &std::os::unix::net::UnixStream, bytes: &[u8]) {
 }
 
 #[test]
-fn who_leaves_in_order_finds_the_place_free() {
+fn a_client_that_disconnects_in_order_finds_the_place_free() {
     let agent = Agent::start(BINARY, "-U {}/s --limit 1 null 1M");
     let abort = b"\0\0\0\x03IHAVEOPT\0\0\0\x02\0\0\0\0";
     for _ in 0..200 {
         let mut stream = greeted(&agent.path("s"));
         opened(&mut stream);
         send(&stream, &request(2, 7, 0, 0));
-        // The agent closes; from here on there is room.
+        // The agent closes. From now on there is room.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         let mut stream = greeted(&agent.path("s"));
         send(&stream, abort);
@@ -98,7 +99,7 @@ fn a_tenant_has_places_of_its_own() {
 
 #[test]
 fn where_descriptors_are_few_one_tenant_leaves_some_to_others() {
-    // Lowers the hard limit too, which the agent cannot raise again.
+    // This also lowers the hard limit, which the agent cannot raise again.
     let mut limited = Command::new("sh");
     limited.args(["-c", r#"ulimit -n 256; exec "$@""#, "sh", BINARY]);
     let disk = tempfile::NamedTempFile::new().unwrap();
@@ -108,7 +109,7 @@ fn where_descriptors_are_few_one_tenant_leaves_some_to_others() {
     let mut agent = Agent::start_by(limited, &words);
     let uri = agent.stdout().lines().nth(1).unwrap().unwrap();
     let port: u16 = uri.rsplit_once(':').unwrap().1.parse().unwrap();
-    // All that it can have, each with its disk open.
+    // As many connections as it can have, each with its disk open.
     let mut crowd = Vec::new();
     for _ in 0..300 {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -123,7 +124,7 @@ fn where_descriptors_are_few_one_tenant_leaves_some_to_others() {
     let lines = agent.wait_for_line("refused");
     let open = format!("one tenant has as many as it leaves free: {} open", crowd.len());
     assert!(lines.last().unwrap().contains(&open), "{lines:#?}");
-    // Another one is served, several times.
+    // Another tenant is served, on several connections.
     let mut others: Vec<_> = (0..5).map(|_| greeted(&agent.path("s"))).collect();
     assert!(others.iter_mut().all(|stream| opened(stream) == 1 << 20));
     let lines = agent.end();
@@ -141,7 +142,7 @@ fn other_ways_than_vsock_have_no_limit_per_cid() {
 
 #[test]
 fn the_filter_says_what_nbdkits_says() {
-    // One client that has opened the disk, and another that comes then.
+    // A client that has opened the disk, and a second one.
     let script = r"
 import nbd, sys
 one, two = nbd.NBD(), nbd.NBD()

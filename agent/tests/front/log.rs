@@ -1,4 +1,4 @@
-//! Where the log goes, and that nothing a peer sends reaches it as it is.
+//! Where the log goes, and that bytes of a peer never reach it unescaped.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ use support::{
 
 use crate::BINARY;
 
-/// Looks until it is so.
+/// Polls until the condition holds.
 fn until(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_so() {
@@ -37,7 +37,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A pipe in the filesystem that is full, and whom it is read by: nobody, as long as nobody reads it.
+/// A full FIFO, open for reading and writing. Nothing reads from it unless the test does.
 fn full_pipe(path: &Path) -> fs::File {
     mkfifo(path, Mode::S_IRWXU).unwrap();
     let mut pipe = fs::File::options()
@@ -65,11 +65,11 @@ fn use_disk(socket: &Path) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
 }
 
-/// An agent whose standard error is a pipe without room, `{}/pipe`, and that pipe.
+/// An agent whose standard error is a full pipe, `{}/pipe`, and that pipe.
 fn logs_to_a_full_pipe(words: &str) -> (Agent, fs::File) {
     let mut pipe = None;
     let mut command = Command::new("sh");
-    // Shells open a FIFO that has a reader at once.
+    // Shells open a FIFO at once if it has a reader.
     command.args(["-c", r#"pipe=$TMPDIR/pipe; exec "$@" 2>>"$pipe""#, "sh", BINARY]);
     let prepare = |dir: &Path| pipe = Some(full_pipe(&dir.join("pipe")));
     let agent = Agent::start_by_in(command, prepare, words);
@@ -77,7 +77,7 @@ fn logs_to_a_full_pipe(words: &str) -> (Agent, fs::File) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_nobody() {
+fn a_log_that_nobody_reads_delays_no_client() {
     for (words, params) in [
         ("", ""),
         ("-v ", ""),
@@ -88,9 +88,9 @@ fn a_log_that_nobody_reads_holds_nobody() {
         let (mut agent, _pipe) =
             logs_to_a_full_pipe(&format!("{words}-U {{}}/s memory 1M{params}"));
         let socket = agent.path("s");
-        // With -v more lines than the queue takes.
+        // With -v this makes more lines than the queue takes.
         (0..500).for_each(|_| use_disk(&socket));
-        // What it had to say is not waited for at the end.
+        // The agent does not wait at its end for lines that were not written.
         let started = Instant::now();
         assert_eq!(agent.end(), Vec::<String>::new());
         assert!(started.elapsed() < Duration::from_secs(10), "{words}: {:?}", started.elapsed());
@@ -129,10 +129,11 @@ fn a_client_that_connects_in_a_loop_by_a_wild_name_does_not_fill_the_disk() {
     let text = || fs::read_to_string(&log).unwrap();
     let bytes = text().len();
     assert!(sessions > 300, "{sessions} sessions are no flood");
-    // 200 lines at once and 20 a second, of no more than half a kilobyte.
+    // 200 lines at once and 20 per second, of at most half a kilobyte each.
     let most = (220 + 20 * usize::try_from(passed.as_secs() + 1).unwrap()) * 512;
     assert!(bytes < most, "{bytes} bytes in {passed:?} of {sessions} sessions");
-    // It has stopped: how much is missing is said without another line.
+    // The flood has stopped. The number of suppressed lines is logged even if no further line
+    // follows.
     until("the count of what is missing", || text().contains("more than a client may cause"));
     let text = text();
     let told = text.lines().find(|line| line.contains("more than a client may cause")).unwrap();
@@ -145,7 +146,7 @@ fn a_client_that_connects_in_a_loop_by_a_wild_name_does_not_fill_the_disk() {
     agent.end();
 }
 
-/// Asks for an export by a name that would break a line and paint a terminal.
+/// Asks for an export whose name contains a line end and terminal escapes.
 fn ask_for_a_wild_name(agent: &Agent) {
     let mut stream: UnixStream = greeted(&agent.path("s"));
     let name = b"a\nb\x1b[31m\"c";
@@ -153,7 +154,7 @@ fn ask_for_a_wild_name(agent: &Agent) {
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x01").unwrap();
     stream.write_all(&u32::try_from(name.len()).unwrap().to_be_bytes()).unwrap();
     stream.write_all(name).unwrap();
-    // It is open once it is answered.
+    // The export is open once it is answered.
     stream.read_exact(&mut [0; 10]).unwrap();
 }
 
@@ -196,7 +197,7 @@ fn json_is_an_object_a_line() {
     }
 }
 
-/// Asks for exports in one negotiation, which it then ends.
+/// Asks for exports in one negotiation, and ends it.
 fn ask_for(socket: &Path, names: &[&str]) {
     let mut stream = greeted(socket);
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
@@ -227,7 +228,7 @@ fn an_export_that_is_not_given_is_named_once_and_in_words() {
     );
     ask_for(&agent.path("s"), &["no\nsuch"]);
     ask_for(&agent.path("s"), &["secret", "secret", "secret"]);
-    // The one that can only be refused by closing.
+    // NBD_OPT_EXPORT_NAME can be refused only by closing.
     let mut stream = greeted(&agent.path("s"));
     stream.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x04gone").unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
@@ -249,7 +250,7 @@ fn an_export_that_is_not_given_is_named_once_and_in_words() {
 }
 
 #[test]
-fn what_cannot_be_logged_to_is_named() {
+fn a_log_that_cannot_be_opened_is_named() {
     for (words, part) in [
         ("--log=/nonexistent/log null", "--log=/nonexistent/log: cannot open the file"),
         ("--log=nowhere null", "--log 'nowhere'; it can be stderr, json, syslog"),
@@ -288,7 +289,7 @@ fn verbose_shows_the_protocol_escaped() {
 }
 
 #[test]
-fn what_is_longer_than_an_option_may_be_is_shown_by_its_length() {
+fn the_log_shows_the_length_of_an_option_that_is_too_long() {
     let mut agent = Agent::start(BINARY, "-v -U {}/s null 1M");
     let mut stream = greeted(&agent.path("s"));
     stream.write_all(&3_u32.to_be_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! `tmpdisk` and `ondemand`: disks that are made for a client.
+//! `tmpdisk` and `ondemand`: disks that are created for a client.
 
 use std::{
     fs,
@@ -16,8 +16,8 @@ use support::{
 
 use crate::BINARY;
 
-/// Runs Python with libnbd, `h` being a handle that is not connected, and `uri(NAME)` of the agent's
-/// socket `s` in `dir`.
+/// Runs Python with libnbd, an unconnected handle `h`, and `uri(NAME)` for the agent's socket `s` in
+/// `dir`.
 fn client(dir: &Path, script: &str) -> Output {
     let head = format!(
         "import nbd, sys\n\
@@ -38,7 +38,7 @@ fn passes(dir: &Path, script: &str) {
 fn start(words: &[&str]) -> Agent {
     let mut command = Command::new(BINARY);
     command.args(["-f", "-U"]);
-    // `{}` must stand for the directory in words without spaces only.
+    // `{}` must stand for the directory only in words without spaces.
     Agent::start_with(command, "{}/s", words)
 }
 
@@ -98,7 +98,7 @@ fn all_disks_together_take_no_more_than_they_may() {
     agent.wait_for_line("max-total=2097152: there is no room for 1048576 bytes more");
     agent.end();
 
-    // What a command makes counts by its own size.
+    // A disk that a command makes counts with its own size.
     let mut agent = start(&["tmpdisk", "1M", "max-total=2M", "command=truncate -s 3M \"$disk\""]);
     passes(agent.dir.path(), "assert denied()");
     agent.end();
@@ -139,7 +139,7 @@ fn a_filesystem_on_demand_stays_and_has_one_client_at_a_time() {
 
     let mut agent = start(&words);
     passes(agent.dir.path(), "assert open('one').pread(4, 0) == b'kept'");
-    // nbdkit serves the same directory, and takes the same lock.
+    // nbdkit serves the same directory and takes the same lock.
     let held = "a = open('one')\n\
          import subprocess\n\
          tried = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n\
@@ -197,7 +197,7 @@ fn a_client_cannot_put_words_into_the_command_or_reach_another_file() {
 }
 
 #[test]
-fn what_cannot_be_is_said_at_start() {
+fn impossible_options_are_reported_at_start() {
     for (words, part) in [
         ("tmpdisk", "'size' is missing"),
         ("tmpdisk 1X", "size=1X is not a size"),
@@ -217,7 +217,7 @@ fn what_cannot_be_is_said_at_start() {
     }
 }
 
-/// ^C and TERM reach the agent; what it runs is in groups of its own.
+/// ^C and TERM reach the agent. Its commands run in process groups of their own.
 #[test]
 fn a_command_that_hangs_ends_with_the_agent() {
     let command = "command=echo $$ > \"$TMPDIR/pid\"; sleep 1000; true";

@@ -1,4 +1,4 @@
-//! The agent as a process: what it says, where it listens, what it leaves behind.
+//! The agent as a process: what it prints, where it listens, what it leaves behind.
 
 mod access;
 mod activation;
@@ -40,5 +40,5 @@ mod vm;
 mod watched;
 mod words;
 
-/// The agent that cargo has built for these tests.
+/// The agent, built by cargo for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");

@@ -1,4 +1,4 @@
-//! What systemd hears from the agent: sd_notify(3).
+//! The notifications that systemd receives from the agent: sd_notify(3).
 
 use std::{
     os::unix::net::UnixDatagram,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::BINARY;
 
-/// An agent and the socket that it tells its manager on.
+/// An agent and the socket on which it notifies its manager.
 struct Managed {
     child: Child,
     manager: UnixDatagram,
@@ -47,7 +47,7 @@ impl Managed {
         String::from_utf8(bytes[..len].to_vec()).unwrap()
     }
 
-    /// Waits for what begins so, and gives all of it.
+    /// Waits for a notification that starts with `start`, and returns all of it.
     fn waits_for(&self, start: &str) -> String {
         loop {
             let said = self.hears();
@@ -64,7 +64,7 @@ impl Managed {
 
 impl Drop for Managed {
     fn drop(&mut self) {
-        // No harm if it has ended.
+        // It may have exited already.
         self.child.kill().ok();
         self.child.wait().ok();
     }

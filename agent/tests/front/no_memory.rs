@@ -1,4 +1,4 @@
-//! No memory: a request fails with ENOMEM and is warned of; its session and the agent go on.
+//! Without memory a request fails with ENOMEM and is logged as a warning. The session and the agent continue.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use crate::BINARY;
 
 const MIB: usize = 1 << 20;
 const ENOMEM: u32 = 12;
-/// Of one write, bytes.
+/// The length of a write, in bytes.
 const LEN: usize = 24 * MIB;
-/// What an agent may take beyond what it has after its start, bytes of address space.
+/// How much address space the agent may use beyond its use after the start, in bytes.
 const ROOM: usize = 96 * MIB;
 
-/// Takes away the memory that an agent might still get.
+/// Limits the agent's memory to `ROOM` more.
 fn starve(agent: &Agent) {
     let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
@@ -33,7 +33,7 @@ fn starve(agent: &Agent) {
     limit(agent, &(kib * 1024 + ROOM).to_string());
 }
 
-/// The soft limit, which can be raised again.
+/// Sets the soft limit, which can be raised again.
 fn limit(agent: &Agent, most: &str) {
     let (pid, most) = (agent.id().to_string(), format!("--as={most}:"));
     assert!(Command::new("prlimit").args(["--pid", &pid, &most]).status().unwrap().success());
@@ -46,14 +46,14 @@ fn client(agent: &Agent) -> UnixStream {
     stream
 }
 
-/// The error of a simple reply.
+/// Receives a simple reply and returns its error.
 fn reply(stream: &mut UnixStream) -> u32 {
     let mut header = [0; 16];
     stream.read_exact(&mut header).unwrap();
     u32::from_be_bytes(header[4..8].try_into().unwrap())
 }
 
-/// Each of some clients writes so many times; the errors.
+/// Each client sends this many writes. Returns the errors.
 fn crowd(clients: &mut [UnixStream], writes: usize, byte: u8) -> Vec<u32> {
     thread::scope(|scope| {
         let work = clients.iter_mut().enumerate().map(|(i, client)| {
@@ -81,7 +81,7 @@ fn fails_and_goes_on(words: &str, byte: u8) {
     let words = format!("-U {{}}/s {words}");
     let mut agent = Agent::start_by_in(Command::new(BINARY), disk, &words);
     let mut clients: Vec<_> = (0..6).map(|_| client(&agent)).collect();
-    // What it takes once for each client and thread, it has.
+    // Memory that is needed once per client and thread is allocated now.
     for client in &mut clients {
         client.write_all(&request(0, 7, 0, 512)).unwrap();
         assert_eq!(reply(client), 0);
@@ -92,8 +92,8 @@ fn fails_and_goes_on(words: &str, byte: u8) {
     assert!(errors.iter().all(|error| [0, ENOMEM].contains(error)), "{words}: {errors:?}");
     assert!(errors.contains(&ENOMEM), "{words}: the test takes no more than there is: {errors:?}");
     agent.wait_for_line("memory");
-    // Each session goes on when there is memory again. The agent gives its own back, but not the address space that
-    // is set apart for stacks and heaps of threads.
+    // Each session continues once there is memory again. The agent returns its own memory, but not the address
+    // space that is reserved for stacks and heaps of threads.
     limit(&agent, "unlimited");
     for (i, client) in clients.iter_mut().enumerate() {
         let at = (i * 3 * LEN) as u64;
@@ -120,7 +120,7 @@ fn writes_without_memory_fail_and_sessions_go_on() {
         ("memory 64G", 7),
         ("file {}/disk", 7),
         ("--filter=cow memory 64G", 7),
-        // What is protected may be written as it is.
+        // Protected bytes may be overwritten with themselves.
         ("--filter=protect memory 64G protect=0-64000000000", 0),
     ] {
         fails_and_goes_on(words, byte);

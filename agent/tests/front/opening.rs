@@ -1,5 +1,5 @@
-//! Clients whose exports are being opened: they wait without a thread, disturb nobody, and what is done for them
-//! ends with them.
+//! Clients whose exports are being opened wait without a thread and delay no other client. The work for them
+//! ends when they leave.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use support::{
 
 use crate::BINARY;
 
-/// A client that has asked for an export by NBD_OPT_EXPORT_NAME.
+/// A client that has asked for an export with NBD_OPT_EXPORT_NAME.
 fn asked(socket: &Path, name: &str) -> UnixStream {
     let mut stream = greeted(socket);
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -33,7 +33,7 @@ fn asked(socket: &Path, name: &str) -> UnixStream {
     stream
 }
 
-/// Waits for the export; its size, or `None` if the agent closes instead.
+/// Waits for the export and returns its size, or `None` if the agent closes instead.
 fn got(stream: &mut UnixStream) -> Option<u64> {
     let mut reply = [0; 10];
     stream.read_exact(&mut reply).ok()?;
@@ -54,7 +54,7 @@ fn write(stream: &mut UnixStream) -> Duration {
     begun.elapsed()
 }
 
-/// The longest of many.
+/// The longest of many writes.
 fn slowest(stream: &mut UnixStream) -> Duration {
     (0..100).map(|_| write(stream)).max().unwrap()
 }
@@ -63,7 +63,7 @@ fn start(words: &[&str]) -> Agent {
     Agent::start_with(Command::new(BINARY), "--timeout 60 -U {}/s", words)
 }
 
-/// Far below the time that the others wait, and far above what a busy machine takes.
+/// Far below the time that the others wait, and far above the delays of a busy machine.
 const SOON: Duration = Duration::from_secs(1);
 const CROWD: usize = 200;
 
@@ -79,12 +79,12 @@ fn two_hundred_clients_that_wait_for_a_lock_delay_nobody_and_have_no_threads() {
     slowest(&mut other);
     let threads = count(agent.id(), "task");
     let mut waiting: Vec<_> = (0..CROWD).map(|_| asked(&socket, "one")).collect();
-    // They are all there.
+    // All of them have connected.
     until("they have connected", || count(agent.id(), "fd") >= CROWD);
     assert!(slowest(&mut other) < SOON);
     assert!(slowest(&mut open(&socket, "three")) < SOON, "others' disks are made too");
     assert!(count(agent.id(), "task") <= threads + 4, "{threads}, {}", count(agent.id(), "task"));
-    // Those who leave are not waited for.
+    // The agent does not wait for clients that leave.
     let mut last = waiting.pop().unwrap();
     drop(waiting);
     drop(first);
@@ -100,7 +100,7 @@ fn a_lock_of_another_process_is_waited_for_without_a_thread() {
     let (mut agent, mut holder) = (start(&words), start(&words));
     let held: Vec<_> = (0..100).map(|n| open(&holder.path("s"), &n.to_string())).collect();
     let mut other = open(&agent.path("s"), "other");
-    // More than there are threads for what blocks.
+    // More than there are threads for work that blocks.
     let mut waiting: Vec<_> = (0..100).map(|n| asked(&agent.path("s"), &n.to_string())).collect();
     assert!(slowest(&mut other) < SOON);
     let begun = Instant::now();
@@ -134,7 +134,7 @@ fn clients_that_wait_for_a_time_delay_nobody() {
     agent.end();
 }
 
-/// The ids in a file to which commands have appended theirs.
+/// The ids that commands have appended to a file.
 fn ids(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
@@ -144,7 +144,7 @@ fn lives(id: &str) -> bool {
     is_running(id.parse().unwrap())
 }
 
-/// A command that never ends, and starts another one. The others' clients are served.
+/// A command that never ends and starts another one. Other clients are still served.
 const HANGS: &str = "command=sleep 1000 & echo $! >> \"$ids\"; echo $$ >> \"$ids\"; wait";
 
 #[test]
@@ -155,13 +155,13 @@ fn a_command_ends_with_its_client_and_few_run_at_once() {
     let mut agent = start(&["tmpdisk", "1M", HANGS, &word]);
     let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..200).map(|_| asked(&agent.path("s"), "")).collect();
-    // A tenant has four.
+    // A tenant may have four.
     until("four run", || ids(&path).len() == 8);
-    // Time for a fifth one to start by mistake. There is no event.
+    // Time in which a fifth one would start by mistake. There is no event to wait for.
     thread::sleep(Duration::from_millis(200));
     let running = ids(&path);
     assert_eq!(running.len(), 8);
-    // Threads made what each client waits with; none waits with it.
+    // Threads were used to prepare the commands, but no thread waits for them.
     assert!(running.iter().all(|id| lives(id)) && count(agent.id(), "task") <= threads + 64);
     drop(waiting);
     until("all have ended", || !ids(&path).iter().any(|id| lives(id)));
@@ -199,7 +199,7 @@ fn a_client_that_waits_is_told_when_the_agent_ends() {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&3_u32.to_be_bytes()).unwrap();
     stream.write_all(b"IHAVEOPT\x00\x00\x00\x07\x00\x00\x00\x06\0\0\0\0\0\0").unwrap();
-    // No event tells that the session waits.
+    // No event shows that the session waits.
     thread::sleep(Duration::from_millis(100));
     let begun = Instant::now();
     agent.end();
@@ -277,11 +277,11 @@ fn a_file_that_was_resized_or_replaced_is_seen_by_the_next_client() {
 }
 
 #[test]
-fn what_only_root_may_open_is_served_after_a_change_of_the_user() {
+fn a_file_of_root_is_served_after_a_change_of_the_user() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
-    // Only root may go into it.
+    // Only root may enter it.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, [1; 4096]).unwrap();
@@ -295,7 +295,7 @@ fn what_only_root_may_open_is_served_after_a_change_of_the_user() {
 }
 
 #[test]
-fn over_a_disk_of_one_connection_nobody_reads_what_another_wrote() {
+fn over_a_disk_of_one_connection_no_client_reads_the_writes_of_another() {
     let make = "command=truncate -s $size \"$disk\"";
     let mut agent = start(&["--filter=cow", "tmpdisk", "1M", make]);
     let socket = agent.path("s");
@@ -350,7 +350,7 @@ fn a_client_that_comes_again_at_once_finds_its_disk_free() {
     let place = format!("dir={}", dir.path().display());
     let mut agent = start(&["ondemand", "1M", "command=truncate -s $size \"$disk\"", &place]);
     let socket = agent.path("s");
-    // It keeps its end open until the next one has the disk.
+    // The client keeps its end open until the next one has the disk.
     let mut last = open(&socket, "one");
     for n in 0..50 {
         last.write_all(&request(2, 7, 0, 0)).unwrap();

@@ -37,7 +37,7 @@ fn the_file_of_an_agent_that_runs_is_not_overwritten() {
     left.sort();
     assert_eq!(left, ["notify", "pid", "s"], "nothing of the others is left");
 
-    // A killed one leaves its file, which is nobody's.
+    // An agent that was killed leaves its file behind, unlocked.
     first.signal(Signal::SIGKILL);
     first.wait();
     assert!(pid.exists());
@@ -48,9 +48,9 @@ fn the_file_of_an_agent_that_runs_is_not_overwritten() {
     assert!(!pid.exists());
 }
 
-/// A number in a file that nobody has locked says nothing: another process may have it by now.
+/// A number in an unlocked file means nothing: another process may have it by now.
 #[test]
-fn a_stale_file_is_overwritten_whoever_has_its_number() {
+fn a_stale_file_is_overwritten_even_if_its_number_is_in_use() {
     let other = Agent::start(BINARY, "-U {}/s null 1M");
     let path = other.path("pid");
     for content in [format!("{}\n", other.id()), "1\n".into(), String::new(), "x".repeat(100_000)] {

@@ -1,4 +1,5 @@
-//! Several options in one send: every one is answered as if it had come alone, wherever the bytes are cut.
+//! Several options in one send: each is answered as if it had been sent alone, wherever the bytes are
+//! split.
 
 use std::{
     io::{Read, Write},
@@ -43,7 +44,7 @@ fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// All bytes that answer one option.
+/// All bytes of the answer to one option.
 fn answer(stream: &mut UnixStream, code: u32) -> Vec<u8> {
     if code == OPT_EXPORT_NAME {
         let mut reply = vec![0; 10];
@@ -60,7 +61,7 @@ fn answer(stream: &mut UnixStream, code: u32) -> Vec<u8> {
     }
 }
 
-/// What the options get that are sent one by one.
+/// The answers to the options when they are sent one by one.
 fn one_by_one(socket: &Path, options: &[Message]) -> Vec<u8> {
     let mut stream = connect(socket);
     let ask = |message: &Message| {
@@ -96,14 +97,15 @@ fn list_info_and_go_in_one_send_are_answered_at_every_cut() {
         let options =
             [option(OPT_LIST, b""), option(OPT_INFO, &export("x")), option(OPT_GO, &export("x"))];
         let mut expected = one_by_one(&socket, &options);
-        // A request behind them is answered too.
+        // A request after the options is answered too.
         let mut all: Vec<u8> = options.iter().flat_map(bytes).collect();
         all.extend(request(READ, 7, 0, 1));
         expected.extend(simple_reply(7, 0));
         for cut in 0..=all.len() {
             let mut stream = connect(&socket);
             stream.write_all(&all[..cut]).unwrap();
-            // Sometimes the agent reads the first part before the second one comes. There is no event.
+            // Sometimes the agent reads the first part before the second one arrives. There is no event to
+            // wait for.
             if cut % 4 == 0 {
                 thread::sleep(Duration::from_millis(3));
             }

@@ -1,4 +1,4 @@
-//! The small plugins: what a client reads, and where it may write, is what it is with nbdkit.
+//! The small plugins: reads and writes have the same results as with nbdkit.
 
 use std::{fs, process::Command};
 
@@ -6,7 +6,7 @@ use support::{agent::NBDKIT, process::printed_by_client};
 
 use crate::BINARY;
 
-/// The whole disk, its flags, and what comes of writing to it.
+/// Prints the whole disk, its flags, and the results of writes.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
 import hashlib, nbd, sys
 h = nbd.NBD()
@@ -52,7 +52,7 @@ fn clients_read_and_write_what_they_do_with_nbdkit() {
     ] {
         assert_eq!(seen(BINARY, words), seen(NBDKIT, words), "{words:?}");
     }
-    // Each run writes to the files; both begin with the same.
+    // Each run writes to the files, so both servers start with the same content.
     let named = format!("file={}", parts[1]);
     let words = ["split", &parts[0], &named, &parts[2]];
     let read_only = [&["-r"][..], &words].concat();
@@ -63,7 +63,7 @@ fn clients_read_and_write_what_they_do_with_nbdkit() {
     let mut all = vec![1; 1000];
     all.resize(124_456, 3);
     all[100..5100].fill(b'x');
-    // nbdkit 1.32 writes the wrong bytes behind a border.
+    // nbdkit 1.32 writes wrong bytes after a border.
     let written: Vec<u8> = parts.iter().flat_map(|part| fs::read(part).unwrap()).collect();
     assert!(written == all, "a write is cut at the borders and nowhere else");
 }

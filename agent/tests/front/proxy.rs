@@ -1,4 +1,4 @@
-//! The plugin `nbd`: another server's disk, as that server has it.
+//! The plugin `nbd`: another server's disk, with the properties that it has there.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ pub(crate) fn proxy(words: &[&str]) -> Agent {
     Agent::start_with(Command::new(BINARY), "-U {}/s nbd", words)
 }
 
-/// The parts of `nbdinfo --json` that are about the disk.
+/// The parts of `nbdinfo --json` about the disk.
 fn facts(uri: &str) -> Vec<String> {
     let all = prints("nbdinfo", &["--json", uri]);
     let about = |line: &&str| {
@@ -95,7 +95,7 @@ fn a_disk_is_the_same_through_the_proxy() {
     }
 }
 
-/// A server on a Unix socket, ended when dropped.
+/// A server on a Unix socket, which is ended when dropped.
 pub(crate) struct Far {
     pub(crate) child: std::process::Child,
     pub(crate) socket: std::path::PathBuf,
@@ -117,7 +117,7 @@ impl Far {
         server
     }
 
-    /// Kills it, and starts it again at the same place.
+    /// Kills the server and starts it again on the same socket.
     pub(crate) fn die_and_come_again(&mut self, program: &str, words: &[&str]) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -147,7 +147,7 @@ fn every_way_to_name_the_server_leads_to_it() {
     let far = Far::start(BINARY, &["--listen", "tcp:127.0.0.1:0", "--print-uri", "pattern", "4M"]);
     let socket = far.socket.to_str().unwrap();
     let mut fixed = Command::new("sh");
-    // The socket of descriptor 7 is connected by the shell's python.
+    // The socket on descriptor 7 is connected by Python, started from the shell.
     let connect = format!(
         "import os, socket, sys\n\
          s = socket.socket(socket.AF_UNIX); s.connect('{socket}'); os.dup2(s.fileno(), 7)\n\
@@ -223,7 +223,7 @@ fn a_flush_never_lies_about_a_server_that_has_died() {
     let dir = tempfile::tempdir().unwrap();
     let mut far = Far::start_at(BINARY, &["memory", "1M"], dir);
     let proxied = proxy(&[&format!("socket={}", far.socket.display())]);
-    // The client writes and is answered, then the server dies and comes again, empty.
+    // The client writes and is answered; then the server dies and restarts, empty.
     let script = "import nbd, sys\nh = nbd.NBD(); h.connect_uri(sys.argv[1])\n\
         h.pwrite(b'precious', 0)\nprint('written', flush=True); sys.stdin.readline()\n\
         for ask in (h.flush, h.flush, lambda: h.pwrite(b'x', 0), lambda: h.pread(1, 0)):\n\
@@ -260,7 +260,7 @@ fn it_tries_again_to_connect_as_often_as_it_is_told() {
         !process::run("nbdinfo", "libnbd-bin", &["--size", &self::uri(&once)]).status.success()
     );
     once.wait_for_line("export not opened");
-    // Shared, it connects at once, or does not start.
+    // A shared connection is made at the start, or the agent does not start.
     assert_refuses(BINARY, &format!("-U - nbd {words} shared=true"), "cannot connect to unix:/");
 }
 
@@ -301,7 +301,7 @@ fn a_server_that_is_none_or_breaks_the_protocol_gives_errors_and_no_more() {
         let listener = UnixListener::bind(&path).unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            // Whoever is not believed is closed.
+            // The agent closes the connection to a server whose answer is invalid.
             stream.write_all(&bytes).ok();
             stream.shutdown(std::net::Shutdown::Write).ok();
             stream.read_to_end(&mut Vec::new()).ok();

@@ -1,5 +1,5 @@
-//! The plugin `nbd`: a flush speaks for every connection of an export that says so, even where the far
-//! server of some of them has died.
+//! The plugin `nbd`: a flush covers every connection of an export that promises this (multi-conn), even if
+//! the remote server of some of them has died.
 
 use std::{
     io::{Read, Write},
@@ -11,7 +11,7 @@ use crate::{
     proxy::{Far, proxy, uri},
 };
 
-/// `a` writes, is answered and does `then`; the server dies and comes again, empty; then `rest` runs.
+/// `a` writes, is answered and runs `then`. The server dies and restarts, empty. Then `rest` runs.
 fn after_a_death(words: &[&str], then: &str, rest: &str) {
     let mut far = Far::start_at(BINARY, &["memory", "1M"], tempfile::tempdir().unwrap());
     let socket = format!("socket={}", far.socket.display());
@@ -37,7 +37,7 @@ fn after_a_death(words: &[&str], then: &str, rest: &str) {
 #[test]
 fn a_flush_on_a_new_connection_tells_what_an_old_one_has_lost() {
     for words in [&[][..], &["shared=true"]] {
-        // Each connection hears of it once, and can then go on with what it writes itself.
+        // Each connection is told once, and can then continue with its own writes.
         after_a_death(
             words,
             "",
@@ -50,20 +50,20 @@ fn a_flush_on_a_new_connection_tells_what_an_old_one_has_lost() {
 }
 
 #[test]
-fn who_comes_while_it_is_there_hears_of_the_loss_when_it_is_gone() {
+fn a_client_that_came_before_the_writer_left_hears_of_the_loss() {
     after_a_death(&[], "", "b = connect(); a.shutdown(); fails(b.flush); b.flush()");
 }
 
 #[test]
-fn nothing_is_told_of_what_was_durable() {
+fn no_loss_is_told_after_a_durable_write() {
     for durable in ["a.flush()", "a.pwrite(b'x', 0, nbd.CMD_FLAG_FUA); before.flush(); a.flush()"] {
         let rest = "b = connect(); b.flush(); fails(before.flush); fails(a.flush); b.flush()";
         after_a_death(&[], durable, rest);
     }
 }
 
-/// Runs `script` with the agent before a far server whose flushes fail while the file `fails` is there; its
-/// directory is sys.argv[2].
+/// Runs `script` with the agent in front of a remote server whose flushes fail while the file `fails`
+/// exists. Its directory is sys.argv[2].
 fn with_flushes_that_fail(words: &[&str], script: &str) {
     let dir = tempfile::tempdir().unwrap();
     let log = format!("logfile={}/log", dir.path().display());
@@ -91,7 +91,7 @@ fn with_flushes_that_fail(words: &[&str], script: &str) {
 }
 
 #[test]
-fn what_the_far_server_could_not_flush_is_told_to_all_who_were_there() {
+fn a_failed_flush_of_the_far_server_is_told_to_all_connected_clients() {
     for words in [&[][..], &["shared=true"]] {
         with_flushes_that_fail(
             words,
@@ -104,7 +104,7 @@ fn what_the_far_server_could_not_flush_is_told_to_all_who_were_there() {
 }
 
 #[test]
-fn what_a_client_leaves_unflushed_is_flushed_or_told_to_the_next() {
+fn unflushed_writes_of_a_client_that_left_are_flushed_or_told_to_the_next() {
     with_flushes_that_fail(
         &[],
         "a = connect(); a.pwrite(b'x', 0); a.shutdown(); wait_for(1)\n\

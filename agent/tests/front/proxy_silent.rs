@@ -1,5 +1,5 @@
-//! The plugin `nbd` before a server that falls silent after the negotiation: links have no threads, and the requests
-//! of clients that have gone end.
+//! The plugin `nbd` in front of a server that falls silent after the negotiation: connections need no threads, and
+//! the requests of clients that have gone end.
 
 use std::{
     io::{Read, Write},
@@ -26,8 +26,8 @@ use support::{
 
 use crate::{BINARY, proxy::proxy};
 
-/// A server that answers requests to its export `alive`, and to others when it is told to. Before that it does not
-/// even receive them.
+/// A server that answers requests for its export `alive` at once, and for other exports only when it is told to.
+/// Before that it does not even receive them.
 struct Moody {
     socket: PathBuf,
     speaks: Arc<Gate>,
@@ -44,7 +44,7 @@ impl Moody {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, gate) = (stream.unwrap(), Arc::clone(&gate));
-                // An error is the end of the connection.
+                // An error ends the connection.
                 thread::spawn(move || serve(stream, &gate).ok());
             }
         });
@@ -70,7 +70,7 @@ fn serve(mut stream: UnixStream, gate: &Gate) -> std::io::Result<()> {
         stream.read_exact(&mut data)?;
         let option = u32::from_be_bytes(header[8..12].try_into().unwrap());
         if option == OPT_GO {
-            // NBD_INFO_EXPORT: flushes are taken.
+            // NBD_INFO_EXPORT, with flushes supported.
             let told = [&[0, 0][..], &(64_u64 << 20).to_be_bytes(), &[0, 5]].concat();
             let replies =
                 [option_reply(option, REP_INFO, &told), option_reply(option, REP_ACK, &[])];
@@ -113,12 +113,12 @@ fn client(agent: &Agent, name: &str) -> UnixStream {
 const CROWD: usize = 300;
 
 #[test]
-fn links_have_no_threads_and_what_clients_asked_that_left_ends() {
+fn connections_have_no_threads_and_requests_of_clients_that_left_end() {
     let far = Moody::start();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let words = format!("-U {{}}/s --listen tcp:127.0.0.1:{port} nbd dynamic-export=true");
     let mut agent = Agent::start_with(Command::new(BINARY), &words, &[&far.word()]);
-    // Another tenant: who comes over TCP is no user of this host.
+    // Another tenant, because a TCP client is not a user of this host.
     let mut other = TcpStream::connect(("127.0.0.1", port)).unwrap();
     other.set_read_timeout(Some(DEADLINE)).unwrap();
     enter(&mut other, "alive");
@@ -141,7 +141,7 @@ fn links_have_no_threads_and_what_clients_asked_that_left_ends() {
     }
     until("requests wait", || count(agent.id(), "task") >= threads + 20);
     assert!(count(agent.id(), "task") <= threads + 64, "{} threads", count(agent.id(), "task"));
-    // Most have more requests than memory allows. Those wait, and do not look again and again.
+    // Most clients have more requests than memory allows. Those requests wait, without polling.
     let worked = processor_time(agent.id());
     for _ in 0..20 {
         let took = read();
@@ -158,12 +158,12 @@ fn links_have_no_threads_and_what_clients_asked_that_left_ends() {
 }
 
 #[test]
-fn a_shared_link_goes_on_for_those_who_stay() {
+fn a_shared_connection_goes_on_for_clients_that_stay() {
     let far = Moody::start();
     let mut agent = proxy(&[&far.word(), "shared=true"]);
     let (threads, descriptors) = (count(agent.id(), "task"), count(agent.id(), "fd"));
     let mut leaving = client(&agent, "");
-    // More than fits into the socket: the first stops half way.
+    // More than fits into the socket, so the first write stops half way.
     let write = [request(WRITE, 7, 0, 1 << 20), vec![7; 1 << 20]].concat();
     leaving.write_all(&write.repeat(8)).unwrap();
     until("they wait", || count(agent.id(), "task") >= threads + 4);
@@ -187,7 +187,7 @@ fn a_client_that_has_ended_its_sending_still_gets_its_answers() {
     let mut half = client(&agent, "");
     half.write_all(&request(READ, 7, 0, 512)).unwrap();
     half.shutdown(Shutdown::Write).unwrap();
-    // Time to end the session by mistake. There is no event.
+    // Time in which the session would end by mistake. There is no event to wait for.
     thread::sleep(Duration::from_secs(2));
     far.speaks.open();
     let mut reply = [0; 16 + 512];

@@ -1,5 +1,5 @@
-//! Clients of the plugin `nbd` that wait for the other server: no thread waits with them, and with a client the
-//! connection that is made for it ends.
+//! Clients of the plugin `nbd` that wait for the other server. No thread waits with them, and when a client
+//! leaves, the connection that is being made for it ends.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ fn clients_that_wait_for_a_silent_server_have_no_threads_and_leave_nothing() {
     let waiting: Vec<_> = (0..CROWD).map(|_| asked(&agent)).collect();
     until("each has a connection", || count(agent.id(), "fd") >= descriptors + 2 * CROWD - 10);
     assert!(count(agent.id(), "task") <= threads + 2);
-    // Some are connected and hear nothing.
+    // Some connect and receive nothing.
     let accepted: Vec<_> = std::iter::from_fn(|| listener.accept().ok()).take(CROWD / 2).collect();
     drop(waiting);
     until("they are closed", || count(agent.id(), "fd") <= descriptors);
@@ -58,11 +58,11 @@ fn a_server_that_accepts_slowly_is_waited_for() {
     let far = Far::start(BINARY, &["memory", "1M"]);
     let path = dir.path().join("slow");
     let listener = UnixListener::bind(&path).unwrap();
-    // It has room for one or two who wait.
+    // The backlog has room for one or two that wait.
     nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(1).unwrap()).unwrap();
     let mut agent = proxy(&[&format!("socket={}", path.display())]);
     let mut waiting: Vec<_> = (0..8).map(|_| asked(&agent)).collect();
-    // No event tells that the agent waits for room to connect.
+    // No event shows that the agent waits for room to connect.
     thread::sleep(Duration::from_millis(200));
     let socket = far.socket.clone();
     thread::spawn(move || {
@@ -82,7 +82,7 @@ fn a_server_that_accepts_slowly_is_waited_for() {
 }
 
 #[test]
-fn those_who_share_a_connection_wait_for_a_new_one_together() {
+fn clients_that_share_a_connection_wait_for_a_new_one_together() {
     let dir = tempfile::tempdir().unwrap();
     let far = dir.path().join("far");
     let mut server = Far::start_at(BINARY, &["memory", "1M"], dir);
@@ -96,7 +96,7 @@ fn those_who_share_a_connection_wait_for_a_new_one_together() {
     let listener = UnixListener::bind(&far).unwrap();
     let threads = count(agent.id(), "task");
     let waiting: Vec<_> = (0..CROWD).map(|_| asked(&agent)).collect();
-    // One connects for all; when it gets none, the next one tries.
+    // One client connects for all. If it does not succeed, the next one tries.
     for _ in 0..3 {
         drop(listener.accept().unwrap());
     }

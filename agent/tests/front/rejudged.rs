@@ -1,4 +1,5 @@
-//! Rules that are read again while clients are in: whom they deny has its requests finished and is closed.
+//! Rules that are read again while clients are connected. The requests of a client that the new rules deny
+//! are finished, and then its connection is closed.
 
 use std::{
     fs,
@@ -60,12 +61,12 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 }
 
 #[test]
-fn whom_new_rules_deny_is_closed_and_others_go_on() {
+fn clients_that_new_rules_deny_are_closed_and_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let rules = dir.path().join("rules");
     let (mut agent, port) = agent(&rules, "memory 64M");
     let socket = agent.path("s");
-    // One that writes without pause, one that does nothing, one in its handshake, and one that stays.
+    // One client writes continuously, one is idle, one is in its handshake, and one remains connected.
     let mut writer = greeted(&socket);
     opened(&mut writer);
     let mut idle = greeted(&socket);
@@ -93,7 +94,7 @@ fn whom_new_rules_deny_is_closed_and_others_go_on() {
     let done = writing.join().unwrap();
     assert!(is_closed(&mut idle) && is_closed(&mut shaking));
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-    // What was answered is there.
+    // An acknowledged write is there.
     let last = (done - 1) % 100_000;
     assert_eq!(read_at(&mut stays, last * 512), [u8::try_from((done - 1) % 251).unwrap() + 1; 512]);
     drop(stays);
@@ -114,18 +115,18 @@ fn requests_under_way_are_finished_and_no_new_ones_are_begun() {
     let mut writer = greeted(&agent.path("s"));
     opened(&mut writer);
     writer.write_all(&[&request(1, 7, 0, 512)[..], &[1; 512]].concat()).unwrap();
-    // It is taken in when a read that came behind it is answered.
+    // The write has been received once the read after it is answered.
     writer.write_all(&request(0, 7, 8192, 512)).unwrap();
     writer.read_exact(&mut [0; 16 + 512]).unwrap();
     fs::write(&rules, "deny anyunix\nallow any\n").unwrap();
     agent.signal(Signal::SIGHUP);
     agent.wait_for_line("access rules read again");
-    // Long enough for the session to hear of it, and shorter than the write.
+    // Long enough for the session to notice the rules, and shorter than the write.
     thread::sleep(Duration::from_millis(300));
     writer.write_all(&[&request(1, 7, 4096, 512)[..], &[2; 512]].concat()).unwrap();
     let mut replies = Vec::new();
     writer.set_read_timeout(Some(DEADLINE)).unwrap();
-    // A reset comes with the bytes that nobody took.
+    // The bytes that the agent did not read cause a reset.
     writer.read_to_end(&mut replies).ok();
     assert_eq!(replies.len(), 16, "one reply: to the write that was under way");
     assert_eq!(replies[4..8], [0; 4]);

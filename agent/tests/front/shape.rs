@@ -1,4 +1,4 @@
-//! The layers that make another disk of a disk: clients see what they see with nbdkit.
+//! The layers that derive another disk from a disk: clients see the same as with nbdkit.
 
 use std::{fs, process::Command};
 
@@ -9,7 +9,8 @@ use support::{
 
 use crate::BINARY;
 
-/// The disk before and after requests at its borders, what comes of each, and its map.
+/// Prints the disk before and after requests at its borders, the results of the requests, and the
+/// extents.
 const CLIENT: &str = r#"/usr/bin/python3 -c '
 import hashlib, nbd, sys
 h = nbd.NBD()
@@ -103,7 +104,7 @@ fn clients_see_what_they_see_with_nbdkit() {
     same("truncate", &["truncate=12M"]);
     same("truncate", &["round-up=8M"]);
     same("truncate", &["truncate=10485000", "round-down=4096"]);
-    // nbdkit's offers no zeroes over a plugin that is only read.
+    // nbdkit's filter does not advertise zeroes over a read-only plugin.
     same("nozero cow", &[]);
     same("nozero cow", &["cow-block-size=4096"]);
     same("nozero cow", &["cow-on-read=true", "cow-block-size=1M"]);
@@ -112,11 +113,12 @@ fn clients_see_what_they_see_with_nbdkit() {
     }
     same("protect", &["protect=0-511"]);
     same("protect", &["protect=~0x100000-"]);
-    // Only one range inside the disk: with another nbdkit 1.32 dies of a request for zeroes.
+    // Only one range, and within the disk: with any other, nbdkit 1.32 crashes at a request for
+    // zeroes.
 }
 
 #[test]
-fn what_cannot_be_shaped_is_refused() {
+fn impossible_shapes_are_refused() {
     for (words, part) in [
         ("--filter=protect null protect=5", "filter protect: protect=5 is not a range"),
         ("--filter=partition null", "filter partition: parameter 'partition' is missing"),

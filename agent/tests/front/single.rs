@@ -1,4 +1,4 @@
-//! One client on stdin and stdout (`-s`), and nothing else ever written there.
+//! One client on stdin and stdout (`-s`), and nothing else is ever written there.
 
 use std::{
     fs::{self, File},
@@ -25,7 +25,7 @@ use support::{
 
 use crate::BINARY;
 
-/// The agent with a socket on stdin and stdout, which nobody else holds open.
+/// The agent with a socket on stdin and stdout that no other process has open.
 fn spawn(words: &str, client: impl Into<OwnedFd>, stderr: Stdio) -> Child {
     let client: OwnedFd = client.into();
     Command::new(BINARY)
@@ -94,7 +94,7 @@ fn a_client_on_pipes_is_served_until_stdin_ends() {
     let mut export = [0; 10];
     from.read_exact(&mut export).unwrap();
     assert_eq!(export[..8], (64_u64 << 20).to_be_bytes());
-    // More than pipes hold, there and back.
+    // More than pipes hold, in each direction.
     const LEN: u32 = 8 << 20;
     let data: Vec<u8> = (0..LEN).map(|i| (i % 251) as u8).collect();
     let mut header = [0; 16];
@@ -115,7 +115,7 @@ fn a_client_on_pipes_is_served_until_stdin_ends() {
     assert!(stderr.contains(&format!("written={LEN}")), "{stderr}");
 }
 
-/// As inetd and xinetd start it.
+/// As inetd and xinetd start the agent.
 #[test]
 fn where_stderr_is_the_client_too_it_gets_no_log_and_no_error() {
     for (words, code, expected) in [
@@ -188,7 +188,7 @@ fn a_pid_file_lives_as_long_as_the_session() {
 }
 
 #[test]
-fn what_is_no_client_is_told_apart() {
+fn standard_streams_that_are_no_client_are_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
@@ -214,7 +214,7 @@ fn what_is_no_client_is_told_apart() {
     }
 }
 
-/// The words of nbdkit's own tests, for both servers.
+/// The options of nbdkit's own tests, for both servers.
 #[test]
 fn libnbd_runs_it_as_a_command_as_it_runs_nbdkit() {
     for server in [BINARY, "nbdkit"] {

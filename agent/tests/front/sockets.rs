@@ -1,4 +1,4 @@
-//! What stands at the path of a Unix socket: before, while and after the agent has it. Pid files.
+//! The path of a Unix socket before, while and after the agent uses it. Pid files.
 
 use std::{
     fs,
@@ -42,7 +42,7 @@ fn socket_and_pid_file_are_there_when_ready_and_gone_at_the_end() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_a_socket_is_told_apart() {
+fn an_occupied_socket_path_is_explained() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name);
     let live = UnixListener::bind(path("live")).unwrap();
@@ -108,7 +108,8 @@ fn a_failed_start_leaves_no_socket() {
     }
 }
 
-/// A name server that takes questions and answers none; in a network and with a resolv.conf of its own.
+/// A name server that receives queries and answers none, in a network namespace with its own
+/// resolv.conf.
 #[test]
 fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
     if !nix::unistd::geteuid().is_root() {
@@ -139,7 +140,7 @@ fn a_silent_name_server_does_not_keep_term_from_ending_the_start() {
         dir.path().join("asked").exists()
     });
     let told = Instant::now();
-    // unshare(1) becomes the shell, and that the agent.
+    // unshare(1) executes the shell, and the shell executes the agent.
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     let status = child.wait().unwrap();
     assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());

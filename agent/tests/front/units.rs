@@ -1,4 +1,4 @@
-//! The units of the package: what is served where nothing is configured, and what is said of it.
+//! The units of the package: what is served without a configuration, and what is logged about it.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ fn unit(name: &str) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The value of a setting that stands there once.
+/// The value of a setting that occurs once.
 fn setting<'a>(unit: &'a str, key: &str) -> &'a str {
     let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let value = values.next().unwrap_or_else(|| panic!("no {key}"));
@@ -23,17 +23,17 @@ fn setting<'a>(unit: &'a str, key: &str) -> &'a str {
     value
 }
 
-/// What the agent is started with where nothing is configured.
+/// The agent's arguments without a configuration.
 fn default_args(unit: &str) -> &str {
     let value = setting(unit, "Environment").trim_matches('"');
     value.strip_prefix("AGENT_ARGS=").expect("the agent's words")
 }
 
-/// What the service says before it starts the agent with these words.
+/// What the service prints before it starts the agent with these arguments.
 fn said_before(unit: &str, args: &str) -> String {
     let command = setting(unit, "ExecStartPre");
     let script = command.strip_prefix("/bin/sh -c '").and_then(|it| it.strip_suffix('\''));
-    // systemd takes one of two '$', and all else in single quotes as it is.
+    // systemd replaces `$$` by `$`, and leaves everything else in single quotes unchanged.
     let script = script.expect("one word for the shell").replace("$$", "$");
     let output =
         Command::new("/bin/sh").args(["-c", &script]).env("AGENT_ARGS", args).output().unwrap();
@@ -61,7 +61,7 @@ fn without_configuration_every_image_can_be_read_and_none_be_written() {
 fn the_journal_says_what_is_served_until_something_is_configured() {
     let unit = unit("agent.service");
     let said = said_before(&unit, default_args(&unit));
-    // A warning, by syslog(3)'s number.
+    // A warning, as a syslog(3) number.
     let said = said.strip_prefix("<4>").expect("a priority");
     assert_eq!(said.lines().count(), 1, "{said}");
     for part in ["not configured", "every guest may read", "write none", "/etc/default/agent"] {
@@ -69,7 +69,7 @@ fn the_journal_says_what_is_served_until_something_is_configured() {
     }
     let (_, line) = said.split_once("AGENT_ARGS=").expect("the line that changes it");
     assert_eq!(said_before(&unit, line.trim()), "", "then it is configured");
-    // And the agent takes it.
+    // The agent accepts the line.
     let line = line.trim().replace("/var/lib/agent", "{}");
     let disk = |directory: &Path| fs::write(directory.join("disk.img"), [7; 4096]).unwrap();
     let mut agent = Agent::start_by_in(Command::new(BINARY), disk, &format!("-U {{}}/s {line}"));

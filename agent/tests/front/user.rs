@@ -1,5 +1,5 @@
-//! `-u` and `-g`: every thread has changed, nothing of the old user is left, and what cannot be is
-//! said.
+//! `-u` and `-g`: every thread has changed its user, nothing of the old user is left, and
+//! impossible changes are reported.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::BINARY;
 
-/// The lines of /proc/PID/task/*/status that say who a thread is, each different one once.
+/// The lines of /proc/PID/task/*/status with the identity of a thread, without duplicates.
 fn identities(agent: &Agent) -> BTreeSet<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).unwrap();
     let mut found = BTreeSet::new();
@@ -70,11 +70,11 @@ fn every_thread_becomes_the_user() {
 }
 
 #[test]
-fn what_the_new_user_may_remove_is_removed_and_the_rest_is_named() {
+fn files_that_the_new_user_may_remove_are_removed_and_the_rest_is_named() {
     if !geteuid().is_root() {
         return;
     }
-    // Anybody may make files in there, as in /tmp.
+    // Every user may create files there, as in /tmp.
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     let words = |socket: &str| {
@@ -88,7 +88,7 @@ fn what_the_new_user_may_remove_is_removed_and_the_rest_is_named() {
     agent.end();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
-    // root's socket in a sticky directory is only root's to remove.
+    // Only root can remove root's socket from a sticky directory.
     let socket = format!("-U {}/socket", dir.path().display());
     let mut agent = Agent::start(BINARY, &words(&socket));
     agent.wait_for_line("/socket will stay behind");
@@ -97,7 +97,7 @@ fn what_the_new_user_may_remove_is_removed_and_the_rest_is_named() {
 }
 
 #[test]
-fn who_is_not_there_is_told_in_one_line_before_anything_is_opened() {
+fn an_unknown_user_is_one_line_before_anything_is_opened() {
     for (words, parts) in [
         ("-u no-such-user", &["-u/--user 'no-such-user'", "getent passwd"][..]),
         ("-g no-such-group", &["-g/--group 'no-such-group'", "getent group"]),
@@ -123,7 +123,7 @@ fn only_root_becomes_another() {
     }
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    // The binary may be where only root may go.
+    // The directory of the built binary may be accessible only to root.
     let binary = dir.path().join("agent");
     fs::copy(BINARY, &binary).unwrap();
     let agent = |words: &str| {

@@ -1,5 +1,6 @@
-//! Virtual machines whose vsock device is their VMM's: `hybrid` plays Firecracker's host side here,
-//! `served` and `hostile` a VMM and its guest on `vhost-user`; real guests are in the tests of guests.
+//! Virtual machines whose vsock device belongs to their VMM. `hybrid` simulates Firecracker's host
+//! side here; `served` and `hostile` simulate a VMM and its guest on `vhost-user`. Real guests are in
+//! the guest tests.
 
 use std::{
     fs,
@@ -37,7 +38,7 @@ fn a_hybrid_vm_is_known_by_its_path() {
     let lines = agent.wait_for_line(" opened ");
     let peer = format!("peer=vm:{} ", agent.path("one").display());
     assert!(lines.last().unwrap().contains(&peer), "{lines:#?}");
-    // One path is one machine: its limit is its own.
+    // Each path is a machine with a limit of its own.
     let mut other = greeted(&agent.path("two_5"));
     assert_eq!(opened(&mut other), 1 << 20);
     let _third = std::os::unix::net::UnixStream::connect(agent.path("one_10809")).unwrap();
@@ -87,7 +88,7 @@ fn a_dead_agents_socket_is_taken_over_and_a_live_ones_never() {
     }
 }
 
-/// Anybody may lock /tmp, and hold the lock.
+/// Any user may lock /tmp and hold the lock.
 #[test]
 fn a_lock_on_the_directory_holds_no_start_for_long() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,7 +96,7 @@ fn a_lock_on_the_directory_holds_no_start_for_long() {
     let place = format!("vhost-user:{}", path.display());
     let held = fs::File::open(dir.path()).unwrap();
     held.lock().unwrap();
-    // Without a stale socket there is nothing that needs the lock.
+    // Without a stale socket the lock is not needed.
     let mut agent = Agent::start_with(Command::new(BINARY), "memory 1M", &["--listen", &place]);
     agent.end();
     drop(UnixListener::bind(&path).unwrap());
@@ -105,12 +106,12 @@ fn a_lock_on_the_directory_holds_no_start_for_long() {
     assert!(stderr.contains(&named) && stderr.contains("lslocks"), "{stderr}");
     assert!((5..20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
 
-    // It ends at once when it is told to, and leaves what stands there.
+    // The agent ends at once when it is told to, and leaves the path unchanged.
     let mut child = Command::new(BINARY);
     let child = child.args(["-v", "--listen", &place, "memory", "1M"]).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
     let start = Instant::now();
-    // No event tells that it waits for the lock.
+    // No event shows that the agent waits for the lock.
     std::thread::sleep(Duration::from_millis(500));
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(child.id().cast_signed()),
@@ -124,7 +125,7 @@ fn a_lock_on_the_directory_holds_no_start_for_long() {
     assert!(said.contains("TERM came before the agent was ready"), "{said}");
     assert!(fs::symlink_metadata(&path).is_ok());
 
-    // Two that come at once for one stale socket: one has it.
+    // Two agents start at once for one stale socket, and one gets it.
     drop(held);
     let mut both: Vec<_> = (0..2)
         .map(|_| Command::new(BINARY).args(["--listen", &place, "memory", "1M"]).spawn().unwrap())
@@ -135,7 +136,7 @@ fn a_lock_on_the_directory_holds_no_start_for_long() {
         ended.is_some()
     });
     let mut other = both.remove(1 - ended.unwrap());
-    // Time for a second one to end by mistake. There is no event.
+    // Time in which a second one would end by mistake. There is no event to wait for.
     std::thread::sleep(Duration::from_millis(200));
     assert!(other.try_wait().unwrap().is_none(), "the other one serves");
     other.kill().unwrap();
@@ -146,7 +147,7 @@ fn a_lock_on_the_directory_holds_no_start_for_long() {
 fn a_socket_has_the_mode_and_the_owner_that_were_asked_for() {
     let mut own = fs::metadata("/proc/self").map(|own| (own.uid(), own.gid())).unwrap();
     if own.0 == 0 {
-        // Root may give it to anybody.
+        // Root may give it to any user.
         own = (4_000_000, 4_000_001);
     }
     let (uid, gid) = own;
@@ -158,7 +159,7 @@ fn a_socket_has_the_mode_and_the_owner_that_were_asked_for() {
         agent.end();
         assert!(!agent.path(name).exists());
     }
-    // What cannot be done leaves nothing behind.
+    // After an error nothing is left behind.
     let dir = tempfile::tempdir().unwrap();
     let place = format!("hybrid:{}/vm,owner=no-such-user", dir.path().display());
     refused(Command::new(BINARY).args(["--listen", &place, "memory", "1M"]));

@@ -1,5 +1,5 @@
-//! Layers that go by something outside (exitwhen, rate-file, logscript): told while a client stays,
-//! and tried beside nbdkit where it can be waited for there.
+//! Layers that depend on something outside (exitwhen, rate-file, logscript): tested while a client
+//! stays connected, and compared with nbdkit where that can be waited for.
 
 use std::{
     fs,
@@ -75,7 +75,7 @@ fn a_script_that_exits_with_88_ends_it() {
     ended_because(agent, "exit-when-script=");
 }
 
-/// Reads `len` bytes at once; how long that took.
+/// How long a read of `len` bytes takes.
 fn reading(socket: &Path, len: u32) -> Duration {
     let start = Instant::now();
     let output = Command::new("/usr/bin/python3")
@@ -101,7 +101,7 @@ fn a_file_of_rates_slows_and_frees_connections() {
                 "-U {{}}/s --filter=rate memory 1M {key}=100G {key}-file={{}}/rate burstiness=0"
             ),
         );
-        // 128 KiB are a megabit: a second of it.
+        // 128 KiB are a megabit, which takes a second.
         fs::write(agent.path("rate"), "1M\n").unwrap();
         let slow = |agent: &Agent| reading(&agent.path("s"), 131_072) >= Duration::from_millis(900);
         let deadline = Instant::now() + DEADLINE;
@@ -127,13 +127,13 @@ fn a_rate_of_each_connection_is_not_shared() {
             scope.spawn(|| assert!(reading(socket, 131_072) >= Duration::from_millis(900)));
         }
     });
-    // Shared, it were four seconds.
+    // A shared limit would take four seconds.
     assert!(start.elapsed() < Duration::from_millis(3500), "{:?}", start.elapsed());
     agent.end();
 }
 
-/// What a script is told of one client's requests: the same as nbdkit's, but for its own words of
-/// the connection and for the time.
+/// What a script is told about one client's requests: the same as nbdkit's, except for the
+/// connection's description and the time.
 fn scripted(program: &str) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
@@ -158,7 +158,8 @@ fn scripted(program: &str) -> Vec<String> {
 fn a_script_is_told_every_line_as_by_nbdkit() {
     let ours = scripted(BINARY);
     assert_eq!(ours.len(), 6, "{ours:#?}");
-    // nbdkit runs scripts side by side, in no order; ours come in the order of the lines.
+    // nbdkit runs scripts concurrently, in no order. The agent runs them in the order of the log's
+    // lines.
     let sorted = |mut lines: Vec<String>| {
         lines.sort();
         lines

@@ -1,4 +1,4 @@
-//! Exit codes, the one line of an error, and what is printed where.
+//! Exit codes, the one line of an error, and which output goes where.
 
 use std::{
     io::{BufRead, Read},
@@ -42,7 +42,7 @@ fn help_and_version_go_to_stdout() {
 }
 
 #[test]
-fn a_failure_is_one_line_with_the_cause_and_the_mend() {
+fn a_failure_is_one_line_with_the_cause_and_the_hint() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     for (words, parts) in [
@@ -51,7 +51,7 @@ fn a_failure_is_one_line_with_the_cause_and_the_mend() {
             &["cannot listen on tcp:127.0.0.1:", "Address already in use", "ss -lntp"][..],
         ),
         (
-            // TEST-NET-1, RFC 5737: no machine has it.
+            // TEST-NET-1, RFC 5737: no machine has this address.
             "-i 192.0.2.1 null".to_owned(),
             &["tcp:192.0.2.1:10809", "Cannot assign requested address", "ip address"],
         ),
@@ -71,7 +71,7 @@ fn a_failure_is_one_line_with_the_cause_and_the_mend() {
 
 #[test]
 fn a_uri_is_printed_for_each_listener_once_it_listens() {
-    // Above 2^31, and another one in each test process.
+    // Above 2^31, and different in each test process.
     let vsock = 3_000_000_000 + std::process::id();
     let mut agent = Agent::start(
         BINARY,
@@ -92,7 +92,7 @@ fn a_uri_is_printed_for_each_listener_once_it_listens() {
     assert_ne!(uris[3], "nbd+vsock://2:4294967295/a/b%3F", "the port that was found");
     assert_eq!(uris[4], format!("nbd+vsock://2:{vsock}/a/b%3F"));
     assert!(uris[5].starts_with(&format!("nbd+unix:///a/b%3F?socket={dir}/agent")), "{uris:?}");
-    // Our own client reads them as they are meant, the export's name included.
+    // Our own client parses them as intended, including the export's name.
     for uri in &uris {
         let read: Uri = uri.parse().unwrap_or_else(|error| panic!("{uri}: {error}"));
         assert_eq!(read.export, "a/b?", "{uri}");
@@ -109,8 +109,8 @@ fn a_uri_is_printed_for_each_listener_once_it_listens() {
 
 #[test]
 fn without_a_listener_option_it_is_tcp_on_all_addresses() {
-    // The default port may be taken on the machine of the test, so it is another one; what is
-    // decided without any option has its test in `cli`.
+    // Another port, because the default port may be in use on this machine. What the agent does
+    // without any option is tested in `cli`.
     let mut agent = Agent::start(BINARY, "--print-uri -p 0 null 1M");
     let mut uris = agent.stdout().lines().map(Result::unwrap);
     let port: u16 = uris.next().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
@@ -123,7 +123,7 @@ fn without_a_listener_option_it_is_tcp_on_all_addresses() {
 
 #[test]
 fn an_error_is_said_where_stdout_and_stderr_are_one_socket() {
-    // As a service of systemd has them: the journal's.
+    // As for a service of systemd: all streams lead to the journal.
     let (mut journal, ours) = UnixStream::pair().unwrap();
     let end = || Stdio::from(OwnedFd::from(ours.try_clone().unwrap()));
     let mut child = Command::new(BINARY)

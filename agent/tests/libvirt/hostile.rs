@@ -1,5 +1,4 @@
-//! A virsh that hangs, that prints without end, and whose words are for the terminal. And one that waits for
-//! its user.
+//! A virsh that hangs, that prints without end, or that prints terminal escapes; and one that asks its user.
 
 use std::{
     fs,
@@ -20,7 +19,7 @@ use support::{
 
 use super::{BINARY, Virsh};
 
-/// With a grandchild that ignores TERM, as a helper of it might.
+/// With a grandchild that ignores TERM, as a helper of virsh may.
 const HANGS: &str = "#!/bin/sh\ncd \"${0%/*}\"\n(trap '' TERM; echo $$ > leader; sh -c 'echo $$ > pid; sleep 1000')\n";
 
 #[test]
@@ -55,7 +54,7 @@ fn an_attach_that_was_cut_off_may_have_been_done() {
 fn a_virsh_that_prints_without_end_is_ended() {
     for (script, part) in [
         ("#!/bin/sh\nexec yes\n", "prints more than 67108864 bytes"),
-        // stderr has no end that would be wanted: it is read to the deadline, and kept in part.
+        // The end of stderr is not needed: it is read until the deadline, and a part is kept.
         ("#!/bin/sh\nexec yes >&2\n", "no answer in 2s"),
     ] {
         let virsh = Virsh::running(script);
@@ -77,14 +76,14 @@ fn a_virsh_that_prints_without_end_is_ended() {
 }
 
 #[test]
-fn what_virsh_says_reaches_the_terminal_as_text() {
+fn the_output_of_virsh_reaches_the_terminal_as_text() {
     let script = "#!/bin/sh\nprintf 'error: \\033[2J\\302\\233m\\007\\r no\\n\\342\\200\\256x\\n' >&2\n\
                   head -c 1000000 /dev/zero | tr '\\0' y >&2\nexit 1\n";
     let virsh = Virsh::running(script);
     let said = virsh.agent(&["cid", "guest"]).unwrap_err();
     let bad = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
     assert!(!said.contains(bad) && said.len() < 3000, "{} {said:?}", said.len());
-    // A domain's XML may come from anywhere too.
+    // A domain's XML may come from an untrusted source too.
     let script = "#!/bin/sh\nprintf '<domain><devices><vsock><cid address=\"\\302\\2332J\"/></vsock></devices></domain>'\n";
     let said = Virsh::running(script).agent(&["cid", "guest"]).unwrap_err();
     assert!(!said.contains(bad), "{said:?}");
@@ -92,7 +91,7 @@ fn what_virsh_says_reaches_the_terminal_as_text() {
 
 /// ^C at the terminal, and a shell that is told to end.
 #[test]
-fn who_ends_the_agent_ends_virsh() {
+fn ending_the_agent_ends_virsh() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let virsh = Virsh::running(HANGS);
         let mut agent = virsh.command(&["cid", "guest"]).spawn().unwrap();
@@ -104,7 +103,7 @@ fn who_ends_the_agent_ends_virsh() {
     }
 }
 
-/// ssh asks for a password at the terminal itself, which only its foreground group may read.
+/// ssh itself asks for a password at the terminal, which only the foreground process group may read.
 #[test]
 fn virsh_may_ask_at_the_terminal() {
     let script = "#!/bin/sh\nread -r word < /dev/tty\necho \"error: you said $word\" >&2\nexit 1\n";

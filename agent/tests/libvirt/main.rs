@@ -21,7 +21,7 @@ fn run(program: &str, words: &[&str], input: &str) -> Output {
     let mut child = child.unwrap_or_else(|error| {
         panic!("{program} is needed (Debian: libvirt-clients libxml2-utils): {error}")
     });
-    // Whoever does not read it says why.
+    // A program that does not read its input reports why.
     child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
     child.wait_with_output().unwrap()
 }
@@ -43,7 +43,7 @@ fn fails(words: &[&str], input: &str) -> String {
     lines[0].to_owned()
 }
 
-/// The domain that the test driver has.
+/// The domain of the test driver.
 fn domain() -> String {
     prints(VIRSH, &["--quiet", "--connect", "test:///default", "dumpxml", "test"], "")
 }
@@ -55,9 +55,9 @@ fn is_valid(domain: &str, dir: &Path) {
 }
 
 #[test]
-fn what_is_edited_is_valid_and_libvirt_keeps_it() {
+fn an_edited_domain_is_valid_and_libvirt_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
-    // QEMU's words in a namespace of their own, and what else people put into domains.
+    // QEMU's options in their own namespace, and other common content of domains.
     let before = domain().replace("<domain type='test'", "<domain type='kvm'");
     let before = before.replace(" id='1'", "");
     let with_qemu = before
@@ -77,7 +77,7 @@ fn what_is_edited_is_valid_and_libvirt_keeps_it() {
             assert_eq!(changed.len(), 3, "{changed:#?}");
         }
     }
-    // libvirt reads it, and prints it as we do.
+    // libvirt parses it, and prints it as the agent does.
     let edited = prints(BINARY, &["libvirt", "edit", "-", "--cid", "7"], &domain());
     let path = dir.path().join("test.xml");
     let edited = edited.replace("<name>test</name>", "<name>other</name>");
@@ -89,7 +89,7 @@ fn what_is_edited_is_valid_and_libvirt_keeps_it() {
     assert!(kept.contains("<cid auto='no' address='7'/>"), "{kept}");
 }
 
-/// What was refused or given a second device, and libvirt takes it.
+/// Forms that were once refused or given a second device. libvirt accepts the result.
 #[test]
 fn odd_and_harmless_domains_are_edited_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn domains_are_asked_and_given_by_virsh() {
         said.contains("test has no vsock device; 'agent libvirt attach' gives it one"),
         "{said}"
     );
-    // The test driver has domains and no vsock devices to attach: its own words come through.
+    // The test driver has domains but cannot attach vsock devices. Its own error is passed on.
     let said = fails(&words(&["libvirt", "attach", "test", "--cid", "7", "--config"]), "");
     assert!(said.contains("virsh attach-device \"test\": "), "{said}");
     for name in ["nothing", "-x", "--help"] {
@@ -161,8 +161,8 @@ fn domains_are_asked_and_given_by_virsh() {
     assert!(said.contains("failed to connect"), "{said}");
 }
 
-/// The test driver attaches no vsock device. So a script is virsh here: it says what it was asked, and
-/// what it read.
+/// The test driver cannot attach vsock devices, so virsh is a script here, which records its arguments
+/// and its input.
 #[test]
 fn a_device_is_attached_to_what_has_none() {
     let given = "<vsock model='virtio'><cid auto='no' address='7'/></vsock>\n";
@@ -177,7 +177,7 @@ fn a_device_is_attached_to_what_has_none() {
         (&["--live"], &transitional, "", ""),
         (&[], without, "", "--current"),
         (&[], &stopped, "", ""),
-        // Kept is not running: virsh says so.
+        // The domain is defined but not running. The real virsh would report an error.
         (&["--live"], &stopped, "", "--live"),
     ] {
         let virsh = Virsh::with(live, kept);
@@ -200,7 +200,7 @@ fn a_device_is_attached_to_what_has_none() {
     }
 }
 
-/// libvirt chooses with auto, and what it chose is what is said.
+/// With auto libvirt chooses the CID, and the agent prints the CID that libvirt chose.
 #[test]
 fn the_cid_that_libvirt_chose_is_read_back() {
     let chosen = "<domain id='1'><devices><vsock model='virtio'><cid auto='yes' address='5'/></vsock>\
@@ -266,11 +266,11 @@ fn a_cid_is_a_running_domains_or_the_kept_one_is_asked_for() {
     }
 }
 
-/// virsh in a folder of its own, which the agent finds before the real one.
+/// A virsh in its own folder, which the agent finds before the real one.
 struct Virsh(tempfile::TempDir);
 
 impl Virsh {
-    /// Of a domain, as it runs and as it is kept.
+    /// With the running and the defined form of a domain.
     fn with(live: &str, kept: &str) -> Self {
         const SCRIPT: &str = r#"#!/bin/sh
 cd "${0%/*}"
@@ -310,7 +310,7 @@ esac
         agent
     }
 
-    /// What `agent libvirt` prints, or says when it fails.
+    /// The output of `agent libvirt`, or its error.
     fn agent(&self, words: &[&str]) -> Result<String, String> {
         let output = self.command(words).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -323,7 +323,7 @@ esac
 }
 
 #[test]
-fn what_is_edited_is_one_object_with_json() {
+fn an_edit_is_one_object_with_json() {
     let transitional = "<domain><devices><vsock model='virtio-transitional'><cid auto='no' address='7'/></vsock>\
          </devices></domain>";
     for (before, words, changed, model, cid) in [

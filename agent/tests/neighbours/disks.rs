@@ -1,4 +1,4 @@
-//! Each plugin, but for `zero`, whose disk has no bytes.
+//! Each plugin except `zero`, whose disk has no bytes.
 
 use std::{fs::File, path::Path};
 
@@ -63,7 +63,7 @@ fn noise_on_tmpdisk_delays_nobody() {
 fn noise_on_ondemand_delays_nobody() {
     let dir = TempDir::new().expect("a directory");
     let words = format!("dir={}", dir.path().display());
-    // An export is one client's at a time.
+    // An export is open for one client at a time.
     let row = Row { export: "quiet", ..on(&dir) };
     row.run(&["ondemand", "4M", &words, "command=truncate -s 4M \"$disk\""]);
 }
@@ -72,7 +72,7 @@ fn noise_on_ondemand_delays_nobody() {
 fn noise_on_another_server_by_a_connection_each_delays_nobody() {
     let far = Agent::serve(BINARY, &["memory", "64M"]);
     let words = format!("socket={}", far.socket().display());
-    // A thread per connection reads what the other server sends.
+    // One thread per connection reads what the other server sends.
     Row { threads: 80, ..Row::default() }.run(&["nbd", &words]);
 }
 

@@ -1,4 +1,4 @@
-//! An agent that two tenants use, and what it costs its host.
+//! An agent that two tenants use, and the resources that it takes from its host.
 
 use std::{
     io::{self, Read},
@@ -14,18 +14,19 @@ use support::{DEADLINE, agent::Agent, client::Client, process};
 
 use crate::BINARY;
 
-/// Threads of `agent::tenant::executor` (64), and those beside them: the engine's, the main one, log targets.
+/// Threads of `agent::tenant::executor` (64), and the others: the engine's, the main one, log targets.
 pub(crate) const THREADS: u64 = 64 + 16;
-/// The budget of a connection and of a tenant, in MiB.
+/// The memory limits of a connection and of a tenant, in MiB.
 pub(crate) const CONNECTION_MIB: u64 = 128;
 pub(crate) const TENANT_MIB: u64 = 256;
-/// What an agent is without them: its code, buffers of its engine threads, allocators that do not give back at
-/// once.
+/// The agent's memory without clients, in MiB: its code, buffers of its engine threads, allocators that do not
+/// return memory at once.
 const AGENT_MIB: u64 = 96;
-/// What is allowed for each of its threads beside that. By design one may have more: up to 2 MiB of dropped pages
-/// that it keeps for its next write, and the piece of a request that a layer compares, copies or zeroes.
+/// The memory allowed for each of its threads in addition, in MiB. By design one thread may have more: up to 2
+/// MiB of dropped pages that it keeps for its next write, and the piece of a request that a layer compares,
+/// copies or zeroes.
 const THREAD_MIB: u64 = 1;
-/// Between two looks at what the agent uses.
+/// The interval at which the agent's resources are checked.
 const STEP: Duration = Duration::from_millis(50);
 
 /// The agent, and where each tenant connects.
@@ -39,7 +40,7 @@ impl Host {
         Self::start_watched(Command::new(BINARY), words).0
     }
 
-    /// The same by a command, and with the socket of the agent's service manager.
+    /// Like `start`, with a given command, and with the socket of the agent's service manager.
     pub(crate) fn start_watched(command: Command, words: &[&str]) -> (Self, UnixDatagram) {
         let listen = "-U {}/socket --listen tcp:127.0.0.1:0";
         let (agent, manager) = Agent::start_watched(command, |_| (), listen, words);
@@ -61,23 +62,24 @@ impl Host {
         Client { stream }
     }
 
-    /// Most that its memory has been, in MiB.
+    /// The most memory that the agent has had, in MiB.
     pub(crate) fn peak_mib(&self) -> u64 {
         self.agent.status("VmHWM") >> 10
     }
 
-    /// It has never had more memory than a tenant may, beside `contents` of the disk and what its threads keep.
+    /// Checks that the agent has never had more memory than a tenant may have, plus `contents` of the disk and
+    /// what its threads keep.
     pub(crate) fn assert_memory(&self, contents: u64, threads: u64) {
         self.assert_peak(TENANT_MIB + contents + threads * THREAD_MIB);
     }
 
-    /// It has never had more memory than this, beside its own.
+    /// Checks that the agent has never had more memory than this, in addition to its own.
     pub(crate) fn assert_peak(&self, mib: u64) {
         let (peak, allowed) = (self.peak_mib(), mib + AGENT_MIB);
         assert!(peak <= allowed, "{peak} MiB, allowed {allowed}");
     }
 
-    /// Most threads that it had until `stop`.
+    /// The most threads that the agent had until `stop`.
     pub(crate) fn most_threads(&self, stop: &AtomicBool) -> u64 {
         let mut most = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -87,12 +89,12 @@ impl Host {
         most
     }
 
-    /// The processor time that it has used.
+    /// The processor time that the agent has used.
     pub(crate) fn used(&self) -> Duration {
         process::processor_time(self.agent.id())
     }
 
-    /// It has nothing to do any more, `within` this time.
+    /// Checks that the agent becomes idle `within` this time.
     pub(crate) fn assert_quiet(&self, within: Duration) {
         let start = Instant::now();
         let mut used = self.used();
@@ -108,7 +110,7 @@ impl Host {
     }
 }
 
-/// Reads what the agent sends for as long as it sends, with `pause` at most between two bytes.
+/// Reads what the agent sends, until no byte arrives for `pause`.
 pub(crate) fn drain(client: &mut Client<TcpStream>, pause: Duration) -> u64 {
     client.stream.set_read_timeout(Some(pause)).expect("a timeout");
     let (mut buffer, mut all) = (vec![0; 1 << 20], 0);

@@ -1,4 +1,4 @@
-//! Each filter, over the disk under which it has most to do.
+//! Each filter, over the disk with which it has the most work.
 
 use std::{fs, time::Duration};
 
@@ -27,7 +27,7 @@ fn noise_on_cow_delays_nobody() {
 
 #[test]
 fn noise_on_cow_of_a_huge_disk_delays_nobody() {
-    // The maps of overlays are contents of disks.
+    // The maps of overlays count as contents of disks.
     let row = Row { errors: Errors::Writes, contents_mib: 64, ..Row::default() };
     row.run(&["--memory-max=64M", "--filter=cow", "pattern", HUGE, "cow-on-cache=true"]);
 }

@@ -1,19 +1,19 @@
-//! How busy the machine is with what is no part of the test.
+//! How busy the machine is with work that is not part of the test.
 
 use std::{
     fs, hint, thread,
     time::{Duration, Instant},
 };
 
-/// The latencies that are promised, on a machine with nothing else to do.
+/// The promised latencies on an idle machine.
 const P99: Duration = Duration::from_millis(50);
 const WORST: Duration = Duration::from_millis(250);
-/// How long it is measured.
+/// The length of the measurement.
 const LOOK: Duration = Duration::from_millis(60);
-/// What scheduling costs on a quiet machine is no load.
+/// Up to this factor it is the normal cost of scheduling on a quiet machine, and not load.
 const QUIET: f64 = 1.25;
 
-/// What a quiet tenant may have to wait.
+/// How long a quiet tenant may have to wait.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) p99: Duration,
@@ -22,9 +22,8 @@ pub(crate) struct Bounds {
 
 /// How many times slower than alone a busy thread on each core is now.
 ///
-/// The everyday tests run beside each other, and beside a build. An agent that has something to do for the
-/// noisy tenant is then slower by this factor, whatever it does, so the bounds grow by it; on a quiet machine
-/// they are the promised ones.
+/// The everyday tests run concurrently, and beside a build. Work of the agent for the noisy tenant is then
+/// slower by this factor in any case, so the bounds grow by it. On a quiet machine they are the promised ones.
 pub(crate) fn slowness() -> f64 {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (ran, waited) = thread::scope(|scope| {
@@ -38,16 +37,16 @@ pub(crate) fn slowness() -> f64 {
     if slowness < QUIET { 1.0 } else { slowness }
 }
 
-/// The bounds on a machine that is so slow, of a disk which waits `own` for each request by itself.
+/// The bounds on a machine of this slowness, for a disk that itself delays each request by `own`.
 ///
-/// The noise itself makes the agent busy, and what else runs on the machine waits together with it: hence twice
-/// the factor where there is one.
+/// The noise itself makes the agent busy, and other programs on the machine compete with it. Therefore the
+/// factor is doubled if there is other load.
 pub(crate) fn bounds(slowness: f64, own: Duration) -> Bounds {
     let factor = if slowness > 1.0 { 2.0 * slowness } else { 1.0 };
     Bounds { p99: P99.mul_f64(factor) + own, worst: WORST.mul_f64(factor) + own }
 }
 
-/// Nanoseconds that a busy thread ran, and waited for a core.
+/// The nanoseconds that a busy thread ran, and those that it waited for a core.
 fn spin() -> (f64, f64) {
     let (ran, waited) = schedstat();
     let start = Instant::now();

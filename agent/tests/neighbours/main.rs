@@ -1,9 +1,10 @@
-//! Noisy neighbours: one tenant does the worst it can while another is served as if it were alone.
+//! Noisy neighbours: one tenant puts as much load on the agent as it can, while another must be served as if
+//! it were alone.
 //!
-//! The noisy tenant comes over TCP (a tenant is an IPv4 address), the quiet one over a Unix socket (a tenant
-//! is a uid). `disks` and `layers` have a row per plugin and filter, `rows` the exact cases that were seen,
-//! `negotiate` and `status` storms of one kind of request.
-//! `NEIGHBOURS_SEED` repeats a run, `NEIGHBOURS_MS` makes each row longer.
+//! The noisy tenant connects over TCP (a tenant is an IPv4 address), the quiet one over a Unix socket (a
+//! tenant is a uid). `disks` and `layers` have a row per plugin and filter, `rows` has exact cases that
+//! occurred, `negotiate` and `status` have storms of one kind of request. `NEIGHBOURS_SEED` repeats a run,
+//! `NEIGHBOURS_MS` makes each row longer.
 
 mod disks;
 mod host;
@@ -17,5 +18,5 @@ mod rows;
 mod status;
 mod work;
 
-/// The agent that cargo has built for these tests.
+/// The agent, built by cargo for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");

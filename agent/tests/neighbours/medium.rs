@@ -1,4 +1,4 @@
-//! What the medium of a disk makes anybody wait, also one that is no client of the agent.
+//! How long the medium of a disk delays any process, including those that are not clients of the agent.
 
 use std::{
     fs::OpenOptions,
@@ -15,18 +15,19 @@ use support::random::Random;
 const SIZE: u64 = 64 << 20;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A page, as a transfer without the page cache needs it.
+/// A page with the alignment that O_DIRECT needs.
 #[repr(align(4096))]
 struct Page([u8; 4096]);
 
-/// The longest that a page to or from another file of this directory took until `stop`, past the page cache.
+/// The longest time that a read or write of a page of another file in this directory took until `stop`,
+/// without the page cache.
 ///
-/// The machine's other work has the same medium, and may keep it busy for a second.
+/// Other programs on this machine use the same medium, and may keep it busy for a second.
 pub(crate) fn longest_wait(dir: &Path, stop: &AtomicBool) -> Duration {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let path = dir.join("witness");
-    // A tmpfs may have no O_DIRECT, and keeps nobody waiting.
+    // A tmpfs may have no O_DIRECT, and causes no delay.
     let direct = options.clone().custom_flags(libc::O_DIRECT).open(&path);
     let file = direct.or_else(|_| options.open(&path)).expect("a file that is not the agent's");
     file.set_len(SIZE).expect("its size");

@@ -1,4 +1,4 @@
-//! Storms of what comes before the first request: handshakes of TLS, and options.
+//! Storms of messages before the first request: TLS handshakes, and options.
 
 use std::{
     io::{Read, Write},
@@ -21,16 +21,16 @@ use crate::{disks::sparse, host::Host, work::storm};
 
 /// Threads that make noise.
 const THREADS: usize = 2;
-/// Connections that each of them has ready before it goes on with all of them at once.
+/// Connections that each thread prepares before it continues with all of them at once.
 const HANDSHAKES: usize = 400;
 const LISTING: usize = 20;
 /// Files in the directory that is listed.
 const FILES: usize = 500;
 
-/// What a client sends first. The agent's answer is most of the work of a handshake: a key exchange and a
+/// A client's first message. The agent's answer is most of the work of a handshake: a key exchange and a
 /// signature.
 fn client_hello() -> Vec<u8> {
-    // Named, because a build of the whole workspace has two: guest-tools takes the other.
+    // Named, because a build of the whole workspace has two: guest-tools uses the other.
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -43,7 +43,7 @@ fn client_hello() -> Vec<u8> {
     hello
 }
 
-/// A client that has said STARTTLS.
+/// A client that has sent STARTTLS.
 fn starting(host: &Host) -> Client<TcpStream> {
     let mut client = host.connect_noisy();
     client.greet();
@@ -97,7 +97,7 @@ fn a_storm_of_lists_and_infos_delays_nobody() {
                 client.send(&options.repeat(4));
             }
             for client in &mut clients {
-                // Each option's answer ends with an acknowledgement.
+                // The answer to each option ends with an acknowledgement.
                 for _ in 0..8 {
                     while client.option_reply().0 != 1 {}
                     answered.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The noisy tenant: connections that do at random what costs a server most.
+//! The noisy tenant: connections that randomly do what costs a server most.
 
 use std::{
     io::{self, Read, Write},
@@ -22,25 +22,25 @@ use support::{
     },
 };
 
-/// Threads that make noise, and connections that each keeps.
+/// Threads that make noise, and connections that each of them keeps.
 const THREADS: u64 = 3;
 const KEPT: usize = 20;
-/// A send that the agent does not take is given up after so long, wherever in a request it is.
+/// A send that the agent does not accept for this long is given up, even in the middle of a request.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// The longest payload that the agent takes.
+/// The longest payload that the agent accepts.
 const PAYLOAD_MOST: u64 = 64 << 20;
-/// Bytes of a payload that are sent at once.
+/// How many bytes of a payload are sent at once.
 const PIECE: usize = 1 << 20;
 
 /// A tenant that makes noise at this address.
 pub(crate) struct Noise {
     pub(crate) address: SocketAddr,
-    /// Size of the disk.
+    /// The size of the disk, in bytes.
     pub(crate) size: u64,
     pub(crate) seed: u64,
 }
 
-/// Which requests a connection speaks.
+/// The form of a connection's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Simple,
@@ -54,8 +54,8 @@ struct Connection {
 }
 
 impl Noise {
-    /// Until `stop`. Then all connections are gone, and the number of those that reached transmission is
-    /// returned.
+    /// Makes noise until `stop`. Then all connections are closed, and the number of those that reached
+    /// transmission is returned.
     pub(crate) fn make(&self, stop: &AtomicBool) -> u64 {
         let open = AtomicU64::new(0);
         thread::scope(|scope| {
@@ -65,7 +65,7 @@ impl Noise {
                     let mut random = Random::new(self.seed ^ thread << 56);
                     let mut kept = Vec::new();
                     while !stop.load(Ordering::Relaxed) {
-                        // What fails is a connection that the agent has closed, or does not listen to.
+                        // An error means that the agent has closed a connection, or does not read from it.
                         self.act(&mut random, &mut kept, open).ok();
                     }
                 });
@@ -93,13 +93,13 @@ impl Noise {
         };
         let done = self.misuse(&mut connection, random);
         if kept.len() < KEPT {
-            // Also one that stopped in the middle of something.
+            // Also a connection that stopped in the middle of something.
             kept.push(connection);
         }
         done
     }
 
-    /// Clients that come and go before there is a disk.
+    /// Clients that connect and leave before they open a disk.
     fn visit(&self, random: &mut Random) -> io::Result<()> {
         for _ in 0..random.below(30) {
             let mut stream = TcpStream::connect(self.address)?;
@@ -114,19 +114,19 @@ impl Noise {
 
     fn misuse(&self, connection: &mut Connection, random: &mut Random) -> io::Result<()> {
         match random.below(8) {
-            // Replies that nobody reads, or that are all read.
+            // Requests whose replies are not read, or all read.
             0 | 1 => {
                 let most = 1 << random.below(26);
                 let count = random.length(400);
                 self.flood(connection, random, count, |random| (READ, random.length(most)))?;
             }
-            // A payload that stops, at its last byte too.
+            // A payload that stops, perhaps before its last byte.
             2 | 3 => {
                 let len = random.length(PAYLOAD_MOST);
                 let missing = if random.one_in(2) { 1 } else { random.below(len) };
                 self.write(connection, random, len, len - missing)?;
             }
-            // Writes that are whole.
+            // Complete writes.
             4 => {
                 for _ in 0..random.length(200) {
                     let most = 64 << random.below(15);
@@ -134,7 +134,7 @@ impl Noise {
                     self.write(connection, random, len, len)?;
                 }
             }
-            // All of the disk, again and again.
+            // The whole disk, again and again.
             5 | 6 => {
                 let command = [TRIM, ZERO, CACHE, STATUS, FLUSH];
                 let count = random.length(2000);
@@ -154,7 +154,7 @@ impl Noise {
         if random.one_in(3) { drain(&mut connection.stream) } else { Ok(()) }
     }
 
-    /// Requests in one send.
+    /// Sends many requests at once.
     fn flood(
         &self,
         connection: &mut Connection,
@@ -166,7 +166,7 @@ impl Noise {
         for _ in 0..count {
             let (mut command, len) = one(random);
             if matches!(command, WRITE | 2) {
-                // Payloads have their own place, and a DISC would end the noise.
+                // Payloads are sent elsewhere, and a DISC would end the noise.
                 command = READ;
             }
             let len = if command == FLUSH { 0 } else { len.min(self.size) };
@@ -177,7 +177,7 @@ impl Noise {
         connection.stream.write_all(&bytes)
     }
 
-    /// A write of `len` bytes of which so many are sent.
+    /// A write of `len` bytes of which only a part is sent.
     fn write(
         &self,
         connection: &mut Connection,
@@ -200,7 +200,7 @@ impl Noise {
     }
 }
 
-/// Random flags of those that the command may have.
+/// Random flags that are valid for the command.
 fn flags_of(command: u16, random: &mut Random) -> u16 {
     let bits = u16::try_from(random.below(1 << 5)).expect("small");
     match command {
@@ -223,8 +223,8 @@ impl Dialect {
     }
 }
 
-/// Leaves with a reset. The end of a TCP stream stands behind what the client has sent before it, and a server
-/// that takes in no more cannot see it.
+/// Leaves with a reset. The end of a TCP stream comes after the client's unread bytes, so a server that does
+/// not read cannot see it.
 impl Drop for Connection {
     fn drop(&mut self) {
         let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
@@ -264,7 +264,7 @@ impl Connection {
     }
 }
 
-/// Reads for a while what has come.
+/// Reads for a while.
 fn drain(stream: &mut TcpStream) -> io::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     for _ in 0..200 {

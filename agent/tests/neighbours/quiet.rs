@@ -1,4 +1,4 @@
-//! The quiet tenant: reads and writes 4 KiB now and then, and counts how long each takes.
+//! The quiet tenant: reads and writes 4 KiB now and then, and measures how long each request takes.
 
 use std::{
     thread,
@@ -14,12 +14,12 @@ use support::{
 use crate::{host::Host, load::Bounds};
 
 const BLOCK: u32 = 4096;
-/// Between two requests.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Fewer measurements say nothing of one in a hundred.
+/// The fewest measurements from which a 99th percentile can be taken.
 const LEAST: usize = 100;
 
-/// Which errors are part of the disk.
+/// Which errors the disk returns by design.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Errors {
     None,
@@ -27,7 +27,7 @@ pub(crate) enum Errors {
     All,
 }
 
-/// The quiet tenant's export, and what it has measured.
+/// The quiet tenant's export, and its measurements.
 pub(crate) struct Quiet {
     pub(crate) export: &'static str,
     pub(crate) errors: Errors,
@@ -45,7 +45,7 @@ impl Quiet {
         (client, size)
     }
 
-    /// Requests for this long and until there are enough of them, by two connections in turn.
+    /// Sends requests for this long and until there are enough of them, on two connections in turn.
     pub(crate) fn measure(&mut self, host: &Host, least: Duration) {
         let mut random = Random::new(1);
         let begun = Instant::now();

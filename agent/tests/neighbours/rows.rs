@@ -1,4 +1,4 @@
-//! What was seen before tenants were charged for what they hold and for the work that they ask for.
+//! Cases that occurred before tenants were charged for their memory and their work.
 
 use std::{
     fs,
@@ -28,12 +28,13 @@ use crate::{
     work::AFTER,
 };
 
-/// How long a client that is not read from any more is waited for.
+/// How long to wait for a client that is no longer read from.
 const STILL: Duration = Duration::from_millis(500);
 /// How long the quiet tenant measures.
 const LOOK: Duration = Duration::from_millis(700);
 
-/// Sends `bytes` again and again, until the agent takes no more of them; how much it took. It must stop.
+/// Sends `bytes` repeatedly until the agent accepts no more, and returns how much it accepted. It must
+/// stop.
 fn send_until_stuck(stream: &mut TcpStream, bytes: &[u8], most: u64) -> u64 {
     let patience = STILL.mul_f64(slowness());
     stream.set_write_timeout(Some(patience)).expect("a timeout");
@@ -70,7 +71,7 @@ fn a_read_and_a_write_of_the_same_page_hold_no_page_for_each_pair() {
     let mut client = host.open_noisy();
     let write = [&request(WRITE, 2, 0, 1)[..], &[3]].concat();
     let pair = [&request(READ, 1, 0, 1)[..], &write].concat();
-    // Seen: 6 GiB after 14.8 MB.
+    // Before: 6 GiB after 14.8 MB.
     let sent = send_until_stuck(&mut client.stream, &pair.repeat(1000), 256 << 20);
     println!("{sent} bytes sent, peak {} MiB", host.peak_mib());
     host.assert_peak(CONNECTION_MIB);
@@ -84,7 +85,7 @@ fn a_read_of_zeroes_and_one_byte_holds_what_its_reply_keeps() {
     let path = dir.path().join("disk");
     let file = fs::File::create(&path).expect("a file");
     file.set_len(1 << 20).expect("a size");
-    // Data, not a hole, of which the last byte alone is not zero.
+    // Data, not a hole: only the last byte is not zero.
     file.write_all_at(&vec![0; (1 << 20) - 1], 0).expect("data");
     file.write_all_at(&[1], (1 << 20) - 1).expect("data");
     let host = Host::start(&["file", path.to_str().expect("UTF-8")]);
@@ -93,7 +94,7 @@ fn a_read_of_zeroes_and_one_byte_holds_what_its_reply_keeps() {
     client.option(OPT_STRUCTURED, &[]);
     assert_eq!(client.option_reply().0, 1);
     client.go("");
-    // Seen: 6 GiB after 420 kB.
+    // Before: 6 GiB after 420 kB.
     let reads = request(READ, 1, 0, 1 << 20).repeat(100);
     let sent = send_until_stuck(&mut client.stream, &reads, 64 << 20);
     println!("{sent} bytes sent, peak {} MiB", host.peak_mib());
@@ -135,7 +136,7 @@ fn sixty_writes_that_lack_their_last_byte_have_the_budget_of_their_tenant() {
     assert!(whole >= 1, "the budget is used");
     host.assert_memory(0, 0);
     assert_undisturbed(&host, "");
-    // What the first of them hold goes to the others.
+    // The memory of the first ones is then free for the others.
     clients.retain(|(_, rest)| *rest > 0);
     drop(clients);
     host.assert_quiet(AFTER.mul_f64(slowness()));
@@ -153,7 +154,7 @@ fn thousands_of_zeroes_in_one_send_delay_nobody_and_the_watchdog_is_told_all_the
         .map(|_| {
             let mut client = host.open_noisy();
             client.stream.set_write_timeout(Some(STILL)).expect("a timeout");
-            // The agent takes as much of it as it has room for.
+            // The agent accepts as much of it as it has room for.
             client.stream.write_all(&zeroes).ok();
             client
         })
@@ -217,7 +218,7 @@ fn trims_that_would_take_for_ever_end_with_their_clients() {
     trim(&mut other, 1 << 20);
 }
 
-/// A trim of what is protected is allowed where there are zeroes already.
+/// A trim of a protected range is allowed where the disk has zeroes already.
 fn trim(client: &mut Client, len: u32) {
     client.request(TRIM, 5, 4096, len);
     assert_eq!(client.reply(), (0, 5));

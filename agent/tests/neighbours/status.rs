@@ -1,4 +1,4 @@
-//! A storm of questions about a large sparse disk.
+//! A storm of requests for the extents of a large sparse disk.
 
 use std::{
     io::{Read, Write},
@@ -15,16 +15,16 @@ use support::{
 use crate::{host::Host, work::storm};
 
 const SIZE: u64 = 1 << 40;
-/// A memory disk keeps its pages in chunks of 4 MiB.
+/// The size in bytes of the chunks in which a memory disk keeps its pages.
 const CHUNK: u64 = 4 << 20;
-/// How many of them there are: a page of 32 KiB in each.
+/// The number of chunks. Each has a page of 32 KiB.
 const CHUNKS: u64 = 8192;
 /// Answer with one extent.
 const REQ_ONE: u16 = 1 << 3;
-/// Requests that a connection sends at once.
+/// How many requests a connection sends at once.
 const BATCH: usize = 500;
-/// Processor time for one answer. The first extent is found in a microsecond or two; a walk over all chunks took
-/// 190 of them.
+/// The processor time for one answer. The first extent is found in one or two microseconds; a walk over all
+/// chunks took 190.
 const EACH: Duration = Duration::from_micros(60);
 
 fn ready(client: &mut Client<TcpStream>) {
@@ -49,7 +49,7 @@ fn block_status_of_all_of_a_large_sparse_memory_disk_delays_nobody() {
         let mut client = host.connect_noisy();
         ready(&mut client);
         let batch = extended(REQ_ONE, STATUS, 1, 0, SIZE).repeat(BATCH);
-        // A header of 32 bytes, the context's number, how many extents, and one of 16 bytes.
+        // A header of 32 bytes, the context's number, the number of extents, and one extent of 16 bytes.
         let mut replies = vec![0; BATCH * (32 + 8 + 16)];
         while !stop.load(Ordering::Relaxed) {
             client.stream.write_all(&batch).expect("requests are taken");

@@ -1,4 +1,4 @@
-//! One row: a disk, noise, and what the quiet tenant and the host see of it.
+//! One row: a disk, noise, and how it affects the quiet tenant and the host.
 
 use std::{
     env,
@@ -21,23 +21,24 @@ use crate::{
 
 /// How long the noise lasts.
 const NOISE: Duration = Duration::from_millis(700);
-/// How long an agent may go on for clients that have gone: what has begun is finished up to its next piece.
+/// How long an agent may continue to work for clients that have gone: a started request is finished up to its
+/// next piece.
 pub(crate) const AFTER: Duration = Duration::from_secs(1);
-/// Requests of others that the kernel finishes before one to the same file, each at the speed of the medium: an
-/// inode has one lock, which a trim and a write into a hole hold while they wait for it.
+/// How many requests of others the kernel may finish before one to the same file, each at the speed of the
+/// medium. An inode has one lock, which a trim and a write into a hole hold while they wait for it.
 const AHEAD: u32 = 8;
-/// What is known of a disk.
+/// The properties of a disk.
 pub(crate) struct Row<'a> {
     pub(crate) errors: Errors,
-    /// Where the quiet tenant may not have the default export beside the noisy one.
+    /// The quiet tenant's export, where it may not be the noisy tenant's default export.
     pub(crate) export: &'static str,
-    /// What the disk itself makes a request wait.
+    /// How long the disk itself delays a request.
     pub(crate) own: Duration,
-    /// Where the disk's file is, if it is one: the medium may be busy with what is no part of the test.
+    /// The directory of the disk's file, if it is one: programs outside the test may keep the medium busy.
     pub(crate) medium: Option<&'a Path>,
-    /// What the disk itself keeps in memory.
+    /// The memory of the disk itself, in MiB.
     pub(crate) contents_mib: u64,
-    /// Threads that the disk itself has.
+    /// The threads of the disk itself.
     pub(crate) threads: u64,
 }
 
@@ -49,7 +50,7 @@ impl Default for Row<'_> {
 }
 
 impl Row<'_> {
-    /// Serves what `words` say to both tenants.
+    /// Serves to both tenants the disk that `words` describe.
     pub(crate) fn run(&self, words: &[&str]) {
         let mut host = Host::start(words);
         let seed = seed("NEIGHBOURS_SEED");
@@ -65,7 +66,7 @@ impl Row<'_> {
             let noise = scope.spawn(|| noise.make(&stop));
             let counting = scope.spawn(|| host.most_threads(&stop));
             let witness = self.medium.map(|dir| scope.spawn(|| longest_wait(dir, &stop)));
-            // The noise ends where the quiet tenant panics, too.
+            // The noise ends even if the quiet tenant panics.
             let measured = catch_unwind(AssertUnwindSafe(|| quiet.measure(&host, duration())));
             stop.store(true, Ordering::Relaxed);
             let medium = witness.map_or(Duration::ZERO, |it| it.join().expect("a witness"));
@@ -87,7 +88,7 @@ impl Row<'_> {
     }
 }
 
-/// The quiet tenant uses the default export while as many threads make `noise` until the flag is set.
+/// The quiet tenant uses the default export while this many threads make `noise` until the flag is set.
 pub(crate) fn storm(host: &Host, threads: usize, noise: impl Fn(&AtomicBool) + Sync) {
     let mut quiet = Quiet::new("", Errors::None);
     let (stop, before, used) = (AtomicBool::new(false), slowness(), host.used());
@@ -95,7 +96,7 @@ pub(crate) fn storm(host: &Host, threads: usize, noise: impl Fn(&AtomicBool) + S
         for _ in 0..threads {
             scope.spawn(|| noise(&stop));
         }
-        // The noise ends where the quiet tenant panics, too.
+        // The noise ends even if the quiet tenant panics.
         let measured = catch_unwind(AssertUnwindSafe(|| quiet.measure(host, duration())));
         stop.store(true, Ordering::Relaxed);
         measured.unwrap_or_else(|panic| resume_unwind(panic));

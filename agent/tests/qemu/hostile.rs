@@ -1,5 +1,5 @@
-//! QEMUs that were taken over: what they say reaches nobody's terminal or log but as short, printable text,
-//! and nobody waits for them.
+//! Compromised QEMUs: their text reaches a terminal or the log only as short, printable text, and nothing
+//! waits for them.
 
 use std::{
     io::{BufRead, BufReader},
@@ -21,7 +21,7 @@ use support::{
 
 use super::{BINARY, agent, refused, said};
 
-/// Clears the screen, in C0 and C1; turns the direction of writing; ends the line.
+/// Clears the screen, in C0 and C1; reverses the writing direction; ends the line.
 const ESCAPES: &str = "\\u001b[2J\\u009b2J\\u202e\\r\\n\\u0007";
 
 fn printable(text: &str) {
@@ -34,7 +34,7 @@ fn leak(text: String) -> &'static str {
     text.leak()
 }
 
-/// A machine with one device of that name, and what follows.
+/// A machine with one device of that name, and further acts.
 fn with_device(name: &str, more: Vec<Act>) -> Vec<Act> {
     let devices = format!("[{{\"name\": \"{name}\", \"type\": \"child<vhost-vsock-pci>\"}}]");
     let listing = [
@@ -91,9 +91,9 @@ fn ids_and_texts_are_printed_without_their_escape_sequences() {
     }
 }
 
-/// What a parser says of a wrong form quotes what was sent.
+/// A parser's error quotes the invalid input.
 #[test]
-fn what_is_wrong_with_an_answer_is_said_shortly() {
+fn an_invalid_answer_is_described_shortly() {
     for answer in [
         format!("\"{ESCAPES}{}\"", "x".repeat(100_000)),
         format!("[{{\"name\": 1, \"type\": \"{ESCAPES}\"}}]"),
@@ -130,14 +130,14 @@ fn watch_ends_when_nobody_reads_its_lines_any_more() {
     assert!(lines.next().unwrap().unwrap().contains("watching"));
     assert!(watch.try_wait().unwrap().is_none());
     drop(lines);
-    // A watch that stayed would keep the only place at QEMU's socket.
+    // A watch that did not end would keep the only connection to QEMU's socket.
     let status = process::ended(&mut watch);
     assert!(status.success(), "{status}");
 }
 
 /// Each RESET has nearly a megabyte of text.
 #[test]
-fn resets_without_end_fill_no_log_and_hold_nobody() {
+fn endless_resets_fill_no_log_and_delay_no_client() {
     let reason = format!("{ESCAPES}{}", "x".repeat(900_000));
     let reset = format!("{{\"event\": \"RESET\", \"data\": {{\"reason\": \"{reason}\"}}}}\n");
     let small = "{\"event\": \"RESET\", \"data\": {\"reason\": \"again\"}}\n".repeat(20_000);

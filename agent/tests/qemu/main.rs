@@ -1,5 +1,5 @@
-//! `agent qemu ...` against the real QEMU, whose machines have no guest, and against one that plays
-//! a script.
+//! `agent qemu ...` with the real QEMU, whose machines have no guest, and with a simulated one that
+//! follows a script.
 
 mod hostile;
 mod serve;
@@ -28,14 +28,14 @@ fn agent(words: &[&str]) -> Output {
     Command::new(BINARY).arg("qemu").args(words).output().unwrap()
 }
 
-/// What it printed, if it did what it was told.
+/// The output of a command that succeeded.
 fn said(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Its one line, if it did not.
+/// The one line of a command that failed.
 fn refused(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
@@ -148,7 +148,7 @@ fn a_fake_qemu_with_a_device_is_left_alone_and_gives_it_back() {
 }
 
 #[test]
-fn whatever_is_at_the_socket_is_one_line_of_error() {
+fn a_socket_without_a_working_qemu_is_one_line_of_error() {
     for (script, part) in [
         (vec![Say("SSH-2.0-x\r\n".into()), Close], "'SSH-2.0-x\\r', which is no message of QMP"),
         (vec![Close], "QEMU closed the connection"),
@@ -164,7 +164,7 @@ fn whatever_is_at_the_socket_is_one_line_of_error() {
 
 #[tokio::test]
 async fn watch_prints_the_life_of_a_machine_to_its_end() {
-    // A QMP socket has one client. The agent's comes by a second socket.
+    // A QMP socket serves one client. The agent connects to a second socket.
     let dir = tempfile::tempdir().unwrap();
     let qmp = dir.path().join("second.sock").display().to_string();
     let second = ["-qmp".to_owned(), format!("unix:{qmp},server=on,wait=off")];

@@ -1,5 +1,5 @@
-//! `--qmp` from the outside: what the agent says when it starts, and as its machines live and end.
-//! No guest connects here: vsock from guests is in the package `tests`.
+//! `--qmp` tested from outside: what the agent reports when it starts, and while its machines start
+//! and end. No guest connects here: vsock from guests is in the package `tests`.
 
 use std::sync::mpsc;
 
@@ -51,7 +51,7 @@ fn a_fake_machine_is_granted_and_withdrawn_in_the_log() {
     agent.wait_for_line("has ended (guest-shutdown): CID 4711 is granted to nobody");
 }
 
-/// The first machine has its lease when the second one fails; nothing of the agent stays.
+/// The first machine has its lease when the second one fails. Nothing of the agent remains.
 #[test]
 fn a_machine_that_cannot_be_wired_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();

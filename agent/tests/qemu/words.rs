@@ -1,4 +1,4 @@
-//! The command lines of `agent qemu`: help, examples, and wrong words.
+//! The command lines of `agent qemu`: help, examples, and invalid words.
 
 use super::{agent, json_of, refused, said};
 

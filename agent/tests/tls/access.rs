@@ -21,7 +21,7 @@ use crate::{
     client::{Guest, agent, plain, size, uri},
 };
 
-/// Requires TLS of a client whose name is `CN=guest 7,O=Test\, Inc.`.
+/// An agent that requires TLS, and admits a client whose name is `CN=guest 7,O=Test\, Inc.`.
 fn agent_for_guest_7(words: &str) -> Agent {
     let (agent, ca) = agent(&format!("--tls=require --tls-verify-peer memory 1M {words}"));
     ca.client_in(&agent.path("client"), client(7));
@@ -41,7 +41,7 @@ fn the_names_in_a_certificate_decide() {
         ("--filter=ip deny=dn:*stranger*,vsock-guest", true),
         ("--allow dn:CN=guest?[0-9]*", true),
         ("--allow-cid 3 --allow dn:CN=guest?[!0-9]*", false),
-        // Both have to let it in.
+        // Both filters have to admit it.
         ("--allow anyunix --filter=ip deny=issuer-dn:*", false),
     ] {
         let agent = agent_for_guest_7(words);
@@ -56,7 +56,7 @@ fn the_names_in_a_certificate_decide() {
 }
 
 #[test]
-fn who_is_refused_by_its_certificate_sees_nothing_and_is_logged_once() {
+fn a_client_refused_by_its_certificate_sees_nothing_and_is_logged_once() {
     let mut agent = agent_for_guest_7("--allow dn:CN=guest?8*");
     let script = format!(
         "import nbd
@@ -85,7 +85,7 @@ h.opt_abort()",
 }
 
 #[test]
-fn who_was_let_in_by_a_certificate_is_judged_by_it_again() {
+fn a_client_admitted_by_its_certificate_is_judged_by_it_again() {
     for (rules, stays) in [
         ("deny dn:CN=guest?7*\nallow any", false),
         ("deny dn:CN=guest?8*\nallow any", true),
@@ -96,7 +96,7 @@ fn who_was_let_in_by_a_certificate_is_judged_by_it_again() {
         fs::write(&file, "allow dn:*\n").unwrap();
         let agent = agent_for_guest_7(&format!("--access-file {}", file.path().display()));
         let mut client = Guest::connect(&uri(&agent, "nbds", "client"));
-        // The client may know of it before the session is one that can be cut off.
+        // The client may learn of it before the session can be closed by a rule.
         agent.wait_for_line(" opened ");
         fs::write(&file, rules).unwrap();
         agent.signal(Signal::SIGHUP);
@@ -109,16 +109,16 @@ fn who_was_let_in_by_a_certificate_is_judged_by_it_again() {
 }
 
 #[test]
-fn who_shows_no_certificate_is_told_that_tls_is_required() {
+fn a_client_without_a_certificate_is_told_that_tls_is_required() {
     let (mut agent, _ca) =
         agent("--tls=on --tls-verify-peer memory 1M --allow dn:*,uid:4000000000");
     let mut stream = plain(&agent);
-    // What has nothing to do with exports goes on.
+    // Options that have nothing to do with exports still work.
     assert_eq!(ask(&mut stream, OPT_STRUCTURED, b""), [1]);
     for (option, data) in [(OPT_LIST, &b""[..]), (OPT_INFO, &[0; 6]), (OPT_GO, &[0; 6])] {
         assert_eq!(ask(&mut stream, option, data), [REP_ERR_TLS_REQD], "option {option}");
     }
-    // NBD_OPT_EXPORT_NAME has no answer but to close.
+    // NBD_OPT_EXPORT_NAME can be refused only by closing.
     stream.write_all(&option(1, b"secret")).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     let lines = agent.end();
@@ -136,7 +136,7 @@ fn a_certificate_that_changes_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn where_nobody_shows_a_certificate_such_a_rule_is_an_error() {
+fn without_client_certificates_such_a_rule_is_an_error() {
     let (agent, _ca) = agent("memory 1M");
     let certificates = agent.path("server");
     let rules = agent.path("rules");

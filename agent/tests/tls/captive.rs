@@ -1,4 +1,4 @@
-//! `--run` and TLS: the command finds a URI that works, and what nbdkit tells it.
+//! `--run` with TLS: the command receives a URI that works, and the variables that nbdkit sets.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ fn the_command_finds_how_to_connect_with_tls() {
                 .args(["-U", "-", &format!("--tls={mode}"), "--tls-certificates"])
                 .arg(&directory)
                 .args(["memory", "1M", "--run"])
-                // nbdkit 1.32 leaves it to the client to know where the certificates are.
+                // nbdkit 1.32 expects the client to know where the certificates are.
                 .arg(r#"echo $tls ${uri%%/*}; nbdinfo --size "$uri"; echo "$tls_certificates|${tls_psk-unset}""#)
                 .env("tls_psk", "another")
                 .output()

@@ -1,4 +1,4 @@
-//! A client that says exactly what it is told to, in plain text and inside TLS; libnbd's tools.
+//! A client that sends exactly what it is told to, in plain text and inside TLS; libnbd's tools.
 
 use std::{
     fs,
@@ -43,7 +43,7 @@ pub(crate) fn agent(words: &str) -> (Agent, Ca) {
     (agent, ca)
 }
 
-/// Greeted, and with the flags of fixed newstyle without zeroes sent.
+/// A stream that has received the greeting and sent the flags of fixed newstyle without zeroes.
 pub(crate) fn plain(agent: &Agent) -> UnixStream {
     let mut stream = greeted(&agent.path("socket"));
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -51,7 +51,7 @@ pub(crate) fn plain(agent: &Agent) -> UnixStream {
     stream
 }
 
-/// STARTTLS and the handshake; trusts what is in `{}/trust`.
+/// Sends STARTTLS and does the handshake. Trusts the CA in `{}/trust`.
 pub(crate) fn secured(agent: &Agent) -> Secure {
     let mut stream = plain(agent);
     assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
@@ -60,12 +60,12 @@ pub(crate) fn secured(agent: &Agent) -> Secure {
     secure
 }
 
-/// The handshake comes with the first byte that is sent or received.
+/// The handshake happens with the first byte that is sent or received.
 pub(crate) fn handshake(agent: &Agent, stream: UnixStream) -> Secure {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_file(agent.path("trust/ca-cert.pem")).unwrap();
     roots.add(ca).unwrap();
-    // Named, because a build of the whole workspace has two: guest-tools takes the other.
+    // Named, because a build of the whole workspace has two: guest-tools uses the other.
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -76,7 +76,7 @@ pub(crate) fn handshake(agent: &Agent, stream: UnixStream) -> Secure {
     StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
 }
 
-/// The default export, in simple replies.
+/// Enters the default export, with simple replies.
 pub(crate) fn go(stream: &mut (impl Read + Write)) {
     assert_eq!(ask(stream, OPT_GO, &export("")).last(), Some(&REP_ACK));
 }
@@ -88,7 +88,7 @@ pub(crate) fn uri(agent: &Agent, scheme: &str, directory: &str) -> String {
     if scheme == "nbds" { format!("{uri}&tls-certificates={}", directory.display()) } else { uri }
 }
 
-/// `nbdinfo --size`: the size, or what it says on stderr.
+/// The size that `nbdinfo --size` prints, or its output on stderr.
 pub(crate) fn size(uri: &str) -> Result<u64, String> {
     let output = run("nbdinfo", "libnbd-bin", &["--size", uri]);
     if output.status.success() {
@@ -103,15 +103,15 @@ pub(crate) fn word(agent: &Agent, path: impl AsRef<Path>) -> String {
     agent.dir.path().join(path).to_str().unwrap().to_owned()
 }
 
-/// A client by libnbd that stays.
+/// A client of libnbd that stays connected.
 pub(crate) struct Guest {
     child: Child,
-    /// What it says.
+    /// Its output.
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Guest {
-    /// One that is in.
+    /// Connects a client and waits until it has opened the export.
     pub(crate) fn connect(uri: &str) -> Self {
         let script = "import nbd, sys
 h = nbd.NBD()
@@ -140,7 +140,7 @@ for _ in sys.stdin:
         self.lines.next().expect("it says something").unwrap()
     }
 
-    /// Whether it still can read.
+    /// Whether the client can still read.
     pub(crate) fn is_in(&mut self) -> bool {
         self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         self.line() == "in"

@@ -1,4 +1,4 @@
-//! Clients that do not keep to TLS, or leave in the middle of it. Others are never disturbed.
+//! Clients that violate TLS, or leave during it. Other clients are never disturbed.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -13,7 +13,7 @@ use support::{
 
 use crate::client::{agent, go, handshake, plain, secured, size, uri};
 
-/// How the agent says that a session ended.
+/// The line of the log about the end of a session.
 fn ending(agent: &Agent) -> String {
     agent.wait_for_line("session").pop().unwrap()
 }
@@ -22,7 +22,7 @@ fn assert_alive(agent: &Agent) {
     assert_eq!(size(&uri(agent, "nbds", "trust")), Ok(256 << 20));
 }
 
-/// Reads to the end; a reset is one.
+/// Reads to the end. A reset counts as an end.
 fn end(stream: &mut UnixStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -61,7 +61,7 @@ fn options_in_one_send_are_answered_before_starttls_and_inside_tls() {
         assert_eq!(replies(&mut secure, option).last(), Some(&REP_ACK), "{option}");
     }
 
-    // An answer before STARTTLS does not hide what stands behind it.
+    // An answer before STARTTLS does not hide the bytes after STARTTLS.
     let mut stream = plain(&agent);
     let injected = [option(OPT_LIST, b""), option(OPT_STARTTLS, b""), option(OPT_LIST, b"")];
     stream.write_all(&injected.concat()).unwrap();
@@ -77,7 +77,7 @@ fn plain_text_instead_of_the_handshake_ends_the_session() {
     for bytes in [&option(OPT_GO, &[0; 6])[..], &[0; 70_000], b"GET / HTTP/1.0\r\n\r\n"] {
         let mut stream = plain(&agent);
         assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
-        // The agent may have closed before it has all.
+        // The agent may close before it has received everything.
         stream.write_all(bytes).ok();
         let said = end(&mut stream);
         assert!(said.is_empty() || said[0] == 21, "an alert, or nothing: {said:?}");
@@ -123,7 +123,7 @@ fn bytes_that_are_no_record_end_the_session_with_a_reason() {
     let mut secure = secured(&agent);
     go(&mut secure);
     let mut stream = secure.sock;
-    // A record of 32 bytes that nobody encrypted.
+    // An unencrypted record of 32 bytes.
     stream.write_all(&[&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat()).unwrap();
     end(&mut stream);
     let line = ending(&agent);
@@ -150,7 +150,7 @@ fn a_goodbye_and_a_cut_both_end_the_session() {
     go(&mut secure);
     secure.conn.send_close_notify();
     secure.flush().unwrap();
-    // The agent says goodbye as well: an end without it is an error to rustls.
+    // The agent sends close_notify too: without it rustls reports an error.
     assert_eq!(secure.read(&mut [0]).unwrap(), 0);
     assert!(ending(&agent).contains("closed the connection"));
 
@@ -173,7 +173,7 @@ fn requests_that_come_with_the_last_of_the_handshake_are_answered() {
     let mut stream = plain(&agent);
     assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
     let mut secure = handshake(&agent, stream);
-    // rustls sends what was written with its Finished, in one go.
+    // rustls sends the written bytes together with its Finished.
     let all = [option(OPT_GO, &[0; 6]), request(0, 7, 0, 100_000), request(2, 7, 0, 0)].concat();
     secure.write_all(&all).unwrap();
     let mut answers = Vec::new();
@@ -187,7 +187,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
     let (agent, _ca) = agent("--tls=require memory 256M");
     let mut secure = secured(&agent);
     go(&mut secure);
-    // Data, not holes: a reply has something to hold.
+    // Data, not holes, so that a reply holds memory.
     let len = 32 << 20;
     secure.write_all(&request(1, 7, 0, len)).unwrap();
     secure.write_all(&vec![7; len as usize]).unwrap();
@@ -198,7 +198,7 @@ fn a_client_that_never_reads_holds_a_bounded_amount() {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     let before = memory("VmRSS");
-    // The agent stops taking requests in, so the socket fills and a send finds no room.
+    // The agent stops reading requests, so the socket fills and a send would block.
     secure.sock.set_nonblocking(true).unwrap();
     let requests = request(0, 7, 0, 1 << 20).repeat(100);
     let mut sent = 0;

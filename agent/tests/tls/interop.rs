@@ -10,7 +10,7 @@ use crate::client::{agent, assert_copies_in_and_out, uri, word};
 pub(crate) fn nbdsh(uri: &str, before: &str, script: &str) -> String {
     let before = format!("import nbd\nh = nbd.NBD()\nh.set_uri_allow_local_file(True)\n{before}");
     let script = format!("{before}\nh.connect_uri({uri:?})\n{script}\n");
-    // Debian's own Python has the package; another may stand first in PATH.
+    // Debian's own Python has the package. Another one may come first in PATH.
     succeeds("/usr/bin/python3", "python3-libnbd", &["-c", &script])
 }
 
@@ -59,7 +59,7 @@ fn libnbd_enters_by_export_name_and_by_tls_1_2() {
     let (agent, _ca) = agent("--tls=require memory 16M");
     let uri = uri(&agent, "nbds", "trust");
     nbdsh(&uri, "h.set_handshake_flags(nbd.HANDSHAKE_FLAG_FIXED_NEWSTYLE)", WRITE_AND_READ);
-    // GnuTLS reads its priorities from a file that can be named.
+    // GnuTLS reads its priorities from a file that can be chosen.
     let config = agent.path("gnutls");
     fs::write(&config, "[overrides]\ndisabled-version = tls1.3\n").unwrap();
     let script = format!(

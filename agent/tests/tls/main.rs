@@ -1,5 +1,5 @@
-//! TLS from the outside: libnbd's and QEMU's clients, a client that says exactly what it is told
-//! to, and nbdkit where it says the same thing.
+//! TLS tested from outside: libnbd's and QEMU's clients, a client that sends exactly what it is
+//! told to, and nbdkit where it behaves the same.
 
 mod access;
 mod captive;
@@ -14,5 +14,5 @@ mod reload;
 mod remote;
 mod start;
 
-/// The agent that cargo has built for these tests.
+/// The agent, built by cargo for these tests.
 const BINARY: &str = env!("CARGO_BIN_EXE_agent");

@@ -1,4 +1,4 @@
-//! `--tls`: off, on, require, and what there is without it.
+//! `--tls`: off, on, require, and the behaviour without the option.
 
 use std::io::{BufRead, Read, Write};
 
@@ -28,7 +28,7 @@ fn require_shows_a_plain_client_nothing() {
             assert_eq!(ask(&mut stream, option, data), [REP_ERR_TLS_REQD], "{option}");
         }
     }
-    // NBD_OPT_EXPORT_NAME can only be refused by closing.
+    // NBD_OPT_EXPORT_NAME can be refused only by closing.
     stream.write_all(&option(1, b"")).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     let line = agent.wait_for_line("session").pop().unwrap();
@@ -70,7 +70,7 @@ fn a_second_starttls_is_invalid_and_the_session_lives() {
 }
 
 #[test]
-fn what_was_agreed_in_plain_text_is_gone_inside_tls() {
+fn agreements_in_plain_text_are_gone_inside_tls() {
     let (agent, _ca) = agent("--tls=on memory 1M");
     let mut stream = plain(&agent);
     assert_eq!(ask(&mut stream, OPT_STRUCTURED, b""), [REP_ACK]);
@@ -102,7 +102,8 @@ fn without_certificates_anywhere_there_is_no_tls() {
     assert_eq!(ask(&mut plain(&agent), OPT_STARTTLS, b""), [REP_ERR_UNSUP]);
 }
 
-/// Without `--tls` nobody comes in who cannot be verified; nbdkit's words mean what nbdkit makes of them.
+/// Without `--tls` only clients that can be verified are admitted. nbdkit's options have the same meaning
+/// as in nbdkit.
 #[test]
 fn verify_peer_requires_tls_unless_on_is_said() {
     const WARNING: &str = "clients without TLS are let in and not verified";

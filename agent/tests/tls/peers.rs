@@ -1,4 +1,4 @@
-//! `--tls-verify-peer`: who is let in, and what the log says of the others.
+//! `--tls-verify-peer`: which clients are admitted, and what the log says about the others.
 
 use rcgen::{ExtendedKeyUsagePurpose, date_time_ymd};
 use support::{
@@ -19,7 +19,7 @@ fn a_certificate_of_the_ca_is_let_in_and_its_owner_is_logged() {
 }
 
 #[test]
-fn without_verify_peer_nobody_is_asked_for_a_certificate() {
+fn without_verify_peer_no_client_is_asked_for_a_certificate() {
     let (agent, ca) = agent("--tls=require memory 1M");
     Ca::new("another").client_in(&agent.path("client"), client(7));
     ca.trusted_in(&agent.path("client"));
@@ -44,7 +44,7 @@ fn a_client_that_cannot_be_verified_is_refused_by_reason() {
     ] {
         ca.client_in(&agent.path(name), params);
     }
-    // They all trust the server.
+    // All of them trust the server.
     ca.trusted_in(&agent.path("stranger"));
     for (name, reason) in [
         ("trust", "has no certificate (--tls-verify-peer)"),
@@ -62,7 +62,7 @@ fn a_client_that_cannot_be_verified_is_refused_by_reason() {
     assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20), "others are not disturbed");
 }
 
-/// Ends an agent, and starts one that verifies clients by the same certificates.
+/// Ends an agent, and starts one that verifies clients with the same certificates.
 fn verifies(first: &mut Agent) -> Agent {
     first.end();
     Agent::start(
@@ -88,7 +88,7 @@ fn a_revoked_certificate_is_refused_and_others_are_not() {
 }
 
 #[test]
-fn a_revocation_list_past_its_time_lets_nobody_in() {
+fn an_expired_revocation_list_lets_no_client_in() {
     let (mut first, ca) = agent("--tls=require memory 1M");
     ca.revoke_in(&first.path("server"), 7, 2003);
     let agent = verifies(&mut first);

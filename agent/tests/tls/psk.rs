@@ -1,4 +1,4 @@
-//! `--tls-psk`: keys that both ends share, by libnbd and QEMU (the feature `psk`).
+//! `--tls-psk`: pre-shared keys, with libnbd and QEMU (the feature `psk`).
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::{
     interop::{WRITE_AND_READ, nbdsh},
 };
 
-/// psktool(1)'s file, of two users.
+/// A file of psktool(1) with two users.
 const KEYS: &str = "alice:ad7f0a3a3a4e5bd6a0a0b4fd0b2ba36f\nbob:0123456789abcdef0123456789abcdef\n";
 
 fn agent(words: &str) -> Agent {
@@ -41,7 +41,7 @@ fn libnbd_reads_what_it_wrote_in_both_versions() {
     nbdsh(&uri, "", WRITE_AND_READ);
     let line = agent.wait_for_line("inside TLS").pop().unwrap();
     assert!(line.contains("TLS_AES_128_GCM_SHA256") && line.contains("alice"), "{line}");
-    // GnuTLS reads its priorities from a file that can be named, when it is loaded.
+    // GnuTLS reads its priorities, when it is loaded, from a file that can be chosen.
     let config = agent.path("gnutls");
     fs::write(&config, "[overrides]\ndisabled-version = tls1.3\n").unwrap();
     let script = format!(
@@ -115,12 +115,12 @@ fn require_and_on_are_as_with_certificates() {
 }
 
 #[test]
-fn what_is_no_handshake_ends_the_session_and_no_other() {
+fn an_invalid_handshake_ends_its_session_and_no_other() {
     let agent = agent("--tls=on --timeout 500ms memory 1M");
     for bytes in [&option(OPT_GO, &[0; 6])[..], &[0; 70_000], b"", b"\x16\x03\x01"] {
         let mut stream = plain(&agent);
         assert_eq!(ask(&mut stream, OPT_STARTTLS, b""), [REP_ACK]);
-        // The agent may have closed before it has all.
+        // The agent may close before it has received everything.
         stream.write_all(bytes).ok();
         let ended = stream.read_to_end(&mut Vec::new());
         let reset =

@@ -1,4 +1,4 @@
-//! Certificates and lists that are renewed while the agent runs, and those that expire.
+//! Certificates and revocation lists that are renewed while the agent runs, and expired ones.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::{
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// Seconds since 1970, so long from now.
+/// The time this many seconds from now, as seconds since 1970.
 fn from_now(seconds: i64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     Duration::from_secs(now.checked_add_signed(seconds).unwrap())
@@ -35,7 +35,7 @@ fn hang_up(agent: &Agent, expected: &str) -> String {
 const READ_AGAIN: &str = "/server read again; open connections go on";
 const JUDGED_AGAIN: &str = "/server read again; connections of clients that they refuse are closed";
 
-/// An agent that verifies clients, and two that have certificates of its CA.
+/// An agent that verifies clients, and two clients with certificates of its CA.
 fn verifies_seven_and_eight() -> (Agent, Ca) {
     let (agent, ca) = agent("--tls-verify-peer memory 1M");
     for (name, serial) in [("seven", 7), ("eight", 8)] {
@@ -54,19 +54,19 @@ fn a_renewed_revocation_list_counts_from_hup_on() {
     assert!(let_in("seven"), "nothing was said yet");
     hang_up(&agent, JUDGED_AGAIN);
     assert!(!let_in("seven") && let_in("eight"));
-    // After its next update a list lets nobody in, until there is a newer one.
+    // After its next-update time a list admits no client, until there is a newer list.
     ca.revoke_until(&server, 7, from_now(-10));
     let line = hang_up(&agent, "was to be renewed by");
     assert!(line.contains("server/ca-crl.pem") && line.contains("ERROR"), "{line}");
     assert!(line.contains("no client's certificate is taken until it is"), "{line}");
     assert!(!let_in("eight"));
-    // The sessions before it may have their lines later than the HUP has its own.
+    // Lines of earlier sessions may be logged after the line of the HUP.
     let line = agent.wait_for_line("renew it and send HUP").pop().unwrap();
     assert!(line.contains("session"), "{line}");
     ca.revoke_in(&server, 8, 2098);
     hang_up(&agent, JUDGED_AGAIN);
     assert!(let_in("seven") && !let_in("eight"));
-    // It may be away for a moment only.
+    // The file may be missing only for a moment.
     fs::remove_file(server.join("ca-crl.pem")).unwrap();
     let line = hang_up(&agent, "stay as they were read before");
     assert!(line.contains("ca-crl.pem was there before and is gone"), "{line}");
@@ -74,13 +74,13 @@ fn a_renewed_revocation_list_counts_from_hup_on() {
 }
 
 #[test]
-fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
+fn a_connected_client_with_a_revoked_certificate_is_closed_at_hup() {
     let (agent, ca) = verifies_seven_and_eight();
     let server = agent.path("server");
     let mut seven = Guest::connect(&uri(&agent, "nbds", "seven"));
     let mut eight = Guest::connect(&uri(&agent, "nbds", "eight"));
     assert!(seven.is_in() && eight.is_in());
-    // A list that is too old now says nothing of those who are in.
+    // An expired list says nothing about connected clients.
     ca.revoke_until(&server, 9, from_now(-10));
     hang_up(&agent, JUDGED_AGAIN);
     assert!(seven.is_in() && eight.is_in());
@@ -90,7 +90,7 @@ fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
     assert!(line.contains("the client's certificate is revoked by ca-crl.pem"), "{line}");
     assert!(!seven.is_in(), "it was sent away");
     assert!(eight.is_in());
-    // Another CA vouches for nobody who is in.
+    // The new CA vouches for none of the connected clients.
     Ca::new("the new CA").server_in(&server);
     fs::remove_file(server.join("ca-crl.pem")).unwrap();
     hang_up(&agent, JUDGED_AGAIN);
@@ -102,7 +102,7 @@ fn who_is_in_when_its_certificate_is_revoked_is_sent_away_at_hup() {
 fn a_renewed_certificate_counts_from_hup_on() {
     let (agent, old) = agent("--tls=require memory 1M");
     let new = Ca::new("the new CA");
-    // libnbd verifies no server over a Unix socket.
+    // libnbd does not verify servers over a Unix socket.
     let is_trusted = |ca: &Ca| {
         ca.trusted_in(&agent.path("trust"));
         let mut stream = plain(&agent);
@@ -140,7 +140,7 @@ fn of_files_that_do_not_fit_together_none_is_taken() {
         assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20), "{file}: the old ones hold");
     }
     fs::remove_file(server.join("ca-crl.pem")).unwrap();
-    // A pipe would hold the agent for ever.
+    // A pipe would block the agent for ever.
     ca.server_in(&server);
     fs::remove_file(server.join("server-key.pem")).unwrap();
     nix::unistd::mkfifo(&server.join("server-key.pem"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -149,7 +149,7 @@ fn of_files_that_do_not_fit_together_none_is_taken() {
     assert_eq!(size(&uri(&agent, "nbds", "client")), Ok(1 << 20));
 }
 
-/// The agent with a server's certificate that ends then.
+/// The agent with a server certificate that expires then.
 fn until(seconds: i64, words: &str) -> (Agent, Ca) {
     let ca = Ca::new("the CA");
     let agent = Agent::start_by_in(
@@ -164,7 +164,7 @@ fn until(seconds: i64, words: &str) -> (Agent, Ca) {
 }
 
 #[test]
-fn what_expires_is_said_at_start_and_at_hup() {
+fn expiry_is_reported_at_start_and_at_hup() {
     let days = |days: u64| i64::try_from(days * DAY + 60).unwrap();
     for (seconds, words, expected, silent) in [
         (days(15), "--tls-verify-peer", &[][..], &["server-cert.pem", "ca-crl.pem"][..]),
@@ -174,7 +174,7 @@ fn what_expires_is_said_at_start_and_at_hup() {
             &["server/server-cert.pem expires at", "server/ca-crl.pem is to be renewed by"],
             &[],
         ),
-        // Nobody is asked for a certificate, so the list means nothing.
+        // No client is asked for a certificate, so the list has no effect.
         (
             days(13),
             "",
@@ -205,7 +205,7 @@ fn what_expires_is_said_at_start_and_at_hup() {
 }
 
 #[test]
-fn what_expires_while_the_agent_runs_is_said_then() {
+fn expiry_while_the_agent_runs_is_reported_then() {
     let (agent, _ca) = until(4, "--tls-verify-peer");
     agent.wait_for_line("in less than a day");
     agent.wait_for_line("server-cert.pem has expired at");

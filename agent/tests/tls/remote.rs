@@ -14,7 +14,7 @@ use crate::{
     client::{agent, size, uri, word},
 };
 
-/// An agent on `{}/s` that serves the disk of another one, and logs its sessions.
+/// An agent on `{}/s` that serves another agent's disk, and logs its sessions.
 fn remote(words: &[&str]) -> Agent {
     Agent::start_with(Command::new(BINARY), "-v -U {}/s nbd", words)
 }
@@ -31,7 +31,7 @@ fn trust(far: &Agent) -> String {
     format!("tls-certificates={}", far.path("trust").display())
 }
 
-/// What the log says of a disk that cannot be opened.
+/// The line of the log about a disk that cannot be opened.
 fn refused(words: &[&str]) -> String {
     let remote = remote(words);
     size(&through(&remote)).unwrap_err();
@@ -89,7 +89,7 @@ fn a_server_without_tls_is_used_only_where_that_is_allowed() {
     let (socket, trust) = (socket(&far), trust(&far));
     let line = refused(&[&socket, &trust, "tls=require"]);
     assert!(line.contains("was refused by the server"), "{line}");
-    // nbdkit's default, once another key of TLS is given.
+    // nbdkit's default, once another TLS key is given.
     for words in [vec![&*socket, &*trust, "tls=on"], vec![&*socket, &*trust]] {
         let through = remote(&words);
         assert_eq!(size(&self::through(&through)), Ok(1 << 20), "{words:?}");
@@ -127,7 +127,7 @@ fn the_host_of_tcp_is_looked_up_and_is_the_name_that_is_checked() {
         let remote = remote(&[host, &port, &trust, "tls=require"]);
         assert_eq!(size(&through(&remote)), Ok(1 << 20), "{host}");
     }
-    // 127.1 is an address to getaddrinfo(3) alone.
+    // 127.1 is an address only to getaddrinfo(3).
     let remote = remote(&["hostname=127.1", &port, &trust, "tls-hostname=localhost"]);
     assert_eq!(size(&through(&remote)), Ok(1 << 20));
     let (_, said) = fails_with(BINARY, "-U - nbd hostname=no-such-host.invalid shared=true");

@@ -1,5 +1,5 @@
-//! What keeps an agent with TLS from starting: one line that names the option or the file, and
-//! exit code 1.
+//! Errors that keep an agent with TLS from starting: one line that names the option or the file,
+//! and exit code 1.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use crate::{
     client::{size, uri},
 };
 
-/// Not root, so that `$HOME` counts; Debian's `nobody`.
+/// Not root, so that `$HOME` is used; Debian's `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Starts it in an empty home; what it says.
+/// Starts the agent in an empty home and returns its error.
 fn refused(home: &Path, words: &str) -> String {
     let words = words.replace("{}", home.to_str().unwrap());
     let socket = home.join("socket");

@@ -1,5 +1,6 @@
-//! One socket a disk under /run/guest-tools: whoever connects is told the state in JSON. That it is
-//! there and answers says that the relay lives. `device` serves it; `status` and `detach` ask.
+//! One Unix socket per attached disk, under /run/guest-tools. Every connection receives the relay's
+//! state in JSON. A socket that answers shows that the relay is alive. `device` serves the socket;
+//! `status` and `detach` read it.
 
 use std::{
     fs,
@@ -24,12 +25,12 @@ use super::{
     state::Shared,
 };
 
-/// What there is to know of devices.
+/// The directory of the relays' sockets and of the files that `saved` writes.
 pub(super) const RUN: &str = "/run/guest-tools";
-/// A relay that does not tell its state in this time does not tell it.
+/// How long to wait for a relay's state.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The socket of one disk. It goes with its value.
+/// The socket of one disk. Dropping the value removes the socket.
 #[derive(Debug)]
 pub(super) struct Control {
     listener: UnixListener,
@@ -40,7 +41,7 @@ impl Control {
     pub(super) fn open(device: Device) -> io::Result<Self> {
         fs::create_dir_all(RUN)?;
         let path = path(device);
-        // The kernel gave us the device: whoever had it is gone.
+        // The kernel has given us the device, so the relay that made this socket is gone.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -51,11 +52,11 @@ impl Control {
         Ok(Self { listener, path })
     }
 
-    /// Tells everybody who waits.
+    /// Sends the state to every client that waits.
     pub(super) fn answer(&self, state: &Shared) {
         while let Ok((mut stream, _)) = self.listener.accept() {
             let text = state.lock().to_json().to_string();
-            // It fits into the socket; one who does not listen gets no more.
+            // The text fits into the socket's buffer. A client that does not read receives no more.
             drop(stream.set_nonblocking(true).and_then(|()| stream.write_all(text.as_bytes())));
         }
     }
@@ -69,7 +70,7 @@ impl AsFd for Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // A name that stays answers nobody, and the next relay of this device takes it away.
+        // A name that is left behind answers nobody, and the next relay of this device removes it.
         fs::remove_file(&self.path).ok();
     }
 }
@@ -82,11 +83,12 @@ fn path(device: Device) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Attached {
     pub(crate) device: Device,
-    /// As `State` says it.
+    /// In the format of `State::to_json`.
     pub(crate) state: Value,
 }
 
-/// All of them: those of the nbd driver whoever made them, and of the ublk driver those of this program.
+/// All attached devices: those of the nbd driver that any program made, and those of the ublk driver
+/// that this program made.
 pub(crate) fn attached() -> Vec<Attached> {
     let connected = Driver::open().and_then(|mut driver| driver.connected()).unwrap_or_default();
     let mut all: Vec<_> = connected.into_iter().map(Device::Nbd).collect();
@@ -103,7 +105,7 @@ pub(crate) fn attached() -> Vec<Attached> {
     all.into_iter().filter_map(said).collect()
 }
 
-/// What the relay of a device says, if it has one.
+/// The state that the relay of a device reports; `None` without a relay.
 pub(super) fn ask(device: Device) -> Option<Value> {
     let mut stream = UnixStream::connect(path(device)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
@@ -112,12 +114,12 @@ pub(super) fn ask(device: Device) -> Option<Value> {
     serde_json::from_str(&text).ok()
 }
 
-/// A device of another program's, or of a relay that was killed.
+/// The state of a device that another program made, or whose relay was killed.
 fn unattended(device: Device) -> Option<Value> {
     let uri = match device {
         Device::Nbd(number) if !is_connected(number) => return None,
         Device::Nbd(_) => fs::read_to_string(format!("/sys/block/{}/backend", device.name())).ok(),
-        // It is this program's, since there is a file of it.
+        // There is a file of facts about it, so this program made the device.
         Device::Ublk(_) => Saved::read(facts_of(device)).ok().flatten().map(|saved| saved.uri),
     };
     let size = device.size()?;

@@ -1,6 +1,6 @@
-//! From a URI to a block device, and the process that stays behind it: connects, gives the kernel its
-//! ends of the socket pairs, starts the relay, and then waits for signals, for people who ask for the
-//! state, and for the end.
+//! Makes a block device from a URI and runs the process that serves it. `serve` connects, gives the
+//! kernel its ends of the socket pairs and starts the relay. Then it waits for signals, for clients
+//! of the control socket and for the end of the relay.
 
 use std::{
     fs::File,
@@ -42,33 +42,34 @@ use super::{
 };
 use crate::agent_contexts::FencingToken;
 
-/// Connections when nobody says how many, at most.
+/// The most connections that are opened when no number is given.
 const CONNECTIONS: usize = 4;
 
-/// What is to be attached, and how.
+/// What to attach, and how.
 #[derive(Debug)]
 pub(crate) struct Wish {
     pub(crate) connector: Connector,
     pub(crate) uri: Uri,
-    /// Else the first that is free, of the driver that the kernel has.
+    /// The device to make. `None`: the first free device of the driver that the kernel has.
     pub(crate) device: Option<Device>,
-    /// Of the ublk driver.
+    /// Use the ublk driver.
     pub(crate) ublk: bool,
     pub(crate) connections: Option<usize>,
     pub(crate) read_only: bool,
-    /// How long the kernel's requests wait for a server that is gone; `None`: for ever.
+    /// How long the kernel's requests wait for a server that is gone. `None`: without limit.
     pub(crate) dead_timeout: Option<Duration>,
-    /// How long to try to connect at first.
+    /// How long to try to connect at the start.
     pub(crate) wait: Duration,
-    /// Bytes of acknowledged changes that are kept.
+    /// The most bytes of acknowledged changes to keep before a flush.
     pub(crate) keep: usize,
-    /// The other ends are in these hands, and no kernel is asked.
+    /// The relay's ends of socket pairs whose other ends the caller has. If there are any, no kernel
+    /// driver is used.
     pub(crate) ends: Vec<UnixStream>,
-    /// Where a relay for those keeps what the next one has to know.
+    /// With `ends`: the file that stores the facts for the next relay.
     pub(crate) facts: Option<PathBuf>,
 }
 
-/// A device that can be used.
+/// A device that is ready for use.
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) device: String,
@@ -77,7 +78,7 @@ pub(crate) struct Ready {
     pub(super) block: u32,
     pub(super) connections: usize,
     pub(super) read_only: bool,
-    /// A relay stands between the kernel and the server.
+    /// Whether a relay passes requests between the kernel and the server.
     pub(super) relay: bool,
 }
 
@@ -95,10 +96,10 @@ impl Ready {
     }
 }
 
-/// Attaches, says so by `ready`, and stays until the kernel has disconnected.
+/// Attaches, calls `ready`, and returns when the kernel has disconnected.
 pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), AttachError> {
     let system = AttachError::system;
-    // What does not work anyway is told before anybody is connected to.
+    // Report what cannot work before a server is connected to.
     let mut driver = Driver::choose(&mut wish)?;
     let fencing = match driver.before() {
         Some(before) => before.next(),
@@ -109,7 +110,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
         before.is_still(&export).map_err(unfit)?;
     }
-    // Before there are threads: all of them are to have it.
+    // Before any thread is started, so that all of them inherit it.
     harden();
     let signals =
         SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]);
@@ -154,7 +155,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     let leaves = stay(device, &signals, control.as_ref(), &end, &state);
     notify("STOPPING=1");
     if leaves {
-        // The kernel keeps the device for the next relay: this one is gone with its process.
+        // The kernel keeps the device for the next relay. This relay ends with its process.
         return Ok(());
     }
     joined(relay, &facts.device)?;
@@ -162,7 +163,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     Ok(())
 }
 
-/// How many connections an export is given.
+/// How many connections to open to an export.
 pub(super) fn connections(wish: &Wish, export: &Export) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let count = wish.connections.unwrap_or_else(|| processors.min(CONNECTIONS)).max(1);
@@ -175,7 +176,7 @@ pub(super) fn connections(wish: &Wish, export: &Export) -> usize {
     1
 }
 
-/// All links.
+/// Opens all connections to the server.
 fn connect(
     wish: &Wish,
     fencing: FencingToken,
@@ -200,7 +201,8 @@ fn connect(
     Ok((links, export, block))
 }
 
-/// The first link: a server may come up later than its guest.
+/// Opens the first connection. Tries for `wish.wait`, because a server may start later than its
+/// guest.
 fn first(wish: &Wish, fencing: FencingToken) -> Result<(Client, Standing), ClientError> {
     let until = Instant::now() + wish.wait;
     let mut tries = 1;
@@ -225,7 +227,7 @@ fn first(wish: &Wish, fencing: FencingToken) -> Result<(Client, Standing), Clien
     }
 }
 
-/// What this relay names itself by, to its server only.
+/// The random token that identifies this relay to its server. It is a secret between the two.
 fn token() -> io::Result<u128> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -252,7 +254,8 @@ fn state(facts: &Ready) -> Shared {
 
 type Running = JoinHandle<Result<(), FrontendError>>;
 
-/// The relay on its own thread, and a socket whose other end closes with it.
+/// Starts the relay on its own thread. The other end of the returned socket closes when the relay
+/// ends.
 fn start(
     wish: &Wish,
     (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Client>),
@@ -288,8 +291,8 @@ fn joined(relay: Running, device: &str) -> Result<(), AttachError> {
     ended.map_err(|source| AttachError::Frontend { device: device.to_owned(), source })
 }
 
-/// Answers questions and signals until the relay ends. Says yes where it is to leave its device to
-/// another: by SIGQUIT, of a driver that keeps it.
+/// Handles control clients and signals until the relay ends. Returns whether the relay leaves its
+/// device to another one, which SIGQUIT asks for if the driver keeps the device.
 fn stay(
     device: Option<Device>,
     signals: &SignalFd,
@@ -303,7 +306,7 @@ fn stay(
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(control.map(|control| PollFd::new(control.as_fd(), PollFlags::POLLIN)));
-        // An interruption is a turn like any other.
+        // After an interruption the loop goes round once more.
         poll(&mut fds, PollTimeout::NONE).ok();
         let happened: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
         drop(fds);
@@ -318,12 +321,13 @@ fn stay(
             let keeps = matches!(device, Some(Device::Ublk(_)));
             match device {
                 Some(_) if keeps && is(Signal::SIGQUIT) => return true,
-                // A terminal that closes is no wish to lose a disk.
+                // A terminal that is closed does not mean that the disk is to go.
                 _ if is(Signal::SIGHUP) || is(Signal::SIGQUIT) => continue,
                 _ => {}
             }
             let Some(device) = device else { return false };
-            // Flushing may take its time, and state is to be told in it.
+            // On a thread of its own, because a flush may take long and the state must still be
+            // reported meanwhile.
             let ending = move || {
                 if let Err(error) = release(device, false) {
                     tell(&format!("asked to end, but {}", chain(&error)));

@@ -1,5 +1,5 @@
-//! `attach --direct`: the kernel is given the connections themselves, where it takes them, and nothing
-//! stays behind the device: it ends with its server.
+//! `attach --direct`: gives the kernel the connections themselves, where its driver accepts them. No
+//! process serves the device, and it ends with its server.
 
 use nbd::wire::TransmissionFlags;
 
@@ -13,7 +13,7 @@ use super::{
     netlink::Connect,
 };
 
-/// Gives the kernel the server's own sockets, and no relay: the device ends with its server.
+/// Gives the kernel the sockets to the server, without a relay. The device ends with its server.
 pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
     let uri = wish.uri.to_string();
     let unfit = |why: &str| AttachError::Unfit { uri: uri.clone(), why: why.to_owned() };

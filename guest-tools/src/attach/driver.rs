@@ -1,5 +1,6 @@
-//! The kernel's driver of a device: which driver makes it, what requests come by, and its start and end.
-//! `device` goes through it in the order of its functions; `release` takes a device away from outside.
+//! The kernel's driver of a device: which driver makes the device, how its requests arrive, and its start
+//! and end. `device` calls the functions in the order in which they stand here. `release` takes a device
+//! away from outside.
 
 use std::{
     fs, io, mem,
@@ -26,39 +27,39 @@ use super::{
 };
 use crate::{agent_contexts::FencingToken, init};
 
-/// What cannot be done.
+/// The action in the error message when the saved facts cannot be read.
 const LEFT: &str = "read what its last relay left";
-/// Bytes of each direction of a socket pair.
+/// Size of the buffer of each direction of a socket pair, in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// Who asks.
+/// Where the requests come from.
 pub(super) enum Driver {
-    /// Somebody else, by sockets that are in these hands.
+    /// Another program, through socket pairs whose other ends this process has.
     Played {
         ends: Vec<UnixStream>,
-        /// What the next relay has to know is kept here, as if the driver were one that keeps its device.
+        /// The file for what the next relay has to know, as if this were a driver that keeps its device.
         facts: Option<PathBuf>,
         before: Option<Saved>,
     },
     Nbd {
         driver: Nbd,
         wanted: Option<u32>,
-        /// The kernel's ends.
+        /// The kernel's ends of the socket pairs.
         sockets: Vec<OwnedFd>,
     },
     Ublk {
         driver: Ublk,
         wanted: Option<u32>,
-        /// The device is there, and its relay is gone.
+        /// The facts of a device that exists and whose relay is gone.
         before: Option<Saved>,
-        /// The device that was made, or taken over.
+        /// The number of the device that was made or taken over.
         made: Option<u32>,
     },
 }
 
 impl Driver {
-    /// The driver that is asked for, or the one that the kernel has: ublk, which is faster and keeps the
-    /// device when the relay is killed, or else nbd.
+    /// Chooses the driver that was asked for, otherwise the one that the kernel has: ublk if possible,
+    /// otherwise nbd. ublk is faster and keeps the device when the relay is killed.
     pub(super) fn choose(wish: &mut Wish) -> Result<Self, AttachError> {
         let ends = mem::take(&mut wish.ends);
         if !ends.is_empty() {
@@ -86,11 +87,11 @@ impl Driver {
         let device = wanted.map(Device::Ublk);
         let known = device.map(facts_of).map(Saved::read);
         let known = known.transpose().map_err(AttachError::system(LEFT))?.flatten();
-        // What was left without a device, or of another one, is of another life.
+        // Facts without a device, or about another device, are left over from an earlier one.
         let is_there = wanted.is_some_and(|number| driver.has(number));
         let before = known.filter(|saved| is_there && device.is_some_and(|it| saved.is_of(it)));
         if let (Some(before), Some(number), Some(device)) = (&before, wanted, device) {
-            // A relay that lives is not to lose its server to another.
+            // A relay that is alive must not lose its server to another one.
             if ask(device).is_some() || !driver.is_left(number).unwrap_or(false) {
                 let source = Errno::EBUSY.into();
                 return Err(ublk_refused(&device.to_string(), &before.uri, source));
@@ -99,7 +100,7 @@ impl Driver {
         Ok(Self::Ublk { driver, wanted, before, made: None })
     }
 
-    /// How many connections there have to be, if that is not ours to say.
+    /// How many connections there have to be, if the driver determines it.
     pub(super) const fn count(&self) -> Option<usize> {
         match self {
             Self::Played { ends, .. } => Some(ends.len()),
@@ -107,7 +108,7 @@ impl Driver {
         }
     }
 
-    /// What is known of a device that has lost its relay.
+    /// The facts of a device that has lost its relay.
     pub(super) const fn before(&self) -> Option<&Saved> {
         match self {
             Self::Ublk { before, .. } | Self::Played { before, .. } => before.as_ref(),
@@ -115,7 +116,7 @@ impl Driver {
         }
     }
 
-    /// What the relay is to answer.
+    /// The frontends whose requests the relay has to answer.
     pub(super) fn frontends(
         &mut self,
         facts: &mut Ready,
@@ -144,7 +145,7 @@ impl Driver {
                     *made = Some(number);
                     let described = driver.describe(number, export, facts.block);
                     described.and_then(|()| Ublk::frontend(number)).map_err(|source| {
-                        // Nobody has seen it yet.
+                        // No other process has seen the device yet.
                         driver.delete(number).ok();
                         refused(source)
                     })?
@@ -155,7 +156,7 @@ impl Driver {
         }
     }
 
-    /// Lets the device appear, or go on; the relay runs.
+    /// Starts the device, or resumes it. The relay runs already.
     pub(super) fn start(
         &mut self,
         facts: &Ready,
@@ -172,7 +173,7 @@ impl Driver {
                     flags: export.for_kernel().bits(),
                     identifier: &facts.uri,
                 });
-                // The kernel has them, or nobody; in that case the relay ends.
+                // Only the kernel may hold these ends from now on. If it does not, the relay ends.
                 sockets.clear();
                 let number = asked.map_err(|source| nbd_refused(&facts.device, &facts.uri, source));
                 number.map(Device::Nbd).map(Some)
@@ -187,7 +188,7 @@ impl Driver {
         }
     }
 
-    /// What the next relay of a device has to know, if the driver keeps it.
+    /// Writes what the next relay of a device has to know, if the driver keeps the device.
     pub(super) fn saved(
         &self,
         facts: &Ready,
@@ -206,7 +207,7 @@ impl Driver {
         Ok(Some(saved))
     }
 
-    /// It has not come to a device that can be used. Says whether the relay ends.
+    /// Gives the device up after an error before it could be used. Returns whether the relay ends.
     pub(super) fn gives_up(&mut self) -> bool {
         match self {
             Self::Ublk { before: Some(_), .. } => false,
@@ -215,12 +216,12 @@ impl Driver {
         }
     }
 
-    /// The relay has ended.
+    /// Cleans up after the relay has ended.
     pub(super) fn end(&mut self) {
         match self {
             Self::Ublk { driver, made: Some(number), .. } => {
                 Saved::remove(&facts_of(Device::Ublk(*number)));
-                // Somebody else may have been quicker.
+                // Another process may have deleted it already.
                 driver.delete(*number).ok();
             }
             Self::Played { facts: Some(path), .. } => Saved::remove(path),
@@ -229,7 +230,7 @@ impl Driver {
     }
 }
 
-/// The nbd driver, loaded if that can be done.
+/// Opens the nbd driver, and loads it first if necessary.
 pub(super) fn nbd() -> Result<Nbd, AttachError> {
     let opened =
         opened("nbd", Nbd::open).map_err(AttachError::system("ask the kernel's nbd driver"))?;
@@ -240,7 +241,7 @@ pub(super) fn nbd() -> Result<Nbd, AttachError> {
     })
 }
 
-/// The ublk driver, loaded if that can be done.
+/// Opens the ublk driver, and loads it first if necessary.
 pub(super) fn ublk() -> Result<Ublk, AttachError> {
     let opened = opened("ublk_drv", Ublk::open)
         .map_err(AttachError::system("ask the kernel's ublk driver"))?;
@@ -254,7 +255,8 @@ pub(super) fn ublk() -> Result<Ublk, AttachError> {
     })
 }
 
-/// What `open` gives when the module is loaded; the inner error says that there is no such driver.
+/// Calls `open`, and loads the module in between if the driver is missing. The inner error says that
+/// there is no such driver.
 fn opened<T>(module: &str, open: impl Fn() -> io::Result<T>) -> io::Result<Result<T, io::Error>> {
     let is_missing = |error: &io::Error| {
         let missing = [Errno::ENOENT, Errno::ENODEV, Errno::ENXIO, Errno::EOPNOTSUPP];
@@ -264,7 +266,7 @@ fn opened<T>(module: &str, open: impl Fn() -> io::Result<T>) -> io::Result<Resul
         Err(error) if is_missing(&error) => {}
         other => return other.map(Ok),
     }
-    // Whatever comes of it, the driver is there afterwards or not.
+    // The result does not matter: the second `open` shows whether the driver is there.
     if Command::new("modprobe").arg(module).output().is_err() {
         init::load_driver(module).ok();
     }
@@ -274,13 +276,13 @@ fn opened<T>(module: &str, open: impl Fn() -> io::Result<T>) -> io::Result<Resul
     }
 }
 
-/// The kernel's ends and ours.
+/// Makes `count` socket pairs: the kernel's ends and ours.
 fn pairs(count: usize) -> Result<(Vec<OwnedFd>, Vec<UnixStream>), AttachError> {
     let (mut kernels, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let pair = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
         for end in [&pair.0, &pair.1] {
-            // With less they work too.
+            // A smaller buffer works too.
             setsockopt(end, sockopt::SndBufForce, &BUFFER).ok();
         }
         kernels.push(pair.0.into());
@@ -289,7 +291,7 @@ fn pairs(count: usize) -> Result<(Vec<OwnedFd>, Vec<UnixStream>), AttachError> {
     Ok((kernels, ours))
 }
 
-/// What the nbd driver's refusal means.
+/// Adds a hint to an error of the nbd driver.
 pub(super) fn nbd_refused(device: &str, uri: &str, source: io::Error) -> AttachError {
     let hint = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",
@@ -307,7 +309,7 @@ pub(super) fn nbd_refused(device: &str, uri: &str, source: io::Error) -> AttachE
     AttachError::Connect { device, uri, hint, source }
 }
 
-/// What the ublk driver's refusal means.
+/// Adds a hint to an error of the ublk driver.
 fn ublk_refused(device: &str, uri: &str, source: io::Error) -> AttachError {
     let hint = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => "only root may: CAP_SYS_ADMIN is needed",

@@ -1,11 +1,11 @@
-//! What the kernel was told of the export, and whether a server that came back still serves it.
+//! What the kernel was told about the export, and whether a server that came back still serves the same.
 
 use nbd::{Terms, wire::TransmissionFlags as Flags};
 use nbd_client::Client;
 
 use super::fenced::Standing;
 
-/// What the kernel makes use of when it is offered.
+/// The flags of an export that the kernel's drivers make use of.
 const USED: Flags = Flags::HAS_FLAGS
     .union(Flags::SEND_FLUSH)
     .union(Flags::SEND_FUA)
@@ -13,28 +13,28 @@ const USED: Flags = Flags::HAS_FLAGS
     .union(Flags::SEND_TRIM)
     .union(Flags::SEND_WRITE_ZEROES)
     .union(Flags::CAN_MULTI_CONN);
-/// The driver's sectors: no block is smaller.
+/// The sector of the kernel's drivers, in bytes. No block is smaller.
 const SECTOR: u32 = 512;
-/// A block of the kernel's is no longer than a page.
+/// The largest block of the kernel's drivers, in bytes: a page.
 const PAGE: u32 = 4096;
 
-/// An export, as far as a disk depends on it.
+/// The properties of an export that a disk depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Export {
-    /// As the server says it, bytes.
+    /// As the server reports it, in bytes.
     pub(super) size: u64,
-    /// As the server says them, and READ_ONLY where this end wants it so.
+    /// As the server reports them, with READ_ONLY added if this end asks for it.
     pub(super) flags: Flags,
     pub(super) minimum: u32,
     pub(super) maximum: u32,
-    /// Which disk it is, where the server says it.
+    /// Identifies the disk, if the server reports an identity.
     pub(super) identity: Option<String>,
-    /// Which run of the server it is, where that is said. The disk does not depend on it.
+    /// Identifies the run of the server, if it reports one. The disk does not depend on it.
     pub(super) instance: Option<String>,
 }
 
 impl Export {
-    /// `read_only`: whatever the server would let be written, the kernel does not write.
+    /// With `read_only` the kernel does not write, even if the server would allow it.
     pub(super) fn of(terms: &Terms, read_only: bool, standing: Standing) -> Self {
         let mut flags = terms.flags;
         flags.set(Flags::READ_ONLY, read_only || flags.contains(Flags::READ_ONLY));
@@ -52,7 +52,8 @@ impl Export {
         Self::of(link.terms(), read_only, standing)
     }
 
-    /// The kernel's block size, in bytes: as small as both ends allow.
+    /// The kernel's block size in bytes: the smallest that both ends allow. It is an error if that is
+    /// more than a page.
     pub(super) fn block(&self) -> Result<u32, String> {
         let block = self.minimum.max(SECTOR);
         if block > PAGE {
@@ -65,23 +66,23 @@ impl Export {
         Ok(block)
     }
 
-    /// What the kernel sees of it, bytes: whole blocks.
+    /// The size that the kernel sees, in bytes: whole blocks only.
     pub(super) fn visible(&self, block: u32) -> u64 {
         self.size - self.size % u64::from(block)
     }
 
-    /// The flags for the kernel.
+    /// The flags that the kernel is told.
     pub(super) fn for_kernel(&self) -> Flags {
         (self.flags & (USED | Flags::READ_ONLY)) | Flags::HAS_FLAGS
     }
 
-    /// Changes are kept by the server until a flush, and may be lost before.
+    /// Whether the server may lose acknowledged changes until a flush.
     pub(super) const fn flushes(&self) -> bool {
         self.flags.contains(Flags::SEND_FLUSH)
     }
 
-    /// Whether what a server offers now can stand for it: the same disk, with nothing less than the
-    /// kernel was told of.
+    /// Whether the export as the server offers it now can replace this one: the same disk, with at least
+    /// the properties that the kernel was told. Otherwise returns the difference.
     pub(super) fn is_still(&self, now: &Self) -> Result<(), String> {
         if self.identity.is_some() && now.identity != self.identity {
             let say = |identity: &Option<String>| {
@@ -96,7 +97,8 @@ impl Export {
         if now.size != self.size {
             return Err(format!("its size was {} bytes and is {}", self.size, now.size));
         }
-        // With another kind of cache the kernel would flush where nothing keeps, or the reverse.
+        // With the other kind of cache the kernel would flush for nothing, or would not flush where it
+        // has to.
         let same = Flags::READ_ONLY | Flags::SEND_FLUSH;
         if (now.flags ^ self.flags).intersects(same) {
             let (was, is) = (self.flags & same, now.flags & same);
@@ -115,17 +117,17 @@ impl Export {
         Ok(())
     }
 
-    /// Another link is to the same disk. To another run of the server, perhaps, and then there is none to
-    /// speak of.
+    /// Takes note of another connection to the same disk. If it is to another run of the server, this
+    /// export names no run.
     pub(super) fn and(&mut self, again: &Self) {
         if self.instance != again.instance {
             self.instance = None;
         }
     }
 
-    /// The same, as another link has it.
+    /// The same export, as another connection reports it.
     pub(super) fn again(&self, link: &Client, standing: Standing) -> Self {
-        // What the kernel does not write it does not write on any link.
+        // If the kernel must not write, that holds on every connection.
         let read_only = self.flags.contains(Flags::READ_ONLY);
         Self::of_link(link, standing, read_only)
     }

@@ -1,23 +1,24 @@
-//! Connections that stand in place of this client's older ones, by the contexts of the agent's own
-//! (`x-agent:`). A server that does not know them answers nothing, and is used all the same.
+//! Connections that replace this client's older ones. They use metadata contexts of the agent's own
+//! (`x-agent:`). A server that does not know these contexts answers nothing, and is used
+//! nevertheless.
 
 use nbd::Uri;
 use nbd_client::{Client, ClientError, Connector};
 
 use crate::agent_contexts::{FencingToken, IDENTITY, INSTANCE, answer_to};
 
-/// What a server says to a client that may have to come back.
+/// What a server reports to a client that may reconnect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// Which disk the export is, where the server knows that.
+    /// Identifies the export's disk, if the server reports it.
     pub(super) identity: Option<String>,
-    /// Which run of the server it is, where it says that.
+    /// Identifies the run of the server, if the server reports it.
     pub(super) instance: Option<String>,
-    /// The connection stands in place of the client's older ones, which are over.
+    /// Whether the connection has replaced the client's older ones, which have ended.
     pub(super) follows: bool,
 }
 
-/// Connects and enters the export in place of the connections that this client had before.
+/// Connects and enters the export, and so replaces the connections that this client had before.
 pub(super) fn open_fenced(
     connector: &Connector,
     uri: &Uri,

@@ -1,5 +1,5 @@
-//! What keeps the relay alive where memory is short: the kernel may need it to write pages out before
-//! there is any again. Nothing of it is fatal where it is not allowed.
+//! Keeps the relay alive when memory is short: the kernel may need the relay to write pages out
+//! before memory is free again. A measure that is not permitted is reported and not fatal.
 
 use std::{fs, io};
 
@@ -8,12 +8,12 @@ use nix::sys::mman::{MlockAllFlags, mlockall};
 use super::notify::tell;
 use crate::sys;
 
-/// For this thread and those that it starts.
+/// Hardens this thread and the threads that it starts.
 pub(super) fn harden() {
     let locked = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
     for (what, done) in [
         ("lock its memory", locked.map_err(io::Error::from)),
-        // Memory is never waited for that only this relay could make free.
+        // This process then never waits for memory that only this relay could free.
         ("become an I/O flusher", sys::become_io_flusher().map_err(io::Error::from)),
         ("be the last to be killed", fs::write("/proc/self/oom_score_adj", "-1000")),
     ] {

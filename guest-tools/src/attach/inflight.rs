@@ -1,9 +1,9 @@
-//! The kernel's requests on their way: cut to what the server takes, held back while they would
-//! change what another one is changing, and answered when all of their parts are.
+//! The kernel's requests in flight. They are split into parts that the server accepts, held back
+//! while another request changes the same range, and answered when all of their parts are answered.
 //!
-//! `relay` brings requests and the server's answers, and takes orders and replies. Pure: no socket,
-//! no clock. The rule that makes asking again safe stands here: of all changes that are under way, no
-//! two overlap, so that it does not matter which of them had been done when a connection broke.
+//! `relay` passes in requests and the server's answers, and takes orders and replies. There is no
+//! socket and no clock here. This module keeps the rule that makes sending again safe: no two changes
+//! in flight overlap, so it does not matter which of them were done when a connection broke.
 
 use std::{collections::VecDeque, mem};
 
@@ -12,27 +12,27 @@ use nbd_client::{Done, Order, Verb};
 
 use super::{export::Export, frontend::Asked, unflushed::Unflushed};
 
-/// The longest read that is collected in memory; the driver's limit.
+/// The longest read that is collected in memory, in bytes. It is the driver's limit.
 const LONGEST_READ: u64 = 32 << 20;
 
-/// A request of the kernel that is not answered.
+/// A request of the kernel that is not yet answered.
 #[derive(Debug)]
 struct Task {
     frontend: usize,
     cookie: u64,
     at: u64,
-    /// Parts that are not answered.
+    /// How many parts are not yet answered.
     left: usize,
     error: Errno,
-    /// What a read in several parts has read.
+    /// The data of a read in several parts.
     read: Vec<u8>,
-    /// Of a flush that was sent: what it covers.
+    /// For a flush that was sent: the mark up to which it covers changes.
     mark: u64,
-    /// Bytes in memory.
+    /// Memory that its payload takes, in bytes.
     weight: usize,
 }
 
-/// An answer for the kernel.
+/// An answer to the kernel.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) frontend: usize,
@@ -41,22 +41,22 @@ pub(super) struct Reply {
     pub(super) payload: Vec<u8>,
 }
 
-/// All requests under way.
+/// All requests in flight.
 #[derive(Debug)]
 pub(super) struct Inflight {
     size: u64,
     block: u64,
     read_only: bool,
     flushes: bool,
-    /// The longest read or write, and the longest range of another command.
+    /// The longest read or write, and the longest range of another command, in bytes.
     longest: (u64, u64),
     inflight: Vec<Option<Task>>,
     free: Vec<usize>,
-    /// Ranges that are being changed, with the task.
+    /// Ranges that are being changed: start, end and the task's tag.
     busy: Vec<(u64, u64, u64)>,
-    /// To be sent.
+    /// Orders to send.
     ready: VecDeque<Order>,
-    /// Changes that wait for others, in the order in which they were asked for.
+    /// Changes that wait for overlapping ones, in the order in which they arrived.
     held: VecDeque<Order>,
     replies: Vec<Reply>,
     weight: usize,
@@ -84,22 +84,22 @@ impl Inflight {
         }
     }
 
-    /// Requests that are not answered.
+    /// How many requests are not yet answered.
     pub(super) fn under_way(&self) -> usize {
         self.inflight.len() - self.free.len()
     }
 
-    /// The server may lose what it has answered, until a flush.
+    /// Whether the server may lose acknowledged changes until a flush.
     pub(super) const fn flushes(&self) -> bool {
         self.flushes
     }
 
-    /// The memory that they take, in bytes.
+    /// The memory that the payloads of all requests take, in bytes.
     pub(super) const fn weight(&self) -> usize {
         self.weight
     }
 
-    /// A request has come. `room` is a buffer to read into.
+    /// Accepts a request. `room` is a buffer to read into.
     pub(super) fn accept(&mut self, frontend: usize, asked: Asked, room: Vec<u8>) {
         let Asked { request, bytes } = asked;
         let (at, len, cookie) = (request.offset, request.len, request.cookie);
@@ -132,7 +132,7 @@ impl Inflight {
         }
     }
 
-    /// What is asked for, if it makes sense.
+    /// The verb of a request, or `None` if the request is invalid.
     fn judge(&self, command: Command, flags: CommandFlags, at: u64, len: u64) -> Option<Verb> {
         let fua = flags.contains(CommandFlags::FUA);
         let verb = match command {
@@ -150,7 +150,7 @@ impl Inflight {
         (inside && whole && len > 0).then_some(verb)
     }
 
-    /// The next one to be sent.
+    /// Returns the next order to send.
     pub(super) fn next_order(&mut self) -> Option<Order> {
         let order = self.ready.pop_front()?;
         let mark = self.unflushed.mark();
@@ -161,12 +161,12 @@ impl Inflight {
         Some(order)
     }
 
-    /// It was sent and the connection broke: it is to be sent again.
+    /// Queues an order again whose connection broke before the answer.
     pub(super) fn unanswered(&mut self, order: Order) {
         self.ready.push_front(order);
     }
 
-    /// A part was answered; or does not fit the server.
+    /// Takes the server's answer to a part.
     pub(super) fn done(&mut self, done: Done) {
         let Done { order, result, .. } = done;
         let error = match &result {
@@ -177,7 +177,7 @@ impl Inflight {
         self.finish(order, error);
     }
 
-    /// A part ends.
+    /// Ends a part, with the server's answer or without.
     pub(super) fn finish(&mut self, mut order: Order, error: Errno) {
         let (tag, verb, at, len) = (order.tag, order.verb, order.at, order.len);
         let mut payload = Vec::new();
@@ -218,7 +218,7 @@ impl Inflight {
         self.conclude(tag, payload);
     }
 
-    /// Answers a task whose parts are all answered.
+    /// Answers a task if all of its parts are answered.
     fn conclude(&mut self, tag: u64, payload: Vec<u8>) {
         if self.task(tag).is_none_or(|task| task.left > 0) {
             return;
@@ -228,7 +228,7 @@ impl Inflight {
         self.reply(task.frontend, task.cookie, task.error, payload);
     }
 
-    /// Answers everything with an error, and forgets it.
+    /// Answers every request with an error and drops it.
     pub(super) fn fail_all(&mut self, error: Errno) {
         self.ready.clear();
         self.held.clear();
@@ -240,12 +240,12 @@ impl Inflight {
         }
     }
 
-    /// The answers that are due.
+    /// Takes the answers that are ready for the kernel.
     pub(super) fn replies(&mut self) -> Vec<Reply> {
         mem::take(&mut self.replies)
     }
 
-    /// What failed has nothing to bring.
+    /// Queues an answer. A failed request has no payload.
     fn reply(&mut self, frontend: usize, cookie: u64, error: Errno, mut payload: Vec<u8>) {
         if error.0 != 0 {
             payload.clear();
@@ -253,7 +253,7 @@ impl Inflight {
         self.replies.push(Reply { frontend, cookie, error, payload });
     }
 
-    /// Lets an order go, or holds it back.
+    /// Queues an order, or holds it back while it overlaps another change.
     fn admit(&mut self, order: Order) {
         if is_change(order.verb) {
             let (at, end) = (order.at, order.at + order.len);

@@ -1,29 +1,30 @@
-//! A block device that survives its server: a driver of the kernel's at one end, the server at the other,
+//! A block device that survives its server. A driver of the kernel is at one end, the server at the other,
 //! and a relay between them.
 //!
 //! ```text
 //!  kernel's ublk driver <-- io_uring ----> frontend \
-//!                                                    inflight -- relay -- link <-- vsock --> agent
+//!                                                    inflight -- relay -- client <-- vsock --> agent
 //!  kernel's nbd driver <-- socket pairs -> frontend /    |           \
 //!                                                    unflushed     redial
 //! ```
 //!
-//! `device` sets it all up and stays until the kernel disconnects; the commands `attach`, `detach` and
-//! `status` call it. Why a relay, when the kernel can speak to a server itself: a kernel's own socket
-//! dies with its server, and since October 2025 it takes no vsock sockets.
+//! `device` sets it all up and stays until the kernel disconnects. The commands `attach`, `detach` and
+//! `status` call it. There is a relay, although the kernel can speak to a server itself, because the
+//! kernel's own socket dies with its server, and since October 2025 the kernel accepts no vsock sockets.
 //!
-//! What the relay promises, and by what:
-//! - a server that dies is a pause, not an error: requests without an answer are sent again;
-//! - no acknowledged change vanishes: what was answered and not flushed is kept here (a flush of our own
-//!   bounds it) and done again before anything else, because a server may die with its cache;
-//! - no change is undone: of changes under way no two overlap, and of what is kept only the last change
-//!   of each byte is, so that doing it again ends in what the last answer promised;
-//! - another disk is not taken for this one: size, flags, block sizes and identity have to be as the
-//!   kernel was told.
+//! What the relay promises, and how it keeps the promise:
+//! - A server that dies causes a pause, not an error: requests without an answer are sent again.
+//! - No acknowledged change is lost. A change that was answered and not flushed is kept here, and done again
+//!   before anything else, because a server may die with its cache. The relay's own flushes bound what is kept.
+//! - No change is undone. No two changes in flight overlap, and only the last change of each byte is kept, so
+//!   doing it again ends with the content that the last answer promised.
+//! - Another disk is not mistaken for this one: size, flags, block sizes and identity have to be as the kernel
+//!   was told.
 //!
-//! What it cannot know: whether a server that is alive still works on what a broken connection had
-//! asked for. A server that died does not, and the agent lets a client that comes back in when that is
-//! over (`agent_contexts::FencingToken`). Other servers are trusted to end a connection's work with it.
+//! What the relay cannot know is whether a live server still works on requests from a broken connection.
+//! A server that died does not. The agent readmits a client that reconnects only after that work has
+//! ended (`agent_contexts::FencingToken`). Other servers are trusted to end a connection's work together
+//! with the connection.
 
 mod control;
 mod device;
@@ -61,7 +62,7 @@ pub(crate) use self::{
     release::release,
 };
 
-/// Why a disk is not attached, or not let go.
+/// Why a disk could not be attached or detached.
 #[derive(Debug, Error)]
 pub(crate) enum AttachError {
     #[error("cannot attach {uri}: {why}")]
@@ -100,7 +101,7 @@ pub(crate) enum AttachError {
 }
 
 impl AttachError {
-    /// The driver takes no sockets of this kind.
+    /// Whether the driver refuses sockets of this kind.
     pub(crate) fn is_refused_socket(&self) -> bool {
         let Self::Connect { source, .. } = self else { return false };
         source.raw_os_error() == Some(Errno::EINVAL as i32)

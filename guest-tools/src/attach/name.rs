@@ -1,8 +1,8 @@
-//! The names of block devices, and by them the driver that makes them.
+//! The names of block devices. The name of a device says which driver makes it.
 
 use std::{fmt, fs};
 
-/// A device of one of the drivers.
+/// A device of one of the two drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Device {
     /// /dev/nbdN
@@ -12,7 +12,7 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// As it is called in /dev and /sys/block.
+    /// The name in /dev and /sys/block.
     pub(super) fn name(self) -> String {
         match self {
             Self::Nbd(number) => format!("nbd{number}"),
@@ -20,7 +20,7 @@ impl Device {
         }
     }
 
-    /// Bytes, as the kernel has it; `None` where there is no such device.
+    /// The size in bytes that the kernel reports; `None` if there is no such device.
     pub(super) fn size(self) -> Option<u64> {
         let sectors = fs::read_to_string(format!("/sys/block/{}/size", self.name())).ok()?;
         sectors.trim().parse::<u64>().ok()?.checked_mul(512)
@@ -38,7 +38,7 @@ impl Device {
         }
     }
 
-    /// /dev/NAME or NAME, for a command line.
+    /// Parses /dev/NAME or NAME from a command line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Self::of_name(text.strip_prefix("/dev/").unwrap_or(text))
             .ok_or_else(|| "a device is /dev/nbdN or /dev/ublkbN, such as /dev/nbd0".to_owned())

@@ -1,8 +1,9 @@
-//! The kernel's nbd driver by generic netlink (<linux/nbd-netlink.h>): connect, disconnect, and what is
-//! connected. A handful of messages of a few attributes: less than a crate for it would be.
+//! The kernel's nbd driver through generic netlink (<linux/nbd-netlink.h>): connect, disconnect, and
+//! list what is connected. These are a handful of messages with a few attributes, less code than a crate
+//! would need.
 //!
-//! `device` and the commands call it. What the kernel says is held against the message's length before
-//! it is used, though nobody can forge it.
+//! `device` and the commands call it. Lengths that the kernel reports are checked against the message
+//! before use, although nobody can forge a message.
 
 use std::{
     fs, io,
@@ -22,13 +23,14 @@ use nix::{
     },
 };
 
-/// What the kernel may take to answer, seconds. It answers when it is done, and a disconnect waits
-/// for workers of the driver.
+/// How long the kernel may take to answer, in seconds. It answers when it is done, and a disconnect
+/// waits for the driver's workers.
 const PATIENCE: i64 = 30;
-/// How long whoever looks at a device that is not connected may have it open, and how often it is asked.
+/// How long another program that looks at an unconnected device may keep it open, and how often it is
+/// tried again.
 const LOOKED_AT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
-/// Of a message, and of one with its generic part.
+/// The size of a message's header in bytes, without and with the generic header.
 const HEADER: usize = 16;
 const GENERIC: usize = 20;
 
@@ -58,21 +60,21 @@ const DEVICE_ITEM: u16 = 1;
 const DEVICE_INDEX: u16 = 1;
 const DEVICE_CONNECTED: u16 = 2;
 
-/// What the driver is to make a disk of.
+/// A disk for the driver to make.
 #[derive(Debug)]
 pub(super) struct Connect<'a> {
-    /// /dev/nbdN; without it the driver chooses one.
+    /// N of /dev/nbdN. Without it the driver chooses one.
     pub(super) index: Option<u32>,
     pub(super) sockets: &'a [OwnedFd],
     pub(super) size: u64,
     pub(super) block: u32,
-    /// As a server says them.
+    /// The transmission flags, as a server sends them.
     pub(super) flags: u16,
     /// Shown in /sys/block/nbdN/backend.
     pub(super) identifier: &'a str,
 }
 
-/// A way to the driver.
+/// A connection to the driver.
 #[derive(Debug)]
 pub(super) struct Driver {
     socket: OwnedFd,
@@ -81,7 +83,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// ENOENT: the kernel has no such driver, or has not loaded it.
+    /// Fails with ENOENT if the kernel has no such driver or has not loaded it.
     pub(super) fn open() -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -100,7 +102,7 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Makes a disk, and says which. It holds the sockets from then on.
+    /// Makes a disk and returns its number. The driver holds the sockets from then on.
     pub(super) fn connect(&mut self, disk: &Connect<'_>) -> io::Result<u32> {
         let mut words = Vec::new();
         if let Some(index) = disk.index {
@@ -120,7 +122,8 @@ impl Driver {
         let mut identifier = disk.identifier.as_bytes().to_vec();
         identifier.push(0);
         put(&mut words, ATTR_BACKEND_IDENTIFIER, &identifier);
-        // The driver calls a device busy that somebody has open, as udev does when the device is new.
+        // The driver reports EBUSY for a device that another process has open, as udev does while the
+        // device is new.
         let until = Instant::now() + LOOKED_AT;
         let looked_at = |error: &io::Error| {
             error.raw_os_error() == Some(Errno::EBUSY as i32)
@@ -136,14 +139,14 @@ impl Driver {
         find_u32(&answer, ATTR_INDEX).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Ends a disk: what is not answered yet fails.
+    /// Disconnects a disk. Requests that are not yet answered fail.
     pub(super) fn disconnect(&mut self, index: u32) -> io::Result<()> {
         let mut words = Vec::new();
         put(&mut words, ATTR_INDEX, &index.to_ne_bytes());
         self.ask(CMD_DISCONNECT, &words).map(drop)
     }
 
-    /// The disks that are connected.
+    /// Returns the numbers of the disks that are connected.
     pub(super) fn connected(&mut self) -> io::Result<Vec<u32>> {
         let answer = self.ask(CMD_STATUS, &[])?;
         let list = find(&answer, ATTR_DEVICE_LIST).unwrap_or_default();
@@ -152,16 +155,18 @@ impl Driver {
         Ok(connected.filter_map(|(_, item)| find_u32(item, DEVICE_INDEX)).collect())
     }
 
-    /// Sends one message. The attributes of the answer; none where the answer is a bare yes.
+    /// Sends one message and returns the attributes of the answer. They are empty if the answer is a
+    /// bare acknowledgement.
     fn ask(&mut self, command: u8, attributes: &[u8]) -> io::Result<Vec<u8>> {
         self.sequence += 1;
-        // The driver's own answers come with attributes, and then no more is awaited than these.
+        // An answer of the driver's own has attributes. The acknowledgement comes after it, and ends the
+        // wait.
         let flags = NLM_F_REQUEST | NLM_F_ACK;
         let message = message(self.family, flags, self.sequence, command, attributes);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut said = Vec::new();
         loop {
-            // The list of all devices is the longest answer: 20 bytes for each.
+            // The list of all devices is the longest answer: 20 bytes per device.
             let mut bytes = vec![0; 64 << 10];
             let n = match recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
@@ -188,7 +193,7 @@ impl Driver {
     }
 }
 
-/// Whether a device has a server, or a relay.
+/// Whether a device has a server or a relay.
 pub(super) fn is_connected(index: u32) -> bool {
     fs::exists(format!("/sys/block/nbd{index}/pid")).unwrap_or(false)
 }
@@ -197,7 +202,7 @@ const fn libc_eproto() -> i32 {
     Errno::EPROTO as i32
 }
 
-/// A message with its headers.
+/// Encodes a message with its headers.
 fn message(family: u16, flags: u16, sequence: u32, command: u8, attributes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(GENERIC + attributes.len());
     let len = u32::try_from(GENERIC + attributes.len()).unwrap_or(u32::MAX);
@@ -206,7 +211,7 @@ fn message(family: u16, flags: u16, sequence: u32, command: u8, attributes: &[u8
     out.extend_from_slice(&flags.to_ne_bytes());
     out.extend_from_slice(&sequence.to_ne_bytes());
     out.extend_from_slice(&0_u32.to_ne_bytes());
-    // The command, version 1, and two bytes that are reserved.
+    // The command, version 1, and two reserved bytes.
     out.extend_from_slice(&[command, 1, 0, 0]);
     out.extend_from_slice(attributes);
     out
@@ -221,7 +226,7 @@ fn put(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// The first message: its kind, its sequence, what is behind its header, and what comes after it.
+/// Splits off the first message: its kind, its sequence number, its body, and the bytes after it.
 fn split(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     let len = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
@@ -230,7 +235,7 @@ fn split(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     Some((kind, sequence, body, bytes.get(len.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// Kind and value of each attribute, as far as they make sense.
+/// The kind and value of each attribute, up to the first invalid one.
 fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -291,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_family_that_is_not_there_is_enoent() {
-        // This machine may have the driver; either answer is one.
+        // This machine may or may not have the driver; both answers are tested.
         match Driver::open() {
             Ok(driver) => assert!(driver.family > GENL_ID_CTRL),
             Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::ENOENT as i32), "{error}"),

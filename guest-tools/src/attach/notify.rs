@@ -1,5 +1,5 @@
-//! Words to whoever looks after this process: systemd's notifications, and lines for the log. Neither
-//! may ever wait: the log itself may lie on the disk that the relay serves.
+//! Messages to systemd (its notifications) and to the log (lines on standard error). Neither ever
+//! blocks: the log itself may be on the disk that the relay serves.
 
 use std::{
     env,
@@ -17,22 +17,22 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// One line on standard error, if that takes it at once.
+/// Writes one line to standard error, if that does not block.
 pub(super) fn tell(text: &str) {
     let line = format!("guest-tools: {text}\n");
     let stderr = io::stderr();
     let room = PollFd::new(stderr.as_fd(), PollFlags::POLLOUT);
     let takes = poll(&mut [room], PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
     if takes {
-        // Nobody else can be told.
+        // If it fails, there is nowhere else to report it.
         stderr.lock().write_all(line.as_bytes()).ok();
     }
 }
 
-/// Tells systemd, where it waits to be told ("READY=1", "STATUS=...").
+/// Notifies systemd ("READY=1", "STATUS=..."), if it waits for notifications.
 pub(super) fn notify(words: &str) {
     let Some(place) = env::var_os("NOTIFY_SOCKET") else { return };
-    // It may be late or gone; what it is told is only for people to see.
+    // systemd may be gone or late. The text is only for people to read.
     drop(send(&place, words));
 }
 

@@ -1,6 +1,6 @@
-//! Connects to the server on a thread of its own, so that the relay answers the kernel and whoever
-//! asks for its state while a server is silent. The thread starts with the relay: where memory is
-//! short none can be started any more.
+//! Connects to the server on a thread of its own, so that the relay still answers the kernel and control
+//! clients while a server is silent. The thread starts with the relay, because no thread can be started
+//! once memory is short.
 
 use std::{
     io::{self, Read, Write},
@@ -20,24 +20,24 @@ use nbd_client::{Client, Connector};
 use super::{export::Export, fenced::open_fenced};
 use crate::agent_contexts::FencingToken;
 
-/// The thread's stack is locked in memory.
+/// The size of the thread's stack, in bytes. The stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;
-/// Between two tries, at first and at most.
+/// The pause between two tries, at first and at most.
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(2);
 
-/// Why a server is not used that has all it had, but for what only the dead relay could write again.
+/// Why a server is not used that cannot have what only the dead relay could have written again.
 const ANEW: &str = "the server was started anew before it had flushed what the relay before this one was \
                     answered, and may have lost it: unmount what is on the device, detach it with \
                     --force, and attach again";
 
-/// Connections, and which run of the server they are to.
+/// Connections, and the run of the server that they lead to.
 type Found = (Vec<Client>, Option<String>);
 
-/// The thread, from outside.
+/// The handle of the thread.
 #[derive(Debug)]
 pub(super) struct Redial {
-    /// With the run of the server that it has to be, if only one will do.
+    /// Starts a try. The value is the run of the server that is required, if one is.
     ask: Sender<Option<String>>,
     answers: Receiver<Result<Found, String>>,
     wake: UnixStream,
@@ -45,7 +45,8 @@ pub(super) struct Redial {
 }
 
 impl Redial {
-    /// `count` connections to the export of `uri`, which must be `export`, in place of those of `fencing`.
+    /// Starts the thread. It opens `count` connections to the export of `uri`, which must be `export`.
+    /// They replace those of `fencing`.
     pub(super) fn start(
         (connector, uri): (Connector, Uri),
         count: usize,
@@ -58,10 +59,10 @@ impl Redial {
         let (answer, answers) = channel();
         thread::Builder::new().name("redial".to_owned()).stack_size(STACK).spawn(move || {
             while let Ok(run) = asked.recv() {
-                // A try that fails half way leaves connections that the next one stands in place of.
+                // A try that fails half way leaves connections open. The next generation replaces them.
                 fencing.generation += 1;
                 let links = links((&connector, &uri), count, &export, fencing, run.as_deref());
-                // The relay has ended when nobody listens.
+                // The other end is closed if the relay has ended.
                 if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
                     return;
                 }
@@ -70,7 +71,7 @@ impl Redial {
         Ok(Self { ask, answers, wake, under_way: false })
     }
 
-    /// Starts to connect, if it does not already. `run`: to no other run of the server.
+    /// Starts to connect, unless a try is in progress. With `run` only that run of the server is accepted.
     pub(super) fn begin(&mut self, run: Option<&str>) {
         if !self.under_way {
             self.under_way = self.ask.send(run.map(str::to_owned)).is_ok();
@@ -81,9 +82,9 @@ impl Redial {
         self.under_way
     }
 
-    /// What came of it.
+    /// Returns the result of a finished try.
     pub(super) fn answer(&mut self) -> Option<Result<Found, String>> {
-        // The bytes are there to wake the poll, and no more.
+        // The bytes only wake the poll.
         while self.wake.read(&mut [0; 8]).is_ok_and(|n| n > 0) {}
         let answer = self.answers.try_recv().ok()?;
         self.under_way = false;
@@ -97,7 +98,7 @@ impl AsFd for Redial {
     }
 }
 
-/// How long to wait before try number `n`, from 0.
+/// How long to wait before try number `n`, counted from 0.
 pub(super) fn pause(n: u32) -> Duration {
     match n {
         0 => Duration::ZERO,
@@ -105,7 +106,7 @@ pub(super) fn pause(n: u32) -> Duration {
     }
 }
 
-/// All of them, and each to the same export.
+/// Opens all connections. Each of them must lead to the same export.
 fn links(
     (connector, uri): (&Connector, &Uri),
     count: usize,
@@ -118,7 +119,7 @@ fn links(
     for _ in 0..count {
         let opened = open_fenced(connector, uri, fencing);
         let (link, standing) = opened.map_err(|error| chain(&error).to_string())?;
-        // It knows clients that come back, and says that this one is not the last.
+        // The server knows clients that reconnect, and reports that a newer connection exists.
         if standing.identity.is_some() && !standing.follows {
             link.close();
             return Err("another relay has come in place of this one".to_owned());

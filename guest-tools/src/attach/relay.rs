@@ -1,4 +1,4 @@
-//! Between the kernel's driver and the server: one thread that waits for both.
+//! Connects the kernel's driver and the server: one thread that waits for both.
 //!
 //! ```text
 //!            requests                 orders
@@ -6,8 +6,8 @@
 //!  kernel <-- Frontend <-- Inflight::replies <-- finish <-- Client <-- server
 //! ```
 //!
-//! What happens when a server goes away is told in `again`. `device` starts the relay with the sockets
-//! that it gives the kernel, and waits for its end, which comes when the kernel disconnects.
+//! `reconnect` describes what happens when a server goes away. `device` starts the relay with its frontends
+//! and waits for its end. The relay ends when the kernel disconnects.
 
 mod reconnect;
 
@@ -33,53 +33,54 @@ use super::{
     state::Shared,
 };
 
-/// Payload of requests under way, bytes: at this bound the kernel waits.
+/// The most bytes of payload in flight. At this bound the relay takes no more requests from the kernel.
 const WEIGHT: usize = 64 << 20;
-/// Tags of what is not the kernel's.
+/// Tags of orders that do not come from the kernel.
 const OWN_FLUSH: u64 = u64::MAX;
 const REPLAYED: u64 = u64::MAX - 1;
 
-/// Where the relay stands with the server.
+/// The state of the connections to the server.
 #[derive(Debug)]
 enum Net {
     Up(Vec<Client>),
-    /// Acknowledged changes are asked for again, from this offset on.
+    /// Acknowledged changes are sent again, from this offset on.
     Replay(Vec<Client>, u64),
-    /// With the time of the next try, and how many there were.
+    /// The time of the next try, and the number of tries so far.
     Down(Instant, u32),
 }
 
-/// The relay.
+/// The relay between the frontends and the server.
 #[derive(Debug)]
 pub(super) struct Relay {
     frontends: Vec<Box<dyn Frontend>>,
     net: Net,
     redial: Redial,
     inflight: Inflight,
-    /// Since when nothing is answered, because of connections that broke.
+    /// Since when requests are unanswered because connections broke.
     broken: Option<Instant>,
-    /// Connections since then: a server may be there and answer nothing right.
+    /// How many connections were made since the last answer. A server may be reachable and give no valid
+    /// answer.
     vain: u32,
     dead_timeout: Option<Duration>,
-    /// When the server last gave a sign of life, or was asked after a time of peace.
+    /// When the server last showed a sign of life, or was sent a request after a time without any.
     heard: Instant,
-    /// The dead timeout is over.
+    /// The dead timeout has expired.
     failing: bool,
-    /// Acknowledged changes are kept up to this many bytes, then a flush is asked for.
+    /// The most bytes of acknowledged changes to keep. Beyond that the relay sends a flush.
     keep: usize,
-    /// A flush of ours is under way, and covers this.
+    /// The mark that the relay's own flush covers, while it is in flight.
     flush: Option<u64>,
-    /// The last one failed.
+    /// The last flush failed.
     cannot_flush: bool,
-    /// One of ours failed, and the kernel does not know: what the server has lost by it, a later flush would
-    /// not tell.
+    /// One of the relay's own flushes failed and the kernel has not been told. A later flush would not
+    /// report what the server lost.
     untold: bool,
-    /// A flush of the kernel's is answered, and fails if one was untold.
+    /// A flush of the kernel's was answered, with an error if `untold` was set.
     telling: bool,
-    /// The relay before this one was killed, and this run of the server alone has what that one was answered
-    /// and did not flush.
+    /// The relay before this one was killed. Only this run of the server has the changes that were
+    /// acknowledged to that relay and not flushed.
     inherits: bool,
-    /// What the next relay has to know, where there may be one.
+    /// What the next relay has to know, if there can be one.
     saved: Option<Saved>,
     state: Shared,
 }
@@ -93,7 +94,7 @@ impl Relay {
         (saved, inherits): (Option<Saved>, bool),
         state: Shared,
     ) -> Self {
-        // Where nothing is kept back, nothing is lost.
+        // A server that keeps nothing back until a flush cannot lose anything.
         let inherits = inherits && inflight.flushes();
         Self {
             frontends,
@@ -131,7 +132,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Requests are taken while there is somewhere to send them, or nothing to wait for.
+    /// Whether to take requests: while a connection can take them, or when they are to fail at once.
     fn accepts(&self) -> bool {
         let kept = self.inflight.unflushed.held() > 2 * self.keep && !self.cannot_flush;
         let open = matches!(self.net, Net::Up(_)) || self.failing;
@@ -148,7 +149,7 @@ impl Relay {
                 if self.failing && !matches!(self.net, Net::Up(_)) {
                     frontend.answer(asked.request.cookie, Code::EIO, Vec::new())?;
                 } else if full && !asked.bytes.is_empty() {
-                    // The server cannot make anything durable, and no more can be kept for it.
+                    // The server cannot make anything durable, and no more can be kept here.
                     self.flush_ourselves();
                     if let Some(frontend) = self.frontends.get_mut(index) {
                         frontend.answer(asked.request.cookie, Code::EIO, Vec::new())?;
@@ -161,7 +162,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Sends what is ready, and receives what has come.
+    /// Sends the orders that are ready.
     fn ask(&mut self) {
         let much = self.inflight.unflushed.held() > self.keep;
         if (much || self.inherits) && !self.cannot_flush {
@@ -183,7 +184,7 @@ impl Relay {
         self.unless_broken(pushed);
     }
 
-    /// Asks for a flush that is not the kernel's, if none is under way.
+    /// Sends a flush that the kernel did not ask for, unless one is in flight.
     fn flush_ourselves(&mut self) {
         let Net::Up(links) = &mut self.net else { return };
         if self.flush.is_none()
@@ -201,14 +202,14 @@ impl Relay {
             }
         }
         self.frontends.iter_mut().try_for_each(|frontend| frontend.send())?;
-        // Not before the kernel has the answer: this process may be killed in between.
+        // Only after the kernel has the answer, because this process may be killed in between.
         if std::mem::take(&mut self.telling) {
             self.owe_failure(false);
         }
         Ok(())
     }
 
-    /// Waits until there is something to do, and receives from the links that have something.
+    /// Waits until there is something to do, and receives from the connections that are ready.
     fn wait(&mut self) -> Result<(), FrontendError> {
         let accepts = self.accepts();
         let timeout = self.timeout();
@@ -224,7 +225,7 @@ impl Relay {
             })
             .collect();
         if frontends.is_empty() {
-            // The kernel has left during this turn, and nothing would wake us any more.
+            // The kernel has left during this turn, and nothing would wake this thread any more.
             return Ok(());
         }
         for frontend in frontends.iter().filter_map(|&index| self.frontends.get(index)) {
@@ -232,7 +233,7 @@ impl Relay {
         }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
-            // Without poll there is nothing left to try; the next turn comes a little later.
+            // Without poll there is nothing left to try. The loop continues.
             Err(errno) => tell(&format!("cannot wait for the sockets: {errno}")),
         }
         let happened: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
@@ -255,7 +256,7 @@ impl Relay {
         Ok(())
     }
 
-    /// Until something has to be done without being woken.
+    /// How long to wait until something is due without an event.
     fn timeout(&self) -> PollTimeout {
         let since = if self.failing { None } else { self.broken };
         let dead = since.or_else(|| self.asked_since()).zip(self.dead_timeout);
@@ -267,7 +268,7 @@ impl Relay {
         let Some(first) = [dead, next].into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
-        // Rounded up: a poll that ends early finds nothing to do.
+        // Rounded up: a poll that ends early would find nothing to do.
         let left = first.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
@@ -283,9 +284,9 @@ impl Relay {
         let mut answered = Vec::new();
         let mut turned = Ok(());
         for (link, _) in links.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
-            // Once: what is left is still there for the next poll.
+            // One turn only: what is left is still there for the next poll.
             turned = link.turn();
-            // Bytes of a long answer, or of a long request, are as good as a short answer.
+            // Bytes of a long answer or a long request count as a sign of life, as a short answer does.
             if link.take_life() {
                 self.heard = Instant::now();
             }
@@ -302,11 +303,11 @@ impl Relay {
         self.unless_broken(turned);
     }
 
-    /// An answer of the server. Says why no other is to be waited for, if so.
+    /// Handles an answer of the server. Returns a reason if the connections have to be given up.
     fn answered(&mut self, mut done: Done) -> Option<String> {
         let failed = done.result.as_ref().err();
         match (done.order.tag, failed) {
-            // It will be back, and do it then.
+            // The server will come back and do the request then.
             (tag, Some(failure)) if failure.errno == Code::ESHUTDOWN => {
                 if tag < REPLAYED {
                     self.inflight.unanswered(done.order);
@@ -355,7 +356,7 @@ impl Relay {
         None
     }
 
-    /// Whether the kernel's next flush is to fail, in this relay or the next.
+    /// Records whether the kernel's next flush has to fail, for this relay and for the next one.
     fn owe_failure(&mut self, untold: bool) {
         if std::mem::replace(&mut self.untold, untold) == untold {
             return;

@@ -1,5 +1,5 @@
-//! Lets a device go: what the kernel still holds is written and flushed first, and a disk that is in use
-//! is not taken away. The command `detach` and a relay that is asked to end do it.
+//! Detaches a device. What the kernel still holds is written and flushed first, and a disk that is in use
+//! is not taken away. The command `detach` calls it, and so does a relay that is asked to end.
 
 use std::{
     fs::File,
@@ -28,11 +28,11 @@ use super::{
     ublk,
 };
 
-/// How long whoever looks at the disk's content may hold it locked.
+/// How long another program that examines the disk's content may hold its lock.
 const LOOKED_AT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Flushes and disconnects; `force` does without the flush and whoever uses it.
+/// Flushes and disconnects. With `force` there is no flush, and the disk may be in use.
 pub(crate) fn release(device: Device, force: bool) -> Result<(), AttachError> {
     if matches!(device, Device::Ublk(_)) && !force && ask(device).is_none() {
         return Err(AttachError::Unattended(device));
@@ -42,7 +42,7 @@ pub(crate) fn release(device: Device, force: bool) -> Result<(), AttachError> {
         Device::Nbd(number) => Driver::open().and_then(|mut driver| driver.disconnect(number)),
         Device::Ublk(number) => stop(number, force),
     };
-    // Held until here: nobody mounts it in between.
+    // Held until here, so that nobody mounts the disk in between.
     drop(held);
     disconnected.map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::EINVAL | Errno::ENODEV) => AttachError::NotAttached(device),
@@ -50,8 +50,8 @@ pub(crate) fn release(device: Device, force: bool) -> Result<(), AttachError> {
     })
 }
 
-/// Has the ublk driver take a device away. The driver waits for what was asked for, so by force the relay
-/// has to go first. A relay that stays forgets the device itself.
+/// Makes the ublk driver remove a device. The driver waits for requests in flight, so with `force` the
+/// relay has to go first. A relay that stays deletes the device itself.
 fn stop(number: u32, force: bool) -> io::Result<()> {
     let device = Device::Ublk(number);
     let mut driver = ublk::Driver::open()?;
@@ -69,9 +69,10 @@ fn stop(number: u32, force: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The device, for nobody else, with nothing left to write.
+/// Opens the device exclusively, with nothing left to write.
 fn flushed(device: Device) -> Result<File, AttachError> {
-    // With O_EXCL a block device opens only if nothing is mounted from it, and nobody else has it so.
+    // With O_EXCL a block device opens only if nothing is mounted from it and no other process has opened
+    // it with O_EXCL.
     let opened = File::options().read(true).custom_flags(O_EXCL).open(device.to_string());
     let file = opened.map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => AttachError::InUse(device),
@@ -82,9 +83,9 @@ fn flushed(device: Device) -> Result<File, AttachError> {
     Ok(file)
 }
 
-/// Locked, as systemd's "Locking Block Device Access" has it: udev looks at a disk whenever a writer has
-/// closed it, and its reads would fail, with lines in the kernel's log, if the disk went meanwhile. Who
-/// holds the lock too long does not keep the disk.
+/// Takes the lock that systemd's "Locking Block Device Access" describes. udev examines a disk whenever a
+/// writer has closed it. If the disk went away meanwhile, its reads would fail with lines in the kernel's
+/// log. A process that holds the lock too long does not keep the disk.
 fn locked(file: File) -> Result<Flock<File>, File> {
     let until = Instant::now() + LOOKED_AT;
     let mut file = file;

@@ -1,9 +1,9 @@
-//! What the next relay of a ublk device has to know of the one before, if that is killed: a file under
+//! What the next relay of a ublk device has to know if this one is killed. It is a file under
 //! /run/guest-tools, which is in memory and ends with the kernel that has the device.
 //!
-//! What was acknowledged and not flushed is not in it. A relay takes a device over only from a server that
-//! has been there all along, and so still has that: one that says of itself which run of it this is. It
-//! stays with that run until a flush has succeeded.
+//! Acknowledged changes that were not flushed are not in it. Therefore a relay takes a device over only if
+//! the server has run all along and still has those changes. The server has to identify its run for that.
+//! The relay stays with that run until a flush has succeeded.
 
 use std::{
     fs::{self, File, Permissions},
@@ -18,25 +18,25 @@ use serde_json::{Value, json};
 use super::{control::RUN, export::Export, name::Device};
 use crate::agent_contexts::FencingToken;
 
-/// Higher than any number that a relay reaches by redialling.
+/// Added to the generation by a takeover. No relay reaches it by reconnecting.
 const NEXT: u64 = 1 << 32;
 
-/// The facts.
+/// The facts about a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Saved {
-    /// The file.
+    /// The file that stores the facts.
     pub(super) path: PathBuf,
     pub(super) uri: String,
     pub(super) export: Export,
     pub(super) block: u32,
-    /// As the last relay named itself at its start.
+    /// The token that the last relay used at its start.
     pub(super) fencing: FencingToken,
-    /// A flush of a relay's own has failed, and the kernel has not been told.
+    /// A flush of a relay's own has failed and the kernel has not been told.
     pub(super) untold: bool,
 }
 
 impl Saved {
-    /// As whom the next relay comes.
+    /// The token for the next relay.
     pub(super) const fn next(&self) -> FencingToken {
         let FencingToken { token, generation } = self.fencing;
         FencingToken { token, generation: generation + NEXT }
@@ -47,7 +47,7 @@ impl Saved {
         device.size() == Some(self.export.visible(self.block))
     }
 
-    /// Whether an export is the one that the kernel was told of, with all that it was told.
+    /// Whether an export is the one that the kernel was told of, with all of its properties.
     pub(super) fn is_still(&self, now: &Export) -> Result<(), String> {
         self.export.is_still(now)?;
         match (&self.export.instance, &now.instance) {
@@ -62,7 +62,7 @@ impl Saved {
         }
     }
 
-    /// For nobody else's eyes: the token is a secret.
+    /// Writes the file with access for its owner only, because the token is a secret.
     pub(super) fn write(&self) -> io::Result<()> {
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory)?;
@@ -75,7 +75,7 @@ impl Saved {
         fs::rename(new, &self.path)
     }
 
-    /// `None`: nothing is known of the device.
+    /// Reads the file. `None`: nothing is known of the device.
     pub(super) fn read(path: PathBuf) -> io::Result<Option<Self>> {
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -86,9 +86,9 @@ impl Saved {
         known.map(Some).ok_or_else(|| io::Error::other("its words are another version's"))
     }
 
-    /// The device is no more.
+    /// Removes the file, when the device is gone.
     pub(super) fn remove(path: &Path) {
-        // What stays is not believed without its device.
+        // A file that stays is ignored without its device.
         fs::remove_file(path).ok();
     }
 
@@ -128,13 +128,13 @@ impl Saved {
                 token: u128::from_str_radix(&text("token")?, 16).ok()?,
                 generation: number("generation")?,
             },
-            // Older relays did not say.
+            // Older relays did not write it.
             untold: value.get("untold").and_then(Value::as_bool).unwrap_or(false),
         })
     }
 }
 
-/// Where the facts of a device are.
+/// The path of a device's facts.
 pub(super) fn facts_of(device: Device) -> PathBuf {
     PathBuf::from(format!("{RUN}/{}.json", device.name()))
 }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn facts_survive_writing_and_reading() {
         let mut saved = saved();
         for instance in [Some("run7".to_owned()), None] {
             saved.export.instance = instance;

@@ -1,4 +1,4 @@
-//! What is known of an attached disk while it is: written by the relay, read by whoever asks.
+//! The state of an attached disk. The relay writes it; the control socket reports it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,17 +7,17 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// How the connection to the server is.
+/// The state of the connection to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Connected,
     /// The kernel's requests wait.
     Reconnecting,
-    /// The dead timeout is over: the kernel's requests fail until the server is back.
+    /// The dead timeout has expired. The kernel's requests fail until the server is back.
     Failed,
 }
 
-/// The facts.
+/// The facts that the control socket reports.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) device: String,
@@ -26,17 +26,17 @@ pub(super) struct State {
     pub(super) connections: usize,
     pub(super) read_only: bool,
     pub(super) phase: Phase,
-    /// Since when it is so.
+    /// When the phase began.
     pub(super) since: Instant,
     pub(super) reconnects: u64,
-    /// Requests that were asked for again.
+    /// How many requests were sent again.
     pub(super) repeated: u64,
-    /// Changes that were acknowledged and asked for again, because the server may have lost them.
+    /// How many acknowledged changes were sent again because the server may have lost them.
     pub(super) replayed: u64,
     pub(super) under_way: usize,
-    /// Memory that acknowledged changes take, bytes.
+    /// Memory that acknowledged changes take, in bytes.
     pub(super) unflushed: usize,
-    /// Why the connection broke, or could not be made again.
+    /// Why the connection broke or could not be made again.
     pub(super) last_error: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl Phase {
     }
 }
 
-/// The facts, for two threads.
+/// The state, shared between threads.
 #[derive(Debug, Clone)]
 pub(super) struct Shared(Arc<Mutex<State>>);
 

@@ -1,8 +1,8 @@
-//! The kernel's ublk driver (ublk, <linux/ublk_cmd.h>): the commands that make a device, start it, take
-//! it away, and give it to another process. `frontend::Ublk` is what requests come by.
+//! The kernel's ublk driver (<linux/ublk_cmd.h>): the commands that make a device, start it, remove it,
+//! and hand it to another process. Requests arrive through `frontend::Ublk`.
 //!
-//! A device is made for recovery: when the process behind it is gone, the kernel keeps it, holds new
-//! requests back, and gives those that were not answered to the process that comes next.
+//! A device is made for recovery. When the process that serves it is gone, the kernel keeps the device,
+//! holds new requests back, and gives the unanswered ones to the process that comes next.
 
 use std::{
     io, process, thread,
@@ -15,14 +15,15 @@ use nix::errno::Errno;
 use super::{export::Export, frontend::Ublk};
 use crate::sys::ublk::{Control, Queue};
 
-/// Requests at a time.
+/// The most requests in flight.
 const DEPTH: u16 = 128;
-/// The longest request, bytes.
+/// The longest request, in bytes.
 const LONGEST: u32 = 1 << 20;
-/// The longest range that is discarded or zeroed at once, sectors: what the frontend's numbers bear.
+/// The longest range to discard or zero in one request, in sectors. The frontend's numbers can
+/// represent it.
 const RANGE: u64 = 1 << 21;
 const SECTOR: u32 = 512;
-/// How long the process before may take to be gone.
+/// How long the previous process may take to exit.
 const LEAVING: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -40,20 +41,21 @@ const END_USER_RECOVERY: u32 = CHANGES | 0x11;
 const GET_FEATURES: u32 = READS | 0x13;
 const DEL_DEV_ASYNC: u32 = READS | 0x14;
 
-/// The state of a device that has no process behind it.
+/// The state of a device without a process.
 const QUIESCED: u16 = 2;
-/// Recovery, with unanswered requests given again, and bytes by pread(2) and pwrite(2).
+/// Recovery, unanswered requests given again, and data through pread(2) and pwrite(2).
 const FEATURES: u64 = 1 << 3 | 1 << 4 | 1 << 7;
 const READ_ONLY: u32 = 1;
 const ROTATIONAL: u32 = 1 << 1;
 const VOLATILE_CACHE: u32 = 1 << 2;
 const FUA: u32 = 1 << 3;
 
-/// A way to the driver.
+/// A connection to the driver.
 pub(super) struct Driver(Box<Control>);
 
 impl Driver {
-    /// ENOENT: there is no such driver, or it is not loaded. EOPNOTSUPP: it is older than Linux 6.5.
+    /// Fails with ENOENT if there is no such driver or it is not loaded, and with EOPNOTSUPP if it is
+    /// older than Linux 6.5.
     pub(super) fn open() -> io::Result<Self> {
         let mut driver = Self(Box::new(Control::open()?));
         let mut features = [0; 8];
@@ -64,7 +66,7 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Makes a device that is not started, and says its number.
+    /// Makes a device that is not started, and returns its number.
     pub(super) fn add(&mut self, wanted: Option<u32>) -> io::Result<u32> {
         let number = wanted.unwrap_or(u32::MAX);
         let mut info = [0; 64];
@@ -83,22 +85,22 @@ impl Driver {
         Ok(number)
     }
 
-    /// What the device is to look like.
+    /// Sets the properties of the device.
     pub(super) fn describe(&mut self, number: u32, export: &Export, block: u32) -> io::Result<()> {
         self.command(SET_PARAMS, number, 0, &mut parameters(export, block))
     }
 
-    /// What requests will come by. One process has it at a time: EBUSY.
+    /// Opens the device's request queue. Fails with EBUSY while another process has it.
     pub(super) fn frontend(number: u32) -> io::Result<Ublk> {
         Queue::open(&format!("/dev/ublkc{number}"), DEPTH).map(Ublk::new)
     }
 
-    /// Lets the device appear. The frontend has to begin for that, and is asked before this returns.
+    /// Starts the device. Blocks until the frontend has begun and answers the first requests.
     pub(super) fn start(&mut self, number: u32) -> io::Result<()> {
         self.command(START_DEV, number, u64::from(process::id()), &mut [])
     }
 
-    /// Takes a device whose process is gone.
+    /// Takes over a device whose process is gone.
     pub(super) fn take_over(&mut self, number: u32) -> io::Result<()> {
         let until = Instant::now() + LEAVING;
         loop {
@@ -114,19 +116,19 @@ impl Driver {
         }
     }
 
-    /// Lets it go on. As with `start`, the frontend has to begin for that.
+    /// Resumes the device. As with `start`, the frontend has to begin first.
     pub(super) fn go_on(&mut self, number: u32) -> io::Result<()> {
         self.command(END_USER_RECOVERY, number, u64::from(process::id()), &mut [])
     }
 
-    /// Takes the disk away, when what was asked for is answered, and ends the frontend.
+    /// Removes the disk once all requests are answered, and ends the frontend.
     pub(super) fn stop(&mut self, number: u32) -> io::Result<()> {
         self.command(STOP_DEV, number, 0, &mut [])
     }
 
-    /// Forgets the device, as soon as nobody has it open.
+    /// Deletes the device, as soon as no process has it open.
     pub(super) fn delete(&mut self, number: u32) -> io::Result<()> {
-        // Linux before 6.8 knows only the one that waits.
+        // Linux before 6.8 knows only the command that waits.
         self.command(DEL_DEV_ASYNC, number, 0, &mut []).or_else(|error| {
             match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EOPNOTSUPP | Errno::EINVAL) => {
@@ -137,12 +139,12 @@ impl Driver {
         })
     }
 
-    /// Whether there is such a device.
+    /// Whether the device exists.
     pub(super) fn has(&mut self, number: u32) -> bool {
         self.state(number).is_ok()
     }
 
-    /// Whether the process behind a device is gone, or goes now.
+    /// Whether the process of a device is gone, or exits within `LEAVING`.
     pub(super) fn is_left(&mut self, number: u32) -> io::Result<bool> {
         let until = Instant::now() + LEAVING;
         while self.state(number)? != QUIESCED {
@@ -192,7 +194,7 @@ fn parameters(export: &Export, block: u32) -> [u8; 60] {
     }
     let range = |flag| if flags.contains(flag) { RANGE } else { 0 };
     let (discard, zeroes) = (range(Flags::SEND_TRIM), range(Flags::SEND_WRITE_ZEROES));
-    // The part that has to be, and that on discarding.
+    // The part that is required, and the part on discarding.
     let types: u32 = if discard + zeroes > 0 { 3 } else { 1 };
     let shift = u8::try_from(block.ilog2()).unwrap_or_default();
     let sectors = export.visible(block) / u64::from(SECTOR);

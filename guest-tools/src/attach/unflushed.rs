@@ -1,31 +1,31 @@
-//! What the server has acknowledged and may still lose: for every byte that was changed since the
-//! last flush, the change that was answered last.
+//! Acknowledged changes that the server may still lose: for every byte changed since the last
+//! flush, the change that was answered last.
 //!
-//! `relay` puts every answered change in, and takes out what a flush has made durable. When the
-//! server comes back, what is left is asked for once more. No two pieces overlap, so their order
-//! does not matter, and no byte is ever set back to something that a later change, durable perhaps,
-//! has replaced. It knows no socket and no clock.
+//! `relay` adds every answered change and removes what a flush has made durable. When the server
+//! comes back, the remaining changes are sent again. No two pieces overlap, so their order does not
+//! matter. No byte is set back to a value that a later change, perhaps a durable one, has replaced.
+//! There is no socket and no clock here.
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
 use nbd::wire::CommandFlags;
 use nbd_client::{Order, Verb};
 
-/// What a piece costs beside its bytes, about.
+/// About how many bytes a piece takes in addition to its data.
 const PIECE: usize = 128;
 
 /// The last change of a range.
 #[derive(Debug, Clone)]
 struct Piece {
     len: u64,
-    /// The changes before it, since the start.
+    /// How many changes were put before it, since the start.
     number: u64,
     what: What,
 }
 
 #[derive(Debug, Clone)]
 enum What {
-    /// The bytes of a write from an index on. Pieces of the same write share them.
+    /// The data of a write, from an index on. Pieces of the same write share it.
     Bytes(Arc<Vec<u8>>, usize),
     Zero(CommandFlags),
     Trim,
@@ -35,13 +35,13 @@ enum What {
 #[derive(Debug, Default)]
 pub(super) struct Unflushed {
     pieces: BTreeMap<u64, Piece>,
-    /// Memory that they hold, bytes.
+    /// Memory that the pieces take, in bytes.
     held: usize,
     number: u64,
 }
 
 impl Unflushed {
-    /// The memory that it takes, in bytes.
+    /// The memory that the changes take, in bytes.
     pub(super) const fn held(&self) -> usize {
         self.held
     }
@@ -50,7 +50,7 @@ impl Unflushed {
         self.pieces.is_empty()
     }
 
-    /// A change was answered that is not durable by itself.
+    /// Adds an answered change that is not durable by itself.
     pub(super) fn put(&mut self, order: Order) {
         let Order { verb, at, len, bytes, .. } = order;
         self.cut(at, len);
@@ -69,7 +69,7 @@ impl Unflushed {
         self.insert(at, Piece { len, number: self.number, what });
     }
 
-    /// A durable change of this range was answered: what was before it is of no interest.
+    /// Removes changes of a range because a durable change of it was answered.
     pub(super) fn cut(&mut self, at: u64, len: u64) {
         let end = at.saturating_add(len);
         let before = self.pieces.range(..at).next_back();
@@ -89,12 +89,12 @@ impl Unflushed {
         }
     }
 
-    /// Stands for everything that was put until now.
+    /// Identifies the changes that were put until now.
     pub(super) const fn mark(&self) -> u64 {
         self.number
     }
 
-    /// A flush that was asked for at `mark` has succeeded.
+    /// Removes the changes up to `mark`, after a flush that was sent at that mark has succeeded.
     pub(super) fn flushed(&mut self, mark: u64) {
         let pieces = mem::take(&mut self.pieces);
         for (at, piece) in pieces {
@@ -107,7 +107,8 @@ impl Unflushed {
         }
     }
 
-    /// The first change at or behind `from`, at most `longest` bytes of it, to be asked for again.
+    /// Returns the first change at or after `from`, at most `longest` bytes of it, to be sent
+    /// again.
     pub(super) fn again(&self, from: u64, longest: u64) -> Option<Order> {
         let inside = self.pieces.range(..from).next_back();
         let inside = inside.filter(|(start, piece)| **start + piece.len > from);
@@ -136,7 +137,7 @@ impl Unflushed {
         Some(piece)
     }
 
-    /// A piece ends. Its bytes do with the last piece that has them.
+    /// Drops a piece. The data is freed with the last piece that shares it.
     fn release(&mut self, piece: Piece) {
         if let What::Bytes(bytes, _) = piece.what
             && let Some(bytes) = Arc::into_inner(bytes)

@@ -1,8 +1,8 @@
-//! `attach`: makes a block device of an export, and stays behind it.
+//! `attach`: makes a block device of an export and runs the process that serves it.
 //!
-//! The process that stays begins with '@' in `argv[0]`: at shutdown systemd leaves such processes alone
-//! until the filesystems that they carry are unmounted. So the program starts itself once more under
-//! that name, in its own place or, with --background, beside it.
+//! That process begins with '@' in `argv[0]`: at shutdown systemd leaves such processes alone until the
+//! filesystems that depend on them are unmounted. So the program executes itself again under that name,
+//! or, with --background, starts a second process.
 
 use std::{
     env,
@@ -49,7 +49,7 @@ it is attached again, while the server stays. By nbd it ends with errors.
 
 Keys of --json: device, uri, size, block_size, connections, read_only, relay.";
 
-/// The name of the process that stays.
+/// The name of the process that serves the device.
 const NAME: &str = "@guest-tools";
 
 /// What was said.
@@ -117,7 +117,7 @@ fn keep(text: &str) -> Result<u64, String> {
 pub(crate) fn run(words: &Attach, connector: &Connector) -> Result<(), CommandError> {
     let name = env::args_os().next().unwrap_or_default();
     let is_relay = name.as_bytes().first() == Some(&b'@');
-    // Process 1 is nobody else, under any name.
+    // Process 1 stays the same process, whatever its name.
     let stays = if init::is_first_process() { !words.background } else { is_relay };
     if stays && !words.direct || !words.kernel_fd.is_empty() {
         return stay(words, connector);
@@ -138,7 +138,7 @@ pub(crate) fn run(words: &Attach, connector: &Connector) -> Result<(), CommandEr
     if words.background {
         return begin(command);
     }
-    // It only comes back if it cannot.
+    // exec(3) returns only on failure.
     let source = command.exec();
     Err(AttachError::System { what: "start this program again as the relay", source }.into())
 }
@@ -164,8 +164,8 @@ impl Attach {
         })
     }
 
-    /// What was said, for the process that stays; its own words may be another program's, where this
-    /// one is process 1.
+    /// The command line for the process that serves the device. Its own arguments cannot be passed on,
+    /// because in process 1 they may be another program's.
     fn words(&self, connector: &Connector) -> Vec<OsString> {
         let mut words = vec![self.target.uri.to_string(), format!("--keep={}", self.keep)];
         words.push(format!("--wait={}ms", self.wait.as_millis()));
@@ -187,7 +187,7 @@ impl Attach {
     }
 }
 
-/// Starts the process that stays, and waits until it says that the device is there.
+/// Starts the process that serves the device, and waits until it reports that the device exists.
 fn begin(mut command: Command) -> Result<(), CommandError> {
     let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = started.map_err(AttachError::system("start this program as the relay"))?;
@@ -195,26 +195,26 @@ fn begin(mut command: Command) -> Result<(), CommandError> {
     let heard = child.stdout.take().map_or(Ok(0), |mut said| said.read_to_string(&mut text));
     heard.map_err(AttachError::system("hear the relay"))?;
     if text.is_empty() {
-        // Why, it has said itself.
+        // The process has printed the reason itself.
         child.wait().map_err(AttachError::system("wait for the relay"))?;
         return Err(CommandError::Told);
     }
     print(&text)
 }
 
-/// The process that stays.
+/// Serves the device.
 fn stay(words: &Attach, connector: &Connector) -> Result<(), CommandError> {
     let background = words.background && words.kernel_fd.is_empty();
     if background {
-        // The leader of a session is that already.
+        // Fails only for a process that leads a session already.
         setsid().ok();
         env::set_current_dir(Path::new("/")).ok();
     }
     serve(words.wish(connector)?, |ready| {
-        // Whoever reads no more wants a device all the same.
+        // The device is wanted even if the reader of standard output has gone.
         said(words, ready).ok();
         if background {
-            // Without a /dev/null it keeps what it has.
+            // Without a /dev/null the standard streams stay as they are.
             leave().ok();
         }
     })?;
@@ -225,7 +225,7 @@ fn said(words: &Attach, ready: &Ready) -> Result<(), CommandError> {
     if words.json { print_json(&ready.to_json()) } else { print(&format!("{}\n", ready.device)) }
 }
 
-/// Lets the terminal go. What there is to tell goes to the kernel's log, which never waits.
+/// Detaches from the terminal. Messages go to the kernel's log from now on, which never blocks.
 fn leave() -> io::Result<()> {
     let log = File::options().write(true).open("/dev/kmsg");
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_that_stays_is_told_what_was_said() {
+    fn the_serving_process_gets_all_words() {
         for line in [
             "",
             "--device nbd7 --dead-timeout 90s --connections 3 nbd+vsock://2:7/a%20b",

@@ -1,4 +1,4 @@
-//! `cache`: asks the server to have a range at hand, because it will be read soon.
+//! `cache`: asks the server to prefetch a range that will be read soon.
 
 use clap::Args;
 use human::print_size;

@@ -1,5 +1,6 @@
-//! `connect`: standard input and output to a port and back, byte for byte, for people who debug.
-//! The end of the input closes that direction only; the command ends when the other end does.
+//! `connect`: copies standard input to a port and the answer to standard output, byte for byte, for
+//! debugging. The end of the input closes that direction only; the command ends when the other end
+//! closes.
 
 use std::{
     fs::File,
@@ -26,7 +27,7 @@ Examples:
 
 With --json one line on standard error at the end: sent and received (bytes).";
 
-/// How long input may still come once the other end has said all, as socat has it.
+/// How long input may still arrive after the other end has closed, as in socat.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What was said.
@@ -63,13 +64,13 @@ pub(crate) fn run(words: &Connect, connector: &Connector) -> Result<(), CommandE
     let lost = |doing: &str, source| ClientError::lost(&uri.to_string(), doing, source);
     let up = socket.try_clone().map_err(|source| lost("preparing", source))?;
     let (ended, upward) = channel();
-    // It may wait for input for ever, and then ends with the process.
+    // This thread may wait for input without limit. It ends with the process then.
     thread::spawn(move || {
         let done = carry(&mut io::stdin().lock(), &mut &up, |n| {
-            // Nobody listens when the command is over.
+            // Fails if the command has ended already.
             ended.send(Up::Sent(n)).ok();
         });
-        // The other end sees the end of the input.
+        // Pass the end of the input on to the other end.
         let closed = close_writing(&up);
         ended.send(Up::End(done.and(closed))).ok();
     });
@@ -99,7 +100,7 @@ pub(crate) fn run(words: &Connect, connector: &Connector) -> Result<(), CommandE
     }
 }
 
-/// What the thread that sends has done.
+/// Progress of the thread that sends.
 enum Up {
     Sent(u64),
     End(Result<(), Broken>),
@@ -111,7 +112,7 @@ enum Broken {
     To(io::Error),
 }
 
-/// Copies until the end, each piece as it comes.
+/// Copies until the end, each piece as soon as it arrives.
 fn carry(
     from: &mut impl Read,
     to: &mut impl Write,
@@ -131,7 +132,7 @@ fn carry(
     }
 }
 
-/// Closes one direction. One that the other end has closed already needs no closing.
+/// Closes one direction. It is no error if the other end has closed it already.
 fn close_writing(socket: &File) -> Result<(), Broken> {
     match socket::shutdown(socket.as_raw_fd(), socket::Shutdown::Write) {
         Err(nix::errno::Errno::ENOTCONN) | Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! `copy`: a disk from one side to another, with its holes.
+//! `copy`: copies a disk from one side to another, including its holes.
 
 use clap::Args;
 use human::parse_size;

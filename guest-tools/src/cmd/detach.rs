@@ -12,7 +12,7 @@ use super::{
 };
 use crate::attach::{AttachError, Device, attached, release};
 
-/// Between two looks at a relay that is ending.
+/// The interval at which a relay that is ending is checked.
 const LOOK: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\

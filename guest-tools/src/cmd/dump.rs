@@ -1,5 +1,5 @@
-//! `dump`: what an export holds, in hexadecimal, as nbddump and `hexdump -C` print it: rows that are
-//! like the one before are a `*`, and the last row is always there. Holes are not read.
+//! `dump`: prints the content of an export in hexadecimal, as nbddump and `hexdump -C` do. Rows that
+//! repeat the one before are printed as `*`, and the last row is always printed. Holes are not read.
 
 use std::{
     fmt::Write as _,
@@ -23,7 +23,7 @@ Examples:
 With --json there is an object a line for every row: offset (bytes), hex (its bytes), text, and for
 rows that are like the one before, repeats (how many) instead of these two.";
 
-/// Bytes of a row.
+/// Bytes per row.
 const ROW: usize = 16;
 
 /// What was said.
@@ -52,7 +52,7 @@ pub(crate) fn run(words: &Dump, connector: &Connector) -> Result<(), CommandErro
     let mut rows = Rows::new(out, words.json, at, len);
     let done = dump(&mut link, at, len, &mut rows);
     match done.and_then(|()| rows.finish().map_err(ClientError::Output)) {
-        // A reader that has seen enough.
+        // The reader, for example `head`, has closed the pipe.
         Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error.into()),
         Ok(()) => {
@@ -68,7 +68,7 @@ fn dump(
     len: u64,
     rows: &mut Rows<impl Write>,
 ) -> Result<(), ClientError> {
-    // The range in whole blocks, which is what can be asked for.
+    // Requests must cover whole blocks, so the range is extended to them.
     let unit = u64::from(link.terms().blocks.minimum.max(1));
     let (end, size) = (at + len, link.described().size);
     let whole = |at: u64, end: u64| {
@@ -97,7 +97,7 @@ fn dump(
     Ok(())
 }
 
-/// Passes on what lies between the ends of whole blocks.
+/// Passes on the bytes of the range, without the rest of the blocks at its ends.
 struct Cut<'a, W> {
     to: &'a mut W,
     skip: u64,
@@ -121,15 +121,15 @@ impl<W: Write> Write for Cut<'_, W> {
     }
 }
 
-/// Makes rows of what is written to it.
+/// Formats the bytes that are written to it as rows.
 struct Rows<W> {
     out: W,
     json: bool,
-    /// Where the row under way begins, and where all ends.
+    /// The offset of the current row, and the end of the dump.
     at: u64,
     end: u64,
     row: Vec<u8>,
-    /// The last full row, and how many like it came after it.
+    /// The last full row, and how many equal rows followed it.
     before: Option<[u8; ROW]>,
     repeats: u64,
 }
@@ -140,10 +140,10 @@ impl<W: Write> Rows<W> {
         Self { out, json, at, end: at + len, row, before: None, repeats: 0 }
     }
 
-    /// Many zeroes cost no more than a few.
+    /// Adds zeroes, in constant time for any length.
     fn zeroes(&mut self, mut len: u64) -> io::Result<()> {
         while len > 0 {
-            // All but the last row of what is a repetition is only counted.
+            // Repeated rows are only counted, except for the last one.
             let rows = (len / ROW as u64).min(self.last().saturating_sub(self.at) / ROW as u64);
             if self.row.is_empty() && self.before == Some([0; ROW]) && rows > 0 {
                 self.repeats += rows;
@@ -159,7 +159,7 @@ impl<W: Write> Rows<W> {
         Ok(())
     }
 
-    /// Where the last row begins.
+    /// The offset of the last row.
     const fn last(&self) -> u64 {
         let len = self.end - self.at;
         self.at + len.saturating_sub(1) / ROW as u64 * ROW as u64
@@ -200,7 +200,7 @@ impl<W: Write> Rows<W> {
                 line.push(' ');
             }
             match self.row.get(i) {
-                // To a string, which cannot fail.
+                // Writing to a string cannot fail.
                 Some(byte) => write!(line, "{byte:02x} ").unwrap_or_default(),
                 None => line.push_str("   "),
             }
@@ -212,7 +212,7 @@ impl<W: Write> Rows<W> {
     fn json_line(&self) -> String {
         let mut hex = String::new();
         for byte in &self.row {
-            // To a string, which cannot fail.
+            // Writing to a string cannot fail.
             write!(hex, "{byte:02x}").unwrap_or_default();
         }
         format!("{}\n", json!({ "offset": self.at, "hex": hex, "text": self.text() }))
@@ -242,7 +242,7 @@ impl<W: Write> Write for Rows<W> {
         Ok(bytes.len())
     }
 
-    /// Only `finish` does: a read ends here, and the dump goes on.
+    /// Does nothing, because a read ends here and the dump continues. `finish` flushes.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `info`: what an export is and what it can do.
+//! `info`: prints the properties and abilities of an export.
 
 use clap::Args;
 use nbd_client::{ClientError, Connector};

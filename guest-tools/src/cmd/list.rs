@@ -1,4 +1,4 @@
-//! `list`: the exports of a server, each as `info` tells it.
+//! `list`: prints the exports of a server, each as `info` does.
 
 use clap::Args;
 use nbd::wire::is_plain;
@@ -48,7 +48,8 @@ pub(crate) fn run(words: &List, connector: &Connector) -> Result<(), CommandErro
     }
 }
 
-/// A name with a line end in it must not pass for two, nor one be shown as another.
+/// Escapes control characters, so that a name with a line end cannot look like two names, nor like
+/// another one.
 fn one_line(name: &str) -> String {
     let escape = |c: char| if is_plain(c) { c.into() } else { c.escape_default().to_string() };
     name.chars().map(escape).chain(["\n".to_owned()]).collect()

@@ -1,5 +1,5 @@
-//! `map`: which parts of an export are data and which are holes, or any other context, in
-//! nbdinfo's form.
+//! `map`: prints which parts of an export are data and which are holes, or the extents of any other
+//! context, in nbdinfo's format.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ description, where the type has a name; with --totals size (bytes), percent, typ
 
 A server that does not have the context is an error; 'guest-tools info' lists those it has.";
 
-/// Requests under way.
+/// The most requests in flight.
 const DEPTH: usize = 8;
 
 /// What was said.
@@ -70,7 +70,7 @@ pub(crate) fn run(words: &Map, connector: &Connector) -> Result<(), CommandError
         link.close();
         return print_totals(words, &totals, range.1);
     }
-    // As it comes: there may be more extents than memory.
+    // Printed as it arrives, because the extents may exceed the memory.
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = (|| {
         let mut first = true;
@@ -92,7 +92,7 @@ pub(crate) fn run(words: &Map, connector: &Connector) -> Result<(), CommandError
     })();
     match printed {
         Ok(()) => link.close(),
-        // A reader that has seen enough.
+        // The reader, for example `head`, has closed the pipe.
         Err(CommandError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => return Err(error),
     }
@@ -133,7 +133,8 @@ fn print_totals(words: &Map, totals: &BTreeMap<u32, u64>, of: u64) -> Result<(),
     print(&lines.collect::<String>())
 }
 
-/// As nbdinfo prints it: six digits that count, and no point where it is whole.
+/// Formats a number as nbdinfo does: six significant digits, without a decimal point if it is
+/// whole.
 fn six_digits(number: f64) -> Value {
     let short = format!("{number:.5e}").parse().unwrap_or(number);
     let whole = format!("{short}").parse::<u64>();
@@ -149,7 +150,7 @@ fn described(context: &str, kind: u32) -> Object<String, Value> {
     told
 }
 
-/// A type's name in the contexts that are known.
+/// The name of an extent's type, for known contexts.
 fn description(context: &str, kind: u32) -> Option<String> {
     let name = match (context, kind) {
         (BASE_ALLOCATION, 0) => "data",

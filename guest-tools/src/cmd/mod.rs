@@ -1,4 +1,4 @@
-//! One command a file: `run` takes what was said and does it.
+//! One module per command. Its `run` takes the parsed command line and executes the command.
 
 pub(crate) mod attach;
 pub(crate) mod bench;
@@ -94,16 +94,16 @@ pub(crate) enum CommandError {
     Kept(#[source] io::Error),
     #[error("cannot print")]
     Print(#[source] io::Error),
-    /// The answer to a yes-or-no question. All is said.
+    /// The answer to a yes-or-no question is no. Nothing more is printed.
     #[error("no")]
     No,
-    /// Another process has said why.
+    /// Another process has printed the reason.
     #[error("told")]
     Told,
 }
 
 impl CommandError {
-    /// 2 for an answer that is no, 1 for everything that went wrong.
+    /// 2 for a negative answer, 1 for any error.
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::No => 2,

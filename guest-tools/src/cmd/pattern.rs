@@ -1,6 +1,6 @@
-//! Bytes that tell where they are: every 8 bytes at an aligned offset are that offset, big-endian,
-//! as in nbdkit's and the agent's pattern disks. `write --pattern` makes them and `read
-//! --verify-pattern` looks for them, so that a guest without files can test a disk.
+//! A pattern in which the data encodes its own offset: every 8 bytes at an aligned offset are that
+//! offset, big-endian, as in the pattern disks of nbdkit and of the agent. `write --pattern` writes it
+//! and `read --verify-pattern` checks it, so that a guest without files can test a disk.
 
 use std::io::{self, Read, Write};
 
@@ -10,8 +10,8 @@ fn byte(offset: u64) -> u8 {
     last
 }
 
-/// How many of `len` bytes from `at` on stand before the first whole word. Words are dealt with whole:
-/// byte by byte, an emulated guest would be slower than its disk.
+/// How many of `len` bytes from `at` on precede the first whole word. Words are handled whole: byte by
+/// byte, an emulated guest would be slower than its disk.
 fn before_words(at: u64, len: usize) -> usize {
     usize::try_from(at.wrapping_neg() % 8).unwrap_or(len).min(len)
 }
@@ -42,7 +42,7 @@ fn is_pattern(at: u64, bytes: &[u8]) -> bool {
         && tail.iter().zip(offset..).all(|(found, offset)| *found == byte(offset))
 }
 
-/// The pattern from an offset on, up to a length.
+/// Produces the pattern from an offset on, up to a length.
 #[derive(Debug)]
 pub(super) struct Source {
     at: u64,
@@ -65,7 +65,7 @@ impl Read for Source {
     }
 }
 
-/// The first byte that is not the pattern's.
+/// The first byte that differs from the pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wrong {
     pub(crate) at: u64,
@@ -73,8 +73,8 @@ pub(crate) struct Wrong {
     pub(crate) due: u8,
 }
 
-/// Holds what is written to it against the pattern. All of it: how much is wrong tells a lost
-/// request from a shifted disk.
+/// Compares the bytes that are written to it with the pattern. It counts all wrong bytes, because
+/// their number distinguishes a lost request from a shifted disk.
 #[derive(Debug)]
 pub(super) struct Verifier {
     at: u64,
@@ -87,7 +87,7 @@ impl Verifier {
         Self { at, first: None, wrong: 0 }
     }
 
-    /// The first wrong byte, and how many there are; `None` if all are right.
+    /// The first wrong byte and the number of wrong bytes; `None` if all are right.
     pub(super) fn verdict(&self) -> Option<(Wrong, u64)> {
         self.first.map(|first| (first, self.wrong))
     }

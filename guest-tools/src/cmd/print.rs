@@ -1,5 +1,5 @@
-//! What goes to standard output: text for people, JSON for programs. Every command prints by it,
-//! all at once at its end, so that a command that fails has printed nothing.
+//! Output to standard output: text for people, JSON for programs. Every command prints through this
+//! module, all at once at its end, so that a command that fails prints nothing.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::CommandError;
 
-/// Puts text out. A reader that has seen enough, such as `head`, is no failure.
+/// Prints text. It is no error if the reader, such as `head`, has closed the pipe.
 pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -17,17 +17,18 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     }
 }
 
-/// Puts one JSON value out, and a line end.
+/// Prints one JSON value and a line end.
 pub(crate) fn print_json(value: &Value) -> Result<(), CommandError> {
     print(&format!("{}\n", escaped(&format!("{value:#}"))))
 }
 
-/// A string in quotes, as JSON has it.
+/// Quotes a string as JSON does.
 pub(crate) fn quoted(text: &str) -> String {
     escaped(&Value::from(text).to_string())
 }
 
-/// JSON, where all that is not plain is in strings; outside of them are line ends.
+/// Escapes JSON. Only strings contain characters that need it; outside of strings there are line
+/// ends.
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_says_does_not_move_the_cursor() {
+    fn text_of_a_server_does_not_move_the_cursor() {
         let quoted = quoted("a\"\n\x1b[2J\x7f\u{9b}\u{202e}\u{e0041}\u{e9}");
         assert_eq!(quoted, "\"a\\\"\\n\\u001b[2J\\u007f\\u009b\\u202e\\udb40\\udc41\u{e9}\"");
     }

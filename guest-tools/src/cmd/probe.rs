@@ -1,4 +1,4 @@
-//! `probe`: why vsock does not work here, and how to fix it; and whether a connection works.
+//! `probe`: reports why vsock does not work here and how to fix it, and whether a connection works.
 
 use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -38,13 +38,13 @@ meaning, hint (or null).
 
 Exit codes: 0 when a connection works and a server greets on it; else 1.";
 
-/// How long to wait for news before looking again: at first, and at most.
+/// How long to wait for a kernel event before checking again: at first, and at most.
 const NAP: Duration = Duration::from_millis(50);
 const LONGEST_NAP: Duration = Duration::from_secs(1);
 
 const UNTRIED: &str = "no connection was tried";
 
-/// How long a burst of news may go on before it is acted on, milliseconds.
+/// How long to wait for the rest of a burst of events, in milliseconds.
 const BURST: u16 = 20;
 
 /// What was said.
@@ -110,17 +110,17 @@ fn in_json(finding: &Finding) -> Value {
     })
 }
 
-/// A server greeted. Which export it opens is another matter.
+/// Whether a server sent its greeting. Whether it opens the export does not matter.
 fn works(connection: &[Finding]) -> bool {
     connection.iter().all(|finding| finding.verdict != Verdict::Fault)
 }
 
-/// It was not even tried: waiting makes a wrong address no better.
+/// Whether no connection was tried. Waiting does not correct a wrong address.
 fn is_hopeless(connection: &[Finding]) -> bool {
     connection.iter().any(|finding| finding.meaning == UNTRIED)
 }
 
-/// Tries it.
+/// Connects and reports the findings.
 fn connect(connector: &Connector, uri: &Uri) -> Vec<Finding> {
     let connected = || {
         Finding::bare("connect", Verdict::Ok, format!("{uri} takes connections"))
@@ -179,7 +179,7 @@ fn connect(connector: &Connector, uri: &Uri) -> Vec<Finding> {
     }
 }
 
-/// The kernel's news of modules and devices. Without it, the clock has to do.
+/// A socket for the kernel's events about modules and devices. Without it, only time ends the wait.
 fn uevents() -> Option<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let protocol = SockProtocol::NetlinkKObjectUEvent;
@@ -188,15 +188,15 @@ fn uevents() -> Option<OwnedFd> {
     Some(fd)
 }
 
-/// Returns at the next news or after `nap`.
+/// Returns at the next event or after `nap`.
 fn wait_for_news(news: Option<&OwnedFd>, nap: Duration) {
     let mut fds: Vec<_> =
         news.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
     let nap = PollTimeout::try_from(nap).unwrap_or(PollTimeout::ZERO);
-    // A signal ends it early, which costs one look.
+    // A signal ends the wait early, which costs one more check.
     let told = poll(&mut fds, nap).is_ok_and(|ready| ready > 0);
     if told {
-        // News come in bursts.
+        // Events come in bursts.
         poll(&mut [], BURST).ok();
     }
     let mut piece = [0; 4096];

@@ -1,12 +1,12 @@
-//! What `info --can` and `info --is` ask, in nbdinfo's words: case, hyphens, underscores and spaces
-//! do not count, and a word may be asked with either option.
+//! The questions of `info --can` and `info --is`, in nbdinfo's words. Case, hyphens, underscores
+//! and spaces are ignored, and either option accepts every word.
 
 use std::str::FromStr;
 
 use nbd::{Framing, wire::TransmissionFlags};
 use nbd_client::connect::Server;
 
-/// A question whose answer is yes or no.
+/// A yes-or-no question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
     Connect,
@@ -16,7 +16,7 @@ pub(crate) enum Question {
     Flag(TransmissionFlags),
 }
 
-/// What can be asked; the first of each is the one for help.
+/// All questions and their words. The first word of each is shown in the help.
 const WORDS: [(&[&str], Question); 17] = [
     (&["connect"], Question::Connect),
     (&["read"], Question::Connect),
@@ -59,7 +59,7 @@ impl FromStr for Question {
 }
 
 impl Question {
-    /// The answer, of a server whose one export was asked for.
+    /// The answer for a server that was asked about one export.
     pub(super) fn answer(self, server: &Server) -> bool {
         let described = server.exports.first().and_then(|export| export.described.as_ref().ok());
         let flags = described.map_or(TransmissionFlags::empty(), |described| described.flags);

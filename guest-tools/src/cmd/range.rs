@@ -1,5 +1,4 @@
-//! Where on the export: what the commands that take a range say of it, and ranges cut in the pieces
-//! that a server takes.
+//! The range options of commands, and requests for a range in pieces that the server accepts.
 
 use std::time::{Duration, Instant};
 
@@ -37,14 +36,16 @@ pub(crate) struct Changed {
 }
 
 impl Range {
-    /// Offset and length in an export of `size` bytes.
+    /// Offset and length within an export of `size` bytes. It is an error if the range exceeds the
+    /// export.
     pub(crate) fn inside(&self, size: u64) -> Result<(u64, u64), CommandError> {
         inside(self.offset, self.length, size)
     }
 }
 
 impl Changed {
-    /// Offset and length in an export of `size` bytes.
+    /// Offset and length within an export of `size` bytes. It is an error if the range exceeds the
+    /// export.
     pub(super) fn inside(&self, size: u64) -> Result<(u64, u64), CommandError> {
         inside(self.offset, self.length, size)
     }
@@ -71,7 +72,8 @@ pub(crate) struct Settle {
 }
 
 impl Settle {
-    /// Flushes if it is wanted and there is such a thing. Says what is true of every change.
+    /// Flushes, unless that is not wanted or the server has no flush. Returns the JSON members that
+    /// all changes have in common.
     pub(super) fn finish(
         &self,
         link: &mut Client,
@@ -91,8 +93,8 @@ impl Settle {
     }
 }
 
-/// Opens an export, changes a range of it, leaves in order whatever happened, and tells what was
-/// done: JSON if `change` says so, else a line with its word for it.
+/// Opens an export, changes a range of it, and always closes the session properly. Prints the
+/// result: JSON if `change` asks for it, otherwise a line with the word that it returns.
 pub(super) fn changed(
     connector: &Connector,
     uri: &Uri,
@@ -116,15 +118,16 @@ pub(super) fn changed(
     Ok(())
 }
 
-/// The first piece of a range, bytes: a server that has to write zeroes for it takes a second.
+/// The first piece of a range, in bytes. A server that has to write zeroes for it takes about a
+/// second.
 const FIRST: u64 = 64 << 20;
 /// A piece that took no longer is followed by one of twice the length.
 const QUICK: Duration = Duration::from_millis(500);
-/// A piece that took longer is followed by one of half the length: no answer must take as long as
-/// the server has before it counts as gone.
+/// A piece that took longer is followed by one of half the length, so that no answer takes as long
+/// as the time after which a server counts as gone.
 const SLOW: Duration = Duration::from_secs(5);
 
-/// Does something with a range, in pieces one after another. Says how many they were.
+/// Sends requests for a range in pieces, one after another. Returns how many there were.
 pub(super) fn in_pieces(
     link: &mut Client,
     (at, len): (u64, u64),

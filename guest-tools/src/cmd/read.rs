@@ -1,4 +1,5 @@
-//! `read`: bytes of an export to standard output or a file, or held against the pattern.
+//! `read`: copies bytes of an export to standard output or a file, or compares them with the
+//! pattern.
 
 use std::{fs::File, io, os::fd::AsFd, path::PathBuf};
 

@@ -1,5 +1,5 @@
 //! How `info` and `list` print a server and its exports: nbdinfo's words and order for people, its
-//! keys for programs. What it finds out by reading the disk (`content`) is not here.
+//! keys for programs. Unlike nbdinfo it does not read the disk, so there is no `content`.
 
 use human::exact_size;
 use nbd::{
@@ -27,7 +27,7 @@ const FLAGS: [(&str, TransmissionFlags); 11] = [
     ("can_zero", TransmissionFlags::SEND_WRITE_ZEROES),
 ];
 
-/// For people.
+/// The text for people.
 pub(super) fn text(server: &Server, uri: &Uri) -> String {
     let packets = match server.framing {
         Framing::Simple => "simple",
@@ -70,7 +70,7 @@ pub(super) fn text(server: &Server, uri: &Uri) -> String {
     lines.concat()
 }
 
-/// For programs.
+/// The JSON for programs.
 pub(super) fn json(server: &Server, uri: &Uri) -> Value {
     let exports = server.exports.iter().map(|export| export_json(export, uri));
     json!({
@@ -117,7 +117,7 @@ const fn protocol(server: &Server) -> &'static str {
     if server.fixed { "newstyle-fixed" } else { "newstyle" }
 }
 
-/// The server's own name for it, if it has told one.
+/// The server's own name for the export, if it has reported one.
 fn name<'a>(export: &'a Known, described: &'a Described) -> &'a str {
     described.name.as_deref().unwrap_or(&export.name)
 }

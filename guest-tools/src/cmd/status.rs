@@ -1,4 +1,4 @@
-//! `status`: which devices are attached, and how their connections are.
+//! `status`: prints the attached devices and the state of their connections.
 
 use clap::Args;
 use human::print_size;

@@ -1,4 +1,4 @@
-//! `trim`: tells the server that a range is not needed any more.
+//! `trim`: tells the server that a range is no longer needed.
 
 use clap::Args;
 use nbd_client::{Connector, Order, Verb};

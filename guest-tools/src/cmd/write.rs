@@ -1,4 +1,4 @@
-//! `write`: standard input, a file or the pattern to an export, and a flush.
+//! `write`: copies standard input, a file or the pattern to an export, and flushes.
 
 use std::{
     fs::File,
@@ -56,7 +56,8 @@ pub(crate) struct Write {
 pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandError> {
     let mut link = connector.open(&words.target.uri)?;
     let (at, size) = (words.offset, link.described().size);
-    // What is known not to fit is not begun. A pipe tells its length at its end.
+    // Nothing is written if the data is known not to fit. The length of a pipe is known only at its
+    // end.
     let fits = |len: u64| {
         if size.checked_sub(at).is_some_and(|room| len <= room) {
             return Ok(());
@@ -100,7 +101,8 @@ pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandErr
     Ok(())
 }
 
-/// Copies all of a file. What is read of it while somebody else changes it is no copy of it.
+/// Copies a whole file. A change of the file meanwhile is an error, because the result would not be
+/// a copy.
 fn whole(
     mut file: &File,
     path: &Path,

@@ -62,7 +62,8 @@ pub(crate) fn run(words: &Zero, connector: &Connector) -> Result<(), CommandErro
     })
 }
 
-/// The long way, for servers without NBD_CMD_WRITE_ZEROES. Says how many requests it took.
+/// Writes zeroes as data, for servers without NBD_CMD_WRITE_ZEROES. Returns how many requests it
+/// took.
 fn write_zeroes(link: &mut Client, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
     let (at, len) = range;
     let durability = Durability { fua, flush: false };

@@ -1,8 +1,8 @@
-//! What a file or block device is made of, as far as the kernel tells: a loop device of its file, a
-//! partition of its disk, a mapped device of those below it, a file of the device that its filesystem
-//! is on. `Plan::target` asks, so that nothing is copied onto what it is read from.
+//! What a file or block device is stored on, according to the kernel: a loop device on its file, a partition on
+//! its disk, a mapped device on the devices below it, a file on the device of its filesystem. `Plan::target` asks,
+//! so that a copy never writes to what it reads from.
 //!
-//! What cannot be found out is not known, and does not stop a copy.
+//! What cannot be found out counts as unknown, and does not stop a copy.
 
 use std::{
     collections::BTreeSet,
@@ -22,17 +22,17 @@ use nix::{
 use super::word::Word;
 use crate::{attach::attached, sys};
 
-/// Something that keeps bytes.
+/// Something that stores bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Node {
-    /// A regular file: the number of its filesystem, and its inode there.
+    /// A regular file: the number of its filesystem, and its inode.
     File(u64, u64),
-    /// A block device, by its number.
+    /// A block device: its number.
     Device(u64),
 }
 
 impl Node {
-    /// `None` for what keeps nothing.
+    /// `None` for a file of another kind, which stores nothing.
     pub(super) fn of(facts: &fs::Metadata) -> Option<Self> {
         let kind = facts.file_type();
         if kind.is_file() {
@@ -45,26 +45,26 @@ impl Node {
     }
 }
 
-/// How far down is looked.
+/// How far down the stack to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Depth {
-    /// What has the same bytes: to write the one is to write a part of the other.
+    /// Only what holds the same bytes, so that writing one writes a part of the other.
     Bytes,
-    /// Also what a filesystem is on: to write that is to lose the files.
+    /// Also the devices of filesystems: writing to one destroys the files.
     Filesystems,
 }
 
-/// What a source and a destination have to do with each other.
+/// How a source and a destination overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overlap {
     Same,
-    /// The source is made of the destination.
+    /// The source is stored on the destination.
     SourceOverTarget,
-    /// The destination is made of the source.
+    /// The destination is stored on the source.
     TargetOverSource,
 }
 
-/// The kernel's word on it: /sys, /proc and /dev below a directory, so that tests can have their own.
+/// The kernel's view: /sys, /proc and /dev below a directory, so that tests can provide their own.
 #[derive(Debug)]
 pub(super) struct System {
     root: PathBuf,
@@ -75,7 +75,7 @@ impl System {
         Self { root: "/".into() }
     }
 
-    /// Whether what is written to `target` would change what is read from `source`.
+    /// Whether writing to `target` would change what is read from `source`.
     pub(super) fn overlap(&self, source: &File, target: &File) -> Option<Overlap> {
         let node = |file: &File| file.metadata().ok().as_ref().and_then(Node::of);
         let (from, to) = (node(source)?, node(target)?);
@@ -84,7 +84,7 @@ impl System {
         } else if self.made_of(source, Depth::Filesystems).contains(&to) {
             Some(Overlap::SourceOverTarget)
         } else if self.made_of(target, Depth::Bytes).contains(&from) {
-            // A file on the source's own filesystem is none of these: a device that is mounted for writing changes
+            // A file on the source's own filesystem is not reported: a device that is mounted for writing changes
             // in any case.
             Some(Overlap::TargetOverSource)
         } else {
@@ -92,15 +92,15 @@ impl System {
         }
     }
 
-    /// Whether `file` is made of a device that `attach` has made of this export.
+    /// Whether `file` is stored on a device that `attach` has made of this export.
     pub(super) fn is_over_export(&self, file: &File, depth: Depth, export: &Word) -> bool {
         let nodes = self.made_of(file, depth);
         let any = nodes.iter().any(|node| matches!(node, Node::Device(_)));
         any && contains_export(&nodes, &exports(), export)
     }
 
-    /// Whether the process `server` has `file` open, or something that has its bytes: what it serves from there is
-    /// what is written here. What cannot be seen is not known.
+    /// Whether the process `server` has `file` open, or something that holds its bytes. Then the server serves
+    /// what the copy would write. What cannot be seen counts as unknown.
     pub(super) fn serves(&self, server: i32, file: &File) -> bool {
         let nodes = self.made_of(file, Depth::Bytes);
         let Ok(open) = fs::read_dir(self.root.join(format!("proc/{server}/fd"))) else {
@@ -110,7 +110,7 @@ impl System {
         open.filter_map(|facts| Node::of(&facts)).any(|node| nodes.contains(&node))
     }
 
-    /// `file`, and all that it is made of.
+    /// `file` and everything that it is stored on.
     pub(super) fn made_of(&self, file: &File, depth: Depth) -> BTreeSet<Node> {
         let mut found = BTreeSet::new();
         let Some(first) = file.metadata().ok().as_ref().and_then(Node::of) else { return found };
@@ -132,10 +132,10 @@ impl System {
         found
     }
 
-    /// What has the bytes of a block device.
+    /// Adds what holds the bytes of a block device.
     fn below_device(&self, number: u64, left: &mut Vec<(Node, Option<File>)>) {
         let name = format!("sys/dev/block/{}:{}", major(number), minor(number));
-        // It is a link, and what is around the device is found around its target only.
+        // The name is a link. The device's parent directory is that of the link's target.
         let Ok(device) = self.root.join(name).canonicalize() else { return };
         let mut numbers = Vec::new();
         if device.join("partition").exists() {
@@ -148,24 +148,25 @@ impl System {
         let text = |name: &str| fs::read_to_string(device.join(name)).ok();
         if let Some(path) = text("loop/backing_file") {
             let named = at(Path::new(path.trim_end_matches('\n')));
-            // The path may have gone or be another one's where this process stands; the driver knows.
+            // The path may be gone, or lead to another file in this process's mount namespace. The driver knows
+            // the file itself.
             let told = self.loop_file(&device, number);
             match told {
                 Some(node) if named.as_ref().is_none_or(|(other, _)| *other != node) => {
                     left.push((node, None));
-                    // Over a block device it tells the number of the device's name.
+                    // For a block device the driver reports the number of the device's name.
                     left.extend(named.filter(|(other, _)| matches!(other, Node::Device(_))));
                 }
                 _ => left.extend(named),
             }
         }
-        // Of zram; it says "none" where there is none.
+        // zram's backing device; the file says "none" if there is none.
         if let Some(path) = text("backing_dev") {
             left.extend(at(Path::new(path.trim_end_matches('\n'))));
         }
     }
 
-    /// The file of a loop device, from its driver.
+    /// The file of a loop device, as its driver reports it.
     fn loop_file(&self, device: &Path, number: u64) -> Option<Node> {
         let name = device.file_name()?;
         let file = File::open(self.root.join("dev").join(name)).ok()?;
@@ -174,8 +175,8 @@ impl System {
         Some(Node::File(filesystem, inode))
     }
 
-    /// The block device of a filesystem. Some filesystems have a number of their own, and the device is
-    /// in the list of mounts.
+    /// The block device of a filesystem. Some filesystems have a number of their own; their device is in the list
+    /// of mounts.
     fn filesystem_is_on(&self, filesystem: u64, file: Option<&File>) -> Option<u64> {
         if major(filesystem) != 0 {
             return Some(filesystem);
@@ -194,7 +195,7 @@ impl System {
     }
 }
 
-/// The devices that are attached, and the addresses of their exports.
+/// The attached devices and the URIs of their exports.
 fn exports() -> Vec<(Node, String)> {
     let all = attached().into_iter().filter_map(|disk| {
         let node = fs::metadata(disk.device.to_string()).ok().as_ref().and_then(Node::of)?;
@@ -203,20 +204,20 @@ fn exports() -> Vec<(Node, String)> {
     all.collect()
 }
 
-/// Addresses are the same however they are written.
+/// URIs are compared after parsing, so the way they are written does not matter.
 fn contains_export(nodes: &BTreeSet<Node>, exports: &[(Node, String)], export: &Word) -> bool {
     let is_export = |uri: &str| uri.parse().is_ok_and(|word: Word| word == *export);
     exports.iter().any(|(node, uri)| nodes.contains(node) && is_export(uri))
 }
 
-/// The device number in the directory of a device.
+/// The device number from the directory of a device.
 fn number_in(device: &Path) -> Option<u64> {
     let text = fs::read_to_string(device.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some(nix::sys::stat::makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// What is at a path. Nothing is read from it, and no right to it is needed.
+/// The node at a path. Nothing is read from it, and no permission on it is needed.
 fn at(path: &Path) -> Option<(Node, Option<File>)> {
     let flags = (OFlag::O_PATH | OFlag::O_CLOEXEC).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
@@ -224,7 +225,7 @@ fn at(path: &Path) -> Option<(Node, Option<File>)> {
     Some((node, Some(file)))
 }
 
-/// Without the octal escapes of mountinfo.
+/// Replaces the octal escapes of mountinfo.
 fn plain(text: &str) -> String {
     let mut parts = text.split('\\');
     let first = parts.next().unwrap_or_default().to_owned();

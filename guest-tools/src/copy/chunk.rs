@@ -1,16 +1,16 @@
-//! What is to be done with parts of the source, and how its extents become that. Pure.
+//! What to do with each part of the source, derived from its extents. No I/O.
 
 use nbd::wire::ExtentFlags;
 use nbd_client::Extent;
 
-/// What a chunk is.
+/// How a chunk is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// To be read and written.
+    /// Read it and write it.
     Data,
-    /// To be made zeroes.
+    /// Make it zeroes.
     Zero,
-    /// To be written as zeroes: the destination has no other way.
+    /// Write zeroes, because the destination has no other way.
     Fill,
 }
 
@@ -22,11 +22,12 @@ pub(super) struct Chunk {
     pub(super) kind: Kind,
 }
 
-/// The part of `at..end` that the extents tell of, in whole blocks of `align` bytes. Says where it
-/// ends, which is at `end` or a block's end, and beyond `at`.
+/// Divides `at..end`, as far as the extents describe it, into chunks of whole blocks of `align`
+/// bytes. Also returns where the last chunk ends: at `end` or at the end of a block, and always
+/// after `at`.
 ///
-/// Only what reads as zeroes is zeroes; a hole without that may be anything. A block that is partly
-/// data is data.
+/// Only an extent that reads as zeroes becomes zeroes, because a hole alone may read as anything. A
+/// block that is partly data is data.
 pub(super) fn chunks((at, end): (u64, u64), extents: &[Extent], align: u64) -> (Vec<Chunk>, u64) {
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut add = |at: u64, to: u64, kind| {
@@ -40,7 +41,7 @@ pub(super) fn chunks((at, end): (u64, u64), extents: &[Extent], align: u64) -> (
     };
     let mut known = at;
     let mut done = at;
-    // Where the zeroes began that reach up to `known`.
+    // Where the zeroes that reach up to `known` begin.
     let mut zeroes = at;
     for extent in extents {
         let to = extent.at.saturating_add(extent.len).min(end);
@@ -60,7 +61,7 @@ pub(super) fn chunks((at, end): (u64, u64), extents: &[Extent], align: u64) -> (
             done = last;
         }
     }
-    // What is left are blocks of data, the last of which may be known in part only.
+    // The remaining blocks are data. The last of them may be known only in part.
     let whole = if known == end { end } else { known - known % align };
     let to = if whole > at { whole } else { at.saturating_add(align).min(end) };
     add(done, to, Kind::Data);
@@ -104,15 +105,15 @@ mod tests {
             (all, 1, &[(100, 0), (200, 2), (9999, 1)], "Data 100, Zero 200, Data 3796", 4096),
             (all, 512, &[(100, 0), (3000, 3), (9999, 0)], "Data 512, Zero 2560, Data 1024", 4096),
             (all, 512, &[(100, 3), (100, 0), (312, 3), (3584, 0)], "Data 4096", 4096),
-            // Two that meet inside a block are one.
+            // Two zero extents that meet within a block become one.
             (all, 512, &[(700, 3), (700, 2), (9999, 0)], "Zero 1024, Data 3072", 4096),
-            // Less than was asked.
+            // Fewer extents than were asked for.
             (all, 1, &[(100, 0)], "Data 100", 100),
             (all, 512, &[(1000, 3)], "Zero 512", 512),
             (all, 512, &[(1000, 0)], "Data 512", 512),
             (all, 512, &[(100, 3)], "Data 512", 512),
             (all, 512, &[], "Data 512", 512),
-            // The end of a disk that is no whole block.
+            // The end of a disk that is not a whole number of blocks.
             ((512, 1000), 512, &[(100, 0), (388, 3)], "Data 488", 1000),
             ((512, 1000), 512, &[(488, 3)], "Zero 488", 1000),
         ] {

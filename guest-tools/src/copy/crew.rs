@@ -1,4 +1,5 @@
-//! The threads of a copy, while this one watches them: signals end the copy, and progress is shown.
+//! Runs the threads of a copy. Meanwhile the calling thread watches for signals, which end the
+//! copy, and shows progress.
 
 use std::{io, thread};
 
@@ -18,7 +19,7 @@ use super::{
     progress::Progress,
 };
 
-/// Watches signals while it lives: Ctrl-C and an end that is asked for.
+/// Receives SIGINT, SIGTERM and SIGHUP instead of their default action, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Crew {
     signals: SignalFd,
@@ -38,7 +39,7 @@ impl Crew {
         Ok(Self { signals, before })
     }
 
-    /// Lets `work` be done on each pair by a thread of its own, and comes back when all have ended.
+    /// Runs `work` on each pair on a thread of its own, and returns when all threads have ended.
     pub(super) fn work(
         &self,
         job: &Job,
@@ -77,7 +78,7 @@ impl Crew {
                 }
                 if let Ok(Some(_)) = self.signals.read_signal() {
                     if job.halt.is_raised() {
-                        // Said twice: whoever does not let go is left.
+                        // A second signal: exit without waiting for the threads.
                         progress.end();
                         eprintln!("guest-tools: error: interrupted; the copy is incomplete");
                         std::process::exit(1);
@@ -92,7 +93,7 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        // It was like that before: it can be so again.
+        // The mask was valid before, so restoring it succeeds.
         self.before.thread_set_mask().ok();
     }
 }

@@ -1,5 +1,5 @@
-//! The two sides of a copy, open. Each worker has its own: a connection is a worker's alone, files are
-//! shared.
+//! The two open sides of a copy. Each worker has its own pair. A connection belongs to one worker;
+//! files are shared.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ use super::{
     word::Word,
 };
 
-/// One side.
+/// One side of a copy.
 #[derive(Debug)]
 pub(super) enum Side {
     Link(Box<Client>),
@@ -26,7 +26,7 @@ pub(super) enum Side {
     File(Arc<Local>),
     /// Read or written once, in order.
     Stream(Arc<Local>),
-    /// Takes everything, keeps nothing.
+    /// Discards everything.
     Null,
 }
 
@@ -38,7 +38,7 @@ impl Side {
         }
     }
 
-    /// To read from.
+    /// Opens a side for reading.
     pub(super) fn source(connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
             Word::Uri(uri) => Self::Link(Box::new(connector.open(uri)?)),
@@ -48,7 +48,7 @@ impl Side {
         })
     }
 
-    /// To read from again, after the copy: what was a server's export has the size that it had.
+    /// Opens a side for reading again after the copy. An export must have the size that it had before.
     pub(super) fn reopen(
         connector: &Connector,
         word: &Word,
@@ -60,7 +60,7 @@ impl Side {
         }
     }
 
-    /// To write to. Nothing is changed, but a file that was not there is.
+    /// Opens a side for writing. Nothing is changed yet, except that a missing file is created.
     pub(super) fn target(connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
             Word::Uri(uri) => {
@@ -77,7 +77,7 @@ impl Side {
         })
     }
 
-    /// For one worker more.
+    /// Opens the same side for one more worker.
     pub(super) fn again(&self, connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
             (Self::Link(link), Word::Uri(uri)) => {
@@ -96,7 +96,7 @@ impl Side {
         })
     }
 
-    /// Bytes; unknown for a stream.
+    /// The size in bytes; `None` for a stream.
     pub(super) fn size(&self) -> Option<u64> {
         match self {
             Self::Link(link) => Some(link.terms().size),
@@ -105,7 +105,7 @@ impl Side {
         }
     }
 
-    /// What has an end that cannot be written past; a file grows.
+    /// The most bytes that fit, if there is a limit. A regular file grows.
     pub(super) fn room(&self) -> Option<u64> {
         match self {
             Self::File(local) if local.kind == Kind::Regular => None,
@@ -113,7 +113,7 @@ impl Side {
         }
     }
 
-    /// It can be had several times at once, and a flush of one counts for all.
+    /// Whether it can be opened several times, with a flush of one covering all.
     pub(super) fn is_multiple(&self) -> bool {
         match self {
             Self::Link(link) => link.terms().flags.contains(TransmissionFlags::CAN_MULTI_CONN),
@@ -122,7 +122,7 @@ impl Side {
         }
     }
 
-    /// What offsets and lengths are multiples of, bytes.
+    /// Offsets and lengths must be multiples of this number of bytes.
     pub(super) fn minimum(&self) -> u64 {
         match self {
             Self::Link(link) => u64::from(link.terms().blocks.minimum.max(1)),
@@ -130,7 +130,7 @@ impl Side {
         }
     }
 
-    /// What it likes to have whole, bytes.
+    /// The preferred block, in bytes.
     pub(super) fn preferred(&self) -> u64 {
         match self {
             Self::Link(link) => u64::from(link.terms().blocks.preferred),
@@ -138,7 +138,7 @@ impl Side {
         }
     }
 
-    /// The longest read or write, bytes.
+    /// The longest read or write, in bytes.
     pub(super) fn longest(&self) -> u64 {
         match self {
             Self::Link(link) => link.longest_payload(),
@@ -146,7 +146,7 @@ impl Side {
         }
     }
 
-    /// What is here has not been changed since it was opened, as far as can be told.
+    /// Fails if a local file has been changed since it was opened, as far as can be found out.
     pub(super) fn is_unchanged(&self) -> Result<(), CopyError> {
         match self {
             Self::File(local) | Self::Stream(local) => local.is_unchanged(),
@@ -154,7 +154,7 @@ impl Side {
         }
     }
 
-    /// What is here, and not at a server.
+    /// The local file; `None` for an export.
     pub(super) fn file(&self) -> Option<&File> {
         match self {
             Self::File(local) | Self::Stream(local) => Some(&local.file),
@@ -162,7 +162,7 @@ impl Side {
         }
     }
 
-    /// Requests that wait for a server.
+    /// How many requests wait for the server's answer.
     pub(super) fn under_way(&self) -> usize {
         match self {
             Self::Link(link) => link.under_way(),
@@ -184,7 +184,7 @@ impl Side {
         }
     }
 
-    /// What to wait for while a server owes something.
+    /// What to poll while the server owes an answer.
     pub(super) fn poll(&self) -> Option<PollFd<'_>> {
         match self {
             Self::Link(link) if link.under_way() > 0 => {
@@ -194,7 +194,7 @@ impl Side {
         }
     }
 
-    /// What to wait for before a stream is read.
+    /// What to poll before a stream is read.
     pub(super) fn poll_stream(&self) -> Option<PollFd<'_>> {
         match self {
             Self::Stream(local) => Some(PollFd::new(local.file.as_fd(), PollFlags::POLLIN)),
@@ -209,7 +209,7 @@ impl Side {
         }
     }
 
-    /// Lets everything be answered and ends the session.
+    /// Waits for all answers and ends the session.
     pub(super) fn settle(self) {
         if let Self::Link(mut link) = self {
             link.settle();
@@ -218,7 +218,7 @@ impl Side {
     }
 }
 
-/// Something that hangs up or becomes readable.
+/// Polls a descriptor until it is readable or hung up.
 pub(super) fn until(fd: &impl AsFd) -> PollFd<'_> {
     let fd: BorrowedFd<'_> = fd.as_fd();
     PollFd::new(fd, PollFlags::POLLIN)

@@ -1,4 +1,4 @@
-//! Why a copy came to nothing, or not to its end.
+//! Why a copy failed.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::stamp::Change;
 use human::print_size;
 
-/// What can go wrong. Names are those of the command line.
+/// An error of a copy. The names are those of the command line.
 #[derive(Debug, Error)]
 pub(crate) enum CopyError {
     #[error(transparent)]
@@ -73,12 +73,12 @@ pub(crate) enum CopyError {
 }
 
 impl CopyError {
-    /// A system call on something local failed.
+    /// A system call on a local side failed.
     pub(super) fn local(doing: &str, name: &str, source: io::Error) -> Self {
         Self::Local { doing: doing.to_owned(), name: name.to_owned(), source }
     }
 
-    /// As `local`, on a range.
+    /// Like `local`, for a range.
     pub(super) fn at(verb: &str, (at, len): (u64, u64), name: &str, source: io::Error) -> Self {
         Self::Local {
             doing: format!("{verb} {len} bytes at {at} of"),
@@ -91,7 +91,7 @@ impl CopyError {
         Self::Watch(errno.into())
     }
 
-    /// The connections have not lost their step: what else was asked will be answered.
+    /// Whether the connections are still usable, so that the remaining requests will be answered.
     pub(super) const fn is_in_step(&self) -> bool {
         match self {
             Self::Session(error) => error.is_of_one_request(),

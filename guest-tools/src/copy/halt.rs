@@ -1,5 +1,4 @@
-//! How all threads of a copy learn that it is over: a flag, and a descriptor that wakes whoever
-//! polls.
+//! Tells all threads of a copy to stop: a flag, and a descriptor that wakes every poll.
 
 use std::{
     io::{self, PipeReader, PipeWriter},
@@ -10,11 +9,11 @@ use std::{
     },
 };
 
-/// Raised once; never taken back.
+/// Raised once and never lowered.
 #[derive(Debug)]
 pub(super) struct Halt {
     raised: AtomicBool,
-    /// Hung up when raised. Nobody reads it.
+    /// Hung up when raised. Nothing is read from it.
     reader: PipeReader,
     writer: Mutex<Option<PipeWriter>>,
 }
@@ -36,7 +35,7 @@ impl Halt {
 }
 
 impl AsFd for Halt {
-    /// Hangs up when it is raised.
+    /// Hangs up when raised.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reader.as_fd()
     }

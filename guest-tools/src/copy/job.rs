@@ -1,4 +1,4 @@
-//! What all workers of a copy share: the rules, what is left to do, and how it went.
+//! What all workers of a copy share: the rules, the remaining work, and the result.
 
 use std::sync::{
     Mutex, PoisonError,
@@ -7,53 +7,54 @@ use std::sync::{
 
 use super::{error::CopyError, halt::Halt};
 
-/// What is taken from the source at once to look for its holes, bytes; at most and at least.
+/// The longest and the shortest stride, in bytes. A worker takes one stride of the source at a time
+/// and asks for its holes.
 const LONGEST: u64 = 128 << 20;
 const SHORTEST: u64 = 4 << 20;
-/// What it grows to where there are nothing but holes, bytes.
+/// The longest stride where the source has only holes, in bytes.
 const BARREN: u64 = 1 << 40;
 
-/// How the bytes go.
+/// The parameters of a copy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
-    /// Bytes of the source; unknown for a stream.
+    /// The size of the source in bytes; `None` for a stream.
     pub(super) size: Option<u64>,
-    /// Bytes that the destination has room for.
+    /// The bytes that the destination has room for; `None` if it grows.
     pub(super) room: Option<u64>,
-    /// Bytes of one read or write, at most.
+    /// The longest read or write, in bytes.
     pub(super) request: u64,
-    /// Requests of one worker.
+    /// The most requests in flight of one worker.
     pub(super) depth: usize,
-    /// Bytes that one worker has under way, or a little more.
+    /// The bytes that one worker has in flight. It may exceed this by one request.
     pub(super) queue: u64,
-    /// What offsets and lengths are multiples of, bytes; a power of two.
+    /// Offsets and lengths are multiples of this number of bytes, a power of two.
     pub(super) align: u64,
-    /// Runs of zeroes of this length are looked for; a multiple of `align`; 0 for none.
+    /// Look for runs of zeroes of this length in bytes, a multiple of `align`. 0: do not look.
     pub(super) sparse: u64,
-    /// The source is asked for its holes.
+    /// Ask the source for its holes.
     pub(super) extents: bool,
-    /// The destination is zeroes.
+    /// The destination reads as zeroes already.
     pub(super) zero: bool,
-    /// Zeroes take up space too.
+    /// Allocate space for zeroes too.
     pub(super) allocate: bool,
-    /// Durable at the end.
+    /// Make the copy durable at the end.
     pub(super) flush: bool,
 }
 
-/// A copy under way.
+/// A copy in progress.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) rules: Rules,
     pub(super) halt: Halt,
-    /// Where the next stride begins, and how long it is.
+    /// The start and the length of the next stride, in bytes.
     cursor: Mutex<(u64, u64)>,
     failure: Mutex<Option<CopyError>>,
-    /// Bytes that were copied as data, and as zeroes.
+    /// Bytes copied as data, and bytes copied as zeroes.
     pub(super) data: AtomicU64,
     pub(super) zeroes: AtomicU64,
-    /// Workers that have something to do.
+    /// How many workers still have something to do.
     busy: AtomicUsize,
-    /// It has been made durable.
+    /// The destination has been made durable.
     pub(super) flushed: AtomicBool,
 }
 
@@ -73,7 +74,7 @@ impl Job {
         })
     }
 
-    /// The next part of the source that nobody has; never of a stream.
+    /// Takes the next stride of the source; never of a stream.
     pub(super) fn claim(&self) -> Option<(u64, u64)> {
         let size = self.rules.size?;
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +84,7 @@ impl Job {
         (at < end).then_some((at, end))
     }
 
-    /// There was nothing but zeroes in all of a stride.
+    /// Adapts the length of the strides, according to whether a whole stride was zeroes.
     pub(super) fn was_barren(&self, barren: bool) {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let longest = if barren { BARREN } else { LONGEST };
@@ -91,7 +92,7 @@ impl Job {
         cursor.1 = stride.min(longest).next_multiple_of(self.rules.request);
     }
 
-    /// Ends the copy. The first reason counts.
+    /// Ends the copy. The first error is kept.
     pub(super) fn fail(&self, error: CopyError) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.halt.raise();
@@ -101,18 +102,18 @@ impl Job {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// A worker has nothing more to do. True for the last one.
+    /// Called by a worker that has nothing more to do. Returns whether it is the last one.
     pub(super) fn was_last(&self) -> bool {
         self.busy.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Bytes have come to their place.
+    /// Counts bytes that have been written.
     pub(super) fn finished(&self, len: u64, zeroes: bool) {
         let sum = if zeroes { &self.zeroes } else { &self.data };
         sum.fetch_add(len, Ordering::Relaxed);
     }
 
-    /// Bytes that were copied.
+    /// How many bytes were copied.
     pub(super) fn done(&self) -> u64 {
         self.data.load(Ordering::Relaxed) + self.zeroes.load(Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! Sides of a copy that are here: files, block devices and streams. Offsets and errors are the
-//! caller's to tell; what a file can do about zeroes is known here.
+//! The local sides of a copy: files, block devices and streams. The caller puts offsets into errors. This module
+//! knows how a file makes zeroes.
 
 use std::{
     fs::{File, OpenOptions},
@@ -27,10 +27,10 @@ use crate::{
 };
 use nbd::wire::ExtentFlags;
 
-/// Asked for where a pipe may be larger than the usual 64 KiB, bytes.
+/// The size in bytes to ask for where a pipe may be larger than the usual 64 KiB.
 const PIPE: i32 = 1 << 20;
 
-/// What is behind a path.
+/// The kind of a local file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Regular,
@@ -39,21 +39,21 @@ pub(super) enum Kind {
     Stream,
 }
 
-/// An open one.
+/// An open local file.
 #[derive(Debug)]
 pub(super) struct Local {
     pub(super) name: String,
     pub(super) file: File,
     pub(super) kind: Kind,
-    /// Bytes; 0 for a stream.
+    /// The size in bytes; 0 for a stream.
     pub(super) size: u64,
-    /// As it was when it was opened. A pipe has none.
+    /// The file's state when it was opened. A pipe has none.
     stamp: Option<Stamp>,
-    /// Its path, if there was no such file before.
+    /// Its path, if this copy created the file.
     made: Option<PathBuf>,
-    /// What the ranges of zeroing must be multiples of, bytes.
+    /// Ranges to zero must be multiples of this number of bytes.
     sector: u64,
-    /// The kernel has said that it cannot.
+    /// The kernel has reported that it does not support the operation.
     cannot_punch: AtomicBool,
     cannot_zero: AtomicBool,
     cannot_zero_out: AtomicBool,
@@ -77,7 +77,7 @@ impl Local {
             kind = Kind::Block;
             sector = sys::sector_size(&file).map_or(4096, u64::from);
         } else {
-            // More at once where it can be had.
+            // A larger pipe carries more at once.
             fcntl(&file, FcntlArg::F_SETPIPE_SZ(PIPE)).ok();
         }
         let unknown = || AtomicBool::new(false);
@@ -96,24 +96,24 @@ impl Local {
         })
     }
 
-    /// To read from.
+    /// Opens a file for reading.
     pub(super) fn source(path: &Path) -> Result<Self, CopyError> {
         let name = path.display().to_string();
         let opened = File::open(path);
         let file =
             opened.map_err(|e| CopyError::Open { name: name.clone(), hint: "", source: e })?;
         let mut local = Self::new(file, name)?;
-        // What the kernel makes up as it is read, in /proc, says that it has no bytes.
+        // A file that the kernel generates when it is read, as in /proc, reports a size of 0.
         let is_empty = local.kind == Kind::Regular && local.size == 0;
         if is_empty && local.file.read_at(&mut [0], 0).is_ok_and(|n| n > 0) {
             (local.kind, local.stamp) = (Kind::Stream, None);
         }
-        // A hint; it is read in the order of its offsets, nearly.
+        // A hint: the file is read almost in the order of its offsets.
         posix_fadvise(&local.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL).ok();
         Ok(local)
     }
 
-    /// To write to. Nothing is changed yet, but a file that was not there is.
+    /// Opens a file for writing. Nothing is changed yet, except that a missing file is created.
     pub(super) fn target(path: &Path) -> Result<Self, CopyError> {
         let name = path.display().to_string();
         let opened = OpenOptions::new().write(true).create_new(true).open(path);
@@ -121,7 +121,7 @@ impl Local {
         let opened = match opened {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let block = path.metadata().is_ok_and(|facts| facts.file_type().is_block_device());
-                // On a block device: refused while it is mounted or part of another one.
+                // For a block device O_EXCL fails while the device is mounted or part of another one.
                 let flags = if block { OFlag::O_EXCL.bits() } else { 0 };
                 OpenOptions::new().write(true).custom_flags(flags).open(path)
             }
@@ -135,7 +135,7 @@ impl Local {
         Ok(Self { made, ..Self::new(file, name)? })
     }
 
-    /// Standard input or output, whatever it is: read or written in order.
+    /// Standard input or output, of whatever kind: read or written in order.
     pub(super) fn stdio(stream: impl AsFd, name: &str) -> Result<Self, CopyError> {
         let name = name.to_owned();
         let open = sys::was_open(stream.as_fd());
@@ -145,8 +145,8 @@ impl Local {
         Ok(Self { kind: Kind::Stream, size: 0, ..local })
     }
 
-    /// A source that was changed while it was read is no source of a good copy: what was read may be
-    /// parts of several contents. What is cut off reads as a hole, and what is added is not read.
+    /// Fails if the source was changed while it was read, because the copy may then mix several contents. Bytes
+    /// that were cut off read as a hole, and bytes that were added are not read.
     pub(super) fn is_unchanged(&self) -> Result<(), CopyError> {
         let Some(before) = self.stamp else { return Ok(()) };
         match before.changed(&self.file) {
@@ -156,7 +156,7 @@ impl Local {
         }
     }
 
-    /// A destination that somebody else has cut or lengthened is no copy of so many bytes.
+    /// Fails if another process has truncated or extended the destination.
     pub(super) fn has_size(&self, due: u64) -> Result<(), CopyError> {
         let facts = self.file.metadata();
         let facts = facts.map_err(|source| CopyError::local("look at", &self.name, source))?;
@@ -167,12 +167,12 @@ impl Local {
         Err(CopyError::Changed(self.name.clone(), change))
     }
 
-    /// Makes a file empty and as long as the source; a device stays as it is.
+    /// Truncates a file and gives it the length of the source. A device stays as it is.
     pub(super) fn prepare(&self, size: u64) -> Result<(), CopyError> {
         if self.kind != Kind::Regular {
             return Ok(());
         }
-        // A length that cannot be is found out while the old content is there.
+        // An impossible length is found out while the old content still exists.
         let grows = self.file.metadata().is_ok_and(|facts| facts.len() < size);
         let grown = if grows { self.file.set_len(size) } else { Ok(()) };
         let done = grown.and_then(|()| self.file.set_len(0)).and_then(|()| self.file.set_len(size));
@@ -199,10 +199,10 @@ impl Local {
         written.map_err(|source| CopyError::at("write", range, &self.name, source))
     }
 
-    /// Makes a range zeroes without writing them. False where that cannot be done.
+    /// Makes a range zeroes without writing them. Returns false if that is not possible.
     ///
-    /// A regular file is zeroes already (`prepare`). BLKDISCARD is not used: what was discarded may
-    /// read as anything.
+    /// A regular file is zeroes already (`prepare`). BLKDISCARD is not used, because discarded bytes may read as
+    /// anything.
     pub(super) fn zero(&self, at: u64, len: u64, allocate: bool) -> Result<bool, CopyError> {
         let range = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let call = |mode| fallocate(&self.file, mode, range(at), range(len));
@@ -230,7 +230,7 @@ impl Local {
         tries.map_err(|errno| CopyError::at("zero", (at, len), &self.name, errno.into()))
     }
 
-    /// Which parts of `at..end` are holes, in order and without gaps.
+    /// Returns data and holes of `at..end`, in order and without gaps.
     pub(super) fn map(&self, at: u64, end: u64) -> Result<Vec<Extent>, CopyError> {
         let all = [Extent { at, len: end - at, flags: ExtentFlags::empty() }];
         if self.kind != Kind::Regular || self.cannot_map.load(Ordering::Relaxed) {
@@ -245,7 +245,7 @@ impl Local {
         while from < end {
             let data = match seek(from, Whence::SeekData) {
                 Ok(data) => data.clamp(from, end),
-                // Nothing but a hole from here on; or the file ends before this by now.
+                // There is only a hole from here on, or the file ends before this now.
                 Err(Errno::ENXIO) => {
                     self.is_unchanged()?;
                     end
@@ -268,7 +268,7 @@ impl Local {
         Ok(extents)
     }
 
-    /// A file ends at `size`, holes and all.
+    /// Gives a file the length `size`, including a hole at the end.
     pub(super) fn lengthen(&self, size: u64) -> Result<(), CopyError> {
         if self.kind != Kind::Regular {
             return Ok(());
@@ -277,7 +277,7 @@ impl Local {
         done.map_err(|source| CopyError::local("set the length of", &self.name, source))
     }
 
-    /// Makes what was written durable. Whether there is such a thing.
+    /// Makes the written bytes durable. Returns false if they cannot be.
     pub(super) fn flush(&self) -> Result<bool, CopyError> {
         let failed = |source| CopyError::local("flush", &self.name, source);
         let durable = sync(&self.file).map_err(failed)?;
@@ -285,13 +285,14 @@ impl Local {
         Ok(durable)
     }
 
-    /// What is read next comes from the disk, as far as the kernel likes to forget it.
+    /// Drops the page cache where the kernel allows it, so that the next read comes from the disk.
     pub(super) fn forget(&self) {
         posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).ok();
     }
 }
 
-/// Makes durable what was written to a regular file or a block device; others keep nothing. Whether it is durable.
+/// Makes durable what was written to a regular file or block device; other files store nothing. Returns whether it
+/// is durable.
 pub(crate) fn sync(file: &File) -> io::Result<bool> {
     let kind = file.metadata()?.file_type();
     let keeps = kind.is_file() || kind.is_block_device();
@@ -301,8 +302,8 @@ pub(crate) fn sync(file: &File) -> io::Result<bool> {
     Ok(keeps)
 }
 
-/// Makes durable that there is a file of this name. A directory that may be written and not read, and one on a
-/// filesystem that has no such thing, is left to the kernel.
+/// Makes a file's name durable. If the directory cannot be read, or its filesystem has no such operation, that is
+/// left to the kernel.
 pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let Ok(directory) = File::open(parent.unwrap_or_else(|| Path::new("."))) else { return Ok(()) };
@@ -312,7 +313,7 @@ pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes all bytes, also to a stream that is non-blocking (O_NONBLOCK).
+/// Writes all bytes, even to a non-blocking stream (O_NONBLOCK).
 fn write_to_stream(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -328,7 +329,7 @@ fn write_to_stream(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Does what is not known to be impossible. False if it is.
+/// Makes the call unless it is known to be unsupported. Returns false if it is unsupported.
 fn able(cannot: &AtomicBool, call: impl FnOnce() -> Result<(), Errno>) -> Result<bool, Errno> {
     if cannot.load(Ordering::Relaxed) {
         return Ok(false);

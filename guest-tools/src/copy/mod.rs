@@ -1,5 +1,5 @@
-//! Copies a disk from one side to another: addresses, files, block devices and streams. The command
-//! `copy` calls it.
+//! Copies a disk from one side to another: exports, files, block devices and streams. The command `copy`
+//! calls it.
 //!
 //! ```text
 //!  word -> Side ----+                          +-> Worker (thread, connections of its own)
@@ -7,8 +7,8 @@
 //!                                              +-> this thread: signals, progress
 //! ```
 //!
-//! Nothing is changed before both sides are open and fit each other. From then on every failure
-//! says that the destination is incomplete.
+//! Nothing is changed before both sides are open and fit each other. After that every error says that
+//! the destination is incomplete.
 
 mod backing;
 mod chunk;
@@ -56,16 +56,16 @@ pub(crate) use self::{
     word::Word,
 };
 
-/// Connections to a server if nothing is said; no more than there are processors.
+/// The default number of connections to a server. There are no more than cores.
 const CONNECTIONS: usize = 4;
-/// Requests and bytes that one worker has under way if nothing is said: short requests are many, and
-/// long ones stay in the processor's cache. 16 MiB cost a fifth more time than 4 MiB.
+/// The default number of requests and bytes in flight per worker. Many short requests fit, and long
+/// ones stay in the processor's cache: 16 MiB cost a fifth more time than 4 MiB.
 const REQUESTS: usize = 64;
 const QUEUE: u64 = 4 << 20;
-/// Runs of zeroes that are looked for if nothing is said, bytes.
+/// The default length of the runs of zeroes to look for, in bytes.
 const SPARSE: u64 = 4096;
 
-/// What is to be copied, and how.
+/// What to copy, and how.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) connector: Connector,
@@ -81,13 +81,13 @@ pub(crate) struct Plan {
     pub(crate) flush: bool,
     pub(crate) verify: bool,
     pub(crate) progress: How,
-    /// Nothing but errors is said on standard error.
+    /// Print only errors on standard error.
     pub(crate) quiet: bool,
-    /// JSON is printed on standard output at the end.
+    /// Print JSON on standard output at the end.
     pub(crate) json: bool,
 }
 
-/// What was done.
+/// The result of a copy.
 #[derive(Debug)]
 pub(crate) struct Copied {
     pub(crate) data: u64,
@@ -99,7 +99,7 @@ pub(crate) struct Copied {
     pub(crate) time: Duration,
 }
 
-/// Does it.
+/// Runs the copy.
 pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     let (source_name, target_name) = (plan.source_name(), plan.target_name());
     let names = (&*source_name, &*target_name);
@@ -138,7 +138,7 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
         let (name, done, size) = (target_name.clone(), job.done(), rules.size);
         return Err(match source {
             CopyError::Undurable { .. } => source,
-            // All is there, and the flush was not waited for.
+            // Every byte was copied. Only the flush was not waited for.
             CopyError::Interrupted if size == Some(done) => {
                 CopyError::Undurable { name, source: Box::new(source) }
             }
@@ -164,13 +164,13 @@ pub(crate) fn copy(plan: &Plan) -> Result<Copied, CopyError> {
     })
 }
 
-/// The process of the source's server, where that has the destination open.
+/// The process of the source's server, if that has the destination open.
 fn served(system: &System, source: &Side, target: &File) -> Option<i32> {
     let server = source.linked()?.server()?;
     system.serves(server, target).then_some(server)
 }
 
-/// Whether both are one file, pipe or device; terminals and /dev/null may be.
+/// Whether both are one file, pipe or device. Terminals and /dev/null are allowed.
 fn is_same(said: impl AsFd, bytes: &File) -> bool {
     let (Ok(said), Ok(bytes)) = (fstat(said), fstat(bytes)) else { return false };
     let kind = |facts: &FileStat| SFlag::from_bits_truncate(facts.st_mode) & SFlag::S_IFMT;
@@ -194,7 +194,7 @@ impl Plan {
         }
     }
 
-    /// What can be told before anything is opened.
+    /// Checks what can be checked before anything is opened.
     fn check_words(&self, names: (&str, &str)) -> Result<(), CopyError> {
         if let (Word::Uri(from), Word::Uri(to)) = (&self.source, &self.target)
             && from == to
@@ -204,7 +204,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Opens the destination, if it is another thing than the source, has room, and can be verified.
+    /// Opens the destination, and checks that it differs from the source, has room, and can be
+    /// verified.
     fn target(
         &self,
         source: &Side,
@@ -237,7 +238,7 @@ impl Plan {
         Ok(target)
     }
 
-    /// Nothing that is said on the way goes where the bytes go.
+    /// Refuses to print progress or JSON to where the data goes.
     fn words(&self, target: &Side, progress: &Progress) -> Result<(), CopyError> {
         let Some(file) = target.file() else { return Ok(()) };
         let (stdout, stderr) = (io::stdout(), io::stderr());
@@ -254,8 +255,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Refuses two sides of which one is the other, or is made of it. A name may be a link, a standard
-    /// stream may be a file, and a device may be a file or, by `attach`, an export.
+    /// Refuses two sides that are the same or that are stored on one another. A name may be a link, a
+    /// standard stream may be a file, and a device may be a file or, through `attach`, an export.
     fn are_apart(
         &self,
         source: &Side,
@@ -276,7 +277,8 @@ impl Plan {
             (Some(from), None) if system.is_over_export(from, Depth::Filesystems, &self.target) => {
                 made(names.0, names.1)
             }
-            // A file is made empty first. The other way round what is written is what is there.
+            // A destination file is truncated first, which would lose what the server serves. In the
+            // other direction the copy writes what is already there.
             (None, Some(to)) if let Some(server) = served(&system, source, to) => {
                 let (file, uri) = (names.1.to_owned(), names.0.to_owned());
                 Err(CopyError::Served { file, uri, server })
@@ -288,7 +290,7 @@ impl Plan {
         }
     }
 
-    /// How the two sides go together.
+    /// Derives the parameters of the copy from both sides.
     fn rules(&self, source: &Side, target: &Side, names: (&str, &str)) -> Result<Rules, CopyError> {
         let align = source.minimum().max(target.minimum());
         for (side, name) in [(source, names.0), (target, names.1)] {
@@ -326,7 +328,7 @@ impl Plan {
         })
     }
 
-    /// The two sides, as often as they can be had and are wanted.
+    /// Opens the two sides once per worker, as often as wanted and possible.
     fn workers(
         &self,
         source: Side,
@@ -335,7 +337,7 @@ impl Plan {
     ) -> Result<Vec<(Side, Side)>, CopyError> {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         let wanted = self.connections.unwrap_or_else(|| CONNECTIONS.min(processors)).max(1);
-        // A worker that gets a few requests is not worth its connections.
+        // A worker that gets only a few requests is not worth its connections.
         let useful = rules.size.unwrap_or(0) / (8 * rules.request);
         let workers = wanted.min(usize::try_from(useful).unwrap_or(usize::MAX)).max(1);
         let multiple = source.is_multiple() && target.is_multiple();
@@ -350,7 +352,7 @@ impl Plan {
         Ok(pairs)
     }
 
-    /// Reads both sides again, on new connections.
+    /// Reads both sides again, on new connections, and compares them.
     fn verify(
         &self,
         crew: &Crew,

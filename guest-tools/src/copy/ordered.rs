@@ -1,20 +1,20 @@
-//! Output that goes out in the order of its offsets, whatever the order in which it comes.
+//! Output in the order of its offsets, even if the pieces arrive in another order.
 
 use std::collections::BTreeMap;
 
 use super::{error::CopyError, local::Local};
 
-/// Zeroes that are written at once, bytes.
+/// How many bytes of zeroes to write at once.
 const ZEROES: usize = 64 << 10;
 
-/// A piece that waits for those before it.
+/// A piece that waits for earlier ones.
 #[derive(Debug)]
 pub(super) enum Piece {
     Bytes(Vec<u8>),
     Zeroes(u64),
 }
 
-/// What has not gone out.
+/// Pieces that have not been written.
 #[derive(Debug, Default)]
 pub(super) struct Ordered {
     next: u64,
@@ -27,12 +27,13 @@ impl Ordered {
         self.waiting.len()
     }
 
-    /// In the pieces that wait.
+    /// How many bytes the waiting pieces take in memory.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes a piece, and writes all whose turn it is. `spare` gets the rooms that are free again.
+    /// Takes a piece, and writes all pieces whose turn it is. `spare` receives the buffers that are
+    /// free again.
     pub(super) fn put(
         &mut self,
         at: u64,

@@ -1,5 +1,5 @@
-//! How far a copy is: a bar on a terminal, a line every few seconds elsewhere, or numbers for a
-//! program. All of it goes to standard error, or to a descriptor.
+//! The progress of a copy: a bar on a terminal, a line every few seconds elsewhere, or numbers for
+//! a program. They go to standard error, or to a descriptor.
 
 use std::{
     fs::File,
@@ -40,13 +40,13 @@ impl FromStr for How {
     }
 }
 
-/// Between two lines, and between two states of a bar.
+/// The time between two lines, and between two states of a bar.
 const LINES: Duration = Duration::from_secs(5);
 const BAR: Duration = Duration::from_millis(200);
-/// Of the bar, characters.
+/// The width of the bar, in characters.
 const WIDTH: u64 = 30;
 
-/// What was shown.
+/// The progress that was shown.
 #[derive(Debug)]
 pub(super) struct Progress {
     how: How,
@@ -78,18 +78,18 @@ impl Progress {
         Ok(Self { how, to, verb: "copied", begun: now, shown: now, percent: None, any: false })
     }
 
-    /// Where numbers for a program go.
+    /// The descriptor that receives numbers for a program.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.to.as_ref().map(AsFd::as_fd)
     }
 
-    /// Begins anew, with another word for what is done.
+    /// Starts again, with another word for what is done.
     pub(super) fn begin(&mut self, verb: &'static str) {
         self.end();
         (self.verb, self.begun, self.shown) = (verb, Instant::now(), Instant::now());
     }
 
-    /// How long until it is to be shown again.
+    /// How long until the progress is due again.
     pub(super) fn pause(&self) -> Option<Duration> {
         match self.how {
             How::Lines => Some(LINES.saturating_sub(self.shown.elapsed())),
@@ -98,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// Shows it if it is time. Where nobody can see it, nothing is lost.
+    /// Shows the progress if it is due. Errors are ignored.
     pub(super) fn tick(&mut self, done: u64, size: Option<u64>) {
         if self.pause().is_none_or(|pause| pause > Duration::ZERO) {
             return;
@@ -119,7 +119,7 @@ impl Progress {
         }
     }
 
-    /// A number for a program, if it is another one.
+    /// Writes a number for a program, if it has changed.
     fn number(&mut self, done: u64, size: Option<u64>) {
         let (Some(to), Some(size)) = (&mut self.to, size) else { return };
         let percent = percent(done, size);
@@ -129,12 +129,12 @@ impl Progress {
         }
     }
 
-    /// All is done.
+    /// Reports that everything is done.
     pub(super) fn full(&mut self) {
         self.number(1, Some(1));
     }
 
-    /// Leaves the line to others.
+    /// Ends the line so that other output can follow.
     pub(super) fn end(&mut self) {
         if self.any && self.how == How::Bar {
             write!(io::stderr(), "\r\x1b[K").ok();
@@ -154,7 +154,7 @@ fn bar(done: u64, size: u64) -> String {
     format!("[{:<width$}] ", "#".repeat(full))
 }
 
-/// As "512.0 MiB of 1.0 GiB copied (50 %), 256.0 MiB/s, 2 s left".
+/// For example "512.0 MiB of 1.0 GiB copied (50 %), 256.0 MiB/s, 2 s left".
 fn told(verb: &str, done: u64, size: Option<u64>, time: Duration) -> String {
     let speed = per_second(done, time);
     let rate = format!("{}/s", short(speed));
@@ -164,12 +164,12 @@ fn told(verb: &str, done: u64, size: Option<u64>, time: Duration) -> String {
     format!("{} of {} {verb} ({percent} %), {rate}{left}", short(done), short(size))
 }
 
-/// Bytes in a second.
+/// The rate in bytes per second.
 pub(crate) fn per_second(bytes: u64, time: Duration) -> u64 {
     u64::try_from(u128::from(bytes) * 1_000_000 / time.as_micros().max(1)).unwrap_or(u64::MAX)
 }
 
-/// About how much, in four digits or fewer.
+/// The size rounded to at most four digits.
 pub(crate) fn short(size: u64) -> String {
     let power = size.checked_ilog2().unwrap_or(0) / 10;
     let letter = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].get(power as usize).unwrap_or(&"");
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_people_read() {
+    fn progress_is_readable() {
         let second = Duration::from_secs(2);
         assert_eq!(
             told("copied", 512 << 20, Some(1 << 30), second),

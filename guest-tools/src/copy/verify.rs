@@ -1,5 +1,5 @@
-//! Reads both sides of a finished copy and holds them against each other, byte for byte: nothing
-//! that a server says of holes is believed here.
+//! Reads both sides of a finished copy and compares them byte for byte. It does not rely on what a
+//! server reports about holes.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -15,15 +15,15 @@ use super::{
     job::Job,
 };
 
-/// One thread of it.
+/// One thread of the verification.
 #[derive(Debug)]
 pub(super) struct Verifier<'a> {
     job: &'a Job,
     sides: [Side; 2],
     names: (&'a str, &'a str),
-    /// The part that is this one's now.
+    /// The stride that this thread is working on.
     stride: Option<(u64, u64)>,
-    /// One half of a piece that waits for the other, by offset.
+    /// By offset: one half of a piece, which waits for the other half.
     halves: HashMap<u64, Vec<u8>>,
     spare: Vec<Vec<u8>>,
     begun: usize,
@@ -69,7 +69,7 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    /// Asks both sides for the next piece. Whether it could.
+    /// Asks both sides for the next piece. Returns whether there was one to ask for.
     fn begin(&mut self) -> Result<bool, CopyError> {
         let rules = self.job.rules;
         if self.begun >= rules.depth || self.begun as u64 * rules.request >= rules.queue {
@@ -91,7 +91,7 @@ impl<'a> Verifier<'a> {
         let Some(side) = self.sides.get_mut(which) else { return Ok(()) };
         match side {
             Side::Link(link) => {
-                // The end of the other side inside a block of this one.
+                // The other side ends within a block of this one.
                 let minimum = u64::from(link.terms().blocks.minimum.max(1));
                 let whole = len.next_multiple_of(minimum);
                 Ok(link.submit(Order::read(at, whole, room).tagged(len))?)
@@ -119,7 +119,7 @@ impl<'a> Verifier<'a> {
         Ok(any)
     }
 
-    /// One half of a piece.
+    /// Handles one half of a piece.
     fn got(&mut self, which: usize, at: u64, bytes: Vec<u8>) -> Result<(), CopyError> {
         let Some(other) = self.halves.remove(&at) else {
             self.halves.insert(at, bytes);

@@ -5,7 +5,7 @@ use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 use nbd::{Uri, uri::UriError};
 use thiserror::Error;
 
-/// From where, or to where.
+/// A source or a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Word {
     Uri(Uri),
@@ -13,11 +13,11 @@ pub(crate) enum Word {
     Path(PathBuf),
     /// `-`: standard input or standard output.
     Stdio,
-    /// `null:`: nowhere. Only a destination can be that.
+    /// `null:`. It discards everything, and can only be a destination.
     Null,
 }
 
-/// Why a word is no side of a copy.
+/// Why a word does not name a side of a copy.
 #[derive(Debug, Error)]
 pub(crate) enum WordError {
     #[error("{0}; a file whose name begins like an address is written ./NAME")]

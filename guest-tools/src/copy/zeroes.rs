@@ -1,13 +1,13 @@
-//! Where a piece that was read is zeroes: cut into runs of one kind. Pure.
+//! Finds zeroes in a piece that was read, and cuts the piece into runs of one kind. No I/O.
 
 use std::ops::Range;
 
-/// Bytes that are looked at in one step.
+/// How many bytes to examine in one step.
 const STEP: usize = 64;
 
-/// All of them are zero.
+/// Whether all bytes are zero.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // Data shows itself in its first bytes mostly.
+    // Data usually shows in its first bytes.
     let (steps, rest) = bytes.as_chunks::<STEP>();
     steps.iter().all(|step| {
         let (words, _) = step.as_chunks::<8>();
@@ -18,8 +18,8 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 /// A part of a piece, and whether it is zeroes.
 pub(super) type Run = (Range<usize>, bool);
 
-/// Cuts `len` bytes that lie at `at` into runs, at multiples of `unit` of the whole disk. `zero`
-/// says of a part whether it is zeroes.
+/// Cuts `len` bytes at offset `at` into runs, at multiples of `unit` of the whole disk. `zero`
+/// decides whether a part is zeroes.
 pub(super) fn runs(
     at: u64,
     len: usize,

@@ -1,6 +1,6 @@
-//! From a connected socket to a server that has been asked something: drives nbd's machine of the
-//! negotiation over the socket, in plain text or inside TLS. `Connector` enters exports and asks for
-//! lists through it on its own thread; a program with a runtime drives it by its own `Wait`.
+//! Negotiates on a connected socket: drives the state machine `nbd::negotiate` over the socket, in
+//! plain text or inside TLS. `Connector` enters exports and asks for lists with it, on its own thread.
+//! A program with a runtime drives it with its own `Wait`.
 
 use std::{
     io::{self, Read, Write},
@@ -30,7 +30,7 @@ use crate::{
 pub struct Connected {
     /// The socket, non-blocking.
     pub stream: Stream,
-    /// What has come behind the negotiation.
+    /// Bytes that have arrived after the negotiation.
     pub received: Vec<u8>,
     /// The client's end of the transmission.
     pub machine: Machine,
@@ -42,7 +42,7 @@ impl Connected {
     /// The bare socket, made blocking; `None` inside TLS.
     ///
     /// # Errors
-    /// The system's, when the socket cannot be made blocking.
+    /// The system's, if the socket cannot be made blocking.
     pub fn into_plain(self) -> io::Result<Option<OwnedFd>> {
         match self.stream {
             Stream::Plain(socket) => Ok(Some(socket.into_blocking()?.into())),
@@ -51,22 +51,22 @@ impl Connected {
     }
 }
 
-/// Whether the connection goes on inside TLS.
+/// Whether the connection continues inside TLS.
 #[derive(Debug, Clone, Copy)]
 pub enum Security<'a> {
     /// In plain text.
     Plain,
-    /// Inside TLS if the server has it, else in plain text. Anybody between the client and the server
-    /// can make it plain text.
+    /// Inside TLS if the server supports it, otherwise in plain text. An attacker between the client
+    /// and the server can force plain text.
     Opportunistic(&'a Config),
-    /// Inside TLS, or not at all.
+    /// Inside TLS, or the connection fails.
     Required(&'a Config),
 }
 
-/// What can be known of a server without a request.
+/// What can be learned about a server without a request.
 #[derive(Debug)]
 pub struct Server {
-    /// The server speaks fixed newstyle; otherwise only the older one.
+    /// The server supports fixed newstyle. Otherwise it supports only the older form.
     pub fixed: bool,
     /// The connection is inside TLS.
     pub tls: bool,
@@ -76,31 +76,31 @@ pub struct Server {
     pub exports: Vec<Known>,
 }
 
-/// What a server says of one export.
+/// What a server reports about one export.
 #[derive(Debug)]
 pub struct Known {
-    /// As it was asked for, or listed.
+    /// The name as it was asked for, or listed.
     pub name: String,
-    /// That of the list; the one in `described` is the better one.
+    /// The description in the list. The one in `described` is more accurate.
     pub description: String,
-    /// Some servers list names that they do not open.
+    /// The export's properties. Some servers list names that they do not open.
     pub described: Result<Described, Refusal>,
-    /// The metadata contexts; `None` where they cannot be asked for.
+    /// The metadata contexts; `None` if the server cannot be asked for them.
     pub contexts: Option<Vec<String>>,
 }
 
-/// The most that is taken from a server before an export is entered, bytes: ten thousand exports, with
-/// what there is to say of each, are a fifth of it. It bounds the memory and the time of a list.
+/// The most bytes that are accepted from a server before an export is entered. Ten thousand exports,
+/// with everything about each, take a fifth of it. It bounds the memory and the time of a list.
 const MOST: usize = 16 << 20;
 
-/// A negotiation under way. A question consumes the `Ready` that `begin` returned, and gives the next
-/// one back where another question may follow.
+/// A negotiation in progress. A question consumes the `Ready` that `begin` returned, and returns the
+/// next one if another question may follow.
 #[derive(Debug)]
 pub struct Negotiation<W> {
     name: String,
     stream: Stream,
     received: Vec<u8>,
-    /// Bytes that have come, all in all.
+    /// How many bytes have arrived in all.
     total: usize,
     out: Vec<u8>,
     timeout: Timeout,
@@ -108,13 +108,13 @@ pub struct Negotiation<W> {
 }
 
 impl<W: Wait> Negotiation<W> {
-    /// Greets the server, goes inside TLS as `security` says, and agrees on the framing: the best that
-    /// the server has, up to `framing`. Each answer has `timeout`; `name` is what messages call the
+    /// Reads the greeting, starts TLS as `security` says, and agrees on the framing: the best that the
+    /// server has, up to `framing`. Each answer has `timeout`; `name` is what messages call the
     /// server.
     ///
     /// # Errors
-    /// `ClientError::Refused` where TLS is required and the server has none; `ClientError::Dial` where
-    /// the handshake fails; `ClientError::{Lost, Closed, Violation, Early, Long}`.
+    /// `ClientError::Refused` if TLS is required and the server has none; `ClientError::Dial` if the
+    /// handshake fails; `ClientError::{Lost, Closed, Violation, Early, Long}`.
     pub async fn begin(
         name: &str,
         socket: Socket,
@@ -164,7 +164,7 @@ impl<W: Wait> Negotiation<W> {
     /// Enters an export, with one metadata context if the server has it.
     ///
     /// # Errors
-    /// `ClientError::Refused` where the server does not open the export; the others of `begin`.
+    /// `ClientError::Refused` if the server does not open the export; otherwise as `begin`.
     pub async fn enter(
         mut self,
         ready: Ready,
@@ -182,7 +182,7 @@ impl<W: Wait> Negotiation<W> {
         }
     }
 
-    /// Asks for the names of the exports, and leaves.
+    /// Asks for the names of the exports, and ends the session.
     ///
     /// # Errors
     /// As `enter`.
@@ -200,10 +200,10 @@ impl<W: Wait> Negotiation<W> {
         }
     }
 
-    /// Asks for the exports and for what the server says of each, and leaves.
+    /// Asks for the exports and for the server's description of each, and ends the session.
     ///
     /// # Errors
-    /// As `enter`. An export that the server does not describe is no error.
+    /// As `enter`. It is no error if the server does not describe an export.
     pub async fn list_all(mut self, ready: Ready) -> Result<Server, ClientError> {
         let (fixed, framing, tls) = (ready.is_fixed(), ready.framing(), self.is_secure());
         let (mut ready, listed) = self.listed(ready).await?;
@@ -224,7 +224,7 @@ impl<W: Wait> Negotiation<W> {
         Ok(Server { fixed, tls, framing, exports })
     }
 
-    /// Asks for everything about one export, and leaves.
+    /// Asks for everything about one export, and ends the session.
     ///
     /// # Errors
     /// As `enter`.
@@ -237,7 +237,7 @@ impl<W: Wait> Negotiation<W> {
                 self.leave(ready);
                 described
             }
-            // Older servers have no way to tell but to open it.
+            // Older servers describe an export only by opening it.
             ClientStep::Refused(ready, refusal) if refusal.code() == ReplyCode::ERR_UNSUP => {
                 let next = ready.go(name, false, &mut self.out);
                 match self.answer(next).await? {
@@ -256,12 +256,12 @@ impl<W: Wait> Negotiation<W> {
         Ok(Server { fixed, tls, framing, exports: vec![export] })
     }
 
-    /// The metadata contexts of an export that the queries find; no query finds all that the server
-    /// tells to everybody. `None` where contexts cannot be asked for.
+    /// The metadata contexts of an export that match the queries. Without a query, these are all that
+    /// the server reports to everybody. `None` if the server cannot be asked for contexts.
     ///
     /// # Errors
-    /// As `enter`. A refusal is `None`: a server without any contexts, or one whose answer to `enter`
-    /// says better why.
+    /// As `enter`. A refusal is `None`, because it comes from a server without any contexts, or from
+    /// one whose answer to `enter` explains the refusal better.
     pub async fn contexts(
         &mut self,
         ready: Ready,
@@ -279,16 +279,16 @@ impl<W: Wait> Negotiation<W> {
         }
     }
 
-    /// Says goodbye. Nothing depends on whether the server hears it.
+    /// Sends NBD_OPT_ABORT. An error does not matter.
     pub fn leave(&mut self, ready: Ready) {
         ready.abort(&mut self.out);
         self.stream.write_all(&self.out).ok();
         self.stream.flush().ok();
     }
 
-    /// Goes inside TLS: the server has agreed to it.
+    /// Starts TLS, after the server has agreed to it.
     async fn secure(mut self, tls: &Config) -> Result<Self, ClientError> {
-        // It came in plain text, from anybody.
+        // These bytes came in plain text, and anybody could have sent them.
         if !self.received.is_empty() {
             return Err(ClientError::Early(self.name));
         }
@@ -299,9 +299,9 @@ impl<W: Wait> Negotiation<W> {
         Ok(self)
     }
 
-    /// Sends what was asked and receives until the machine has an answer.
+    /// Sends what is queued and receives until the machine has an answer.
     async fn answer(&mut self, mut client: negotiate::Client) -> Result<ClientStep, ClientError> {
-        // However slowly it comes: what trickles in is no answer.
+        // The deadline is for the whole answer. Bytes that trickle in do not extend it.
         let until = self.timeout.deadline();
         loop {
             let (eaten, step) = client.step(&self.received, &mut self.out);
@@ -351,12 +351,12 @@ impl<W: Wait> Negotiation<W> {
         }
     }
 
-    /// One read. A stream that stays silent is a timeout.
+    /// Reads once. Silence until the deadline is a timeout.
     async fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         loop {
             match self.stream.read(room) {
                 Ok(n) if n > 0 && until.is_some_and(|until| Instant::now() >= until) => {
-                    // It trickles, and the time is up all the same.
+                    // Bytes trickle in, but the time is up.
                     return Err(self.timeout.expired());
                 }
                 Ok(n) => return Ok(n),
@@ -365,7 +365,7 @@ impl<W: Wait> Negotiation<W> {
         }
     }
 
-    /// Waits where a call would have, and returns other errors.
+    /// Waits where a blocking call would have waited, and returns other errors.
     async fn wait_after(
         &self,
         error: io::Error,
@@ -382,7 +382,7 @@ impl<W: Wait> Negotiation<W> {
         }
     }
 
-    /// The answer was a no.
+    /// The error for a refusal.
     fn refused(&mut self, step: ClientStep) -> ClientError {
         let name = self.name.clone();
         match step {

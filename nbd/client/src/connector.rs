@@ -1,4 +1,4 @@
-//! Opens connections by URI on the calling thread, and waits for them by poll(2).
+//! Opens connections by URI on the calling thread, and waits for them with poll(2).
 
 use std::{fs::File, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     wait::{Block, block_on},
 };
 
-/// How this program connects to servers. A clone is the same.
+/// How this program connects to servers. A clone has the same settings.
 #[derive(Debug, Clone)]
 pub struct Connector {
     timeout: Timeout,
@@ -23,13 +23,13 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Connections by which a server may owe an answer for `timeout`, with the cryptography of `ring`.
+    /// A connector whose servers may owe an answer for `timeout`, with the cryptography of `ring`.
     #[cfg(feature = "ring")]
     pub fn new(timeout: Timeout) -> Self {
         Self::with_provider(timeout, crate::tls::ring())
     }
 
-    /// As `new`, with another cryptography.
+    /// Like `new`, with other cryptography.
     pub const fn with_provider(timeout: Timeout, provider: Arc<CryptoProvider>) -> Self {
         Self { timeout, provider }
     }
@@ -39,26 +39,26 @@ impl Connector {
         self.timeout
     }
 
-    /// Connects a blocking socket and says nothing on it, not even TLS.
+    /// Connects a blocking socket and sends nothing on it, not even for TLS.
     ///
     /// # Errors
-    /// All of `DialError` but `DialError::Tls`.
+    /// All of `DialError` except `DialError::Tls`.
     pub fn dial(&self, uri: &Uri) -> Result<File, DialError> {
         let name = uri.to_string();
         let socket = block_on(dial(&uri.place, &name, self.timeout, &Block))?;
         socket.into_blocking().map_err(|source| DialError::SetUp { name, source })
     }
 
-    /// Connects, negotiates as much as the server has, and enters the export of `uri`, with the
+    /// Connects, negotiates as much as the server supports, and enters the export of `uri`, with the
     /// extents of `base:allocation` if the server has them.
     ///
     /// # Errors
-    /// All of `ClientError` but those of requests.
+    /// All of `ClientError` except those of requests.
     pub fn open(&self, uri: &Uri) -> Result<Client, ClientError> {
         self.open_with(uri, BASE_ALLOCATION)
     }
 
-    /// As `open`; extents are those of another metadata context, if the server has it.
+    /// Like `open`, but extents are those of another metadata context, if the server has it.
     ///
     /// # Errors
     /// As `open`.
@@ -68,7 +68,8 @@ impl Connector {
         Client::over(uri.to_string(), connected, self.timeout)
     }
 
-    /// As `open`, for an export that was open before with `size` bytes: another size is another disk.
+    /// Like `open`, for an export that was open before with `size` bytes. An export of another size is
+    /// another disk.
     ///
     /// # Errors
     /// As `open`; `ClientError::Changed`.
@@ -82,8 +83,8 @@ impl Connector {
         Err(ClientError::Changed { name: uri.to_string(), before: size, now })
     }
 
-    /// Asks which metadata contexts the queries find, and enters the export without any. The names
-    /// are `None` where contexts cannot be asked for.
+    /// Asks which metadata contexts match the queries, and enters the export without any. The names
+    /// are `None` if the server cannot be asked for contexts.
     ///
     /// # Errors
     /// As `open`.
@@ -98,8 +99,8 @@ impl Connector {
         Ok((Client::over(uri.to_string(), connected, self.timeout)?, names))
     }
 
-    /// Connects and enters the export as the kernel's own client needs it: compact requests, simple
-    /// replies.
+    /// Connects and enters the export in the way that the kernel's own client needs: compact requests
+    /// and simple replies.
     ///
     /// # Errors
     /// As `open`.
@@ -108,7 +109,7 @@ impl Connector {
         block_on(talk.enter(ready, &uri.export, None))
     }
 
-    /// Asks for everything about the export of `uri`, and leaves.
+    /// Asks for everything about the export of `uri`, and ends the session.
     ///
     /// # Errors
     /// As `open`.
@@ -117,7 +118,8 @@ impl Connector {
         block_on(talk.describe(ready, &uri.export))
     }
 
-    /// Asks for the exports that the server of `uri` names and for what it says of each, and leaves.
+    /// Asks for the exports of the server of `uri` and for its description of each, and ends the
+    /// session.
     ///
     /// # Errors
     /// As `open`.
@@ -133,7 +135,7 @@ impl Connector {
     ) -> Result<(Negotiation<Block>, Ready), ClientError> {
         let name = uri.to_string();
         let wrong = |source| DialError::Tls { name: name.clone(), source };
-        // What is missing for TLS is missed before anybody is connected to.
+        // Reports a problem with the TLS files before it connects.
         let tls = uri.tls.then(|| Config::load(&Options::of_uri(uri), &self.provider));
         let tls = tls.transpose().map_err(wrong)?;
         let security = tls.as_ref().map_or(Security::Plain, Security::Required);

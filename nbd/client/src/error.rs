@@ -1,5 +1,5 @@
-//! Why a connection, or a request on it, came to nothing. Everything that talks to a server returns
-//! these errors.
+//! Why a connection, or a request on it, failed. Everything that talks to a server returns these
+//! errors.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::dial::DialError;
 
-/// What can go wrong with a server. `name` is what the caller calls the server: mostly its URI.
+/// An error of a connection. `name` is what the caller calls the server, usually its URI.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -44,13 +44,13 @@ pub enum ClientError {
         /// The breach.
         source: Violation,
     },
-    /// Bytes in plain text came behind the answer to NBD_OPT_STARTTLS.
+    /// Bytes in plain text came after the answer to NBD_OPT_STARTTLS.
     #[error(
         "{0} said more in plain text than that TLS may begin: somebody may be in between, and \
          nothing of it was believed"
     )]
     Early(String),
-    /// The negotiation had no end.
+    /// The negotiation exceeded the limit on received bytes.
     #[error(
         "{name} has said more than {limit} bytes before an export was entered, and this program takes \
          no more"
@@ -61,16 +61,16 @@ pub enum ClientError {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The export is not the one that it was on an earlier connection.
+    /// The export differs from that of an earlier connection.
     #[error(
         "{name} has {now} bytes, and had {before} on the connection before: it is another disk now"
     )]
     Changed {
         /// The server.
         name: String,
-        /// Bytes on the earlier connection.
+        /// The size on the earlier connection, in bytes.
         before: u64,
-        /// Bytes on this one.
+        /// The size on this connection, in bytes.
         now: u64,
     },
     /// The server refused a question of the negotiation.
@@ -110,13 +110,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The connection is gone.
+    /// The connection broke.
     pub fn lost(name: &str, doing: &str, source: io::Error) -> Self {
         Self::Lost { name: name.to_owned(), doing: doing.to_owned(), source }
     }
 
-    /// Whether the connection itself is still in step: everything else that was asked will be
-    /// answered.
+    /// Whether the connection itself is still usable, so that all other requests will be answered.
     pub const fn is_of_one_request(&self) -> bool {
         matches!(self, Self::Unfit { .. } | Self::Failed { .. } | Self::Input(_) | Self::Output(_))
     }

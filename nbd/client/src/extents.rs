@@ -1,9 +1,9 @@
 //! The extents of a range, in the order of their offsets. Neighbours with the same status are merged.
 //!
-//! A range is asked for in pieces, several at once where the caller has nothing else under way on
-//! the link. A server may answer less than it was asked; what is missing of the first piece is asked
-//! for again, that of the others when they are the first. So no more is kept than one answer a
-//! piece, however small the extents are.
+//! A range is asked for in pieces, several at once if the caller has no other request in flight on the
+//! connection. A server may answer less than it was asked. The missing part of the first piece is asked for
+//! again at once, that of another piece when that one becomes the first. So no more than one answer per piece
+//! is kept, however small the extents are.
 
 use std::{collections::VecDeque, mem};
 
@@ -14,19 +14,19 @@ use crate::{
     error::ClientError,
 };
 
-/// Shorter pieces are not worth a request of their own, bytes.
+/// The shortest piece that is worth a request of its own, in bytes.
 const PIECE: u64 = 4 << 30;
-/// Into so many pieces a very large disk is cut, where lengths have 64 bits.
+/// How many pieces a very large disk is cut into, if lengths have 64 bits.
 const PIECES: u64 = 64;
 
-/// What is known and what is to be asked.
+/// The state of the listing: extents that are known, and pieces to ask for.
 #[derive(Debug)]
 pub struct Extents {
-    /// Where the next piece begins, and where the last one ends.
+    /// The offset of the next piece, and the end of the last one.
     next: u64,
     end: u64,
     piece: u64,
-    /// What offsets are multiples of, bytes.
+    /// Offsets must be multiples of this number of bytes.
     unit: u64,
     depth: usize,
     pieces: VecDeque<Piece>,
@@ -36,9 +36,9 @@ pub struct Extents {
 
 #[derive(Debug)]
 struct Piece {
-    /// Its offset, which is its order's tag too.
+    /// Its offset, which is also the tag of its order.
     from: u64,
-    /// Up to here it has been answered.
+    /// It has been answered up to this offset.
     at: u64,
     end: u64,
     asked: bool,
@@ -46,8 +46,8 @@ struct Piece {
 }
 
 impl Extents {
-    /// The extents of a range (offset and length in bytes) of the client's export, asked for with up to `depth`
-    /// requests under way. With 1, no request is under way while the caller looks at an extent.
+    /// Lists the extents of a range (offset and length in bytes) of the client's export, with up to `depth`
+    /// requests in flight. With 1, no request is in flight while the caller handles an extent.
     pub fn new(link: &Client, (at, len): (u64, u64), depth: usize) -> Self {
         let unit = u64::from(link.terms().blocks.minimum.max(1));
         let piece = PIECE.max(len / PIECES).min(link.longest_range());
@@ -56,7 +56,7 @@ impl Extents {
         Self { next: at, end: at + len, piece, unit, depth, pieces, ready, last: None }
     }
 
-    /// The next extent; `None` at the end of the range.
+    /// Returns the next extent; `None` at the end of the range.
     ///
     /// # Errors
     /// As `Client::next_good`.
@@ -85,8 +85,8 @@ impl Extents {
         }
     }
 
-    /// Asks, waits for an answer if there is none, and makes what is known of the first piece ready.
-    /// Whether there is more.
+    /// Sends requests, waits for an answer if there is none, and makes the known extents of the first piece
+    /// ready. Returns whether there is more.
     fn go_on(&mut self, link: &mut Client) -> Result<bool, ClientError> {
         while self.pieces.len() < self.depth && self.next < self.end {
             let end = self.next.saturating_add(self.piece).min(self.end);
@@ -124,8 +124,8 @@ impl Piece {
         Ok(())
     }
 
-    /// What reaches beyond the piece is the next one's to tell. An answer that ends inside a block is
-    /// cut at the block's start, because that is where can be asked on.
+    /// Takes the extents of an answer. What reaches beyond the piece belongs to the next piece. An answer that
+    /// ends within a block is cut at the block's start, because only there the next request can begin.
     fn take(&mut self, extents: &[Extent], unit: u64) {
         self.asked = false;
         let start = self.at;
@@ -147,7 +147,7 @@ impl Piece {
             });
             self.at = whole;
         } else {
-            // Not even one block: it is what its parts have in common.
+            // Less than one block was answered: the block has the flags that its parts have in common.
             let flags = extents.iter().fold(ExtentFlags::all(), |all, extent| all & extent.flags);
             let len = unit.min(self.end - start);
             self.found = vec![Extent { at: start, len, flags }];

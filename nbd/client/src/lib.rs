@@ -21,5 +21,5 @@ pub use self::{
     error::ClientError,
     timeout::Timeout,
 };
-/// What a `Connector` and a TLS configuration take as their cryptography.
+/// The cryptography that a `Connector` and a TLS configuration take.
 pub use rustls::crypto::CryptoProvider;

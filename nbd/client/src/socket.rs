@@ -1,5 +1,5 @@
-//! A connected socket that never blocks. `Stream` reads and writes it, in plain text or inside TLS, so
-//! that its bytes are counted here alone and mean the same in both.
+//! A connected socket that never blocks. `Stream` reads and writes it, in plain text or inside TLS.
+//! Bytes are counted only here, so that they mean the same in both cases.
 
 use std::{
     fs::File,
@@ -12,11 +12,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::stream::Carrier;
 
-/// The socket. Reads and writes that would wait fail with `WouldBlock`.
+/// A socket. Reads and writes that would block fail with `WouldBlock`.
 #[derive(Debug)]
 pub struct Socket {
     file: File,
-    /// Bytes in either direction since `take_moved`.
+    /// Bytes moved in either direction since `take_moved`.
     moved: usize,
 }
 
@@ -24,7 +24,7 @@ impl Socket {
     /// Takes a connected socket over and makes it non-blocking.
     ///
     /// # Errors
-    /// The system's, when the descriptor cannot be made non-blocking.
+    /// The system's, if the descriptor cannot be made non-blocking.
     pub fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let file = File::from(socket.into());
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -39,7 +39,7 @@ impl Socket {
     /// The descriptor, made blocking.
     ///
     /// # Errors
-    /// The system's, when the descriptor cannot be made blocking.
+    /// The system's, if the descriptor cannot be made blocking.
     pub fn into_blocking(self) -> io::Result<File> {
         fcntl(&self.file, FcntlArg::F_SETFL(OFlag::empty()))?;
         Ok(self.file)
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_and_goes_is_counted_and_what_brought_nothing_is_not() {
+    fn moved_bytes_are_counted_except_those_without_content() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut socket = Socket::new(ours).unwrap();
         theirs.write_all(&[1; 100]).unwrap();

@@ -1,5 +1,5 @@
 //! A connected socket, in plain text or inside TLS, that is read and written like a file. Nothing here
-//! waits: what would wait fails with `WouldBlock`.
+//! blocks: calls that would block fail with `WouldBlock`.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
@@ -10,21 +10,21 @@ use rustls::ClientConnection;
 
 use crate::socket::Socket;
 
-/// Most encrypted bytes that wait for the socket. At this bound writes fail with `WouldBlock`.
+/// The most encrypted bytes that wait for the socket. At this bound writes fail with `WouldBlock`.
 pub(crate) const WAITING: usize = 256 << 10;
-/// The longest record, bytes (RFC 5246, 6.2.3). When as many bytes have come without one byte for the
-/// caller, they are not part of an answer that is on its way.
+/// The longest record, in bytes (RFC 5246, 6.2.3). When this many bytes have arrived without one byte
+/// for the caller, they are not part of an answer.
 const RECORD: usize = 5 + (16 << 10) + (2 << 10);
 
-/// What carries the bytes of a stream: a non-blocking socket.
+/// The transport of a stream's bytes: a non-blocking socket.
 pub trait Carrier: Read + Write {
-    /// So many bytes that were read brought nothing, and are no sign of life.
+    /// Discounts bytes that were read and carried no content: they are no sign of life.
     fn discount(&mut self, bytes: usize) {
         let _ = bytes;
     }
 }
 
-/// The stream.
+/// A stream of bytes, in plain text or inside TLS.
 #[derive(Debug)]
 pub enum Stream<S = Socket> {
     /// In plain text.
@@ -33,18 +33,18 @@ pub enum Stream<S = Socket> {
     Tls(Box<Tls<S>>),
 }
 
-/// TLS after its handshake. Written bytes are encrypted at once and sent as the socket takes them;
+/// TLS after its handshake. Written bytes are encrypted at once and sent as the socket accepts them;
 /// `flush` sends the rest.
 #[derive(Debug)]
 pub struct Tls<S = Socket> {
     socket: S,
     connection: ClientConnection,
-    /// Bytes that have come since the last one for the caller.
+    /// Bytes that have arrived since the last one for the caller.
     idle: usize,
 }
 
 impl<S> Stream<S> {
-    /// Puts another carrier in place of the socket, such as one that a runtime knows.
+    /// Replaces the socket by another carrier, for example one that a runtime has registered.
     ///
     /// # Errors
     /// Those of `map`.
@@ -65,7 +65,7 @@ impl<S> Stream<S> {
         }
     }
 
-    /// Whether bytes can be read that the socket itself does not tell of.
+    /// Whether bytes can be read although the socket itself is not readable.
     pub(crate) fn holds_input(&mut self) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -77,7 +77,7 @@ impl<S> Stream<S> {
         }
     }
 
-    /// Whether bytes that were written wait for the socket; `flush` sends them.
+    /// Whether written bytes still wait for the socket; `flush` sends them.
     pub(crate) fn holds_output(&self) -> bool {
         match self {
             Self::Plain(_) => false,
@@ -87,16 +87,17 @@ impl<S> Stream<S> {
 }
 
 impl Stream {
-    /// Bytes that have moved on the socket, in either direction, since the last call: what a server's
-    /// life is judged by. Inside TLS they count as they come and not when a record is whole, so that
-    /// the same speed is the same life; the bytes of records that bring nothing do not count.
+    /// Bytes that have moved on the socket, in either direction, since the last call. They are the
+    /// measure of the server's signs of life. Inside TLS they count as they arrive and not when a
+    /// record is complete, so that the same speed counts the same. Bytes of records without content do
+    /// not count.
     pub(crate) const fn take_moved(&mut self) -> usize {
         self.socket_mut().take_moved()
     }
 }
 
 impl<S: Carrier> Stream<S> {
-    /// Nothing more will be written. Nothing depends on whether the other end hears it.
+    /// Ends the sending direction. An error does not matter.
     pub fn end(&mut self) {
         if let Self::Tls(tls) = self {
             tls.end();
@@ -109,18 +110,18 @@ impl<S: Carrier> Tls<S> {
         Self { socket, connection, idle: 0 }
     }
 
-    /// What carries the encrypted bytes.
+    /// The carrier of the encrypted bytes.
     pub const fn carrier(&self) -> &S {
         &self.socket
     }
 
-    /// Says goodbye (close_notify). Nothing depends on whether the other end hears it.
+    /// Sends close_notify. An error does not matter.
     pub fn end(&mut self) {
         self.connection.send_close_notify();
         self.push().ok();
     }
 
-    /// Sends what is encrypted.
+    /// Sends the encrypted bytes.
     fn push(&mut self) -> io::Result<()> {
         while self.connection.wants_write() {
             match self.connection.write_tls(&mut self.socket) {
@@ -142,14 +143,14 @@ impl<S: Carrier> Tls<S> {
                     return other;
                 }
             }
-            // The end of the socket is one without a goodbye, which the reader then says.
+            // If the socket ends without close_notify, the reader reports that.
             let n = self.connection.read_tls(&mut self.socket)?;
             self.idle = self.idle.saturating_add(n);
             if self.idle > RECORD {
                 self.socket.discount(n);
             }
             let judged = self.connection.process_new_packets();
-            // What is wrong is told to the other end, which may be gone.
+            // Sends the alert to the other end, which may be gone.
             let told = self.push();
             judged.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             match told {
@@ -160,7 +161,7 @@ impl<S: Carrier> Tls<S> {
     }
 
     fn put(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // Only what has room is taken.
+        // Take only what there is room for.
         match self.push() {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ => {}

@@ -1,11 +1,11 @@
-//! How long a server may owe an answer before it counts as gone. A `Timeout` is a value: the caller
-//! passes it to whatever waits.
+//! How long a server may owe an answer before it counts as gone. A `Timeout` is a value that the
+//! caller passes to the functions that wait.
 //!
-//! An answer to a question of the negotiation, and a TLS handshake, has to be whole within the
-//! timeout. While requests are under way, one has to be answered within it, or `LEAST` bytes have to
-//! move on the socket in either direction: a slow path is not a dead one, but a server that sends a
-//! byte a second is. Inside TLS the bytes of the socket count, as in plain text; the bytes of records
-//! without content do not.
+//! An answer in the negotiation, and a TLS handshake, must be complete within the timeout. While
+//! requests are in flight, one must be answered within it, or `LEAST` bytes must move on the socket
+//! in either direction. So a slow path does not count as dead, but a server that sends one byte per
+//! second does. Inside TLS the bytes of the socket count, as in plain text, except for the bytes of
+//! records without content.
 
 use std::{
     cell::Cell,
@@ -15,7 +15,7 @@ use std::{
 
 use nix::poll::PollTimeout;
 
-/// Bytes that count as a sign of life.
+/// How many bytes count as a sign of life.
 const LEAST: u64 = 4096;
 
 /// How long a server may owe an answer.
@@ -43,7 +43,7 @@ impl Default for Timeout {
 }
 
 impl Timeout {
-    /// A limit; zero means that the client waits for ever.
+    /// A timeout; zero means no limit.
     pub const fn new(limit: Duration) -> Self {
         Self { limit, option: None }
     }
@@ -53,25 +53,25 @@ impl Timeout {
         Self { option: Some(option), ..self }
     }
 
-    /// The limit; `None` means that the client waits for ever.
+    /// The limit; `None` means no limit.
     pub fn limit(self) -> Option<Duration> {
         Some(self.limit).filter(|limit| !limit.is_zero())
     }
 
-    /// When an answer that is awaited from now on is late; `None` means never.
+    /// When an answer that is awaited from now on is late; `None`: never.
     pub fn deadline(self) -> Option<Instant> {
         Instant::now().checked_add(self.limit()?)
     }
 
-    /// The error of an answer that is late, of kind `TimedOut`.
+    /// The error for a late answer, of kind `TimedOut`.
     pub fn expired(self) -> io::Error {
         let option = self.option.map(|option| format!(" ({option})")).unwrap_or_default();
         io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {:?}{option}", self.limit))
     }
 }
 
-/// Converts to poll(2)'s milliseconds, rounded up, so that the time is over when poll returns. `None`
-/// waits for ever.
+/// Converts to poll(2)'s milliseconds, rounded up, so that the time has passed when poll returns.
+/// `None`: no limit.
 pub fn poll_timeout(left: Option<Duration>) -> PollTimeout {
     let whole = |left: Duration| left.as_nanos().div_ceil(1_000_000);
     left.map_or(PollTimeout::NONE, |left| {
@@ -82,15 +82,15 @@ pub fn poll_timeout(left: Option<Duration>) -> PollTimeout {
     })
 }
 
-/// The signs of life of one server that owes something. Time counts from where this end begins to
-/// wait: what this end does meanwhile is not the server's delay.
+/// The signs of life of a server that owes an answer. The time counts from when this end begins to
+/// wait, because what this end does before is not the server's delay.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     timeout: Timeout,
     waiting: Cell<Option<Instant>>,
     /// Bytes since the last beat.
     moved: u64,
-    /// There was a beat since `take_beaten` was last called.
+    /// There was a sign of life since `take_beaten` was last called.
     beaten: bool,
 }
 
@@ -104,13 +104,13 @@ impl Pulse {
         self.timeout
     }
 
-    /// The server begins to owe an answer.
+    /// Called when the server begins to owe an answer.
     pub(crate) fn begin(&mut self) {
         self.moved = 0;
         self.waiting.set(None);
     }
 
-    /// The server has answered.
+    /// Called when the server has answered.
     pub(crate) fn beat(&mut self) {
         self.begin();
         self.beaten = true;
@@ -121,7 +121,7 @@ impl Pulse {
         std::mem::replace(&mut self.beaten, false)
     }
 
-    /// Bytes have come or gone.
+    /// Called when bytes have moved.
     pub(crate) fn moved(&mut self, bytes: usize) {
         self.moved += bytes as u64;
         if self.moved >= LEAST {
@@ -129,7 +129,7 @@ impl Pulse {
         }
     }
 
-    /// How long the silence may go on, for a caller that waits from now on.
+    /// How long the silence may continue, for a caller that waits from now on.
     pub(crate) fn left(&self) -> Option<Duration> {
         let limit = self.timeout.limit()?;
         let since = self.waiting.get().unwrap_or_else(Instant::now);

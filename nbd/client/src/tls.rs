@@ -1,5 +1,5 @@
-//! TLS of a client with X.509 certificates, in the directories and under the file names that libnbd
-//! uses. The cryptography is the caller's choice (`CryptoProvider`); the feature `ring` has one.
+//! A client's TLS with X.509 certificates, in the directories and under the file names that libnbd
+//! uses. The caller chooses the cryptography (`CryptoProvider`); the feature `ring` includes one.
 
 use std::{
     env,
@@ -35,7 +35,7 @@ use crate::{
     wait::{Event, Wait},
 };
 
-/// Where libnbd looks when the URI does not say it; the first two are below $HOME.
+/// The directories of libnbd if the URI names none. The first two are below $HOME.
 const OF_HOME: [&str; 2] = [".pki/libnbd", ".config/pki/libnbd"];
 const OF_ALL: &str = "/etc/pki/libnbd";
 
@@ -44,11 +44,11 @@ const CERTIFICATE: &str = "client-cert.pem";
 const KEY: &str = "client-key.pem";
 const REVOKED: &str = "ca-crl.pem";
 
-/// Why there is no TLS.
+/// Why TLS cannot be used.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// No directory was given, and none of the usual ones has a CA certificate.
+    /// No directory was given, and none of the default ones has a CA certificate.
     #[error(
         "TLS needs {CA} to know the server by: say where, with tls-certificates=DIR, or \
          put it below ~/.pki/libnbd, ~/.config/pki/libnbd or {OF_ALL}"
@@ -62,16 +62,16 @@ pub enum TlsError {
         /// What is wrong with it.
         source: PemError,
     },
-    /// A file has no certificate in it.
+    /// A file contains no certificate.
     #[error("{} has no certificate in it", .0.display())]
     Empty(PathBuf),
-    /// A certificate without its key, or the reverse.
+    /// A certificate without its key, or a key without its certificate.
     #[error("{} needs the other of {CERTIFICATE} and {KEY} beside it", .0.display())]
     Half(PathBuf),
     /// There is a revocation list.
     #[error("{} is a list of what is revoked, which this program does not read: remove it if it may go unread", .0.display())]
     Revoked(PathBuf),
-    /// The name to check is not a DNS name or an address.
+    /// The name to check is neither a DNS name nor an address.
     #[error("{0:?} is no name that a certificate can have")]
     Name(String),
     /// rustls refuses the configuration.
@@ -82,7 +82,7 @@ pub enum TlsError {
     Handshake(#[source] io::Error),
 }
 
-/// What a handshake needs, read from its files and judged.
+/// What a handshake needs, read from its files and checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     config: Arc<ClientConfig>,
@@ -95,16 +95,16 @@ pub struct Options {
     /// The directory of `ca-cert.pem` and, for a client that shows a certificate, `client-cert.pem`
     /// and `client-key.pem`. `None`: the first of libnbd's directories that has a `ca-cert.pem`.
     pub certificates: Option<PathBuf>,
-    /// The name that the server's certificate must have. `None`: any, since a socket's path and a CID
-    /// are not names, and a CA that signs for one server only needs none.
+    /// The name that the server's certificate must have. `None`: any name. The path of a socket and a
+    /// CID are not names, and a CA that signs for only one server needs none.
     pub hostname: Option<String>,
-    /// Whether the server's certificate is checked at all. Without that, anybody between the client
-    /// and the server can pass for the server.
+    /// Whether the server's certificate is checked at all. Otherwise anybody between the client and
+    /// the server can impersonate the server.
     pub verify: bool,
 }
 
 impl Options {
-    /// What a URI says. A TCP host is the name to check where the URI names no other.
+    /// The options of a URI. A TCP host is the name to check if the URI gives no other.
     pub fn of_uri(uri: &Uri) -> Self {
         let said = &uri.tls_options;
         let hostname = said.hostname.as_deref().or(match &uri.place {
@@ -129,7 +129,7 @@ impl Config {
     /// Reads the certificates.
     ///
     /// # Errors
-    /// All of `TlsError` but `Handshake`.
+    /// All of `TlsError` except `Handshake`.
     pub fn load(options: &Options, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let Options { certificates: said, hostname, verify } = options;
         let directory = said.clone().or_else(directory);
@@ -174,7 +174,7 @@ impl Config {
     }
 }
 
-/// Shakes hands, in the time that there is for one answer.
+/// Does the handshake, in the time that is allowed for one answer.
 pub(crate) async fn shake_hands(
     socket: &mut Socket,
     config: &Config,
@@ -215,18 +215,18 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if all.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(all) }
 }
 
-/// Which server's certificate is taken.
+/// Which certificates of a server are accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trust {
-    /// Any.
+    /// Any certificate.
     Anybody,
-    /// One that the CA has signed.
+    /// A certificate that the CA has signed.
     Signed,
-    /// One that the CA has signed and that has the name.
+    /// A certificate that the CA has signed and that has the name.
     Named,
 }
 
-/// Judges a server by its certificate.
+/// Verifies a server's certificate.
 #[derive(Debug)]
 struct Verifier {
     roots: RootCertStore,

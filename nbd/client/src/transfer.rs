@@ -1,4 +1,4 @@
-//! Reads and writes of any length on one connection, in pieces of at most 1 MiB of which 4 are in flight.
+//! Reads and writes of any length on one connection, in pieces of at most 1 MiB, 4 of them in flight.
 
 use std::{
     collections::VecDeque,
@@ -12,33 +12,33 @@ use crate::{
     error::ClientError,
 };
 
-/// Longest read or write that is asked for, bytes.
+/// The longest read or write, in bytes.
 const PIECE: u64 = 1 << 20;
-/// Reads or writes in flight.
+/// The most reads or writes in flight.
 const DEPTH: usize = 4;
 
 /// How a write becomes durable.
 #[derive(Debug, Clone, Copy)]
 pub struct Durability {
-    /// Each piece, before it is answered.
+    /// Make each piece durable before it is answered.
     pub fua: bool,
-    /// All of it, at the end.
+    /// Flush at the end.
     pub flush: bool,
 }
 
 /// Copies `len` bytes of the export from `at` on to `sink`.
 ///
 /// # Errors
-/// As `Client::next_good`; `ClientError::Output` where the sink fails.
+/// As `Client::next_good`; `ClientError::Output` if the sink fails.
 pub fn read(link: &mut Client, at: u64, len: u64, sink: &mut dyn Write) -> Result<(), ClientError> {
     let done = read_pieces(link, at, len, sink);
     settled(link, done)
 }
 
-/// Copies all of `source` to the export from `at` on. Returns how many bytes.
+/// Copies all of `source` to the export from `at` on. Returns the number of bytes.
 ///
 /// # Errors
-/// As `Client::next_good`; `ClientError::Input` where the source fails.
+/// As `Client::next_good`; `ClientError::Input` if the source fails.
 pub fn write(
     link: &mut Client,
     at: u64,
@@ -53,8 +53,8 @@ pub fn write(
     Ok(written)
 }
 
-/// Makes what was written durable. A server without flush has nothing to lose, or says nothing
-/// about it, and is not asked.
+/// Makes the written data durable. A server without NBD_CMD_FLUSH is not asked: either it has nothing to
+/// lose, or it makes no promise.
 ///
 /// # Errors
 /// As `Client::flush`.
@@ -74,7 +74,7 @@ fn read_pieces(
     let piece = piece(link);
     let end = at.saturating_add(len);
     let mut next = at;
-    // In the order of their offsets; those that are here wait for those before them.
+    // In the order of their offsets. Pieces that have arrived wait for earlier ones.
     let mut pieces: VecDeque<(u64, Option<Vec<u8>>)> = VecDeque::new();
     let mut spare = Vec::new();
     while next < end || !pieces.is_empty() {
@@ -125,7 +125,7 @@ fn write_pieces(
     Ok(next - at)
 }
 
-/// After a failure that leaves the connection in step, lets everything be answered.
+/// Waits for all answers after an error that leaves the connection usable.
 fn settled<T>(link: &mut Client, done: Result<T, ClientError>) -> Result<T, ClientError> {
     if done.as_ref().is_err_and(ClientError::is_of_one_request) {
         link.settle();
@@ -133,7 +133,7 @@ fn settled<T>(link: &mut Client, done: Result<T, ClientError>) -> Result<T, Clie
     done
 }
 
-/// The length of one read or write: a multiple of the block size, in the server's limit.
+/// The length of one read or write: a multiple of the block size, within the server's limit.
 pub fn piece(link: &Client) -> u64 {
     let longest = PIECE.min(link.longest_payload());
     longest - longest % u64::from(link.terms().blocks.minimum.max(1))

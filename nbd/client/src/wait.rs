@@ -1,6 +1,6 @@
 //! How the connection set-up waits. Dialling, the TLS handshake and the negotiation are asynchronous
-//! functions that never block: they ask a `Wait` when a socket is not ready. A program with a runtime
-//! implements `Wait` on its reactor. `Block` waits by poll(2), and needs no runtime.
+//! functions that never block: they call a `Wait` when a socket is not ready. A program with a
+//! runtime implements `Wait` on its reactor. `Block` waits with poll(2) and needs no runtime.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use nix::{
 
 use crate::timeout::poll_timeout;
 
-/// What a socket has to be ready for.
+/// What to wait for on a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Bytes, the end of the stream or an error can be read.
@@ -33,10 +33,10 @@ pub trait Wait: Sync {
     /// Waits until the socket is ready for `event`, or until the deadline; `None` is no deadline. A
     /// spurious `true` is allowed.
     ///
-    /// Returns `false` when the deadline has passed first.
+    /// Returns `false` if the deadline has passed first.
     ///
     /// # Errors
-    /// The system's, when it cannot watch the socket.
+    /// The system's, if it cannot watch the socket.
     fn ready(
         &self,
         socket: BorrowedFd<'_>,
@@ -44,14 +44,14 @@ pub trait Wait: Sync {
         until: Option<Instant>,
     ) -> impl Future<Output = io::Result<bool>> + Send;
 
-    /// Waits for so long.
+    /// Waits for this long.
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send;
 
-    /// Looks up the addresses of a host by getaddrinfo(3), which blocks its thread for as long as the
+    /// Looks up the addresses of a host with getaddrinfo(3), which blocks its thread while the
     /// system's resolver waits for its name servers.
     ///
     /// # Errors
-    /// The resolver's, when the name has no address.
+    /// The resolver's, if the name has no address.
     fn resolve(
         &self,
         host: &str,
@@ -93,7 +93,7 @@ impl Wait for Block {
     }
 }
 
-/// Runs a future whose only way to wait is `Block`: each poll completes it.
+/// Runs a future that waits only through `Block`: one poll completes it.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {

@@ -1,18 +1,19 @@
-//! What the kernel and the relay cost: fio on a disk by `guest-tools attach`, through the nbd driver and through
-//! ublk's, against `guest-tools bench`, which asks the server without a kernel, in one guest over the agent's
-//! vhost-user device. And fio on the kernel's own nbd connection (a Unix socket, as it takes no vsock) to an
-//! agent in the guest, and on null_blk: what is the kernel's and fio's, and not the relay's. Before that `info`
-//! and `copy` against nbdinfo and nbdcopy, over the same vsock. Arguments: how many rounds (default 3).
+//! Measures the cost of the kernel and of the relay, in one guest over the agent's vhost-user device. fio on a
+//! disk of `guest-tools attach`, through the nbd driver and through the ublk driver, is compared with
+//! `guest-tools bench`, which needs no kernel driver. Two more runs show the share of the kernel and of fio: fio
+//! on the kernel's own nbd connection to an agent in the guest (over a Unix socket, because it accepts no
+//! vsock), and fio on null_blk. Before that, `info` and `copy` are compared with nbdinfo and nbdcopy, over the
+//! same vsock. Argument: the number of rounds (default 3).
 //!
-//! Needs what boots guests. Rates are of an emulated guest where there is no KVM: only the ratios say
-//! something.
+//! Needs what boots guests. Without KVM the rates are those of an emulated guest, and only the ratios are
+//! meaningful.
 
 use std::process::ExitCode;
 
 use images::Images;
 use tests::{Failure, Outcome, agent::Agent, guest::Guest, vhost_user};
 
-/// fio's words, those of `guest-tools bench`, and a name.
+/// fio's options, those of `guest-tools bench`, and a title.
 const CASES: [(&str, &str, &str); 3] = [
     (
         "4 KiB random reads, depth 16",
@@ -41,7 +42,7 @@ const START: &str = ". /tools/scripts/lab.sh
     modprobe null_blk nr_devices=1
     guest-tools attach --direct --connections 1 --device /dev/nbd1 'nbd+unix:///?socket=/run/lab/socket'";
 
-/// Times both, one after the other, and prints the medians and their ratio.
+/// Times both tools, one after the other, and prints the medians and their ratio.
 const TOOLS: &str = "python3 - ROUNDS <<'END'
 import statistics, subprocess, sys, time
 uri = 'nbd+vsock://2/'

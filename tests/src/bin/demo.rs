@@ -1,9 +1,9 @@
-//! demo: what `./images/demo` shows once everything is built. A guest with no network card uses a
+//! demo: what `./images/demo` shows once everything is built. A guest without a network card uses a
 //! disk that the agent serves over vsock, and the host finds in the disk what the guest wrote.
 //!
-//! With `/dev/vhost-vsock` the guest's device is the kernel's. Without, it ends inside the agent
-//! (vhost-user), which needs no kernel module and no root. It connects to no vsock address from this
-//! machine.
+//! With `/dev/vhost-vsock` the guest's device is the kernel's. Otherwise it ends inside the agent
+//! (vhost-user), which needs no kernel module and no root. The demo connects to no vsock address
+//! from this machine.
 
 use std::{
     fs::{self, File},
@@ -24,11 +24,11 @@ use tests::{
     qemu::{Accel, Machine},
 };
 
-/// Where the guest writes, and how much of the disk is shown afterwards.
+/// Where the guest writes, and how much of the disk is shown afterwards, in bytes.
 const AT: u64 = 1 << 20;
-/// What the guest says of its kernel is longer than this.
+/// The most characters shown of the guest's line about its kernel, which is longer.
 const SHOWN: usize = 72;
-/// What the guest does; process 1 of the tiny guest takes them from its kernel's command line.
+/// The guest's commands. Process 1 of the tiny guest takes them from its kernel's command line.
 const COMMANDS: [&str; 3] =
     ["info", "write --offset 1M --input /proc/version", "read --offset 1M --length 72"];
 
@@ -70,15 +70,15 @@ fn show() -> Outcome<()> {
     run(&images, accel, folder.path(), &way)
 }
 
-/// What carries the guest's vsock.
+/// Where the guest's vsock device ends.
 enum Way {
     Kernel(GuestCid),
-    /// The agent, at this path.
+    /// In the agent, through the socket at this path.
     Agent(PathBuf),
 }
 
 impl Way {
-    /// The agent's words, the same for people, and QEMU's.
+    /// The agent's listener, a description of it for people, and QEMU's options.
     fn words(&self) -> Outcome<(String, &'static str, Vec<String>)> {
         Ok(match self {
             Self::Kernel(cid) => ("--vsock".into(), "--vsock", args::vsock(*cid).into()),
@@ -93,7 +93,7 @@ impl Way {
     }
 }
 
-/// The agent runs here, and the guest is this machine's.
+/// Runs the agent here, and the guest on this machine.
 fn run(images: &Images, accel: Accel, folder: &Path, way: &Way) -> Outcome<()> {
     let (disk, pidfile) = (folder.join("disk"), folder.join("agent.pid"));
     let (listen, shown, device) = way.words()?;
@@ -136,7 +136,7 @@ fn introduce_the_guest() {
 
 fn tell_the_guests_story(console: &str, took: Duration) -> Outcome<()> {
     println!("\nIn the guest:");
-    // What a disk holds need not end a line.
+    // The content of a disk need not end with a line end.
     let console = console.replace("guest-tools: done", "\nguest-tools: done");
     for line in console.lines().filter(|line| !line.is_empty()) {
         let told = line
@@ -158,11 +158,11 @@ fn tell_what_the_host_found(found: &str) {
     println!("    {}", found.trim_end());
 }
 
-/// A running agent; ended when dropped.
+/// A running agent, which is killed when dropped.
 struct Agent(Child);
 
 impl Agent {
-    /// It prints where it can be reached when it can be.
+    /// Waits for the agent to print the URI at which it can be reached.
     fn wait_until_ready(&mut self) -> Outcome<()> {
         let mut uri = [0; 1];
         let stdout = self.0.stdout.as_mut();
@@ -175,7 +175,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         drop(self.0.kill());
         drop(self.0.wait());
     }

@@ -1,6 +1,6 @@
 //! guest-tools against libnbd's tools: `info` and nbdinfo, `copy` and nbdcopy, over a Unix socket, on
-//! the same servers in the same run. Each round runs both, first one and then the other; the medians
-//! count, and the ratio of both is what is kept. `tests/guest-tools-bench` builds and starts it.
+//! the same servers in the same run. Each round runs both, in alternating order. The medians count,
+//! and the ratio of the two is the result. `tests/guest-tools-bench` builds and starts it.
 
 use std::{
     error::Error,
@@ -14,17 +14,18 @@ use std::{
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const TOOL: &str = "target/guest/guest-tools";
-/// Bytes of a copy.
+/// The length of a copy, in bytes.
 const SIZE: u64 = 512 << 20;
 
-/// An nbdkit, ended when dropped.
+/// An nbdkit, which is killed when dropped.
 struct Server {
     child: Child,
     uri: String,
 }
 
 impl Server {
-    /// The socket listens before nbdkit starts, as systemd would hand it over: nothing is waited for.
+    /// Starts nbdkit with a socket that listens already, as systemd would pass it, so there is
+    /// nothing to wait for.
     fn start(dir: &Path, name: &str, words: &[&str]) -> Result<Self> {
         let path = dir.join(name);
         let listener = UnixListener::bind(&path)?;
@@ -60,7 +61,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 fn compare(name: &str, rounds: usize, ours: &[&str], theirs: &[&str]) -> Result<()> {
-    // Once each, so that neither finds everything cold.
+    // Once each, so that neither starts with cold caches.
     time(ours)?;
     time(theirs)?;
     let (mut our, mut their) = (Vec::new(), Vec::new());

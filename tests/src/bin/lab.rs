@@ -1,4 +1,4 @@
-//! lab: a hand in the VM host, for whoever writes a test or looks at a failure.
+//! lab: a shell in the VM host, for writing a test or examining a failure.
 //!
 //! Boots it and runs each line of the standard input there, until the input ends.
 

@@ -1,8 +1,8 @@
-//! Beginnings and ends, measured: from start to the first greeting; connect, GO, disconnect, over
-//! and over; and what an agent holds after a hundred thousand of these.
+//! Measures starts and ends: the time from start to the first greeting, the rate of connect, GO and
+//! disconnect, and what an agent holds after a hundred thousand of these cycles.
 //!
-//! Run by people, with nbdkit beside for comparison: `cargo run --release -p tests --bin lifecycle`.
-//! It connects to the servers that it started and to nothing else.
+//! It is run by developers, with nbdkit for comparison: `cargo run --release -p tests --bin
+//! lifecycle`. It connects only to the servers that it started.
 
 use std::{
     fs,
@@ -21,16 +21,16 @@ use nix::{
 };
 use tempfile::TempDir;
 
-/// What was tried, and why it failed.
+/// An error: what was tried, and why it failed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T> = Result<T, Failure>;
 
-/// Goals of the agent.
+/// The agent's goals.
 const READY_MS: f64 = 10.0;
 const CYCLES_PER_SECOND: f64 = 1000.0;
-/// Growth of the resident memory that is no leak, KiB: an allocator's habits.
+/// The growth of the resident memory that is not a leak but normal for an allocator, in KiB.
 const GROWTH_KIB: i64 = 1024;
-/// Cycles after which memory should not grow any more.
+/// The number of cycles after which memory should no longer grow.
 const WARM_UP: u32 = 2_000;
 
 /// Measures starts, connections and what they leave behind.
@@ -75,7 +75,7 @@ fn run(options: &Options) -> Outcome<bool> {
     let nbdkit = Path::new("nbdkit");
     let mut met = true;
 
-    // By turns, so that what drifts on the machine falls on both.
+    // In turns, so that a drift of the machine affects both equally.
     let mut starts = [Vec::new(), Vec::new()];
     for _ in 0..options.starts {
         for (times, program) in starts.iter_mut().zip([agent, nbdkit]) {
@@ -118,13 +118,13 @@ fn median_ms(mut times: Vec<Duration>) -> f64 {
     times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1000.0)
 }
 
-/// A server on a Unix socket; ended when dropped.
+/// A server on a Unix socket, which is terminated when dropped.
 struct Server {
     child: Child,
     dir: TempDir,
 }
 
-/// What a process holds.
+/// The resources that a process holds.
 #[derive(Debug)]
 struct Holds {
     descriptors: usize,
@@ -133,7 +133,7 @@ struct Holds {
 }
 
 impl Server {
-    /// Starts it, and says how long it took until a client was greeted.
+    /// Starts a server, and returns how long it took until a client was greeted.
     fn start(program: &Path) -> Outcome<(Self, Duration)> {
         let dir = TempDir::with_prefix("lifecycle-")?;
         let socket = dir.path().join("sock");
@@ -161,7 +161,7 @@ impl Server {
         }
     }
 
-    /// Cycles a second.
+    /// The rate in cycles per second.
     fn cycles(&self, count: u32) -> Outcome<f64> {
         let socket = self.dir.path().join("sock");
         let started = Instant::now();
@@ -171,7 +171,8 @@ impl Server {
         Ok(f64::from(count) / started.elapsed().as_secs_f64())
     }
 
-    /// When the last session is over: the count of descriptors has come to rest.
+    /// Reads the resources once the last session has ended: the number of descriptors is stable
+    /// then.
     fn holds(&self) -> Outcome<Holds> {
         let process = PathBuf::from(format!("/proc/{}", self.child.id()));
         let count =
@@ -194,18 +195,18 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Ok(pid) = self.child.id().try_into() {
-            // It may have ended by itself; the wait says so.
+            // It may have exited already, which the wait reports.
             kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
         }
         self.child.wait().ok();
     }
 }
 
-/// Connects, opens the default export by NBD_OPT_GO, and says NBD_CMD_DISC.
+/// Connects, opens the default export with NBD_OPT_GO, and sends NBD_CMD_DISC.
 fn cycle(socket: &Path) -> Outcome<()> {
     let mut stream = UnixStream::connect(socket)?;
     stream.read_exact(&mut [0; 18])?;
-    // Fixed newstyle and no zeroes; GO for the name of no bytes, with no questions.
+    // Fixed newstyle and no zeroes; then GO for the empty name, without information requests.
     let mut ask = 3_u32.to_be_bytes().to_vec();
     ask.extend(b"IHAVEOPT\0\0\0\x07\0\0\0\x06\0\0\0\0\0\0");
     stream.write_all(&ask)?;
@@ -226,7 +227,7 @@ fn cycle(socket: &Path) -> Outcome<()> {
     disconnect[..4].copy_from_slice(&0x2560_9513_u32.to_be_bytes());
     disconnect[7] = 2;
     stream.write_all(&disconnect)?;
-    // The server closes: then it is done with this one.
+    // When the server closes, it is done with this connection.
     if stream.read(&mut [0; 1])? != 0 {
         return Err("bytes after NBD_CMD_DISC".into());
     }

@@ -1,8 +1,8 @@
-//! The agent against nbdkit over the kernel's own vhost-vsock: both on the VM host, asked in turn by a guest of
-//! it, where `guest-tools bench` runs. Argument: how many rounds (default 3).
+//! The agent against nbdkit over the kernel's own vhost-vsock. Both run on the VM host, and a guest of it
+//! measures them in turn with `guest-tools bench`. Argument: the number of rounds (default 3).
 //!
-//! Needs what boots guests. Without KVM the VM host is emulated, and its guest emulated in it: the rates are
-//! a fraction of real ones, and only the ratios say something.
+//! Needs what boots guests. Without KVM the VM host is emulated, and its guest is emulated in it: the rates are
+//! a fraction of real ones, and only the ratios are meaningful.
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ const CASES: [(&str, &str); 2] = [
     ("4 KiB random reads, depth 16", "--mode randread --size 4k --depth 16"),
     ("256 KiB sequential reads, depth 4", "--mode read --size 256k --depth 4"),
 ];
-/// The agent's and nbdkit's.
+/// The ports of the agent and of nbdkit.
 const PORTS: [u32; 2] = [10809, 10811];
 
 const START: &str = ". /tools/scripts/lab.sh
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn run(rounds: usize) -> Outcome<()> {
     let mut host = Guest::boot("nested-bench")?;
     host.sh(START)?;
-    // A hole would be answered without its bytes.
+    // The disk is filled first, because a hole would be answered without its bytes.
     let mut commands: Vec<String> = PORTS
         .iter()
         .map(|port| format!("write --pattern --length 16M nbd+vsock://2:{port}/"))
@@ -86,7 +86,7 @@ fn run(rounds: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// The rates of all benches, in their order: each prints one JSON object over several lines.
+/// The rates of all benches, in order. Each prints one JSON object over several lines.
 fn rates(console: &str) -> Outcome<Vec<f64>> {
     let mut rates = Vec::new();
     let mut lines = console.lines().map(str::trim_end);

@@ -1,6 +1,6 @@
-//! The agent's vhost-user device against rust-vmm's vhost-device-vsock in front of nbdkit: the same tiny
-//! guest, the same disk full of data, `guest-tools bench` in it, and the processor time of the servers
-//! on the host. `tests/vsock-bench` builds and starts it.
+//! The agent's vhost-user device against rust-vmm's vhost-device-vsock in front of nbdkit. Both have the
+//! same tiny guest, the same disk full of data, `guest-tools bench` in the guest, and a measurement of
+//! the servers' processor time on the host. `tests/vsock-bench` builds and starts it.
 
 use std::{
     fs::{self, File},
@@ -25,9 +25,9 @@ use tests::{
 };
 
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Of the disk, bytes.
+/// The size of the disk, in bytes.
 const SIZE: u64 = 256 << 20;
-/// Each is one boot's command; the title, and what bench is told.
+/// The cases, each of which is the command of one boot: a title and the options of bench.
 const CASES: [(&str, &str); 4] = [
     ("4 KiB random reads, depth 16", "--mode randread --size 4k --depth 16"),
     ("256 KiB sequential reads, depth 4", "--mode read --size 256k --depth 4"),
@@ -41,24 +41,24 @@ enum Who {
     Peer,
 }
 
-/// What one case came to.
+/// The result of a case.
 #[derive(Debug, Clone, Copy)]
 struct Figure {
     rate: f64,
-    /// Processor seconds of the servers for each MiB.
+    /// Processor seconds of the servers per MiB.
     cpu: f64,
     failed: u64,
 }
 
-/// The agent's and the peer's figures of a round, by case.
+/// The figures of the agent and of its peer in a round, by case.
 type Pair = (Vec<Figure>, Vec<Figure>);
 
-/// Ended with its value.
+/// A server, which is killed when dropped.
 struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited already.
         self.0.kill().ok();
         self.0.wait().ok();
     }
@@ -85,7 +85,7 @@ fn compare(rounds: u32, processors: u32) -> Outcome<()> {
     );
     let mut all: Vec<Pair> = Vec::new();
     for round in 0..rounds {
-        // Who goes first changes: the machine may become slower or faster.
+        // The order alternates, because the machine may become slower or faster.
         let order = if round % 2 == 0 { [Who::Agent, Who::Peer] } else { [Who::Peer, Who::Agent] };
         let mut pair = (Vec::new(), Vec::new());
         for who in order {
@@ -128,7 +128,7 @@ fn compare(rounds: u32, processors: u32) -> Outcome<()> {
     Ok(())
 }
 
-/// Starts servers and a guest; the guest's figures.
+/// Starts the servers and a guest, and returns the guest's figures.
 fn boot(who: Who, images: &Images, accel: Accel, processors: u32) -> Outcome<Vec<Figure>> {
     let dir = tempfile::tempdir().map_err(|e| Failure::of("no directory", &e))?;
     let (device, fill) = (dir.path().join("v"), dir.path().join("u_10809"));
@@ -190,7 +190,7 @@ fn start(command: &mut Command) -> Outcome<Server> {
     command.spawn().map(Server).map_err(|e| Failure::of(&what, &e))
 }
 
-/// nbdkit and vhost-device-vsock do not say when they listen.
+/// Waits for a socket, because nbdkit and vhost-device-vsock do not report when they listen.
 fn appears(path: &Path) -> Outcome<()> {
     let deadline = Instant::now() + PATIENCE;
     while !path.exists() {
@@ -202,7 +202,7 @@ fn appears(path: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Data everywhere: a hole would be answered without any.
+/// Fills the disk with data, because a hole would be answered without its bytes.
 fn fill_disk(dir: &Path, socket: &Path) -> Outcome<()> {
     let file = dir.join("data");
     let data = File::open("/dev/urandom").and_then(|random| {
@@ -234,7 +234,7 @@ fn cpu(servers: &[Server]) -> Outcome<f64> {
     Ok(all as f64 / ticks as f64)
 }
 
-/// The objects that bench printed on the console, in their order.
+/// The objects that bench printed on the console, in order.
 fn figures(console: &[String], times: &[f64]) -> Vec<Figure> {
     let text = console.join("\n");
     let objects = text.split("guest-tools: run: bench").skip(1).filter_map(|part| {
@@ -244,7 +244,7 @@ fn figures(console: &[String], times: &[f64]) -> Vec<Figure> {
     let of = |(run, cpu): (Value, &f64)| {
         let case = run["cases"].get(0)?.clone();
         let number = |key: &str| case[key].as_f64();
-        // The warm-up's bytes have cost the servers too: four seconds, of which three are counted.
+        // The bytes of the warm-up took the servers' time too: four seconds, of which three are counted.
         let mib = number("bytes_per_second")? * 4.0 / f64::from(1 << 20);
         let (rate, failed) = (number("rate")?, case["failed"].as_u64()?);
         Some(Figure { rate, cpu: cpu / mib, failed })

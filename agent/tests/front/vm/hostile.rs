@@ -1,4 +1,4 @@
-//! VMMs and guests that mean harm, beside others that want their disk.
+//! Malicious VMMs and guests, while others use their disks.
 
 use std::{
     fs, io,
@@ -19,15 +19,15 @@ use vsock_device::testing::{
 use super::served::{ONE, agent, boot, reads};
 use support::agent::Agent;
 
-/// A thing that a VMM says.
+/// A message that a VMM sends.
 type Says = Box<dyn Fn(&Vmm) -> io::Result<()>>;
 
-/// How long others may wait, nine times of ten: other tests run beside this one.
+/// How long other clients may wait in nine of ten cases. Other tests run at the same time.
 const SHORT: Duration = Duration::from_millis(50);
-/// The same, now and then.
+/// How long they may wait at most.
 const LONG: Duration = Duration::from_secs(2);
 
-/// Reads from a second VM while `harm` runs in a loop on a thread of its own. Every reply has to come soon.
+/// Reads from a second VM while `harm` runs in a loop on its own thread. Every reply has to arrive soon.
 fn is_not_delayed(agent: &Agent, mut harm: impl FnMut() + Send) {
     let mut other = boot(agent, "two");
     let own = nbd::open(&mut other).unwrap();
@@ -71,7 +71,7 @@ fn buffers_of_a_thousand_descriptors_for_one_byte_delay_no_other_vm() {
         guest.send(own, &nbd::request(READ, 0, 8 << 20).repeat(2));
     }
     is_not_delayed(&agent, || {
-        // Each buffer that comes back is given again, as bad as can be.
+        // Each buffer that returns is queued again, in the worst possible form.
         while let Some((head, _)) = guest.rings.take(RX) {
             guest.rings.put(RX, head, &[(TABLE, 16 * u32::from(SIZE), INDIRECT)]);
         }
@@ -100,7 +100,7 @@ fn a_table_longer_than_the_queue_ends_that_guests_connections_and_a_reboot_helps
 }
 
 #[test]
-fn memory_that_no_machine_has_and_what_was_never_offered_is_refused() {
+fn memory_that_no_machine_has_and_unadvertised_requests_are_refused() {
     let agent = agent();
     let path = agent.path(ONE);
     let sparse = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).unwrap();
@@ -136,7 +136,7 @@ fn memory_that_no_machine_has_and_what_was_never_offered_is_refused() {
     reads(&mut boot(&agent, ONE));
 }
 
-/// How many of the agent's threads want a processor just now.
+/// How many of the agent's threads are running or runnable now.
 fn busy(agent: &Agent) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).unwrap();
     let state = |task: &fs::DirEntry| {
@@ -172,7 +172,7 @@ fn kicks_that_were_replaced_or_never_end_use_no_processor() {
     });
     let found = found.count();
     assert!(found < looks / 5, "some thread wants a processor, {found} times of {looks}");
-    // It is the new ones that are heard.
+    // The agent listens to the new kick descriptors.
     reads(&mut guest);
 }
 
@@ -181,7 +181,7 @@ fn no_vmm_and_no_guest_fills_the_log() {
     let agent = agent();
     let path = agent.path(ONE);
     let begun = Instant::now();
-    // Calls that are none.
+    // Call descriptors that are not eventfds.
     let vmm = Vmm::connect(&path).unwrap();
     vmm.greet(EVENT_IDX).unwrap();
     for _ in 0..2000 {
@@ -189,7 +189,7 @@ fn no_vmm_and_no_guest_fills_the_log() {
     }
     vmm.settle().unwrap();
     drop(vmm);
-    // VMMs that come and go, as many as wait there.
+    // VMMs that come and go, as many as can wait there.
     for _ in 0..40 {
         drop(Vmm::connect(&path).unwrap());
     }
@@ -199,14 +199,14 @@ fn no_vmm_and_no_guest_fills_the_log() {
         let own = guest.connect(PORT).unwrap();
         guest.reset(own);
     }
-    // The last ones' sessions have ended then.
+    // The sessions of the last connections have ended then.
     let own = nbd::open(&mut guest).unwrap();
     guest.send(own, &nbd::request(2, 0, 0));
     drop(guest);
     let lines = agent.wait_for_line("lines about this VM were left out");
     let mut of_vmms = lines.iter().filter(|line| line.contains("vhost-user:")).collect::<Vec<_>>();
     let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
-    // 30 at once and one a second, for two paths.
+    // 30 at once and one per second, for two paths.
     assert!(of_vmms.len() <= 2 * (30 + seconds) + 4, "{} lines", of_vmms.len());
     of_vmms.retain(|line| !line.contains(&format!("{}/", agent.dir.path().display())));
     assert!(of_vmms.is_empty(), "without a path: {of_vmms:#?}");

@@ -1,4 +1,5 @@
-//! A guest on `vhost-user`, whose VMM and driver the test plays, and what it is given.
+//! A guest on `vhost-user`, whose VMM and driver are simulated by the test, and the disk that it is
+//! given.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,7 @@ use crate::BINARY;
 /// The path of a VM.
 pub(super) const ONE: &str = "one";
 
-/// An agent with one VM's path, or two.
+/// An agent with the paths of one or two VMs.
 pub(super) fn agent() -> Agent {
     Agent::start(BINARY, "--listen vhost-user:{}/one --listen vhost-user:{}/two memory 16M")
 }
@@ -27,13 +28,13 @@ pub(super) fn boot(agent: &Agent, name: &str) -> Guest {
     Guest::boot(&agent.path(name), 3).unwrap()
 }
 
-/// What the agent has open.
+/// The agent's open descriptors.
 pub(super) fn descriptors(agent: &Agent) -> BTreeSet<String> {
     let open = fs::read_dir(format!("/proc/{}/fd", agent.id())).unwrap();
     open.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Reads a block of the disk, on a connection of its own.
+/// Reads a block of the disk, on its own connection.
 pub(super) fn reads(guest: &mut Guest) {
     let own = nbd::open(guest).unwrap();
     guest.send(own, &nbd::request(READ, 4096, 4096));
@@ -54,7 +55,7 @@ fn a_guest_writes_its_disk_and_reads_it_back_over_its_own_queues() {
     guest.send(own, &nbd::request(READ, 5000, len));
     let reply = guest.take(own, 16 + bytes.len()).unwrap();
     assert!(reply[16..] == bytes, "other bytes come back");
-    // And in the next VM on that path.
+    // The same in the next VM on that path.
     drop(guest);
     let mut guest = boot(&agent, ONE);
     let own = nbd::open(&mut guest).unwrap();
@@ -71,7 +72,7 @@ fn each_connection_of_a_guest_gets_its_share() {
         let load = Load { command: READ, len: 256 << 10, depth: 4, time: Duration::from_secs(2) };
         let mut replies = vec![0; count];
         let begun = Instant::now();
-        // So many that one more or less is no matter.
+        // So many that one more or less makes no difference.
         while replies.iter().sum::<u64>() < 60 * count as u64 {
             assert!(begun.elapsed() < Duration::from_mins(1), "it is too slow: {replies:?}");
             let more = nbd::run(&mut guest, &own, load).unwrap();
@@ -107,7 +108,7 @@ fn nothing_is_left_of_vms_that_have_gone() {
 #[test]
 fn no_child_of_the_agent_has_a_vms_descriptors() {
     let agent = agent();
-    // The agent may have inherited some from the test's runner.
+    // The agent may have inherited some descriptors from the test's runner.
     let before = descriptors(&agent);
     let mut guest = boot(&agent, ONE);
     reads(&mut guest);

@@ -1,6 +1,6 @@
-//! The kernel's end: requests in, answers out, without waiting. The kernel is trusted with what it says,
-//! but what makes no sense ends the frontend with an error and not with a guess. `relay` owns the frontends;
-//! nothing here knows the server.
+//! The kernel's end: takes requests and sends answers, without blocking. The kernel is trusted, but a
+//! request that makes no sense ends the frontend with an error; nothing is guessed. `relay` owns the
+//! frontends. They know nothing of the server.
 
 mod socket;
 mod ublk;
@@ -15,61 +15,61 @@ use nix::poll::PollFlags;
 
 pub(super) use self::{socket::Socket, ublk::Ublk};
 
-/// Bytes of payloads that are kept to be used again.
+/// The most bytes of payload buffers that are kept for reuse.
 const SPARE: usize = 8 << 20;
 
-/// A request of the kernel.
+/// A request from the kernel.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// Its cookie is the frontend's own.
+    /// Its cookie is assigned by the frontend.
     pub(super) request: Request,
-    /// What a write brings.
+    /// The payload of a write.
     pub(super) bytes: Vec<u8>,
 }
 
-/// What came of a look at a frontend.
+/// The result of `Frontend::next`.
 #[derive(Debug)]
 pub(super) enum Next {
     Asked(Asked),
-    /// Nothing more for now.
+    /// No request is waiting now.
     Nothing,
     /// The kernel has disconnected.
     End,
 }
 
-/// A way by which the kernel asks.
+/// A channel by which the kernel sends requests.
 pub(super) trait Frontend: AsFd + Debug + Send {
-    /// Before anything else, on the thread that uses it.
+    /// Called first, on the thread that uses the frontend.
     fn begin(&mut self) -> Result<(), FrontendError> {
         Ok(())
     }
 
-    /// What its descriptor is to be waited for; `accepts`: requests are wanted.
+    /// The poll(2) events to wait for. `accepts`: whether requests are wanted.
     fn interest(&self, accepts: bool) -> PollFlags;
 
-    /// The descriptor is readable.
+    /// Called when the descriptor is readable.
     fn wake(&mut self) -> Result<(), FrontendError>;
 
-    /// The next whole request.
+    /// Returns the next complete request.
     fn next(&mut self) -> Result<Next, FrontendError>;
 
-    /// A buffer of some length or none, with any bytes in it.
+    /// Returns an empty buffer or one that was used before, of any length and with any content.
     fn room(&mut self) -> Vec<u8>;
 
-    /// Queues an answer; `payload` is what a read that succeeded has read.
+    /// Queues an answer. `payload` is the data of a successful read.
     fn answer(&mut self, cookie: u64, error: Errno, payload: Vec<u8>) -> Result<(), FrontendError>;
 
-    /// Lets the answers go, as far as there is room for them.
+    /// Sends the queued answers, as far as there is room for them.
     fn send(&mut self) -> Result<(), FrontendError>;
 
-    /// The other end is closed: there is nobody to answer.
+    /// Called when the other end is closed: nobody waits for answers.
     fn end(&mut self);
 
-    /// The kernel has disconnected, or the frontend has failed.
+    /// Whether the kernel has disconnected or the frontend has failed.
     fn has_ended(&self) -> bool;
 }
 
-/// Why a frontend cannot go on.
+/// Why a frontend cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FrontendError {
     #[error("the kernel's socket failed")]
@@ -82,17 +82,17 @@ pub(crate) enum FrontendError {
     Driver { what: &'static str, source: io::Error },
 }
 
-/// Payloads to be used again: to have a large one from the system, and clean, takes longer than to fill
-/// it. Their bytes are still in them.
+/// Payload buffers for reuse. Allocating and zeroing a large buffer takes longer than filling it. The old
+/// bytes are still in them.
 #[derive(Debug, Default)]
 struct Spares {
     buffers: Vec<Vec<u8>>,
-    /// What they hold together.
+    /// Their capacity together, in bytes.
     held: usize,
 }
 
 impl Spares {
-    /// A buffer that is not needed any more.
+    /// Takes back a buffer that is no longer needed.
     fn give_back(&mut self, bytes: Vec<u8>) {
         if bytes.capacity() > 0 && self.held + bytes.capacity() <= SPARE {
             self.held += bytes.capacity();

@@ -1,4 +1,4 @@
-//! A frontend to the nbd driver: one end of a socket pair, whose other end the driver has.
+//! A frontend to the nbd driver: one end of a socket pair. The driver has the other end.
 
 use std::{
     collections::VecDeque,
@@ -14,28 +14,29 @@ use nix::poll::PollFlags;
 
 use super::{Asked, Frontend, FrontendError, Next, Spares};
 
-/// Received at once, bytes.
+/// The most bytes received in one call.
 const RECEIVE: usize = 128 << 10;
-/// The longest payload of the kernel's driver: its `max_hw_sectors` are 65536.
+/// The longest payload of the kernel's driver, in bytes: its `max_hw_sectors` is 65536.
 const LONGEST: u64 = 32 << 20;
-/// Replies in one send.
+/// The most replies in one send.
 const REPLIES: usize = 32;
 
-/// One socket.
+/// A socket to the driver.
 #[derive(Debug)]
 pub(crate) struct Socket {
     socket: UnixStream,
     input: Vec<u8>,
-    /// Received and not consumed: `input[start..end]`.
+    /// `input[start..end]` is received and not consumed.
     start: usize,
     end: usize,
-    /// A write whose payload is not all there, and how much of it is.
+    /// A write whose payload is incomplete, and how many bytes of it have arrived.
     partial: Option<(Asked, usize)>,
     replies: VecDeque<Reply>,
-    /// Of the first reply, header and payload.
+    /// How many bytes of the first reply, header and payload, have been sent.
     sent: usize,
     ended: bool,
-    /// The last read took all that there was: the next one is due when poll(2) says so.
+    /// The last read took all that there was. Read again only after poll(2) reports the socket
+    /// readable.
     drained: bool,
     spares: Spares,
 }
@@ -219,7 +220,7 @@ impl AsFd for Socket {
     }
 }
 
-/// The kernel leaves without waiting for answers.
+/// Whether the error means that the kernel has left without waiting for answers.
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }

@@ -1,7 +1,7 @@
-//! A frontend to the ublk driver: a queue of commands, one for each request that there may be at a time. The
-//! command of a tag comes back when there is a request, and is given again with its answer. The bytes of
-//! requests are read from and written to the driver's file (UBLK_F_USER_COPY), so that the driver knows
-//! no memory of this process. (ublk(4), <linux/ublk_cmd.h>.)
+//! A frontend to the ublk driver: a queue of commands, one for each request that may be in flight. The
+//! command of a tag completes when there is a request, and is submitted again with its answer. The data of
+//! requests is read from and written to the driver's file (UBLK_F_USER_COPY), so the driver needs no memory
+//! of this process. (ublk(4), <linux/ublk_cmd.h>.)
 
 use std::{
     collections::VecDeque,
@@ -17,12 +17,12 @@ use crate::sys::ublk::Queue;
 
 /// `_IOWR('u', 0x20, struct ublksrv_io_cmd)`: wait for the first request of a tag.
 const FETCH: u32 = 0xc010_7520;
-/// `_IOWR('u', 0x21, struct ublksrv_io_cmd)`: answer a request, and wait for the next.
+/// `_IOWR('u', 0x21, struct ublksrv_io_cmd)`: answer a request and wait for the next one.
 const COMMIT_AND_FETCH: u32 = 0xc010_7521;
-/// The device is being taken away.
+/// The result of a command when the device is being taken away.
 const ABORTED: i32 = -(System::ENODEV as i32);
 
-/// Of `struct ublksrv_io_desc`.
+/// The operations of `struct ublksrv_io_desc`.
 const OP_READ: u32 = 0;
 const OP_WRITE: u32 = 1;
 const OP_FLUSH: u32 = 2;
@@ -32,21 +32,22 @@ const OP: u32 = 0xff;
 const FUA: u32 = 1 << 13;
 const NO_UNMAP: u32 = 1 << 15;
 
-/// Where the bytes of requests are in the driver's file, and how far those of the next tag.
+/// The offset of the first tag's data in the driver's file, in bytes, and the distance to the next tag's, as
+/// a power of two.
 const BYTES: u64 = 0x8000_0000;
 const TAG: u32 = 25;
 
-/// One queue.
+/// A queue of the driver.
 pub(crate) struct Ublk {
     queue: Queue,
-    /// By tag: the length of a request that is not answered.
+    /// For each tag, the length of an unanswered request.
     asked: Vec<Option<u64>>,
-    /// Commands that the driver has.
+    /// How many commands the driver has.
     waiting: usize,
-    /// Tags whose requests have come and were not taken.
+    /// Tags whose requests have arrived and were not taken yet.
     come: VecDeque<u16>,
     ended: bool,
-    /// Commands were pushed and not submitted.
+    /// Commands were pushed and not yet submitted.
     pushed: bool,
     spares: Spares,
 }
@@ -71,8 +72,8 @@ impl Ublk {
         Ok(())
     }
 
-    /// Takes in what the driver has done with its commands. It is looked at also when no requests are
-    /// wanted: nothing else tells that the device is being taken away.
+    /// Collects completed commands. This is done even when no requests are wanted, because nothing else
+    /// reports that the device is being taken away.
     fn collect(&mut self) -> Result<(), FrontendError> {
         while let Some((tag, result)) = self.queue.pop() {
             self.waiting -= 1;
@@ -85,13 +86,13 @@ impl Ublk {
                 }
             }
         }
-        // The driver ends the commands when no request is under way any more.
+        // The driver ends the commands once no request is in flight.
         self.ended |=
             self.waiting == 0 && self.come.is_empty() && self.asked.iter().all(Option::is_none);
         Ok(())
     }
 
-    /// The request that a command has brought.
+    /// Reads the request that a completed command has brought.
     fn request(&mut self, tag: u16) -> Result<Next, FrontendError> {
         let words = self.queue.descriptor(tag).unwrap_or([u32::MAX; 6]);
         let [operation, sectors, low, high, ..] = words;
@@ -106,7 +107,7 @@ impl Ublk {
                 flags.set(CommandFlags::NO_HOLE, operation & NO_UNMAP != 0);
                 Command::WRITE_ZEROES
             }
-            // Nobody answers it but with an error.
+            // An unknown operation. It is answered with an error.
             _ => Command(u16::MAX),
         };
         let first = if cfg!(target_endian = "little") {
@@ -139,7 +140,7 @@ impl Ublk {
 }
 
 impl Frontend for Ublk {
-    /// Tells the driver that each tag is waited for: when it knows that of all, the device can be.
+    /// Submits a command for each tag. The device can start once the driver has all of them.
     fn begin(&mut self) -> Result<(), FrontendError> {
         let enabled = self.queue.enable();
         enabled.map_err(|error| self.failed("take the queue", error))?;
@@ -156,7 +157,7 @@ impl Frontend for Ublk {
     fn wake(&mut self) -> Result<(), FrontendError> {
         let before = self.waiting;
         self.collect()?;
-        // The last submission may have collected already what it is woken for.
+        // The last submission may have collected the completions that this call was woken for.
         if self.waiting == before {
             let turned = self.queue.turn();
             turned.map_err(|error| self.failed("get requests", error))?;
@@ -211,7 +212,7 @@ impl Frontend for Ublk {
     }
 }
 
-/// What the driver is to tell the kernel.
+/// The result for the driver to pass to the kernel: zero or a negative error number.
 fn system(error: Errno) -> i32 {
     let known = match error {
         Errno::EPERM => System::EPERM,
@@ -224,7 +225,7 @@ fn system(error: Errno) -> i32 {
     known as i32
 }
 
-/// Where the bytes of a tag's request are.
+/// The offset of a tag's data in the driver's file.
 const fn place(tag: u16) -> u64 {
     BYTES + ((tag as u64) << TAG)
 }

@@ -1,4 +1,4 @@
-//! When the server goes away, and when the kernel does: the relay's ways out of `Net::Up` and back.
+//! What the relay does when the server or the kernel goes away: the transitions from `Net::Up` and back.
 //!
 //! ```text
 //!  Up -- a link breaks --> Down -- links to the same export --> Replay -- all replayed --> Up
@@ -6,9 +6,9 @@
 //!                           '-- the dead timeout --> requests fail until Up
 //! ```
 //!
-//! A server that can be connected to and answers nothing right is as dead as one that cannot.
-//! When one link breaks, all are given up: what they had under way is sent again on new ones, behind
-//! everything that was acknowledged and not flushed (`unflushed`), and before anything new.
+//! A server that accepts connections and gives no valid answer is treated as one that cannot be reached.
+//! When one connection (a link) breaks, all are given up. Their unanswered requests are sent again on new
+//! ones, after all changes that were acknowledged and not flushed (`unflushed`), and before anything new.
 
 use std::{
     os::fd::AsFd,
@@ -25,9 +25,9 @@ use super::{
     Net, REPLAYED, Relay,
 };
 
-/// Changes that are asked for again at a time.
+/// The most replayed changes in flight.
 const DEPTH: usize = 8;
-/// How long the last flush may take when the kernel has disconnected.
+/// How long the last flush may take after the kernel has disconnected.
 const GOODBYE: Duration = Duration::from_secs(10);
 
 impl Relay {
@@ -37,11 +37,11 @@ impl Relay {
         }
     }
 
-    /// The connection is gone. What was not answered stays, to be sent again.
+    /// Gives the connections up. Unanswered requests stay, and are sent again.
     pub(super) fn broke(&mut self, reason: &str) {
         let tries = match &self.net {
             Net::Down(..) => return,
-            // The server was there and failed: no faster than if it were not.
+            // The server was reachable and failed: retry no faster than if it were not.
             Net::Replay(..) => 3,
             Net::Up(_) => self.vain,
         };
@@ -69,7 +69,7 @@ impl Relay {
         self.missed(reason);
     }
 
-    /// There is no connection, and why.
+    /// Records that there is no connection, and why.
     fn missed(&mut self, reason: &str) {
         let mut state = self.state.lock();
         let phase = if self.failing { Phase::Failed } else { Phase::Reconnecting };
@@ -82,7 +82,7 @@ impl Relay {
         state.last_error = Some(reason.to_owned());
     }
 
-    /// Connects again, replays, and lets requests fail when it takes too long.
+    /// Reconnects, replays, and lets requests fail once the dead timeout expires.
     pub(super) fn keep_connected(&mut self) {
         match (self.redial.answer(), &self.net) {
             (Some(Ok((links, instance))), Net::Down(..)) => {
@@ -113,8 +113,8 @@ impl Relay {
         let dead = self.broken.zip(self.dead_timeout);
         if !self.failing && dead.is_some_and(|(since, timeout)| since.elapsed() >= timeout) {
             let reason = self.state.lock().last_error.clone().unwrap_or_default();
-            // Where there is a server that answers nothing right: no late answer is to be taken for one to
-            // a newer request.
+            // If there is a server that gives no valid answer, this prevents a late answer from being
+            // taken for one to a newer request.
             self.broke(&reason);
             self.failing = true;
             self.inflight.fail_all(Code::EIO);
@@ -122,7 +122,7 @@ impl Relay {
         }
     }
 
-    /// Asks again for acknowledged changes; when all have been answered, the kernel goes on.
+    /// Sends acknowledged changes again. When all have been answered, the kernel's requests continue.
     fn replay(&mut self) {
         let Net::Replay(links, from) = &mut self.net else { return };
         let Some(link) = links.first_mut() else { return };
@@ -147,7 +147,7 @@ impl Relay {
             if self.inflight.under_way() == 0 {
                 self.broken = None;
             }
-            // From here on this run of the server has all that was acknowledged.
+            // From now on this run of the server has all acknowledged changes.
             if let Some(error) = self.saved.as_ref().and_then(|saved| saved.write().err()) {
                 tell(&format!("no other relay can take over from this one: {error}"));
             }
@@ -158,7 +158,7 @@ impl Relay {
         }
     }
 
-    /// The kernel is gone: what it did not flush is flushed, if that can be done soon.
+    /// Called when the kernel is gone: flushes what the kernel did not flush, within `GOODBYE`.
     pub(super) fn goodbye(&mut self) {
         let until = Instant::now() + GOODBYE;
         if !self.inflight.unflushed.is_empty() {
@@ -172,7 +172,7 @@ impl Relay {
             let Net::Up(links) = &self.net else { return };
             let mut fds: Vec<_> =
                 links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
-            // Whatever it says, the links are looked at.
+            // The links are examined whatever the result.
             poll(&mut fds, timeout).ok();
             let woken = vec![true; links.len()];
             self.receive(&woken);

@@ -1,4 +1,4 @@
-//! The pieces against a disk of bytes that remembers when each was changed last.
+//! Tests the pieces against a model that remembers when each byte was changed last.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ fn write(at: u64, len: u64, fill: u8) -> Order {
     Order::write(at, vec![fill; usize::try_from(len).unwrap()], false)
 }
 
-/// Everything that would be asked for again.
+/// Everything that would be sent again.
 fn all(unflushed: &Unflushed, longest: u64) -> Vec<Order> {
     let mut from = 0;
     let mut orders = Vec::new();

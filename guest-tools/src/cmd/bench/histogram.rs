@@ -1,4 +1,4 @@
-//! Latencies in buckets that are 1.6 % wide at most: 64 to each power of two of nanoseconds.
+//! Latencies in buckets that are at most 1.6 % wide: 64 buckets per power of two of nanoseconds.
 
 use std::time::Duration;
 
@@ -43,7 +43,8 @@ impl Histogram {
         self.longest
     }
 
-    /// The latency that so many in 10,000 do not exceed (nearest rank); zero if there are none.
+    /// The latency that this many in 10,000 do not exceed (nearest rank). Zero if nothing was
+    /// recorded.
     pub(super) fn percentile(&self, of_10000: u64) -> Duration {
         let rank = (self.count * of_10000).div_ceil(10_000).max(1);
         let mut seen = 0;

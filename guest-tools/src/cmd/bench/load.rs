@@ -1,5 +1,5 @@
-//! One case: so many connections, each on a thread of its own with so many requests under way, for so
-//! long. What is counted begins after a warm-up and ends before the last requests are answered.
+//! One case: a number of connections, each on its own thread with a number of requests in flight, for
+//! a given time. Counting begins after a warm-up and ends before the last requests are answered.
 
 use std::{
     sync::Barrier,
@@ -46,9 +46,9 @@ impl Mode {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case {
     pub(super) mode: Mode,
-    /// Bytes of a request.
+    /// The length of a request, in bytes.
     pub(super) size: u64,
-    /// Of the export, bytes.
+    /// The size of the export, in bytes.
     pub(super) export: u64,
     pub(super) depth: usize,
     pub(super) connections: usize,
@@ -56,21 +56,21 @@ pub(super) struct Case {
     pub(super) time: Duration,
 }
 
-/// What came of it.
+/// The result of a case.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) requests: u64,
     pub(super) latencies: Histogram,
-    /// Connections that failed, and why the first did.
+    /// How many connections failed, and why the first one did.
     pub(super) failed: usize,
     pub(super) why: Option<ClientError>,
-    /// This program's processor time, all threads, while it was counted and around it.
+    /// Processor time of all threads of this program, during the counted time and around it.
     pub(super) cpu: Duration,
 }
 
 pub(super) fn run(connector: &Connector, uri: &Uri, case: Case) -> Outcome {
     let before = cpu();
-    // All are connected before one begins: they count the same seconds.
+    // All connections exist before any of them begins, so that they count the same seconds.
     let ready = &Barrier::new(case.connections);
     let ends = thread::scope(|scope| {
         let threads: Vec<_> = (0..case.connections)
@@ -105,7 +105,7 @@ fn cpu() -> Duration {
         .map_or(Duration::ZERO, |usage| of(usage.user_time()) + of(usage.system_time()))
 }
 
-/// Where the requests of a connection go.
+/// Chooses the offsets of a connection's requests.
 struct Places {
     random: bool,
     state: u64,
@@ -128,7 +128,7 @@ impl Places {
         }
     }
 
-    /// A number that is different each time (xorshift).
+    /// A pseudorandom number (xorshift).
     fn roll(&mut self) -> u64 {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;

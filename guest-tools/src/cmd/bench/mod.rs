@@ -1,7 +1,7 @@
-//! `bench`: how fast a disk is from here, by the size of the requests, how many are under way, what they
-//! are, and connections.
+//! `bench`: measures the speed of a disk, by size, number in flight and kind of the requests, and by the
+//! number of connections.
 //!
-//! `load` makes the requests, `histogram` has their latencies, `page` draws.
+//! `load` makes the requests, `histogram` keeps their latencies, `page` draws charts.
 
 mod histogram;
 mod load;
@@ -199,7 +199,8 @@ fn rate(case: Case, outcome: &Outcome) -> f64 {
     float(outcome.requests) / case.time.as_secs_f64().max(1e-9)
 }
 
-/// The warm-up and the end take processor time too: their part is taken off by their time.
+/// Processor time per request. The warm-up and the end take processor time too; their share is
+/// subtracted in proportion to their duration.
 fn cpu_each(case: Case, outcome: &Outcome, cpu: Duration) -> f64 {
     let part = case.time.as_secs_f64() / (case.time + case.warm_up).as_secs_f64().max(1e-9);
     cpu.as_secs_f64() * 1e9 * part / float(outcome.requests.max(1))
@@ -209,7 +210,7 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Exact up to 2^53, and nobody counts further.
+/// Exact up to 2^53, which no count here reaches.
 #[allow(clippy::cast_precision_loss, reason = "numbers for people")]
 const fn float(number: u64) -> f64 {
     number as f64

@@ -1,5 +1,5 @@
-//! One page of several runs: a picture of bars for each measure, and the numbers. It needs no other
-//! file, no script, and follows the reader's light or dark.
+//! One HTML page about several runs: a bar chart for each measure, and the numbers. It needs no
+//! other file and no script, and follows the reader's light or dark theme.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
 th,td{text-align:right;padding:.2em .6em;border-bottom:1px solid var(--line)}\
 th:first-child,td:first-child{text-align:left}text{fill:var(--ink);font-size:12px}\
 .pale{fill:var(--pale);color:var(--pale)}";
-/// Told apart also by those who see few colours.
+/// Distinguishable with the common kinds of colour blindness.
 const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"];
 
 type Measure = (&'static str, fn(&Value) -> f64);
@@ -28,7 +28,7 @@ const MEASURES: [Measure; 3] = [
     }),
 ];
 
-/// The last run is this one.
+/// Makes the page. The last run is the current one.
 pub(super) fn page(runs: &[&Value]) -> String {
     let mut names: Vec<String> = Vec::new();
     for case in runs.iter().filter_map(|run| run["cases"].as_array()).flatten() {

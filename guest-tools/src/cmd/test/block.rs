@@ -1,21 +1,21 @@
-//! Blocks that tell where they belong and when they were written, so that a wrong one says what
-//! happened: another's place, an older generation, a torn one, zeroes, or noise.
+//! Blocks whose content encodes their offset and when they were written. A wrong block then shows
+//! what happened: it belongs to another offset, to an older generation, is torn, zeroes, or noise.
 
-/// Bytes of a line; a block is a whole number of them.
+/// The length of a line in bytes. A block is a whole number of lines.
 pub(super) const LINE: usize = 64;
 const MAGIC: u64 = u64::from_be_bytes(*b"gt-test1");
 
-/// What one line says of itself.
+/// What a line encodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) run: u64,
-    /// Its own offset, bytes.
+    /// Its own offset, in bytes.
     pub(super) at: u64,
     pub(super) generation: u64,
 }
 
 impl Line {
-    /// Magic, run, offset, generation, three words of noise, and a sum of all.
+    /// Encodes: magic, run, offset, generation, three words of noise, and a checksum of all.
     fn words(self) -> [u64; LINE / 8] {
         let mut words = [MAGIC, self.run, self.at, self.generation, 0, 0, 0, 0];
         let mut state = mix(self.run ^ mix(self.at ^ mix(self.generation)));
@@ -33,7 +33,7 @@ impl Line {
         }
     }
 
-    /// `None` if it is no whole line of any run.
+    /// `None` if it is not an intact line of any run.
     fn parse(line: &[u8]) -> Option<Self> {
         let word = |n: usize| {
             let bytes = line.get(n * 8..n * 8 + 8)?;
@@ -54,14 +54,14 @@ pub(super) const fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Fills `bytes`, which belong at `at`.
+/// Fills `bytes`, whose offset is `at`.
 pub(super) fn fill(bytes: &mut [u8], run: u64, at: u64, generation: u64) {
     for (line, at) in bytes.chunks_exact_mut(LINE).zip((at..).step_by(LINE)) {
         Line { run, at, generation }.put(line);
     }
 }
 
-/// The first byte of `bytes` that is not as it is due. `generation` 0: zeroes.
+/// The first byte of `bytes` that differs from what is expected. `generation` 0: zeroes.
 pub(super) fn first_wrong(bytes: &[u8], run: u64, at: u64, generation: u64) -> Option<usize> {
     let mut due = [0; LINE];
     for (line, start) in bytes.chunks_exact(LINE).zip((0..).step_by(LINE)) {
@@ -75,7 +75,7 @@ pub(super) fn first_wrong(bytes: &[u8], run: u64, at: u64, generation: u64) -> O
     None
 }
 
-/// What a block is, in words, for whoever has to find out what happened.
+/// Describes a block in words, for the error message.
 pub(super) fn told(block: &[u8], run: u64, at: u64) -> String {
     let lines: Vec<_> = block.chunks_exact(LINE).collect();
     if lines.iter().all(|line| line.iter().all(|byte| *byte == 0)) {

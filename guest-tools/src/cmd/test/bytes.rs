@@ -1,7 +1,7 @@
-//! Changes at any offset that the server takes, and of any length, in two small windows: one anywhere, and
-//! one at the end of the disk. Every byte is remembered. Some of them are under way in the same block, though
-//! never for the same bytes: a server that reads a block, changes a part and writes it back must not lose
-//! another's part.
+//! Changes at every offset and of every length that the server accepts, in two small windows: one anywhere,
+//! and one at the end of the disk. Every byte is remembered. Some changes are in flight in the same block,
+//! though never for the same bytes: a server that reads a block, changes a part and writes it back must not
+//! lose another change.
 
 use std::ops::Range;
 
@@ -14,31 +14,32 @@ use super::{
     drive::{Drive, index},
 };
 
-/// Of a window, bytes.
+/// The length of a window, in bytes.
 const WINDOW: u64 = 160 << 10;
-/// Times that several requests are made at once.
+/// How often several requests are sent at once.
 const BATCHES: u64 = 100;
-/// Where requests of one of those lie close together, bytes, and into how many parts it is cut.
+/// The length in bytes of the range in which the requests of one batch lie close together, and the number of
+/// parts that it is cut into.
 const PAGE: u64 = 4096;
 const PARTS: usize = 8;
-/// Times that extents of several ranges are asked for.
+/// How often extents of several ranges are asked for.
 const EXTENTS: u64 = 16;
-/// Lengths that are around what servers have as blocks, bytes.
+/// Lengths around the usual block sizes of servers, in bytes.
 const LENGTHS: [u64; 20] = [
     1, 2, 3, 7, 63, 64, 65, 511, 512, 513, 1023, 4095, 4096, 4097, 8191, 20_000, 65_535, 65_536,
     65_537, 100_000,
 ];
-/// What is written last at the end of a window, bytes: less than any block.
+/// The length in bytes of the last write at the end of a window: less than any block.
 const TAIL: u64 = 7;
-/// What a server with DF has to give in one piece, bytes.
+/// The length in bytes that a server with DF must return in one piece.
 const WHOLE: u64 = 64 << 10;
 
-/// What is due in a window.
+/// The expected content of a window.
 #[derive(Debug)]
 struct Window {
     at: u64,
     bytes: Vec<u8>,
-    /// Bytes of which something is due.
+    /// Which bytes have an expected value.
     known: Vec<bool>,
 }
 
@@ -51,7 +52,7 @@ impl Window {
         self.at + self.bytes.len() as u64
     }
 
-    /// Where a range of the disk is in the window.
+    /// The indices in the window of a range of the disk.
     fn place(&self, at: u64, len: u64) -> Range<usize> {
         let from = index(at.saturating_sub(self.at)).min(self.bytes.len());
         let to = index(at.saturating_add(len).saturating_sub(self.at)).min(self.bytes.len());
@@ -71,7 +72,7 @@ impl Window {
         self.known.get_mut(place).into_iter().flatten().for_each(|byte| *byte = known);
     }
 
-    /// What an answered request has changed.
+    /// Applies an answered request.
     fn take(&mut self, done: &Done) {
         let Order { verb, at, len, bytes, .. } = &done.order;
         match verb {
@@ -82,7 +83,7 @@ impl Window {
         }
     }
 
-    /// The first of some bytes that is not as is due.
+    /// Checks bytes that were read. The error names the first one that is wrong.
     fn judge(&self, at: u64, bytes: &[u8]) -> Result<(), CommandError> {
         let place = self.place(at, bytes.len() as u64);
         let due = self.bytes.get(place.clone()).unwrap_or_default();
@@ -98,7 +99,7 @@ impl Window {
         }
     }
 
-    /// Data in what is said to be zeroes.
+    /// Checks an extent: it must not report data as zeroes.
     fn judge_extent(&self, extent: &Extent) -> Result<(), CommandError> {
         if !extent.flags.contains(ExtentFlags::ZERO) {
             return Ok(());
@@ -118,7 +119,7 @@ impl Window {
 }
 
 impl Drive<'_> {
-    /// Does it in each window. Nothing is under way, and what was there is gone.
+    /// Runs the test in each window. No request is in flight before, and the old content is lost.
     pub(super) fn change_bytes(&mut self) -> Result<(), CommandError> {
         let unit = self.settings.unit;
         let (start, len) = self.place(&(0..self.model.blocks()));
@@ -137,7 +138,7 @@ impl Drive<'_> {
     }
 
     fn change_window(&mut self, window: &mut Window) -> Result<(), CommandError> {
-        // Chance must not decide whether the last bytes of a disk are ever read as what was written.
+        // Chance must not decide whether the last bytes of a disk are ever checked after a write.
         self.fill_window(window, window.at)?;
         self.check_window(window)?;
         for n in 0..BATCHES {
@@ -171,7 +172,7 @@ impl Drive<'_> {
         self.check_window(window)
     }
 
-    /// Writes from an offset to the window's end, and no byte of it is zero.
+    /// Writes from an offset to the window's end. No byte of the data is zero.
     fn fill_window(&mut self, window: &mut Window, at: u64) -> Result<(), CommandError> {
         let bytes = content(self.below(u64::MAX), index(window.end() - at), 7);
         let bytes = bytes.into_iter().map(|byte| byte | 1).collect();
@@ -180,7 +181,7 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Reads all of it.
+    /// Reads and checks the whole window.
     fn check_window(&mut self, window: &Window) -> Result<(), CommandError> {
         let unit = self.settings.unit;
         let half = (window.end() - window.at) / 2;
@@ -194,7 +195,7 @@ impl Drive<'_> {
         self.collect()?.iter().try_for_each(|done| window.judge(done.order.at, &done.order.bytes))
     }
 
-    /// Parts of one page that lie side by side.
+    /// Adjacent parts of one page.
     fn parts(&mut self, window: &Window) -> Vec<(u64, u64)> {
         let unit = self.settings.unit;
         let page = PAGE.max(unit * PARTS as u64).min(window.end() - window.at);
@@ -208,7 +209,7 @@ impl Drive<'_> {
         ranges.filter(|(_, len)| *len > 0).collect()
     }
 
-    /// Ranges that do not meet, of lengths that are not even.
+    /// Ranges that do not overlap, of uneven lengths.
     fn ranges(&mut self, window: &Window) -> Vec<(u64, u64)> {
         let unit = self.settings.unit;
         let mut found: Vec<(u64, u64)> = Vec::new();
@@ -224,7 +225,7 @@ impl Drive<'_> {
         found
     }
 
-    /// Does something with each range, all at once; `dice` says what, from 0 to 99.
+    /// Sends a request for each range, all at once. `dice`, from 0 to 99, selects the kind of request.
     fn batch(
         &mut self,
         window: &mut Window,
@@ -269,7 +270,7 @@ impl Drive<'_> {
     }
 }
 
-/// Bytes without a pattern. Some begin or end as zeroes or are nothing else, which some servers look for.
+/// Bytes without a pattern. Some begin or end with zeroes or consist of zeroes, which some servers look for.
 fn content(seed: u64, len: usize, kind: u64) -> Vec<u8> {
     let words = (0..len.div_ceil(8) as u64).flat_map(|n| mix(seed ^ n).to_ne_bytes());
     let mut bytes: Vec<u8> = words.take(len).collect();
@@ -301,7 +302,7 @@ mod tests {
             let flags = ExtentFlags::from_bits_retain(flags);
             window.judge_extent(&Extent { at, len, flags }).is_ok()
         };
-        // One reaches over both ends; what is not known may be zeroes.
+        // One reaches over both ends. Bytes without an expected value may be zeroes.
         assert!(!extent(0, 1000, 2) && extent(0, 1000, 1) && extent(103, 1000, 3));
         assert!(extent(0, 102, 2) && !extent(0, 103, 2));
     }

@@ -1,5 +1,5 @@
-//! The connections of a test, all on one thread: keeps those under way apart, and gives every answer to
-//! the model. What is asked, and when, is in `rounds`, `bytes`, `extents` and `far`.
+//! The connections of a test, all on one thread. This module keeps requests in flight apart, and passes
+//! every answer to the model. `rounds`, `bytes`, `extents` and `far` decide what is sent, and when.
 
 use std::{collections::HashMap, fs, mem, ops::Range};
 
@@ -15,38 +15,38 @@ use super::{
     model::{Kind, Model, Stroke, Wrong},
 };
 
-/// Bytes of reads and writes that are under way together, or of one of them: what the longest request of
-/// most servers has. Where memory is short there are fewer, an eighth of what is free.
+/// The most bytes of reads and writes in flight together, and of one request. Most servers allow
+/// requests of this length. Where memory is short the bound is an eighth of the free memory.
 const FLYING: u64 = 32 << 20;
 const SHARE: u64 = 8;
-/// Buffers that are kept to be used again, at most of this length.
+/// The most buffers that are kept for reuse, and the longest of them in bytes.
 const SPARE: usize = 64;
 const SPARE_LEN: usize = 256 << 10;
-/// More than a run makes.
+/// More changes than a run makes.
 const MOST_CHANGES: u32 = 1 << 24;
-/// The header's first words.
+/// The first words of the header.
 const MAGIC: &str = "guest-tools test 1";
 
 pub(super) struct Settings {
-    /// Of the tested range, bytes; its first block is the header's.
+    /// The offset and the length of the tested range, in bytes. Its first block is the header.
     pub(super) at: u64,
     pub(super) len: u64,
-    /// Where what may be changed ends, which may be inside a block.
+    /// The end of what may be changed. It may be within a block.
     pub(super) end: u64,
-    /// Of the export, bytes.
+    /// The size of the export, in bytes.
     pub(super) size: u64,
     pub(super) block: u64,
-    /// What offsets and lengths are multiples of, bytes.
+    /// Offsets and lengths must be multiples of this number of bytes.
     pub(super) unit: u64,
-    /// Nobody has said which range, so what is behind it may be tried too.
+    /// No range was given, so blocks after the tested range may be tested too.
     pub(super) whole: bool,
     pub(super) seed: u64,
     pub(super) connections: usize,
-    /// Under way on each.
+    /// Requests in flight per connection.
     pub(super) requests: usize,
 }
 
-/// The length, the seed and the number of the last change, which the last run has left in its header.
+/// The length, the seed and the number of the last change, from the header that the last run has left.
 pub(super) fn header(block: &[u8]) -> Option<(u64, u64, u32)> {
     let end = block.iter().position(|byte| *byte == 0)?;
     let text = str::from_utf8(block.get(..end)?).ok()?;
@@ -56,7 +56,7 @@ pub(super) fn header(block: &[u8]) -> Option<(u64, u64, u32)> {
     Some((len, seed, last))
 }
 
-/// What is under way.
+/// A request in flight.
 pub(super) enum Under {
     Read(Range<usize>),
     Change {
@@ -64,9 +64,9 @@ pub(super) enum Under {
         fua: bool,
     },
     Flush(Vec<Stroke>),
-    /// It changes nothing, and its answer says nothing.
+    /// It changes nothing, and its answer contains nothing.
     Hint,
-    /// The answer is put into `answers`, for whoever asked.
+    /// The answer is put into `answers`, for the caller of `ask`.
     Own,
 }
 
@@ -78,14 +78,14 @@ pub(super) struct Drive<'a> {
     links: Vec<Client>,
     pub(super) model: Model,
     under: HashMap<u64, Under>,
-    /// Bytes of reads and writes under way, and the most that may be.
+    /// Bytes of reads and writes in flight, and their limit.
     flying: u64,
     most: u64,
     answers: Vec<Done>,
     random: u64,
     requests: u64,
     cuts: u64,
-    /// Emptied buffers.
+    /// Buffers for reuse.
     spare: Vec<Vec<u8>>,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Drive<'a> {
         Ok(drive)
     }
 
-    /// Ends all connections; requests that were made, and cuts.
+    /// Closes all connections. Returns the numbers of requests and of cuts.
     pub(super) fn close(mut self) -> (u64, u64) {
         for mut link in self.links.drain(..) {
             link.settle();
@@ -139,7 +139,7 @@ impl<'a> Drive<'a> {
         Ok(())
     }
 
-    /// Closes every connection as a crash would, without a word.
+    /// Cuts every connection as a crash would, without NBD_CMD_DISC.
     pub(super) fn cut(&mut self) -> Result<(), CommandError> {
         self.links.clear();
         self.cuts += 1;
@@ -159,17 +159,17 @@ impl<'a> Drive<'a> {
         self.flags.contains(flag)
     }
 
-    /// It can be asked what is allocated.
+    /// Whether the server reports allocation.
     pub(super) fn has_extents(&self) -> bool {
         self.links.first().is_some_and(|link| link.terms().context(BASE_ALLOCATION).is_some())
     }
 
-    /// Bytes that one request may read or write.
+    /// The longest read or write, in bytes.
     pub(super) fn longest_payload(&self) -> u64 {
         self.links.first().map_or(self.settings.block, Client::longest_payload).min(self.most)
     }
 
-    /// Bytes that one request may do anything else with.
+    /// The longest range of any other request, in bytes.
     pub(super) fn longest_range(&self) -> u64 {
         self.links.first().map_or(self.settings.block, Client::longest_range)
     }
@@ -179,7 +179,7 @@ impl<'a> Drive<'a> {
         self.random % limit.max(1)
     }
 
-    /// A buffer for so many bytes, once there is room for them beside those under way.
+    /// Returns a buffer of this length, once the limit on bytes in flight allows it.
     pub(super) fn room(&mut self, len: u64) -> Result<Vec<u8>, CommandError> {
         self.wait_for_room(len)?;
         Ok(self.spare.pop().unwrap_or_default())
@@ -196,7 +196,7 @@ impl<'a> Drive<'a> {
         (self.model.at(blocks.start), (blocks.len() * self.model.size) as u64)
     }
 
-    /// A flush, if there is such a thing, on any of the connections.
+    /// Sends a flush on one of the connections, if the server supports it.
     pub(super) fn send_flush(&mut self) -> Result<(), CommandError> {
         if !self.has(TransmissionFlags::SEND_FLUSH) {
             return Ok(());
@@ -210,7 +210,7 @@ impl<'a> Drive<'a> {
         self.finish()
     }
 
-    /// What a later `--read-only` has to know.
+    /// Writes what a later `--read-only` has to know.
     pub(super) fn write_header(&mut self, last: u32) -> Result<(), CommandError> {
         let Settings { at, len, seed, block, .. } = self.settings;
         let mut bytes = format!("{MAGIC} {len} {seed} {last}\n").into_bytes();
@@ -220,7 +220,7 @@ impl<'a> Drive<'a> {
         self.finish()
     }
 
-    /// Puts a request on the connection that has the fewest, when there is room.
+    /// Sends a request on the connection with the fewest in flight, once there is room.
     pub(super) fn submit(&mut self, order: Order, under: Under) -> Result<(), CommandError> {
         let weight = weight(&order);
         self.wait_for_room(weight)?;
@@ -246,12 +246,12 @@ impl<'a> Drive<'a> {
         Ok(())
     }
 
-    /// A request whose answer is the caller's to judge: `collect` brings it.
+    /// Sends a request whose answer the caller checks. `collect` returns the answer.
     pub(super) fn ask(&mut self, order: Order) -> Result<(), CommandError> {
         self.submit(order, Under::Own)
     }
 
-    /// The answers to all that was asked, in no order.
+    /// Waits for everything, and returns the answers to `ask` in any order.
     pub(super) fn collect(&mut self) -> Result<Vec<Done>, CommandError> {
         self.finish()?;
         Ok(mem::take(&mut self.answers))
@@ -265,7 +265,7 @@ impl<'a> Drive<'a> {
         Ok(())
     }
 
-    /// Takes in at least one answer.
+    /// Handles at least one answer.
     pub(super) fn progress(&mut self) -> Result<(), CommandError> {
         let mut some = false;
         for n in 0..self.links.len() {
@@ -324,7 +324,8 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// It would have taken as long as writing zeroes, which is an answer. What is there is not known.
+    /// The server refused because it would have been as slow as writing zeroes, which is a valid answer.
+    /// The content is unknown then.
     fn was_not_fast(&mut self, done: Done) {
         match self.under.remove(&done.order.tag) {
             Some(Under::Change { stroke, .. }) => {
@@ -344,14 +345,14 @@ impl From<Wrong> for CommandError {
     }
 }
 
-/// A zeroing that was to be fast, refused because it cannot be.
+/// Whether a fast zero request was refused because it cannot be fast.
 fn is_not_fast(done: &Done) -> bool {
     let fast =
         matches!(done.order.verb, Verb::Zero(flags) if flags.contains(CommandFlags::FAST_ZERO));
     fast && done.result.as_ref().is_err_and(|failure| failure.errno == Errno::ENOTSUP)
 }
 
-/// Bytes in memory while it is under way.
+/// The memory of a request in flight, in bytes.
 const fn weight(order: &Order) -> u64 {
     match order.verb {
         Verb::Read | Verb::ReadWhole | Verb::Write { .. } => order.len,
@@ -359,7 +360,7 @@ const fn weight(order: &Order) -> u64 {
     }
 }
 
-/// Memory that is free, or can be, in bytes.
+/// The memory that is free or can be freed, in bytes.
 fn available() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
@@ -367,7 +368,7 @@ fn available() -> u64 {
     kib.map_or(u64::MAX, |kib: u64| kib.saturating_mul(1024))
 }
 
-/// A number of blocks: there are no more than memory has places.
+/// A number of blocks as an index: there are never more of them than fit into memory.
 pub(super) fn index(blocks: u64) -> usize {
     usize::try_from(blocks).unwrap_or(usize::MAX)
 }

@@ -1,17 +1,18 @@
-//! What a server says of holes, held against the model: who copies a disk reads nothing where there is said
-//! to be a hole, so data that is called zeroes is lost as surely as data that is not written.
+//! Checks what a server reports about holes. A program that copies a disk does not read where a hole is
+//! reported, so data reported as zeroes is as lost as data that was not written.
 
 use nbd_client::{Done, Order, Verb};
 
 use super::{super::CommandError, drive::Drive};
 
-/// Parts at random that are asked for, beside all of it.
+/// How many random parts to ask for, besides the whole range.
 const PARTS: u32 = 24;
-/// Requests for all of it: one that says a little at a time says enough.
+/// The most requests for the whole range. A server that reports little at a time is checked far enough with
+/// these.
 const MOST: u32 = 4096;
 
 impl Drive<'_> {
-    /// Asks what is allocated, and judges it. Nothing is under way.
+    /// Asks for allocation and checks it. No request is in flight before.
     pub(super) fn check_extents(&mut self) -> Result<(), CommandError> {
         if !self.has_extents() {
             return Ok(());

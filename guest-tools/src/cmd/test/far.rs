@@ -1,17 +1,18 @@
-//! A few blocks beyond the tested range, where the export goes on: at its end, and around the offsets where
-//! numbers have another bit. A server that cuts offsets, or has less than it says, is wrong there only.
+//! Tests a few blocks after the tested range, if the export continues: at its end, and around the offsets
+//! at which another bit is needed. A server that truncates offsets, or has less space than it reports,
+//! fails only there.
 
 use nbd::wire::TransmissionFlags;
 use nbd_client::Order;
 
 use super::{super::CommandError, block, drive::Drive, drive::index};
 
-/// Blocks of one place, half of them before the offset.
+/// Blocks per place. Half of them are before its offset.
 const BLOCKS: u64 = 8;
-/// The first of those offsets, as a power of two.
+/// The exponent of the first of those offsets, which are powers of two.
 const FIRST: u32 = 31;
 
-/// The places, which do not meet.
+/// The places. They do not overlap.
 fn places(tested: u64, size: u64, block: u64) -> Vec<u64> {
     let half = BLOCKS / 2 * block;
     let last = (size - size % block).saturating_sub(2 * half);
@@ -35,7 +36,8 @@ impl Drive<'_> {
         places(settings.at + settings.len, settings.size, settings.block)
     }
 
-    /// Writes there. What comes to a wrong place in the tested range is found when that is checked.
+    /// Writes to all places. If a write lands in the tested range instead, the next check of that range
+    /// finds it.
     pub(super) fn write_far(&mut self) -> Result<(), CommandError> {
         for at in self.far() {
             let mut bytes = vec![0; index(BLOCKS * self.settings.block)];
@@ -46,7 +48,7 @@ impl Drive<'_> {
         self.read_far("answered")
     }
 
-    /// Reads it again, after cuts of the connections. It was flushed before.
+    /// Reads all places again, after the connections were cut. They were flushed before.
     pub(super) fn check_far(&mut self) -> Result<(), CommandError> {
         if !self.has(TransmissionFlags::SEND_FLUSH) {
             return Ok(());
@@ -86,7 +88,7 @@ mod tests {
         assert!(places(GIB, GIB + 4095, 512).is_empty());
         assert_eq!(places(GIB, GIB + 4096, 512), [GIB]);
         assert_eq!(places(GIB, 2 * GIB, 512), [2 * GIB - 4096]);
-        // The end is inside a place.
+        // The end lies within a place.
         assert_eq!(places(GIB, 2 * GIB + 1024, 512), [2 * GIB - 3072]);
         let all = places(GIB, u64::MAX / 2, 4096);
         assert_eq!(all[..2], [2 * GIB - 16384, 4 * GIB - 16384]);

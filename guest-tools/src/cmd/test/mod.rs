@@ -1,8 +1,8 @@
-//! `test`: is this disk right? Writes blocks that tell where they belong, over several connections,
-//! and holds everything that is read against what must be there.
+//! `test`: checks that a disk works. It writes blocks that encode their own offset, over several
+//! connections, and compares everything that it reads with what must be there.
 //!
-//! `block` has the blocks, `model` what the disk must hold, `drive` the connections, `rounds` the order of
-//! it all, `extents`, `bytes` and `far` a part each.
+//! `block` makes the blocks, `model` knows what the disk must hold, `drive` has the connections, `rounds`
+//! runs the test, and `extents`, `bytes` and `far` test one subject each.
 
 mod block;
 mod bytes;
@@ -41,7 +41,7 @@ given, a few blocks behind it are written too, at its end and around powers of t
 
 Keys of --json: offset, length (bytes), block (bytes), connections, requests, cuts, seconds, seed.";
 
-/// Most that is tested if nothing is said, bytes.
+/// The most bytes that are tested by default.
 const MOST: u64 = 1 << 30;
 
 /// What was said.
@@ -93,7 +93,7 @@ pub(crate) fn run(words: &Test, connector: &Connector) -> Result<(), CommandErro
         link.submit(Order::read(at, block, Vec::new()))?;
         let head = link.next_good()?.order.bytes;
         let (len, seed, last) = drive::header(&head).ok_or(CommandError::NoRun { at })?;
-        // It is the server's word, and there must be memory for what it says.
+        // The length is the server's claim, and the test needs memory in proportion to it.
         if len > words.range.length.unwrap_or(MOST).max(MOST) {
             link.close();
             return Err(CommandError::LongRun { at, len });
@@ -143,7 +143,7 @@ pub(crate) fn run(words: &Test, connector: &Connector) -> Result<(), CommandErro
     Ok(())
 }
 
-/// Something that is another each time; nobody has to be unable to guess it.
+/// A different number at each run. It need not be unpredictable.
 fn clock() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     block::mix(now.map_or(0, |now| now.subsec_nanos().into()))

@@ -1,5 +1,5 @@
-//! What the disk must hold: for each block the change that was made last, and the one that a flush
-//! or FUA has made durable. No I/O.
+//! What the disk must hold: for each block the last change, and the last change that a flush or FUA
+//! has made durable. No I/O.
 
 use std::{collections::TryReserveError, ops::Range};
 
@@ -8,27 +8,27 @@ use nbd_client::Extent;
 
 use super::block::{self, LINE};
 
-/// What a change leaves behind.
+/// The content after a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The block of this generation, which is the change's number.
     Data,
     Zeroes,
-    /// Anything: what was trimmed, or not known.
+    /// Anything, because the block was trimmed or its content is unknown.
     Anything,
 }
 
-/// A run of blocks and the change they had.
+/// A range of blocks and the change that was made to them.
 #[derive(Debug, Clone)]
 pub(super) struct Stroke {
     pub(super) blocks: Range<usize>,
     pub(super) change: u32,
 }
 
-/// Where a block is not as it must be.
+/// A block that differs from what it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
-    /// The first wrong byte of the export.
+    /// The offset in the export of the first wrong byte.
     pub(super) at: u64,
     pub(super) found: String,
     pub(super) due: String,
@@ -37,21 +37,21 @@ pub(super) struct Wrong {
 #[derive(Debug)]
 pub(super) struct Model {
     run: u64,
-    /// Of the first block, bytes from the start of the export.
+    /// The offset of the first block in the export, in bytes.
     start: u64,
-    /// Bytes of a block.
+    /// The size of a block, in bytes.
     pub(super) size: usize,
-    /// By number. The first is: nothing known.
+    /// By the number of the change. The first one means that nothing is known.
     changes: Vec<Kind>,
     state: Vec<u32>,
     durable: Vec<u32>,
-    /// Answered, and in no flush that was sent since.
+    /// Changes that were answered, and are not covered by a flush that was sent.
     unflushed: Vec<Stroke>,
     busy: Vec<bool>,
 }
 
 impl Model {
-    /// Nine bytes a block, which may be more than there are.
+    /// Allocates nine bytes per block. It is an error if there is not enough memory.
     pub(super) fn new(
         run: u64,
         start: u64,
@@ -67,12 +67,12 @@ impl Model {
         self.state.len()
     }
 
-    /// Offset of a block in the export.
+    /// The offset of a block in the export.
     pub(super) fn at(&self, block: usize) -> u64 {
         self.start + (block * self.size) as u64
     }
 
-    /// Whether nothing is under way there.
+    /// Whether no request is in flight for these blocks.
     pub(super) fn is_free(&self, blocks: &Range<usize>) -> bool {
         self.busy.get(blocks.clone()).is_some_and(|busy| !busy.contains(&true))
     }
@@ -83,7 +83,7 @@ impl Model {
         }
     }
 
-    /// The number of a new change.
+    /// Registers a change and returns its number.
     pub(super) fn begin(&mut self, kind: Kind) -> u32 {
         self.changes.push(kind);
         u32::try_from(self.changes.len() - 1).unwrap_or(u32::MAX)
@@ -96,7 +96,7 @@ impl Model {
         bytes
     }
 
-    /// The server has answered it.
+    /// Applies a change that the server has answered.
     pub(super) fn answered(&mut self, stroke: Stroke, fua: bool) {
         for place in self.state.get_mut(stroke.blocks.clone()).into_iter().flatten() {
             *place = stroke.change;
@@ -108,7 +108,7 @@ impl Model {
         }
     }
 
-    /// What a flush that is sent now covers.
+    /// Takes the changes that a flush covers which is sent now.
     pub(super) fn covered(&mut self) -> Vec<Stroke> {
         std::mem::take(&mut self.unflushed)
     }
@@ -119,8 +119,8 @@ impl Model {
         }
     }
 
-    /// The connections were cut: what was under way is not known, and of what was answered and not
-    /// flushed neither. Says how many blocks that are.
+    /// Called when the connections were cut. The content is unknown where a change was in flight or
+    /// was answered and not flushed. Returns how many blocks that are.
     pub(super) fn cut(&mut self, under_way: &[Range<usize>]) -> usize {
         for blocks in under_way {
             self.occupy(blocks, false);
@@ -142,7 +142,7 @@ impl Model {
         unknown
     }
 
-    /// Holds what was read of some blocks against what is due there.
+    /// Compares the content of some blocks with what is expected.
     pub(super) fn judge(&self, blocks: &Range<usize>, bytes: &[u8]) -> Option<Wrong> {
         blocks.clone().zip(bytes.chunks_exact(self.size)).find_map(|(block, bytes)| {
             let change = self.state.get(block).copied().unwrap_or_default();
@@ -160,14 +160,14 @@ impl Model {
         })
     }
 
-    /// Somebody else changes them: anything may be there from now on.
+    /// Drops what is known of these blocks, because another program changes them.
     pub(super) fn forget(&mut self, blocks: &Range<usize>) {
         for places in [&mut self.state, &mut self.durable] {
             places.get_mut(blocks.clone()).into_iter().flatten().for_each(|place| *place = 0);
         }
     }
 
-    /// Holds what a server says to be zeroes against what is due there.
+    /// Compares an extent that reads as zeroes with what is expected.
     pub(super) fn judge_extent(&self, extent: &Extent) -> Option<Wrong> {
         if !extent.flags.contains(ExtentFlags::ZERO) {
             return None;
@@ -175,7 +175,7 @@ impl Model {
         let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let size = self.size as u64;
         let (from, to) = (extent.at, extent.at.saturating_add(extent.len));
-        // No line of a block is all zeroes, though parts of it may be.
+        // No line of a block is all zeroes, though parts of a line may be.
         let first = from.saturating_sub(self.start).next_multiple_of(LINE as u64);
         let end = to.saturating_sub(self.start) / LINE as u64 * LINE as u64;
         let blocks = index(first / size)..index(end.div_ceil(size)).min(self.blocks());
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_flushed_must_be_there_and_the_rest_may_be() {
+    fn flushed_changes_must_be_there_and_others_may_be() {
         let mut model = Model::new(1, 4096, 512, 10).unwrap();
         let write = |model: &mut Model, blocks: Range<usize>, fua| {
             let stroke = Stroke { blocks, change: model.begin(Kind::Data) };
@@ -228,7 +228,8 @@ mod tests {
         );
         write(&mut model, 5..6, true);
         assert_eq!(model.cut(std::slice::from_ref(&(7..8))), 2);
-        // Neither is wrong now; the first two blocks and the one of FUA still must be there.
+        // Neither of the two is wrong now. The first two blocks and the one with FUA are still
+        // required.
         assert_eq!(model.judge(&(2..4), &second), None);
         assert_eq!(model.judge(&(2..4), &first[1024..]), None);
         assert!(model.judge(&(0..2), &vec![0; 1024]).is_some());
@@ -250,7 +251,7 @@ mod tests {
         assert_eq!((wrong(0, 1 << 20, 0), wrong(0, 1 << 20, 1)), (None, None));
         assert_eq!(wrong(0, 1 << 20, 2), Some(4096 + 1024));
         assert_eq!(wrong(4096, 1024, 3), None);
-        // Of a line in part this says nothing.
+        // A part of a line proves nothing.
         assert_eq!(wrong(4096, 1024 + 63, 3), None);
         assert_eq!(wrong(4096, 1024 + 64, 3), Some(4096 + 1024));
         assert_eq!(wrong(4096 + 1025, 126, 3), None);

@@ -1,7 +1,7 @@
-//! What a test does, in whole blocks: fills, random changes and checks.
+//! The steps of a test, in whole blocks: fills, random changes and checks.
 //!
-//! Servers are wrong with long requests only, or at their edges: all lengths up to the longest are among the
-//! pieces of a fill or a check, which cost no more for it, and among the random changes.
+//! Some servers fail only with long requests, or at the edges of them. So every length up to the longest
+//! occurs among the pieces of a fill or a check, which costs no extra time, and among the random changes.
 
 use std::ops::Range;
 
@@ -14,16 +14,16 @@ use super::{
     model::{Kind, Stroke},
 };
 
-/// Longest random request but for some, blocks.
+/// The longest random request, with a few exceptions, in blocks.
 const LONG: u64 = 128;
-/// Usual length in a fill or a check, bytes.
+/// The usual length in a fill or a check, in bytes.
 const PIECE: u64 = 256 << 10;
-/// Blocks beside a long request that are looked at.
+/// How many blocks on either side of a long request are checked.
 const BESIDE: usize = 8;
-/// What a server with DF has to give in one piece, bytes.
+/// The length in bytes that a server with DF must return in one piece.
 const WHOLE: u64 = 64 << 10;
 
-/// A change, or a read, of many blocks.
+/// A change or a read of many blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Read,
@@ -34,7 +34,7 @@ enum Act {
 }
 
 impl Drive<'_> {
-    /// All that `test --destroy` does.
+    /// Everything that `test --destroy` does.
     pub(super) fn all(&mut self) -> Result<(), CommandError> {
         self.fill(None)?;
         self.check_extents()?;
@@ -46,7 +46,7 @@ impl Drive<'_> {
             self.flush()?;
             self.cut()?;
             self.check(round)?;
-            // And in the middle of changes.
+            // The same, with changes in flight.
             self.changes_under_way()?;
             self.cut()?;
             self.check(round + 1)?;
@@ -61,7 +61,7 @@ impl Drive<'_> {
         self.check(0)
     }
 
-    /// All that `test --read-only` does.
+    /// Everything that `test --read-only` does.
     pub(super) fn check_last_run(&mut self, last: u32) -> Result<(), CommandError> {
         let blocks = 0..self.model.blocks();
         let change = (0..last).map(|_| self.model.begin(Kind::Data)).last().unwrap_or_default();
@@ -70,8 +70,8 @@ impl Drive<'_> {
         self.check_extents()
     }
 
-    /// Writes every block, in an order that jumps; each request is a change of its own, or all are
-    /// `one`.
+    /// Writes every block, in an order that jumps. Each request is a change of its own, unless they all are
+    /// the change `one`.
     fn fill(&mut self, one: Option<u32>) -> Result<(), CommandError> {
         for blocks in self.pieces(0) {
             let change = match one {
@@ -83,7 +83,7 @@ impl Drive<'_> {
         self.finish()
     }
 
-    /// Reads every block, and judges it. Another number cuts the range at other places.
+    /// Reads and checks every block. `number` shifts the edges of the pieces.
     fn check(&mut self, number: usize) -> Result<(), CommandError> {
         for blocks in self.pieces(number) {
             self.read(blocks)?;
@@ -91,7 +91,7 @@ impl Drive<'_> {
         self.finish()
     }
 
-    /// Many changes at random, and reads between them.
+    /// Sends many random changes, with reads in between.
     fn changes(&mut self) -> Result<(), CommandError> {
         let all = self.amount();
         let mut left = all;
@@ -112,8 +112,8 @@ impl Drive<'_> {
         self.finish()
     }
 
-    /// As `act_on`, with data on both sides of it that is looked at afterwards: a later change may hide what
-    /// was done there.
+    /// Like `act_on`, with data on both sides that is checked at once, because a later change could hide
+    /// damage to it.
     fn act_at_length(&mut self, (act, len): (Act, u64)) -> Result<u64, CommandError> {
         let whole = self.free_blocks(len + 2 * BESIDE as u64)?;
         let blocks = whole.start + BESIDE..whole.end - BESIDE;
@@ -129,7 +129,8 @@ impl Drive<'_> {
         Ok(len)
     }
 
-    /// The same without flushes, so that only FUA makes durable, and left off in the middle.
+    /// The same without flushes, so that only FUA makes a change durable. It returns while requests are in
+    /// flight.
     fn changes_under_way(&mut self) -> Result<(), CommandError> {
         let under_way = (self.settings.connections * self.settings.requests) as u64;
         let mean = (LONG + 9) / 4;
@@ -140,14 +141,14 @@ impl Drive<'_> {
         Ok(())
     }
 
-    /// Blocks of all changes together: each block is touched about once.
+    /// The number of blocks of all changes together: each block is changed about once.
     fn amount(&self) -> u64 {
         let mean = (LONG + 9) / 4;
         (self.model.blocks() as u64 / 32).clamp(400, 40_000) * mean
     }
 
-    /// One of each kind of every length that is longer than the usual ones, the longest first, in so many
-    /// blocks together.
+    /// One request of each kind for every length above the usual ones, the longest first, with at most
+    /// `most` blocks together.
     fn long_acts(&self, most: u64) -> Vec<(Act, u64)> {
         let half = self.model.blocks() as u64 / 2;
         let mut left = most;
@@ -170,7 +171,7 @@ impl Drive<'_> {
         acts
     }
 
-    /// Says how many blocks it has touched.
+    /// Sends one random request. Returns how many blocks it covers.
     fn change(&mut self) -> Result<u64, CommandError> {
         let act = match self.below(100) {
             0..2 if self.has(TransmissionFlags::SEND_CACHE) => Act::Cache,
@@ -185,7 +186,7 @@ impl Drive<'_> {
         self.act_on(act, len)
     }
 
-    /// Does it somewhere. Says how many blocks it has touched.
+    /// Sends a request for a random place. Returns how many blocks it covers.
     fn act_on(&mut self, act: Act, len: u64) -> Result<u64, CommandError> {
         let blocks = self.free_blocks(len)?;
         self.act_there(act, blocks)?;
@@ -220,7 +221,7 @@ impl Drive<'_> {
         }
     }
 
-    /// So many blocks at random where nothing is under way.
+    /// Finds this many consecutive blocks at random, with no request in flight for them.
     fn free_blocks(&mut self, len: u64) -> Result<Range<usize>, CommandError> {
         let all = self.model.blocks() as u64;
         loop {
@@ -235,8 +236,8 @@ impl Drive<'_> {
         }
     }
 
-    /// All blocks, in pieces, first those at even places and then the others. Most have the usual length;
-    /// between them there is one of each that is longer. `number` moves their edges.
+    /// All blocks in pieces, first every second piece and then the others. Most have the usual length; among
+    /// them there is one of each longer length. `number` shifts their edges.
     fn pieces(&self, number: usize) -> Vec<Range<usize>> {
         let usual = index((PIECE / self.settings.block).clamp(1, self.longest()));
         let all = self.model.blocks();
@@ -259,7 +260,7 @@ impl Drive<'_> {
         even.into_iter().chain(odd).map(|(_, blocks)| blocks).collect()
     }
 
-    /// Blocks that one request may read or write.
+    /// The most blocks in one read or write.
     fn longest(&self) -> u64 {
         (self.longest_payload() / self.settings.block).max(1)
     }

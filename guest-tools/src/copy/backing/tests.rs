@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A machine made of files: /sys and /proc of its own, and files that are real.
+/// A simulated machine: /sys and /proc in a directory, with real files.
 struct Machine {
     dir: TempDir,
     system: System,
@@ -20,7 +20,7 @@ impl Machine {
         Self { dir, system }
     }
 
-    /// A block device at a place below /sys/devices; what is in its directory.
+    /// Makes a block device at a place below /sys/devices, with the given files in its directory.
     fn device(&self, place: &str, number: &str, files: &[(&str, &str)]) -> PathBuf {
         let device = self.system.root.join("sys/devices").join(place);
         for (name, text) in [("dev", &*format!("{number}\n"))].iter().chain(files) {
@@ -45,7 +45,7 @@ impl Machine {
         (path, node)
     }
 
-    /// What a device is made of. No real device is needed for it.
+    /// What a device is stored on. No real device is needed.
     fn below(&self, number: u64) -> Vec<Node> {
         let mut found = BTreeSet::new();
         let mut left = vec![(Node::Device(number), None)];
@@ -86,7 +86,7 @@ fn partitions_and_mapped_devices_are_those_below_them() {
     Machine::slave(&raid, &part);
     Machine::slave(&raid, &other);
     Machine::slave(&volume, &raid);
-    // Not by mistake a partition of a directory above.
+    // It must not be taken for a partition of a directory further up.
     assert_eq!(machine.below(makedev(8, 0)), [device(8, 0)]);
     assert_eq!(machine.below(makedev(8, 2)), [device(8, 0), device(8, 2)]);
     let all = [device(8, 0), device(8, 2), device(8, 16), device(9, 0), device(253, 3)];
@@ -95,13 +95,13 @@ fn partitions_and_mapped_devices_are_those_below_them() {
 }
 
 #[test]
-fn what_is_not_told_is_not_known() {
+fn what_the_kernel_does_not_report_is_unknown() {
     let machine = Machine::new();
     assert_eq!(machine.below(makedev(8, 0)), [device(8, 0)]);
     let gone = [("loop/backing_file", "/a/file (deleted)\n"), ("backing_dev", "none\n")];
     machine.device("virtual/block/loop1", "7:1", &gone);
     assert_eq!(machine.below(makedev(7, 1)), [device(7, 1)]);
-    // Two that are made of each other, as no kernel has them.
+    // Two devices that are stored on each other, which no kernel has.
     let one = machine.device("virtual/block/dm-1", "253:1", &[]);
     let other = machine.device("virtual/block/dm-2", "253:2", &[]);
     Machine::slave(&one, &other);
@@ -121,7 +121,7 @@ fn a_file_is_on_the_device_of_its_filesystem() {
     let proc = machine.system.root.join("proc/self");
     let facts = "pos:\t0\nflags:\t0100000\nmnt_id:\t77\nino:\t9\n";
     fs::write(proc.join(format!("fdinfo/{}", file.as_raw_fd())), facts).unwrap();
-    // Any block device of this machine will do, if it has one that can be looked at.
+    // Any accessible block device of this machine will do, if there is one.
     let real = fs::read_dir("/dev").unwrap().flatten().map(|entry| entry.path()).find_map(|path| {
         match Node::of(&path.metadata().ok()?)? {
             Node::Device(number) => Some((path, number)),
@@ -166,7 +166,7 @@ fn the_same_file_is_found_by_any_name() {
     for name in [path.clone(), hard, soft] {
         assert_eq!(overlap(&name), Some(Overlap::Same), "{}", name.display());
     }
-    // What keeps nothing is not the same as itself.
+    // A file that stores nothing does not overlap with itself.
     let null = open(Path::new("/dev/null"));
     assert_eq!(machine.system.overlap(&null, &null), None);
 }

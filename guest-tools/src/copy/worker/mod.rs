@@ -1,11 +1,11 @@
-//! One thread of a copy, with its own connections: as much is under way as may be, and whatever has
-//! come is passed on at once.
+//! One thread of a copy, with its own connections. It keeps as many requests in flight as allowed, and passes
+//! on at once what has arrived.
 //!
 //! ```text
 //!  job.claim() -> extents -> todo -> read ... got -> runs -> write or zero ... -> finished
 //! ```
 //!
-//! Reads and writes of servers are under way while this thread does those of files.
+//! Requests to servers stay in flight while this thread reads and writes files.
 
 mod put;
 mod wait;
@@ -27,45 +27,47 @@ use super::{
     ordered::Ordered,
 };
 
-/// Chunks that are begun before the sockets have their turn.
+/// How many chunks to begin before the sockets have their turn.
 const BATCH: usize = 4;
-/// Zeroed at once, bytes, to begin with: servers that write the zeroes need time, and an end that
-/// is asked for is heard between. It is doubled while that is quick.
+/// How many bytes to zero at once at first. Servers that write the zeroes need time, and a request
+/// to stop is noticed only in between. The number is doubled while zeroing is quick.
 const ZERO: u64 = 128 << 20;
 const QUICK: Duration = Duration::from_millis(100);
-/// Requests to zero that are under way together, if they are long.
+/// How many long requests to zero may be in flight together.
 const ZEROES: u64 = 8;
 
-/// A worker.
+/// A thread of a copy and its state.
 #[derive(Debug)]
 pub(super) struct Worker<'a> {
     job: &'a Job,
     source: Side,
     target: Side,
-    /// For messages.
+    /// The names of source and target, for messages.
     names: (&'a str, &'a str),
     todo: VecDeque<Chunk>,
-    /// Bytes in it.
+    /// How many bytes the chunks in `todo` have.
     todo_len: u64,
     /// The stride whose extents the server has been asked for.
     asked: Option<(u64, u64)>,
-    /// Nothing is left to claim.
+    /// There is nothing left to claim.
     exhausted: bool,
-    /// A stream as the source: what is known to have come, the piece that fills, and its offset.
+    /// For a source that is a stream: whether it is readable, the piece being filled, the bytes in
+    /// it, and its offset.
     readable: bool,
     filling: Vec<u8>,
     filled: usize,
     at: u64,
-    /// A stream as the destination.
+    /// For a destination that is a stream.
     ordered: Ordered,
     spare: Vec<Vec<u8>>,
-    /// Bytes that were asked for or have come, and are not written.
+    /// Bytes that were requested or have arrived, and are not written yet.
     flying: u64,
-    /// Bytes.
+    /// The longest request to zero, in bytes.
     zero_at_once: u64,
-    /// From here on times are counted.
+    /// The origin of this worker's time stamps.
     begun: Instant,
-    /// A last piece that is no whole block of the destination, while the rest of its block is read.
+    /// The last piece, if it is not a whole block of the destination, while the rest of its block is
+    /// read.
     tail: Option<Vec<u8>>,
     broken: (bool, bool),
 }
@@ -95,7 +97,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Copies until nothing is left. How it went is the job's to know.
+    /// Copies until nothing is left. The result is stored in the job.
     pub(super) fn run(mut self) {
         let mut done = self.copy();
         if done.is_ok() && self.job.was_last() && !self.job.halt.is_raised() {
@@ -108,7 +110,7 @@ impl<'a> Worker<'a> {
             }
             Err(error) => {
                 self.job.fail(error);
-                // Servers take it badly when a client leaves them with requests.
+                // Some servers fail when a client leaves with requests unanswered.
                 for (side, broken) in [(self.source, self.broken.0), (self.target, self.broken.1)] {
                     if !broken {
                         side.settle();
@@ -135,18 +137,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Requests that have a place in the queue.
+    /// How many requests take a place in the queue.
     fn busy(&self) -> usize {
         self.source.under_way() + self.target.under_way() + self.ordered.len()
     }
 
-    /// One request more would be too many, or its bytes too much.
+    /// Whether one more request would exceed the limit on requests or on bytes.
     fn is_full(&self) -> bool {
         let rules = &self.job.rules;
         self.busy() >= rules.depth || self.flying + self.ordered.bytes() >= rules.queue
     }
 
-    /// Begins what may be begun. Whether there may be more at once.
+    /// Begins what may be begun. Returns whether there may be more to begin at once.
     fn begin(&mut self) -> Result<bool, CopyError> {
         for _ in 0..BATCH {
             if self.is_full() {
@@ -161,7 +163,7 @@ impl<'a> Worker<'a> {
         Ok(true)
     }
 
-    /// Begins the first part of a chunk. The rest of it stays the first in the queue.
+    /// Begins the first part of a chunk. The rest of it stays at the head of the queue.
     fn begin_chunk(&mut self, mut chunk: Chunk) -> Result<(), CopyError> {
         let zero = chunk.kind == Kind::Zero;
         let most = if zero { self.zero_at_once } else { self.job.rules.request };
@@ -183,7 +185,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Sees to it that there is something to do, and asks for extents before the last is begun.
+    /// Makes sure that there is something to do, and asks for extents before the last chunk is
+    /// begun.
     fn look_ahead(&mut self) -> Result<(), CopyError> {
         if let Side::Stream(_) = self.source {
             return Ok(());
@@ -216,14 +219,15 @@ impl<'a> Worker<'a> {
         self.todo.extend(found);
     }
 
-    /// Bytes have come to their place.
+    /// Counts bytes that have been written.
     fn written(&mut self, len: u64, zeroes: bool) {
         self.flying = self.flying.saturating_sub(len);
         self.job.finished(len, zeroes);
     }
 
-    /// Reads what has come on a stream, if the source is one. Whether a piece of it is whole, and so
-    /// perhaps more to do without waiting: what the destination cannot zero is queued as writes.
+    /// Reads from the source if it is a stream. Returns whether a piece was completed. There may
+    /// then be more to do without waiting, because ranges that the destination cannot zero are
+    /// queued as writes.
     fn begin_stream(&mut self) -> Result<bool, CopyError> {
         if !self.readable || self.exhausted {
             return Ok(false);
@@ -293,7 +297,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Takes what was answered. Whether there was anything.
+    /// Takes the answers that have arrived. Returns whether there were any.
     fn pop(&mut self) -> Result<bool, CopyError> {
         let mut any = false;
         while let Some(done) = self.source.link().and_then(Client::pop) {
@@ -332,12 +336,13 @@ impl<'a> Worker<'a> {
         Ok(any)
     }
 
-    /// What zeroes count in the queue, which is made for data.
+    /// How much zeroes of this length count in the queue, whose limit is meant for data.
     fn weight(&self, len: u64) -> u64 {
         len.min(self.job.rules.queue / ZEROES)
     }
 
-    /// Zeroes were asked for at this time, in microseconds, and are there.
+    /// Adapts the length of requests to zero. `asked` is when this one was sent, in microseconds
+    /// since `begun`.
     fn learn_pace(&mut self, len: u64, asked: u64) {
         let took = self.begun.elapsed().saturating_sub(Duration::from_micros(asked));
         if len == self.zero_at_once && took < QUICK {
@@ -348,7 +353,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The source's extents, or the first of them.
+    /// Takes the source's extents, which may cover only the first part of what was asked for.
     fn learned(&mut self, done: &Done) -> Result<(), CopyError> {
         let Some((_, end)) = self.asked.take() else { return Ok(()) };
         let at = done.order.at;
@@ -364,7 +369,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Asks for the extents of a stride, as much as may be asked at once.
+/// Asks for the extents of a stride, or for as much of it as one request may cover.
 fn ask(link: &mut Client, at: u64, end: u64) -> Result<(), CopyError> {
     let len = (end - at).min(link.longest_range());
     Ok(link.submit(Order::bare(Verb::Extents { one: false }, at, len))?)

@@ -1,4 +1,4 @@
-//! What has been read goes to the destination: as data, or as zeroes where it is that.
+//! Writes to the destination what has been read: as data, or as zeroes.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use super::{
 };
 
 impl Worker<'_> {
-    /// Bytes are here: what of them is zeroes goes another way.
+    /// Takes bytes that were read. Zeroes among them are not written as data.
     pub(super) fn got(
         &mut self,
         at: u64,
@@ -66,7 +66,8 @@ impl Worker<'_> {
             Side::Link(link) => {
                 let over = bytes.len() as u64 % minimum;
                 if over > 0 {
-                    // The end of the source inside a block: what is behind it stays.
+                    // The source ends within a block. The bytes of the destination after it stay as
+                    // they are.
                     let whole = bytes.len() - usize::try_from(over).unwrap_or(0);
                     let block = at + whole as u64;
                     self.tail = Some(bytes.split_off(whole));
@@ -98,7 +99,7 @@ impl Worker<'_> {
         let rules = &self.job.rules;
         let over = len % self.target.minimum();
         if over > 0 && !rules.zero {
-            // The end of the source inside a block.
+            // The source ends within a block.
             self.fill(at + len - over, over);
             len -= over;
         }
@@ -129,7 +130,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Puts zeroes first in the queue of what is to be written.
+    /// Puts a write of zeroes at the head of the queue.
     pub(super) fn fill(&mut self, at: u64, len: u64) {
         if len > 0 {
             self.todo.push_front(Chunk { at, len, kind: Kind::Fill });

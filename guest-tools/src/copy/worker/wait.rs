@@ -18,7 +18,7 @@ use super::{
 };
 
 impl Worker<'_> {
-    /// Waits until a server or a stream can go on, and no longer than `most`.
+    /// Waits until a server or a stream is ready, at most for `most`.
     pub(super) fn wait(&mut self, most: Option<Duration>) -> Result<(), CopyError> {
         let (source, target) = (self.source.poll(), self.target.poll());
         let wanted = !self.exhausted && !self.is_full();
@@ -27,7 +27,7 @@ impl Worker<'_> {
         let mut fds = vec![until(&self.job.halt)];
         fds.extend(source.into_iter().chain(target).chain(stream));
         if fds.len() == 1 {
-            // No server owes anything and no stream is wanted: nothing would ever end the waiting.
+            // No server owes an answer and no stream is wanted, so nothing would end the wait.
             return Err(CopyError::Stalled);
         }
         let silent = least(self.source.linked().into_iter().chain(self.target.linked()));
@@ -62,8 +62,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// All workers are through: the length of a file that was a stream, whether both sides were left
-    /// alone meanwhile, and the flush.
+    /// Called when all workers are done: sets the length of a file that was copied from a stream,
+    /// checks that both sides were left alone meanwhile, and flushes.
     pub(super) fn finish(&mut self) -> Result<(), CopyError> {
         if let (Side::Stream(_), Side::File(local)) = (&self.source, &self.target) {
             local.lengthen(self.at)?;
@@ -92,7 +92,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// A flush takes as long as it takes, while the server gives signs of life.
+    /// Waits for a flush, without a limit while the server shows signs of life.
     pub(super) fn flush_link(&mut self) -> Result<(), CopyError> {
         let mut flushed = Ok(());
         while self.target.under_way() > 0 {

@@ -1,4 +1,4 @@
-//! One connection in transmission, with many requests under way, on the caller's own thread.
+//! One connection in transmission, with many requests in flight, on the caller's own thread.
 //!
 //! ```text
 //!  submit(Order) -> outgoing -> turn() <-> socket
@@ -6,10 +6,10 @@
 //!           pop() <- done <-------+          next_done() = turn() and poll(2) until pop() has one
 //! ```
 //!
-//! It sends and receives at once: while the server does not take requests in, its replies are
-//! still read, so neither end waits for the other for ever. Large reads are received in place.
-//! How many requests are under way is the caller's choice. Nothing is retried here; what a broken
-//! connection leaves unanswered is given back by `unanswered`.
+//! It sends and receives at once: while the server accepts no requests, its replies are still read, so the two
+//! ends cannot wait for each other for ever. Large reads are received in place. The caller chooses how many
+//! requests are in flight. Nothing is retried here; `unanswered` returns the requests that a broken connection
+//! leaves unanswered.
 
 mod order;
 mod outgoing;
@@ -41,11 +41,11 @@ use crate::{
     timeout::{Pulse, Timeout},
 };
 
-/// Received at once, bytes.
+/// The most bytes received in one call.
 const RECEIVE: usize = 256 << 10;
-/// Received behind a large read that is received in place: the headers that follow.
+/// The bytes received after a large read that is received in place: the headers that follow.
 const BEHIND: usize = 4 << 10;
-/// From this length on a read is received in place, bytes.
+/// The length from which a read is received in place, in bytes.
 const LARGE: u64 = 32 << 10;
 
 /// An open export: one connection, on the caller's thread. `AsFd` and `interest` are for callers that wait by
@@ -71,36 +71,36 @@ const LARGE: u64 = 32 << 10;
 /// ```
 #[derive(Debug)]
 pub struct Client {
-    /// For errors.
+    /// The server's name for errors.
     name: String,
     stream: Stream,
     machine: Machine,
     described: Described,
-    /// Received and not consumed: `input[start..end]`.
+    /// `input[start..end]` is received and not consumed.
     input: Vec<u8>,
     start: usize,
     end: usize,
-    /// By cookie.
+    /// Requests in flight, by cookie.
     flying: HashMap<u64, Done>,
-    /// Of those, the reads that are received in place.
+    /// How many of those are reads that are received in place.
     large: usize,
     outgoing: Outgoing,
-    /// Writes that were answered before all of their payload had left: some servers fail a write
-    /// by its header. They stay in `flying` until then.
+    /// Writes that were answered before their whole payload was sent, because some servers fail a write after its
+    /// header. They stay in `flying` until it is sent.
     early: Vec<u64>,
     done: VecDeque<Done>,
     pulse: Pulse,
 }
 
 impl Client {
-    /// Takes a connection over; `name` is what messages call the server, and `timeout` is how long it
-    /// may owe an answer.
+    /// Takes a connection over. `name` is what messages call the server, and `timeout` is how long it may owe an
+    /// answer.
     ///
     /// # Errors
-    /// `ClientError::Violation` where the server has answered what nobody asked.
+    /// `ClientError::Violation` if the server has sent an answer without a request.
     pub fn over(name: String, connected: Connected, timeout: Timeout) -> Result<Self, ClientError> {
         let Connected { mut stream, received, machine, described } = connected;
-        // What the negotiation took is no sign of life of a request.
+        // Bytes of the negotiation are no sign of life for a request.
         stream.take_moved();
         let (start, end, mut input) = (0, received.len(), received);
         input.resize(RECEIVE.max(end), 0);
@@ -121,12 +121,12 @@ impl Client {
             done,
             pulse: Pulse::new(timeout),
         };
-        // What has come before anything was asked must not pass for the answer to it.
+        // Bytes that arrived before any request must not be taken for an answer.
         client.consume()?;
         Ok(client)
     }
 
-    /// What was agreed: size, flags, framing, block sizes, contexts.
+    /// What was negotiated: size, flags, framing, block sizes, contexts.
     pub fn terms(&self) -> &Terms {
         self.machine.terms()
     }
@@ -141,26 +141,26 @@ impl Client {
         self.machine.longest_payload()
     }
 
-    /// The longest range of the other commands that it is wise to ask for, in bytes: whole blocks of
-    /// every size. nbdkit 1.32 ends by an assertion when asked for the extents of 2^32-1 bytes.
+    /// The longest range, in bytes, that is safe for the other commands: a multiple of every block size. nbdkit
+    /// 1.32 fails an assertion when asked for the extents of 2^32-1 bytes.
     pub fn longest_range(&self) -> u64 {
         self.machine.longest_range() & !0xffff
     }
 
-    /// Requests that were submitted and not popped.
+    /// How many requests were submitted and not popped.
     pub fn under_way(&self) -> usize {
         self.flying.len() + self.done.len()
     }
 
-    /// Whether the server has given a sign of life since the last call, by the rule of the module `timeout`.
+    /// Whether the server has shown a sign of life since the last call, by the rule of the module `timeout`.
     pub const fn take_life(&mut self) -> bool {
         self.pulse.take_beaten()
     }
 
-    /// Queues a request; `turn` sends it. How many requests are under way is the caller's choice.
+    /// Queues a request; `turn` sends it. The caller chooses how many requests are in flight.
     ///
     /// # Errors
-    /// `ClientError::Unfit` where the request does not fit the export. It is not sent, and the connection goes on.
+    /// `ClientError::Unfit` if the request does not fit the export. It is not sent, and the connection continues.
     pub fn submit(&mut self, mut order: Order) -> Result<(), ClientError> {
         if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
@@ -180,7 +180,7 @@ impl Client {
         Ok(())
     }
 
-    /// Takes the next request that was answered; `None` where there is none yet.
+    /// Takes the next request that was answered; `None` if there is none yet.
     pub fn pop(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
@@ -188,13 +188,13 @@ impl Client {
     /// Sends and receives what it can without waiting.
     ///
     /// # Errors
-    /// `ClientError::{Lost, Closed, Violation}`: the connection is over, and `unanswered` gives the requests back.
+    /// `ClientError::{Lost, Closed, Violation}`: the connection has ended, and `unanswered` returns the requests.
     pub fn turn(&mut self) -> Result<(), ClientError> {
         self.send()?;
         self.receive()
     }
 
-    /// As `turn`, but receives nothing: for callers that know by poll(2) when there is something.
+    /// Like `turn`, but receives nothing: for callers that learn from poll(2) when there is something to receive.
     ///
     /// # Errors
     /// As `turn`.
@@ -211,7 +211,7 @@ impl Client {
         }
     }
 
-    /// The request, if the server did not fail it.
+    /// Returns the request, unless the server failed it.
     ///
     /// # Errors
     /// `ClientError::Failed`.
@@ -225,26 +225,26 @@ impl Client {
         }
     }
 
-    /// The id of the process that made the server's Unix socket; `None` for other sockets, and where the process
+    /// The id of the process that made the server's Unix socket. `None` for other sockets, and if the process
     /// cannot be seen.
     pub fn server(&self) -> Option<i32> {
         let peer = getsockopt(&self.stream.as_fd(), PeerCredentials).ok()?;
         Some(peer.pid()).filter(|pid| *pid > 0)
     }
 
-    /// Says goodbye and closes. Only when everything that was asked has been answered: some servers take it badly
+    /// Sends NBD_CMD_DISC and closes. Call it only when every request has been answered, because some servers fail
     /// otherwise.
     pub fn close(self) {
         let Self { machine, mut stream, .. } = self;
         let mut out = Vec::new();
         machine.disconnect(&mut out);
-        // Nothing depends on it: the server sees the end of the stream too.
+        // An error does not matter: the server sees the end of the stream too.
         stream.write_all(&out).ok();
         stream.end();
     }
 
-    /// Gives back what was asked and not answered, in the order in which it was asked. Pop the answers that are
-    /// there first: they are lost otherwise.
+    /// Returns the requests without an answer, in the order in which they were submitted. Pop the answers first,
+    /// because they are lost otherwise.
     pub fn unanswered(self) -> Vec<Order> {
         let mut left: Vec<_> = self.flying.into_iter().collect();
         left.sort_unstable_by_key(|(cookie, _)| *cookie);
@@ -271,8 +271,8 @@ impl Client {
     fn receive(&mut self) -> Result<(), ClientError> {
         loop {
             self.consume()?;
-            // One answered request is enough to go on with; the rest waits in the socket. What TLS
-            // has taken out of there does not: nobody would be woken for it.
+            // One answered request is enough to continue; the rest waits in the socket. But bytes that TLS has
+            // already taken from the socket would wake nobody.
             if !self.done.is_empty() && !self.stream.holds_input() {
                 return Ok(());
             }
@@ -290,7 +290,7 @@ impl Client {
         }
     }
 
-    /// Makes events of all that has come.
+    /// Handles all bytes that have arrived.
     fn consume(&mut self) -> Result<(), ClientError> {
         loop {
             let there = self.input.get(self.start..self.end).unwrap_or_default();
@@ -335,14 +335,14 @@ impl Client {
         }
     }
 
-    /// Receives more, behind what is left.
+    /// Receives more bytes, and appends them to those that are left.
     fn fill(&mut self) -> io::Result<usize> {
         self.input.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         let behind = if self.large > 0 { BEHIND.max(Machine::INPUT) } else { self.input.len() };
         let room = self.input.get_mut(self.end..behind).unwrap_or_default();
-        // What is expected comes behind what has been consumed, and all of that has been.
+        // The expected payload follows the consumed bytes, and all bytes have been consumed.
         let place = match self.machine.expects() {
             Some((cookie, at, len)) if self.end == 0 => {
                 self.flying.get_mut(&cookie).and_then(|done| done.place(at, len))
@@ -358,7 +358,7 @@ impl Client {
                 other => break other,
             }
         };
-        // Inside TLS, bytes have come where none is for the caller yet.
+        // Inside TLS, bytes may have arrived although none is for the caller yet.
         self.pulse.moved(self.stream.take_moved());
         let n = n?;
         if n > 0 && placed > 0 {

@@ -1,71 +1,71 @@
-//! What is asked of a server, and what comes back: values that own their bytes, so that a request
-//! whose connection breaks can be asked again on another one.
+//! Requests and their answers. They are values that own their bytes, so that a request whose connection
+//! breaks can be sent again on another one.
 
 use nbd::{
     transmit::client::{Client as Machine, Failure, Unfit},
     wire::{CommandFlags, ExtentFlags},
 };
 
-/// Holes of one read that are remembered.
+/// The most holes that are recorded per read.
 const MOST_HOLES: usize = 256;
 
-/// Extents of one answer that are kept, of the 2^20 that it may have: with several under way there must
-/// be memory for all.
+/// The most extents that are kept per answer, of up to 2^20 in one. The memory has to suffice for
+/// several answers.
 const MOST_EXTENTS: usize = 1 << 17;
 
-/// What to do.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// Reads.
     Read,
-    /// The same in one piece (DF), of at most 64 KiB.
+    /// Reads in one piece (DF), at most 64 KiB.
     ReadWhole,
     /// Writes the bytes of the order.
     Write {
         /// The server answers once the bytes are durable.
         fua: bool,
     },
-    /// Makes durable what was answered before.
+    /// Makes durable everything that was answered before.
     Flush,
-    /// Tells the server that the range is not needed.
+    /// Tells the server that the range is no longer needed.
     Trim {
-        /// The server answers once that is durable.
+        /// The server answers once the change is durable.
         fua: bool,
     },
-    /// Makes the range read as zeroes. FUA, NO_HOLE and FAST_ZERO count.
+    /// Makes the range read as zeroes. The flags FUA, NO_HOLE and FAST_ZERO have an effect.
     Zero(CommandFlags),
-    /// Asks the server to have the range at hand.
+    /// Asks the server to prefetch the range.
     Cache,
     /// Asks for the extents of the range.
     Extents {
-        /// Only the first.
+        /// Ask for the first extent only.
         one: bool,
     },
 }
 
 impl Verb {
-    /// Its answer has bytes.
+    /// Whether the answer has a payload.
     pub const fn reads(self) -> bool {
         matches!(self, Self::Read | Self::ReadWhole)
     }
 }
 
-/// One request.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// What to do.
+    /// The kind of the request.
     pub verb: Verb,
     /// The offset in bytes; 0 for a flush.
     pub at: u64,
     /// The length in bytes; 0 for a flush.
     pub len: u64,
-    /// `len` bytes to write; or room for those that are read, which is made `len` bytes long.
+    /// The `len` bytes to write, or a buffer for a read, which is resized to `len` bytes.
     pub bytes: Vec<u8>,
-    /// The caller's own; comes back as it went.
+    /// The caller's own number. It is returned unchanged.
     pub tag: u64,
 }
 
-/// A run of one status in the metadata context, mostly `base:allocation`.
+/// A range with one status in a metadata context, usually `base:allocation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// The offset in bytes.
@@ -79,21 +79,22 @@ pub struct Extent {
 /// A request that was answered.
 #[derive(Debug)]
 pub struct Done {
-    /// With what was read in its `bytes`.
+    /// The request, with the data of a read in its `bytes`.
     pub order: Order,
-    /// Parts of a read that the server said were zeroes, offset and length, apart from each other; they
-    /// are in `bytes` too. Not all, if there are very many.
+    /// Parts of a read that the server reported as zeroes: offset and length, not overlapping. They are
+    /// in `bytes` too. The list is incomplete if there are very many.
     pub holes: Vec<(u64, u64)>,
-    /// The answer to `Extents`, or the first part of it; like ones are one.
+    /// The answer to `Extents`, which may cover only the first part of the range. Neighbours with the
+    /// same status are merged.
     pub extents: Vec<Extent>,
-    /// More came than was kept.
+    /// Further extents arrived that were not kept.
     cut: bool,
-    /// What the server said went wrong. Then nothing else counts.
+    /// The server's error. If there is one, no other field counts.
     pub result: Result<(), Failure>,
 }
 
 impl Order {
-    /// A read of `len` bytes at `at`; `room` is used again, whatever is in it.
+    /// A read of `len` bytes at `at`. `room` is a buffer to reuse, with any content.
     pub const fn read(at: u64, len: u64, room: Vec<u8>) -> Self {
         Self { verb: Verb::Read, at, len, bytes: room, tag: 0 }
     }
@@ -109,12 +110,12 @@ impl Order {
         Self { verb, at, len, bytes: Vec::new(), tag: 0 }
     }
 
-    /// The order with the caller's tag.
+    /// Sets the caller's tag.
     pub fn tagged(self, tag: u64) -> Self {
         Self { tag, ..self }
     }
 
-    /// Puts the header into `out` and says the cookie.
+    /// Appends the header to `out` and returns the cookie.
     pub(super) fn put(&self, client: &mut Machine, out: &mut Vec<u8>) -> Result<u64, Unfit> {
         let Self { verb, at, len, .. } = *self;
         match verb {
@@ -128,7 +129,7 @@ impl Order {
         }
     }
 
-    /// For messages: "cannot ... on URI".
+    /// The request for messages, as in "cannot ... on URI".
     pub fn name(&self) -> String {
         let what = match self.verb {
             Verb::Read | Verb::ReadWhole => "read",
@@ -148,7 +149,7 @@ impl Done {
         Self { order, holes: Vec::new(), extents: Vec::new(), cut: false, result: Ok(()) }
     }
 
-    /// The machine has seen to it that the bytes lie inside.
+    /// Stores bytes of a read. The machine has checked that they lie inside.
     pub(super) fn put(&mut self, at: u64, bytes: &[u8]) {
         if let Some(place) = self.place(at, bytes.len() as u64) {
             place.copy_from_slice(bytes);
@@ -161,15 +162,15 @@ impl Done {
             let more = self.holes.len() < MOST_HOLES;
             match self.holes.last_mut() {
                 Some((start, before)) if *start + *before == at => *before += len,
-                // Each is looked at for each block, and a server may make them of one byte.
+                // Each hole is compared with each block, and a server may report holes of one byte.
                 _ if more => self.holes.push((at, len)),
                 _ => {}
             }
         }
     }
 
-    /// What does not find room is left out at the end: a server may answer less than it was asked, and
-    /// callers ask on from there.
+    /// Records an extent. If there is no room, the last ones are left out: a server may answer less
+    /// than it was asked, and callers then ask for the rest.
     pub(super) fn put_extent(&mut self, extent: Extent) {
         if self.cut {
             return;
@@ -182,7 +183,7 @@ impl Done {
         }
     }
 
-    /// Where a part of what is read belongs.
+    /// The part of the buffer that a range of a read belongs to.
     pub(super) fn place(&mut self, at: u64, len: u64) -> Option<&mut [u8]> {
         let start = usize::try_from(at.checked_sub(self.order.at)?).ok()?;
         let end = start.checked_add(usize::try_from(len).ok()?)?;

@@ -1,5 +1,5 @@
-//! Requests on their way out: headers in one arena, payloads where they are, and as many as go in
-//! one vectored send. A header never travels alone.
+//! Requests to send: the headers in one buffer, the payloads where they are, and as many of both as
+//! possible per vectored send. The header of a write goes into the same send as its payload.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,26 +8,26 @@ use std::{
 
 use super::Done;
 
-/// Slices of one send; half of them headers.
+/// The most slices per send. Half of them are headers.
 const SLICES: usize = 64;
 
-/// One request: what is left of it to send.
+/// What is left to send of a request.
 #[derive(Debug)]
 struct Piece {
     cookie: u64,
-    /// Bytes of its header.
+    /// Bytes of its header that are left.
     head: usize,
-    /// Bytes of its payload.
+    /// Bytes of its payload that are left.
     payload: usize,
 }
 
-/// The queue.
+/// The queue of requests to send.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    /// All headers; those before `sent` have been.
+    /// All headers. Those before `sent` have been sent.
     heads: Vec<u8>,
     sent: usize,
-    /// Where the header that is pushed next begins.
+    /// The offset at which the next header begins.
     known: usize,
     pieces: VecDeque<Piece>,
 }
@@ -37,25 +37,25 @@ impl Outgoing {
         self.pieces.is_empty()
     }
 
-    /// Where the next header is to be put, behind the others.
+    /// The buffer to append the next header to.
     pub(super) const fn heads(&mut self) -> &mut Vec<u8> {
         &mut self.heads
     }
 
-    /// A header was put; `payload` bytes of its order follow it.
+    /// Queues a header that was appended. `payload` bytes of its order follow it.
     pub(super) fn push(&mut self, cookie: u64, payload: usize) {
         let head = self.heads.len() - self.known;
         self.known = self.heads.len();
         self.pieces.push_back(Piece { cookie, head, payload });
     }
 
-    /// Some of this request has not left.
+    /// Whether a part of this request has not been sent.
     pub(super) fn has_unsent(&self, cookie: u64) -> bool {
-        // Mostly there is nothing to look through.
+        // Usually the queue is empty.
         self.pieces.iter().any(|piece| piece.cookie == cookie)
     }
 
-    /// Sends until nothing is left or the socket takes no more.
+    /// Sends until nothing is left or the socket would block.
     pub(super) fn send(
         &mut self,
         socket: &mut impl Write,

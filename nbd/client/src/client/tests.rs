@@ -12,7 +12,7 @@ use crate::Connector;
 /// A greeting with NBD_FLAG_FIXED_NEWSTYLE and NBD_FLAG_NO_ZEROES.
 const MAGIC: [&[u8]; 3] = [b"NBDMAGIC", b"IHAVEOPT", &[0, 3]];
 
-/// Serves one client by hand: after the negotiation `then` has the stream.
+/// Serves one client by hand. After the negotiation it passes the stream to `then`.
 fn server(
     size: u64,
     then: impl FnOnce(&mut dyn Stream) + Send + 'static,
@@ -111,7 +111,7 @@ fn answers_in_any_order_and_in_small_pieces_find_their_orders() {
 
 #[test]
 fn a_server_that_answers_before_it_reads_on_blocks_nobody() {
-    // More than the two sockets hold, in both directions at once.
+    // More than the two sockets can hold, in both directions at once.
     const LEN: usize = 4 << 20;
     let (uri, _dir, served) = server(1 << 30, |stream| {
         let (read, len) = request(stream);

@@ -1,4 +1,4 @@
-//! Waiting by poll(2), for callers that have one connection or several and nothing else to wait for.
+//! Waiting with poll(2), for callers that wait only for one or several connections.
 
 use std::{
     os::fd::AsFd,
@@ -16,7 +16,7 @@ use crate::{
     timeout::{Timeout, poll_timeout},
 };
 
-/// How long what was asked may still be answered when a session ends for another reason.
+/// How long to wait for the remaining answers when a session ends because of an error.
 const SETTLE: Duration = Duration::from_secs(2);
 
 impl Client {
@@ -25,19 +25,19 @@ impl Client {
         self.pulse.timeout()
     }
 
-    /// How long the server may still keep silent; `None` where it owes nothing, or where the timeout is for ever.
+    /// How long the server may still be silent. `None` if it owes nothing, or if there is no timeout.
     pub fn left(&self) -> Option<Duration> {
         if self.flying.is_empty() { None } else { self.pulse.left() }
     }
 
-    /// The error of a server that kept silent for longer than `left`.
+    /// The error for a server that was silent for longer than `left`.
     pub fn silent(&self) -> ClientError {
         ClientError::lost(&self.name, "waiting for a reply", self.timeout().expired())
     }
 
-    /// For a connection on which a flush and nothing else is under way. A flush may take longer than a server may
-    /// keep silent: once half of that time is over, this asks for the first block as well, and the
-    /// answer is a sign of life. Returns when to call it again; `None` where nothing ends the waiting.
+    /// For a connection on which only a flush is in flight. A flush may take longer than a server may be silent.
+    /// After half of that time this also sends a read of the first block, whose answer is a sign of life. Returns
+    /// when to call it again; `None` if nothing limits the wait.
     pub fn inquire(&mut self) -> Option<Duration> {
         let (left, half) = (self.left()?, self.timeout().limit()? / 2);
         if left > half {
@@ -46,17 +46,17 @@ impl Client {
         if self.under_way() == 1 && self.flying.values().all(|done| done.order.verb == Verb::Flush)
         {
             let block = u64::from(self.terms().blocks.minimum.max(1));
-            // An export of no bytes has no block to ask for, and then silence is all there is.
+            // An export of size 0 has no block to read. Then there is no sign of life.
             self.submit(Order::read(0, block, Vec::new())).ok();
         }
         Some(left)
     }
 
-    /// Waits until any request is answered. For use while some are under way only.
+    /// Waits until any request is answered. Call it only while requests are in flight.
     ///
     /// # Errors
-    /// As `turn`; `ClientError::Lost` where the server is silent for longer than the timeout. A request that
-    /// the server failed is no error: it is in `Done::result`.
+    /// As `turn`; `ClientError::Lost` if the server is silent for longer than the timeout. A request that the server
+    /// failed is no error here: its error is in `Done::result`.
     pub fn next_done(&mut self) -> Result<Done, ClientError> {
         loop {
             if let Some(done) = self.pop() {
@@ -69,17 +69,17 @@ impl Client {
         }
     }
 
-    /// As `next_done`.
+    /// Like `next_done`.
     ///
     /// # Errors
-    /// As `next_done`; `ClientError::Failed` where the server failed the request.
+    /// As `next_done`; `ClientError::Failed` if the server failed the request.
     pub fn next_good(&mut self) -> Result<Done, ClientError> {
         let done = self.next_done()?;
         self.good(done)
     }
 
-    /// Asks for a flush and waits for it, as long as the server gives signs of life. Only when nothing else is under
-    /// way.
+    /// Sends a flush and waits for it, as long as the server shows signs of life. Call it only when no other request
+    /// is in flight.
     ///
     /// # Errors
     /// As `next_good`.
@@ -93,7 +93,7 @@ impl Client {
                 Some(done) if done.order.verb == Verb::Flush => {
                     flushed = self.good(done).map(drop);
                 }
-                // An answer to `inquire`, whatever it is, has done its work.
+                // The answer to `inquire` has served its purpose, whatever it is.
                 Some(_) => {}
                 None => wait_for(&[self], again)?,
             }
@@ -101,8 +101,8 @@ impl Client {
         flushed
     }
 
-    /// Lets everything that was asked be answered, for a moment. Some servers take it badly when a client leaves
-    /// before that, nbdkit 1.32 by an assertion.
+    /// Waits a moment for all answers. Some servers fail when a client leaves before that; nbdkit 1.32 fails an
+    /// assertion.
     pub fn settle(&mut self) {
         let begun = Instant::now();
         while self.under_way() > 0 && self.turn().is_ok() {
@@ -115,15 +115,15 @@ impl Client {
     }
 }
 
-/// Waits until one of the clients can go on.
+/// Waits until one of the clients is ready.
 ///
 /// # Errors
-/// `ClientError::Lost` where a server that owes an answer is silent for longer than its timeout.
+/// `ClientError::Lost` if a server that owes an answer is silent for longer than its timeout.
 pub fn wait(links: &[&Client]) -> Result<(), ClientError> {
     wait_for(links, None)
 }
 
-/// As `wait`, but no longer than `most`.
+/// Like `wait`, for at most `most`.
 fn wait_for(links: &[&Client], most: Option<Duration>) -> Result<(), ClientError> {
     let mut fds: Vec<_> =
         links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
@@ -141,7 +141,7 @@ fn wait_for(links: &[&Client], most: Option<Duration>) -> Result<(), ClientError
     }
 }
 
-/// The client whose server has to give a sign of life first; `None` where no server owes anything.
+/// The client whose server has to show a sign of life first; `None` if no server owes an answer.
 pub fn least<'a>(links: impl Iterator<Item = &'a Client>) -> Option<&'a Client> {
     let owing = links.filter_map(|link| link.left().map(|left| (left, link)));
     owing.min_by_key(|(left, _)| *left).map(|(_, link)| link)

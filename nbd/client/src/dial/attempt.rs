@@ -20,7 +20,8 @@ use crate::{
     wait::{Event, Wait},
 };
 
-/// How often a Unix socket whose queue is full is tried again: nothing tells when there is room.
+/// The interval at which a Unix socket whose queue is full is tried again, because no event reports
+/// that there is room.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Connects to one address.
@@ -37,7 +38,7 @@ pub(super) async fn connect(
         match nix_connect(fd.as_raw_fd(), address) {
             Ok(()) => return Socket::new(fd),
             Err(Errno::EINPROGRESS | Errno::EINTR) => break,
-            // The server does not accept as fast as others connect.
+            // The server does not accept as fast as clients connect.
             Err(Errno::EAGAIN) => {
                 if until.is_some_and(|until| Instant::now() >= until) {
                     return Err(timeout.expired());

@@ -1,4 +1,4 @@
-//! From an address to a connected socket. `connect` negotiates on it.
+//! Connects a socket to an address. `connect` negotiates on it.
 
 mod attempt;
 mod tcp;
@@ -25,7 +25,7 @@ pub enum DialError {
         /// The reason.
         source: TlsError,
     },
-    /// The host has no address that can be found.
+    /// No address of the host can be found.
     #[error("cannot look up the address of {host:?}")]
     Resolve {
         /// The host's name.
@@ -33,17 +33,17 @@ pub enum DialError {
         /// The resolver's reason.
         source: io::Error,
     },
-    /// Nobody takes the connection.
+    /// No server accepts the connection.
     #[error("cannot connect to {name} ({hint})")]
     Connect {
         /// The server, as the caller calls it.
         name: String,
         /// What the error means, or what to do about it.
         hint: String,
-        /// The system's reason; of kind `TimedOut` where the timeout is the reason.
+        /// The system's reason, of kind `TimedOut` if the timeout has expired.
         source: io::Error,
     },
-    /// The socket cannot be prepared.
+    /// The socket cannot be set up.
     #[error("cannot set up the socket for {name}")]
     SetUp {
         /// The server, as the caller calls it.

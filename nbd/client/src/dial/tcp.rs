@@ -1,4 +1,4 @@
-//! TCP: for servers on this machine and for guests that have a network.
+//! TCP, for servers on this machine and for guests that have a network.
 
 use std::{
     io,
@@ -11,11 +11,11 @@ use nix::sys::socket::{AddressFamily, SockaddrStorage, setsockopt, sockopt};
 use super::attempt;
 use crate::{socket::Socket, timeout::Timeout, wait::Wait};
 
-/// How long one address may take, where the timeout is not shorter.
+/// How long one address may take, unless the timeout is shorter.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The addresses of a host: an address is its own, `localhost` is both loopback addresses whatever
-/// /etc/hosts says, and another name is looked up.
+/// The addresses of a host. An address stands for itself, `localhost` is both loopback addresses
+/// whatever /etc/hosts says, and any other name is looked up.
 pub(super) async fn addresses(
     host: &str,
     port: u16,
@@ -31,7 +31,8 @@ pub(super) async fn addresses(
     Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
-/// Connects to the first address that answers; the error is the first one's.
+/// Connects to the first address that answers. If none does, the error is that of the first
+/// address.
 pub(super) async fn connect(
     addresses: &[SocketAddr],
     timeout: Timeout,
@@ -47,7 +48,7 @@ pub(super) async fn connect(
         let address = SockaddrStorage::from(*address);
         match attempt::connect(family, &address, timeout, wait).await {
             Ok(socket) => {
-                // A request is small and waited for.
+                // Requests are small, and the caller waits for each.
                 setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
                 return Ok(socket);
             }

@@ -1,4 +1,4 @@
-//! Unix sockets, also those with an abstract name.
+//! Unix sockets, including those with an abstract name.
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt};
 
@@ -7,8 +7,8 @@ use nix::sys::socket::{AddressFamily, UnixAddr};
 use super::attempt;
 use crate::{socket::Socket, timeout::Timeout, wait::Wait};
 
-/// Connects to a path; or to a name, after a NUL. A server that does not accept keeps its clients
-/// waiting once its queue is full, until the timeout.
+/// Connects to a path, or after a NUL to an abstract name. Once the queue of a server that does not
+/// accept is full, this waits until the timeout.
 pub(super) async fn connect(
     socket: &[u8],
     timeout: Timeout,

@@ -1,4 +1,5 @@
-//! AF_VSOCK: what a failed connection means. It leads from a guest to its host, with no network between.
+//! AF_VSOCK connects a guest to its host without a network. This module explains what a failed
+//! connection means.
 
 use std::{fs, io};
 
@@ -6,14 +7,14 @@ use nbd::uri::HOST_CID;
 use nix::errno::Errno;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
-/// Whether this machine has a virtio vsock device, as the kernel shows it.
+/// The state of this machine's virtio vsock device, as the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Device {
     Driven,
-    /// No driver has taken it.
+    /// There is a device without a driver.
     Idle,
     Absent,
-    /// Nothing in /sys tells.
+    /// /sys does not show it.
     Unknown,
 }
 
@@ -32,8 +33,8 @@ pub(super) fn device() -> Device {
     }
 }
 
-/// What a failed connect means and what to do about it. A host without a listener answers with a
-/// reset, which looks the same as one that refuses this guest.
+/// What a failed connect means and what to do about it. A host without a listener answers with a reset,
+/// exactly like a host that refuses this guest.
 pub(super) fn hint(error: &io::Error, device: Device, cid: u32, port: u32) -> String {
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
     match (errno, device) {

@@ -1,23 +1,24 @@
-//! What is measured, and what the agent has to reach. The one place for both.
+//! The cases that are measured and the goals of the agent. Both are defined only here.
 
 use crate::load::{Load, Verb};
 
-/// What the disk is made of.
+/// What the disk is stored on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Media {
     Memory,
-    /// A regular file whose pages are all in the page cache.
+    /// A regular file that is entirely in the page cache.
     File,
-    /// A larger one of which the page cache has nothing when a round begins.
+    /// A larger file that is not in the page cache when a round begins.
     Cold,
-    /// The same past the page cache: `cache=none`, which nbdkit's file plugin does not have as O_DIRECT.
+    /// Like `Cold`, without the page cache: `cache=none`. nbdkit's file plugin has no O_DIRECT, and so
+    /// no equivalent.
     Direct,
 }
 
 impl Media {
     pub(crate) const ALL: [Self; 4] = [Self::Memory, Self::File, Self::Cold, Self::Direct];
 
-    /// Bytes of the disk.
+    /// The size of the disk, in bytes.
     pub(crate) const fn size(self) -> u64 {
         match self {
             Self::Memory | Self::File => 1 << 30,
@@ -26,37 +27,37 @@ impl Media {
     }
 }
 
-/// One line of the table.
+/// One row of the table.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) media: Media,
     pub(crate) load: Load,
-    /// Busy connections, a client thread each.
+    /// Busy connections, with one client thread each.
     pub(crate) connections: usize,
-    /// Connections that have negotiated, read one block, and then say nothing.
+    /// Connections that have negotiated and read one block, and then send nothing.
     pub(crate) idle: usize,
     pub(crate) goals: &'static [Goal],
 }
 
-/// What a goal is about.
+/// The figure that a goal is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Figure {
-    /// Requests a second, agent to nbdkit.
+    /// Requests per second, agent to nbdkit.
     Rate,
     /// Server CPU per request, agent to nbdkit.
     Cpu,
     /// Median latency, agent to nbdkit.
     P50,
-    /// Requests a second, agent to qemu-nbd.
+    /// Requests per second, agent to qemu-nbd.
     RateByQemu,
     /// Server CPU per request, agent to qemu-nbd.
     CpuByQemu,
-    /// Requests a second, agent to fio on the same file.
+    /// Requests per second, agent to fio on the same file.
     RateByFio,
-    /// Memory per idle connection of the agent, KiB.
+    /// The agent's memory per idle connection, in KiB.
     IdleKib,
-    /// How much of its rate the agent's busy connection loses beside idle ones, percent.
+    /// How much of its rate the agent's busy connection loses beside idle ones, in percent.
     IdleLoss,
 }
 

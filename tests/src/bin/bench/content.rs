@@ -1,8 +1,8 @@
-//! What a disk must read as, so that no figure is ever taken from a server that sends garbage.
+//! The expected content of a disk, so that no figure is taken from a server that sends garbage.
 //!
-//! Every byte is known: a pattern that repeats every `UNIT` and does not compress, and in the
-//! first and last eight bytes of every 4 KiB block a stamp of where it stands and how often its
-//! unit has been written. Timed reads check the stamp of each chunk that they get; `verify` checks
+//! Every byte is known: a pattern that repeats every `UNIT` and does not compress. The first and
+//! last eight bytes of every 4 KiB block are a stamp with the block's offset and the number of
+//! times that its unit has been written. Timed reads check the stamp of each chunk; `verify` checks
 //! all bytes.
 
 use std::{
@@ -16,22 +16,22 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::{Failure, case::Media, session::Session};
 
-/// Bytes that are written at once, and the period of the pattern.
+/// The length of a write, and the period of the pattern, in bytes.
 pub(crate) const UNIT: usize = 256 * 1024;
 
-/// Bytes between stamps.
+/// The distance between stamps, in bytes.
 pub(crate) const BLOCK: usize = 4096;
 
 /// The content of one disk.
 #[derive(Debug)]
 pub(crate) struct Content {
-    /// How often each unit has been written since the fill.
+    /// How often each unit has been written since the disk was filled.
     generations: Vec<AtomicU32>,
-    /// All servers have the same file: what is written is what it has already.
+    /// All servers have the same file, so writes repeat the content that it has already.
     shared: bool,
 }
 
-/// splitmix64's finisher.
+/// splitmix64's finalizer.
 fn mixed(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -43,7 +43,7 @@ fn stamp(at: u64, generation: u32) -> u64 {
 }
 
 impl Content {
-    /// A disk as it is after the fill.
+    /// The content after the disk was filled.
     pub(crate) fn of(media: Media) -> Self {
         let generations = (0..media.size() / UNIT as u64).map(|_| AtomicU32::new(0)).collect();
         Self { generations, shared: media != Media::Memory }
@@ -67,15 +67,15 @@ impl Content {
         (0..UNIT as u64 / 8).flat_map(|i| mixed(i + 1).to_le_bytes()).collect()
     }
 
-    /// Puts the stamps for the next writing of the unit at `at` into `unit`, which from now on is
-    /// what the disk must read as there.
+    /// Puts the stamps for the next write of the unit at `at` into `unit`. From then on this is the
+    /// expected content.
     pub(crate) fn stamp_next(&self, at: u64, unit: &mut [u8]) {
         let generation = self.generation(at).fetch_add((!self.shared).into(), Ordering::Relaxed);
         let generation = generation + u32::from(!self.shared);
         Self::put_stamps(at, generation, unit);
     }
 
-    /// The bytes of `len` at `at`, within a unit, as they are; `unit` is any unit's.
+    /// The expected `len` bytes at `at`, within a unit. `unit` is the content of any unit.
     pub(crate) fn stamp_again<'a>(&self, at: u64, len: u32, unit: &'a mut [u8]) -> &'a [u8] {
         let from = usize::try_from(at % UNIT as u64).expect("less than a unit");
         let part = &mut unit[from..from + len as usize];
@@ -91,7 +91,7 @@ impl Content {
         }
     }
 
-    /// Offsets of all units with their bytes as they must be, in order.
+    /// The offsets of all units and their expected content, in order.
     fn each_unit(
         &self,
         mut visit: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
@@ -104,7 +104,7 @@ impl Content {
         Ok(())
     }
 
-    /// Writes all of the disk through `session`.
+    /// Writes the whole disk through `session`.
     pub(crate) fn fill(&self, session: &mut Session) -> Result<(), Failure> {
         if session.size != self.size() {
             return Err(format!(
@@ -117,7 +117,7 @@ impl Content {
         self.each_unit(|at, unit| session.write(at, unit))
     }
 
-    /// Reads all of the disk through `session` and compares every byte.
+    /// Reads the whole disk through `session` and compares every byte.
     pub(crate) fn verify(&self, session: &mut Session) -> Result<(), Failure> {
         let mut got = vec![0; UNIT];
         self.each_unit(|at, unit| {
@@ -135,19 +135,19 @@ impl Content {
         })
     }
 
-    /// Has the page cache forget a file.
+    /// Drops a file from the page cache.
     pub(crate) fn forget_file(path: &Path) -> Result<(), Failure> {
         let file = File::open(path)?;
         file.sync_data()?;
         Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 
-    /// Writes all of the disk to a file, whose pages are then in the page cache and on the medium.
+    /// Writes the whole disk to a file, which is then in the page cache and on the medium.
     pub(crate) fn write_file(&self, path: &Path) -> Result<(), Failure> {
         let failed = |error| format!("writing {}: {error}", path.display());
         let mut file = File::create(path).map_err(failed)?;
         self.each_unit(|_, unit| Ok(file.write_all(unit).map_err(failed)?))?;
-        // Dirty pages being written back beside the measurement would disturb it.
+        // Writeback of dirty pages would disturb the measurement.
         Ok(file.sync_all().map_err(failed)?)
     }
 }

@@ -1,6 +1,7 @@
-//! What the medium gives without any server: fio(1) with io_uring on the same file. The limit of them all.
+//! The medium without any server: fio(1) with io_uring on the same file. It is the limit for all servers.
 //!
-//! It writes to another file of the same size and contents, since what it writes is not what the disk is to be.
+//! fio writes to another file of the same size and content, because it does not write the expected content of
+//! the disk.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +35,7 @@ impl Fio {
         Self { reads: reads.to_owned(), writes: writes.to_owned(), media }
     }
 
-    /// As many jobs as there would be connections, for `span`.
+    /// Runs as many jobs as there would be connections, for `span`.
     pub(crate) fn load(&self, load: &Load, jobs: usize, span: Duration) -> Result<Sample, Failure> {
         let file = match load.verb {
             Verb::Read => &self.reads,
@@ -58,7 +59,7 @@ impl Fio {
             .saturating_sub(children()?.saturating_sub(ours));
         let others = others.as_secs_f64() / at.elapsed().as_secs_f64();
         if load.verb == Verb::Write {
-            // Or it is written back while the next server is measured.
+            // Otherwise it would be written back while the next server is measured.
             Content::forget_file(file)?;
         }
         sample(&output.stdout, load.verb, others)
@@ -78,7 +79,7 @@ impl Fio {
             "--output-format=json",
             "--group_reporting",
             "--time_based",
-            // A place may come twice, as with the client.
+            // An offset may occur twice, as with the client.
             "--norandommap",
             "--randrepeat=0",
             "--allow_file_create=0",
@@ -110,7 +111,7 @@ fn children() -> Result<Duration, Failure> {
     Ok(of(usage.user_time()) + of(usage.system_time()))
 }
 
-/// Of what fio says; its processor time is the server's, since there is no client.
+/// Converts fio's output. Its processor time counts as the server's, because there is no client.
 fn sample(json: &[u8], verb: Verb, others: f64) -> Option<Sample> {
     let all: Value = serde_json::from_slice(json).ok()?;
     let job = &all["jobs"][0];
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fio_says_becomes_a_sample() {
+    fn output_of_fio_becomes_a_sample() {
         let json = br#"{"jobs": [{"job_runtime": 4000, "usr_cpu": 1.5, "sys_cpu": 3.5, "write": {"iops": 0.0},
             "read": {"iops": 1000.5, "total_ios": 2000,
                      "clat_ns": {"percentile": {"50.000000": 250000, "99.000000": 1000000}}}}]}"#;

@@ -1,9 +1,9 @@
-//! The timed client: keeps `depth` requests in flight on one connection, with as few system calls
-//! as it can, so that it is the server that is measured. All that one receive brings is answered
-//! with one send.
+//! The timed client. It keeps `depth` requests in flight on one connection with as few system calls
+//! as possible, so that the server is measured and not the client. Everything that one receive
+//! brings is answered with one send.
 //!
-//! The payload of reads is copied by the kernel into one buffer and not touched again, except for
-//! the stamp of each chunk, which is checked.
+//! The kernel copies the payload of reads into one buffer. It is not touched again, except for the
+//! stamp of each chunk, which is checked.
 
 use std::{
     io::{Read, Write},
@@ -29,48 +29,50 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     Read,
-    /// Of whole units; or of blocks, which become what they are.
+    /// Writes whole units, or single blocks with their expected content.
     Write,
 }
 
-/// What one connection asks for.
+/// The requests of one connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) verb: Verb,
-    /// Anywhere, aligned to `block`; otherwise one after the other, and again from the start.
+    /// Random offsets, aligned to `block`. Otherwise sequential, from the start again after the
+    /// end.
     pub(crate) random: bool,
-    /// Bytes a request.
+    /// The length of a request, in bytes.
     pub(crate) block: u32,
     /// Requests in flight.
     pub(crate) depth: usize,
-    /// Every so many requests one is a flush; 0: none is.
+    /// One of this many requests is a flush; 0: none.
     pub(crate) flush_every: u64,
 }
 
-/// When requests count.
+/// The time within which requests count.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) start: Instant,
     pub(crate) stop: Instant,
 }
 
-/// What one connection did within the window.
+/// The results of one connection within the window.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Of each request that was answered within the window, nanoseconds.
+    /// The latency of each request that was answered within the window, in nanoseconds.
     pub(crate) latencies: Vec<u32>,
-    /// CPU of this thread.
+    /// Processor time of this thread.
     pub(crate) client_cpu: Duration,
-    /// CPU of the server meanwhile.
+    /// Processor time of the server during the window.
     pub(crate) server_cpu: Duration,
-    /// From the first look at the clock within the window to the first one after it.
+    /// The time from the first look at the clock within the window to the first one after it.
     pub(crate) wall: Duration,
 }
 
-/// Receive buffer, bytes: as much as fits the cache beside everything else.
+/// The size of the receive buffer, in bytes: as much as fits into the processor's cache together
+/// with everything else.
 const ROOM: usize = 256 * 1024;
 
-/// Header of a chunk, its offset, and the stamp after it.
+/// The header of a chunk, its offset, and the stamp after it.
 const WHOLE_HEAD: usize = 20 + 8 + 8;
 
 #[derive(Debug, Clone)]
@@ -78,23 +80,24 @@ struct Slot {
     cookie: u64,
     at: u64,
     sent: Instant,
-    /// Bytes of the read that have not come yet.
+    /// How many bytes of the read have not arrived yet.
     missing: u32,
     in_flight: bool,
 }
 
-/// One connection under load.
+/// A connection under load.
 #[derive(Debug)]
 pub(crate) struct Client<'a> {
     session: Session,
     load: Load,
     content: &'a Content,
     slots: Vec<Slot>,
-    /// Slots that are free, in the order in which they became so.
+    /// Free slots, in the order in which they became free.
     free: Vec<usize>,
     buffer: Vec<u8>,
     filled: usize,
-    /// Payload bytes of the current chunk that are still to come, and whose they are.
+    /// How many payload bytes of the current chunk are still to come, and the slot that they belong
+    /// to.
     payload: usize,
     owner: usize,
     ends: bool,
@@ -107,7 +110,7 @@ pub(crate) struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    /// `nth` of `of` connections: sequential loads start that far into the disk.
+    /// Number `nth` of `of` connections. Sequential loads start at that fraction of the disk.
     pub(crate) fn new(
         session: Session,
         load: Load,
@@ -137,7 +140,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Runs the load until the window has passed and everything has been answered.
+    /// Runs the load until the window has passed and every request is answered.
     pub(crate) fn run(mut self, window: Window, server: ClockId) -> Result<Tally, Failure> {
         let mut latencies = Vec::with_capacity(1 << 20);
         let mut opened: Option<(Instant, Duration, Duration)> = None;
@@ -151,7 +154,7 @@ impl<'a> Client<'a> {
             } else if closed.is_none() && now >= window.stop {
                 closed = Some((now, own_cpu()?, Duration::from(server.now()?)));
             }
-            // What this receive has brought counts if the clock was read within the window.
+            // The answers of this receive count if the clock was read within the window.
             let counts = opened.is_some_and(|(at, ..)| now > at) && closed.is_none();
             let before = self.free.len();
             self.parse()?;
@@ -191,12 +194,13 @@ impl<'a> Client<'a> {
         at
     }
 
-    /// The next request is a flush.
+    /// Whether the next request is a flush.
     fn is_flush(&self) -> bool {
         self.load.flush_every > 0 && self.sequence.is_multiple_of(self.load.flush_every)
     }
 
-    /// Sends a request for every free slot, all in one send; writes of whole units in one each.
+    /// Sends a request for every free slot, all in one send. Writes of whole units take one send
+    /// each.
     fn refill(&mut self, now: Instant) -> Result<(), Failure> {
         while let Some(i) = self.free.pop() {
             let at = self.next_at();
@@ -230,7 +234,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Takes in what is there, waiting until something is.
+    /// Receives what has arrived, and waits if there is nothing.
     fn receive(&mut self) -> Result<(), Failure> {
         let room = &mut self.buffer[self.filled..];
         for _ in 0..self.poll {
@@ -251,7 +255,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Goes through all that was received; what is left over is the beginning of a head.
+    /// Handles everything that was received. An incomplete header stays in the buffer.
     fn parse(&mut self) -> Result<(), Failure> {
         let mut pos = 0;
         loop {
@@ -273,7 +277,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Takes the head of a reply or chunk at `pos`; `None` if more of it has to come.
+    /// Handles the header of a reply or chunk at `pos`. `None` if it is incomplete.
     fn head(&mut self, pos: usize) -> Result<Option<usize>, Failure> {
         let bytes = &self.buffer[pos..self.filled];
         if bytes.len() < 16 {
@@ -356,7 +360,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// `word` must be the first one at `at`, if that is the start of a block.
+/// Checks that `word` is the first word at `at`, if a block starts there.
 fn check_stamp(content: &Content, at: u64, word: &[u8]) -> Result<(), Failure> {
     if at.is_multiple_of(BLOCK as u64) && content.first_word(at) != word {
         return Err(format!("the disk does not read at {at} as it was written").into());

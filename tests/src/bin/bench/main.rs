@@ -1,14 +1,14 @@
-//! The benchmark that the project keeps: nbdkit, qemu-nbd and the agent in one run, with one
-//! client, over Unix sockets, and a table of what the agent is to the others.
+//! The project's benchmark: nbdkit, qemu-nbd and the agent in one run, with one client, over Unix sockets, and a
+//! table that compares the agent with the others.
 //!
-//! Run by people and by CI: `cargo run --release -p tests --bin bench -- --help`. It connects to
-//! the servers that it started and to nothing else.
+//! It is run by developers and by CI: `cargo run --release -p tests --bin bench -- --help`. It connects only to
+//! the servers that it started.
 //!
-//! Nothing is pinned unless `--pin` says so: measured on two cores, pinning made no case steadier,
-//! took a core from servers with threads, and made every wake-up cross cores (nbdkit's p50 at depth
-//! 1 went from 21 to 62 us). Nor does the client poll unless `--client-poll` says so: that hides the
-//! client's own wake-up and takes CPU from the server. What does make figures steady is a machine
-//! that does nothing else, so each round looks at who else was busy (`--retries`).
+//! Nothing is pinned without `--pin`. On two cores pinning made no case steadier, took a core from servers with
+//! threads, and made every wake-up cross cores (nbdkit's p50 at depth 1 went from 21 to 62 us). The client polls
+//! only with `--client-poll`, because that hides the client's own wake-up and takes CPU from the server. Figures
+//! become steady on a machine that does nothing else, so each round measures how busy other processes were
+//! (`--retries`).
 
 #![expect(clippy::cast_precision_loss, reason = "figures for people: 53 bits are plenty")]
 
@@ -38,7 +38,7 @@ use measure::{Bench, Sample};
 use report::Report;
 use server::{Kind, Server};
 
-/// Says what was tried, on what, and why it failed.
+/// An error: what was tried, on what, and why it failed.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Compares NBD servers over Unix sockets, and fio on the same file: requests a second, CPU per request, latency.
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every goal that was measured has been met.
+/// Returns whether every goal that was measured has been met.
 fn run(options: &Options) -> Result<bool, Failure> {
     let cases: Vec<&Case> = CASES
         .iter()
@@ -183,7 +183,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
     Ok(report.passed())
 }
 
-/// A server, and what its disk must read as.
+/// A server and the expected content of its disk.
 #[derive(Debug)]
 struct Rig {
     runs: Runs,
@@ -204,7 +204,7 @@ impl Rig {
         }
     }
 
-    /// For the table.
+    /// The description in the table.
     fn serves(&self) -> &'static str {
         match &self.runs {
             Runs::Server(server) => server.serves,
@@ -213,7 +213,7 @@ impl Rig {
     }
 }
 
-/// Starts the servers on `media`, with the disks filled.
+/// Starts the servers on `media`, with their disks filled.
 fn start(
     options: &Options,
     media: Media,
@@ -238,7 +238,7 @@ fn start(
         }
         let server = match media {
             Media::Memory => Server::start_memory(kind, room, media.size(), of(kind), options.pin)?,
-            // Its file plugin has no O_DIRECT.
+            // nbdkit's file plugin has no O_DIRECT.
             Media::Direct if kind == Kind::Nbdkit => continue,
             _ => Server::start_file(kind, media, room, &file, of(kind), options.pin)?,
         };
@@ -255,7 +255,7 @@ fn start(
     Ok(rigs)
 }
 
-/// Writes a file with what a disk on `media` has, unless it is there.
+/// Writes a file with the content of a disk on `media`, unless the file exists.
 fn make_file(file: &Path, media: Media) -> Result<(), Failure> {
     if file.metadata().is_ok_and(|found| found.len() == media.size()) {
         return Ok(());
@@ -275,8 +275,8 @@ fn verify(rigs: &[Rig], bench: &Bench) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Samples of one case: for each rig, one a round. The order of the servers turns with the rounds,
-/// so that none always runs after the same other one.
+/// The samples of one case: one per rig and round. The order of the servers rotates with the rounds, so that no
+/// server always follows the same other one.
 fn measure_case(
     bench: &Bench,
     case: &Case,
@@ -333,7 +333,8 @@ fn find_agent(given: Option<&Path>) -> Result<PathBuf, Failure> {
         })
 }
 
-/// A thousand connections need as many descriptors, here and in the servers, which inherit this.
+/// Raises the limit on open files. A thousand connections need as many descriptors, here and in the servers,
+/// which inherit the limit.
 fn raise_open_files() -> Result<(), Failure> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)

@@ -1,4 +1,4 @@
-//! One round of one server: a sample.
+//! One round of one server, which results in a sample.
 
 use std::{
     fs, thread,
@@ -15,52 +15,53 @@ use crate::{
     stats::percentile,
 };
 
-/// How every round is run.
+/// The settings of every round.
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) rounds: usize,
     pub(crate) span: Duration,
     pub(crate) structured: bool,
     pub(crate) poll: u32,
-    /// How often a round is run again because others disturbed it.
+    /// How often a round is repeated because other processes disturbed it.
     pub(crate) retries: usize,
 }
 
-/// Share of one core that others may use during a round.
+/// The share of one core that other processes may use during a round.
 pub(crate) const CALM: f64 = 0.1;
 
 /// The figures of one round of one server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// Requests a second, all connections together.
+    /// Requests per second, all connections together.
     pub(crate) rate: f64,
-    /// Server CPU per request, microseconds.
+    /// Server CPU per request, in microseconds.
     pub(crate) server_us: f64,
-    /// Client CPU per request, microseconds.
+    /// Client CPU per request, in microseconds.
     pub(crate) client_us: f64,
-    /// Latency, microseconds.
+    /// Latencies, in microseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// CPU that neither the server nor the client used meanwhile, share of one core.
+    /// CPU that other processes than server and client used meanwhile, as a share of one core.
     pub(crate) others: f64,
     pub(crate) idle: Option<Idle>,
 }
 
-/// What idle connections cost.
+/// The cost of idle connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Idle {
-    /// Memory of the server for each, bytes.
+    /// The server's memory per idle connection, in bytes.
     pub(crate) bytes: f64,
-    /// Threads of the server for each.
+    /// The server's threads per idle connection.
     pub(crate) threads: f64,
-    /// CPU of the server while all are idle, share of one core.
+    /// The server's CPU while all connections are idle, as a share of one core.
     pub(crate) cpu: f64,
-    /// Rate of the busy connection beside them, by its rate alone.
+    /// The rate of the busy connection beside idle ones, divided by its rate alone.
     pub(crate) kept: f64,
 }
 
 impl Bench {
-    /// One sample; taken again while others use the machine, and then the calmest one.
+    /// Takes a sample. While other processes use the machine it is repeated, and the calmest one
+    /// counts.
     pub(crate) fn calm(
         &self,
         sample: impl Fn() -> Result<Sample, Failure>,
@@ -78,7 +79,7 @@ impl Bench {
         Ok(best)
     }
 
-    /// `connections` times `load` at once, for the span.
+    /// Runs `load` on `connections` connections at once, for the span.
     pub(crate) fn load(
         &self,
         server: &Server,
@@ -93,7 +94,7 @@ impl Bench {
             })
             .collect::<Result<Vec<_>, Failure>>()?;
         let clock = server.cpu_clock()?;
-        // A tenth before the window warms caches and lets the scheduler settle.
+        // A tenth of the span before the window warms caches and lets the scheduler settle.
         let start = Instant::now() + self.span / 10;
         let window = Window { start, stop: start + self.span };
         let before = Usage::now(clock)?;
@@ -111,8 +112,8 @@ impl Bench {
         Ok(Sample { others, ..sample(&tallies) })
     }
 
-    /// One busy connection alone, beside `idle` ones, and alone again: what drifts on the machine
-    /// then falls on both.
+    /// Runs one busy connection alone, beside `idle` ones, and alone again, so that a drift of the
+    /// machine affects both equally.
     pub(crate) fn idle(
         &self,
         server: &Server,
@@ -172,13 +173,13 @@ fn sample(tallies: &[Tally]) -> Sample {
     }
 }
 
-/// CPU used so far.
+/// CPU time used so far.
 #[derive(Debug)]
 struct Usage {
     at: Instant,
-    /// By the server and the client.
+    /// Used by the server and the client.
     ours: Duration,
-    /// By everything on this machine.
+    /// Used by everything on this machine.
     all: Duration,
 }
 
@@ -192,7 +193,7 @@ impl Usage {
         })
     }
 
-    /// Share of one core; the kernel counts in ticks of 10 ms.
+    /// As a share of one core. The kernel counts in ticks of 10 ms.
     fn others_since(&self, before: &Self) -> f64 {
         let all = self.all.saturating_sub(before.all);
         let others = all.saturating_sub(self.ours.saturating_sub(before.ours));
@@ -200,12 +201,12 @@ impl Usage {
     }
 }
 
-/// Processor time that this machine has used so far.
+/// The processor time that this machine has used so far.
 pub(crate) fn machine_busy_now() -> Result<Duration, Failure> {
     machine_busy(&fs::read_to_string("/proc/stat")?)
 }
 
-/// User, nice, system, irq, softirq and steal of all cores, from the text of /proc/stat.
+/// User, nice, system, irq, softirq and steal time of all cores, from the text of /proc/stat.
 fn machine_busy(stat: &str) -> Result<Duration, Failure> {
     let ticks: Vec<u64> = stat
         .lines()

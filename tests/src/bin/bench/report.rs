@@ -1,4 +1,4 @@
-//! The table, for people and as JSON, and whether the goals are met.
+//! The table, as text and as JSON, and whether the goals are met.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::{
     stats::Spread,
 };
 
-/// What was measured of one server in one case.
+/// The measurements of one server in one case.
 #[derive(Debug)]
 struct Row {
     kind: Kind,
@@ -23,8 +23,8 @@ impl Row {
         Spread::of(self.samples.iter().map(figure))
     }
 
-    /// A figure by another server's of the same round: what disturbs the machine for longer than a
-    /// round disturbs both.
+    /// A figure divided by another server's figure of the same round. A disturbance that lasts
+    /// longer than a round affects both.
     fn by(&self, other: &Self, figure: impl Fn(&Sample) -> f64) -> Spread {
         let pairs = self.samples.iter().zip(&other.samples);
         Spread::of(pairs.map(|(own, other)| figure(own) / figure(other)))
@@ -37,12 +37,12 @@ struct Entry {
     rows: Vec<Row>,
 }
 
-/// How the agent did by one goal.
+/// How the agent meets a goal.
 #[derive(Debug)]
 struct Verdict {
     goal: Goal,
     value: Spread,
-    /// The one that is held against the goal.
+    /// The value that is compared with the goal.
     counts: f64,
     met: bool,
 }
@@ -52,17 +52,18 @@ impl Entry {
         self.rows.iter().find(|row| row.kind == kind)
     }
 
-    /// What others are compared with: nbdkit, or the agent where it is measured beside itself.
+    /// The server that others are compared with: nbdkit, or the agent if it is compared with a
+    /// variant of itself.
     fn yardstick(&self) -> Option<&Row> {
         self.row(Kind::Nbdkit).or_else(|| self.row(Kind::Agent))
     }
 
-    /// By nbdkit, of which most goals speak.
+    /// The ratio to nbdkit, which most goals are about.
     fn ratio(&self, row: &Row, figure: impl Fn(&Sample) -> f64) -> Option<Spread> {
         Some(row.by(self.row(Kind::Nbdkit)?, figure))
     }
 
-    /// `None` where what it takes was not measured.
+    /// `None` if a figure that it needs was not measured.
     fn verdict(&self, goal: Goal) -> Option<Verdict> {
         let agent = self.row(Kind::Agent)?;
         let value = match goal.figure {
@@ -77,7 +78,8 @@ impl Entry {
                 agent.spread(|s| s.idle.map_or(f64::NAN, |i| (1.0 - i.kept) * 100.0))
             }
         };
-        // Later rounds reuse what the first has taken: only the most of all rounds is the cost.
+        // Later rounds reuse the memory of the first one, so only the maximum of all rounds is the
+        // cost.
         let counts = if goal.figure == Figure::IdleKib { value.most } else { value.median };
         Some(Verdict { goal, value, counts, met: goal.bound.is_met(counts) })
     }
@@ -140,7 +142,7 @@ impl Report {
         );
     }
 
-    /// How much the machine was used by others in the rounds that counted.
+    /// How much other processes used the machine in the rounds that counted.
     fn others(&self) -> Spread {
         let rows = self.entries.iter().flat_map(|entry| &entry.rows);
         Spread::of(rows.flat_map(|row| &row.samples).map(|sample| sample.others))
@@ -284,7 +286,7 @@ fn entry_json(entry: &Entry) -> Value {
     json!({ "case": entry.case.name, "servers": rows, "goals": goals })
 }
 
-/// What there is to measure.
+/// Prints the cases that can be measured.
 pub(crate) fn list(cases: &[&Case]) {
     for case in cases {
         println!("{}", case.name);

@@ -1,4 +1,4 @@
-//! The servers: how each is started, and what can be read of its process from outside.
+//! The servers: how each is started, and what can be read about its process from outside.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What is compared unless others are asked for.
+    /// The servers that are compared by default.
     pub(crate) const ALL: [Self; 4] = [Self::Nbdkit, Self::QemuNbd, Self::Agent, Self::Fio];
 
     pub(crate) const fn is_agent(self) -> bool {
@@ -40,7 +40,7 @@ impl Kind {
     }
 
     fn layers(self) -> Option<String> {
-        // It changes what a client is told, and no read or write.
+        // This filter changes what a client is told, and no read or write.
         (self == Self::Layered).then(|| "--filter=nocache".into())
     }
 }
@@ -58,23 +58,23 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A running server; killed when dropped.
+/// A running server, which is killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) kind: Kind,
-    /// What it serves, for the table.
+    /// The description of its disk, for the table.
     pub(crate) serves: &'static str,
     child: Child,
     socket: PathBuf,
-    /// What it says: to a file, as a terminal would slow it down.
+    /// Its output goes to a file, because a terminal would slow it down.
     log: PathBuf,
-    /// A file that goes when the server does.
+    /// A file that is removed with the server.
     _backing: Option<NamedTempFile>,
 }
 
 impl Server {
-    /// With a disk of `size` bytes in memory, empty. qemu-nbd has no memory disk: it gets a file
-    /// on tmpfs.
+    /// Starts a server with an empty disk of `size` bytes in memory. qemu-nbd has no memory disk
+    /// and gets a file on tmpfs.
     pub(crate) fn start_memory(
         kind: Kind,
         room: &Path,
@@ -112,7 +112,7 @@ impl Server {
         }
     }
 
-    /// With `file`, which exists; past the page cache if that is `media`.
+    /// Starts a server with the existing `file`, without the page cache if `media` says so.
     pub(crate) fn start_file(
         kind: Kind,
         media: Media,
@@ -121,7 +121,7 @@ impl Server {
         agent: Option<&Path>,
         pin: bool,
     ) -> Result<Self, Failure> {
-        // One that was killed leaves its socket there.
+        // A server that was killed has left its socket there.
         let socket = room.join(format!("{media:?}-{kind}.sock"));
         let direct = media == Media::Direct;
         let (serves, args) = match kind {
@@ -153,7 +153,7 @@ impl Server {
         backing: Option<NamedTempFile>,
         pin: bool,
     ) -> Result<Self, Failure> {
-        // taskset executes the server in its own place: the process stays our child.
+        // taskset executes the server in its own place, so the process is still our child.
         let pinned = ["taskset", "-c", "0"].map(String::from);
         let words: Vec<&String> = pinned.iter().filter(|_| pin).chain(args).collect();
         let log = socket.with_extension("log");
@@ -172,7 +172,8 @@ impl Server {
         }
     }
 
-    /// A server says in ways of its own that it is ready; all of them answer a connection then.
+    /// Waits until the server accepts a connection. Each server has its own way to report that it
+    /// is ready, but all accept connections then.
     fn wait_until_it_answers(&mut self) -> Result<(), Failure> {
         let patience = Instant::now() + Duration::from_secs(10);
         loop {
@@ -195,7 +196,7 @@ impl Server {
         Session::connect(&self.socket, structured)
     }
 
-    /// The end of what it has said, for a message about its failure.
+    /// The end of its output, for an error message.
     pub(crate) fn last_words(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -207,13 +208,13 @@ impl Server {
         Pid::from_raw(self.child.id().try_into().expect("a pid is positive and small"))
     }
 
-    /// The CPU clock of the whole process: nanoseconds, user and system, all threads, ended ones
-    /// too. A thread that is running at this moment is up to a tick behind.
+    /// The CPU clock of the whole process: user and system time of all threads, including ended
+    /// ones, in nanoseconds. The time of a running thread is up to a tick behind.
     pub(crate) fn cpu_clock(&self) -> Result<ClockId, Failure> {
         Ok(clock_getcpuclockid(self.pid())?)
     }
 
-    /// Proportional set size, bytes: what its memory really takes.
+    /// The proportional set size in bytes, which is the memory that the process really takes.
     pub(crate) fn memory(&self) -> Result<u64, Failure> {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let text = fs::read_to_string(&path).map_err(|error| format!("reading {path}: {error}"))?;
@@ -231,7 +232,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, and there is nobody to tell.
+        // It may have exited already, and there is nowhere to report an error.
         kill(self.pid(), Signal::SIGKILL).ok();
         self.child.wait().ok();
     }

@@ -1,8 +1,8 @@
-//! One connection of the client: fixed newstyle negotiation, and requests one at a time for
-//! filling and verifying. The timed load is in `load`.
+//! One connection of the client: fixed newstyle negotiation, and single requests for filling and
+//! verifying. The timed load is in `load`.
 //!
-//! Written against the specification and not on top of the crate `nbd`: what measures the agent
-//! should not share its mistakes, nor be slowed down by its comforts.
+//! It is written against the specification and does not use the crate `nbd`, so that it does not
+//! share the agent's mistakes and is not slowed down by conveniences.
 
 use std::{
     io::{IoSlice, Read, Write},
@@ -35,7 +35,7 @@ pub(crate) const FLAG_DONE: u16 = 1;
 pub(crate) const CHUNK_NONE: u16 = 0;
 pub(crate) const CHUNK_OFFSET_DATA: u16 = 1;
 
-/// A request's header, as bytes of the wire.
+/// The header of a request, encoded.
 pub(crate) fn request(command: u16, cookie: u64, at: u64, len: u32) -> [u8; 28] {
     let mut header = [0; 28];
     header[..4].copy_from_slice(&REQUEST.to_be_bytes());
@@ -46,7 +46,7 @@ pub(crate) fn request(command: u16, cookie: u64, at: u64, len: u32) -> [u8; 28] 
     header
 }
 
-/// Integers of the wire, from the start of what is left.
+/// Decodes integers from the start of the remaining bytes.
 pub(crate) trait Wire {
     fn u16_at(&self, i: usize) -> u16;
     fn u32_at(&self, i: usize) -> u32;
@@ -71,14 +71,15 @@ impl Wire for [u8] {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) stream: UnixStream,
-    /// Of the export, bytes.
+    /// The size of the export, in bytes.
     pub(crate) size: u64,
-    /// Replies to reads are structured.
+    /// Whether replies to reads are structured.
     pub(crate) structured: bool,
 }
 
 impl Session {
-    /// Connects and opens the default export; with `structured`, structured replies must be had.
+    /// Connects and opens the default export. With `structured` the server must have structured
+    /// replies.
     pub(crate) fn connect(path: &Path, structured: bool) -> Result<Self, Failure> {
         let stream = UnixStream::connect(path)
             .map_err(|error| format!("connecting to {}: {error}", path.display()))?;
@@ -101,7 +102,7 @@ impl Session {
                 return Err(format!("structured replies are answered with {kind:#x}").into());
             }
         }
-        // The default export (a name of 0 bytes), and no information beyond the obligatory.
+        // The default export (a name of 0 bytes), and no information beyond the required one.
         self.option(OPT_GO, &[0; 6])?;
         loop {
             match self.option_reply()? {
@@ -154,13 +155,13 @@ impl Session {
         self.reply(at, &mut []).map_err(|failure| format!("writing at {at}: {failure}").into())
     }
 
-    /// Reads `at` into all of `data`.
+    /// Fills `data` from `at` on.
     pub(crate) fn read(&mut self, at: u64, data: &mut [u8]) -> Result<(), Failure> {
         self.stream.write_all(&request(CMD_READ, at, at, u32::try_from(data.len())?))?;
         self.reply(at, data).map_err(|failure| format!("reading at {at}: {failure}").into())
     }
 
-    /// Sends a request and its payload in as few calls as it takes.
+    /// Sends a request and its payload with as few calls as possible.
     pub(crate) fn send(&mut self, header: &[u8], payload: &[u8]) -> Result<(), Failure> {
         let sent = self.stream.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
         let into_payload = sent.saturating_sub(header.len());
@@ -170,7 +171,7 @@ impl Session {
         Ok(self.stream.write_all(&payload[into_payload..])?)
     }
 
-    /// Takes the whole reply to the only request in flight, cookie `at`, into `data`.
+    /// Receives the reply to the only request in flight, whose cookie is `at`, into `data`.
     fn reply(&mut self, at: u64, data: &mut [u8]) -> Result<(), Failure> {
         let mut got = 0;
         loop {
@@ -199,7 +200,7 @@ impl Session {
                             self.stream.read_exact(room)?;
                             got += len - 8;
                         }
-                        // No hole is ever expected: the disk is full.
+                        // A hole is never expected, because the disk is full of data.
                         _ => return Err(format!("a chunk of kind {kind:#x}, {len} bytes").into()),
                     }
                     flags & FLAG_DONE != 0
@@ -216,7 +217,7 @@ impl Session {
         }
     }
 
-    /// Ends the session as the protocol wishes.
+    /// Ends the session with NBD_CMD_DISC.
     pub(crate) fn close(mut self) -> Result<(), Failure> {
         Ok(self.stream.write_all(&request(CMD_DISC, 0, 0, 0))?)
     }

@@ -1,12 +1,12 @@
-//! Medians, percentiles, spreads.
+//! Medians, percentiles and spreads.
 
-/// Of `sorted`, by nearest rank; 0 if there is nothing.
+/// A percentile of `sorted`, by nearest rank; 0 if it is empty.
 pub(crate) fn percentile(sorted: &[u32], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).map_or(0.0, |&value| f64::from(value))
 }
 
-/// Values of the rounds, in a nutshell.
+/// A summary of the values of the rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -15,7 +15,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// Needs at least one value.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
