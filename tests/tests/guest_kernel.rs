@@ -90,10 +90,9 @@ fn a_filesystem_on_the_kernels_nbd_device() -> Outcome<()> {
              head -c 1000000 /dev/urandom >/srv/two/quick
              serve two --unix /run/lab/two.sock file dir=/srv/two
              chmod 666 /run/lab/two.sock
-             echo 3 >/proc/sys/vm/drop_caches
-             systemctl kill --signal STOP slow
-             /usr/bin/python3 /tools/scripts/cold.py /run/lab/two.sock slow 4 64 & cold=$!
-             until [ -e /run/lab/cold.asked ]; do sleep 0.1; done
+             /usr/bin/python3 /tools/scripts/cold.py /run/lab/two.sock slow 4 64 \
+                 systemctl kill --signal STOP slow & cold=$!
+             until [ -e /run/lab/cold.asked ]; do kill -0 $cold; sleep 0.1; done
              for _ in 1 2 3 4; do
                  timeout 60 setpriv --reuid 1000 --regid 1000 --clear-groups nbdsh \
                      -u 'nbd+unix:///quick?socket=/run/lab/two.sock' -c 'print(len(h.pread(4096, 0)))'
