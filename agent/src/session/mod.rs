@@ -15,6 +15,8 @@ mod protocol;
 mod revocable;
 mod serial;
 mod standing;
+#[cfg(test)]
+mod testing;
 mod transmit;
 mod turns;
 

@@ -5,26 +5,21 @@ use std::{
     io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     pin::pin,
-    sync::{
-        atomic::AtomicU64,
-        mpsc::{Receiver, Sender, channel},
-    },
+    sync::mpsc::{Receiver, Sender, channel},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use nbd::{
     Framing,
-    negotiate::{Client, ClientStep, Offers, Tls},
+    negotiate::{Client, ClientStep},
 };
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    exports::Single,
     peer::Peer,
-    session::{self, End, Life, Rules},
-    tls,
+    session::{self, End, Life, Rules, testing::rules_of},
 };
 use disk::{Answer, Disk, DiskError, DiskInfo, Identity, Op, Progress, Turn};
 
@@ -121,20 +116,7 @@ impl Disk for Slow {
 }
 
 fn rules(disk: Slow) -> Arc<Rules> {
-    Arc::new(Rules {
-        exports: Arc::new(Single(Arc::new(disk))),
-        gates: Vec::new(),
-        changes: None,
-        fencing: Arc::default(),
-        tenants: Arc::default(),
-        connections: AtomicU64::new(0),
-        handshake_timeout: Duration::from_mins(1),
-        offers: Offers { tls: Tls::Off, ..Offers::default() },
-        read_only: false,
-        // One after the other: a request that waits for an earlier write has not begun.
-        threads: Some(1),
-        tls: tls::Policy::Off,
-    })
+    Arc::new(rules_of(Arc::new(disk)))
 }
 
 /// A session, and the client's end of it.

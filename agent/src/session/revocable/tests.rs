@@ -4,44 +4,22 @@
 use std::{
     io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     thread,
-    time::Duration,
 };
 
-use nbd::negotiate::{Offers, Tls};
 use tokio::sync::watch;
 
 use crate::{
-    exports::Single,
     lease::Leases,
     peer::Peer,
-    session::{self, End, Life, Rules},
-    tls,
+    session::{self, End, Life, Rules, testing::rules_of},
 };
 use disk::NullDisk;
 
 fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
-    Arc::new(Rules {
-        exports: Arc::new(Single(Arc::new(NullDisk::new(4096)))),
-        gates: vec![Arc::clone(leases) as _],
-        changes: None,
-        fencing: Arc::default(),
-        tenants: Arc::default(),
-        connections: AtomicU64::new(0),
-        handshake_timeout: Duration::from_mins(1),
-        offers: Offers {
-            fixed: true,
-            structured: true,
-            extended: true,
-            contexts: true,
-            no_zeroes: true,
-            tls: Tls::Off,
-        },
-        read_only: false,
-        threads: Some(1),
-        tls: tls::Policy::Off,
-    })
+    let disk = Arc::new(NullDisk::new(4096));
+    Arc::new(Rules { gates: vec![Arc::clone(leases) as _], ..rules_of(disk) })
 }
 
 /// A client that sends `words`. Its thread returns all bytes that it reads up to the end of the connection.

@@ -2,12 +2,11 @@
 
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream as Socket},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     time::Duration,
 };
 
 use disk::{Disk, NullDisk};
-use nbd::negotiate::{Offers, Tls};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -18,11 +17,9 @@ use tokio::{
 
 use super::arriving::STALLED;
 use crate::{
-    exports::Single,
     peer::Peer,
-    session::{self, End, Life, Rules},
+    session::{self, End, Life, Rules, testing},
     tenant::{Limits, MemoryLimits, Tenants},
-    tls,
 };
 
 const LEN: u32 = 1 << 20;
@@ -40,21 +37,9 @@ fn rules_of_16_mib() -> Arc<Rules> {
     rules
 }
 
-/// Rules of an agent that exports `disk`.
+/// The rules of an agent that serves `disk`.
 pub(super) fn rules_of(disk: Arc<dyn Disk>) -> Arc<Rules> {
-    Arc::new(Rules {
-        exports: Arc::new(Single(disk)),
-        gates: Vec::new(),
-        changes: None,
-        fencing: Arc::default(),
-        tenants: Arc::default(),
-        connections: AtomicU64::new(0),
-        handshake_timeout: Duration::from_mins(1),
-        offers: Offers { tls: Tls::Off, ..Offers::default() },
-        read_only: false,
-        threads: Some(1),
-        tls: tls::Policy::Off,
-    })
+    Arc::new(testing::rules_of(disk))
 }
 
 /// A client that has sent the header of a write of `LEN` bytes, and its session.
