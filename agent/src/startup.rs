@@ -212,6 +212,9 @@ impl Startup {
             tokio::spawn(watched.watch());
         }
         disk::ring::choose(self.plan.io);
+        if change.is_none() {
+            disk::ring::settle().map_err(Failure::Io)?;
+        }
         let stack = self.stack(&mut lifecycle, &tls, &leases, &changes)?;
         let rules = Arc::new(self.rules(stack, changes, tls));
         // Before the first socket exists in the filesystem, so that no signal leaves it behind.
@@ -229,8 +232,10 @@ impl Startup {
             captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
             change.make(&listeners)?;
         }
-        // From here on the user's permissions no longer change.
-        disk::ring::settle().map_err(Failure::Io)?;
+        if changes {
+            // What the user may do now is what the agent may do to its end.
+            disk::ring::settle().map_err(Failure::Io)?;
+        }
         // Again after a change of the user.
         let parent = self.plan.process.follow_parent()?;
         // No thread is started before this: a change of user applies to all threads or to none.

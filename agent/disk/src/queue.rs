@@ -1,67 +1,81 @@
-//! How much of a block device's queue this process's requests take.
+//! How much of a block device's queue the requests of this process take.
 //!
-//! A read through the page cache starts readahead, and readahead waits for a place in the device's queue, even with
-//! RWF_NOWAIT and in io_uring. When the queue is full, because the device is slow or has stopped, such a read would
-//! block a thread that serves other connections. So `file` asks here before it reads on such a thread, and counts the
-//! requests in flight. Requests that the queue has no room for wait on the executor's threads instead.
+//! A read through the page cache starts readahead, and readahead waits for a place in the device's queue, also
+//! with RWF_NOWAIT and in io_uring. When the queue is full, because the device is slow or has stopped, such a read
+//! would block a thread that serves other connections. So `file` asks here before it reads on such a thread, and
+//! counts what is under way. Requests that the queue has no room for wait on the executor's threads instead.
 //!
-//! The places in rings are shared between payers: a payer may take one while it has fewer than are free. So a payer
-//! that keeps a device busy leaves room for others.
+//! The places in rings are shared between payers: a payer may take one while it has fewer than are free. So a
+//! payer that keeps a device busy leaves room for the next one.
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     os::unix::fs::FileExt,
+    path::Path,
     sync::{
-        Arc, LazyLock, Mutex, PoisonError, Weak,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use nix::time::{ClockId, clock_gettime};
 
-/// Depth of a device's queue in requests, if the kernel does not report one: the default of the block layer.
+/// Requests that a device takes, where the kernel does not say how many: the usual number of the block layer.
 const USUAL: u32 = 128;
-/// The same for a filesystem without a device on this machine. FUSE makes callers wait at 12 background requests.
+/// The same of a filesystem that has no device here: FUSE stops its callers at 12 requests in the background.
 const REMOTE: u32 = 12;
-/// How long a reading of the device's requests in flight is used, in ms. Other processes and writeback use the device
-/// too.
+/// How long a look at what the device has under way holds, in ms: other processes and writeback use it too.
 const LOOK_MS: u64 = 20;
+/// Bytes that the kernel asks a device for in one request: the usual readahead.
+const REQUEST: u64 = 128 << 10;
+/// Devices below a device that is made of others, such as LVM on RAID on a disk.
+const DEEPEST: usize = 4;
 
-/// The owner of a share of a device's queue. Connections with the same number share it.
+/// Who has a share of a device's queue: connections with the same number share it.
 pub type Payer = u64;
 
 /// One device's queue.
 #[derive(Debug)]
 struct Queue {
-    /// Number of requests that it takes before it makes a caller wait.
+    /// Requests that it takes before it makes a caller wait.
     depth: u32,
-    /// Number of places that are taken in rings.
+    /// Places that are taken in rings.
     begun: AtomicU32,
-    /// Number of requests in flight in rings, and of reads on threads that the page cache lacks.
+    /// Requests under way in rings, and reads on threads.
     out: AtomicU32,
-    /// The kernel's counts of requests in flight: `READS WRITES`.
+    /// Looks in the page cache since the last look at the device that have started a read.
+    started: AtomicU32,
+    /// What the kernel says of its requests: `READS WRITES`.
     inflight: Option<File>,
-    /// When `inflight` was last read, in ms.
+    /// When that was read last, in ms.
     looked: AtomicU64,
-    /// Whether it was nearly full then.
+    /// It was nearly full then.
     was_full: AtomicBool,
 }
 
-/// The share of one payer in a device's queue.
+/// The share of one payer.
 #[derive(Debug)]
 pub(crate) struct Share {
     queue: Arc<Queue>,
     begun: AtomicU32,
 }
 
-/// A place in a ring for one request. Dropping it frees the place.
+/// A place in a ring for one request; it is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<Share>);
+pub(crate) struct Place {
+    share: Arc<Share>,
+    /// Requests of the device.
+    weight: u32,
+}
 
-/// A read on a thread. It is counted until this is dropped.
+/// A read on a thread; counted until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Reading<'a>(&'a Share);
+pub(crate) struct Reading<'a> {
+    share: &'a Share,
+    /// Requests of the device.
+    weight: u32,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -71,119 +85,137 @@ struct Known {
 
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
+fn known() -> MutexGuard<'static, Known> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Share {
-    /// The share of `payer` in the queue of `device`. `local` says that this is a block device of this machine, or a
-    /// filesystem on one.
+    /// The share of `payer` in the queue of `device`. `local`: a filesystem on a block device of this machine, or
+    /// such a device itself.
     pub(crate) fn of(device: u64, payer: Payer, local: bool) -> Arc<Self> {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known().queues.get(&device).and_then(Weak::upgrade);
+        // Without the lock: files in /sys may take their time for a device that has stopped.
+        let queue = found.unwrap_or_else(|| Arc::new(Queue::of(device, local)));
+        let mut known = known();
         if let Some(share) = known.shares.get(&(device, payer)).and_then(Weak::upgrade) {
             return share;
         }
-        let queue = known.queues.get(&device).and_then(Weak::upgrade).unwrap_or_else(|| {
-            known.queues.retain(|_, queue| queue.strong_count() > 0);
-            let queue = Arc::new(Queue::of(device, if local { USUAL } else { REMOTE }));
-            known.queues.insert(device, Arc::downgrade(&queue));
-            queue
-        });
+        let queue = known.queues.get(&device).and_then(Weak::upgrade).unwrap_or(queue);
+        known.queues.retain(|_, queue| queue.strong_count() > 0);
+        known.queues.insert(device, Arc::downgrade(&queue));
         known.shares.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Self { queue, begun: AtomicU32::new(0) });
         known.shares.insert((device, payer), Arc::downgrade(&share));
         share
     }
 
-    /// Whether the device may make a caller wait.
+    /// The device may make a caller wait.
     pub(crate) fn is_full(&self) -> bool {
         self.queue.is_full()
     }
 
-    /// Takes a place in a ring, if this payer may have one more and the device takes the request without a wait.
-    pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
+    /// Takes a place in a ring for `len` bytes, if this payer may have one more and the device takes it without a wait.
+    pub(crate) fn place(self: &Arc<Self>, len: u64) -> Option<Place> {
         let own = self.begun.fetch_add(1, Ordering::Relaxed);
         let all = self.queue.begun.fetch_add(1, Ordering::Relaxed);
-        self.count(1);
-        let place = Place(Arc::clone(self));
-        // Half of the queue is for rings. The rest is for the executor's threads and for writeback.
+        let place = Place { share: Arc::clone(self), weight: weight(len) };
+        let full = self.is_full();
+        self.queue.out.fetch_add(place.weight, Ordering::Relaxed);
+        // Half of the queue is for rings: the rest is for the executor's threads and for writeback.
         let free = (self.queue.depth / 2).saturating_sub(all);
-        (own < free && !self.is_full()).then_some(place)
+        (own < free && !full).then_some(place)
     }
 
-    /// Counts a read that the page cache lacks.
-    pub(crate) fn reading(&self) -> Reading<'_> {
-        self.count(1);
-        Reading(self)
+    /// Counts a read of `len` bytes on a thread.
+    pub(crate) fn reading(&self, len: u64) -> Reading<'_> {
+        let weight = weight(len);
+        self.queue.out.fetch_add(weight, Ordering::Relaxed);
+        Reading { share: self, weight }
     }
 
-    /// Counts `reads` of them, until `uncount`.
-    pub(crate) fn count(&self, reads: u32) {
-        self.queue.out.fetch_add(reads, Ordering::Relaxed);
+    /// The page cache did not have `len` bytes: the look for them has started a read. Counted until the next look at
+    /// the device, which sees it.
+    pub(crate) fn started(&self, len: u64) {
+        self.queue.started.fetch_add(weight(len), Ordering::Relaxed);
     }
+}
 
-    /// Ends the count of `reads` of them.
-    pub(crate) fn uncount(&self, reads: u32) {
-        self.queue.out.fetch_sub(reads, Ordering::Relaxed);
-    }
+/// Requests that a device gets for so many bytes, at most.
+fn weight(len: u64) -> u32 {
+    u32::try_from(len.div_ceil(REQUEST)).unwrap_or(u32::MAX).clamp(1, USUAL)
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.begun.fetch_sub(1, Ordering::Relaxed);
-        self.0.queue.begun.fetch_sub(1, Ordering::Relaxed);
-        self.0.uncount(1);
+        self.share.begun.fetch_sub(1, Ordering::Relaxed);
+        self.share.queue.begun.fetch_sub(1, Ordering::Relaxed);
+        self.share.queue.out.fetch_sub(self.weight, Ordering::Relaxed);
     }
 }
 
 impl Drop for Reading<'_> {
     fn drop(&mut self) {
-        self.0.uncount(1);
+        self.share.queue.out.fetch_sub(self.weight, Ordering::Relaxed);
     }
 }
 
 impl Queue {
-    fn of(device: u64, unknown: u32) -> Self {
+    fn of(device: u64, local: bool) -> Self {
         let (major, minor) = (libc::major(device), libc::minor(device));
-        // A partition uses the queue of its disk.
-        let found = ["", "../"].iter().find_map(|up| {
-            let disk = format!("/sys/dev/block/{major}:{minor}/{up}");
-            let depth = std::fs::read_to_string(format!("{disk}queue/nr_requests")).ok()?;
-            let depth = depth.trim().parse().ok().filter(|depth| *depth > 0)?;
-            Some((depth, File::open(format!("{disk}inflight")).ok()))
-        });
-        let (depth, inflight) = found.unwrap_or((unknown, None));
-        Self::new(depth, inflight)
+        let own = format!("/sys/dev/block/{major}:{minor}");
+        // A partition has the queue of its disk.
+        let disk =
+            if Path::new(&own).join("partition").exists() { format!("{own}/..") } else { own };
+        let depth = depth_of(Path::new(&disk), DEEPEST);
+        let inflight = File::open(format!("{disk}/inflight")).ok();
+        Self::new(depth.unwrap_or(if local { USUAL } else { REMOTE }), inflight)
     }
 
     fn new(depth: u32, inflight: Option<File>) -> Self {
-        let [begun, out] = [(); 2].map(|()| AtomicU32::new(0));
+        let [begun, out, started] = [(); 3].map(|()| AtomicU32::new(0));
         let (looked, was_full) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { depth, begun, out, inflight, looked, was_full }
+        Self { depth, begun, out, started, inflight, looked, was_full }
     }
 
-    /// The number of requests from which on a caller may have to wait. Some requests are split into several, and others
-    /// arrive at the same time.
+    /// From so many requests on a caller may have to wait: others come at the same time.
     const fn enough(&self) -> u32 {
         self.depth - self.depth / 4
     }
 
     fn is_full(&self) -> bool {
-        if self.out.load(Ordering::Relaxed) >= self.enough() {
-            return true;
-        }
-        let Some(inflight) = &self.inflight else { return false };
         let (now, looked) = (now_ms(), self.looked.load(Ordering::Relaxed));
+        let (order, else_order) = (Ordering::Relaxed, Ordering::Relaxed);
         if now.saturating_sub(looked) >= LOOK_MS
-            && self
-                .looked
-                .compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+            && self.looked.compare_exchange(looked, now, order, else_order).is_ok()
         {
-            let full = under_way(inflight).is_some_and(|count| count >= self.enough());
+            self.started.store(0, Ordering::Relaxed);
+            let full =
+                self.inflight.as_ref().and_then(under_way).is_some_and(|n| n >= self.enough());
             self.was_full.store(full, Ordering::Relaxed);
         }
-        self.was_full.load(Ordering::Relaxed)
+        let counted =
+            self.out.load(Ordering::Relaxed).saturating_add(self.started.load(Ordering::Relaxed));
+        counted >= self.enough() || self.was_full.load(Ordering::Relaxed)
     }
 }
 
-/// The sum of the two numbers in the kernel's file, of reads and of writes.
+/// Requests that the device of that directory in /sys takes: what its scheduler takes or what its driver takes,
+/// whichever is less, since the kernel's count of what is under way has the driver's only. A device that is made of
+/// others takes as many as the least of them.
+fn depth_of(disk: &Path, deepest: usize) -> Option<u32> {
+    let number = |path: &Path| -> Option<u32> {
+        fs::read_to_string(path).ok()?.trim().parse().ok().filter(|number| *number > 0)
+    };
+    let entries = |name: &str| fs::read_dir(disk.join(name)).into_iter().flatten().flatten();
+    let scheduler = number(&disk.join("queue/nr_requests"));
+    let tags = entries("mq").filter_map(|queue| number(&queue.path().join("nr_tags")));
+    let driver = tags.reduce(u32::saturating_add);
+    let below =
+        entries("slaves").filter_map(|slave| depth_of(&slave.path(), deepest.checked_sub(1)?));
+    [scheduler, driver, below.min()].into_iter().flatten().min()
+}
+
+/// What the kernel's file says: two numbers, of reads and of writes.
 fn under_way(inflight: &File) -> Option<u32> {
     let mut text = [0; 64];
     let len = inflight.read_at(&mut text, 0).ok()?;
@@ -192,13 +224,13 @@ fn under_way(inflight: &File) -> Option<u32> {
         .try_fold(0_u32, |sum, word| Some(sum.saturating_add(word.parse().ok()?)))
 }
 
-/// The time in ms, of a clock that is cheap to read and has steps of a few ms.
+/// A clock that is cheap to read and has steps of a few ms.
 fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |now| {
-        u64::try_from(now.tv_sec()).unwrap_or(0) * 1000
-            + u64::try_from(now.tv_nsec()).unwrap_or(0) / 1_000_000
+        let number = |part: i64| u64::try_from(part).unwrap_or(0);
+        number(now.tv_sec()) * 1000 + number(now.tv_nsec()) / 1_000_000
     });
-    // 0 means that nothing was read yet.
+    // 0 says that nobody has looked yet.
     now.max(LOOK_MS)
 }
 
@@ -213,7 +245,7 @@ mod tests {
     }
 
     fn places(share: &Arc<Share>) -> Vec<Place> {
-        std::iter::from_fn(|| share.place()).collect()
+        std::iter::from_fn(|| share.place(4096)).collect()
     }
 
     #[test]
@@ -237,10 +269,10 @@ mod tests {
     fn reads_under_way_fill_the_queue() {
         let queue = Arc::new(Queue::new(16, None));
         let share = share(&queue);
-        let reading: Vec<_> = (0..12).map(|_| share.reading()).collect();
-        assert!(share.is_full() && share.place().is_none());
+        let reading: Vec<_> = (0..12).map(|_| share.reading(4096)).collect();
+        assert!(share.is_full() && share.place(4096).is_none());
         drop(reading);
-        assert!(!share.is_full() && share.place().is_some());
+        assert!(!share.is_full() && share.place(4096).is_some());
         assert_eq!(
             (queue.begun.load(Ordering::Relaxed), queue.out.load(Ordering::Relaxed)),
             (0, 0)
@@ -270,5 +302,51 @@ mod tests {
         assert!(Arc::ptr_eq(&one.queue, &other.queue));
         assert_eq!(one.queue.depth, USUAL);
         assert_eq!(Share::of(device + 1, 1, false).queue.depth, REMOTE);
+    }
+
+    #[test]
+    fn a_look_that_started_a_read_counts_until_the_device_is_looked_at() {
+        let queue = Arc::new(Queue::new(16, None));
+        let share = share(&queue);
+        assert!(!share.is_full());
+        share.started(12 * REQUEST);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while share.is_full() {
+            assert!(std::time::Instant::now() < deadline, "it counts for ever");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let long = share.reading(100 * REQUEST);
+        assert!(share.is_full());
+        drop(long);
+        assert!(!share.is_full());
+    }
+
+    #[test]
+    fn a_device_takes_what_the_least_of_its_parts_takes() {
+        let sys = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = sys.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("vda/queue/nr_requests", "256\n");
+        put("vda/mq/0/nr_tags", "64\n");
+        put("vda/mq/1/nr_tags", "64\n");
+        put("sdb/queue/nr_requests", "64\n");
+        put("sdb/mq/0/nr_tags", "32\n");
+        put("dm-0/inflight", "0 0\n");
+        fs::create_dir_all(sys.path().join("dm-0/slaves")).unwrap();
+        for part in ["vda", "sdb"] {
+            std::os::unix::fs::symlink(
+                sys.path().join(part),
+                sys.path().join("dm-0/slaves").join(part),
+            )
+            .unwrap();
+        }
+        let depth = |name: &str| depth_of(&sys.path().join(name), DEEPEST);
+        assert_eq!(
+            [depth("vda"), depth("sdb"), depth("dm-0"), depth("none")],
+            [Some(128), Some(32), Some(32), None]
+        );
     }
 }

@@ -272,6 +272,12 @@ impl<W: Witness> Member<W> {
         let lost = match failed {
             // The kernel did not accept the request, or cannot execute it in a ring.
             Some(error) if is_refusal(&error) => None,
+            // Nothing is lost by a want of room or memory, unless it is the report of another write's.
+            Some(error) if is_shortage(&error) => match self.shared.witness.audit(begun) {
+                Audit::Durable => None,
+                Audit::Unknown => Some(error),
+                Audit::Lost(other) => Some(other),
+            },
             Some(error) => Some(error),
             None => match self.shared.witness.audit(begun) {
                 Audit::Durable => return true,
@@ -314,6 +320,12 @@ impl<W: Witness> Member<W> {
 fn is_refusal(error: &io::Error) -> bool {
     let errnos =
         [libc::EAGAIN, libc::EINTR, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOSYS, libc::ECANCELED];
+    error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
+}
+
+/// There is no room or memory now. The second try may find some.
+fn is_shortage(error: &io::Error) -> bool {
+    let errnos = [libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EFBIG, libc::EBUSY];
     error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
 }
 

@@ -52,6 +52,8 @@ static USED: LazyLock<bool> = LazyLock::new(|| {
             tracing::info!("files are read and written by io_uring where the filesystem can");
             true
         }
+        // Each thread tries again.
+        Err(error) if is_short(&error) => true,
         Err(error) => {
             tracing::info!("files are read and written by threads: no io_uring: {}", why(&error));
             false

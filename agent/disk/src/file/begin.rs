@@ -42,8 +42,7 @@ impl Inner {
     }
 
     fn begin_read(self: &Arc<Self>, at: u64, len: u64, waiter: Box<dyn Waiter>) {
-        self.take_missed();
-        let Some(place) = self.share.place() else { return waiter.blocks(Pages::default()) };
+        let Some(place) = self.share.place(len) else { return waiter.blocks(Pages::default()) };
         let opened = &self.held().opened;
         let most = if opened.may_have_holes() { BLIND } else { WINDOW };
         let asked = at..at + len;
@@ -95,9 +94,8 @@ impl Inner {
             .is_some_and(|direct| direct.is_whole(&range) && !direct.has_tail_in(&range));
         let together =
             if may && !opened.info.read_only { opened.edges.try_together() } else { None };
-        let Some((together, place)) = together.zip(self.share.place()) else {
-            return waiter.blocks(pages);
-        };
+        let Some(together) = together else { return waiter.blocks(pages) };
+        let Some(place) = self.share.place(len as u64) else { return waiter.blocks(pages) };
         let inner = Arc::clone(self);
         let begun = durable.then(|| inner.held().member.begin_durable());
         let then = move |moved: io::Result<usize>, transfer| {

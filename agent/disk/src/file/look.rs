@@ -31,22 +31,11 @@ impl Inner {
         let turn = opened.read_cached(at, len, answer);
         if turn == Turn::WouldBlock {
             self.unlooked.store(MISSED, Ordering::Relaxed);
-            self.missed.fetch_add(1, Ordering::Relaxed);
-            self.share.count(1);
+            self.share.started(len.into());
         } else {
             self.unlooked.store(0, Ordering::Relaxed);
         }
         turn
-    }
-
-    /// Called when a read begins that a look may have counted. From now on the thread that executes the read counts it.
-    pub(super) fn take_missed(&self) {
-        let missed = self
-            .missed
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |missed| missed.checked_sub(1));
-        if missed.is_ok() {
-            self.share.uncount(1);
-        }
     }
 
     /// Begins the next reads without a look, if the last look found nothing. Called when a read is begun, and not when
@@ -59,6 +48,13 @@ impl Inner {
 }
 
 impl Opened {
+    /// Answers a read on a thread that may block, if the page cache has the whole range: it takes no place in the
+    /// device's queue then.
+    pub(super) fn read_if_cached(&self, at: u64, len: u32, answer: &mut Answer) -> bool {
+        let may = u64::from(len) <= WINDOW && self.direct.is_none();
+        may && self.read_cached(at, len, answer) == Turn::Done
+    }
+
     /// Answers the read if the page cache has the whole range. Otherwise changes nothing.
     fn read_cached(&self, at: u64, len: u32, answer: &mut Answer) -> Turn {
         let len = len as usize;

@@ -60,8 +60,6 @@ struct Inner {
     held: Option<Held>,
     /// The share of this connection's payer in the queue of the file's device.
     share: Arc<Share>,
-    /// Number of reads whose look found nothing. The look has started them, and they are counted in the share.
-    missed: AtomicU32,
     /// Number of further reads that are begun without a look in the page cache.
     unlooked: AtomicU32,
 }
@@ -142,8 +140,7 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 impl Inner {
     fn new(held: Held, payer: Payer) -> Self {
         let share = Share::of(held.member.medium(), payer, held.opened.local);
-        let [missed, unlooked] = [(); 2].map(|()| AtomicU32::new(0));
-        Self { held: Some(held), share, missed, unlooked }
+        Self { held: Some(held), share, unlooked: AtomicU32::new(0) }
     }
 
     fn held(&self) -> &Held {
@@ -277,11 +274,18 @@ impl Disk for FileDisk {
         {
             return Err(DiskError::new(Kind::Denied, verb, range));
         }
-        let _reading = matches!(op, Op::Read { .. }).then(|| {
-            let reading = self.0.share.reading();
-            self.0.take_missed();
-            reading
-        });
+        let _reading = match op {
+            // When the queue is full, cached bytes are read here too.
+            Op::Read { at, len }
+                if self.0.share.is_full() && held.opened.read_if_cached(*at, *len, answer) =>
+            {
+                return Ok(Progress::Done);
+            }
+            // One window after the other.
+            Op::Read { len, .. } => Some(self.0.share.reading(u64::from(*len).min(WINDOW))),
+            Op::Cache { len, .. } => Some(self.0.share.reading((*len).min(PIECE))),
+            _ => None,
+        };
         held.do_it(op, answer).map_err(|error| DiskError::from_io(verb, range, error))
     }
 }
@@ -309,8 +313,6 @@ impl FileDisk {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Reads that a look has counted and that were not begun before the connection ended.
-        self.share.uncount(*self.missed.get_mut());
         match self.held.take() {
             Some(held) if held.member.owes() => {
                 closer::close_on(held.member.medium(), held);
