@@ -46,12 +46,14 @@ struct Queue {
     out: AtomicU32,
     /// Looks in the page cache since the last look at the device that have started a read.
     started: AtomicU32,
-    /// What the kernel says of its requests: `READS WRITES`.
-    inflight: Option<File>,
+    /// What the kernel says of the device (Documentation/block/stat.rst).
+    stat: Option<File>,
+    /// Reads and writes that the device had completed at the last look.
+    completed: AtomicU64,
     /// When that was read last, in ms.
     looked: AtomicU64,
-    /// It was nearly full then.
-    was_full: AtomicBool,
+    /// It had much to do then, and did not get on with it.
+    was_slow: AtomicBool,
 }
 
 /// The share of one payer.
@@ -121,8 +123,7 @@ impl Share {
         let place = Place { share: Arc::clone(self), weight: weight(len) };
         let full = self.is_full();
         self.queue.out.fetch_add(place.weight, Ordering::Relaxed);
-        // Half of the queue is for rings: the rest is for the executor's threads and for writeback.
-        let free = (self.queue.depth / 2).saturating_sub(all);
+        let free = self.queue.enough().saturating_sub(all);
         (own < free && !full).then_some(place)
     }
 
@@ -167,14 +168,15 @@ impl Queue {
         let disk =
             if Path::new(&own).join("partition").exists() { format!("{own}/..") } else { own };
         let depth = depth_of(Path::new(&disk), DEEPEST);
-        let inflight = File::open(format!("{disk}/inflight")).ok();
-        Self::new(depth.unwrap_or(if local { USUAL } else { REMOTE }), inflight)
+        let stat = File::open(format!("{disk}/stat")).ok();
+        Self::new(depth.unwrap_or(if local { USUAL } else { REMOTE }), stat)
     }
 
-    fn new(depth: u32, inflight: Option<File>) -> Self {
+    fn new(depth: u32, stat: Option<File>) -> Self {
         let [begun, out, started] = [(); 3].map(|()| AtomicU32::new(0));
-        let (looked, was_full) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { depth, begun, out, started, inflight, looked, was_full }
+        let [completed, looked] = [(); 2].map(|()| AtomicU64::new(0));
+        let was_slow = AtomicBool::new(false);
+        Self { depth, begun, out, started, stat, completed, looked, was_slow }
     }
 
     /// From so many requests on a caller may have to wait: others come at the same time.
@@ -189,19 +191,47 @@ impl Queue {
             && self.looked.compare_exchange(looked, now, order, else_order).is_ok()
         {
             self.started.store(0, Ordering::Relaxed);
-            let full =
-                self.inflight.as_ref().and_then(under_way).is_some_and(|n| n >= self.enough());
-            self.was_full.store(full, Ordering::Relaxed);
+            let slow =
+                self.stat.as_ref().and_then(Stat::read).is_some_and(|stat| self.is_slow(&stat));
+            self.was_slow.store(slow, Ordering::Relaxed);
         }
-        let counted =
-            self.out.load(Ordering::Relaxed).saturating_add(self.started.load(Ordering::Relaxed));
-        counted >= self.enough() || self.was_full.load(Ordering::Relaxed)
+        let started = self.started.load(Ordering::Relaxed);
+        let counted = self.out.load(Ordering::Relaxed).saturating_add(started);
+        counted >= self.enough() || self.was_slow.load(Ordering::Relaxed)
+    }
+
+    /// The device has a quarter of its queue to do, and would take longer than four looks for it: it is slow, or has
+    /// stopped. A busy device that gets on with its requests keeps nobody waiting for long.
+    fn is_slow(&self, stat: &Stat) -> bool {
+        let before = self.completed.swap(stat.completed, Ordering::Relaxed);
+        let done = stat.completed.saturating_sub(before);
+        stat.in_flight >= u64::from(self.depth / 4) && done < stat.in_flight / 4
     }
 }
 
-/// Requests that the device of that directory in /sys takes: what its scheduler takes or what its driver takes,
-/// whichever is less, since the kernel's count of what is under way has the driver's only. A device that is made of
-/// others takes as many as the least of them.
+/// What the kernel says of a device.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    /// Reads and writes that it has completed.
+    completed: u64,
+    /// Requests that it works on.
+    in_flight: u64,
+}
+
+impl Stat {
+    /// The fields 1, 5 and 9 of the file.
+    fn read(file: &File) -> Option<Self> {
+        let mut text = [0; 512];
+        let len = file.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..len]).ok()?;
+        let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok());
+        let (reads, writes) = (fields.next()??, fields.nth(3)??);
+        Some(Self { completed: reads.saturating_add(writes), in_flight: fields.nth(3)?? })
+    }
+}
+
+/// Requests that the device of that directory in /sys takes before a caller waits: what its scheduler takes, or its
+/// driver where there is none. A device that is made of others takes as many as the least of them.
 fn depth_of(disk: &Path, deepest: usize) -> Option<u32> {
     let number = |path: &Path| -> Option<u32> {
         fs::read_to_string(path).ok()?.trim().parse().ok().filter(|number| *number > 0)
@@ -212,16 +242,7 @@ fn depth_of(disk: &Path, deepest: usize) -> Option<u32> {
     let driver = tags.reduce(u32::saturating_add);
     let below =
         entries("slaves").filter_map(|slave| depth_of(&slave.path(), deepest.checked_sub(1)?));
-    [scheduler, driver, below.min()].into_iter().flatten().min()
-}
-
-/// What the kernel's file says: two numbers, of reads and of writes.
-fn under_way(inflight: &File) -> Option<u32> {
-    let mut text = [0; 64];
-    let len = inflight.read_at(&mut text, 0).ok()?;
-    let text = std::str::from_utf8(&text[..len]).ok()?;
-    text.split_whitespace()
-        .try_fold(0_u32, |sum, word| Some(sum.saturating_add(word.parse().ok()?)))
+    [scheduler.or(driver), below.min()].into_iter().flatten().min()
 }
 
 /// A clock that is cheap to read and has steps of a few ms.
@@ -253,16 +274,16 @@ mod tests {
         let queue = Arc::new(Queue::new(64, None));
         let [greedy, second, third] = [(); 3].map(|()| share(&queue));
         let taken = places(&greedy);
-        assert_eq!(taken.len(), 16, "of 32");
-        assert_eq!(places(&second).len(), 8, "dropped at once");
+        assert_eq!(taken.len(), 24, "of 48");
+        assert_eq!(places(&second).len(), 12, "dropped at once");
         let second = places(&second);
-        assert_eq!(places(&third).len(), 4, "also the third has a place");
+        assert_eq!(places(&third).len(), 6, "also the third has a place");
         drop((taken, second));
         assert_eq!(
             (queue.begun.load(Ordering::Relaxed), queue.out.load(Ordering::Relaxed)),
             (0, 0)
         );
-        assert_eq!(places(&third).len(), 16);
+        assert_eq!(places(&third).len(), 24);
     }
 
     #[test]
@@ -280,15 +301,26 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_the_kernel_counts_matter_too() {
+    fn a_device_that_does_not_get_on_with_its_requests_is_slow() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("inflight");
-        fs::write(&path, "       3        9\n").unwrap();
-        let queue = Queue::new(16, Some(File::open(&path).unwrap()));
-        assert!(queue.is_full());
-        fs::write(&path, "       3        0\n").unwrap();
+        let path = dir.path().join("stat");
+        let say = |reads: u64, writes: u64, in_flight: u64| {
+            let text = format!(" {reads} 0 8 5 {writes} 0 0 0 {in_flight} 7 7 0 0 0 0 0 0\n");
+            fs::write(&path, text).unwrap();
+            Stat::read(&File::open(&path).unwrap()).unwrap()
+        };
+        let queue = Queue::new(64, None);
+        assert!(!queue.is_slow(&say(1000, 500, 64)), "at first nothing is known");
+        assert!(queue.is_slow(&say(1000, 500, 64)), "it has stopped");
+        assert!(queue.is_slow(&say(1004, 505, 60)), "it is slow");
+        assert!(!queue.is_slow(&say(1020, 505, 60)), "it is busy");
+        assert!(!queue.is_slow(&say(1020, 505, 15)), "it has little to do");
+        let file = File::open(&path).unwrap();
+        let queue = Queue::new(16, Some(file));
+        assert!(!queue.is_full());
+        say(1020, 505, 16);
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while queue.is_full() {
+        while !queue.is_full() {
             assert!(std::time::Instant::now() < deadline, "it is looked at again");
             thread::sleep(Duration::from_millis(5));
         }
@@ -334,7 +366,6 @@ mod tests {
         put("vda/mq/1/nr_tags", "64\n");
         put("sdb/queue/nr_requests", "64\n");
         put("sdb/mq/0/nr_tags", "32\n");
-        put("dm-0/inflight", "0 0\n");
         fs::create_dir_all(sys.path().join("dm-0/slaves")).unwrap();
         for part in ["vda", "sdb"] {
             std::os::unix::fs::symlink(
@@ -346,7 +377,7 @@ mod tests {
         let depth = |name: &str| depth_of(&sys.path().join(name), DEEPEST);
         assert_eq!(
             [depth("vda"), depth("sdb"), depth("dm-0"), depth("none")],
-            [Some(128), Some(32), Some(32), None]
+            [Some(256), Some(64), Some(64), None]
         );
     }
 }
