@@ -186,9 +186,9 @@ impl Queue {
 
     fn is_full(&self) -> bool {
         let (now, looked) = (now_ms(), self.looked.load(Ordering::Relaxed));
-        let (order, else_order) = (Ordering::Relaxed, Ordering::Relaxed);
+        // One thread looks.
         if now.saturating_sub(looked) >= LOOK_MS
-            && self.looked.compare_exchange(looked, now, order, else_order).is_ok()
+            && self.looked.swap(now, Ordering::Relaxed) == looked
         {
             self.started.store(0, Ordering::Relaxed);
             let slow =
