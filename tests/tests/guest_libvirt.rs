@@ -36,16 +36,6 @@ fn domains_of_a_real_libvirtd_read_a_disk() -> Outcome<()> {
     println!("{versions}");
     edited(&mut host)?;
     attached(&mut host)?;
-    host.check(
-        "the agent lets in the CIDs that the domains have, and their guests begin",
-        "head -c 4194304 /dev/zero >disk
-         printf 'a disk of the agent over it\\n' | dd of=disk bs=1M seek=1 conv=notrunc status=none
-         serve disks --vsock --allow-cid $(agent libvirt cid edited) \\
-             --allow-cid $(agent libvirt cid attached) file /run/lab/disk
-         virsh --quiet resume edited
-         virsh --quiet resume attached",
-    )?;
-    println!("guest_libvirt: two guests begin (minutes); meanwhile, more of attach");
     kept(&mut host)?;
     refused(&mut host)?;
     guests(&mut host)
@@ -157,8 +147,18 @@ fn refused(host: &mut Host) -> Outcome<()> {
     Ok(())
 }
 
-/// Runs the guests to their end.
+/// Runs the guests to their end. Until here their domains stood still, so that what was asked of them did not
+/// depend on how fast a guest is.
 fn guests(host: &mut Host) -> Outcome<()> {
+    host.check(
+        "the agent lets in the CIDs that the domains have, and their guests begin",
+        "head -c 4194304 /dev/zero >disk
+         printf 'a disk of the agent over it\\n' | dd of=disk bs=1M seek=1 conv=notrunc status=none
+         serve disks --vsock --allow-cid $(agent libvirt cid edited) \\
+             --allow-cid $(agent libvirt cid attached) file /run/lab/disk
+         virsh --quiet resume edited
+         virsh --quiet resume attached",
+    )?;
     println!("guest_libvirt: waiting for the two guests (minutes)");
     let script = "cd /run/lab
          for name in edited attached; do
