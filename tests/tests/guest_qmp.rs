@@ -119,8 +119,9 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
              qmp short cont
              qmp long cont",
             // One guest that never finishes, and is slow enough to leave the processors to the others; and one that
-            // connects and ends.
-            vm("long", &["write --pattern --length 1000G"]),
+            // connects and ends. The first one's write fails when its device is taken out. Then it waits for input,
+            // which never comes, so that its machine lives until the end of the test.
+            vm("long", &["write --pattern --length 1000G", "copy - /kept"]),
             vm("short", &["info"])
         ),
     )?;
@@ -160,6 +161,7 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
         "a device that its guest gives back takes the grant with it, and the CID is free again",
         "agent qemu detach --qmp long.ctl --timeout 300s
          said 'cut off: the vsock device was taken out of machine (/run/lab/long.qmp)'
+         until grep -F 'run: copy - /kept' long.console; do sleep 0.2; done
          agent qemu list --qmp long.ctl | grep 'no vsock device'
          agent qemu attach --qmp long.ctl --cid $(cat long.cid)
          stop disks",
