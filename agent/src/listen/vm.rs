@@ -40,7 +40,9 @@ impl Listener {
     ) -> Result<Self, Cause> {
         let socket = unix::Listener::take_over(path, rights).await?;
         let place = Place { path: path.into(), cid, port };
-        let host = socket.for_a_thread().and_then(|listener| Host::start(listener, place));
+        let host = socket
+            .for_a_thread()
+            .and_then(|listener| Host::start(listener, place, None, Vec::new()));
         Ok(Self::VhostUser { host: host.map_err(Cause::System)?, socket })
     }
 

@@ -25,8 +25,11 @@ use crate::{
     connection::Connection,
     connections::MAX_CONNECTIONS,
     device::Device,
+    keeper::{Keeper, Left, Names, Takeover},
     log::Log,
     memory::Quota,
+    record::Record,
+    setup::{Earlier, Setup},
     vm::{End, Vm},
 };
 
@@ -53,24 +56,32 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts the thread. `listener` is bound to the path of `place`.
+    /// Starts the thread. `listener` is bound to the path of `place`. With a `keeper` a VM survives the end of this
+    /// process. `left` is what an earlier process has left of a VM; empty if nothing.
     ///
     /// # Errors
     /// The thread or its descriptors cannot be made.
-    pub fn start(listener: UnixListener, place: Place) -> io::Result<Self> {
+    pub fn start(
+        listener: UnixListener,
+        place: Place,
+        keeper: Option<Arc<dyn Keeper>>,
+        left: Left,
+    ) -> io::Result<Self> {
         // A VM has at most that many connections.
         let (sender, accepted) = channel(MAX_CONNECTIONS);
         let end = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         listener.set_nonblocking(true)?;
+        let log = Arc::new(Log::new(Arc::clone(&place.path)));
         let backend = Backend {
             listener,
-            log: Arc::new(Log::new(Arc::clone(&place.path))),
+            names: keeper.map(|keeper| Names::new(keeper, Arc::clone(&log))),
+            log,
             place: place.clone(),
             accepted: sender,
             quota: Arc::new(Quota::new()),
             end: Arc::clone(&end),
         };
-        thread::Builder::new().name("vhost-user".into()).spawn(move || backend.serve())?;
+        thread::Builder::new().name("vhost-user".into()).spawn(move || backend.serve(left))?;
         Ok(Self { place, accepted, end })
     }
 
@@ -103,6 +114,8 @@ impl fmt::Debug for Host {
 /// The state of the thread.
 struct Backend {
     listener: UnixListener,
+    /// `None`: nobody keeps descriptors.
+    names: Option<Names>,
     log: Arc<Log>,
     place: Place,
     accepted: Sender<Connection>,
@@ -111,8 +124,19 @@ struct Backend {
 }
 
 impl Backend {
-    /// Serves one VM after the other.
-    fn serve(&self) {
+    /// Serves one VM after the other, first that of an earlier process.
+    fn serve(&self, left: Left) {
+        if let Some(names) = &self.names
+            && !left.is_empty()
+        {
+            let all: Vec<_> = left.iter().map(|(name, _)| name.clone()).collect();
+            if let Err(end) = self.again(left, names) {
+                self.ended(&end);
+                for name in &all {
+                    names.forget(name);
+                }
+            }
+        }
         loop {
             let socket = match self.next() {
                 Ok(Some(socket)) => socket,
@@ -124,11 +148,17 @@ impl Backend {
                 }
             };
             let begun = Instant::now();
-            match self.one(socket) {
-                End::Gone => self.log.info(format_args!("the VM is gone: waiting for the next")),
-                end => self.log.warn(format_args!("{end}; waiting for the next VM")),
+            if let Err(end) = self.one(socket) {
+                self.ended(&end);
             }
             thread::sleep(PAUSE.saturating_sub(begun.elapsed()));
+        }
+    }
+
+    fn ended(&self, end: &End) {
+        match end {
+            End::Gone => self.log.info(format_args!("the VM is gone: waiting for the next")),
+            end => self.log.warn(format_args!("{end}; waiting for the next VM")),
         }
     }
 
@@ -154,21 +184,40 @@ impl Backend {
         }
     }
 
+    /// Serves the VM of an earlier process to its end.
+    fn again(&self, left: Left, names: &Names) -> Result<(), End> {
+        let begun = Instant::now();
+        let Takeover { vmm, record, setup, earlier } = Takeover::of(left, names)?;
+        let (mut vm, ended) = self.begin(vmm, Some(record), setup, earlier)?;
+        self.log.info(format_args!(
+            "the VM of the agent before is taken over after {} us: {ended} connections of its guest have ended",
+            begun.elapsed().as_micros()
+        ));
+        vm.run()
+    }
+
     /// Serves one VM to its end.
-    fn one(&self, socket: UnixStream) -> End {
+    fn one(&self, socket: UnixStream) -> Result<(), End> {
+        let kept = self.names.clone().and_then(|names| names.begin(&socket));
+        let record = kept.as_ref().map(|(record, _)| Arc::clone(record));
+        let (mut vm, _) = self.begin(socket, record, Setup::new(kept), Earlier::default())?;
+        self.log.info(format_args!("a VM is connected"));
+        vm.run()
+    }
+
+    fn begin(
+        &self,
+        socket: UnixStream,
+        record: Option<Arc<Record>>,
+        setup: Setup,
+        earlier: Earlier,
+    ) -> Result<(Vm<'_>, usize), End> {
         let (log, accepted) = (Arc::clone(&self.log), self.accepted.clone());
-        let device = Device::new(&self.place, log, accepted, &self.quota);
-        let started = device.and_then(|device| {
-            let listener = Some(self.listener.as_fd());
-            Vm::new(socket, Arc::new(device), Arc::clone(&self.quota), listener)
-        });
-        match started {
-            Ok(mut vm) => {
-                self.log.info(format_args!("a VM is connected"));
-                vm.run()
-            }
-            Err(error) => End::System(error),
-        }
+        let device = Device::new(&self.place, log, accepted, &self.quota, record)?;
+        let listener = Some(self.listener.as_fd());
+        let mut vm = Vm::new(socket, Arc::new(device), Arc::clone(&self.quota), listener, setup)?;
+        let ended = vm.resume(earlier)?;
+        Ok((vm, ended))
     }
 }
 

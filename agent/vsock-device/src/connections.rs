@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
     task::Waker,
 };
 
@@ -13,6 +14,7 @@ use crate::{
     line::Position,
     log::Log,
     memory::Memory,
+    record::{PLACES, Record},
 };
 
 /// Most bytes that a connection holds for its session: the credit that the guest gets.
@@ -105,6 +107,8 @@ pub(crate) struct ConnectionState {
     pub(crate) writer: Option<Waker>,
     /// Its place in the line of connections that send.
     pub(crate) position: Position,
+    /// Its place in the record.
+    place: Option<usize>,
 }
 
 impl ConnectionState {
@@ -122,6 +126,7 @@ impl ConnectionState {
             reader: None,
             writer: None,
             position: Position::Outside,
+            place: None,
         }
     }
 
@@ -170,12 +175,67 @@ pub(crate) struct Connections {
     /// The keys in `closed`, in the order in which the connections were closed.
     order: VecDeque<Key>,
     last_id: u64,
+    recorded: Recorded,
+}
+
+/// The connections in the VM's record.
+#[derive(Debug, Default)]
+struct Recorded {
+    record: Option<Arc<Record>>,
+    free: Vec<usize>,
+    /// The places of connections that have ended, while an answer that says so may not have been sent.
+    ended: Vec<usize>,
+}
+
+impl Recorded {
+    /// Records a connection. If all places are taken, it is not recorded: its guest has ended connections faster than
+    /// it takes the answers, and would wait for nobody but itself.
+    fn open(&mut self, guest_port: u32) -> Option<usize> {
+        let record = self.record.as_ref()?;
+        let place = self.free.pop()?;
+        record.set_port(place, guest_port);
+        Some(place)
+    }
+
+    fn free(&mut self, places: impl IntoIterator<Item = usize>) {
+        let Some(record) = &self.record else { return };
+        for place in places {
+            record.clear_port(place);
+            self.free.push(place);
+        }
+    }
 }
 
 impl Connections {
+    /// Records the connections there from now on. Returns the guest's ports of those that are in it, of an earlier
+    /// process. The guest has to be told of their end.
+    pub(crate) fn record(&mut self, record: Arc<Record>) -> Vec<u32> {
+        let (ended, ports): (Vec<_>, _) = record.ports().into_iter().unzip();
+        let free = (0..PLACES).filter(|place| !ended.contains(place)).collect();
+        self.recorded = Recorded { record: Some(record), free, ended };
+        ports
+    }
+
+    /// Removes a connection at once. The guest is told, or knows.
+    pub(crate) fn remove(&mut self, key: Key) -> Option<ConnectionState> {
+        let state = self.open.remove(&key)?;
+        self.recorded.ended.extend(state.place);
+        Some(state)
+    }
+
+    /// All answers were sent, so the guest knows of every connection that has ended.
+    pub(crate) fn all_told(&mut self) {
+        if !self.recorded.ended.is_empty() {
+            let ended = std::mem::take(&mut self.recorded.ended);
+            self.recorded.free(ended);
+        }
+    }
+
     /// Removes all connections. Ids continue, so that an old handle never refers to a new connection.
     pub(crate) fn clear(&mut self) {
-        self.open.clear();
+        let places = self.open.drain().filter_map(|(_, state)| state.place);
+        self.recorded.ended.extend(places);
+        self.all_told();
         self.closed.clear();
         self.order.clear();
     }
@@ -188,7 +248,9 @@ impl Connections {
     pub(crate) fn open(&mut self, key: Key, request: &Header) -> u64 {
         self.last_id += 1;
         self.forget(key);
-        self.open.insert(key, ConnectionState::new(self.last_id, request));
+        let mut state = ConnectionState::new(self.last_id, request);
+        state.place = self.recorded.open(key.guest_port);
+        self.open.insert(key, state);
         self.last_id
     }
 

@@ -24,6 +24,7 @@ use crate::{
     memory::{Memory, Quota},
     packets::{Taken, take_in},
     queue::Broken,
+    record::Record,
     ring::Which,
 };
 
@@ -39,6 +40,7 @@ pub(crate) struct Device {
     accepted: Sender<Connection>,
     /// Wakes the device's thread, which has work left to do for the guest.
     wake: EventFd,
+    record: Option<Arc<Record>>,
 }
 
 impl Device {
@@ -47,12 +49,13 @@ impl Device {
         log: Arc<Log>,
         accepted: Sender<Connection>,
         quota: &Quota,
+        record: Option<Arc<Record>>,
     ) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let mut inner = Inner::default();
         inner.flow.limit = quota.held(COPIED);
         let (next, inner) = (Mutex::default(), Mutex::new(inner));
-        Ok(Self { next, inner, cid: place.cid, port: place.port, log, accepted, wake })
+        Ok(Self { next, inner, cid: place.cid, port: place.port, log, accepted, wake, record })
     }
 
     pub(crate) fn cid(&self) -> u32 {
@@ -143,6 +146,25 @@ impl Device {
         inner.rx.reset();
         inner.tx.reset();
         inner.stopped = None;
+    }
+
+    /// Begins to record, and continues the queues of an earlier process, after its setup was executed. Returns the
+    /// number of its connections. The guest is told that they have ended.
+    pub(crate) fn resume(&self) -> usize {
+        let mut after = self.after();
+        let mut inner = self.lock();
+        let Some(record) = &self.record else { return 0 };
+        let ports = inner.flow.connections.record(Arc::clone(record));
+        let reset = |guest_port| header::reset_to(self.cid, guest_port, self.port);
+        inner.flow.answers.extend(ports.into_iter().map(reset));
+        inner.tx.record = Some(Arc::clone(record));
+        if let Some(memory) = inner.memory.clone() {
+            let recovered = inner.tx.recover(&memory).and_then(|()| inner.rx.recover(&memory));
+            if recovered.is_err() {
+                inner.fail(&mut after);
+            }
+        }
+        inner.flow.answers.len()
     }
 
     /// Ends all connections and unmaps the memory, because the VM has ended.

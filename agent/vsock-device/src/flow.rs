@@ -104,7 +104,7 @@ impl Flow {
         tx: &mut Queue<'_>,
         after: &mut AfterUnlock<'_>,
     ) -> Result<(), Broken> {
-        let Some(mut state) = self.connections.open.remove(&key) else { return Ok(()) };
+        let Some(mut state) = self.connections.remove(key) else { return Ok(()) };
         state.wake_reader(after);
         state.wake_writer(after);
         self.line.leave((key, state.id), state.position);
@@ -183,6 +183,7 @@ impl Flow {
     pub(crate) fn send_answers(&mut self, rx: &mut Rx<'_>) -> Result<(), Broken> {
         self.answering = Answering::Done;
         if self.answers.is_empty() {
+            self.connections.all_told();
             return Ok(());
         }
         let Some(mut queue) = rx.queue() else { return Ok(()) };
@@ -199,6 +200,9 @@ impl Flow {
             }
             queue.give_back(&chain, Header::LEN)?;
             self.answers.pop_front();
+        }
+        if self.answers.is_empty() {
+            self.connections.all_told();
         }
         queue.notify()
     }

@@ -116,6 +116,22 @@ impl Header {
     }
 }
 
+/// The packet that ends a connection of the guest to the host.
+pub(crate) fn reset_to(cid: u32, guest_port: u32, host_port: u32) -> Header {
+    Header {
+        src_cid: crate::HOST_CID,
+        dst_cid: cid.into(),
+        src_port: host_port,
+        dst_port: guest_port,
+        len: 0,
+        kind: STREAM,
+        op: Op::Reset,
+        flags: 0,
+        buf_alloc: 0,
+        fwd_cnt: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

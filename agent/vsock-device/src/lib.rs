@@ -11,6 +11,10 @@
 //! agent's `listen` accepts connections from [`Host`], and its `session` sends and receives on [`Connection`] as on a
 //! socket. The crate knows nothing of NBD.
 //!
+//! With a [`Keeper`] the device survives the end of this process, SIGKILL included: `setup` has the VMM's messages for
+//! the next process, `record` what the rings do not say, and `keeper` takes both over. Connections end, and the guest is
+//! told.
+//!
 //! The guest and the VMM are treated as hostile. What each VM can make this process hold is bounded, and a breach of
 //! the rules ends the connections of that VM only.
 
@@ -18,17 +22,21 @@ mod backend;
 mod connection;
 mod connections;
 mod device;
+mod fault;
 mod flow;
 mod foreign;
 mod header;
 mod inbox;
 mod inner;
+mod keeper;
 mod line;
 mod log;
 mod memory;
 mod packets;
 mod queue;
+mod record;
 mod ring;
+mod setup;
 mod sys;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 pub mod testing;
@@ -38,6 +46,7 @@ mod vm;
 pub use self::{
     backend::{Host, Place},
     connection::Connection,
+    keeper::{Keeper, Left},
 };
 
 /// The lowest CID that a guest can have, and the default. A CID has no meaning outside of its VM.

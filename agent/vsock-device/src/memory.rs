@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -126,6 +126,12 @@ impl Memory {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of(map: GuestMemoryMmap) -> io::Result<Self> {
         Self::watched(map, None)
+    }
+
+    /// The file of the region that begins at this address of the guest.
+    pub(crate) fn file(&self, guest: u64) -> Option<BorrowedFd<'_>> {
+        let region = self.0.map.find_region(GuestAddress(guest))?;
+        Some(region.file_offset()?.file().as_fd())
     }
 
     pub(crate) fn map(&self) -> &GuestMemoryMmap {

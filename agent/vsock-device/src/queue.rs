@@ -171,6 +171,7 @@ impl<'a> Queue<'a> {
         if goes_on || u32::try_from(total).is_err() {
             return Err(Broken);
         }
+        self.ring.note_taken(head);
         Ok(Some(Chain { head, segments, done: (0, 0) }))
     }
 
@@ -193,8 +194,7 @@ impl<'a> Queue<'a> {
     pub(crate) fn give_back(&mut self, chain: &Chain, written: usize) -> Result<(), Broken> {
         let written = u32::try_from(written).map_err(|_| Broken)?;
         self.returned = true;
-        let memory = self.memory.map();
-        self.ring.queue.add_used(memory, chain.head, written).map_err(|_| Broken)?;
+        self.ring.give_back(self.memory, chain.head, written)?;
         self.memory.is_there()
     }
 

@@ -1,14 +1,19 @@
 //! A queue as vhost-user sets it up: its place, whether it runs, and the eventfd that notifies the guest.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::{memory::Memory, queue::Broken, sys::eventfd, vhost_user::message::Places};
+use crate::{
+    memory::Memory, queue::Broken, record::Record, sys::eventfd, vhost_user::message::Places,
+};
 
 /// Most descriptors of a queue.
-const MOST: u16 = 1024;
+pub(crate) const MOST: u16 = 1024;
 
 /// A queue of the device. (The VMM keeps the third, for events.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +40,15 @@ pub(crate) struct Ring {
     reset: bool,
     /// The driver broke the rules. The queue is not touched until it is stopped or reset.
     broken: bool,
+    /// Where the chains that are taken and not given back are recorded. `None` for the RX queue, and if nothing of the
+    /// VM is kept.
+    pub(crate) record: Option<Arc<Record>>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
         let queue = Queue::new(MOST).expect("a power of two");
-        Self { queue, call: None, enabled: false, reset: false, broken: false }
+        Self { queue, call: None, enabled: false, reset: false, broken: false, record: None }
     }
 }
 
@@ -86,6 +94,9 @@ impl Ring {
         let order = std::sync::atomic::Ordering::Relaxed;
         let next = queue.used_idx(memory.map(), order).map_err(|_| Broken)?;
         queue.set_next_used(next.0);
+        if let Some(record) = &self.record {
+            record.begin_queue(next.0);
+        }
         Ok(())
     }
 
@@ -107,12 +118,62 @@ impl Ring {
         self.queue.set_ready(false);
         self.call = None;
         (self.reset, self.broken) = (false, false);
+        self.begin_record();
     }
 
     /// Puts the queue into its initial state, except its call eventfd: not every VMM sends that again.
     pub(crate) fn reset(&mut self) {
         self.queue.reset();
         (self.enabled, self.reset, self.broken) = (false, true, false);
+        self.begin_record();
+    }
+
+    /// No chain is taken any more.
+    fn begin_record(&self) {
+        if let Some(record) = &self.record {
+            record.begin_queue(self.queue.next_used());
+        }
+    }
+
+    /// Continues a queue that ran in an earlier process: the chains that it had taken are given back, with nothing
+    /// written into them.
+    pub(crate) fn recover(&mut self, memory: &Memory) -> Result<(), Broken> {
+        self.kicked();
+        if !self.queue.ready() || !self.is_placed() {
+            return Ok(());
+        }
+        let order = std::sync::atomic::Ordering::Acquire;
+        let used = self.queue.used_idx(memory.map(), order).map_err(|_| Broken)?.0;
+        let chains = self.record.as_ref().map_or_else(Vec::new, |record| record.chains(used));
+        self.queue.set_next_used(used);
+        self.queue.set_next_avail(used.wrapping_add(u16::try_from(chains.len()).unwrap_or(MOST)));
+        for head in chains {
+            self.give_back(memory, head, 0)?;
+        }
+        memory.is_there()?;
+        // The earlier process may have given chains back and not have said so.
+        self.call();
+        Ok(())
+    }
+
+    /// A chain was taken off the queue.
+    pub(crate) fn note_taken(&self, head: u16) {
+        if let Some(record) = &self.record {
+            record.take(head);
+        }
+    }
+
+    /// Puts a chain into the used ring.
+    pub(crate) fn give_back(&mut self, memory: &Memory, head: u16, len: u32) -> Result<(), Broken> {
+        if let Some(record) = &self.record {
+            record.give(head, self.queue.next_used());
+        }
+        self.queue.add_used(memory.map(), head, len).map_err(|_| Broken)?;
+        crate::fault::step();
+        if let Some(record) = &self.record {
+            record.given(head, self.queue.next_used());
+        }
+        Ok(())
     }
 
     /// Marks a running queue as broken. A stopped queue is not used anyway and stays as it is.

@@ -22,6 +22,7 @@ use crate::{
     line::PATIENCE,
     memory::Quota,
     ring::Which,
+    setup::{Earlier, Setup},
     vhost_user::{
         Refused,
         handler::Handler,
@@ -113,6 +114,8 @@ pub(crate) struct Vm<'a> {
     events: Events,
     /// The listener, to notice another VMM meanwhile.
     listener: Option<BorrowedFd<'a>>,
+    /// More messages of the VMM may wait.
+    messages: bool,
     /// More packets wait than were taken last.
     more: bool,
     /// A connection waits for room.
@@ -126,32 +129,56 @@ impl<'a> Vm<'a> {
         device: Arc<Device>,
         quota: Arc<Quota>,
         listener: Option<BorrowedFd<'a>>,
+        setup: Setup,
     ) -> io::Result<Self> {
         let transport = Transport::new(socket)?;
         let events = Events::new()?;
         let add = |fd: BorrowedFd<'_>, token, flags| {
             events.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | flags, token))
         };
-        add(transport.as_fd(), VMM, EpollFlags::empty())?;
+        add(transport.as_fd(), VMM, EpollFlags::EPOLLET)?;
         add(device.wakes(), WAKE, EpollFlags::EPOLLET)?;
         if let Some(listener) = listener {
             add(listener, LISTENER, EpollFlags::EPOLLONESHOT)?;
         }
-        let handler = Handler::new(Arc::clone(&device), quota);
+        let handler = Handler::new(Arc::clone(&device), quota, setup);
         Ok(Self {
             device,
             transport,
             handler,
             events,
             listener,
+            messages: false,
             more: false,
             waiting: false,
             idle_kicks: 0,
         })
     }
 
+    /// Begins, with what an earlier process has left. Returns the number of its connections, which have ended.
+    pub(crate) fn resume(&mut self, earlier: Earlier) -> Result<usize, End> {
+        for (header, body, files) in earlier.messages {
+            self.handler.handle(header, &body, files, &mut self.events)?;
+        }
+        let ended = self.device.resume();
+        // A message that was executed and is still in the socket is executed again, and answered then. The VMM sends
+        // no other message before it has its reply.
+        let owed = Some(earlier.reply).filter(|reply| !reply.is_empty());
+        if let Some(reply) = owed
+            && !self.transport.has_input()?
+        {
+            self.transport.send(&reply)?;
+        }
+        self.handler.setup.commit(None);
+        (self.messages, self.events.look) = (true, true);
+        Ok(ended)
+    }
+
     /// Serves the VM to its end.
-    pub(crate) fn run(&mut self) -> End {
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub(crate) fn run(&mut self) -> Result<(), End> {
         loop {
             let timeout = if self.waiting {
                 // A connection that was called and has not sent within this time is passed over.
@@ -159,25 +186,25 @@ impl<'a> Vm<'a> {
             } else {
                 EpollTimeout::NONE
             };
-            if let Err(end) = self.turn(timeout) {
-                return end;
-            }
+            self.turn(timeout)?;
         }
     }
 
     /// Waits for events, at most this long, and processes them. Returns their number.
     pub(crate) fn turn(&mut self, most: EpollTimeout) -> Result<usize, End> {
         let mut happened = [EpollEvent::empty(); 8];
-        let timeout = if self.more { EpollTimeout::ZERO } else { most };
+        let busy = self.more || self.messages || self.events.look;
+        let timeout = if busy { EpollTimeout::ZERO } else { most };
         let count = match self.events.epoll.wait(&mut happened, timeout) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(error) => return Err(error.into()),
         };
         let (mut room, mut look, mut kicked) = (self.waiting, self.more, false);
+        let mut messages = std::mem::take(&mut self.messages);
         for event in &happened[..count] {
             match event.data() {
-                VMM => self.hear()?,
+                VMM => messages = true,
                 KICK_RX => (room, kicked) = (true, true),
                 KICK_TX => (look, kicked) = (true, true),
                 WAKE => (room, look) = (true, true),
@@ -186,6 +213,9 @@ impl<'a> Vm<'a> {
                 )),
                 _ => {}
             }
+        }
+        if messages {
+            self.hear()?;
         }
         if std::mem::take(&mut self.events.look) {
             (room, look) = (true, true);
@@ -205,7 +235,7 @@ impl<'a> Vm<'a> {
     /// Whether the next turn is to run without waiting for an event.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn has_more(&self) -> bool {
-        self.more
+        self.more || self.messages
     }
 
     /// Counts kicks without work, and pauses after too many.
@@ -217,27 +247,40 @@ impl<'a> Vm<'a> {
     }
 
     /// Processes the VMM's messages.
+    ///
+    /// A message is executed, then recorded, then removed from the socket, then answered. Where the process ends between
+    /// two of these, the next one executes the message again, which has no other effect, or sends the reply again.
     fn hear(&mut self) -> Result<(), End> {
         let stuck = self.transport.is_stuck();
         self.transport.send(&[])?;
+        self.messages = true;
         for _ in 0..MESSAGES {
             if self.transport.is_stuck() {
+                self.messages = false;
                 break;
             }
             match self.transport.receive()? {
                 Incoming::Message(header, body, files) => {
                     let events = &mut self.events;
-                    if let Some(reply) = self.handler.handle(header, &body, files, events)? {
+                    let reply = self.handler.handle(header, &body, files, events)?;
+                    self.handler.setup.commit(reply.as_deref());
+                    self.transport.consume()?;
+                    if let Some(reply) = reply {
                         self.transport.send(&reply)?;
+                        self.handler.setup.commit(None);
                     }
                 }
-                Incoming::Nothing => break,
+                Incoming::Nothing => {
+                    self.messages = false;
+                    break;
+                }
                 Incoming::End => return Err(End::Gone),
             }
         }
         if stuck != self.transport.is_stuck() {
             let flags = if stuck { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
-            self.events.epoll.modify(self.transport.as_fd(), &mut EpollEvent::new(flags, VMM))?;
+            let mut event = EpollEvent::new(flags | EpollFlags::EPOLLET, VMM);
+            self.events.epoll.modify(self.transport.as_fd(), &mut event)?;
         }
         Ok(())
     }
@@ -245,6 +288,7 @@ impl<'a> Vm<'a> {
 
 impl Drop for Vm<'_> {
     fn drop(&mut self) {
+        self.handler.setup.end();
         self.device.end();
         if let Some(listener) = self.listener {
             self.events.epoll.delete(listener).ok();
@@ -252,5 +296,7 @@ impl Drop for Vm<'_> {
     }
 }
 
+#[cfg(test)]
+mod survival;
 #[cfg(test)]
 mod tests;

@@ -27,11 +27,33 @@ pub(crate) struct Received {
 /// Room for the descriptors of one message, in words, since the kernel's headers in it are aligned.
 const ROOM: usize = (size_of::<libc::cmsghdr>() + MOST_FILES * NUMBER).div_ceil(8) + 1;
 
+/// Sets whether `peek` begins at the first byte that was not consumed (SO_PEEK_OFF of socket(7)).
+pub(crate) fn peek_from_start(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let start: libc::c_int = 0;
+    let len = libc::socklen_t::try_from(size_of_val(&start)).map_err(io::Error::other)?;
+    // SAFETY: the option is a number, which is borrowed for the call.
+    let result = unsafe {
+        let value = (&raw const start).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, value, len)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether `receive` takes what it receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// The bytes and the descriptors leave the socket.
+    Off,
+    /// They stay in the socket, and copies are returned. The next look begins after them. Linux adds the descriptors of
+    /// the next write that has any if none of these bytes has some.
+    Look,
+}
+
 /// Receives the bytes that have arrived, without blocking. No bytes: the end of the stream.
 ///
 /// # Errors
 /// `WouldBlock`, if nothing has arrived.
-pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8], take: Take) -> io::Result<Received> {
     let mut slice = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
     let mut control = [0_u64; ROOM];
     // SAFETY: a C structure of integers and pointers: zeroes are valid.
@@ -40,7 +62,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Rec
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let look = if take == Take::Look { libc::MSG_PEEK } else { 0 };
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | look;
     // SAFETY: the one slice and the room for descriptors are borrowed for the call; the kernel writes no
     // more than their lengths, which the message has.
     let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
@@ -98,17 +121,22 @@ mod tests {
         )
         .unwrap();
         let mut bytes = [0; 3];
-        let received = receive(ours.as_fd(), &mut bytes).unwrap();
+        peek_from_start(ours.as_fd()).unwrap();
+        for expected in [(3, MOST_FILES), (2, MOST_FILES)] {
+            let received = receive(ours.as_fd(), &mut bytes, Take::Look).unwrap();
+            assert_eq!((received.bytes, received.files.len()), expected);
+        }
+        let received = receive(ours.as_fd(), &mut bytes, Take::Off).unwrap();
         assert_eq!((received.bytes, received.cut, &bytes), (3, false, b"123"));
         assert_eq!(received.files.len(), MOST_FILES);
         for file in &received.files {
             assert_eq!(fcntl(file, FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
         }
-        let received = receive(ours.as_fd(), &mut bytes).unwrap();
+        let received = receive(ours.as_fd(), &mut bytes, Take::Off).unwrap();
         assert_eq!((received.bytes, received.files.len()), (2, 0));
-        let nothing = receive(ours.as_fd(), &mut bytes).unwrap_err();
+        let nothing = receive(ours.as_fd(), &mut bytes, Take::Off).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         drop(theirs);
-        assert_eq!(receive(ours.as_fd(), &mut bytes).unwrap().bytes, 0);
+        assert_eq!(receive(ours.as_fd(), &mut bytes, Take::Off).unwrap().bytes, 0);
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     header::{Header, Op},
     log::Log,
     memory::Quota,
+    setup::Setup,
     vm::{End, Vm},
 };
 
@@ -61,8 +62,8 @@ impl Played {
         let (sender, accepted) = channel(MAX_CONNECTIONS);
         let quota = Arc::new(Quota::new());
         let place = Place { path, cid: 3, port: super::nbd::PORT };
-        let device = Arc::new(Device::new(&place, log, sender, &quota).unwrap());
-        let vm = Vm::new(ours, Arc::clone(&device), quota, None).unwrap();
+        let device = Arc::new(Device::new(&place, log, sender, &quota, None).unwrap());
+        let vm = Vm::new(ours, Arc::clone(&device), quota, None, Setup::new(None)).unwrap();
         let rings = Rings::new(vmm.map().unwrap(), SIZE, false);
         Self { vm, vmm, rings, device, accepted }
     }

@@ -67,6 +67,17 @@ impl Rings {
         self.size
     }
 
+    /// Takes back what the device has given back. Returns whether it has no packet any more, and has given each back
+    /// once.
+    pub fn has_all_back(&mut self) -> bool {
+        while let Some((head, _)) = self.take(TX) {
+            self.free.push(head / 2);
+        }
+        let mut slots = self.free.clone();
+        slots.sort_unstable();
+        slots.into_iter().eq(0..(self.size / 2).min(MOST_SENT))
+    }
+
     /// Addresses of the table, the available and the used ring.
     pub fn places(queue: usize) -> [u64; 3] {
         let base = RINGS[queue];

@@ -41,7 +41,7 @@ impl Driver {
         let path: Arc<Path> = Path::new("/vm").into();
         let log = Arc::new(Log::new(Arc::clone(&path)));
         let place = Place { path, cid: 3, port: PORT };
-        let device = Arc::new(Device::new(&place, log, sender, &Quota::new()).unwrap());
+        let device = Arc::new(Device::new(&place, log, sender, &Quota::new(), None).unwrap());
         device.set_memory(Memory::of(memory.clone()).unwrap());
         let mut driver =
             Self { rings: Rings::new(memory, SIZE, false), device, accepted, thrown: 0 };

@@ -21,6 +21,7 @@ use crate::{
     foreign::Foreign,
     memory::{Memory, Quota},
     ring::{Ring, Which},
+    setup::Setup,
     sys::eventfd,
     vm::Events,
 };
@@ -42,11 +43,13 @@ pub(crate) struct Handler {
     protocol: u64,
     /// The regions of the guest's memory, by which the VMM's addresses of rings are translated.
     regions: Vec<Region>,
+    /// What a process that takes the device over has to execute again.
+    pub(crate) setup: Setup,
 }
 
 impl Handler {
-    pub(crate) fn new(device: Arc<Device>, quota: Arc<Quota>) -> Self {
-        Self { device, quota, features: 0, protocol: 0, regions: Vec::new() }
+    pub(crate) fn new(device: Arc<Device>, quota: Arc<Quota>, setup: Setup) -> Self {
+        Self { device, quota, features: 0, protocol: 0, regions: Vec::new(), setup }
     }
 
     /// Executes one message, and returns the reply to it.
@@ -70,7 +73,7 @@ impl Handler {
         if self.protocol & needs != needs {
             return Err(Refused::NotTaken(kind));
         }
-        let reply = self.act(kind, request, files, events)?;
+        let reply = self.act((kind, body), request, files, events)?;
         let acknowledged = header.need_reply && self.protocol & REPLY_ACK != 0;
         let reply = reply.or_else(|| acknowledged.then_some(Reply::Number(0)));
         Ok(reply.map(|reply| reply.bytes(kind)))
@@ -78,7 +81,7 @@ impl Handler {
 
     fn act(
         &mut self,
-        kind: Kind,
+        (kind, body): (Kind, &[u8]),
         request: Request,
         files: Vec<Foreign>,
         events: &mut Events,
@@ -99,38 +102,51 @@ impl Handler {
                         self.enable(which, true, events);
                     }
                 }
+                self.setup.note(kind, body, &[]);
             }
             Request::SetProtocolFeatures(features) => {
                 only(features, PROTOCOL, kind)?;
                 self.protocol = features;
+                self.setup.note(kind, body, &[]);
             }
             Request::Reset => {
                 self.device.reset();
                 self.device.set_event_idx(self.features & 1 << VIRTIO_RING_F_EVENT_IDX != 0);
+                self.setup.reset();
             }
             Request::SetMemTable(regions) => {
                 let memory = Memory::from_regions(&regions, files, &self.quota)
                     .map_err(|error| Refused::Memory(kind, error))?;
+                let files: Vec<_> = regions.iter().filter_map(|at| memory.file(at.guest)).collect();
+                self.setup.note(kind, body, &files);
                 self.device.set_memory(memory);
                 self.regions = regions;
             }
             Request::SetVringNum(queue, size) => {
                 self.change(kind, queue, |ring| ring.set_size(size))?
                     .map_err(|()| Refused::Size(kind, size))?;
+                self.setup.note(kind, body, &[]);
             }
             Request::SetVringBase(queue, base) => {
                 self.change(kind, queue, |ring| ring.set_base(base))?;
+                self.setup.note(kind, body, &[]);
             }
-            Request::SetVringAddr(queue, places) => self.place(kind, queue, places)?,
+            Request::SetVringAddr(queue, places) => {
+                self.place(kind, queue, places)?;
+                self.setup.note(kind, body, &[]);
+            }
             Request::GetVringBase(queue) => {
                 let which = which(kind, queue)?;
                 events.set_kick(which, None).map_err(|error| Refused::System(kind, error))?;
-                return Ok(Some(Reply::Base(queue, self.device.stop(which))));
+                let base = self.device.stop(which);
+                self.setup.stopped(queue, base);
+                return Ok(Some(Reply::Base(queue, base)));
             }
             Request::SetVringKick(queue, _) => {
                 let which = which(kind, queue)?;
                 let kick = self.checked(files.next(), "kick");
                 let is_there = kick.is_some();
+                self.setup.note(kind, body, kick.as_ref().map(AsFd::as_fd).as_slice());
                 events.set_kick(which, kick).map_err(|error| Refused::System(kind, error))?;
                 if is_there {
                     self.device.start(which);
@@ -140,6 +156,7 @@ impl Handler {
             Request::SetVringCall(queue, _) => {
                 let which = which(kind, queue)?;
                 let call = self.checked(files.next(), "call");
+                self.setup.note(kind, body, call.as_ref().map(AsFd::as_fd).as_slice());
                 self.device.set_call(which, call);
             }
             // The error eventfd, which the device never uses.
@@ -149,6 +166,7 @@ impl Handler {
                     return Err(Refused::NotTaken(kind));
                 }
                 self.enable(which(kind, queue)?, on, events);
+                self.setup.note(kind, body, &[]);
             }
             Request::GetConfig(offset, len) => {
                 return Ok(Some(Reply::Config(offset, self.config(offset, len))));

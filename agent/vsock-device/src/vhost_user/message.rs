@@ -18,7 +18,7 @@ const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 /// In the number of a queue: the message has no descriptor.
-const NO_FILE: u64 = 1 << 8;
+pub(crate) const NO_FILE: u64 = 1 << 8;
 
 /// Bits of the protocol features.
 pub(crate) const REPLY_ACK: u64 = 1 << 3;
@@ -44,7 +44,7 @@ macro_rules! kinds {
                 }
             }
 
-            fn number(self) -> u32 {
+            pub(crate) fn number(self) -> u32 {
                 match self {
                     $(Self::$name => $number,)*
                 }
