@@ -62,8 +62,6 @@ pub(super) struct Relay {
     /// answer.
     vain: u32,
     dead_timeout: Option<Duration>,
-    /// When the server last showed a sign of life, or was sent a request after a time without any.
-    heard: Instant,
     /// The dead timeout has expired.
     failing: bool,
     /// The most bytes of acknowledged changes to keep. Beyond that the relay sends a flush.
@@ -104,7 +102,6 @@ impl Relay {
             broken: None,
             vain: 0,
             dead_timeout,
-            heard: Instant::now(),
             failing: false,
             keep,
             flush: None,
@@ -169,9 +166,6 @@ impl Relay {
             self.flush_ourselves();
         }
         let Net::Up(links) = &mut self.net else { return };
-        if links.iter().all(|link| link.under_way() == 0) {
-            self.heard = Instant::now();
-        }
         while let Some(order) = self.inflight.next_order() {
             let Some(link) = links.iter_mut().min_by_key(|link| link.under_way()) else { break };
             let bare = Order { bytes: Vec::new(), ..order };
@@ -273,10 +267,10 @@ impl Relay {
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
-    /// Since when the server owes an answer, if it does.
+    /// Since when the server owes an answer on one of the connections, if it does.
     fn asked_since(&self) -> Option<Instant> {
         let (Net::Up(links) | Net::Replay(links, _)) = &self.net else { return None };
-        links.iter().any(|link| link.under_way() > 0).then_some(self.heard)
+        links.iter().filter_map(Client::owes_since).min()
     }
 
     fn receive(&mut self, woken: &[bool]) {
@@ -286,10 +280,6 @@ impl Relay {
         for (link, _) in links.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
             // One turn only: what is left is still there for the next poll.
             turned = link.turn();
-            // Bytes of a long answer or a long request count as a sign of life, as a short answer does.
-            if link.take_life() {
-                self.heard = Instant::now();
-            }
             answered.extend(std::iter::from_fn(|| link.pop()));
             if turned.is_err() {
                 break;

@@ -147,3 +147,29 @@ fn a_server_that_falls_silent_is_left_at_the_dead_timeout() {
     assert_eq!(kernel.answer().1, 0);
     kernel.disconnect();
 }
+
+/// The server answers other requests all the time, on the same connection or on another one.
+#[test]
+fn a_request_that_is_never_answered_beside_others_ends_at_the_dead_timeout() {
+    for lanes in [1, 2] {
+        let server = Server::start(Kind::PLAIN);
+        let mut kernel = Kernel::attach(&server.uri, lanes, &["--dead-timeout=300ms"]);
+        server.never_answers_a_read_at(Some(512));
+        kernel.ask(read(512, &[0; 512]));
+        loop {
+            kernel.ask(read(4096, &[0; 512]));
+            if kernel.answer().1 != 0 {
+                break;
+            }
+        }
+        kernel.says("no answer in 0.3 s");
+        server.never_answers_a_read_at(None);
+        while !kernel.under_way.is_empty() {
+            kernel.answer();
+        }
+        kernel.says("connected again");
+        kernel.ask(read(512, &[0; 512]));
+        assert_eq!(kernel.answer().1, 0);
+        kernel.disconnect();
+    }
+}

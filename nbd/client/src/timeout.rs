@@ -90,14 +90,14 @@ pub(crate) struct Pulse {
     waiting: Cell<Option<Instant>>,
     /// Bytes since the last beat.
     moved: u64,
-    /// There was a sign of life since `take_beaten` was last called.
-    beaten: bool,
+    /// The last sign of life, or when the server began to owe an answer.
+    heard: Instant,
 }
 
 impl Pulse {
     /// The pulse of a server that owes nothing yet.
-    pub(crate) const fn new(timeout: Timeout) -> Self {
-        Self { timeout, waiting: Cell::new(None), moved: 0, beaten: false }
+    pub(crate) fn new(timeout: Timeout) -> Self {
+        Self { timeout, waiting: Cell::new(None), moved: 0, heard: Instant::now() }
     }
 
     pub(crate) const fn timeout(&self) -> Timeout {
@@ -108,17 +108,17 @@ impl Pulse {
     pub(crate) fn begin(&mut self) {
         self.moved = 0;
         self.waiting.set(None);
+        self.heard = Instant::now();
     }
 
     /// Called when the server has answered.
     pub(crate) fn beat(&mut self) {
         self.begin();
-        self.beaten = true;
     }
 
-    /// Whether there was a sign of life since the last call.
-    pub(crate) const fn take_beaten(&mut self) -> bool {
-        std::mem::replace(&mut self.beaten, false)
+    /// The last sign of life, or when the server began to owe an answer.
+    pub(crate) const fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// Called when bytes have moved.

@@ -145,6 +145,8 @@ struct Disk {
     generation: u64,
     /// It receives requests and answers none.
     silent: bool,
+    /// It never answers a read at this offset.
+    unanswered: Option<usize>,
     /// Flushes that will fail and lose what they were to make durable.
     failing: u64,
     clients: Vec<UnixStream>,
@@ -208,6 +210,7 @@ impl Server {
             run: 1,
             generation: 0,
             silent: false,
+            unanswered: None,
             failing: 0,
             clients: Vec::new(),
         };
@@ -242,6 +245,11 @@ impl Server {
     /// Whether connected clients get no answers.
     pub fn is_silent(&self, silent: bool) {
         lock(&self.disk).silent = silent;
+    }
+
+    /// From now on it never answers a read at this offset.
+    pub fn never_answers_a_read_at(&self, at: Option<usize>) {
+        lock(&self.disk).unanswered = at;
     }
 
     /// How often it has crashed.

@@ -90,7 +90,6 @@ impl Relay {
                     saved.export.instance = instance;
                 }
                 self.net = Net::Replay(links, 0);
-                self.heard = Instant::now();
             }
             (Some(Err(reason)), &Net::Down(_, tries)) => {
                 self.net = Net::Down(Instant::now() + pause(tries), tries.saturating_add(1));

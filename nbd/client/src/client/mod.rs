@@ -13,12 +13,14 @@
 
 mod order;
 mod outgoing;
+mod passed_over;
 mod wait;
 
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
+    time::Instant,
 };
 
 use nbd::{
@@ -32,8 +34,8 @@ use nix::{
 };
 
 pub use self::order::{Done, Extent, Order, Verb};
-use self::outgoing::Outgoing;
 pub use self::wait::{least, wait};
+use self::{outgoing::Outgoing, passed_over::PassedOver};
 use crate::{
     connect::Connected,
     error::ClientError,
@@ -82,6 +84,7 @@ pub struct Client {
     end: usize,
     /// Requests in flight, by cookie.
     flying: HashMap<u64, Done>,
+    passed_over: PassedOver,
     /// How many of those are reads that are received in place.
     large: usize,
     outgoing: Outgoing,
@@ -115,6 +118,7 @@ impl Client {
             start,
             end,
             flying,
+            passed_over: PassedOver::default(),
             large,
             outgoing,
             early,
@@ -152,9 +156,11 @@ impl Client {
         self.flying.len() + self.done.len()
     }
 
-    /// Whether the server has shown a sign of life since the last call, by the rule of the module `timeout`.
-    pub const fn take_life(&mut self) -> bool {
-        self.pulse.take_beaten()
+    /// Since when the server owes a sign of life, by the rule of the module `timeout`, or the answer to a request while
+    /// it has answered later ones. `None` if no request is in flight.
+    pub fn owes_since(&self) -> Option<Instant> {
+        let heard = (!self.flying.is_empty()).then(|| self.pulse.heard());
+        heard.into_iter().chain(self.passed_over.since()).min()
     }
 
     /// Queues a request; `turn` sends it. The caller chooses how many requests are in flight.
@@ -177,6 +183,7 @@ impl Client {
         self.outgoing.push(cookie, payload);
         self.large += usize::from(is_large(&order));
         self.flying.insert(cookie, Done::new(order));
+        self.passed_over.submitted(cookie);
         Ok(())
     }
 
@@ -333,6 +340,7 @@ impl Client {
             self.large -= usize::from(is_large(&done.order));
             self.done.push_back(done);
         }
+        self.passed_over.answered(cookie, |cookie| self.flying.contains_key(cookie));
     }
 
     /// Receives more bytes, and appends them to those that are left.
