@@ -2,31 +2,26 @@
 //! reply. One thread receives the replies of all links (`reader`).
 
 use std::{
-    collections::HashMap,
-    io::{self, IoSlice},
+    io,
+    ops::Range,
     sync::{
-        Arc, Mutex,
+        Arc,
         mpsc::{RecvTimeoutError, sync_channel},
     },
     time::Duration,
 };
 
-use nbd::{
-    transmit::client::{Client, Unfit},
-    wire::{BASE_ALLOCATION, CommandFlags, Errno, TransmissionFlags},
-};
-use nbd_client::connect::Connected;
+use human::chain;
+use nbd::wire::{BASE_ALLOCATION, CommandFlags, Errno, TransmissionFlags};
+use nbd_client::{Client, Done, Order, Timeout, Verb as Sent, connect::Connected};
 
 use super::{
     asker::{Asker, LOOK},
     dirty::Account,
-    pieces::{cut, pieces, put_pieces, take_front},
-    reader::{Got, Shared, State, Waiting, read_replies},
-    runtime::runtime,
-    send::{Turn, Turns},
-    transport::Transport,
+    pieces::{extents, pieces, put_pieces, take_front},
+    reader::{NotSent, Shared},
 };
-use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, zeroed};
+use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, joined, zeroed};
 
 /// A connection in transmission. Dropping it disconnects.
 #[derive(Debug)]
@@ -48,9 +43,12 @@ impl Link {
         shared: bool,
         account: Account,
     ) -> io::Result<Self> {
-        let Connected { stream, received, machine: client, described } = connected;
+        // The timeout of the client is not used: `Asker` says how long to wait.
+        let client = Client::over(far.clone(), connected, Timeout::default())
+            .map_err(|error| io::Error::other(chain(&error).to_string()))?;
+        let (described, terms) = (client.described(), client.terms());
         let flag = |flag| described.flags.contains(flag);
-        let (blocks, terms) = (described.blocks, client.terms());
+        let blocks = described.blocks;
         let read_only = flag(TransmissionFlags::READ_ONLY);
         let info = DiskInfo {
             read_only,
@@ -71,20 +69,13 @@ impl Link {
         };
         let longest = (client.longest_payload(), client.longest_range());
         let shared_by_all = shared;
-        let runtime = runtime()?;
-        let transport = {
-            let _on = runtime.enter();
-            Transport::new(stream)?
-        };
-        let state = Mutex::new(State { client, waiting: HashMap::new(), broken: None });
-        let shared = Arc::new(Shared { far, transport, state, turns: Turns::default() });
-        runtime.spawn(read_replies(Arc::clone(&shared), received));
+        let shared = Shared::start(client, far)?;
         Ok(Self { info, longest, shared_by_all, shared, account })
     }
 
     /// Whether it has failed. A failed link never recovers.
     pub(super) fn is_broken(&self) -> bool {
-        self.shared.lock().broken.is_some()
+        self.shared.ended().is_some()
     }
 
     pub(super) const fn account(&self) -> &Account {
@@ -106,71 +97,49 @@ impl Link {
         self.info.multi_conn && self.info.can_flush
     }
 
-    /// Sends one request and waits for its answer, until the asker gives up.
-    fn ask(
-        &self,
-        by: &Asker,
-        (verb, at, len): (Verb, u64, u64),
-        payload: &[&[u8]],
-        put: impl FnOnce(&mut Client, &mut Vec<u8>) -> Result<u64, Unfit>,
-    ) -> Result<Got, DiskError> {
+    /// Sends one request and waits for its answer, until the asker gives up. `verb` is the client's request, of which it
+    /// is a part.
+    fn ask(&self, by: &Asker, verb: Verb, order: Order) -> Result<Done, DiskError> {
+        let range = (order.at, order.len);
         let failed = |kind, why: String| {
             let source = Some(io::Error::other(why));
-            DiskError { source, ..DiskError::new(kind, verb, (at, len)) }
+            DiskError { source, ..DiskError::new(kind, verb, range) }
         };
         let broken = |why: &str| failed(Kind::Io, format!("{}: {why}", self.shared.far));
-        // Allocated before the request is sent, so that the answer can be stored.
-        let room = if verb == Verb::Read { usize::try_from(len).unwrap_or(0) } else { 0 };
-        let bytes = zeroed(room).map_err(|lack| lack.of(verb, (at, len)))?;
-        let (tell, told) = sync_channel(1);
         let given_up = || {
             self.give_up(by);
             broken("it did not answer in time")
         };
-        let turn = Turn::wait(&self.shared, by).ok_or_else(given_up)?;
-        let mut out = Vec::with_capacity(32);
-        let cookie = {
-            let mut state = self.shared.lock();
-            if let Some(why) = &state.broken {
-                return Err(broken(why));
-            }
-            let cookie = put(&mut state.client, &mut out)
-                .map_err(|unfit| failed(Kind::Invalid, unfit.to_string()))?;
-            let (holes, extents) = (Vec::new(), Vec::new());
-            state.waiting.insert(cookie, Waiting { at, bytes, holes, extents, tell });
-            cookie
-        };
-        let mut runs = vec![IoSlice::new(&out)];
-        runs.extend(payload.iter().map(|run| IoSlice::new(run)));
-        if let Err(error) = self.send(turn, by, &mut runs) {
-            self.shared.fail(&format!("the connection failed: {error}"));
+        if by.is_over() {
+            return Err(given_up());
         }
+        let (tell, told) = sync_channel(1);
+        let tag = self.shared.send(order, tell).map_err(|error| match error {
+            NotSent::Ended(why) => broken(&why),
+            NotSent::Unfit(error) => failed(Kind::Invalid, chain(&error).to_string()),
+        })?;
         loop {
             match told.recv_timeout(LOOK) {
                 Err(RecvTimeoutError::Timeout) if by.is_over() => {
-                    self.shared.lock().waiting.remove(&cookie);
+                    self.shared.give_up(tag);
                     return Err(given_up());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    let why = self.shared.lock().broken.clone();
+                    let why = self.shared.ended();
                     return Err(broken(why.as_deref().unwrap_or("the connection ended")));
                 }
-                Ok((result, got)) => {
+                Ok(done) => {
                     by.answered();
-                    return result.map(|()| got).map_err(|failure| {
-                        let why = format!("{}: {failure}", self.shared.far);
-                        failed(kind_of(failure.errno), why)
-                    });
+                    return match done.result {
+                        Ok(()) => Ok(done),
+                        Err(failure) => {
+                            let why = format!("{}: {failure}", self.shared.far);
+                            Err(failed(kind_of(failure.errno), why))
+                        }
+                    };
                 }
             }
-        }
-    }
-
-    fn send(&self, turn: Turn, by: &Asker, runs: &mut [IoSlice<'_>]) -> io::Result<()> {
-        match turn.send(by, runs)? {
-            Some(rest) if !self.ends_with(by) => turn.leave(rest),
-            _ => Ok(()),
         }
     }
 
@@ -188,10 +157,10 @@ impl Link {
 
     fn read(&self, by: &Asker, at: u64, len: u64, answer: &mut Answer) -> Result<(), DiskError> {
         for (at, len) in pieces(at, len, self.longest.0) {
-            let got = self.ask(by, (Verb::Read, at, len), &[], |client, out| {
-                client.read(at, len, false, out)
-            })?;
-            put_pieces(got, at, answer);
+            // Allocated before the request is sent, so that the answer can be stored.
+            let room = zeroed(usize::try_from(len).unwrap_or(usize::MAX))
+                .map_err(|lack| lack.of(Verb::Read, (at, len)))?;
+            put_pieces(self.ask(by, Verb::Read, Order::read(at, len, room))?, answer);
         }
         Ok(())
     }
@@ -200,9 +169,10 @@ impl Link {
         let all: u64 = rest.iter().map(|run| run.len() as u64).sum();
         for (at, len) in pieces(at, all, self.longest.0) {
             let payload = take_front(&mut rest, usize::try_from(len).unwrap_or(usize::MAX));
-            self.ask(by, (Verb::Write, at, len), &payload, |client, out| {
-                client.write(at, len, fua, out)
-            })?;
+            // The bytes of a request that was given up are still sent, because others follow on this link.
+            let bytes =
+                joined(payload.into_iter()).map_err(|lack| lack.of(Verb::Write, (at, len)))?;
+            self.ask(by, Verb::Write, Order::write(at, bytes, fua))?;
         }
         Ok(())
     }
@@ -210,7 +180,7 @@ impl Link {
     /// Makes durable all writes that were answered on this link.
     pub(super) fn flush(&self, by: &Asker) -> Result<(), DiskError> {
         let mark = self.account.mark();
-        self.ask(by, (Verb::Flush, 0, 0), &[], Client::flush)?;
+        self.ask(by, Verb::Flush, Order::bare(Sent::Flush, 0, 0))?;
         self.account.flushed(mark);
         Ok(())
     }
@@ -250,7 +220,6 @@ impl Link {
         answer: &mut Answer,
     ) -> Result<Progress, DiskError> {
         let verb = op.verb();
-        let unit = self.longest.1;
         match op {
             Op::Read { at, len } => self.read(by, *at, u64::from(*len), answer)?,
             Op::Write { at, data, fua } => self.write(by, *at, data.slices(), *fua)?,
@@ -260,57 +229,48 @@ impl Link {
             }
             Op::Flush | Op::Settle => self.flush(by)?,
             &mut Op::Trim { at, len, fua } => {
-                return in_pieces(at..at + len, unit, |piece| {
-                    let (at, len) = (piece.start, piece.end - piece.start);
-                    let sent = |client: &mut Client, out: &mut _| client.trim(at, len, fua, out);
-                    self.ask(by, (verb, at, len), &[], sent).map(drop)
-                });
+                return self.in_pieces(by, verb, at..at + len, Sent::Trim { fua });
             }
             &mut Op::Zero { at, len, fua, may_trim, fast } => {
                 let mut flags = CommandFlags::empty();
                 flags.set(CommandFlags::FUA, fua);
                 flags.set(CommandFlags::NO_HOLE, !may_trim);
                 flags.set(CommandFlags::FAST_ZERO, fast);
-                return in_pieces(at..at + len, unit, |piece| {
-                    let (at, len) = (piece.start, piece.end - piece.start);
-                    let sent = |client: &mut Client, out: &mut _| client.zero(at, len, flags, out);
-                    self.ask(by, (verb, at, len), &[], sent).map(drop)
-                });
+                return self.in_pieces(by, verb, at..at + len, Sent::Zero(flags));
             }
             &mut Op::Cache { at, len } => {
-                return in_pieces(at..at + len, unit, |piece| {
-                    let (at, len) = (piece.start, piece.end - piece.start);
-                    let sent = |client: &mut Client, out: &mut _| client.cache(at, len, out);
-                    self.ask(by, (verb, at, len), &[], sent).map(drop)
-                });
+                return self.in_pieces(by, verb, at..at + len, Sent::Cache);
             }
             &mut Op::Extents { at, len, one } => {
                 // An answer may cover less than the requested range.
                 let len = len.min(self.longest.1);
-                let sent = |client: &mut Client, out: &mut _| client.extents(at, len, one, out);
-                answer.extents = self.ask(by, (verb, at, len), &[], sent)?.extents;
-                cut(&mut answer.extents, len);
+                let done = self.ask(by, verb, Order::bare(Sent::Extents { one }, at, len))?;
+                answer.extents = extents(&done.extents, len);
             }
         }
         Ok(Progress::Done)
     }
 }
 
+impl Link {
+    fn in_pieces(
+        &self,
+        by: &Asker,
+        verb: Verb,
+        range: Range<u64>,
+        sent: Sent,
+    ) -> Result<Progress, DiskError> {
+        in_pieces(range, self.longest.1, |piece| {
+            let order = Order::bare(sent, piece.start, piece.end - piece.start);
+            self.ask(by, verb, order).map(drop)
+        })
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.account.close(self.is_broken());
-        let mut out = Vec::new();
-        {
-            let mut state = self.shared.lock();
-            if state.broken.is_none() {
-                let terms = state.client.terms().clone();
-                std::mem::replace(&mut state.client, Client::new(terms)).disconnect(&mut out);
-                // So that the end of the stream is not taken for a failure.
-                state.broken = Some("it was closed here".into());
-            }
-        }
-        // The result does not matter, because the server also sees the end of the stream.
-        self.shared.transport.end(&out);
+        self.shared.close();
     }
 }
 

@@ -6,8 +6,8 @@
 //!                    +--answer-- one thread for all links <---+
 //! ```
 //! `plugin::nbd` says where the server is (`endpoint`) and whether connections use TLS. `exports` gives each client a
-//! link of its own, or one link to all. nbd-client sets up a link (`connect`). A link has many requests in flight
-//! (`link`), in plain text or inside TLS (`transport`).
+//! link of its own, or one link to all. nbd-client sets up a link (`connect`) and speaks on it. A link has many requests
+//! in flight: the tenants' threads send them (`link`), and one thread receives the replies of all links (`reader`).
 //!
 //! A request waits as long as its client is connected. When the client has gone and the remote server is silent, its
 //! requests end (`asker`). A link of the client's own is closed, and a shared one continues for the others.
@@ -28,8 +28,6 @@ mod link;
 mod pieces;
 mod reader;
 mod runtime;
-mod send;
 mod share;
-mod transport;
 
 pub(crate) use self::{connect::Tls, endpoint::Endpoint, exports::Remote};

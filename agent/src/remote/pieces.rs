@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::reader::Got;
+use nbd::wire::ExtentFlags;
+use nbd_client::{Done, Order};
+
 use disk::{Answer, Extent, Piece, Slice};
 
 /// Splits a range into pieces of at most `most` bytes.
@@ -33,9 +35,17 @@ pub(super) fn take_front<'a>(runs: &mut Vec<&'a [u8]>, mut len: usize) -> Vec<&'
     front
 }
 
+/// Minimum length in bytes of a hole that is kept as one. A shorter hole is cheaper as zeroes.
+const HOLE: u64 = 4096;
+
 /// Appends what was read to the answer. Holes stay holes.
-pub(super) fn put_pieces(got: Got, at: u64, answer: &mut Answer) {
-    let Got { bytes, mut holes, .. } = got;
+pub(super) fn put_pieces(done: Done, answer: &mut Answer) {
+    let Done { order: Order { at, bytes, .. }, holes, .. } = done;
+    put_holes(at, bytes, holes, answer);
+}
+
+fn put_holes(at: u64, bytes: Vec<u8>, mut holes: Vec<(u64, u64)>, answer: &mut Answer) {
+    holes.retain(|(_, len)| *len >= HOLE);
     if holes.is_empty() {
         answer.pieces.push(Piece::Bytes(bytes.into()));
         return;
@@ -60,14 +70,20 @@ pub(super) fn put_pieces(got: Got, at: u64, answer: &mut Answer) {
     data(next, len, answer);
 }
 
-/// Cuts the extents to `len` bytes, because the last one may reach beyond the requested range.
-pub(super) fn cut(extents: &mut Vec<Extent>, len: u64) {
+/// The extents of the first `len` bytes, because the last one may reach beyond the requested range.
+pub(super) fn extents(found: &[nbd_client::Extent], len: u64) -> Vec<Extent> {
     let mut left = len;
-    extents.retain_mut(|extent| {
-        extent.len = extent.len.min(left);
-        left -= extent.len;
-        extent.len > 0
-    });
+    let mut cut = |extent: &nbd_client::Extent| {
+        let len = extent.len.min(left);
+        left -= len;
+        let has = |flag| extent.flags.contains(flag);
+        (len > 0).then(|| Extent {
+            len,
+            hole: has(ExtentFlags::HOLE),
+            zero: has(ExtentFlags::ZERO),
+        })
+    };
+    found.iter().map_while(&mut cut).collect()
 }
 
 #[cfg(test)]
@@ -87,18 +103,19 @@ mod tests {
 
     #[test]
     fn holes_stay_holes() {
-        let got = Got {
-            bytes: b"ab\0\0cd\0\0".to_vec(),
-            holes: vec![(106, 2), (102, 2)],
-            extents: Vec::new(),
-        };
+        let size = 4096;
         let mut answer = Answer::default();
-        put_pieces(got, 100, &mut answer);
+        put_holes(
+            100,
+            vec![1; 4 * 4096],
+            vec![(100 + 3 * size, size), (100 + size, size)],
+            &mut answer,
+        );
         let lens: Vec<_> = answer
             .pieces
             .iter()
             .map(|piece| (piece.len(), matches!(piece, Piece::Hole(_))))
             .collect();
-        assert_eq!(lens, [(2, false), (2, true), (2, false), (2, true)]);
+        assert_eq!(lens, [(size, false), (size, true), (size, false), (size, true)]);
     }
 }

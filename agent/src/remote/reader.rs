@@ -2,218 +2,234 @@
 //! request.
 
 use std::{
-    cell::RefCell,
     collections::HashMap,
+    fs::File,
     io,
+    os::fd::{AsFd, AsRawFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
 };
 
-use nbd::{
-    transmit::client::{Client, Event, Failure},
-    wire::ExtentFlags,
+use human::chain;
+use nbd_client::{Client, ClientError, Done, Order, client::Turned};
+use nix::{
+    poll::PollFlags,
+    sys::socket::{Shutdown, shutdown},
+};
+use tokio::{
+    io::{Interest, Ready, unix::AsyncFd},
+    sync::Notify,
 };
 
-use super::{send::Turns, transport::Transport};
-use disk::Extent;
+use super::runtime::runtime;
+use crate::sys::poll;
 
-/// Bytes per receive.
-const RECEIVE: usize = 256 * 1024;
 /// Receives on one link before other links have their turn.
 const RECEIVES: usize = 4;
-/// Minimum length in bytes of a hole that is kept as one. A shorter hole is cheaper as zeroes, and a server that sends
-/// many holes of one byte would make the agent keep a piece for each.
-const HOLE: u64 = 4096;
-/// Maximum number of extents of one answer. Further ones are dropped, and are not needed.
-const EXTENTS: usize = 64 * 1024;
-
-thread_local! {
-    /// Received bytes are parsed before the next link has its turn, so links need no buffers of their own.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The state of a link that the requesting threads and the reading thread share.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// The server's name in messages.
     pub(super) far: String,
-    pub(super) transport: Transport,
-    pub(super) state: Mutex<State>,
-    pub(super) turns: Turns,
+    state: Mutex<State>,
+    /// Wakes the reading thread: there is something to send, or the link has ended.
+    wake: Notify,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) client: Client,
-    pub(super) waiting: HashMap<u64, Waiting>,
-    /// Why the link has failed, if it has.
-    pub(super) broken: Option<String>,
+struct State {
+    /// The reading thread takes it away when the link has ended.
+    client: Option<Client>,
+    waiting: HashMap<u64, SyncSender<Done>>,
+    /// The tag of the next request.
+    next: u64,
+    end: Option<End>,
 }
 
-/// A request whose answer is not complete.
+/// Why a link carries no requests any more.
+#[derive(Debug, Clone)]
+enum End {
+    /// It was closed here. The server is told.
+    Closed,
+    Broken(String),
+}
+
+impl End {
+    fn why(&self) -> &str {
+        match self {
+            Self::Closed => "it was closed here",
+            Self::Broken(why) => why,
+        }
+    }
+}
+
+/// Why a request was not sent.
 #[derive(Debug)]
-pub(super) struct Waiting {
-    /// The offset at which the read begins.
-    pub(super) at: u64,
-    pub(super) bytes: Vec<u8>,
-    /// The holes in what was read: offset and length, in order of arrival.
-    pub(super) holes: Vec<(u64, u64)>,
-    pub(super) extents: Vec<Extent>,
-    pub(super) tell: SyncSender<(Result<(), Failure>, Got)>,
-}
-
-/// The result of a request.
-#[derive(Debug, Default)]
-pub(super) struct Got {
-    pub(super) bytes: Vec<u8>,
-    pub(super) holes: Vec<(u64, u64)>,
-    pub(super) extents: Vec<Extent>,
+pub(super) enum NotSent {
+    /// The link has ended, and why.
+    Ended(String),
+    /// The request does not fit the export.
+    Unfit(ClientError),
 }
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    /// Begins to read, on the thread for all links.
+    pub(super) fn start(client: Client, far: String) -> io::Result<Arc<Self>> {
+        let runtime = runtime()?;
+        let watched = {
+            let _on = runtime.enter();
+            poll::shared(client.descriptor())?
+        };
+        let state = State { client: Some(client), waiting: HashMap::new(), next: 0, end: None };
+        let (state, wake) = (Mutex::new(state), Notify::new());
+        let shared = Arc::new(Self { far, state, wake });
+        runtime.spawn(read_replies(Reading(Arc::clone(&shared)), watched));
+        Ok(shared)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the link has ended, if it has.
+    pub(super) fn ended(&self) -> Option<String> {
+        self.lock().end.as_ref().map(|end| end.why().to_owned())
+    }
+
+    /// Sends a request as far as the socket takes it; the reading thread sends the rest. `tell` gets the reply. Returns
+    /// the tag of the request.
+    pub(super) fn send(&self, order: Order, tell: SyncSender<Done>) -> Result<u64, NotSent> {
+        let mut state = self.lock();
+        let State { client, waiting, next, end } = &mut *state;
+        let (Some(client), None) = (client, &end) else {
+            return Err(NotSent::Ended(end.as_ref().map_or("", End::why).to_owned()));
+        };
+        let tag = *next;
+        client.submit(order.tagged(tag)).map_err(NotSent::Unfit)?;
+        *next += 1;
+        waiting.insert(tag, tell);
+        let pushed = client.push();
+        let is_left = client.interest().contains(PollFlags::POLLOUT);
+        drop(state);
+        if let Err(error) = pushed {
+            self.fail(&chain(&error).to_string());
+        } else if is_left {
+            self.wake.notify_one();
+        }
+        Ok(tag)
+    }
+
+    /// Gives up a request: its reply is dropped.
+    pub(super) fn give_up(&self, tag: u64) {
+        let mut state = self.lock();
+        state.waiting.remove(&tag);
+        if let Some(client) = &mut state.client {
+            client.abandon(tag);
+        }
     }
 
     /// Marks the link as failed: from now on every request fails, and so do those in flight, even if they are still
     /// being sent.
     pub(super) fn fail(&self, why: &str) {
+        self.end(End::Broken(why.to_owned()));
+    }
+
+    /// Closes the link. The server is told if it still works.
+    pub(super) fn close(&self) {
+        self.end(End::Closed);
+    }
+
+    fn end(&self, end: End) {
         let mut state = self.lock();
-        if state.broken.is_none() {
-            let unanswered = state.waiting.len();
-            tracing::warn!(far = self.far, why, unanswered, "the far server's connection broke");
-            state.broken = Some(why.to_owned());
+        if state.end.is_none() {
+            if let End::Broken(why) = &end {
+                let unanswered = state.waiting.len();
+                tracing::warn!(
+                    far = self.far,
+                    why,
+                    unanswered,
+                    "the far server's connection broke"
+                );
+                if let Some(client) = &state.client {
+                    shutdown(client.as_fd().as_raw_fd(), Shutdown::Both).ok();
+                }
+            }
+            state.end = Some(end);
         }
         // Waiting threads see that their sender is gone.
         state.waiting.clear();
         drop(state);
-        self.transport.close();
+        self.wake.notify_one();
+    }
+
+    /// What to wait for on the socket. `None`: the link has ended.
+    fn interest(&self) -> Option<Interest> {
+        let state = self.lock();
+        let client = state.client.as_ref().filter(|_| state.end.is_none())?;
+        Some(if client.interest().contains(PollFlags::POLLOUT) {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        })
+    }
+
+    /// Sends and receives without waiting, and hands out replies. Returns what is left to receive, and the readiness of
+    /// the socket that is used up.
+    fn turn(&self) -> Result<(Turned, Ready), ClientError> {
+        let mut state = self.lock();
+        let State { client, waiting, end, .. } = &mut *state;
+        let (Some(client), None) = (client, end) else { return Ok((Turned::Idle, Ready::EMPTY)) };
+        let turned = client.turn_within(RECEIVES);
+        while let Some(done) = client.pop() {
+            if let Some(tell) = waiting.remove(&done.order.tag) {
+                // Nothing waits for it only if an agent's thread has died.
+                tell.send(done).ok();
+            }
+        }
+        let turned = turned?;
+        let mut used = if turned == Turned::Idle { Ready::READABLE } else { Ready::EMPTY };
+        if client.interest().contains(PollFlags::POLLOUT) {
+            used |= Ready::WRITABLE;
+        }
+        Ok((turned, used))
     }
 }
 
-/// Fails the requests in flight when nothing reads the replies any more.
-struct Heard(Arc<Shared>);
+/// Ends the link when nothing reads the replies any more.
+struct Reading(Arc<Shared>);
 
-impl Drop for Heard {
+impl Drop for Reading {
     fn drop(&mut self) {
         self.0.fail("a bug in agent: nothing reads its replies any more");
-    }
-}
-
-/// Reads the server's messages and hands out the replies, until the connection ends. `kept` contains bytes that were
-/// received before.
-pub(super) async fn read_replies(shared: Arc<Shared>, mut kept: Vec<u8>) {
-    let shared = Heard(shared);
-    let shared = &shared.0;
-    let (mut first, mut receives) = (true, 0);
-    loop {
-        let heard = BUFFER.with_borrow_mut(|buffer| {
-            // Bytes that arrived with the negotiation are parsed before more are received.
-            let only_kept = std::mem::take(&mut first);
-            shared.receive(&mut kept, buffer, only_kept)
-        });
-        match heard {
-            Ok(()) => receives += 1,
-            Err(Silence::Yet) => {
-                receives = 0;
-                if let Err(error) = shared.transport.readable().await {
-                    return shared.fail(&format!("the connection failed: {error}"));
-                }
-            }
-            Err(Silence::Ever(why)) => return shared.fail(&why),
-        }
-        if receives >= RECEIVES {
-            receives = 0;
-            tokio::task::yield_now().await;
+        let mut state = self.0.lock();
+        let client = state.client.take();
+        if let (Some(client), Some(End::Closed)) = (client, &state.end) {
+            client.close();
         }
     }
 }
 
-/// Why nothing was received.
-enum Silence {
-    /// Nothing has arrived yet.
-    Yet,
-    /// Nothing more will arrive, and why.
-    Ever(String),
-}
-
-impl Shared {
-    /// Receives once. `kept` contains incomplete messages from before. With `only_kept` only those are parsed.
-    fn receive(
-        &self,
-        kept: &mut Vec<u8>,
-        buffer: &mut Vec<u8>,
-        only_kept: bool,
-    ) -> Result<(), Silence> {
-        let start = kept.len();
-        let room = RECEIVE.max(Client::INPUT + start);
-        if buffer.len() < room {
-            buffer.resize(room, 0);
-        }
-        buffer[..start].copy_from_slice(kept);
-        let received = if only_kept {
-            0
-        } else {
-            match self.transport.try_recv(&mut buffer[start..]) {
-                Ok(0) => return Err(Silence::Ever("it closed the connection".into())),
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Silence::Yet);
-                }
-                Err(error) => {
-                    return Err(Silence::Ever(format!("the connection failed: {error}")));
-                }
-            }
+/// Reads the server's messages and hands out the replies, until the link ends.
+async fn read_replies(reading: Reading, watched: AsyncFd<Arc<File>>) {
+    let shared = &reading.0;
+    while let Some(interest) = shared.interest() {
+        let mut ready = tokio::select! {
+            ready = watched.ready(interest) => match ready {
+                Ok(ready) => Some(ready),
+                Err(error) => return shared.fail(&format!("the connection failed: {error}")),
+            },
+            () = shared.wake.notified() => None,
         };
-        let input = &buffer[..start + received];
-        let eaten = self
-            .take(input)
-            .map_err(|violation| Silence::Ever(format!("it broke the protocol: {violation}")))?;
-        kept.clear();
-        kept.extend_from_slice(&input[eaten..]);
-        Ok(())
-    }
-
-    /// Processes all complete messages in `input`. Returns the number of bytes used.
-    fn take(&self, input: &[u8]) -> Result<usize, nbd::Violation> {
-        let mut state = self.lock();
-        let State { client, waiting, .. } = &mut *state;
-        let mut eaten = 0;
         loop {
-            let (n, event) = client.step(&input[eaten..])?;
-            eaten += n;
-            // The protocol's state machine has checked that the data was requested and lies within the request.
-            match event {
-                None => return Ok(eaten),
-                Some(Event::Data { cookie, at, bytes }) => {
-                    if let Some(one) = waiting.get_mut(&cookie) {
-                        let from = usize::try_from(at - one.at).unwrap_or(usize::MAX);
-                        if let Some(room) = one.bytes.get_mut(from..from + bytes.len()) {
-                            room.copy_from_slice(bytes);
-                        }
+            match shared.turn() {
+                Ok((Turned::Busy, _)) => tokio::task::yield_now().await,
+                Ok((Turned::Idle, used)) => {
+                    if let Some(ready) = &mut ready {
+                        ready.clear_ready_matching(used);
                     }
+                    break;
                 }
-                Some(Event::Hole { cookie, at, len }) => {
-                    // The buffer contains zeroes from the start.
-                    if let Some(one) = waiting.get_mut(&cookie).filter(|_| len >= HOLE) {
-                        one.holes.push((at, len));
-                    }
-                }
-                Some(Event::Extent { cookie, len, flags, .. }) => {
-                    if let Some(one) =
-                        waiting.get_mut(&cookie).filter(|one| one.extents.len() < EXTENTS)
-                    {
-                        let (hole, zero) =
-                            (flags.contains(ExtentFlags::HOLE), flags.contains(ExtentFlags::ZERO));
-                        one.extents.push(Extent { len, hole, zero });
-                    }
-                }
-                Some(Event::Done { cookie, result }) => {
-                    if let Some(one) = waiting.remove(&cookie) {
-                        let Waiting { bytes, holes, extents, tell, .. } = one;
-                        // Nothing waits for it only if an agent's thread has died.
-                        tell.send((result, Got { bytes, holes, extents })).ok();
-                    }
-                }
+                Err(error) => return shared.fail(&chain(&error).to_string()),
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Waiting for the ends of processes and pipes.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::Arc,
 };
 
 use nix::{
@@ -28,6 +30,12 @@ pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is a valid, open descriptor and `as_raw_fd` gives the same one every time.
     // It is moved into the `AsyncFd`, which drops it after the registration.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Registers a descriptor that the caller reads and writes elsewhere, for both directions. Call it on the runtime.
+pub(crate) fn shared(file: Arc<File>) -> io::Result<AsyncFd<Arc<File>>> {
+    // SAFETY: the `Arc` keeps the file open, under one number, until the `AsyncFd` drops it after the registration.
+    Ok(unsafe { AsyncFd::register(file) }?)
 }
 
 /// A duplicate of a descriptor that this process inherited at its start.
@@ -194,7 +202,7 @@ mod tests {
     fn only_inherited_descriptors_are_taken() {
         assert!(left(-1).is_err());
         assert_eq!(left(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
-        let ours = std::fs::File::open("/dev/null").unwrap();
+        let ours = File::open("/dev/null").unwrap();
         assert_eq!(left(ours.as_raw_fd()).unwrap_err().kind(), io::ErrorKind::NotFound);
         left(0).unwrap();
     }

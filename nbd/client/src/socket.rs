@@ -6,6 +6,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -15,7 +16,7 @@ use crate::stream::Carrier;
 /// A socket. Reads and writes that would block fail with `WouldBlock`.
 #[derive(Debug)]
 pub struct Socket {
-    file: File,
+    file: Arc<File>,
     /// Bytes moved in either direction since `take_moved`.
     moved: usize,
 }
@@ -28,12 +29,12 @@ impl Socket {
     pub fn new(socket: impl Into<OwnedFd>) -> io::Result<Self> {
         let file = File::from(socket.into());
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Self { file, moved: 0 })
+        Ok(Self { file: Arc::new(file), moved: 0 })
     }
 
-    /// The descriptor, still non-blocking.
-    pub fn into_descriptor(self) -> OwnedFd {
-        self.file.into()
+    /// The descriptor, to wait for it. Reads and writes go through the `Socket`.
+    pub fn descriptor(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// The descriptor, made blocking.
@@ -41,8 +42,8 @@ impl Socket {
     /// # Errors
     /// The system's, if the descriptor cannot be made blocking.
     pub fn into_blocking(self) -> io::Result<File> {
-        fcntl(&self.file, FcntlArg::F_SETFL(OFlag::empty()))?;
-        Ok(self.file)
+        fcntl(&*self.file, FcntlArg::F_SETFL(OFlag::empty()))?;
+        Arc::try_unwrap(self.file).or_else(|file| file.try_clone())
     }
 
     /// How many bytes have moved since the last call.
@@ -64,21 +65,21 @@ impl Carrier for Socket {
 
 impl Read for Socket {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.file.read(room).map(|n| self.count(n))
+        (&*self.file).read(room).map(|n| self.count(n))
     }
 
     fn read_vectored(&mut self, rooms: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.file.read_vectored(rooms).map(|n| self.count(n))
+        (&*self.file).read_vectored(rooms).map(|n| self.count(n))
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes).map(|n| self.count(n))
+        (&*self.file).write(bytes).map(|n| self.count(n))
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.file.write_vectored(slices).map(|n| self.count(n))
+        (&*self.file).write_vectored(slices).map(|n| self.count(n))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -2,8 +2,10 @@
 //! blocks: calls that would block fail with `WouldBlock`.
 
 use std::{
+    fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
 use rustls::ClientConnection;
@@ -44,20 +46,6 @@ pub struct Tls<S = Socket> {
 }
 
 impl<S> Stream<S> {
-    /// Replaces the socket by another carrier, for example one that a runtime has registered.
-    ///
-    /// # Errors
-    /// Those of `map`.
-    pub fn try_map<T>(self, map: impl FnOnce(S) -> io::Result<T>) -> io::Result<Stream<T>> {
-        Ok(match self {
-            Self::Plain(socket) => Stream::Plain(map(socket)?),
-            Self::Tls(tls) => {
-                let Tls { socket, connection, idle } = *tls;
-                Stream::Tls(Box::new(Tls { socket: map(socket)?, connection, idle }))
-            }
-        })
-    }
-
     pub(crate) const fn socket_mut(&mut self) -> &mut S {
         match self {
             Self::Plain(socket) => socket,
@@ -87,6 +75,14 @@ impl<S> Stream<S> {
 }
 
 impl Stream {
+    /// The socket's descriptor, to wait for it.
+    pub fn descriptor(&self) -> Arc<File> {
+        match self {
+            Self::Plain(socket) => socket.descriptor(),
+            Self::Tls(tls) => tls.socket.descriptor(),
+        }
+    }
+
     /// Bytes that have moved on the socket, in either direction, since the last call. They are the
     /// measure of the server's signs of life. Inside TLS they count as they arrive and not when a
     /// record is complete, so that the same speed counts the same. Bytes of records without content do
@@ -108,11 +104,6 @@ impl<S: Carrier> Stream<S> {
 impl<S: Carrier> Tls<S> {
     pub(crate) fn new(socket: S, connection: ClientConnection) -> Self {
         Self { socket, connection, idle: 0 }
-    }
-
-    /// The carrier of the encrypted bytes.
-    pub const fn carrier(&self) -> &S {
-        &self.socket
     }
 
     /// Sends close_notify. An error does not matter.

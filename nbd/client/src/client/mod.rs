@@ -11,23 +11,23 @@
 //! requests are in flight. Nothing is retried here; `unanswered` returns the requests that a broken connection
 //! leaves unanswered.
 
+mod input;
 mod order;
 mod outgoing;
 mod passed_over;
+mod receive;
 mod wait;
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, IoSliceMut, Read, Write},
+    fs::File,
+    io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
     time::Instant,
 };
 
-use nbd::{
-    Terms,
-    negotiate::Described,
-    transmit::client::{Client as Machine, Event},
-};
+use nbd::{Terms, negotiate::Described, transmit::client::Client as Machine};
 use nix::{
     poll::PollFlags,
     sys::socket::{getsockopt, sockopt::PeerCredentials},
@@ -35,7 +35,7 @@ use nix::{
 
 pub use self::order::{Done, Extent, Order, Verb};
 pub use self::wait::{least, wait};
-use self::{outgoing::Outgoing, passed_over::PassedOver};
+use self::{input::Input, outgoing::Outgoing, passed_over::PassedOver};
 use crate::{
     connect::Connected,
     error::ClientError,
@@ -43,12 +43,17 @@ use crate::{
     timeout::{Pulse, Timeout},
 };
 
-/// The most bytes received in one call.
-const RECEIVE: usize = 256 << 10;
-/// The bytes received after a large read that is received in place: the headers that follow.
-const BEHIND: usize = 4 << 10;
 /// The length from which a read is received in place, in bytes.
 const LARGE: u64 = 32 << 10;
+
+/// Whether bytes are left to receive after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// There are none: poll(2) says when there are some.
+    Idle,
+    /// There may be some, perhaps inside the client, so that poll(2) would not say so.
+    Busy,
+}
 
 /// An open export: one connection, on the caller's thread. `AsFd` and `interest` are for callers that wait by
 /// themselves.
@@ -78,10 +83,7 @@ pub struct Client {
     stream: Stream,
     machine: Machine,
     described: Described,
-    /// `input[start..end]` is received and not consumed.
-    input: Vec<u8>,
-    start: usize,
-    end: usize,
+    input: Input,
     /// Requests in flight, by cookie.
     flying: HashMap<u64, Done>,
     passed_over: PassedOver,
@@ -105,8 +107,7 @@ impl Client {
         let Connected { mut stream, received, machine, described } = connected;
         // Bytes of the negotiation are no sign of life for a request.
         stream.take_moved();
-        let (start, end, mut input) = (0, received.len(), received);
-        input.resize(RECEIVE.max(end), 0);
+        let input = Input::new(received);
         let (flying, large) = (HashMap::new(), 0);
         let (outgoing, early, done) = (Outgoing::default(), Vec::new(), VecDeque::new());
         let mut client = Self {
@@ -115,8 +116,6 @@ impl Client {
             machine,
             described,
             input,
-            start,
-            end,
             flying,
             passed_over: PassedOver::default(),
             large,
@@ -126,8 +125,10 @@ impl Client {
             pulse: Pulse::new(timeout),
         };
         // Bytes that arrived before any request must not be taken for an answer.
-        client.consume()?;
-        Ok(client)
+        client.input.open();
+        let consumed = client.consume();
+        client.input.close();
+        consumed.map(|()| client)
     }
 
     /// What was negotiated: size, flags, framing, block sizes, contexts.
@@ -197,8 +198,30 @@ impl Client {
     /// # Errors
     /// `ClientError::{Lost, Closed, Violation}`: the connection has ended, and `unanswered` returns the requests.
     pub fn turn(&mut self) -> Result<(), ClientError> {
+        self.turn_within(usize::MAX).map(drop)
+    }
+
+    /// Like `turn`, but receives at most `receives` times, for a thread that serves several clients.
+    ///
+    /// # Errors
+    /// As `turn`.
+    pub fn turn_within(&mut self, receives: usize) -> Result<Turned, ClientError> {
         self.send()?;
-        self.receive()
+        self.input.open();
+        let received = self.receive(receives);
+        self.input.close();
+        received
+    }
+
+    /// Gives up all requests with this tag, which are popped with another result or never. Memory for their answers is
+    /// freed at once. A request that was not sent yet is sent, since others follow it.
+    pub fn abandon(&mut self, tag: u64) {
+        for done in self.flying.values_mut().filter(|done| done.order.tag == tag) {
+            if done.order.verb.reads() {
+                self.large -= usize::from(is_large(&done.order));
+                (done.order.bytes, done.order.len) = (Vec::new(), 0);
+            }
+        }
     }
 
     /// Like `turn`, but receives nothing: for callers that learn from poll(2) when there is something to receive.
@@ -207,6 +230,11 @@ impl Client {
     /// As `turn`.
     pub fn push(&mut self) -> Result<(), ClientError> {
         if self.outgoing.is_empty() { Ok(()) } else { self.send() }
+    }
+
+    /// The socket, for a runtime that waits for it. It stays open as long as either is there.
+    pub fn descriptor(&self) -> Arc<File> {
+        self.stream.descriptor()
     }
 
     /// The events of poll(2) to wait for before the next `turn`.
@@ -273,107 +301,6 @@ impl Client {
             self.finish(cookie);
         }
         Ok(())
-    }
-
-    fn receive(&mut self) -> Result<(), ClientError> {
-        loop {
-            self.consume()?;
-            // One answered request is enough to continue; the rest waits in the socket. But bytes that TLS has
-            // already taken from the socket would wake nobody.
-            if !self.done.is_empty() && !self.stream.holds_input() {
-                return Ok(());
-            }
-            match self.fill() {
-                Ok(0) => {
-                    let awaited = format!("the replies to {} requests", self.flying.len());
-                    return Err(ClientError::Closed { name: self.name.clone(), awaited });
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => {
-                    return Err(ClientError::lost(&self.name, "waiting for a reply", error));
-                }
-            }
-        }
-    }
-
-    /// Handles all bytes that have arrived.
-    fn consume(&mut self) -> Result<(), ClientError> {
-        loop {
-            let there = self.input.get(self.start..self.end).unwrap_or_default();
-            let (eaten, event) = self
-                .machine
-                .step(there)
-                .map_err(|source| ClientError::Violation { name: self.name.clone(), source })?;
-            self.start += eaten;
-            let Some(event) = event else { return Ok(()) };
-            let (Event::Data { cookie, .. }
-            | Event::Hole { cookie, .. }
-            | Event::Extent { cookie, .. }
-            | Event::Done { cookie, .. }) = event;
-            if let Event::Done { result, .. } = event {
-                if let Some(done) = self.flying.get_mut(&cookie) {
-                    done.result = result;
-                }
-                if self.outgoing.has_unsent(cookie) {
-                    self.early.push(cookie);
-                } else {
-                    self.finish(cookie);
-                }
-                continue;
-            }
-            let Some(done) = self.flying.get_mut(&cookie) else { continue };
-            match event {
-                Event::Data { at, bytes, .. } => done.put(at, bytes),
-                Event::Hole { at, len, .. } => done.put_hole(at, len),
-                Event::Extent { at, len, flags, .. } => {
-                    done.put_extent(Extent { at, len, flags });
-                }
-                Event::Done { .. } => {}
-            }
-        }
-    }
-
-    fn finish(&mut self, cookie: u64) {
-        self.pulse.beat();
-        if let Some(done) = self.flying.remove(&cookie) {
-            self.large -= usize::from(is_large(&done.order));
-            self.done.push_back(done);
-        }
-        self.passed_over.answered(cookie, |cookie| self.flying.contains_key(cookie));
-    }
-
-    /// Receives more bytes, and appends them to those that are left.
-    fn fill(&mut self) -> io::Result<usize> {
-        self.input.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        let behind = if self.large > 0 { BEHIND.max(Machine::INPUT) } else { self.input.len() };
-        let room = self.input.get_mut(self.end..behind).unwrap_or_default();
-        // The expected payload follows the consumed bytes, and all bytes have been consumed.
-        let place = match self.machine.expects() {
-            Some((cookie, at, len)) if self.end == 0 => {
-                self.flying.get_mut(&cookie).and_then(|done| done.place(at, len))
-            }
-            _ => None,
-        };
-        let place = place.unwrap_or_default();
-        let placed = place.len();
-        let n = loop {
-            let mut both = [IoSliceMut::new(place), IoSliceMut::new(room)];
-            match self.stream.read_vectored(&mut both) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
-            }
-        };
-        // Inside TLS, bytes may have arrived although none is for the caller yet.
-        self.pulse.moved(self.stream.take_moved());
-        let n = n?;
-        if n > 0 && placed > 0 {
-            self.machine.placed(n.min(placed) as u64);
-        }
-        self.end += n.saturating_sub(placed);
-        Ok(n)
     }
 }
 
