@@ -170,8 +170,7 @@ impl Link {
         for (at, len) in pieces(at, all, self.longest.0) {
             let payload = take_front(&mut rest, usize::try_from(len).unwrap_or(usize::MAX));
             // The bytes of a request that was given up are still sent, because others follow on this link.
-            let bytes =
-                joined(payload.into_iter()).map_err(|lack| lack.of(Verb::Write, (at, len)))?;
+            let bytes = joined(payload).map_err(|lack| lack.of(Verb::Write, (at, len)))?;
             self.ask(by, Verb::Write, Order::write(at, bytes, fua))?;
         }
         Ok(())
