@@ -71,7 +71,7 @@ fn relays_follow_each_other(guest: &mut Guest) -> Outcome<()> {
              pid=$(said pid)
              kill -KILL $pid
              [ \"$(said state)\" = unattended ]
-             refuses 'has no relay' guest-tools detach
+             refuses 'has no relay, and not all of it is flushed' guest-tools detach
              guest-tools attach --background --device /dev/ublkb0 nbd+vsock://1/
              [ \"$(said pid)\" != $pid ]
              killed file 1 1
@@ -139,7 +139,9 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
         "a server that ended while no relay was there may have lost something, and is refused",
         &format!(
             "{WORDS}
+             dd if=/dev/zero of=/dev/ublkb0 bs=4k count=1 oflag=direct conv=notrunc status=none
              kill -KILL $(said pid)
+             refuses 'not all of it is flushed' guest-tools detach
              before=$(cat /run/lab/file.pid)
              systemctl kill --signal=KILL file
              until [ \"$(cat /run/lab/file.pid)\" != \"$before\" ]; do sleep 0.1; done
@@ -148,6 +150,24 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
              guest-tools detach --force
              [ -z \"$(guest-tools status)\" ]
              [ ! -e /dev/ublkb0 ]"
+        ),
+    )?;
+    guest.check(
+        "a device whose relay died with nothing unflushed goes without force, also without its server",
+        &format!(
+            "{WORDS}
+             guest-tools attach --background --ublk nbd+vsock://1/
+             dd if=/dev/zero of=/dev/ublkb0 bs=4k count=4 conv=notrunc,fsync status=none
+             kill -KILL $(said pid)
+             systemctl stop file
+             sleep 1000 </dev/ublkb0 &
+             refuses 'not all of it is flushed' guest-tools detach
+             kill $!
+             wait $! || true
+             guest-tools detach
+             [ -z \"$(guest-tools status)\" ]
+             [ ! -e /dev/ublkb0 ]
+             lasting file --vsock file /run/lab/disk"
         ),
     )?;
     guest.check(

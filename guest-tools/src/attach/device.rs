@@ -37,7 +37,7 @@ use super::{
     redial::{Redial, STACK, pause},
     relay::Relay,
     release::release,
-    saved::Saved,
+    saved::{Mark, Saved},
     state::{Phase, Shared, State},
 };
 use crate::agent_contexts::FencingToken;
@@ -130,7 +130,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     let frontends = driver.frontends(&mut facts, &export)?;
     let saved = driver.saved(&facts, &export, fencing)?;
     let state = state(&facts);
-    let inherits = driver.before().is_some();
+    let inherits = driver.before().is_some_and(|before| before.unflushed);
     let known = (fencing, saved, inherits);
     let (relay, end) = start(&wish, (frontends, links), (&export, block), known, &state)?;
     let device = match driver.start(&facts, &export) {
@@ -273,7 +273,9 @@ fn start(
     );
     let redial = redial.map_err(AttachError::system("start a thread"))?;
     let limits = (wish.dead_timeout, wish.keep);
-    let known = (saved, inherits);
+    let mark = saved.as_ref().map(|saved| Mark::new(&saved.path, inherits)).transpose();
+    let mark = mark.map_err(AttachError::system("write what the next relay has to know"))?;
+    let known = (saved.zip(mark), inherits);
     let relay = Relay::new((frontends, links), redial, inflight, limits, known, state.clone());
     let (end, alive) = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
     let thread = thread::Builder::new().name("relay".to_owned()).stack_size(STACK);

@@ -201,8 +201,9 @@ impl Driver {
             _ => return Ok(None),
         };
         let (uri, export) = (facts.uri.clone(), export.clone());
-        let untold = self.before().is_some_and(|before| before.untold);
-        let saved = Saved { path, uri, export, block: facts.block, fencing, untold };
+        let has = |what: fn(&Saved) -> bool| self.before().is_some_and(what);
+        let (untold, unflushed) = (has(|before| before.untold), has(|before| before.unflushed));
+        let saved = Saved { path, uri, export, block: facts.block, fencing, untold, unflushed };
         saved.write().map_err(AttachError::system("write what the next relay has to know"))?;
         Ok(Some(saved))
     }

@@ -82,7 +82,7 @@ pub(crate) enum AttachError {
     )]
     InUse(Device),
     #[error(
-        "{0} has no relay, so it cannot be flushed: 'guest-tools attach --device {0}' goes on with it; \
+        "{0} has no relay, and not all of it is flushed: 'guest-tools attach --device {0}' goes on with it; \
          --force takes it away, and loses what is not written"
     )]
     Unattended(Device),

@@ -29,7 +29,7 @@ use super::{
     inflight::Inflight,
     notify::tell,
     redial::Redial,
-    saved::Saved,
+    saved::{Mark, Saved},
     state::Shared,
 };
 
@@ -80,6 +80,7 @@ pub(super) struct Relay {
     inherits: bool,
     /// What the next relay has to know, if there can be one.
     saved: Option<Saved>,
+    mark: Option<Mark>,
     state: Shared,
 }
 
@@ -89,11 +90,12 @@ impl Relay {
         redial: Redial,
         inflight: Inflight,
         (dead_timeout, keep): (Option<Duration>, usize),
-        (saved, inherits): (Option<Saved>, bool),
+        (saved, inherits): (Option<(Saved, Mark)>, bool),
         state: Shared,
     ) -> Self {
         // A server that keeps nothing back until a flush cannot lose anything.
         let inherits = inherits && inflight.flushes();
+        let (saved, mark) = saved.unzip();
         Self {
             frontends,
             net: Net::Up(links),
@@ -110,6 +112,7 @@ impl Relay {
             telling: false,
             inherits,
             saved,
+            mark,
             state,
         }
     }
@@ -190,6 +193,12 @@ impl Relay {
     }
 
     fn answer_kernel(&mut self) -> Result<(), FrontendError> {
+        let unflushed = !self.inflight.unflushed.is_empty() || self.inherits || self.untold;
+        if let Some(mark) = &mut self.mark
+            && let Err(error) = mark.set(unflushed)
+        {
+            tell(&format!("the next relay would not know what is flushed: {error}"));
+        }
         for reply in self.inflight.replies() {
             if let Some(frontend) = self.frontends.get_mut(reply.frontend) {
                 frontend.answer(reply.cookie, reply.error, reply.payload)?;

@@ -2,9 +2,9 @@
 //! is not taken away. The command `detach` calls it, and so does a relay that is asked to end.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     thread,
     time::{Duration, Instant},
 };
@@ -34,10 +34,12 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Flushes and disconnects. With `force` there is no flush, and the disk may be in use.
 pub(crate) fn release(device: Device, force: bool) -> Result<(), AttachError> {
-    if matches!(device, Device::Ublk(_)) && !force && ask(device).is_none() {
-        return Err(AttachError::Unattended(device));
-    }
-    let held = if force { None } else { Some(locked(flushed(device)?)) };
+    let has_relay = matches!(device, Device::Nbd(_)) || ask(device).is_some();
+    let held = match force {
+        true => None,
+        false if has_relay => Some(locked(flushed(device)?)),
+        false => Some(locked(clean(device)?)),
+    };
     let disconnected = match device {
         Device::Nbd(number) => Driver::open().and_then(|mut driver| driver.disconnect(number)),
         Device::Ublk(number) => stop(number, force),
@@ -69,15 +71,47 @@ fn stop(number: u32, force: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the device exclusively, with nothing left to write.
-fn flushed(device: Device) -> Result<File, AttachError> {
-    // With O_EXCL a block device opens only if nothing is mounted from it and no other process has opened
-    // it with O_EXCL.
+/// Opens a device exclusively that has no relay, if nothing of it can be unflushed. A device that is not open has
+/// nothing left to write in the kernel, and the mark says whether the server has.
+fn clean(device: Device) -> Result<File, AttachError> {
+    let saved = Saved::read(facts_of(device)).ok().flatten();
+    let inflight = fs::read_to_string(format!("/sys/block/{}/inflight", device.name()));
+    let idle = inflight.is_ok_and(|counts| counts.split_whitespace().all(|count| count == "0"));
+    if saved.is_none_or(|saved| saved.unflushed || saved.untold) || !idle || is_open(device) {
+        return Err(AttachError::Unattended(device));
+    }
+    exclusive(device)
+}
+
+/// Whether a process has the device open, as far as this one may see. Only root may detach, and sees all.
+fn is_open(device: Device) -> bool {
+    let Ok(number) = fs::metadata(device.to_string()).map(|found| found.rdev()) else {
+        return false;
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut files = processes
+        .filter_map(|process| fs::read_dir(process.path().join("fd")).ok())
+        .flatten()
+        .flatten();
+    files.any(|file| {
+        fs::metadata(file.path())
+            .is_ok_and(|found| found.file_type().is_block_device() && found.rdev() == number)
+    })
+}
+
+/// Opens the device. With O_EXCL a block device opens only if nothing is mounted from it and no other process has
+/// opened it with O_EXCL.
+fn exclusive(device: Device) -> Result<File, AttachError> {
     let opened = File::options().read(true).custom_flags(O_EXCL).open(device.to_string());
-    let file = opened.map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+    opened.map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => AttachError::InUse(device),
         _ => AttachError::Open { device, source },
-    })?;
+    })
+}
+
+/// Opens the device exclusively, with nothing left to write.
+fn flushed(device: Device) -> Result<File, AttachError> {
+    let file = exclusive(device)?;
     let flushed = file.sync_all();
     flushed.map_err(|source| AttachError::Flush { device, source })?;
     Ok(file)

@@ -1,14 +1,14 @@
 //! What the next relay of a ublk device has to know if this one is killed. It is a file under
 //! /run/guest-tools, which is in memory and ends with the kernel that has the device.
 //!
-//! Acknowledged changes that were not flushed are not in it. Therefore a relay takes a device over only if
-//! the server has run all along and still has those changes. The server has to identify its run for that.
-//! The relay stays with that run until a flush has succeeded.
+//! Acknowledged changes that were not flushed are not in it. A file beside it, the mark, says whether there are
+//! any. If so, a relay takes the device over only if the server has run all along and still has those changes.
+//! The server has to identify its run for that. The relay stays with that run until a flush has succeeded.
 
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Saved {
     pub(super) fencing: FencingToken,
     /// A flush of a relay's own has failed and the kernel has not been told.
     pub(super) untold: bool,
+    /// The last relay may have acknowledged changes that were not flushed.
+    pub(super) unflushed: bool,
 }
 
 impl Saved {
@@ -50,6 +52,9 @@ impl Saved {
     /// Whether an export is the one that the kernel was told of, with all of its properties.
     pub(super) fn is_still(&self, now: &Export) -> Result<(), String> {
         self.export.is_still(now)?;
+        if !self.unflushed {
+            return Ok(());
+        }
         match (&self.export.instance, &now.instance) {
             (Some(was), Some(is)) if was == is => Ok(()),
             (Some(_), Some(_)) => Err("the server was started anew while no relay was there, and may \
@@ -86,10 +91,11 @@ impl Saved {
         known.map(Some).ok_or_else(|| io::Error::other("its words are another version's"))
     }
 
-    /// Removes the file, when the device is gone.
+    /// Removes the files, when the device is gone.
     pub(super) fn remove(path: &Path) {
         // A file that stays is ignored without its device.
         fs::remove_file(path).ok();
+        fs::remove_file(mark_of(path)).ok();
     }
 
     fn to_json(&self) -> Value {
@@ -113,6 +119,7 @@ impl Saved {
         let text = |key: &str| value.get(key)?.as_str().map(str::to_owned);
         let flags = u16::try_from(number("flags")?).ok()?;
         Some(Self {
+            unflushed: Mark::read(&path),
             path,
             uri: text("uri")?,
             export: Export {
@@ -132,6 +139,46 @@ impl Saved {
             untold: value.get("untold").and_then(Value::as_bool).unwrap_or(false),
         })
     }
+}
+
+/// Whether a relay has acknowledged changes that were not flushed: one byte in a file of its own, because it changes
+/// with the changes.
+#[derive(Debug)]
+pub(super) struct Mark {
+    file: File,
+    unflushed: bool,
+}
+
+impl Mark {
+    /// Makes the mark beside the facts at `path`.
+    pub(super) fn new(path: &Path, unflushed: bool) -> io::Result<Self> {
+        let file = File::options().write(true).create(true).truncate(false).open(mark_of(path))?;
+        // The next `set` is the first.
+        let mut mark = Self { file, unflushed: !unflushed };
+        mark.set(unflushed)?;
+        Ok(mark)
+    }
+
+    /// Call it with `true` before the kernel is told of a change that is not durable.
+    pub(super) fn set(&mut self, unflushed: bool) -> io::Result<()> {
+        if self.unflushed != unflushed {
+            self.file.write_all_at(if unflushed { UNFLUSHED } else { FLUSHED }, 0)?;
+            self.unflushed = unflushed;
+        }
+        Ok(())
+    }
+
+    /// What the last relay has left. Older relays left nothing.
+    fn read(path: &Path) -> bool {
+        fs::read(mark_of(path)).ok().as_deref() != Some(FLUSHED)
+    }
+}
+
+const UNFLUSHED: &[u8] = b"1";
+const FLUSHED: &[u8] = b"0";
+
+fn mark_of(path: &Path) -> PathBuf {
+    path.with_extension("unflushed")
 }
 
 /// The path of a device's facts.
@@ -159,6 +206,7 @@ mod tests {
             block: 512,
             fencing: FencingToken { token: 0xabc, generation: 1 },
             untold: true,
+            unflushed: true,
         }
     }
 
@@ -185,6 +233,9 @@ mod tests {
         now.instance = saved.export.instance.clone();
         now.size += 1;
         assert!(saved.is_still(&now).unwrap_err().contains("its size was"));
+        now = Export { instance: Some("run8".to_owned()), ..saved.export.clone() };
+        let flushed = Saved { unflushed: false, ..saved.clone() };
+        assert_eq!(flushed.is_still(&now), Ok(()), "nothing can be lost");
         assert!(saved.next().generation > saved.fencing.generation + 1_000_000_000);
         assert_eq!(saved.next().token, 0xabc);
     }

@@ -98,6 +98,24 @@ fn a_server_that_has_lost_what_a_dead_relay_was_answered_is_refused() {
     assert_eq!(machine.server.durable()[..512], [0; 512]);
 }
 
+/// After a flush nothing can be lost, so another run of the server is the same disk.
+#[test]
+fn a_dead_relay_that_had_flushed_leaves_its_device_to_any_run_of_the_server() {
+    let machine = Machine::new();
+    let mut first = machine.attach(&[]);
+    does(&mut first, write(0, vec![BEFORE; 512], 0));
+    does(&mut first, flush());
+    machine.server.restart();
+    let mut second = machine.take_over(&mut first, &[]);
+    does(&mut second, read(0, &[BEFORE; 512]));
+    // One more change, and the next run of the server is refused again.
+    does(&mut second, write(0, vec![AFTER; 512], 0));
+    second.kill();
+    machine.server.restart();
+    let said = machine.attach(&[]).fails();
+    assert!(said.contains("was started anew while no relay was there"), "{said}");
+}
+
 /// The kernel asks for no flush of ours, and is told when one fails: what the server has lost by it, the next
 /// flush would not tell.
 #[test]
