@@ -21,7 +21,7 @@ use super::{
     pieces::{extents, pieces, put_pieces, take_front},
     reader::{NotSent, Shared},
 };
-use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, joined, zeroed};
+use disk::{Answer, DiskError, DiskInfo, Kind, Op, Progress, Verb, in_pieces, room, zeroed};
 
 /// A connection in transmission. Dropping it disconnects.
 #[derive(Debug)]
@@ -100,6 +100,17 @@ impl Link {
     /// Sends one request and waits for its answer, until the asker gives up. `verb` is the client's request, of which it
     /// is a part.
     fn ask(&self, by: &Asker, verb: Verb, order: Order) -> Result<Done, DiskError> {
+        self.ask_with(by, verb, order, &[])
+    }
+
+    /// Like `ask`, with the bytes of a write.
+    fn ask_with(
+        &self,
+        by: &Asker,
+        verb: Verb,
+        order: Order,
+        bytes: &[&[u8]],
+    ) -> Result<Done, DiskError> {
         let range = (order.at, order.len);
         let failed = |kind, why: String| {
             let source = Some(io::Error::other(why));
@@ -114,7 +125,7 @@ impl Link {
             return Err(given_up());
         }
         let (tell, told) = sync_channel(1);
-        let tag = self.shared.send(order, tell).map_err(|error| match error {
+        let tag = self.shared.send(order, bytes, tell).map_err(|error| match error {
             NotSent::Ended(why) => broken(&why),
             NotSent::Unfit(error) => failed(Kind::Invalid, chain(&error).to_string()),
         })?;
@@ -169,9 +180,11 @@ impl Link {
         let all: u64 = rest.iter().map(|run| run.len() as u64).sum();
         for (at, len) in pieces(at, all, self.longest.0) {
             let payload = take_front(&mut rest, usize::try_from(len).unwrap_or(usize::MAX));
-            // The bytes of a request that was given up are still sent, because others follow on this link.
-            let bytes = joined(payload).map_err(|lack| lack.of(Verb::Write, (at, len)))?;
-            self.ask(by, Verb::Write, Order::write(at, bytes, fua))?;
+            // For what is not sent at once. A request that was given up is still sent, because others follow.
+            let room = room(usize::try_from(len).unwrap_or(usize::MAX))
+                .map_err(|lack| lack.of(Verb::Write, (at, len)))?;
+            let order = Order { len, ..Order::write(at, room, fua) };
+            self.ask_with(by, Verb::Write, order, &payload)?;
         }
         Ok(())
     }

@@ -96,19 +96,31 @@ impl Shared {
         self.lock().end.as_ref().map(|end| end.why().to_owned())
     }
 
-    /// Sends a request as far as the socket takes it; the reading thread sends the rest. `tell` gets the reply. Returns
-    /// the tag of the request.
-    pub(super) fn send(&self, order: Order, tell: SyncSender<Done>) -> Result<u64, NotSent> {
+    /// Sends a request as far as the socket takes it; the reading thread sends the rest. `bytes` is what a write writes,
+    /// and the order has room for them. `tell` gets the reply. Returns the tag of the request.
+    pub(super) fn send(
+        &self,
+        order: Order,
+        bytes: &[&[u8]],
+        tell: SyncSender<Done>,
+    ) -> Result<u64, NotSent> {
         let mut state = self.lock();
         let State { client, waiting, next, end } = &mut *state;
         let (Some(client), None) = (client, &end) else {
             return Err(NotSent::Ended(end.as_ref().map_or("", End::why).to_owned()));
         };
         let tag = *next;
-        client.submit(order.tagged(tag)).map_err(NotSent::Unfit)?;
+        let order = order.tagged(tag);
+        let submitted = match bytes {
+            [] => client.submit(order),
+            bytes => client.submit_write(order, bytes),
+        };
+        let pushed = match submitted {
+            Err(error @ ClientError::Unfit { .. }) => return Err(NotSent::Unfit(error)),
+            submitted => submitted.and_then(|()| client.push()),
+        };
         *next += 1;
         waiting.insert(tag, tell);
-        let pushed = client.push();
         let is_left = client.interest().contains(PollFlags::POLLOUT);
         drop(state);
         if let Err(error) = pushed {

@@ -172,20 +172,51 @@ impl Client {
         if order.verb.reads() {
             order.bytes.resize(usize::try_from(order.len).unwrap_or(usize::MAX), 0);
         }
+        let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
+        let cookie = self.queue(&order, payload)?;
+        self.fly(cookie, order);
+        Ok(())
+    }
+
+    /// Like `submit`, for a write of borrowed bytes, which are sent at once as far as the socket takes them. The others
+    /// are copied to `order.bytes`, which is empty and has room for all of them.
+    ///
+    /// # Errors
+    /// As `submit`; `ClientError::Lost`: the connection has ended.
+    pub fn submit_write(&mut self, mut order: Order, bytes: &[&[u8]]) -> Result<(), ClientError> {
+        let others = !self.outgoing.is_empty();
+        let cookie = self.queue(&order, bytes.iter().map(|run| run.len()).sum())?;
+        let sent =
+            if others { Ok(0) } else { self.outgoing.send_borrowed(&mut self.stream, bytes) };
+        let mut skip = *sent.as_ref().unwrap_or(&0);
+        for run in bytes {
+            let here = skip.min(run.len());
+            skip -= here;
+            order.bytes.extend_from_slice(run.get(here..).unwrap_or_default());
+        }
+        self.fly(cookie, order);
+        self.pulse.moved(self.stream.take_moved());
+        sent.map(drop).map_err(|source| ClientError::lost(&self.name, "sending a request", source))
+    }
+
+    /// Queues the header of a request that has `payload` bytes behind it.
+    fn queue(&mut self, order: &Order, payload: usize) -> Result<u64, ClientError> {
         let put = order.put(&mut self.machine, self.outgoing.heads());
         let cookie = put.map_err(|source| {
             let (name, doing) = (self.name.clone(), order.name());
             ClientError::Unfit { name, doing, source }
         })?;
-        let payload = if let Verb::Write { .. } = order.verb { order.bytes.len() } else { 0 };
+        self.outgoing.push(cookie, payload);
+        Ok(cookie)
+    }
+
+    fn fly(&mut self, cookie: u64, order: Order) {
         if self.flying.is_empty() {
             self.pulse.begin();
         }
-        self.outgoing.push(cookie, payload);
         self.large += usize::from(is_large(&order));
         self.flying.insert(cookie, Done::new(order));
         self.passed_over.submitted(cookie);
-        Ok(())
     }
 
     /// Takes the next request that was answered; `None` if there is none yet.

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSlice, Write},
+    iter,
 };
 
 use super::Done;
@@ -72,6 +73,37 @@ impl Outgoing {
             }
         }
         Ok(())
+    }
+
+    /// Sends the only request of the queue, whose payload is `bytes`. Returns how many bytes of the payload were sent.
+    pub(super) fn send_borrowed(
+        &mut self,
+        socket: &mut impl Write,
+        bytes: &[&[u8]],
+    ) -> io::Result<usize> {
+        let head = self.heads.get(self.sent..).unwrap_or_default().to_vec();
+        let mut all: Vec<_> =
+            iter::once(&head[..]).chain(bytes.iter().copied()).map(IoSlice::new).collect();
+        let (mut left, mut sent) = (&mut all[..], 0);
+        let done = loop {
+            let some = left.get(..left.len().min(SLICES)).unwrap_or_default();
+            match socket.write_vectored(some) {
+                Ok(0) if left.is_empty() => break Ok(()),
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    sent += n;
+                    IoSlice::advance_slices(&mut left, n);
+                    if left.is_empty() {
+                        break Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.advance(sent);
+        done.map(|()| sent.saturating_sub(head.len()))
     }
 
     fn slices<'a>(&'a self, flying: &'a HashMap<u64, Done>) -> Vec<IoSlice<'a>> {

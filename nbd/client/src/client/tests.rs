@@ -163,3 +163,78 @@ fn what_a_broken_connection_leaves_is_given_back_in_order() {
     assert_eq!(left, [0, 2]);
     served.join().unwrap();
 }
+
+#[test]
+fn borrowed_bytes_are_sent_whole_and_in_order_though_the_server_reads_slowly() {
+    const LEN: usize = 3 << 20;
+    let bytes: Vec<u8> = (0..LEN).map(|at| u8::try_from(at / 7 % 251).unwrap()).collect();
+    let expected = bytes.clone();
+    let (uri, _dir, served) = server(8 << 20, move |stream| {
+        for at in 0..2 {
+            let (cookie, len) = request(stream);
+            assert_eq!(len as usize, LEN);
+            let mut data = vec![0; LEN];
+            stream.read_exact(&mut data).unwrap();
+            assert!(data == expected, "write {at}");
+            reply(stream, 0, cookie, &[]);
+        }
+    });
+    let mut client = Connector::new(Timeout::default()).open(&uri).unwrap();
+    let runs: Vec<_> = bytes.chunks(4096).collect();
+    // The second one finds the first in the queue.
+    for _ in 0..2 {
+        let order = Order { len: LEN as u64, ..Order::write(0, Vec::with_capacity(LEN), false) };
+        client.submit_write(order, &runs).unwrap();
+    }
+    for _ in 0..2 {
+        client.next_good().unwrap();
+    }
+    client.close();
+    served.join().unwrap();
+}
+
+#[test]
+fn an_abandoned_read_holds_no_memory_and_others_go_on() {
+    let (uri, _dir, served) = server(1 << 20, |stream| {
+        let asked: Vec<_> = (0..2).map(|_| request(stream)).collect();
+        for (cookie, len) in asked {
+            reply(stream, 0, cookie, &vec![7; len as usize]);
+        }
+    });
+    let mut client = Connector::new(Timeout::default()).open(&uri).unwrap();
+    for tag in [1, 2] {
+        client.submit(Order::read(0, 100_000, Vec::new()).tagged(tag)).unwrap();
+    }
+    client.abandon(1);
+    assert!(client.flying.values().any(|done| done.order.bytes.capacity() == 0));
+    let mut done = [client.next_good().unwrap(), client.next_good().unwrap()];
+    done.sort_by_key(|done| done.order.tag);
+    assert_eq!(done[1].order.bytes, vec![7; 100_000]);
+    client.close();
+    served.join().unwrap();
+}
+
+#[test]
+fn a_turn_that_is_bounded_says_that_there_is_more() {
+    const LEN: u64 = 4 << 20;
+    let (uri, _dir, served) = server(LEN, |stream| {
+        let (cookie, len) = request(stream);
+        reply(stream, 0, cookie, &vec![7; len as usize]);
+    });
+    let mut client = Connector::new(Timeout::default()).open(&uri).unwrap();
+    client.submit(Order::read(0, LEN, Vec::new())).unwrap();
+    let mut busy = 0;
+    let done = loop {
+        match client.turn_within(1).unwrap() {
+            Turned::Busy => busy += 1,
+            Turned::Idle => wait(&[&client]).unwrap(),
+        }
+        if let Some(done) = client.pop() {
+            break done;
+        }
+    };
+    assert_eq!(done.order.bytes, vec![7; 4 << 20]);
+    assert!(busy > 4, "it was received in {busy} turns");
+    client.close();
+    served.join().unwrap();
+}
