@@ -63,7 +63,7 @@ impl Leases {
 
 impl Gate for Leases {
     fn admit(&self, caller: &Caller<'_>) -> Result<Pass, Denied> {
-        let denied = || Denied::new("no lease: over vsock --qmp lets its machines in, nobody else");
+        let denied = || Denied::new("no lease: over vsock only the machines of --qmp may connect");
         let Peer::Vsock { cid, .. } = caller.peer else { return Ok(Pass::default()) };
         if caller.peer.vsock_kind() != Some(VsockKind::Guest) {
             return Err(denied());

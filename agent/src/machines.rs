@@ -154,7 +154,7 @@ impl Wired {
         // The guest can reboot as often as it likes, so its log lines are limited.
         let log = Arc::new(Allowance::new(self.name.to_string()));
         let why = log.charge(self.end()).await;
-        tracing::info!("{why}: CID {} is granted to nobody", self.lease.cid());
+        tracing::info!("{why}: CID {} is not granted any more", self.lease.cid());
         self.lease.withdraw(&why);
     }
 

@@ -257,7 +257,7 @@ pub(crate) async fn serve(
         }
         () = tokio::time::sleep(shutdown_timeout) => {
             let seconds = shutdown_timeout.as_secs_f64();
-            tracing::warn!("not done after {seconds} s (--shutdown-timeout): closing what is left");
+            tracing::warn!("sessions have not ended within {seconds} s (--shutdown-timeout): closing them");
             life.send_replace(Life::Ending);
             tokio::select! {
                 () = all(&mut attendants) => {}

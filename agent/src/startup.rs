@@ -78,7 +78,7 @@ impl Failure {
                 Some("raise the limit of threads (ulimit -u, or TasksMax= of the unit)".into())
             }
             Self::PidFile { source: PidFileError::Taken(_), .. } => {
-                Some("end that one first, or choose another file".into())
+                Some("end that agent first, or choose another file".into())
             }
             Self::PidFile { source: PidFileError::Io(error), .. } => match error.kind() {
                 io::ErrorKind::NotFound => Some("make its directory first".into()),
@@ -265,7 +265,7 @@ impl Startup {
             captive = self.captive(&listeners, &lifecycle, &rules.tls)?;
         }
         if let Err(error) = notify(&ready) {
-            tracing::warn!("the service manager cannot be told READY=1: {error}");
+            tracing::warn!("cannot send READY=1 to the service manager: {error}");
         }
         let timeout = self.plan.shutdown_timeout;
         let ended =

@@ -171,8 +171,8 @@ complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l backg
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l direct -d 'Give the kernel the connection itself: less work, but the device ends with its server; kernels since late 2025 refuse this for vsock, and then there is a relay all the same'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -l json -d 'Print JSON'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand attach" -s h -l help -d 'Print help'
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -l timeout -d 'How long its relay may take to end' -r
-complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -l force -d 'Without flushing, and though it is in use: what is not written is lost'
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -l timeout -d 'How long the relay may take to end' -r
+complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -l force -d 'Detach without a flush, even while it is in use; unwritten data is lost'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -l json -d 'Print JSON'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand detach" -s h -l help -d 'Print help'
 complete -c guest-tools -n "__fish_guest_tools_using_subcommand status" -l timeout -d 'How long a server may owe an answer and say next to nothing before it counts as gone, such as 500ms or 5m; 0s: for ever' -r

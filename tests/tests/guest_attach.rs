@@ -97,7 +97,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
              until [ -z \"$(guest-tools status)\" ]; do sleep 0.1; done
              refuses '/dev/nbd7 is not attached' guest-tools detach /dev/nbd7
              refuses 'nothing is attached' guest-tools detach
-             refuses 'nobody on vsock port 7' guest-tools attach nbd+vsock://1:7/"
+             refuses 'no process listens on vsock port 7' guest-tools attach nbd+vsock://1:7/"
         ),
     )?;
     guest.check(

@@ -144,7 +144,7 @@ fn a_guests_grant_lives_as_long_as_its_machine() -> Outcome<()> {
             "{}
              agent qemu attach --qmp next.ctl --cid $(cat short.cid) --json
              qmp next cont
-             said 'no lease: over vsock --qmp lets its machines in, nobody else'
+             said 'no lease: over vsock only the machines of --qmp may connect'
              log disks | grep \"refused peer=vsock:$(cat short.cid):\"
              while systemctl --quiet is-active next; do sleep 0.2; done
              ! grep -F 'size: ' next.console",

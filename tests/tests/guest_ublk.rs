@@ -71,7 +71,7 @@ fn relays_follow_each_other(guest: &mut Guest) -> Outcome<()> {
              pid=$(said pid)
              kill -KILL $pid
              [ \"$(said state)\" = unattended ]
-             refuses 'has no relay, and not all of it is flushed' guest-tools detach
+             refuses 'has no relay, and may have unflushed data' guest-tools detach
              guest-tools attach --background --device /dev/ublkb0 nbd+vsock://1/
              [ \"$(said pid)\" != $pid ]
              killed file 1 1
@@ -141,7 +141,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
             "{WORDS}
              dd if=/dev/zero of=/dev/ublkb0 bs=4k count=1 oflag=direct conv=notrunc status=none
              kill -KILL $(said pid)
-             refuses 'not all of it is flushed' guest-tools detach
+             refuses 'may have unflushed data' guest-tools detach
              before=$(cat /run/lab/file.pid)
              systemctl kill --signal=KILL file
              until [ \"$(cat /run/lab/file.pid)\" != \"$before\" ]; do sleep 0.1; done
@@ -161,7 +161,7 @@ fn errors(guest: &mut Guest) -> Outcome<()> {
              kill -KILL $(said pid)
              systemctl stop file
              sleep 1000 </dev/ublkb0 &
-             refuses 'not all of it is flushed' guest-tools detach
+             refuses 'may have unflushed data' guest-tools detach
              kill $!
              wait $! || true
              guest-tools detach

@@ -233,7 +233,7 @@ fn a_guest_finds_out_why_and_uses_its_disk_by_every_command() -> Outcome<()> {
             "ok       connect: nbd+vsock://2/ takes connections",
             "ok       export: \"\": 67108864 bytes (64.0 MiB)",
             "done after",
-            "the host has nobody on vsock port 10810",
+            "no process listens on vsock port 10810 of the host",
             "failed after",
             "fault    connect: nbd+vsock://9/",
             "failed after",

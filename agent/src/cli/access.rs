@@ -13,20 +13,20 @@ const HEADING: &str = "Who may connect";
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Words {
-    /// Let these in and refuse all whom neither this, --allow-cid nor --access-file names:
+    /// Allow these clients, and refuse all that no --allow, --allow-cid or --access-file names:
     /// vsock-guest[:CIDS], vsock-local, vsock-cid:N, uid:N, gid:N, pid:N, 10.0.0.0/8, ::1, anyunix
     /// and all else that --filter=ip knows; numbers may be ranges (3-9). May be given again
     #[arg(long, value_name = "RULE[,RULE...]", help_heading = HEADING)]
     allow: Vec<String>,
 
-    /// Let the guests with these CIDs in, such as 3,5-9; in addition to --allow. May be given again
+    /// Allow the guests with these CIDs, such as 3,5-9, in addition to --allow. May be given again
     #[arg(long, value_name = "CIDS", help_heading = HEADING)]
     allow_cid: Vec<String>,
 
-    /// Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of
-    /// rules with 'allow' or 'deny' in front (allow, if neither); the first rule that names a peer
-    /// decides. # starts a comment. HUP reads it again; connections that it no
-    /// longer lets in are closed when their requests are done
+    /// Allow the clients that this file names, in addition to --allow and --allow-cid. A line is a list of
+    /// rules after 'allow' or 'deny' (allow, if neither); the first rule that names a client decides. # starts a
+    /// comment. HUP reads the file again, and closes connections that it no longer allows when their requests
+    /// are finished
     #[arg(long, value_name = "PATH", help_heading = HEADING)]
     access_file: Option<PathBuf>,
 

@@ -8,7 +8,7 @@ const ACTIVATED: &str = "socket activation (LISTEN_FDS)";
 const SINGLE: &str = "-s/--single";
 const RUN: &str = "--run";
 
-const OPENED: &str = "leave the option out: whoever opened the sockets has said where to listen";
+const OPENED: &str = "leave the option out: the sockets that were passed say where to listen";
 const ONE_CLIENT: &str = "leave the second out: the one client is on stdin and stdout, and nothing \
                           else may be there";
 

@@ -25,7 +25,7 @@ pub(super) struct Words {
     #[arg(long, value_name = "SIZE", default_value = "256M", help_heading = HEADING)]
     memory_per_tenant: String,
 
-    /// Most memory that all connections hold. One tenant gets as much as it leaves free
+    /// Most memory that all connections hold. One tenant may have as much as is still free
     /// [default: a quarter of the memory]
     #[arg(long, value_name = "SIZE", help_heading = HEADING)]
     memory_total: Option<String>,

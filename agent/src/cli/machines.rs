@@ -17,9 +17,9 @@ const HEADING: &str = "Who may connect";
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Words {
-    /// Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else:
-    /// SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device
-    /// gets one. May be given again
+    /// Allow the guest of this QEMU while the machine lives, and no other client over vsock. SOCKET is
+    /// a -qmp socket of it that no other program uses meanwhile. A machine without a vsock device gets
+    /// one. May be given again
     #[arg(long, value_name = "SOCKET", help_heading = HEADING)]
     qmp: Vec<PathBuf>,
 

@@ -107,11 +107,11 @@ pub(super) struct Said {
     )]
     pub(super) exportname: String,
 
-    /// Requests of one connection that may wait for the disk at once; 0 for as many as is best
+    /// Requests of one connection that may wait for the disk at once; 0: the agent chooses
     #[arg(short, long, default_value_t = 0, hide_default_value = true, help_heading = "Serving")]
     pub(super) threads: u32,
 
-    /// How files are read and written: by io_uring where the kernel allows it (auto), by nothing else (uring), or
+    /// How files are read and written: by io_uring where the kernel allows it (auto), by io_uring only (uring), or
     /// by threads that wait
     #[arg(
         long,
@@ -122,27 +122,27 @@ pub(super) struct Said {
     )]
     pub(super) io: String,
 
-    /// Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m
+    /// Disconnect a client whose handshake takes longer: seconds, or 500ms, 2m
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = "Serving")]
     pub(super) timeout: String,
 
-    /// At TERM and INT, close connections that are not done by then
+    /// After TERM and INT, close connections whose requests take longer
     #[arg(long, value_name = "TIME", default_value = "5s", help_heading = "Serving")]
     pub(super) shutdown_timeout: String,
 
     #[command(flatten)]
     pub(super) tls: super::tls::Words,
 
-    /// Stay in the foreground: so unless --background is given, or the program is called as nbdkit
+    /// Stay in the foreground; the default, unless the program is called as nbdkit
     #[arg(short, long, alias = "no-fork", help_heading = "The process")]
     pub(super) foreground: bool,
 
-    /// Go into the background once ready; exits with 0 only then
+    /// Go into the background when ready; the exit status is 0 only if it became ready
     #[arg(long, help_heading = "The process")]
     pub(super) background: bool,
 
-    /// Run a command with the shell, which finds $uri, $port, $unixsocket and $exportname; end with it
-    /// and with its exit status. Listens on a private Unix socket unless told otherwise
+    /// Run a shell command with the variables $uri, $port, $unixsocket and $exportname, and exit with
+    /// its status when it ends. Without an address the agent listens on a private Unix socket
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true, help_heading = "The process")]
     pub(super) run: Option<String>,
 
@@ -150,15 +150,15 @@ pub(super) struct Said {
     #[arg(long, help_heading = "The process")]
     pub(super) exit_with_parent: bool,
 
-    /// Go on as this user once everything is open: a name or a number
+    /// Change to this user after everything is open: a name or a number
     #[arg(short, long, value_name = "USER", help_heading = "The process")]
     pub(super) user: Option<String>,
 
-    /// Go on as this group once everything is open [default: that of --user]
+    /// Change to this group after everything is open [default: that of --user]
     #[arg(short, long, value_name = "GROUP", help_heading = "The process")]
     pub(super) group: Option<String>,
 
-    /// Stay in memory: for a disk that this machine swaps to
+    /// Lock the agent in memory, for a disk that this machine swaps to
     #[arg(long, help_heading = "The process")]
     pub(super) swap: bool,
 
@@ -180,7 +180,7 @@ pub(super) struct Said {
     #[arg(long, help_heading = "The process")]
     pub(super) print_uri: bool,
 
-    /// Say more on stderr
+    /// Log more
     #[arg(short, long, help_heading = "The process")]
     pub(super) verbose: bool,
 
@@ -195,7 +195,7 @@ pub(super) struct Said {
     )]
     pub(super) log: String,
 
-    /// Offer no structured replies, and what needs them
+    /// Offer no structured replies, and nothing that needs them
     #[arg(long, alias = "no-structured-replies", help_heading = "For testing clients")]
     pub(super) no_sr: bool,
 
@@ -211,19 +211,19 @@ pub(super) struct Said {
     #[arg(short, long, alias = "new-style", hide = true)]
     pub(super) newstyle: bool,
 
-    /// Help; behind a plugin and filters, also about these and their parameters
+    /// Print help; after a plugin and filters, also their parameters
     #[arg(short, long, help_heading = "Instead of serving")]
     pub(super) help: bool,
 
-    /// The version; behind a plugin and filters, also theirs
+    /// Print the version; after a plugin and filters, also theirs
     #[arg(short = 'V', long, help_heading = "Instead of serving")]
     pub(super) version: bool,
 
-    /// What was decided when this program was built, as KEY=VALUE
+    /// Print the settings of this build, as KEY=VALUE
     #[arg(long, help_heading = "Instead of serving")]
     pub(super) dump_config: bool,
 
-    /// What the plugin is, as KEY=VALUE
+    /// Print the properties of the plugin, as KEY=VALUE
     #[arg(long, help_heading = "Instead of serving")]
     pub(super) dump_plugin: bool,
 

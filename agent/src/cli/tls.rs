@@ -41,7 +41,7 @@ impl Words {
             return Err(Stop::Together {
                 one: "--tls=off",
                 other: "--tls-verify-peer",
-                hint: "without TLS nobody can be verified: leave one of them out",
+                hint: "without TLS no client can be verified: leave one of them out",
             });
         }
         if cfg!(not(feature = "psk")) && self.tls_psk.is_some() && mode != Some(Mode::Off) {

@@ -263,7 +263,7 @@ const LINES: &[(&str, &str)] = &[
         "nbdsh -c 'h.connect_vsock(2, 10809)' -c 'print(h.get_size())'",
     ),
     (
-        "A block device for the guest with CID 7, and for nobody else",
+        "A block device for the guest with CID 7 alone",
         "agent --vsock --allow-cid 7 file /dev/vg/guest7",
     ),
     (
@@ -276,7 +276,7 @@ const LINES: &[(&str, &str)] = &[
     ),
     ("One command with a disk", "agent memory 1G --run 'nbdinfo \"$uri\"'"),
     (
-        "TCP, for those who have a certificate",
+        "TCP, for clients with a certificate",
         "agent --tls=require --tls-verify-peer --tls-certificates=/etc/pki/nbdkit file disk.img",
     ),
     ("What a filter and a plugin take", "agent --filter=rate file --help"),
@@ -309,7 +309,7 @@ const SECTIONS: &[Section] = &[
             ),
             (
                 "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
-                "Where the service manager is told READY, RELOADING, STATUS, STOPPING and WATCHDOG: sd_notify(3).",
+                "The socket for READY, RELOADING, STATUS, STOPPING and WATCHDOG messages to the service manager: sd_notify(3).",
             ),
             ("TMPDIR", "Where overlays (/var/tmp without it) and private sockets (/tmp) are made."),
         ],
@@ -334,7 +334,7 @@ const SECTIONS: &[Section] = &[
             ),
             (
                 "/var/lib/agent",
-                "What agent.service serves, read-only, unless it is told otherwise.",
+                "The disk that agent.service serves, read-only, unless its configuration names another.",
             ),
             (
                 "/etc/pki/nbdkit, ~/.pki/nbdkit, ~/.config/pki/nbdkit",

@@ -24,15 +24,13 @@ pub(crate) enum Cause {
     NoAddress { host: String, family: Family },
     #[error("the private directory {} cannot be made", .path.display())]
     Directory { path: PathBuf, source: io::Error },
-    #[error("something that is not a socket stands there")]
+    #[error("the file is not a socket")]
     NotASocket,
-    #[error(
-        "a socket stands there and nobody listens on it: left behind by a process that was killed"
-    )]
+    #[error("a socket file is there, and no process listens on it: its process was killed")]
     Stale,
     #[error(
-        "a socket that nobody listens on stands there, and another process holds a lock on {}, under \
-         which it would be replaced", .0.display()
+        "an unused socket file is there, and it cannot be replaced while another process holds a lock on \
+         the directory {}", .0.display()
     )]
     Locked(PathBuf),
     #[error("another process listens there")]

@@ -154,7 +154,7 @@ impl Listener {
                     if self.said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
                         (self.said, self.episode) = (Some(Instant::now()), true);
                         tracing::warn!(
-                            "{self} cannot accept: {error}; connections wait, those that are open \
+                            "{self} cannot accept: {error}; new connections wait, open ones \
                              go on{}",
                             hint(&error)
                         );

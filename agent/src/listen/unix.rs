@@ -250,7 +250,7 @@ impl Drop for File {
         let ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("the socket {} stays behind: {error}", self.path.display());
+            tracing::warn!("the socket {} cannot be removed: {error}", self.path.display());
         }
         drop(self.directory.take());
     }
@@ -259,7 +259,7 @@ impl Drop for File {
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir(&self.0) {
-            tracing::warn!("the directory {} stays behind: {error}", self.0.display());
+            tracing::warn!("the directory {} cannot be removed: {error}", self.0.display());
         }
     }
 }

@@ -47,7 +47,11 @@ pub(super) const ENTRY: Entry = Entry {
         ),
         Key::many("arg", "ARGUMENT", "For the command"),
         Key::once("export", "NAME", "Its export [default: the one without a name]"),
-        Key::once("dynamic-export", "BOOL", "The one that the client names [default: false]"),
+        Key::once(
+            "dynamic-export",
+            "BOOL",
+            "Open the export that the client names [default: false]",
+        ),
         Key::once("retry", "N", "Tries to connect after the first, a second between [default: 0]"),
         Key::once(
             "shared",

@@ -197,7 +197,7 @@ impl Drop for Captive {
         if !self.end.is_finished()
             && let Err(error) = Tree::of(self.id).signal(Signal::SIGTERM)
         {
-            tracing::warn!("--run: the command goes on, it cannot be sent TERM: {error}");
+            tracing::warn!("--run: TERM cannot be sent to the command, which continues: {error}");
         }
     }
 }

@@ -39,12 +39,12 @@ pub(super) fn reloading(reload: impl FnOnce()) {
 
 /// Reports that the agent is stopping.
 pub(super) fn stopping() {
-    notify("STOPPING=1\nSTATUS=Ending: what is in flight is finished");
+    notify("STOPPING=1\nSTATUS=Ending: finishing the requests in flight");
 }
 
 /// Sends `state` to the service manager. A failure is logged only, because it is no reason to stop.
 pub(super) fn notify(state: &str) {
     if let Err(error) = process::notify(state) {
-        tracing::debug!(state, "the service manager cannot be told: {error}");
+        tracing::debug!(state, "cannot notify the service manager: {error}");
     }
 }

@@ -160,7 +160,7 @@ impl Drop for PidFile {
             && same(file, &self.path)
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!("the pid file {} stays behind: {error}", self.path.display());
+            tracing::warn!("the pid file {} cannot be removed: {error}", self.path.display());
         }
     }
 }

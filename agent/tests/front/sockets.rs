@@ -50,7 +50,7 @@ fn an_occupied_socket_path_is_explained() {
     fs::write(path("file"), "precious").unwrap();
     for (name, parts) in [
         ("live", ["another process listens there", "ss -lxp src"]),
-        ("stale", ["nobody listens on it", "rm "]),
+        ("stale", ["no process listens on it", "rm "]),
         ("file", ["not a socket", "choose another path"]),
     ] {
         let (code, stderr) =

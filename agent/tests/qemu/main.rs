@@ -96,7 +96,7 @@ fn a_device_that_is_there_is_listed_kept_and_detached() {
     let line = refused(&agent(&["detach", "--qmp", &qmp, "--id", "mine"]));
     assert!(line.contains("--id mine: no vsock device"), "{line}");
     let line = refused(&agent(&["detach", "--qmp", &qmp, "--timeout", "200ms"]));
-    assert!(line.contains("has not given vhost-user-vsock-pci 'other'"), "{line}");
+    assert!(line.contains("has not released vhost-user-vsock-pci 'other'"), "{line}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn a_fake_machine_is_granted_and_withdrawn_in_the_log() {
     reset.send(()).unwrap();
     agent.wait_for_line("starts again (unknown): its sessions are closed");
     end.send(()).unwrap();
-    agent.wait_for_line("has ended (guest-shutdown): CID 4711 is granted to nobody");
+    agent.wait_for_line("has ended (guest-shutdown): CID 4711 is not granted any more");
 }
 
 /// The first machine has its lease when the second one fails. Nothing of the agent remains.

@@ -36,7 +36,7 @@ pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
     }
     sockets.insert(0, entered);
     if sockets.iter().any(|entered| !entered.received.is_empty()) {
-        return Err(unfit("the server said something that it was not asked for"));
+        return Err(unfit("the server sent a message that was not requested"));
     }
     let plain = sockets.into_iter().filter_map(|entered| entered.into_plain().transpose());
     let plain: Result<Vec<_>, _> = plain.collect();

@@ -77,24 +77,22 @@ pub(crate) enum AttachError {
     System { what: &'static str, source: io::Error },
     #[error("{device} ends early")]
     Frontend { device: String, source: FrontendError },
-    #[error(
-        "{0} is in use: unmount it first; --force takes it away, and loses what is not written"
-    )]
+    #[error("{0} is in use: unmount it first; --force detaches it and loses unwritten data")]
     InUse(Device),
     #[error(
-        "{0} has no relay, and not all of it is flushed: 'guest-tools attach --device {0}' goes on with it; \
-         --force takes it away, and loses what is not written"
+        "{0} has no relay, and may have unflushed data: 'guest-tools attach --device {0}' continues it; \
+         --force detaches it and loses unwritten data"
     )]
     Unattended(Device),
     #[error("cannot open {device}")]
     Open { device: Device, source: io::Error },
     #[error(
-        "cannot flush {device}, so it stays; --force takes it away, and loses what is not written"
+        "cannot flush {device}, so it stays attached; --force detaches it and loses unwritten data"
     )]
     Flush { device: Device, source: io::Error },
     #[error("cannot disconnect {device}")]
     Disconnect { device: Device, source: io::Error },
-    #[error("{0} is not attached; 'guest-tools status' lists what is")]
+    #[error("{0} is not attached; 'guest-tools status' lists the attached devices")]
     NotAttached(Device),
     #[error("{device} is disconnected, but its relay has not ended in {seconds} s")]
     Stays { device: Device, seconds: u64 },

@@ -197,7 +197,7 @@ impl Relay {
         if let Some(mark) = &mut self.mark
             && let Err(error) = mark.set(unflushed)
         {
-            tell(&format!("the next relay would not know what is flushed: {error}"));
+            tell(&format!("cannot write for the next relay which changes are flushed: {error}"));
         }
         for reply in self.inflight.replies() {
             if let Some(frontend) = self.frontends.get_mut(reply.frontend) {
@@ -363,7 +363,7 @@ impl Relay {
         if let Some(saved) = &mut self.saved {
             saved.untold = untold;
             if let Err(error) = saved.write() {
-                tell(&format!("the next relay would not know of it: {error}"));
+                tell(&format!("cannot write this for the next relay: {error}"));
             }
         }
     }

@@ -29,10 +29,10 @@ pub(crate) struct Detach {
     /// The device; default: the one that is attached
     #[arg(value_name = "DEVICE", value_parser = Device::parse)]
     device: Option<Device>,
-    /// Without flushing, and though it is in use: what is not written is lost
+    /// Detach without a flush, even while it is in use; unwritten data is lost
     #[arg(long)]
     force: bool,
-    /// How long its relay may take to end
+    /// How long the relay may take to end
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
     /// Print JSON

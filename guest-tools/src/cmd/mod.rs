@@ -72,7 +72,7 @@ pub(crate) enum CommandError {
          earlier test wrote"
     )]
     ReadOnly(String),
-    #[error("this writes to the disk: say --destroy if what is on it may be lost")]
+    #[error("this overwrites the disk: add --destroy if its content may be lost")]
     Destroy,
     #[error("cannot measure: {0}")]
     Bench(String),

@@ -245,7 +245,7 @@ impl Plan {
         let said = [
             (progress.descriptor(), "the progress"),
             (self.json.then(|| stdout.as_fd()), "the JSON"),
-            ((!self.quiet).then(|| stderr.as_fd()), "what is said on standard error"),
+            ((!self.quiet).then(|| stderr.as_fd()), "standard error"),
         ];
         for (fd, what) in said {
             if fd.is_some_and(|fd| is_same(fd, file)) {

@@ -69,7 +69,7 @@ pub enum TlsError {
     #[error("{} needs the other of {CERTIFICATE} and {KEY} beside it", .0.display())]
     Half(PathBuf),
     /// There is a revocation list.
-    #[error("{} is a list of what is revoked, which this program does not read: remove it if it may go unread", .0.display())]
+    #[error("{} is a list of revoked certificates, which this program does not support: remove it to connect without the check", .0.display())]
     Revoked(PathBuf),
     /// The name to check is neither a DNS name nor an address.
     #[error("{0:?} is no name that a certificate can have")]

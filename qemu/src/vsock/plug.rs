@@ -137,7 +137,7 @@ pub enum UnplugError {
     #[error("the guest does not give {0} back")]
     Guest(Device),
     /// The guest did not answer in time.
-    #[error("the guest has not given {device} back after {after:?}; the machine is '{status}'")]
+    #[error("the guest has not released {device} within {after:?}; the machine is '{status}'")]
     Deadline {
         /// The device.
         device: Device,

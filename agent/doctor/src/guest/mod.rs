@@ -178,7 +178,7 @@ fn cid(machine: &Machine) -> Finding {
             .meaning("vsock goes from this machine to itself alone (vsock_loopback)")
             .hint("see device and driver above"),
         Ok(VMADDR_CID_HOST) => finding(Verdict::Warning, VMADDR_CID_HOST.to_string())
-            .meaning("this machine counts as a host (vhost_vsock is loaded), and as nobody's guest")
+            .meaning("this machine is a vsock host (vhost_vsock is loaded), and no guest")
             .hint("if it is a guest, see device and driver above"),
         Ok(cid @ (0 | 3..)) => finding(Verdict::Ok, cid.to_string())
             .meaning(format!("the host knows this guest as CID {cid}; the host is CID {VMADDR_CID_HOST}")),

@@ -118,7 +118,7 @@ fn each_cid_has_its_meaning() {
         (Ok(4_294_967_294), Verdict::Ok, "as CID 4294967294"),
         (Ok(VMADDR_CID_ANY), Verdict::Fault, "no transport gives"),
         (Ok(1), Verdict::Fault, "itself alone"),
-        (Ok(2), Verdict::Warning, "counts as a host"),
+        (Ok(2), Verdict::Warning, "is a vsock host"),
         (Err(libc::ENOENT), Verdict::Warning, "not known"),
     ] {
         let tree = guest().probe(|probes| probes.cid = found);

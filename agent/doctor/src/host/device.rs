@@ -85,7 +85,9 @@ fn missing(machine: &Machine) -> Finding {
         let meaning = if machine.has("/sys/class/misc/vhost-vsock") {
             format!("this is a container ({kind}) that was not given the device")
         } else {
-            format!("this is a container ({kind}), and its host has not loaded vhost_vsock either")
+            format!(
+                "this is a container ({kind}), and vhost_vsock is not loaded on its host either"
+            )
         };
         return finding(&format!("there is no /dev/vhost-vsock; {proof}")).meaning(meaning).hint(
             Hint::advice(

@@ -162,7 +162,9 @@ impl Transmission {
             Ok(Some(thread))
         });
         moved.unwrap_or_else(|error| {
-            tracing::debug!("no thread for one connection, it goes on as it is: {error}");
+            tracing::debug!(
+                "no thread for this connection alone; it stays on its shared thread: {error}"
+            );
             None
         })
     }

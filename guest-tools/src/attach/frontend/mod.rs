@@ -74,7 +74,7 @@ pub(super) trait Frontend: AsFd + Debug + Send {
 pub(crate) enum FrontendError {
     #[error("the kernel's socket failed")]
     Socket(#[source] io::Error),
-    #[error("the kernel sent what is no request")]
+    #[error("the kernel sent bytes that are no request")]
     Violation(#[from] Violation),
     #[error("the kernel asked to write {0} bytes at once, more than its driver ever does")]
     TooLong(u64),

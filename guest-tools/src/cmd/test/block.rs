@@ -94,7 +94,7 @@ pub(super) fn told(block: &[u8], run: u64, at: u64) -> String {
     };
     if !said.iter().enumerate().all(along) {
         return format!(
-            "torn: it begins as generation {} of offset {} and goes on as something else",
+            "torn: it begins as generation {} of offset {}, and the rest is other data",
             first.generation, first.at
         );
     }

@@ -25,7 +25,7 @@ pub(super) fn hint(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such socket: is the server running?",
         io::ErrorKind::ConnectionRefused => {
-            "the socket is there, but nobody listens: its server has ended"
+            "the socket file is there, but no process listens on it: its server has ended"
         }
         io::ErrorKind::PermissionDenied => "this user may not use the socket",
         io::ErrorKind::TimedOut => {

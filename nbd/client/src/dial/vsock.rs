@@ -45,7 +45,7 @@ pub(super) fn hint(error: &io::Error, device: Device, cid: u32, port: u32) -> St
             "the vsock device has no driver: modprobe vmw_vsock_virtio_transport".to_owned()
         }
         (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, Device::Driven) => format!(
-            "this machine's vsock device is there, but no way to CID {cid}; from a guest, the \
+            "this machine has a vsock device, but no route to CID {cid}; from a guest, the \
              host is CID {HOST_CID}"
         ),
         (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, _) => {
@@ -54,15 +54,17 @@ pub(super) fn hint(error: &io::Error, device: Device, cid: u32, port: u32) -> St
                 .to_owned()
         }
         (Errno::ECONNRESET | Errno::ECONNREFUSED, _) if cid == HOST_CID => format!(
-            "the host has nobody on vsock port {port}, or refuses this guest: is the agent \
-             running there, with --vsock --port {port}?"
+            "no process listens on vsock port {port} of the host, or it refuses this guest: is the \
+             agent running there, with --vsock --port {port}?"
         ),
         (Errno::ECONNRESET | Errno::ECONNREFUSED, _) => {
-            format!("CID {cid} has nobody on vsock port {port}; the host is CID {HOST_CID}")
+            format!(
+                "no process listens on vsock port {port} of CID {cid}; the host is CID {HOST_CID}"
+            )
         }
         (Errno::ETIMEDOUT, _) if cid == HOST_CID => {
-            "the vsock device takes connects and answers none: what stands behind it on the host \
-             (vhost, or a vhost-user or hybrid backend) hangs or has ended"
+            "the vsock device answers no connection: its backend on the host (vhost, vhost-user \
+             or hybrid) hangs or has ended"
                 .to_owned()
         }
         (Errno::ETIMEDOUT, _) => {

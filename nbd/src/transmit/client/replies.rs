@@ -259,7 +259,7 @@ impl Client {
             return Err(breach(cookie, "an extent that begins past the end of the request"));
         }
         if pending.flags.contains(CommandFlags::REQ_ONE) && len > pending.len {
-            return Err(breach(cookie, "an extent longer than the one that was asked for"));
+            return Err(breach(cookie, "an extent longer than the requested range"));
         }
         let end = at.checked_add(len).filter(|end| *end <= size);
         end.ok_or_else(|| breach(cookie, "an extent past the end of the export"))
