@@ -8,6 +8,7 @@ pub(crate) mod inherited;
 #[allow(unsafe_code, reason = "nix has no SO_PEERSEC")]
 pub(crate) mod label;
 pub(crate) mod lock;
+pub(crate) mod manager;
 #[allow(unsafe_code, reason = "mlockall")]
 pub(crate) mod memory;
 pub(crate) mod parent;
