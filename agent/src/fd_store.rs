@@ -102,6 +102,16 @@ impl Kept {
         taken.map(|(name, file)| (name[prefix.len()..].to_owned(), file)).collect()
     }
 
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Gives back a descriptor that `take` has returned.
+    pub(crate) fn put_back(&mut self, name: String, file: OwnedFd) {
+        self.files.push((name, file));
+    }
+
     /// Closes and forgets what nothing has taken.
     pub(crate) fn finish(self) {
         let Self { store, files, .. } = self;
@@ -116,6 +126,13 @@ impl Kept {
             "closed what an earlier process kept and this command line does not name: {}",
             names.join(", ")
         );
+    }
+}
+
+/// A store from which nothing came back.
+impl From<FdStore> for Kept {
+    fn from(store: FdStore) -> Self {
+        Self { store, ..Self::default() }
     }
 }
 
@@ -174,7 +191,10 @@ mod tests {
         assert_eq!(part.len(), READABLE + 1 + 32);
         assert_ne!(part, name_part(&long[..106]));
         for text in [&b""[..], b"a b", b"\0", &[0xff; 300]] {
-            assert!(is_name(&format!("listen.{}.18446744073709551615.18446744073709551615", name_part(text))));
+            assert!(is_name(&format!(
+                "listen.{}.18446744073709551615.18446744073709551615",
+                name_part(text)
+            )));
         }
         for wrong in ["a:b", "a\nb", "\u{e9}", &"x".repeat(250)] {
             assert!(!is_name(wrong), "{wrong}");

@@ -282,20 +282,15 @@ impl Startup {
 
     /// Does everything that may wait for another process: for its lock, or for an answer of QEMU.
     async fn open(&self, leases: &Arc<Leases>, mut kept: Kept) -> Result<Vec<Listener>, Failure> {
-        let listeners = self.plan.process.labelled(self.bind(&mut kept)).await??;
+        if !self.plan.outlives_the_process() {
+            std::mem::take(&mut kept).finish();
+        }
+        let bound = Listener::bind_all(&self.plan.listen, kept);
+        let listeners = self.plan.process.labelled(bound).await??;
         self.announce(&listeners);
-        kept.finish();
         // The last step that other programs can see, done while the user may still open what only root can.
         for machine in self.plan.machines.wire(leases).await.map_err(Box::new)? {
             tokio::spawn(machine.follow());
-        }
-        Ok(listeners)
-    }
-
-    async fn bind(&self, kept: &mut Kept) -> Result<Vec<Listener>, BindError> {
-        let mut listeners = Vec::new();
-        for address in &self.plan.listen {
-            listeners.extend(Listener::bind(address).await?);
         }
         Ok(listeners)
     }
