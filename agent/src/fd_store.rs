@@ -7,13 +7,16 @@
 use std::{
     fmt::Write,
     io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        unix::process,
+    },
     sync::Arc,
 };
 
 use nix::sys::socket::{SockaddrStorage, getpeername};
 
-use crate::sys::{inherited, manager::Manager};
+use crate::sys::{inherited, manager::Manager, poll};
 
 /// Begins every name that this program gives. Descriptors with other names are ordinary socket activation.
 pub(crate) const PREFIX: &str = "agent.";
@@ -24,6 +27,9 @@ const PART_MAX: usize = 160;
 /// Bytes of a part that stay readable where the rest is replaced by a hash.
 const READABLE: usize = 96;
 
+/// The variable in which `agent supervise` tells the agent its own process. Under systemd there is none.
+pub(crate) const SUPERVISOR: &str = "AGENT_SUPERVISOR";
+
 /// The store, or none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FdStore(Option<Arc<Manager>>);
@@ -32,6 +38,8 @@ pub(crate) struct FdStore(Option<Arc<Manager>>);
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     has_store: bool,
+    /// The supervisor's process.
+    supervisor: Option<u32>,
     store: FdStore,
     /// By their names without `PREFIX`.
     files: Vec<(String, OwnedFd)>,
@@ -71,15 +79,18 @@ impl FdStore {
 impl Kept {
     /// The descriptors `files` that came from a store. Call it before a thread is started.
     pub(crate) fn new(files: Vec<(String, OwnedFd)>) -> Self {
-        let [most] = inherited::take_variables(["FDSTORE"]);
-        let most = most.and_then(|most| most.to_str()?.parse::<u32>().ok()).unwrap_or(0);
+        let variables = inherited::take_variables(["FDSTORE", SUPERVISOR]);
+        let [most, supervisor] = variables.map(|text| text?.to_str()?.parse::<u32>().ok());
         // A manager that has just handed over kept descriptors has a store.
-        let has_store = most > 0 || !files.is_empty();
-        Self { has_store, store: FdStore::default(), files }
+        let has_store = most > Some(0) || !files.is_empty();
+        Self { has_store, supervisor, store: FdStore::default(), files }
     }
 
-    /// Connects to the manager, if it has a store.
+    /// Connects to the manager, if it has a store. Call it on the runtime: a task logs the end of a supervisor.
     pub(crate) fn connect(mut self) -> Self {
+        if let Some(supervisor) = self.supervisor {
+            tokio::spawn(follow(supervisor));
+        }
         let manager = self.has_store.then(Manager::from_environment).transpose();
         match manager {
             Ok(manager) => self.store = FdStore(manager.flatten().map(Arc::new)),
@@ -127,6 +138,25 @@ impl Kept {
             names.join(", ")
         );
     }
+}
+
+/// Logs when the supervisor has ended.
+async fn follow(supervisor: u32) {
+    // Another process with its number is not the parent of this one.
+    let end = process::parent_id() == supervisor;
+    let end = end.then(|| poll::process(supervisor).and_then(poll::readable));
+    match end {
+        Some(Ok(end)) => drop(end.readable().await),
+        Some(Err(error)) => {
+            tracing::debug!("the supervisor's end will not be seen: {error}");
+            return;
+        }
+        None => {}
+    }
+    tracing::warn!(
+        "the supervisor (process {supervisor}) has ended; this agent goes on, but nothing starts it \
+         again, and its sockets and VMs end with it; start 'agent supervise' anew when that suits"
+    );
 }
 
 /// A store from which nothing came back.
@@ -206,7 +236,7 @@ mod tests {
         let file = || OwnedFd::from(UnixDatagram::unbound().unwrap());
         let files = ["vm.a.record", "vm.ab.vmm", "vm.a.1", "listen.x"];
         let files = files.map(|name| (name.to_owned(), file())).into();
-        let mut kept = Kept { has_store: false, store: FdStore::default(), files };
+        let mut kept = Kept { files, ..Kept::default() };
         let names = |taken: Vec<(String, OwnedFd)>| -> Vec<String> {
             taken.into_iter().map(|(name, _)| name).collect()
         };
