@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::sys::scm;
 
-/// Maximum number of descriptors that are kept. A VM has a record, a connection, some regions of memory and two
-/// descriptors for each of three queues: room for about 70 VMs.
+/// Maximum number of descriptors that are kept. A listener is one. A VM has a record, a connection, some regions of memory
+/// and two descriptors for each of three queues, about 14: room for about 70 VMs.
 pub(super) const MOST: usize = 1024;
 /// Maximum length of all names together in bytes. They are one variable, and the kernel takes at most 128 KiB for that
 /// (`MAX_ARG_STRLEN`).
@@ -102,9 +102,9 @@ mod tests {
         let long = "x".repeat(NAME);
         let taken = (0..MOST).take_while(|_| store.add(&long, file(), false).is_ok()).count();
         assert_eq!(taken, NAMES / (NAME + 1));
-        store.add("short", file(), false).unwrap();
+        assert_eq!(store.add("x", file(), false), Err(Full));
         store.remove(&long);
-        for _ in 1..MOST {
+        for _ in 0..MOST {
             store.add("x", file(), false).unwrap();
         }
         assert_eq!(store.add("x", file(), false), Err(Full));

@@ -288,8 +288,8 @@ impl Supervisor {
                     for file in datagram.files {
                         if self.store.add(&message.name, file, !message.unpolled).is_err() {
                             tracing::warn!(
-                                "{} is not kept, because {} descriptors are the most; it would not \
-                                 outlive the agent",
+                                "{} is not kept: the store is full ({} descriptors at most); it \
+                                 will not outlive the agent",
                                 crate::text::escaped(&message.name),
                                 store::MOST
                             );
