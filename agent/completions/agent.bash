@@ -31,6 +31,9 @@ _agent() {
             agent,qemu)
                 cmd="agent__subcmd__qemu"
                 ;;
+            agent,supervise)
+                cmd="agent__subcmd__supervise"
+                ;;
             agent__subcmd__libvirt,attach)
                 cmd="agent__subcmd__libvirt__subcmd__attach"
                 ;;
@@ -65,7 +68,7 @@ _agent() {
 
     case "${cmd}" in
         agent)
-            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --exportname --threads --io --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor libvirt man qemu"
+            opts="-p -i -4 -6 -U -s -r -e -t -f -u -g -P -v -n -h -V --vsock --port --ipaddr --ipv4-only --ipv6-only --unix --listen --single --keepalive --readonly --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --exportname --threads --io --timeout --shutdown-timeout --tls-certificates --tls-verify-peer --tls-psk --foreground --background --run --exit-with-parent --user --group --swap --selinux-label --pidfile --print-uri --verbose --no-sr --no-mc --mask-handshake --newstyle --help --version --dump-config --dump-plugin --short-options --long-options --filter --tls --log data file full memory nbd null ondemand ones pattern random split tmpdisk zero completions doctor libvirt man qemu supervise"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -397,7 +400,7 @@ _agent() {
             return 0
             ;;
         agent__subcmd__man)
-            opts="--dir completions doctor libvirt man qemu"
+            opts="--dir completions doctor libvirt man qemu supervise"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -558,6 +561,20 @@ _agent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        agent__subcmd__supervise)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
     esac
 }
 
@@ -573,7 +590,7 @@ _agent_words() {
     local cur="$2" prev="$3" key="" before="" word plugin="" known=""
     local -a files options=(-p --port -i --ipaddr -U --unix --listen --allow --allow-cid --access-file --limit --limit-per-cid --limit-per-tenant --memory-per-connection --memory-per-tenant --memory-total --memory-max --qmp --qmp-cid --filter -e --exportname -t --threads --io --timeout --shutdown-timeout --tls --tls-certificates --tls-psk --run -u --user -g --group --selinux-label -P --pidfile --log --mask-handshake)
 
-    if [[ " completions doctor libvirt man qemu " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
+    if [[ " completions doctor libvirt man qemu supervise " == *" ${COMP_WORDS[1]} "* ]] && ((COMP_CWORD > 1)); then
         _agent "$@"
         return
     fi

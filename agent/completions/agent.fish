@@ -113,6 +113,7 @@ complete -c agent -n "__fish_agent_needs_command" -a "doctor" -d 'Says why vsock
 complete -c agent -n "__fish_agent_needs_command" -a "libvirt" -d 'Gives domains of libvirt their vsock devices'
 complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages of the manual'
 complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
+complete -c agent -n "__fish_agent_needs_command" -a "supervise" -d 'Runs the agent and starts it again when it dies, without closing its sockets'
 complete -c agent -n "__fish_agent_using_subcommand completions" -l dir -d 'Write those of bash, fish and zsh into this directory' -r -F
 complete -c agent -n "__fish_agent_using_subcommand doctor" -s p -l port -d 'The vsock port of the agent' -r
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l json -d 'Print one JSON object'
@@ -176,7 +177,7 @@ complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcom
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from watch" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
 
 function __fish_agent_serves
-    not __fish_agent_using_subcommand completions doctor libvirt man qemu
+    not __fish_agent_using_subcommand completions doctor libvirt man qemu supervise
 end
 
 function __fish_agent_has_filter
@@ -264,6 +265,7 @@ complete -c agent -n "__fish_agent_using_subcommand man" -a "doctor" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "libvirt" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "man" -d ''
 complete -c agent -n "__fish_agent_using_subcommand man" -a "qemu" -d ''
+complete -c agent -n "__fish_agent_using_subcommand man" -a "supervise" -d ''
 complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-minimum=" -d 'Smallest unit, a power of two up to 64K'
 complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-preferred=" -d 'Best unit, a power of two from 512 to 32M'
 complete -c agent -n "__fish_agent_has_filter blocksize-policy" -a "blocksize-maximum=" -d 'Longest read or write; at most 32M is advertised'

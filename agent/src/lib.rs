@@ -10,6 +10,7 @@ mod command;
 mod diagnosis;
 mod event_loop;
 mod exports;
+mod fd_store;
 mod filter;
 mod gate;
 mod layer;

@@ -54,6 +54,14 @@ pub(crate) struct Plan {
     pub log: Log,
 }
 
+impl Plan {
+    /// Whether another process may serve the same listeners after this one: not where the agent serves one client, one
+    /// command or one parent, and not where another program holds the sockets.
+    pub(crate) fn outlives_the_process(&self) -> bool {
+        self.given == Given::Nothing && self.process.command.is_none() && !self.process.with_parent
+    }
+}
+
 /// Limits of memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memory {

@@ -22,7 +22,7 @@ pub fn main() -> ExitCode {
     if let Some(command) = command::find(&words) {
         return command.run(words).map_or_else(|error| failed(&*error), ExitCode::from);
     }
-    let handed = match activation::take() {
+    let (handed, kept) = match activation::take() {
         Ok(handed) => handed,
         Err(error) => {
             report(&error, error.hint().map(str::to_owned));
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match startup::run(plan, started) {
+    match startup::run(plan, started, kept) {
         Ok(status) => status.into(),
         Err(failure) => {
             report(&failure, failure.hint());

@@ -12,7 +12,9 @@ use thiserror::Error;
 
 use crate::{
     access::{AccessConfigError, Changes},
-    child, filter,
+    child,
+    fd_store::Kept,
+    filter,
     lease::Leases,
     lifecycle::Lifecycle,
     listen::{Adopted, BindError, GivenError, Listener},
@@ -98,8 +100,8 @@ impl Failure {
 ///
 /// # Errors
 /// Why the agent did not start.
-pub(crate) fn run(plan: Plan, log: log::Started) -> Result<u8, Failure> {
-    Startup { plan }.run(log)
+pub(crate) fn run(plan: Plan, log: log::Started, kept: Kept) -> Result<u8, Failure> {
+    Startup { plan }.run(log, kept)
 }
 
 /// A plan that is being carried out.
@@ -109,7 +111,7 @@ struct Startup {
 }
 
 impl Startup {
-    fn run(self, log: log::Started) -> Result<u8, Failure> {
+    fn run(self, log: log::Started, kept: Kept) -> Result<u8, Failure> {
         let background = match self.plan.process.part()? {
             Parted::Working(background) => background,
             Parted::Over(status) => return Ok(status),
@@ -124,7 +126,7 @@ impl Startup {
             .enable_all()
             .build()
             .map_err(Failure::Engine)?;
-        let status = runtime.block_on(self.serve(background, tls, log));
+        let status = runtime.block_on(self.serve(background, tls, log, kept));
         // Nothing waits for scripts that still run.
         child::end_all();
         // Work that still waits for a name server or a disk is abandoned.
@@ -189,6 +191,7 @@ impl Startup {
         background: Option<Background>,
         tls: tls::Policy,
         log: log::Started,
+        kept: Kept,
     ) -> Result<u8, Failure> {
         // First of all, so that nothing is printed to a client on stdout.
         let adopted = self.plan.given.adopt()?;
@@ -221,7 +224,7 @@ impl Startup {
         let mut signals = Signals::catch().map_err(Failure::Engine)?;
         self.announce(&listeners);
         tokio::select! {
-            opened = self.open(&leases) => listeners.extend(opened?),
+            opened = self.open(&leases, kept.connect()) => listeners.extend(opened?),
             signal = signals.stop(&lifecycle) => return Err(Failure::Stopped(signal)),
         }
         self.plan.process.lock()?;
@@ -278,20 +281,16 @@ impl Startup {
     }
 
     /// Does everything that may wait for another process: for its lock, or for an answer of QEMU.
-    async fn open(&self, leases: &Arc<Leases>) -> Result<Vec<Listener>, Failure> {
-        let listeners = self.plan.process.labelled(self.bind()).await??;
+    async fn open(&self, leases: &Arc<Leases>, mut kept: Kept) -> Result<Vec<Listener>, Failure> {
+        if !self.plan.outlives_the_process() {
+            std::mem::take(&mut kept).finish();
+        }
+        let bound = Listener::bind_all(&self.plan.listen, kept);
+        let listeners = self.plan.process.labelled(bound).await??;
         self.announce(&listeners);
         // The last step that other programs can see, done while the user may still open what only root can.
         for machine in self.plan.machines.wire(leases).await.map_err(Box::new)? {
             tokio::spawn(machine.follow());
-        }
-        Ok(listeners)
-    }
-
-    async fn bind(&self) -> Result<Vec<Listener>, BindError> {
-        let mut listeners = Vec::new();
-        for address in &self.plan.listen {
-            listeners.extend(Listener::bind(address).await?);
         }
         Ok(listeners)
     }

@@ -19,6 +19,7 @@ const RANKS: &[(&str, u8)] = &[
     ("lifecycle", 1),
     ("tls", 1),
     ("event_loop", 1),
+    ("fd_store", 1),
     ("log", 2),
     ("access", 2),
     ("tenant", 3),

@@ -21,6 +21,7 @@ Instead of serving, as the first word:
   agent libvirt                        vsock devices of libvirt's domains
   agent man                            the manual's pages
   agent qemu                           vsock devices of QEMU's machines, by QMP
+  agent supervise -- WORDS             'agent WORDS', started again when it dies, with its sockets kept
 
 Without -p, -i, -U, --vsock and --listen the agent listens on TCP port 10809 of all addresses, with
 --run on a private Unix socket. Started by a systemd socket unit (LISTEN_FDS) it serves on that

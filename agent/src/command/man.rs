@@ -308,6 +308,10 @@ const SECTIONS: &[Section] = &[
                 "Sockets that are handed over: sd_listen_fds(3).",
             ),
             (
+                "FDSTORE",
+                "The number of descriptors that the service manager keeps for the next start. Unless it is 0, listening sockets and the devices of VMs are kept.",
+            ),
+            (
                 "NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID",
                 "The socket for READY, RELOADING, STATUS, STOPPING and WATCHDOG messages to the service manager: sd_notify(3).",
             ),

@@ -8,6 +8,7 @@ mod doctor;
 mod libvirt;
 mod man;
 mod qemu;
+mod supervise;
 
 use std::{
     error::Error,
@@ -35,7 +36,7 @@ pub(crate) struct Entry {
 
 /// In alphabetical order.
 pub(crate) const ALL: &[Entry] =
-    &[completions::ENTRY, doctor::ENTRY, libvirt::ENTRY, man::ENTRY, qemu::ENTRY];
+    &[completions::ENTRY, doctor::ENTRY, libvirt::ENTRY, man::ENTRY, qemu::ENTRY, supervise::ENTRY];
 
 /// The command that the command line asks for. Its first word is the program's name.
 pub(crate) fn find(words: &[OsString]) -> Option<&'static Entry> {

@@ -1,7 +1,8 @@
 //! Socket activation, sd_listen_fds(3): sockets that systemd, or another program such as libnbd, has opened for this
 //! process, from descriptor 3 on.
 //!
-//! `main` reads the variables before anything is opened. `plan` adopts the sockets.
+//! `main` reads the variables before anything is opened. `plan` adopts the sockets. Descriptors that an earlier process
+//! kept come the same way, under names of `fd_store`, and are told apart here.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,7 +18,11 @@ use super::{
     Adopted, Listener,
     descriptor::{Found, find_out, prepare},
 };
-use crate::{peer::Peer, sys::inherited};
+use crate::{
+    fd_store::{Kept, PREFIX},
+    peer::Peer,
+    sys::inherited,
+};
 
 /// `SD_LISTEN_FDS_START`, the first inherited descriptor.
 const FIRST: RawFd = 3;
@@ -27,9 +32,13 @@ const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LIS
 
 /// The sockets that this process inherited: at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Handed {
+pub(crate) struct Handed(Vec<Which>);
+
+/// What the variables announce.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Announced {
     count: usize,
-    /// From LISTEN_FDNAMES: empty, or one name per socket.
+    /// From LISTEN_FDNAMES: empty, or one name per descriptor.
     names: Vec<String>,
 }
 
@@ -75,18 +84,23 @@ impl ActivationError {
     }
 }
 
-/// Reads which sockets this process inherited, if any. Call it before a thread is started or a file opened. Afterwards
-/// no child process sees the variables or the sockets.
-pub(crate) fn take() -> Result<Option<Handed>, ActivationError> {
+/// Reads which sockets this process inherited, if any, and takes what an earlier process kept. Call it before a thread
+/// is started or a file opened. Afterwards no child process sees the variables or the descriptors.
+pub(crate) fn take() -> Result<(Option<Handed>, Kept), ActivationError> {
     let [pid, fds, names, _] = inherited::take_variables(VARIABLES);
-    let handed = read(pid, fds, names, process::id())?;
-    if let Some(handed) = &handed {
-        for which in handed.each() {
-            inherited::close_on_exec(which.fd)
-                .map_err(|error| ActivationError::Unusable(which, error))?;
+    let (mut sockets, mut kept) = (Vec::new(), Vec::new());
+    for which in read(pid, fds, names, process::id())?.each() {
+        let unusable = |error| ActivationError::Unusable(which.clone(), error);
+        inherited::close_on_exec(which.fd).map_err(unusable)?;
+        match which.name.as_deref().and_then(|name| name.strip_prefix(PREFIX)) {
+            Some(name) => {
+                kept.push((name.to_owned(), inherited::claim(which.fd).map_err(unusable)?));
+            }
+            None => sockets.push(which),
         }
     }
-    Ok(handed)
+    let handed = (!sockets.is_empty()).then_some(Handed(sockets));
+    Ok((handed, Kept::new(kept)))
 }
 
 /// Parses the variables for the process `own`. Variables for another process are ignored.
@@ -95,8 +109,8 @@ fn read(
     fds: Option<OsString>,
     names: Option<OsString>,
     own: u32,
-) -> Result<Option<Handed>, ActivationError> {
-    let (Some(pid), Some(fds)) = (pid, fds) else { return Ok(None) };
+) -> Result<Announced, ActivationError> {
+    let (Some(pid), Some(fds)) = (pid, fds) else { return Ok(Announced::default()) };
     let no_number = |variable, value: &OsStr| ActivationError::Number {
         variable,
         value: value.to_string_lossy().escape_debug().to_string(),
@@ -105,30 +119,21 @@ fn read(
         value.to_str().filter(|text| text.bytes().all(|it| it.is_ascii_digit()))?.parse().ok()
     };
     if digits(&pid).ok_or_else(|| no_number("LISTEN_PID", &pid))? != own {
-        return Ok(None);
+        return Ok(Announced::default());
     }
     // The number of the last descriptor must fit an int.
     let most = (RawFd::MAX - FIRST).unsigned_abs();
     let count = digits(&fds).filter(|count| *count <= most);
     let count = count.ok_or_else(|| no_number("LISTEN_FDS", &fds))? as usize;
-    if count == 0 {
-        return Ok(None);
-    }
     let names = names.map(|names| names.to_string_lossy().escape_debug().to_string());
     let names: Vec<String> =
         names.iter().flat_map(|names| names.split(':')).map(str::to_owned).collect();
     // Without exactly one name per socket it is unknown which name belongs to which socket.
     let names = if names.len() == count { names } else { Vec::new() };
-    Ok(Some(Handed { count, names }))
+    Ok(Announced { count, names })
 }
 
-impl Handed {
-    /// `count` sockets without names.
-    #[cfg(test)]
-    pub(crate) fn unnamed(count: usize) -> Self {
-        Self { count, names: Vec::new() }
-    }
-
+impl Announced {
     fn each(&self) -> impl Iterator<Item = Which> {
         // systemd and libnbd use these two words for a socket without a name.
         let name =
@@ -137,14 +142,21 @@ impl Handed {
     }
 }
 
+impl Handed {
+    /// `count` sockets without names.
+    #[cfg(test)]
+    pub(crate) fn unnamed(count: usize) -> Self {
+        Self((FIRST..).take(count).map(|fd| Which { fd, name: None }).collect())
+    }
+}
+
 /// Takes over each socket as a listener or a connection.
 pub(super) fn adopt(handed: &Handed) -> Result<Adopted, ActivationError> {
     let mut adopted = Adopted::default();
-    let first = Which { fd: FIRST, name: None };
-    let fds = inherited::claim(FIRST, handed.count)
-        .map_err(|error| ActivationError::Unusable(first, error))?;
-    for (which, fd) in handed.each().zip(fds) {
-        match one(&which, fd)? {
+    for which in &handed.0 {
+        let fd = inherited::claim(which.fd)
+            .map_err(|error| ActivationError::Unusable(which.clone(), error))?;
+        match one(which, fd)? {
             One::Listener(listener) => adopted.listeners.push(listener),
             One::Connection(stream, peer) => {
                 tracing::info!("{which} is the connection of {peer}");

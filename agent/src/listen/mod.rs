@@ -9,6 +9,7 @@ mod address;
 mod descriptor;
 mod error;
 mod given;
+mod kept;
 mod local;
 mod rights;
 pub(crate) mod stdio;
@@ -36,7 +37,7 @@ pub(crate) use self::{
     given::{Adopted, Given, GivenError},
     rights::Rights,
 };
-use crate::peer::Peer;
+use crate::{fd_store::Kept, peer::Peer};
 
 /// Connections that the kernel queues until they are accepted, capped by `net.core.somaxconn`. Over vsock, a connection
 /// that finds the queue full is reset, so the queue is large.
@@ -72,25 +73,55 @@ enum Socket {
 }
 
 impl Listener {
-    /// Listens on `address`, on several sockets if a TCP host has several addresses. Call it on the runtime that will
-    /// accept. It may wait for a name lookup.
-    pub(crate) async fn bind(address: &Address) -> Result<Vec<Self>, BindError> {
+    /// Listens on all `addresses`. Sockets that an earlier process kept are taken over, and those that no address names
+    /// are closed. Call it on the runtime that will accept. It may wait for a name lookup.
+    pub(crate) async fn bind_all(
+        addresses: &[Address],
+        mut kept: Kept,
+    ) -> Result<Vec<Self>, BindError> {
+        let mut all = Vec::new();
+        for address in addresses {
+            all.push(match Self::bind(address, &mut kept).await {
+                // A kept socket that no address names may be in the way.
+                Err(_) if !kept.is_empty() => None,
+                bound => Some(bound?),
+            });
+        }
+        let mut no_more = Kept::from(kept.store().clone());
+        kept::finish(kept);
+        let mut listeners = Vec::new();
+        for (address, bound) in addresses.iter().zip(all) {
+            listeners.extend(match bound {
+                Some(bound) => bound,
+                None => Self::bind(address, &mut no_more).await?,
+            });
+        }
+        Ok(listeners)
+    }
+
+    /// Listens on `address`, on several sockets if a TCP host has several addresses.
+    async fn bind(address: &Address, kept: &mut Kept) -> Result<Vec<Self>, BindError> {
         let sockets = match address {
             Address::Vsock { cid, port } => {
-                vsock::Listener::bind(*cid, *port).map(|it| vec![Socket::Vsock(it)])
+                vsock::Listener::bind(*cid, *port, kept).map(|it| vec![Socket::Vsock(it)])
             }
-            Address::Tcp { host, port, family } => tcp::bind(host.as_deref(), *port, *family)
+            Address::Tcp { host, port, family } => tcp::bind(host.as_deref(), *port, *family, kept)
                 .await
                 .map(|all| all.into_iter().map(Socket::Tcp).collect()),
+            Address::Unix(path) if kept.store().is_there() => {
+                unix::Listener::kept_or_new("unix", path, &Rights::default(), kept)
+                    .await
+                    .map(|it| vec![Socket::Unix(it)])
+            }
             Address::Unix(path) => {
                 unix::Listener::bind(path, &Rights::default()).map(|it| vec![Socket::Unix(it)])
             }
             Address::VhostUser { path, cid, port, rights } => {
-                let bound = vm::Listener::vhost_user(path, *cid, *port, rights).await;
+                let bound = vm::Listener::vhost_user(path, *cid, *port, rights, kept).await;
                 bound.map(|it| vec![Socket::Vm(it)])
             }
             Address::Hybrid { path, port, rights } => {
-                let bound = vm::Listener::hybrid(path, *port, rights).await;
+                let bound = vm::Listener::hybrid(path, *port, rights, kept).await;
                 bound.map(|it| vec![Socket::Vm(it)])
             }
             Address::Private => unix::Listener::private().map(|it| vec![Socket::Unix(it)]),

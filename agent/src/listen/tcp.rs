@@ -3,17 +3,21 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::sys::socket::{
-    setsockopt,
+    SockaddrStorage, getsockname, getsockopt, setsockopt,
     sockopt::{Ipv6V6Only, KeepAlive, TcpNoDelay},
 };
 use tokio::net::{TcpListener, TcpSocket, lookup_host};
 
-use super::{BACKLOG, Cause, Family};
-use crate::peer::Peer;
+use super::{
+    BACKLOG, Cause, Family,
+    descriptor::{self, Kind},
+    kept,
+};
+use crate::{fd_store::Kept, peer::Peer};
 
 /// How many ports are tried to find one that is free on every address.
 const TRIES: usize = 16;
@@ -30,27 +34,40 @@ pub(super) async fn bind(
     host: Option<&str>,
     port: u16,
     family: Family,
+    kept: &mut Kept,
 ) -> Result<Vec<Listener>, Cause> {
     let addresses = addresses(host, port, family).await?;
     for _ in 1..TRIES {
-        match bind_all(&addresses) {
+        match bind_all(&addresses, kept) {
             // The port is free on the first address and taken on another. The next round asks for a new port.
             Err(error) if port == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result.map_err(Cause::System),
         }
     }
-    bind_all(&addresses).map_err(Cause::System)
+    bind_all(&addresses, kept).map_err(Cause::System)
 }
 
-fn bind_all(addresses: &[SocketAddr]) -> io::Result<Vec<Listener>> {
+fn bind_all(addresses: &[SocketAddr], kept: &mut Kept) -> io::Result<Vec<Listener>> {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut failure = None;
     for &(mut address) in addresses {
+        // The system chooses port 0 anew at each start.
+        let keeps = address.port() != 0;
+        if let Some(listener) = keeps.then(|| Listener::take(address, kept)).flatten() {
+            listeners.push(listener);
+            continue;
+        }
         if let Some(first) = listeners.first() {
             address.set_port(first.address.port());
         }
         match Listener::bind(address) {
-            Ok(listener) => listeners.push(listener),
+            Ok(listener) => {
+                if keeps {
+                    let name = name(address);
+                    kept::keep(kept, name.as_bytes(), kept::NO_FILE, listener.socket.as_fd());
+                }
+                listeners.push(listener);
+            }
             Err(error) if not_here(&error) => {
                 tracing::debug!("passed over tcp:{address}: {error}");
                 failure = Some(error);
@@ -102,7 +119,23 @@ async fn addresses(
     Ok(wanted)
 }
 
+/// The name of a listener in the store.
+fn name(address: SocketAddr) -> String {
+    format!("tcp:{address}")
+}
+
 impl Listener {
+    /// Takes the socket that an earlier process kept for this address, if it is still bound to it.
+    fn take(address: SocketAddr, kept: &mut Kept) -> Option<Self> {
+        let is_it = |socket: BorrowedFd<'_>, _: &str| {
+            let bound = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+            let alone = address.is_ipv4() || getsockopt(&socket, Ipv6V6Only) == Ok(true);
+            alone && bound.is_ok_and(|bound| descriptor::address(&bound) == Some(address))
+        };
+        let socket = kept::take(kept, name(address).as_bytes(), Kind::Tcp, is_it)?;
+        Self::adopt(socket).ok()
+    }
+
     fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?

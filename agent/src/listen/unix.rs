@@ -1,10 +1,14 @@
-//! Unix socket listeners. A socket file that was made here is removed with its listener, unless it was replaced.
+//! Unix socket listeners. A socket file that was made here is removed with its listener, unless it was replaced or the
+//! socket is kept for the next process.
 
 use std::{
     fmt, fs, io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt, lchown},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt, lchown},
+        },
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -21,8 +25,8 @@ use nix::{
 };
 use tokio::net::{UnixListener, UnixSocket};
 
-use super::{BACKLOG, Cause, Rights};
-use crate::{peer::Peer, sys};
+use super::{BACKLOG, Cause, Rights, descriptor::Kind, kept};
+use crate::{fd_store::Kept, peer::Peer, sys};
 
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -35,6 +39,8 @@ pub(super) struct Listener {
 enum Name {
     /// A file that was made here.
     Ours(File),
+    /// A file that stays for the next process, which gets the socket from the manager's store.
+    Kept(PathBuf),
     /// A file that another process made and will remove.
     Theirs(PathBuf),
     /// A name in the abstract namespace, unix(7).
@@ -52,6 +58,8 @@ struct File {
     identity: (u64, u64),
     /// The directory that was made for this socket and is removed with it.
     directory: Option<Directory>,
+    /// Whether it is not removed.
+    stays: bool,
 }
 
 #[derive(Debug)]
@@ -88,6 +96,39 @@ impl Listener {
             }
             bound => bound,
         }
+    }
+
+    /// Takes the socket that an earlier process kept for this path if the file there is still that socket. Otherwise as
+    /// `take_over`, and then keeps the new socket. Without a store this is `take_over`.
+    pub(super) async fn kept_or_new(
+        kind: &'static str,
+        path: &Path,
+        rights: &Rights,
+        kept: &mut Kept,
+    ) -> Result<Self, Cause> {
+        let absolute = std::path::absolute(path).map_err(Cause::System)?;
+        let mut name = kind.as_bytes().to_owned();
+        name.push(b':');
+        name.extend(absolute.as_os_str().as_bytes());
+        // The kernel uses no inode number again while a socket that is bound to the inode is open.
+        let is_it = |socket: BorrowedFd<'_>, end: &str| {
+            let bound = getsockname::<UnixAddr>(socket.as_raw_fd());
+            let bound = bound.ok().and_then(|bound| std::path::absolute(bound.path()?).ok());
+            bound.as_ref() == Some(&absolute) && identity(path).is_ok_and(|file| inode(file) == end)
+        };
+        if let Some(socket) = kept::take(kept, &name, Kind::Unix, is_it) {
+            rights.apply(path)?;
+            let listener = Self::adopt(socket).map_err(Cause::System)?;
+            return Ok(Self { name: Name::Kept(absolute), ..listener });
+        }
+        let mut listener = Self::take_over(path, rights).await?;
+        if let Name::Ours(file) = &mut listener.name
+            && kept::keep(kept, &name, &inode(file.identity), listener.socket.as_fd())
+        {
+            file.stays = true;
+            listener.name = Name::Kept(absolute);
+        }
+        Ok(listener)
     }
 
     /// The same socket, for a thread that blocks in accept(2). `Listener::accept` must not be called afterwards.
@@ -128,7 +169,7 @@ impl Listener {
     pub(super) fn path(&self) -> Option<&Path> {
         match &self.name {
             Name::Ours(file) => Some(&file.path),
-            Name::Theirs(path) => Some(path),
+            Name::Kept(path) | Name::Theirs(path) => Some(path),
             Name::Abstract(_) | Name::Unnamed => None,
         }
     }
@@ -202,7 +243,7 @@ pub(super) fn prepare(stream: &impl AsFd) {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
-            Name::Ours(File { path, .. }) | Name::Theirs(path) => {
+            Name::Ours(File { path, .. }) | Name::Kept(path) | Name::Theirs(path) => {
                 write!(f, "unix:{}", path.display())
             }
             Name::Abstract(name) => write!(f, "unix:@{}", name.escape_ascii()),
@@ -237,18 +278,31 @@ fn occupied(path: &Path) -> Cause {
     }
 }
 
+/// Device and inode of the file.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// A file as the end of a name in the store.
+fn inode((device, inode): (u64, u64)) -> String {
+    format!("{device}-{inode}")
+}
+
 impl File {
     fn new(path: &Path) -> io::Result<Self> {
-        let found = fs::symlink_metadata(path)?;
+        let identity = identity(path)?;
         let path = std::path::absolute(path)?;
-        Ok(Self { path, identity: (found.dev(), found.ino()), directory: None })
+        Ok(Self { path, identity, directory: None, stays: false })
     }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
+        if self.stays {
+            return;
+        }
+        let ours = identity(&self.path).is_ok_and(|file| file == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("the socket {} cannot be removed: {error}", self.path.display());
         }

@@ -6,15 +6,19 @@
 
 use std::{
     io,
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use vsock_device::{Host, Place};
+use vsock_device::{Host, Keeper, Place};
 
 use super::Accepted;
 use super::{Cause, Rights, unix};
-use crate::peer::Peer;
+use crate::{
+    fd_store::{FdStore, Kept, name_part},
+    peer::Peer,
+};
 
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -37,17 +41,26 @@ impl Listener {
         cid: u32,
         port: u32,
         rights: &Rights,
+        kept: &mut Kept,
     ) -> Result<Self, Cause> {
-        let socket = unix::Listener::take_over(path, rights).await?;
+        let socket = unix::Listener::kept_or_new("vhost-user", path, rights, kept).await?;
         let place = Place { path: path.into(), cid, port };
-        let host = socket
-            .for_a_thread()
-            .and_then(|listener| Host::start(listener, place, None, Vec::new()));
+        let names = Names::of(path, kept.store()).map_err(Cause::System)?;
+        let left = kept.take(&names.prefix);
+        let keeper = names.store.is_there().then(|| Arc::new(names) as Arc<dyn Keeper>);
+        let host =
+            socket.for_a_thread().and_then(|listener| Host::start(listener, place, keeper, left));
         Ok(Self::VhostUser { host: host.map_err(Cause::System)?, socket })
     }
 
-    pub(super) async fn hybrid(path: &Path, port: u32, rights: &Rights) -> Result<Self, Cause> {
-        let socket = unix::Listener::take_over(&hybrid_path(path, port), rights).await?;
+    pub(super) async fn hybrid(
+        path: &Path,
+        port: u32,
+        rights: &Rights,
+        kept: &mut Kept,
+    ) -> Result<Self, Cause> {
+        let path_of_port = hybrid_path(path, port);
+        let socket = unix::Listener::kept_or_new("hybrid", &path_of_port, rights, kept).await?;
         Ok(Self::Hybrid { socket, path: path.into(), port })
     }
 
@@ -78,6 +91,31 @@ impl Listener {
                 Ok((stream.into(), Peer::Vm { path: Arc::clone(path), port: None }))
             }
         }
+    }
+}
+
+/// The names of a VM's descriptors in the store.
+#[derive(Debug)]
+struct Names {
+    store: FdStore,
+    prefix: String,
+}
+
+impl Names {
+    fn of(path: &Path, store: &FdStore) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let prefix = format!("vm.{}.", name_part(path.as_os_str().as_bytes()));
+        Ok(Self { store: store.clone(), prefix })
+    }
+}
+
+impl Keeper for Names {
+    fn keep(&self, name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
+        self.store.keep(&format!("{}{name}", self.prefix), file)
+    }
+
+    fn forget(&self, name: &str) {
+        self.store.forget(&format!("{}{name}", self.prefix));
     }
 }
 

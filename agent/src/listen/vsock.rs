@@ -3,17 +3,21 @@
 use std::{
     future::poll_fn,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
+use nix::sys::socket::{VsockAddr as VsockSockAddr, getsockname};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
-use super::{BACKLOG, Cause};
-use crate::{peer::Peer, sys};
+use super::{Address, BACKLOG, Cause, descriptor::Kind, kept};
+use crate::{fd_store::Kept, peer::Peer, sys};
 
 /// Bytes that a guest may have in flight to the agent on one connection. The kernel's default of
 /// 256 KiB stalls large writes. This is also the most kernel memory that a connection can pin.
 const WINDOW: u64 = 1024 * 1024;
+
+/// As a port: any free one.
+const VMADDR_PORT_ANY: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -24,13 +28,27 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn bind(cid: Option<u32>, port: u32) -> Result<Self, Cause> {
+    pub(super) fn bind(cid: Option<u32>, port: u32, kept: &mut Kept) -> Result<Self, Cause> {
+        // The system chooses the port anew at each start.
+        let name = (port != VMADDR_PORT_ANY).then(|| Address::Vsock { cid, port }.to_string());
+        if let Some(name) = &name {
+            let is_it = |socket: BorrowedFd<'_>, _: &str| {
+                getsockname::<VsockSockAddr>(socket.as_raw_fd())
+                    .is_ok_and(|at| (at.cid(), at.port()) == (cid.unwrap_or(VMADDR_CID_ANY), port))
+            };
+            if let Some(socket) = kept::take(kept, name.as_bytes(), Kind::Vsock, is_it) {
+                return Self::adopt(socket).map_err(Cause::System);
+            }
+        }
         let address = VsockAddr::new(cid.unwrap_or(VMADDR_CID_ANY), port);
         let socket = VsockListener::bind(address).map_err(Cause::System)?;
         // Accepted sockets inherit the window.
         prepare(&socket);
         sys::vsock::set_backlog(&socket, BACKLOG).map_err(Cause::System)?;
         let port = socket.local_addr().map_err(Cause::System)?.port();
+        if let Some(name) = &name {
+            kept::keep(kept, name.as_bytes(), kept::NO_FILE, socket.as_fd());
+        }
         Ok(Self { socket, cid, port })
     }
 

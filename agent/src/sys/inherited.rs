@@ -3,6 +3,7 @@
 //! `listen` calls this at start, when it classifies the descriptors.
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsString,
     fs::{self, File},
@@ -11,7 +12,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::{FileTypeExt, MetadataExt},
     },
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{Mutex, PoisonError},
 };
 
 use nix::{
@@ -52,20 +53,17 @@ pub(crate) fn close_on_exec(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes ownership of the `count` descriptors from `first` on. They must have been inherited for this process to own,
-/// and must have been open at its start, when `close_on_exec` checked them. Works once.
-pub(crate) fn claim(first: RawFd, count: usize) -> io::Result<Vec<OwnedFd>> {
-    static CLAIMED: AtomicBool = AtomicBool::new(false);
-    if CLAIMED.swap(true, Ordering::Relaxed) {
-        return Err(io::Error::other("they were taken before"));
+/// Takes ownership of descriptor `fd`. It must have been inherited for this process to own, and must have been open at
+/// its start, when `close_on_exec` checked it. Works once for each descriptor.
+pub(crate) fn claim(fd: RawFd) -> io::Result<OwnedFd> {
+    static CLAIMED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+    if !CLAIMED.lock().unwrap_or_else(PoisonError::into_inner).insert(fd) {
+        return Err(io::Error::other("it was taken before"));
     }
-    let own = |fd| {
-        // SAFETY: the process that started this one opened them for it to own (sd_listen_fds(3)). They were open at
-        // start, so the kernel has given none of these numbers to anything here. This is the only place that makes them
-        // owned, which it does once.
-        unsafe { OwnedFd::from_raw_fd(fd) }
-    };
-    Ok((first..).take(count).map(own).collect())
+    // SAFETY: the process that started this one opened it for this one to own (sd_listen_fds(3)). It was open at start,
+    // so the kernel has given its number to nothing here. This is the only place that makes it owned, which it does
+    // once.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A duplicate of the connected socket with this number.

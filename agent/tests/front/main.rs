@@ -34,6 +34,7 @@ mod rejudged;
 mod shape;
 mod single;
 mod sockets;
+mod supervised;
 mod units;
 mod user;
 mod vm;

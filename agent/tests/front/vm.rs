@@ -23,7 +23,7 @@ use support::{
 use crate::BINARY;
 
 mod hostile;
-mod served;
+pub(crate) mod served;
 
 #[test]
 fn a_hybrid_vm_is_known_by_its_path() {

@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::*;
 
-fn said(pid: &str, fds: &str, names: Option<&str>) -> Result<Option<Handed>, String> {
+fn said(pid: &str, fds: &str, names: Option<&str>) -> Result<Announced, String> {
     let [pid, fds] = [pid, fds].map(|text| (text != "-").then(|| text.into()));
     read(pid, fds, names.map(Into::into), 77).map_err(|error| error.to_string())
 }
@@ -21,7 +21,7 @@ fn said(pid: &str, fds: &str, names: Option<&str>) -> Result<Option<Handed>, Str
 #[test]
 fn variables_are_read() {
     let handed = |count, names: &[&str]| {
-        Ok(Some(Handed { count, names: names.iter().map(|&name| name.to_owned()).collect() }))
+        Ok(Announced { count, names: names.iter().map(|&name| name.to_owned()).collect() })
     };
     for (pid, fds, names, expected) in [
         ("77", "1", None, handed(1, &[])),
@@ -30,12 +30,12 @@ fn variables_are_read() {
         ("77", "1", Some("a\n"), handed(1, &["a\\n"])),
         // The number of names does not match.
         ("77", "3", Some("a:b"), handed(3, &[])),
-        ("77", "0", None, Ok(None)),
+        ("77", "0", None, handed(0, &[])),
         // Meant for another process, so the contents do not matter.
-        ("78", "1", None, Ok(None)),
-        ("78", "x", None, Ok(None)),
-        ("-", "1", None, Ok(None)),
-        ("77", "-", None, Ok(None)),
+        ("78", "1", None, handed(0, &[])),
+        ("78", "x", None, handed(0, &[])),
+        ("-", "1", None, handed(0, &[])),
+        ("77", "-", None, handed(0, &[])),
     ] {
         assert_eq!(said(pid, fds, names), expected, "{pid} {fds} {names:?}");
     }
@@ -58,7 +58,7 @@ fn variables_are_read() {
 #[test]
 fn a_descriptor_is_called_by_its_number_and_its_name() {
     let handed =
-        Handed { count: 3, names: vec!["nbd.socket".into(), "unknown".into(), String::new()] };
+        Announced { count: 3, names: vec!["nbd.socket".into(), "unknown".into(), String::new()] };
     let which: Vec<_> = handed.each().map(|which| which.to_string()).collect();
     assert_eq!(which, ["descriptor 3 (nbd.socket)", "descriptor 4", "descriptor 5"]);
 }

@@ -35,7 +35,7 @@ pub(super) fn descriptors(agent: &Agent) -> BTreeSet<String> {
 }
 
 /// Reads a block of the disk, on its own connection.
-pub(super) fn reads(guest: &mut Guest) {
+pub(crate) fn reads(guest: &mut Guest) {
     let own = nbd::open(guest).unwrap();
     guest.send(own, &nbd::request(READ, 4096, 4096));
     let reply = guest.take(own, 16 + 4096).unwrap();
