@@ -294,8 +294,8 @@ const SECTIONS: &[Section] = &[
             ),
             (
                 "HUP",
-                "The log file is opened again, and the files of --access-file, --tls-certificates and --tls-psk are \
-                 read again; those that are wrong change nothing. Nobody is dropped.",
+                "The log file is opened again, and the files of --access-file, --tls-certificates, --tls-psk and the \
+                 plugin nbd's tls-certificates are read again; those that are wrong change nothing. Nobody is dropped.",
             ),
             ("USR1", "The filter stats writes what it has counted."),
         ],

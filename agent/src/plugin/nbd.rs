@@ -67,8 +67,8 @@ pub(super) const ENTRY: Entry = Entry {
         Key::once(
             "tls-certificates",
             "DIR",
-            "Where ca-cert.pem is, and client-cert.pem and client-key.pem to show to the server; read at the \
-             start [default: ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd]",
+            "Where ca-cert.pem is, and client-cert.pem and client-key.pem to show to the server; HUP \
+             reads them again [default: ~/.pki/libnbd, ~/.config/pki/libnbd or /etc/pki/libnbd]",
         ),
         Key::once(
             "tls-verify",
@@ -170,6 +170,9 @@ fn build(params: &Params<'_>, context: &mut Context<'_>) -> Result<Stack, BuildE
     }
     let address = address(params, place, uri.as_ref())?;
     let tls = tls::tls(params, uri.as_ref(), address.as_ref())?;
+    if let Some(certificates) = tls.certificates().map(Arc::clone) {
+        context.lifecycle.at_reload(move || certificates.reload());
+    }
     let far = match (address, place) {
         (Some(address), _) => Endpoint::At(address),
         (None, "socket-fd") => {

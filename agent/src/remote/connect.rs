@@ -12,46 +12,19 @@ use std::{
 use nbd::{Framing, negotiate::Listed, uri::Place, wire::BASE_ALLOCATION};
 use nbd_client::{
     ClientError, Timeout,
-    connect::{Connected, Negotiation, Security},
+    connect::{Connected, Negotiation},
     dial::{self, DialError},
-    tls::{Config, Options, TlsError},
     wait::{Event, Wait},
 };
-use rustls::crypto::aws_lc_rs;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::certificates::Tls;
 use crate::{shell, sys::socket::Socket, tenant::Tenant};
 
 /// How long connecting may take.
 const CONNECT: Timeout = Timeout::new(Duration::from_secs(10));
 /// How long the negotiation may take, including the TLS handshake.
 const NEGOTIATE: Duration = Duration::from_secs(30);
-
-/// Whether connections to the remote server use TLS.
-#[derive(Debug)]
-pub(crate) enum Tls {
-    /// Plain text.
-    Off,
-    /// TLS if the server supports it.
-    On(Config),
-    /// TLS is required.
-    Require(Config),
-}
-
-impl Tls {
-    /// Reads the certificates. They are not read again.
-    pub(crate) fn config(options: &Options) -> Result<Config, TlsError> {
-        Config::load(options, &Arc::new(aws_lc_rs::default_provider()))
-    }
-
-    const fn security(&self) -> Security<'_> {
-        match self {
-            Self::Off => Security::Plain,
-            Self::On(config) => Security::Opportunistic(config),
-            Self::Require(config) => Security::Required(config),
-        }
-    }
-}
 
 /// Waits on the runtime of the current thread, for a client of a tenant. `None` at the start, on a thread with no other
 /// task.
@@ -111,6 +84,7 @@ pub(super) async fn enter(
     socket: nbd_client::socket::Socket,
     export: &str,
 ) -> Result<Connected, ClientError> {
+    let tls = tls.now();
     within(far, async {
         let means = (Timeout::new(Duration::ZERO), Reactor(None));
         let begun = Negotiation::begin(far, socket, tls.security(), Framing::Extended, means);
@@ -125,6 +99,7 @@ pub(super) async fn list(
     (far, tls): (&str, &Tls),
     socket: nbd_client::socket::Socket,
 ) -> Result<Vec<Listed>, ClientError> {
+    let tls = tls.now();
     within(far, async {
         let means = (Timeout::new(Duration::ZERO), Reactor(None));
         let begun = Negotiation::begin(far, socket, tls.security(), Framing::Extended, means);

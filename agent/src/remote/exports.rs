@@ -13,11 +13,7 @@ use nbd_client::connect::Connected;
 use tokio::{runtime::Builder, sync::Mutex as Turns};
 
 use super::{
-    connect::{self, Tls},
-    dirty::Dirty,
-    endpoint::Endpoint,
-    link::Link,
-    runtime::runtime,
+    certificates::Tls, connect, dirty::Dirty, endpoint::Endpoint, link::Link, runtime::runtime,
     share::Share,
 };
 use crate::{

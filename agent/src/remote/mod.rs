@@ -5,9 +5,10 @@
 //!                    ^                                        |
 //!                    +--answer-- one thread for all links <---+
 //! ```
-//! `plugin::nbd` says where the server is (`endpoint`) and whether connections use TLS. `exports` gives each client a
-//! link of its own, or one link to all. nbd-client sets up a link (`connect`) and speaks on it. A link has many requests
-//! in flight: the tenants' threads send them (`link`), and one thread receives the replies of all links (`reader`).
+//! `plugin::nbd` says where the server is (`endpoint`) and whether connections use TLS (`certificates`). `exports` gives
+//! each client a link of its own, or one link to all. nbd-client sets up a link (`connect`) and speaks on it. A link has
+//! many requests in flight: the tenants' threads send them (`link`), and one thread receives the replies of all links
+//! (`reader`).
 //!
 //! A request waits as long as its client is connected. When the client has gone and the remote server is silent, its
 //! requests end (`asker`). A link of the client's own is closed, and a shared one continues for the others.
@@ -20,6 +21,7 @@
 //! on a new link fails while writes that were answered on an older link may be lost.
 
 mod asker;
+mod certificates;
 mod connect;
 mod dirty;
 mod endpoint;
@@ -30,4 +32,8 @@ mod reader;
 mod runtime;
 mod share;
 
-pub(crate) use self::{connect::Tls, endpoint::Endpoint, exports::Remote};
+pub(crate) use self::{
+    certificates::{Certificates, Tls},
+    endpoint::Endpoint,
+    exports::Remote,
+};

@@ -23,8 +23,8 @@ use tokio::{
 use super::runtime::runtime;
 use crate::sys::poll;
 
-/// Receives on one link before other links have their turn.
-const RECEIVES: usize = 4;
+/// Calls that send, and calls that receive, on one link before other links have their turn.
+const CALLS: usize = 4;
 
 /// The state of a link that the requesting threads and the reading thread share.
 #[derive(Debug)]
@@ -185,13 +185,13 @@ impl Shared {
         })
     }
 
-    /// Sends and receives without waiting, and hands out replies. Returns what is left to receive, and the readiness of
-    /// the socket that is used up.
+    /// Sends and receives without waiting, and hands out replies. Returns whether there is more to do, and the
+    /// readiness of the socket that is used up.
     fn turn(&self) -> Result<(Turned, Ready), ClientError> {
         let mut state = self.lock();
         let State { client, waiting, end, .. } = &mut *state;
         let (Some(client), None) = (client, end) else { return Ok((Turned::Idle, Ready::EMPTY)) };
-        let turned = client.turn_within(RECEIVES);
+        let turned = client.turn_within(CALLS);
         while let Some(done) = client.pop() {
             if let Some(tell) = waiting.remove(&done.order.tag) {
                 // Nothing waits for it only if an agent's thread has died.

@@ -1,7 +1,8 @@
 //! The plugin `nbd` inside TLS: agent against agent.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, thread};
 
+use nix::sys::signal::Signal;
 use support::{
     agent::Agent,
     certificates::{Ca, named},
@@ -11,7 +12,7 @@ use support::{
 
 use crate::{
     BINARY,
-    client::{agent, size, uri, word},
+    client::{Guest, agent, size, uri, word},
 };
 
 /// An agent on `{}/s` that serves another agent's disk, and logs its sessions.
@@ -105,6 +106,61 @@ fn the_client_shows_its_certificate() {
     assert_eq!(size(&through(&remote(&[&socket, &own, "tls=require"]))), Ok(1 << 20));
     let remote = remote(&[&socket, &trust(&far), "tls=require"]);
     size(&through(&remote)).unwrap_err();
+}
+
+#[test]
+fn retry_waits_for_a_server_that_starts_again_inside_tls() {
+    for shared in ["shared=false", "shared=true"] {
+        let (mut far, _ca) = agent("--tls=require memory 1M");
+        let remote = remote(&[&socket(&far), &trust(&far), "tls=require", "retry=60", shared]);
+        let mut guest = Guest::connect(&through(&remote));
+        assert!(guest.is_in(), "{shared}");
+        far.end();
+        remote.wait_for_line("the far server's connection broke");
+        let address = through(&remote);
+        let waiting = thread::spawn(move || size(&address));
+        // The plugin dials as soon as it has this option, and in vain: the server is not there yet.
+        remote.wait_for_line("client: NBD_OPT_GO");
+        // The server has another size now, which is a fact of the new link.
+        let place = far.dir.path().display();
+        let words =
+            "-v -U {place}/socket --tls-certificates {place}/server --tls=require memory 2M"
+                .replace("{place}", &place.to_string());
+        let again = Agent::start_by(Command::new(BINARY), &words);
+        assert_eq!(waiting.join().unwrap(), Ok(2 << 20), "{shared}");
+        again.wait_for_line("inside TLS");
+        assert!(!guest.is_in(), "{shared}: a broken link is not repaired");
+    }
+}
+
+#[test]
+fn certificates_are_read_again_at_hup_for_new_links() {
+    const READ_AGAIN: &str = "/trust read again; open connections go on";
+    const KEPT: &str = "/trust stay as they were read before";
+    let (far, _old) = agent("--tls=require memory 1M");
+    let remote = remote(&[&socket(&far), &trust(&far), "tls=require"]);
+    let hang_up = |agent: &Agent, line: &str| {
+        agent.signal(Signal::SIGHUP);
+        agent.wait_for_line(line).pop().unwrap()
+    };
+    let mut guest = Guest::connect(&through(&remote));
+    let new = Ca::new("the new CA");
+    new.server_in(&far.path("server"));
+    hang_up(&far, "read again");
+    size(&through(&remote)).unwrap_err();
+    // Files that cannot be used change nothing. A pipe would block the agent.
+    let ca = far.path("trust/ca-cert.pem");
+    fs::remove_file(&ca).unwrap();
+    hang_up(&remote, KEPT);
+    nix::unistd::mkfifo(&ca, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let line = hang_up(&remote, KEPT);
+    assert!(line.contains("ERROR") && line.contains("is not a regular file"), "{line}");
+    fs::remove_file(&ca).unwrap();
+    new.trusted_in(&far.path("trust"));
+    size(&through(&remote)).unwrap_err();
+    hang_up(&remote, READ_AGAIN);
+    assert_eq!(size(&through(&remote)), Ok(1 << 20));
+    assert!(guest.is_in(), "its link continues");
 }
 
 #[test]

@@ -62,6 +62,9 @@ pub enum TlsError {
         /// What is wrong with it.
         source: PemError,
     },
+    /// A file is a pipe or a directory, for example.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
     /// A file contains no certificate.
     #[error("{} has no certificate in it", .0.display())]
     Empty(PathBuf),
@@ -104,6 +107,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// The directory of the certificates: the given one, or the first of libnbd's that has a
+    /// `ca-cert.pem` now.
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.certificates.clone().or_else(directory)
+    }
+
     /// The options of a URI. A TCP host is the name to check if the URI gives no other.
     pub fn of_uri(uri: &Uri) -> Self {
         let said = &uri.tls_options;
@@ -131,8 +140,8 @@ impl Config {
     /// # Errors
     /// All of `TlsError` except `Handshake`.
     pub fn load(options: &Options, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
-        let Options { certificates: said, hostname, verify } = options;
-        let directory = said.clone().or_else(directory);
+        let Options { hostname, verify, .. } = options;
+        let directory = options.directory();
         let file = |name: &str| directory.as_ref().map(|directory| directory.join(name));
         let there = |name: &str| file(name).filter(|path| path.exists());
         if let Some(revoked) = there(REVOKED) {
@@ -163,6 +172,7 @@ impl Config {
         let config = match (there(CERTIFICATE), there(KEY)) {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(path)) => {
+                regular(&path)?;
                 let key = PrivateKeyDer::from_pem_file(&path);
                 let key = key.map_err(|source| TlsError::Pem { path, source })?;
                 let own = certificates(&certificate)?;
@@ -208,7 +218,17 @@ fn directory() -> Option<PathBuf> {
     all.into_iter().find(|path| path.is_absolute() && fs::exists(path.join(CA)).unwrap_or(false))
 }
 
+/// Fails if the file is there and not regular. Opening a pipe would wait for its other end, and a caller that reads the
+/// files again must not be blocked.
+fn regular(path: &Path) -> Result<(), TlsError> {
+    match fs::metadata(path) {
+        Ok(file) if !file.is_file() => Err(TlsError::NotAFile(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    regular(path)?;
     let wrong = |source| TlsError::Pem { path: path.to_owned(), source };
     let all = CertificateDer::pem_file_iter(path).map_err(wrong)?;
     let all = all.collect::<Result<Vec<_>, _>>().map_err(wrong)?;

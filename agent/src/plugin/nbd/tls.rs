@@ -6,7 +6,11 @@ use nbd::{Uri, uri::Place};
 use nbd_client::tls::Options;
 
 use super::{NbdError, own};
-use crate::{params::Params, remote::Tls, stack::BuildError};
+use crate::{
+    params::Params,
+    remote::{Certificates, Tls},
+    stack::BuildError,
+};
 
 /// What `tls=` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub(super) fn tls(
     };
     let hostname = name.or_else(|| of_uri?.hostname.as_deref()).or(host).map(str::to_owned);
     let verify = params.switch("tls-verify")?.unwrap_or(true);
-    let config = Tls::config(&Options { certificates, hostname, verify });
-    let config = config.map_err(|error| own(NbdError::Tls(error)))?;
-    Ok(if mode == Mode::On { Tls::On(config) } else { Tls::Require(config) })
+    let read = Certificates::read(Options { certificates, hostname, verify });
+    let read = read.map_err(|error| own(NbdError::Tls(error)))?;
+    Ok(if mode == Mode::On { Tls::On(read) } else { Tls::Require(read) })
 }

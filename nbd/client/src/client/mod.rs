@@ -46,12 +46,12 @@ use crate::{
 /// The length from which a read is received in place, in bytes.
 const LARGE: u64 = 32 << 10;
 
-/// Whether bytes are left to receive after a turn.
+/// Whether there is more to do after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turned {
-    /// There are none: poll(2) says when there are some.
+    /// There is not: poll(2) says when there is.
     Idle,
-    /// There may be some, perhaps inside the client, so that poll(2) would not say so.
+    /// There may be: bytes to send or to receive, perhaps inside the client, so that poll(2) would not say so.
     Busy,
 }
 
@@ -232,16 +232,16 @@ impl Client {
         self.turn_within(usize::MAX).map(drop)
     }
 
-    /// Like `turn`, but receives at most `receives` times, for a thread that serves several clients.
+    /// Like `turn`, but sends and receives at most `calls` times each, for a thread that serves several clients.
     ///
     /// # Errors
     /// As `turn`.
-    pub fn turn_within(&mut self, receives: usize) -> Result<Turned, ClientError> {
-        self.send()?;
+    pub fn turn_within(&mut self, calls: usize) -> Result<Turned, ClientError> {
+        let sent = self.send(calls)?;
         self.input.open();
-        let received = self.receive(receives);
+        let received = self.receive(calls);
         self.input.close();
-        received
+        received.map(|received| if sent == Turned::Busy { sent } else { received })
     }
 
     /// Gives up all requests with this tag, which are popped with another result or never. Memory for their answers is
@@ -260,7 +260,7 @@ impl Client {
     /// # Errors
     /// As `turn`.
     pub fn push(&mut self) -> Result<(), ClientError> {
-        if self.outgoing.is_empty() { Ok(()) } else { self.send() }
+        if self.outgoing.is_empty() { Ok(()) } else { self.send(usize::MAX).map(drop) }
     }
 
     /// The socket, for a runtime that waits for it. It stays open as long as either is there.
@@ -301,11 +301,14 @@ impl Client {
     /// Sends NBD_CMD_DISC and closes. Call it only when every request has been answered, because some servers fail
     /// otherwise.
     pub fn close(self) {
-        let Self { machine, mut stream, .. } = self;
-        let mut out = Vec::new();
-        machine.disconnect(&mut out);
-        // An error does not matter: the server sees the end of the stream too.
-        stream.write_all(&out).ok();
+        let Self { machine, mut stream, outgoing, .. } = self;
+        // After an incomplete request the server would take the message for a part of it.
+        if outgoing.is_empty() {
+            let mut out = Vec::new();
+            machine.disconnect(&mut out);
+            // An error does not matter: the server sees the end of the stream too.
+            stream.write_all(&out).ok();
+        }
         stream.end();
     }
 
@@ -317,13 +320,18 @@ impl Client {
         left.into_iter().map(|(_, done)| done.order).collect()
     }
 
-    fn send(&mut self) -> Result<(), ClientError> {
-        self.outgoing
-            .send(&mut self.stream, &self.flying)
-            .and_then(|()| self.stream.flush())
-            .or_else(
-                |error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) },
-            )
+    fn send(&mut self, most: usize) -> Result<Turned, ClientError> {
+        let sent = self
+            .outgoing
+            .send(&mut self.stream, &self.flying, most)
+            .and_then(|sent| self.stream.flush().map(|()| sent))
+            .or_else(|error| {
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    Ok(Turned::Idle)
+                } else {
+                    Err(error)
+                }
+            })
             .map_err(|source| ClientError::lost(&self.name, "sending a request", source))?;
         self.pulse.moved(self.stream.take_moved());
         let outgoing = &self.outgoing;
@@ -331,7 +339,7 @@ impl Client {
         for cookie in left.collect::<Vec<_>>() {
             self.finish(cookie);
         }
-        Ok(())
+        Ok(sent)
     }
 }
 

@@ -7,10 +7,14 @@ use std::{
     iter,
 };
 
-use super::Done;
+use super::{Done, Turned};
 
 /// The most slices per send. Half of them are headers.
 const SLICES: usize = 64;
+
+/// Headers that were sent are removed once they have this many bytes. Threads that share a connection may never leave
+/// its queue empty.
+const SENT: usize = 4 << 10;
 
 /// What is left to send of a request.
 #[derive(Debug)]
@@ -56,23 +60,30 @@ impl Outgoing {
         self.pieces.iter().any(|piece| piece.cookie == cookie)
     }
 
-    /// Sends until nothing is left or the socket would block.
+    /// Sends until nothing is left or the socket would block, but at most `most` times. `Busy`: it ended for neither
+    /// reason.
     pub(super) fn send(
         &mut self,
         socket: &mut impl Write,
         flying: &HashMap<u64, Done>,
-    ) -> io::Result<()> {
-        while !self.pieces.is_empty() {
+        most: usize,
+    ) -> io::Result<Turned> {
+        for _ in 0..most {
+            if self.pieces.is_empty() {
+                break;
+            }
             let slices = self.slices(flying);
             match socket.write_vectored(&slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => self.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Turned::Idle);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(if self.pieces.is_empty() { Turned::Idle } else { Turned::Busy })
     }
 
     /// Sends the only request of the queue, whose payload is `bytes`. Returns how many bytes of the payload were sent.
@@ -141,6 +152,64 @@ impl Outgoing {
         if self.pieces.is_empty() {
             self.heads.clear();
             (self.sent, self.known) = (0, 0);
+        } else if self.sent >= SENT {
+            self.heads.drain(..self.sent);
+            self.known -= self.sent;
+            self.sent = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Order;
+
+    /// A socket that takes 100 bytes per call.
+    struct Slow(Vec<u8>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let n = bytes.len().min(100);
+            self.0.extend(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_never_empty_keeps_no_sent_headers() {
+        let (mut outgoing, mut socket) = (Outgoing::default(), Slow(Vec::new()));
+        let flying: HashMap<_, _> = (0..2)
+            .map(|cookie| (cookie, Done::new(Order::write(0, vec![7; 300], false))))
+            .collect();
+        let mut expected = Vec::new();
+        for round in 0..2000_u64 {
+            let head = [b'h'; 32];
+            outgoing.heads().extend(head);
+            outgoing.push(round % 2, 300);
+            expected.extend([&head[..], &[7; 300]].concat());
+            // One request stays in the queue.
+            while outgoing.pieces.len() > 1 {
+                outgoing.send(&mut socket, &flying, 1).unwrap();
+            }
+            assert!(outgoing.heads.len() <= SENT + 64, "{}", outgoing.heads.len());
+        }
+        assert_eq!(outgoing.send(&mut socket, &flying, usize::MAX).unwrap(), Turned::Idle);
+        assert!(socket.0 == expected);
+    }
+
+    #[test]
+    fn sending_is_bounded() {
+        let (mut outgoing, mut socket) = (Outgoing::default(), Slow(Vec::new()));
+        let flying = HashMap::from([(0, Done::new(Order::write(0, vec![7; 300], false)))]);
+        outgoing.heads().extend([b'h'; 32]);
+        outgoing.push(0, 300);
+        assert_eq!(outgoing.send(&mut socket, &flying, 3).unwrap(), Turned::Busy);
+        assert_eq!(outgoing.send(&mut socket, &flying, 9).unwrap(), Turned::Idle);
+        assert_eq!(socket.0.len(), 332);
     }
 }

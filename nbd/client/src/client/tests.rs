@@ -238,3 +238,20 @@ fn a_turn_that_is_bounded_says_that_there_is_more() {
     client.close();
     served.join().unwrap();
 }
+
+#[test]
+fn a_client_that_closes_in_the_middle_of_a_write_sends_nothing_after_it() {
+    const LEN: usize = 4 << 20;
+    let (uri, _dir, served) = server(1 << 30, |stream| {
+        request(stream);
+        let mut payload = Vec::new();
+        // The end of the stream may be an error here.
+        stream.read_to_end(&mut payload).ok();
+        assert!(payload.len() < LEN && payload.iter().all(|byte| *byte == 1));
+    });
+    let mut link = Connector::new(Timeout::default()).open(&uri).unwrap();
+    link.submit(Order::write(0, vec![1; LEN], false)).unwrap();
+    link.turn_within(1).unwrap();
+    link.close();
+    served.join().unwrap();
+}
