@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use nbd::{
-    Uri,
-    uri::{HOST_CID, Place},
-    wire::DEFAULT_PORT,
-};
+use nbd::{Uri, uri::Place, wire::DEFAULT_PORT};
 
 use crate::cmd::{
     attach::Attach, bench::Bench, cache::Cache, connect::Connect, copy::Copy, detach::Detach,
@@ -16,6 +12,7 @@ use crate::cmd::{
 };
 
 use human::parse_duration;
+use vsock_cid::Cid;
 
 const EXAMPLES: &str = "\
 An address is libnbd's NBD URI; what is special in a name is percent-encoded. Without one it is the
@@ -106,7 +103,7 @@ pub(crate) struct Target {
 
 /// The default export of this guest's host.
 fn host() -> Uri {
-    Uri::plain(Place::Vsock { cid: HOST_CID, port: DEFAULT_PORT.into() }, String::new())
+    Uri::plain(Place::Vsock { cid: Cid::HOST, port: DEFAULT_PORT.into() }, String::new())
 }
 
 /// clap's error message, without its prefix and the usage after it.

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use vsock_cid::GuestCid;
 use vsock_device::{Host, Place};
 
 use super::Accepted;
@@ -34,7 +35,7 @@ pub(super) enum Listener {
 impl Listener {
     pub(super) async fn vhost_user(
         path: &Path,
-        cid: u32,
+        cid: GuestCid,
         port: u32,
         rights: &Rights,
     ) -> Result<Self, Cause> {

@@ -6,7 +6,8 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::{VsockAddr, VsockListener};
+use vsock_cid::Cid;
 
 use super::{BACKLOG, Cause};
 use crate::{peer::Peer, sys};
@@ -19,13 +20,13 @@ const WINDOW: u64 = 1024 * 1024;
 pub(super) struct Listener {
     socket: VsockListener,
     /// `None`: every CID of this machine.
-    pub(super) cid: Option<u32>,
+    pub(super) cid: Option<Cid>,
     pub(super) port: u32,
 }
 
 impl Listener {
-    pub(super) fn bind(cid: Option<u32>, port: u32) -> Result<Self, Cause> {
-        let address = VsockAddr::new(cid.unwrap_or(VMADDR_CID_ANY), port);
+    pub(super) fn bind(cid: Option<Cid>, port: u32) -> Result<Self, Cause> {
+        let address = VsockAddr::new(cid.unwrap_or(Cid::ANY).get(), port);
         let socket = VsockListener::bind(address).map_err(Cause::System)?;
         // Accepted sockets inherit the window.
         prepare(&socket);
@@ -39,7 +40,7 @@ impl Listener {
         let socket = VsockListener::from(socket);
         prepare(&socket);
         let address = socket.local_addr()?;
-        let cid = Some(address.cid()).filter(|cid| *cid != VMADDR_CID_ANY);
+        let cid = Some(Cid::new(address.cid())).filter(|cid| *cid != Cid::ANY);
         Ok(Self { socket, cid, port: address.port() })
     }
 
@@ -48,8 +49,9 @@ impl Listener {
         let (stream, peer) = poll_fn(|context| self.socket.poll_accept_std(context)).await?;
         // The listener may be bound to every CID of this machine. The connection came to one of
         // them.
-        let to = stream.local_addr()?.cid();
-        Ok((stream.into(), Peer::Vsock { cid: peer.cid(), port: peer.port(), to }))
+        let to = Cid::new(stream.local_addr()?.cid());
+        let cid = Cid::new(peer.cid());
+        Ok((stream.into(), Peer::Vsock { cid, port: peer.port(), to }))
     }
 }
 

@@ -20,6 +20,7 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use vsock_cid::GuestCid;
 
 use crate::{
     connection::Connection,
@@ -40,7 +41,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub struct Place {
     pub path: Arc<Path>,
     /// The CID of the guest within its VM.
-    pub cid: u32,
+    pub cid: GuestCid,
     /// The port on which the host accepts connections.
     pub port: u32,
 }

@@ -7,6 +7,8 @@ use std::{
     task::Waker,
 };
 
+use vsock_cid::{Cid, GuestCid};
+
 use crate::{
     header::{self, Header, Op},
     inbox::Inbox,
@@ -137,11 +139,18 @@ impl ConnectionState {
     }
 
     /// The header of a packet to the guest. It carries the credit.
-    pub(crate) fn header(&mut self, key: Key, cid: u32, op: Op, flags: u32, len: usize) -> Header {
+    pub(crate) fn header(
+        &mut self,
+        key: Key,
+        cid: GuestCid,
+        op: Op,
+        flags: u32,
+        len: usize,
+    ) -> Header {
         self.last_fwd_cnt = self.fwd_cnt;
         Header {
-            src_cid: crate::HOST_CID,
-            dst_cid: cid.into(),
+            src_cid: Cid::HOST.get().into(),
+            dst_cid: cid.get().into(),
             src_port: key.host_port,
             dst_port: key.guest_port,
             len: u32::try_from(len).unwrap_or(u32::MAX),

@@ -11,6 +11,7 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::Sender;
+use vsock_cid::GuestCid;
 
 use crate::{
     backend::Place,
@@ -33,7 +34,7 @@ pub(crate) struct Device {
     /// that thread runs and the others have to be woken.
     next: Mutex<()>,
     inner: Mutex<Inner>,
-    cid: u32,
+    cid: GuestCid,
     port: u32,
     log: Arc<Log>,
     accepted: Sender<Connection>,
@@ -55,7 +56,7 @@ impl Device {
         Ok(Self { next, inner, cid: place.cid, port: place.port, log, accepted, wake })
     }
 
-    pub(crate) fn cid(&self) -> u32 {
+    pub(crate) fn cid(&self) -> GuestCid {
         self.cid
     }
 

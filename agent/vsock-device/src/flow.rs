@@ -10,6 +10,8 @@ use std::{
     time::Instant,
 };
 
+use vsock_cid::GuestCid;
+
 use crate::{
     connections::{AfterUnlock, Connections, Key, Sending},
     header::{Header, Op},
@@ -208,7 +210,7 @@ impl Flow {
         id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
         tx: &mut Queue<'_>,
-        cid: u32,
+        cid: GuestCid,
     ) -> Result<io::Result<usize>, Broken> {
         let Some(state) = self.connections.get(id) else { return Ok(Ok(0)) };
         if state.inbox.is_empty() {
@@ -229,7 +231,7 @@ impl Flow {
         id: ConnectionId,
         runs: &[IoSlice<'_>],
         rx: &mut Rx<'_>,
-        cid: u32,
+        cid: GuestCid,
         after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         self.send_answers(rx)?;

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vsock_cid::GuestCid;
+
 use crate::{
     connections::{AfterUnlock, Key},
     flow::{Flow, Rx},
@@ -124,7 +126,7 @@ impl Inner {
         &mut self,
         id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
-        cid: u32,
+        cid: GuestCid,
     ) -> Result<io::Result<usize>, Broken> {
         let Some(memory) = &self.memory else { return Ok(Ok(0)) };
         let mut queue = Queue::returning(&mut self.tx, memory);
@@ -138,7 +140,7 @@ impl Inner {
         &mut self,
         id: ConnectionId,
         runs: &[IoSlice<'_>],
-        cid: u32,
+        cid: GuestCid,
         after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         let (flow, mut rx) = self.rx();

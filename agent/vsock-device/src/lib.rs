@@ -35,12 +35,12 @@ pub mod testing;
 mod vhost_user;
 mod vm;
 
+use vsock_cid::GuestCid;
+
 pub use self::{
     backend::{Host, Place},
     connection::Connection,
 };
 
-/// The lowest CID that a guest can have, and the default. A CID has no meaning outside of its VM.
-pub const DEFAULT_CID: u32 = 3;
-/// The CID of the host, to which guests connect (VMADDR_CID_HOST).
-const HOST_CID: u64 = 2;
+/// The CID of a guest that is given none. A CID has no meaning outside of its VM.
+pub const DEFAULT_CID: GuestCid = GuestCid::MIN;

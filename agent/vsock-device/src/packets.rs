@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use vsock_cid::Cid;
+
 use crate::{
-    HOST_CID,
     connection::Connection,
     connections::{AfterUnlock, BUF_ALLOC, Key, MAX_CONNECTIONS},
     device::Device,
@@ -82,8 +83,9 @@ fn packet(
     after: &mut AfterUnlock<'_>,
 ) -> Result<Option<Chain>, Broken> {
     let cid = device.cid();
+    let from_guest = header.src_cid == u64::from(cid.get());
     // The packet has a wrong source or destination: ignored, as by the kernel's vhost.
-    if header.src_cid != u64::from(cid) || header.dst_cid != HOST_CID {
+    if !from_guest || header.dst_cid != u64::from(Cid::HOST.get()) {
         return Ok(Some(chain));
     }
     let key = Key::of(header);

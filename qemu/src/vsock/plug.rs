@@ -7,10 +7,11 @@ use qapi::qmp::{
 };
 use thiserror::Error;
 use tokio::time;
+use vsock_cid::GuestCid;
 
 use super::{Backend, Device, Machine, Place, PlaceError, children, get, list, place};
 use crate::{
-    cid::{self, Claim, ClaimError, GuestCid, Range},
+    cid::{self, Claim, ClaimError, Range},
     qmp::{Client, Error, Heard, Refusal},
 };
 
@@ -123,7 +124,8 @@ pub async fn plug_claimed(
         return Err(PlugError::Wrong { asked: claim.cid, has });
     }
     let id = Some(id.into());
-    Ok(Device { id, path: path.into(), driver: driver.into(), backend: Backend::Kernel, cid: has })
+    let cid = Some(claim.cid);
+    Ok(Device { id, path: path.into(), driver: driver.into(), backend: Backend::Kernel, cid })
 }
 
 /// Why a device was not removed.

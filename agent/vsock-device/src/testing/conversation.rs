@@ -60,7 +60,7 @@ impl Played {
         let log = Arc::new(Log::new(Arc::clone(&path)));
         let (sender, accepted) = channel(MAX_CONNECTIONS);
         let quota = Arc::new(Quota::new());
-        let place = Place { path, cid: 3, port: super::nbd::PORT };
+        let place = Place { path, cid: crate::DEFAULT_CID, port: super::nbd::PORT };
         let device = Arc::new(Device::new(&place, log, sender, &quota).unwrap());
         let vm = Vm::new(ours, Arc::clone(&device), quota, None).unwrap();
         let rings = Rings::new(vmm.map().unwrap(), SIZE, false);

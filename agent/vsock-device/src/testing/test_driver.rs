@@ -40,7 +40,7 @@ impl Driver {
         let (sender, accepted) = channel(MAX_CONNECTIONS);
         let path: Arc<Path> = Path::new("/vm").into();
         let log = Arc::new(Log::new(Arc::clone(&path)));
-        let place = Place { path, cid: 3, port: PORT };
+        let place = Place { path, cid: crate::DEFAULT_CID, port: PORT };
         let device = Arc::new(Device::new(&place, log, sender, &Quota::new()).unwrap());
         device.set_memory(Memory::of(memory.clone()).unwrap());
         let mut driver =
@@ -76,7 +76,7 @@ impl Driver {
 
     pub(crate) fn header(op: Op, len: usize) -> Header {
         Header {
-            src_cid: 3,
+            src_cid: crate::DEFAULT_CID.get().into(),
             dst_cid: 2,
             src_port: 77,
             dst_port: PORT,
