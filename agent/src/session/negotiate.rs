@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use agent_contexts::FencingToken;
 use nbd::{
     Buffer,
     negotiate::{Ask, AskExport, AskList, Ending, Negotiated, Offers, Purpose, Server, Step, Tls},
@@ -19,7 +20,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     End, Life, Rules,
     authorize::{Gates, Unopened},
-    contexts::FencingToken,
+    contexts,
     fencing::Fenced,
     opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
@@ -214,7 +215,7 @@ impl<'a, 'r> Answering<'a, 'r> {
         if let Some(fencing) = claimed(&ask)
             && self.fence(stream, fencing).await?
         {
-            export.contexts.push(fencing.granted());
+            export.contexts.push(contexts::granted(fencing));
         }
         Ok(ask.answer(Ok(export), &mut self.out))
     }

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_contexts::FencingToken;
 use human::chain;
 use nbd::{Uri, wire::TransmissionFlags};
 use nbd_client::{Client, ClientError, Connector};
@@ -40,7 +41,6 @@ use super::{
     saved::Saved,
     state::{Phase, Shared, State},
 };
-use crate::agent_contexts::FencingToken;
 
 /// The most connections that are opened when no number is given.
 const CONNECTIONS: usize = 4;

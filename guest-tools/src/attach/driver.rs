@@ -9,6 +9,7 @@ use std::{
     process::Command,
 };
 
+use agent_contexts::FencingToken;
 use nix::{
     errno::Errno,
     sys::socket::{setsockopt, sockopt},
@@ -25,7 +26,7 @@ use super::{
     saved::{Saved, facts_of},
     ublk::Driver as Ublk,
 };
-use crate::{agent_contexts::FencingToken, init};
+use crate::init;
 
 /// The action in the error message when the saved facts cannot be read.
 const LEFT: &str = "read what its last relay left";
