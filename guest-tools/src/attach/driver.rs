@@ -18,13 +18,13 @@ use nix::{
 use super::{
     AttachError,
     control::ask,
-    device::{Ready, Wish},
     export::Export,
     frontend::{Frontend, Socket},
     name::Device,
     netlink::{Connect, Driver as Nbd},
     saved::{Saved, facts_of},
     ublk::Driver as Ublk,
+    wish::{Ready, Wish},
 };
 use crate::init;
 

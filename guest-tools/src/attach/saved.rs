@@ -16,7 +16,10 @@ use agent_contexts::FencingToken;
 use nbd::wire::TransmissionFlags;
 use serde_json::{Value, json};
 
-use super::{control::RUN, export::Export, name::Device};
+use super::{
+    export::Export,
+    name::{Device, RUN},
+};
 
 /// Added to the generation by a takeover. No relay reaches it by reconnecting.
 const NEXT: u64 = 1 << 32;
