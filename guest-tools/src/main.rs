@@ -9,6 +9,7 @@ mod generated;
 mod init;
 mod stamp;
 mod sys;
+mod target;
 
 use std::process::ExitCode;
 
