@@ -12,6 +12,7 @@ use vsock_cid::{Cid, GuestCid};
 use crate::{
     header::{self, Header, Op},
     inbox::Inbox,
+    key::Key,
     line::Position,
     log::Log,
     memory::Memory,
@@ -23,20 +24,6 @@ pub(crate) const BUF_ALLOC: u32 = 256 * 1024;
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 /// Most closed connections that are remembered, since the guest may not know yet that they are closed.
 const MAX_CLOSED: usize = 4096;
-
-/// The ports of a connection, the guest's and the host's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) guest_port: u32,
-    pub(crate) host_port: u32,
-}
-
-impl Key {
-    /// The ports of a packet from the guest.
-    pub(crate) fn of(header: &Header) -> Self {
-        Self { guest_port: header.src_port, host_port: header.dst_port }
-    }
-}
 
 /// The directions that the guest has shut down (VIRTIO_VSOCK_OP_SHUTDOWN). A direction stays shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

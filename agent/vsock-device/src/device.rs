@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Sender;
 use vsock_cid::GuestCid;
 
 use crate::{
-    backend::Place,
+    broken::Broken,
     connection::Connection,
     connections::{AfterUnlock, GuestShutdown, Sending},
     flow::{Answering, COPIED, Intake},
@@ -24,7 +24,7 @@ use crate::{
     log::Log,
     memory::{Memory, Quota},
     packets::{Taken, take_in},
-    queue::Broken,
+    place::Place,
     ring::Which,
 };
 

@@ -13,12 +13,14 @@ use std::{
 use vsock_cid::GuestCid;
 
 use crate::{
-    connections::{AfterUnlock, Connections, Key, Sending},
+    broken::Broken,
+    connections::{AfterUnlock, Connections, Sending},
     header::{Header, Op},
     inbox::Held,
+    key::Key,
     line::{ConnectionId, Line, Position, TURN},
     memory::Memory,
-    queue::{Broken, For, Queue},
+    queue::{For, Queue},
     ring::Ring,
 };
 

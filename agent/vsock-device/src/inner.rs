@@ -8,11 +8,13 @@ use std::{
 use vsock_cid::GuestCid;
 
 use crate::{
-    connections::{AfterUnlock, Key},
+    broken::Broken,
+    connections::AfterUnlock,
     flow::{Flow, Rx},
+    key::Key,
     line::ConnectionId,
     memory::{Memory, most_tables},
-    queue::{Broken, Queue},
+    queue::Queue,
     ring::{Mark, Ring, Which},
     sys::page_tables,
 };

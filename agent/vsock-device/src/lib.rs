@@ -15,6 +15,7 @@
 //! the rules ends the connections of that VM only.
 
 mod backend;
+mod broken;
 mod connection;
 mod connections;
 mod device;
@@ -23,10 +24,12 @@ mod foreign;
 mod header;
 mod inbox;
 mod inner;
+mod key;
 mod line;
 mod log;
 mod memory;
 mod packets;
+mod place;
 mod queue;
 mod ring;
 mod sys;
@@ -37,10 +40,7 @@ mod vm;
 
 use vsock_cid::GuestCid;
 
-pub use self::{
-    backend::{Host, Place},
-    connection::Connection,
-};
+pub use self::{backend::Host, connection::Connection, place::Place};
 
 /// The CID of a guest that is given none. A CID has no meaning outside of its VM.
 pub const DEFAULT_CID: GuestCid = GuestCid::MIN;

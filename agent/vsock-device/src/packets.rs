@@ -5,13 +5,15 @@ use std::sync::Arc;
 use vsock_cid::Cid;
 
 use crate::{
+    broken::Broken,
     connection::Connection,
-    connections::{AfterUnlock, BUF_ALLOC, Key, MAX_CONNECTIONS},
+    connections::{AfterUnlock, BUF_ALLOC, MAX_CONNECTIONS},
     device::Device,
     flow::{ANSWERS, DESCRIPTORS, Flow, Intake, Rx},
     header::{self, Header, Op},
     inner::Inner,
-    queue::{Broken, Chain, For, Queue},
+    key::Key,
+    queue::{Chain, For, Queue},
 };
 
 /// Most chains that all connections of a VM hold: half of Linux's queue stays free.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use crate::{memory::Memory, queue::Broken, sys::eventfd, vhost_user::message::Places};
+use crate::{broken::Broken, memory::Memory, sys::eventfd, vhost_user::message::Places};
 
 /// Most descriptors of a queue.
 const MOST: u16 = 1024;

@@ -29,13 +29,13 @@ use super::{
     vmm::{EVENT_IDX, PLAIN, USER, Vmm, code},
 };
 use crate::{
-    backend::Place,
     connection::Connection,
     connections::MAX_CONNECTIONS,
     device::Device,
     header::{Header, Op},
     log::Log,
     memory::Quota,
+    place::Place,
     vm::{End, Vm},
 };
 

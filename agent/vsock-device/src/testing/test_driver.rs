@@ -7,13 +7,13 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::rings::{MEMORY, RX, Rings};
 use crate::{
-    backend::Place,
     connection::Connection,
     connections::MAX_CONNECTIONS,
     device::Device,
     header::{Header, Op, STREAM},
     log::Log,
     memory::{Memory, Quota},
+    place::Place,
     ring::Which,
     vhost_user::message::Places,
 };
