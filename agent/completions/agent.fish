@@ -115,7 +115,7 @@ complete -c agent -n "__fish_agent_needs_command" -a "man" -d 'Prints the pages 
 complete -c agent -n "__fish_agent_needs_command" -a "qemu" -d 'Gives virtual machines of QEMU their vsock devices, by QMP'
 complete -c agent -n "__fish_agent_needs_command" -a "supervise" -d 'Runs the agent and starts it again when it dies, without closing its sockets'
 complete -c agent -n "__fish_agent_using_subcommand completions" -l dir -d 'Write those of bash, fish and zsh into this directory' -r -F
-complete -c agent -n "__fish_agent_using_subcommand doctor" -s p -l port -d 'The vsock port of the agent' -r
+complete -c agent -n "__fish_agent_using_subcommand doctor" -s p -l port -d 'The vsock port of the agent [default: 10809]' -r
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l fix -d 'Run the safe fixes, each after a yes, and look again'
 complete -c agent -n "__fish_agent_using_subcommand doctor" -l yes -d 'Take every answer for yes'
@@ -156,7 +156,7 @@ complete -c agent -n "__fish_agent_using_subcommand qemu; and not __fish_seen_su
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l cid -d 'The guest\'s CID, or a range from which one is chosen at random' -r
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l id -d 'QEMU\'s name of the device' -r
-complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l port -d 'The agent\'s port, for the guest\'s command' -r
+complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l port -d 'The agent\'s port, for the guest\'s command [default: 10809]' -r
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from attach" -l json -d 'Print one JSON object'
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from detach" -l qmp -d 'The Unix socket of QEMU\'s -qmp' -r -F
 complete -c agent -n "__fish_agent_using_subcommand qemu; and __fish_seen_subcommand_from detach" -l id -d 'QEMU\'s name of the device, or its path [default: the only one there is]' -r

@@ -11,6 +11,7 @@ use std::{
 };
 
 use thiserror::Error;
+use vsock_cid::GuestCid;
 
 use crate::{
     access::{Caller, Denied, Gate, Pass, Revoker},
@@ -20,7 +21,7 @@ use crate::{
 /// All leases of an agent. As a gate it admits, over vsock, only guests with a lease. Over other sockets it admits
 /// every peer.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<HashMap<u32, Grant>>);
+pub(crate) struct Leases(Mutex<HashMap<GuestCid, Grant>>);
 
 struct Grant {
     machine: Arc<str>,
@@ -34,7 +35,7 @@ struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("CID {cid} is granted to {machine} already")]
 pub(crate) struct Taken {
-    pub cid: u32,
+    pub cid: GuestCid,
     pub machine: Arc<str>,
 }
 
@@ -43,7 +44,7 @@ impl Leases {
     /// connection is closed.
     pub(crate) fn grant(
         self: &Arc<Self>,
-        cid: u32,
+        cid: GuestCid,
         machine: &str,
         claim: impl Any + Send + Sync,
     ) -> Result<Lease, Taken> {
@@ -56,7 +57,7 @@ impl Leases {
         Ok(Lease { leases: Arc::clone(self), cid })
     }
 
-    fn grants(&self) -> MutexGuard<'_, HashMap<u32, Grant>> {
+    fn grants(&self) -> MutexGuard<'_, HashMap<GuestCid, Grant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,7 +71,8 @@ impl Gate for Leases {
         }
         // Under the lock, so that a revocation either happens before this or is seen by the connection.
         let grants = self.grants();
-        let grant = grants.get(cid).ok_or_else(denied)?;
+        let grant =
+            GuestCid::try_from(*cid).ok().and_then(|cid| grants.get(&cid)).ok_or_else(denied)?;
         let revocation = grant.revoker.revocation();
         let machine = Arc::clone(&grant.machine);
         Ok(Pass::holding(Arc::clone(&grant.claim)).until(revocation).of_machine(machine))
@@ -82,11 +84,11 @@ impl Gate for Leases {
 #[must_use = "a lease that is dropped is withdrawn"]
 pub(crate) struct Lease {
     leases: Arc<Leases>,
-    cid: u32,
+    cid: GuestCid,
 }
 
 impl Lease {
-    pub(crate) fn cid(&self) -> u32 {
+    pub(crate) fn cid(&self) -> GuestCid {
         self.cid
     }
 
@@ -123,10 +125,16 @@ impl fmt::Debug for Grant {
 
 #[cfg(test)]
 mod tests {
+    use vsock_cid::Cid;
+
     use super::*;
 
     fn guest(cid: u32) -> Peer {
-        Peer::Vsock { cid, port: 1, to: 2 }
+        Peer::Vsock { cid: Cid::new(cid), port: 1, to: Cid::HOST }
+    }
+
+    fn cid(number: u32) -> GuestCid {
+        GuestCid::new(number).unwrap()
     }
 
     fn admit(leases: &Leases, peer: &Peer) -> Result<Pass, Denied> {
@@ -136,14 +144,14 @@ mod tests {
     #[test]
     fn over_vsock_only_guests_with_a_lease_come_in() {
         let leases = Arc::new(Leases::default());
-        let _lease = leases.grant(7, "vm", ()).unwrap();
+        let _lease = leases.grant(cid(7), "vm", ()).unwrap();
         for (peer, comes_in) in [
             (guest(7), true),
             (guest(8), false),
-            (Peer::Vsock { cid: 1, port: 1, to: 1 }, false),
-            (Peer::Vsock { cid: 2, port: 1, to: 7 }, false),
+            (Peer::Vsock { cid: Cid::new(1), port: 1, to: Cid::new(1) }, false),
+            (Peer::Vsock { cid: Cid::new(2), port: 1, to: Cid::new(7) }, false),
             // The same number, but in the numbering of this machine's own host.
-            (Peer::Vsock { cid: 7, port: 1, to: 5 }, false),
+            (Peer::Vsock { cid: Cid::new(7), port: 1, to: Cid::new(5) }, false),
             (Peer::Unix { pid: 1, uid: 0, gid: 0 }, true),
             (Peer::Pipe, true),
         ] {
@@ -156,17 +164,17 @@ mod tests {
     #[test]
     fn a_cid_is_granted_once_at_a_time() {
         let leases = Arc::new(Leases::default());
-        let lease = leases.grant(7, "vm-a", ()).unwrap();
-        let taken = leases.grant(7, "vm-b", ()).unwrap_err();
+        let lease = leases.grant(cid(7), "vm-a", ()).unwrap();
+        let taken = leases.grant(cid(7), "vm-b", ()).unwrap_err();
         assert_eq!(taken.to_string(), "CID 7 is granted to vm-a already");
         lease.withdraw("over");
-        assert!(leases.grant(7, "vm-b", ()).is_ok());
+        assert!(leases.grant(cid(7), "vm-b", ()).is_ok());
     }
 
     #[tokio::test]
     async fn a_reset_ends_open_connections_and_the_end_of_the_lease_ends_all() {
         let leases = Arc::new(Leases::default());
-        let lease = leases.grant(7, "vm", ()).unwrap();
+        let lease = leases.grant(cid(7), "vm", ()).unwrap();
         let before = admit(&leases, &guest(7)).unwrap();
         lease.reset("again");
         let after = admit(&leases, &guest(7)).unwrap();
@@ -175,7 +183,7 @@ mod tests {
         assert_eq!(&*after.revocation().unwrap().clone().revoked().await, "over");
         assert!(admit(&leases, &guest(7)).is_err());
         // The next machine with this CID is not affected by the end of the last one.
-        let _next = leases.grant(7, "next", ()).unwrap();
+        let _next = leases.grant(cid(7), "next", ()).unwrap();
         assert!(admit(&leases, &guest(7)).is_ok());
     }
 
@@ -183,7 +191,7 @@ mod tests {
     async fn a_lease_that_is_lost_is_withdrawn() {
         let leases = Arc::new(Leases::default());
         let pass = {
-            let _lease = leases.grant(7, "vm", ()).unwrap();
+            let _lease = leases.grant(cid(7), "vm", ()).unwrap();
             admit(&leases, &guest(7)).unwrap()
         };
         assert!(admit(&leases, &guest(7)).is_err());
@@ -194,7 +202,7 @@ mod tests {
     fn the_claim_is_held_until_the_last_connection_is_closed() {
         let leases = Arc::new(Leases::default());
         let claim = Arc::new(());
-        let lease = leases.grant(7, "vm", Arc::clone(&claim)).unwrap();
+        let lease = leases.grant(cid(7), "vm", Arc::clone(&claim)).unwrap();
         let pass = admit(&leases, &guest(7)).unwrap();
         lease.withdraw("over");
         assert_eq!(Arc::strong_count(&claim), 2);

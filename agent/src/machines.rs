@@ -127,7 +127,7 @@ async fn wire(
         [device] => (device.clone(), None),
         _ => return Err(MachineError::NoCid { machine: name, devices }),
     };
-    let Some(cid) = device.cid.and_then(|cid| u32::try_from(cid).ok()) else {
+    let Some(cid) = device.cid else {
         return Err(MachineError::NoCid { machine: name, devices: vec![device] });
     };
     // The claim reserves the CID until the last session is closed, so that the next machine cannot get it before.

@@ -2,18 +2,14 @@
 
 use std::{fmt, net::SocketAddr, path::Path, sync::Arc};
 
-/// The reserved CIDs of vsock(7). All other CIDs belong to guests.
-const HYPERVISOR: u32 = 0;
-const LOCAL: u32 = 1;
-const HOST: u32 = 2;
-const ANY: u32 = u32::MAX;
+use vsock_cid::Cid;
 
 /// What is known about the other end when a connection is accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub(crate) enum Peer {
     /// AF_VSOCK: the peer's CID and port, and the CID of this machine that it connected to.
-    Vsock { cid: u32, port: u32, to: u32 },
+    Vsock { cid: Cid, port: u32, to: Cid },
     /// TCP over IPv4 or IPv6.
     Tcp(SocketAddr),
     /// A Unix socket: the process that connected, according to the kernel (SO_PEERCRED, unix(7)).
@@ -41,9 +37,6 @@ pub(crate) enum VsockKind {
 }
 
 impl Peer {
-    /// The lowest CID that a guest can have.
-    pub(crate) const FIRST_GUEST: u32 = 3;
-
     /// Whether it is a virtual machine of this host, as far as the CIDs show.
     pub(crate) fn is_guest(&self) -> bool {
         matches!(self, Self::Vm { .. }) || self.vsock_kind() == Some(VsockKind::Guest)
@@ -53,10 +46,10 @@ impl Peer {
     pub(crate) fn vsock_kind(&self) -> Option<VsockKind> {
         let Self::Vsock { cid, to, .. } = self else { return None };
         Some(match (*cid, *to) {
-            (LOCAL, _) => VsockKind::Local,
-            (HYPERVISOR | HOST, _) => VsockKind::Hypervisor,
-            (ANY, _) => VsockKind::Sibling,
-            (_, HOST) => VsockKind::Guest,
+            (Cid::LOCAL, _) => VsockKind::Local,
+            (Cid::HYPERVISOR | Cid::HOST, _) => VsockKind::Hypervisor,
+            (Cid::ANY, _) => VsockKind::Sibling,
+            (_, Cid::HOST) => VsockKind::Guest,
             _ => VsockKind::Sibling,
         })
     }
@@ -103,7 +96,7 @@ mod tests {
             (7, 1, Sibling, "vsock:7:4711(to CID 1)"),
             (u32::MAX, 2, Sibling, "vsock:4294967295:4711(to CID 2)"),
         ] {
-            let peer = Peer::Vsock { cid, port: 4711, to };
+            let peer = Peer::Vsock { cid: Cid::new(cid), port: 4711, to: Cid::new(to) };
             assert_eq!(peer.vsock_kind(), Some(kind), "{peer:?}");
             assert_eq!(peer.is_guest(), kind == Guest, "{peer:?}");
             assert_eq!(peer.to_string(), printed);

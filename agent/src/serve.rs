@@ -327,6 +327,8 @@ impl fmt::Debug for Seat {
 mod tests {
     use std::{iter, sync::mpsc};
 
+    use vsock_cid::Cid;
+
     use super::*;
 
     /// Waits until `count` sessions have ended. Returns how many of them panicked.
@@ -358,7 +360,11 @@ mod tests {
             memory.lock().unwrap().recv().ok();
         });
         // Neither the sessions of others nor the watchdog wait for it.
-        engine.run(&mut sessions, Peer::Vsock { cid: 3, port: 1, to: 2 }, async {});
+        engine.run(
+            &mut sessions,
+            Peer::Vsock { cid: Cid::new(3), port: 1, to: Cid::HOST },
+            async {},
+        );
         assert_eq!(ended(&mut sessions, 1).await, 0);
         engine.answers().await;
         assert_eq!(engine.sessions(), 1);
@@ -373,7 +379,7 @@ mod tests {
     #[tokio::test]
     async fn sessions_are_spread_and_a_panic_ends_one_of_them() {
         let engine = engine(2);
-        let peer = || Peer::Vsock { cid: 3, port: 1, to: 2 };
+        let peer = || Peer::Vsock { cid: Cid::new(3), port: 1, to: Cid::HOST };
         let mut sessions = JoinSet::new();
         let (finish, life) = watch::channel(Life::Serving);
         for _ in 0..4 {

@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use nbd::{
-    Uri,
-    uri::{HOST_CID, Place},
-    wire::DEFAULT_PORT,
-};
+use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::cmd::{
     attach::Attach, bench::Bench, cache::Cache, connect::Connect, copy::Copy, detach::Detach,
@@ -91,22 +86,6 @@ pub(crate) enum Command {
     Detach(Detach),
     /// Tell which block devices are attached, and how they are
     Status(Status),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Target {
-    /// nbd+vsock://[CID][:PORT]/NAME, nbd+unix:///NAME?socket=PATH or nbd://HOST[:PORT]/NAME;
-    /// nbds... for TLS
-    // The doc comment above is the text of --help, where neither a backtick nor a backslash may
-    // stand.
-    #[allow(rustdoc::broken_intra_doc_links)]
-    #[arg(value_name = "URI", default_value_t = host())]
-    pub(crate) uri: Uri,
-}
-
-/// The default export of this guest's host.
-fn host() -> Uri {
-    Uri::plain(Place::Vsock { cid: HOST_CID, port: DEFAULT_PORT.into() }, String::new())
 }
 
 /// clap's error message, without its prefix and the usage after it.

@@ -1,6 +1,5 @@
 //! guest-tools: the guest's side of a disk served over AF_VSOCK.
 
-mod agent_contexts;
 mod attach;
 mod cli;
 mod cmd;
@@ -10,6 +9,7 @@ mod generated;
 mod init;
 mod stamp;
 mod sys;
+mod target;
 
 use std::process::ExitCode;
 

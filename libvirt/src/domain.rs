@@ -3,13 +3,14 @@
 //! The parser only finds the byte ranges of elements. The edit replaces these ranges in the text, so every
 //! byte outside the device stays as it was.
 
-use std::{num::NonZeroU32, ops::Range};
+use std::ops::Range;
 
 use roxmltree::{Document, Node};
 use thiserror::Error;
+use vsock_cid::GuestCid;
 
 use crate::{
-    Cid, Model, Vsock,
+    CidChoice, Model, Vsock,
     xml::{BLANKS, Place, XmlError, named, parse, place, split_bom},
 };
 
@@ -85,7 +86,7 @@ pub struct Device {
     /// Whether libvirt chooses the CID at each start.
     pub auto: bool,
     /// The CID. In the XML of a running domain this is the CID in use, also if libvirt chose it.
-    pub cid: Option<NonZeroU32>,
+    pub cid: Option<GuestCid>,
 }
 
 /// Returns the vsock device of a domain, or `None` if it has none.
@@ -136,11 +137,8 @@ fn read(vsock: Node<'_, '_>) -> Result<Device, EditError> {
     Ok(Device { model: model(vsock).to_owned(), auto, cid: number })
 }
 
-fn address_of(cid: Node<'_, '_>, address: &str) -> Result<NonZeroU32, EditError> {
-    match address.parse().ok().and_then(|number| Cid::fixed(number).ok()) {
-        Some(Cid::Fixed(number)) => Ok(number),
-        _ => Err(EditError::Cid(place(cid), address.to_owned())),
-    }
+fn address_of(cid: Node<'_, '_>, address: &str) -> Result<GuestCid, EditError> {
+    address.parse().map_err(|_| EditError::Cid(place(cid), address.to_owned()))
 }
 
 fn model<'a>(vsock: Node<'a, '_>) -> &'a str {
@@ -152,8 +150,8 @@ fn model<'a>(vsock: Node<'a, '_>) -> &'a str {
 fn is(there: &Device, wanted: Vsock) -> bool {
     wanted.model.is_none_or(|model| model.name() == there.model)
         && wanted.cid.is_none_or(|cid| match cid {
-            Cid::Auto => there.auto,
-            Cid::Fixed(number) => !there.auto && there.cid == Some(number),
+            CidChoice::Auto => there.auto,
+            CidChoice::Fixed(number) => !there.auto && there.cid == Some(number),
         })
 }
 
@@ -170,7 +168,7 @@ fn describe(there: &Device) -> String {
 /// The element of the device, over several lines unless `newline` is empty.
 fn element(vsock: Vsock, indent: &str, newline: &str) -> String {
     let model = vsock.model.unwrap_or(Model::Virtio).name();
-    let (cid, deeper) = (vsock.cid.unwrap_or(Cid::Auto), deeper(indent, newline));
+    let (cid, deeper) = (vsock.cid.unwrap_or(CidChoice::Auto), deeper(indent, newline));
     format!("<vsock model='{model}'>{newline}{deeper}{cid}{newline}{indent}</vsock>")
 }
 
@@ -226,7 +224,9 @@ fn change(text: &str, there: Node<'_, '_>, vsock: Vsock) -> String {
     let text = match (cid, vsock.cid) {
         (Some(cid), Some(wanted)) => put(text, cid.range(), &wanted.to_string()),
         (Some(_), None) => text.to_owned(),
-        (None, wanted) => insert_last(text, there, |_, _| wanted.unwrap_or(Cid::Auto).to_string()),
+        (None, wanted) => {
+            insert_last(text, there, |_, _| wanted.unwrap_or(CidChoice::Auto).to_string())
+        }
     };
     // The model comes before the CID in the text, so its place has not moved.
     let Some(wanted) = vsock.model else { return text };

@@ -4,10 +4,10 @@
 //! a stranger: its length, elements, attributes and namespaces are bounded, and nothing in it can cause a panic.
 //!
 //! ```
-//! use libvirt::{Cid, Existing, Vsock, edit};
+//! use libvirt::{CidChoice, Existing, Vsock, edit};
 //!
 //! let domain = "<domain>\n  <devices>\n  </devices>\n</domain>";
-//! let vsock = Vsock { cid: Some(Cid::fixed(7)?), model: None };
+//! let vsock = Vsock { cid: Some(CidChoice::Fixed("7".parse()?)), model: None };
 //! let edited = edit(domain, vsock, Existing::Keep)?;
 //! assert!(edited.contains("<cid auto='no' address='7'/>"));
 //! assert_eq!(edit(&edited, vsock, Existing::Keep)?, edited);
@@ -19,5 +19,5 @@ mod vsock;
 mod xml;
 
 pub use domain::{Device, EditError, Existing, device, edit, runs};
-pub use vsock::{Cid, Model, NotAGuest, Vsock};
+pub use vsock::{CidChoice, Model, Vsock};
 pub use xml::{Place, XmlError, text};

@@ -1,39 +1,21 @@
 //! The `<vsock/>` element of a domain ("Vsock" in libvirt's domain XML format).
 
-use std::{fmt, num::NonZeroU32};
+use std::fmt;
 
-use thiserror::Error;
-
-/// A CID that no guest can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("CID {0} cannot be a guest's: 0 to 2 and 4294967295 have meanings of their own, vsock(7)")]
-pub struct NotAGuest(pub u32);
+use vsock_cid::GuestCid;
 
 /// How the domain gets its CID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cid {
+pub enum CidChoice {
     /// libvirt assigns the lowest free number at each start. That is an address and not an identity: the next
     /// domain may get the same one.
     Auto,
-    /// This number: 3 to 2^32 - 2.
-    Fixed(NonZeroU32),
-}
-
-impl Cid {
-    /// A fixed CID.
-    ///
-    /// # Errors
-    /// [`NotAGuest`], if `cid` is not in 3 to 2^32 - 2.
-    pub fn fixed(cid: u32) -> Result<Self, NotAGuest> {
-        match NonZeroU32::new(cid) {
-            Some(number) if (3..u32::MAX).contains(&cid) => Ok(Self::Fixed(number)),
-            _ => Err(NotAGuest(cid)),
-        }
-    }
+    /// This number.
+    Fixed(GuestCid),
 }
 
 /// The element `<cid/>`.
-impl fmt::Display for Cid {
+impl fmt::Display for CidChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("<cid auto='yes'/>"),
@@ -74,12 +56,12 @@ impl Model {
 
 /// The element to add. `Display` prints it as libvirt does.
 ///
-/// `None` leaves the choice: a new device gets [`Model::Virtio`] and [`Cid::Auto`], and an existing device keeps
+/// `None` leaves the choice: a new device gets [`Model::Virtio`] and [`CidChoice::Auto`], and an existing device keeps
 /// what it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vsock {
     /// How the domain gets its CID.
-    pub cid: Option<Cid>,
+    pub cid: Option<CidChoice>,
     /// The virtio version of the device.
     pub model: Option<Model>,
 }
@@ -87,7 +69,7 @@ pub struct Vsock {
 impl fmt::Display for Vsock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let model = self.model.unwrap_or(Model::Virtio).name();
-        write!(f, "<vsock model='{model}'>{}</vsock>", self.cid.unwrap_or(Cid::Auto))
+        write!(f, "<vsock model='{model}'>{}</vsock>", self.cid.unwrap_or(CidChoice::Auto))
     }
 }
 
@@ -97,14 +79,14 @@ mod tests {
 
     #[test]
     fn the_element_is_as_libvirt_documents_it() {
-        let fixed = Vsock { cid: Some(Cid::fixed(3).expect("a guest's")), model: None };
+        let fixed = Vsock { cid: Some(CidChoice::Fixed(GuestCid::MIN)), model: None };
         let xml = "<vsock model='virtio'><cid auto='no' address='3'/></vsock>";
         assert_eq!(fixed.to_string(), xml);
         let any = Vsock { cid: None, model: None };
         assert_eq!(any.to_string(), "<vsock model='virtio'><cid auto='yes'/></vsock>");
         for model in Model::ALL {
             assert_eq!(Model::of(model.name()), Some(model));
-            let wanted = Vsock { cid: Some(Cid::Auto), model: Some(model) };
+            let wanted = Vsock { cid: Some(CidChoice::Auto), model: Some(model) };
             let name = model.name();
             assert_eq!(
                 wanted.to_string(),
@@ -112,13 +94,5 @@ mod tests {
             );
         }
         assert_eq!(Model::of("vmware"), None);
-    }
-
-    #[test]
-    fn cids_with_a_meaning_of_their_own_are_refused() {
-        for cid in [0, 1, 2, u32::MAX] {
-            assert_eq!(Cid::fixed(cid), Err(NotAGuest(cid)));
-        }
-        assert!(Cid::fixed(u32::MAX - 1).is_ok());
     }
 }

@@ -3,14 +3,17 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
-use libvirt::{Cid, Existing, Model, Vsock, edit};
+use libvirt::{CidChoice, Existing, Model, Vsock, edit};
+
+use vsock_cid::GuestCid;
 
 use Existing::{Change, Keep};
 
 /// The arguments of `edit` in the case of that name.
 fn case(name: &str) -> (Vsock, Existing) {
     let vsock = |cid: Option<u32>, model| {
-        (cid.map(|cid| Cid::fixed(cid).expect("a guest's")).or(Some(Cid::Auto)), model)
+        let fixed = |cid| CidChoice::Fixed(GuestCid::new(cid).expect("a guest's"));
+        (Some(cid.map_or(CidChoice::Auto, fixed)), model)
     };
     let ((cid, model), existing) = match name {
         "7" => (vsock(Some(7), None), Keep),

@@ -23,11 +23,9 @@
 use std::{fmt, str::FromStr};
 
 use thiserror::Error;
+use vsock_cid::Cid;
 
 use crate::wire::{DEFAULT_PORT, MAX_STRING};
-
-/// The CID of a guest's own host (VMADDR_CID_HOST), the default of a vsock URI.
-pub const HOST_CID: u32 = 2;
 
 /// The address of a server, and the name of one of its exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +67,7 @@ pub enum Place {
     /// AF_VSOCK.
     Vsock {
         /// The context id of the machine.
-        cid: u32,
+        cid: Cid,
         /// The port, which has 32 bits in AF_VSOCK.
         port: u32,
     },
@@ -225,9 +223,10 @@ fn tcp(authority: &str) -> Result<Place, UriError> {
 fn vsock(authority: &str) -> Result<Place, UriError> {
     let (cid, port) = authority.split_once(':').unwrap_or((authority, ""));
     let cid = match cid {
-        "" => HOST_CID,
+        "" => Cid::HOST,
         digits => {
-            number(digits, u32::MAX).ok().flatten().ok_or_else(|| UriError::Cid(digits.into()))?
+            let number = number(digits, u32::MAX).ok().flatten();
+            number.map(Cid::new).ok_or_else(|| UriError::Cid(digits.into()))?
         }
     };
     let port = number(port, u32::MAX)?.unwrap_or_else(|| DEFAULT_PORT.into());

@@ -1,4 +1,4 @@
-//! CIDs of guests, and how to claim one for a machine.
+//! Ranges of guests' CIDs, and how to claim a CID for a machine.
 //!
 //! A CID that is free now may be taken a moment later. So this module does not look for a free CID: it claims one
 //! from the kernel, on the descriptor that QEMU will use.
@@ -10,12 +10,12 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
-    num::ParseIntError,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use nix::libc;
+use vsock_cid::{Cid, CidError, GuestCid};
 
 use crate::vhost;
 
@@ -28,85 +28,6 @@ const DRAWS: u64 = 20;
 /// In a range of at most this many numbers, every number is tried.
 const SMALL: u64 = 4096;
 
-/// A context id that a guest may have: 3 to 2^32 - 2. CIDs 0 to 2 are the addresses of the hypervisor, the local
-/// machine and the host, and 2^32 - 1 stands for any address (vsock(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GuestCid(u32);
-
-/// Why a number or a text is not the CID of a guest.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CidError {
-    /// The CID is reserved.
-    #[error(
-        "CID {cid} is {meaning}: a guest's CID is a number from {} to {}",
-        GuestCid::MIN,
-        GuestCid::MAX
-    )]
-    Reserved {
-        /// The CID.
-        cid: u32,
-        /// What it stands for.
-        meaning: &'static str,
-    },
-    /// The text is not a number of 32 bits.
-    #[error(
-        "{text:?} is no CID: a guest's CID is a number from {} to {}",
-        GuestCid::MIN,
-        GuestCid::MAX
-    )]
-    NotANumber {
-        /// The text.
-        text: String,
-        /// Why it was not parsed.
-        source: ParseIntError,
-    },
-}
-
-impl GuestCid {
-    /// The lowest CID of a guest.
-    pub const MIN: u32 = 3;
-    /// The highest CID of a guest.
-    pub const MAX: u32 = u32::MAX - 1;
-
-    /// The CID of this number.
-    ///
-    /// # Errors
-    /// [`CidError::Reserved`], if no guest can have it.
-    pub fn new(cid: u32) -> Result<Self, CidError> {
-        let meaning = match cid {
-            0 => "the hypervisor's",
-            1 => "the local machine's",
-            2 => "the host's",
-            u32::MAX => "the word for any address",
-            Self::MIN..=Self::MAX => return Ok(Self(cid)),
-        };
-        Err(CidError::Reserved { cid, meaning })
-    }
-
-    /// The CID as a number.
-    pub fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for GuestCid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
-impl FromStr for GuestCid {
-    type Err = CidError;
-
-    fn from_str(text: &str) -> Result<Self, CidError> {
-        let cid = text
-            .parse()
-            .map_err(|source| CidError::NotANumber { text: text.to_owned(), source })?;
-        Self::new(cid)
-    }
-}
-
 /// CIDs to choose from: `auto`, `N` or `N-M`, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -118,7 +39,10 @@ pub struct Range {
 /// tools that use signed integers.
 impl Default for Range {
     fn default() -> Self {
-        Self { first: GuestCid(1 << 16), last: GuestCid((1 << 31) - 1) }
+        const fn cid(number: u32) -> GuestCid {
+            GuestCid::of(number).expect("no reserved CID")
+        }
+        const { Self { first: cid(1 << 16), last: cid((1 << 31) - 1) } }
     }
 }
 
@@ -147,13 +71,13 @@ impl Range {
     }
 
     fn count(self) -> u64 {
-        u64::from(self.last.0 - self.first.0) + 1
+        u64::from(self.last.get() - self.first.get()) + 1
     }
 
     /// The CID at `place`, which wraps around at the end of the range.
     fn at(self, place: u64) -> GuestCid {
         let offset = u32::try_from(place % self.count()).unwrap_or_default();
-        GuestCid(self.first.0 + offset)
+        GuestCid::of(self.first.get() + offset).unwrap_or(self.first)
     }
 }
 
@@ -270,7 +194,7 @@ pub fn draw(range: Range) -> Result<GuestCid, ClaimError> {
 }
 
 /// The CID of this machine; `None` if it has none, or no vsock.
-pub fn own() -> Option<u32> {
+pub fn own() -> Option<Cid> {
     File::open(VSOCK).and_then(vhost::local_cid).ok()
 }
 
@@ -283,7 +207,7 @@ fn random() -> io::Result<u64> {
 /// Calls `claim` for one CID after another until it succeeds. EADDRINUSE means that another device has the CID.
 fn choose(
     range: Range,
-    own: Option<u32>,
+    own: Option<Cid>,
     mut random: impl FnMut() -> io::Result<u64>,
     mut claim: impl FnMut(GuestCid) -> io::Result<()>,
 ) -> Result<GuestCid, ClaimError> {
@@ -298,7 +222,7 @@ fn choose(
             _ => random().map_err(ClaimError::Random)?,
         };
         let cid = range.at(place);
-        if own == Some(cid.get()) {
+        if own == Some(cid.into()) {
             if only {
                 return Err(ClaimError::Own(cid));
             }

@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use crate::cid::GuestCid;
+use vsock_cid::{Cid, GuestCid};
 
 mod raw {
     use nix::libc;
@@ -49,12 +49,12 @@ pub fn set_guest_cid(device: impl AsFd, cid: GuestCid) -> io::Result<()> {
 ///
 /// # Errors
 /// ENOTTY, if the descriptor is none of /dev/vsock.
-pub fn local_cid(device: impl AsFd) -> io::Result<u32> {
+pub fn local_cid(device: impl AsFd) -> io::Result<Cid> {
     let mut cid = 0;
     // SAFETY: the descriptor is open for the call, and the kernel writes the 4 bytes of an
     // unsigned int at the pointer, which `cid` has.
     unsafe { raw::get_local_cid(device.as_fd().as_raw_fd(), &raw mut cid) }?;
-    Ok(cid)
+    Ok(Cid::new(cid))
 }
 
 #[cfg(test)]
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_descriptor_of_another_device_is_an_error() {
         let null = File::open("/dev/null").unwrap();
-        let cid = GuestCid::new(3).unwrap();
+        let cid = GuestCid::MIN;
         assert_eq!(set_guest_cid(&null, cid).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
         assert_eq!(local_cid(&null).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
     }

@@ -5,12 +5,13 @@ use std::{error::Error as _, fs::File, path::Path, time::Duration};
 use qapi::qmp::{cont, device_add, quit, stop, system_powerdown, system_reset};
 use qemu::{
     args::{self, Sharing},
-    cid::{Claim, ClaimError, GuestCid, Range, VHOST_VSOCK},
+    cid::{Claim, ClaimError, Range, VHOST_VSOCK},
     life::{Happening, Life},
     qmp::{Client, Limits},
     vsock::{self, Backend, Bus, PlaceError, PlugError, Plugged, UnplugError},
 };
 use support::qemu::{Machine, VhostUser};
+use vsock_cid::GuestCid;
 
 const PORT: &str = "pcie-root-port,id=port-a,chassis=1";
 const SECOND_PORT: &str = "pcie-root-port,id=port-b,chassis=2";
@@ -83,7 +84,7 @@ async fn a_new_device_is_claimed_from_the_kernel() {
         let plugged = vsock::plug(&mut client, Range::default(), "vsock0").await;
         if Path::new(VHOST_VSOCK).exists() {
             let Plugged { device, claim, .. } = plugged.unwrap();
-            assert_eq!(device.cid, Some(claim.cid.get().into()));
+            assert_eq!(device.cid, Some(claim.cid));
             assert_eq!(vsock::list(&mut client).await.unwrap(), [device]);
             let again = vsock::plug(&mut client, Range::default(), "vsock1").await.unwrap_err();
             assert!(matches!(again, PlugError::Present(_)), "{again}");

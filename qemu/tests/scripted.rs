@@ -12,7 +12,7 @@ use std::{
 
 use qapi::qmp::{query_name, query_status};
 use qemu::{
-    cid::{Claim, GuestCid},
+    cid::Claim,
     qmp::{Client, Error, Heard, Limits, Step, Why},
     vsock::{Bus, Machine, Place, PlugError, plug_claimed},
 };
@@ -20,6 +20,7 @@ use support::qemu::scripted::{
     Act::{Close, Event, Expect, Fill, Flood, Idle, Reply, Say, TakeFd},
     GREETING, Peer, greeted,
 };
+use vsock_cid::GuestCid;
 
 /// The client's deadlines.
 const LIMIT: Duration = Duration::from_millis(300);

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use qemu::args::{self, GuestCid};
+use qemu::args;
+use vsock_cid::GuestCid;
 
 use crate::{Outcome, guest::Guest};
 

@@ -1,13 +1,13 @@
 //! The complete set-up: the agent on a VM host, and guests of that host that read and write its
 //! disks over `vhost-vsock-pci`. Nothing is simulated.
 
-use qemu::args::GuestCid;
 use tests::{
     Failure, Outcome,
     guest::Guest,
     need,
     nest::{self, Inner},
 };
+use vsock_cid::GuestCid;
 
 const LAB: &str = ". /tools/scripts/lab.sh";
 

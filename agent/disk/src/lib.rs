@@ -29,6 +29,7 @@ mod error;
 pub mod file;
 mod full;
 mod identity;
+mod inode;
 mod layer;
 mod memory;
 mod null;

@@ -16,7 +16,7 @@ use crate::{
     Identity, LOSS,
     auditor::{Audit, Begun},
     durability::{Client, Durability},
-    file::Inode,
+    inode::Inode,
     primitives::{AtomicBool, Mutex, MutexGuard, Ordering},
 };
 

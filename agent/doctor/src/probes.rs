@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use vsock_cid::Cid;
 
 use crate::{
     run::{Asked, Run, ask},
@@ -70,7 +71,7 @@ pub(crate) struct Probes {
     /// `systemctl list-sockets`.
     pub(crate) sockets: Option<String>,
     /// This machine's CID, or the errno with which /dev/vsock refused it.
-    pub(crate) cid: Result<u32, i32>,
+    pub(crate) cid: Result<Cid, i32>,
     /// `-device help` of each QEMU.
     pub(crate) qemu: Vec<Asked>,
     /// Those of [`HYBRID`] that are in the PATH.
@@ -99,7 +100,7 @@ impl Default for Probes {
             bind: Ok(()),
             listening: None,
             sockets: None,
-            cid: Ok(libc::VMADDR_CID_HOST),
+            cid: Ok(Cid::HOST),
             qemu: Vec::new(),
             hypervisors: Vec::new(),
             libvirt: None,
@@ -175,7 +176,7 @@ fn decompressed(run: &dyn Run, path: &str) -> Option<String> {
 }
 
 /// This machine's own CID: a guest's where it is a guest, else the host's.
-fn cid() -> Result<u32, i32> {
+fn cid() -> Result<Cid, i32> {
     number(File::open("/dev/vsock").and_then(|device| sys::local_cid(&device)))
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use vsock_cid::Cid;
 
 use crate::{
     Finding,
@@ -62,7 +63,10 @@ impl Tree {
                     tree.probe(|probes| match first {
                         "vhost" if number == 0 => probes.vhost = Ok(()),
                         "vhost" => probes.vhost = Err(i32::try_from(number).unwrap()),
-                        "cid" => probes.cid = u32::try_from(number).map_err(|_| libc::ENOENT),
+                        "cid" => {
+                            let cid = u32::try_from(number).map(Cid::new);
+                            probes.cid = cid.map_err(|_| libc::ENOENT);
+                        }
                         _ => panic!("{line}"),
                     })
                 }

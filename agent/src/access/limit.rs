@@ -8,6 +8,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use vsock_cid::Cid;
+
 use super::{Caller, Denied, Gate, Pass};
 use crate::peer::Peer;
 
@@ -38,9 +40,9 @@ struct Taken {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Machine {
     /// The guest of this host with this CID.
-    Guest(u32),
+    Guest(Cid),
     /// The peer with this CID that is no guest of this host: another host numbers its guests itself.
-    Other(u32),
+    Other(Cid),
     /// The VM behind the socket with this path.
     Vm(Arc<Path>),
 }
@@ -117,7 +119,7 @@ mod tests {
     }
 
     fn guest(cid: u32) -> Peer {
-        Peer::Vsock { cid, port: 1, to: 2 }
+        Peer::Vsock { cid: Cid::new(cid), port: 1, to: Cid::HOST }
     }
 
     #[test]
@@ -138,7 +140,8 @@ mod tests {
         assert_eq!(admit(&limit, &guest(3)).unwrap_err(), "--limit-per-cid 1, and 1 open");
         let second = admit(&limit, &guest(4)).unwrap();
         // Another machine's guest with the same number.
-        let third = admit(&limit, &Peer::Vsock { cid: 3, port: 1, to: 5 }).unwrap();
+        let third =
+            admit(&limit, &Peer::Vsock { cid: Cid::new(3), port: 1, to: Cid::new(5) }).unwrap();
         let unix = Peer::Unix { pid: 1, uid: 0, gid: 0 };
         let others = [admit(&limit, &unix).unwrap(), admit(&limit, &unix).unwrap()];
         drop((first, second, third, others));
@@ -154,6 +157,6 @@ mod tests {
         admit(&limit, &guest(3)).unwrap_err();
         let _second = admit(&limit, &guest(4)).unwrap();
         admit(&limit, &guest(5)).unwrap_err();
-        assert!(!lock(&limit.taken).each.contains_key(&Machine::Guest(5)));
+        assert!(!lock(&limit.taken).each.contains_key(&Machine::Guest(Cid::new(5))));
     }
 }

@@ -1,9 +1,9 @@
 //! Lists of rules, separated by commas.
 
 use thiserror::Error;
+use vsock_cid::GuestCid;
 
 use super::{Numbers, Rule, RuleError};
-use crate::peer::Peer;
 
 /// Why a text is not a list of CIDs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -47,7 +47,7 @@ pub(crate) fn parse_list(text: &str) -> Result<Vec<Rule>, RuleError> {
 /// If the list is empty or an entry is not the CID of a guest.
 pub(crate) fn parse_cids(text: &str) -> Result<Vec<Rule>, ListError> {
     let guest = |part: &str| {
-        let cids = Numbers::parse(part.trim()).filter(|cids| cids.first() >= Peer::FIRST_GUEST);
+        let cids = Numbers::parse(part.trim()).filter(|cids| cids.first() >= GuestCid::MIN.get());
         cids.map(|cids| Rule::Guest(Some(cids))).ok_or_else(|| ListError::Cid(part.to_owned()))
     };
     match parts(text).map(guest).collect::<Result<Vec<_>, _>>()? {

@@ -118,6 +118,8 @@ impl NeedsCertificate {
 
 #[cfg(test)]
 mod tests {
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::{access::parse_list, peer::Peer, tls::Certificate};
 
@@ -138,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_names_the_caller_decides() {
-        let guest = |cid| Peer::Vsock { cid, port: 1, to: 2 };
+        let guest = |cid| Peer::Vsock { cid: Cid::new(cid), port: 1, to: Cid::HOST };
         let (open, closed) = (Policy::open(), Policy::closed("nobody"));
         for (rules, peer, denied_by) in [
             (policy(open.clone(), &[]), guest(3), None),

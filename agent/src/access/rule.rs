@@ -7,6 +7,7 @@ use std::{
 };
 
 use thiserror::Error;
+use vsock_cid::GuestCid;
 
 use super::{Caller, Shown, glob::Glob, number::Numbers, parse_number};
 use crate::peer::{Peer, VsockKind};
@@ -147,7 +148,7 @@ fn with_value(word: &str, value: &str, text: &str) -> Option<Result<Rule, RuleEr
         "dn" => return needed(|name| Rule::Dn(Named::Subject, Glob::new(name))),
         "issuer-dn" => return needed(|name| Rule::Dn(Named::Issuer, Glob::new(name))),
         "vsock-guest" => {
-            let cids = Numbers::parse(value).filter(|cids| cids.first() >= Peer::FIRST_GUEST);
+            let cids = Numbers::parse(value).filter(|cids| cids.first() >= GuestCid::MIN.get());
             let error = || RuleError::Number(text.to_owned(), "3 to 4294967295");
             return Some(cids.map(|cids| Rule::Guest(Some(cids))).ok_or_else(error));
         }
@@ -272,7 +273,7 @@ impl Field {
             (Self::Pid, Peer::Unix { pid, .. }) => u32::try_from(*pid).ok(),
             (Self::Uid, Peer::Unix { uid, .. }) => Some(*uid),
             (Self::Gid, Peer::Unix { gid, .. }) => Some(*gid),
-            (Self::Cid, Peer::Vsock { cid, .. }) => Some(*cid),
+            (Self::Cid, Peer::Vsock { cid, .. }) => Some(cid.get()),
             (Self::Port, Peer::Vsock { port, .. }) => Some(*port),
             (Self::Port, Peer::Vm { port, .. }) => *port,
             _ => None,

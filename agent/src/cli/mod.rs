@@ -23,6 +23,7 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches};
 use disk::ring::Io;
+use nbd::wire::DEFAULT_PORT;
 use thiserror::Error;
 
 use self::options::Said;
@@ -35,8 +36,6 @@ use crate::{
     units::{DurationError, parse_duration},
 };
 
-/// The port of NBD (IANA), used for TCP and by custom for vsock.
-const DEFAULT_PORT: &str = "10809";
 /// Maximum length of an export's name in bytes (NBD_MAX_STRING).
 const EXPORT_NAME_MAX: usize = 4096;
 
@@ -246,7 +245,8 @@ impl Said {
         }
 
         let mut addresses = Vec::new();
-        let port = self.port.as_deref().unwrap_or(DEFAULT_PORT);
+        let default = DEFAULT_PORT.to_string();
+        let port = self.port.as_deref().unwrap_or(&default);
         let port_is =
             |source| Stop::Address { option: "-p/--port", value: port.to_owned(), source };
         if let Some(path) = &self.unix {

@@ -4,6 +4,8 @@ use std::{error::Error, path::PathBuf, time::Duration};
 
 use nbd::negotiate::Offers;
 
+use vsock_cid::Cid;
+
 use super::*;
 use crate::{access::AccessConfig, machines::Machines, plan::Memory, process::Process};
 
@@ -171,7 +173,7 @@ fn listeners_are_decided() {
         ("--vsock -p 4294967294", vec![vsock(None, u32::MAX - 1)]),
         ("--listen vsock:1", vec![vsock(None, 1)]),
         ("--listen tcp:[::1]:0 --listen unix:/s", vec![tcp(Some("::1"), 0, any), unix("/s")]),
-        ("--listen vsock:2:1 -p 5", vec![tcp(None, 5, any), vsock(Some(2), 1)]),
+        ("--listen vsock:2:1 -p 5", vec![tcp(None, 5, any), vsock(Some(Cid::HOST), 1)]),
         ("--vsock --listen unix:/s", vec![vsock(None, 10809), unix("/s")]),
         ("-4 --vsock --listen tcp:h:1", vec![vsock(None, 10809), tcp(Some("h"), 1, v4)]),
         ("-U - --listen unix:-", vec![Address::Private, Address::Private]),

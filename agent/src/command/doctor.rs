@@ -11,6 +11,7 @@ use doctor::{
     host::{Report, Way},
 };
 use human::chain;
+use nbd::wire::DEFAULT_PORT;
 use serde_json::{Value, json};
 
 use super::{Entry, Outcome, print, print_json};
@@ -71,8 +72,7 @@ fn command() -> Command {
                 .long("port")
                 .value_name("PORT")
                 .value_parser(value_parser!(u32).range(..i64::from(u32::MAX)))
-                .default_value("10809")
-                .help("The vsock port of the agent"),
+                .help(format!("The vsock port of the agent [default: {DEFAULT_PORT}]")),
         )
         .arg(
             Arg::new("fix")
@@ -90,7 +90,7 @@ fn command() -> Command {
 }
 
 fn run(matches: &ArgMatches) -> Outcome {
-    let port = matches.get_one("port").copied().unwrap_or(10809);
+    let port = matches.get_one("port").copied().unwrap_or(DEFAULT_PORT.into());
     let (json, fix) = (matches.get_flag("json"), matches.get_flag("fix"));
     let mut report = diagnosis::examine(port);
     let mut fixed = None;

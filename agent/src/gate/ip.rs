@@ -57,6 +57,8 @@ impl Gate for Ip {
 
 #[cfg(test)]
 mod tests {
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::peer::Peer;
 
@@ -69,7 +71,7 @@ mod tests {
     }
 
     fn denied(gate: &Ip, cid: u32) -> Option<String> {
-        let peer = Peer::Vsock { cid, port: 1, to: 2 };
+        let peer = Peer::Vsock { cid: Cid::new(cid), port: 1, to: Cid::HOST };
         gate.admit(&Caller::new(&peer, &|| None)).err().map(|denied| denied.rule)
     }
 

@@ -44,6 +44,8 @@ fn limit(params: &Params<'_>) -> Result<Limit, ParamError> {
 
 #[cfg(test)]
 mod tests {
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::{
         access::{Caller, Gate},
@@ -56,7 +58,8 @@ mod tests {
             words.iter().map(|(key, value)| (Some((*key).into()), (*value).into())).collect();
         let params = Params::of_filter("limit", ENTRY.keys, &mut words.iter().collect()).unwrap();
         let limit = limit(&params).map_err(|error| error.to_string())?;
-        let peers = (0..10).map(|i| Peer::Vsock { cid: 3 + i % 2, port: i, to: 2 });
+        let peers =
+            (0..10).map(|i| Peer::Vsock { cid: Cid::new(3 + i % 2), port: i, to: Cid::HOST });
         let passes: Vec<_> =
             peers.filter_map(|peer| limit.admit(&Caller::new(&peer, &|| None)).ok()).collect();
         Ok(passes.len())

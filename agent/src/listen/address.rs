@@ -5,11 +5,12 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use thiserror::Error;
+use vsock_cid::{Cid, GuestCid};
 
 use super::Rights;
 
 /// The port of NBD, by custom also used over vsock.
-const DEFAULT_PORT: u32 = 10809;
+const DEFAULT_PORT: u32 = nbd::wire::DEFAULT_PORT as u32;
 /// Maximum length of the path of a Unix socket in bytes: `sun_path` without its final zero, unix(7).
 const UNIX_PATH_MAX: usize = 107;
 
@@ -36,12 +37,12 @@ impl fmt::Display for Family {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     /// AF_VSOCK. `cid` is `None` for every CID of this machine. Port 2^32-1 (`VMADDR_PORT_ANY`) is any free port.
-    Vsock { cid: Option<u32>, port: u32 },
+    Vsock { cid: Option<Cid>, port: u32 },
     /// TCP. `host` is `None` for every address of this machine. Port 0 is any free port.
     Tcp { host: Option<String>, port: u16, family: Family },
     /// A VM whose VMM connects to this path (vhost-user). The agent implements the guest's vsock device. `cid` is the
     /// guest's CID inside this VM, and `port` is the port that the guest connects to.
-    VhostUser { path: PathBuf, cid: u32, port: u32, rights: Rights },
+    VhostUser { path: PathBuf, cid: GuestCid, port: u32, rights: Rights },
     /// A VM whose VMM (Firecracker, Cloud Hypervisor) has its vsock device at this path. The VMM connects to
     /// `PATH_PORT`.
     Hybrid { path: PathBuf, port: u32, rights: Rights },
@@ -117,9 +118,8 @@ impl Address {
         for (key, value) in settings {
             match key {
                 "cid" => {
-                    let fits = |cid: &u32| (vsock_device::DEFAULT_CID..u32::MAX).contains(cid);
                     let wrong = || AddressError::GuestCid(value.to_owned());
-                    cid = number(value).filter(fits).ok_or_else(wrong)?;
+                    cid = number(value).and_then(GuestCid::of).ok_or_else(wrong)?;
                 }
                 "port" => port = vm_port(value)?,
                 _ if rights.take(key, value)? => {}
@@ -199,10 +199,10 @@ impl FromStr for Address {
             "vsock" => match rest.split_once(':') {
                 None | Some(("", _)) => Self::vsock(rest.trim_start_matches(':')),
                 Some((cid, port)) => {
-                    let cid: u32 = number(cid).ok_or_else(|| AddressError::Cid(cid.to_owned()))?;
+                    let cid: Cid = number(cid).ok_or_else(|| AddressError::Cid(cid.to_owned()))?;
                     let Self::Vsock { port, .. } = Self::vsock(port)? else { unreachable!() };
                     // VMADDR_CID_ANY is written by leaving the CID out.
-                    Ok(Self::Vsock { cid: Some(cid).filter(|cid| *cid != u32::MAX), port })
+                    Ok(Self::Vsock { cid: Some(cid).filter(|cid| *cid != Cid::ANY), port })
                 }
             },
             "tcp" => {
@@ -253,9 +253,10 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_printed() {
-        let vsock = |cid, port| Address::Vsock { cid, port };
+        let vsock = |cid: Option<u32>, port| Address::Vsock { cid: cid.map(Cid::new), port };
         let vhost_user = |path: &str, cid, port| {
             let (path, rights) = (path.into(), Rights::default());
+            let cid = GuestCid::new(cid).unwrap();
             Address::VhostUser { path, cid, port, rights }
         };
         let rights = Rights { mode: Some(0o660), owner: Some("qemu".into()), group: None };

@@ -20,6 +20,7 @@ use nix::{
         sockopt::{self, AcceptConn, PeerCredentials},
     },
 };
+use vsock_cid::Cid;
 
 use super::{tcp, unix};
 use crate::peer::Peer;
@@ -91,7 +92,8 @@ fn peer(fd: BorrowedFd<'_>, kind: Kind) -> io::Result<Peer> {
             let near: SockaddrStorage = getsockname(raw)?;
             let (far, near) = (far.as_vsock_addr(), near.as_vsock_addr());
             let (far, near) = far.zip(near).ok_or(Errno::EAFNOSUPPORT)?;
-            Peer::Vsock { cid: far.cid(), port: far.port(), to: near.cid() }
+            let (cid, to) = (Cid::new(far.cid()), Cid::new(near.cid()));
+            Peer::Vsock { cid, port: far.port(), to }
         }
         Kind::Tcp => Peer::Tcp(tcp::plain(address(&far).ok_or(Errno::EAFNOSUPPORT)?)),
         Kind::Unix => {

@@ -5,10 +5,9 @@
 
 use std::{io, os::unix::ffi::OsStrExt, path::Path};
 
-use super::{Listener, Socket, uri, vm};
+use vsock_cid::Cid;
 
-/// `VMADDR_CID_LOCAL`: the CID by which a process names its own machine.
-const LOCAL: u32 = 1;
+use super::{Listener, Socket, uri, vm};
 
 impl Listener {
     /// As `uri`, for a client on this machine. `file` is the file that the client needs for TLS: a parameter of
@@ -16,7 +15,7 @@ impl Listener {
     pub(crate) fn local_uri(&self, export: &str, file: Option<(&str, &Path)>) -> Option<String> {
         let mut uri = match &self.socket {
             Socket::Vsock(listener) => {
-                uri::vsock(Some(listener.cid.unwrap_or(LOCAL)), listener.port, export)
+                uri::vsock(Some(listener.cid.unwrap_or(Cid::LOCAL)), listener.port, export)
             }
             Socket::Vm(vm::Listener::VhostUser { .. }) => return None,
             Socket::Vm(listener) => uri::unix(listener.socket().path()?, export),

@@ -8,8 +8,7 @@ use std::{
     path::Path,
 };
 
-/// `VMADDR_CID_HOST`: the CID by which a guest names its host.
-const HOST: u32 = 2;
+use vsock_cid::Cid;
 
 /// The URI of a TCP listener. A wildcard address becomes `localhost`, as with nbdkit.
 pub(super) fn tcp(address: SocketAddr, export: &str) -> String {
@@ -23,8 +22,8 @@ pub(super) fn tcp(address: SocketAddr, export: &str) -> String {
 }
 
 /// The URI of a vsock listener. Without a CID it is the URI for a guest of this machine.
-pub(super) fn vsock(cid: Option<u32>, port: u32, export: &str) -> String {
-    format!("nbd+vsock://{}:{port}{}", cid.unwrap_or(HOST), path(export))
+pub(super) fn vsock(cid: Option<Cid>, port: u32, export: &str) -> String {
+    format!("nbd+vsock://{}:{port}{}", cid.unwrap_or(Cid::HOST), path(export))
 }
 
 /// The URI of a Unix socket at an absolute path.
@@ -66,7 +65,7 @@ mod tests {
             (tcp("127.0.0.1:1".parse().unwrap(), ""), "nbd://127.0.0.1:1"),
             (tcp("[::1]:1".parse().unwrap(), "x"), "nbd://[::1]:1/x"),
             (vsock(None, 3_000_000_000, ""), "nbd+vsock://2:3000000000"),
-            (vsock(Some(1), 10809, name), "nbd+vsock://1:10809/a%20b/%C3%BC%3F"),
+            (vsock(Some(Cid::LOCAL), 10809, name), "nbd+vsock://1:10809/a%20b/%C3%BC%3F"),
             (unix(Path::new("/run/nbd"), ""), "nbd+unix:///?socket=/run/nbd"),
             (unix(Path::new("/a b&c"), name), "nbd+unix:///a%20b/%C3%BC%3F?socket=/a%20b%26c"),
         ] {

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use vsock_cid::GuestCid;
 use vsock_device::{Host, Keeper, Place};
 
 use super::Accepted;
@@ -38,7 +39,7 @@ pub(super) enum Listener {
 impl Listener {
     pub(super) async fn vhost_user(
         path: &Path,
-        cid: u32,
+        cid: GuestCid,
         port: u32,
         rights: &Rights,
         kept: &mut Kept,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use nix::sys::socket::{VsockAddr as VsockSockAddr, getsockname};
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::{VsockAddr, VsockListener};
+use vsock_cid::Cid;
 
 use super::{Address, BACKLOG, Cause, descriptor::Kind, kept};
 use crate::{fd_store::Kept, peer::Peer, sys};
@@ -23,24 +24,24 @@ const VMADDR_PORT_ANY: u32 = u32::MAX;
 pub(super) struct Listener {
     socket: VsockListener,
     /// `None`: every CID of this machine.
-    pub(super) cid: Option<u32>,
+    pub(super) cid: Option<Cid>,
     pub(super) port: u32,
 }
 
 impl Listener {
-    pub(super) fn bind(cid: Option<u32>, port: u32, kept: &mut Kept) -> Result<Self, Cause> {
+    pub(super) fn bind(cid: Option<Cid>, port: u32, kept: &mut Kept) -> Result<Self, Cause> {
         // The system chooses the port anew at each start.
         let name = (port != VMADDR_PORT_ANY).then(|| Address::Vsock { cid, port }.to_string());
         if let Some(name) = &name {
             let is_it = |socket: BorrowedFd<'_>, _: &str| {
                 getsockname::<VsockSockAddr>(socket.as_raw_fd())
-                    .is_ok_and(|at| (at.cid(), at.port()) == (cid.unwrap_or(VMADDR_CID_ANY), port))
+                    .is_ok_and(|at| (at.cid(), at.port()) == (cid.unwrap_or(Cid::ANY).get(), port))
             };
             if let Some(socket) = kept::take(kept, name.as_bytes(), Kind::Vsock, is_it) {
                 return Self::adopt(socket).map_err(Cause::System);
             }
         }
-        let address = VsockAddr::new(cid.unwrap_or(VMADDR_CID_ANY), port);
+        let address = VsockAddr::new(cid.unwrap_or(Cid::ANY).get(), port);
         let socket = VsockListener::bind(address).map_err(Cause::System)?;
         // Accepted sockets inherit the window.
         prepare(&socket);
@@ -57,7 +58,7 @@ impl Listener {
         let socket = VsockListener::from(socket);
         prepare(&socket);
         let address = socket.local_addr()?;
-        let cid = Some(address.cid()).filter(|cid| *cid != VMADDR_CID_ANY);
+        let cid = Some(Cid::new(address.cid())).filter(|cid| *cid != Cid::ANY);
         Ok(Self { socket, cid, port: address.port() })
     }
 
@@ -66,8 +67,9 @@ impl Listener {
         let (stream, peer) = poll_fn(|context| self.socket.poll_accept_std(context)).await?;
         // The listener may be bound to every CID of this machine. The connection came to one of
         // them.
-        let to = stream.local_addr()?.cid();
-        Ok((stream.into(), Peer::Vsock { cid: peer.cid(), port: peer.port(), to }))
+        let to = Cid::new(stream.local_addr()?.cid());
+        let cid = Cid::new(peer.cid());
+        Ok((stream.into(), Peer::Vsock { cid, port: peer.port(), to }))
     }
 }
 

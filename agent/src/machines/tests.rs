@@ -8,6 +8,7 @@ use support::qemu::scripted::{
     Peer as FakeQemu, greeted,
 };
 use tokio::task::JoinHandle;
+use vsock_cid::Cid;
 
 use super::*;
 use crate::{
@@ -54,7 +55,7 @@ fn machines(fakes: &[&FakeQemu]) -> Machines {
 }
 
 fn admit(leases: &Leases, cid: u32) -> Option<Pass> {
-    let guest = Peer::Vsock { cid, port: 1, to: 2 };
+    let guest = Peer::Vsock { cid: Cid::new(cid), port: 1, to: Cid::HOST };
     leases.admit(&Caller::new(&guest, &|| None)).ok()
 }
 

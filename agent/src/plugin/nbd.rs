@@ -7,9 +7,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use nbd::wire::DEFAULT_PORT;
 use nbd::{Uri, uri::Place};
 use nbd_client::tls::TlsError;
 use thiserror::Error;
+use vsock_cid::Cid;
 
 use super::Entry;
 use crate::{
@@ -18,9 +20,6 @@ use crate::{
     stack::{BuildError, Context, Stack},
     sys,
 };
-
-/// IANA's, which vsock uses by custom.
-const PORT: u16 = 10809;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "nbd",
@@ -213,11 +212,11 @@ fn address(
         "hostname" => {
             let host = params.needed("hostname")?.to_owned();
             let port = params.parsed("port", "a port or the name of a service", port)?;
-            Some(Place::Tcp { host, port: port.unwrap_or(PORT) })
+            Some(Place::Tcp { host, port: port.unwrap_or(DEFAULT_PORT) })
         }
         "vsock" => {
-            let cid = params.number("vsock")?.unwrap_or(2);
-            let port = params.number("port")?.unwrap_or(10809);
+            let cid = params.number("vsock")?.map_or(Cid::HOST, Cid::new);
+            let port = params.number("port")?.unwrap_or_else(|| DEFAULT_PORT.into());
             Some(Place::Vsock { cid, port })
         }
         _ => None,

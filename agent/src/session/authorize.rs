@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nbd::{Refusal, wire::ReplyCode};
 
-use super::{End, Rules};
+use super::{end::End, rules::Rules};
 use crate::{
     access::{Caller, Denied, Pass},
     exports::{Covers, Opening, Permit, authorize},

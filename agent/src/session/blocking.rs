@@ -1,21 +1,20 @@
 //! Requests that wait for a medium. They go to the disk, if it completes them by itself, or to the threads of the
 //! connection's tenant, and come back as `Finished`.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
-use disk::{
-    Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress, Verb, Waiter,
-};
+use disk::{Answer, Asked, DATA_PIECE, Data, Disk, DiskError, Kind, Op, Pages, Progress, Waiter};
 use nbd::{transmit::Checked, wire::Request};
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{fencing::Fenced, serial::Serial, transmit::op};
+use super::{
+    fencing::Fenced,
+    operation::{caught, op},
+    serial::{Serial, Step},
+};
 use crate::tenant::{Account, Place, Tenant, Work};
 
 /// A request that came back.
@@ -68,7 +67,7 @@ struct Shared {
     wanted: AtomicU8,
     /// The requests that are out and block a thread each, or wait for one.
     on_threads: AtomicUsize,
-    serial: Serial,
+    serial: Serial<Task>,
     /// The memory and the place that the tenant is charged for requests still out when the connection is over. They are
     /// freed when the last of these requests is back.
     rest: Mutex<Option<(Account, Place)>>,
@@ -268,41 +267,8 @@ impl Work for Task {
     }
 }
 
-impl Waiter for Task {
-    fn done(self: Box<Self>, answer: Answer) {
-        (*self).finish(Ok(answer));
-    }
-
-    fn blocks(mut self: Box<Self>, pages: Pages) {
-        self.pages = pages;
-        self.queue();
-    }
-}
-
-impl Task {
-    /// Hands it to the disk if `begins`, else to a thread.
-    fn start(mut self: Box<Self>, begins: bool) {
-        if begins {
-            let (disk, mut pages) = (Arc::clone(&self.disk), std::mem::take(&mut self.pages));
-            disk.begin(&mut op(self.checked, Data::Pages(&mut pages)), self);
-        } else {
-            self.queue();
-        }
-    }
-
-    /// Hands it to a thread of the tenant.
-    fn queue(mut self: Box<Self>) {
-        let (tenant, shared) = (Arc::clone(&self.tenant), Arc::clone(&self.shared));
-        if self.disk.is_brief(op(self.checked, Data::Pages(&mut self.pages)).asked()) {
-            return shared.serial.push(self, &tenant);
-        }
-        self.on_thread = true;
-        shared.on_threads.fetch_add(1, Ordering::Relaxed);
-        tenant.submit(self);
-    }
-
-    /// Executes the request, or a part of it that takes some milliseconds. In that case it is returned for the rest.
-    pub(super) fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
+impl Step for Task {
+    fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
         let wanted = if self.begun || self.goes_on() { Wanted::All } else { Wanted::Short };
         if !self.shared.wants(wanted) {
             let error = {
@@ -336,6 +302,40 @@ impl Task {
         }
         None
     }
+}
+
+impl Waiter for Task {
+    fn done(self: Box<Self>, answer: Answer) {
+        (*self).finish(Ok(answer));
+    }
+
+    fn blocks(mut self: Box<Self>, pages: Pages) {
+        self.pages = pages;
+        self.queue();
+    }
+}
+
+impl Task {
+    /// Hands it to the disk if `begins`, else to a thread.
+    fn start(mut self: Box<Self>, begins: bool) {
+        if begins {
+            let (disk, mut pages) = (Arc::clone(&self.disk), std::mem::take(&mut self.pages));
+            disk.begin(&mut op(self.checked, Data::Pages(&mut pages)), self);
+        } else {
+            self.queue();
+        }
+    }
+
+    /// Hands it to a thread of the tenant.
+    fn queue(mut self: Box<Self>) {
+        let (tenant, shared) = (Arc::clone(&self.tenant), Arc::clone(&self.shared));
+        if self.disk.is_brief(op(self.checked, Data::Pages(&mut self.pages)).asked()) {
+            return shared.serial.push(self, &tenant);
+        }
+        self.on_thread = true;
+        shared.on_threads.fetch_add(1, Ordering::Relaxed);
+        tenant.submit(self);
+    }
 
     /// Whether it may take more than one call.
     fn goes_on(&self) -> bool {
@@ -363,19 +363,6 @@ impl Task {
         lock(&self.shared.finished).push(finished);
         self.shared.changed.notify_one();
     }
-}
-
-/// Runs an operation of a disk. A panic in it is a bug of the agent, and fails only this request.
-pub(super) fn caught<T>(
-    verb: Verb,
-    range: (u64, u64),
-    act: impl FnOnce() -> Result<T, DiskError>,
-) -> Result<T, DiskError> {
-    catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
-        let (at, len) = range;
-        tracing::error!(at, len, "our bug: a disk panicked in its {verb}");
-        Err(DiskError::new(Kind::Io, verb, range))
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

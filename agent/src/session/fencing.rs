@@ -11,9 +11,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use agent_contexts::FencingToken;
 use tokio::sync::watch;
 
-use super::contexts::FencingToken;
 use crate::{
     access::{Revocation, Revoker},
     primitives::{Mutex, MutexGuard},

@@ -3,41 +3,41 @@
 //! It feeds `nbd::negotiate::Server`, answers its questions from the exports, and keeps the deadline. Until the
 //! negotiation has finished, a peer has one small buffer and no disk but the one that it asked for last.
 
-use std::{
-    future,
-    io::{self, IoSliceMut},
-    sync::Arc,
-    time::Duration,
-};
+mod incoming;
+mod tls;
 
+use std::{future, sync::Arc};
+
+use agent_contexts::FencingToken;
 use nbd::{
     Buffer,
-    negotiate::{Ask, AskExport, AskList, Ending, Negotiated, Offers, Purpose, Server, Step, Tls},
+    negotiate::{Ask, AskExport, AskList, Ending, Negotiated, Offers, Purpose, Server, Step},
 };
 use tokio::{sync::watch, time::timeout};
 
+use self::{
+    incoming::{look, receive},
+    tls::{offer, secure},
+};
 use super::{
-    End, Life, Rules,
     authorize::{Gates, Unopened},
-    contexts::FencingToken,
+    contexts,
+    end::{End, Life},
     fencing::Fenced,
     opening::{Told, Waiting, departed, describe},
     protocol::Negotiation,
+    rules::Rules,
     standing::{Shown, Standing},
 };
 use crate::{
     exports::{Covers, Opening},
     tenant::Account,
-    tls::Policy,
     transport::Transport,
 };
 use disk::Disk;
 
 /// Bytes of the receive buffer: it holds the longest option that is accepted (8 KiB) and its header.
 const BUFFER: usize = 12 * 1024;
-
-/// How long a client has for its next option if the agent begins to shut down during the negotiation.
-const FAREWELL: Duration = Duration::from_millis(500);
 
 /// The result of a negotiation that ended with an export.
 pub(super) struct Opened {
@@ -214,7 +214,7 @@ impl<'a, 'r> Answering<'a, 'r> {
         if let Some(fencing) = claimed(&ask)
             && self.fence(stream, fencing).await?
         {
-            export.contexts.push(fencing.granted());
+            export.contexts.push(contexts::granted(fencing));
         }
         Ok(ask.answer(Ok(export), &mut self.out))
     }
@@ -314,86 +314,4 @@ async fn followed(fenced: Option<&Fenced>) -> End {
         Some(fenced) => End::Revoked(fenced.revocation().revoked().await),
         None => future::pending().await,
     }
-}
-
-fn offer(policy: &Policy) -> Tls {
-    match policy {
-        Policy::Off => Tls::Off,
-        Policy::On(_) => Tls::On,
-        Policy::Require(_) => Tls::Require,
-    }
-}
-
-/// Runs the TLS handshake. If the agent shuts down meanwhile, it cannot tell the client so before the handshake is
-/// complete.
-async fn secure(
-    stream: Transport,
-    rules: &Rules,
-    life: &watch::Receiver<Life>,
-) -> Result<Transport, End> {
-    let (Transport::Plain(socket), Some(acceptor)) = (stream, rules.tls.acceptor()) else {
-        tracing::error!("our bug: TLS was started twice, or without certificates");
-        return Err(End::Cut);
-    };
-    let mut life = life.clone();
-    let leaving = async {
-        // An error: the agent has ended.
-        let draining = life.wait_for(|life| *life != Life::Serving).await;
-        if draining.is_ok_and(|life| *life == Life::Draining) {
-            let ending = life.wait_for(|life| *life == Life::Ending);
-            return match timeout(FAREWELL, ending).await {
-                Ok(_) => End::Cut,
-                Err(_) => End::ShutDown,
-            };
-        }
-        End::Cut
-    };
-    tokio::select! {
-        secure = Transport::secure(socket, &acceptor) => secure.map_err(End::Tls),
-        end = leaving => Err(end),
-    }
-}
-
-/// Waits for bytes. When the agent shuts down, a client learns it from the answer to its next option. A client that
-/// sends none within `FAREWELL` does not delay the agent.
-async fn receive(
-    stream: &mut Transport,
-    buffer: &mut Buffer,
-    server: &mut Server,
-    life: &mut watch::Receiver<Life>,
-) -> Result<(), End> {
-    loop {
-        let patience = match look(server, life)? {
-            Life::Serving => Duration::MAX,
-            _ => FAREWELL,
-        };
-        match stream.try_recv(&mut [IoSliceMut::new(buffer.spare())]) {
-            Ok(0) if buffer.is_empty() => return Err(End::Closed),
-            Ok(0) => return Err(End::ClosedInside),
-            Ok(n) => {
-                buffer.added(n);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(End::from_receive(&error)),
-        }
-        tokio::select! {
-            ready = stream.readable() => ready.map_err(|error| End::from_receive(&error))?,
-            Ok(()) = life.changed() => life.mark_changed(),
-            () = tokio::time::sleep(patience), if patience < Duration::MAX => {
-                return Err(End::ShutDown);
-            }
-        }
-    }
-}
-
-/// Has the state machine refuse further options once the agent shuts down.
-fn look(server: &mut Server, life: &mut watch::Receiver<Life>) -> Result<Life, End> {
-    let life = *life.borrow_and_update();
-    match life {
-        Life::Serving => {}
-        Life::Draining => server.drain(),
-        Life::Ending => return Err(End::Cut),
-    }
-    Ok(life)
 }

@@ -12,7 +12,10 @@ use human::chain;
 use nbd::{BlockSizes, Buffer, Refusal, negotiate::Export, wire::TransmissionFlags};
 use tokio::sync::watch;
 
-use super::{End, Life, contexts};
+use super::{
+    contexts,
+    end::{End, Life},
+};
 use crate::{
     exports::{Exports, Listed, OpenError, Permit},
     tenant::Account,

@@ -3,12 +3,12 @@
 
 use std::{borrow::Cow, fmt::Write};
 
+use agent_contexts::{FencingToken, INSTEAD};
 use nbd::wire::{
     ClientFlags, ContextEntry, ContextQuery, ExportReply, Greeting, Info, InfoQuery, OptionCode,
     OptionHeader, OptionReplyHeader, ReplyCode, Request, ServerEntry,
 };
 
-use super::contexts::{FencingToken, INSTEAD};
 use crate::text::quoted;
 
 /// The log of one negotiation.

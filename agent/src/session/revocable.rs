@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{End, Life};
+use super::end::{End, Life};
 use crate::access::Revocation;
 
 /// How long a client whose permission ended has for its requests in flight, before it is cut off.

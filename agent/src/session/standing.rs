@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Semaphore;
 
 use super::{
-    Rules,
     revocable::{Over, When},
+    rules::Rules,
 };
 use crate::{
     access::{Caller, Changed, Denied, Verdict, judge},

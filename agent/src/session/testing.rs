@@ -8,7 +8,7 @@ use std::{
 use disk::Disk;
 use nbd::negotiate::{Offers, Tls};
 
-use super::Rules;
+use super::rules::Rules;
 use crate::{exports::Single, tls};
 
 /// The rules of an agent that serves `disk` to every client, without TLS. Requests run one after the other: a request

@@ -222,6 +222,8 @@ async fn dispatch() {
 mod tests {
     use std::thread;
 
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::tenant::{Key, Tenants};
 
@@ -248,7 +250,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_tenant_with_many_connections_has_as_many_turns_as_a_tenant_with_one() {
         let tenants = Tenants::default();
-        let (many, one) = (tenants.get(Key::Cid(3)), tenants.get(Key::Cid(4)));
+        let (many, one) = (tenants.get(Key::Cid(Cid::new(3))), tenants.get(Key::Cid(Cid::new(4))));
         let crowd = busy(&many, 50);
         let single = busy(&one, 1).pop().unwrap().await.unwrap();
         let mut all = 0;
@@ -261,13 +263,13 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_tenant_alone_on_a_thread_goes_on_at_once() {
         let tenants = Tenants::default();
-        let mut turns = Turns::new(&tenants.get(Key::Cid(3)));
+        let mut turns = Turns::new(&tenants.get(Key::Cid(Cid::new(3))));
         assert!(!turns.begin(), "nothing is used");
         thread::sleep(SLICE);
         assert!(!turns.count(), "nobody waits");
         tokio::time::timeout(Duration::from_secs(20), turns.pass()).await.unwrap();
         // Time is counted as soon as another tenant is connected.
-        let other = Turns::new(&tenants.get(Key::Cid(4)));
+        let other = Turns::new(&tenants.get(Key::Cid(Cid::new(4))));
         assert!(!turns.begin());
         thread::sleep(SLICE);
         assert!(turns.count());
@@ -285,7 +287,8 @@ mod tests {
         T: Future<Output = ()> + Send + 'static,
     {
         let tenants = Tenants::default();
-        let (storm, other) = (tenants.get(Key::Cid(3)), tenants.get(Key::Cid(4)));
+        let (storm, other) =
+            (tenants.get(Key::Cid(Cid::new(3))), tenants.get(Key::Cid(Cid::new(4))));
         let _other = Turns::new(&other);
         let tasks: Vec<_> = (0..100).map(|_| tokio::spawn(noise(Arc::clone(&storm)))).collect();
         let mut worst = Duration::ZERO;
@@ -317,7 +320,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn work_of_connections_that_seldom_work_is_counted_together() {
         let tenants = Tenants::default();
-        let tenant = tenants.get(Key::Cid(3));
+        let tenant = tenants.get(Key::Cid(Cid::new(3)));
         let mut turns: Vec<_> = (0..40).map(|_| Turns::new(&tenant)).collect();
         thread::sleep(WINDOW);
         let mut due = 0;

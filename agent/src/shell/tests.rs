@@ -5,6 +5,7 @@ use std::{
 };
 
 use tokio::{sync::mpsc, time::timeout};
+use vsock_cid::Cid;
 
 use super::*;
 use crate::tenant::{Key, Limits, Tenants};
@@ -131,7 +132,7 @@ async fn a_command_that_cleans_up_gets_the_time_for_it() {
 #[tokio::test]
 async fn the_number_of_commands_at_once_is_limited_per_tenant() {
     let tenants = Tenants::new(Limits { commands: 2, ..Limits::default() });
-    let (first, other) = (tenants.get(Key::Cid(3)), tenants.get(Key::Cid(4)));
+    let (first, other) = (tenants.get(Key::Cid(Cid::new(3))), tenants.get(Key::Cid(Cid::new(4))));
     let turns = [turn(&first).await, turn(&first).await];
     let soon = Duration::from_millis(50);
     assert!(timeout(soon, turn(&first)).await.is_err());

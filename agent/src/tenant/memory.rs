@@ -211,6 +211,8 @@ impl Drop for Account {
 
 #[cfg(test)]
 mod tests {
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::tenant::{Key, Limits, Tenants};
 
@@ -222,7 +224,7 @@ mod tests {
     }
 
     fn account(tenants: &Tenants, cid: u32) -> Account {
-        Account::new(tenants.get(Key::Cid(cid)))
+        Account::new(tenants.get(Key::Cid(Cid::new(cid))))
     }
 
     #[test]

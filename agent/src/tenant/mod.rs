@@ -20,6 +20,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, oneshot};
+use vsock_cid::Cid;
 
 use self::executor::QueueId;
 #[cfg(test)]
@@ -48,7 +49,7 @@ pub(crate) enum Key {
     /// The VM behind a `vhost-user:` or `hybrid:` socket.
     Vm(Arc<Path>),
     /// A vsock CID without a lease.
-    Cid(u32),
+    Cid(Cid),
     /// A user of this host, over a Unix socket.
     Uid(u32),
     /// An IPv4 address.
@@ -347,8 +348,8 @@ mod tests {
         assert_ne!(tcp("192.0.2.1:5"), tcp("192.0.2.2:5"));
         assert_eq!(tcp("[2001:db8::1]:5"), tcp("[2001:db8::ffff:1]:6"));
         assert_ne!(tcp("[2001:db8:0:1::1]:5"), tcp("[2001:db8:0:2::1]:5"));
-        let guest = Peer::Vsock { cid: 3, port: 1, to: 2 };
-        assert_eq!(Key::of(&guest, None), Key::Cid(3));
+        let guest = Peer::Vsock { cid: Cid::new(3), port: 1, to: Cid::HOST };
+        assert_eq!(Key::of(&guest, None), Key::Cid(Cid::new(3)));
         let name: Arc<str> = "web1".into();
         assert_eq!(Key::of(&guest, Some(&name)).to_string(), "machine:web1");
         assert_eq!(tcp("[2001:db8::1]:5").to_string(), "tcp:2001:db8::/64");
@@ -357,13 +358,17 @@ mod tests {
     #[test]
     fn a_tenant_is_remembered_for_a_while_and_there_are_never_too_many() {
         let tenants = Tenants::default();
-        let first = Arc::as_ptr(&tenants.get(Key::Cid(1)));
-        assert_eq!(Arc::as_ptr(&tenants.get(Key::Cid(1))), first, "its log allowance stays");
-        let used = tenants.get(Key::Cid(2));
+        let first = Arc::as_ptr(&tenants.get(Key::Cid(Cid::new(1))));
+        assert_eq!(
+            Arc::as_ptr(&tenants.get(Key::Cid(Cid::new(1)))),
+            first,
+            "its log allowance stays"
+        );
+        let used = tenants.get(Key::Cid(Cid::new(2)));
         for cid in 3..2 * u32::try_from(MOST_REMEMBERED).unwrap() {
-            tenants.get(Key::Cid(cid));
+            tenants.get(Key::Cid(Cid::new(cid)));
         }
         assert!(lock(&tenants.by_key).len() <= MOST_REMEMBERED);
-        assert!(Arc::ptr_eq(&tenants.get(Key::Cid(2)), &used), "one that is used stays");
+        assert!(Arc::ptr_eq(&tenants.get(Key::Cid(Cid::new(2))), &used), "one that is used stays");
     }
 }

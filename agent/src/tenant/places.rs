@@ -91,6 +91,8 @@ impl Drop for Place {
 mod tests {
     use std::iter;
 
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::tenant::{Key, Limits, Tenants};
 
@@ -102,10 +104,10 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_its_connection_ends() {
         let tenants = Tenants::new(Limits { connections: 2, ..Limits::default() });
-        let tenant = tenants.get(Key::Cid(3));
+        let tenant = tenants.get(Key::Cid(Cid::new(3)));
         let (first, _second) = (tenant.connect().unwrap(), tenant.connect().unwrap());
-        assert_eq!(tenants.get(Key::Cid(3)).connect().unwrap_err(), Full::Tenant(2));
-        assert!(tenants.get(Key::Cid(4)).connect().is_ok());
+        assert_eq!(tenants.get(Key::Cid(Cid::new(3))).connect().unwrap_err(), Full::Tenant(2));
+        assert!(tenants.get(Key::Cid(Cid::new(4))).connect().is_ok());
         drop(first);
         assert!(tenant.connect().is_ok());
     }
@@ -114,7 +116,7 @@ mod tests {
     fn a_tenant_that_takes_all_places_leaves_as_many_as_it_has() {
         let limits = Limits { connections: 100, connections_in_all: 40, ..Limits::default() };
         let tenants = Tenants::new(limits);
-        let [first, second, third] = [3, 4, 5].map(|cid| tenants.get(Key::Cid(cid)));
+        let [first, second, third] = [3, 4, 5].map(|cid| tenants.get(Key::Cid(Cid::new(cid))));
         let mut places = take_all(&first);
         assert_eq!(places.len(), 20);
         assert_eq!(first.connect().unwrap_err(), Full::All { in_all: 40, open: 20 });

@@ -66,6 +66,8 @@ impl Drop for Counted {
 mod tests {
     use std::{iter, thread, time::Duration};
 
+    use vsock_cid::Cid;
+
     use super::*;
     use crate::tenant::{Key, Tenants};
 
@@ -74,7 +76,7 @@ mod tests {
         let tenants = Tenants::default();
         let all = || tenants.own_threads.load(Ordering::Acquire);
         let take = |cid| {
-            let tenant = tenants.get(Key::Cid(cid));
+            let tenant = tenants.get(Key::Cid(Cid::new(cid)));
             iter::from_fn(|| tenant.own_thread().unwrap()).collect::<Vec<_>>()
         };
         let first = take(3);

@@ -217,7 +217,7 @@ impl From<rustls::Error> for Failure {
                  and send HUP"
                 .to_owned(),
             Error::InvalidCertificate(CertificateError::Other(other))
-                if other.to_string().contains("UnsupportedCertVersion") =>
+                if other.0.downcast_ref() == Some(&webpki::Error::UnsupportedCertVersion) =>
             {
                 "the client's certificate is of X.509 version 1, which says not what it is for; \
                  version 3 is needed"
@@ -280,6 +280,28 @@ mod tests {
         assert_eq!(name_of(rustls::AlertDescription::UnknownCA), "unknown_ca");
         assert_eq!(name_of(rustls::AlertDescription::BadCertificate), "bad_certificate");
         assert_eq!(name_of(rustls::AlertDescription::Unknown(7)), "alert 7");
+    }
+
+    #[test]
+    fn a_certificate_of_version_1_is_named_as_such() {
+        use rustls::{
+            RootCertStore,
+            pki_types::{CertificateDer, UnixTime, pem::PemObject},
+            server::WebPkiClientVerifier,
+        };
+        // 'openssl x509 -req' without extensions.
+        let version_1 = CertificateDer::from_pem_slice(include_bytes!("version-1.pem")).unwrap();
+        let mut ca = rcgen::CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = ca.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = verifier.build().unwrap();
+        let error = verifier.verify_client_cert(&version_1, &[], UnixTime::now()).unwrap_err();
+        let failure = Failure::from(error).to_string();
+        assert!(failure.contains("of X.509 version 1,"), "{failure}");
     }
 
     #[test]

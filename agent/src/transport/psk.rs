@@ -269,8 +269,11 @@ fn said(error: &Error) -> String {
 
 /// The error of the socket or of TLS; `None` if the client closed without close_notify.
 fn cut(error: Error) -> Option<io::Error> {
-    let unexpected = |error: &Error| said(error).contains("unexpected eof");
-    if error.ssl_error().is_some() && !unexpected(&error) {
+    /// ERR_LIB_SSL and SSL_R_UNEXPECTED_EOF_WHILE_READING of OpenSSL 3, which the crate does not name.
+    const UNEXPECTED_EOF: (libc::c_int, libc::c_int) = (20, 294);
+    let last = error.ssl_error().map(|all| all.errors().last());
+    let last = last.map(|last| last.map(|last| (last.library_code(), last.reason_code())));
+    if last.is_some_and(|last| last != Some(UNEXPECTED_EOF)) {
         let failure = Failure::from(said(&error));
         return Some(io::Error::new(io::ErrorKind::InvalidData, failure));
     }

@@ -97,7 +97,7 @@ fn a_uri_is_printed_for_each_listener_once_it_listens() {
         let read: Uri = uri.parse().unwrap_or_else(|error| panic!("{uri}: {error}"));
         assert_eq!(read.export, "a/b?", "{uri}");
         if let Place::Vsock { cid, .. } = read.place {
-            assert_eq!(cid, 2, "{uri}");
+            assert_eq!(cid.get(), 2, "{uri}");
         }
     }
     for port in tcp {

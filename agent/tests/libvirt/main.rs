@@ -358,8 +358,8 @@ fn an_edit_is_one_object_with_json() {
 fn wrong_words_and_hostile_domains_are_one_line() {
     for (words, input, part) in [
         (&["libvirt", "edit", "/nonexistent"][..], "", "cannot read /nonexistent"),
-        (&["libvirt", "edit", "-", "--cid", "2"], "", "CID 2 cannot be a guest's"),
-        (&["libvirt", "edit", "-", "--cid", "x"], "", "write auto, or a number"),
+        (&["libvirt", "edit", "-", "--cid", "2"], "", "CID 2 is the host's"),
+        (&["libvirt", "edit", "-", "--cid", "x"], "", "from 3 to 4294967294, or 'auto'"),
         (&["libvirt", "xml", "--model", "vmware"], "", "'vmware'"),
         (&["libvirt", "edit"], "<domain>", "standard input: line 1, column 9: the XML ends"),
         (

@@ -8,7 +8,6 @@ use std::{
         fd::AsFd,
         unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -28,6 +27,7 @@ use crate::{
     keeper::{Keeper, Left, Names, Takeover},
     log::Log,
     memory::Quota,
+    place::Place,
     record::Record,
     setup::{Earlier, Setup},
     vm::{End, Vm},
@@ -37,16 +37,6 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(50);
 /// The time between two attempts to log the count of suppressed lines while no VM is connected.
 const SETTLE: Duration = Duration::from_secs(2);
-
-/// The VM of a path, and the port that it can connect to.
-#[derive(Debug, Clone)]
-pub struct Place {
-    pub path: Arc<Path>,
-    /// The CID of the guest within its VM.
-    pub cid: u32,
-    /// The port on which the host accepts connections.
-    pub port: u32,
-}
 
 /// Serves the VMs of one path until it is dropped. A VM that is connected then is still served to its end.
 pub struct Host {

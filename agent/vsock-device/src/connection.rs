@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    connections::{GuestShutdown, Key},
-    device::Device,
-};
+use crate::{connections::GuestShutdown, device::Device, key::Key};
 
 /// A connection that a guest has made. Dropping it closes the connection.
 pub struct Connection {

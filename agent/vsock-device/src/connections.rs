@@ -8,9 +8,12 @@ use std::{
     task::Waker,
 };
 
+use vsock_cid::{Cid, GuestCid};
+
 use crate::{
     header::{self, Header, Op},
     inbox::Inbox,
+    key::Key,
     line::Position,
     log::Log,
     memory::Memory,
@@ -23,20 +26,6 @@ pub(crate) const BUF_ALLOC: u32 = 256 * 1024;
 pub(crate) const MAX_CONNECTIONS: usize = 1024;
 /// Most closed connections that are remembered, since the guest may not know yet that they are closed.
 const MAX_CLOSED: usize = 4096;
-
-/// The ports of a connection, the guest's and the host's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) guest_port: u32,
-    pub(crate) host_port: u32,
-}
-
-impl Key {
-    /// The ports of a packet from the guest.
-    pub(crate) fn of(header: &Header) -> Self {
-        Self { guest_port: header.src_port, host_port: header.dst_port }
-    }
-}
 
 /// The directions that the guest has shut down (VIRTIO_VSOCK_OP_SHUTDOWN). A direction stays shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,11 +131,18 @@ impl ConnectionState {
     }
 
     /// The header of a packet to the guest. It carries the credit.
-    pub(crate) fn header(&mut self, key: Key, cid: u32, op: Op, flags: u32, len: usize) -> Header {
+    pub(crate) fn header(
+        &mut self,
+        key: Key,
+        cid: GuestCid,
+        op: Op,
+        flags: u32,
+        len: usize,
+    ) -> Header {
         self.last_fwd_cnt = self.fwd_cnt;
         Header {
-            src_cid: crate::HOST_CID,
-            dst_cid: cid.into(),
+            src_cid: Cid::HOST.get().into(),
+            dst_cid: cid.get().into(),
             src_port: key.host_port,
             dst_port: key.guest_port,
             len: u32::try_from(len).unwrap_or(u32::MAX),

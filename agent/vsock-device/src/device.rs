@@ -11,9 +11,10 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::Sender;
+use vsock_cid::GuestCid;
 
 use crate::{
-    backend::Place,
+    broken::Broken,
     connection::Connection,
     connections::{AfterUnlock, GuestShutdown, Sending},
     flow::{Answering, COPIED, Intake},
@@ -23,7 +24,7 @@ use crate::{
     log::Log,
     memory::{Memory, Quota},
     packets::{Taken, take_in},
-    queue::Broken,
+    place::Place,
     record::Record,
     ring::Which,
 };
@@ -34,7 +35,7 @@ pub(crate) struct Device {
     /// that thread runs and the others have to be woken.
     next: Mutex<()>,
     inner: Mutex<Inner>,
-    cid: u32,
+    cid: GuestCid,
     port: u32,
     log: Arc<Log>,
     accepted: Sender<Connection>,
@@ -58,7 +59,7 @@ impl Device {
         Ok(Self { next, inner, cid: place.cid, port: place.port, log, accepted, wake, record })
     }
 
-    pub(crate) fn cid(&self) -> u32 {
+    pub(crate) fn cid(&self) -> GuestCid {
         self.cid
     }
 

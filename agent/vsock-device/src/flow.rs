@@ -10,13 +10,17 @@ use std::{
     time::Instant,
 };
 
+use vsock_cid::GuestCid;
+
 use crate::{
-    connections::{AfterUnlock, Connections, Key, Sending},
+    broken::Broken,
+    connections::{AfterUnlock, Connections, Sending},
     header::{Header, Op},
     inbox::Held,
+    key::Key,
     line::{ConnectionId, Line, Position, TURN},
     memory::Memory,
-    queue::{Broken, For, Queue},
+    queue::{For, Queue},
     ring::Ring,
 };
 
@@ -212,7 +216,7 @@ impl Flow {
         id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
         tx: &mut Queue<'_>,
-        cid: u32,
+        cid: GuestCid,
     ) -> Result<io::Result<usize>, Broken> {
         let Some(state) = self.connections.get(id) else { return Ok(Ok(0)) };
         if state.inbox.is_empty() {
@@ -233,7 +237,7 @@ impl Flow {
         id: ConnectionId,
         runs: &[IoSlice<'_>],
         rx: &mut Rx<'_>,
-        cid: u32,
+        cid: GuestCid,
         after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         self.send_answers(rx)?;

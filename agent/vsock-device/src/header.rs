@@ -1,5 +1,7 @@
 //! The header of a packet: `struct virtio_vsock_hdr` (Virtio 1.2, 5.10.6 "Device Operation").
 
+use vsock_cid::{Cid, GuestCid};
+
 /// The type of a byte stream. SEQPACKET is 2 and refused.
 pub(crate) const STREAM: u16 = 1;
 
@@ -117,10 +119,10 @@ impl Header {
 }
 
 /// The packet that ends a connection of the guest to the host.
-pub(crate) fn reset_to(cid: u32, guest_port: u32, host_port: u32) -> Header {
+pub(crate) fn reset_to(cid: GuestCid, guest_port: u32, host_port: u32) -> Header {
     Header {
-        src_cid: crate::HOST_CID,
-        dst_cid: cid.into(),
+        src_cid: Cid::HOST.get().into(),
+        dst_cid: cid.get().into(),
         src_port: host_port,
         dst_port: guest_port,
         len: 0,

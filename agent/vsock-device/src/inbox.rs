@@ -4,8 +4,9 @@
 use std::{collections::VecDeque, io::IoSliceMut, ops::AddAssign};
 
 use crate::{
+    broken::Broken,
     memory::Memory,
-    queue::{Broken, Chain, Queue},
+    queue::{Chain, Queue},
 };
 
 /// Most chains that a connection holds. Later packets are copied, so that a connection cannot starve the others.

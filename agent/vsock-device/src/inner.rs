@@ -5,12 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use vsock_cid::GuestCid;
+
 use crate::{
-    connections::{AfterUnlock, Key},
+    broken::Broken,
+    connections::AfterUnlock,
     flow::{Flow, Rx},
+    key::Key,
     line::ConnectionId,
     memory::{Memory, most_tables},
-    queue::{Broken, Queue},
+    queue::Queue,
     ring::{Mark, Ring, Which},
     sys::page_tables,
 };
@@ -124,7 +128,7 @@ impl Inner {
         &mut self,
         id: ConnectionId,
         runs: &mut [IoSliceMut<'_>],
-        cid: u32,
+        cid: GuestCid,
     ) -> Result<io::Result<usize>, Broken> {
         let Some(memory) = &self.memory else { return Ok(Ok(0)) };
         let mut queue = Queue::returning(&mut self.tx, memory);
@@ -138,7 +142,7 @@ impl Inner {
         &mut self,
         id: ConnectionId,
         runs: &[IoSlice<'_>],
-        cid: u32,
+        cid: GuestCid,
         after: &mut AfterUnlock<'_>,
     ) -> Result<io::Result<usize>, Broken> {
         let (flow, mut rx) = self.rx();

@@ -19,6 +19,7 @@
 //! the rules ends the connections of that VM only.
 
 mod backend;
+mod broken;
 mod connection;
 mod connections;
 mod device;
@@ -29,10 +30,12 @@ mod header;
 mod inbox;
 mod inner;
 mod keeper;
+mod key;
 mod line;
 mod log;
 mod memory;
 mod packets;
+mod place;
 mod queue;
 mod record;
 mod ring;
@@ -43,13 +46,14 @@ pub mod testing;
 mod vhost_user;
 mod vm;
 
+use vsock_cid::GuestCid;
+
 pub use self::{
-    backend::{Host, Place},
+    backend::Host,
     connection::Connection,
     keeper::{Keeper, Left},
+    place::Place,
 };
 
-/// The lowest CID that a guest can have, and the default. A CID has no meaning outside of its VM.
-pub const DEFAULT_CID: u32 = 3;
-/// The CID of the host, to which guests connect (VMADDR_CID_HOST).
-const HOST_CID: u64 = 2;
+/// The CID of a guest that is given none. A CID has no meaning outside of its VM.
+pub const DEFAULT_CID: GuestCid = GuestCid::MIN;

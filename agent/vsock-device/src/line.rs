@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::connections::Key;
+use crate::key::Key;
 
 /// Bytes of a turn: 256 KiB are one large reply.
 pub(crate) const TURN: usize = 256 * 1024;

@@ -25,8 +25,8 @@ use vm_memory::{
 };
 
 use crate::{
+    broken::Broken,
     foreign::Foreign,
-    queue::Broken,
     sys::shared::{Watch, leave_pages},
     vhost_user::{MemoryError, message::Region},
 };

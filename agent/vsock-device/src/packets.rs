@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use vsock_cid::Cid;
+
 use crate::{
-    HOST_CID,
+    broken::Broken,
     connection::Connection,
-    connections::{AfterUnlock, BUF_ALLOC, Key, MAX_CONNECTIONS},
+    connections::{AfterUnlock, BUF_ALLOC, MAX_CONNECTIONS},
     device::Device,
     flow::{ANSWERS, DESCRIPTORS, Flow, Intake, Rx},
     header::{self, Header, Op},
     inner::Inner,
-    queue::{Broken, Chain, For, Queue},
+    key::Key,
+    queue::{Chain, For, Queue},
 };
 
 /// Most chains that all connections of a VM hold: half of Linux's queue stays free.
@@ -82,8 +85,9 @@ fn packet(
     after: &mut AfterUnlock<'_>,
 ) -> Result<Option<Chain>, Broken> {
     let cid = device.cid();
+    let from_guest = header.src_cid == u64::from(cid.get());
     // The packet has a wrong source or destination: ignored, as by the kernel's vhost.
-    if header.src_cid != u64::from(cid) || header.dst_cid != HOST_CID {
+    if !from_guest || header.dst_cid != u64::from(Cid::HOST.get()) {
         return Ok(Some(chain));
     }
     let key = Key::of(header);

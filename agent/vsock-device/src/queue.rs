@@ -6,11 +6,8 @@ use std::{fmt, sync::atomic::Ordering};
 use virtio_queue::{QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::broken::Broken;
 use crate::{memory::Memory, ring::Ring};
-
-/// The guest's driver or the VMM broke the rules of virtio. The device cannot continue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broken;
 
 /// A part of the guest's memory.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
 use crate::{
-    memory::Memory, queue::Broken, record::Record, sys::eventfd, vhost_user::message::Places,
+    broken::Broken, memory::Memory, record::Record, sys::eventfd, vhost_user::message::Places,
 };
 
 /// Most descriptors of a queue.

@@ -19,14 +19,12 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    name::Device,
+    name::{Device, RUN},
     netlink::{Driver, is_connected},
     saved::{Saved, facts_of},
     state::Shared,
 };
 
-/// The directory of the relays' sockets and of the files that `saved` writes.
-pub(super) const RUN: &str = "/run/guest-tools";
 /// How long to wait for a relay's state.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -5,12 +5,13 @@ use nbd::wire::TransmissionFlags;
 
 use super::{
     AttachError,
-    device::{Ready, Wish, connections},
+    device::connections,
     driver::{nbd, nbd_refused},
     export::Export,
     fenced::Standing,
     name::Device,
     netlink::Connect,
+    wish::{Ready, Wish},
 };
 
 /// Gives the kernel the sockets to the server, without a relay. The device ends with its server.

@@ -9,6 +9,7 @@ use std::{
     process::Command,
 };
 
+use agent_contexts::FencingToken;
 use nix::{
     errno::Errno,
     sys::socket::{setsockopt, sockopt},
@@ -17,15 +18,15 @@ use nix::{
 use super::{
     AttachError,
     control::ask,
-    device::{Ready, Wish},
     export::Export,
     frontend::{Frontend, Socket},
     name::Device,
     netlink::{Connect, Driver as Nbd},
     saved::{Saved, facts_of},
     ublk::Driver as Ublk,
+    wish::{Ready, Wish},
 };
-use crate::{agent_contexts::FencingToken, init};
+use crate::init;
 
 /// The action in the error message when the saved facts cannot be read.
 const LEFT: &str = "read what its last relay left";

@@ -2,10 +2,9 @@
 //! (`x-agent:`). A server that does not know these contexts answers nothing, and is used
 //! nevertheless.
 
+use agent_contexts::{FencingToken, IDENTITY, INSTANCE, answer_to};
 use nbd::Uri;
 use nbd_client::{Client, ClientError, Connector};
-
-use crate::agent_contexts::{FencingToken, IDENTITY, INSTANCE, answer_to};
 
 /// What a server reports to a client that may reconnect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

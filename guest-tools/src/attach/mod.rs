@@ -45,6 +45,7 @@ mod saved;
 mod state;
 mod ublk;
 mod unflushed;
+mod wish;
 
 use std::io;
 
@@ -56,10 +57,11 @@ use self::frontend::FrontendError;
 
 pub(crate) use self::{
     control::attached,
-    device::{Ready, Wish, serve},
+    device::serve,
     direct::hand_over,
     name::Device,
     release::release,
+    wish::{Ready, Wish},
 };
 
 /// Why a disk could not be attached or detached.

@@ -2,6 +2,9 @@
 
 use std::{fmt, fs};
 
+/// The directory of the relays' sockets and of the files that `saved` writes.
+pub(super) const RUN: &str = "/run/guest-tools";
+
 /// A device of one of the two drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Device {

@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
+use agent_contexts::FencingToken;
 use human::chain;
 use nbd::Uri;
 use nbd_client::{Client, Connector};
 
 use super::{export::Export, fenced::open_fenced};
-use crate::agent_contexts::FencingToken;
 
 /// The size of the thread's stack, in bytes. The stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;

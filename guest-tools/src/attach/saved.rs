@@ -12,11 +12,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use agent_contexts::FencingToken;
 use nbd::wire::TransmissionFlags;
 use serde_json::{Value, json};
 
-use super::{control::RUN, export::Export, name::Device};
-use crate::agent_contexts::FencingToken;
+use super::{
+    export::Export,
+    name::{Device, RUN},
+};
 
 /// Added to the generation by a takeover. No relay reaches it by reconnecting.
 const NEXT: u64 = 1 << 32;

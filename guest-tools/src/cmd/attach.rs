@@ -28,8 +28,8 @@ use super::{
 };
 use crate::{
     attach::{AttachError, Device, Ready, Wish, hand_over, serve},
-    cli::Target,
     init, sys,
+    target::Target,
 };
 use human::{parse_duration, parse_size};
 

@@ -10,7 +10,7 @@ use super::{
     print::print_json,
     range::{Range, in_pieces},
 };
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -12,10 +12,11 @@ use std::{
 };
 
 use clap::Args;
-use nbd::{Uri, uri::HOST_CID};
+use nbd::Uri;
 use nbd_client::{ClientError, Connector};
 use nix::sys::socket;
 use serde_json::json;
+use vsock_cid::Cid;
 
 use super::CommandError;
 
@@ -47,7 +48,7 @@ fn place(text: &str) -> Result<Uri, String> {
     let (cid, port) = text.split_once(':').unwrap_or(("", text));
     let text = match (cid, port) {
         ("", port) if digits(port) && !text.contains(':') => {
-            format!("nbd+vsock://{HOST_CID}:{port}/")
+            format!("nbd+vsock://{}:{port}/", Cid::HOST)
         }
         (cid, port) if digits(cid) && digits(port) => format!("nbd+vsock://{cid}:{port}/"),
         _ => text.to_owned(),

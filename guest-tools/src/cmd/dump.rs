@@ -12,7 +12,7 @@ use nbd_client::{Client, ClientError, Connector, extents::Extents, transfer};
 use serde_json::json;
 
 use super::{CommandError, range::Range};
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,7 +9,7 @@ use super::{
     question::Question,
     show,
 };
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,7 +9,7 @@ use super::{
     print::{print, print_json},
     show,
 };
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

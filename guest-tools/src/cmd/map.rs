@@ -16,7 +16,7 @@ use super::{
     print::{print, print_json},
     range::Range,
 };
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

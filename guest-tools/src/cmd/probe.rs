@@ -22,7 +22,7 @@ use super::{
     CommandError,
     print::{print, print_json},
 };
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::{CommandError, pattern::Verifier, print::print_json, range::Range};
 use crate::{
-    cli::Target,
     copy::{sync, sync_name},
     sys,
+    target::Target,
 };
 
 const EXAMPLES: &str = "\

@@ -7,7 +7,7 @@ use super::{
     CommandError,
     range::{Changed, Settle, changed, in_pieces},
 };
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -14,7 +14,7 @@ use nbd_client::{ClientError, Connector, transfer, transfer::Durability};
 use serde_json::json;
 
 use super::{CommandError, pattern::Source, print::print_json};
-use crate::{cli::Target, stamp::Stamp, sys};
+use crate::{stamp::Stamp, sys, target::Target};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,16 +1,17 @@
 use proptest::prelude::*;
+use vsock_cid::GuestCid;
 
 use super::*;
 
 fn fixed(cid: u32) -> Vsock {
-    Vsock { cid: Some(Cid::fixed(cid).unwrap()), model: None }
+    Vsock { cid: Some(CidChoice::Fixed(GuestCid::new(cid).unwrap())), model: None }
 }
 
-const AUTO: Vsock = Vsock { cid: Some(Cid::Auto), model: None };
+const AUTO: Vsock = Vsock { cid: Some(CidChoice::Auto), model: None };
 
 /// The CID of a domain's device.
 fn cid(domain: &str) -> Option<u32> {
-    device(domain).unwrap()?.cid.map(NonZeroU32::get)
+    device(domain).unwrap()?.cid.map(GuestCid::get)
 }
 
 fn added(domain: &str, vsock: Vsock) -> String {

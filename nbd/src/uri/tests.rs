@@ -1,4 +1,5 @@
 use proptest::{collection::vec, option, prelude::*};
+use vsock_cid::Cid;
 
 use super::*;
 
@@ -11,7 +12,7 @@ fn tcp(host: &str, port: u16) -> Place {
 }
 
 fn vsock(cid: u32, port: u32) -> Place {
-    Place::Vsock { cid, port }
+    Place::Vsock { cid: Cid::new(cid), port }
 }
 
 fn unix(socket: &[u8]) -> Place {
@@ -116,7 +117,7 @@ fn place() -> impl Strategy<Value = Place> {
     prop_oneof![
         ("[^\0]{1,20}", any::<u16>()).prop_map(|(host, port)| Place::Tcp { host, port }),
         vec(any::<u8>(), 1..60).prop_map(|socket| Place::Unix { socket }),
-        (any::<u32>(), any::<u32>()).prop_map(|(cid, port)| Place::Vsock { cid, port }),
+        (any::<u32>(), any::<u32>()).prop_map(|(cid, port)| vsock(cid, port)),
     ]
 }
 

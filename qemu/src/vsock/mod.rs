@@ -9,6 +9,7 @@ use std::fmt;
 
 use qapi::qmp::{ObjectPropertyInfo, qom_get, qom_list};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+use vsock_cid::GuestCid;
 
 pub use self::{
     machine::{Bus, Machine, Place, PlaceError, place},
@@ -54,7 +55,7 @@ pub struct Device {
     /// The host's end.
     pub backend: Backend,
     /// The CID that QEMU reports; `None` if QEMU does not know it.
-    pub cid: Option<u64>,
+    pub cid: Option<GuestCid>,
 }
 
 impl fmt::Display for Device {
@@ -80,11 +81,16 @@ pub async fn list(client: &mut Client) -> Result<Vec<Device>, Error> {
             Backend::Kernel => get(client, device.path.as_str(), "guest-cid").await?,
             Backend::VhostUser => None,
         };
-        let cid = cid.and_then(|cid| cid.as_u64());
+        let cid = cid.and_then(|cid| guest_cid(cid.as_u64()?));
         let Peripheral { id, path, driver } = device;
         devices.push(Device { id, path, driver, backend, cid });
     }
     Ok(devices)
+}
+
+/// The CID as QEMU writes it, in 64 bits; `None` for one that no guest has.
+fn guest_cid(number: u64) -> Option<GuestCid> {
+    GuestCid::of(number.try_into().ok()?)
 }
 
 /// A device that `-device` or `device_add` made.
@@ -206,7 +212,7 @@ mod tests {
             path: "/machine/peripheral/vsock0".into(),
             driver: "vhost-vsock-pci".into(),
             backend: Backend::Kernel,
-            cid: Some(7),
+            cid: GuestCid::of(7),
         };
         assert_eq!(device.to_string(), "vhost-vsock-pci 'vsock0' with CID 7");
         device = Device { id: None, cid: None, backend: Backend::VhostUser, ..device };

@@ -7,10 +7,11 @@ use qapi::qmp::{
 };
 use thiserror::Error;
 use tokio::time;
+use vsock_cid::GuestCid;
 
 use super::{Backend, Device, Machine, Place, PlaceError, children, get, list, place};
 use crate::{
-    cid::{self, Claim, ClaimError, GuestCid, Range},
+    cid::{self, Claim, ClaimError, Range},
     qmp::{Client, Error, Heard, Refusal},
 };
 
@@ -123,7 +124,8 @@ pub async fn plug_claimed(
         return Err(PlugError::Wrong { asked: claim.cid, has });
     }
     let id = Some(id.into());
-    Ok(Device { id, path: path.into(), driver: driver.into(), backend: Backend::Kernel, cid: has })
+    let cid = Some(claim.cid);
+    Ok(Device { id, path: path.into(), driver: driver.into(), backend: Backend::Kernel, cid })
 }
 
 /// Why a device was not removed.
@@ -172,9 +174,7 @@ pub async fn unplug(
     deadline: Duration,
 ) -> Result<(), UnplugError> {
     if let Err(error) = client.execute(&device_del { id: device.path.as_str().into() }).await {
-        // An earlier request still waits for the guest. QEMU has no error class for this case, only the text.
-        let asked = |no: &Refusal| no.desc.as_str().contains("already in the process of unplug");
-        if !error.refusal().is_some_and(asked) {
+        if !error.refusal().is_some_and(is_asked_already) {
             return Err(error.into());
         }
     }
@@ -185,6 +185,14 @@ pub async fn unplug(
     let status = status.map(|status| format!("{:?}", status.status));
     let status = status.unwrap_or_else(|_| "unknown".into());
     Err(UnplugError::Deadline { device: device.clone(), after: deadline, status })
+}
+
+/// Whether an earlier request to remove the device still waits for the guest.
+///
+/// QEMU's class for it is `GenericError`, as for a bus without hotplug, and no property of the device shows it: its
+/// text is all there is to tell them apart. A text that QEMU changes makes the second `detach` fail at once.
+fn is_asked_already(refusal: &Refusal) -> bool {
+    refusal.desc.as_str().contains("already in the process of unplug")
 }
 
 async fn deleted(client: &mut Client, device: &Device) -> Result<(), UnplugError> {

@@ -16,13 +16,14 @@ use std::{
 
 use images::Images;
 use qemu::{
-    args::{self, GuestCid, Sharing, VhostUser},
+    args::{self, Sharing, VhostUser},
     vsock::Bus,
 };
 use tests::{
     Failure, Outcome, need, nest,
     qemu::{Accel, Machine},
 };
+use vsock_cid::GuestCid;
 
 /// Where the guest writes, and how much of the disk is shown afterwards, in bytes.
 const AT: u64 = 1 << 20;
@@ -62,7 +63,7 @@ fn show() -> Outcome<()> {
     let folder = tempfile::tempdir().map_err(|e| Failure::of("cannot make a folder", &e))?;
     let way = if has_vhost {
         println!("/dev/vhost-vsock: is there, so the kernel carries the guest's vsock.");
-        Way::Kernel(GuestCid::new(3).map_err(|e| Failure::of("CID 3", &e))?)
+        Way::Kernel(GuestCid::MIN)
     } else {
         println!("/dev/vhost-vsock: not here, so the guest's vsock ends inside the agent.");
         Way::Agent(folder.path().join("vm"))

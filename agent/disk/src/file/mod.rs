@@ -27,7 +27,6 @@ use std::{
 
 use direct::Direct;
 use edges::Edges;
-pub(crate) use open::Inode;
 pub use open::{Advice, Cache, FileError, Options};
 use shared::Member;
 

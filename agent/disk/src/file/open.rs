@@ -27,6 +27,7 @@ use super::{
     shared::{FILES, Shared},
     which,
 };
+use crate::inode::Inode;
 use crate::{DiskInfo, descriptors::Sync, queue::Payer, ring, sys::file as sys};
 
 /// The usual block of a filesystem in bytes, and a unit of O_DIRECT that every file accepts.
@@ -65,13 +66,6 @@ pub struct Options {
     pub cache: Cache,
     /// How it will be read.
     pub advice: Advice,
-}
-
-/// Identifies the file behind a descriptor: the device of a block device, otherwise filesystem and inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Inode {
-    pub(crate) device: u64,
-    pub(crate) inode: Option<u64>,
 }
 
 /// Why a file was not opened.

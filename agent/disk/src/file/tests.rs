@@ -47,7 +47,7 @@ impl FileDisk {
     fn from_file(file: File, read_only: bool) -> Self {
         let [witness, auditor] = [(); 2].map(|()| file.try_clone().unwrap());
         let shared = Shared::new(witness, auditor);
-        let inode = Inode { device: 0, inode: None };
+        let inode = crate::inode::Inode { device: 0, inode: None };
         let member =
             Registry::new().join_with(inode, Identity::fresh(), "a test".to_owned(), shared);
         let edges = member.witness().edges.clone();

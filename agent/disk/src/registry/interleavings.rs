@@ -15,7 +15,7 @@ use super::{Member, Registry, Witness};
 use crate::{
     Identity,
     auditor::{Audit, Begun},
-    file::Inode,
+    inode::Inode,
 };
 
 const INODE: Inode = Inode { device: 0, inode: None };

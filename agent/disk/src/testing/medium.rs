@@ -12,7 +12,7 @@ use crate::{
     Answer, Disk, DiskError, DiskInfo, Identity, Op, Piece, Progress, Turn, Waiter,
     auditor::{Audit, Auditor, Begun, Hears},
     descriptors::{Descriptors, Sync},
-    file::Inode,
+    inode::Inode,
     registry::{Member, Registry, Witness},
 };
 

@@ -1,9 +1,9 @@
 //! The checks of a guest: why vsock does not work in it, and how to fix it. `guest-tools probe` prints
 //! what they find. They change nothing.
 
-use libc::{VMADDR_CID_ANY, VMADDR_CID_HOST, VMADDR_CID_LOCAL};
 use nix::errno::Errno;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+use vsock_cid::Cid;
 
 use crate::{
     Finding, Verdict,
@@ -171,17 +171,17 @@ fn node(machine: &Machine) -> Finding {
 fn cid(machine: &Machine) -> Finding {
     let finding = |verdict, evidence: String| Finding::bare("cid", verdict, evidence);
     match machine.probes.cid.map_err(Errno::from_raw) {
-        Ok(VMADDR_CID_ANY) => finding(Verdict::Fault, "none".into())
+        Ok(Cid::ANY) => finding(Verdict::Fault, "none".into())
             .meaning("no transport gives this machine an address: it has no vsock device, or no driver for it")
             .hint("see device and driver above"),
-        Ok(VMADDR_CID_LOCAL) => finding(Verdict::Fault, "1".into())
+        Ok(Cid::LOCAL) => finding(Verdict::Fault, "1".into())
             .meaning("vsock goes from this machine to itself alone (vsock_loopback)")
             .hint("see device and driver above"),
-        Ok(VMADDR_CID_HOST) => finding(Verdict::Warning, VMADDR_CID_HOST.to_string())
+        Ok(Cid::HOST) => finding(Verdict::Warning, Cid::HOST.to_string())
             .meaning("this machine is a vsock host (vhost_vsock is loaded), and no guest")
             .hint("if it is a guest, see device and driver above"),
-        Ok(cid @ (0 | 3..)) => finding(Verdict::Ok, cid.to_string())
-            .meaning(format!("the host knows this guest as CID {cid}; the host is CID {VMADDR_CID_HOST}")),
+        Ok(cid) => finding(Verdict::Ok, cid.to_string())
+            .meaning(format!("the host knows this guest as CID {cid}; the host is CID 2")),
         Err(errno) => finding(Verdict::Warning, format!("not known: {errno}"))
             .meaning("see node above"),
     }

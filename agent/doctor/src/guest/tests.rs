@@ -1,5 +1,7 @@
 //! The findings on machines that are made of files.
 
+use vsock_cid::Cid;
+
 use super::*;
 use crate::testing::Tree;
 
@@ -116,12 +118,12 @@ fn each_cid_has_its_meaning() {
     for (found, verdict, says) in [
         (Ok(3), Verdict::Ok, "the host knows this guest as CID 3"),
         (Ok(4_294_967_294), Verdict::Ok, "as CID 4294967294"),
-        (Ok(VMADDR_CID_ANY), Verdict::Fault, "no transport gives"),
+        (Ok(u32::MAX), Verdict::Fault, "no transport gives"),
         (Ok(1), Verdict::Fault, "itself alone"),
         (Ok(2), Verdict::Warning, "is a vsock host"),
         (Err(libc::ENOENT), Verdict::Warning, "not known"),
     ] {
-        let tree = guest().probe(|probes| probes.cid = found);
+        let tree = guest().probe(|probes| probes.cid = found.map(Cid::new));
         has(&cid(&tree.machine()), verdict, says);
     }
 }
@@ -133,7 +135,7 @@ fn the_node_only_tells_the_cid() {
     has(&node(&tree.machine()), Verdict::Warning, "devtmpfs");
     let tree = tree.file("/dev/vsock", "").probe(|probes| probes.cid = Err(libc::EACCES));
     has(&node(&tree.machine()), Verdict::Warning, "chmod a+r");
-    let tree = tree.probe(|probes| probes.cid = Ok(3));
+    let tree = tree.probe(|probes| probes.cid = Ok(Cid::new(3)));
     has(&node(&tree.machine()), Verdict::Ok, "opens");
 }
 

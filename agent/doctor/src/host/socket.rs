@@ -1,5 +1,7 @@
 //! Whether this process may have a vsock socket, and whether its port is free.
 
+use vsock_cid::Cid;
+
 use super::{
     container::{Container, container},
     unit,
@@ -187,11 +189,11 @@ fn holder(listening: &str, port: u32) -> Option<String> {
 
 /// How to fix a listener on `cid` (`None`: all) and `port` that failed with `errno`: the hint that `agent
 /// doctor` prints. `None` where the error has nothing to do with vsock.
-pub fn hint_of_bind(errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+pub fn hint_of_bind(errno: i32, cid: Option<Cid>, port: u32) -> Option<String> {
     hint_on("/", errno, cid, port)
 }
 
-fn hint_on(root: &str, errno: i32, cid: Option<u32>, port: u32) -> Option<String> {
+fn hint_on(root: &str, errno: i32, cid: Option<Cid>, port: u32) -> Option<String> {
     let mut probes = Probes { port, ..Probes::default() };
     let found = match errno {
         libc::EADDRNOTAVAIL => {
@@ -314,7 +316,7 @@ mod tests {
         let root = root.path().to_str().unwrap();
         for (errno, cid, port, part) in [
             (libc::EADDRINUSE, None, 10809, "ss -lp --vsock"),
-            (libc::EADDRNOTAVAIL, Some(77), 10809, "CID 77 is none of this machine's"),
+            (libc::EADDRNOTAVAIL, Some(Cid::new(77)), 10809, "CID 77 is none of this machine's"),
             (libc::EAFNOSUPPORT, None, 10809, "modprobe vhost_vsock"),
             (libc::ENODEV, None, 10809, "modprobe vhost_vsock"),
             (libc::EPERM, None, 10809, "forbids AF_VSOCK"),

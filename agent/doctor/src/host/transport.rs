@@ -6,6 +6,8 @@
 //! neither it nor loopback keeps vhost_vsock out. Only before 5.5 hv_sock can have the one place; then
 //! the kernel has to change, since hv_sock is this guest's only way to its own host.
 
+use vsock_cid::Cid;
+
 use super::{
     kernel::{self, SIDE_BY_SIDE},
     loading,
@@ -67,7 +69,7 @@ pub(super) fn place(machine: &Machine) -> Place {
     let Some(vmci) = machine.module(VMCI) else { return Place::Free };
     let seen = told(machine, &vmci);
     // Without vhost_vsock this machine has CID 2 only where VMCI is the host's transport.
-    if machine.probes.cid == Ok(libc::VMADDR_CID_HOST) {
+    if machine.probes.cid == Ok(Cid::HOST) {
         return Place::Taken(vmci, format!("{seen}; this machine is CID 2 already"));
     }
     if let Some(process) = hypervisor(machine) {
@@ -293,11 +295,11 @@ fn own_cid(machine: &Machine) -> Finding {
     match machine.probes.cid {
         Err(_) => finding("/dev/vsock does not open here, which would tell".into())
             .meaning("guests reach this host as CID 2; what its own host knows it as is not seen"),
-        Ok(libc::VMADDR_CID_ANY) => finding("it has none".into())
+        Ok(Cid::ANY) => finding("it has none".into())
             .meaning("no transport is loaded yet; guests will reach this host as CID 2"),
-        Ok(libc::VMADDR_CID_LOCAL) => finding("1".into())
+        Ok(Cid::LOCAL) => finding("1".into())
             .meaning("only vsock_loopback is loaded yet; guests will reach this host as CID 2"),
-        Ok(libc::VMADDR_CID_HOST) => {
+        Ok(Cid::HOST) => {
             finding("2".into()).meaning("a host: its guests reach it as CID 2")
         }
         Ok(cid) => finding(cid.to_string()).meaning(format!(

@@ -1,5 +1,7 @@
 use std::cell::Cell;
 
+use vsock_cid::Cid;
+
 use super::*;
 use crate::tls::Certificate;
 
@@ -100,10 +102,10 @@ fn each_rule_names_its_peers() {
     let mapped = tcp("[::ffff:192.168.0.7]");
     let unix = Peer::Unix { pid: 77, uid: 1000, gid: 100 };
     let unknown = Peer::Unix { pid: 0, uid: 0, gid: 0 };
-    let guest = Peer::Vsock { cid: 5, port: 1023, to: 2 };
-    let local = Peer::Vsock { cid: 1, port: 7, to: 1 };
-    let hypervisor = Peer::Vsock { cid: 2, port: 7, to: 5 };
-    let sibling = Peer::Vsock { cid: 5, port: 7, to: 6 };
+    let guest = Peer::Vsock { cid: Cid::new(5), port: 1023, to: Cid::HOST };
+    let local = Peer::Vsock { cid: Cid::new(1), port: 7, to: Cid::new(1) };
+    let hypervisor = Peer::Vsock { cid: Cid::new(2), port: 7, to: Cid::new(5) };
+    let sibling = Peer::Vsock { cid: Cid::new(5), port: 7, to: Cid::new(6) };
     let all = [
         ("v4", &v4),
         ("v6", &v6),

@@ -1,10 +1,9 @@
 //! `agent libvirt attach`: adds a vsock device to a domain of libvirt.
 
-use std::num::NonZeroU32;
-
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use libvirt::{Cid, EditError, Existing};
+use libvirt::{CidChoice, EditError, Existing};
 use serde_json::json;
+use vsock_cid::GuestCid;
 
 use super::{
     Outcome, Part, cid, cid_json, cid_option, edit, json_option, model_option, say,
@@ -47,7 +46,7 @@ fn command(command: Command) -> Command {
 fn run(matches: &ArgMatches) -> Outcome {
     let domain = virsh::domain(matches);
     let (cid, vsock) = (cid(matches), vsock(matches));
-    warn_of_auto(cid == Cid::Auto);
+    warn_of_auto(cid == CidChoice::Auto);
     let (live, config) = (matches.get_flag("live"), matches.get_flag("config"));
     // Checks each configuration that shall have the device for one that is already there.
     let (mut needed, mut running) = (Vec::new(), None);
@@ -84,7 +83,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         virsh::run(matches, &words, &format!("{vsock}\n"))?;
     }
     let given = match (cid, running) {
-        (Cid::Auto, Some(flag)) => chosen(matches, flag)?,
+        (CidChoice::Auto, Some(flag)) => chosen(matches, flag)?,
         _ => cid_json(cid),
     };
     let attached = !needed.is_empty();
@@ -104,5 +103,5 @@ fn dump(matches: &ArgMatches, flag: &str) -> Result<String, String> {
 fn chosen(matches: &ArgMatches, flag: &str) -> Result<Option<u32>, String> {
     let device = libvirt::device(&dump(matches, flag)?);
     let device = device.map_err(|error| edit::failed(virsh::domain(matches), &error))?;
-    Ok(device.and_then(|device| device.cid).map(NonZeroU32::get))
+    Ok(device.and_then(|device| device.cid).map(GuestCid::get))
 }

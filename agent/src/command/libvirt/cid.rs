@@ -59,7 +59,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         }
         Some(Device { cid: Some(cid), .. }) => {
             let of = if config { "config" } else { "live" };
-            let object = json!({ "domain": domain, "cid": cid, "of": of });
+            let object = json!({ "domain": domain, "cid": cid.get(), "of": of });
             return say(matches, &object, &cid.to_string());
         }
         Some(_) => "runs, and libvirt says no CID of its vsock device".to_owned(),

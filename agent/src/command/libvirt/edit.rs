@@ -8,6 +8,7 @@ use std::{
 use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource};
 use libvirt::{EditError, Existing};
 use serde_json::json;
+use vsock_cid::GuestCid;
 
 use super::{
     Outcome, Part, cid_option, json_option, model_option, print_as_it_is, print_json, vsock,
@@ -92,7 +93,7 @@ fn run(matches: &ArgMatches) -> Outcome {
     }
     let object = json!({
         "changed": edited != text,
-        "cid": device.cid.filter(|_| !device.auto),
+        "cid": device.cid.filter(|_| !device.auto).map(GuestCid::get),
         "model": device.model,
         "xml": edited,
     });

@@ -10,8 +10,10 @@ mod virsh;
 mod xml;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use libvirt::{Cid, Model, Vsock};
+use libvirt::{CidChoice, Model, Vsock};
 use serde_json::Value;
+use thiserror::Error;
+use vsock_cid::CidError;
 
 use super::{Entry, Outcome, print, print_as_it_is, print_json};
 
@@ -57,12 +59,16 @@ fn cid_option() -> Arg {
         .help("The guest's CID, 3 to 4294967294; auto: libvirt chooses at each start")
 }
 
-fn parse_cid(text: &str) -> Result<Cid, String> {
+/// A text that is neither a guest's CID nor `auto`.
+#[derive(Debug, Error)]
+#[error("{0}, or 'auto'")]
+struct NoChoice(CidError);
+
+fn parse_cid(text: &str) -> Result<CidChoice, NoChoice> {
     if text == "auto" {
-        return Ok(Cid::Auto);
+        return Ok(CidChoice::Auto);
     }
-    let number = text.parse().map_err(|_| "write auto, or a number from 3 to 4294967294")?;
-    Cid::fixed(number).map_err(|error| error.to_string())
+    text.parse().map(CidChoice::Fixed).map_err(NoChoice)
 }
 
 fn json_option() -> Arg {
@@ -83,8 +89,8 @@ fn vsock(matches: &ArgMatches) -> Vsock {
     Vsock { cid: Some(cid(matches)), model }
 }
 
-fn cid(matches: &ArgMatches) -> Cid {
-    matches.get_one("cid").copied().unwrap_or(Cid::Auto)
+fn cid(matches: &ArgMatches) -> CidChoice {
+    matches.get_one("cid").copied().unwrap_or(CidChoice::Auto)
 }
 
 /// Explains what an automatic CID means to a user who asks for one.
@@ -108,9 +114,9 @@ fn say(matches: &ArgMatches, object: &Value, words: &str) -> Outcome {
 }
 
 /// The CID as a number, or null if libvirt chooses.
-fn cid_json(cid: Cid) -> Option<u32> {
+fn cid_json(cid: CidChoice) -> Option<u32> {
     match cid {
-        Cid::Auto => None,
-        Cid::Fixed(number) => Some(number.get()),
+        CidChoice::Auto => None,
+        CidChoice::Fixed(cid) => Some(cid.get()),
     }
 }

@@ -88,7 +88,8 @@ pub(super) fn run(matches: &ArgMatches, words: &[&str], input: &str) -> Result<S
     Err(format!("virsh {word} {domain:?}: {shown}{more}{}", hint(&said)))
 }
 
-/// What to do about libvirt's most common errors.
+/// What to do about libvirt's most common errors. virsh ends with 1 after each of them and prints no code, so its
+/// text is all there is to tell them apart. A text that libvirt changes costs the hint and nothing else.
 fn hint(said: &str) -> &'static str {
     if said.contains("failed to get domain") {
         "; 'virsh list --all' names them, with the same --connect"

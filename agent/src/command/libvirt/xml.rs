@@ -1,7 +1,7 @@
 //! `agent libvirt xml`: prints the element.
 
 use clap::{ArgMatches, Command};
-use libvirt::{Cid, Model};
+use libvirt::{CidChoice, Model};
 use serde_json::json;
 
 use super::{
@@ -30,7 +30,7 @@ fn command(command: Command) -> Command {
 
 fn run(matches: &ArgMatches) -> Outcome {
     let cid = cid(matches);
-    warn_of_auto(cid == Cid::Auto);
+    warn_of_auto(cid == CidChoice::Auto);
     let element = vsock(matches).to_string();
     say(matches, &json!({ "xml": element, "cid": cid_json(cid) }), &element)
 }

@@ -1,6 +1,7 @@
 //! `agent qemu attach`: adds a vsock device to a running machine.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use nbd::wire::DEFAULT_PORT;
 use qemu::{
     text::Text,
     vsock::{self, Device, Plugged},
@@ -39,12 +40,9 @@ With --json, one object:
         .arg(cid_option())
         .arg(id_option())
         .arg(
-            Arg::new("port")
-                .long("port")
-                .value_name("PORT")
-                .default_value("10809")
-                .value_parser(value_parser!(u32))
-                .help("The agent's port, for the guest's command"),
+            Arg::new("port").long("port").value_name("PORT").value_parser(value_parser!(u32)).help(
+                format!("The agent's port, for the guest's command [default: {DEFAULT_PORT}]"),
+            ),
         )
         .arg(json_option())
 }
@@ -55,7 +53,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let plugged = vsock::plug(&mut client, cids(matches), id(matches)).await;
         let Plugged { machine, device, .. } =
             plugged.map_err(|error| failed(&error, hint_of_plug(&error)))?;
-        let port = matches.get_one("port").copied().unwrap_or(10809);
+        let port = matches.get_one("port").copied().unwrap_or(DEFAULT_PORT.into());
         let (object, words) = told(&machine.name, &device, port);
         say(matches, &object, &words)?;
         Ok(0)
@@ -78,6 +76,8 @@ fn told(machine: &Text, device: &Device, port: u32) -> (Value, String) {
 mod tests {
     use qemu::vsock::Backend;
 
+    use vsock_cid::GuestCid;
+
     use super::*;
 
     /// The keys are an interface for other programs.
@@ -88,7 +88,7 @@ mod tests {
             path: "/machine/peripheral/vsock0".into(),
             driver: "vhost-vsock-pci".into(),
             backend: Backend::Kernel,
-            cid: Some(42),
+            cid: GuestCid::of(42),
         };
         let (object, words) = told(&"pc-q35-10.0".into(), &device, 10810);
         let expected = json!({

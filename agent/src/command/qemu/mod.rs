@@ -21,6 +21,7 @@ use qemu::{
 };
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
+use vsock_cid::GuestCid;
 
 use super::{Entry, Outcome, print, print_json};
 use crate::units::parse_duration;
@@ -150,7 +151,7 @@ fn device_json(device: &Device) -> Value {
         "path": device.path.as_str(),
         "driver": device.driver.as_str(),
         "backend": device.backend.to_string(),
-        "cid": device.cid,
+        "cid": device.cid.map(GuestCid::get),
     })
 }
 

@@ -16,6 +16,7 @@ use crate::{
     session::{self, End, Life, Rules, testing::rules_of},
 };
 use disk::NullDisk;
+use vsock_cid::{Cid, GuestCid};
 
 fn rules(leases: &Arc<Leases>) -> Arc<Rules> {
     let disk = Arc::new(NullDisk::new(4096));
@@ -51,9 +52,9 @@ async fn a_lease_ends_sessions_while_they_negotiate_and_while_they_transmit() {
     for (words, first) in [(Vec::new(), GREETING), (chosen(), GREETING + 10)] {
         for reset in [true, false] {
             let leases = Arc::new(Leases::default());
-            let lease = leases.grant(7, "vm", ()).unwrap();
+            let lease = leases.grant(GuestCid::of(7).unwrap(), "vm", ()).unwrap();
             let (_alive, life) = watch::channel(Life::Serving);
-            let peer = Peer::Vsock { cid: 7, port: 1, to: 2 };
+            let peer = Peer::Vsock { cid: Cid::new(7), port: 1, to: Cid::HOST };
             let (stream, reading, ready) = client(words.clone(), first);
             let session = session::run(stream.into(), peer, rules(&leases), life);
             let ending = async {
@@ -78,9 +79,9 @@ async fn a_lease_ends_sessions_while_they_negotiate_and_while_they_transmit() {
 #[tokio::test]
 async fn a_session_with_a_lease_ends_with_the_agent_like_any_other() {
     let leases = Arc::new(Leases::default());
-    let _lease = leases.grant(7, "vm", ()).unwrap();
+    let _lease = leases.grant(GuestCid::of(7).unwrap(), "vm", ()).unwrap();
     let (agent, life) = watch::channel(Life::Serving);
-    let peer = Peer::Vsock { cid: 7, port: 1, to: 2 };
+    let peer = Peer::Vsock { cid: Cid::new(7), port: 1, to: Cid::HOST };
     let (stream, reading, ready) = client(chosen(), GREETING + 10);
     let session = session::run(stream.into(), peer, rules(&leases), life);
     let ending = async {
@@ -97,7 +98,7 @@ async fn a_session_with_a_lease_ends_with_the_agent_like_any_other() {
 async fn a_guest_without_a_lease_is_sent_nothing() {
     let leases = Arc::new(Leases::default());
     let (_alive, life) = watch::channel(Life::Serving);
-    let peer = Peer::Vsock { cid: 7, port: 1, to: 2 };
+    let peer = Peer::Vsock { cid: Cid::new(7), port: 1, to: Cid::HOST };
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let end = session::run(OwnedFd::from(ours).into(), peer, rules(&leases), life).await;
     assert!(matches!(end, End::Denied { .. }), "{end}");

@@ -21,7 +21,10 @@ use tokio::{
 };
 
 use super::{
-    super::{End, Life, blocking::caught},
+    super::{
+        end::{End, Life},
+        operation::caught,
+    },
     Transmission,
 };
 use crate::tenant::{OwnThread, Tenant};

@@ -3,7 +3,10 @@
 use tokio::sync::watch;
 
 use super::{
-    super::{End, Life, Traffic},
+    super::{
+        end::{End, Life},
+        traffic::Traffic,
+    },
     Transmission,
 };
 

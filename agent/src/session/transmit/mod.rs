@@ -37,10 +37,15 @@ use arriving::Arriving;
 pub(super) use failures::Failures;
 use receive::{Incoming, Want};
 use reply::Lent;
-pub(super) use reply::op;
 use turn::Turn;
 
-use super::{End, Life, Traffic, blocking::Blocking, busy_poll::BusyPoll, turns::Turns};
+use super::{
+    blocking::Blocking,
+    busy_poll::BusyPoll,
+    end::{End, Life},
+    traffic::Traffic,
+    turns::Turns,
+};
 use crate::{
     sys::socket::MAX_RUNS,
     transport::{Transport, buffer_pool},

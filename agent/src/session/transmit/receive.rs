@@ -14,7 +14,7 @@ use nbd::{
 };
 
 use super::{
-    super::{End, protocol},
+    super::{end::End, operation::op, protocol},
     Transmission, reply,
     reply::Lent,
 };
@@ -193,7 +193,7 @@ impl Transmission {
             Some(Payload::Received(len)) => Data::Bytes(&self.buffer.filled()[..len]),
             Some(Payload::Pages(pages)) => Data::Pages(pages),
         };
-        let mut op = reply::op(checked, data);
+        let mut op = op(checked, data);
         let attempt = if self.blocking.throttles {
             Ok(Attempt::WouldBlock)
         } else {

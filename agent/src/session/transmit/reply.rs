@@ -1,6 +1,6 @@
-//! Translates requests to the disk's types, and answers to replies of the protocol.
+//! Translates answers of the disk to replies of the protocol.
 
-use disk::{Answer, Data, DiskError, Op, Piece, Slice};
+use disk::{Answer, DiskError, Piece, Slice};
 use nbd::{
     Payload,
     transmit::{Checked, Extent, ReadPiece, Replies},
@@ -11,20 +11,6 @@ use super::{
     super::{blocking::Finished, errno::errno},
     Transmission,
 };
-
-/// The request as an operation of the disk.
-pub(in crate::session) fn op(checked: Checked, data: Data<'_>) -> Op<'_> {
-    match checked {
-        Checked::Read { at, len, .. } => Op::Read { at, len },
-        Checked::Write { at, fua, .. } => Op::Write { at, data, fua },
-        Checked::Trim { at, len, fua } => Op::Trim { at, len, fua },
-        Checked::Zero { at, len, fua, may_trim, fast } => Op::Zero { at, len, fua, may_trim, fast },
-        Checked::Cache { at, len } => Op::Cache { at, len },
-        Checked::Extents { at, len, one } => Op::Extents { at, len, one },
-        // `Disconnect` never reaches a disk; a flush would do no harm.
-        _ => Op::Flush,
-    }
-}
 
 /// Queues the reply for the disk's answer.
 pub(super) fn answer(

@@ -14,10 +14,11 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::{
-    connections::{BUF_ALLOC, Key, MAX_CONNECTIONS},
+    connections::{BUF_ALLOC, MAX_CONNECTIONS},
     flow::ANSWERS,
     header::{Header, NO_MORE_RECEIVED, NO_MORE_SENT},
     inbox::Held,
+    key::Key,
     testing::{
         hostile,
         rings::MEMORY,

@@ -29,13 +29,13 @@ use super::{
     vmm::{EVENT_IDX, PLAIN, USER, Vmm, code},
 };
 use crate::{
-    backend::Place,
     connection::Connection,
     connections::MAX_CONNECTIONS,
     device::Device,
     header::{Header, Op},
     log::Log,
     memory::Quota,
+    place::Place,
     setup::Setup,
     vm::{End, Vm},
 };
@@ -61,7 +61,7 @@ impl Played {
         let log = Arc::new(Log::new(Arc::clone(&path)));
         let (sender, accepted) = channel(MAX_CONNECTIONS);
         let quota = Arc::new(Quota::new());
-        let place = Place { path, cid: 3, port: super::nbd::PORT };
+        let place = Place { path, cid: crate::DEFAULT_CID, port: super::nbd::PORT };
         let device = Arc::new(Device::new(&place, log, sender, &quota, None).unwrap());
         let vm = Vm::new(ours, Arc::clone(&device), quota, None, Setup::new(None)).unwrap();
         let rings = Rings::new(vmm.map().unwrap(), SIZE, false);

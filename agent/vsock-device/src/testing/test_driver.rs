@@ -7,13 +7,13 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::rings::{MEMORY, RX, Rings};
 use crate::{
-    backend::Place,
     connection::Connection,
     connections::MAX_CONNECTIONS,
     device::Device,
     header::{Header, Op, STREAM},
     log::Log,
     memory::{Memory, Quota},
+    place::Place,
     ring::Which,
     vhost_user::message::Places,
 };
@@ -40,7 +40,7 @@ impl Driver {
         let (sender, accepted) = channel(MAX_CONNECTIONS);
         let path: Arc<Path> = Path::new("/vm").into();
         let log = Arc::new(Log::new(Arc::clone(&path)));
-        let place = Place { path, cid: 3, port: PORT };
+        let place = Place { path, cid: crate::DEFAULT_CID, port: PORT };
         let device = Arc::new(Device::new(&place, log, sender, &Quota::new(), None).unwrap());
         device.set_memory(Memory::of(memory.clone()).unwrap());
         let mut driver =
@@ -76,7 +76,7 @@ impl Driver {
 
     pub(crate) fn header(op: Op, len: usize) -> Header {
         Header {
-            src_cid: 3,
+            src_cid: crate::DEFAULT_CID.get().into(),
             dst_cid: 2,
             src_port: 77,
             dst_port: PORT,

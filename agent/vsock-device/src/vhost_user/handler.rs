@@ -216,7 +216,7 @@ impl Handler {
 
     /// `struct virtio_vsock_config`: the guest's CID.
     fn config(&self, offset: u32, len: u32) -> Vec<u8> {
-        let config = u64::from(self.device.cid()).to_le_bytes();
+        let config = u64::from(self.device.cid().get()).to_le_bytes();
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let to = from.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
         config.get(from..to).unwrap_or_default().to_vec()

@@ -16,13 +16,13 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use super::*;
 use crate::{
-    backend::Place,
     connection::Connection,
     connections::MAX_CONNECTIONS,
     fault,
     header::{Header, Op},
     keeper::{Keeper, Left, Names, Takeover},
     log::Log,
+    place::Place,
     record::Record,
     testing::{
         rings::Rings,
@@ -92,7 +92,7 @@ fn build(
     let (socket, record, setup, earlier) = make(Names::new(keeper, Arc::clone(&log)));
     let (sender, accepted) = channel(MAX_CONNECTIONS);
     let quota = Arc::new(Quota::new());
-    let place = Place { path, cid: 3, port: crate::testing::nbd::PORT };
+    let place = Place { path, cid: crate::DEFAULT_CID, port: crate::testing::nbd::PORT };
     let device = Arc::new(Device::new(&place, log, sender, &quota, Some(record)).unwrap());
     let vm = Vm::new(socket, Arc::clone(&device), quota, None, setup).unwrap();
     // A kill runs no destructor.

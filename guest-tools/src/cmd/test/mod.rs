@@ -22,7 +22,7 @@ use serde_json::json;
 
 use self::drive::{Drive, Settings};
 use super::{CommandError, print::print_json, range::Range};
-use crate::cli::Target;
+use crate::target::Target;
 
 const EXAMPLES: &str = "\
 Examples:

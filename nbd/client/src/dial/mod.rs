@@ -73,7 +73,7 @@ pub async fn dial(
         }
         Place::Unix { socket } => unix::connect(socket, timeout, wait).await,
         Place::Vsock { cid, port } => {
-            let address = VsockAddr::new(*cid, *port);
+            let address = VsockAddr::new(cid.get(), *port);
             attempt::connect(AddressFamily::Vsock, &address, timeout, wait).await
         }
     };

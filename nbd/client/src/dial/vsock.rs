@@ -3,9 +3,9 @@
 
 use std::{fs, io};
 
-use nbd::uri::HOST_CID;
 use nix::errno::Errno;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+use vsock_cid::Cid;
 
 /// The state of this machine's virtio vsock device, as the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) fn device() -> Device {
 
 /// What a failed connect means and what to do about it. A host without a listener answers with a reset,
 /// exactly like a host that refuses this guest.
-pub(super) fn hint(error: &io::Error, device: Device, cid: u32, port: u32) -> String {
+pub(super) fn hint(error: &io::Error, device: Device, cid: Cid, port: u32) -> String {
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
     match (errno, device) {
         (Errno::EAFNOSUPPORT, _) => {
@@ -46,29 +46,27 @@ pub(super) fn hint(error: &io::Error, device: Device, cid: u32, port: u32) -> St
         }
         (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, Device::Driven) => format!(
             "this machine has a vsock device, but no route to CID {cid}; from a guest, the \
-             host is CID {HOST_CID}"
+             host is CID 2"
         ),
         (Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL, _) => {
             "this machine has no vsock device: give the VM one, with QEMU's -device \
              vhost-vsock-pci,guest-cid=N or libvirt's <vsock model='virtio'/>"
                 .to_owned()
         }
-        (Errno::ECONNRESET | Errno::ECONNREFUSED, _) if cid == HOST_CID => format!(
+        (Errno::ECONNRESET | Errno::ECONNREFUSED, _) if cid == Cid::HOST => format!(
             "no process listens on vsock port {port} of the host, or it refuses this guest: is the \
              agent running there, with --vsock --port {port}?"
         ),
         (Errno::ECONNRESET | Errno::ECONNREFUSED, _) => {
-            format!(
-                "no process listens on vsock port {port} of CID {cid}; the host is CID {HOST_CID}"
-            )
+            format!("no process listens on vsock port {port} of CID {cid}; the host is CID 2")
         }
-        (Errno::ETIMEDOUT, _) if cid == HOST_CID => {
+        (Errno::ETIMEDOUT, _) if cid == Cid::HOST => {
             "the vsock device answers no connection: its backend on the host (vhost, vhost-user \
              or hybrid) hangs or has ended"
                 .to_owned()
         }
         (Errno::ETIMEDOUT, _) => {
-            format!("CID {cid} does not answer; from a guest, the host is CID {HOST_CID}")
+            format!("CID {cid} does not answer; from a guest, the host is CID 2")
         }
         (Errno::EPERM | Errno::EACCES, _) => {
             "forbidden here: a container's seccomp profile can forbid AF_VSOCK".to_owned()
@@ -96,7 +94,7 @@ mod tests {
             (Errno::EPERM, Device::Unknown, 2, "seccomp"),
             (Errno::EIO, Device::Unknown, 2, "port 10809"),
         ] {
-            let text = hint(&io::Error::from(errno), device, cid, 10809);
+            let text = hint(&io::Error::from(errno), device, Cid::new(cid), 10809);
             assert!(text.contains(says), "{errno}: {text}");
         }
     }

@@ -1,5 +1,7 @@
 //! The reasons for ENODEV other than a transport.
 
+use vsock_cid::Cid;
+
 use super::*;
 use crate::{
     Verdict,
@@ -15,7 +17,7 @@ fn refused() -> Tree {
     Tree::new("6.1.0")
         .loadable(&["vhost_vsock"])
         .modules(&[(VMCI, 0), ("vmw_vsock_virtio_transport", 0)])
-        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Ok(77)))
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Ok(Cid::new(77))))
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn a_proven_transport_comes_before_the_log() {
     let log = "4,521,2,-;vhost_vsock: Unknown symbol vhost_dev_init (err -2)\n";
     let tree = refused()
         .modules(&[(VMCI, 0)])
-        .probe(|probes| (probes.log, probes.cid) = (log.into(), Ok(2)));
+        .probe(|probes| (probes.log, probes.cid) = (log.into(), Ok(Cid::HOST)));
     let found = tree.finding(device::check, "vhost-vsock");
     assert!(found.meaning.starts_with("VMCI is this host's"), "{found:?}");
     // A present reason comes before the transport.

@@ -1,5 +1,7 @@
 //! The transport that keeps vhost_vsock out, by kernel and evidence.
 
+use vsock_cid::Cid;
+
 use super::*;
 use crate::testing::Tree;
 
@@ -7,7 +9,7 @@ use crate::testing::Tree;
 fn refused(release: &str) -> Tree {
     Tree::new(release)
         .loadable(&["vhost_vsock"])
-        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Ok(2)))
+        .probe(|probes| (probes.vhost, probes.cid) = (Err(libc::ENODEV), Ok(Cid::HOST)))
 }
 
 #[test]
@@ -32,7 +34,9 @@ fn before_5_5_any_other_transport_is_in_the_way() {
 fn vmci_is_a_fault_on_proof_only() {
     const DEVICE: &str = "/sys/bus/pci/devices/0000:00:07.7";
     let tree = |cid: Option<u32>| {
-        refused("6.1.0").modules(&[(VMCI, 1)]).probe(|probes| probes.cid = cid.ok_or(libc::ENOENT))
+        refused("6.1.0")
+            .modules(&[(VMCI, 1)])
+            .probe(|probes| probes.cid = cid.map(Cid::new).ok_or(libc::ENOENT))
     };
     let nested = |cid| tree(cid).modules(&[(VMCI, 1), (VIRTIO, 0)]);
     let node = |tree: Tree| tree.probe(|probes| probes.vhost = Err(libc::ENOENT));
@@ -72,7 +76,7 @@ fn vmci_is_a_fault_on_proof_only() {
 
 #[test]
 fn a_module_that_cannot_be_unloaded_has_no_step_that_unloads_it() {
-    let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Ok(2));
+    let tree = || refused("6.1.0").modules(&[(VMCI, 0)]).probe(|probes| probes.cid = Ok(Cid::HOST));
     let hint = tree().finding(check, "transport").hint.unwrap();
     assert!(hint.safe, "{hint}");
     let running = tree().file("/proc/70/comm", "vmware-vmx\n").finding(check, "transport");
@@ -154,7 +158,7 @@ fn the_own_cid_says_what_this_machine_is() {
         (Some(77), "knows it as CID 77"),
     ] {
         let found = Tree::new("6.1.0")
-            .probe(|probes| probes.cid = cid.ok_or(libc::ENOENT))
+            .probe(|probes| probes.cid = cid.map(Cid::new).ok_or(libc::ENOENT))
             .finding(check, "cid");
         assert_eq!(found.verdict, Verdict::Ok);
         assert!(found.meaning.contains(part), "{cid:?}: {found:?}");
