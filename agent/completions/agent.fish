@@ -28,30 +28,30 @@ complete -c agent -n "__fish_agent_serves" -s p -l port -d 'Port: 16 bits with T
 complete -c agent -n "__fish_agent_serves" -s i -l ipaddr -d 'TCP address or host name to listen on [default: all addresses]' -r
 complete -c agent -n "__fish_agent_serves" -s U -l unix -d 'Unix socket to listen on; \'-\' makes a private one. It is removed at exit' -r -F
 complete -c agent -n "__fish_agent_serves" -l listen -d 'Another place to listen on, in addition to those above: vsock:PORT, vsock:CID:PORT, tcp:HOST:PORT, tcp:[IPV6]:PORT, unix:PATH, vhost-user:PATH[,cid=N][,port=P] (the vsock device of QEMU\'s guest ends here: no kernel module) or hybrid:PATH[,port=P] (Firecracker, Cloud Hypervisor); these two take mode=0660, owner=USER and group=GROUP of their socket too. May be given again' -r
-complete -c agent -n "__fish_agent_serves" -l allow -d 'Let these in and refuse all whom neither this, --allow-cid nor --access-file names: vsock-guest[:CIDS], vsock-local, vsock-cid:N, uid:N, gid:N, pid:N, 10.0.0.0/8, ::1, anyunix and all else that --filter=ip knows; numbers may be ranges (3-9). May be given again' -r
-complete -c agent -n "__fish_agent_serves" -l allow-cid -d 'Let the guests with these CIDs in, such as 3,5-9; in addition to --allow. May be given again' -r
-complete -c agent -n "__fish_agent_serves" -l access-file -d 'Let in whom this file names, in addition to --allow and --allow-cid. A line is a list of rules with \'allow\' or \'deny\' in front (allow, if neither); the first rule that names a peer decides. # starts a comment. HUP reads it again; connections that it no longer lets in are closed when their requests are done' -r -F
+complete -c agent -n "__fish_agent_serves" -l allow -d 'Allow these clients, and refuse all that no --allow, --allow-cid or --access-file names: vsock-guest[:CIDS], vsock-local, vsock-cid:N, uid:N, gid:N, pid:N, 10.0.0.0/8, ::1, anyunix and all else that --filter=ip knows; numbers may be ranges (3-9). May be given again' -r
+complete -c agent -n "__fish_agent_serves" -l allow-cid -d 'Allow the guests with these CIDs, such as 3,5-9, in addition to --allow. May be given again' -r
+complete -c agent -n "__fish_agent_serves" -l access-file -d 'Allow the clients that this file names, in addition to --allow and --allow-cid. A line is a list of rules after \'allow\' or \'deny\' (allow, if neither); the first rule that names a client decides. # starts a comment. HUP reads the file again, and closes connections that it no longer allows when their requests are finished' -r -F
 complete -c agent -n "__fish_agent_serves" -l limit -d 'Most connections at once, handshakes included; 0 is no limit' -r
 complete -c agent -n "__fish_agent_serves" -l limit-per-cid -d 'Most connections at once from one CID; 0 is no limit' -r
 complete -c agent -n "__fish_agent_serves" -l limit-per-tenant -d 'Most connections at once of one tenant, handshakes included: of a machine, a CID, a user over Unix sockets, an IPv4 address or an IPv6 /64 network; 0 is no limit of its own. In all there are as many as a fifth of the hard limit of open files, less some for the agent; one tenant has at most as many of them as it leaves free' -r
 complete -c agent -n "__fish_agent_serves" -l memory-per-connection -d 'Most memory that one connection holds in requests and replies, at least 34M' -r
 complete -c agent -n "__fish_agent_serves" -l memory-per-tenant -d 'Most memory that all connections of one tenant hold: of a machine, a CID, a user over Unix sockets, or an address (of IPv6, a /64 network)' -r
-complete -c agent -n "__fish_agent_serves" -l memory-total -d 'Most memory that all connections hold. One tenant gets as much as it leaves free [default: a quarter of the memory]' -r
+complete -c agent -n "__fish_agent_serves" -l memory-total -d 'Most memory that all connections hold. One tenant may have as much as is still free [default: a quarter of the memory]' -r
 complete -c agent -n "__fish_agent_serves" -l memory-max -d 'Most memory that the disks of the plugins memory and data and the maps of the filter cow take together; beyond it writes get ENOSPC [default: half of the memory]' -r
-complete -c agent -n "__fish_agent_serves" -l qmp -d 'Let the guest of this QEMU in as long as the machine lives, and over vsock nobody else: SOCKET is a -qmp of it that no other program uses meanwhile. A machine without a vsock device gets one. May be given again' -r -F
+complete -c agent -n "__fish_agent_serves" -l qmp -d 'Allow the guest of this QEMU while the machine lives, and no other client over vsock. SOCKET is a -qmp socket of it that no other program uses meanwhile. A machine without a vsock device gets one. May be given again' -r -F
 complete -c agent -n "__fish_agent_serves" -l qmp-cid -d 'The CID of a machine that gets its vsock device from --qmp: a number, a range, or auto' -r
 complete -c agent -n "__fish_agent_serves" -s e -l exportname -d 'Export name in the URIs of --print-uri and --run; changes nothing else, as with nbdkit' -r
-complete -c agent -n "__fish_agent_serves" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0 for as many as is best' -r
-complete -c agent -n "__fish_agent_serves" -l io -d 'How files are read and written: by io_uring where the kernel allows it (auto), by nothing else (uring), or by threads that wait' -r -f -a "auto\t''
+complete -c agent -n "__fish_agent_serves" -s t -l threads -d 'Requests of one connection that may wait for the disk at once; 0: the agent chooses' -r
+complete -c agent -n "__fish_agent_serves" -l io -d 'How files are read and written: by io_uring where the kernel allows it (auto), by io_uring only (uring), or by threads that wait' -r -f -a "auto\t''
 uring\t''
 threads\t''"
-complete -c agent -n "__fish_agent_serves" -l timeout -d 'Drop a client that has not finished the handshake by then: seconds, or 500ms, 2m' -r
-complete -c agent -n "__fish_agent_serves" -l shutdown-timeout -d 'At TERM and INT, close connections that are not done by then' -r
+complete -c agent -n "__fish_agent_serves" -l timeout -d 'Disconnect a client whose handshake takes longer: seconds, or 500ms, 2m' -r
+complete -c agent -n "__fish_agent_serves" -l shutdown-timeout -d 'After TERM and INT, close connections whose requests take longer' -r
 complete -c agent -n "__fish_agent_serves" -l tls-certificates -d 'Where ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem are [default: /etc/pki/nbdkit for root, else ~/.pki/nbdkit or ~/.config/pki/nbdkit]' -r -F
 complete -c agent -n "__fish_agent_serves" -l tls-psk -d 'Keys shared with clients, a USER:HEX a line as psktool(1) writes them, in place of certificates. Needs an agent that was built with the feature \'psk\'' -r -F
-complete -c agent -n "__fish_agent_serves" -l run -d 'Run a command with the shell, which finds $uri, $port, $unixsocket and $exportname; end with it and with its exit status. Listens on a private Unix socket unless told otherwise' -r
-complete -c agent -n "__fish_agent_serves" -s u -l user -d 'Go on as this user once everything is open: a name or a number' -r
-complete -c agent -n "__fish_agent_serves" -s g -l group -d 'Go on as this group once everything is open [default: that of --user]' -r
+complete -c agent -n "__fish_agent_serves" -l run -d 'Run a shell command with the variables $uri, $port, $unixsocket and $exportname, and exit with its status when it ends. Without an address the agent listens on a private Unix socket' -r
+complete -c agent -n "__fish_agent_serves" -s u -l user -d 'Change to this user after everything is open: a name or a number' -r
+complete -c agent -n "__fish_agent_serves" -s g -l group -d 'Change to this group after everything is open [default: that of --user]' -r
 complete -c agent -n "__fish_agent_serves" -l selinux-label -d 'SELinux label of the listening sockets' -r
 complete -c agent -n "__fish_agent_serves" -s P -l pidfile -d 'Write the process id to PIDFILE when ready. It is removed at exit' -r -F
 complete -c agent -n "__fish_agent_serves" -l mask-handshake -d 'Offer these handshake flags only: 1 is fixed newstyle, 2 no zeroes' -r
@@ -93,19 +93,19 @@ complete -c agent -n "__fish_agent_serves" -s s -l single -d 'Serve one client o
 complete -c agent -n "__fish_agent_serves" -l keepalive -d 'Find out when a TCP peer is gone (SO_KEEPALIVE)'
 complete -c agent -n "__fish_agent_serves" -s r -l readonly -d 'Refuse writes'
 complete -c agent -n "__fish_agent_serves" -l tls-verify-peer -d 'Take only clients with a certificate of the CA in ca-cert.pem that ca-crl.pem does not revoke; clients without TLS too with --tls=on'
-complete -c agent -n "__fish_agent_serves" -s f -l foreground -d 'Stay in the foreground: so unless --background is given, or the program is called as nbdkit'
-complete -c agent -n "__fish_agent_serves" -l background -d 'Go into the background once ready; exits with 0 only then'
+complete -c agent -n "__fish_agent_serves" -s f -l foreground -d 'Stay in the foreground; the default, unless the program is called as nbdkit'
+complete -c agent -n "__fish_agent_serves" -l background -d 'Go into the background when ready; the exit status is 0 only if it became ready'
 complete -c agent -n "__fish_agent_serves" -l exit-with-parent -d 'End when the process that started this one ends'
-complete -c agent -n "__fish_agent_serves" -l swap -d 'Stay in memory: for a disk that this machine swaps to'
+complete -c agent -n "__fish_agent_serves" -l swap -d 'Lock the agent in memory, for a disk that this machine swaps to'
 complete -c agent -n "__fish_agent_serves" -l print-uri -d 'Print the URI of each listener on stdout when ready; vsock as a guest would name it'
-complete -c agent -n "__fish_agent_serves" -s v -l verbose -d 'Say more on stderr'
-complete -c agent -n "__fish_agent_serves" -l no-sr -d 'Offer no structured replies, and what needs them'
+complete -c agent -n "__fish_agent_serves" -s v -l verbose -d 'Log more'
+complete -c agent -n "__fish_agent_serves" -l no-sr -d 'Offer no structured replies, and nothing that needs them'
 complete -c agent -n "__fish_agent_serves" -l no-mc -d 'Offer no metadata contexts, and so no block status'
 complete -c agent -n "__fish_agent_serves" -s n -l newstyle -d 'The newstyle protocol: always so'
-complete -c agent -n "__fish_agent_serves" -s h -l help -d 'Help; behind a plugin and filters, also about these and their parameters'
-complete -c agent -n "__fish_agent_serves" -s V -l version -d 'The version; behind a plugin and filters, also theirs'
-complete -c agent -n "__fish_agent_serves" -l dump-config -d 'What was decided when this program was built, as KEY=VALUE'
-complete -c agent -n "__fish_agent_serves" -l dump-plugin -d 'What the plugin is, as KEY=VALUE'
+complete -c agent -n "__fish_agent_serves" -s h -l help -d 'Print help; after a plugin and filters, also their parameters'
+complete -c agent -n "__fish_agent_serves" -s V -l version -d 'Print the version; after a plugin and filters, also theirs'
+complete -c agent -n "__fish_agent_serves" -l dump-config -d 'Print the settings of this build, as KEY=VALUE'
+complete -c agent -n "__fish_agent_serves" -l dump-plugin -d 'Print the properties of the plugin, as KEY=VALUE'
 complete -c agent -n "__fish_agent_serves" -l short-options -d 'The options of one letter, one a line'
 complete -c agent -n "__fish_agent_serves" -l long-options -d 'The long options, one a line'
 complete -c agent -n "__fish_agent_needs_command" -a "completions" -d 'Prints a shell\'s completions of this command line'
