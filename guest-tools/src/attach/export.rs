@@ -158,7 +158,7 @@ mod tests {
                     assert!(unfit.to_string().contains("are none"), "{unfit}");
                 }
                 Err(unfit) => {
-                    assert!(!says.is_empty() && unfit.to_string().contains(says), "{unfit}")
+                    assert!(!says.is_empty() && unfit.to_string().contains(says), "{unfit}");
                 }
             }
         }
