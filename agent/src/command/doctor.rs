@@ -90,7 +90,7 @@ fn command() -> Command {
 }
 
 fn run(matches: &ArgMatches) -> Outcome {
-    let port = matches.get_one("port").copied().unwrap_or(DEFAULT_PORT.into());
+    let port = matches.get_one("port").copied().unwrap_or_else(|| DEFAULT_PORT.into());
     let (json, fix) = (matches.get_flag("json"), matches.get_flag("fix"));
     let mut report = diagnosis::examine(port);
     let mut fixed = None;

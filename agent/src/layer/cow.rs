@@ -135,19 +135,35 @@ struct CowDisk {
     settings: Settings,
 }
 
+/// Who learns that a flush has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listener {
+    Client,
+    /// The client has gone.
+    Nobody,
+}
+
+/// What a range is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clear {
+    /// A trim: the parts of blocks stay as they are.
+    Advice,
+    /// Zeroes everywhere; `may_trim` allows holes.
+    Zeroes { may_trim: bool },
+}
+
 impl CowDisk {
     fn new(below: Arc<dyn Disk>, overlay: Arc<Overlay>, settings: Settings) -> Self {
         let client = overlay.durability.join();
         Self { below, overlay, client, settings }
     }
 
-    /// Fails if the host has lost something of the overlay. `tell`: the client is told of the loss.
-    fn flush(&self, tell: bool) -> Result<Progress, DiskError> {
+    /// Fails if the host has lost something of the overlay.
+    fn flush(&self, listener: Listener) -> Result<Progress, DiskError> {
         let (durability, check) = (&self.overlay.durability, || self.overlay.check());
-        let flushed = if tell {
-            durability.flush(&self.client, check)
-        } else {
-            durability.make_durable(check)
+        let flushed = match listener {
+            Listener::Client => durability.flush(&self.client, check),
+            Listener::Nobody => durability.make_durable(check),
         };
         flushed
             .map(|()| Progress::Done)
@@ -196,13 +212,12 @@ impl CowDisk {
         Ok(())
     }
 
-    /// Makes whole blocks holes of the overlay. With `exact` the rest of the range is written as zeroes.
-    fn clear(
-        &self,
-        range: &Range<u64>,
-        may_trim: bool,
-        exact: bool,
-    ) -> Result<Progress, DiskError> {
+    /// Makes whole blocks holes of the overlay, and of the rest what `clear` asks for.
+    fn clear(&self, range: &Range<u64>, clear: Clear) -> Result<Progress, DiskError> {
+        let (may_trim, exact) = match clear {
+            Clear::Advice => (true, false),
+            Clear::Zeroes { may_trim } => (may_trim, true),
+        };
         if self.overlay.blocks(range).nth(MOST_BLOCKS).is_some() {
             if exact {
                 return Err(DiskError::new(DiskKind::NoMemory, Verb::Zero, (range.start, 0)));
@@ -295,8 +310,8 @@ impl Layer for CowDisk {
         match op {
             Op::Read { .. } => self.read(&range, answer).map(|()| Progress::Done),
             Op::Write { .. } => self.write(&range, &op.copied_data()?).map(|()| Progress::Done),
-            Op::Trim { .. } => self.clear(&range, true, false),
-            Op::Zero { may_trim, .. } => self.clear(&range, *may_trim, true),
+            Op::Trim { .. } => self.clear(&range, Clear::Advice),
+            Op::Zero { may_trim, .. } => self.clear(&range, Clear::Zeroes { may_trim: *may_trim }),
             Op::Cache { .. } if self.settings.on_cache => {
                 in_pieces(range, self.overlay.block_size(), |part| {
                     let number = part.start / self.overlay.block_size();
@@ -305,8 +320,8 @@ impl Layer for CowDisk {
             }
             Op::Cache { .. } if self.below.info().can_cache => self.below.execute(op, answer),
             Op::Cache { .. } => Ok(Progress::Done),
-            Op::Flush => self.flush(true),
-            Op::Settle => self.flush(false),
+            Op::Flush => self.flush(Listener::Client),
+            Op::Settle => self.flush(Listener::Nobody),
             Op::Extents { one, .. } => self.extents(&range, *one, answer).map(|()| Progress::Done),
         }
         .map_err(|error| match error.verb {

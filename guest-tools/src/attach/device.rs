@@ -38,6 +38,7 @@ use super::{
     release::release,
     saved::{Mark, Saved},
     state::{Phase, Shared, State},
+    unfit::Unfit,
     wish::{Ready, Wish},
 };
 
@@ -135,7 +136,7 @@ fn connect(
     let mut export = Export::of_link(&first, standing, wish.read_only);
     let block = export.block().map_err(unfit)?;
     if export.visible(block) == 0 {
-        return Err(unfit("it has no bytes".to_owned()));
+        return Err(unfit(Unfit::Empty));
     }
     let count = driver.count().unwrap_or_else(|| connections(wish, &export));
     let mut links = vec![first];

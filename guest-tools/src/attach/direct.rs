@@ -11,33 +11,34 @@ use super::{
     fenced::Standing,
     name::Device,
     netlink::Connect,
+    unfit::Unfit,
     wish::{Ready, Wish},
 };
 
 /// Gives the kernel the sockets to the server, without a relay. The device ends with its server.
 pub(crate) fn hand_over(wish: &Wish) -> Result<Ready, AttachError> {
     let uri = wish.uri.to_string();
-    let unfit = |why: &str| AttachError::Unfit { uri: uri.clone(), why: why.to_owned() };
+    let unfit = |why| AttachError::Unfit { uri: uri.clone(), why };
     let wanted = match wish.device {
         Some(Device::Nbd(number)) => Some(number),
         None if !wish.ublk => None,
-        _ => return Err(unfit("--direct is a thing of the nbd driver, and not of ublk's")),
+        _ => return Err(unfit(Unfit::DirectUblk)),
     };
     let mut driver = nbd()?;
     if wish.uri.tls {
-        return Err(unfit("the kernel speaks no TLS, so --direct cannot be; a relay can"));
+        return Err(unfit(Unfit::DirectTls));
     }
     let entered = wish.connector.open_for_kernel(&wish.uri)?;
     let terms = entered.machine.terms().clone();
     let export = Export::of(&terms, wish.read_only, Standing::default());
-    let block = export.block().map_err(|why| unfit(&why))?;
+    let block = export.block().map_err(unfit)?;
     let mut sockets = Vec::new();
     for _ in 1..connections(wish, &export) {
         sockets.push(wish.connector.open_for_kernel(&wish.uri)?);
     }
     sockets.insert(0, entered);
     if sockets.iter().any(|entered| !entered.received.is_empty()) {
-        return Err(unfit("the server sent a message that was not requested"));
+        return Err(unfit(Unfit::Unasked));
     }
     let plain = sockets.into_iter().filter_map(|entered| entered.into_plain().transpose());
     let plain: Result<Vec<_>, _> = plain.collect();

@@ -3,7 +3,10 @@
 use nbd::{Terms, wire::TransmissionFlags as Flags};
 use nbd_client::Client;
 
-use super::fenced::Standing;
+use super::{
+    fenced::Standing,
+    unfit::{PAGE, Unfit},
+};
 
 /// The flags of an export that the kernel's drivers make use of.
 const USED: Flags = Flags::HAS_FLAGS
@@ -15,8 +18,6 @@ const USED: Flags = Flags::HAS_FLAGS
     .union(Flags::CAN_MULTI_CONN);
 /// The sector of the kernel's drivers, in bytes. No block is smaller.
 const SECTOR: u32 = 512;
-/// The largest block of the kernel's drivers, in bytes: a page.
-const PAGE: u32 = 4096;
 
 /// The properties of an export that a disk depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,14 +55,10 @@ impl Export {
 
     /// The kernel's block size in bytes: the smallest that both ends allow. It is an error if that is
     /// more than a page.
-    pub(super) fn block(&self) -> Result<u32, String> {
+    pub(super) fn block(&self) -> Result<u32, Unfit> {
         let block = self.minimum.max(SECTOR);
         if block > PAGE {
-            return Err(format!(
-                "the export's smallest block is {block} bytes, and the kernel's driver takes {PAGE} \
-                 at most: let the server accept smaller ones (the agent: --filter blocksize \
-                 minblock=4k)"
-            ));
+            return Err(Unfit::Block(block));
         }
         Ok(block)
     }
@@ -83,36 +80,28 @@ impl Export {
 
     /// Whether the export as the server offers it now can replace this one: the same disk, with at least
     /// the properties that the kernel was told. Otherwise returns the difference.
-    pub(super) fn is_still(&self, now: &Self) -> Result<(), String> {
+    pub(super) fn is_still(&self, now: &Self) -> Result<(), Unfit> {
         if self.identity.is_some() && now.identity != self.identity {
-            let say = |identity: &Option<String>| {
-                identity.as_deref().map_or_else(|| "none".to_owned(), |text| format!("{text:?}"))
-            };
-            return Err(format!(
-                "it is another disk: its identity was {} and is {}",
-                say(&self.identity),
-                say(&now.identity)
-            ));
+            let (was, is) = (self.identity.clone(), now.identity.clone());
+            return Err(Unfit::Identity { was, is });
         }
         if now.size != self.size {
-            return Err(format!("its size was {} bytes and is {}", self.size, now.size));
+            return Err(Unfit::Size { was: self.size, is: now.size });
         }
         // With the other kind of cache the kernel would flush for nothing, or would not flush where it
         // has to.
         let same = Flags::READ_ONLY | Flags::SEND_FLUSH;
         if (now.flags ^ self.flags).intersects(same) {
             let (was, is) = (self.flags & same, now.flags & same);
-            return Err(format!("its flags were {} and are {}", names(was), names(is)));
+            return Err(Unfit::Flags { was, is });
         }
         let missing = (self.flags & USED) - Flags::ROTATIONAL - now.flags;
         if !missing.is_empty() {
-            return Err(format!("it does not offer {} any more", names(missing)));
+            return Err(Unfit::Missing(missing));
         }
         if now.minimum.max(SECTOR) > self.minimum.max(SECTOR) || now.maximum < self.maximum {
-            return Err(format!(
-                "its block sizes were {} to {} bytes and are {} to {}",
-                self.minimum, self.maximum, now.minimum, now.maximum
-            ));
+            let (was, is) = ((self.minimum, self.maximum), (now.minimum, now.maximum));
+            return Err(Unfit::Blocks { was, is });
         }
         Ok(())
     }
@@ -131,11 +120,6 @@ impl Export {
         let read_only = self.flags.contains(Flags::READ_ONLY);
         Self::of_link(link, standing, read_only)
     }
-}
-
-fn names(flags: Flags) -> String {
-    let names: Vec<_> = flags.iter_names().map(|(name, _)| name).collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(" and ") }
 }
 
 #[cfg(test)]
@@ -170,10 +154,12 @@ mod tests {
             change(&mut now);
             match was.is_still(&now) {
                 Ok(()) => assert_eq!(says, "", "{now:?}"),
-                Err(text) if says == "are SEND_FLUSH" => {
-                    assert!(text.contains("are none"), "{text}");
+                Err(unfit) if says == "are SEND_FLUSH" => {
+                    assert!(unfit.to_string().contains("are none"), "{unfit}");
                 }
-                Err(text) => assert!(!says.is_empty() && text.contains(says), "{text}"),
+                Err(unfit) => {
+                    assert!(!says.is_empty() && unfit.to_string().contains(says), "{unfit}");
+                }
             }
         }
     }

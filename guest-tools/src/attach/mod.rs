@@ -44,6 +44,7 @@ mod release;
 mod saved;
 mod state;
 mod ublk;
+mod unfit;
 mod unflushed;
 mod wish;
 
@@ -53,7 +54,7 @@ use nbd_client::ClientError;
 use nix::errno::Errno;
 use thiserror::Error;
 
-use self::frontend::FrontendError;
+use self::{frontend::FrontendError, unfit::Unfit};
 
 pub(crate) use self::{
     control::attached,
@@ -68,7 +69,7 @@ pub(crate) use self::{
 #[derive(Debug, Error)]
 pub(crate) enum AttachError {
     #[error("cannot attach {uri}: {why}")]
-    Unfit { uri: String, why: String },
+    Unfit { uri: String, why: Unfit },
     #[error(transparent)]
     Session(#[from] ClientError),
     #[error("cannot attach: the kernel has no {driver} driver here ({hint})")]

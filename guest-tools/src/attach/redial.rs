@@ -14,11 +14,11 @@ use std::{
 };
 
 use agent_contexts::FencingToken;
-use human::chain;
 use nbd::Uri;
-use nbd_client::{Client, Connector};
+use nbd_client::{Client, ClientError, Connector};
+use thiserror::Error;
 
-use super::{export::Export, fenced::open_fenced};
+use super::{export::Export, fenced::open_fenced, unfit::Unfit};
 
 /// The size of the thread's stack, in bytes. The stack is locked in memory.
 pub(super) const STACK: usize = 256 << 10;
@@ -26,10 +26,22 @@ pub(super) const STACK: usize = 256 << 10;
 const FIRST: Duration = Duration::from_millis(100);
 const LAST: Duration = Duration::from_secs(2);
 
-/// Why a server is not used that cannot have what only the dead relay could have written again.
-const ANEW: &str = "the server was started anew before it had flushed what the relay before this one was \
-                    answered, and may have lost it: unmount what is on the device, detach it with \
-                    --force, and attach again";
+/// Why a try to connect again has failed.
+#[derive(Debug, Error)]
+pub(super) enum RedialError {
+    #[error(transparent)]
+    Session(#[from] ClientError),
+    #[error("another relay has come in place of this one")]
+    Replaced,
+    #[error("the export has changed, and is not used")]
+    Changed(#[from] Unfit),
+    #[error(
+        "the server was started anew before it had flushed what the relay before this one was \
+         answered, and may have lost it: unmount what is on the device, detach it with \
+         --force, and attach again"
+    )]
+    Anew,
+}
 
 /// Connections, and the run of the server that they lead to.
 type Found = (Vec<Client>, Option<String>);
@@ -39,7 +51,7 @@ type Found = (Vec<Client>, Option<String>);
 pub(super) struct Redial {
     /// Starts a try. The value is the run of the server that is required, if one is.
     ask: Sender<Option<String>>,
-    answers: Receiver<Result<Found, String>>,
+    answers: Receiver<Result<Found, RedialError>>,
     wake: UnixStream,
     under_way: bool,
 }
@@ -83,7 +95,7 @@ impl Redial {
     }
 
     /// Returns the result of a finished try.
-    pub(super) fn answer(&mut self) -> Option<Result<Found, String>> {
+    pub(super) fn answer(&mut self) -> Option<Result<Found, RedialError>> {
         // The bytes only wake the poll.
         while self.wake.read(&mut [0; 8]).is_ok_and(|n| n > 0) {}
         let answer = self.answers.try_recv().ok()?;
@@ -113,25 +125,25 @@ fn links(
     export: &Export,
     fencing: FencingToken,
     run: Option<&str>,
-) -> Result<Found, String> {
+) -> Result<Found, RedialError> {
     let mut links = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
         let opened = open_fenced(connector, uri, fencing);
-        let (link, standing) = opened.map_err(|error| chain(&error).to_string())?;
+        let (link, standing) = opened?;
         // The server knows clients that reconnect, and reports that a newer connection exists.
         if standing.identity.is_some() && !standing.follows {
             link.close();
-            return Err("another relay has come in place of this one".to_owned());
+            return Err(RedialError::Replaced);
         }
         let again = export.again(&link, standing);
         if let Err(change) = export.is_still(&again) {
             link.close();
-            return Err(format!("the export has changed, and is not used: {change}"));
+            return Err(change.into());
         }
         if run.is_some() && again.instance.as_deref() != run {
             link.close();
-            return Err(ANEW.to_owned());
+            return Err(RedialError::Anew);
         }
         first.get_or_insert_with(|| again.clone()).and(&again);
         links.push(link);

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::{
     export::Export,
     name::{Device, RUN},
+    unfit::Unfit,
 };
 
 /// Added to the generation by a takeover. No relay reaches it by reconnecting.
@@ -53,20 +54,15 @@ impl Saved {
     }
 
     /// Whether an export is the one that the kernel was told of, with all of its properties.
-    pub(super) fn is_still(&self, now: &Export) -> Result<(), String> {
+    pub(super) fn is_still(&self, now: &Export) -> Result<(), Unfit> {
         self.export.is_still(now)?;
         if !self.unflushed {
             return Ok(());
         }
         match (&self.export.instance, &now.instance) {
             (Some(was), Some(is)) if was == is => Ok(()),
-            (Some(_), Some(_)) => Err("the server was started anew while no relay was there, and may \
-                                       have lost what was acknowledged and not flushed: unmount what \
-                                       is on the device, detach it with --force, and attach again"
-                .to_owned()),
-            _ => Err("the server does not say whether it was started anew while no relay was there: \
-                      unmount what is on the device, detach it with --force, and attach again"
-                .to_owned()),
+            (Some(_), Some(_)) => Err(Unfit::Anew),
+            _ => Err(Unfit::Untold),
         }
     }
 
@@ -230,12 +226,18 @@ mod tests {
         let mut now = saved.export.clone();
         assert_eq!(saved.is_still(&now), Ok(()));
         now.instance = Some("run8".to_owned());
-        assert!(saved.is_still(&now).unwrap_err().contains("started anew while no relay was"));
+        assert!(
+            saved
+                .is_still(&now)
+                .unwrap_err()
+                .to_string()
+                .contains("started anew while no relay was")
+        );
         now.instance = None;
-        assert!(saved.is_still(&now).unwrap_err().contains("does not say"));
+        assert!(saved.is_still(&now).unwrap_err().to_string().contains("does not say"));
         now.instance = saved.export.instance.clone();
         now.size += 1;
-        assert!(saved.is_still(&now).unwrap_err().contains("its size was"));
+        assert!(saved.is_still(&now).unwrap_err().to_string().contains("its size was"));
         now = Export { instance: Some("run8".to_owned()), ..saved.export.clone() };
         let flushed = Saved { unflushed: false, ..saved.clone() };
         assert_eq!(flushed.is_still(&now), Ok(()), "nothing can be lost");

@@ -173,10 +173,10 @@ pub async fn unplug(
     device: &Device,
     deadline: Duration,
 ) -> Result<(), UnplugError> {
-    if let Err(error) = client.execute(&device_del { id: device.path.as_str().into() }).await {
-        if !error.refusal().is_some_and(is_asked_already) {
-            return Err(error.into());
-        }
+    if let Err(error) = client.execute(&device_del { id: device.path.as_str().into() }).await
+        && !error.refusal().is_some_and(is_asked_already)
+    {
+        return Err(error.into());
     }
     if let Ok(result) = time::timeout(deadline, deleted(client, device)).await {
         return result;

@@ -53,7 +53,7 @@ fn run(matches: &ArgMatches) -> Outcome {
         let plugged = vsock::plug(&mut client, cids(matches), id(matches)).await;
         let Plugged { machine, device, .. } =
             plugged.map_err(|error| failed(&error, hint_of_plug(&error)))?;
-        let port = matches.get_one("port").copied().unwrap_or(DEFAULT_PORT.into());
+        let port = matches.get_one("port").copied().unwrap_or_else(|| DEFAULT_PORT.into());
         let (object, words) = told(&machine.name, &device, port);
         say(matches, &object, &words)?;
         Ok(0)

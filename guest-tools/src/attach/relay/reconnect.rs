@@ -93,7 +93,7 @@ impl Relay {
             }
             (Some(Err(reason)), &Net::Down(_, tries)) => {
                 self.net = Net::Down(Instant::now() + pause(tries), tries.saturating_add(1));
-                self.missed(&reason);
+                self.missed(&chain(&reason).to_string());
             }
             _ => {}
         }
