@@ -1,11 +1,16 @@
 //! The agent on this machine, for the guests that it serves.
 
 use std::{
+    fs,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use images::Images;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use support::{log::Log, process};
 
 use crate::{Failure, Outcome};
@@ -75,6 +80,15 @@ impl Agent {
         let log = self.log.lines();
         let tail = &log[log.len().saturating_sub(40)..];
         Failure::new(format!("the agent: {what}\n--- the end of its log:\n{}", tail.join("\n")))
+    }
+
+    /// Kills the agent that this one supervises.
+    pub fn kill_supervised(&self) -> Outcome<()> {
+        let supervisor = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
+        let child = children.ok().and_then(|children| children.trim().parse().ok());
+        let child = child.ok_or_else(|| self.failure("supervises no agent, or several"))?;
+        kill(Pid::from_raw(child), Signal::SIGKILL).map_err(|e| Failure::of("cannot kill it", &e))
     }
 
     /// How many descriptors the agent has open.

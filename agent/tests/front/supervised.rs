@@ -202,8 +202,8 @@ fn an_agent_that_fails_at_its_first_start_is_not_started_again() {
         assert_eq!(code, 1, "{stderr}");
         assert!(stderr.contains(part), "{words:?}: {stderr}");
     }
-    let mut handed = Handed::one(UnixDatagram::unbound().unwrap()).launcher();
-    let (code, stderr) = fails(handed.args(["supervise", "--", "null"]));
+    let handed = Handed::one(UnixDatagram::unbound().unwrap());
+    let (code, stderr) = fails(handed.launcher().args(["supervise", "--", "null"]));
     assert!(code == 1 && stderr.contains("LISTEN_FDS"), "{stderr}");
     assert!(begun.elapsed() < Duration::from_secs(30));
 }

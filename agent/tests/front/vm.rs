@@ -102,7 +102,7 @@ fn a_lock_on_the_directory_holds_no_start_for_long() {
     drop(UnixListener::bind(&path).unwrap());
     let start = Instant::now();
     let stderr = refused(Command::new(BINARY).args(["--listen", &place, "memory", "1M"]));
-    let named = format!("holds a lock on {},", dir.path().display());
+    let named = format!("holds a lock on the directory {};", dir.path().display());
     assert!(stderr.contains(&named) && stderr.contains("lslocks"), "{stderr}");
     assert!((5..20).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
 

@@ -54,7 +54,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         Some(before) => before.next(),
         None => FencingToken { token: token().map_err(system("get random bytes"))?, generation: 1 },
     };
-    let (links, export, block) = connect(&wish, fencing, &driver)?;
+    let (clients, export, block) = connect(&wish, fencing, &driver)?;
     if let Some(before) = driver.before() {
         let unfit = |why| AttachError::Unfit { uri: wish.uri.to_string(), why };
         before.is_still(&export).map_err(unfit)?;
@@ -72,7 +72,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
         uri: wish.uri.to_string(),
         size: export.visible(block),
         block,
-        connections: links.len(),
+        connections: clients.len(),
         read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
         relay: true,
     };
@@ -81,7 +81,7 @@ pub(crate) fn serve(mut wish: Wish, ready: impl FnOnce(&Ready)) -> Result<(), At
     let state = state(&facts);
     let inherits = driver.before().is_some_and(|before| before.unflushed);
     let known = (fencing, saved, inherits);
-    let (relay, end) = start(&wish, (frontends, links), (&export, block), known, &state)?;
+    let (relay, end) = start(&wish, (frontends, clients), (&export, block), known, &state)?;
     let device = match driver.start(&facts, &export) {
         Ok(device) => device,
         Err(refused) => {
@@ -139,15 +139,15 @@ fn connect(
         return Err(unfit(Unfit::Empty));
     }
     let count = driver.count().unwrap_or_else(|| connections(wish, &export));
-    let mut links = vec![first];
-    while links.len() < count {
-        let (link, standing) = open_fenced(&wish.connector, &wish.uri, fencing)?;
-        let again = export.again(&link, standing);
+    let mut clients = vec![first];
+    while clients.len() < count {
+        let (client, standing) = open_fenced(&wish.connector, &wish.uri, fencing)?;
+        let again = export.again(&client, standing);
         export.is_still(&again).map_err(unfit)?;
         export.and(&again);
-        links.push(link);
+        clients.push(client);
     }
-    Ok((links, export, block))
+    Ok((clients, export, block))
 }
 
 /// Opens the first connection. Tries for `wish.wait`, because a server may start later than its
@@ -207,16 +207,16 @@ type Running = JoinHandle<Result<(), FrontendError>>;
 /// ends.
 fn start(
     wish: &Wish,
-    (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Client>),
+    (frontends, clients): (Vec<Box<dyn Frontend>>, Vec<Client>),
     (export, block): (&Export, u32),
     (fencing, saved, inherits): (FencingToken, Option<Saved>, bool),
     state: &Shared,
 ) -> Result<(Running, UnixStream), AttachError> {
-    let longest = links.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
+    let longest = clients.first().map_or((0, 0), |l| (l.longest_payload(), l.longest_range()));
     let inflight = Inflight::new(export, block, longest);
     let redial = Redial::start(
         (wish.connector.clone(), wish.uri.clone()),
-        links.len(),
+        clients.len(),
         export.clone(),
         fencing,
     );
@@ -225,7 +225,7 @@ fn start(
     let mark = saved.as_ref().map(|saved| Mark::new(&saved.path, inherits)).transpose();
     let mark = mark.map_err(AttachError::system("write what the next relay has to know"))?;
     let known = (saved.zip(mark), inherits);
-    let relay = Relay::new((frontends, links), redial, inflight, limits, known, state.clone());
+    let relay = Relay::new((frontends, clients), redial, inflight, limits, known, state.clone());
     let (end, alive) = UnixStream::pair().map_err(AttachError::system("make a pair of sockets"))?;
     let thread = thread::Builder::new().name("relay".to_owned()).stack_size(STACK);
     let running = thread.spawn(move || {

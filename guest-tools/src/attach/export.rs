@@ -49,8 +49,8 @@ impl Export {
         }
     }
 
-    pub(super) fn of_link(link: &Client, standing: Standing, read_only: bool) -> Self {
-        Self::of(link.terms(), read_only, standing)
+    pub(super) fn of_link(client: &Client, standing: Standing, read_only: bool) -> Self {
+        Self::of(client.terms(), read_only, standing)
     }
 
     /// The kernel's block size in bytes: the smallest that both ends allow. It is an error if that is
@@ -115,10 +115,10 @@ impl Export {
     }
 
     /// The same export, as another connection reports it.
-    pub(super) fn again(&self, link: &Client, standing: Standing) -> Self {
+    pub(super) fn again(&self, client: &Client, standing: Standing) -> Self {
         // If the kernel must not write, that holds on every connection.
         let read_only = self.flags.contains(Flags::READ_ONLY);
-        Self::of_link(link, standing, read_only)
+        Self::of_link(client, standing, read_only)
     }
 }
 

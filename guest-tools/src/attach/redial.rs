@@ -73,9 +73,10 @@ impl Redial {
             while let Ok(run) = asked.recv() {
                 // A try that fails half way leaves connections open. The next generation replaces them.
                 fencing.generation += 1;
-                let links = links((&connector, &uri), count, &export, fencing, run.as_deref());
+                let clients =
+                    connect_all((&connector, &uri), count, &export, fencing, run.as_deref());
                 // The other end is closed if the relay has ended.
-                if answer.send(links).is_err() || woken.write_all(&[1]).is_err() {
+                if answer.send(clients).is_err() || woken.write_all(&[1]).is_err() {
                     return;
                 }
             }
@@ -119,36 +120,36 @@ pub(super) fn pause(n: u32) -> Duration {
 }
 
 /// Opens all connections. Each of them must lead to the same export.
-fn links(
+fn connect_all(
     (connector, uri): (&Connector, &Uri),
     count: usize,
     export: &Export,
     fencing: FencingToken,
     run: Option<&str>,
 ) -> Result<Found, RedialError> {
-    let mut links = Vec::with_capacity(count);
+    let mut clients = Vec::with_capacity(count);
     let mut first: Option<Export> = None;
     for _ in 0..count {
         let opened = open_fenced(connector, uri, fencing);
-        let (link, standing) = opened?;
+        let (client, standing) = opened?;
         // The server knows clients that reconnect, and reports that a newer connection exists.
         if standing.identity.is_some() && !standing.follows {
-            link.close();
+            client.close();
             return Err(RedialError::Replaced);
         }
-        let again = export.again(&link, standing);
+        let again = export.again(&client, standing);
         if let Err(change) = export.is_still(&again) {
-            link.close();
+            client.close();
             return Err(change.into());
         }
         if run.is_some() && again.instance.as_deref() != run {
-            link.close();
+            client.close();
             return Err(RedialError::Anew);
         }
         first.get_or_insert_with(|| again.clone()).and(&again);
-        links.push(link);
+        clients.push(client);
     }
-    Ok((links, first.and_then(|export| export.instance)))
+    Ok((clients, first.and_then(|export| export.instance)))
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(
-        (frontends, links): (Vec<Box<dyn Frontend>>, Vec<Client>),
+        (frontends, clients): (Vec<Box<dyn Frontend>>, Vec<Client>),
         redial: Redial,
         inflight: Inflight,
         (dead_timeout, keep): (Option<Duration>, usize),
@@ -98,7 +98,7 @@ impl Relay {
         let (saved, mark) = saved.unzip();
         Self {
             frontends,
-            net: Net::Up(links),
+            net: Net::Up(clients),
             redial,
             inflight,
             broken: None,
@@ -168,25 +168,27 @@ impl Relay {
         if (much || self.inherits) && !self.cannot_flush {
             self.flush_ourselves();
         }
-        let Net::Up(links) = &mut self.net else { return };
+        let Net::Up(clients) = &mut self.net else { return };
         while let Some(order) = self.inflight.next_order() {
-            let Some(link) = links.iter_mut().min_by_key(|link| link.under_way()) else { break };
+            let Some(client) = clients.iter_mut().min_by_key(|client| client.under_way()) else {
+                break;
+            };
             let bare = Order { bytes: Vec::new(), ..order };
-            if let Err(error) = link.submit(order) {
+            if let Err(error) = client.submit(order) {
                 tell(&format!("the server is not asked: {}", chain(&error)));
                 self.inflight.finish(bare, Code::EINVAL);
             }
         }
-        let pushed = links.iter_mut().try_for_each(Client::push);
+        let pushed = clients.iter_mut().try_for_each(Client::push);
         self.unless_broken(pushed);
     }
 
     /// Sends a flush that the kernel did not ask for, unless one is in flight.
     fn flush_ourselves(&mut self) {
-        let Net::Up(links) = &mut self.net else { return };
+        let Net::Up(clients) = &mut self.net else { return };
         if self.flush.is_none()
-            && let Some(link) = links.first_mut()
-            && link.submit(Order::bare(Verb::Flush, 0, 0).tagged(OWN_FLUSH)).is_ok()
+            && let Some(client) = clients.first_mut()
+            && client.submit(Order::bare(Verb::Flush, 0, 0).tagged(OWN_FLUSH)).is_ok()
         {
             self.flush = Some(self.inflight.unflushed.mark());
         }
@@ -216,12 +218,12 @@ impl Relay {
     fn wait(&mut self) -> Result<(), FrontendError> {
         let accepts = self.accepts();
         let timeout = self.timeout();
-        let links = match &self.net {
-            Net::Up(links) | Net::Replay(links, _) => links.as_slice(),
+        let clients = match &self.net {
+            Net::Up(clients) | Net::Replay(clients, _) => clients.as_slice(),
             Net::Down(..) => &[],
         };
         let mut fds = vec![PollFd::new(self.redial.as_fd(), PollFlags::POLLIN)];
-        fds.extend(links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())));
+        fds.extend(clients.iter().map(|client| PollFd::new(client.as_fd(), client.interest())));
         let frontends: Vec<_> = (0..self.frontends.len())
             .filter(|&index| {
                 self.frontends.get(index).is_some_and(|frontend| !frontend.has_ended())
@@ -242,10 +244,10 @@ impl Relay {
         let happened: Vec<_> = fds.iter().map(|fd| fd.any().unwrap_or_default()).collect();
         let lane_events: Vec<_> = fds
             .iter()
-            .skip(1 + links.len())
+            .skip(1 + clients.len())
             .map(|fd| fd.revents().unwrap_or(PollFlags::empty()))
             .collect();
-        let woken = happened.get(1..=links.len()).unwrap_or_default().to_vec();
+        let woken = happened.get(1..=clients.len()).unwrap_or_default().to_vec();
         drop(fds);
         for (index, events) in frontends.into_iter().zip(lane_events) {
             let Some(frontend) = self.frontends.get_mut(index) else { continue };
@@ -278,18 +280,18 @@ impl Relay {
 
     /// Since when the server owes an answer on one of the connections, if it does.
     fn asked_since(&self) -> Option<Instant> {
-        let (Net::Up(links) | Net::Replay(links, _)) = &self.net else { return None };
-        links.iter().filter_map(Client::owes_since).min()
+        let (Net::Up(clients) | Net::Replay(clients, _)) = &self.net else { return None };
+        clients.iter().filter_map(Client::owes_since).min()
     }
 
     fn receive(&mut self, woken: &[bool]) {
-        let (Net::Up(links) | Net::Replay(links, _)) = &mut self.net else { return };
+        let (Net::Up(clients) | Net::Replay(clients, _)) = &mut self.net else { return };
         let mut answered = Vec::new();
         let mut turned = Ok(());
-        for (link, _) in links.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
+        for (client, _) in clients.iter_mut().zip(woken).filter(|(_, woken)| **woken) {
             // One turn only: what is left is still there for the next poll.
-            turned = link.turn();
-            answered.extend(std::iter::from_fn(|| link.pop()));
+            turned = client.turn();
+            answered.extend(std::iter::from_fn(|| client.pop()));
             if turned.is_err() {
                 break;
             }

@@ -33,11 +33,11 @@ pub(crate) struct Cache {
 }
 
 pub(crate) fn run(words: &Cache, connector: &Connector) -> Result<(), CommandError> {
-    let mut link = connector.open(&words.target.uri)?;
-    let done = words.range.inside(link.described().size).and_then(|range| {
-        Ok((range, in_pieces(&mut link, range, |at, len| Order::bare(Verb::Cache, at, len))?))
+    let mut client = connector.open(&words.target.uri)?;
+    let done = words.range.inside(client.described().size).and_then(|range| {
+        Ok((range, in_pieces(&mut client, range, |at, len| Order::bare(Verb::Cache, at, len))?))
     });
-    link.close();
+    client.close();
     let ((at, len), requests) = done?;
     if words.json {
         return print_json(&json!({ "offset": at, "length": len, "requests": requests }));

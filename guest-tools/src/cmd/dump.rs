@@ -40,50 +40,50 @@ pub(crate) struct Dump {
 }
 
 pub(crate) fn run(words: &Dump, connector: &Connector) -> Result<(), CommandError> {
-    let mut link = connector.open(&words.target.uri)?;
-    let (at, len) = match words.range.inside(link.described().size) {
+    let mut client = connector.open(&words.target.uri)?;
+    let (at, len) = match words.range.inside(client.described().size) {
         Ok(range) => range,
         Err(error) => {
-            link.close();
+            client.close();
             return Err(error);
         }
     };
     let out = BufWriter::new(io::stdout().lock());
     let mut rows = Rows::new(out, words.json, at, len);
-    let done = dump(&mut link, at, len, &mut rows);
+    let done = dump(&mut client, at, len, &mut rows);
     match done.and_then(|()| rows.finish().map_err(ClientError::Output)) {
         // The reader, for example `head`, has closed the pipe.
         Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error.into()),
         Ok(()) => {
-            link.close();
+            client.close();
             Ok(())
         }
     }
 }
 
 fn dump(
-    link: &mut Client,
+    client: &mut Client,
     at: u64,
     len: u64,
     rows: &mut Rows<impl Write>,
 ) -> Result<(), ClientError> {
     // Requests must cover whole blocks, so the range is extended to them.
-    let unit = u64::from(link.terms().blocks.minimum.max(1));
-    let (end, size) = (at + len, link.described().size);
+    let unit = u64::from(client.terms().blocks.minimum.max(1));
+    let (end, size) = (at + len, client.described().size);
     let whole = |at: u64, end: u64| {
         let from = at - at % unit;
         (from, end.next_multiple_of(unit).min(size) - from)
     };
-    let read = |link: &mut Client, rows: &mut Rows<_>, at: u64, end: u64| {
+    let read = |client: &mut Client, rows: &mut Rows<_>, at: u64, end: u64| {
         let (from, len) = whole(at, end);
-        transfer::read(link, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
+        transfer::read(client, from, len, &mut Cut { to: rows, skip: at - from, take: end - at })
     };
-    if len == 0 || link.terms().context(BASE_ALLOCATION).is_none() {
-        return read(link, rows, at, end);
+    if len == 0 || client.terms().context(BASE_ALLOCATION).is_none() {
+        return read(client, rows, at, end);
     }
-    let mut walk = Extents::new(link, whole(at, end), 1);
-    while let Some(extent) = walk.next(link)? {
+    let mut walk = Extents::new(client, whole(at, end), 1);
+    while let Some(extent) = walk.next(client)? {
         let (from, to) = (extent.at.max(at), (extent.at + extent.len).min(end));
         if from >= to {
             continue;
@@ -91,7 +91,7 @@ fn dump(
         if extent.flags.contains(ExtentFlags::ZERO) {
             rows.zeroes(to - from).map_err(ClientError::Output)?;
         } else {
-            read(link, rows, from, to)?;
+            read(client, rows, from, to)?;
         }
     }
     Ok(())

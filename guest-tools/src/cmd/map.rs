@@ -52,29 +52,29 @@ pub(crate) struct Map {
 }
 
 pub(crate) fn run(words: &Map, connector: &Connector) -> Result<(), CommandError> {
-    let mut link = connector.open_with(&words.target.uri, &words.context)?;
-    let range = words.range.inside(link.described().size);
-    if link.terms().context(&words.context).is_none() || range.is_err() {
-        link.close();
+    let mut client = connector.open_with(&words.target.uri, &words.context)?;
+    let range = words.range.inside(client.described().size);
+    if client.terms().context(&words.context).is_none() || range.is_err() {
+        client.close();
         range?;
         let context = printable(words.context.as_bytes());
         return Err(CommandError::Context { uri: words.target.uri.to_string(), context });
     }
     let range = range?;
-    let mut walk = Extents::new(&link, range, DEPTH);
+    let mut walk = Extents::new(&client, range, DEPTH);
     if words.totals {
         let mut totals = BTreeMap::new();
-        while let Some(extent) = walk.next(&mut link)? {
+        while let Some(extent) = walk.next(&mut client)? {
             *totals.entry(extent.flags.bits()).or_insert(0_u64) += extent.len;
         }
-        link.close();
+        client.close();
         return print_totals(words, &totals, range.1);
     }
     // Printed as it arrives, because the extents may exceed the memory.
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = (|| {
         let mut first = true;
-        while let Some(extent) = walk.next(&mut link)? {
+        while let Some(extent) = walk.next(&mut client)? {
             let line = if words.json {
                 let comma = if first { "[\n" } else { ",\n" };
                 format!("{comma}{}", extent_json(extent, &words.context))
@@ -91,7 +91,7 @@ pub(crate) fn run(words: &Map, connector: &Connector) -> Result<(), CommandError
         out.flush().map_err(CommandError::Print)
     })();
     match printed {
-        Ok(()) => link.close(),
+        Ok(()) => client.close(),
         // The reader, for example `head`, has closed the pipe.
         Err(CommandError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => return Err(error),

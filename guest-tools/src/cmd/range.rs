@@ -76,12 +76,13 @@ impl Settle {
     /// all changes have in common.
     pub(super) fn finish(
         &self,
-        link: &mut Client,
+        client: &mut Client,
         (at, len): (u64, u64),
     ) -> Result<Map<String, Value>, ClientError> {
-        let flushed = !self.no_flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
+        let flushed =
+            !self.no_flush && client.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
         if flushed {
-            transfer::flush(link)?;
+            transfer::flush(client)?;
         }
         let told: [(&str, Value); 4] = [
             ("offset", at.into()),
@@ -104,10 +105,10 @@ pub(super) fn changed(
         (u64, u64),
     ) -> Result<(Map<String, Value>, bool, &'static str), CommandError>,
 ) -> Result<(), CommandError> {
-    let mut link = connector.open(uri)?;
-    let range = range.inside(link.described().size);
-    let done = range.and_then(|range| Ok((range, change(&mut link, range)?)));
-    link.close();
+    let mut client = connector.open(uri)?;
+    let range = range.inside(client.described().size);
+    let done = range.and_then(|range| Ok((range, change(&mut client, range)?)));
+    client.close();
     let ((at, len), (told, json, word)) = done?;
     if json {
         return print_json(&told.into());
@@ -129,18 +130,18 @@ const SLOW: Duration = Duration::from_secs(5);
 
 /// Sends requests for a range in pieces, one after another. Returns how many there were.
 pub(super) fn in_pieces(
-    link: &mut Client,
+    client: &mut Client,
     (at, len): (u64, u64),
     order: impl Fn(u64, u64) -> Order,
 ) -> Result<u64, ClientError> {
-    let unit = u64::from(link.terms().blocks.minimum.max(1));
-    let longest = link.longest_range();
+    let unit = u64::from(client.terms().blocks.minimum.max(1));
+    let longest = client.longest_range();
     let (mut at, mut left, mut piece, mut count) = (at, len, FIRST.min(longest), 0);
     while left > 0 {
         let now = piece.min(left);
         let begun = Instant::now();
-        link.submit(order(at, now))?;
-        link.next_good()?;
+        client.submit(order(at, now))?;
+        client.next_good()?;
         at += now;
         left -= now;
         count += 1;

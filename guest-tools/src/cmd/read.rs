@@ -42,18 +42,18 @@ pub(crate) struct Read {
 }
 
 pub(crate) fn run(words: &Read, connector: &Connector) -> Result<(), CommandError> {
-    let mut link = connector.open(&words.target.uri)?;
-    let (at, len) = match words.range.inside(link.described().size) {
+    let mut client = connector.open(&words.target.uri)?;
+    let (at, len) = match words.range.inside(client.described().size) {
         Ok(range) => range,
         Err(error) => {
-            link.close();
+            client.close();
             return Err(error);
         }
     };
     if words.verify_pattern {
         let mut verifier = Verifier::new(at);
-        transfer::read(&mut link, at, len, &mut verifier)?;
-        link.close();
+        transfer::read(&mut client, at, len, &mut verifier)?;
+        client.close();
         if let Some((first, count)) = verifier.verdict() {
             return Err(CommandError::Pattern { first, count, len });
         }
@@ -67,16 +67,16 @@ pub(crate) fn run(words: &Read, connector: &Connector) -> Result<(), CommandErro
         let opened = File::create(path);
         let mut file =
             opened.map_err(|source| CommandError::Open { path: path.clone(), source })?;
-        transfer::read(&mut link, at, len, &mut file)?;
+        transfer::read(&mut client, at, len, &mut file)?;
         sync(&file).and_then(|_| sync_name(path)).map_err(CommandError::Kept)?;
     } else {
         let output = io::stdout();
         sys::was_open(output.as_fd()).map_err(CommandError::Print)?;
-        transfer::read(&mut link, at, len, &mut output.lock())?;
+        transfer::read(&mut client, at, len, &mut output.lock())?;
         let output = output.as_fd().try_clone_to_owned().map_err(CommandError::Print)?;
         sync(&File::from(output)).map_err(CommandError::Kept)?;
     }
-    link.close();
+    client.close();
     if words.json {
         return print_json(&json!({ "offset": at, "length": len }));
     }

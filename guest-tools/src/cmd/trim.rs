@@ -34,10 +34,10 @@ pub(crate) struct Trim {
 }
 
 pub(crate) fn run(words: &Trim, connector: &Connector) -> Result<(), CommandError> {
-    changed(connector, &words.target.uri, &words.range, |link, range| {
+    changed(connector, &words.target.uri, &words.range, |client, range| {
         let verb = Verb::Trim { fua: words.settle.fua };
-        let requests = in_pieces(link, range, |at, len| Order::bare(verb, at, len))?;
-        let mut told = words.settle.finish(link, range)?;
+        let requests = in_pieces(client, range, |at, len| Order::bare(verb, at, len))?;
+        let mut told = words.settle.finish(client, range)?;
         told.insert("requests".to_owned(), requests.into());
         Ok((told, words.json, "trimmed"))
     })

@@ -54,8 +54,8 @@ pub(crate) struct Write {
 }
 
 pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandError> {
-    let mut link = connector.open(&words.target.uri)?;
-    let (at, size) = (words.offset, link.described().size);
+    let mut client = connector.open(&words.target.uri)?;
+    let (at, size) = (words.offset, client.described().size);
     // Nothing is written if the data is known not to fit. The length of a pipe is known only at its
     // end.
     let fits = |len: u64| {
@@ -66,7 +66,7 @@ pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandErr
         Err(CommandError::PastEnd { what, size })
     };
     let durability = Durability { fua: words.fua, flush: !words.no_flush };
-    let mut copy = |source: &mut dyn Read| transfer::write(&mut link, at, source, durability);
+    let mut copy = |source: &mut dyn Read| transfer::write(&mut client, at, source, durability);
     let written = match (&words.input, words.pattern.then_some(words.length).flatten()) {
         (Some(path), _) => {
             let wrong = |source| CommandError::Open { path: path.clone(), source };
@@ -89,8 +89,8 @@ pub(crate) fn run(words: &Write, connector: &Connector) -> Result<(), CommandErr
             whole(&File::from(input), path, &mut copy)?
         }
     };
-    let flushed = durability.flush && link.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
-    link.close();
+    let flushed = durability.flush && client.terms().flags.contains(TransmissionFlags::SEND_FLUSH);
+    client.close();
     if words.json {
         return print_json(&json!({
             "offset": at, "length": written, "fua": words.fua, "flushed": flushed,

@@ -43,19 +43,19 @@ pub(crate) struct Zero {
 }
 
 pub(crate) fn run(words: &Zero, connector: &Connector) -> Result<(), CommandError> {
-    changed(connector, &words.target.uri, &words.range, |link, range| {
+    changed(connector, &words.target.uri, &words.range, |client, range| {
         let mut flags = CommandFlags::empty();
         flags.set(CommandFlags::FUA, words.settle.fua);
         flags.set(CommandFlags::NO_HOLE, words.no_hole);
         flags.set(CommandFlags::FAST_ZERO, words.fast);
-        let offered = link.terms().flags.contains(TransmissionFlags::SEND_WRITE_ZEROES);
+        let offered = client.terms().flags.contains(TransmissionFlags::SEND_WRITE_ZEROES);
         let (requests, method) = if offered || words.fast {
             let order = |at, len| Order::bare(Verb::Zero(flags), at, len);
-            (in_pieces(link, range, order)?, "zero")
+            (in_pieces(client, range, order)?, "zero")
         } else {
-            (write_zeroes(link, range, words.settle.fua)?, "write")
+            (write_zeroes(client, range, words.settle.fua)?, "write")
         };
-        let mut told = words.settle.finish(link, range)?;
+        let mut told = words.settle.finish(client, range)?;
         told.insert("requests".to_owned(), requests.into());
         told.insert("method".to_owned(), method.into());
         Ok((told, words.json, "zeroed"))
@@ -64,9 +64,9 @@ pub(crate) fn run(words: &Zero, connector: &Connector) -> Result<(), CommandErro
 
 /// Writes zeroes as data, for servers without NBD_CMD_WRITE_ZEROES. Returns how many requests it
 /// took.
-fn write_zeroes(link: &mut Client, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
+fn write_zeroes(client: &mut Client, range: (u64, u64), fua: bool) -> Result<u64, CommandError> {
     let (at, len) = range;
     let durability = Durability { fua, flush: false };
-    transfer::write(link, at, &mut io::repeat(0).take(len), durability)?;
-    Ok(len.div_ceil(transfer::piece(link).max(1)))
+    transfer::write(client, at, &mut io::repeat(0).take(len), durability)?;
+    Ok(len.div_ceil(transfer::piece(client).max(1)))
 }

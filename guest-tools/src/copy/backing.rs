@@ -135,7 +135,7 @@ impl System {
     /// Adds what holds the bytes of a block device.
     fn below_device(&self, number: u64, left: &mut Vec<(Node, Option<File>)>) {
         let name = format!("sys/dev/block/{}:{}", major(number), minor(number));
-        // The name is a link. The device's parent directory is that of the link's target.
+        // The name is a client. The device's parent directory is that of the client's target.
         let Ok(device) = self.root.join(name).canonicalize() else { return };
         let mut numbers = Vec::new();
         if device.join("partition").exists() {

@@ -21,7 +21,7 @@ use super::{
 /// One side of a copy.
 #[derive(Debug)]
 pub(super) enum Side {
-    Link(Box<Client>),
+    Client(Box<Client>),
     /// A regular file or a block device.
     File(Arc<Local>),
     /// Read or written once, in order.
@@ -41,7 +41,7 @@ impl Side {
     /// Opens a side for reading.
     pub(super) fn source(connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
-            Word::Uri(uri) => Self::Link(Box::new(connector.open(uri)?)),
+            Word::Uri(uri) => Self::Client(Box::new(connector.open(uri)?)),
             Word::Path(path) => Self::local(Local::source(path)?),
             Word::Stdio => Self::local(Local::stdio(io::stdin(), "standard input")?),
             Word::Null => Self::Null,
@@ -55,7 +55,9 @@ impl Side {
         before: Option<u64>,
     ) -> Result<Self, CopyError> {
         match (word, before) {
-            (Word::Uri(uri), Some(size)) => Ok(Self::Link(Box::new(connector.reopen(uri, size)?))),
+            (Word::Uri(uri), Some(size)) => {
+                Ok(Self::Client(Box::new(connector.reopen(uri, size)?)))
+            }
             _ => Self::source(connector, word),
         }
     }
@@ -64,12 +66,12 @@ impl Side {
     pub(super) fn target(connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match word {
             Word::Uri(uri) => {
-                let link = connector.open(uri)?;
-                if link.terms().flags.contains(TransmissionFlags::READ_ONLY) {
-                    link.close();
+                let client = connector.open(uri)?;
+                if client.terms().flags.contains(TransmissionFlags::READ_ONLY) {
+                    client.close();
                     return Err(CopyError::ReadOnly(uri.to_string()));
                 }
-                Self::Link(Box::new(link))
+                Self::Client(Box::new(client))
             }
             Word::Path(path) => Self::local(Local::target(path)?),
             Word::Stdio => Self::local(Local::stdio(io::stdout(), "standard output")?),
@@ -80,26 +82,26 @@ impl Side {
     /// Opens the same side for one more worker.
     pub(super) fn again(&self, connector: &Connector, word: &Word) -> Result<Self, CopyError> {
         Ok(match (self, word) {
-            (Self::Link(link), Word::Uri(uri)) => {
-                let again = connector.reopen(uri, link.described().size)?;
-                let (before, now) = (link.terms(), again.terms());
+            (Self::Client(client), Word::Uri(uri)) => {
+                let again = connector.reopen(uri, client.described().size)?;
+                let (before, now) = (client.terms(), again.terms());
                 if before.flags != now.flags || before.blocks != now.blocks {
                     let uri = uri.to_string();
                     again.close();
                     return Err(CopyError::Unlike(uri));
                 }
-                Self::Link(Box::new(again))
+                Self::Client(Box::new(again))
             }
             (Self::File(local), _) => Self::File(Arc::clone(local)),
             (Self::Stream(local), _) => Self::Stream(Arc::clone(local)),
-            (Self::Link(_) | Self::Null, _) => Self::Null,
+            (Self::Client(_) | Self::Null, _) => Self::Null,
         })
     }
 
     /// The size in bytes; `None` for a stream.
     pub(super) fn size(&self) -> Option<u64> {
         match self {
-            Self::Link(link) => Some(link.terms().size),
+            Self::Client(client) => Some(client.terms().size),
             Self::File(local) => Some(local.size),
             Self::Stream(_) | Self::Null => None,
         }
@@ -116,7 +118,9 @@ impl Side {
     /// Whether it can be opened several times, with a flush of one covering all.
     pub(super) fn is_multiple(&self) -> bool {
         match self {
-            Self::Link(link) => link.terms().flags.contains(TransmissionFlags::CAN_MULTI_CONN),
+            Self::Client(client) => {
+                client.terms().flags.contains(TransmissionFlags::CAN_MULTI_CONN)
+            }
             Self::File(_) | Self::Null => true,
             Self::Stream(_) => false,
         }
@@ -125,7 +129,7 @@ impl Side {
     /// Offsets and lengths must be multiples of this number of bytes.
     pub(super) fn minimum(&self) -> u64 {
         match self {
-            Self::Link(link) => u64::from(link.terms().blocks.minimum.max(1)),
+            Self::Client(client) => u64::from(client.terms().blocks.minimum.max(1)),
             _ => 1,
         }
     }
@@ -133,7 +137,7 @@ impl Side {
     /// The preferred block, in bytes.
     pub(super) fn preferred(&self) -> u64 {
         match self {
-            Self::Link(link) => u64::from(link.terms().blocks.preferred),
+            Self::Client(client) => u64::from(client.terms().blocks.preferred),
             _ => 1,
         }
     }
@@ -141,7 +145,7 @@ impl Side {
     /// The longest read or write, in bytes.
     pub(super) fn longest(&self) -> u64 {
         match self {
-            Self::Link(link) => link.longest_payload(),
+            Self::Client(client) => client.longest_payload(),
             _ => u64::MAX,
         }
     }
@@ -150,7 +154,7 @@ impl Side {
     pub(super) fn is_unchanged(&self) -> Result<(), CopyError> {
         match self {
             Self::File(local) | Self::Stream(local) => local.is_unchanged(),
-            Self::Link(_) | Self::Null => Ok(()),
+            Self::Client(_) | Self::Null => Ok(()),
         }
     }
 
@@ -158,28 +162,28 @@ impl Side {
     pub(super) fn file(&self) -> Option<&File> {
         match self {
             Self::File(local) | Self::Stream(local) => Some(&local.file),
-            Self::Link(_) | Self::Null => None,
+            Self::Client(_) | Self::Null => None,
         }
     }
 
     /// How many requests wait for the server's answer.
     pub(super) fn under_way(&self) -> usize {
         match self {
-            Self::Link(link) => link.under_way(),
+            Self::Client(client) => client.under_way(),
             _ => 0,
         }
     }
 
-    pub(super) fn link(&mut self) -> Option<&mut Client> {
+    pub(super) fn client(&mut self) -> Option<&mut Client> {
         match self {
-            Self::Link(link) => Some(link),
+            Self::Client(client) => Some(client),
             _ => None,
         }
     }
 
     pub(super) fn linked(&self) -> Option<&Client> {
         match self {
-            Self::Link(link) => Some(link),
+            Self::Client(client) => Some(client),
             _ => None,
         }
     }
@@ -187,8 +191,8 @@ impl Side {
     /// What to poll while the server owes an answer.
     pub(super) fn poll(&self) -> Option<PollFd<'_>> {
         match self {
-            Self::Link(link) if link.under_way() > 0 => {
-                Some(PollFd::new(link.as_fd(), link.interest()))
+            Self::Client(client) if client.under_way() > 0 => {
+                Some(PollFd::new(client.as_fd(), client.interest()))
             }
             _ => None,
         }
@@ -204,16 +208,16 @@ impl Side {
 
     /// Ends a session in which everything has been answered.
     pub(super) fn close(self) {
-        if let Self::Link(link) = self {
-            link.close();
+        if let Self::Client(client) = self {
+            client.close();
         }
     }
 
     /// Waits for all answers and ends the session.
     pub(super) fn settle(self) {
-        if let Self::Link(mut link) = self {
-            link.settle();
-            link.close();
+        if let Self::Client(mut client) = self {
+            client.settle();
+            client.close();
         }
     }
 }

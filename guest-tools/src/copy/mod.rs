@@ -255,7 +255,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Refuses two sides that are the same or that are stored on one another. A name may be a link, a
+    /// Refuses two sides that are the same or that are stored on one another. A name may be a client, a
     /// standard stream may be a file, and a device may be a file or, through `attach`, an export.
     fn are_apart(
         &self,
@@ -319,7 +319,7 @@ impl Plan {
             sparse: if sparse.is_multiple_of(align) { sparse } else { align },
             extents: self.extents
                 && match source {
-                    Side::Link(link) => link.terms().context(BASE_ALLOCATION).is_some(),
+                    Side::Client(client) => client.terms().context(BASE_ALLOCATION).is_some(),
                     _ => true,
                 },
             zero: self.zero,

@@ -55,8 +55,8 @@ impl<'a> Verifier<'a> {
             }
             let more = self.begin()?;
             for side in &mut self.sides {
-                if let Some(link) = side.link() {
-                    link.push()?;
+                if let Some(client) = side.client() {
+                    client.push()?;
                 }
             }
             if self.pop()? || more {
@@ -90,11 +90,11 @@ impl<'a> Verifier<'a> {
         let mut room = self.spare.pop().unwrap_or_default();
         let Some(side) = self.sides.get_mut(which) else { return Ok(()) };
         match side {
-            Side::Link(link) => {
+            Side::Client(client) => {
                 // The other side ends within a block of this one.
-                let minimum = u64::from(link.terms().blocks.minimum.max(1));
+                let minimum = u64::from(client.terms().blocks.minimum.max(1));
                 let whole = len.next_multiple_of(minimum);
-                Ok(link.submit(Order::read(at, whole, room).tagged(len))?)
+                Ok(client.submit(Order::read(at, whole, room).tagged(len))?)
             }
             Side::File(local) => {
                 room.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
@@ -108,10 +108,10 @@ impl<'a> Verifier<'a> {
     fn pop(&mut self) -> Result<bool, CopyError> {
         let mut any = false;
         for which in 0..2 {
-            while let Some(link) = self.sides.get_mut(which).and_then(Side::link) {
-                let Some(done) = link.pop() else { break };
+            while let Some(client) = self.sides.get_mut(which).and_then(Side::client) {
+                let Some(done) = client.pop() else { break };
                 any = true;
-                let mut order = link.good(done)?.order;
+                let mut order = client.good(done)?.order;
                 order.bytes.truncate(usize::try_from(order.tag).unwrap_or(usize::MAX));
                 self.got(which, order.at, order.bytes)?;
             }
@@ -152,7 +152,7 @@ impl<'a> Verifier<'a> {
         }
         let silent = least(self.sides.iter().filter_map(Side::linked));
         match poll(&mut fds, poll_timeout(silent.and_then(Client::left))) {
-            Ok(0) => return silent.map_or(Ok(()), |link| Err(link.silent().into())),
+            Ok(0) => return silent.map_or(Ok(()), |client| Err(client.silent().into())),
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(CopyError::watch(errno)),
@@ -164,7 +164,7 @@ impl<'a> Verifier<'a> {
         drop(fds);
         let owing = self.sides.iter_mut().filter(|side| side.under_way() > 0);
         for (side, _) in owing.zip(ready).filter(|(_, ready)| *ready) {
-            side.link().map_or(Ok(()), Client::turn)?;
+            side.client().map_or(Ok(()), Client::turn)?;
         }
         Ok(())
     }

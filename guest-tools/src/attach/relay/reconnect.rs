@@ -1,13 +1,13 @@
 //! What the relay does when the server or the kernel goes away: the transitions from `Net::Up` and back.
 //!
 //! ```text
-//!  Up -- a link breaks --> Down -- links to the same export --> Replay -- all replayed --> Up
+//!  Up -- a client breaks --> Down -- clients to the same export --> Replay -- all replayed --> Up
 //!                           |  ^------- refused, or broken again ---'
 //!                           '-- the dead timeout --> requests fail until Up
 //! ```
 //!
 //! A server that accepts connections and gives no valid answer is treated as one that cannot be reached.
-//! When one connection (a link) breaks, all are given up. Their unanswered requests are sent again on new
+//! When one connection (a client) breaks, all are given up. Their unanswered requests are sent again on new
 //! ones, after all changes that were acknowledged and not flushed (`unflushed`), and before anything new.
 
 use std::{
@@ -46,18 +46,18 @@ impl Relay {
             Net::Up(_) => self.vain,
         };
         let down = Net::Down(Instant::now() + pause(tries), tries + 1);
-        let (Net::Up(links) | Net::Replay(links, _)) = std::mem::replace(&mut self.net, down)
+        let (Net::Up(clients) | Net::Replay(clients, _)) = std::mem::replace(&mut self.net, down)
         else {
             return;
         };
         let since = self.broken.unwrap_or_else(Instant::now);
         self.flush = None;
-        for mut link in links {
-            while let Some(done) = link.pop() {
+        for mut client in clients {
+            while let Some(done) = client.pop() {
                 // One reason is enough.
                 drop(self.answered(done));
             }
-            for order in link.unanswered() {
+            for order in client.unanswered() {
                 if order.tag < REPLAYED {
                     self.state.lock().repeated += 1;
                     self.inflight.unanswered(order);
@@ -85,11 +85,11 @@ impl Relay {
     /// Reconnects, replays, and lets requests fail once the dead timeout expires.
     pub(super) fn keep_connected(&mut self) {
         match (self.redial.answer(), &self.net) {
-            (Some(Ok((links, instance))), Net::Down(..)) => {
+            (Some(Ok((clients, instance))), Net::Down(..)) => {
                 if let Some(saved) = &mut self.saved {
                     saved.export.instance = instance;
                 }
-                self.net = Net::Replay(links, 0);
+                self.net = Net::Replay(clients, 0);
             }
             (Some(Err(reason)), &Net::Down(_, tries)) => {
                 self.net = Net::Down(Instant::now() + pause(tries), tries.saturating_add(1));
@@ -123,24 +123,24 @@ impl Relay {
 
     /// Sends acknowledged changes again. When all have been answered, the kernel's requests continue.
     fn replay(&mut self) {
-        let Net::Replay(links, from) = &mut self.net else { return };
-        let Some(link) = links.first_mut() else { return };
+        let Net::Replay(clients, from) = &mut self.net else { return };
+        let Some(client) = clients.first_mut() else { return };
         let mut done = Ok(());
-        while link.under_way() < DEPTH {
-            let Some(order) = self.inflight.unflushed.again(*from, link.longest_payload()) else {
+        while client.under_way() < DEPTH {
+            let Some(order) = self.inflight.unflushed.again(*from, client.longest_payload()) else {
                 break;
             };
             *from = order.at + order.len;
-            done = link.submit(order.tagged(REPLAYED));
+            done = client.submit(order.tagged(REPLAYED));
             if done.is_err() {
                 break;
             }
         }
-        let done = done.and_then(|()| link.push());
-        let all = link.under_way() == 0;
+        let done = done.and_then(|()| client.push());
+        let all = client.under_way() == 0;
         self.unless_broken(done);
-        if all && let Net::Replay(links, _) = &mut self.net {
-            self.net = Net::Up(std::mem::take(links));
+        if all && let Net::Replay(clients, _) = &mut self.net {
+            self.net = Net::Up(std::mem::take(clients));
             self.failing = false;
             self.vain = self.vain.saturating_add(1);
             if self.inflight.under_way() == 0 {
@@ -168,16 +168,18 @@ impl Relay {
             self.ask();
             let timeout =
                 PollTimeout::try_from(until - Instant::now()).unwrap_or(PollTimeout::ZERO);
-            let Net::Up(links) = &self.net else { return };
-            let mut fds: Vec<_> =
-                links.iter().map(|link| PollFd::new(link.as_fd(), link.interest())).collect();
-            // The links are examined whatever the result.
+            let Net::Up(clients) = &self.net else { return };
+            let mut fds: Vec<_> = clients
+                .iter()
+                .map(|client| PollFd::new(client.as_fd(), client.interest()))
+                .collect();
+            // The clients are examined whatever the result.
             poll(&mut fds, timeout).ok();
-            let woken = vec![true; links.len()];
+            let woken = vec![true; clients.len()];
             self.receive(&woken);
         }
-        if let Net::Up(links) = std::mem::replace(&mut self.net, Net::Down(until, 0)) {
-            links.into_iter().for_each(Client::close);
+        if let Net::Up(clients) = std::mem::replace(&mut self.net, Net::Down(until, 0)) {
+            clients.into_iter().for_each(Client::close);
         }
     }
 }

@@ -151,8 +151,8 @@ fn one(
 ) -> Result<Histogram, ClientError> {
     let opened = connector.reopen(uri, case.export);
     ready.wait();
-    let mut link = opened?;
-    let mut places = Places::new(case, link.described().size, n);
+    let mut client = opened?;
+    let mut places = Places::new(case, client.described().size, n);
     let mut spare: Vec<Vec<u8>> = Vec::new();
     let mut order = |spare: Vec<u8>| {
         let at = places.place();
@@ -174,11 +174,11 @@ fn one(
     let mut sent = vec![begun; case.depth];
     for (n, sent) in (0..).zip(&mut sent) {
         *sent = Instant::now();
-        link.submit(order(Vec::new()).tagged(n))?;
+        client.submit(order(Vec::new()).tagged(n))?;
     }
     let mut latencies = Histogram::default();
-    while link.under_way() > 0 {
-        let done = link.next_good()?;
+    while client.under_way() > 0 {
+        let done = client.next_good()?;
         let now = Instant::now();
         let tag = done.order.tag;
         let Some(sent) = usize::try_from(tag).ok().and_then(|n| sent.get_mut(n)) else { continue };
@@ -188,9 +188,9 @@ fn one(
         spare.push(done.order.bytes);
         if now < until {
             *sent = now;
-            link.submit(order(spare.pop().unwrap_or_default()).tagged(tag))?;
+            client.submit(order(spare.pop().unwrap_or_default()).tagged(tag))?;
         }
     }
-    link.close();
+    client.close();
     Ok(latencies)
 }

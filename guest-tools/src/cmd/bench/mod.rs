@@ -77,10 +77,11 @@ pub(crate) struct Bench {
 
 pub(crate) fn run(words: &Bench, connector: &Connector) -> Result<(), CommandError> {
     let uri = &words.target.uri;
-    let link = connector.open(uri)?;
-    let (export, flags) = (link.described().size, link.described().flags);
-    let (unit, longest) = (u64::from(link.terms().blocks.minimum.max(1)), link.longest_payload());
-    link.close();
+    let client = connector.open(uri)?;
+    let (export, flags) = (client.described().size, client.described().flags);
+    let (unit, longest) =
+        (u64::from(client.terms().blocks.minimum.max(1)), client.longest_payload());
+    client.close();
     let before = words.compare.iter().map(earlier).collect::<Result<Vec<_>, _>>()?;
     let changes = words.mode.iter().any(|mode| mode.changes());
     if changes && !words.destroy {

@@ -75,7 +75,7 @@ pub(super) struct Drive<'a> {
     uri: &'a Uri,
     pub(super) settings: Settings,
     flags: TransmissionFlags,
-    links: Vec<Client>,
+    clients: Vec<Client>,
     pub(super) model: Model,
     under: HashMap<u64, Under>,
     /// Bytes of reads and writes in flight, and their limit.
@@ -106,7 +106,7 @@ impl<'a> Drive<'a> {
             uri,
             settings,
             flags: TransmissionFlags::empty(),
-            links: Vec::new(),
+            clients: Vec::new(),
             model,
             under: HashMap::new(),
             flying: 0,
@@ -123,25 +123,25 @@ impl<'a> Drive<'a> {
 
     /// Closes all connections. Returns the numbers of requests and of cuts.
     pub(super) fn close(mut self) -> (u64, u64) {
-        for mut link in self.links.drain(..) {
-            link.settle();
-            link.close();
+        for mut client in self.clients.drain(..) {
+            client.settle();
+            client.close();
         }
         (self.requests, self.cuts)
     }
 
     fn connect(&mut self) -> Result<(), CommandError> {
         for _ in 0..self.settings.connections {
-            let link = self.connector.reopen(self.uri, self.settings.size)?;
-            self.flags = link.described().flags;
-            self.links.push(link);
+            let client = self.connector.reopen(self.uri, self.settings.size)?;
+            self.flags = client.described().flags;
+            self.clients.push(client);
         }
         Ok(())
     }
 
     /// Cuts every connection as a crash would, without NBD_CMD_DISC.
     pub(super) fn cut(&mut self) -> Result<(), CommandError> {
-        self.links.clear();
+        self.clients.clear();
         self.cuts += 1;
         self.flying = 0;
         let ranges = self.under.drain().filter_map(|(_, under)| match under {
@@ -161,17 +161,17 @@ impl<'a> Drive<'a> {
 
     /// Whether the server reports allocation.
     pub(super) fn has_extents(&self) -> bool {
-        self.links.first().is_some_and(|link| link.terms().context(BASE_ALLOCATION).is_some())
+        self.clients.first().is_some_and(|client| client.terms().context(BASE_ALLOCATION).is_some())
     }
 
     /// The longest read or write, in bytes.
     pub(super) fn longest_payload(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Client::longest_payload).min(self.most)
+        self.clients.first().map_or(self.settings.block, Client::longest_payload).min(self.most)
     }
 
     /// The longest range of any other request, in bytes.
     pub(super) fn longest_range(&self) -> u64 {
-        self.links.first().map_or(self.settings.block, Client::longest_range)
+        self.clients.first().map_or(self.settings.block, Client::longest_range)
     }
 
     pub(super) fn below(&mut self, limit: u64) -> u64 {
@@ -224,24 +224,24 @@ impl<'a> Drive<'a> {
     pub(super) fn submit(&mut self, order: Order, under: Under) -> Result<(), CommandError> {
         let weight = weight(&order);
         self.wait_for_room(weight)?;
-        while self.links.iter().all(|link| link.under_way() >= self.settings.requests) {
+        while self.clients.iter().all(|client| client.under_way() >= self.settings.requests) {
             self.progress()?;
         }
         if let Under::Read(blocks) | Under::Change { stroke: Stroke { blocks, .. }, .. } = &under {
             self.model.occupy(blocks, true);
         }
         self.requests += 1;
-        let turn = usize::try_from(self.requests).unwrap_or_default() % self.links.len().max(1);
-        let least = self.links.iter().map(Client::under_way).min();
-        let count = self.links.len();
+        let turn = usize::try_from(self.requests).unwrap_or_default() % self.clients.len().max(1);
+        let least = self.clients.iter().map(Client::under_way).min();
+        let count = self.clients.len();
         let place = (0..count)
             .map(|n| (n + turn) % count)
-            .find(|n| self.links.get(*n).map(Client::under_way) == least);
-        if let Some(link) = place.and_then(|place| self.links.get_mut(place)) {
+            .find(|n| self.clients.get(*n).map(Client::under_way) == least);
+        if let Some(client) = place.and_then(|place| self.clients.get_mut(place)) {
             self.under.insert(self.requests, under);
             self.flying += weight;
-            link.submit(order.tagged(self.requests))?;
-            link.turn()?;
+            client.submit(order.tagged(self.requests))?;
+            client.turn()?;
         }
         Ok(())
     }
@@ -268,24 +268,26 @@ impl<'a> Drive<'a> {
     /// Handles at least one answer.
     pub(super) fn progress(&mut self) -> Result<(), CommandError> {
         let mut some = false;
-        for n in 0..self.links.len() {
-            let Some(link) = self.links.get_mut(n) else { continue };
-            link.turn()?;
-            while let Some(done) = self.links.get_mut(n).and_then(Client::pop) {
+        for n in 0..self.clients.len() {
+            let Some(client) = self.clients.get_mut(n) else { continue };
+            client.turn()?;
+            while let Some(done) = self.clients.get_mut(n).and_then(Client::pop) {
                 some = true;
                 self.flying = self.flying.saturating_sub(weight(&done.order));
                 if is_not_fast(&done) {
                     self.was_not_fast(done);
                     continue;
                 }
-                let good = self.links.get(n).map_or(Ok(None), |link| link.good(done).map(Some));
+                let good =
+                    self.clients.get(n).map_or(Ok(None), |client| client.good(done).map(Some));
                 if let Some(done) = good? {
                     self.take(done)?;
                 }
             }
         }
         if !some {
-            let busy: Vec<_> = self.links.iter().filter(|link| link.under_way() > 0).collect();
+            let busy: Vec<_> =
+                self.clients.iter().filter(|client| client.under_way() > 0).collect();
             wait(&busy)?;
         }
         Ok(())

@@ -78,24 +78,24 @@ pub(crate) struct Test {
 pub(crate) fn run(words: &Test, connector: &Connector) -> Result<(), CommandError> {
     let begun = Instant::now();
     let uri = &words.target.uri;
-    let mut link = connector.open(uri)?;
-    if words.destroy && link.described().flags.contains(TransmissionFlags::READ_ONLY) {
-        link.close();
+    let mut client = connector.open(uri)?;
+    if words.destroy && client.described().flags.contains(TransmissionFlags::READ_ONLY) {
+        client.close();
         return Err(CommandError::ReadOnly(uri.to_string()));
     }
-    let size = link.described().size;
-    let unit = u64::from(link.terms().blocks.minimum).max(1);
+    let size = client.described().size;
+    let unit = u64::from(client.terms().blocks.minimum).max(1);
     let block = unit.max(512);
-    let multi = link.described().flags.contains(TransmissionFlags::CAN_MULTI_CONN);
+    let multi = client.described().flags.contains(TransmissionFlags::CAN_MULTI_CONN);
     let seed = words.seed.unwrap_or_else(|| u64::from(std::process::id()) ^ clock());
     let (at, len, end, seed, last) = if words.read_only {
         let at = words.range.offset.next_multiple_of(block);
-        link.submit(Order::read(at, block, Vec::new()))?;
-        let head = link.next_good()?.order.bytes;
+        client.submit(Order::read(at, block, Vec::new()))?;
+        let head = client.next_good()?.order.bytes;
         let (len, seed, last) = drive::header(&head).ok_or(CommandError::NoRun { at })?;
         // The length is the server's claim, and the test needs memory in proportion to it.
         if len > words.range.length.unwrap_or(MOST).max(MOST) {
-            link.close();
+            client.close();
             return Err(CommandError::LongRun { at, len });
         }
         if at.checked_add(len).is_none_or(|end| end > size) {
@@ -112,7 +112,7 @@ pub(crate) fn run(words: &Test, connector: &Connector) -> Result<(), CommandErro
         let len = if words.range.length.is_some() { len } else { len.min(words.most) };
         (start, len - len % block, start + len, seed, None)
     };
-    link.close();
+    client.close();
     if len < 16 * block {
         let what = format!("a test takes 16 blocks of {block} bytes: {}", 16 * block);
         return Err(CommandError::PastEnd { what, size });

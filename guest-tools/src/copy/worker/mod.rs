@@ -198,8 +198,8 @@ impl<'a> Worker<'a> {
                 return Ok(());
             };
             match &mut self.source {
-                Side::Link(link) if rules.extents => {
-                    ask(link, at, end)?;
+                Side::Client(client) if rules.extents => {
+                    ask(client, at, end)?;
                     self.asked = Some((at, end));
                 }
                 Side::File(local) if rules.extents => {
@@ -276,7 +276,7 @@ impl<'a> Worker<'a> {
         let mut room = self.room(len);
         self.flying += len;
         match &mut self.source {
-            Side::Link(link) => Ok(link.submit(Order::read(at, len, room))?),
+            Side::Client(client) => Ok(client.submit(Order::read(at, len, room))?),
             Side::File(local) => {
                 local.read(at, &mut room)?;
                 self.got(at, room, &[])
@@ -290,8 +290,8 @@ impl<'a> Worker<'a> {
         for (side, broken) in
             [(&mut self.source, &mut self.broken.0), (&mut self.target, &mut self.broken.1)]
         {
-            if let Some(link) = side.link() {
-                heed(link.push(), broken)?;
+            if let Some(client) = side.client() {
+                heed(client.push(), broken)?;
             }
         }
         Ok(())
@@ -300,7 +300,7 @@ impl<'a> Worker<'a> {
     /// Takes the answers that have arrived. Returns whether there were any.
     fn pop(&mut self) -> Result<bool, CopyError> {
         let mut any = false;
-        while let Some(done) = self.source.link().and_then(Client::pop) {
+        while let Some(done) = self.source.client().and_then(Client::pop) {
             any = true;
             let done = good(&mut self.source, done)?;
             if let Verb::Extents { .. } = done.order.verb {
@@ -309,7 +309,7 @@ impl<'a> Worker<'a> {
                 self.got(done.order.at, done.order.bytes, &done.holes)?;
             }
         }
-        while let Some(done) = self.target.link().and_then(Client::pop) {
+        while let Some(done) = self.target.client().and_then(Client::pop) {
             any = true;
             let Order { verb, at, len, mut bytes, tag } = good(&mut self.target, done)?.order;
             match verb {
@@ -346,7 +346,7 @@ impl<'a> Worker<'a> {
     fn learn_pace(&mut self, len: u64, asked: u64) {
         let took = self.begun.elapsed().saturating_sub(Duration::from_micros(asked));
         if len == self.zero_at_once && took < QUICK {
-            let most = self.target.link().map_or(ZERO, |link| link.longest_range());
+            let most = self.target.client().map_or(ZERO, |client| client.longest_range());
             self.zero_at_once = self.zero_at_once.saturating_mul(2).min(most.max(ZERO));
         } else if took > 10 * QUICK {
             self.zero_at_once = ZERO;
@@ -361,8 +361,8 @@ impl<'a> Worker<'a> {
         self.add(found, (at, end));
         if to < end {
             self.asked = Some((to, end));
-            if let Some(link) = self.source.link() {
-                ask(link, to, end)?;
+            if let Some(client) = self.source.client() {
+                ask(client, to, end)?;
             }
         }
         Ok(())
@@ -370,14 +370,14 @@ impl<'a> Worker<'a> {
 }
 
 /// Asks for the extents of a stride, or for as much of it as one request may cover.
-fn ask(link: &mut Client, at: u64, end: u64) -> Result<(), CopyError> {
-    let len = (end - at).min(link.longest_range());
-    Ok(link.submit(Order::bare(Verb::Extents { one: false }, at, len))?)
+fn ask(client: &mut Client, at: u64, end: u64) -> Result<(), CopyError> {
+    let len = (end - at).min(client.longest_range());
+    Ok(client.submit(Order::bare(Verb::Extents { one: false }, at, len))?)
 }
 
 fn good(side: &mut Side, done: Done) -> Result<Done, CopyError> {
-    match side.link() {
-        Some(link) => Ok(link.good(done)?),
+    match side.client() {
+        Some(client) => Ok(client.good(done)?),
         None => Ok(done),
     }
 }

@@ -63,7 +63,7 @@ impl Worker<'_> {
     ) -> Result<(), CopyError> {
         let minimum = self.target.minimum();
         match &mut self.target {
-            Side::Link(link) => {
+            Side::Client(client) => {
                 let over = bytes.len() as u64 % minimum;
                 if over > 0 {
                     // The source ends within a block. The bytes of the destination after it stay as
@@ -71,10 +71,10 @@ impl Worker<'_> {
                     let whole = bytes.len() - usize::try_from(over).unwrap_or(0);
                     let block = at + whole as u64;
                     self.tail = Some(bytes.split_off(whole));
-                    link.submit(Order::read(block, minimum, Vec::new()))?;
+                    client.submit(Order::read(block, minimum, Vec::new()))?;
                 }
                 if !bytes.is_empty() {
-                    link.submit(Order::write(at, bytes, false).tagged(u64::from(zeroes)))?;
+                    client.submit(Order::write(at, bytes, false).tagged(u64::from(zeroes)))?;
                 }
                 Ok(())
             }
@@ -110,14 +110,14 @@ impl Worker<'_> {
             Side::Null => {}
             _ if rules.zero && !rules.allocate => {}
             Side::File(local) if local.zero(at, len, rules.allocate)? => {}
-            Side::Link(link)
-                if link.terms().flags.contains(TransmissionFlags::SEND_WRITE_ZEROES)
-                    && (1..=link.longest_range()).contains(&len) =>
+            Side::Client(client)
+                if client.terms().flags.contains(TransmissionFlags::SEND_WRITE_ZEROES)
+                    && (1..=client.longest_range()).contains(&len) =>
             {
                 let flag =
                     if rules.allocate { CommandFlags::NO_HOLE } else { CommandFlags::empty() };
                 let now = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(0);
-                link.submit(Order::bare(Verb::Zero(flag), at, len).tagged(now))?;
+                client.submit(Order::bare(Verb::Zero(flag), at, len).tagged(now))?;
                 self.flying += self.weight(len);
                 return Ok(());
             }

@@ -34,10 +34,11 @@ impl Worker<'_> {
         let left = silent.and_then(Client::left);
         match poll(&mut fds, poll_timeout(left.into_iter().chain(most).min())) {
             Ok(0) => {
-                let silent = silent.filter(|link| link.left().is_some_and(|left| left.is_zero()));
-                let Some(link) = silent else { return Ok(()) };
+                let silent =
+                    silent.filter(|client| client.left().is_some_and(|left| left.is_zero()));
+                let Some(client) = silent else { return Ok(()) };
                 self.broken = places;
-                return Err(link.silent().into());
+                return Err(client.silent().into());
             }
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(()),
@@ -53,11 +54,11 @@ impl Worker<'_> {
         drop(ready);
         drop(fds);
         self.readable |= stream;
-        if let Some(link) = self.source.link().filter(|_| source) {
-            heed(link.turn(), &mut self.broken.0)?;
+        if let Some(client) = self.source.client().filter(|_| source) {
+            heed(client.turn(), &mut self.broken.0)?;
         }
-        if let Some(link) = self.target.link().filter(|_| target) {
-            heed(link.turn(), &mut self.broken.1)?;
+        if let Some(client) = self.target.client().filter(|_| target) {
+            heed(client.turn(), &mut self.broken.1)?;
         }
         Ok(())
     }
@@ -80,13 +81,15 @@ impl Worker<'_> {
             source: Box::new(source),
         };
         let flushed = match &mut self.target {
-            Side::Link(link) if link.terms().flags.contains(TransmissionFlags::SEND_FLUSH) => {
-                link.submit(Order::bare(Verb::Flush, 0, 0)).map_err(|e| undurable(e.into()))?;
+            Side::Client(client)
+                if client.terms().flags.contains(TransmissionFlags::SEND_FLUSH) =>
+            {
+                client.submit(Order::bare(Verb::Flush, 0, 0)).map_err(|e| undurable(e.into()))?;
                 self.flush_link().map_err(undurable)?;
                 true
             }
             Side::File(local) | Side::Stream(local) => local.flush().map_err(undurable)?,
-            Side::Link(_) | Side::Null => false,
+            Side::Client(_) | Side::Null => false,
         };
         self.job.flushed.store(flushed, Ordering::Relaxed);
         Ok(())
@@ -96,9 +99,9 @@ impl Worker<'_> {
     pub(super) fn flush_link(&mut self) -> Result<(), CopyError> {
         let mut flushed = Ok(());
         while self.target.under_way() > 0 {
-            let again = self.target.link().and_then(Client::inquire);
+            let again = self.target.client().and_then(Client::inquire);
             self.push()?;
-            match self.target.link().and_then(Client::pop) {
+            match self.target.client().and_then(Client::pop) {
                 Some(done) if done.order.verb == Verb::Flush => {
                     flushed = good(&mut self.target, done).map(drop);
                 }
