@@ -27,7 +27,8 @@ fn the_file_of_an_agent_that_runs_is_not_overwritten() {
         let (code, said) = second(background);
         assert_eq!(code, 1);
         let error = said.lines().last().unwrap();
-        let named = format!("another agent that runs, process {}; end that agent first", first.id());
+        let named =
+            format!("another agent that runs, process {}; end that agent first", first.id());
         assert!(error.contains(pid.to_str().unwrap()) && error.contains(&named), "{error}");
     }
     assert_eq!(fs::read_to_string(&pid).unwrap(), format!("{}\n", first.id()));

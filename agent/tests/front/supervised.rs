@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Read,
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::{
         fd::AsFd,
         linux::net::SocketAddrExt,
@@ -91,7 +91,12 @@ impl Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
-        // So that no agent is started meanwhile. The supervisor may have ended before.
+        // The supervisor may have ended before, and another process may have its number.
+        let words = fs::read(format!("/proc/{}/cmdline", self.supervisor.id())).unwrap_or_default();
+        if !words.starts_with(BINARY.as_bytes()) {
+            return;
+        }
+        // So that no agent is started meanwhile.
         kill(pid(self.supervisor.id()), Signal::SIGSTOP).ok();
         let agent = self.find_agent();
         self.supervisor.kill();
@@ -107,9 +112,11 @@ fn pid(id: u32) -> Pid {
 
 #[test]
 fn no_client_is_refused_while_the_agent_is_killed_ten_times() {
-    let supervised = Supervised::start(
-        "-U {}/socket --listen hybrid:{}/vm --listen tcp:127.0.0.1:20809 memory 1M",
-    );
+    // Free a moment ago. A port that the system chooses is not kept.
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let supervised = Supervised::start(&format!(
+        "-U {{}}/socket --listen hybrid:{{}}/vm --listen tcp:{tcp} memory 1M",
+    ));
     let (over, greetings) = (AtomicBool::new(false), AtomicU64::new(0));
     let loops = |connect: &(dyn Fn() -> std::io::Result<Box<dyn Read>> + Sync)| {
         while !over.load(Ordering::Relaxed) {
@@ -126,7 +133,7 @@ fn no_client_is_refused_while_the_agent_is_killed_ten_times() {
         scope.spawn(|| loops(&|| unix(&one)));
         scope.spawn(|| loops(&|| unix(&two)));
         scope.spawn(|| {
-            loops(&|| TcpStream::connect("127.0.0.1:20809").map(|it| Box::new(it) as _));
+            loops(&|| TcpStream::connect(tcp).map(|it| Box::new(it) as _));
         });
         for round in 0..10 {
             if round % 4 == 3 {

@@ -25,8 +25,7 @@ fn setting<'a>(unit: &'a str, key: &str) -> &'a str {
 
 /// The agent's arguments without a configuration.
 fn default_args(unit: &str) -> &str {
-    let value = setting(unit, "Environment").trim_matches('"');
-    value.strip_prefix("AGENT_ARGS=").expect("the agent's words")
+    setting(unit, "Environment=\"AGENT_ARGS").trim_end_matches('"')
 }
 
 /// What the service prints before it starts the agent with these arguments.

@@ -136,7 +136,7 @@ fn what_is_missing_is_told_before_anybody_is_connected_to() {
     fs::remove_file(keys.of("client").join("client-key.pem")).expect("it was there");
     fails(&["info", &with("client")], "needs the other of");
     fs::write(keys.of("trust").join("ca-crl.pem"), "").expect("a list");
-    fails(&["info", &with("trust")], "does not read");
+    fails(&["info", &with("trust")], "does not support");
     fs::write(keys.of("other").join("ca-cert.pem"), "nothing\n").expect("a file");
     fails(&["info", &with("other")], "no certificate in it");
     fails(&["info", "nbds://127.0.0.1:1/?tls-psk-file=/x"], "tls-psk-file=/x");

@@ -40,6 +40,10 @@ const SI_KERNEL: i32 = 0x80;
 /// Maximum length of a notification in bytes: the limit of systemd.
 const NOTIFICATION: usize = 4096;
 
+/// Maximum number of notifications that are received before signals are looked at again. A socket's queue is shorter
+/// (net.unix.max_dgram_qlen), so nothing is left in it when the agent has ended.
+const TURN: usize = 1024;
+
 /// The supervisor, and the agent that it runs.
 #[derive(Debug)]
 pub(super) struct Supervisor {
@@ -100,7 +104,12 @@ impl Supervisor {
             blocked,
             socket,
             name,
-            manager: Manager::from_environment()?,
+            manager: Manager::from_environment().unwrap_or_else(|error| {
+                tracing::warn!(
+                    "the service manager is told nothing: cannot connect to NOTIFY_SOCKET: {error}"
+                );
+                None
+            }),
             store: Store::default(),
             back_off: BackOff::new(),
             been_ready: false,
@@ -273,10 +282,11 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Receives all notifications that there are.
+    /// Receives the notifications that are there.
     fn receive(&mut self, child: &Child) -> io::Result<()> {
         let mut buffer = [0; NOTIFICATION];
-        while let Some(datagram) = scm::receive(&self.socket, &mut buffer)? {
+        for _ in 0..TURN {
+            let Some(datagram) = scm::receive(&self.socket, &mut buffer)? else { break };
             if datagram.sender != child.id.as_raw() {
                 tracing::debug!("a notification of process {} is ignored", datagram.sender);
                 continue;
