@@ -132,7 +132,9 @@ impl Kept {
         if names.is_empty() {
             return;
         }
-        names.iter().for_each(|name| store.forget(name));
+        for name in &names {
+            store.forget(name);
+        }
         tracing::info!(
             "closed what an earlier process kept and this command line does not name: {}",
             names.join(", ")

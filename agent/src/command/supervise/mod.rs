@@ -50,7 +50,7 @@ fn command() -> clap::Command {
 
 fn run(matches: &ArgMatches) -> Outcome {
     let words: Vec<OsString> = matches.get_many("words").into_iter().flatten().cloned().collect();
-    if words.iter().take_while(|word| *word != "--").any(|word| is_background(word)) {
+    if words.iter().take_while(|word| *word != "--").any(is_background) {
         return Err(
             "supervise: --background would take the agent away from its supervisor; leave it \
                     out, and let the caller put the supervisor into the background"
