@@ -84,11 +84,15 @@ impl Agent {
 
     /// Kills the agent that this one supervises.
     pub fn kill_supervised(&self) -> Outcome<()> {
+        let child = self.supervised().ok_or_else(|| self.failure("supervises no agent"))?;
+        kill(child, Signal::SIGKILL).map_err(|e| Failure::of("cannot kill it", &e))
+    }
+
+    /// The agent that this one supervises.
+    fn supervised(&self) -> Option<Pid> {
         let supervisor = self.child.id();
         let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
-        let child = children.ok().and_then(|children| children.trim().parse().ok());
-        let child = child.ok_or_else(|| self.failure("supervises no agent, or several"))?;
-        kill(Pid::from_raw(child), Signal::SIGKILL).map_err(|e| Failure::of("cannot kill it", &e))
+        children.ok()?.trim().parse().ok().map(Pid::from_raw)
     }
 
     /// How many descriptors the agent has open.
@@ -104,8 +108,12 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It may have exited already.
+        // It may have exited already. A supervised agent goes on without its supervisor.
+        let supervised = self.supervised();
         self.child.kill().ok();
         self.child.wait().ok();
+        if let Some(agent) = supervised {
+            kill(agent, Signal::SIGKILL).ok();
+        }
     }
 }

@@ -62,17 +62,15 @@ fn killed_under_a_filesystem(agent: &Agent, guest: &mut Guest) -> Outcome<()> {
          mount $device /mnt/disk
          dmesg --clear
          echo 0 >/run/lab/synced
-         cat >/run/lab/writer <<'END'
-         n=0
-         while [ ! -e /run/lab/stop ]; do
-             n=$((n + 1))
-             echo $n >/mnt/disk/$n
-             sync /mnt/disk/$n || exit 1
-             echo $n >/run/lab/new
-             mv /run/lab/new /run/lab/synced
-         done
-         END
-         systemd-run --quiet --unit writer -- sh /run/lab/writer",
+         systemd-run --quiet --unit writer -- sh -c '
+             n=0
+             while [ ! -e /run/lab/stop ]; do
+                 n=$((n + 1))
+                 echo $n >/mnt/disk/$n
+                 sync /mnt/disk/$n || exit 1
+                 echo $n >/run/lab/new
+                 mv /run/lab/new /run/lab/synced
+             done'",
     )?;
     for _ in 0..KILLS {
         guest.sh("before=$(cat /run/lab/synced)
