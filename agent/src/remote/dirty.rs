@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -92,7 +92,7 @@ impl Dirty {
     ) -> io::Result<Arc<Link>> {
         let number = self.lock().number();
         let (written, durable) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (dirty, told) = (Arc::clone(self), AtomicBool::new(false));
+        let (dirty, told) = (Arc::clone(self), AtomicU64::new(UNTOLD));
         let account = Account { dirty, number, written, durable, told };
         let link = Arc::new(make(account)?);
         self.lock().links.insert(number, Arc::downgrade(&link));
@@ -142,9 +142,13 @@ pub(super) struct Account {
     /// Number of writes that were answered. `durable` counts those that are durable.
     written: AtomicU64,
     durable: AtomicU64,
-    /// The link is lost with writes, and a flush has failed for that.
-    pub(super) told: AtomicBool,
+    /// The last number that was given when a flush first failed because the link was lost with writes. The loss concerns
+    /// no later share. `UNTOLD` until then.
+    told: AtomicU64,
 }
+
+/// No flush has failed yet.
+const UNTOLD: u64 = u64::MAX;
 
 impl Account {
     /// Notes a write that was done and may be lost.
@@ -166,12 +170,24 @@ impl Account {
         self.durable.load(Ordering::Acquire) >= self.mark()
     }
 
+    /// Notes that a flush fails because the link was lost with writes.
+    pub(super) fn tell(&self) {
+        let last = self.dirty.lock().last;
+        self.told.compare_exchange(UNTOLD, last, Ordering::Relaxed, Ordering::Relaxed).ok();
+    }
+
+    /// Whether the loss of the link concerns a share: it was there before a flush failed for it.
+    pub(super) fn concerns(&self, share: u64) -> bool {
+        share <= self.told.load(Ordering::Relaxed)
+    }
+
     /// Closes the account of a link that ends, broken or not.
     pub(super) fn close(&self, broken: bool) {
         let mut book = self.dirty.lock();
         book.links.remove(&self.number);
         if broken && !self.owes_nothing() {
-            let (link, until, told) = (self.number, book.last, self.told.load(Ordering::Relaxed));
+            let told = self.told.load(Ordering::Relaxed);
+            let (link, until, told) = (self.number, book.last.min(told), told != UNTOLD);
             if book.shares.is_empty() {
                 book.untold |= !told;
             } else {

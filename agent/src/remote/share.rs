@@ -60,7 +60,8 @@ impl Share {
         let mut failed = None;
         for link in &older {
             let account = link.account();
-            if account.owes_nothing() || known.contains(&account.number) {
+            let is_over = known.contains(&account.number) || !account.concerns(self.number);
+            if account.owes_nothing() || is_over {
                 continue;
             }
             match link.flush(&self.asker) {
@@ -84,7 +85,7 @@ impl Share {
             self.told().extend(lost);
             dirty.tell();
             for link in older.iter().chain([&self.link]).filter(|link| link.is_broken()) {
-                link.account().told.store(true, Ordering::Relaxed);
+                link.account().tell();
             }
         } else if failed.is_none() && lost.is_empty() {
             return Ok(());

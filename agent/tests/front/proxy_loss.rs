@@ -55,6 +55,16 @@ fn a_client_that_came_before_the_writer_left_hears_of_the_loss() {
 }
 
 #[test]
+fn a_client_that_came_after_a_loss_was_told_does_not_hear_of_it() {
+    // While the writer is there, and when it has left.
+    after_a_death(
+        &[],
+        "",
+        "fails(a.flush); b = connect(); b.flush(); c = connect(); a.shutdown(); b.flush(); c.flush(); fails(before.flush)",
+    );
+}
+
+#[test]
 fn no_loss_is_told_after_a_durable_write() {
     for durable in ["a.flush()", "a.pwrite(b'x', 0, nbd.CMD_FLAG_FUA); before.flush(); a.flush()"] {
         let rest = "b = connect(); b.flush(); fails(before.flush); fails(a.flush); b.flush()";
