@@ -20,7 +20,7 @@ use support::{
 
 use crate::{
     BINARY,
-    proxy::{Far, proxy},
+    remote::{Far, proxy},
 };
 
 const CROWD: usize = 100;

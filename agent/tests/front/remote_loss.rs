@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     BINARY,
-    proxy::{Far, proxy, uri},
+    remote::{Far, proxy, uri},
 };
 
 /// `a` writes, is answered and runs `then`. The server dies and restarts, empty. Then `rest` runs.

@@ -24,7 +24,7 @@ use support::{
     },
 };
 
-use crate::{BINARY, proxy::proxy};
+use crate::{BINARY, remote::proxy};
 
 /// A server that answers requests for its export `alive` at once, and for other exports only when it is told to.
 /// Before that it does not even receive them.
