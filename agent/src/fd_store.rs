@@ -18,8 +18,9 @@ use nix::sys::socket::{SockaddrStorage, getpeername};
 
 use crate::sys::{inherited, manager::Manager, poll};
 
-/// Begins every name that this program gives. Descriptors with other names are ordinary socket activation.
-pub(crate) const PREFIX: &str = "agent.";
+/// Begins every name that this program gives. Descriptors with other names are ordinary socket activation: those of a
+/// socket unit have its name, such as agent.socket.
+pub(crate) const PREFIX: &str = "agent.kept.";
 /// Maximum length of a name in bytes (FDNAME= of sd_notify(3)).
 const NAME_MAX: usize = 255;
 /// Maximum length in bytes of a part of a name that is made from an address, so that a name has room for two more parts.
@@ -215,6 +216,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_socket_with_the_name_of_its_unit_is_ordinary_socket_activation() {
+        for unit in ["agent.socket", "agent@guest7.socket", "nbd-agent.socket"] {
+            assert!(!unit.starts_with(PREFIX), "{unit}");
+        }
+    }
+
+    #[test]
     fn any_text_makes_a_part_of_a_name() {
         assert_eq!(name_part(b"unix:/run/a-b_c.d"), "unix%3A/run/a-b_c%2Ed");
         assert_eq!(name_part(b"\n\xff%"), "%0A%FF%25");
@@ -271,12 +279,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("s")).unwrap();
         store.keep("listen.x", listener.as_fd()).unwrap();
-        assert_eq!(hears(), ("FDSTORE=1\nFDNAME=agent.listen.x\nFDPOLL=0".into(), 1));
+        assert_eq!(hears(), ("FDSTORE=1\nFDNAME=agent.kept.listen.x\nFDPOLL=0".into(), 1));
         let (connected, _peer) = UnixStream::pair().unwrap();
         store.keep("vm.x.vmm", connected.as_fd()).unwrap();
-        assert_eq!(hears(), ("FDSTORE=1\nFDNAME=agent.vm.x.vmm".into(), 1));
+        assert_eq!(hears(), ("FDSTORE=1\nFDNAME=agent.kept.vm.x.vmm".into(), 1));
         store.forget("listen.x");
-        assert_eq!(hears(), ("FDSTOREREMOVE=1\nFDNAME=agent.listen.x".into(), 0));
+        assert_eq!(hears(), ("FDSTOREREMOVE=1\nFDNAME=agent.kept.listen.x".into(), 0));
         assert!(store.keep("a:b", connected.as_fd()).is_err());
         FdStore::default().keep("a:b", connected.as_fd()).unwrap();
     }

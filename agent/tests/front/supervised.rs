@@ -222,7 +222,7 @@ fn notifications_of_another_process_change_nothing() {
     let to = SocketAddr::from_abstract_name(name.strip_prefix('@').unwrap()).unwrap();
     supervised.replace_agent();
     let kept = supervised.variable("LISTEN_FDNAMES");
-    assert!(kept.starts_with("agent.listen.unix%3A/"), "{kept}");
+    assert!(kept.starts_with("agent.kept.listen.unix%3A/"), "{kept}");
     let hostile = UnixDatagram::unbound().unwrap();
     for text in [format!("FDSTOREREMOVE=1\nFDNAME={kept}"), "MAINPID=1".into(), "\0".repeat(9000)] {
         hostile.send_to_addr(text.as_bytes(), &to).unwrap();
