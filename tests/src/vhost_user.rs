@@ -43,7 +43,13 @@ fn small(lab: &Lab, machine: Machine, socket: &Path, commands: &[&str]) -> Outco
 
 /// Starts the Debian guest, with libnbd and Python. It can restart.
 pub fn debian(name: &str, socket: &Path) -> Outcome<Guest> {
-    Guest::boot_as(name, &[], |machine| Ok(with_device(machine, socket, DEBIAN)?.restarts()))
+    let mut guest =
+        Guest::boot_as(name, &[], |machine| Ok(with_device(machine, socket, DEBIAN)?.restarts()))?;
+    // udev may still be loading the driver. Until then connect(2) fails with ENODEV.
+    guest.sh(
+        "until ls /sys/bus/virtio/drivers/vmw_vsock_virtio_transport | grep -q ^virtio; do sleep 0.1; done",
+    )?;
+    Ok(guest)
 }
 
 fn with_device(machine: Machine, socket: &Path, mib: u32) -> Outcome<Machine> {
