@@ -21,6 +21,16 @@ use nix::{
     sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg},
 };
 
+/// The manager's address, of which NOTIFY_SOCKET has the path, or the abstract name after an `@`. `None` if there is no
+/// manager.
+pub(crate) fn address() -> Option<io::Result<SocketAddr>> {
+    let socket = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?;
+    Some(match socket.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&socket),
+    })
+}
+
 /// How long a message waits for room in the manager's socket. A manager that runs receives within milliseconds.
 const ROOM_WITHIN: Duration = Duration::from_secs(1);
 
@@ -31,20 +41,12 @@ pub(crate) struct Manager(UnixDatagram);
 impl Manager {
     /// Connects to the manager that NOTIFY_SOCKET names. `None` if there is none.
     pub(crate) fn from_environment() -> io::Result<Option<Self>> {
-        let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
-            return Ok(None);
-        };
-        Self::connect(socket.as_bytes()).map(Some)
+        address().map(|to| Self::connect(&to?)).transpose()
     }
 
-    /// Connects to a path, or to an abstract name that follows an `@`.
-    fn connect(name: &[u8]) -> io::Result<Self> {
-        let to = match name {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-            path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
-        };
+    fn connect(to: &SocketAddr) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        socket.connect_addr(&to)?;
+        socket.connect_addr(to)?;
         socket.set_write_timeout(Some(ROOM_WITHIN))?;
         Ok(Self(socket))
     }
@@ -87,7 +89,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let manager = Manager::connect(path.as_os_str().as_bytes()).unwrap();
+        let manager = Manager::connect(&SocketAddr::from_pathname(&path).unwrap()).unwrap();
         let start = Instant::now();
         let error = (0..10_000).find_map(|_| manager.send("STATUS=", None).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -4,14 +4,7 @@
 
 use std::{
     env, fs, io,
-    os::{
-        fd::AsFd,
-        linux::net::SocketAddrExt,
-        unix::{
-            ffi::OsStrExt,
-            net::{SocketAddr, UnixDatagram},
-        },
-    },
+    os::{fd::AsFd, unix::net::UnixDatagram},
     path::{Path, PathBuf},
     process,
     time::Duration,
@@ -22,6 +15,8 @@ use nix::{
     time::{ClockId, clock_gettime},
     unistd::mkdtemp,
 };
+
+use super::manager;
 
 /// Raises the limit of open files to the hard limit, because each connection is one.
 pub(crate) fn raise_open_files() -> io::Result<()> {
@@ -58,7 +53,7 @@ pub(crate) fn watchdog() -> Option<Duration> {
 
 /// Whether a service manager wants to be notified.
 pub(crate) fn has_manager() -> bool {
-    env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
+    manager::address().is_some()
 }
 
 /// CLOCK_MONOTONIC in microseconds, for MONOTONIC_USEC of sd_notify(3).
@@ -69,13 +64,7 @@ pub(crate) fn monotonic_usec() -> io::Result<i64> {
 
 /// Sends `state`, such as "READY=1", to the service manager if there is one (sd_notify(3)).
 pub(crate) fn notify(state: &str) -> io::Result<()> {
-    let Some(socket) = env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
-        return Ok(());
-    };
-    let to = match socket.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(&socket)?,
-    };
+    let Some(to) = manager::address().transpose()? else { return Ok(()) };
     UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to)?;
     Ok(())
 }

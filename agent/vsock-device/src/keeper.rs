@@ -1,4 +1,4 @@
-//! Whoever keeps a VM's descriptors while no process of the agent runs: systemd's store of descriptors, or a
+//! What holds a VM's descriptors while no process of the agent runs: systemd's store of descriptors, or a
 //! supervisor.
 
 use std::{

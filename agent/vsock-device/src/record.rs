@@ -51,7 +51,7 @@ const WORDS: usize = PORTS + PLACES + 2 * (1 + SETUP / 8);
 /// In a word of a port: the place is taken. In `USED`: a chain is being given back.
 const THERE: u64 = 1 << 32;
 
-/// Whoever has it can change the record, but not its size.
+/// Every process that has the file can change its content, and none its size.
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
 
 /// A VM's record.
